@@ -1,0 +1,177 @@
+//! The state machine between bytes and packets.
+//!
+//! ```text
+//!             header whole              frame whole
+//!   Head ----------------> Body ----------------> Head, with a packet
+//!    |  too large           |  wrong checksum, end of the stream
+//!    +-------> Failed <-----+     every later call: the same error
+//! ```
+//!
+//! Nothing is taken from the buffer before a frame is whole in it, so that a reader that is dropped at any point loses
+//! nothing, and a packet can keep its header.
+
+use bytes::BytesMut;
+use tokio_util::codec::{Decoder, Encoder};
+
+use crate::frame::Frame;
+use crate::{CodecConfig, CodecError, FrameError, Packet};
+
+/// Room made for the first bytes of a frame that is not whole yet; beyond it, room follows what has arrived. The size of
+/// `Framed`'s own first buffer (tokio-util 0.7).
+const FIRST_CHUNK: usize = 8 * 1024;
+
+/// The codec of packets, for `tokio_util::codec::Framed` and for connections.
+///
+/// As a [`Decoder`] it makes a [`Packet`] of every frame, without a copy: the packet is a slice of the read buffer. As an
+/// [`Encoder`] it takes a `Packet` or a `&Packet`.
+///
+/// The read buffer grows with the bytes that arrive, to at most twice as many plus 8 KiB, never by what a header claims.
+///
+/// After an error the stream is out of step: every later call of `decode` returns that error again.
+#[derive(Clone, Debug, Default)]
+pub struct PacketCodec {
+    config: CodecConfig,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+enum State {
+    #[default]
+    Head,
+    Body {
+        frame_len: usize,
+    },
+    Failed(FrameError),
+}
+
+impl PacketCodec {
+    /// A codec at the start of a stream.
+    #[must_use]
+    pub fn new(config: CodecConfig) -> Self {
+        Self { config, state: State::Head }
+    }
+
+    /// The configuration in use.
+    #[must_use]
+    pub fn config(&self) -> &CodecConfig {
+        &self.config
+    }
+
+    /// Takes the next packet off the front of `src`, or `None` while it is not whole.
+    ///
+    /// This is `decode` of [`Decoder`] with the error of a frame alone. It reserves nothing: the caller decides how much
+    /// to read, see [`missing`](Self::missing).
+    ///
+    /// # Errors
+    ///
+    /// [`FrameError::PayloadTooLarge`] and [`FrameError::ChecksumMismatch`], from then on for ever.
+    pub fn decode_frame(&mut self, src: &mut BytesMut) -> Result<Option<Packet>, FrameError> {
+        let frame_len = match self.state {
+            State::Body { frame_len } => frame_len,
+            State::Head => match self.frame_len(src)? {
+                Some(frame_len) => frame_len,
+                None => return Ok(None),
+            },
+            State::Failed(error) => return Err(error),
+        };
+        if src.len() < frame_len {
+            self.state = State::Body { frame_len };
+            return Ok(None);
+        }
+        let framing = self.config.framing;
+        if let Err((expected, actual)) = framing.checksum.verify(&src[..frame_len]) {
+            return Err(self.fail(FrameError::ChecksumMismatch { expected, actual }));
+        }
+        self.state = State::Head;
+        Ok(Some(Packet::from_frame(src.split_to(frame_len).freeze(), framing)))
+    }
+
+    /// Judges the bytes that are left in `src` at the end of the stream, after `decode_frame` has returned `None`.
+    ///
+    /// # Errors
+    ///
+    /// [`FrameError::Truncated`] when the stream ended in the middle of a frame; an earlier error again.
+    pub fn decode_end(&mut self, src: &BytesMut) -> Result<(), FrameError> {
+        let needed = match self.state {
+            State::Head if src.is_empty() => return Ok(()),
+            State::Head => self.config.header_format().header_len(),
+            State::Body { frame_len } => frame_len,
+            State::Failed(error) => return Err(error),
+        };
+        Err(self.fail(FrameError::Truncated { needed, available: src.len() }))
+    }
+
+    /// How many bytes the frame at the front of `src` still lacks, as far as its header tells; 0 between frames.
+    #[must_use]
+    pub fn missing(&self, src: &BytesMut) -> usize {
+        match self.state {
+            State::Body { frame_len } => frame_len.saturating_sub(src.len()),
+            State::Head | State::Failed(_) => 0,
+        }
+    }
+
+    /// The bytes of `packet` on the wire.
+    ///
+    /// # Errors
+    ///
+    /// [`FrameError::PayloadTooLarge`] when its payload is over the limit.
+    pub fn frame<'a>(&self, packet: &'a Packet) -> Result<Frame<'a>, FrameError> {
+        Frame::new(packet, self.config.framing, self.config.payload_limit())
+    }
+
+    /// The length of the frame at the front of `src`, once its header is whole.
+    fn frame_len(&mut self, src: &BytesMut) -> Result<Option<usize>, FrameError> {
+        let framing = self.config.framing;
+        let Some(len) = framing.header.read(src) else { return Ok(None) };
+        let max = self.config.payload_limit();
+        if len > max {
+            return Err(self.fail(FrameError::PayloadTooLarge { len, max }));
+        }
+        let around = framing.header.header_len() + framing.checksum.checksum_len();
+        // Saturates on 32-bit targets alone, at a length that no buffer there can reach.
+        Ok(Some(len.saturating_add(around)))
+    }
+
+    fn fail(&mut self, error: FrameError) -> FrameError {
+        self.state = State::Failed(error);
+        error
+    }
+}
+
+impl Decoder for PacketCodec {
+    type Item = Packet;
+    type Error = CodecError;
+
+    fn decode(&mut self, src: &mut BytesMut) -> Result<Option<Packet>, CodecError> {
+        let packet = self.decode_frame(src)?;
+        // Only a full buffer grows, and by as much as it holds: so it stays within twice what has arrived.
+        if packet.is_none() && src.capacity() == src.len() {
+            src.reserve(self.missing(src).min(src.len().max(FIRST_CHUNK)));
+        }
+        Ok(packet)
+    }
+
+    fn decode_eof(&mut self, src: &mut BytesMut) -> Result<Option<Packet>, CodecError> {
+        match self.decode_frame(src)? {
+            Some(packet) => Ok(Some(packet)),
+            None => Ok(self.decode_end(src).map(|()| None)?),
+        }
+    }
+}
+
+impl Encoder<&Packet> for PacketCodec {
+    type Error = CodecError;
+
+    fn encode(&mut self, packet: &Packet, dst: &mut BytesMut) -> Result<(), CodecError> {
+        self.frame(packet)?.put_into(dst);
+        Ok(())
+    }
+}
+
+impl Encoder<Packet> for PacketCodec {
+    type Error = CodecError;
+
+    fn encode(&mut self, packet: Packet, dst: &mut BytesMut) -> Result<(), CodecError> {
+        self.encode(&packet, dst)
+    }
+}

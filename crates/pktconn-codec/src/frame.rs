@@ -1,0 +1,84 @@
+//! A packet as it stands on the wire, in up to three parts.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use crate::config::Framing;
+use crate::wire::Inline;
+use crate::{FrameError, Packet};
+
+/// The bytes of one packet on the wire: `head`, `body` and `tail`, one after the other.
+///
+/// The body is a part of the packet's own memory. It holds the header and the checksum too where the packet came with
+/// the right ones around it; what is missing stands in the head and the tail. So a frame is written without a copy of
+/// the payload, by [`PacketCodec::frame`](crate::PacketCodec::frame) and a vectored write.
+pub struct Frame<'a> {
+    head: Inline,
+    body: &'a [u8],
+    tail: Inline,
+    owner: &'a Bytes,
+}
+
+impl<'a> Frame<'a> {
+    /// The frame of `packet` in `framing`, when its payload has at most `max` bytes.
+    pub(crate) fn new(packet: &'a Packet, framing: Framing, max: usize) -> Result<Self, FrameError> {
+        let len = packet.len();
+        let owner = packet.bytes();
+        let too_large = FrameError::PayloadTooLarge { len, max };
+        if len > max {
+            return Err(too_large);
+        }
+        Ok(match packet.framing() {
+            Some(present) if present == framing => {
+                Self { head: Inline::default(), body: owner, tail: Inline::default(), owner }
+            }
+            Some(present) if present.header == framing.header => {
+                let body = &owner[..present.header.header_len() + len];
+                Self { head: Inline::default(), body, tail: framing.checksum.trailer([body, &[]]), owner }
+            }
+            _ => {
+                let head = framing.header.write(len).ok_or(too_large)?;
+                let body = packet.payload();
+                Self { head, body, tail: framing.checksum.trailer([head.as_slice(), body]), owner }
+            }
+        })
+    }
+
+    /// The length of the whole frame, in bytes.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "a frame has a header: it is never empty")]
+    pub fn len(&self) -> usize {
+        self.head().len() + self.body.len() + self.tail().len()
+    }
+
+    /// What goes out before the body: a header, or nothing.
+    #[must_use]
+    pub fn head(&self) -> &[u8] {
+        self.head.as_slice()
+    }
+
+    /// The payload, and what else of the frame stands around it in memory.
+    #[must_use]
+    pub fn body(&self) -> &'a [u8] {
+        self.body
+    }
+
+    /// The body as `Bytes` that share the packet's memory.
+    #[must_use]
+    pub fn body_bytes(&self) -> Bytes {
+        self.owner.slice_ref(self.body)
+    }
+
+    /// What goes out behind the body: a checksum, or nothing.
+    #[must_use]
+    pub fn tail(&self) -> &[u8] {
+        self.tail.as_slice()
+    }
+
+    /// Appends the whole frame to `buffer`.
+    pub fn put_into(&self, buffer: &mut BytesMut) {
+        buffer.reserve(self.len());
+        buffer.put_slice(self.head());
+        buffer.put_slice(self.body);
+        buffer.put_slice(self.tail());
+    }
+}

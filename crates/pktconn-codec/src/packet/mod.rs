@@ -1,0 +1,306 @@
+//! A packet that is written no more: what is received, and what is sent.
+//!
+//! ```text
+//!   bytes  | header | payload            | checksum |      framed: as it stands on the wire
+//!   bytes           | payload            |                 not framed: made of bytes of the application's own
+//!                          ^ position
+//! ```
+//!
+//! A received packet is a slice of the read buffer with its header and its checksum still around it, so that it can be
+//! sent on without being encoded again. `read` holds the typed reads, `write` the packet under construction.
+
+mod read;
+
+mod write;
+pub use write::PacketMut;
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use crate::config::Framing;
+
+/// A whole packet: an immutable payload and a read cursor.
+///
+/// Cloning is cheap (the bytes are shared) and gives the clone a cursor of its own. Two packets are equal when their
+/// payloads are; the cursor does not count.
+///
+/// Read it by the typed `read_*` methods, little-endian and checked, or as a [`Buf`], or as the slice that
+/// [`payload`](Self::payload) gives. Make one with [`PacketMut`], or from bytes: `Bytes`, `Vec<u8>`, `&'static [u8]`.
+///
+/// A received packet shares its memory with the packets that arrived with it: see [`detach`](Self::detach).
+#[derive(Clone, Default)]
+pub struct Packet {
+    bytes: Bytes,
+    /// How `bytes` is framed; `None` when it is the payload alone.
+    framing: Option<Framing>,
+    /// The cursor, counted from the start of the payload. Never beyond its end.
+    position: usize,
+}
+
+impl Packet {
+    /// A packet of a whole frame, which the caller has verified.
+    pub(crate) fn from_frame(frame: Bytes, framing: Framing) -> Self {
+        debug_assert!(frame.len() >= framing.header.header_len() + framing.checksum.checksum_len());
+        Self { bytes: frame, framing: Some(framing), position: 0 }
+    }
+
+    pub(crate) fn framing(&self) -> Option<Framing> {
+        self.framing
+    }
+
+    /// The payload with whatever stands around it.
+    pub(crate) fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    pub(crate) fn header_len(&self) -> usize {
+        self.framing.map_or(0, |framing| framing.header.header_len())
+    }
+
+    fn trailer_len(&self) -> usize {
+        self.framing.map_or(0, |framing| framing.checksum.checksum_len())
+    }
+
+    /// The whole payload, wherever the cursor stands.
+    #[must_use]
+    pub fn payload(&self) -> &[u8] {
+        &self.bytes[self.header_len()..self.bytes.len() - self.trailer_len()]
+    }
+
+    /// The payload from the cursor on.
+    #[must_use]
+    pub fn unread(&self) -> &[u8] {
+        &self.payload()[self.position..]
+    }
+
+    /// The length of the payload in bytes, wherever the cursor stands.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.bytes.len() - self.header_len() - self.trailer_len()
+    }
+
+    /// Whether the payload is empty. An empty packet is a legal one.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The payload as `Bytes`, which share the packet's memory.
+    #[must_use]
+    pub fn into_payload(mut self) -> Bytes {
+        let (start, len) = (self.header_len(), self.len());
+        self.bytes.advance(start);
+        self.bytes.truncate(len);
+        self.bytes
+    }
+
+    /// Turns the packet into one that can be written on: what is written is appended to the payload.
+    ///
+    /// Takes the bytes over when this packet is their only owner, and copies the payload otherwise. A received packet
+    /// is not the only owner while the connection, or another packet that arrived with it, holds the same buffer.
+    #[must_use]
+    pub fn into_mut(self) -> PacketMut {
+        let (header_len, payload_end) = (self.header_len(), self.header_len() + self.len());
+        match self.bytes.try_into_mut() {
+            Ok(mut bytes) => {
+                bytes.truncate(payload_end);
+                PacketMut::from_parts(bytes, header_len)
+            }
+            Err(shared) => {
+                let payload = &shared[header_len..payload_end];
+                let mut packet = PacketMut::with_capacity(payload.len());
+                packet.write_bytes(payload);
+                packet
+            }
+        }
+    }
+
+    /// A copy in memory of its own, with the cursor where it was.
+    ///
+    /// A received packet is a slice of a read buffer of up to 64 KiB, or of what a large packet needed, and keeps all of
+    /// that buffer alive. Packets that are handled and dropped want no copy; a small one that is kept for long (in a
+    /// cache, in a queue that may stand) wants one.
+    #[must_use]
+    pub fn detach(&self) -> Self {
+        Self { bytes: Bytes::copy_from_slice(&self.bytes), ..*self }
+    }
+}
+
+/// Reads what is unread, in the byte order that `Buf`'s method names; the packet's own `read_*` are little-endian.
+///
+/// As `Buf` demands, its `get_*` and `advance` panic beyond the end. The `read_*` methods return an error instead.
+impl Buf for Packet {
+    fn remaining(&self) -> usize {
+        self.len() - self.position
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.unread()
+    }
+
+    fn advance(&mut self, count: usize) {
+        let remaining = self.remaining();
+        assert!(count <= remaining, "advanced by {count} with {remaining} bytes unread");
+        self.position += count;
+    }
+
+    fn copy_to_bytes(&mut self, len: usize) -> Bytes {
+        let start = self.header_len() + self.position;
+        self.advance(len);
+        self.bytes.slice(start..start + len)
+    }
+}
+
+impl AsRef<[u8]> for Packet {
+    fn as_ref(&self) -> &[u8] {
+        self.payload()
+    }
+}
+
+impl PartialEq for Packet {
+    fn eq(&self, other: &Self) -> bool {
+        self.payload() == other.payload()
+    }
+}
+
+impl Eq for Packet {}
+
+impl Hash for Packet {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.payload().hash(state);
+    }
+}
+
+/// Shows the length, the cursor and the first 32 bytes, never a whole large payload.
+impl fmt::Debug for Packet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Packet")
+            .field("len", &self.len())
+            .field("position", &self.position)
+            .field("payload", &Preview(self.payload()))
+            .finish()
+    }
+}
+
+/// The first bytes of a payload, as a byte string literal.
+struct Preview<'a>(&'a [u8]);
+
+impl fmt::Debug for Preview<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        /// Two rows of a hex dump: enough to tell what a packet is, short enough for a line of a log.
+        const SHOWN: usize = 32;
+        let shown = &self.0[..self.0.len().min(SHOWN)];
+        write!(f, "b\"{}\"", shown.escape_ascii())?;
+        if shown.len() < self.0.len() { f.write_str("...") } else { Ok(()) }
+    }
+}
+
+impl From<Bytes> for Packet {
+    fn from(payload: Bytes) -> Self {
+        Self { bytes: payload, framing: None, position: 0 }
+    }
+}
+
+impl From<BytesMut> for Packet {
+    fn from(payload: BytesMut) -> Self {
+        payload.freeze().into()
+    }
+}
+
+impl From<Vec<u8>> for Packet {
+    fn from(payload: Vec<u8>) -> Self {
+        Bytes::from(payload).into()
+    }
+}
+
+impl From<&'static [u8]> for Packet {
+    fn from(payload: &'static [u8]) -> Self {
+        Bytes::from_static(payload).into()
+    }
+}
+
+impl<const N: usize> From<&'static [u8; N]> for Packet {
+    fn from(payload: &'static [u8; N]) -> Self {
+        payload.as_slice().into()
+    }
+}
+
+impl From<PacketMut> for Packet {
+    fn from(packet: PacketMut) -> Self {
+        packet.freeze()
+    }
+}
+
+impl From<Packet> for Bytes {
+    fn from(packet: Packet) -> Self {
+        packet.into_payload()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_of_a_megabyte_fits_in_a_line() {
+        let packet = Packet::from(vec![b'x'; 1024 * 1024]);
+        let shown = format!("{packet:?}");
+        assert!(shown.starts_with("Packet { len: 1048576, position: 0, payload: b\"xxxx"), "{shown}");
+        assert!(shown.ends_with("x\"... }"), "{shown}");
+        assert!(shown.len() < 120, "{} characters", shown.len());
+        assert_eq!(
+            format!("{:?}", Packet::from(b"\x00a")),
+            r#"Packet { len: 2, position: 0, payload: b"\x00a" }"#
+        );
+    }
+
+    #[test]
+    fn into_mut_takes_the_bytes_over_from_a_sole_owner() {
+        let mut packet = PacketMut::with_capacity(1000);
+        packet.write_bytes(b"before ");
+        let packet = packet.freeze();
+        let address = packet.payload().as_ptr();
+        let mut packet = packet.into_mut();
+        packet.write_bytes(b"after");
+        assert_eq!(packet.payload(), b"before after");
+        assert_eq!(packet.payload().as_ptr(), address);
+    }
+
+    #[test]
+    fn into_mut_leaves_the_other_owners_of_the_bytes_alone() {
+        let mut packet = PacketMut::new();
+        packet.write_bytes(b"shared");
+        let kept = packet.freeze();
+        let mut changed = kept.clone().into_mut();
+        changed.payload_mut()[0] = b'S';
+        changed.write_u8(b'!');
+        assert_eq!(kept.payload(), b"shared");
+        assert_eq!(changed.payload(), b"Shared!");
+    }
+
+    #[test]
+    fn a_detached_packet_has_memory_and_a_cursor_of_its_own() {
+        let mut packet = Packet::from(vec![1, 2, 3, 4]);
+        packet.read_u8().unwrap();
+        let mut detached = packet.detach();
+        assert_ne!(detached.payload().as_ptr(), packet.payload().as_ptr());
+        assert_eq!(detached.position(), 1);
+        detached.read_u16().unwrap();
+        assert_eq!((packet.position(), detached.position()), (1, 3));
+    }
+
+    #[test]
+    fn as_a_buf_it_gives_what_is_unread_without_a_copy() {
+        let mut packet = PacketMut::new();
+        packet.write_bytes(b"\x01\x02rest");
+        let mut packet = packet.freeze();
+        assert_eq!(packet.get_u16(), 0x0102);
+        let address = packet.unread().as_ptr();
+        let rest = packet.copy_to_bytes(4);
+        assert_eq!(&rest[..], b"rest");
+        assert_eq!(rest.as_ptr(), address);
+        assert!(!packet.has_remaining());
+    }
+}

@@ -1,0 +1,318 @@
+//! The packet under construction.
+//!
+//! ```text
+//!   bytes  | headroom | payload ...            (spare capacity)
+//! ```
+//!
+//! The headroom takes the header, and the spare capacity the checksum, so that the finished packet stands framed in
+//! place and its payload is not copied.
+
+use std::fmt;
+use std::io;
+
+use bytes::{BufMut, BytesMut};
+
+use super::{Packet, Preview};
+use crate::config::Framing;
+use crate::wire::HeaderFormat;
+use crate::{Checksum, CodecConfig, WriteError};
+
+/// A packet that is being written.
+///
+/// The typed `write_*` methods append little-endian values. [`buf_mut`](Self::buf_mut) gives the payload's end as a
+/// [`BufMut`], for prost and the like, and `PacketMut` is an [`io::Write`], for `write!` and the serde formats. What is
+/// finished becomes a [`Packet`] by [`freeze`](Self::freeze); sending does that by itself.
+#[derive(Clone)]
+pub struct PacketMut {
+    bytes: BytesMut,
+    /// The bytes in front of the payload that a header can use.
+    headroom: usize,
+}
+
+/// A write of a number, in little-endian bytes.
+macro_rules! number_writes {
+    ($($name:ident: $type:ty, $what:literal;)*) => {$(
+        #[doc = concat!("Appends ", $what, ".")]
+        #[inline]
+        pub fn $name(&mut self, value: $type) {
+            self.write_bytes(&value.to_le_bytes());
+        }
+    )*};
+}
+
+/// A write of bytes and of a string behind their length.
+macro_rules! variable_writes {
+    ($($bytes_name:ident, $str_name:ident: $prefix:ty;)*) => {$(
+        #[doc = concat!("Appends the length of `bytes` as a `", stringify!($prefix), "`, then the bytes.")]
+        ///
+        /// # Errors
+        ///
+        #[doc = concat!(
+            "[`WriteError::TooLong`] when there are more than `", stringify!($prefix), "::MAX`; nothing is written."
+        )]
+        pub fn $bytes_name(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
+            let Ok(len) = <$prefix>::try_from(bytes.len()) else {
+                return Err(WriteError::TooLong { len: bytes.len(), max: <$prefix>::MAX as usize });
+            };
+            self.reserve(size_of::<$prefix>() + bytes.len());
+            self.write_bytes(&len.to_le_bytes());
+            self.write_bytes(bytes);
+            Ok(())
+        }
+
+        #[doc = concat!(
+            "Appends the length of `text` in bytes as a `", stringify!($prefix), "`, then its UTF-8 bytes."
+        )]
+        ///
+        /// # Errors
+        ///
+        #[doc = concat!(
+            "[`WriteError::TooLong`] when there are more than `", stringify!($prefix), "::MAX`; nothing is written."
+        )]
+        pub fn $str_name(&mut self, text: &str) -> Result<(), WriteError> {
+            self.$bytes_name(text.as_bytes())
+        }
+    )*};
+}
+
+impl PacketMut {
+    /// With a header and a checksum this makes an allocation of 64 bytes, a line of the cache.
+    const DEFAULT_CAPACITY: usize = 64 - HeaderFormat::MAX_LEN - Checksum::MAX_LEN;
+
+    /// An empty packet with room for a few values.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_capacity(Self::DEFAULT_CAPACITY)
+    }
+
+    /// An empty packet with room for a payload of `payload_len` bytes.
+    #[must_use]
+    pub fn with_capacity(payload_len: usize) -> Self {
+        let headroom = HeaderFormat::MAX_LEN;
+        let mut bytes = BytesMut::with_capacity(headroom + payload_len + Checksum::MAX_LEN);
+        bytes.put_bytes(0, headroom);
+        Self { bytes, headroom }
+    }
+
+    /// A packet over `bytes`, of which the first `headroom` are not payload.
+    pub(super) fn from_parts(bytes: BytesMut, headroom: usize) -> Self {
+        Self { bytes, headroom }
+    }
+
+    /// Makes room for `additional` more bytes of payload.
+    pub fn reserve(&mut self, additional: usize) {
+        self.bytes.reserve(additional + Checksum::MAX_LEN);
+    }
+
+    /// The payload so far.
+    #[must_use]
+    pub fn payload(&self) -> &[u8] {
+        &self.bytes[self.headroom..]
+    }
+
+    /// The payload so far, to be changed in place: a length or a count that is known only at the end.
+    #[must_use]
+    pub fn payload_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.headroom..]
+    }
+
+    /// The length of the payload so far, in bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.bytes.len() - self.headroom
+    }
+
+    /// Whether nothing has been written.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Drops the payload and keeps its memory.
+    pub fn clear(&mut self) {
+        self.bytes.truncate(self.headroom);
+    }
+
+    /// The end of the payload as a [`BufMut`].
+    ///
+    /// `PacketMut` is not a `BufMut` itself: that trait takes `unsafe` to implement, which this crate forbids.
+    ///
+    /// ```
+    /// use bytes::BufMut;
+    /// # use pktconn_codec::PacketMut;
+    /// let mut packet = PacketMut::new();
+    /// packet.buf_mut().put_u16(0x0102); // big-endian, as `BufMut` has it
+    /// assert_eq!(packet.payload(), [1, 2]);
+    /// ```
+    pub fn buf_mut(&mut self) -> impl BufMut + '_ {
+        &mut self.bytes
+    }
+
+    number_writes! {
+        write_u8: u8, "a byte";
+        write_u16: u16, "a little-endian `u16`";
+        write_i16: i16, "a little-endian `i16`";
+        write_u32: u32, "a little-endian `u32`";
+        write_i32: i32, "a little-endian `i32`";
+        write_u64: u64, "a little-endian `u64`";
+        write_i64: i64, "a little-endian `i64`";
+        write_f32: f32, "a little-endian IEEE 754 `f32`";
+        write_f64: f64, "a little-endian IEEE 754 `f64`";
+    }
+
+    /// Appends a boolean: one byte, 0 or 1.
+    #[inline]
+    pub fn write_bool(&mut self, value: bool) {
+        self.write_u8(value.into());
+    }
+
+    /// Appends bytes as they are.
+    #[inline]
+    pub fn write_bytes(&mut self, bytes: &[u8]) {
+        self.reserve(bytes.len());
+        self.bytes.put_slice(bytes);
+    }
+
+    variable_writes! {
+        write_var_bytes_u16, write_var_str_u16: u16;
+        write_var_bytes_u32, write_var_str_u32: u32;
+    }
+
+    /// Finishes the packet in the default framing: a `u32` little-endian header and no checksum.
+    ///
+    /// Sending over a connection of another framing puts that one around the payload instead, also without a copy of
+    /// its own. [`freeze_for`](Self::freeze_for) is worth it for a packet that goes out many times.
+    #[must_use]
+    pub fn freeze(self) -> Packet {
+        self.freeze_framed(Framing::default())
+    }
+
+    /// Finishes the packet in the framing of `config`, its checksum included: a packet that is sent to many connections
+    /// of that framing is summed once, here.
+    #[must_use]
+    pub fn freeze_for(self, config: &CodecConfig) -> Packet {
+        self.freeze_framed(config.framing)
+    }
+
+    fn freeze_framed(mut self, framing: Framing) -> Packet {
+        let header = framing.header.write(self.len());
+        match header {
+            Some(header) if header.as_slice().len() <= self.headroom => {
+                let header = header.as_slice();
+                let frame_start = self.headroom - header.len();
+                let _ = self.bytes.split_to(frame_start);
+                self.bytes[..header.len()].copy_from_slice(header);
+                let trailer = framing.checksum.trailer([&self.bytes, &[]]);
+                self.bytes.put_slice(trailer.as_slice());
+                Packet::from_frame(self.bytes.freeze(), framing)
+            }
+            // No room for this header in front of the payload, or no header that can say its length; sending builds
+            // the one beside the payload, and refuses the other.
+            _ => self.bytes.split_off(self.headroom).into(),
+        }
+    }
+}
+
+impl Default for PacketMut {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Appends; never fails.
+impl io::Write for PacketMut {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_bytes(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl AsRef<[u8]> for PacketMut {
+    fn as_ref(&self) -> &[u8] {
+        self.payload()
+    }
+}
+
+/// Shows the length and the first 32 bytes.
+impl fmt::Debug for PacketMut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PacketMut")
+            .field("len", &self.len())
+            .field("payload", &Preview(self.payload()))
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    fn frame(packet: PacketMut, config: &CodecConfig) -> (Packet, Vec<u8>) {
+        let packet = packet.freeze_for(config);
+        let bytes = packet.bytes().to_vec();
+        (packet, bytes)
+    }
+
+    #[test]
+    fn freezing_frames_in_place_in_any_framing() {
+        let cases: [(CodecConfig, &[u8]); 4] = [
+            (CodecConfig::new(), b"\x03\0\0\0\x3a\xbd\x40"),
+            (CodecConfig::new().checksum(Checksum::Crc32), b"\x03\0\0\0\x3a\xbd\x40\xc0\x34\xcf\xa2"),
+            (CodecConfig::new().header(HeaderFormat::U32Be), b"\0\0\0\x03\x3a\xbd\x40"),
+            (CodecConfig::new().header(HeaderFormat::U16Be), b"\0\x03\x3a\xbd\x40"),
+        ];
+        for (config, expected) in cases {
+            // Filled to the last byte of its capacity: the checksum must find room all the same.
+            let mut packet = PacketMut::with_capacity(3);
+            packet.write_bytes(b"\x3a\xbd\x40");
+            let address = packet.payload().as_ptr();
+            let (packet, bytes) = frame(packet, &config);
+            assert_eq!(bytes, expected, "{config:?}");
+            assert_eq!(packet.payload(), b"\x3a\xbd\x40");
+            assert_eq!(packet.payload().as_ptr(), address, "{config:?} copied the payload");
+        }
+    }
+
+    #[test]
+    fn a_payload_that_no_header_can_announce_stays_whole() {
+        let mut packet = PacketMut::new();
+        packet.write_bytes(&[7; 65_536]);
+        let (packet, bytes) = frame(packet, &CodecConfig::new().header(HeaderFormat::U16Le));
+        assert_eq!(packet.len(), 65_536);
+        assert_eq!(bytes.len(), 65_536, "framed with a length that it does not have");
+    }
+
+    #[test]
+    fn a_packet_with_little_headroom_is_frozen_without_a_header() {
+        let small = PacketMut::new().freeze_for(&CodecConfig::new().header(HeaderFormat::U16Le));
+        let mut grown = small.into_mut();
+        grown.write_bytes(b"abc");
+        let (packet, bytes) = frame(grown, &CodecConfig::new());
+        assert_eq!((packet.payload(), &bytes[..]), (&b"abc"[..], &b"abc"[..]));
+    }
+
+    #[test]
+    fn a_string_that_its_prefix_cannot_hold_is_refused_whole() {
+        let mut packet = PacketMut::new();
+        let long = "x".repeat(65_536);
+        assert_eq!(packet.write_var_str_u16(&long), Err(WriteError::TooLong { len: 65_536, max: 65_535 }));
+        assert!(packet.is_empty());
+        packet.write_var_str_u32(&long).unwrap();
+        assert_eq!(packet.len(), 4 + 65_536);
+    }
+
+    #[test]
+    fn clear_empties_and_the_packet_can_be_written_anew() {
+        let mut packet = PacketMut::new();
+        write!(packet, "{}", 12).unwrap();
+        packet.clear();
+        assert!(packet.is_empty());
+        packet.write_bool(true);
+        assert_eq!(packet.freeze().bytes().as_ref(), b"\x01\0\0\0\x01");
+    }
+}
