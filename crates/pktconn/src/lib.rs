@@ -1,1 +1,94 @@
+//! Whole, ordered packets over TCP, or over any byte stream: fast, bounded in memory, and never losing one silently.
+//! The wire format is that of the Go library `pktconn`.
+//!
+//! ```text
+//! +----------------+---------------------+------------------------+
+//! | length: u32 LE | payload: length B   | crc32: u32 LE, if on   |
+//! +----------------+---------------------+------------------------+
+//! ```
+//!
+//! # A server and a client
+//!
+//! ```
+//! use pktconn::{PacketConn, PacketMut, PacketServer};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let server = PacketServer::bind("127.0.0.1:0").await?;
+//! let addr = server.local_addr();
+//! tokio::spawn(server.serve(|mut conn| async move {
+//!     while let Some(packet) = conn.recv().await? {
+//!         conn.send(packet).await?;
+//!     }
+//!     Ok(conn.close().await?)
+//! }));
+//!
+//! let mut conn = PacketConn::connect(addr).await?;
+//! let mut request = PacketMut::new();
+//! request.write_u16(7);
+//! request.write_var_str_u16("hello")?;
+//! conn.send(request).await?;
+//!
+//! let mut reply = conn.recv().await?.ok_or("the server closed the connection")?;
+//! assert_eq!(reply.read_u16()?, 7);
+//! assert_eq!(reply.read_var_str_u16()?, "hello");
+//! conn.close().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # The data path
+//!
+//! ```text
+//! socket -> read buffer -> PacketCodec -> Packet -> recv()            receive
+//! send() -> outbox (encoded once, in order, bounded) -> one large write -> socket     outbox, shared, flush
+//! ```
+//!
+//! - Reading is pulled by [`recv`](PacketConn::recv): there is no task and no channel between the socket and the caller,
+//!   so a caller that does not read slows the peer down by TCP's own means.
+//! - [`send`](PacketConn::send) puts a packet into the outbox. It leaves at the end of the current turn of the scheduler,
+//!   or sooner: when the receiving side is about to wait, or when a large write's worth has gathered. So single packets
+//!   are not delayed, and many go out in one write. Nothing more need be called for that.
+//! - What holds of every connection: the packets received are a prefix of those that the peer sent; a failure is one
+//!   [`Error`], the same for every handle; memory follows bytes that arrived or were queued, never what a header claims;
+//!   any future can be dropped at any time without tearing a packet.
+//!
+//! # Runtime
+//!
+//! Both of tokio's runtimes do, with their I/O and time drivers on (as `#[tokio::main]` has them). A connection must be
+//! made inside of one.
 
+#![forbid(unsafe_code)]
+
+mod config;
+pub use config::ConnConfig;
+
+mod conn;
+pub use conn::PacketConn;
+
+mod receive;
+pub use receive::PacketReceiver;
+
+mod send;
+pub use send::PacketSender;
+
+mod outbox;
+
+mod flush;
+
+mod shared;
+
+mod close;
+
+mod server;
+pub use server::{PacketServer, ServerHandle};
+
+mod stats;
+pub use stats::ConnStats;
+
+mod error;
+pub use error::Error;
+
+pub use pktconn_codec::{
+    Checksum, CodecConfig, FrameError, HeaderFormat, Packet, PacketCodec, PacketMut, ReadError, WriteError,
+};

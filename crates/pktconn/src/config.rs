@@ -1,0 +1,165 @@
+//! What can be set on a connection, and what must agree with what.
+
+use std::time::Duration;
+
+use pktconn_codec::CodecConfig;
+
+use crate::Error;
+use crate::error::Reason;
+use crate::flush::FlushPolicy;
+
+/// The configuration of a connection: its frames, its outbox, its flushing and its close.
+///
+/// ```
+/// use std::time::Duration;
+/// use pktconn::{Checksum, CodecConfig, ConnConfig};
+///
+/// let config = ConnConfig::new()
+///     .codec(CodecConfig::new().checksum(Checksum::Crc32))
+///     .send_high_water(256 * 1024)
+///     .close_timeout(Duration::from_secs(3));
+/// ```
+#[derive(Clone, Debug)]
+pub struct ConnConfig {
+    pub(crate) codec: CodecConfig,
+    pub(crate) send_high_water: usize,
+    flush_delay: Duration,
+    max_flush_delay: Option<Duration>,
+    pub(crate) close_timeout: Duration,
+}
+
+impl ConnConfig {
+    /// The default limit on the outbox: enough to fill a pipe of 100 Mbit/s over 80 ms, small enough that 1,000 peers
+    /// that do not read cost 1 GiB at most.
+    const DEFAULT_SEND_HIGH_WATER: usize = 1024 * 1024;
+
+    /// Long enough for a megabyte over a slow mobile link, short enough to wait for at a shutdown.
+    const DEFAULT_CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+
+    /// The proportion of the Go library's defaults, 1 ms and 10 ms.
+    const MAX_FLUSH_DELAYS: u32 = 10;
+
+    /// The defaults, as each setter names them.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            codec: CodecConfig::new(),
+            send_high_water: Self::DEFAULT_SEND_HIGH_WATER,
+            flush_delay: Duration::ZERO,
+            max_flush_delay: None,
+            close_timeout: Self::DEFAULT_CLOSE_TIMEOUT,
+        }
+    }
+
+    /// Sets the format of frames and the limit on a payload. Both sides must agree on the format.
+    ///
+    /// Default: the Go library's format, payloads of up to 32 MiB.
+    #[must_use]
+    pub fn codec(mut self, codec: CodecConfig) -> Self {
+        self.codec = codec;
+        self
+    }
+
+    /// Sets how many bytes may stand in the outbox: packets that were accepted and that the transport has not taken.
+    ///
+    /// Beyond it `send` waits and `try_send` refuses. A packet that is larger than this passes alone, when the outbox is
+    /// empty. Cost: up to so many bytes for each connection whose peer does not read. From 1 to `u32::MAX`.
+    ///
+    /// Default: 1 MiB.
+    #[must_use]
+    pub fn send_high_water(mut self, bytes: usize) -> Self {
+        self.send_high_water = bytes;
+        self
+    }
+
+    /// Sets timed coalescing, as the Go library has it: packets are written when none has followed for this long.
+    ///
+    /// Default: zero, which is adaptive flushing: packets leave at the end of the current turn of the scheduler at the
+    /// latest, without a timer. A delay buys fewer and larger writes for packets that are sent over many turns; it costs
+    /// latency, and throughput wherever few connections wait for their answers.
+    #[must_use]
+    pub fn flush_delay(mut self, delay: Duration) -> Self {
+        self.flush_delay = delay;
+        self
+    }
+
+    /// Sets how long a packet waits at most under `flush_delay`, however fast others follow.
+    ///
+    /// At least `flush_delay`. Default: ten times `flush_delay`.
+    #[must_use]
+    pub fn max_flush_delay(mut self, delay: Duration) -> Self {
+        self.max_flush_delay = Some(delay);
+        self
+    }
+
+    /// Sets how long `close` takes at most: to write what was accepted, and then to wait for the peer's own close.
+    ///
+    /// Default: 10 s.
+    #[must_use]
+    pub fn close_timeout(mut self, timeout: Duration) -> Self {
+        self.close_timeout = timeout;
+        self
+    }
+
+    /// Refuses what cannot work; every way to make a connection or a server starts with this.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        if self.send_high_water == 0 || u32::try_from(self.send_high_water).is_err() {
+            return Err(Reason::Config("send_high_water must be from 1 to 4294967295 bytes").into());
+        }
+        match self.max_flush_delay {
+            Some(max) if max < self.flush_delay => {
+                Err(Reason::Config("max_flush_delay must not be shorter than flush_delay").into())
+            }
+            Some(_) if self.flush_delay.is_zero() => {
+                Err(Reason::Config("max_flush_delay has no meaning without a flush_delay").into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn flush_policy(&self) -> FlushPolicy {
+        if self.flush_delay.is_zero() {
+            return FlushPolicy::Adaptive;
+        }
+        let max_delay =
+            self.max_flush_delay.unwrap_or_else(|| self.flush_delay.saturating_mul(Self::MAX_FLUSH_DELAYS));
+        FlushPolicy::Timed { delay: self.flush_delay, max_delay }
+    }
+}
+
+impl Default for ConnConfig {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_work_is_refused_with_its_reason() {
+        let ms = Duration::from_millis;
+        let cases = [
+            (ConnConfig::new().send_high_water(0), "send_high_water"),
+            (ConnConfig::new().flush_delay(ms(5)).max_flush_delay(ms(4)), "shorter"),
+            (ConnConfig::new().max_flush_delay(ms(4)), "without a flush_delay"),
+        ];
+        for (config, expected) in cases {
+            let error = config.check().unwrap_err();
+            assert!(error.is_config(), "{error:?}");
+            assert!(error.to_string().contains(expected), "{error}");
+        }
+        assert!(ConnConfig::new().check().is_ok());
+        assert!(ConnConfig::new().flush_delay(ms(1)).check().is_ok());
+        assert!(ConnConfig::new().flush_delay(ms(1)).max_flush_delay(ms(1)).check().is_ok());
+    }
+
+    #[test]
+    fn the_longest_delay_follows_from_the_delay() {
+        let delay = Duration::from_millis(1);
+        let policy = ConnConfig::new().flush_delay(delay).flush_policy();
+        assert_eq!(policy, FlushPolicy::Timed { delay, max_delay: Duration::from_millis(10) });
+        assert_eq!(ConnConfig::new().flush_policy(), FlushPolicy::Adaptive);
+    }
+}

@@ -1,0 +1,254 @@
+//! A connection as its user holds it: both sides in one.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_core::Stream;
+use futures_sink::Sink;
+use pktconn_codec::Packet;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, ToSocketAddrs};
+
+use crate::shared::{Reader, Shared, Writer};
+use crate::{ConnConfig, ConnStats, Error, PacketReceiver, PacketSender};
+
+/// A connection of packets over TCP, or over anything that is `AsyncRead + AsyncWrite`.
+///
+/// One type whatever the transport is. Also a [`Stream`] of received packets and a [`Sink`] of those to be sent.
+/// [`split`](Self::split) it to send from other tasks.
+///
+/// Dropping it closes the connection at once: what the transport takes without waiting is still written, and the rest of
+/// the outbox is lost, as is what the peer has not read when its own bytes were not read here.
+/// [`close`](Self::close) loses nothing.
+#[derive(Debug)]
+pub struct PacketConn {
+    sender: PacketSender,
+    receiver: PacketReceiver,
+}
+
+impl PacketConn {
+    /// Connects over TCP, with the default configuration and `TCP_NODELAY` on.
+    ///
+    /// # Errors
+    ///
+    /// [`is_io`](Error::is_io): the address does not resolve, or none of its addresses answers.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future abandons the attempt.
+    pub async fn connect(addr: impl ToSocketAddrs) -> Result<Self, Error> {
+        Self::connect_with(addr, ConnConfig::new()).await
+    }
+
+    /// Connects over TCP with a configuration of the caller's, and `TCP_NODELAY` on.
+    ///
+    /// # Errors
+    ///
+    /// [`is_io`](Error::is_io): the address does not resolve, or none of its addresses answers.
+    /// [`is_config`](Error::is_config): the configuration contradicts itself.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future abandons the attempt.
+    pub async fn connect_with(addr: impl ToSocketAddrs, config: ConnConfig) -> Result<Self, Error> {
+        config.check()?;
+        Self::from_tcp(TcpStream::connect(addr).await?, config)
+    }
+
+    /// Makes a connection of a TCP stream that was connected or accepted elsewhere, and turns `TCP_NODELAY` on: packets
+    /// are gathered here, and the kernel's own gathering would only delay them.
+    ///
+    /// # Errors
+    ///
+    /// [`is_io`](Error::is_io): the socket is no longer connected. [`is_config`](Error::is_config): the configuration
+    /// contradicts itself.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    pub fn from_tcp(stream: TcpStream, config: ConnConfig) -> Result<Self, Error> {
+        config.check()?;
+        stream.set_nodelay(true)?;
+        let (local_addr, peer_addr) = (stream.local_addr().ok(), stream.peer_addr().ok());
+        let (reader, writer) = stream.into_split();
+        Ok(Self::from_halves(Box::new(reader), Box::new(writer), local_addr, peer_addr, config))
+    }
+
+    /// Makes a connection over any byte stream: a Unix socket, TLS, a pipe in memory.
+    ///
+    /// # Errors
+    ///
+    /// [`is_config`](Error::is_config): the configuration contradicts itself.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    pub fn new<T>(io: T, config: ConnConfig) -> Result<Self, Error>
+    where
+        T: AsyncRead + AsyncWrite + Send + 'static,
+    {
+        config.check()?;
+        let (reader, writer) = tokio::io::split(io);
+        Ok(Self::from_halves(Box::new(reader), Box::new(writer), None, None, config))
+    }
+
+    fn from_halves(
+        reader: Reader,
+        writer: Writer,
+        local_addr: Option<SocketAddr>,
+        peer_addr: Option<SocketAddr>,
+        config: ConnConfig,
+    ) -> Self {
+        let shared = Shared::new(config, writer, local_addr, peer_addr);
+        Self { sender: PacketSender::new(&shared), receiver: PacketReceiver::new(&shared, reader) }
+    }
+
+    /// Receives the next packet, or `None` once the peer has closed its side between two frames.
+    ///
+    /// See [`PacketReceiver::recv`].
+    ///
+    /// # Errors
+    ///
+    /// The connection has ended, and every later call says the same: [`is_truncated`](Error::is_truncated),
+    /// [`is_protocol`](Error::is_protocol) or [`is_io`](Error::is_io); after `close`,
+    /// [`is_local_close`](Error::is_local_close).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses nothing: the next call goes on where it stopped.
+    pub async fn recv(&mut self) -> Result<Option<Packet>, Error> {
+        self.receiver.recv().await
+    }
+
+    /// Accepts a packet to be sent, and waits for room in the outbox first where there is none.
+    ///
+    /// See [`PacketSender::send`].
+    ///
+    /// # Errors
+    ///
+    /// [`is_payload_too_large`](Error::is_payload_too_large): the connection goes on. Any other: the connection has
+    /// ended, and says why. The packet comes back in [`into_unsent`](Error::into_unsent).
+    ///
+    /// # Cancel safety
+    ///
+    /// The packet is accepted whole when the future completes, and not at all when it is dropped before.
+    pub async fn send(&self, packet: impl Into<Packet>) -> Result<(), Error> {
+        self.sender.send(packet).await
+    }
+
+    /// Accepts a packet to be sent if the outbox has room for it.
+    ///
+    /// # Errors
+    ///
+    /// [`is_full`](Error::is_full) when there is no room now; otherwise as [`send`](Self::send). The packet comes back in
+    /// [`into_unsent`](Error::into_unsent).
+    pub fn try_send(&self, packet: impl Into<Packet>) -> Result<(), Error> {
+        self.sender.try_send(packet)
+    }
+
+    /// Waits until everything that was accepted before this call is written to the transport.
+    ///
+    /// Not needed for packets to leave. See [`PacketSender::flush`].
+    ///
+    /// # Errors
+    ///
+    /// The connection ended before.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing: what was accepted is written all the same.
+    pub async fn flush(&self) -> Result<(), Error> {
+        self.sender.flush().await
+    }
+
+    /// Closes the connection and loses nothing: writes out what was accepted, sends FIN, and reads on until the peer
+    /// closes its side too. What arrives meanwhile is discarded.
+    ///
+    /// The deadline is [`close_timeout`](ConnConfig::close_timeout) after the first call. See [`PacketSender::close`].
+    ///
+    /// # Errors
+    ///
+    /// [`is_timeout`](Error::is_timeout) when the deadline passed before all was written, [`is_io`](Error::is_io) when
+    /// the transport failed, and the error of a connection that had already failed. The packets that were not wholly
+    /// written come back in [`into_unsent`](Error::into_unsent).
+    ///
+    /// # Cancel safety
+    ///
+    /// The close goes on when the future is dropped, as long as the connection is there; a further call waits for its
+    /// end.
+    pub async fn close(&mut self) -> Result<(), Error> {
+        self.sender.shared().close();
+        self.receiver.stop();
+        self.sender.close().await
+    }
+
+    /// Splits the connection into a sender, which can be cloned, and a receiver, for different tasks.
+    #[must_use]
+    pub fn split(self) -> (PacketSender, PacketReceiver) {
+        (self.sender, self.receiver)
+    }
+
+    /// Waits until the connection ends or begins to, and tells why. See [`PacketSender::closed`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
+    pub async fn closed(&self) -> Error {
+        self.sender.closed().await
+    }
+
+    /// Why the connection ended or begins to: the first reason of all, or `None` while it is open.
+    #[must_use]
+    pub fn close_reason(&self) -> Option<Error> {
+        self.sender.close_reason()
+    }
+
+    /// What went through the connection so far.
+    #[must_use]
+    pub fn stats(&self) -> ConnStats {
+        self.sender.stats()
+    }
+
+    /// The address of this side, where the transport has one.
+    #[must_use]
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.sender.local_addr()
+    }
+
+    /// The address of the peer, where the transport has one.
+    #[must_use]
+    pub fn peer_addr(&self) -> Option<SocketAddr> {
+        self.sender.peer_addr()
+    }
+}
+
+impl Stream for PacketConn {
+    type Item = Result<Packet, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Pin::new(&mut self.receiver).poll_next(cx)
+    }
+}
+
+impl<P: Into<Packet>> Sink<P> for PacketConn {
+    type Error = Error;
+
+    fn poll_ready(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Sink::<P>::poll_ready(Pin::new(&mut self.sender), cx)
+    }
+
+    fn start_send(mut self: Pin<&mut Self>, packet: P) -> Result<(), Error> {
+        Sink::<P>::start_send(Pin::new(&mut self.sender), packet)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Sink::<P>::poll_flush(Pin::new(&mut self.sender), cx)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.sender.shared().close();
+        self.receiver.stop();
+        Sink::<P>::poll_close(Pin::new(&mut self.sender), cx)
+    }
+}

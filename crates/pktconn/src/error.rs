@@ -1,0 +1,228 @@
+//! Why a connection ended, or why a call could not do what was asked.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use pktconn_codec::{FrameError, Packet};
+
+/// The error of every call of this crate.
+///
+/// Ask what it is by its `is_*` methods; [`source`](std::error::Error::source) leads to the
+/// [`FrameError`](crate::FrameError) or the [`io::Error`] behind it, with their numbers.
+///
+/// | | the connection | |
+/// |---|---|---|
+/// | [`is_local_close`](Self::is_local_close) | ended | closed on this side, by `close` or by dropping it |
+/// | [`is_remote_close`](Self::is_remote_close) | may still send | the peer closed its side between two frames |
+/// | [`is_truncated`](Self::is_truncated) | ended | the peer closed in the middle of a frame |
+/// | [`is_protocol`](Self::is_protocol) | ended | the peer sent a frame over the limit, or one with a wrong checksum |
+/// | [`is_io`](Self::is_io) | ended | the transport failed |
+/// | [`is_timeout`](Self::is_timeout) | ended | `close` reached its deadline before all was written |
+/// | [`is_full`](Self::is_full) | goes on | `try_send` found no room |
+/// | [`is_payload_too_large`](Self::is_payload_too_large) | goes on | the packet to be sent is over the limit |
+/// | [`is_config`](Self::is_config) | was never made | the configuration contradicts itself |
+///
+/// Packets that a failed `send`, `try_send` or `close` did not hand to the transport come back in
+/// [`into_unsent`](Self::into_unsent).
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    reason: Reason,
+    unsent: Vec<Packet>,
+}
+
+/// What an [`Error`] is about. Cheap to clone, so that every handle of a connection can tell it.
+#[derive(Clone, Debug)]
+pub(crate) enum Reason {
+    LocalClose,
+    RemoteClose,
+    /// From the peer: the connection is at its end.
+    Frame(FrameError),
+    Io(Arc<io::Error>),
+    CloseTimeout,
+    Full,
+    /// From the caller: the connection is unharmed.
+    TooLarge(FrameError),
+    Config(&'static str),
+}
+
+impl From<io::Error> for Reason {
+    fn from(error: io::Error) -> Self {
+        Self::Io(Arc::new(error))
+    }
+}
+
+impl Error {
+    pub(crate) fn new(reason: Reason, unsent: Vec<Packet>) -> Self {
+        Self(Box::new(Inner { reason, unsent }))
+    }
+
+    /// The connection was closed on this side.
+    #[must_use]
+    pub fn is_local_close(&self) -> bool {
+        matches!(self.0.reason, Reason::LocalClose)
+    }
+
+    /// The peer closed its side between two frames: a clean end. It may still receive.
+    #[must_use]
+    pub fn is_remote_close(&self) -> bool {
+        matches!(self.0.reason, Reason::RemoteClose)
+    }
+
+    /// The peer closed in the middle of a frame.
+    #[must_use]
+    pub fn is_truncated(&self) -> bool {
+        matches!(self.0.reason, Reason::Frame(FrameError::Truncated { .. }))
+    }
+
+    /// The peer sent a frame that is not acceptable: over the limit, or with a wrong checksum.
+    #[must_use]
+    pub fn is_protocol(&self) -> bool {
+        matches!(self.0.reason, Reason::Frame(_)) && !self.is_truncated()
+    }
+
+    /// The transport failed.
+    #[must_use]
+    pub fn is_io(&self) -> bool {
+        matches!(self.0.reason, Reason::Io(_))
+    }
+
+    /// `close` reached its deadline before everything was written.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        matches!(self.0.reason, Reason::CloseTimeout)
+    }
+
+    /// `try_send` found the outbox full.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        matches!(self.0.reason, Reason::Full)
+    }
+
+    /// The packet to be sent is larger than the configured limit.
+    #[must_use]
+    pub fn is_payload_too_large(&self) -> bool {
+        matches!(self.0.reason, Reason::TooLarge(_))
+    }
+
+    /// The configuration contradicts itself.
+    #[must_use]
+    pub fn is_config(&self) -> bool {
+        matches!(self.0.reason, Reason::Config(_))
+    }
+
+    /// The packets that the failed call did not hand to the transport, in their order.
+    ///
+    /// Of `send` and `try_send`: the packet itself. Of `close`: all that were accepted and not wholly written. The first
+    /// of these may have been written in part, so that the peer saw the connection end in the middle of it.
+    #[must_use]
+    pub fn unsent(&self) -> &[Packet] {
+        &self.0.unsent
+    }
+
+    /// Takes the packets of [`unsent`](Self::unsent) out.
+    #[must_use]
+    pub fn into_unsent(self) -> Vec<Packet> {
+        self.0.unsent
+    }
+}
+
+impl From<Reason> for Error {
+    fn from(reason: Reason) -> Self {
+        Self::new(reason, Vec::new())
+    }
+}
+
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Self {
+        Reason::from(error).into()
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match &self.0.reason {
+            Reason::LocalClose => "the connection was closed on this side",
+            Reason::RemoteClose => "the peer closed the connection",
+            Reason::Frame(FrameError::Truncated { .. }) => {
+                "the peer closed the connection in the middle of a frame"
+            }
+            Reason::Frame(_) => "the peer sent a frame that is not acceptable",
+            Reason::Io(_) => "the transport of the connection failed",
+            Reason::CloseTimeout => "the connection was closed before everything was written",
+            Reason::Full => "the outbox is full",
+            Reason::TooLarge(_) => "the packet is too large to be sent",
+            Reason::Config(problem) => problem,
+        })
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Error").field("reason", &self.0.reason).field("unsent", &self.0.unsent.len()).finish()
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &self.0.reason {
+            Reason::Frame(error) | Reason::TooLarge(error) => Some(error),
+            Reason::Io(error) => Some(&**error),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::error::Error as _;
+
+    #[test]
+    fn the_source_is_the_error_behind_it_with_its_numbers() {
+        let error = Error::from(Reason::Frame(FrameError::PayloadTooLarge { len: 9, max: 8 }));
+        let source = error.source().unwrap().downcast_ref::<FrameError>();
+        assert_eq!(source, Some(&FrameError::PayloadTooLarge { len: 9, max: 8 }));
+
+        let error = Error::from(io::Error::from(io::ErrorKind::ConnectionReset));
+        let source = error.source().unwrap().downcast_ref::<io::Error>().unwrap();
+        assert_eq!(source.kind(), io::ErrorKind::ConnectionReset);
+
+        assert!(Error::from(Reason::LocalClose).source().is_none());
+    }
+
+    #[test]
+    fn each_reason_is_one_thing_alone() {
+        let truncated = FrameError::Truncated { needed: 4, available: 1 };
+        let checksum = FrameError::ChecksumMismatch { expected: 1, actual: 2 };
+        let reasons = [
+            Reason::LocalClose,
+            Reason::RemoteClose,
+            Reason::Frame(truncated),
+            Reason::Frame(checksum),
+            io::Error::from(io::ErrorKind::BrokenPipe).into(),
+            Reason::CloseTimeout,
+            Reason::Full,
+            Reason::TooLarge(FrameError::PayloadTooLarge { len: 2, max: 1 }),
+            Reason::Config(""),
+        ];
+        let predicates = [
+            Error::is_local_close,
+            Error::is_remote_close,
+            Error::is_truncated,
+            Error::is_protocol,
+            Error::is_io,
+            Error::is_timeout,
+            Error::is_full,
+            Error::is_payload_too_large,
+            Error::is_config,
+        ];
+        for (i, reason) in reasons.into_iter().enumerate() {
+            let error = Error::from(reason);
+            for (j, is) in predicates.iter().enumerate() {
+                assert_eq!(is(&error), i == j, "{error:?} against predicate {j}");
+            }
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! When what was sent is written, and the task that sees to it.
+//!
+//! ```text
+//!                 adaptive                                timed
+//!   send:         wake the flusher, once                  wake the flusher, once
+//!   flusher:      runs when the sender has yielded:       sleeps until the packets are due,
+//!                 writes what is still there              then writes
+//!   recv:         writes before it waits                  -
+//!   both:         a write's worth in the outbox is written by the `send` that made it so
+//! ```
+//!
+//! Each connection has one flusher, a small task that is spawned by the first packet that waits in the outbox. It is the
+//! only task that the transport wakes when it can be written again: no future of the application holds the progress of
+//! a write, so any of them can be dropped at any time.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep};
+
+use crate::shared::Shared;
+
+/// How long packets may gather in the outbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FlushPolicy {
+    /// Until the sender yields, or the receiver waits.
+    Adaptive,
+    /// Until none has followed for `delay`, and for `max_delay` at most.
+    Timed { delay: Duration, max_delay: Duration },
+}
+
+/// When the packets that stand in the outbox were accepted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Queued {
+    pub(crate) first: Instant,
+    pub(crate) last: Instant,
+}
+
+impl FlushPolicy {
+    /// When packets queued at these times are to be written; `None` for at once.
+    pub(crate) fn due(self, queued: Queued) -> Option<Instant> {
+        match self {
+            Self::Adaptive => None,
+            Self::Timed { delay, max_delay } => Some((queued.last + delay).min(queued.first + max_delay)),
+        }
+    }
+}
+
+/// What the flusher is to do when it has done what it could.
+pub(crate) enum Next {
+    /// Nothing, until it is woken.
+    Wake,
+    /// Come back at this time, or when it is woken.
+    At(Instant),
+    /// Nothing any more: the connection is gone.
+    End,
+}
+
+/// The task of a connection that writes what no one else writes. It ends with the connection.
+pub(crate) async fn flusher(shared: Arc<Shared>) {
+    // Made by the first wait: adaptive flushing, the default, never does.
+    let mut sleep: Option<Pin<Box<Sleep>>> = None;
+    poll_fn(|cx| {
+        loop {
+            match shared.run_flusher(cx) {
+                Next::Wake => return Poll::Pending,
+                Next::At(due) => ready!(poll_sleep(&mut sleep, due, cx)),
+                Next::End => return Poll::Ready(()),
+            }
+        }
+    })
+    .await;
+}
+
+fn poll_sleep(sleep: &mut Option<Pin<Box<Sleep>>>, until: Instant, cx: &mut Context<'_>) -> Poll<()> {
+    let sleep = sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+    if sleep.deadline() != until {
+        sleep.as_mut().reset(until);
+    }
+    sleep.as_mut().poll(cx)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_packet_that_follows_puts_the_write_off_but_not_beyond_the_longest_delay() {
+        let ms = Duration::from_millis;
+        let policy = FlushPolicy::Timed { delay: ms(1), max_delay: ms(10) };
+        let first = Instant::from_std(std::time::Instant::now());
+        for (last_ms, due_ms) in [(0, 1), (4, 5), (9, 10), (30, 10)] {
+            let queued = Queued { first, last: first + ms(last_ms) };
+            assert_eq!(policy.due(queued), Some(first + ms(due_ms)), "the last after {last_ms} ms");
+        }
+    }
+
+    #[test]
+    fn adaptive_flushing_knows_no_time() {
+        let now = Instant::from_std(std::time::Instant::now());
+        assert_eq!(FlushPolicy::Adaptive.due(Queued { first: now, last: now }), None);
+    }
+}

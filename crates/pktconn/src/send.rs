@@ -1,0 +1,236 @@
+//! From packets to the outbox.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use futures_sink::Sink;
+use pktconn_codec::{Frame, Packet};
+
+use crate::error::Reason;
+use crate::shared::Shared;
+use crate::{ConnStats, Error, close};
+
+/// The sending side of a connection that was [split](crate::PacketConn::split).
+///
+/// Clone it and hand it to any task; packets go out in the order in which `send` accepted them. Also a [`Sink`] of
+/// packets.
+///
+/// Dropping it is no close, as long as other handles are there: see [`close`](Self::close).
+pub struct PacketSender {
+    shared: Arc<Shared>,
+}
+
+impl PacketSender {
+    pub(crate) fn new(shared: &Arc<Shared>) -> Self {
+        shared.add_handle();
+        Self { shared: Arc::clone(shared) }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Accepts a packet to be sent, and waits for room in the outbox first where there is none.
+    ///
+    /// What is accepted leaves without another call, at the end of the current turn of the scheduler at the latest (under
+    /// [`flush_delay`](crate::ConnConfig::flush_delay), when that has passed). Waiting senders are served in their order.
+    ///
+    /// # Errors
+    ///
+    /// [`is_payload_too_large`](Error::is_payload_too_large): the connection goes on. Any other: the connection has
+    /// ended, and says why; after a clean close of the peer alone, sending goes on working. The packet comes back in
+    /// [`into_unsent`](Error::into_unsent).
+    ///
+    /// # Cancel safety
+    ///
+    /// The packet is accepted whole when the future completes, and not at all when it is dropped before.
+    pub async fn send(&self, packet: impl Into<Packet>) -> Result<(), Error> {
+        let packet = packet.into();
+        let result = self.send_framed(&packet).await;
+        result.map_err(|reason| Error::new(reason, vec![packet]))
+    }
+
+    async fn send_framed(&self, packet: &Packet) -> Result<(), Reason> {
+        let shared = &self.shared;
+        let (frame, permits) = self.frame(packet)?;
+        let room = match shared.room.try_acquire_many(permits) {
+            Ok(room) => room,
+            Err(_) => {
+                shared.hurry();
+                match shared.room.acquire_many(permits).await {
+                    Ok(room) => room,
+                    Err(_closed) => return Err(self.end_reason()),
+                }
+            }
+        };
+        shared.accept(packet, &frame, permits as usize)?;
+        // The bytes hold the room now; writing them gives it back.
+        room.forget();
+        Ok(())
+    }
+
+    /// Accepts a packet to be sent if the outbox has room for it.
+    ///
+    /// # Errors
+    ///
+    /// [`is_full`](Error::is_full) when there is no room now; otherwise as [`send`](Self::send). The packet comes back in
+    /// [`into_unsent`](Error::into_unsent).
+    pub fn try_send(&self, packet: impl Into<Packet>) -> Result<(), Error> {
+        let packet = packet.into();
+        let result = self.try_send_framed(&packet);
+        result.map_err(|reason| Error::new(reason, vec![packet]))
+    }
+
+    fn try_send_framed(&self, packet: &Packet) -> Result<(), Reason> {
+        use tokio::sync::TryAcquireError::{Closed, NoPermits};
+        let (frame, permits) = self.frame(packet)?;
+        let room = self.shared.room.try_acquire_many(permits).map_err(|error| match error {
+            NoPermits => Reason::Full,
+            Closed => self.end_reason(),
+        })?;
+        self.shared.accept(packet, &frame, permits as usize)?;
+        room.forget();
+        Ok(())
+    }
+
+    /// The frame of `packet`, and the room that it takes: all there is, for one that is larger than that.
+    fn frame<'a>(&self, packet: &'a Packet) -> Result<(Frame<'a>, u32), Reason> {
+        let frame = self.shared.codec.frame(packet).map_err(Reason::TooLarge)?;
+        let permits = frame.len().min(self.shared.config.send_high_water);
+        // The configuration was checked: the high-water mark fits.
+        Ok((frame, u32::try_from(permits).unwrap_or(u32::MAX)))
+    }
+
+    fn end_reason(&self) -> Reason {
+        self.shared.reason().unwrap_or(Reason::LocalClose)
+    }
+
+    /// Waits until everything that was accepted before this call is written to the transport.
+    ///
+    /// Not needed for packets to leave: see [`send`](Self::send). It cuts a `flush_delay` short, and tells when a packet
+    /// is in the kernel's hands, which is not yet the peer's.
+    ///
+    /// # Errors
+    ///
+    /// The connection ended before.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing: what was accepted is written all the same.
+    pub async fn flush(&self) -> Result<(), Error> {
+        let target = self.shared.bytes_accepted();
+        poll_fn(|cx| self.shared.poll_flushed(target, cx)).await.map_err(Error::from)
+    }
+
+    /// Closes the connection, for all of its handles: writes out what was accepted, sends FIN, and waits for the peer to
+    /// close its side too.
+    ///
+    /// Until then the connection reads on and discards what arrives: to close a socket with bytes unread would reset it,
+    /// and so destroy what was sent and the peer has not read. Senders that wait get an error, and so does the receiver
+    /// when it is next polled; one that is neither polled nor dropped keeps its bytes unread, and `close` waits in vain
+    /// until the deadline.
+    ///
+    /// The deadline is [`close_timeout`](crate::ConnConfig::close_timeout) after the first call.
+    ///
+    /// # Errors
+    ///
+    /// [`is_timeout`](Error::is_timeout) when the deadline passed before all was written, [`is_io`](Error::is_io) when
+    /// the transport failed, and the error of a connection that had already failed. The packets that were not wholly
+    /// written come back in [`into_unsent`](Error::into_unsent). A peer that got FIN and does not close its side by the
+    /// deadline is no error.
+    ///
+    /// # Cancel safety
+    ///
+    /// The close goes on when the future is dropped, as long as a handle is there; a further call waits for its end.
+    pub async fn close(&self) -> Result<(), Error> {
+        close::close(&self.shared).await
+    }
+
+    /// Waits until the connection ends or begins to, and tells why: the first reason of all.
+    ///
+    /// A clean close of the peer counts, although packets can still be sent then. It is noticed by receiving alone.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
+    pub async fn closed(&self) -> Error {
+        poll_fn(|cx| self.shared.poll_reason(cx)).await.into()
+    }
+
+    /// Why the connection ended or begins to: the first reason of all, or `None` while it is open.
+    #[must_use]
+    pub fn close_reason(&self) -> Option<Error> {
+        self.shared.reason().map(Error::from)
+    }
+
+    /// What went through the connection so far.
+    #[must_use]
+    pub fn stats(&self) -> ConnStats {
+        self.shared.stats()
+    }
+
+    /// The address of this side, where the transport has one.
+    #[must_use]
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.shared.local_addr
+    }
+
+    /// The address of the peer, where the transport has one.
+    #[must_use]
+    pub fn peer_addr(&self) -> Option<SocketAddr> {
+        self.shared.peer_addr
+    }
+
+    fn start_send(&self, packet: &Packet) -> Result<(), Reason> {
+        let (frame, permits) = self.frame(packet)?;
+        // `poll_ready` saw the outbox below its mark, which this one packet may then pass: it takes what room is left.
+        let taken = self.shared.room.forget_permits(permits as usize);
+        self.shared.accept(packet, &frame, taken)
+    }
+}
+
+impl Clone for PacketSender {
+    fn clone(&self) -> Self {
+        Self::new(&self.shared)
+    }
+}
+
+impl Drop for PacketSender {
+    fn drop(&mut self) {
+        self.shared.drop_handle();
+    }
+}
+
+impl std::fmt::Debug for PacketSender {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PacketSender").field("peer_addr", &self.shared.peer_addr).finish_non_exhaustive()
+    }
+}
+
+/// Ready while the outbox is below its high-water mark, which one packet for each handle may then pass.
+impl<P: Into<Packet>> Sink<P> for PacketSender {
+    type Error = Error;
+
+    fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.shared.poll_room(cx).map_err(Error::from)
+    }
+
+    fn start_send(self: Pin<&mut Self>, packet: P) -> Result<(), Error> {
+        let packet = packet.into();
+        (*self).start_send(&packet).map_err(|reason| Error::new(reason, vec![packet]))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let target = self.shared.bytes_accepted();
+        self.shared.poll_flushed(target, cx).map_err(Error::from)
+    }
+
+    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.shared.close();
+        ready!(self.shared.poll_ended(cx))?;
+        Poll::Ready(Ok(()))
+    }
+}

@@ -1,0 +1,222 @@
+//! Accepting connections, and a task for each.
+//!
+//! ```text
+//!   listener -- accept --> PacketConn --> handler, in a task of its own
+//!      ^ until shutdown()                   '-- serve() returns when the last one has finished
+//! ```
+
+use std::error::Error as StdError;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream, ToSocketAddrs};
+use tokio::task::{JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::{ConnConfig, Error, PacketConn};
+
+type HandlerResult = Result<(), Box<dyn StdError + Send + Sync>>;
+
+/// A TCP server that runs a handler for each connection.
+///
+/// See the [crate's example](crate#a-server-and-a-client).
+#[derive(Debug)]
+pub struct PacketServer {
+    listener: TcpListener,
+    local_addr: SocketAddr,
+    config: ConnConfig,
+    handle: ServerHandle,
+}
+
+/// Stops a [`PacketServer`], and tells its handlers of it. Clone it freely.
+#[derive(Clone, Debug)]
+pub struct ServerHandle {
+    stop: CancellationToken,
+}
+
+impl ServerHandle {
+    /// Stops accepting. Handlers go on until they finish; those that would wait for their peers for ever should watch
+    /// [`stopping`](Self::stopping).
+    pub fn shutdown(&self) {
+        self.stop.cancel();
+    }
+
+    /// Waits for [`shutdown`](Self::shutdown) to be called.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
+    pub async fn stopping(&self) {
+        self.stop.cancelled().await;
+    }
+}
+
+impl PacketServer {
+    /// Listens on `addr`, with the default configuration for its connections. Port 0 asks for a free port.
+    ///
+    /// # Errors
+    ///
+    /// [`is_io`](Error::is_io): the address does not resolve, is not of this machine, or is in use.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves nothing behind.
+    pub async fn bind(addr: impl ToSocketAddrs) -> Result<Self, Error> {
+        Self::bind_with(addr, ConnConfig::new()).await
+    }
+
+    /// Listens on `addr`, with a configuration of the caller's for its connections.
+    ///
+    /// # Errors
+    ///
+    /// [`is_io`](Error::is_io): the address does not resolve, is not of this machine, or is in use.
+    /// [`is_config`](Error::is_config): the configuration contradicts itself.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves nothing behind.
+    pub async fn bind_with(addr: impl ToSocketAddrs, config: ConnConfig) -> Result<Self, Error> {
+        config.check()?;
+        let listener = TcpListener::bind(addr).await?;
+        let local_addr = listener.local_addr()?;
+        let handle = ServerHandle { stop: CancellationToken::new() };
+        Ok(Self { listener, local_addr, config, handle })
+    }
+
+    /// The address that the server listens on, with the real port.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// A handle to stop the server with.
+    #[must_use]
+    pub fn handle(&self) -> ServerHandle {
+        self.handle.clone()
+    }
+
+    /// Accepts connections and runs `handler` for each, in a task of its own. Returns when the server was
+    /// [shut down](ServerHandle::shutdown) and the last handler has finished.
+    ///
+    /// The handler owns its connection. It should [`close`](PacketConn::close) it at its end: dropping it loses what the
+    /// peer has not taken yet. A handler that fails or panics ends its own connection alone, and is logged.
+    ///
+    /// When no connection can be accepted, because a limit on open files is reached, the server logs it, waits (10 ms,
+    /// doubling to 1 s) and tries again; the connections that it has go on.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future stops the server at once: the listener is closed, and the handlers are dropped with their
+    /// connections.
+    pub async fn serve<H, F>(self, handler: H)
+    where
+        H: Fn(PacketConn) -> F + Send + Sync + 'static,
+        F: Future<Output = HandlerResult> + Send,
+    {
+        let handler = Arc::new(handler);
+        let mut handlers = JoinSet::new();
+        let mut pause = AcceptPause::default();
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = self.handle.stopping() => break,
+                Some(finished) = handlers.join_next() => {
+                    log_panic(finished);
+                    continue;
+                }
+                accepted = self.listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, peer_addr)) => {
+                    pause = AcceptPause::default();
+                    let handler = Arc::clone(&handler);
+                    let config = self.config.clone();
+                    handlers.spawn(async move { run(stream, peer_addr, config, &*handler).await });
+                }
+                Err(error) => self.wait_after(&error, &mut pause).await,
+            }
+        }
+        drop(self.listener);
+        while let Some(finished) = handlers.join_next().await {
+            log_panic(finished);
+        }
+    }
+
+    async fn wait_after(&self, error: &io::Error, pause: &mut AcceptPause) {
+        // A peer that gave up before it was accepted says nothing about the next one.
+        if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
+            return;
+        }
+        let pause = pause.next();
+        tracing::warn!(addr = %self.local_addr, %error, ?pause, "no connection can be accepted; is the limit on open files reached?");
+        tokio::select! {
+            () = self.handle.stopping() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+async fn run<H, F>(stream: TcpStream, peer_addr: SocketAddr, config: ConnConfig, handler: &H)
+where
+    H: Fn(PacketConn) -> F,
+    F: Future<Output = HandlerResult>,
+{
+    let result = match PacketConn::from_tcp(stream, config) {
+        Ok(conn) => handler(conn).await,
+        // Gone between being accepted and being looked at.
+        Err(error) => Err(error.into()),
+    };
+    if let Err(error) = result {
+        tracing::warn!(peer = %peer_addr, error = chain(&*error), "the connection's handler failed");
+    }
+}
+
+fn log_panic(finished: Result<(), JoinError>) {
+    // The panic itself was printed by the hook; this says that only one handler is gone.
+    if finished.is_err_and(|error| error.is_panic()) {
+        tracing::error!("a connection's handler panicked; its connection is closed");
+    }
+}
+
+/// An error and what is behind it, in one line.
+fn chain(error: &dyn StdError) -> String {
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        line = format!("{line}: {error}");
+        source = error.source();
+    }
+    line
+}
+
+/// How long to wait when nothing can be accepted: a file may be closed at any moment, and a busy loop helps nobody.
+struct AcceptPause(Duration);
+
+impl Default for AcceptPause {
+    fn default() -> Self {
+        Self(Duration::from_millis(10))
+    }
+}
+
+impl AcceptPause {
+    fn next(&mut self) -> Duration {
+        let pause = self.0;
+        self.0 = (pause * 2).min(Duration::from_secs(1));
+        pause
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pause_doubles_to_a_second() {
+        let mut pause = AcceptPause::default();
+        let ms: Vec<_> = (0..9).map(|_| pause.next().as_millis()).collect();
+        assert_eq!(ms, [10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
+    }
+}

@@ -1,0 +1,47 @@
+//! What went through a connection.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Counts of a connection since it was made.
+///
+/// Bytes are those of whole frames on the wire: headers and checksums count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ConnStats {
+    /// Packets that `recv` returned.
+    pub packets_received: u64,
+    /// Bytes that were read from the transport.
+    pub bytes_received: u64,
+    /// Reads from the transport that returned bytes.
+    pub reads: u64,
+    /// Packets that `send` accepted.
+    pub packets_sent: u64,
+    /// Bytes that the transport took.
+    pub bytes_sent: u64,
+    /// Writes to the transport that took bytes.
+    pub writes: u64,
+    /// Bytes of accepted packets that the transport has not taken yet.
+    pub queued_bytes: u64,
+}
+
+/// The counts of the receiving side: written by the one receiver, read by any handle.
+#[derive(Default)]
+pub(crate) struct Received {
+    pub(crate) packets: Counter,
+    pub(crate) bytes: Counter,
+    pub(crate) reads: Counter,
+}
+
+/// A counter with one writer: no atomic read-modify-write is needed, which would cost as much as decoding a packet.
+#[derive(Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add(&self, count: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(count), Relaxed);
+    }
+
+    pub(crate) fn total(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
