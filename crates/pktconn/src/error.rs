@@ -149,7 +149,7 @@ impl fmt::Display for Error {
                 "the peer closed the connection in the middle of a frame"
             }
             Reason::Frame(_) => "the peer sent a frame that is not acceptable",
-            Reason::Io(_) => "the transport of the connection failed",
+            Reason::Io(_) => "the transport failed",
             Reason::CloseTimeout => "the connection was closed before everything was written",
             Reason::Full => "the outbox is full",
             Reason::TooLarge(_) => "the packet is too large to be sent",

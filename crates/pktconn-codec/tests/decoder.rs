@@ -1,0 +1,497 @@
+//! How decoding behaves at its edges: memory, errors, the end of the stream, limits.
+//!
+//! Frames are byte literals where one can read them. `FRAME`, which holds `PAYLOAD` and a checksum, stands in
+//! where any frame will do.
+
+mod common;
+
+use std::error::Error;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use common::{Typed, decode, encode, frame_error, framings, packets_of};
+use futures::{FutureExt, SinkExt, StreamExt};
+use pktconn_codec::{
+    Checksum, CodecConfig, CodecError, FrameError, HeaderFormat, Packet, PacketCodec, PacketMut, ReadError,
+};
+use tokio::io::{AsyncWriteExt, duplex};
+use tokio_util::codec::{Decoder, Framed};
+
+const PAYLOAD: &[u8] = b"\x3a\xbd\x40";
+const FRAME: &[u8] = b"\x03\0\0\0\x3a\xbd\x40\xc0\x34\xcf\xa2";
+/// `FRAME` with another last byte.
+const BAD_SUM: &[u8] = b"\x03\0\0\0\x3a\xbd\x40\xc0\x34\xcf\xa3";
+const BAD_SUM_ERROR: FrameError = FrameError::ChecksumMismatch { expected: 0xa3cf_34c0, actual: 0xa2cf_34c0 };
+
+/// The header of 32 MiB, the most that the default configuration accepts.
+const HEADER_OF_32_MIB: &[u8] = b"\0\0\0\x02";
+/// The most that the read buffer may hold beyond twice what has arrived.
+const SLACK: usize = 8 * 1024;
+
+fn checked() -> CodecConfig {
+    CodecConfig::new().checksum(Checksum::Crc32)
+}
+
+/// What `decode` makes of `wire` as it stands, without the end of the stream.
+fn decode_once(config: CodecConfig, wire: &[u8]) -> Result<Option<Packet>, FrameError> {
+    PacketCodec::new(config).decode(&mut BytesMut::from(wire)).map_err(frame_error)
+}
+
+#[test]
+fn every_framing_has_its_own_bytes_and_decodes_them() {
+    let cases: [(HeaderFormat, Checksum, &[u8]); 8] = [
+        (HeaderFormat::U32Le, Checksum::None, b"\x03\0\0\0\x3a\xbd\x40"),
+        (HeaderFormat::U32Be, Checksum::None, b"\0\0\0\x03\x3a\xbd\x40"),
+        (HeaderFormat::U16Le, Checksum::None, b"\x03\0\x3a\xbd\x40"),
+        (HeaderFormat::U16Be, Checksum::None, b"\0\x03\x3a\xbd\x40"),
+        (HeaderFormat::U32Le, Checksum::Crc32, FRAME),
+        (HeaderFormat::U32Be, Checksum::Crc32, b"\0\0\0\x03\x3a\xbd\x40\xb3\x81\x92\x81"),
+        (HeaderFormat::U16Le, Checksum::Crc32, b"\x03\0\x3a\xbd\x40\xee\x7c\xc9\x8f"),
+        (HeaderFormat::U16Be, Checksum::Crc32, b"\0\x03\x3a\xbd\x40\xd0\xa9\xdc\xda"),
+    ];
+    for (header, checksum, wire) in cases {
+        let config = CodecConfig::new().header(header).checksum(checksum);
+        for (origin, packet) in packets_of(PAYLOAD) {
+            assert_eq!(encode(&config, &packet).unwrap(), wire, "{config:?}, {origin}");
+        }
+        assert_eq!(decode(&config, [wire]), (vec![PAYLOAD.into()], Ok(())), "{config:?}");
+    }
+}
+
+#[test]
+fn empty_packets_are_delivered_as_such() {
+    let cases: [(CodecConfig, &[u8]); 4] = [
+        (CodecConfig::new(), b"\0\0\0\0"),
+        (CodecConfig::new().header(HeaderFormat::U16Be), b"\0\0"),
+        (checked(), b"\0\0\0\0\x1c\xdf\x44\x21"),
+        (checked().header(HeaderFormat::U16Le), b"\0\0\xff\x12\xd9\x41"),
+    ];
+    for (config, wire) in cases {
+        for (origin, packet) in packets_of(b"") {
+            assert_eq!(encode(&config, &packet).unwrap(), wire, "{config:?}, {origin}");
+        }
+        let (packets, end) = decode(&config, [&wire.repeat(3)[..]]);
+        assert_eq!((packets, end), (vec![Packet::default(); 3], Ok(())), "{config:?}");
+    }
+}
+
+#[test]
+fn a_header_alone_commits_no_memory() {
+    let unlimited = CodecConfig::new().max_payload_len(usize::MAX);
+    let cases: [(CodecConfig, &[u8]); 3] = [
+        (CodecConfig::new(), HEADER_OF_32_MIB),
+        (unlimited, b"\xff\xff\xff\xff"),
+        (unlimited.header(HeaderFormat::U32Be), b"\xff\xff\xff\xff"),
+    ];
+    for (config, header) in cases {
+        // A buffer that the header fills, and the first one of `Framed`.
+        for capacity in [header.len(), 8 * 1024] {
+            let mut buffer = BytesMut::with_capacity(capacity);
+            buffer.put_slice(header);
+            let mut codec = PacketCodec::new(config);
+            for _ in 0..3 {
+                assert!(codec.decode(&mut buffer).unwrap().is_none());
+                let bound = 2 * header.len() + SLACK;
+                assert!(buffer.capacity() <= bound, "{} bytes for a header, {config:?}", buffer.capacity());
+            }
+        }
+    }
+}
+
+/// Lets `wire` arrive as it does in `Framed`: room for one byte at least, then a read of what there is room
+/// for, of at most `read_len` bytes. After every read `check` sees the buffer and how much arrived so far.
+fn arrive(
+    buffer: &mut BytesMut,
+    wire: &[u8],
+    read_len: usize,
+    check: impl Fn(&BytesMut, usize),
+) -> Vec<Packet> {
+    let mut codec = PacketCodec::default();
+    let mut packets = Vec::new();
+    let mut unread = wire;
+    while !unread.is_empty() {
+        buffer.reserve(1);
+        let room = buffer.capacity() - buffer.len();
+        let (read, rest) = unread.split_at(room.min(read_len).min(unread.len()));
+        buffer.put_slice(read);
+        unread = rest;
+        while let Some(packet) = codec.decode(buffer).unwrap() {
+            packets.push(packet);
+        }
+        check(buffer, wire.len() - unread.len());
+    }
+    packets
+}
+
+#[test]
+fn the_buffer_stays_within_twice_what_has_arrived() {
+    let payload = vec![7; 4 * 1024 * 1024];
+    let large = encode(&CodecConfig::new(), &payload.into()).unwrap();
+    // Alone, and behind a packet that is still held, so that the buffer they share cannot grow in place.
+    let behind_another = [b"\x05\0\0\0first", &large[..]].concat();
+    for wire in [large, behind_another] {
+        for read_len in [1024, 1460, 64 * 1024] {
+            for mut buffer in [BytesMut::new(), BytesMut::with_capacity(8 * 1024)] {
+                let packets = arrive(&mut buffer, &wire, read_len, |buffer, arrived| {
+                    let capacity = buffer.capacity();
+                    let bound = 2 * arrived + SLACK;
+                    assert!(capacity <= bound, "{capacity} bytes for {arrived}, {read_len} at a time");
+                });
+                assert_eq!(packets.last().map(Packet::len), Some(4 * 1024 * 1024));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_full_buffer_is_given_room_for_as_much_as_it_holds() {
+    let half = 100 * 1024;
+    let wire = [&b"\0\x20\x03\0"[..], &vec![7; half]].concat();
+    // The header alone, all that there is of a payload of 200 KiB, and a frame that lacks less than it holds.
+    for (arrived, room) in [(&wire[..4], SLACK), (&wire, half), (b"\x05\0\0\0abc", 2)] {
+        let mut buffer = BytesMut::from(arrived);
+        assert_eq!(buffer.capacity(), buffer.len());
+        assert!(PacketCodec::default().decode(&mut buffer).unwrap().is_none());
+        assert!(buffer.capacity() - buffer.len() >= room, "{} of {room}", buffer.capacity() - buffer.len());
+    }
+}
+
+#[test]
+fn decode_frame_leaves_all_reserving_to_the_caller() {
+    let mut buffer = BytesMut::from(HEADER_OF_32_MIB);
+    let capacity = buffer.capacity();
+    let mut codec = PacketCodec::default();
+    assert_eq!(codec.missing(&buffer), 0, "nothing is known before the first call");
+    assert_eq!(codec.decode_frame(&mut buffer), Ok(None));
+    assert_eq!(buffer.capacity(), capacity);
+    assert_eq!(codec.missing(&buffer), 32 * 1024 * 1024);
+    buffer.put_slice(b"some");
+    assert_eq!(codec.missing(&buffer), 32 * 1024 * 1024 - 4);
+}
+
+#[test]
+fn nothing_leaves_the_buffer_before_its_frame_is_whole() {
+    for len in 0..FRAME.len() {
+        let mut buffer = BytesMut::from(&FRAME[..len]);
+        assert_eq!(PacketCodec::new(checked()).decode_frame(&mut buffer), Ok(None));
+        assert_eq!(buffer, FRAME[..len]);
+        // So that another codec, after the first was dropped, finds the frame from its start.
+        buffer.put_slice(&FRAME[len..]);
+        assert_eq!(PacketCodec::new(checked()).decode_frame(&mut buffer), Ok(Some(PAYLOAD.into())));
+        assert!(buffer.is_empty());
+    }
+}
+
+#[test]
+fn a_received_packet_is_a_slice_of_the_read_buffer() {
+    for config in framings() {
+        let wire = encode(&config, &PAYLOAD.into()).unwrap();
+        let mut buffer = BytesMut::from(&wire.repeat(3)[..]);
+        let start = buffer.as_ptr();
+        let mut codec = PacketCodec::new(config);
+        for i in 0..3 {
+            let mut packet = codec.decode(&mut buffer).unwrap().unwrap();
+            let expected = start.wrapping_add(i * wire.len() + config.header_format().header_len());
+            assert_eq!(packet.payload().as_ptr(), expected, "{config:?}");
+            assert_eq!(packet.read_bytes(3).unwrap().as_ptr(), expected, "{config:?}");
+            assert_eq!(packet.clone().payload().as_ptr(), expected, "{config:?}");
+            assert_eq!(packet.into_payload().as_ptr(), expected, "{config:?}");
+        }
+    }
+}
+
+#[test]
+fn a_received_packet_is_sent_on_without_a_copy() {
+    for received_in in framings() {
+        let wire = encode(&received_in, &PAYLOAD.into()).unwrap();
+        let packet = decode_once(received_in, &wire).unwrap().unwrap();
+        for config in framings() {
+            let codec = PacketCodec::new(config);
+            let frame = codec.frame(&packet).unwrap();
+            let same_header = config.header_format() == received_in.header_format();
+            let same_checksum = config.checksum_kind() == received_in.checksum_kind();
+            let header_len = config.header_format().header_len();
+            let checksum_len = config.checksum_kind().checksum_len();
+
+            // The header and the checksum that the packet came with serve again where they are right.
+            let reused = if same_header { header_len } else { 0 };
+            assert_eq!(frame.body().as_ptr(), packet.payload().as_ptr().wrapping_sub(reused));
+            assert_eq!(frame.body_bytes().as_ptr(), frame.body().as_ptr());
+            assert_eq!(frame.head().len(), header_len - reused);
+            assert_eq!(frame.tail().len(), if same_header && same_checksum { 0 } else { checksum_len });
+        }
+    }
+}
+
+/// Every call on `codec` ends in `error`, whatever the buffer holds.
+fn assert_sticks(codec: &mut PacketCodec, buffer: &mut BytesMut, error: FrameError) {
+    buffer.put_slice(FRAME);
+    for buffer in [buffer, &mut BytesMut::from(FRAME), &mut BytesMut::new()] {
+        assert_eq!(codec.decode(buffer).map_err(frame_error), Err(error));
+        assert_eq!(codec.decode_eof(buffer).map_err(frame_error), Err(error));
+        assert_eq!(codec.decode_frame(buffer), Err(error));
+        assert_eq!(codec.decode_end(buffer), Err(error));
+        assert_eq!(codec.missing(buffer), 0);
+    }
+}
+
+#[test]
+fn a_decode_error_names_its_numbers_and_sticks() {
+    let config = checked().max_payload_len(3);
+    let cases: [(&[u8], FrameError); 3] = [
+        (b"\x04\0\0\0", FrameError::PayloadTooLarge { len: 4, max: 3 }),
+        (b"\xff\xff\xff\xff", FrameError::PayloadTooLarge { len: 0xffff_ffff, max: 3 }),
+        (BAD_SUM, BAD_SUM_ERROR),
+    ];
+    for (bad, error) in cases {
+        let mut codec = PacketCodec::new(config);
+        let mut buffer = BytesMut::from(&[FRAME, bad, FRAME].concat()[..]);
+        assert_eq!(codec.decode_frame(&mut buffer), Ok(Some(PAYLOAD.into())), "a good frame before {error}");
+        assert_eq!(codec.decode(&mut buffer).map_err(frame_error), Err(error));
+        assert_sticks(&mut codec, &mut buffer, error);
+    }
+}
+
+#[test]
+fn a_truncated_stream_stays_so_when_more_bytes_follow() {
+    let mut codec = PacketCodec::new(checked());
+    let mut buffer = BytesMut::from(&FRAME[..7]);
+    let error = FrameError::Truncated { needed: 11, available: 7 };
+    assert!(codec.decode(&mut buffer).unwrap().is_none());
+    assert_eq!(codec.decode_eof(&mut buffer).map_err(frame_error), Err(error));
+    buffer.put_slice(&FRAME[7..]);
+    assert_sticks(&mut codec, &mut buffer, error);
+}
+
+#[test]
+fn a_stream_that_ends_between_frames_ends_cleanly() {
+    for config in framings() {
+        let wire = encode(&config, &PAYLOAD.into()).unwrap();
+        assert_eq!(decode(&config, []), (vec![], Ok(())));
+        assert_eq!(decode(&config, [&wire.repeat(2)[..]]), (vec![PAYLOAD.into(); 2], Ok(())));
+    }
+}
+
+#[test]
+fn the_end_of_the_stream_still_gives_the_packets_that_are_whole() {
+    let mut codec = PacketCodec::new(checked());
+    let mut buffer = BytesMut::from(&FRAME.repeat(2)[..]);
+    for _ in 0..2 {
+        assert_eq!(codec.decode_eof(&mut buffer).unwrap(), Some(PAYLOAD.into()));
+    }
+    // `Framed` may ask again after the end.
+    for _ in 0..2 {
+        assert_eq!(codec.decode_eof(&mut buffer).unwrap(), None);
+    }
+}
+
+#[test]
+fn a_stream_that_ends_in_mid_frame_is_truncated() {
+    // The header; the payload, from its first byte on; the checksum.
+    let needed = [4, 4, 4, 11, 11, 11, 11, 11, 11, 11];
+    for (available, needed) in (1..FRAME.len()).zip(needed) {
+        let (packets, end) = decode(&checked(), [FRAME, &FRAME[..available]]);
+        assert_eq!(packets, [PAYLOAD.into()]);
+        assert_eq!(end, Err(FrameError::Truncated { needed, available }));
+    }
+    let short_header = CodecConfig::new().header(HeaderFormat::U16Be);
+    for (wire, needed) in [(&b"\0"[..], 2), (b"\0\x03", 5), (b"\0\x03\x3a\xbd", 5)] {
+        let error = FrameError::Truncated { needed, available: wire.len() };
+        assert_eq!(decode(&short_header, [wire]), (vec![], Err(error)));
+    }
+}
+
+#[test]
+fn each_header_ends_where_its_length_field_does() {
+    for config in framings() {
+        let expected = if config.header_format().header_len() == 2 { 65_535 } else { 0xffff_ffff };
+        assert_eq!(config.max_payload_len(usize::MAX).payload_limit(), expected, "{config:?}");
+    }
+    for config in framings().filter(|config| config.header_format().header_len() == 2) {
+        let longest = vec![7; 65_535];
+        for (origin, packet) in packets_of(&longest) {
+            let wire = encode(&config, &packet).unwrap();
+            assert_eq!(wire[..2], *b"\xff\xff", "{config:?}, {origin}");
+            assert_eq!(decode(&config, [&wire[..]]), (vec![packet], Ok(())), "{config:?}, {origin}");
+        }
+        for (origin, packet) in packets_of(&[7; 65_536]) {
+            let error = FrameError::PayloadTooLarge { len: 65_536, max: 65_535 };
+            assert_eq!(encode(&config, &packet), Err(error), "{config:?}, {origin}");
+        }
+    }
+}
+
+#[test]
+fn a_payload_may_be_as_long_as_the_limit_and_no_longer() {
+    for config in framings().map(|config| config.max_payload_len(3)) {
+        let too_large = Err(FrameError::PayloadTooLarge { len: 4, max: 3 });
+        for (origin, packet) in packets_of(b"abc") {
+            let wire = encode(&config, &packet).unwrap();
+            assert_eq!(decode(&config, [&wire[..]]), (vec![packet], Ok(())), "{config:?}, {origin}");
+        }
+        for (origin, packet) in packets_of(b"abcd") {
+            assert_eq!(encode(&config, &packet), too_large, "{config:?}, {origin}");
+        }
+        let four = encode(&config.max_payload_len(4), &b"abcd".into()).unwrap();
+        // The header alone is enough to refuse it.
+        let header = &four[..config.header_format().header_len()];
+        assert_eq!(decode_once(config, header), too_large.map(|_| None), "{config:?}");
+    }
+}
+
+#[test]
+fn the_default_limit_is_32_mib() {
+    let limit = 32 * 1024 * 1024;
+    assert_eq!(decode_once(CodecConfig::new(), HEADER_OF_32_MIB), Ok(None));
+    let too_large = FrameError::PayloadTooLarge { len: limit + 1, max: limit };
+    assert_eq!(decode_once(CodecConfig::new(), b"\x01\0\0\x02"), Err(too_large));
+    assert_eq!(encode(&CodecConfig::new(), &vec![0; limit + 1].into()), Err(too_large));
+}
+
+#[test]
+fn a_limit_of_zero_lets_empty_packets_pass() {
+    let config = CodecConfig::new().max_payload_len(0);
+    assert_eq!(decode(&config, [&b"\0\0\0\0"[..]]), (vec![Packet::default()], Ok(())));
+    assert_eq!(decode_once(config, b"\x01\0\0\0"), Err(FrameError::PayloadTooLarge { len: 1, max: 0 }));
+}
+
+#[test]
+fn a_flipped_bit_never_becomes_a_packet() {
+    let long: Vec<u8> = (0..100).collect();
+    for config in framings().filter(|config| config.checksum_kind() == Checksum::Crc32) {
+        for payload in [&b""[..], b"\0", PAYLOAD, &long] {
+            let frame = encode(&config, &payload.to_vec().into()).unwrap();
+            for bit in 0..frame.len() * 8 {
+                let mut altered = frame.clone();
+                altered[bit / 8] ^= 1 << (bit % 8);
+                // Alone, and with frames behind it that a longer length would take in.
+                for behind in [0, 1, 300] {
+                    let rest = frame.repeat(behind);
+                    let (packets, end) = decode(&config, [&frame[..], &altered, &rest]);
+                    assert_eq!(packets, [payload.to_vec().into()], "bit {bit} of {frame:x?}, {config:?}");
+                    assert!(end.is_err(), "bit {bit} of {frame:x?}, {config:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_peer_without_the_checksum_is_found_out() {
+    // Two frames without one: the second's header is taken for the sum of the first.
+    let wire = b"\x03\0\0\0\x3a\xbd\x40\x03\0\0\0\x3a\xbd\x40";
+    let error = FrameError::ChecksumMismatch { expected: 3, actual: 0xa2cf_34c0 };
+    assert_eq!(decode_once(checked(), wire), Err(error));
+}
+
+#[test]
+fn errors_say_their_numbers_and_keep_their_source() {
+    let too_large = FrameError::PayloadTooLarge { len: 4, max: 3 };
+    let truncated = FrameError::Truncated { needed: 11, available: 7 };
+    assert_eq!(too_large.to_string(), "a payload of 4 bytes is over the limit of 3");
+    assert_eq!(truncated.to_string(), "the stream ended after 7 of the 11 bytes of a frame");
+    assert_eq!(
+        BAD_SUM_ERROR.to_string(),
+        "the checksum of a frame is 0xa3cf34c0, its bytes sum up to 0xa2cf34c0"
+    );
+    assert_eq!(CodecError::from(too_large).to_string(), too_large.to_string());
+
+    let reset = CodecError::from(std::io::Error::other("reset"));
+    assert_eq!(reset.source().unwrap().to_string(), "reset");
+    let not_utf8 = Packet::from(b"\x01\0\xff").read_var_str_u16().unwrap_err();
+    assert!(matches!(not_utf8, ReadError::InvalidUtf8(_)));
+    assert!(not_utf8.source().unwrap().is::<std::str::Utf8Error>());
+}
+
+#[tokio::test]
+async fn typed_values_cross_a_framed_and_come_back() {
+    let values = [
+        Typed::Bool(true),
+        Typed::U8(0xff),
+        Typed::U16(0xfffe),
+        Typed::I16(-2),
+        Typed::U32(0xffff_fffe),
+        Typed::I32(-3),
+        Typed::U64(u64::MAX - 1),
+        Typed::I64(-4),
+        Typed::F32(0.5),
+        Typed::F64(-0.1),
+        Typed::Bytes(Bytes::from_static(b"raw")),
+        Typed::VarBytesU16(Bytes::new()),
+        Typed::VarBytesU32(Bytes::from_static(b"bytes")),
+        Typed::VarStrU16("\u{5c01}\u{5305}".to_owned()),
+        Typed::VarStrU32(String::new()),
+    ];
+    for config in framings() {
+        // Far less than a frame: each of them is read and written in pieces.
+        let (here, there) = duplex(16);
+        let mut client = Framed::new(here, PacketCodec::new(config));
+        let (replies, requests) = Framed::new(there, PacketCodec::new(config)).split();
+        let serve = requests.forward(replies);
+        let ask = async {
+            for value in &values {
+                let mut request = PacketMut::new();
+                value.write(&mut request).unwrap();
+                client.send(request.freeze()).await.unwrap();
+                let mut reply = client.next().await.unwrap().unwrap();
+                assert_eq!(value.read_alike(&mut reply).as_ref(), Ok(value), "{config:?}");
+            }
+            drop(client);
+        };
+        let ((), served) = tokio::join!(ask, serve);
+        served.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_framed_commits_no_memory_to_a_header_and_little_beyond_what_arrives() {
+    let (mut peer, transport) = duplex(1024);
+    let mut framed = Framed::new(transport, PacketCodec::default());
+    peer.write_all(HEADER_OF_32_MIB).await.unwrap();
+    assert!(framed.next().now_or_never().is_none());
+    assert!(framed.read_buffer().capacity() <= 2 * HEADER_OF_32_MIB.len() + SLACK);
+    for read in 1..=256 {
+        peer.write_all(&[7; 1024]).await.unwrap();
+        assert!(framed.next().now_or_never().is_none());
+        let arrived = HEADER_OF_32_MIB.len() + read * 1024;
+        assert_eq!(framed.read_buffer().len(), arrived);
+        assert!(framed.read_buffer().capacity() <= 2 * arrived + SLACK);
+        // One task may read only so often in one turn; this begins the next.
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_framed_tells_the_peer_that_leaves_from_the_one_that_breaks_off() {
+    for (wire, expected) in
+        [(FRAME, None), (&FRAME[..10], Some(FrameError::Truncated { needed: 11, available: 10 }))]
+    {
+        let (mut peer, transport) = duplex(1024);
+        let mut framed = Framed::new(transport, PacketCodec::new(checked()));
+        peer.write_all(&[FRAME, wire].concat()).await.unwrap();
+        drop(peer);
+        let packets: Vec<_> = framed.by_ref().collect().await;
+        let error = packets.into_iter().find_map(Result::err).map(frame_error);
+        assert_eq!(error, expected);
+    }
+}
+
+#[tokio::test]
+async fn an_error_in_a_framed_comes_again_when_it_is_polled_again() {
+    let (mut peer, transport) = duplex(1024);
+    let mut framed = Framed::new(transport, PacketCodec::new(checked()));
+    for wire in [BAD_SUM, FRAME] {
+        peer.write_all(wire).await.unwrap();
+        assert_eq!(framed.next().await.unwrap().map_err(frame_error), Err(BAD_SUM_ERROR));
+        // `Framed` ends a stream behind an error, but lets who insists read on.
+        assert!(framed.next().await.is_none());
+    }
+}
+
+#[tokio::test]
+async fn a_failure_of_the_transport_is_an_io_error() {
+    let (peer, transport) = duplex(1024);
+    let mut framed = Framed::new(transport, PacketCodec::default());
+    drop(peer);
+    let error = framed.send(Packet::from(PAYLOAD)).await.unwrap_err();
+    assert!(matches!(error, CodecError::Io(error) if error.kind() == std::io::ErrorKind::BrokenPipe));
+}

@@ -1,0 +1,293 @@
+//! What holds for any payload, any framing and any chunks that the bytes arrive in.
+
+mod common;
+
+use bytes::{Buf, Bytes};
+use common::{Typed, decode, encode, framings, packets_of};
+use pktconn_codec::{CodecConfig, Packet, PacketMut, ReadError};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+
+fn framing() -> impl Strategy<Value = CodecConfig> {
+    select(framings().collect::<Vec<_>>())
+}
+
+fn payload() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        1 => Just(Vec::new()),
+        8 => vec(any::<u8>(), 1..64),
+        // Longer than the first chunk of a read buffer, and than a `u16` can say.
+        1 => (any::<u8>(), 8_000..70_000_usize).prop_map(|(byte, len)| vec![byte; len]),
+    ]
+}
+
+/// The lengths of chunks, taken over and over until a stream is used up.
+fn chunk_lens() -> impl Strategy<Value = Vec<usize>> {
+    let lens = prop_oneof![4 => 1..8_usize, 2 => 8..200_usize, 1 => 200..20_000_usize];
+    vec(lens, 1..8)
+}
+
+fn chunks<'a>(mut wire: &'a [u8], lens: &'a [usize]) -> impl Iterator<Item = &'a [u8]> {
+    lens.iter().cycle().map_while(move |&len| {
+        let (chunk, rest) = wire.split_at(len.min(wire.len()));
+        wire = rest;
+        Some(chunk).filter(|chunk| !chunk.is_empty())
+    })
+}
+
+/// A part of a stream that is more or less one of frames: a whole frame, a header that claims little, noise.
+fn stream_part() -> impl Strategy<Value = Vec<u8>> {
+    let frame = (framing(), vec(any::<u8>(), 0..20))
+        .prop_map(|(framing, payload)| encode(&framing, &payload.into()).unwrap());
+    let small_header = (0..12_u8, any::<bool>())
+        .prop_map(|(len, big_endian)| if big_endian { vec![0, 0, 0, len] } else { vec![len, 0, 0, 0] });
+    prop_oneof![4 => frame, 1 => small_header, 1 => vec(any::<u8>(), 0..12)]
+}
+
+fn typed() -> impl Strategy<Value = Typed> {
+    let bytes = || vec(any::<u8>(), 0..40).prop_map(Bytes::from);
+    prop_oneof![
+        any::<bool>().prop_map(Typed::Bool),
+        any::<u8>().prop_map(Typed::U8),
+        any::<u16>().prop_map(Typed::U16),
+        any::<i16>().prop_map(Typed::I16),
+        any::<u32>().prop_map(Typed::U32),
+        any::<i32>().prop_map(Typed::I32),
+        any::<u64>().prop_map(Typed::U64),
+        any::<i64>().prop_map(Typed::I64),
+        any::<f32>().prop_map(Typed::F32),
+        any::<f64>().prop_map(Typed::F64),
+        bytes().prop_map(Typed::Bytes),
+        bytes().prop_map(Typed::VarBytesU16),
+        bytes().prop_map(Typed::VarBytesU32),
+        any::<String>().prop_map(Typed::VarStrU16),
+        any::<String>().prop_map(Typed::VarStrU32),
+    ]
+}
+
+/// Bytes of which a typed read makes something now and then: noise, and text behind a length that may fit.
+fn readable() -> impl Strategy<Value = Vec<u8>> {
+    let behind_a_length = (0..12_u8, 1..4_usize, vec(b' '..=b'~', 0..24))
+        .prop_map(|(len, zeros, text)| [&[len][..], &[0; 4][..zeros], &text].concat());
+    prop_oneof![vec(any::<u8>(), 0..24), behind_a_length]
+}
+
+fn encode_all(config: &CodecConfig, packets: &[Packet]) -> Vec<u8> {
+    packets.iter().flat_map(|packet| encode(config, packet).unwrap()).collect()
+}
+
+fn written<'a>(values: impl IntoIterator<Item = &'a Typed>) -> PacketMut {
+    let mut packet = PacketMut::new();
+    for value in values {
+        value.write(&mut packet).unwrap();
+    }
+    packet
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        // A failure is fixed and pinned by a test with a name, not by a file of seeds.
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn packets_come_back_in_any_framing_and_any_chunks(
+        config in framing(),
+        payloads in vec(payload(), 0..6),
+        lens in chunk_lens(),
+    ) {
+        let packets: Vec<Packet> = payloads
+            .into_iter()
+            .filter(|payload| payload.len() <= config.payload_limit())
+            .map(Packet::from)
+            .collect();
+        let wire = encode_all(&config, &packets);
+        let (received, end) = decode(&config, chunks(&wire, &lens));
+        prop_assert_eq!(received, packets);
+        prop_assert_eq!(end, Ok(()));
+    }
+
+    #[test]
+    fn any_bytes_decode_the_same_in_any_chunks(
+        config in framing(),
+        limit in 0..30_usize,
+        parts in vec(stream_part(), 0..6),
+        lens in chunk_lens(),
+    ) {
+        let config = config.max_payload_len(limit);
+        let wire = parts.concat();
+        let (at_once, end) = decode(&config, [&wire[..]]);
+        let (in_chunks, end_in_chunks) = decode(&config, chunks(&wire, &lens));
+        prop_assert_eq!(&in_chunks, &at_once);
+        prop_assert_eq!(end_in_chunks, end);
+
+        // The packets are the stream from its start on, and all of it when it ends cleanly.
+        let frames = encode_all(&config, &at_once);
+        prop_assert!(wire.starts_with(&frames));
+        prop_assert_eq!(end.is_ok(), frames.len() == wire.len());
+    }
+
+    #[test]
+    fn typed_values_are_read_as_they_were_written(config in framing(), values in vec(typed(), 0..20)) {
+        let sent = written(&values).freeze_for(&config);
+        let (received, end) = decode(&config, [&encode(&config, &sent).unwrap()[..]]);
+        prop_assert_eq!(end, Ok(()));
+        for mut packet in received.into_iter().chain([sent]) {
+            for value in &values {
+                prop_assert_eq!(value.read_alike(&mut packet), Ok(value.clone()));
+            }
+            prop_assert!(packet.unread().is_empty());
+            prop_assert_eq!(packet.position(), packet.len());
+        }
+    }
+
+    #[test]
+    fn floats_keep_every_bit_even_of_a_nan(single in any::<u32>(), double in any::<u64>()) {
+        for (single, double) in [(single, double), (single | 0x7f80_0001, double | 0x7ff0_0000_0000_0001)] {
+            let mut packet = PacketMut::new();
+            packet.write_f32(f32::from_bits(single));
+            packet.write_f64(f64::from_bits(double));
+            let mut packet = packet.freeze();
+            prop_assert_eq!(packet.read_f32().map(f32::to_bits), Ok(single));
+            prop_assert_eq!(packet.read_f64().map(f64::to_bits), Ok(double));
+        }
+    }
+
+    #[test]
+    fn a_read_of_a_value_that_is_cut_short_fails_and_moves_nothing(
+        before in vec(typed(), 0..3),
+        value in typed(),
+        end in any::<Index>(),
+    ) {
+        let start = written(&before).len();
+        let whole = written([&value]);
+        prop_assume!(!whole.is_empty());
+        let available = end.index(whole.len());
+        let payload = [written(&before).payload(), &whole.payload()[..available]].concat();
+        for (origin, mut packet) in packets_of(&payload) {
+            packet.seek(start).unwrap();
+            let read = value.read_alike(&mut packet);
+            let Err(ReadError::UnexpectedEnd { needed, available: left }) = read else {
+                panic!("{read:?} from {available} bytes of {value:?}, {origin}");
+            };
+            prop_assert_eq!(left, available);
+            prop_assert!(available < needed && needed <= whole.len(), "needed {}", needed);
+            prop_assert_eq!(packet.position(), start);
+        }
+    }
+
+    #[test]
+    fn a_typed_read_of_any_bytes_gives_what_is_there_or_moves_nothing(
+        payload in readable(),
+        position in any::<Index>(),
+        kind in typed(),
+    ) {
+        let start = position.index(payload.len() + 1);
+        for (origin, mut packet) in packets_of(&payload) {
+            packet.seek(start).unwrap();
+            match kind.read_alike(&mut packet) {
+                Ok(value) => {
+                    let bytes = written([&value]);
+                    prop_assert_eq!(packet.position(), start + bytes.len());
+                    // A boolean reads as true from any byte but 0, and is written as 1.
+                    let exact = !matches!(value, Typed::Bool(_));
+                    prop_assert!(!exact || payload[start..].starts_with(bytes.payload()), "{origin}");
+                }
+                Err(_) => prop_assert_eq!(packet.position(), start),
+            }
+        }
+    }
+
+    #[test]
+    fn as_a_buf_a_packet_is_its_unread_bytes(
+        payload in payload(),
+        start in any::<Index>(),
+        end in any::<Index>(),
+    ) {
+        let start = start.index(payload.len() + 1);
+        let unread = &payload[start..];
+        let taken = end.index(unread.len() + 1);
+        for (origin, mut packet) in packets_of(&payload) {
+            packet.advance(start);
+            prop_assert_eq!(packet.position(), start);
+            prop_assert_eq!(packet.remaining(), unread.len());
+            prop_assert!(packet.chunk() == unread && packet.unread() == unread, "{origin}");
+            prop_assert!(packet.clone().copy_to_bytes(taken) == unread[..taken], "{origin}");
+            let mut copied = vec![0; taken];
+            packet.copy_to_slice(&mut copied);
+            prop_assert!(copied == unread[..taken], "{origin}");
+            prop_assert!(packet.unread() == &unread[taken..], "{origin}");
+            prop_assert!(packet.payload() == payload, "{origin}");
+        }
+    }
+
+    #[test]
+    fn clones_and_detached_copies_keep_payload_and_cursor(payload in payload(), position in any::<Index>()) {
+        let start = position.index(payload.len() + 1);
+        for (origin, mut packet) in packets_of(&payload) {
+            packet.seek(start).unwrap();
+            for mut copy in [packet.clone(), packet.detach()] {
+                prop_assert!(copy.payload() == payload, "{origin}");
+                prop_assert_eq!(copy.position(), start);
+                copy.seek(0).unwrap();
+                prop_assert_eq!(packet.position(), start);
+            }
+            let detached = packet.detach();
+            prop_assert!(payload.is_empty() || detached.payload().as_ptr() != packet.payload().as_ptr());
+            prop_assert!(packet.into_payload() == payload, "{origin}");
+        }
+    }
+
+    #[test]
+    fn a_packet_that_is_written_on_keeps_its_payload_and_leaves_others_theirs(
+        payload in payload(),
+        more in vec(any::<u8>(), 0..40),
+        config in framing(),
+    ) {
+        let longer: Packet = [&payload[..], &more].concat().into();
+        for (origin, packet) in packets_of(&payload) {
+            // As one of two owners of the bytes, then as the only one.
+            let shared = packet.clone();
+            for packet in [shared, packet] {
+                let mut reopened = packet.into_mut();
+                prop_assert!(reopened.payload() == payload, "{origin}");
+                reopened.write_bytes(&more);
+                let refrozen = reopened.freeze_for(&config);
+                prop_assert_eq!(&refrozen, &longer);
+                prop_assert!(encode(&config, &refrozen) == encode(&config, &longer), "{origin}");
+            }
+        }
+    }
+
+    #[test]
+    fn writing_on_does_not_reach_the_packets_that_arrived_alongside(
+        config in framing(),
+        payloads in vec(vec(any::<u8>(), 0..20), 2..5),
+        chosen in any::<Index>(),
+    ) {
+        let packets: Vec<Packet> = payloads.into_iter().map(Packet::from).collect();
+        let wire = encode_all(&config, &packets);
+        let (mut received, _) = decode(&config, [&wire[..]]);
+        let chosen = chosen.index(packets.len());
+        let mut reopened = received.remove(chosen).into_mut();
+        reopened.payload_mut().fill(0xee);
+        reopened.write_bytes(&[0xee; 40]);
+        received.insert(chosen, packets[chosen].clone());
+        prop_assert_eq!(received, packets);
+    }
+
+    #[test]
+    fn a_packet_of_any_origin_is_encoded_as_a_fresh_one(payload in payload(), config in framing()) {
+        let afresh = encode(&config, &payload.clone().into());
+        for (origin, packet) in packets_of(&payload) {
+            prop_assert!(encode(&config, &packet) == afresh, "{origin}, encoded in {config:?}");
+        }
+        if let Ok(wire) = afresh {
+            let (packets, end) = decode(&config, [&wire[..]]);
+            prop_assert_eq!(packets, [Packet::from(payload)]);
+            prop_assert_eq!(end, Ok(()));
+        }
+    }
+}

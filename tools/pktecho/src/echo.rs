@@ -1,0 +1,56 @@
+//! The echo itself.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pktconn::{PacketConn, PacketServer, ServerHandle};
+
+use crate::say;
+use crate::tally::Board;
+
+/// Serves until the server is shut down and its connections have finished.
+pub(crate) async fn serve(server: PacketServer, board: Arc<Board>) {
+    let handle = server.handle();
+    server
+        .serve(move |conn| {
+            let (board, handle) = (Arc::clone(&board), handle.clone());
+            async move { Ok(echo(conn, &board, &handle).await?) }
+        })
+        .await;
+}
+
+async fn echo(mut conn: PacketConn, board: &Board, server: &ServerHandle) -> Result<(), pktconn::Error> {
+    let tally = board.open();
+    let mut stopping = pin!(server.stopping());
+    loop {
+        // What has arrived is answered before the stop is looked at.
+        let received = tokio::select! {
+            biased;
+            received = conn.recv() => received?,
+            () = &mut stopping => break,
+        };
+        let Some(packet) = received else { break };
+        tally.add(packet.len());
+        conn.send(packet).await?;
+    }
+    conn.close().await
+}
+
+/// Prints a line a second, for ever.
+pub(crate) async fn print_stats(board: Arc<Board>) {
+    let mut seconds = tokio::time::interval(Duration::from_secs(1));
+    let mut last = board.totals();
+    seconds.tick().await;
+    loop {
+        seconds.tick().await;
+        let now = board.totals();
+        say(&format!(
+            "{} connections, {} packets/s, {:.1} MB/s",
+            now.open,
+            now.packets - last.packets,
+            (now.bytes - last.bytes) as f64 / 1e6
+        ));
+        last = now;
+    }
+}

@@ -1,0 +1,130 @@
+//! What the command line says, checked.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+use pktconn::{Checksum, CodecConfig, ConnConfig};
+
+/// An echo server for length-prefixed packets.
+///
+/// Sends every packet back to where it came from, in order. SIGINT and SIGTERM stop it: it accepts no more, answers what
+/// it has received, closes its connections, prints totals and exits 0. A second signal ends it at once.
+#[derive(Debug, Parser)]
+#[command(version, after_help = "Example:\n  pktecho --listen 127.0.0.1:0 --threads 1 --stats")]
+pub(crate) struct Options {
+    /// The address to listen on; port 0 asks for a free port.
+    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:14572", value_parser = parse_addr)]
+    pub(crate) listen: String,
+
+    /// Threads that serve connections [default: one for each core]
+    #[arg(long, value_name = "N", default_value_t = cores(), value_parser = parse_threads, hide_default_value = true)]
+    pub(crate) threads: usize,
+
+    /// Put a CRC-32 behind each packet, and expect one. Clients must do the same.
+    #[arg(long)]
+    crc: bool,
+
+    /// The largest payload accepted, in bytes; suffixes such as KiB and MiB work.
+    #[arg(long, value_name = "SIZE", default_value = "32MiB", value_parser = parse_size)]
+    max_payload: usize,
+
+    /// Print a line a second: connections, packets/s, MB/s of payload.
+    #[arg(long)]
+    pub(crate) stats: bool,
+
+    /// How long connections may take to finish when the server is stopped.
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
+    pub(crate) drain_timeout: Duration,
+}
+
+impl Options {
+    /// Parses the command line. `Err` is the exit code after help, or after a line on standard error.
+    pub(crate) fn from_args() -> Result<Self, ExitCode> {
+        Self::try_parse().map_err(|error| match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+                let _ = error.print();
+                ExitCode::SUCCESS
+            }
+            _ => {
+                eprintln!("{}; see 'pktecho --help'", one_line(&error.to_string()));
+                ExitCode::from(2)
+            }
+        })
+    }
+
+    pub(crate) fn conn_config(&self) -> ConnConfig {
+        let checksum = if self.crc { Checksum::Crc32 } else { Checksum::None };
+        ConnConfig::new()
+            .codec(CodecConfig::new().checksum(checksum).max_payload_len(self.max_payload))
+            .close_timeout(self.drain_timeout)
+    }
+}
+
+/// What a usage error says before it comes to the usage.
+fn one_line(message: &str) -> String {
+    let said = message
+        .lines()
+        .map(str::trim)
+        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
+    said.filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
+}
+
+fn parse_addr(text: &str) -> Result<String, String> {
+    let port = text.rsplit_once(':').map(|(_host, port)| port.parse::<u16>());
+    match port {
+        Some(Ok(_)) => Ok(text.to_owned()),
+        _ => Err("an address is HOST:PORT, such as 127.0.0.1:14572 or [::1]:0".to_owned()),
+    }
+}
+
+fn parse_threads(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(threads @ 1..=1024) => Ok(threads),
+        _ => Err("a number of threads is from 1 to 1024".to_owned()),
+    }
+}
+
+fn parse_size(text: &str) -> Result<usize, String> {
+    let size: bytesize::ByteSize =
+        text.parse().map_err(|_| "a size is a number of bytes, or such as 64KiB or 32MiB".to_owned())?;
+    let size = u32::try_from(size.as_u64())
+        .map_err(|_| "the length of a packet is a u32: 4294967295 at most".to_owned())?;
+    Ok(size as usize)
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_usage_error_is_one_line() {
+        let error = Options::try_parse_from(["pktecho", "--thread", "1"]).unwrap_err().to_string();
+        let line = one_line(&error);
+        assert!(line.starts_with("error: unexpected argument '--thread' found; tip: "), "{line}");
+        assert!(!line.contains('\n') && !line.contains("Usage"), "{line}");
+    }
+
+    #[test]
+    fn what_cannot_be_an_address_is_refused() {
+        for text in ["", "localhost", "127.0.0.1:", "127.0.0.1:65536", "14572"] {
+            assert!(parse_addr(text).is_err(), "{text:?}");
+        }
+        for text in ["127.0.0.1:0", "[::1]:14572", "localhost:80"] {
+            assert!(parse_addr(text).is_ok(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_bytes_or_binary_multiples() {
+        assert_eq!(parse_size("2048"), Ok(2048));
+        assert_eq!(parse_size("64KiB"), Ok(65_536));
+        assert!(parse_size("many").is_err());
+        assert!(parse_size("4GiB").is_err(), "more than the length field can say");
+    }
+}
