@@ -1,0 +1,120 @@
+//! Any public future can be dropped at any poll: no packet is lost, doubled or torn. (That of `close` is in `close.rs`.)
+
+mod common;
+
+use common::{drop_after, numbered, piped_pair};
+use pktconn::{ConnConfig, PacketConn, PacketServer};
+
+const PACKETS: u32 = 60;
+
+/// A pipe so small that a packet takes many reads and writes, each of them a poll.
+fn narrow_pair() -> (PacketConn, PacketConn) {
+    piped_pair(16, ConnConfig::new().send_high_water(200))
+}
+
+async fn send_all(conn: &PacketConn) {
+    for number in 0..PACKETS {
+        conn.send(numbered(number)).await.unwrap();
+    }
+}
+
+async fn receive_all(conn: &mut PacketConn) {
+    for number in 0..PACKETS {
+        assert_eq!(conn.recv().await.unwrap(), Some(numbered(number)));
+    }
+}
+
+#[tokio::test]
+async fn recv_dropped_at_any_poll_loses_nothing() {
+    for polls in 1..40 {
+        let (here, mut there) = narrow_pair();
+        tokio::join!(send_all(&here), async {
+            let mut next = 0;
+            while next < PACKETS {
+                if let Some(packet) = drop_after(polls, there.recv()).await {
+                    assert_eq!(packet.unwrap(), Some(numbered(next)), "dropped after {polls} polls");
+                    next += 1;
+                }
+                // The dropped future woke nobody; let the sender go on.
+                tokio::task::yield_now().await;
+            }
+        });
+    }
+}
+
+#[tokio::test]
+async fn send_dropped_at_any_poll_sends_whole_packets_or_none() {
+    for polls in 1..40 {
+        let (here, mut there) = narrow_pair();
+        tokio::join!(
+            async {
+                for number in 0..PACKETS {
+                    // What was dropped was not accepted: sending it again must not double it.
+                    while drop_after(polls, here.send(numbered(number))).await.is_none() {
+                        tokio::task::yield_now().await;
+                    }
+                }
+            },
+            receive_all(&mut there)
+        );
+    }
+}
+
+#[tokio::test]
+async fn flush_dropped_at_any_poll_changes_nothing() {
+    for polls in 1..40 {
+        let (here, mut there) = narrow_pair();
+        tokio::join!(
+            async {
+                for number in 0..PACKETS {
+                    here.send(numbered(number)).await.unwrap();
+                    drop_after(polls, here.flush()).await;
+                }
+                here.flush().await.unwrap();
+                assert_eq!(here.stats().queued_bytes, 0);
+            },
+            receive_all(&mut there)
+        );
+    }
+}
+
+#[tokio::test]
+async fn closed_dropped_while_it_waits_changes_nothing() {
+    let (here, mut there) = narrow_pair();
+    let sending = async {
+        for number in 0..PACKETS {
+            here.send(numbered(number)).await.unwrap();
+            // One poll: the next would come with the end.
+            assert!(drop_after(1, here.closed()).await.is_none());
+        }
+    };
+    tokio::join!(sending, receive_all(&mut there));
+    drop(there);
+    here.send(b"into the void").await.unwrap();
+    assert!(here.closed().await.is_io());
+}
+
+#[tokio::test]
+async fn connect_bind_and_serve_dropped_at_any_poll_leave_the_next_try_alone() {
+    let server = PacketServer::bind("127.0.0.1:0").await.unwrap();
+    let addr = server.local_addr();
+    let serving = tokio::spawn(server.serve(|mut conn| async move {
+        while let Some(packet) = conn.recv().await? {
+            conn.send(packet).await?;
+        }
+        Ok(conn.close().await?)
+    }));
+    for polls in 1..5 {
+        drop_after(polls, PacketConn::connect(addr)).await;
+        let mut conn = PacketConn::connect(addr).await.unwrap();
+        conn.send(b"still there").await.unwrap();
+        assert_eq!(conn.recv().await.unwrap().unwrap().payload(), b"still there");
+        conn.close().await.unwrap();
+
+        drop_after(polls, PacketServer::bind("127.0.0.1:0")).await;
+    }
+    serving.abort();
+    assert!(serving.await.unwrap_err().is_cancelled());
+    // Dropped, it listens no more, so that the port is free.
+    PacketServer::bind(addr).await.unwrap();
+}

@@ -1,0 +1,180 @@
+//! When packets leave: without another call, not one by one, and not later than configured.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{frame, numbered, piped_and_raw, piped_pair, tcp_pair};
+use pktconn::ConnConfig;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::Instant;
+
+const MS: Duration = Duration::from_millis(1);
+
+#[tokio::test(start_paused = true)]
+async fn a_packet_leaves_though_its_sender_then_waits_for_something_else() {
+    let (conn, mut raw) = piped_and_raw(4096, ConnConfig::new());
+    let started = Instant::now();
+    let sender = tokio::spawn(async move {
+        conn.send(b"alone").await.unwrap();
+        std::future::pending::<()>().await;
+    });
+    let mut bytes = [0; 9];
+    raw.read_exact(&mut bytes).await.unwrap();
+    assert_eq!(bytes[..], frame(b"alone"));
+    assert_eq!(started.elapsed(), Duration::ZERO, "it waited for a timer");
+    sender.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_leaves_though_its_handler_sleeps_before_it_receives_again() {
+    let (mut conn, mut raw) = piped_and_raw(4096, ConnConfig::new());
+    raw.write_all(&frame(b"ping")).await.unwrap();
+    let started = Instant::now();
+    let handler = tokio::spawn(async move {
+        let packet = conn.recv().await.unwrap().unwrap();
+        conn.send(packet).await.unwrap();
+        tokio::time::sleep(1000 * MS).await;
+    });
+    let mut bytes = [0; 8];
+    raw.read_exact(&mut bytes).await.unwrap();
+    assert_eq!(started.elapsed(), Duration::ZERO, "it waited for the handler");
+    handler.await.unwrap();
+}
+
+#[tokio::test]
+async fn packets_sent_in_one_turn_leave_in_one_write() {
+    let (conn, mut raw) = piped_and_raw(64 * 1024, ConnConfig::new());
+    for number in 0..50 {
+        conn.send(numbered(number)).await.unwrap();
+    }
+    assert_eq!(conn.stats().writes, 0);
+    raw.read_u8().await.unwrap();
+    assert_eq!(conn.stats().writes, 1);
+}
+
+#[tokio::test]
+async fn replies_to_packets_that_came_together_leave_together() {
+    let (mut conn, mut raw) = piped_and_raw(64 * 1024, ConnConfig::new());
+    let batch: Vec<u8> = (0..32).flat_map(|number| frame(numbered(number).payload())).collect();
+    let server = tokio::spawn(async move {
+        while let Some(packet) = conn.recv().await.unwrap() {
+            conn.send(packet).await.unwrap();
+        }
+        conn.stats()
+    });
+    for _ in 0..10 {
+        raw.write_all(&batch).await.unwrap();
+        let mut replies = vec![0; batch.len()];
+        raw.read_exact(&mut replies).await.unwrap();
+        assert!(replies == batch);
+    }
+    raw.shutdown().await.unwrap();
+    let stats = server.await.unwrap();
+    assert_eq!(stats.packets_sent, 320);
+    // The first batches come while the read chunk still grows.
+    assert!(stats.writes <= 20, "{stats:?}");
+}
+
+#[tokio::test]
+async fn a_loop_that_only_sends_takes_a_write_for_many_packets() {
+    let (here, mut there) = tcp_pair(ConnConfig::new()).await;
+    let count = 100_000;
+    let receiver = tokio::spawn(async move {
+        for _ in 0..count {
+            assert_eq!(there.recv().await.unwrap().unwrap().len(), 64);
+        }
+    });
+    for _ in 0..count {
+        here.send(&[7; 64]).await.unwrap();
+    }
+    receiver.await.unwrap();
+    let stats = here.stats();
+    assert!(stats.writes * 32 <= stats.packets_sent, "{stats:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_a_flush_delay_packets_leave_when_none_has_followed_for_so_long() {
+    let config = ConnConfig::new().flush_delay(5 * MS).max_flush_delay(50 * MS);
+    let (here, mut there) = piped_pair(4096, config);
+    let started = Instant::now();
+    for number in 0..3 {
+        here.send(numbered(number)).await.unwrap();
+        tokio::time::sleep(3 * MS).await;
+    }
+    for number in 0..3 {
+        assert_eq!(there.recv().await.unwrap().unwrap(), numbered(number));
+    }
+    // The last was sent after 6 ms.
+    assert_eq!(started.elapsed(), 11 * MS);
+    assert_eq!(here.stats().writes, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_a_flush_delay_no_packet_waits_longer_than_the_longest_delay() {
+    let config = ConnConfig::new().flush_delay(5 * MS).max_flush_delay(10 * MS);
+    let (here, mut there) = piped_pair(4096, config);
+    let started = Instant::now();
+    let sender = tokio::spawn(async move {
+        for number in 0.. {
+            here.send(numbered(number)).await.unwrap();
+            tokio::time::sleep(2 * MS).await;
+        }
+    });
+    assert_eq!(there.recv().await.unwrap().unwrap(), numbered(0));
+    assert_eq!(started.elapsed(), 10 * MS);
+    sender.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flush_cuts_the_delay_short() {
+    let (here, mut there) = piped_pair(4096, ConnConfig::new().flush_delay(1000 * MS));
+    let started = Instant::now();
+    here.send(b"now").await.unwrap();
+    here.flush().await.unwrap();
+    assert_eq!(there.recv().await.unwrap().unwrap().payload(), b"now");
+    assert_eq!(started.elapsed(), Duration::ZERO);
+    // The next packet waits again: the delay counts from it, not from the one before.
+    tokio::time::sleep(700 * MS).await;
+    here.send(b"later").await.unwrap();
+    there.recv().await.unwrap();
+    assert_eq!(started.elapsed(), 1700 * MS);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_writes_worth_and_a_close_do_not_wait_for_the_delay() {
+    let (here, mut there) = piped_pair(1024 * 1024, ConnConfig::new().flush_delay(1000 * MS));
+    let started = Instant::now();
+    here.send(vec![1; 64 * 1024]).await.unwrap();
+    assert_eq!(there.recv().await.unwrap().unwrap().len(), 64 * 1024);
+    here.send(b"last").await.unwrap();
+    let (mut here, closing) = (here, async {
+        assert_eq!(there.recv().await.unwrap().unwrap().payload(), b"last");
+        assert!(there.recv().await.unwrap().is_none());
+        there.close().await.unwrap();
+    });
+    let (closed, ()) = tokio::join!(here.close(), closing);
+    closed.unwrap();
+    assert_eq!(started.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sender_that_waits_for_room_does_not_wait_for_the_delay() {
+    let config = ConnConfig::new().flush_delay(1000 * MS).send_high_water(1000);
+    let (here, mut there) = piped_pair(1024 * 1024, config);
+    let started = Instant::now();
+    here.send(vec![1; 900]).await.unwrap();
+    here.send(vec![2; 900]).await.unwrap();
+    assert_eq!(there.recv().await.unwrap().unwrap().payload(), [1; 900]);
+    assert_eq!(started.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test]
+async fn a_flush_waits_until_a_transport_that_buffers_has_let_go() {
+    let (here, there) = tokio::io::duplex(4096);
+    let conn = pktconn::PacketConn::new(tokio::io::BufWriter::new(here), ConnConfig::new()).unwrap();
+    let mut there = pktconn::PacketConn::new(there, ConnConfig::new()).unwrap();
+    conn.send(b"through the buffer").await.unwrap();
+    conn.flush().await.unwrap();
+    assert_eq!(there.recv().await.unwrap().unwrap().payload(), b"through the buffer");
+}
