@@ -150,8 +150,14 @@ impl PacketServer {
         if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
             return;
         }
-        let pause = pause.next();
-        tracing::warn!(addr = %self.local_addr, %error, ?pause, "no connection can be accepted; is the limit on open files reached?");
+        let (pause, tell) = pause.next();
+        if tell {
+            tracing::warn!(
+                addr = %self.local_addr,
+                %error,
+                "no connection can be accepted, trying again; if the limit on open files is reached, raise it (ulimit -n)"
+            );
+        }
         tokio::select! {
             () = self.handle.stopping() => {}
             () = tokio::time::sleep(pause) => {}
@@ -195,17 +201,21 @@ fn chain(error: &dyn StdError) -> String {
 /// How long to wait when nothing can be accepted: a file may be closed at any moment, and a busy loop helps nobody.
 struct AcceptPause(Duration);
 
-impl Default for AcceptPause {
-    fn default() -> Self {
-        Self(Duration::from_millis(10))
+impl AcceptPause {
+    const FIRST: Duration = Duration::from_millis(10);
+    const LONGEST: Duration = Duration::from_secs(1);
+
+    /// The next pause, and whether it is worth a line in the log: the first is, and then one a second.
+    fn next(&mut self) -> (Duration, bool) {
+        let pause = self.0;
+        self.0 = (pause * 2).min(Self::LONGEST);
+        (pause, pause == Self::FIRST || pause == Self::LONGEST)
     }
 }
 
-impl AcceptPause {
-    fn next(&mut self) -> Duration {
-        let pause = self.0;
-        self.0 = (pause * 2).min(Duration::from_secs(1));
-        pause
+impl Default for AcceptPause {
+    fn default() -> Self {
+        Self(Self::FIRST)
     }
 }
 
@@ -214,9 +224,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_pause_doubles_to_a_second() {
+    fn the_pause_doubles_to_a_second_and_is_told_once_a_second() {
         let mut pause = AcceptPause::default();
-        let ms: Vec<_> = (0..9).map(|_| pause.next().as_millis()).collect();
-        assert_eq!(ms, [10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
+        let pauses: Vec<_> =
+            (0..9).map(|_| pause.next()).map(|(pause, tell)| (pause.as_millis(), tell)).collect();
+        let quiet = [20, 40, 80, 160, 320, 640].map(|ms| (ms, false));
+        assert_eq!(pauses, [&[(10, true)], &quiet[..], &[(1000, true); 2]].concat());
     }
 }

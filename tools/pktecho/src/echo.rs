@@ -7,7 +7,7 @@ use std::time::Duration;
 use pktconn::{PacketConn, PacketServer, ServerHandle};
 
 use crate::say;
-use crate::tally::Board;
+use crate::tally::{Board, Totals, connections};
 
 /// Serves until the server is shut down and its connections have finished.
 pub(crate) async fn serve(server: PacketServer, board: Arc<Board>) {
@@ -40,14 +40,14 @@ async fn echo(mut conn: PacketConn, board: &Board, server: &ServerHandle) -> Res
 /// Prints a line a second, for ever.
 pub(crate) async fn print_stats(board: Arc<Board>) {
     let mut seconds = tokio::time::interval(Duration::from_secs(1));
-    let mut last = board.totals();
+    let mut last = Totals::default();
     seconds.tick().await;
     loop {
         seconds.tick().await;
         let now = board.totals();
         say(&format!(
-            "{} connections, {} packets/s, {:.1} MB/s",
-            now.open,
+            "{}, {} packets/s, {:.1} MB/s",
+            connections(now.open),
             now.packets - last.packets,
             (now.bytes - last.bytes) as f64 / 1e6
         ));

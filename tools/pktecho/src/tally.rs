@@ -21,10 +21,10 @@ struct State {
 }
 
 /// What was echoed by now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Totals {
     pub(crate) accepted: u64,
-    pub(crate) open: usize,
+    pub(crate) open: u64,
     pub(crate) packets: u64,
     pub(crate) bytes: u64,
 }
@@ -60,7 +60,7 @@ impl Board {
         };
         Totals {
             accepted: state.accepted,
-            open: state.live.len(),
+            open: state.live.len() as u64,
             packets: state.packets + live(|counts| &counts.packets),
             bytes: state.bytes + live(|counts| &counts.bytes),
         }
@@ -69,10 +69,10 @@ impl Board {
     pub(crate) fn summary(&self, elapsed: Duration) -> String {
         let totals = self.totals();
         format!(
-            "echoed {} packets, {:.1} MB of payload, over {} connections in {:.1} s",
+            "echoed {} packets, {:.1} MB of payload, over {} in {:.1} s",
             totals.packets,
             totals.bytes as f64 / 1e6,
-            totals.accepted,
+            connections(totals.accepted),
             elapsed.as_secs_f64()
         )
     }
@@ -80,6 +80,11 @@ impl Board {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// "1 connection", "2 connections".
+pub(crate) fn connections(count: u64) -> String {
+    format!("{count} connection{}", if count == 1 { "" } else { "s" })
 }
 
 impl Tally<'_> {

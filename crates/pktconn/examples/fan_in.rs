@@ -1,0 +1,111 @@
+//! Many connections into one loop, as game servers do: `cargo run --example fan_in`.
+//!
+//! ```text
+//!   connection --.                                     .--> connection
+//!   connection ---+--> events --> one loop, all state --+--> connection
+//!   connection --'                                     '--> connection
+//! ```
+//!
+//! Each connection has a task that only receives. The loop owns all state without a lock and sends through the
+//! connections' senders; what it sends in one turn to a connection leaves in one write.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
+use anyhow::Context;
+use pktconn::{Packet, PacketConn, PacketMut, PacketSender, PacketServer};
+use tokio::sync::mpsc;
+
+enum Event {
+    Joined(SocketAddr, PacketSender),
+    Said(SocketAddr, Packet),
+    Left(SocketAddr),
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let server = PacketServer::bind("127.0.0.1:0").await?;
+    let addr = server.local_addr();
+
+    // Bounded: when the loop falls behind, the connections are read no further, and their peers have to wait.
+    let (events, queue) = mpsc::channel(1024);
+    tokio::spawn(world(queue));
+    tokio::spawn(server.serve(move |conn| {
+        let events = events.clone();
+        async move { Ok(pump(conn, events).await?) }
+    }));
+
+    let players = (0..3).map(|id| tokio::spawn(play(addr, id)));
+    for player in players.collect::<Vec<_>>() {
+        player.await??;
+    }
+    Ok(())
+}
+
+/// From one connection into the queue of all.
+async fn pump(conn: PacketConn, events: mpsc::Sender<Event>) -> anyhow::Result<()> {
+    let peer = conn.peer_addr().context("TCP has addresses")?;
+    let (sender, mut receiver) = conn.split();
+    events.send(Event::Joined(peer, sender)).await?;
+    let result = loop {
+        match receiver.recv().await {
+            Ok(Some(packet)) => events.send(Event::Said(peer, packet)).await?,
+            Ok(None) => break Ok(()),
+            Err(error) => break Err(error.into()),
+        }
+    };
+    events.send(Event::Left(peer)).await?;
+    result
+}
+
+/// The loop: adds up what everybody says, and tells everybody.
+async fn world(mut queue: mpsc::Receiver<Event>) {
+    let mut players: HashMap<SocketAddr, PacketSender> = HashMap::new();
+    let mut total = 0;
+    while let Some(event) = queue.recv().await {
+        match event {
+            Event::Joined(peer, sender) => {
+                players.insert(peer, sender);
+            }
+            Event::Left(peer) => {
+                players.remove(&peer);
+            }
+            Event::Said(peer, mut packet) => {
+                let Ok(number) = packet.read_u32() else {
+                    // Nothing that a player sends: out with it, in a task of its own, as a close takes its time.
+                    if let Some(stranger) = players.remove(&peer) {
+                        tokio::spawn(async move { stranger.close().await });
+                    }
+                    continue;
+                };
+                total += number;
+                let mut news = PacketMut::new();
+                news.write_u32(total);
+                // Encoded once, whatever the number of players.
+                let news = news.freeze();
+                // One whose outbox is full does not keep up: it is left out rather than waited for.
+                players.retain(|_, player| match player.try_send(news.clone()) {
+                    Ok(()) => true,
+                    Err(error) => error.is_full(),
+                });
+            }
+        }
+    }
+}
+
+/// A client that says a few numbers and then waits until the world has heard all of everybody's.
+async fn play(addr: SocketAddr, id: u32) -> anyhow::Result<()> {
+    let mut conn = PacketConn::connect(addr).await?;
+    for number in [1_u32, 10, 100] {
+        let mut packet = PacketMut::new();
+        packet.write_u32(number);
+        conn.send(packet).await?;
+    }
+    let mut total = 0;
+    while total < 3 * 111 {
+        total = conn.recv().await?.context("the world has ended")?.read_u32()?;
+        println!("player {id}: the total is {total}");
+    }
+    conn.close().await?;
+    Ok(())
+}

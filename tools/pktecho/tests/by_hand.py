@@ -1,0 +1,183 @@
+"""A client that speaks the wire format with nothing but struct and zlib, against a pktecho of its own.
+
+Usage: by_hand.py PATH_OF_PKTECHO [UNITTEST OPTIONS]
+"""
+
+import os
+import resource
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import unittest
+import zlib
+
+PKTECHO = sys.argv.pop(1)
+LIMIT = 32 * 1024 * 1024
+
+
+def pattern(length, seed):
+    """The payloads of the captured vectors."""
+    period = bytes((i * 131 + seed * 17 + 7) % 256 for i in range(256))
+    return (period * (length // 256 + 1))[:length]
+
+
+class Server:
+    def __init__(self, *options):
+        command = [PKTECHO, "--listen", "127.0.0.1:0", "--threads", "1", *options]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        first_line = self.process.stdout.readline()
+        assert first_line.startswith("listening on "), first_line
+        self.port = int(first_line.rsplit(":", 1)[1])
+
+    def rss_bytes(self):
+        return int(subprocess.check_output(["ps", "-o", "rss=", "-p", str(self.process.pid)])) * 1024
+
+    def stop(self):
+        """Ends the server; returns its exit code and what it wrote to standard error."""
+        self.process.terminate()
+        _, errors = self.process.communicate(timeout=30)
+        return self.process.returncode, errors
+
+
+class Client:
+    def __init__(self, server, crc=False):
+        self.socket = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+        self.crc = crc
+
+    def frame(self, payload):
+        frame = struct.pack("<I", len(payload)) + payload
+        return frame + struct.pack("<I", zlib.crc32(frame)) if self.crc else frame
+
+    def send(self, payload):
+        self.socket.sendall(self.frame(payload))
+
+    def read(self, length):
+        data = bytearray()
+        while len(data) < length:
+            part = self.socket.recv(min(length - len(data), 1 << 20))
+            if not part:
+                raise EOFError(f"{len(data)} of {length} bytes")
+            data += part
+        return bytes(data)
+
+    def receive(self):
+        header = self.read(4)
+        payload = self.read(struct.unpack("<I", header)[0])
+        if self.crc:
+            expected = zlib.crc32(header + payload)
+            assert struct.unpack("<I", self.read(4))[0] == expected, "wrong checksum"
+        return payload
+
+    def is_closed_by_the_server(self):
+        """Waits for the end of the stream. A server that closes with bytes unread resets it: that is an end, too."""
+        try:
+            return self.socket.recv(1) == b""
+        except ConnectionResetError:
+            return True
+
+    def close(self):
+        self.socket.close()
+
+
+class Echo(unittest.TestCase):
+    def start(self, *options):
+        server = Server(*options)
+        # Killed only where a case fails before it stops its server.
+        self.addCleanup(lambda: server.process.poll() is None and server.process.kill())
+        return server
+
+    def connect(self, server, crc=False):
+        client = Client(server, crc)
+        self.addCleanup(client.close)
+        return client
+
+    def stop_cleanly(self, server):
+        code, errors = server.stop()
+        self.assertEqual(code, 0)
+        return errors
+
+    def test_every_byte_comes_back(self):
+        for crc in (False, True):
+            server = self.start(*["--crc"] * crc)
+            client = self.connect(server, crc)
+            for length in [0, 1, 3, 4, 127, 128, 129, 255, 256, 511, 512, 513, 2047, 2048, 65535, 65536, 1 << 20]:
+                client.send(pattern(length, length))
+                self.assertEqual(client.receive(), pattern(length, length), f"{length} bytes, crc {crc}")
+            largest = pattern(LIMIT, 5)
+            sending = threading.Thread(target=client.send, args=(largest,))
+            sending.start()
+            self.assertTrue(client.receive() == largest, f"32 MiB, crc {crc}")
+            sending.join()
+            client.close()
+            self.assertEqual(self.stop_cleanly(server), "")
+
+    def test_a_half_close_still_brings_all_replies(self):
+        server = self.start()
+        client = self.connect(server)
+        for number in range(2000):
+            client.send(pattern(number, number))
+        client.socket.shutdown(socket.SHUT_WR)
+        for number in range(2000):
+            self.assertEqual(client.receive(), pattern(number, number))
+        self.assertTrue(client.is_closed_by_the_server())
+        self.assertEqual(self.stop_cleanly(server), "")
+
+    def test_a_length_over_the_limit_closes_the_connection_and_costs_no_memory(self):
+        server = self.start()
+        client, bystander = self.connect(server), self.connect(server)
+        client.send(b"before")
+        self.assertEqual(client.receive(), b"before")
+        before = server.rss_bytes()
+        client.socket.sendall(struct.pack("<I", LIMIT + 1))
+        self.assertTrue(client.is_closed_by_the_server())
+        self.assertLess(server.rss_bytes() - before, 1 << 20)
+        bystander.send(b"still served")
+        self.assertEqual(bystander.receive(), b"still served")
+        bystander.close()
+        errors = self.stop_cleanly(server)
+        self.assertIn(f"a payload of {LIMIT + 1} bytes is over the limit of {LIMIT}", errors)
+
+    def test_a_wrong_checksum_closes_the_connection(self):
+        server = self.start("--crc")
+        client = self.connect(server, crc=True)
+        frame = bytearray(client.frame(b"altered on the way"))
+        frame[8] ^= 1
+        client.socket.sendall(frame)
+        self.assertTrue(client.is_closed_by_the_server())
+        self.assertIn("the checksum of a frame is", self.stop_cleanly(server))
+
+    def test_an_end_in_mid_frame_is_logged_as_what_it_is(self):
+        server = self.start()
+        client = self.connect(server)
+        client.socket.sendall(client.frame(b"cut")[:5])
+        client.socket.shutdown(socket.SHUT_WR)
+        self.assertTrue(client.is_closed_by_the_server())
+        self.assertIn("after 5 of the 7 bytes of a frame", self.stop_cleanly(server))
+
+    def test_a_thousand_announcements_of_32_mib_cost_8_kib_each_at_most(self):
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if hard != resource.RLIM_INFINITY and hard < 1100:
+            self.skipTest(f"the limit on open files is {hard}")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 1100), hard))
+        server = self.start()
+        before = server.rss_bytes()
+        clients = []
+        for _ in range(1000):
+            client = self.connect(server)
+            # The reply to the packet in front tells that the announcement has been read as well.
+            client.socket.sendall(client.frame(b"x") + struct.pack("<I", LIMIT))
+            clients.append(client)
+        for client in clients:
+            self.assertEqual(client.receive(), b"x")
+        grown = (server.rss_bytes() - before) / 1000
+        print(f"a connection that announced 32 MiB: {grown / 1024:.2f} KiB", file=sys.stderr)
+        self.assertLessEqual(grown, 8 * 1024)
+        for client in clients:
+            client.close()
+        self.stop_cleanly(server)
+
+
+if __name__ == "__main__":
+    unittest.main()

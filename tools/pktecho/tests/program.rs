@@ -1,0 +1,208 @@
+//! The program as a process: what it prints, how it stops, how it says what is wrong.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+
+/// A running server; killed when a test ends without stopping it.
+struct Server {
+    child: Child,
+    stdout: BufReader<ChildStdout>,
+    addr: String,
+}
+
+impl Server {
+    fn start(options: &[&str]) -> Self {
+        Self::spawn(pktecho(&["--listen", "127.0.0.1:0"]).args(options))
+    }
+
+    fn spawn(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        let addr =
+            line.strip_prefix("listening on ").expect("the first line names the address").trim().to_owned();
+        Self { child, stdout, addr }
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+    }
+
+    /// Waits for the end; returns what was printed after the first line.
+    fn finish(mut self) -> String {
+        let mut rest = String::new();
+        self.stdout.read_to_string(&mut rest).unwrap();
+        let status = self.child.wait().unwrap();
+        assert!(status.success(), "{status}: {rest}");
+        rest
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn pktecho(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pktecho"));
+    command.args(args).stdin(Stdio::null()).env_remove("RUST_LOG");
+    command
+}
+
+fn echo(stream: &mut TcpStream, frame: &[u8]) {
+    stream.write_all(frame).unwrap();
+    let mut reply = vec![0; frame.len()];
+    stream.read_exact(&mut reply).unwrap();
+    assert_eq!(reply, frame);
+}
+
+fn assert_one_line_error(output: &Output, code: i32, expected: &[&str]) {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    for part in expected {
+        assert!(stderr.contains(part), "{part:?} is not in {stderr}");
+    }
+    assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn either_signal_stops_it_with_totals_and_success() {
+    for (signal, threads) in [("INT", "1"), ("TERM", "2")] {
+        let server = Server::start(&["--threads", threads]);
+        let mut stream = TcpStream::connect(&server.addr).unwrap();
+        for _ in 0..10 {
+            echo(&mut stream, b"\x05\0\0\0hello");
+        }
+        server.signal(signal);
+        // The server closes; the end of this side lets it finish.
+        assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0);
+        drop(stream);
+        let rest = server.finish();
+        assert!(rest.starts_with("echoed 10 packets, 0.0 MB of payload, over 1 connection in "), "{rest}");
+    }
+}
+
+#[test]
+fn what_is_in_flight_is_answered_before_it_stops() {
+    let server = Server::start(&["--threads", "1"]);
+    let mut stream = TcpStream::connect(&server.addr).unwrap();
+    echo(&mut stream, b"\0\0\0\0");
+    let request = b"\x02\0\0\0hi".repeat(1000);
+    stream.write_all(&request).unwrap();
+    // The first reply tells that the requests have begun to arrive.
+    let mut replies = vec![0; 6];
+    stream.read_exact(&mut replies).unwrap();
+    server.signal("TERM");
+    stream.read_to_end(&mut replies).unwrap();
+    assert_eq!(replies.len() % 6, 0, "a reply was torn");
+    assert!(request.starts_with(&replies));
+    drop(stream);
+    server.finish();
+}
+
+#[test]
+fn a_peer_that_does_not_close_is_cut_when_the_time_to_drain_is_over() {
+    let server = Server::start(&["--threads", "1", "--drain-timeout", "50ms"]);
+    let mut stream = TcpStream::connect(&server.addr).unwrap();
+    echo(&mut stream, b"\x01\0\0\0x");
+    server.signal("TERM");
+    server.finish();
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let server = Server::start(&["--threads", "1", "--drain-timeout", "1h"]);
+    let mut stream = TcpStream::connect(&server.addr).unwrap();
+    echo(&mut stream, b"\x01\0\0\0x");
+    server.signal("TERM");
+    assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0, "the first signal closes the connection");
+    server.signal("INT");
+    server.finish();
+}
+
+#[test]
+fn statistics_are_a_line_a_second() {
+    let mut server = Server::start(&["--stats"]);
+    let mut stream = TcpStream::connect(&server.addr).unwrap();
+    echo(&mut stream, b"\x01\0\0\0x");
+    // The packet is in the first line, or in the second on a machine that took so long until here.
+    let mut line = String::new();
+    while !line.ends_with("1 connection, 1 packets/s, 0.0 MB/s\n") {
+        assert!(line.lines().count() < 3, "{line}");
+        server.stdout.read_line(&mut line).unwrap();
+    }
+    drop(stream);
+    server.signal("TERM");
+    server.finish();
+}
+
+#[test]
+fn at_the_limit_on_open_files_it_says_so_and_serves_on() {
+    let command =
+        format!("ulimit -n 32; exec {} --listen 127.0.0.1:0 --threads 1", env!("CARGO_BIN_EXE_pktecho"));
+    let mut shell = Command::new("sh");
+    let mut server = Server::spawn(shell.args(["-c", &command]));
+    let mut streams: Vec<_> = (0..40).map(|_| TcpStream::connect(&server.addr).unwrap()).collect();
+    echo(&mut streams[0], b"\x01\0\0\0x");
+    let mut line = String::new();
+    BufReader::new(server.child.stderr.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.contains("open files") && line.contains("ulimit -n"), "{line}");
+    echo(&mut streams[0], b"\x01\0\0\0x");
+    // With room again, those who waited are served.
+    let mut last = streams.pop().unwrap();
+    drop(streams);
+    echo(&mut last, b"\x01\0\0\0x");
+    drop(last);
+    server.signal("TERM");
+    server.finish();
+}
+
+#[test]
+fn limits_and_checksums_are_those_of_the_command_line() {
+    let server = Server::start(&["--crc", "--max-payload", "8"]);
+    let mut stream = TcpStream::connect(&server.addr).unwrap();
+    echo(&mut stream, b"\x03\0\0\0\x3a\xbd\x40\xc0\x34\xcf\xa2");
+    stream.write_all(b"\x09\0\0\0").unwrap();
+    assert!(!matches!(stream.read(&mut [0; 1]), Ok(1..)), "nine bytes are over the limit of eight");
+    server.signal("TERM");
+    server.finish();
+}
+
+#[test]
+fn bad_usage_is_one_line_and_exit_code_2() {
+    let cases: [(&[&str], &[&str]); 6] = [
+        (&["--port", "1"], &["unexpected argument '--port'", "--help"]),
+        (&["--listen", "localhost"], &["'localhost'", "HOST:PORT"]),
+        (&["--threads", "0"], &["from 1 to 1024"]),
+        (&["--max-payload", "lots"], &["64KiB"]),
+        (&["--drain-timeout", "soon"], &["--drain-timeout"]),
+        (&["extra"], &["unexpected argument 'extra'"]),
+    ];
+    for (args, expected) in cases {
+        assert_one_line_error(&pktecho(args).output().unwrap(), 2, expected);
+    }
+}
+
+#[test]
+fn an_address_that_cannot_be_had_is_one_line_that_says_what_to_do() {
+    let server = Server::start(&[]);
+    let output = pktecho(&["--listen", &server.addr]).output().unwrap();
+    assert_one_line_error(&output, 1, &[&server.addr, "choose another port", "in use"]);
+    // TEST-NET-1 of RFC 5737: never an address of this machine.
+    let output = pktecho(&["--listen", "192.0.2.1:0"]).output().unwrap();
+    assert_one_line_error(&output, 1, &["192.0.2.1:0", "an address of this machine"]);
+}
+
+#[test]
+#[ignore = "needs python3: cargo test -p pktecho -- --include-ignored"]
+fn a_client_that_speaks_the_wire_format_by_hand_is_served() {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/by_hand.py");
+    let status = Command::new("python3").arg(script).arg(env!("CARGO_BIN_EXE_pktecho")).status().unwrap();
+    assert!(status.success());
+}
