@@ -21,6 +21,7 @@ impl Checksum {
 
     /// The length of the checksum itself, in bytes: 0 or 4.
     #[must_use]
+    #[inline]
     pub const fn checksum_len(self) -> usize {
         match self {
             Self::None => 0,
@@ -37,6 +38,7 @@ impl Checksum {
     }
 
     /// Compares the end of a whole `frame` with what comes before it; `Err` holds the expected and the actual sum.
+    #[inline]
     pub(crate) fn verify(self, frame: &[u8]) -> Result<(), (u32, u32)> {
         match self {
             Self::None => Ok(()),

@@ -65,6 +65,7 @@ impl PacketCodec {
     /// # Errors
     ///
     /// [`FrameError::PayloadTooLarge`] and [`FrameError::ChecksumMismatch`], from then on for ever.
+    #[inline]
     pub fn decode_frame(&mut self, src: &mut BytesMut) -> Result<Option<Packet>, FrameError> {
         let frame_len = match self.state {
             State::Body { frame_len } => frame_len,
@@ -103,6 +104,7 @@ impl PacketCodec {
 
     /// How many bytes the frame at the front of `src` still lacks, as far as its header tells; 0 between frames.
     #[must_use]
+    #[inline]
     pub fn missing(&self, src: &BytesMut) -> usize {
         match self.state {
             State::Body { frame_len } => frame_len.saturating_sub(src.len()),
@@ -110,16 +112,32 @@ impl PacketCodec {
         }
     }
 
+    /// How much room to make behind `src` so that more of the frame at its front can arrive; 0 between frames.
+    ///
+    /// At most as much as has arrived and twice `at_least`, and never more than the frame lacks. The room doubles from
+    /// step to step and ends at the frame's length: a buffer that grows by these steps alone is no larger than its frame.
+    #[must_use]
+    pub fn room(&self, src: &BytesMut, at_least: usize) -> usize {
+        let State::Body { frame_len } = self.state else { return 0 };
+        let mut target = frame_len;
+        while target / 2 >= src.len() + at_least {
+            target /= 2;
+        }
+        target.saturating_sub(src.len())
+    }
+
     /// The bytes of `packet` on the wire.
     ///
     /// # Errors
     ///
     /// [`FrameError::PayloadTooLarge`] when its payload is over the limit.
+    #[inline]
     pub fn frame<'a>(&self, packet: &'a Packet) -> Result<Frame<'a>, FrameError> {
         Frame::new(packet, self.config.framing, self.config.payload_limit())
     }
 
     /// The length of the frame at the front of `src`, once its header is whole.
+    #[inline]
     fn frame_len(&mut self, src: &BytesMut) -> Result<Option<usize>, FrameError> {
         let framing = self.config.framing;
         let Some(len) = framing.header.read(src) else { return Ok(None) };
@@ -127,11 +145,11 @@ impl PacketCodec {
         if len > max {
             return Err(self.fail(FrameError::PayloadTooLarge { len, max }));
         }
-        let around = framing.header.header_len() + framing.checksum.checksum_len();
         // Saturates on 32-bit targets alone, at a length that no buffer there can reach.
-        Ok(Some(len.saturating_add(around)))
+        Ok(Some(len.saturating_add(framing.around_len())))
     }
 
+    #[cold]
     fn fail(&mut self, error: FrameError) -> FrameError {
         self.state = State::Failed(error);
         error
@@ -144,9 +162,9 @@ impl Decoder for PacketCodec {
 
     fn decode(&mut self, src: &mut BytesMut) -> Result<Option<Packet>, CodecError> {
         let packet = self.decode_frame(src)?;
-        // Only a full buffer grows, and by as much as it holds: so it stays within twice what has arrived.
+        // Only a full buffer grows.
         if packet.is_none() && src.capacity() == src.len() {
-            src.reserve(self.missing(src).min(src.len().max(FIRST_CHUNK)));
+            src.reserve(self.room(src, FIRST_CHUNK / 2));
         }
         Ok(packet)
     }

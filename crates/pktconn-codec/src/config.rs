@@ -25,6 +25,14 @@ pub(crate) struct Framing {
     pub(crate) checksum: Checksum,
 }
 
+impl Framing {
+    /// How much longer a frame is than its payload, in bytes.
+    #[inline]
+    pub(crate) fn around_len(self) -> usize {
+        self.header.header_len() + self.checksum.checksum_len()
+    }
+}
+
 impl CodecConfig {
     /// The default limit on a payload, 32 MiB: that of the Go library.
     pub const DEFAULT_MAX_PAYLOAD_LEN: usize = 32 * 1024 * 1024;
@@ -76,6 +84,7 @@ impl CodecConfig {
     /// The longest payload that is sent or accepted, in bytes: the smaller of what was set and of what the length field
     /// can say.
     #[must_use]
+    #[inline]
     pub fn payload_limit(&self) -> usize {
         self.max_payload_len.min(self.framing.header.max_payload_len())
     }

@@ -20,23 +20,28 @@ pub struct Frame<'a> {
 
 impl<'a> Frame<'a> {
     /// The frame of `packet` in `framing`, when its payload has at most `max` bytes.
+    #[inline]
     pub(crate) fn new(packet: &'a Packet, framing: Framing, max: usize) -> Result<Self, FrameError> {
-        let len = packet.len();
-        let owner = packet.bytes();
-        let too_large = FrameError::PayloadTooLarge { len, max };
+        let (len, owner) = (packet.len(), packet.bytes());
         if len > max {
-            return Err(too_large);
+            return Err(FrameError::PayloadTooLarge { len, max });
         }
-        Ok(match packet.framing() {
-            Some(present) if present == framing => {
-                Self { head: Inline::default(), body: owner, tail: Inline::default(), owner }
-            }
+        if packet.framing() == Some(framing) {
+            return Ok(Self { head: Inline::default(), body: owner, tail: Inline::default(), owner });
+        }
+        Self::around(packet, framing).ok_or(FrameError::PayloadTooLarge { len, max })
+    }
+
+    /// The frame of a packet that does not stand in `framing` yet; `None` where the length field is too small for it.
+    fn around(packet: &'a Packet, framing: Framing) -> Option<Self> {
+        let (len, owner) = (packet.len(), packet.bytes());
+        Some(match packet.framing() {
             Some(present) if present.header == framing.header => {
                 let body = &owner[..present.header.header_len() + len];
                 Self { head: Inline::default(), body, tail: framing.checksum.trailer([body, &[]]), owner }
             }
             _ => {
-                let head = framing.header.write(len).ok_or(too_large)?;
+                let head = framing.header.write(len)?;
                 let body = packet.payload();
                 Self { head, body, tail: framing.checksum.trailer([head.as_slice(), body]), owner }
             }
@@ -46,18 +51,21 @@ impl<'a> Frame<'a> {
     /// The length of the whole frame, in bytes.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "a frame has a header: it is never empty")]
+    #[inline]
     pub fn len(&self) -> usize {
         self.head().len() + self.body.len() + self.tail().len()
     }
 
     /// What goes out before the body: a header, or nothing.
     #[must_use]
+    #[inline]
     pub fn head(&self) -> &[u8] {
         self.head.as_slice()
     }
 
     /// The payload, and what else of the frame stands around it in memory.
     #[must_use]
+    #[inline]
     pub fn body(&self) -> &'a [u8] {
         self.body
     }
@@ -70,15 +78,20 @@ impl<'a> Frame<'a> {
 
     /// What goes out behind the body: a checksum, or nothing.
     #[must_use]
+    #[inline]
     pub fn tail(&self) -> &[u8] {
         self.tail.as_slice()
     }
 
     /// Appends the whole frame to `buffer`.
+    #[inline]
     pub fn put_into(&self, buffer: &mut BytesMut) {
         buffer.reserve(self.len());
-        buffer.put_slice(self.head());
-        buffer.put_slice(self.body);
-        buffer.put_slice(self.tail());
+        for part in [self.head(), self.body, self.tail()] {
+            // Of a packet that is sent on as it came, only the body is there.
+            if !part.is_empty() {
+                buffer.put_slice(part);
+            }
+        }
     }
 }

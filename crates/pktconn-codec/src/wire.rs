@@ -24,6 +24,7 @@ impl HeaderFormat {
 
     /// The length of the header itself, in bytes: 2 or 4.
     #[must_use]
+    #[inline]
     pub const fn header_len(self) -> usize {
         match self {
             Self::U32Le | Self::U32Be => 4,
@@ -33,6 +34,7 @@ impl HeaderFormat {
 
     /// The longest payload that the length field can announce, in bytes.
     #[must_use]
+    #[inline]
     pub const fn max_payload_len(self) -> usize {
         match self {
             Self::U32Le | Self::U32Be => u32::MAX as usize,
@@ -41,6 +43,7 @@ impl HeaderFormat {
     }
 
     /// The payload length that the first bytes of `frame` announce, or `None` while the header is not whole.
+    #[inline]
     pub(crate) fn read(self, frame: &[u8]) -> Option<usize> {
         let len = match self {
             Self::U32Le => u32::from_le_bytes(*frame.first_chunk()?) as usize,
@@ -76,6 +79,7 @@ impl Inline {
         Self { bytes, len: N as u8 }
     }
 
+    #[inline]
     pub(crate) fn as_slice(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
     }

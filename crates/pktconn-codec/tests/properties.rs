@@ -191,12 +191,53 @@ proptest! {
                 Ok(value) => {
                     let bytes = written([&value]);
                     prop_assert_eq!(packet.position(), start + bytes.len());
-                    // A boolean reads as true from any byte but 0, and is written as 1.
-                    let exact = !matches!(value, Typed::Bool(_));
-                    prop_assert!(!exact || payload[start..].starts_with(bytes.payload()), "{origin}");
+                    if let Typed::Bool(value) = value {
+                        prop_assert_eq!(value, payload[start] != 0, "{}", origin);
+                    } else {
+                        prop_assert!(payload[start..].starts_with(bytes.payload()), "{origin}");
+                    }
                 }
                 Err(_) => prop_assert_eq!(packet.position(), start),
             }
+        }
+    }
+
+    #[test]
+    fn a_string_that_is_not_utf8_is_refused_and_can_still_be_read_as_bytes(
+        before in any::<String>(),
+        bad in 0x80..=0xff_u8,
+        after in "[ -~]{0,20}",
+    ) {
+        // With neither a lead nor a continuation beside it, no byte from 0x80 on is UTF-8.
+        let bytes = [before.as_bytes(), &[bad], after.as_bytes()].concat();
+        let mut packet = PacketMut::new();
+        packet.write_var_bytes_u16(&bytes).unwrap();
+        packet.write_var_bytes_u32(&bytes).unwrap();
+        let mut packet = packet.freeze();
+
+        prop_assert!(matches!(packet.read_var_str_u16(), Err(ReadError::InvalidUtf8(_))));
+        prop_assert_eq!(packet.position(), 0);
+        prop_assert!(packet.read_var_bytes_u16().unwrap() == bytes);
+        let start = packet.position();
+        prop_assert!(matches!(packet.read_var_str_u32(), Err(ReadError::InvalidUtf8(_))));
+        prop_assert_eq!(packet.position(), start);
+        prop_assert!(packet.read_var_bytes_u32().unwrap() == bytes);
+    }
+
+    #[test]
+    fn the_cursor_goes_anywhere_in_the_payload_and_not_beyond(
+        payload in payload(),
+        position in any::<Index>(),
+        beyond in 1..100_usize,
+    ) {
+        let len = payload.len();
+        let position = position.index(len + 1);
+        for (origin, mut packet) in packets_of(&payload) {
+            prop_assert_eq!(packet.seek(position), Ok(()));
+            prop_assert!(packet.unread() == &payload[position..], "{origin}");
+            let needed = len + beyond;
+            prop_assert_eq!(packet.seek(needed), Err(ReadError::UnexpectedEnd { needed, available: len }));
+            prop_assert_eq!(packet.position(), position);
         }
     }
 

@@ -35,54 +35,69 @@ pub struct Packet {
     bytes: Bytes,
     /// How `bytes` is framed; `None` when it is the payload alone.
     framing: Option<Framing>,
+    /// The lengths of the header and of the checksum in `bytes`, which follow from `framing` and are asked for all the
+    /// time.
+    header_len: u8,
+    trailer_len: u8,
     /// The cursor, counted from the start of the payload. Never beyond its end.
     position: usize,
 }
 
 impl Packet {
     /// A packet of a whole frame, which the caller has verified.
+    #[inline]
     pub(crate) fn from_frame(frame: Bytes, framing: Framing) -> Self {
-        debug_assert!(frame.len() >= framing.header.header_len() + framing.checksum.checksum_len());
-        Self { bytes: frame, framing: Some(framing), position: 0 }
+        debug_assert!(frame.len() >= framing.around_len());
+        let header_len = framing.header.header_len() as u8;
+        let trailer_len = framing.checksum.checksum_len() as u8;
+        Self { bytes: frame, framing: Some(framing), header_len, trailer_len, position: 0 }
     }
 
+    #[inline]
     pub(crate) fn framing(&self) -> Option<Framing> {
         self.framing
     }
 
     /// The payload with whatever stands around it.
+    #[inline]
     pub(crate) fn bytes(&self) -> &Bytes {
         &self.bytes
     }
 
+    #[inline]
     pub(crate) fn header_len(&self) -> usize {
-        self.framing.map_or(0, |framing| framing.header.header_len())
+        self.header_len.into()
     }
 
+    #[inline]
     fn trailer_len(&self) -> usize {
-        self.framing.map_or(0, |framing| framing.checksum.checksum_len())
+        self.trailer_len.into()
     }
 
     /// The whole payload, wherever the cursor stands.
     #[must_use]
+    #[inline]
     pub fn payload(&self) -> &[u8] {
         &self.bytes[self.header_len()..self.bytes.len() - self.trailer_len()]
     }
 
     /// The payload from the cursor on.
     #[must_use]
+    #[inline]
     pub fn unread(&self) -> &[u8] {
         &self.payload()[self.position..]
     }
 
     /// The length of the payload in bytes, wherever the cursor stands.
     #[must_use]
+    #[inline]
     pub fn len(&self) -> usize {
         self.bytes.len() - self.header_len() - self.trailer_len()
     }
 
     /// Whether the payload is empty. An empty packet is a legal one.
     #[must_use]
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -199,7 +214,7 @@ impl fmt::Debug for Preview<'_> {
 
 impl From<Bytes> for Packet {
     fn from(payload: Bytes) -> Self {
-        Self { bytes: payload, framing: None, position: 0 }
+        Self { bytes: payload, ..Self::default() }
     }
 }
 
