@@ -63,7 +63,7 @@ impl ConnConfig {
     /// Sets how many bytes may stand in the outbox: packets that were accepted and that the transport has not taken.
     ///
     /// Beyond it `send` waits and `try_send` refuses. A packet that is larger than this passes alone, when the outbox is
-    /// empty. Cost: up to so many bytes for each connection whose peer does not read. From 1 to `u32::MAX`.
+    /// empty. Cost: up to so many bytes for each connection whose peer does not read. At least 1.
     ///
     /// Default: 1 MiB.
     #[must_use]
@@ -103,8 +103,8 @@ impl ConnConfig {
 
     /// Refuses what cannot work; every way to make a connection or a server starts with this.
     pub(crate) fn check(&self) -> Result<(), Error> {
-        if self.send_high_water == 0 || u32::try_from(self.send_high_water).is_err() {
-            return Err(Reason::Config("send_high_water must be from 1 to 4294967295 bytes").into());
+        if self.send_high_water == 0 {
+            return Err(Reason::Config("send_high_water must be at least 1 byte").into());
         }
         match self.max_flush_delay {
             Some(max) if max < self.flush_delay => {

@@ -1,5 +1,6 @@
 //! A connection as its user holds it: both sides in one.
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -118,7 +119,7 @@ impl PacketConn {
     ///
     /// Dropping the future loses nothing: the next call goes on where it stopped.
     pub async fn recv(&mut self) -> Result<Option<Packet>, Error> {
-        self.receiver.recv().await
+        poll_fn(|cx| self.receiver.poll_recv(cx)).await
     }
 
     /// Accepts a packet to be sent, and waits for room in the outbox first where there is none.

@@ -74,6 +74,8 @@ pub use send::PacketSender;
 
 mod outbox;
 
+mod pool;
+
 mod flush;
 
 mod shared;

@@ -15,8 +15,10 @@ use std::io::IoSlice;
 use bytes::{Buf, Bytes, BytesMut};
 use pktconn_codec::{Frame, Packet, PacketCodec};
 
+use crate::pool;
+
 /// One write's worth. A larger write saves next to nothing: the cost of the system call is spread over enough packets.
-pub(crate) const WRITE_WORTH: usize = 64 * 1024;
+pub(crate) const WRITE_WORTH: usize = pool::CHUNK;
 
 /// From this length on a frame is not copied: below it, the copy costs less than another slice of a vectored write
 /// and the reference counts of its memory.
@@ -37,8 +39,6 @@ pub(crate) struct Outbox {
     written: usize,
     /// All that the transport has not taken, in bytes.
     len: usize,
-    /// What the last buffer came to hold: room for the next one, which then need not grow.
-    last_open_len: usize,
 }
 
 enum Chunk {
@@ -80,8 +80,9 @@ impl Outbox {
             if self.open.len() + len > WRITE_WORTH {
                 self.seal();
             }
-            if self.open.is_empty() {
-                self.open.reserve(len.max(self.last_open_len.clamp(MIN_OPEN, WRITE_WORTH)));
+            if self.open.capacity() == 0 {
+                self.open = pool::write_buffer();
+                self.open.reserve(len.max(MIN_OPEN));
             }
             frame.put_into(&mut self.open);
         }
@@ -128,10 +129,17 @@ impl Outbox {
         }
         if self.is_empty() {
             // An idle connection holds no buffer.
-            self.last_open_len = self.open.len();
-            self.open = BytesMut::new();
+            pool::return_write_buffer(std::mem::take(&mut self.open));
             self.sealed = VecDeque::new();
             self.written = 0;
+        }
+    }
+
+    /// Lets go of room that what is queued does not need, because it may stand for long.
+    pub(crate) fn shrink(&mut self) {
+        if self.open.capacity() > 2 * self.open.len() + MIN_OPEN {
+            let exact = BytesMut::from(&self.open[..]);
+            pool::return_write_buffer(std::mem::replace(&mut self.open, exact));
         }
     }
 
@@ -162,7 +170,6 @@ impl Outbox {
 
     fn seal(&mut self) {
         if !self.open.is_empty() {
-            self.last_open_len = self.open.len();
             self.sealed.push_back(Chunk::Small(std::mem::take(&mut self.open)));
         }
     }
@@ -206,6 +213,17 @@ mod tests {
         }
         outbox.advance(outbox.len());
         assert_eq!((outbox.open.capacity(), outbox.sealed.capacity()), (0, 0));
+    }
+
+    #[test]
+    fn what_stands_in_a_blocked_outbox_takes_no_more_room_than_it_needs() {
+        let codec = PacketCodec::default();
+        let mut outbox = Outbox { open: BytesMut::with_capacity(WRITE_WORTH), ..Outbox::default() };
+        push(&mut outbox, &codec, &b"small".into());
+        outbox.advance(3);
+        outbox.shrink();
+        assert!(outbox.open.capacity() <= 2 * MIN_OPEN, "{} bytes", outbox.open.capacity());
+        assert_eq!(pending(&outbox), b"\0small");
     }
 
     #[test]

@@ -4,9 +4,9 @@
 //!   transport -- a chunk a read --> buffer -- PacketCodec --> Packet, a slice of the buffer
 //! ```
 //!
-//! Reading happens inside of `recv` alone. A chunk is as large as the traffic has lately been, so that a busy connection
-//! needs few reads and a quiet one little memory. While it waits, an idle connection holds no buffer at all, and one in
-//! the middle of a frame holds little more than what has arrived of it.
+//! Reading happens inside of `recv` alone, into a chunk that the thread lends. While it waits, an idle connection holds no
+//! buffer at all, and one in the middle of a frame just what has arrived of it. Only a frame that is larger than a chunk
+//! gets a buffer of its own, which grows as its bytes arrive.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -19,14 +19,11 @@ use pktconn_codec::{Packet, PacketCodec};
 
 use crate::Error;
 use crate::error::Reason;
+use crate::pool::{self, CHUNK};
 use crate::shared::{Reader, Shared};
 
-/// Room for a read on a quiet connection: a page, two packets of 2,048 B at once.
-const MIN_CHUNK: usize = 4 * 1024;
-
-/// Room for a read on a busy one. With 16 KiB instead, 32 packets of 0 to 2048 B that arrive together cost 1.7 times the
-/// CPU time.
-const MAX_CHUNK: usize = 64 * 1024;
+/// Less room than this is not worth a read, when it is not known how much will come.
+const MIN_READ: usize = CHUNK / 4;
 
 /// The receiving side of a connection that was [split](crate::PacketConn::split).
 ///
@@ -39,9 +36,8 @@ pub struct PacketReceiver {
     /// holds a reference to it across an `await` needs to be `Send`.
     reader: Option<Mutex<Reader>>,
     buffer: BytesMut,
-    /// What the buffer held room for when it was last made.
-    allocated: usize,
-    chunk: Chunk,
+    /// Whether the buffer is the thread's chunk.
+    lent: bool,
     codec: PacketCodec,
     end: End,
 }
@@ -60,8 +56,7 @@ impl PacketReceiver {
             shared: Arc::clone(shared),
             reader: Some(Mutex::new(reader)),
             buffer: BytesMut::new(),
-            allocated: 0,
-            chunk: Chunk::default(),
+            lent: false,
             codec: shared.codec.clone(),
             end: End::NotYet,
         }
@@ -133,31 +128,19 @@ impl PacketReceiver {
         // Without a reader an end is set: `recv` does not come this far.
         let Some(reader) = &mut self.reader else { return Poll::Ready(Ok(0)) };
         let reader = reader.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let missing = self.codec.missing(&self.buffer);
-        let wanted = self.chunk.wanted(missing, self.buffer.len(), self.buffer.capacity());
-        if wanted > 0 {
-            self.buffer.reserve(wanted);
-            self.allocated = self.buffer.capacity();
-        }
-        let spare = self.buffer.capacity() - self.buffer.len();
-        let read = tokio_util::io::poll_read_buf(Pin::new(reader), cx, &mut self.buffer);
-        if let Poll::Ready(Ok(count)) = read {
-            self.chunk.record(count, spare);
-        }
-        read
+        make_room(&mut self.buffer, &mut self.lent, &self.codec);
+        tokio_util::io::poll_read_buf(Pin::new(reader), cx, &mut self.buffer)
     }
 
     /// Lets go of the memory that waiting does not need.
     fn release_memory(&mut self) {
-        let len = self.buffer.len();
-        if len == 0 {
+        if self.lent {
+            // The start of a frame moves to memory of its own size.
+            let start = BytesMut::from(&self.buffer[..]);
+            pool::return_read_chunk(std::mem::replace(&mut self.buffer, start));
+            self.lent = false;
+        } else if self.buffer.is_empty() {
             self.buffer = BytesMut::new();
-        } else if self.allocated > 2 * len + MIN_CHUNK {
-            // The start of a frame alone, in a chunk that was made for much more.
-            let mut small = BytesMut::with_capacity(len);
-            small.extend_from_slice(&self.buffer);
-            self.buffer = small;
-            self.allocated = len;
         }
     }
 
@@ -223,37 +206,28 @@ impl std::fmt::Debug for PacketReceiver {
     }
 }
 
-/// How much room a read is given.
-struct Chunk {
-    len: usize,
-}
-
-impl Default for Chunk {
-    fn default() -> Self {
-        Self { len: MIN_CHUNK }
-    }
-}
-
-impl Chunk {
-    /// How much room to reserve before a read into a buffer of `len` bytes and of `capacity`; 0 where there is enough.
-    /// `missing` is what the frame at its front still lacks.
-    fn wanted(&self, missing: usize, len: usize, capacity: usize) -> usize {
-        let spare = capacity - len;
-        // The rest of a frame should come in one read where it can; between frames, a part of a chunk is worth a read.
-        let enough = if missing > 0 { missing.min(self.len) } else { self.len / 4 };
-        if spare >= enough.max(1) {
-            return 0;
+/// Makes room in `buffer` for a read of `codec`'s next bytes, where there is not enough.
+fn make_room(buffer: &mut BytesMut, lent: &mut bool, codec: &PacketCodec) {
+    let missing = codec.missing(buffer);
+    let (len, spare) = (buffer.len(), buffer.capacity() - buffer.len());
+    if len + missing > CHUNK {
+        let room = codec.room(buffer, MIN_READ);
+        if *lent {
+            let mut own = BytesMut::with_capacity(len + room);
+            own.extend_from_slice(buffer);
+            pool::return_read_chunk(std::mem::replace(buffer, own));
+            *lent = false;
+        } else if spare == 0 {
+            buffer.reserve(room);
         }
-        // A frame larger than a chunk doubles what has arrived: few copies, and never more than the peer has sent.
-        self.len.max(missing.min(len))
-    }
-
-    /// Learns from a read of `count` bytes where there was room for `spare`.
-    fn record(&mut self, count: usize, spare: usize) {
-        if count >= spare {
-            self.len = (self.len * 2).min(MAX_CHUNK);
-        } else if count < self.len / 4 {
-            self.len = (self.len / 2).max(MIN_CHUNK);
+    } else if spare < missing.max(MIN_READ) {
+        if *lent {
+            buffer.reserve(CHUNK - len);
+        } else {
+            let mut chunk = pool::read_chunk();
+            chunk.extend_from_slice(buffer);
+            *buffer = chunk;
+            *lent = true;
         }
     }
 }
@@ -262,38 +236,56 @@ impl Chunk {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_chunk_grows_with_full_reads_and_shrinks_with_small_ones() {
-        let mut chunk = Chunk::default();
-        for expected in [8, 16, 32, 64, 64] {
-            chunk.record(chunk.len, chunk.len);
-            assert_eq!(chunk.len, expected * 1024);
+    /// Lets a frame of `len` bytes arrive in steps of `step`, as reads of whatever room there is, and shows each state of
+    /// the buffer to `look`.
+    fn arrive(
+        buffer: &mut BytesMut,
+        lent: &mut bool,
+        len: usize,
+        step: usize,
+        look: impl Fn(&BytesMut),
+    ) -> Packet {
+        let mut codec = PacketCodec::default();
+        let frame: Vec<u8> = ((len - 4) as u32).to_le_bytes().into_iter().chain(vec![7; len - 4]).collect();
+        for mut bytes in frame.chunks(step) {
+            while !bytes.is_empty() {
+                make_room(buffer, lent, &codec);
+                let room = (buffer.capacity() - buffer.len()).min(bytes.len());
+                assert!(room > 0, "a read without room");
+                buffer.extend_from_slice(&bytes[..room]);
+                bytes = &bytes[room..];
+                look(buffer);
+                if let Some(packet) = codec.decode_frame(buffer).unwrap() {
+                    return packet;
+                }
+            }
         }
-        chunk.record(20 * 1024, chunk.len);
-        assert_eq!(chunk.len, 64 * 1024, "a third of a chunk is no reason to shrink");
-        for expected in [32, 16, 8, 4, 4] {
-            chunk.record(100, chunk.len);
-            assert_eq!(chunk.len, expected * 1024);
+        panic!("the frame did not arrive");
+    }
+
+    #[test]
+    fn room_for_a_large_frame_follows_what_has_arrived_and_ends_with_the_frame() {
+        for len in [CHUNK + 1, 1024 * 1024 + 4, 3_333_333] {
+            let (mut buffer, mut lent) = (BytesMut::new(), false);
+            arrive(&mut buffer, &mut lent, len, 10_000, |buffer| {
+                let (arrived, capacity) = (buffer.len(), buffer.capacity());
+                assert!(capacity <= 2 * arrived + CHUNK, "{capacity} bytes of room after {arrived}");
+                assert!(capacity <= len, "{capacity} bytes of room for a frame of {len}");
+            });
+            assert!(!lent, "the thread does not get such a buffer");
         }
     }
 
     #[test]
-    fn room_follows_what_has_arrived_and_not_what_was_announced() {
-        let chunk = Chunk::default();
-        let announced = 32 * 1024 * 1024;
-        assert_eq!(chunk.wanted(announced, 4, 4), MIN_CHUNK);
-        for arrived in [MIN_CHUNK, 1024 * 1024, 20 * 1024 * 1024] {
-            let wanted = chunk.wanted(announced - arrived, arrived, arrived);
-            assert!(wanted <= arrived, "{wanted} bytes of room after {arrived}");
+    fn frames_that_fit_a_chunk_are_read_into_it_again_and_again() {
+        for len in [1000, 20_000, CHUNK - 1, CHUNK] {
+            let (mut buffer, mut lent) = (BytesMut::new(), false);
+            for _ in 0..50 {
+                arrive(&mut buffer, &mut lent, len, len, |buffer| {
+                    assert!(buffer.capacity() <= CHUNK, "{} bytes for {len}", buffer.capacity());
+                });
+                assert!(lent);
+            }
         }
-    }
-
-    #[test]
-    fn room_that_serves_is_used_before_more_is_reserved() {
-        let chunk = Chunk::default();
-        assert_eq!(chunk.wanted(0, 0, 0), MIN_CHUNK);
-        assert_eq!(chunk.wanted(0, 0, MIN_CHUNK / 4), 0);
-        assert_eq!(chunk.wanted(100, 50, 150), 0, "the rest of the frame fits");
-        assert!(chunk.wanted(100, 50, 149) > 0);
     }
 }

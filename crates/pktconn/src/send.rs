@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use futures_sink::Sink;
-use pktconn_codec::{Frame, Packet};
+use pktconn_codec::Packet;
 
 use crate::error::Reason;
 use crate::shared::Shared;
@@ -49,27 +49,17 @@ impl PacketSender {
     /// The packet is accepted whole when the future completes, and not at all when it is dropped before.
     pub async fn send(&self, packet: impl Into<Packet>) -> Result<(), Error> {
         let packet = packet.into();
-        let result = self.send_framed(&packet).await;
-        result.map_err(|reason| Error::new(reason, vec![packet]))
+        match self.shared.offer(&packet) {
+            Ok(()) => Ok(()),
+            // Boxed: so the future of a send that need not wait, which is most of them, stays small.
+            Err(Reason::Full) => Box::pin(self.send_in_turn(packet)).await,
+            Err(reason) => Err(Error::new(reason, vec![packet])),
+        }
     }
 
-    async fn send_framed(&self, packet: &Packet) -> Result<(), Reason> {
-        let shared = &self.shared;
-        let (frame, permits) = self.frame(packet)?;
-        let room = match shared.room.try_acquire_many(permits) {
-            Ok(room) => room,
-            Err(_) => {
-                shared.hurry();
-                match shared.room.acquire_many(permits).await {
-                    Ok(room) => room,
-                    Err(_closed) => return Err(self.end_reason()),
-                }
-            }
-        };
-        shared.accept(packet, &frame, permits as usize)?;
-        // The bytes hold the room now; writing them gives it back.
-        room.forget();
-        Ok(())
+    async fn send_in_turn(&self, packet: Packet) -> Result<(), Error> {
+        let accepted = self.shared.accept_in_turn(&packet).await;
+        accepted.map_err(|reason| Error::new(reason, vec![packet]))
     }
 
     /// Accepts a packet to be sent if the outbox has room for it.
@@ -80,32 +70,7 @@ impl PacketSender {
     /// [`into_unsent`](Error::into_unsent).
     pub fn try_send(&self, packet: impl Into<Packet>) -> Result<(), Error> {
         let packet = packet.into();
-        let result = self.try_send_framed(&packet);
-        result.map_err(|reason| Error::new(reason, vec![packet]))
-    }
-
-    fn try_send_framed(&self, packet: &Packet) -> Result<(), Reason> {
-        use tokio::sync::TryAcquireError::{Closed, NoPermits};
-        let (frame, permits) = self.frame(packet)?;
-        let room = self.shared.room.try_acquire_many(permits).map_err(|error| match error {
-            NoPermits => Reason::Full,
-            Closed => self.end_reason(),
-        })?;
-        self.shared.accept(packet, &frame, permits as usize)?;
-        room.forget();
-        Ok(())
-    }
-
-    /// The frame of `packet`, and the room that it takes: all there is, for one that is larger than that.
-    fn frame<'a>(&self, packet: &'a Packet) -> Result<(Frame<'a>, u32), Reason> {
-        let frame = self.shared.codec.frame(packet).map_err(Reason::TooLarge)?;
-        let permits = frame.len().min(self.shared.config.send_high_water);
-        // The configuration was checked: the high-water mark fits.
-        Ok((frame, u32::try_from(permits).unwrap_or(u32::MAX)))
-    }
-
-    fn end_reason(&self) -> Reason {
-        self.shared.reason().unwrap_or(Reason::LocalClose)
+        self.shared.offer(&packet).map_err(|reason| Error::new(reason, vec![packet]))
     }
 
     /// Waits until everything that was accepted before this call is written to the transport.
@@ -183,13 +148,6 @@ impl PacketSender {
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.shared.peer_addr
     }
-
-    fn start_send(&self, packet: &Packet) -> Result<(), Reason> {
-        let (frame, permits) = self.frame(packet)?;
-        // `poll_ready` saw the outbox below its mark, which this one packet may then pass: it takes what room is left.
-        let taken = self.shared.room.forget_permits(permits as usize);
-        self.shared.accept(packet, &frame, taken)
-    }
 }
 
 impl Clone for PacketSender {
@@ -219,8 +177,9 @@ impl<P: Into<Packet>> Sink<P> for PacketSender {
     }
 
     fn start_send(self: Pin<&mut Self>, packet: P) -> Result<(), Error> {
+        // `poll_ready` saw the outbox below its mark.
         let packet = packet.into();
-        (*self).start_send(&packet).map_err(|reason| Error::new(reason, vec![packet]))
+        self.shared.force(&packet).map_err(|reason| Error::new(reason, vec![packet]))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {

@@ -11,6 +11,7 @@
 //!
 //! One mutex guards all of it. It is held for a copy of a small frame, or for a write that does not block.
 
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -21,7 +22,6 @@ use std::task::{Context, Poll, Waker, ready};
 use pktconn_codec::{Frame, Packet, PacketCodec};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::error::Reason;
@@ -39,8 +39,10 @@ pub(crate) struct Shared {
     pub(crate) local_addr: Option<SocketAddr>,
     pub(crate) peer_addr: Option<SocketAddr>,
     pub(crate) received: Received,
-    /// The room in the outbox, a permit a byte. Closed with the sending side.
-    pub(crate) room: Semaphore,
+    /// The senders that wait for room, in their order: the one that holds it is next.
+    turn: tokio::sync::Mutex<()>,
+    /// How many senders wait. Nobody passes them by.
+    waiting: AtomicUsize,
     policy: FlushPolicy,
     runtime: Handle,
     /// Senders and the receiver; the last one to go ends the connection.
@@ -65,8 +67,6 @@ pub(crate) struct State {
     remote_closed: bool,
     flusher: Flusher,
     queued: Option<Queued>,
-    /// The permits of the bytes in the outbox. Fewer than those where a packet larger than all permits stands in it.
-    held: usize,
     /// Why the connection ended, or began to: the first reason wins.
     reason: Option<Reason>,
     /// What went wrong first, also where the connection was closing by then.
@@ -110,7 +110,8 @@ impl Shared {
     ) -> Arc<Self> {
         Arc::new(Self {
             codec: PacketCodec::new(config.codec),
-            room: Semaphore::new(config.send_high_water),
+            turn: tokio::sync::Mutex::new(()),
+            waiting: AtomicUsize::new(0),
             policy: config.flush_policy(),
             config,
             local_addr,
@@ -148,64 +149,91 @@ impl Shared {
 
     // ---- sending
 
-    /// Puts `packet`, whose frame is `frame`, into the outbox. The caller has acquired `permits` of its room.
-    pub(crate) fn accept(
+    /// Puts `packet` into the outbox if there is room for it and nobody waits for that. [`Reason::Full`] otherwise.
+    pub(crate) fn offer(self: &Arc<Self>, packet: &Packet) -> Result<(), Reason> {
+        let frame = self.codec.frame(packet).map_err(Reason::TooLarge)?;
+        let mut state = self.lock();
+        state.check_open()?;
+        if self.waiting.load(Ordering::Relaxed) > 0 || !self.has_room(&state, frame.len()) {
+            return Err(Reason::Full);
+        }
+        self.push(&mut state, packet, &frame);
+        Ok(())
+    }
+
+    /// Puts `packet` into the outbox, whatever stands in it.
+    pub(crate) fn force(self: &Arc<Self>, packet: &Packet) -> Result<(), Reason> {
+        let frame = self.codec.frame(packet).map_err(Reason::TooLarge)?;
+        let mut state = self.lock();
+        state.check_open()?;
+        self.push(&mut state, packet, &frame);
+        Ok(())
+    }
+
+    /// Waits for room, behind those that have waited for longer, and puts `packet` into the outbox.
+    pub(crate) async fn accept_in_turn(self: &Arc<Self>, packet: &Packet) -> Result<(), Reason> {
+        let frame = self.codec.frame(packet).map_err(Reason::TooLarge)?;
+        let _waiting = Waiting::new(&self.waiting);
+        let _turn = self.turn.lock().await;
+        poll_fn(|cx| self.poll_accept(packet, &frame, cx)).await
+    }
+
+    fn poll_accept(
         self: &Arc<Self>,
         packet: &Packet,
         frame: &Frame<'_>,
-        permits: usize,
-    ) -> Result<(), Reason> {
+        cx: &Context<'_>,
+    ) -> Poll<Result<(), Reason>> {
         let mut state = self.lock();
-        if state.phase > Phase::Open {
-            return Err(state.end_reason());
+        if !self.has_room(&state, frame.len()) && !state.blocked {
+            self.write_out(&mut state);
         }
+        state.check_open()?;
+        if self.has_room(&state, frame.len()) {
+            self.push(&mut state, packet, frame);
+            return Poll::Ready(Ok(()));
+        }
+        self.wake_flusher(&mut state);
+        register(&mut state.progress, cx);
+        Poll::Pending
+    }
+
+    /// Whether a frame of `len` bytes may join the outbox. One that is larger than the outbox passes alone.
+    fn has_room(&self, state: &State, len: usize) -> bool {
+        state.outbox.is_empty() || state.outbox.len() + len <= self.config.send_high_water
+    }
+
+    fn push(self: &Arc<Self>, state: &mut State, packet: &Packet, frame: &Frame<'_>) {
         if let FlushPolicy::Timed { .. } = self.policy {
             let now = Instant::now();
             state.queued = Some(Queued { first: state.queued.map_or(now, |queued| queued.first), last: now });
         }
         let was_empty = state.outbox.is_empty();
         state.outbox.push(packet, frame);
-        state.held += permits;
         state.packets_sent += 1;
         state.bytes_accepted += frame.len() as u64;
         if state.outbox.len() >= WRITE_WORTH && !state.blocked {
-            self.write_out(&mut state);
+            self.write_out(state);
         }
         // Once the outbox holds something the flusher has been woken, or sleeps until it is due, or is blocked.
         if was_empty && !state.outbox.is_empty() {
-            self.wake_flusher(&mut state);
-        }
-        Ok(())
-    }
-
-    /// Has what stands in the outbox written now, because somebody waits for room.
-    pub(crate) fn hurry(self: &Arc<Self>) {
-        let mut state = self.lock();
-        if !state.blocked {
-            self.write_out(&mut state);
-        }
-        if state.has_output() {
-            self.wake_flusher(&mut state);
+            self.wake_flusher(state);
         }
     }
 
     /// Waits until the outbox is below its high-water mark. For `Sink`, which reserves no room of its own.
     pub(crate) fn poll_room(self: &Arc<Self>, cx: &Context<'_>) -> Poll<Result<(), Reason>> {
         let mut state = self.lock();
-        if state.phase > Phase::Open {
-            return Poll::Ready(Err(state.end_reason()));
+        if state.outbox.len() >= self.config.send_high_water && !state.blocked {
+            self.write_out(&mut state);
         }
-        if state.outbox.len() >= self.config.send_high_water {
-            if !state.blocked {
-                self.write_out(&mut state);
-            }
-            if state.outbox.len() >= self.config.send_high_water {
-                self.wake_flusher(&mut state);
-                register(&mut state.progress, cx);
-                return Poll::Pending;
-            }
+        state.check_open()?;
+        if state.outbox.len() < self.config.send_high_water {
+            return Poll::Ready(Ok(()));
         }
-        Poll::Ready(Ok(()))
+        self.wake_flusher(&mut state);
+        register(&mut state.progress, cx);
+        Poll::Pending
     }
 
     /// How many bytes were ever accepted: what a flush that begins now has to wait for.
@@ -243,9 +271,7 @@ impl Shared {
         if self.policy == FlushPolicy::Adaptive && !state.outbox.is_empty() && !state.blocked {
             self.write_out(&mut state);
         }
-        if state.phase > Phase::Open {
-            return Err(state.end_reason());
-        }
+        state.check_open()?;
         if !state.receiver.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             state.receiver = Some(cx.waker().clone());
         }
@@ -382,7 +408,6 @@ impl Shared {
         state.phase = Phase::Closing;
         // A timeout beyond what the clock can say is none.
         state.deadline = Instant::now().checked_add(self.config.close_timeout);
-        self.room.close();
         state.wake_all();
         self.wake_flusher(state);
     }
@@ -422,11 +447,10 @@ impl Shared {
         let before = state.outbox.len();
         let result = state.with_flusher(State::poll_write_out);
         state.blocked = result.is_pending();
-        let len = state.outbox.len();
-        if state.held > len {
-            self.room.add_permits(state.held - len);
-            state.held = len;
+        if state.blocked {
+            state.outbox.shrink();
         }
+        let len = state.outbox.len();
         if len == 0 {
             state.queued = None;
         }
@@ -440,7 +464,6 @@ impl Shared {
 
     fn end(&self, state: &mut State) {
         state.phase = Phase::Ended;
-        self.room.close();
         state.writer = None;
         state.reader = None;
         state.blocked = false;
@@ -461,7 +484,6 @@ impl State {
             remote_closed: false,
             flusher: Flusher::None,
             queued: None,
-            held: 0,
             reason: None,
             failure: None,
             deadline: None,
@@ -484,6 +506,10 @@ impl State {
 
     fn is_written(&self, target: u64) -> bool {
         self.bytes_written() >= target && !self.unflushed
+    }
+
+    fn check_open(&self) -> Result<(), Reason> {
+        if self.phase == Phase::Open { Ok(()) } else { Err(self.end_reason()) }
     }
 
     fn end_reason(&self) -> Reason {
@@ -536,6 +562,22 @@ impl State {
             self.unflushed = false;
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+/// Counts a sender that waits, for as long as it does.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
