@@ -62,3 +62,8 @@ pub use codec::PacketCodec;
 
 mod error;
 pub use error::{CodecError, FrameError, ReadError, WriteError};
+
+/// The example of the README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

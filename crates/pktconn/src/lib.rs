@@ -94,3 +94,13 @@ pub use error::Error;
 pub use pktconn_codec::{
     Checksum, CodecConfig, FrameError, HeaderFormat, Packet, PacketCodec, PacketMut, ReadError, WriteError,
 };
+
+/// The examples of the READMEs compile.
+#[cfg(doctest)]
+mod readmes {
+    #[doc = include_str!("../README.md")]
+    struct OfTheCrate;
+
+    #[doc = include_str!("../../../README.md")]
+    struct OfTheRepository;
+}

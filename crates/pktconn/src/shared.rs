@@ -386,10 +386,9 @@ impl Shared {
             }
             _ => Flusher::Running { waker: cx.waker().clone(), woken: false },
         };
-        if state.phase == Phase::Open
-            && !state.blocked
-            && let Some(due) = state.queued.and_then(|queued| self.policy.due(queued))
-            && due > Instant::now()
+        let queued = state.queued.filter(|_| state.phase == Phase::Open && !state.blocked);
+        if let Some(due) =
+            queued.and_then(|queued| self.policy.due(queued)).filter(|&due| due > Instant::now())
         {
             return Next::At(due);
         }
@@ -414,30 +413,17 @@ impl Shared {
 
     /// Sends FIN when all is written, and discards what the peer sends until it closes or the deadline passes.
     fn go_on_closing(&self, state: &mut State) {
-        state.with_flusher(|state, cx| {
-            if state.phase == Phase::Closing && !state.has_output() {
-                let Some(writer) = &mut state.writer else { return };
-                match Pin::new(writer).poll_shutdown(cx) {
-                    Poll::Ready(Ok(())) => state.phase = Phase::Finished,
-                    Poll::Ready(Err(error)) => state.fail(error.into()),
-                    Poll::Pending => {}
-                }
-            }
-            if let Some(reader) = &mut state.reader {
-                match poll_discard(reader, cx) {
-                    Poll::Ready(Ok(())) => state.remote_closed = true,
-                    // The peer is gone, and nobody can tell whether it got everything.
-                    Poll::Ready(Err(error)) => state.fail(error.into()),
-                    Poll::Pending => {}
-                }
-            }
-        });
+        let result = state.with_flusher(State::poll_close);
+        if let Err(error) = result {
+            // The peer is gone, and nobody can tell whether it got everything.
+            state.fail(error.into());
+            return self.end(state);
+        }
         let late = state.deadline.is_some_and(|deadline| deadline <= Instant::now());
         if late && state.phase == Phase::Closing {
             state.fail(Reason::CloseTimeout);
         }
-        let lost = matches!(state.failure, Some(Reason::Io(_)));
-        if lost || late || (state.phase == Phase::Finished && state.remote_closed) {
+        if late || (state.phase == Phase::Finished && state.remote_closed) {
             self.end(state);
         }
     }
@@ -541,6 +527,23 @@ impl State {
         }
     }
 
+    /// Takes both directions of a closing connection as far as they go.
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let written = self.phase == Phase::Closing && !self.has_output();
+        if let Some(writer) = self.writer.as_mut().filter(|_| written) {
+            if Pin::new(writer).poll_shutdown(cx)?.is_ready() {
+                self.phase = Phase::Finished;
+            }
+        }
+        if let Some(reader) = &mut self.reader {
+            if poll_discard(reader, cx)?.is_ready() {
+                self.reader = None;
+                self.remote_closed = true;
+            }
+        }
+        Ok(())
+    }
+
     fn poll_write_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(writer) = &mut self.writer else { return Poll::Ready(Ok(())) };
         while !self.outbox.is_empty() {
@@ -583,9 +586,7 @@ impl Drop for Waiting<'_> {
 
 impl Flusher {
     fn wake(&mut self) {
-        if let Self::Running { waker, woken } = self
-            && !*woken
-        {
+        if let Self::Running { waker, woken: woken @ false } = self {
             *woken = true;
             waker.wake_by_ref();
         }
