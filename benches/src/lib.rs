@@ -1,1 +1,36 @@
-//! What the benchmarks share.
+//! What the benchmarks share, in the order in which a comparison uses it: what to run, the processes that run it, the
+//! wire that they speak, and what is made of the figures.
+//!
+//! Linux only: CPU time and memory come from `/proc`, and both bare programs rely on how epoll reports readiness.
+
+#![forbid(unsafe_code)]
+
+mod plan;
+pub use plan::{Regime, ServerSpec, SizeRange};
+
+mod process;
+pub use process::{Pinning, ServerProcess};
+
+mod procfs;
+pub use procfs::{
+    clock_ticks_per_s, core_busy_ticks, cpu_ticks, parse_core_busy_ticks, parse_cpu_ticks,
+    parse_peak_rss_bytes, peak_rss_bytes, raise_open_file_limit,
+};
+
+mod wire;
+pub use wire::{
+    Completed, FrameScan, HEADER_LEN, MAX_PAYLOAD_LEN, Oversized, PartialFrame, READ_BUFFER_LEN, ReplyReader,
+    UnexpectedReply, scan_frames,
+};
+
+mod unsent;
+pub use unsent::{Unsent, write_some};
+
+mod pattern;
+pub use pattern::{Pattern, Rng};
+
+mod report;
+pub use report::{Comparison, LoadReport, RegimeResult, Round, ServerResult, median};
+
+mod table;
+pub use table::{TABLE_HEAD, table_rows};

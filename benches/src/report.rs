@@ -1,0 +1,132 @@
+//! What is made of the figures: the client's line, the rounds, and medians over them.
+
+use serde::{Deserialize, Serialize};
+
+use crate::Regime;
+
+/// What one run of the client measured; its one line of output, as JSON.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LoadReport {
+    /// Packets sent and echoed.
+    pub packets: u64,
+    /// From the first packet sent to the last reply.
+    pub seconds: f64,
+    /// The two divided.
+    pub packets_per_s: f64,
+    /// Half of the packets took no longer.
+    pub p50_ns: u64,
+    /// 99 % of the packets took no longer.
+    pub p99_ns: u64,
+    /// 99.9 % of the packets took no longer.
+    pub p999_ns: u64,
+}
+
+/// One run of the client against one server.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Round {
+    /// User and system time of the server, in clock ticks.
+    pub cpu_ticks: u64,
+    /// The same per echoed packet, in nanoseconds.
+    pub cpu_ns_per_packet: f64,
+    /// The same as a ratio to the first server in the same round.
+    pub ratio: f64,
+    /// The share of the server's core, from 0 to 1, that went to anything but the server.
+    pub foreign_share: f64,
+    /// What the client saw.
+    #[serde(flatten)]
+    pub load: LoadReport,
+}
+
+/// All rounds of one server in one regime.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ServerResult {
+    /// As on the command line.
+    pub name: String,
+    /// The program and its arguments.
+    pub command: Vec<String>,
+    /// The most memory that the process held, warm-up included, in bytes.
+    pub peak_rss_bytes: u64,
+    /// In the order in which they ran.
+    pub rounds: Vec<Round>,
+}
+
+impl ServerResult {
+    /// The median over the rounds of whatever `figure` picks.
+    ///
+    /// # Panics
+    ///
+    /// When there are no rounds.
+    pub fn median_of(&self, figure: impl Fn(&Round) -> f64) -> f64 {
+        median(self.rounds.iter().map(figure)).expect("a comparison has at least one round")
+    }
+}
+
+/// All servers in one regime.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RegimeResult {
+    /// Connections and packets outstanding on each.
+    pub regime: Regime,
+    /// In the order of the command line: the first is what the others are compared with.
+    pub servers: Vec<ServerResult>,
+}
+
+/// A whole comparison, as written to a file.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Comparison {
+    /// The core that the servers ran on.
+    pub server_core: usize,
+    /// The core that the client ran on.
+    pub client_core: usize,
+    /// How long the client sent in each round.
+    pub round_seconds: f64,
+    /// Payload sizes in bytes, drawn uniformly.
+    pub sizes: String,
+    /// Seed of the first round; each round adds 1.
+    pub seed: u64,
+    /// Clock ticks a second, the unit of CPU time.
+    pub clock_ticks_per_s: u64,
+    /// In the order of the command line.
+    pub regimes: Vec<RegimeResult>,
+}
+
+impl RegimeResult {
+    /// The rounds of all servers in which more than `limit` of the core went to others.
+    pub fn disturbed_rounds(&self, limit: f64) -> usize {
+        let rounds = self.servers.iter().flat_map(|server| &server.rounds);
+        rounds.filter(|round| round.foreign_share > limit).count()
+    }
+}
+
+/// The middle value, or the mean of the two in the middle; `None` without values.
+pub fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
+    let mut sorted: Vec<f64> = values.into_iter().collect();
+    sorted.sort_by(f64::total_cmp);
+    let upper = sorted.len() / 2;
+    match sorted.len() {
+        0 => None,
+        odd if odd % 2 == 1 => Some(sorted[upper]),
+        _ => Some((sorted[upper - 1] + sorted[upper]) / 2.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle_or_between_the_two_in_the_middle() {
+        assert_eq!(median([]), None);
+        assert_eq!(median([3.0]), Some(3.0));
+        assert_eq!(median([9.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median([4.0, 1.0, 100.0, 2.0]), Some(3.0));
+    }
+
+    #[test]
+    fn the_line_of_the_client_reads_back() {
+        let load =
+            LoadReport { packets: 3, seconds: 0.5, packets_per_s: 6.0, p50_ns: 1, p99_ns: 2, p999_ns: 3 };
+        let line = serde_json::to_string(&load).unwrap();
+        assert_eq!(serde_json::from_str::<LoadReport>(&line).unwrap(), load);
+        assert!(line.starts_with(r#"{"packets":3,"seconds":0.5,"packets_per_s":6.0,"p50_ns":1"#), "{line}");
+    }
+}

@@ -1,0 +1,179 @@
+//! The bare server and client as programs: what an echo must get right before its figures mean anything.
+
+#![forbid(unsafe_code)]
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    process::{Child, Command, Output, Stdio},
+    thread,
+    time::Duration,
+};
+
+use pktconn_benches::{LoadReport, MAX_PAYLOAD_LEN};
+
+/// The bare server, for as long as a test needs it.
+struct Server {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Server {
+    fn start() -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_bare_epoll_server"))
+            .args(["--listen", "127.0.0.1:0"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim().strip_prefix("listening on ").unwrap().parse().unwrap();
+        Self { child, address }
+    }
+
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.address).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream
+    }
+
+    /// Sends `pieces`, half-closes, and gives back all that arrives until the server closes.
+    fn echo<'a>(&self, pieces: impl IntoIterator<Item = &'a [u8]> + Send) -> Vec<u8> {
+        let stream = self.connect();
+        thread::scope(|scope| {
+            let sender = scope.spawn(|| {
+                pieces.into_iter().for_each(|piece| (&stream).write_all(piece).unwrap());
+                stream.shutdown(Shutdown::Write).unwrap();
+            });
+            let mut echoed = Vec::new();
+            (&stream).read_to_end(&mut echoed).unwrap();
+            sender.join().unwrap();
+            echoed
+        })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A frame whose payload tells where a byte of it belongs.
+fn frame(payload_len: usize) -> Vec<u8> {
+    let payload = (0..payload_len).map(|at| (at % 251) as u8);
+    (payload_len as u32).to_le_bytes().into_iter().chain(payload).collect()
+}
+
+fn run_client(address: SocketAddr, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_bare_epoll_client"))
+        .args(["--connect", &address.to_string()])
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn frames_around_the_read_buffer_come_back_whole() {
+    let server = Server::start();
+    for payload_len in [0, 1, 65_531, 65_532, 65_533, 65_536, 131_068, 131_069] {
+        let frames = [frame(payload_len), frame(0), frame(7), frame(payload_len)].concat();
+        assert_eq!(server.echo([frames.as_slice()]), frames, "payloads of {payload_len} bytes");
+    }
+}
+
+#[test]
+fn the_largest_packets_come_back_before_the_close() {
+    let server = Server::start();
+    let frames = [frame(MAX_PAYLOAD_LEN), frame(3), frame(MAX_PAYLOAD_LEN)].concat();
+    assert!(server.echo([frames.as_slice()]) == frames, "a large packet was torn");
+}
+
+#[test]
+fn single_bytes_add_up_to_packets() {
+    let frames = [frame(0), frame(5), frame(300)].concat();
+    assert_eq!(Server::start().echo(frames.chunks(1)), frames);
+}
+
+#[test]
+fn a_frame_that_is_cut_by_a_half_close_is_not_echoed() {
+    let frames = [frame(9), frame(9)].concat();
+    assert_eq!(Server::start().echo([&frames[..20]]), frame(9));
+}
+
+#[test]
+fn a_peer_that_reads_late_gets_everything() {
+    let server = Server::start();
+    let frames = frame(60_000).repeat(300);
+    let stream = server.connect();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            (&stream).write_all(&frames).unwrap();
+            stream.shutdown(Shutdown::Write).unwrap();
+        });
+        // Long enough for both sockets to fill up: 18 MB are more than they hold.
+        thread::sleep(Duration::from_millis(300));
+        let mut echoed = Vec::new();
+        (&stream).read_to_end(&mut echoed).unwrap();
+        assert!(echoed == frames, "{} of {} bytes came back", echoed.len(), frames.len());
+    });
+}
+
+#[test]
+fn a_length_above_the_limit_closes_that_connection_alone() {
+    let server = Server::start();
+    let mut bystander = server.connect();
+    let mut offender = server.connect();
+    offender.write_all(&[frame(3), (MAX_PAYLOAD_LEN as u32 + 1).to_le_bytes().to_vec()].concat()).unwrap();
+    let mut echoed = Vec::new();
+    offender.read_to_end(&mut echoed).unwrap();
+    assert_eq!(echoed, frame(3), "what came before is owed");
+    bystander.write_all(&frame(4)).unwrap();
+    let mut reply = [0; 8];
+    bystander.read_exact(&mut reply).unwrap();
+    assert_eq!(reply, *frame(4));
+}
+
+#[test]
+fn a_peer_that_resets_takes_nobody_along() {
+    let server = Server::start();
+    for _ in 0..50 {
+        let mut peer = server.connect();
+        peer.write_all(&frame(60_000)).unwrap();
+        // Closing with the reply unread resets the connection.
+        let _ = peer.read(&mut [0]).unwrap();
+    }
+    assert_eq!(server.echo([frame(5).as_slice()]), frame(5));
+}
+
+#[test]
+fn the_client_reports_what_it_measured() {
+    let server = Server::start();
+    let output = run_client(server.address, &["--conns", "3", "--pipeline", "4", "--duration", "200ms"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report: LoadReport = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(report.packets >= 12 && report.seconds >= 0.19, "{report:?}");
+    // A round trip through two system calls on each side takes more than a microsecond, and less than the run.
+    let in_order = 1000 < report.p50_ns && report.p50_ns <= report.p99_ns && report.p99_ns <= report.p999_ns;
+    assert!(in_order && report.p999_ns < 5_000_000_000, "{report:?}");
+}
+
+#[test]
+fn the_client_fails_in_one_line_on_a_wrong_reply() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let liar = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.write_all(&frame(6)).unwrap();
+        let _ = stream.read_to_end(&mut Vec::new());
+    });
+    let output = run_client(address, &["--conns", "1", "--sizes", "5-5", "--duration", "1s"]);
+    liar.join().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        String::from_utf8_lossy(&output.stderr),
+        "bare_epoll_client: connection 0: a reply of 6 bytes to a packet of 5 bytes\n"
+    );
+}
