@@ -333,9 +333,7 @@ impl Shared {
         let mut state = self.lock();
         state.reason.get_or_insert(Reason::LocalClose);
         self.closed_here.store(true, Ordering::Relaxed);
-        if state.phase == Phase::Open {
-            self.begin_close(&mut state);
-        }
+        self.begin_close(&mut state);
     }
 
     /// Waits for the end of a connection that is closing.
@@ -404,6 +402,9 @@ impl Shared {
     }
 
     fn begin_close(self: &Arc<Self>, state: &mut State) {
+        if state.phase > Phase::Open {
+            return;
+        }
         state.phase = Phase::Closing;
         // A timeout beyond what the clock can say is none.
         state.deadline = Instant::now().checked_add(self.config.close_timeout);

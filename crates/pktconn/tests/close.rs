@@ -175,3 +175,16 @@ async fn a_packet_sent_just_before_the_drop_leaves_when_the_transport_has_room()
     raw.read_to_end(&mut bytes).await.unwrap();
     assert_eq!(bytes, frame(b"goodbye"));
 }
+
+#[tokio::test]
+async fn a_connection_that_has_failed_twice_is_closed_with_its_first_failure() {
+    let (mut conn, mut raw) = piped_and_raw(4096, ConnConfig::new());
+    raw.write_all(&frame(b"never whole")[..7]).await.unwrap();
+    drop(raw);
+    conn.send(b"nobody there").await.unwrap();
+    assert!(conn.flush().await.unwrap_err().is_io());
+    // The bytes that came before are still read, and end in mid-frame.
+    assert!(conn.recv().await.unwrap_err().is_truncated());
+    assert!(conn.close_reason().unwrap().is_io());
+    assert!(conn.close().await.unwrap_err().is_io());
+}
