@@ -1,2 +1,98 @@
-//! Empty.
-fn main() {}
+//! `pktbench`: loads a server that echoes packets, checks every byte that comes back, and tells how fast it was.
+//!
+//! ```text
+//!   options -> plan -> run -> report, or json -> exit code
+//!
+//!   run:  conductor ---- connect, go, stop ----> workers, a thread each: connection, connection, ...
+//!                   <--- connected, tallies ----            account: is this the packet that was expected?
+//! ```
+//!
+//! It uses the public interface of `pktconn` alone: what it reaches, any program can.
+
+mod options;
+
+mod plan;
+
+mod sizes;
+
+mod run;
+
+mod server;
+
+mod files;
+
+mod worker;
+
+mod connection;
+
+mod connect;
+
+mod load;
+
+mod payload;
+
+mod account;
+
+mod tally;
+
+mod patience;
+
+mod progress;
+
+mod outcome;
+
+mod report;
+
+mod json;
+
+mod units;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use options::{Format, Job};
+use outcome::Outcome;
+
+fn main() -> ExitCode {
+    let Job { plan, format } = match Job::from_args() {
+        Ok(job) => job,
+        Err(exit) => return exit,
+    };
+    log_to_stderr();
+    match run::run(plan) {
+        Ok(outcome) => {
+            print(&outcome, format);
+            ExitCode::from(outcome.verdict().exit_code())
+        }
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn log_to_stderr() {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::builder()
+                .with_default_directive(tracing::Level::WARN.into())
+                .from_env_lossy(),
+        )
+        .init();
+}
+
+fn print(outcome: &Outcome, format: Format) {
+    if let Some(problem) = &outcome.not_connected {
+        eprintln!("error: {problem}");
+    }
+    let text = match format {
+        Format::Json => json::document(outcome),
+        // Nothing was measured: the line above says it all.
+        Format::Text if outcome.not_connected.is_some() => return,
+        Format::Text => report::text(outcome),
+    };
+    // A reader that has gone away is no reason for another exit code.
+    let _ = writeln!(std::io::stdout().lock(), "{text}");
+}

@@ -1,0 +1,228 @@
+//! The command line, as it is written and as it becomes a plan.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use crate::plan::{Amount, Plan};
+use crate::sizes::{Sizes, parse_size};
+
+/// Loads a server that echoes length-prefixed packets and checks every byte that comes back.
+///
+/// Each connection keeps a fixed number of packets outstanding and sends the next one when one returns (a closed loop).
+/// Without --connect the load goes to an echo server of its own, in the same process.
+///
+/// Exit code: 0 all is well, 1 no sample or a failed connection, 2 bad usage, 3 a packet was lost, altered, reordered or
+/// doubled, 130 interrupted.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "Example:\n  pktbench --connect 127.0.0.1:14572 --conns 1000 --duration 30s --json"
+)]
+pub(crate) struct Options {
+    /// The server to load [default: an echo server of its own on 127.0.0.1]
+    #[arg(long, value_name = "HOST:PORT", value_parser = parse_addr)]
+    connect: Option<String>,
+
+    /// Connections
+    #[arg(long, value_name = "N", default_value = "64", value_parser = clap::value_parser!(u32).range(1..))]
+    conns: u32,
+
+    /// Packets outstanding on each connection
+    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    pipeline: u32,
+
+    /// Payload sizes in bytes, one or LOW-HIGH (uniform, both ends included); k and m stand for KiB and MiB
+    #[arg(long, value_name = "SIZES", default_value = "0-2048")]
+    sizes: Sizes,
+
+    /// How long to send, after the warm-up [default: 10s]
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    duration: Option<Duration>,
+
+    /// How many packets to send, over all connections and after the warm-up, instead of a duration
+    #[arg(long, value_name = "N", conflicts_with = "duration", value_parser = clap::value_parser!(u64).range(1..))]
+    packets: Option<u64>,
+
+    /// How long to send before anything counts
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = parse_time)]
+    warmup: Duration,
+
+    /// How long to wait for a connection, and for what is outstanding at the end
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_time)]
+    timeout: Duration,
+
+    /// Seed of sizes and contents: the same seed sends the same packets
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+
+    /// Put a CRC-32 behind each packet, and expect one; the server must do the same
+    #[arg(long)]
+    crc: bool,
+
+    /// The largest payload that is accepted; k and m stand for KiB and MiB
+    #[arg(long, value_name = "SIZE", default_value = "32m", value_parser = parse_size)]
+    max_payload: u32,
+
+    /// Threads that send and receive [default: half of the cores, at least 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+
+    /// Print the result as one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+/// What to do, and how to tell of it.
+pub(crate) struct Job {
+    pub(crate) plan: Plan,
+    pub(crate) format: Format,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    Text,
+    Json,
+}
+
+/// What `--duration` and `--packets` leave to be said when neither is given.
+const DEFAULT_DURATION: Duration = Duration::from_secs(10);
+
+/// Longer runs are typing errors, and times beyond what the clock can say would have to be dealt with everywhere.
+const MAX_TIME: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+impl Job {
+    /// Parses the command line. `Err` is the exit code after help, or after a line on standard error.
+    pub(crate) fn from_args() -> Result<Self, ExitCode> {
+        let options = Options::try_parse().map_err(|error| match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+                let _ = error.print();
+                ExitCode::SUCCESS
+            }
+            _ => bad_usage(&one_line(&error.to_string())),
+        })?;
+        options.into_job().map_err(|problem| bad_usage(&format!("error: {problem}")))
+    }
+}
+
+impl Options {
+    fn into_job(self) -> Result<Job, String> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let conns = self.conns as usize;
+        let threads = self.threads.map_or(cores / 2, usize::from).clamp(1, conns);
+        let amount = match (self.packets, self.duration) {
+            (Some(packets), _) => Amount::Packets(packets),
+            (None, duration) => Amount::Time(duration.unwrap_or(DEFAULT_DURATION)),
+        };
+        let plan = Plan {
+            connect: self.connect,
+            conns,
+            pipeline: self.pipeline as usize,
+            sizes: self.sizes,
+            amount,
+            warmup: self.warmup,
+            timeout: self.timeout,
+            seed: self.seed,
+            crc: self.crc,
+            max_payload_len: self.max_payload,
+            threads,
+            server_threads: cores.saturating_sub(threads).max(1),
+        };
+        plan.check()?;
+        let format = if self.json { Format::Json } else { Format::Text };
+        Ok(Job { plan, format })
+    }
+}
+
+fn bad_usage(problem: &str) -> ExitCode {
+    eprintln!("{problem}; see 'pktbench --help'");
+    ExitCode::from(2)
+}
+
+/// What a usage error says before it comes to the usage.
+fn one_line(message: &str) -> String {
+    let said = message
+        .lines()
+        .map(str::trim)
+        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
+    said.filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
+}
+
+fn parse_addr(text: &str) -> Result<String, String> {
+    let parts = text.rsplit_once(':').map(|(host, port)| (host, port.parse::<u16>()));
+    match parts {
+        Some((host, Ok(1..))) if !host.is_empty() => Ok(text.to_owned()),
+        _ => Err("an address is HOST:PORT, such as 127.0.0.1:14572 or [::1]:14572".to_owned()),
+    }
+}
+
+fn parse_time(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(time) if time <= MAX_TIME => Ok(time),
+        Ok(_) => Err("a time is at most 365 days".to_owned()),
+        Err(_) => Err("a time is a number with its unit, such as 30s, 500ms or 2m".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(args: &[&str]) -> Result<Job, String> {
+        let args = ["pktbench"].iter().chain(args);
+        let options = Options::try_parse_from(args).map_err(|error| one_line(&error.to_string()))?;
+        options.into_job()
+    }
+
+    fn refused(args: &[&str]) -> String {
+        let problem = job(args).err().unwrap_or_else(|| panic!("{args:?} were accepted"));
+        assert!(!problem.contains('\n') && !problem.contains("Usage"), "{problem}");
+        problem
+    }
+
+    #[test]
+    fn the_defaults_load_an_own_server_for_ten_seconds() {
+        let Job { plan, format } = job(&[]).unwrap();
+        assert_eq!((plan.connect, plan.conns, plan.pipeline), (None, 64, 1));
+        assert_eq!(plan.sizes, Sizes { min_len: 0, max_len: 2048 });
+        assert_eq!(plan.amount, Amount::Time(Duration::from_secs(10)));
+        assert_eq!((plan.warmup, plan.timeout), (Duration::ZERO, Duration::from_secs(10)));
+        assert_eq!(plan.max_payload_len, 32 * 1024 * 1024);
+        assert_eq!(format, Format::Text);
+    }
+
+    #[test]
+    fn a_thread_without_a_connection_is_not_started() {
+        assert_eq!(job(&["--threads", "8", "--conns", "3"]).unwrap().plan.threads, 3);
+    }
+
+    #[test]
+    fn what_cannot_be_an_address_is_refused() {
+        for text in ["", "localhost", "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:65536", ":80", "14572"] {
+            assert!(parse_addr(text).is_err(), "{text:?}");
+        }
+        for text in ["127.0.0.1:1", "[::1]:14572", "localhost:80"] {
+            assert!(parse_addr(text).is_ok(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_usage_error_is_one_line_that_says_what_to_do() {
+        let cases: [(&[&str], &str); 8] = [
+            (&["--conn", "1"], "similar argument exists: '--conns'"),
+            (&["--conns", "0"], "0 is not in 1.."),
+            (&["--connect", "nowhere"], "an address is HOST:PORT"),
+            (&["--duration", "30"], "such as 30s"),
+            (&["--duration", "99999days"], "at most 365 days"),
+            (&["--packets", "5", "--duration", "1s"], "cannot be used with"),
+            (&["--sizes", "9-2"], "write 2-9"),
+            (&["--sizes", "64m"], "--max-payload 64m"),
+        ];
+        for (args, expected) in cases {
+            let problem = refused(args);
+            assert!(problem.contains(expected), "{args:?}: {problem}");
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! What a run is to do: the options, checked against each other, and what follows from them for each part of the run.
+
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use pktconn::{Checksum, CodecConfig, ConnConfig};
+
+use crate::sizes::Sizes;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    /// The server to load; without one, a server of its own.
+    pub(crate) connect: Option<String>,
+    pub(crate) conns: usize,
+    /// Packets outstanding on each connection.
+    pub(crate) pipeline: usize,
+    pub(crate) sizes: Sizes,
+    pub(crate) amount: Amount,
+    pub(crate) warmup: Duration,
+    /// How long to wait for a connection, and for what is outstanding at the end.
+    pub(crate) timeout: Duration,
+    pub(crate) seed: u64,
+    pub(crate) crc: bool,
+    pub(crate) max_payload_len: u32,
+    /// Threads of the load, each with at least one connection.
+    pub(crate) threads: usize,
+    /// Threads of the server of its own.
+    pub(crate) server_threads: usize,
+}
+
+/// How much to send after the warm-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Amount {
+    Time(Duration),
+    /// Over all connections.
+    Packets(u64),
+}
+
+/// The plan on the clock: known once all connections are there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Schedule {
+    /// Packets sent from here on count.
+    pub(crate) measure_from: Instant,
+    /// Nothing is sent from here on; `None` where a number of packets ends the run.
+    pub(crate) stop_at: Option<Instant>,
+}
+
+impl Plan {
+    /// The header and the checksum around a payload.
+    const FRAMING_LEN: u64 = 8;
+
+    /// A close that takes longer is no longer of interest: what was to be measured has come back by then.
+    const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+    /// Refuses what cannot work. The error says what, and what to do.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        if self.sizes.max_len > self.max_payload_len {
+            let (len, max) = (self.sizes.max_len, self.max_payload_len);
+            let enough = match len.is_power_of_two() && len >= 1 << 20 {
+                true => format!("{}m", len >> 20),
+                false => len.to_string(),
+            };
+            return Err(format!(
+                "--sizes of up to {len} bytes are above the limit of {max}; raise it with --max-payload {enough}"
+            ));
+        }
+        if self.amount == Amount::Time(Duration::ZERO) {
+            return Err("--duration 0s sends nothing; give it a time, such as 10s".to_owned());
+        }
+        if u32::try_from(self.outstanding_bytes()).is_err() {
+            return Err(format!(
+                "--pipeline {} times packets of {} bytes are more than 4 GiB outstanding on a connection; \
+                 lower one of them",
+                self.pipeline, self.sizes.max_len
+            ));
+        }
+        Ok(())
+    }
+
+    /// The most that a connection can have outstanding, frames and all.
+    fn outstanding_bytes(&self) -> u64 {
+        (self.pipeline as u64).saturating_mul(u64::from(self.sizes.max_len) + Self::FRAMING_LEN)
+    }
+
+    /// How the load's connections are made.
+    ///
+    /// Their outboxes hold all that can be outstanding, so that `send` never waits for room: while it did, nothing would
+    /// be received, and with an echo server that waits for its own outbox in turn, neither side would ever go on.
+    pub(crate) fn conn_config(&self) -> ConnConfig {
+        self.server_config()
+            .send_high_water(self.outstanding_bytes() as usize)
+            .close_timeout(Self::CLOSE_TIMEOUT)
+    }
+
+    /// How the connections of a server of its own are made.
+    pub(crate) fn server_config(&self) -> ConnConfig {
+        let checksum = if self.crc { Checksum::Crc32 } else { Checksum::None };
+        let codec = CodecConfig::new().checksum(checksum).max_payload_len(self.max_payload_len as usize);
+        ConnConfig::new().codec(codec)
+    }
+
+    /// The connections of a worker, of `threads` in all.
+    pub(crate) fn conns_of(&self, worker: usize) -> Range<usize> {
+        let first_of = |worker| self.conns * worker / self.threads;
+        first_of(worker)..first_of(worker + 1)
+    }
+
+    /// How many packets a connection sends after the warm-up, where their number is given: the same on each, and one
+    /// more on the first ones where they do not divide.
+    pub(crate) fn packets_of(&self, conn: usize) -> Option<u64> {
+        let Amount::Packets(packets) = self.amount else { return None };
+        let conns = self.conns as u64;
+        Some(packets / conns + u64::from((conn as u64) < packets % conns))
+    }
+
+    pub(crate) fn schedule(&self, start: Instant) -> Schedule {
+        let measure_from = start + self.warmup;
+        let stop_at = match self.amount {
+            Amount::Time(duration) => Some(measure_from + duration),
+            Amount::Packets(_) => None,
+        };
+        Schedule { measure_from, stop_at }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A plan for tests to change.
+    pub(crate) fn plan() -> Plan {
+        Plan {
+            connect: None,
+            conns: 10,
+            pipeline: 1,
+            sizes: Sizes { min_len: 0, max_len: 2048 },
+            amount: Amount::Packets(1000),
+            warmup: Duration::ZERO,
+            timeout: Duration::from_secs(10),
+            seed: 1,
+            crc: false,
+            max_payload_len: 32 * 1024 * 1024,
+            threads: 1,
+            server_threads: 1,
+        }
+    }
+
+    #[test]
+    fn every_connection_belongs_to_one_worker_and_every_worker_has_one() {
+        for (conns, threads) in [(1, 1), (10, 3), (7, 7), (1000, 64)] {
+            let plan = Plan { conns, threads, ..plan() };
+            let shares: Vec<_> = (0..threads).map(|worker| plan.conns_of(worker)).collect();
+            assert!(shares.iter().all(|share| !share.is_empty()), "{conns} on {threads}: {shares:?}");
+            assert!(shares.into_iter().flatten().eq(0..conns), "{conns} on {threads}");
+        }
+    }
+
+    #[test]
+    fn the_shares_of_the_connections_add_up_to_the_packets() {
+        for (packets, conns) in [(1000, 10), (1003, 10), (3, 10), (1, 1)] {
+            let plan = Plan { amount: Amount::Packets(packets), conns, ..plan() };
+            let shares: Vec<_> = (0..conns).map(|conn| plan.packets_of(conn).unwrap()).collect();
+            assert_eq!(shares.iter().sum::<u64>(), packets);
+            assert!(shares.iter().max().unwrap() - shares.iter().min().unwrap() <= 1, "{shares:?}");
+        }
+        assert_eq!(Plan { amount: Amount::Time(Duration::from_secs(1)), ..plan() }.packets_of(0), None);
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_with_a_way_out() {
+        let large = Sizes { min_len: 0, max_len: 64 << 20 };
+        let cases = [
+            (Plan { sizes: large, ..plan() }, "--max-payload 64m"),
+            (
+                Plan { sizes: Sizes { min_len: 9, max_len: 9 }, max_payload_len: 8, ..plan() },
+                "--max-payload 9",
+            ),
+            (Plan { amount: Amount::Time(Duration::ZERO), ..plan() }, "such as 10s"),
+            (Plan { sizes: large, max_payload_len: u32::MAX, pipeline: 64, ..plan() }, "lower one of them"),
+        ];
+        for (plan, expected) in cases {
+            let problem = plan.check().unwrap_err();
+            assert!(problem.contains(expected), "{problem}");
+        }
+        assert_eq!(plan().check(), Ok(()));
+    }
+}

@@ -1,0 +1,176 @@
+//! The conductor: has the workers connect, starts them together, and ends the run.
+//!
+//! ```text
+//!   connect --all are there--> go --all done, or interrupted, or out of patience--> stop --> sum
+//!      '-- one cannot be made, or interrupted ------------------------------------^
+//! ```
+
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
+
+use crate::connect::resolve;
+use crate::files;
+use crate::outcome::{Outcome, measured_time};
+use crate::patience::Patience;
+use crate::payload::Block;
+use crate::plan::{Plan, Schedule};
+use crate::progress::Progress;
+use crate::server::OwnServer;
+use crate::tally::Tally;
+use crate::worker::{Control, Event, Stop, Worker};
+
+/// How often the conductor looks up: often enough for a bar that moves, and too rarely to be seen in the figures.
+const TICK: Duration = Duration::from_millis(100);
+
+pub(crate) fn run(plan: Plan) -> anyhow::Result<Outcome> {
+    files::make_room(&plan)?;
+    let plan = Arc::new(plan);
+    // Kept to the end of the run.
+    let (addrs, _own_server) = match &plan.connect {
+        Some(addr) => (resolve(addr)?, None),
+        None => {
+            let server = OwnServer::start(plan.server_config(), plan.server_threads)?;
+            (vec![server.addr()], Some(server))
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime of the conductor")?;
+    let mut conductor = Conductor::start(&plan, &addrs)?;
+    let ran = runtime.block_on(conductor.conduct());
+    conductor.sum(ran, addrs[0])
+}
+
+struct Conductor {
+    plan: Arc<Plan>,
+    workers: Vec<Worker>,
+    /// Ends when all workers have.
+    events: mpsc::UnboundedReceiver<Event>,
+}
+
+/// What happened to the run as a whole.
+struct Ran {
+    /// `None` where it did not begin.
+    schedule: Option<Schedule>,
+    ended_at: Instant,
+    end: End,
+}
+
+enum End {
+    /// All workers have ended: their connections are done or have failed.
+    Done,
+    /// What is outstanding has not come back in time.
+    GaveUp,
+    Interrupted,
+    NotConnected(String),
+}
+
+impl Conductor {
+    fn start(plan: &Arc<Plan>, addrs: &[SocketAddr]) -> anyhow::Result<Self> {
+        let block = Block::new(plan.sizes.max_len);
+        let (sender, events) = mpsc::unbounded_channel();
+        let workers = (0..plan.threads).map(|index| Worker::start(index, plan, addrs, block, sender.clone()));
+        Ok(Self { plan: Arc::clone(plan), workers: workers.collect::<anyhow::Result<_>>()?, events })
+    }
+
+    async fn conduct(&mut self) -> Ran {
+        let mut interrupt = pin!(interrupt());
+        let connected = tokio::select! {
+            biased;
+            () = &mut interrupt => Err(End::Interrupted),
+            connected = self.all_connected() => connected.map_err(End::NotConnected),
+        };
+        let (schedule, end) = match connected {
+            Err(end) => (None, end),
+            Ok(()) => {
+                let schedule = self.plan.schedule(Instant::now());
+                self.control(Control::Go(schedule));
+                let end = tokio::select! {
+                    biased;
+                    () = &mut interrupt => End::Interrupted,
+                    end = self.watch(&schedule) => end,
+                };
+                (Some(schedule), end)
+            }
+        };
+        let ended_at = Instant::now();
+        let waited = matches!(end, End::GaveUp);
+        self.control(Control::Stop(if waited { Stop::GaveUp } else { Stop::Interrupted }));
+        // Each connection takes its close timeout at most.
+        while self.events.recv().await.is_some() {}
+        Ran { schedule, ended_at, end }
+    }
+
+    /// Waits until all connections are made, or the first one cannot be, and says why.
+    async fn all_connected(&mut self) -> Result<(), String> {
+        let mut missing = self.plan.conns;
+        while missing > 0 {
+            match self.events.recv().await {
+                Some(Event::Connected) => missing -= 1,
+                Some(Event::NotConnected(problem)) => return Err(problem),
+                None => return Err("a worker ended before its connections were made".to_owned()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until all workers have ended, or it is of no use to wait any longer.
+    async fn watch(&mut self, schedule: &Schedule) -> End {
+        let start = Instant::now();
+        let mut patience = Patience::new(self.plan.timeout, schedule.stop_at, start);
+        let progress = Progress::new(&self.plan);
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            tokio::select! {
+                biased;
+                // All that is left to be told is the end.
+                _ = self.events.recv() => return End::Done,
+                _ = ticks.tick() => {}
+            }
+            let (now, answers) = (Instant::now(), self.answers());
+            progress.show(now - start, answers);
+            if patience.is_over(answers, now) {
+                return End::GaveUp;
+            }
+        }
+    }
+
+    fn answers(&self) -> u64 {
+        self.workers.iter().map(|worker| worker.tally().answers).sum()
+    }
+
+    fn control(&self, control: Control) {
+        self.workers.iter().for_each(|worker| worker.control(control));
+    }
+
+    fn sum(self, ran: Ran, addr: SocketAddr) -> anyhow::Result<Outcome> {
+        let mut tally = Tally::new();
+        for worker in self.workers {
+            tally.merge(worker.join()?);
+        }
+        let (interrupted, not_connected) = match ran.end {
+            End::Done | End::GaveUp => (false, None),
+            End::Interrupted => (true, None),
+            End::NotConnected(problem) => (false, Some(problem)),
+        };
+        let time = ran.schedule.map_or(Duration::ZERO, |schedule| {
+            measured_time(&schedule, tally.last_answer, ran.ended_at, interrupted)
+        });
+        Ok(Outcome { plan: self.plan, addr, tally, time, interrupted, not_connected })
+    }
+}
+
+/// Waits for Ctrl-C. Where the signal cannot be watched it ends the process, as it does by default.
+async fn interrupt() {
+    if tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}

@@ -1,0 +1,70 @@
+//! The echo server of its own, for a run without `--connect`: on a thread with a runtime that the load has no part in.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::Context;
+use pktconn::{ConnConfig, PacketServer, ServerHandle};
+use tokio::runtime::{Builder, Runtime};
+
+/// How long connections may take to finish once the server is stopped. The load has closed its own by then.
+const DRAIN_TIME: Duration = Duration::from_secs(1);
+
+/// A server that echoes until it is stopped or dropped.
+pub(crate) struct OwnServer {
+    addr: SocketAddr,
+    handle: ServerHandle,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl OwnServer {
+    pub(crate) fn start(config: ConnConfig, threads: usize) -> anyhow::Result<Self> {
+        let runtime = runtime(threads)?;
+        let server = runtime.block_on(PacketServer::bind_with((Ipv4Addr::LOCALHOST, 0), config));
+        let server = server.context("cannot start an echo server on 127.0.0.1")?;
+        let (addr, handle) = (server.local_addr(), server.handle());
+        let thread = std::thread::Builder::new()
+            .name("echo-server".to_owned())
+            .spawn(move || runtime.block_on(serve(server)))
+            .context("cannot start the thread of the echo server")?;
+        Ok(Self { addr, handle, thread: Some(thread) })
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+}
+
+impl Drop for OwnServer {
+    fn drop(&mut self) {
+        self.handle.shutdown();
+        if let Some(thread) = self.thread.take() {
+            // A panic has printed itself, and the load has noticed.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// One thread needs no scheduler that moves tasks between threads.
+fn runtime(threads: usize) -> anyhow::Result<Runtime> {
+    let mut builder = if threads == 1 { Builder::new_current_thread() } else { Builder::new_multi_thread() };
+    if threads > 1 {
+        builder.worker_threads(threads);
+    }
+    builder.enable_all().build().context("cannot start the threads of the echo server")
+}
+
+async fn serve(server: PacketServer) {
+    let handle = server.handle();
+    let echo = server.serve(|mut conn| async move {
+        while let Some(packet) = conn.recv().await? {
+            conn.send(packet).await?;
+        }
+        Ok(conn.close().await?)
+    });
+    tokio::select! {
+        () = echo => {}
+        () = async { handle.stopping().await; tokio::time::sleep(DRAIN_TIME).await } => {}
+    }
+}

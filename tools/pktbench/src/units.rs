@@ -1,0 +1,81 @@
+//! Numbers for people: with their unit, and as many digits as mean something.
+
+/// `1,234,567`.
+pub(crate) fn count(count: u64) -> String {
+    let digits = count.to_string();
+    let mut text = String::with_capacity(digits.len() * 4 / 3);
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// `870 ns`, `12.3 µs`, `4.56 ms`, `1.23 s`: three digits, which is what the histogram keeps.
+pub(crate) fn time(ns: f64) -> String {
+    match ns {
+        ..1e3 => format!("{ns:.0} ns"),
+        ..1e6 => format!("{} µs", three_digits(ns / 1e3)),
+        ..1e9 => format!("{} ms", three_digits(ns / 1e6)),
+        _ => format!("{} s", three_digits(ns / 1e9)),
+    }
+}
+
+/// `870 B/s`, `1.50 KiB/s`, `117 MiB/s`.
+pub(crate) fn bytes_per_s(rate: f64) -> String {
+    const KIB: f64 = 1024.0;
+    if rate < KIB {
+        format!("{rate:.0} B/s")
+    } else if rate < KIB * KIB {
+        format!("{} KiB/s", three_digits(rate / KIB))
+    } else {
+        format!("{} MiB/s", three_digits(rate / KIB / KIB))
+    }
+}
+
+fn three_digits(number: f64) -> String {
+    match number {
+        ..10.0 => format!("{number:.2}"),
+        ..100.0 => format!("{number:.1}"),
+        _ => format!("{number:.0}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thousands_are_parted() {
+        let cases = [(0, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567")];
+        for (number, text) in cases {
+            assert_eq!(count(number), text);
+        }
+    }
+
+    #[test]
+    fn times_have_the_unit_that_leaves_three_digits() {
+        let cases = [
+            (870.0, "870 ns"),
+            (1234.0, "1.23 µs"),
+            (45_600.0, "45.6 µs"),
+            (789_000.0, "789 µs"),
+            (4_560_000.0, "4.56 ms"),
+            (1.5e9, "1.50 s"),
+            (61e9, "61.0 s"),
+        ];
+        for (ns, text) in cases {
+            assert_eq!(time(ns), text);
+        }
+    }
+
+    #[test]
+    fn rates_are_binary() {
+        let cases = [(870.0, "870 B/s"), (1536.0, "1.50 KiB/s"), (122_683_392.0, "117 MiB/s")];
+        for (rate, text) in cases {
+            assert_eq!(bytes_per_s(rate), text);
+        }
+    }
+}

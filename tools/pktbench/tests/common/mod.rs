@@ -1,0 +1,147 @@
+//! Runs the real program, and servers that speak the wire by hand and misbehave.
+
+#![allow(dead_code, reason = "each test file uses its own part of this")]
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::Value;
+
+/// What a run printed, and how it ended.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+    pub(crate) code: Option<i32>,
+}
+
+/// The program with standard streams in pipes, and nothing of the environment that changes what it prints.
+pub(crate) fn command(program: &str) -> Command {
+    let mut command = Command::new(program);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).env_remove("RUST_LOG");
+    command
+}
+
+/// Runs the program with the words of `args`.
+pub(crate) fn pktbench(args: &str) -> Ran {
+    ran(command(env!("CARGO_BIN_EXE_pktbench")).args(args.split_whitespace()))
+}
+
+pub(crate) fn ran(command: &mut Command) -> Ran {
+    let output = command.output().expect("the program can be run");
+    Ran {
+        stdout: String::from_utf8(output.stdout).expect("standard output is text"),
+        stderr: String::from_utf8(output.stderr).expect("standard error is text"),
+        code: output.status.code(),
+    }
+}
+
+impl Ran {
+    /// The one document that was printed, after a check that its figures agree with each other.
+    #[track_caller]
+    pub(crate) fn document(&self) -> Value {
+        let document: Value =
+            serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"));
+        let count = |group: &str, name: &str| count(&document, group, name);
+        let fates = ["verified", "altered", "reordered"].map(|fate| count("integrity", fate));
+        let whole: u64 = fates.iter().sum();
+        assert_eq!(
+            whole + count("integrity", "lost") + count("integrity", "unanswered"),
+            count("totals", "sent") + count("totals", "warmup_sent"),
+            "what was sent has each a fate: {document}"
+        );
+        if count("totals", "warmup_sent") == 0 {
+            let came_back = whole + count("integrity", "doubled");
+            assert_eq!(came_back, count("totals", "received"), "{document}");
+            assert_eq!(count("integrity", "verified"), count("latency_ns", "count"), "{document}");
+        }
+        assert_eq!(document["exit_code"].as_i64(), self.code.map(i64::from), "{document}");
+        document
+    }
+
+    /// The one line on standard error, when nothing was printed besides.
+    #[track_caller]
+    pub(crate) fn error_line(&self) -> &str {
+        assert_eq!(self.stdout, "", "{self:?}");
+        assert_eq!(self.stderr.lines().count(), 1, "{self:?}");
+        self.stderr.trim_end()
+    }
+}
+
+/// A count of the document.
+#[track_caller]
+pub(crate) fn count(document: &Value, group: &str, name: &str) -> u64 {
+    document[group][name].as_u64().unwrap_or_else(|| panic!("no count {group}.{name} in {document}"))
+}
+
+/// What a server does when a packet has come.
+pub(crate) enum Answer {
+    /// Writes these bytes at once, and goes on.
+    Bytes(Vec<u8>),
+    /// Writes these bytes, and closes the connection.
+    Last(Vec<u8>),
+    /// Writes these bytes again and again, until the peer has closed.
+    Flood(Vec<u8>),
+}
+
+/// The frame of a payload.
+pub(crate) fn frame(payload: &[u8]) -> Vec<u8> {
+    let len = u32::try_from(payload.len()).expect("payloads of tests are small");
+    [&len.to_le_bytes(), payload].concat()
+}
+
+/// Serves each connection with a behaviour of its own, which is given the number of each packet and its whole frame.
+pub(crate) fn serve<F>(behaviour: impl FnMut() -> F + Send + 'static) -> SocketAddr
+where
+    F: FnMut(u64, Vec<u8>) -> Answer + Send + 'static,
+{
+    serve_with_trailer(0, behaviour)
+}
+
+/// Serves frames that end with `trailer_len` bytes behind the payload, as a checksum is.
+pub(crate) fn serve_with_trailer<F>(
+    trailer_len: usize,
+    mut behaviour: impl FnMut() -> F + Send + 'static,
+) -> SocketAddr
+where
+    F: FnMut(u64, Vec<u8>) -> Answer + Send + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").expect("the loopback has a free port");
+    let addr = listener.local_addr().expect("a listener has an address");
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let behaviour = behaviour();
+            // A connection that breaks is what some of the tests are about.
+            thread::spawn(move || serve_one(stream?, trailer_len, behaviour));
+        }
+    });
+    addr
+}
+
+fn serve_one(
+    mut stream: TcpStream,
+    trailer_len: usize,
+    mut behaviour: impl FnMut(u64, Vec<u8>) -> Answer,
+) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    // A bound for a program that neither sends nor closes.
+    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    for number in 0.. {
+        let mut header = [0; 4];
+        stream.read_exact(&mut header)?;
+        let mut frame = header.to_vec();
+        frame.resize(4 + u32::from_le_bytes(header) as usize + trailer_len, 0);
+        stream.read_exact(&mut frame[4..])?;
+        match behaviour(number, frame) {
+            Answer::Bytes(bytes) => stream.write_all(&bytes)?,
+            Answer::Last(bytes) => return stream.write_all(&bytes),
+            Answer::Flood(bytes) => loop {
+                stream.write_all(&bytes)?;
+            },
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,263 @@
+//! What the program says of servers that do wrong, each in one way.
+
+mod common;
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use common::{Answer, Ran, count, frame, pktbench, serve, serve_with_trailer};
+use serde_json::Value;
+
+/// Four packets outstanding, of sizes that can all be told apart.
+const FOUR: &str = "--conns 1 --pipeline 4 --sizes 8-64";
+
+/// One outstanding: when the server closes, it has left nothing unread that would turn the close into a reset.
+const ONE: &str = "--conns 1 --pipeline 1 --sizes 8-64";
+
+/// For servers that leave packets out. The others are given the default, which no test waits for.
+const IMPATIENT: &str = "--timeout 1s";
+
+/// Sends 40 packets in these ways.
+fn load(addr: SocketAddr, ways: &[&str]) -> Ran {
+    pktbench(&format!("--connect {addr} --packets 40 --json {}", ways.join(" ")))
+}
+
+/// A server that does to packet 7 what `wrong` makes of its frame, and sends the others back.
+fn wrong_at_7(wrong: fn(Vec<u8>) -> Answer) -> SocketAddr {
+    serve(move || {
+        move |number, frame| match number {
+            7 => wrong(frame),
+            _ => Answer::Bytes(frame),
+        }
+    })
+}
+
+/// Checks the fates of packets; those that are not named are 0.
+#[track_caller]
+fn check(document: &Value, verified: u64, others: &[(&str, u64)]) {
+    assert_eq!(count(document, "integrity", "verified"), verified, "{document}");
+    for fate in ["altered", "reordered", "doubled", "lost", "unanswered"] {
+        let expected = others.iter().find(|(name, _)| *name == fate).map_or(0, |(_, count)| *count);
+        assert_eq!(count(document, "integrity", fate), expected, "{fate}: {document}");
+    }
+}
+
+#[test]
+fn a_server_that_does_no_wrong_is_told_so() {
+    let ran = load(wrong_at_7(Answer::Bytes), &[FOUR]);
+    check(&ran.document(), 40, &[]);
+    assert_eq!(ran.code, Some(0));
+    assert_eq!(ran.document()["verdict"], "ok");
+}
+
+#[test]
+fn an_altered_byte_is_found_wherever_it_is() {
+    let alterations: [fn(Vec<u8>) -> Answer; 3] = [
+        |mut frame| {
+            frame[4] ^= 1;
+            Answer::Bytes(frame)
+        },
+        |mut frame| {
+            let middle = 4 + (frame.len() - 4) / 2;
+            frame[middle] ^= 0x80;
+            Answer::Bytes(frame)
+        },
+        |mut frame| {
+            *frame.last_mut().unwrap() ^= 0x10;
+            Answer::Bytes(frame)
+        },
+    ];
+    for alter in alterations {
+        let ran = load(wrong_at_7(alter), &[FOUR]);
+        check(&ran.document(), 39, &[("altered", 1)]);
+        assert_eq!(ran.code, Some(3));
+        assert_eq!(ran.document()["verdict"], "integrity");
+    }
+}
+
+#[test]
+fn a_packet_that_lost_its_end_is_altered() {
+    let addr = wrong_at_7(|whole| Answer::Bytes(frame(&whole[4..whole.len() - 1])));
+    let ran = load(addr, &[FOUR]);
+    check(&ran.document(), 39, &[("altered", 1)]);
+    assert_eq!(ran.code, Some(3));
+}
+
+#[test]
+fn a_dropped_packet_is_lost() {
+    let ran = load(wrong_at_7(|_| Answer::Bytes(Vec::new())), &[FOUR, IMPATIENT]);
+    check(&ran.document(), 39, &[("lost", 1)]);
+    assert_eq!(ran.code, Some(3));
+}
+
+#[test]
+fn two_packets_that_change_places_are_reordered() {
+    let addr = serve(|| {
+        let mut held = Vec::new();
+        move |number, frame| match number {
+            7 => {
+                held = frame;
+                Answer::Bytes(Vec::new())
+            }
+            8 => Answer::Bytes([frame, std::mem::take(&mut held)].concat()),
+            _ => Answer::Bytes(frame),
+        }
+    });
+    let ran = load(addr, &[FOUR]);
+    check(&ran.document(), 39, &[("reordered", 1)]);
+    assert_eq!(ran.code, Some(3));
+}
+
+#[test]
+fn a_packet_that_comes_twice_is_doubled_also_if_it_is_the_last() {
+    for doubled in [7, 39] {
+        let addr = serve(move || {
+            move |number, frame: Vec<u8>| Answer::Bytes(frame.repeat(if number == doubled { 2 } else { 1 }))
+        });
+        let ran = load(addr, &[FOUR]);
+        check(&ran.document(), 40, &[("doubled", 1)]);
+        assert_eq!(ran.code, Some(3), "packet {doubled}");
+    }
+}
+
+#[test]
+fn a_server_that_never_answers_loses_everything_in_the_end() {
+    let ran = load(serve(|| |_, _| Answer::Bytes(Vec::new())), &[FOUR, IMPATIENT]);
+    let document = ran.document();
+    check(&document, 0, &[("lost", 4)]);
+    assert_eq!(ran.code, Some(3));
+    assert_eq!(document["latency_ns"]["max"], Value::Null);
+}
+
+#[test]
+fn a_server_that_stalls_ends_a_run_for_a_time_too() {
+    let addr = wrong_at_7(|_| Answer::Bytes(Vec::new()));
+    let ran = pktbench(&format!("--connect {addr} --duration 1s --timeout 100ms --json {ONE}"));
+    check(&ran.document(), 7, &[("lost", 1)]);
+    assert_eq!(ran.code, Some(3));
+}
+
+#[test]
+fn packets_without_end_that_answer_nothing_do_not_put_the_end_off() {
+    let addr = serve(|| {
+        let mut last = Vec::new();
+        move |number, frame: Vec<u8>| match number {
+            7 => Answer::Flood(std::mem::take(&mut last)),
+            _ => {
+                last.clone_from(&frame);
+                Answer::Bytes(frame)
+            }
+        }
+    });
+    let ran = load(addr, &[ONE, IMPATIENT]);
+    let document = ran.document();
+    assert_eq!(count(&document, "integrity", "verified"), 7);
+    assert_eq!(count(&document, "integrity", "lost"), 1);
+    assert!(count(&document, "integrity", "doubled") > 0);
+    assert_eq!(ran.code, Some(3));
+}
+
+#[test]
+fn a_close_in_the_middle_of_the_run_is_a_failed_connection() {
+    let ran = load(wrong_at_7(|_| Answer::Last(Vec::new())), &[ONE]);
+    let document = ran.document();
+    check(&document, 7, &[("unanswered", 1)]);
+    assert_eq!(count(&document, "errors", "closed"), 1);
+    assert_eq!(ran.code, Some(1));
+    assert_eq!(document["verdict"], "failed");
+    let first = "connection 0: the peer closed the connection (packets unanswered: 1)";
+    assert_eq!(document["errors"]["first"], first);
+}
+
+#[test]
+fn a_close_in_the_middle_of_a_frame_is_told_from_one_between_two() {
+    let ran = load(wrong_at_7(|frame| Answer::Last(frame[..6].to_vec())), &[ONE]);
+    let document = ran.document();
+    check(&document, 7, &[("unanswered", 1)]);
+    assert_eq!(count(&document, "errors", "truncated"), 1);
+    assert_eq!(ran.code, Some(1));
+}
+
+#[test]
+fn a_frame_over_the_limit_fails_the_connection() {
+    let ran = load(wrong_at_7(|_| Answer::Bytes(u32::MAX.to_le_bytes().to_vec())), &[ONE]);
+    let document = ran.document();
+    check(&document, 7, &[("unanswered", 1)]);
+    assert_eq!(count(&document, "errors", "protocol"), 1);
+    assert_eq!(ran.code, Some(1));
+}
+
+#[test]
+fn a_wrong_checksum_fails_the_connection_before_the_packet_is_judged() {
+    let addr = serve_with_trailer(4, || {
+        |number, mut frame: Vec<u8>| {
+            frame[4] ^= u8::from(number == 7);
+            Answer::Bytes(frame)
+        }
+    });
+    let ran = load(addr, &[ONE, "--crc"]);
+    let document = ran.document();
+    check(&document, 7, &[("unanswered", 1)]);
+    assert_eq!(count(&document, "errors", "protocol"), 1);
+    assert_eq!(ran.code, Some(1));
+}
+
+#[test]
+fn a_failed_connection_does_not_hide_an_altered_packet() {
+    let addr = serve(|| {
+        |number, mut frame: Vec<u8>| {
+            frame[4] ^= u8::from(number == 3);
+            if number == 7 { Answer::Last(Vec::new()) } else { Answer::Bytes(frame) }
+        }
+    });
+    let ran = load(addr, &[ONE]);
+    let document = ran.document();
+    check(&document, 6, &[("altered", 1), ("unanswered", 1)]);
+    assert_eq!(count(&document, "errors", "closed"), 1);
+    assert_eq!(ran.code, Some(3));
+}
+
+#[test]
+fn one_failed_connection_does_not_end_the_others() {
+    let mut accepted = 0;
+    let addr = serve(move || {
+        accepted += 1;
+        let is_first = accepted == 1;
+        move |_, frame| if is_first { Answer::Last(Vec::new()) } else { Answer::Bytes(frame) }
+    });
+    let ran = load(addr, &["--conns 4 --pipeline 1 --sizes 8-64"]);
+    check(&ran.document(), 30, &[("unanswered", 1)]);
+    assert_eq!(ran.code, Some(1));
+}
+
+#[test]
+fn the_report_for_people_names_what_went_wrong() {
+    let addr = wrong_at_7(|_| Answer::Last(Vec::new()));
+    let ran = pktbench(&format!("--connect {addr} --packets 40 {ONE}"));
+    assert_eq!((ran.code, ran.stderr.as_str()), (Some(1), ""));
+    let expected = "errors      1 of 1 connections failed; connection 0: the peer closed the connection";
+    assert!(ran.stdout.contains(expected), "{}", ran.stdout);
+    assert!(ran.stdout.ends_with("(exit code 1)\n"), "{}", ran.stdout);
+}
+
+#[test]
+fn the_same_seed_sends_the_same_bytes() {
+    let sent_with = |seed: &str| {
+        let sent = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&sent);
+        let addr = serve(move || {
+            let log = Arc::clone(&log);
+            move |_, frame: Vec<u8>| {
+                log.lock().unwrap().push(frame.clone());
+                Answer::Bytes(frame)
+            }
+        });
+        assert_eq!(load(addr, &[FOUR, "--seed", seed]).code, Some(0));
+        let sent = sent.lock().unwrap().clone();
+        assert_eq!(sent.len(), 40);
+        sent
+    };
+    let first = sent_with("5");
+    assert_eq!(first, sent_with("5"));
+    assert_ne!(first, sent_with("6"));
+}

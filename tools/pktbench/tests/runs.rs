@@ -1,0 +1,115 @@
+//! Sound runs, most of them against the server of its own.
+
+mod common;
+
+use std::io::Read;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use common::{Answer, Ran, command, count, pktbench, ran, serve};
+use rustix::process::{Pid, Signal, kill_process};
+
+#[test]
+fn a_number_of_packets_goes_to_an_own_server_and_comes_back() {
+    let ran = pktbench("--packets 1003 --conns 8 --pipeline 4 --threads 2 --json");
+    let document = ran.document();
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert_eq!(ran.stderr, "", "nothing but the result goes into a pipe");
+    assert_eq!(document["schema"], "pktbench/1");
+    assert_eq!(count(&document, "totals", "sent"), 1003);
+    assert_eq!(count(&document, "integrity", "verified"), 1003);
+    assert_eq!(document["totals"]["bytes_sent"], document["totals"]["bytes_received"]);
+    assert_eq!(document["config"]["own_server"], true);
+    let latency_ns = &document["latency_ns"];
+    let percentiles = latency_ns["percentiles"].as_array().unwrap();
+    let mut figures = vec![latency_ns["min"].as_u64()];
+    figures.extend(percentiles.iter().map(|pair| pair[1].as_u64()));
+    figures.push(latency_ns["max"].as_u64());
+    assert!(figures.is_sorted() && figures[0] > Some(0), "{latency_ns}");
+}
+
+#[test]
+fn the_report_for_people_says_that_the_server_is_its_own() {
+    let ran = pktbench("--packets 100 --conns 2");
+    assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
+    assert!(ran.stdout.contains(", an echo server of its own, in this process"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("\npackets     100 sent, 100 received, in "), "{}", ran.stdout);
+    assert!(!ran.stdout.contains(['\r', '\u{1b}']), "a bar, or colours: {:?}", ran.stdout);
+}
+
+#[test]
+fn a_run_for_a_time_ends_by_itself() {
+    let ran = pktbench("--duration 1s --conns 4 --json");
+    let document = ran.document();
+    assert_eq!(ran.code, Some(0), "{document}");
+    assert_eq!(document["config"]["duration_s"], 1.0);
+    assert!(document["seconds"].as_f64().unwrap() >= 1.0, "{document}");
+}
+
+#[test]
+fn the_warm_up_is_checked_and_not_counted() {
+    let ran = pktbench("--warmup 100ms --packets 200 --conns 2 --json");
+    let document = ran.document();
+    assert_eq!(ran.code, Some(0), "{document}");
+    assert_eq!(count(&document, "totals", "sent"), 200);
+    assert_eq!(count(&document, "totals", "received"), 200);
+    assert_eq!(count(&document, "latency_ns", "count"), 200);
+}
+
+#[test]
+fn more_may_be_outstanding_than_both_sides_buffer() {
+    let ran = pktbench("--sizes 1m --pipeline 16 --packets 64 --conns 2 --crc --json");
+    let document = ran.document();
+    assert_eq!(ran.code, Some(0), "{document}");
+    assert_eq!(count(&document, "totals", "bytes_received"), 64 << 20);
+}
+
+#[test]
+fn empty_packets_are_packets() {
+    let ran = pktbench("--sizes 0 --packets 100 --conns 3 --json");
+    assert_eq!(count(&ran.document(), "integrity", "verified"), 100);
+    assert_eq!(ran.code, Some(0));
+}
+
+#[test]
+fn fewer_packets_than_connections_are_enough() {
+    let ran = pktbench("--packets 3 --conns 10 --json");
+    assert_eq!(count(&ran.document(), "integrity", "verified"), 3);
+    assert_eq!(ran.code, Some(0));
+}
+
+#[test]
+fn an_interrupt_prints_the_results_so_far() {
+    let (reached, is_reached) = mpsc::channel();
+    let addr = serve(move || {
+        let reached = reached.clone();
+        move |number, frame| {
+            if number == 20 {
+                let _ = reached.send(());
+            }
+            Answer::Bytes(frame)
+        }
+    });
+    let mut child = command(env!("CARGO_BIN_EXE_pktbench"))
+        .args(["--connect", &addr.to_string(), "--conns", "1", "--duration", "1h", "--json"])
+        .spawn()
+        .unwrap();
+    is_reached.recv_timeout(Duration::from_secs(30)).expect("packets arrive");
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    let mut stdout = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
+    let code = child.wait().unwrap().code();
+    let document = Ran { stdout, stderr: String::new(), code }.document();
+    assert_eq!(code, Some(130));
+    assert_eq!(document["verdict"], "interrupted");
+    assert!(count(&document, "integrity", "verified") >= 20, "{document}");
+    assert_eq!(count(&document, "integrity", "lost"), 0, "{document}");
+}
+
+#[test]
+fn the_soft_limit_on_open_files_is_raised() {
+    let program = env!("CARGO_BIN_EXE_pktbench");
+    let script = format!("ulimit -S -n 64; exec {program} --conns 64 --packets 64");
+    let ran = ran(command("sh").args(["-c", &script]));
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+}

@@ -1,0 +1,95 @@
+//! What the program says, in one line, of a command line or of a place where it cannot do its work.
+
+mod common;
+
+use std::net::{TcpListener, TcpStream};
+
+use common::{command, count, pktbench, ran};
+
+#[test]
+fn bad_usage_is_one_line_that_says_what_to_do() {
+    let cases = [
+        ("--speed 9", "unexpected argument '--speed'"),
+        ("--conns", "a value is required for '--conns <N>'"),
+        ("--conns 0", "0 is not in 1.."),
+        ("--pipeline 0", "0 is not in 1..=65536"),
+        ("--connect nowhere", "an address is HOST:PORT"),
+        ("--connect 127.0.0.1:0", "an address is HOST:PORT"),
+        ("--packets 9 --duration 1s", "'--packets <N>' cannot be used with '--duration <TIME>'"),
+        ("--duration 10", "a number with its unit, such as 30s"),
+        ("--duration 0s", "give it a time, such as 10s"),
+        ("--sizes many", "'many' is no size"),
+        ("--sizes 2048-0", "the low end is above the high end; write 0-2048"),
+        ("--sizes 0-64m", "raise it with --max-payload 64m"),
+        ("--sizes 2k --max-payload 1k", "raise it with --max-payload 2048"),
+        ("--sizes 64m --max-payload 64m --pipeline 64", "lower one of them"),
+    ];
+    for (args, expected) in cases {
+        let ran = pktbench(args);
+        let line = ran.error_line();
+        assert!(line.starts_with("error: ") && line.contains(expected), "{args}: {line}");
+        assert!(line.ends_with("; see 'pktbench --help'"), "{args}: {line}");
+        assert_eq!(ran.code, Some(2), "{args}");
+    }
+}
+
+#[test]
+fn help_has_an_example_and_is_no_failure() {
+    let ran = pktbench("--help");
+    assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
+    assert!(ran.stdout.contains("Example:\n  pktbench --connect "), "{}", ran.stdout);
+}
+
+/// A port of the loopback on which nothing listens, for as long as the connection that has it is kept.
+fn deaf_port() -> (TcpListener, TcpStream, u16) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let port = stream.local_addr().unwrap().port();
+    (listener, stream, port)
+}
+
+#[test]
+fn a_server_that_is_not_there_is_named_with_the_reason() {
+    let (_listener, _stream, port) = deaf_port();
+    let ran = pktbench(&format!("--connect 127.0.0.1:{port} --packets 10"));
+    let line = ran.error_line();
+    let expected = format!("error: cannot connect to 127.0.0.1:{port}: Connection refused");
+    assert!(line.starts_with(&expected), "{line}");
+    assert!(line.contains("; start the server"), "{line}");
+    assert_eq!(ran.code, Some(1));
+}
+
+#[test]
+fn a_program_is_told_of_a_server_that_is_not_there_too() {
+    let (_listener, _stream, port) = deaf_port();
+    let ran = pktbench(&format!("--connect 127.0.0.1:{port} --packets 10 --json"));
+    let document = ran.document();
+    assert_eq!(count(&document, "errors", "connect"), 1);
+    assert!(document["errors"]["first"].as_str().unwrap().starts_with("cannot connect to "), "{document}");
+    assert_eq!(ran.stderr.lines().count(), 1, "{ran:?}");
+    assert_eq!(ran.code, Some(1));
+}
+
+#[test]
+fn a_name_that_does_not_exist_is_named() {
+    // `.invalid` is reserved for such names (RFC 2606).
+    let ran = pktbench("--connect nowhere.invalid:80 --packets 10");
+    assert!(ran.error_line().starts_with("error: cannot resolve nowhere.invalid:80; "), "{ran:?}");
+    assert_eq!(ran.code, Some(1));
+}
+
+#[test]
+fn too_many_open_files_are_told_with_the_limit_that_is_enough() {
+    let run = |limit: &str| {
+        let program = env!("CARGO_BIN_EXE_pktbench");
+        let script = format!("ulimit -n {limit}; exec {program} --conns 50 --packets 50");
+        ran(command("sh").args(["-c", &script]))
+    };
+    let refused = run("60");
+    let line = refused.error_line();
+    assert!(line.starts_with("error: too many open files: 50 connections"), "{line}");
+    assert_eq!(refused.code, Some(1));
+    let (_, advice) = line.split_once("raise it with 'ulimit -n ").unwrap();
+    let (enough, _) = advice.split_once('\'').unwrap();
+    assert_eq!(run(enough).code, Some(0), "with a limit of {enough}");
+}
