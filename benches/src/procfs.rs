@@ -52,8 +52,8 @@ pub fn parse_cpu_ticks(stat: &str) -> Option<u64> {
     Some(utime + stime)
 }
 
-/// All of the line of a core in `/proc/stat` but the time in which it idles or waits for a disk. Time that the host gave
-/// to another guest (`steal`) counts as busy: it was not there for the server.
+/// All of the line of a core in `/proc/stat` but the time in which it idles or waits for a disk. Time that the host
+/// gave to another guest (`steal`) counts as busy: it was not there for the server.
 pub fn parse_core_busy_ticks(stat: &str, core: usize) -> Option<u64> {
     let line = stat.lines().find_map(|line| line.strip_prefix(&format!("cpu{core} ")))?;
     let fields: Vec<u64> = line.split_ascii_whitespace().map_while(|field| field.parse().ok()).collect();

@@ -67,8 +67,8 @@ const WARM_UP: Duration = Duration::from_millis(500);
 /// Lets a server finish closing the client's connections, so that this falls into the round that caused it.
 const SETTLE: Duration = Duration::from_millis(200);
 
-/// The share of the server's core that others may take before a run counts as disturbed. Idle machines show up to 0.02;
-/// with half of the core taken, a packet was seen to cost the bare server 10 to 15 % more.
+/// The share of the server's core that others may take before a run counts as disturbed: rounds that nobody disturbed
+/// showed up to 0.02, so that this is clear of the background.
 const FOREIGN_LIMIT: f64 = 0.05;
 
 fn main() -> ExitCode {

@@ -11,7 +11,8 @@ use pktconn_codec::Packet;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, ToSocketAddrs};
 
-use crate::shared::{Reader, Shared, Writer};
+use crate::shared::Shared;
+use crate::state::{Reader, Writer};
 use crate::{ConnConfig, ConnStats, Error, PacketReceiver, PacketSender};
 
 /// A connection of packets over TCP, or over anything that is `AsyncRead + AsyncWrite`.

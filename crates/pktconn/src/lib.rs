@@ -80,7 +80,7 @@ mod flush;
 
 mod shared;
 
-mod close;
+mod state;
 
 mod server;
 pub use server::{PacketServer, ServerHandle};

@@ -20,7 +20,8 @@ use pktconn_codec::{Packet, PacketCodec};
 use crate::Error;
 use crate::error::Reason;
 use crate::pool::{self, CHUNK};
-use crate::shared::{Reader, Shared};
+use crate::shared::Shared;
+use crate::state::Reader;
 
 /// Less room than this is not worth a read, when it is not known how much will come.
 const MIN_READ: usize = CHUNK / 4;

@@ -11,7 +11,7 @@ use pktconn_codec::Packet;
 
 use crate::error::Reason;
 use crate::shared::Shared;
-use crate::{ConnStats, Error, close};
+use crate::{ConnStats, Error};
 
 /// The sending side of a connection that was [split](crate::PacketConn::split).
 ///
@@ -111,7 +111,8 @@ impl PacketSender {
     ///
     /// The close goes on when the future is dropped, as long as a handle is there; a further call waits for its end.
     pub async fn close(&self) -> Result<(), Error> {
-        close::close(&self.shared).await
+        self.shared.close();
+        poll_fn(|cx| self.shared.poll_ended(cx)).await
     }
 
     /// Waits until the connection ends or begins to, and tells why: the first reason of all.

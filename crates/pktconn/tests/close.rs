@@ -96,6 +96,8 @@ async fn a_close_that_fails_gives_the_unsent_packets_back() {
     let error = conn.close().await.unwrap_err();
     assert!(error.is_io(), "{error:?}");
     assert_eq!(error.into_unsent(), packets[2..]);
+    // Given back is not written; and the close came first, so that it is the reason that every call tells.
+    assert!(conn.flush().await.unwrap_err().is_local_close());
 }
 
 #[tokio::test(start_paused = true)]
