@@ -75,7 +75,8 @@ impl PacketReceiver {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future loses nothing: the next call goes on where it stopped.
+    /// Dropping the future loses nothing: the next call goes on where it stopped. In a `select!` that is `biased`, put
+    /// what must be able to stop the loop first: a peer that never pauses can make this future ready each time.
     pub async fn recv(&mut self) -> Result<Option<Packet>, Error> {
         poll_fn(|cx| self.poll_recv(cx)).await
     }

@@ -34,7 +34,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pipeline: u32,
 
-    /// Payload sizes in bytes, one or LOW-HIGH (uniform, both ends included); k and m stand for KiB and MiB
+    /// Payload sizes in bytes, one or LOW-HIGH (uniform, both ends included); 64KiB and the like work
     #[arg(long, value_name = "SIZES", default_value = "0-2048")]
     sizes: Sizes,
 
@@ -62,8 +62,8 @@ pub(crate) struct Options {
     #[arg(long)]
     crc: bool,
 
-    /// The largest payload that is accepted; k and m stand for KiB and MiB
-    #[arg(long, value_name = "SIZE", default_value = "32m", value_parser = parse_size)]
+    /// The largest payload that is accepted, in bytes; 64KiB and the like work
+    #[arg(long, value_name = "SIZE", default_value = "32MiB", value_parser = parse_size)]
     max_payload: u32,
 
     /// Threads that send and receive [default: half of the cores, at least 1]
@@ -218,7 +218,7 @@ mod tests {
             (&["--duration", "99999days"], "at most 365 days"),
             (&["--packets", "5", "--duration", "1s"], "cannot be used with"),
             (&["--sizes", "9-2"], "write 2-9"),
-            (&["--sizes", "64m"], "--max-payload 64m"),
+            (&["--sizes", "64MB"], "--max-payload 64000000"),
         ];
         for (args, expected) in cases {
             let problem = refused(args);

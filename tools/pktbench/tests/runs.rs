@@ -58,7 +58,7 @@ fn the_warm_up_is_checked_and_not_counted() {
 
 #[test]
 fn more_may_be_outstanding_than_both_sides_buffer() {
-    let ran = pktbench("--sizes 1m --pipeline 16 --packets 64 --conns 2 --crc --json");
+    let ran = pktbench("--sizes 1MiB --pipeline 16 --packets 64 --conns 2 --crc --json");
     let document = ran.document();
     assert_eq!(ran.code, Some(0), "{document}");
     assert_eq!(count(&document, "totals", "bytes_received"), 64 << 20);
