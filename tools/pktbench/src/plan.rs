@@ -57,7 +57,7 @@ impl Plan {
         if self.sizes.max_len > self.max_payload_len {
             let (len, max) = (self.sizes.max_len, self.max_payload_len);
             let enough = match len.is_power_of_two() && len >= 1 << 20 {
-                true => format!("{}m", len >> 20),
+                true => format!("{}MiB", len >> 20),
                 false => len.to_string(),
             };
             return Err(format!(

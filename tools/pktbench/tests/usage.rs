@@ -20,7 +20,7 @@ fn bad_usage_is_one_line_that_says_what_to_do() {
         ("--duration 0s", "give it a time, such as 10s"),
         ("--sizes many", "'many' is no size"),
         ("--sizes 2048-0", "the low end is above the high end; write 0-2048"),
-        ("--sizes 0-64MiB", "raise it with --max-payload 67108864"),
+        ("--sizes 0-64MiB", "raise it with --max-payload 64MiB"),
         ("--sizes 2KiB --max-payload 1KiB", "raise it with --max-payload 2048"),
         ("--sizes 64MiB --max-payload 64MiB --pipeline 64", "lower one of them"),
     ];
