@@ -170,7 +170,7 @@ pub(crate) mod tests {
     fn what_cannot_work_is_refused_with_a_way_out() {
         let large = Sizes { min_len: 0, max_len: 64 << 20 };
         let cases = [
-            (Plan { sizes: large, ..plan() }, "--max-payload 64m"),
+            (Plan { sizes: large, ..plan() }, "--max-payload 64MiB"),
             (
                 Plan { sizes: Sizes { min_len: 9, max_len: 9 }, max_payload_len: 8, ..plan() },
                 "--max-payload 9",
