@@ -136,14 +136,15 @@ impl PacketReceiver {
 
     /// Lets go of the memory that waiting does not need.
     fn release_memory(&mut self) {
-        if self.lent {
+        if self.lent && self.buffer.len() < MIN_READ {
             // The start of a frame moves to memory of its own size.
             let start = BytesMut::from(&self.buffer[..]);
             pool::return_read_chunk(std::mem::replace(&mut self.buffer, start));
-            self.lent = false;
         } else if self.buffer.is_empty() {
             self.buffer = BytesMut::new();
         }
+        // What is more than that keeps the chunk: to copy it at each wait would make a peer that drips costly.
+        self.lent = false;
     }
 
     fn end_of_stream(&mut self) {
