@@ -44,9 +44,16 @@ impl FlushPolicy {
     pub(crate) fn due(self, queued: Queued) -> Option<Instant> {
         match self {
             Self::Adaptive => None,
-            Self::Timed { delay, max_delay } => Some((queued.last + delay).min(queued.first + max_delay)),
+            Self::Timed { delay, max_delay } => {
+                Some(later(queued.last, delay).min(later(queued.first, max_delay)))
+            }
         }
     }
+}
+
+/// A delay beyond what the clock can say is as good as 30 years, which it can.
+fn later(from: Instant, by: Duration) -> Instant {
+    from.checked_add(by).unwrap_or_else(|| from + Duration::from_secs(30 * 365 * 24 * 60 * 60))
 }
 
 /// What the flusher is to do when it has done what it could.
@@ -96,6 +103,13 @@ mod tests {
             let queued = Queued { first, last: first + ms(last_ms) };
             assert_eq!(policy.due(queued), Some(first + ms(due_ms)), "the last after {last_ms} ms");
         }
+    }
+
+    #[test]
+    fn a_delay_beyond_the_clock_is_no_panic() {
+        let policy = FlushPolicy::Timed { delay: Duration::from_millis(1), max_delay: Duration::MAX };
+        let now = Instant::from_std(std::time::Instant::now());
+        assert_eq!(policy.due(Queued { first: now, last: now }), Some(now + Duration::from_millis(1)));
     }
 
     #[test]

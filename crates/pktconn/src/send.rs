@@ -21,12 +21,14 @@ use crate::{ConnStats, Error};
 /// Dropping it is no close, as long as other handles are there: see [`close`](Self::close).
 pub struct PacketSender {
     shared: Arc<Shared>,
+    /// Under which it waits as a `Sink`.
+    key: u64,
 }
 
 impl PacketSender {
     pub(crate) fn new(shared: &Arc<Shared>) -> Self {
         shared.add_handle();
-        Self { shared: Arc::clone(shared) }
+        Self { shared: Arc::clone(shared), key: shared.next_key() }
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -87,7 +89,8 @@ impl PacketSender {
     /// Dropping the future changes nothing: what was accepted is written all the same.
     pub async fn flush(&self) -> Result<(), Error> {
         let target = self.shared.bytes_accepted();
-        poll_fn(|cx| self.shared.poll_flushed(target, cx)).await.map_err(Error::from)
+        let wait = self.shared.wait();
+        poll_fn(|cx| self.shared.poll_flushed(target, wait.key, cx)).await.map_err(Error::from)
     }
 
     /// Closes the connection, for all of its handles: writes out what was accepted, sends FIN, and waits for the peer to
@@ -112,7 +115,8 @@ impl PacketSender {
     /// The close goes on when the future is dropped, as long as a handle is there; a further call waits for its end.
     pub async fn close(&self) -> Result<(), Error> {
         self.shared.close();
-        poll_fn(|cx| self.shared.poll_ended(cx)).await
+        let wait = self.shared.wait();
+        poll_fn(|cx| self.shared.poll_ended(wait.key, cx)).await
     }
 
     /// Waits until the connection ends or begins to, and tells why: the first reason of all.
@@ -123,7 +127,8 @@ impl PacketSender {
     ///
     /// Dropping the future changes nothing.
     pub async fn closed(&self) -> Error {
-        poll_fn(|cx| self.shared.poll_reason(cx)).await.into()
+        let wait = self.shared.wait();
+        poll_fn(|cx| self.shared.poll_reason(wait.key, cx)).await.into()
     }
 
     /// Why the connection ended or begins to: the first reason of all, or `None` while it is open.
@@ -159,6 +164,7 @@ impl Clone for PacketSender {
 
 impl Drop for PacketSender {
     fn drop(&mut self) {
+        self.shared.forget(self.key);
         self.shared.drop_handle();
     }
 }
@@ -174,7 +180,7 @@ impl<P: Into<Packet>> Sink<P> for PacketSender {
     type Error = Error;
 
     fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        self.shared.poll_room(cx).map_err(Error::from)
+        self.shared.poll_room(self.key, cx).map_err(Error::from)
     }
 
     fn start_send(self: Pin<&mut Self>, packet: P) -> Result<(), Error> {
@@ -185,12 +191,12 @@ impl<P: Into<Packet>> Sink<P> for PacketSender {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let target = self.shared.bytes_accepted();
-        self.shared.poll_flushed(target, cx).map_err(Error::from)
+        self.shared.poll_flushed(target, self.key, cx).map_err(Error::from)
     }
 
     fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         self.shared.close();
-        ready!(self.shared.poll_ended(cx))?;
+        ready!(self.shared.poll_ended(self.key, cx))?;
         Poll::Ready(Ok(()))
     }
 }

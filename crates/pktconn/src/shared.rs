@@ -5,7 +5,8 @@
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
@@ -16,7 +17,7 @@ use tokio::time::Instant;
 use crate::error::Reason;
 use crate::flush::{self, FlushPolicy, Next, Queued};
 use crate::outbox::{Outbox, WRITE_WORTH};
-use crate::state::{Flusher, Phase, Reader, State, Writer, register, wake};
+use crate::state::{Flusher, Phase, Reader, State, Writer};
 use crate::stats::{ConnStats, Received};
 use crate::{ConnConfig, Error};
 
@@ -30,6 +31,8 @@ pub(crate) struct Shared {
     turn: tokio::sync::Mutex<()>,
     /// How many senders wait. Nobody passes them by.
     waiting: AtomicUsize,
+    /// The key of the next future that waits.
+    next_key: AtomicU64,
     policy: FlushPolicy,
     runtime: Handle,
     /// Senders and the receiver; the last one to go ends the connection.
@@ -50,6 +53,7 @@ impl Shared {
             codec: PacketCodec::new(config.codec),
             turn: tokio::sync::Mutex::new(()),
             waiting: AtomicUsize::new(0),
+            next_key: AtomicU64::new(0),
             policy: config.flush_policy(),
             config,
             local_addr,
@@ -85,6 +89,22 @@ impl Shared {
         state.end();
     }
 
+    /// What a future needs to leave its waker here, for as long as it waits.
+    pub(crate) fn wait(&self) -> Wait<'_> {
+        Wait { shared: self, key: self.next_key() }
+    }
+
+    pub(crate) fn next_key(&self) -> u64 {
+        self.next_key.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Takes the wakers back that were left under `key`.
+    pub(crate) fn forget(&self, key: u64) {
+        let mut state = self.lock();
+        state.progress.remove(key);
+        state.ended.remove(key);
+    }
+
     // ---- sending
 
     /// Puts `packet` into the outbox if there is room for it and nobody waits for that. [`Reason::Full`] otherwise.
@@ -112,14 +132,34 @@ impl Shared {
     pub(crate) async fn accept_in_turn(self: &Arc<Self>, packet: &Packet) -> Result<(), Reason> {
         let frame = self.codec.frame(packet).map_err(Reason::TooLarge)?;
         let _waiting = Waiting::new(&self.waiting);
-        let _turn = self.turn.lock().await;
-        poll_fn(|cx| self.poll_accept(packet, &frame, cx)).await
+        let wait = self.wait();
+        let mut turn = pin!(self.turn.lock());
+        // The end is waited for beside the turn: who has the turn may not be polled any more.
+        let _turn = poll_fn(|cx| match turn.as_mut().poll(cx) {
+            Poll::Ready(turn) => Poll::Ready(Ok(turn)),
+            Poll::Pending => self.poll_not_open(wait.key, cx).map(Err),
+        })
+        .await?;
+        poll_fn(|cx| self.poll_accept(packet, &frame, wait.key, cx)).await
+    }
+
+    /// Waits until nothing is accepted any more.
+    fn poll_not_open(&self, key: u64, cx: &Context<'_>) -> Poll<Reason> {
+        let mut state = self.lock();
+        match state.check_open() {
+            Err(reason) => Poll::Ready(reason),
+            Ok(()) => {
+                state.ended.register(key, cx);
+                Poll::Pending
+            }
+        }
     }
 
     fn poll_accept(
         self: &Arc<Self>,
         packet: &Packet,
         frame: &Frame<'_>,
+        key: u64,
         cx: &Context<'_>,
     ) -> Poll<Result<(), Reason>> {
         let mut state = self.lock();
@@ -132,7 +172,7 @@ impl Shared {
             return Poll::Ready(Ok(()));
         }
         self.wake_flusher(&mut state);
-        register(&mut state.progress, cx);
+        state.progress.register(key, cx);
         Poll::Pending
     }
 
@@ -154,13 +194,13 @@ impl Shared {
             state.write_out();
         }
         // Once the outbox holds something the flusher has been woken, or sleeps until it is due, or is blocked.
-        if was_empty && !state.outbox.is_empty() {
+        if was_empty && state.has_output() {
             self.wake_flusher(state);
         }
     }
 
     /// Waits until the outbox is below its high-water mark. For `Sink`, which reserves no room of its own.
-    pub(crate) fn poll_room(self: &Arc<Self>, cx: &Context<'_>) -> Poll<Result<(), Reason>> {
+    pub(crate) fn poll_room(self: &Arc<Self>, key: u64, cx: &Context<'_>) -> Poll<Result<(), Reason>> {
         let mut state = self.lock();
         if state.outbox.len() >= self.config.send_high_water && !state.blocked {
             state.write_out();
@@ -170,7 +210,7 @@ impl Shared {
             return Poll::Ready(Ok(()));
         }
         self.wake_flusher(&mut state);
-        register(&mut state.progress, cx);
+        state.progress.register(key, cx);
         Poll::Pending
     }
 
@@ -180,7 +220,12 @@ impl Shared {
     }
 
     /// Waits until `target` bytes, of all that were ever accepted, are written.
-    pub(crate) fn poll_flushed(self: &Arc<Self>, target: u64, cx: &Context<'_>) -> Poll<Result<(), Reason>> {
+    pub(crate) fn poll_flushed(
+        self: &Arc<Self>,
+        target: u64,
+        key: u64,
+        cx: &Context<'_>,
+    ) -> Poll<Result<(), Reason>> {
         let mut state = self.lock();
         if !state.is_written(target) && state.phase < Phase::Ended && !state.blocked {
             state.write_out();
@@ -192,7 +237,7 @@ impl Shared {
             return Poll::Ready(Err(state.end_reason()));
         }
         self.wake_flusher(&mut state);
-        register(&mut state.progress, cx);
+        state.progress.register(key, cx);
         Poll::Pending
     }
 
@@ -221,7 +266,7 @@ impl Shared {
         let mut state = self.lock();
         state.remote_closed = true;
         state.reason.get_or_insert(Reason::RemoteClose);
-        wake(&mut state.ended);
+        state.ended.wake();
         if self.policy == FlushPolicy::Adaptive && !state.outbox.is_empty() && !state.blocked {
             state.write_out();
         }
@@ -255,12 +300,12 @@ impl Shared {
         self.lock().reason.clone()
     }
 
-    pub(crate) fn poll_reason(&self, cx: &Context<'_>) -> Poll<Reason> {
+    pub(crate) fn poll_reason(&self, key: u64, cx: &Context<'_>) -> Poll<Reason> {
         let mut state = self.lock();
         match &state.reason {
             Some(reason) => Poll::Ready(reason.clone()),
             None => {
-                register(&mut state.ended, cx);
+                state.ended.register(key, cx);
                 Poll::Pending
             }
         }
@@ -275,10 +320,10 @@ impl Shared {
     }
 
     /// Waits for the end of a connection that is closing.
-    pub(crate) fn poll_ended(&self, cx: &Context<'_>) -> Poll<Result<(), Error>> {
+    pub(crate) fn poll_ended(&self, key: u64, cx: &Context<'_>) -> Poll<Result<(), Error>> {
         let mut state = self.lock();
         if state.phase < Phase::Ended {
-            register(&mut state.progress, cx);
+            state.progress.register(key, cx);
             return Poll::Pending;
         }
         Poll::Ready(match state.failure.clone() {
@@ -326,6 +371,18 @@ impl Shared {
         state.deadline = Instant::now().checked_add(self.config.close_timeout);
         state.wake_all();
         self.wake_flusher(state);
+    }
+}
+
+/// The key of a future that waits. Dropped with it, and its wakers go too.
+pub(crate) struct Wait<'a> {
+    shared: &'a Shared,
+    pub(crate) key: u64,
+}
+
+impl Drop for Wait<'_> {
+    fn drop(&mut self) {
+        self.shared.forget(self.key);
     }
 }
 

@@ -34,8 +34,6 @@ pub(crate) struct State {
     pub(crate) reader: Option<Reader>,
     /// Whether the transport holds the flusher's waker because it can take no more.
     pub(crate) blocked: bool,
-    /// Whether the transport took bytes that it was not yet told to flush.
-    pub(crate) unflushed: bool,
     /// Whether the peer has closed its side.
     pub(crate) remote_closed: bool,
     pub(crate) flusher: Flusher,
@@ -48,13 +46,15 @@ pub(crate) struct State {
     pub(crate) packets_sent: u64,
     pub(crate) bytes_accepted: u64,
     pub(crate) bytes_written: u64,
+    /// Of the bytes written, those that the transport has let go of; behind `bytes_written` where it buffers.
+    pub(crate) bytes_flushed: u64,
     pub(crate) writes: u64,
     /// The task that waits in `recv`, to be told of the end.
     pub(crate) receiver: Option<Waker>,
     /// Tasks that wait for bytes to be written or for the end.
-    pub(crate) progress: Vec<Waker>,
+    pub(crate) progress: Waiters,
     /// Tasks that wait for the end alone.
-    pub(crate) ended: Vec<Waker>,
+    pub(crate) ended: Waiters,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -83,7 +83,6 @@ impl State {
             writer: Some(writer),
             reader: None,
             blocked: false,
-            unflushed: false,
             remote_closed: false,
             flusher: Flusher::None,
             queued: None,
@@ -93,19 +92,20 @@ impl State {
             packets_sent: 0,
             bytes_accepted: 0,
             bytes_written: 0,
+            bytes_flushed: 0,
             writes: 0,
             receiver: None,
-            progress: Vec::new(),
-            ended: Vec::new(),
+            progress: Waiters::default(),
+            ended: Waiters::default(),
         }
     }
 
     pub(crate) fn has_output(&self) -> bool {
-        !self.outbox.is_empty() || self.unflushed
+        !self.outbox.is_empty() || self.bytes_flushed < self.bytes_written
     }
 
     pub(crate) fn is_written(&self, target: u64) -> bool {
-        self.bytes_written >= target && !self.unflushed
+        self.bytes_flushed >= target
     }
 
     pub(crate) fn check_open(&self) -> Result<(), Reason> {
@@ -125,8 +125,8 @@ impl State {
         if let Some(receiver) = self.receiver.take() {
             receiver.wake();
         }
-        wake(&mut self.progress);
-        wake(&mut self.ended);
+        self.progress.wake();
+        self.ended.wake();
     }
 
     /// Runs `poll` so that the flusher is woken when it can go on. Before the flusher has run for the first time nothing
@@ -159,6 +159,16 @@ impl State {
     }
 
     fn poll_write_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let written = self.poll_write_all(cx)?;
+        // Also when it takes no more: what it took must not wait for a pause in the traffic.
+        if let Some(writer) = self.writer.as_mut().filter(|_| self.bytes_flushed < self.bytes_written) {
+            ready!(Pin::new(writer).poll_flush(cx))?;
+            self.bytes_flushed = self.bytes_written;
+        }
+        written.map(Ok)
+    }
+
+    fn poll_write_all(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(writer) = &mut self.writer else { return Poll::Ready(Ok(())) };
         while !self.outbox.is_empty() {
             let mut slices = [IoSlice::new(&[]); MAX_SLICES];
@@ -173,11 +183,6 @@ impl State {
             self.outbox.advance(taken);
             self.bytes_written += taken as u64;
             self.writes += 1;
-            self.unflushed = true;
-        }
-        if self.unflushed {
-            ready!(Pin::new(writer).poll_flush(cx))?;
-            self.unflushed = false;
         }
         Poll::Ready(Ok(()))
     }
@@ -224,7 +229,7 @@ impl State {
 
     /// Writes until the outbox is empty or the transport takes no more; in that case it will wake the flusher.
     pub(crate) fn write_out(&mut self) {
-        let before = self.outbox.len();
+        let before = (self.bytes_written, self.bytes_flushed);
         let result = self.with_flusher(State::poll_write_out);
         self.blocked = result.is_pending();
         if self.blocked {
@@ -237,8 +242,8 @@ impl State {
         if let Poll::Ready(Err(error)) = result {
             self.fail(error.into());
             self.end();
-        } else if len < before || result.is_ready() {
-            wake(&mut self.progress);
+        } else if before != (self.bytes_written, self.bytes_flushed) {
+            self.progress.wake();
         }
     }
 
@@ -277,15 +282,25 @@ fn poll_discard(reader: &mut Reader, cx: &mut Context<'_>) -> Poll<io::Result<()
     Poll::Pending
 }
 
-/// Leaves the waker of a task that waits, once.
-pub(crate) fn register(waiting: &mut Vec<Waker>, cx: &Context<'_>) {
-    if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
-        waiting.push(cx.waker().clone());
-    }
-}
+/// The wakers of futures that wait, each under the key of its future, so that one that is dropped leaves nothing behind.
+#[derive(Default)]
+pub(crate) struct Waiters(Vec<(u64, Waker)>);
 
-pub(crate) fn wake(waiting: &mut Vec<Waker>) {
-    for waker in std::mem::take(waiting) {
-        waker.wake();
+impl Waiters {
+    pub(crate) fn register(&mut self, key: u64, cx: &Context<'_>) {
+        match self.0.iter_mut().find(|(registered, _)| *registered == key) {
+            Some((_, waker)) => waker.clone_from(cx.waker()),
+            None => self.0.push((key, cx.waker().clone())),
+        }
+    }
+
+    pub(crate) fn remove(&mut self, key: u64) {
+        self.0.retain(|(registered, _)| *registered != key);
+    }
+
+    pub(crate) fn wake(&mut self) {
+        for (_, waker) in std::mem::take(&mut self.0) {
+            waker.wake();
+        }
     }
 }

@@ -2,6 +2,9 @@
 
 mod common;
 
+use std::sync::Arc;
+use std::task::{Context, Wake, Waker};
+
 use common::{drop_after, numbered, piped_pair};
 use pktconn::{ConnConfig, PacketConn, PacketServer};
 
@@ -92,6 +95,42 @@ async fn closed_dropped_while_it_waits_changes_nothing() {
     drop(there);
     here.send(b"into the void").await.unwrap();
     assert!(here.closed().await.is_io());
+}
+
+#[tokio::test]
+async fn a_wait_that_is_dropped_leaves_no_waker_behind() {
+    struct Woken;
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {}
+    }
+    // Nobody reads at the other end, so that everything waits.
+    let (here, _there) = narrow_pair();
+    here.send(vec![1; 500]).await.unwrap();
+    let counted = Arc::new(Woken);
+    let waker = Waker::from(Arc::clone(&counted));
+    let mut cx = Context::from_waker(&waker);
+    for _ in 0..10 {
+        let mut send = Box::pin(here.send(b"second"));
+        let mut next = Box::pin(here.send(b"third"));
+        let (mut flush, mut closed) = (Box::pin(here.flush()), Box::pin(here.closed()));
+        assert!(send.as_mut().poll(&mut cx).is_pending());
+        assert!(next.as_mut().poll(&mut cx).is_pending());
+        assert!(flush.as_mut().poll(&mut cx).is_pending());
+        assert!(closed.as_mut().poll(&mut cx).is_pending());
+    }
+    drop(waker);
+    assert_eq!(Arc::strong_count(&counted), 1);
+}
+
+#[tokio::test]
+async fn a_send_behind_one_that_is_not_polled_ends_with_the_connection() {
+    let (here, _there) = narrow_pair();
+    let (here, _receiver) = here.split();
+    here.send(vec![1; 500]).await.unwrap();
+    let mut first = Box::pin(here.send(b"first in the line"));
+    assert!(first.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    let (second, _) = tokio::join!(here.send(b"second"), drop_after(1, here.close()));
+    assert!(second.unwrap_err().is_local_close());
 }
 
 #[tokio::test]

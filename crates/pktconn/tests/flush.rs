@@ -178,3 +178,16 @@ async fn a_flush_waits_until_a_transport_that_buffers_has_let_go() {
     conn.flush().await.unwrap();
     assert_eq!(there.recv().await.unwrap().unwrap().payload(), b"through the buffer");
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_a_transport_buffers_leaves_though_nobody_waits_for_it() {
+    // It takes the packet whole, at once, and lets it go in pieces of 16 bytes.
+    let (here, there) = tokio::io::duplex(16);
+    let conn =
+        pktconn::PacketConn::new(tokio::io::BufWriter::with_capacity(1 << 20, here), ConnConfig::new())
+            .unwrap();
+    let mut there = pktconn::PacketConn::new(there, ConnConfig::new()).unwrap();
+    conn.send(vec![7; 100_000]).await.unwrap();
+    let received = tokio::time::timeout(1000 * MS, there.recv()).await;
+    assert_eq!(received.expect("it was never flushed").unwrap().unwrap().len(), 100_000);
+}
