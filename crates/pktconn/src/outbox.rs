@@ -170,6 +170,7 @@ impl Outbox {
 
     fn seal(&mut self) {
         if !self.open.is_empty() {
+            self.shrink();
             self.sealed.push_back(Chunk::Small(std::mem::take(&mut self.open)));
         }
     }

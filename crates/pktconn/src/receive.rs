@@ -136,12 +136,14 @@ impl PacketReceiver {
 
     /// Lets go of the memory that waiting does not need.
     fn release_memory(&mut self) {
-        if self.lent && self.buffer.len() < MIN_READ {
+        let len = self.buffer.len();
+        if len < MIN_READ && (self.lent || self.buffer.capacity() > len) {
             // The start of a frame moves to memory of its own size.
             let start = BytesMut::from(&self.buffer[..]);
-            pool::return_read_chunk(std::mem::replace(&mut self.buffer, start));
-        } else if self.buffer.is_empty() {
-            self.buffer = BytesMut::new();
+            let large = std::mem::replace(&mut self.buffer, start);
+            if self.lent {
+                pool::return_read_chunk(large);
+            }
         }
         // What is more than that keeps the chunk: to copy it at each wait would make a peer that drips costly.
         self.lent = false;
@@ -151,6 +153,7 @@ impl PacketReceiver {
         match self.codec.decode_end(&self.buffer) {
             Ok(()) => {
                 self.end = End::Clean;
+                self.release_memory();
                 self.reader = None;
                 self.shared.remote_closed();
             }

@@ -265,6 +265,8 @@ impl Shared {
     pub(crate) fn remote_closed(self: &Arc<Self>) {
         let mut state = self.lock();
         state.remote_closed = true;
+        // Where this side is closing already, that was the last thing it waited for.
+        state.flusher.wake();
         state.reason.get_or_insert(Reason::RemoteClose);
         state.ended.wake();
         if self.policy == FlushPolicy::Adaptive && !state.outbox.is_empty() && !state.blocked {
@@ -279,6 +281,7 @@ impl Shared {
         match reason {
             Reason::Frame(error) => {
                 state.remote_closed |= matches!(error, FrameError::Truncated { .. });
+                state.flusher.wake();
                 self.begin_close(&mut state);
             }
             _ => state.end(),
