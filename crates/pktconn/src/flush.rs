@@ -13,7 +13,7 @@
 //! only task that the transport wakes when it can be written again: no future of the application holds the progress of
 //! a write, so any of them can be dropped at any time.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -66,20 +66,34 @@ pub(crate) enum Next {
     End,
 }
 
+/// Ends the connection when its flusher is dropped before the end: its runtime was shut down, or its transport panicked.
+/// Nothing that was accepted would be written any more, and whoever waits for that would wait for ever.
+struct EndWithFlusher(Arc<Shared>);
+
+impl Drop for EndWithFlusher {
+    fn drop(&mut self) {
+        self.0.flusher_gone();
+    }
+}
+
 /// The task of a connection that writes what no one else writes. It ends with the connection.
-pub(crate) async fn flusher(shared: Arc<Shared>) {
-    // Made by the first wait: adaptive flushing, the default, never does.
-    let mut sleep: Option<Pin<Box<Sleep>>> = None;
-    poll_fn(|cx| {
-        loop {
-            match shared.run_flusher(cx) {
-                Next::Wake => return Poll::Pending,
-                Next::At(due) => ready!(poll_sleep(&mut sleep, due, cx)),
-                Next::End => return Poll::Ready(()),
+pub(crate) fn flusher(shared: Arc<Shared>) -> impl Future<Output = ()> + Send + 'static {
+    // Made before the first turn, which a runtime that is shut down does not grant.
+    let shared = EndWithFlusher(shared);
+    async move {
+        // Made by the first wait: adaptive flushing, the default, never does.
+        let mut sleep: Option<Pin<Box<Sleep>>> = None;
+        poll_fn(|cx| {
+            loop {
+                match shared.0.run_flusher(cx) {
+                    Next::Wake => return Poll::Pending,
+                    Next::At(due) => ready!(poll_sleep(&mut sleep, due, cx)),
+                    Next::End => return Poll::Ready(()),
+                }
             }
-        }
-    })
-    .await;
+        })
+        .await;
+    }
 }
 
 fn poll_sleep(sleep: &mut Option<Pin<Box<Sleep>>>, until: Instant, cx: &mut Context<'_>) -> Poll<()> {

@@ -82,6 +82,10 @@ mod shared;
 
 mod state;
 
+mod close;
+
+mod wait;
+
 mod server;
 pub use server::{PacketServer, ServerHandle};
 

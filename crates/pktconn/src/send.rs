@@ -23,12 +23,15 @@ pub struct PacketSender {
     shared: Arc<Shared>,
     /// Under which it waits as a `Sink`.
     key: u64,
+    /// What its flush as a `Sink` waits for. Taken when that begins: other senders go on, and would put its end off for
+    /// ever.
+    flush_target: Option<u64>,
 }
 
 impl PacketSender {
     pub(crate) fn new(shared: &Arc<Shared>) -> Self {
         shared.add_handle();
-        Self { shared: Arc::clone(shared), key: shared.next_key() }
+        Self { shared: Arc::clone(shared), key: shared.next_key(), flush_target: None }
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -51,16 +54,14 @@ impl PacketSender {
     /// The packet is accepted whole when the future completes, and not at all when it is dropped before.
     pub async fn send(&self, packet: impl Into<Packet>) -> Result<(), Error> {
         let packet = packet.into();
-        match self.shared.offer(&packet) {
-            Ok(()) => Ok(()),
-            // Boxed: so the future of a send that need not wait, which is most of them, stays small.
-            Err(Reason::Full) => Box::pin(self.send_in_turn(packet)).await,
-            Err(reason) => Err(Error::new(reason, vec![packet])),
-        }
-    }
-
-    async fn send_in_turn(&self, packet: Packet) -> Result<(), Error> {
-        let accepted = self.shared.accept_in_turn(&packet).await;
+        let accepted = match self.shared.frame(&packet) {
+            Ok(frame) => match self.shared.offer(&packet, &frame) {
+                // Boxed: so the future of a send that need not wait, which is most of them, stays small.
+                Err(Reason::Full) => Box::pin(self.shared.accept_in_turn(&packet, &frame)).await,
+                done => done,
+            },
+            Err(reason) => Err(reason),
+        };
         accepted.map_err(|reason| Error::new(reason, vec![packet]))
     }
 
@@ -72,7 +73,8 @@ impl PacketSender {
     /// [`into_unsent`](Error::into_unsent).
     pub fn try_send(&self, packet: impl Into<Packet>) -> Result<(), Error> {
         let packet = packet.into();
-        self.shared.offer(&packet).map_err(|reason| Error::new(reason, vec![packet]))
+        let accepted = self.shared.frame(&packet).and_then(|frame| self.shared.offer(&packet, &frame));
+        accepted.map_err(|reason| Error::new(reason, vec![packet]))
     }
 
     /// Waits until everything that was accepted before this call is written to the transport.
@@ -183,15 +185,20 @@ impl<P: Into<Packet>> Sink<P> for PacketSender {
         self.shared.poll_room(self.key, cx).map_err(Error::from)
     }
 
-    fn start_send(self: Pin<&mut Self>, packet: P) -> Result<(), Error> {
+    fn start_send(mut self: Pin<&mut Self>, packet: P) -> Result<(), Error> {
+        self.flush_target = None;
         // `poll_ready` saw the outbox below its mark.
         let packet = packet.into();
-        self.shared.force(&packet).map_err(|reason| Error::new(reason, vec![packet]))
+        let accepted = self.shared.frame(&packet).and_then(|frame| self.shared.force(&packet, &frame));
+        accepted.map_err(|reason| Error::new(reason, vec![packet]))
     }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        let target = self.shared.bytes_accepted();
-        self.shared.poll_flushed(target, self.key, cx).map_err(Error::from)
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let target = self.flush_target.unwrap_or_else(|| self.shared.bytes_accepted());
+        self.flush_target = Some(target);
+        let flushed = ready!(self.shared.poll_flushed(target, self.key, cx));
+        self.flush_target = None;
+        Poll::Ready(flushed.map_err(Error::from))
     }
 
     fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {

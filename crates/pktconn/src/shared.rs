@@ -4,6 +4,7 @@
 //! is what the handles do with it.
 
 use std::future::poll_fn;
+use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -12,17 +13,16 @@ use std::task::{Context, Poll};
 
 use pktconn_codec::{Frame, FrameError, Packet, PacketCodec};
 use tokio::runtime::Handle;
-use tokio::time::Instant;
 
 use crate::error::Reason;
-use crate::flush::{self, FlushPolicy, Next, Queued};
-use crate::outbox::{Outbox, WRITE_WORTH};
+use crate::flush::{self, Next};
+use crate::outbox::Outbox;
 use crate::state::{Flusher, Phase, Reader, State, Writer};
 use crate::stats::{ConnStats, Received};
+use crate::wait::{Wait, Waiting};
 use crate::{ConnConfig, Error};
 
 pub(crate) struct Shared {
-    pub(crate) config: ConnConfig,
     pub(crate) codec: PacketCodec,
     pub(crate) local_addr: Option<SocketAddr>,
     pub(crate) peer_addr: Option<SocketAddr>,
@@ -33,7 +33,6 @@ pub(crate) struct Shared {
     waiting: AtomicUsize,
     /// The key of the next future that waits.
     next_key: AtomicU64,
-    policy: FlushPolicy,
     runtime: Handle,
     /// Senders and the receiver; the last one to go ends the connection.
     handles: AtomicUsize,
@@ -54,21 +53,32 @@ impl Shared {
             turn: tokio::sync::Mutex::new(()),
             waiting: AtomicUsize::new(0),
             next_key: AtomicU64::new(0),
-            policy: config.flush_policy(),
-            config,
             local_addr,
             peer_addr,
             received: Received::default(),
             runtime: Handle::current(),
             handles: AtomicUsize::new(0),
             closed_here: AtomicBool::new(false),
-            state: Mutex::new(State::new(writer)),
+            state: Mutex::new(State::new(writer, config)),
         })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing panics under the lock but a transport of the user's own; what it leaves is in order.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs `act` under the lock, and then spawns the flusher if it was wanted: a runtime that is shut down drops a new
+    /// task in place, which takes the lock to end the connection.
+    fn with_state<T>(self: &Arc<Self>, act: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.lock();
+        let result = act(&mut state);
+        if let Flusher::Wanted = state.flusher {
+            state.flusher = Flusher::Spawned;
+            drop(state);
+            self.runtime.spawn(flush::flusher(Arc::clone(self)));
+        }
+        result
     }
 
     pub(crate) fn add_handle(&self) {
@@ -81,17 +91,17 @@ impl Shared {
             return;
         }
         let mut state = self.lock();
-        if state.phase < Phase::Finished && !state.blocked {
-            state.write_out();
+        if state.phase < Phase::Finished {
+            state.write_last();
         }
-        state.reason.get_or_insert(Reason::LocalClose);
+        state.stop(Reason::LocalClose);
         state.outbox = Outbox::default();
         state.end();
     }
 
     /// What a future needs to leave its waker here, for as long as it waits.
     pub(crate) fn wait(&self) -> Wait<'_> {
-        Wait { shared: self, key: self.next_key() }
+        Wait::new(self)
     }
 
     pub(crate) fn next_key(&self) -> u64 {
@@ -107,30 +117,39 @@ impl Shared {
 
     // ---- sending
 
-    /// Puts `packet` into the outbox if there is room for it and nobody waits for that. [`Reason::Full`] otherwise.
-    pub(crate) fn offer(self: &Arc<Self>, packet: &Packet) -> Result<(), Reason> {
-        let frame = self.codec.frame(packet).map_err(Reason::TooLarge)?;
-        let mut state = self.lock();
-        state.check_open()?;
-        if self.waiting.load(Ordering::Relaxed) > 0 || !self.has_room(&state, frame.len()) {
-            return Err(Reason::Full);
-        }
-        self.push(&mut state, packet, &frame);
-        Ok(())
+    /// The frame of `packet`, made outside of the lock, which other senders wait for.
+    pub(crate) fn frame<'a>(&self, packet: &'a Packet) -> Result<Frame<'a>, Reason> {
+        self.codec.frame(packet).map_err(Reason::TooLarge)
+    }
+
+    /// Puts `packet`, whose frame is `frame`, into the outbox if there is room for it and nobody waits for that.
+    /// [`Reason::Full`] otherwise.
+    pub(crate) fn offer(self: &Arc<Self>, packet: &Packet, frame: &Frame<'_>) -> Result<(), Reason> {
+        self.with_state(|state| {
+            state.check_open()?;
+            if self.waiting.load(Ordering::Relaxed) > 0 || !state.has_room(frame.len()) {
+                return Err(Reason::Full);
+            }
+            state.push(packet, frame);
+            Ok(())
+        })
     }
 
     /// Puts `packet` into the outbox, whatever stands in it.
-    pub(crate) fn force(self: &Arc<Self>, packet: &Packet) -> Result<(), Reason> {
-        let frame = self.codec.frame(packet).map_err(Reason::TooLarge)?;
-        let mut state = self.lock();
-        state.check_open()?;
-        self.push(&mut state, packet, &frame);
-        Ok(())
+    pub(crate) fn force(self: &Arc<Self>, packet: &Packet, frame: &Frame<'_>) -> Result<(), Reason> {
+        self.with_state(|state| {
+            state.check_open()?;
+            state.push(packet, frame);
+            Ok(())
+        })
     }
 
     /// Waits for room, behind those that have waited for longer, and puts `packet` into the outbox.
-    pub(crate) async fn accept_in_turn(self: &Arc<Self>, packet: &Packet) -> Result<(), Reason> {
-        let frame = self.codec.frame(packet).map_err(Reason::TooLarge)?;
+    pub(crate) async fn accept_in_turn(
+        self: &Arc<Self>,
+        packet: &Packet,
+        frame: &Frame<'_>,
+    ) -> Result<(), Reason> {
         let _waiting = Waiting::new(&self.waiting);
         let wait = self.wait();
         let mut turn = pin!(self.turn.lock());
@@ -140,7 +159,7 @@ impl Shared {
             Poll::Pending => self.poll_not_open(wait.key, cx).map(Err),
         })
         .await?;
-        poll_fn(|cx| self.poll_accept(packet, &frame, wait.key, cx)).await
+        poll_fn(|cx| self.poll_accept(packet, frame, wait.key, cx)).await
     }
 
     /// Waits until nothing is accepted any more.
@@ -162,56 +181,35 @@ impl Shared {
         key: u64,
         cx: &Context<'_>,
     ) -> Poll<Result<(), Reason>> {
-        let mut state = self.lock();
-        if !self.has_room(&state, frame.len()) && !state.blocked {
-            state.write_out();
-        }
-        state.check_open()?;
-        if self.has_room(&state, frame.len()) {
-            self.push(&mut state, packet, frame);
-            return Poll::Ready(Ok(()));
-        }
-        self.wake_flusher(&mut state);
-        state.progress.register(key, cx);
-        Poll::Pending
-    }
-
-    /// Whether a frame of `len` bytes may join the outbox. One that is larger than the outbox passes alone.
-    fn has_room(&self, state: &State, len: usize) -> bool {
-        state.outbox.is_empty() || state.outbox.len() + len <= self.config.send_high_water
-    }
-
-    fn push(self: &Arc<Self>, state: &mut State, packet: &Packet, frame: &Frame<'_>) {
-        if let FlushPolicy::Timed { .. } = self.policy {
-            let now = Instant::now();
-            state.queued = Some(Queued { first: state.queued.map_or(now, |queued| queued.first), last: now });
-        }
-        let was_empty = state.outbox.is_empty();
-        state.outbox.push(packet, frame);
-        state.packets_sent += 1;
-        state.bytes_accepted += frame.len() as u64;
-        if state.outbox.len() >= WRITE_WORTH && !state.blocked {
-            state.write_out();
-        }
-        // Once the outbox holds something the flusher has been woken, or sleeps until it is due, or is blocked.
-        if was_empty && state.has_output() {
-            self.wake_flusher(state);
-        }
+        self.with_state(|state| {
+            if !state.has_room(frame.len()) && !state.blocked {
+                state.write_out();
+            }
+            state.check_open()?;
+            if state.has_room(frame.len()) {
+                state.push(packet, frame);
+                return Poll::Ready(Ok(()));
+            }
+            state.flusher.want();
+            state.progress.register(key, cx);
+            Poll::Pending
+        })
     }
 
     /// Waits until the outbox is below its high-water mark. For `Sink`, which reserves no room of its own.
     pub(crate) fn poll_room(self: &Arc<Self>, key: u64, cx: &Context<'_>) -> Poll<Result<(), Reason>> {
-        let mut state = self.lock();
-        if state.outbox.len() >= self.config.send_high_water && !state.blocked {
-            state.write_out();
-        }
-        state.check_open()?;
-        if state.outbox.len() < self.config.send_high_water {
-            return Poll::Ready(Ok(()));
-        }
-        self.wake_flusher(&mut state);
-        state.progress.register(key, cx);
-        Poll::Pending
+        self.with_state(|state| {
+            if !state.is_below_mark() && !state.blocked {
+                state.write_out();
+            }
+            state.check_open()?;
+            if state.is_below_mark() {
+                return Poll::Ready(Ok(()));
+            }
+            state.flusher.want();
+            state.progress.register(key, cx);
+            Poll::Pending
+        })
     }
 
     /// How many bytes were ever accepted: what a flush that begins now has to wait for.
@@ -226,19 +224,20 @@ impl Shared {
         key: u64,
         cx: &Context<'_>,
     ) -> Poll<Result<(), Reason>> {
-        let mut state = self.lock();
-        if !state.is_written(target) && state.phase < Phase::Ended && !state.blocked {
-            state.write_out();
-        }
-        if state.is_written(target) {
-            return Poll::Ready(Ok(()));
-        }
-        if state.phase == Phase::Ended {
-            return Poll::Ready(Err(state.end_reason()));
-        }
-        self.wake_flusher(&mut state);
-        state.progress.register(key, cx);
-        Poll::Pending
+        self.with_state(|state| {
+            if !state.is_written(target) && state.phase < Phase::Ended && !state.blocked {
+                state.write_out();
+            }
+            if state.is_written(target) {
+                return Poll::Ready(Ok(()));
+            }
+            if state.phase == Phase::Ended {
+                return Poll::Ready(Err(state.stop_reason()));
+            }
+            state.flusher.want();
+            state.progress.register(key, cx);
+            Poll::Pending
+        })
     }
 
     // ---- receiving
@@ -249,11 +248,9 @@ impl Shared {
     }
 
     /// What the receiver does before it waits: writes what was sent, and leaves its waker for news of the end.
-    pub(crate) fn before_wait(self: &Arc<Self>, cx: &Context<'_>) -> Result<(), Reason> {
+    pub(crate) fn before_wait(&self, cx: &Context<'_>) -> Result<(), Reason> {
         let mut state = self.lock();
-        if self.policy == FlushPolicy::Adaptive && !state.outbox.is_empty() && !state.blocked {
-            state.write_out();
-        }
+        state.write_before_wait();
         state.check_open()?;
         if !state.receiver.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             state.receiver = Some(cx.waker().clone());
@@ -262,30 +259,31 @@ impl Shared {
     }
 
     /// The peer closed its side between two frames. It may still receive.
-    pub(crate) fn remote_closed(self: &Arc<Self>) {
+    pub(crate) fn remote_closed(&self) {
         let mut state = self.lock();
         state.remote_closed = true;
         // Where this side is closing already, that was the last thing it waited for.
         state.flusher.wake();
         state.reason.get_or_insert(Reason::RemoteClose);
         state.ended.wake();
-        if self.policy == FlushPolicy::Adaptive && !state.outbox.is_empty() && !state.blocked {
-            state.write_out();
-        }
+        state.write_before_wait();
     }
 
     /// Receiving failed. After a bad frame the peer still gets what was accepted for it; a transport that failed is gone.
-    pub(crate) fn receive_failed(self: &Arc<Self>, reason: &Reason) {
-        let mut state = self.lock();
-        state.fail(reason.clone());
-        match reason {
-            Reason::Frame(error) => {
-                state.remote_closed |= matches!(error, FrameError::Truncated { .. });
-                state.flusher.wake();
-                self.begin_close(&mut state);
+    /// Returns what the receiver is to say: the connection may have failed before, in writing.
+    pub(crate) fn receive_failed(self: &Arc<Self>, reason: &Reason) -> Reason {
+        self.with_state(|state| {
+            state.fail(reason.clone());
+            match reason {
+                Reason::Frame(error) => {
+                    state.remote_closed |= matches!(error, FrameError::Truncated { .. });
+                    state.flusher.wake();
+                    state.begin_close();
+                }
+                _ => state.end(),
             }
-            _ => state.end(),
-        }
+            state.stop_reason()
+        })
     }
 
     /// Takes the reading half over from a receiver that reads no more.
@@ -316,10 +314,11 @@ impl Shared {
 
     /// Closes this side: accepts and receives nothing more, and has the rest written.
     pub(crate) fn close(self: &Arc<Self>) {
-        let mut state = self.lock();
-        state.reason.get_or_insert(Reason::LocalClose);
-        self.closed_here.store(true, Ordering::Relaxed);
-        self.begin_close(&mut state);
+        self.with_state(|state| {
+            state.stop(Reason::LocalClose);
+            self.closed_here.store(true, Ordering::Relaxed);
+            state.begin_close();
+        });
     }
 
     /// Waits for the end of a connection that is closing.
@@ -351,56 +350,42 @@ impl Shared {
 
     // ---- the flusher
 
-    fn wake_flusher(self: &Arc<Self>, state: &mut State) {
-        match &mut state.flusher {
-            Flusher::None => {
-                state.flusher = Flusher::Spawned;
-                self.runtime.spawn(flush::flusher(Arc::clone(self)));
-            }
-            flusher => flusher.wake(),
-        }
-    }
-
     pub(crate) fn run_flusher(&self, cx: &Context<'_>) -> Next {
-        self.lock().run_flusher(self.policy, cx)
+        self.lock().run_flusher(cx)
     }
 
-    fn begin_close(self: &Arc<Self>, state: &mut State) {
-        if state.phase > Phase::Open {
-            return;
+    /// Of a flusher that is dropped: without one, a connection that has not ended yet does now.
+    pub(crate) fn flusher_gone(&self) {
+        let mut state = self.lock();
+        if state.phase < Phase::Ended {
+            let gone = "the runtime of the connection was shut down, or its transport panicked";
+            state.fail(io::Error::other(gone).into());
+            state.end();
         }
-        state.phase = Phase::Closing;
-        // A timeout beyond what the clock can say is none.
-        state.deadline = Instant::now().checked_add(self.config.close_timeout);
-        state.wake_all();
-        self.wake_flusher(state);
     }
 }
 
-/// The key of a future that waits. Dropped with it, and its wakers go too.
-pub(crate) struct Wait<'a> {
-    shared: &'a Shared,
-    pub(crate) key: u64,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Drop for Wait<'_> {
-    fn drop(&mut self) {
-        self.shared.forget(self.key);
-    }
-}
-
-/// Counts a sender that waits, for as long as it does.
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl<'a> Waiting<'a> {
-    fn new(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+    /// A read that had begun before this side closed may find the peer's end when the flusher waits for just that.
+    #[tokio::test(start_paused = true)]
+    async fn the_peers_end_found_while_closing_ends_the_close_before_its_deadline() {
+        let truncated = FrameError::Truncated { needed: 9, available: 1 };
+        for failure in [None, Some(Reason::Frame(truncated))] {
+            let shared = Shared::new(ConnConfig::new(), Box::new(tokio::io::sink()), None, None);
+            let started = tokio::time::Instant::now();
+            shared.close();
+            tokio::task::yield_now().await;
+            match &failure {
+                None => shared.remote_closed(),
+                Some(reason) => assert!(matches!(shared.receive_failed(reason), Reason::LocalClose)),
+            }
+            let wait = shared.wait();
+            let closed = poll_fn(|cx| shared.poll_ended(wait.key, cx)).await;
+            assert_eq!(closed.is_err(), failure.is_some());
+            assert!(started.elapsed().is_zero(), "it took until the deadline");
+        }
     }
 }

@@ -1,13 +1,5 @@
 //! What the lock of a connection guards: the outbox, the writing half of the transport, and how far the connection is on
-//! its way to the end.
-//!
-//! ```text
-//!   Open ----------> Closing ----------> Finished ----------> Ended
-//!        close(), or         all written,          the peer
-//!        a bad frame         FIN sent              closed too
-//!     \________________________________________________^
-//!        the transport failed, the deadline passed, or the last handle was dropped
-//! ```
+//! its way to the [end](crate::close).
 //!
 //! Nothing here waits: the transport is polled on behalf of the flusher, which it wakes when it can go on.
 
@@ -15,17 +7,22 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use pktconn_codec::{Frame, Packet};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
+use crate::ConnConfig;
 use crate::error::Reason;
 use crate::flush::{FlushPolicy, Next, Queued};
-use crate::outbox::{MAX_SLICES, Outbox};
+use crate::outbox::{MAX_SLICES, Outbox, WRITE_WORTH};
+use crate::wait::Waiters;
 
 pub(crate) type Reader = Box<dyn AsyncRead + Send + Unpin>;
 pub(crate) type Writer = Box<dyn AsyncWrite + Send + Unpin>;
 
 pub(crate) struct State {
+    pub(crate) config: ConnConfig,
+    policy: FlushPolicy,
     pub(crate) outbox: Outbox,
     pub(crate) phase: Phase,
     /// The writing half; gone with the end.
@@ -40,6 +37,8 @@ pub(crate) struct State {
     pub(crate) queued: Option<Queued>,
     /// Why the connection ended, or began to: the first reason wins.
     pub(crate) reason: Option<Reason>,
+    /// Why nothing is sent any more: the first reason but the peer's clean close, after which sending goes on.
+    pub(crate) stopped: Option<Reason>,
     /// What went wrong first, also where the connection was closing by then.
     pub(crate) failure: Option<Reason>,
     pub(crate) deadline: Option<Instant>,
@@ -69,6 +68,8 @@ pub(crate) enum Phase {
 pub(crate) enum Flusher {
     /// No packet has waited yet.
     None,
+    /// To be spawned by the one who holds the lock, when he has let go of it.
+    Wanted,
     /// Spawned and not yet run, so that it will look at everything.
     Spawned,
     /// Waits for its waker, or was woken and will run.
@@ -76,8 +77,10 @@ pub(crate) enum Flusher {
 }
 
 impl State {
-    pub(crate) fn new(writer: Writer) -> Self {
+    pub(crate) fn new(writer: Writer, config: ConnConfig) -> Self {
         Self {
+            policy: config.flush_policy(),
+            config,
             outbox: Outbox::default(),
             phase: Phase::Open,
             writer: Some(writer),
@@ -87,6 +90,7 @@ impl State {
             flusher: Flusher::None,
             queued: None,
             reason: None,
+            stopped: None,
             failure: None,
             deadline: None,
             packets_sent: 0,
@@ -104,61 +108,54 @@ impl State {
         !self.outbox.is_empty() || self.bytes_flushed < self.bytes_written
     }
 
+    /// Whether the outbox is below its high-water mark.
+    pub(crate) fn is_below_mark(&self) -> bool {
+        self.outbox.len() < self.config.send_high_water
+    }
+
+    /// Whether a frame of `len` bytes may join the outbox. One that is larger than the outbox passes alone.
+    pub(crate) fn has_room(&self, len: usize) -> bool {
+        self.outbox.is_empty() || self.outbox.len() + len <= self.config.send_high_water
+    }
+
+    /// Puts a packet into the outbox, and sees to it that it leaves.
+    pub(crate) fn push(&mut self, packet: &Packet, frame: &Frame<'_>) {
+        if let FlushPolicy::Timed { .. } = self.policy {
+            let now = Instant::now();
+            self.queued = Some(Queued { first: self.queued.map_or(now, |queued| queued.first), last: now });
+        }
+        let was_empty = self.outbox.is_empty();
+        self.outbox.push(packet, frame);
+        self.packets_sent += 1;
+        self.bytes_accepted += frame.len() as u64;
+        if self.outbox.len() >= WRITE_WORTH && !self.blocked {
+            self.write_out();
+        }
+        // Once the outbox holds something the flusher has been woken, or sleeps until it is due, or is blocked.
+        if was_empty && self.has_output() {
+            self.flusher.want();
+        }
+    }
+
     pub(crate) fn is_written(&self, target: u64) -> bool {
         self.bytes_flushed >= target
     }
 
-    pub(crate) fn check_open(&self) -> Result<(), Reason> {
-        if self.phase == Phase::Open { Ok(()) } else { Err(self.end_reason()) }
-    }
-
-    pub(crate) fn end_reason(&self) -> Reason {
-        self.reason.clone().unwrap_or(Reason::LocalClose)
-    }
-
-    pub(crate) fn fail(&mut self, reason: Reason) {
-        self.reason.get_or_insert_with(|| reason.clone());
-        self.failure.get_or_insert(reason);
-    }
-
-    pub(crate) fn wake_all(&mut self) {
-        if let Some(receiver) = self.receiver.take() {
-            receiver.wake();
-        }
-        self.progress.wake();
-        self.ended.wake();
-    }
-
     /// Runs `poll` so that the flusher is woken when it can go on. Before the flusher has run for the first time nothing
     /// needs waking: it was spawned, or will be, and looks at everything then.
-    fn with_flusher<T>(&mut self, poll: impl FnOnce(&mut Self, &mut Context<'_>) -> T) -> T {
+    pub(crate) fn with_flusher<T>(&mut self, poll: impl FnOnce(&mut Self, &mut Context<'_>) -> T) -> T {
         match &self.flusher {
             Flusher::Running { waker, .. } => {
                 let waker = waker.clone();
                 poll(self, &mut Context::from_waker(&waker))
             }
-            Flusher::None | Flusher::Spawned => poll(self, &mut Context::from_waker(Waker::noop())),
+            Flusher::None | Flusher::Wanted | Flusher::Spawned => {
+                poll(self, &mut Context::from_waker(Waker::noop()))
+            }
         }
     }
 
-    /// Takes both directions of a closing connection as far as they go.
-    fn poll_close(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        let written = self.phase == Phase::Closing && !self.has_output();
-        if let Some(writer) = self.writer.as_mut().filter(|_| written) {
-            if Pin::new(writer).poll_shutdown(cx)?.is_ready() {
-                self.phase = Phase::Finished;
-            }
-        }
-        if let Some(reader) = &mut self.reader {
-            if poll_discard(reader, cx)?.is_ready() {
-                self.reader = None;
-                self.remote_closed = true;
-            }
-        }
-        Ok(())
-    }
-
-    fn poll_write_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_write_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let written = self.poll_write_all(cx)?;
         // Also when it takes no more: what it took must not wait for a pause in the traffic.
         if let Some(writer) = self.writer.as_mut().filter(|_| self.bytes_flushed < self.bytes_written) {
@@ -188,7 +185,7 @@ impl State {
     }
 
     /// A turn of the flusher: writes what is due, and takes a closing connection towards its end.
-    pub(crate) fn run_flusher(&mut self, policy: FlushPolicy, cx: &Context<'_>) -> Next {
+    pub(crate) fn run_flusher(&mut self, cx: &Context<'_>) -> Next {
         self.flusher = match std::mem::replace(&mut self.flusher, Flusher::Spawned) {
             Flusher::Running { waker, .. } if waker.will_wake(cx.waker()) => {
                 Flusher::Running { waker, woken: false }
@@ -196,7 +193,9 @@ impl State {
             _ => Flusher::Running { waker: cx.waker().clone(), woken: false },
         };
         let queued = self.queued.filter(|_| self.phase == Phase::Open && !self.blocked);
-        if let Some(due) = queued.and_then(|queued| policy.due(queued)).filter(|&due| due > Instant::now()) {
+        if let Some(due) =
+            queued.and_then(|queued| self.policy.due(queued)).filter(|&due| due > Instant::now())
+        {
             return Next::At(due);
         }
         self.write_out();
@@ -210,20 +209,10 @@ impl State {
         }
     }
 
-    /// Sends FIN when all is written, and discards what the peer sends until it closes or the deadline passes.
-    fn go_on_closing(&mut self) {
-        let result = self.with_flusher(State::poll_close);
-        if let Err(error) = result {
-            // The peer is gone, and nobody can tell whether it got everything.
-            self.fail(error.into());
-            return self.end();
-        }
-        let late = self.deadline.is_some_and(|deadline| deadline <= Instant::now());
-        if late && self.phase == Phase::Closing {
-            self.fail(Reason::CloseTimeout);
-        }
-        if late || (self.phase == Phase::Finished && self.remote_closed) {
-            self.end();
+    /// Writes what was sent before the receiver waits; under timed flushing it is not due for that.
+    pub(crate) fn write_before_wait(&mut self) {
+        if self.policy == FlushPolicy::Adaptive && !self.outbox.is_empty() && !self.blocked {
+            self.write_out();
         }
     }
 
@@ -246,61 +235,22 @@ impl State {
             self.progress.wake();
         }
     }
-
-    pub(crate) fn end(&mut self) {
-        self.phase = Phase::Ended;
-        self.writer = None;
-        self.reader = None;
-        self.blocked = false;
-        self.wake_all();
-        self.flusher.wake();
-    }
 }
 
 impl Flusher {
+    /// Wakes the task if there is one.
     pub(crate) fn wake(&mut self) {
         if let Self::Running { waker, woken: woken @ false } = self {
             *woken = true;
             waker.wake_by_ref();
         }
     }
-}
 
-/// Reads and discards until the peer closes.
-fn poll_discard(reader: &mut Reader, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-    /// A peer that floods is not worth more at a time; others on the same thread want their turn.
-    const READS_A_TURN: usize = 16;
-    let mut scratch = [0; 8 * 1024];
-    for _ in 0..READS_A_TURN {
-        let mut buf = ReadBuf::new(&mut scratch);
-        ready!(Pin::new(&mut *reader).poll_read(cx, &mut buf))?;
-        if buf.filled().is_empty() {
-            return Poll::Ready(Ok(()));
-        }
-    }
-    cx.waker().wake_by_ref();
-    Poll::Pending
-}
-
-/// The wakers of futures that wait, each under the key of its future, so that one that is dropped leaves nothing behind.
-#[derive(Default)]
-pub(crate) struct Waiters(Vec<(u64, Waker)>);
-
-impl Waiters {
-    pub(crate) fn register(&mut self, key: u64, cx: &Context<'_>) {
-        match self.0.iter_mut().find(|(registered, _)| *registered == key) {
-            Some((_, waker)) => waker.clone_from(cx.waker()),
-            None => self.0.push((key, cx.waker().clone())),
-        }
-    }
-
-    pub(crate) fn remove(&mut self, key: u64) {
-        self.0.retain(|(registered, _)| *registered != key);
-    }
-
-    pub(crate) fn wake(&mut self) {
-        for (_, waker) in std::mem::take(&mut self.0) {
-            waker.wake();
+    /// Wakes the task, or has it spawned.
+    pub(crate) fn want(&mut self) {
+        match self {
+            Self::None => *self = Self::Wanted,
+            _ => self.wake(),
         }
     }
 }

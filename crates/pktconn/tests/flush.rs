@@ -4,8 +4,9 @@ mod common;
 
 use std::time::Duration;
 
-use common::{frame, numbered, piped_and_raw, piped_pair, tcp_pair};
-use pktconn::ConnConfig;
+use common::{drop_after, frame, numbered, piped_and_raw, piped_pair, tcp_pair};
+use futures::SinkExt;
+use pktconn::{ConnConfig, Packet};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
@@ -190,4 +191,38 @@ async fn what_a_transport_buffers_leaves_though_nobody_waits_for_it() {
     conn.send(vec![7; 100_000]).await.unwrap();
     let received = tokio::time::timeout(1000 * MS, there.recv()).await;
     assert_eq!(received.expect("it was never flushed").unwrap().unwrap().len(), 100_000);
+}
+
+#[tokio::test]
+async fn the_flush_of_a_sink_ends_though_other_senders_never_pause() {
+    let (conn, mut raw) = piped_and_raw(100, ConnConfig::new().send_high_water(1000));
+    let (mut sink, _receiver) = conn.split();
+    let other = sink.clone();
+    sink.feed(numbered(1)).await.unwrap();
+    let mut bytes = [0; 100];
+    for _ in 0..15 {
+        // There is always more in the outbox.
+        while other.try_send(numbered(2)).is_ok() {}
+        if let Some(flushed) = drop_after(1, SinkExt::<Packet>::flush(&mut sink)).await {
+            return flushed.unwrap();
+        }
+        raw.read_exact(&mut bytes).await.unwrap();
+        tokio::task::yield_now().await;
+    }
+    panic!("1500 bytes were taken, and a flush of at most 1045 has not ended");
+}
+
+#[tokio::test]
+async fn the_flush_of_a_sink_covers_what_it_sent_since_it_was_first_polled() {
+    let (conn, mut raw) = piped_and_raw(100, ConnConfig::new());
+    let (mut sink, _receiver) = conn.split();
+    sink.feed(vec![1; 146]).await.unwrap();
+    assert!(drop_after(1, SinkExt::<Vec<u8>>::flush(&mut sink)).await.is_none());
+    sink.feed(vec![2; 96]).await.unwrap();
+    // What is left of the first frame, and half of the second, is in the pipe.
+    raw.read_exact(&mut [0; 100]).await.unwrap();
+    tokio::task::yield_now().await;
+    assert!(drop_after(1, SinkExt::<Vec<u8>>::flush(&mut sink)).await.is_none());
+    raw.read_exact(&mut [0; 100]).await.unwrap();
+    SinkExt::<Vec<u8>>::flush(&mut sink).await.unwrap();
 }

@@ -1,0 +1,107 @@
+//! A connection whose runtime is gone, or whose transport panics, ends with an error: nothing waits for ever.
+
+mod common;
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use common::{numbered, piped_and_raw};
+use pktconn::{ConnConfig, Packet, PacketConn};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::runtime::{Builder, Runtime};
+
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().start_paused(true).build().unwrap()
+}
+
+/// Runs `future` on a runtime of its own, and fails where it waits for something that never comes: its paused clock jumps
+/// to the timeout as soon as nothing else is left to do.
+fn without_hanging<F: Future>(future: F) -> F::Output {
+    let waited = async { tokio::time::timeout(Duration::from_secs(3600), future).await };
+    runtime().block_on(waited).expect("it waits for ever")
+}
+
+/// A connection that holds packets which its transport has no room for, made on a runtime that is gone by now. Each packet
+/// that was accepted is left to the flusher, which has run for `turns` of its scheduler.
+fn orphan(turns: usize) -> (PacketConn, DuplexStream) {
+    runtime().block_on(async {
+        let (conn, raw) = piped_and_raw(4, ConnConfig::new().send_high_water(1000));
+        for number in 0..2 {
+            conn.send(numbered(number)).await.unwrap();
+        }
+        for _ in 0..turns {
+            tokio::task::yield_now().await;
+        }
+        (conn, raw)
+    })
+}
+
+#[test]
+fn a_connection_whose_runtime_is_gone_is_closed_with_an_error() {
+    for turns in 0..3 {
+        let (mut conn, _raw) = orphan(turns);
+        let error = without_hanging(conn.close()).unwrap_err();
+        assert!(error.is_io(), "after {turns} turns: {error:?}");
+        assert_eq!(error.into_unsent(), [numbered(0), numbered(1)], "after {turns} turns");
+    }
+}
+
+#[test]
+fn who_waits_for_room_or_for_a_flush_learns_that_the_runtime_is_gone() {
+    for turns in 0..3 {
+        let (conn, _raw) = orphan(turns);
+        let (sending, flushing) =
+            without_hanging(async { tokio::join!(conn.send(vec![1; 990]), conn.flush()) });
+        assert!(sending.is_err_and(|error| error.is_io() && error.unsent() == [vec![1; 990].into()]));
+        assert!(flushing.unwrap_err().is_io());
+        assert!(without_hanging(conn.closed()).is_io());
+    }
+}
+
+#[test]
+fn the_first_packet_after_the_runtime_is_gone_comes_back() {
+    let (mut conn, _raw) = runtime().block_on(async { piped_and_raw(100, ConnConfig::new()) });
+    let packet = Packet::from(b"nobody is there to write this");
+    // Nobody knows yet that the runtime is gone.
+    conn.try_send(packet.clone()).unwrap();
+    let error = without_hanging(conn.close()).unwrap_err();
+    assert!(error.is_io(), "{error:?}");
+    assert_eq!(error.into_unsent(), [packet]);
+}
+
+/// Never has anything to read, and panics when it is to be written to.
+struct Panics;
+
+impl AsyncRead for Panics {
+    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Poll::Pending
+    }
+}
+
+impl AsyncWrite for Panics {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+        panic!("a panic of the transport, which this test wants");
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[test]
+fn a_transport_that_panics_fails_its_connection() {
+    without_hanging(async {
+        let mut conn = PacketConn::new(Panics, ConnConfig::new()).unwrap();
+        conn.send(b"unsent").await.unwrap();
+        assert!(conn.closed().await.is_io());
+        let error = conn.close().await.unwrap_err();
+        assert!(error.is_io(), "{error:?}");
+        assert_eq!(error.into_unsent(), [Packet::from(b"unsent")]);
+    });
+}
