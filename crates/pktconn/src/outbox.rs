@@ -228,6 +228,16 @@ mod tests {
     }
 
     #[test]
+    fn small_frames_before_a_large_one_take_no_more_room_than_they_need() {
+        let codec = PacketCodec::default();
+        let mut outbox = Outbox { open: BytesMut::with_capacity(WRITE_WORTH), ..Outbox::default() };
+        push(&mut outbox, &codec, &b"small".into());
+        push(&mut outbox, &codec, &vec![7; LARGE_FRAME].into());
+        let Some(Chunk::Small(frames)) = outbox.sealed.front() else { panic!("it is sealed") };
+        assert!(frames.capacity() <= 2 * MIN_OPEN, "{} bytes", frames.capacity());
+    }
+
+    #[test]
     fn a_frame_that_was_written_in_part_is_unsent() {
         let codec = PacketCodec::default();
         let mut outbox = Outbox::default();

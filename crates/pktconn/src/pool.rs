@@ -16,13 +16,13 @@ thread_local! {
     static WRITE: Cell<Option<BytesMut>> = const { Cell::new(None) };
 }
 
-/// An empty buffer with room for a chunk.
+/// An empty buffer with room for `least` bytes, which a chunk holds, and for half a chunk.
 ///
 /// Packets are slices of it. While none of the earlier ones is alive the memory is used again; otherwise they keep it,
 /// and this is new memory.
-pub(crate) fn read_chunk() -> BytesMut {
+pub(crate) fn read_chunk(least: usize) -> BytesMut {
     let mut chunk = READ.try_with(Cell::take).ok().flatten().unwrap_or_default();
-    if chunk.capacity() < CHUNK / 2 {
+    if chunk.capacity() < least.max(CHUNK / 2) {
         chunk.reserve(CHUNK);
     }
     chunk
@@ -55,14 +55,14 @@ mod tests {
 
     #[test]
     fn a_chunk_is_used_again_when_its_packets_are_gone() {
-        let mut chunk = read_chunk();
+        let mut chunk = read_chunk(0);
         let address = chunk.as_ptr();
         for _ in 0..1000 {
             chunk.extend_from_slice(&[7; 40_000]);
             let packet = chunk.split_to(30_000).freeze();
             return_read_chunk(chunk);
             drop(packet);
-            chunk = read_chunk();
+            chunk = read_chunk(0);
             assert!(chunk.is_empty() && chunk.capacity() >= CHUNK / 2);
             let offset = chunk.as_ptr() as usize - address as usize;
             assert!(offset < CHUNK, "a chunk of its own after {offset} bytes");
@@ -71,11 +71,11 @@ mod tests {
 
     #[test]
     fn a_chunk_whose_packets_are_alive_is_left_to_them() {
-        let mut chunk = read_chunk();
+        let mut chunk = read_chunk(0);
         chunk.extend_from_slice(&[7; 60_000]);
         let packet = chunk.split_to(60_000).freeze();
         return_read_chunk(chunk);
-        let mut next = read_chunk();
+        let mut next = read_chunk(0);
         next.extend_from_slice(&[8; 60_000]);
         assert_eq!(packet, vec![7; 60_000]);
     }

@@ -4,9 +4,9 @@
 //!   transport -- a chunk a read --> buffer -- PacketCodec --> Packet, a slice of the buffer
 //! ```
 //!
-//! Reading happens inside of `recv` alone, into a chunk that the thread lends. While it waits, an idle connection holds no
-//! buffer at all, and one in the middle of a frame just what has arrived of it. Only a frame that is larger than a chunk
-//! gets a buffer of its own, which grows as its bytes arrive.
+//! Reading happens inside of `recv` alone, into a chunk that the thread lends. An idle connection holds no buffer at all,
+//! and one that waits in the middle of a frame just what has arrived of it, or, from a quarter of a chunk on, the chunk.
+//! Only a frame that is larger than a chunk gets a buffer of its own, which grows as its bytes arrive.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -22,6 +22,10 @@ use crate::error::Reason;
 use crate::pool::{self, CHUNK};
 use crate::shared::Shared;
 use crate::state::Reader;
+
+/// Packets that have arrived wait in the chunk to be received, but not when they are as few as this: then they are copied
+/// out of it.
+const SMALL_REST: usize = CHUNK / 64;
 
 /// Less room than this is not worth a read, when it is not known how much will come.
 const MIN_READ: usize = CHUNK / 4;
@@ -100,11 +104,15 @@ impl PacketReceiver {
             match self.codec.decode_frame(&mut self.buffer) {
                 Ok(Some(packet)) => {
                     self.shared.received.packets.add(1);
+                    // The caller may do other things for long before it receives again.
+                    if self.buffer.len() < SMALL_REST {
+                        self.release_memory();
+                    }
                     return Poll::Ready(Ok(Some(packet)));
                 }
                 Ok(None) => {}
                 Err(error) => {
-                    self.fail(Reason::Frame(error));
+                    self.fail(&Reason::Frame(error));
                     continue;
                 }
             }
@@ -114,7 +122,7 @@ impl PacketReceiver {
                     self.shared.received.bytes.add(count as u64);
                     self.shared.received.reads.add(1);
                 }
-                Poll::Ready(Err(error)) => self.fail(error.into()),
+                Poll::Ready(Err(error)) => self.fail(&error.into()),
                 Poll::Pending => {
                     self.release_memory();
                     match self.shared.before_wait(cx) {
@@ -157,12 +165,12 @@ impl PacketReceiver {
                 self.reader = None;
                 self.shared.remote_closed();
             }
-            Err(error) => self.fail(Reason::Frame(error)),
+            Err(error) => self.fail(&Reason::Frame(error)),
         }
     }
 
-    fn fail(&mut self, reason: Reason) {
-        self.shared.receive_failed(&reason);
+    fn fail(&mut self, reason: &Reason) {
+        let reason = self.shared.receive_failed(reason);
         self.end_with(reason);
     }
 
@@ -226,21 +234,21 @@ fn make_room(buffer: &mut BytesMut, lent: &mut bool, codec: &PacketCodec) {
         } else if spare == 0 {
             buffer.reserve(room);
         }
-    } else if spare < missing.max(MIN_READ) {
+    } else if spare < missing.max(MIN_READ) && !(*lent && buffer.try_reclaim(CHUNK - len)) {
+        let mut chunk = pool::read_chunk(len + missing);
+        chunk.extend_from_slice(buffer);
+        let last = std::mem::replace(buffer, chunk);
         if *lent {
-            buffer.reserve(CHUNK - len);
-        } else {
-            let mut chunk = pool::read_chunk();
-            chunk.extend_from_slice(buffer);
-            *buffer = chunk;
-            *lent = true;
+            pool::return_read_chunk(last);
         }
+        *lent = true;
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::io::AsyncWriteExt;
 
     /// Lets a frame of `len` bytes arrive in steps of `step`, as reads of whatever room there is, and shows each state of
     /// the buffer to `look`.
@@ -283,6 +291,24 @@ mod tests {
     }
 
     #[test]
+    fn no_chunk_grows_where_most_of_it_is_the_start_of_a_frame() {
+        let mut codec = PacketCodec::default();
+        let (mut buffer, mut lent) = (BytesMut::new(), false);
+        let frames =
+            [[&[96, 0, 0, 0], &[1; 96][..]].concat(), [&[216, 255, 0, 0], &[2; 65_496][..]].concat()];
+        let stream = frames.concat();
+        make_room(&mut buffer, &mut lent, &codec);
+        buffer.extend_from_slice(&stream[..CHUNK]);
+        assert_eq!(codec.decode_frame(&mut buffer).unwrap().unwrap(), vec![1; 96].into());
+        assert!(codec.decode_frame(&mut buffer).unwrap().is_none());
+        make_room(&mut buffer, &mut lent, &codec);
+        let capacity = buffer.capacity();
+        assert!((frames[1].len()..=CHUNK).contains(&capacity), "{capacity} bytes");
+        buffer.extend_from_slice(&stream[CHUNK..]);
+        assert_eq!(codec.decode_frame(&mut buffer).unwrap().unwrap(), vec![2; 65_496].into());
+    }
+
+    #[test]
     fn frames_that_fit_a_chunk_are_read_into_it_again_and_again() {
         for len in [1000, 20_000, CHUNK - 1, CHUNK] {
             let (mut buffer, mut lent) = (BytesMut::new(), false);
@@ -292,6 +318,68 @@ mod tests {
                 });
                 assert!(lent);
             }
+        }
+    }
+
+    /// A receiver of what is written to the other end of the pipe. All that the tests write fits into it.
+    fn piped() -> (PacketReceiver, tokio::io::DuplexStream) {
+        let (here, there) = tokio::io::duplex(1024 * 1024);
+        let (reader, writer) = tokio::io::split(here);
+        let shared = Shared::new(crate::ConnConfig::new(), Box::new(writer), None, None);
+        (PacketReceiver::new(&shared, Box::new(reader)), there)
+    }
+
+    fn frame(len: usize) -> Vec<u8> {
+        [&((len - 4) as u32).to_le_bytes()[..], &vec![7; len - 4]].concat()
+    }
+
+    async fn is_waiting(receiver: &mut PacketReceiver) -> bool {
+        tokio::select! {
+            biased;
+            _ = receiver.recv() => false,
+            () = std::future::ready(()) => true,
+        }
+    }
+
+    #[tokio::test]
+    async fn who_has_received_the_last_packet_holds_no_buffer() {
+        let (mut receiver, mut peer) = piped();
+        peer.write_all(&[frame(1000), frame(2000)].concat()).await.unwrap();
+        receiver.recv().await.unwrap().unwrap();
+        assert!(receiver.buffer.capacity() > SMALL_REST, "the second packet is in there");
+        receiver.recv().await.unwrap().unwrap();
+        assert_eq!((receiver.buffer.capacity(), receiver.lent), (0, false));
+    }
+
+    #[tokio::test]
+    async fn a_few_bytes_of_the_next_frame_hold_no_chunk() {
+        // A buffer that is a large frame's own ends with it.
+        for (first, held) in [(100, 3), (30_000, 3), (100_000, 0)] {
+            let (mut receiver, mut peer) = piped();
+            let stream = [frame(first), frame(1000)].concat();
+            // In two parts, so that the larger frames wait in a chunk or in a buffer of their own.
+            let (start, rest) = stream[..first + 3].split_at(first * 2 / 3);
+            peer.write_all(start).await.unwrap();
+            assert!(is_waiting(&mut receiver).await);
+            peer.write_all(rest).await.unwrap();
+            receiver.recv().await.unwrap().unwrap();
+            assert_eq!((receiver.buffer.capacity(), receiver.lent), (held, false), "after {first}");
+            peer.write_all(&stream[first + 3..first + 5]).await.unwrap();
+            assert!(is_waiting(&mut receiver).await);
+            assert_eq!((receiver.buffer.capacity(), receiver.lent), (5, false), "after {first}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_has_ended_holds_no_buffer() {
+        for stream in [vec![], frame(30_000)[..20_000].to_vec()] {
+            let (mut receiver, mut peer) = piped();
+            peer.write_all(&stream).await.unwrap();
+            assert!(is_waiting(&mut receiver).await);
+            drop(peer);
+            let end = receiver.recv().await;
+            assert_eq!(end.is_err(), !stream.is_empty());
+            assert_eq!((receiver.buffer.capacity(), receiver.lent), (0, false));
         }
     }
 }
