@@ -14,10 +14,10 @@ use pktconn_codec::{FrameError, Packet};
 /// | | the connection | |
 /// |---|---|---|
 /// | [`is_local_close`](Self::is_local_close) | ended | closed on this side, by `close` or by dropping it |
-/// | [`is_remote_close`](Self::is_remote_close) | may still send | the peer closed its side between two frames |
+/// | [`is_remote_close`](Self::is_remote_close) | may still send | the peer closed its side between two frames: from `closed` and `close_reason` alone |
 /// | [`is_truncated`](Self::is_truncated) | ended | the peer closed in the middle of a frame |
 /// | [`is_protocol`](Self::is_protocol) | ended | the peer sent a frame over the limit, or one with a wrong checksum |
-/// | [`is_io`](Self::is_io) | ended | the transport failed |
+/// | [`is_io`](Self::is_io) | ended | the transport failed, or the runtime of the connection was shut down |
 /// | [`is_timeout`](Self::is_timeout) | ended | `close` reached its deadline before all was written |
 /// | [`is_full`](Self::is_full) | goes on | `try_send` found no room |
 /// | [`is_payload_too_large`](Self::is_payload_too_large) | goes on | the packet to be sent is over the limit |

@@ -24,7 +24,8 @@ async fn echo(mut conn: PacketConn, board: &Board, server: &ServerHandle) -> Res
     let tally = board.open();
     let mut stopping = pin!(server.stopping());
     loop {
-        // What has arrived is answered before the stop is looked at.
+        // What has arrived is answered before the stop is looked at. A peer that never pauses cannot put it off for ever:
+        // tokio has each task wait once in a while, but not for this stop.
         let received = tokio::select! {
             biased;
             received = conn.recv() => received?,
