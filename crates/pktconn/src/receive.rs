@@ -159,12 +159,14 @@ impl PacketReceiver {
 
     fn end_of_stream(&mut self) {
         match self.codec.decode_end(&self.buffer) {
-            Ok(()) => {
-                self.end = End::Clean;
-                self.release_memory();
-                self.reader = None;
-                self.shared.remote_closed();
-            }
+            Ok(()) => match self.shared.remote_closed() {
+                Ok(()) => {
+                    self.end = End::Clean;
+                    self.release_memory();
+                    self.reader = None;
+                }
+                Err(reason) => self.end_with(reason),
+            },
             Err(error) => self.fail(&Reason::Frame(error)),
         }
     }
@@ -206,8 +208,8 @@ impl Stream for PacketReceiver {
     type Item = Result<Packet, Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        // An error is said once: a stream that repeated it would never end.
-        if self.reader.is_none() && matches!(self.end, End::Failed(_)) {
+        // An error is told once: a stream that repeated it would never end.
+        if self.reader.is_none() {
             return Poll::Ready(None);
         }
         self.poll_recv(cx).map(Result::transpose)

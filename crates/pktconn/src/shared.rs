@@ -258,15 +258,18 @@ impl Shared {
         Ok(())
     }
 
-    /// The peer closed its side between two frames. It may still receive.
-    pub(crate) fn remote_closed(&self) {
+    /// The peer closed its side between two frames. It may still receive. Fails where that is not what ended receiving:
+    /// a reset that writing ran into is the end of the stream for who reads after it.
+    pub(crate) fn remote_closed(&self) -> Result<(), Reason> {
         let mut state = self.lock();
         state.remote_closed = true;
         // Where this side is closing already, that was the last thing it waited for.
         state.flusher.wake();
+        state.check_open()?;
         state.reason.get_or_insert(Reason::RemoteClose);
         state.ended.wake();
         state.write_before_wait();
+        Ok(())
     }
 
     /// Receiving failed. After a bad frame the peer still gets what was accepted for it; a transport that failed is gone.
@@ -379,7 +382,7 @@ mod tests {
             shared.close();
             tokio::task::yield_now().await;
             match &failure {
-                None => shared.remote_closed(),
+                None => assert!(matches!(shared.remote_closed(), Err(Reason::LocalClose))),
                 Some(reason) => assert!(matches!(shared.receive_failed(reason), Reason::LocalClose)),
             }
             let wait = shared.wait();

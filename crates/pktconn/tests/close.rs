@@ -242,3 +242,13 @@ async fn a_peer_that_has_closed_and_is_gone_is_an_error_of_sending() {
     assert!(conn.send(b"nobody there").await.unwrap_err().is_io());
     assert!(conn.recv().await.unwrap().is_none());
 }
+
+/// A reset is an error for the side of the transport that meets it first, and for the other the end of the stream.
+#[tokio::test]
+async fn the_end_of_a_stream_that_writing_has_failed_on_is_not_clean() {
+    let (mut conn, raw) = piped_and_raw(4096, ConnConfig::new());
+    conn.send(b"nobody there").await.unwrap();
+    drop(raw);
+    assert!(conn.flush().await.unwrap_err().is_io());
+    assert!(conn.recv().await.unwrap_err().is_io());
+}

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{frame, numbered, piped_and_raw, piped_pair, tcp_and_raw, tcp_pair};
+use common::{drop_after, frame, numbered, piped_and_raw, piped_pair, tcp_and_raw, tcp_pair};
 use futures::{SinkExt, StreamExt};
 use pktconn::{Checksum, CodecConfig, ConnConfig, FrameError, Packet, PacketConn};
 use std::error::Error as _;
@@ -282,6 +282,21 @@ async fn it_is_a_sink_that_waits_for_room_and_closes() {
         there.close().await.unwrap();
     };
     tokio::join!(sending, receiving);
+}
+
+#[tokio::test]
+async fn as_a_sink_it_is_not_ready_above_the_mark_and_not_flushed_before_all_is_written() {
+    let (mut sink, mut raw) = piped_and_raw(100, ConnConfig::new().send_high_water(500));
+    sink.feed(vec![1; 596]).await.unwrap();
+    assert!(drop_after(1, sink.feed(vec![2; 10])).await.is_none());
+    assert!(drop_after(1, SinkExt::<Packet>::flush(&mut sink)).await.is_none());
+    raw.read_exact(&mut [0; 100]).await.unwrap();
+    sink.feed(vec![2; 10]).await.unwrap();
+    assert!(drop_after(1, SinkExt::<Packet>::flush(&mut sink)).await.is_none());
+    let mut rest = [0; 600 - 100 + 14];
+    let (flushed, read) = tokio::join!(SinkExt::<Packet>::flush(&mut sink), raw.read_exact(&mut rest));
+    flushed.unwrap();
+    read.unwrap();
 }
 
 #[tokio::test]
