@@ -233,24 +233,25 @@ impl Stream for PacketConn {
     }
 }
 
-impl<P: Into<Packet>> Sink<P> for PacketConn {
+/// For code that wants a `Sink`: see [that of `PacketSender`](PacketSender#impl-Sink<Packet>-for-PacketSender).
+impl Sink<Packet> for PacketConn {
     type Error = Error;
 
     fn poll_ready(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        Sink::<P>::poll_ready(Pin::new(&mut self.sender), cx)
+        Sink::poll_ready(Pin::new(&mut self.sender), cx)
     }
 
-    fn start_send(mut self: Pin<&mut Self>, packet: P) -> Result<(), Error> {
-        Sink::<P>::start_send(Pin::new(&mut self.sender), packet)
+    fn start_send(mut self: Pin<&mut Self>, packet: Packet) -> Result<(), Error> {
+        Sink::start_send(Pin::new(&mut self.sender), packet)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        Sink::<P>::poll_flush(Pin::new(&mut self.sender), cx)
+        Sink::poll_flush(Pin::new(&mut self.sender), cx)
     }
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         self.sender.shared().close();
         self.receiver.stop();
-        Sink::<P>::poll_close(Pin::new(&mut self.sender), cx)
+        Sink::poll_close(Pin::new(&mut self.sender), cx)
     }
 }

@@ -238,16 +238,31 @@ mod tests {
     }
 
     #[test]
+    fn small_frames_gather_up_to_a_writes_worth() {
+        let codec = PacketCodec::default();
+        let mut outbox = Outbox::default();
+        // 16 of these frames are a write's worth to the byte.
+        for _ in 0..17 {
+            push(&mut outbox, &codec, &vec![7; WRITE_WORTH / 16 - 4].into());
+        }
+        let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+        let count = outbox.fill(&mut slices);
+        let lens: Vec<usize> = slices[..count].iter().map(|slice| slice.len()).collect();
+        assert_eq!(lens, [WRITE_WORTH, WRITE_WORTH / 16]);
+    }
+
+    #[test]
     fn a_frame_that_was_written_in_part_is_unsent() {
         let codec = PacketCodec::default();
         let mut outbox = Outbox::default();
-        for payload in [b"first", b"second" as &[u8], b"third"] {
-            push(&mut outbox, &codec, &payload.into());
+        // Nothing of the second frame, one byte, all but one, all of it.
+        for (written, first_unsent) in [(9, 1), (9 + 1, 1), (9 + 9, 1), (9 + 10, 2)] {
+            let packets: [Packet; 3] = [b"first".into(), b"second".into(), b"third".into()];
+            packets.iter().for_each(|packet| push(&mut outbox, &codec, packet));
+            outbox.advance(written);
+            assert_eq!(outbox.take_unsent(&codec), packets[first_unsent..], "after {written} bytes");
+            assert!(outbox.is_empty());
         }
-        outbox.advance(9 + 1);
-        let unsent = outbox.take_unsent(&codec);
-        assert_eq!(unsent, [Packet::from(b"second"), Packet::from(b"third")]);
-        assert!(outbox.is_empty());
     }
 
     proptest! {

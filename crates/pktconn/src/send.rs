@@ -49,6 +49,8 @@ impl PacketSender {
     /// ended, and says why; after a clean close of the peer alone, sending goes on working. The packet comes back in
     /// [`into_unsent`](Error::into_unsent).
     ///
+    /// A peer that does not read is waited for without an end: put a `tokio::time::timeout` around it where that matters.
+    ///
     /// # Cancel safety
     ///
     /// The packet is accepted whole when the future completes, and not at all when it is dropped before.
@@ -178,17 +180,19 @@ impl std::fmt::Debug for PacketSender {
 }
 
 /// Ready while the outbox is below its high-water mark, which one packet for each handle may then pass.
-impl<P: Into<Packet>> Sink<P> for PacketSender {
+///
+/// For code that wants a `Sink`. `SinkExt::send` flushes after each packet, where [`send`](PacketSender::send) lets them
+/// gather; and while `SinkExt` is in scope, it is what `send` means on a `&mut PacketSender`.
+impl Sink<Packet> for PacketSender {
     type Error = Error;
 
     fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         self.shared.poll_room(self.key, cx).map_err(Error::from)
     }
 
-    fn start_send(mut self: Pin<&mut Self>, packet: P) -> Result<(), Error> {
+    fn start_send(mut self: Pin<&mut Self>, packet: Packet) -> Result<(), Error> {
         self.flush_target = None;
         // `poll_ready` saw the outbox below its mark.
-        let packet = packet.into();
         let accepted = self.shared.frame(&packet).and_then(|frame| self.shared.force(&packet, &frame));
         accepted.map_err(|reason| Error::new(reason, vec![packet]))
     }

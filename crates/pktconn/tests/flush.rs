@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use common::{drop_after, frame, numbered, piped_and_raw, piped_pair, tcp_pair};
 use futures::SinkExt;
-use pktconn::{ConnConfig, Packet};
+use pktconn::ConnConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
@@ -203,7 +203,7 @@ async fn the_flush_of_a_sink_ends_though_other_senders_never_pause() {
     for _ in 0..15 {
         // There is always more in the outbox.
         while other.try_send(numbered(2)).is_ok() {}
-        if let Some(flushed) = drop_after(1, SinkExt::<Packet>::flush(&mut sink)).await {
+        if let Some(flushed) = drop_after(1, SinkExt::flush(&mut sink)).await {
             return flushed.unwrap();
         }
         raw.read_exact(&mut bytes).await.unwrap();
@@ -216,13 +216,13 @@ async fn the_flush_of_a_sink_ends_though_other_senders_never_pause() {
 async fn the_flush_of_a_sink_covers_what_it_sent_since_it_was_first_polled() {
     let (conn, mut raw) = piped_and_raw(100, ConnConfig::new());
     let (mut sink, _receiver) = conn.split();
-    sink.feed(vec![1; 146]).await.unwrap();
-    assert!(drop_after(1, SinkExt::<Vec<u8>>::flush(&mut sink)).await.is_none());
-    sink.feed(vec![2; 96]).await.unwrap();
+    sink.feed(vec![1; 146].into()).await.unwrap();
+    assert!(drop_after(1, SinkExt::flush(&mut sink)).await.is_none());
+    sink.feed(vec![2; 96].into()).await.unwrap();
     // What is left of the first frame, and half of the second, is in the pipe.
     raw.read_exact(&mut [0; 100]).await.unwrap();
     tokio::task::yield_now().await;
-    assert!(drop_after(1, SinkExt::<Vec<u8>>::flush(&mut sink)).await.is_none());
+    assert!(drop_after(1, SinkExt::flush(&mut sink)).await.is_none());
     raw.read_exact(&mut [0; 100]).await.unwrap();
-    SinkExt::<Vec<u8>>::flush(&mut sink).await.unwrap();
+    SinkExt::flush(&mut sink).await.unwrap();
 }

@@ -2,9 +2,10 @@
 
 mod common;
 
-use common::{numbered, piped_and_raw, piped_pair, tcp_pair};
+use common::{drop_after, numbered, piped_and_raw, piped_pair, tcp_pair};
+use futures::SinkExt;
 use pktconn::{ConnConfig, PacketConn, PacketMut, PacketSender};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const SENDERS: u32 = 8;
 const PACKETS: u32 = 2_000;
@@ -145,6 +146,45 @@ async fn the_last_handle_to_be_dropped_closes_the_connection() {
     assert!(last.close_reason().is_none());
     drop(last);
     assert_eq!(raw.read(&mut [0; 1]).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn every_task_that_waits_is_woken() {
+    let (here, mut raw) = piped_and_raw(10, ConnConfig::new());
+    let (sender, receiver) = here.split();
+    sender.send(vec![1; 96]).await.unwrap();
+    let flushes =
+        [sender.clone(), sender.clone()].map(|sender| tokio::spawn(async move { sender.flush().await }));
+    let ends =
+        [sender.clone(), sender.clone()].map(|sender| tokio::spawn(async move { sender.closed().await }));
+    tokio::task::yield_now().await;
+    raw.read_exact(&mut [0; 100]).await.unwrap();
+    for flush in flushes {
+        flush.await.unwrap().unwrap();
+    }
+    drop(raw);
+    drop(receiver);
+    sender.close().await.unwrap();
+    for end in ends {
+        end.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn closing_a_sender_as_a_sink_waits_for_the_end() {
+    let (here, mut raw) = piped_and_raw(10, ConnConfig::new());
+    let (mut sink, receiver) = here.split();
+    drop(receiver);
+    sink.feed(vec![1; 96].into()).await.unwrap();
+    assert!(drop_after(1, SinkExt::close(&mut sink)).await.is_none());
+    let mut bytes = Vec::new();
+    let reading = async {
+        raw.read_to_end(&mut bytes).await.unwrap();
+        raw.shutdown().await.unwrap();
+    };
+    let (closed, ()) = tokio::join!(SinkExt::close(&mut sink), reading);
+    closed.unwrap();
+    assert_eq!(bytes.len(), 100);
 }
 
 #[tokio::test]
