@@ -85,7 +85,7 @@ impl ConnConfig {
 
     /// Sets how long a packet waits at most under `flush_delay`, however fast others follow.
     ///
-    /// At least `flush_delay`. Default: ten times `flush_delay`.
+    /// At least `flush_delay`, without which it is refused. Default: ten times `flush_delay`.
     #[must_use]
     pub fn max_flush_delay(mut self, delay: Duration) -> Self {
         self.max_flush_delay = Some(delay);

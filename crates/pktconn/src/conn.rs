@@ -186,6 +186,8 @@ impl PacketConn {
     }
 
     /// Splits the connection into a sender, which can be cloned, and a receiver, for different tasks.
+    ///
+    /// To [`close`](PacketSender::close) it then, go on receiving or drop the receiver.
     #[must_use]
     pub fn split(self) -> (PacketSender, PacketReceiver) {
         (self.sender, self.receiver)
@@ -212,13 +214,13 @@ impl PacketConn {
         self.sender.stats()
     }
 
-    /// The address of this side, where the transport has one.
+    /// The address of this side, of a connection made by `connect`, `from_tcp` or a server.
     #[must_use]
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.sender.local_addr()
     }
 
-    /// The address of the peer, where the transport has one.
+    /// The address of the peer, of a connection made by `connect`, `from_tcp` or a server.
     #[must_use]
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.sender.peer_addr()

@@ -115,7 +115,8 @@ impl Error {
     /// The packets that the failed call did not hand to the transport, in their order.
     ///
     /// Of `send` and `try_send`: the packet itself. Of `close`: all that were accepted and not wholly written. The first
-    /// of these may have been written in part, so that the peer saw the connection end in the middle of it.
+    /// of these may have been written in part, so that the peer saw the connection end in the middle of it. They are
+    /// handed out once: where several handles close the connection, one of them gets them.
     #[must_use]
     pub fn unsent(&self) -> &[Packet] {
         &self.0.unsent

@@ -48,9 +48,10 @@
 //!   so a caller that does not read slows the peer down by TCP's own means.
 //! - [`send`](PacketConn::send) puts a packet into the outbox. It leaves at the end of the current turn of the scheduler,
 //!   or sooner: when the receiving side is about to wait, or when a large write's worth has gathered. So single packets
-//!   are not delayed, and many go out in one write. Nothing more need be called for that.
+//!   are not delayed, and many go out in one write. Nothing more need be called for that. Under
+//!   [`flush_delay`](ConnConfig::flush_delay) they wait for others to follow.
 //! - What holds of every connection: the packets received are a prefix of those that the peer sent; a failure is one
-//!   [`Error`], the same for every handle; memory follows bytes that arrived or were queued, never what a header claims;
+//!   [`Error`], and every handle can read the first; memory follows bytes that arrived or were queued, never what a header claims;
 //!   any future can be dropped at any time without tearing a packet.
 //!
 //! # Runtime
@@ -96,7 +97,8 @@ mod error;
 pub use error::Error;
 
 pub use pktconn_codec::{
-    Checksum, CodecConfig, FrameError, HeaderFormat, Packet, PacketCodec, PacketMut, ReadError, WriteError,
+    Checksum, CodecConfig, CodecError, Frame, FrameError, HeaderFormat, Packet, PacketCodec, PacketMut,
+    ReadError, WriteError,
 };
 
 /// The examples of the READMEs compile.

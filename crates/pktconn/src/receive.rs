@@ -34,7 +34,10 @@ const MIN_READ: usize = CHUNK / 4;
 ///
 /// Also a [`Stream`] of packets. It ends after a clean close of the peer, and after the first error.
 ///
-/// Dropping it leaves the senders as they are; when they are gone too, the connection is closed at once.
+/// Dropping it leaves the senders as they are, but nothing is read any more, so that the peer's own sending comes to a
+/// stop and its close is not noticed. When the senders are gone too, the connection is closed at once.
+///
+/// While it is neither polled nor dropped, a [`close`](crate::PacketSender::close) by a sender waits until its deadline.
 pub struct PacketReceiver {
     shared: Arc<Shared>,
     /// Gone once nothing more is received. The mutex is never locked: it makes the receiver `Sync`, which a future that
@@ -69,7 +72,9 @@ impl PacketReceiver {
 
     /// Receives the next packet, or `None` once the peer has closed its side between two frames.
     ///
-    /// Before it waits it has what was sent written, so that a loop of `recv` and `send` answers at once and in batches.
+    /// Before it waits it has what was sent written, so that a loop of `recv` and `send` answers at once and in batches
+    /// (but not under [`flush_delay`](crate::ConnConfig::flush_delay)). A peer that sends nothing is waited for without an
+    /// end.
     ///
     /// # Errors
     ///

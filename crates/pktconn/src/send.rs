@@ -147,13 +147,13 @@ impl PacketSender {
         self.shared.stats()
     }
 
-    /// The address of this side, where the transport has one.
+    /// The address of this side, of a connection made by `connect`, `from_tcp` or a server.
     #[must_use]
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.shared.local_addr
     }
 
-    /// The address of the peer, where the transport has one.
+    /// The address of the peer, of a connection made by `connect`, `from_tcp` or a server.
     #[must_use]
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.shared.peer_addr

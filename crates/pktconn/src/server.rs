@@ -99,10 +99,11 @@ impl PacketServer {
     }
 
     /// Accepts connections and runs `handler` for each, in a task of its own. Returns when the server was
-    /// [shut down](ServerHandle::shutdown) and the last handler has finished.
+    /// [shut down](ServerHandle::shutdown) and the last handler has finished, for which there is no deadline.
     ///
     /// The handler owns its connection. It should [`close`](PacketConn::close) it at its end: dropping it loses what the
-    /// peer has not taken yet. A handler that fails or panics ends its own connection alone, and is logged.
+    /// peer has not taken yet. A handler that fails or panics ends its own connection alone, and is logged. It may fail
+    /// with any error, boxed: where its work is a function with an error of its own, `Ok(work(conn).await?)` boxes it.
     ///
     /// When no connection can be accepted, because a limit on open files is reached, the server logs it, waits (10 ms,
     /// doubling to 1 s) and tries again; the connections that it has go on.

@@ -47,7 +47,7 @@ mod json;
 
 mod units;
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use options::{Format, Job};
@@ -61,7 +61,10 @@ fn main() -> ExitCode {
     log_to_stderr();
     match run::run(plan) {
         Ok(outcome) => {
-            print(&outcome, format);
+            if let Err(error) = print(&outcome, format) {
+                eprintln!("error: cannot print the result: {error}");
+                return ExitCode::FAILURE;
+            }
             ExitCode::from(outcome.verdict().exit_code())
         }
         Err(error) => {
@@ -83,16 +86,19 @@ fn log_to_stderr() {
         .init();
 }
 
-fn print(outcome: &Outcome, format: Format) {
+fn print(outcome: &Outcome, format: Format) -> io::Result<()> {
     if let Some(problem) = &outcome.not_connected {
         eprintln!("error: {problem}");
     }
     let text = match format {
         Format::Json => json::document(outcome),
         // Nothing was measured: the line above says it all.
-        Format::Text if outcome.not_connected.is_some() => return,
+        Format::Text if outcome.not_connected.is_some() => return Ok(()),
         Format::Text => report::text(outcome),
     };
-    // A reader that has gone away is no reason for another exit code.
-    let _ = writeln!(std::io::stdout().lock(), "{text}");
+    match writeln!(io::stdout().lock(), "{text}") {
+        // A reader that has gone away is no reason for another exit code.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        done => done,
+    }
 }

@@ -19,6 +19,7 @@ use crate::sizes::{Sizes, parse_size};
 #[derive(Debug, Parser)]
 #[command(
     version,
+    allow_negative_numbers = true,
     after_help = "Example:\n  pktbench --connect 127.0.0.1:14572 --conns 1000 --duration 30s --json"
 )]
 pub(crate) struct Options {
@@ -30,7 +31,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", default_value = "64", value_parser = clap::value_parser!(u32).range(1..))]
     conns: u32,
 
-    /// Packets outstanding on each connection
+    /// Packets outstanding on each connection, up to 65536
     #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pipeline: u32,
 

@@ -67,6 +67,9 @@ impl Plan {
         if self.amount == Amount::Time(Duration::ZERO) {
             return Err("--duration 0s sends nothing; give it a time, such as 10s".to_owned());
         }
+        if self.timeout.is_zero() {
+            return Err("--timeout 0s waits for no packet; give it a time, such as 10s".to_owned());
+        }
         if u32::try_from(self.outstanding_bytes()).is_err() {
             return Err(format!(
                 "--pipeline {} times packets of {} bytes are more than 4 GiB outstanding on a connection; \

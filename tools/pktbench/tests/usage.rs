@@ -18,6 +18,8 @@ fn bad_usage_is_one_line_that_says_what_to_do() {
         ("--packets 9 --duration 1s", "'--packets <N>' cannot be used with '--duration <TIME>'"),
         ("--duration 10", "a number with its unit, such as 30s"),
         ("--duration 0s", "give it a time, such as 10s"),
+        ("--timeout 0s", "give it a time, such as 10s"),
+        ("--conns -1", "-1 is not in 1.."),
         ("--sizes many", "'many' is no size"),
         ("--sizes 2048-0", "the low end is above the high end; write 0-2048"),
         ("--sizes 0-64MiB", "raise it with --max-payload 64MiB"),

@@ -32,8 +32,9 @@ async fn echo(mut conn: PacketConn, board: &Board, server: &ServerHandle) -> Res
             () = &mut stopping => break,
         };
         let Some(packet) = received else { break };
-        tally.add(packet.len());
+        let payload_len = packet.len();
         conn.send(packet).await?;
+        tally.add(payload_len);
     }
     conn.close().await
 }

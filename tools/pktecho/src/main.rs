@@ -20,7 +20,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 
 use options::Options;
-use tally::Board;
+use tally::{Board, connections};
 
 fn main() -> ExitCode {
     let options = match Options::from_args() {
@@ -75,16 +75,20 @@ async fn run(options: &Options) -> anyhow::Result<()> {
     }
     tokio::select! {
         _ = &mut serving => {}
-        () = tokio::time::sleep(options.drain_timeout) => cut(serving).await,
+        () = tokio::time::sleep(options.drain_timeout) => cut(serving, &board).await,
         // Whoever asks twice does not want to wait.
-        () = signals.next() => cut(serving).await,
+        () = signals.next() => cut(serving, &board).await,
     }
     say(&board.summary(started.elapsed()));
     Ok(())
 }
 
-/// Drops the connections that have not finished.
-async fn cut(serving: JoinHandle<()>) {
+/// Drops the connections that have not finished, and says so: what their clients have not read is lost.
+async fn cut(serving: JoinHandle<()>, board: &Board) {
+    let open = board.totals().open;
+    if open > 0 {
+        eprintln!("warning: cut off {} that had not finished", connections(open));
+    }
     serving.abort();
     // Cancelled, as it was asked to be.
     let _ = serving.await;

@@ -11,8 +11,14 @@ use pktconn::{Checksum, CodecConfig, ConnConfig};
 ///
 /// Sends every packet back to where it came from, in order. SIGINT and SIGTERM stop it: it accepts no more, answers what
 /// it has received, closes its connections, prints totals and exits 0. A second signal ends it at once.
+///
+/// Exit code: 0 after a signal, 1 when it cannot listen, 2 bad usage.
 #[derive(Debug, Parser)]
-#[command(version, after_help = "Example:\n  pktecho --listen 127.0.0.1:0 --threads 1 --stats")]
+#[command(
+    version,
+    allow_negative_numbers = true,
+    after_help = "Example:\n  pktecho --listen 127.0.0.1:0 --threads 1 --stats"
+)]
 pub(crate) struct Options {
     /// The address to listen on; port 0 asks for a free port.
     #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:14572", value_parser = parse_addr)]

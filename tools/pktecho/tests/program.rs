@@ -117,13 +117,17 @@ fn a_peer_that_does_not_close_is_cut_when_the_time_to_drain_is_over() {
 
 #[test]
 fn a_second_signal_ends_it_at_once() {
-    let server = Server::start(&["--threads", "1", "--drain-timeout", "1h"]);
+    let mut server = Server::start(&["--threads", "1", "--drain-timeout", "1h"]);
     let mut stream = TcpStream::connect(&server.addr).unwrap();
     echo(&mut stream, b"\x01\0\0\0x");
     server.signal("TERM");
     assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0, "the first signal closes the connection");
     server.signal("INT");
+    let mut stderr = server.child.stderr.take().unwrap();
     server.finish();
+    let mut warning = String::new();
+    stderr.read_to_string(&mut warning).unwrap();
+    assert_eq!(warning, "warning: cut off 1 connection that had not finished\n");
 }
 
 #[test]
