@@ -12,6 +12,7 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 
@@ -82,7 +83,7 @@ impl State {
         }
         if let Some(reader) = &mut self.reader {
             if poll_discard(reader, cx)?.is_ready() {
-                self.reader = None;
+                self.later.drop(self.reader.take());
                 self.remote_closed = true;
             }
         }
@@ -91,18 +92,30 @@ impl State {
 
     /// What the transport takes without waiting, of a connection that ends with it.
     pub(crate) fn write_last(&mut self) {
+        if self.phase >= Phase::Finished {
+            return;
+        }
         // Whether it was blocked says nothing: the flusher may not have run since. Nor does it matter how much the task
         // has done in this turn, for which tokio's own transports would put it off: there is no later turn.
         let write = tokio::task::unconstrained(poll_fn(|cx| self.poll_write_out(cx)));
-        // Nobody is left to be told of an error.
-        let _ = pin!(write).poll(&mut Context::from_waker(Waker::noop()));
+        let mut cx = Context::from_waker(Waker::noop());
+        // Nobody is left to be told of an error, nor of a panic: it may be the second one, which would abort the process.
+        let _ = catch_unwind(AssertUnwindSafe(|| pin!(write).poll(&mut cx).is_ready()));
+    }
+
+    /// Ends a connection that nobody takes to its end: the runtime was shut down, or the transport panicked.
+    pub(crate) fn lost(&mut self) {
+        if self.phase < Phase::Ended {
+            let lost = "the runtime of the connection was shut down, or its transport panicked";
+            self.fail(io::Error::other(lost).into());
+            self.end();
+        }
     }
 
     /// Lets go of the transport, and tells everyone who waits.
     pub(crate) fn end(&mut self) {
         self.phase = Phase::Ended;
-        self.writer = None;
-        self.reader = None;
+        self.later.drop((self.writer.take(), self.reader.take()));
         self.blocked = false;
         self.wake_all();
         self.flusher.wake();
@@ -110,10 +123,10 @@ impl State {
 
     fn wake_all(&mut self) {
         if let Some(receiver) = self.receiver.take() {
-            receiver.wake();
+            self.later.wake(receiver);
         }
-        self.progress.wake();
-        self.ended.wake();
+        self.progress.wake(&mut self.later);
+        self.ended.wake(&mut self.later);
     }
 }
 

@@ -87,6 +87,8 @@ mod close;
 
 mod wait;
 
+mod later;
+
 mod server;
 pub use server::{PacketServer, ServerHandle};
 

@@ -114,8 +114,9 @@ impl Outbox {
         count
     }
 
-    /// Takes off what the transport has taken.
-    pub(crate) fn advance(&mut self, count: usize) {
+    /// Takes off what the transport has taken. The packets whose own memory was written go to `done`: to drop them may run
+    /// code of the application's.
+    pub(crate) fn advance(&mut self, count: usize, mut done: impl FnMut(Packet)) {
         debug_assert!(count <= self.len, "the transport took {count} bytes of {}", self.len);
         self.len -= count;
         self.written += count;
@@ -125,7 +126,9 @@ impl Outbox {
                 return;
             }
             self.written -= chunk_len;
-            self.sealed.pop_front();
+            if let Some(Chunk::Large { packet, .. }) = self.sealed.pop_front() {
+                done(packet);
+            }
         }
         if self.is_empty() {
             // An idle connection holds no buffer.
@@ -212,7 +215,7 @@ mod tests {
         for len in [10, LARGE_FRAME, 20] {
             push(&mut outbox, &codec, &vec![1; len].into());
         }
-        outbox.advance(outbox.len());
+        outbox.advance(outbox.len(), drop);
         assert_eq!((outbox.open.capacity(), outbox.sealed.capacity()), (0, 0));
     }
 
@@ -221,7 +224,7 @@ mod tests {
         let codec = PacketCodec::default();
         let mut outbox = Outbox { open: BytesMut::with_capacity(WRITE_WORTH), ..Outbox::default() };
         push(&mut outbox, &codec, &b"small".into());
-        outbox.advance(3);
+        outbox.advance(3, drop);
         outbox.shrink();
         assert!(outbox.open.capacity() <= 2 * MIN_OPEN, "{} bytes", outbox.open.capacity());
         assert_eq!(pending(&outbox), b"\0small");
@@ -259,7 +262,7 @@ mod tests {
         for (written, first_unsent) in [(9, 1), (9 + 1, 1), (9 + 9, 1), (9 + 10, 2)] {
             let packets: [Packet; 3] = [b"first".into(), b"second".into(), b"third".into()];
             packets.iter().for_each(|packet| push(&mut outbox, &codec, packet));
-            outbox.advance(written);
+            outbox.advance(written, drop);
             assert_eq!(outbox.take_unsent(&codec), packets[first_unsent..], "after {written} bytes");
             assert!(outbox.is_empty());
         }
@@ -297,7 +300,7 @@ mod tests {
                 let next = pending(&outbox);
                 let take = take.min(next.len());
                 written.extend_from_slice(&next[..take]);
-                outbox.advance(take);
+                outbox.advance(take, drop);
             }
             prop_assert_eq!(&written[..], &expected[..written.len()]);
             prop_assert_eq!(outbox.len(), expected.len() - written.len());

@@ -189,7 +189,7 @@ impl PacketReceiver {
     /// Receives nothing more, because this side was closed. What arrives from now on is discarded.
     pub(crate) fn stop(&mut self) {
         if matches!(self.end, End::NotYet) {
-            self.end_with(Reason::LocalClose);
+            self.end_with(self.shared.stop_reason());
         }
     }
 
@@ -227,6 +227,12 @@ impl std::fmt::Debug for PacketReceiver {
     }
 }
 
+/// How much room is enough for a read: what is known to come, and not less than is worth it. But a chunk that was kept at
+/// the last wait is not given up for more than it takes to fill it: a peer that drips would have it copied at each wait.
+fn least_room(missing: usize, lent: bool) -> usize {
+    if lent || missing == 0 { missing.max(MIN_READ) } else { missing }
+}
+
 /// Makes room in `buffer` for a read of `codec`'s next bytes, where there is not enough.
 fn make_room(buffer: &mut BytesMut, lent: &mut bool, codec: &PacketCodec) {
     let missing = codec.missing(buffer);
@@ -241,7 +247,7 @@ fn make_room(buffer: &mut BytesMut, lent: &mut bool, codec: &PacketCodec) {
         } else if spare == 0 {
             buffer.reserve(room);
         }
-    } else if spare < missing.max(MIN_READ) && !(*lent && buffer.try_reclaim(CHUNK - len)) {
+    } else if spare < least_room(missing, *lent) && !(*lent && buffer.try_reclaim(CHUNK - len)) {
         let mut chunk = pool::read_chunk(len + missing);
         chunk.extend_from_slice(buffer);
         let last = std::mem::replace(buffer, chunk);
@@ -374,6 +380,24 @@ mod tests {
             peer.write_all(&stream[first + 3..first + 5]).await.unwrap();
             assert!(is_waiting(&mut receiver).await);
             assert_eq!((receiver.buffer.capacity(), receiver.lent), (5, false), "after {first}");
+        }
+    }
+
+    #[tokio::test]
+    async fn bytes_that_drip_are_not_copied_each_time() {
+        for len in [20_000, 40_000, 60_000, 65_000, CHUNK, 100_000] {
+            let (mut receiver, mut peer) = piped();
+            let frame = frame(len);
+            let (start, drops) = frame.split_at(len - 1000);
+            peer.write_all(start).await.unwrap();
+            assert!(is_waiting(&mut receiver).await);
+            let (mut copies, mut last) = (0, receiver.buffer.as_ptr());
+            for drop in drops[1..].chunks(1) {
+                peer.write_all(drop).await.unwrap();
+                assert!(is_waiting(&mut receiver).await);
+                copies += u32::from(std::mem::replace(&mut last, receiver.buffer.as_ptr()) != last);
+            }
+            assert!(copies <= 1, "{copies} copies of a frame of {len} bytes");
         }
     }
 

@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 
 use futures_sink::Sink;
@@ -12,6 +13,9 @@ use pktconn_codec::Packet;
 use crate::error::Reason;
 use crate::shared::Shared;
 use crate::{ConnStats, Error};
+
+/// No flush is under way.
+const NO_TARGET: u64 = u64::MAX;
 
 /// The sending side of a connection that was [split](crate::PacketConn::split).
 ///
@@ -23,15 +27,15 @@ pub struct PacketSender {
     shared: Arc<Shared>,
     /// Under which it waits as a `Sink`.
     key: u64,
-    /// What its flush as a `Sink` waits for. Taken when that begins: other senders go on, and would put its end off for
-    /// ever.
-    flush_target: Option<u64>,
+    /// What its flush as a `Sink` waits for, in bytes of all that were ever accepted; [`NO_TARGET`] between flushes, and
+    /// when it has sent more. Other senders go on, and to wait for theirs too might take for ever.
+    flush_target: AtomicU64,
 }
 
 impl PacketSender {
     pub(crate) fn new(shared: &Arc<Shared>) -> Self {
         shared.add_handle();
-        Self { shared: Arc::clone(shared), key: shared.next_key(), flush_target: None }
+        Self { shared: Arc::clone(shared), key: shared.next_key(), flush_target: AtomicU64::new(NO_TARGET) }
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -50,12 +54,14 @@ impl PacketSender {
     /// [`into_unsent`](Error::into_unsent).
     ///
     /// A peer that does not read is waited for without an end: put a `tokio::time::timeout` around it where that matters.
+    /// Poll or drop a future that waits: it stands in the line, before all that come later.
     ///
     /// # Cancel safety
     ///
     /// The packet is accepted whole when the future completes, and not at all when it is dropped before.
     pub async fn send(&self, packet: impl Into<Packet>) -> Result<(), Error> {
         let packet = packet.into();
+        self.flush_target.store(NO_TARGET, Relaxed);
         let accepted = match self.shared.frame(&packet) {
             Ok(frame) => match self.shared.offer(&packet, &frame) {
                 // Boxed: so the future of a send that need not wait, which is most of them, stays small.
@@ -71,10 +77,11 @@ impl PacketSender {
     ///
     /// # Errors
     ///
-    /// [`is_full`](Error::is_full) when there is no room now; otherwise as [`send`](Self::send). The packet comes back in
+    /// [`is_full`](Error::is_full) when there is no room now, or when others wait for it; otherwise as [`send`](Self::send). The packet comes back in
     /// [`into_unsent`](Error::into_unsent).
     pub fn try_send(&self, packet: impl Into<Packet>) -> Result<(), Error> {
         let packet = packet.into();
+        self.flush_target.store(NO_TARGET, Relaxed);
         let accepted = self.shared.frame(&packet).and_then(|frame| self.shared.offer(&packet, &frame));
         accepted.map_err(|reason| Error::new(reason, vec![packet]))
     }
@@ -190,18 +197,21 @@ impl Sink<Packet> for PacketSender {
         self.shared.poll_room(self.key, cx).map_err(Error::from)
     }
 
-    fn start_send(mut self: Pin<&mut Self>, packet: Packet) -> Result<(), Error> {
-        self.flush_target = None;
+    fn start_send(self: Pin<&mut Self>, packet: Packet) -> Result<(), Error> {
+        self.flush_target.store(NO_TARGET, Relaxed);
         // `poll_ready` saw the outbox below its mark.
         let accepted = self.shared.frame(&packet).and_then(|frame| self.shared.force(&packet, &frame));
         accepted.map_err(|reason| Error::new(reason, vec![packet]))
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        let target = self.flush_target.unwrap_or_else(|| self.shared.bytes_accepted());
-        self.flush_target = Some(target);
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let target = match self.flush_target.load(Relaxed) {
+            NO_TARGET => self.shared.bytes_accepted(),
+            target => target,
+        };
+        self.flush_target.store(target, Relaxed);
         let flushed = ready!(self.shared.poll_flushed(target, self.key, cx));
-        self.flush_target = None;
+        self.flush_target.store(NO_TARGET, Relaxed);
         Poll::Ready(flushed.map_err(Error::from))
     }
 

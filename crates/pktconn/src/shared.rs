@@ -1,14 +1,13 @@
 //! What all handles of a connection and its flusher share, behind one lock.
 //!
-//! The lock is held for a copy of a small frame, or for a write that does not block. `state` is what it guards; this file
-//! is what the handles do with it.
+//! The lock is held for a copy of a small frame, or for a write that does not block; no code of the application runs under
+//! it but a transport of its own. `state` is what it guards; this file is what the handles do with it.
 
 use std::future::poll_fn;
-use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use pktconn_codec::{Frame, FrameError, Packet, PacketCodec};
@@ -16,7 +15,6 @@ use tokio::runtime::Handle;
 
 use crate::error::Reason;
 use crate::flush::{self, Next};
-use crate::outbox::Outbox;
 use crate::state::{Flusher, Phase, Reader, State, Writer};
 use crate::stats::{ConnStats, Received};
 use crate::wait::{Wait, Waiting};
@@ -63,19 +61,24 @@ impl Shared {
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing panics under the lock but a transport of the user's own; what it leaves is in order.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Runs `act` under the lock, and then spawns the flusher if it was wanted: a runtime that is shut down drops a new
-    /// task in place, which takes the lock to end the connection.
+    /// Runs `act` under the lock, and afterwards what it left to be done without: wakers, foreign drops, and the flusher,
+    /// which a runtime that is shut down drops in place, so that it takes the lock to end the connection.
     fn with_state<T>(self: &Arc<Self>, act: impl FnOnce(&mut State) -> T) -> T {
-        let mut state = self.lock();
+        let mut state = self.state.lock().unwrap_or_else(|poisoned| {
+            self.state.clear_poison();
+            let mut state = poisoned.into_inner();
+            state.lost();
+            state
+        });
         let result = act(&mut state);
-        if let Flusher::Wanted = state.flusher {
+        let later = std::mem::take(&mut state.later);
+        let spawn = matches!(state.flusher, Flusher::Wanted);
+        if spawn {
             state.flusher = Flusher::Spawned;
-            drop(state);
+        }
+        drop(state);
+        later.run();
+        if spawn {
             self.runtime.spawn(flush::flusher(Arc::clone(self)));
         }
         result
@@ -86,21 +89,21 @@ impl Shared {
     }
 
     /// Counts a handle off. Without any the connection ends at once; what the transport takes without waiting still goes.
-    pub(crate) fn drop_handle(&self) {
+    pub(crate) fn drop_handle(self: &Arc<Self>) {
         if self.handles.fetch_sub(1, Ordering::AcqRel) > 1 {
             return;
         }
-        let mut state = self.lock();
-        if state.phase < Phase::Finished {
+        self.with_state(|state| {
             state.write_last();
-        }
-        state.stop(Reason::LocalClose);
-        state.outbox = Outbox::default();
-        state.end();
+            state.stop(Reason::LocalClose);
+            let unsent = std::mem::take(&mut state.outbox);
+            state.later.drop(unsent);
+            state.end();
+        });
     }
 
     /// What a future needs to leave its waker here, for as long as it waits.
-    pub(crate) fn wait(&self) -> Wait<'_> {
+    pub(crate) fn wait(self: &Arc<Self>) -> Wait<'_> {
         Wait::new(self)
     }
 
@@ -109,10 +112,11 @@ impl Shared {
     }
 
     /// Takes the wakers back that were left under `key`.
-    pub(crate) fn forget(&self, key: u64) {
-        let mut state = self.lock();
-        state.progress.remove(key);
-        state.ended.remove(key);
+    pub(crate) fn forget(self: &Arc<Self>, key: u64) {
+        self.with_state(|state| {
+            state.progress.remove(key, &mut state.later);
+            state.ended.remove(key, &mut state.later);
+        });
     }
 
     // ---- sending
@@ -163,15 +167,14 @@ impl Shared {
     }
 
     /// Waits until nothing is accepted any more.
-    fn poll_not_open(&self, key: u64, cx: &Context<'_>) -> Poll<Reason> {
-        let mut state = self.lock();
-        match state.check_open() {
+    fn poll_not_open(self: &Arc<Self>, key: u64, cx: &Context<'_>) -> Poll<Reason> {
+        self.with_state(|state| match state.check_open() {
             Err(reason) => Poll::Ready(reason),
             Ok(()) => {
-                state.ended.register(key, cx);
+                state.ended.register(key, cx, &mut state.later);
                 Poll::Pending
             }
-        }
+        })
     }
 
     fn poll_accept(
@@ -191,7 +194,7 @@ impl Shared {
                 return Poll::Ready(Ok(()));
             }
             state.flusher.want();
-            state.progress.register(key, cx);
+            state.progress.register(key, cx, &mut state.later);
             Poll::Pending
         })
     }
@@ -203,18 +206,20 @@ impl Shared {
                 state.write_out();
             }
             state.check_open()?;
-            if state.is_below_mark() {
+            // Behind the senders that wait, but for an empty outbox: they may not be polled any more.
+            let in_turn = state.outbox.is_empty() || self.waiting.load(Ordering::Relaxed) == 0;
+            if in_turn && state.is_below_mark() {
                 return Poll::Ready(Ok(()));
             }
             state.flusher.want();
-            state.progress.register(key, cx);
+            state.progress.register(key, cx, &mut state.later);
             Poll::Pending
         })
     }
 
     /// How many bytes were ever accepted: what a flush that begins now has to wait for.
-    pub(crate) fn bytes_accepted(&self) -> u64 {
-        self.lock().bytes_accepted
+    pub(crate) fn bytes_accepted(self: &Arc<Self>) -> u64 {
+        self.with_state(|state| state.bytes_accepted)
     }
 
     /// Waits until `target` bytes, of all that were ever accepted, are written.
@@ -235,7 +240,7 @@ impl Shared {
                 return Poll::Ready(Err(state.stop_reason()));
             }
             state.flusher.want();
-            state.progress.register(key, cx);
+            state.progress.register(key, cx, &mut state.later);
             Poll::Pending
         })
     }
@@ -248,28 +253,32 @@ impl Shared {
     }
 
     /// What the receiver does before it waits: writes what was sent, and leaves its waker for news of the end.
-    pub(crate) fn before_wait(&self, cx: &Context<'_>) -> Result<(), Reason> {
-        let mut state = self.lock();
-        state.write_before_wait();
-        state.check_open()?;
-        if !state.receiver.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            state.receiver = Some(cx.waker().clone());
-        }
-        Ok(())
+    pub(crate) fn before_wait(self: &Arc<Self>, cx: &Context<'_>) -> Result<(), Reason> {
+        self.with_state(|state| {
+            state.write_before_wait();
+            state.check_open()?;
+            if !state.receiver.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                if let Some(last) = state.receiver.replace(cx.waker().clone()) {
+                    state.later.drop(last);
+                }
+            }
+            Ok(())
+        })
     }
 
     /// The peer closed its side between two frames. It may still receive. Fails where that is not what ended receiving:
     /// a reset that writing ran into is the end of the stream for who reads after it.
-    pub(crate) fn remote_closed(&self) -> Result<(), Reason> {
-        let mut state = self.lock();
-        state.remote_closed = true;
-        // Where this side is closing already, that was the last thing it waited for.
-        state.flusher.wake();
-        state.check_open()?;
-        state.reason.get_or_insert(Reason::RemoteClose);
-        state.ended.wake();
-        state.write_before_wait();
-        Ok(())
+    pub(crate) fn remote_closed(self: &Arc<Self>) -> Result<(), Reason> {
+        self.with_state(|state| {
+            state.remote_closed = true;
+            // Where this side is closing already, that was the last thing it waited for.
+            state.flusher.wake();
+            state.check_open()?;
+            state.reason.get_or_insert(Reason::RemoteClose);
+            state.ended.wake(&mut state.later);
+            state.write_before_wait();
+            Ok(())
+        })
     }
 
     /// Receiving failed. After a bad frame the peer still gets what was accepted for it; a transport that failed is gone.
@@ -290,29 +299,36 @@ impl Shared {
     }
 
     /// Takes the reading half over from a receiver that reads no more.
-    pub(crate) fn park_reader(&self, reader: Reader) {
-        let mut state = self.lock();
-        if state.phase < Phase::Ended && !state.remote_closed {
-            state.reader = Some(reader);
-            state.flusher.wake();
-        }
+    pub(crate) fn park_reader(self: &Arc<Self>, reader: Reader) {
+        self.with_state(|state| {
+            if state.phase < Phase::Ended && !state.remote_closed {
+                state.reader = Some(reader);
+                state.flusher.wake();
+            } else {
+                state.later.drop(reader);
+            }
+        });
     }
 
     // ---- the end
 
-    pub(crate) fn reason(&self) -> Option<Reason> {
-        self.lock().reason.clone()
+    pub(crate) fn reason(self: &Arc<Self>) -> Option<Reason> {
+        self.with_state(|state| state.reason.clone())
     }
 
-    pub(crate) fn poll_reason(&self, key: u64, cx: &Context<'_>) -> Poll<Reason> {
-        let mut state = self.lock();
-        match &state.reason {
+    /// Why nothing is sent or received any more, of a connection of which that holds.
+    pub(crate) fn stop_reason(self: &Arc<Self>) -> Reason {
+        self.with_state(|state| state.stop_reason())
+    }
+
+    pub(crate) fn poll_reason(self: &Arc<Self>, key: u64, cx: &Context<'_>) -> Poll<Reason> {
+        self.with_state(|state| match &state.reason {
             Some(reason) => Poll::Ready(reason.clone()),
             None => {
-                state.ended.register(key, cx);
+                state.ended.register(key, cx, &mut state.later);
                 Poll::Pending
             }
-        }
+        })
     }
 
     /// Closes this side: accepts and receives nothing more, and has the rest written.
@@ -325,46 +341,44 @@ impl Shared {
     }
 
     /// Waits for the end of a connection that is closing.
-    pub(crate) fn poll_ended(&self, key: u64, cx: &Context<'_>) -> Poll<Result<(), Error>> {
-        let mut state = self.lock();
-        if state.phase < Phase::Ended {
-            state.progress.register(key, cx);
-            return Poll::Pending;
-        }
-        Poll::Ready(match state.failure.clone() {
-            Some(failure) => Err(Error::new(failure, state.outbox.take_unsent(&self.codec))),
-            None => Ok(()),
+    pub(crate) fn poll_ended(self: &Arc<Self>, key: u64, cx: &Context<'_>) -> Poll<Result<(), Error>> {
+        self.with_state(|state| {
+            if state.phase < Phase::Ended {
+                state.progress.register(key, cx, &mut state.later);
+                return Poll::Pending;
+            }
+            Poll::Ready(match state.failure.clone() {
+                Some(failure) => Err(Error::new(failure, state.outbox.take_unsent(&self.codec))),
+                None => Ok(()),
+            })
         })
     }
 
-    pub(crate) fn stats(&self) -> ConnStats {
-        let state = self.lock();
-        let queued_bytes = state.outbox.len() as u64;
-        ConnStats {
+    pub(crate) fn stats(self: &Arc<Self>) -> ConnStats {
+        self.with_state(|state| ConnStats {
             packets_received: self.received.packets.total(),
             bytes_received: self.received.bytes.total(),
             reads: self.received.reads.total(),
             packets_sent: state.packets_sent,
             bytes_sent: state.bytes_written,
             writes: state.writes,
-            queued_bytes,
-        }
+            queued_bytes: state.outbox.len() as u64,
+        })
     }
 
     // ---- the flusher
 
-    pub(crate) fn run_flusher(&self, cx: &Context<'_>) -> Next {
-        self.lock().run_flusher(cx)
+    pub(crate) fn run_flusher(self: &Arc<Self>, cx: &Context<'_>) -> Next {
+        self.with_state(|state| state.run_flusher(cx))
     }
 
-    /// Of a flusher that is dropped: without one, a connection that has not ended yet does now.
-    pub(crate) fn flusher_gone(&self) {
-        let mut state = self.lock();
-        if state.phase < Phase::Ended {
-            let gone = "the runtime of the connection was shut down, or its transport panicked";
-            state.fail(io::Error::other(gone).into());
-            state.end();
-        }
+    /// Of a flusher that is dropped: without one, a connection that has not ended yet does now. What the transport takes
+    /// without waiting still goes.
+    pub(crate) fn flusher_gone(self: &Arc<Self>) {
+        self.with_state(|state| {
+            state.write_last();
+            state.lost();
+        });
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use crate::ConnConfig;
 use crate::error::Reason;
 use crate::flush::{FlushPolicy, Next, Queued};
+use crate::later::Later;
 use crate::outbox::{MAX_SLICES, Outbox, WRITE_WORTH};
 use crate::wait::Waiters;
 
@@ -48,6 +49,8 @@ pub(crate) struct State {
     /// Of the bytes written, those that the transport has let go of; behind `bytes_written` where it buffers.
     pub(crate) bytes_flushed: u64,
     pub(crate) writes: u64,
+    /// What is done when the lock is let go of.
+    pub(crate) later: Later,
     /// The task that waits in `recv`, to be told of the end.
     pub(crate) receiver: Option<Waker>,
     /// Tasks that wait for bytes to be written or for the end.
@@ -98,6 +101,7 @@ impl State {
             bytes_written: 0,
             bytes_flushed: 0,
             writes: 0,
+            later: Later::default(),
             receiver: None,
             progress: Waiters::default(),
             ended: Waiters::default(),
@@ -177,7 +181,7 @@ impl State {
             if taken == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.outbox.advance(taken);
+            self.outbox.advance(taken, |packet| self.later.drop(packet));
             self.bytes_written += taken as u64;
             self.writes += 1;
         }
@@ -232,7 +236,7 @@ impl State {
             self.fail(error.into());
             self.end();
         } else if before != (self.bytes_written, self.bytes_flushed) {
-            self.progress.wake();
+            self.progress.wake(&mut self.later);
         }
     }
 }

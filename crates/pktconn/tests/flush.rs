@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use common::{drop_after, frame, numbered, piped_and_raw, piped_pair, tcp_pair};
 use futures::SinkExt;
-use pktconn::ConnConfig;
+use pktconn::{ConnConfig, PacketSender};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
@@ -225,4 +225,21 @@ async fn the_flush_of_a_sink_covers_what_it_sent_since_it_was_first_polled() {
     assert!(drop_after(1, SinkExt::flush(&mut sink)).await.is_none());
     raw.read_exact(&mut [0; 100]).await.unwrap();
     SinkExt::flush(&mut sink).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_flush_of_a_sink_covers_what_was_sent_otherwise_since_an_earlier_one() {
+    let (conn, mut raw) = piped_and_raw(100, ConnConfig::new());
+    let (mut sink, _receiver) = conn.split();
+    sink.feed(vec![1; 146].into()).await.unwrap();
+    assert!(drop_after(1, SinkExt::flush(&mut sink)).await.is_none());
+    raw.read_exact(&mut [0; 100]).await.unwrap();
+    tokio::task::yield_now().await;
+    PacketSender::send(&sink, vec![2; 496]).await.unwrap();
+    assert!(drop_after(1, SinkExt::flush(&mut sink)).await.is_none());
+    PacketSender::try_send(&sink, vec![3; 96]).unwrap();
+    let mut rest = [0; 50 + 500 + 100];
+    let (flushed, read) = tokio::join!(SinkExt::flush(&mut sink), raw.read_exact(&mut rest));
+    flushed.unwrap();
+    read.unwrap();
 }

@@ -7,9 +7,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use common::{numbered, piped_and_raw};
+use common::{frame, numbered, piped_and_raw};
 use pktconn::{ConnConfig, Packet, PacketConn};
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::runtime::{Builder, Runtime};
 
 fn runtime() -> Runtime {
@@ -62,7 +62,7 @@ fn who_waits_for_room_or_for_a_flush_learns_that_the_runtime_is_gone() {
 
 #[test]
 fn the_first_packet_after_the_runtime_is_gone_comes_back() {
-    let (mut conn, _raw) = runtime().block_on(async { piped_and_raw(100, ConnConfig::new()) });
+    let (mut conn, _raw) = runtime().block_on(async { piped_and_raw(4, ConnConfig::new()) });
     let packet = Packet::from(b"nobody is there to write this");
     // Nobody knows yet that the runtime is gone.
     conn.try_send(packet.clone()).unwrap();
@@ -71,18 +71,67 @@ fn the_first_packet_after_the_runtime_is_gone_comes_back() {
     assert_eq!(error.into_unsent(), [packet]);
 }
 
-/// Never has anything to read, and panics when it is to be written to.
-struct Panics;
+#[test]
+fn what_the_transport_has_room_for_is_written_when_the_runtime_is_shut_down() {
+    let runtime = runtime();
+    // Of some connections the runtime drops the task of the owner first, of some their own one.
+    let raws = runtime.block_on(async {
+        let mut raws = Vec::new();
+        for _ in 0..50 {
+            let (conn, mut raw) = piped_and_raw(4096, ConnConfig::new().flush_delay(Duration::from_secs(5)));
+            conn.send(b"hello").await.unwrap();
+            conn.flush().await.unwrap();
+            raw.read_exact(&mut [0; 9]).await.unwrap();
+            tokio::spawn(async move {
+                conn.send(b"goodbye").await.unwrap();
+                std::future::pending::<()>().await;
+            });
+            raws.push(raw);
+        }
+        tokio::task::yield_now().await;
+        raws
+    });
+    drop(runtime);
+    for mut raw in raws {
+        let mut bytes = Vec::new();
+        without_hanging(raw.read_to_end(&mut bytes)).unwrap();
+        assert_eq!(bytes, frame(b"goodbye"));
+    }
+}
+
+/// Panics at the first write, or else at the second read.
+struct Panics {
+    writing: bool,
+    was_read: bool,
+}
+
+impl Panics {
+    fn writing() -> Self {
+        Self { writing: true, was_read: false }
+    }
+
+    fn reading() -> Self {
+        Self { writing: false, was_read: false }
+    }
+}
 
 impl AsyncRead for Panics {
-    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        _: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        assert!(self.writing || !self.was_read, "a panic of the transport, which this test wants");
+        self.was_read = true;
+        cx.waker().wake_by_ref();
         Poll::Pending
     }
 }
 
 impl AsyncWrite for Panics {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
-        panic!("a panic of the transport, which this test wants");
+        assert!(!self.writing, "a panic of the transport, which this test wants");
+        Poll::Pending
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -95,13 +144,42 @@ impl AsyncWrite for Panics {
 }
 
 #[test]
-fn a_transport_that_panics_fails_its_connection() {
+fn a_transport_that_panics_under_the_flusher_fails_its_connection() {
     without_hanging(async {
-        let mut conn = PacketConn::new(Panics, ConnConfig::new()).unwrap();
+        let mut conn = PacketConn::new(Panics::writing(), ConnConfig::new()).unwrap();
         conn.send(b"unsent").await.unwrap();
         assert!(conn.closed().await.is_io());
         let error = conn.close().await.unwrap_err();
         assert!(error.is_io(), "{error:?}");
         assert_eq!(error.into_unsent(), [Packet::from(b"unsent")]);
+    });
+}
+
+#[test]
+fn a_transport_that_panics_under_a_handle_panics_in_its_task_alone() {
+    without_hanging(async {
+        for transport in [Panics::writing(), Panics::reading()] {
+            let task = tokio::spawn(async {
+                let mut conn = PacketConn::new(transport, ConnConfig::new()).unwrap();
+                conn.send(b"unsent").await.unwrap();
+                conn.recv().await
+            });
+            // The connection is dropped while the panic unwinds, and the transport would panic once more.
+            assert!(task.await.unwrap_err().is_panic());
+        }
+    });
+}
+
+#[test]
+fn a_transport_that_panicked_under_one_handle_fails_the_senders() {
+    without_hanging(async {
+        let conn = PacketConn::new(Panics::writing(), ConnConfig::new()).unwrap();
+        let (sender, _receiver) = conn.split();
+        let other = sender.clone();
+        // So much is written at once, by the one who sends it.
+        let task = tokio::spawn(async move { other.send(vec![0; 100_000]).await });
+        assert!(task.await.unwrap_err().is_panic());
+        assert!(sender.send(b"unsent").await.unwrap_err().is_io());
+        assert!(sender.closed().await.is_io());
     });
 }

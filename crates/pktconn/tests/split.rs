@@ -2,6 +2,13 @@
 
 mod common;
 
+use std::pin::{Pin, pin};
+use std::sync::mpsc::RecvTimeoutError;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Wake, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
 use common::{drop_after, numbered, piped_and_raw, piped_pair, tcp_pair};
 use futures::SinkExt;
 use pktconn::{ConnConfig, PacketConn, PacketMut, PacketSender};
@@ -202,4 +209,105 @@ async fn the_first_reason_is_told_to_every_handle() {
     assert!(sender.close_reason().unwrap().is_remote_close());
     // It is what ended sending, which the peer's clean close did not.
     assert!(sender.send(b"again").await.unwrap_err().is_io());
+}
+
+#[tokio::test]
+async fn a_failure_before_the_own_close_is_what_the_receiver_is_told() {
+    let (here, raw) = piped_and_raw(4096, ConnConfig::new());
+    let (sender, mut receiver) = here.split();
+    drop(raw);
+    sender.send(b"nobody there").await.unwrap();
+    assert!(sender.flush().await.unwrap_err().is_io());
+    assert!(sender.close().await.unwrap_err().is_io());
+    assert!(receiver.recv().await.unwrap_err().is_io());
+}
+
+#[tokio::test]
+async fn a_sink_does_not_pass_a_waiting_sender_by_for_ever() {
+    let (here, mut there) = piped_pair(1000, ConnConfig::new().send_high_water(10_000));
+    let (sender, _receiver) = here.split();
+    let mut sink = sender.clone();
+    let feeding = tokio::spawn(async move {
+        for _ in 0..10_000 {
+            sink.feed(vec![1; 100].into()).await.unwrap();
+        }
+    });
+    let reading = tokio::spawn(async move {
+        let mut before = 0;
+        while there.recv().await.unwrap().unwrap().len() != 6000 {
+            before += 1;
+        }
+        before
+    });
+    tokio::task::yield_now().await;
+    sender.send(vec![2; 6000]).await.unwrap();
+    let before = reading.await.unwrap();
+    assert!(before < 1000, "{before} packets of the sink came first");
+    feeding.abort();
+}
+
+/// Runs `test` on a thread of its own, and fails where it hangs: who waits for a lock that he has cannot be cancelled.
+fn without_deadlock(test: impl FnOnce() + Send + 'static) {
+    let (done, finished) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        test();
+        done.send(()).unwrap();
+    });
+    match finished.recv_timeout(Duration::from_secs(60)) {
+        Err(RecvTimeoutError::Timeout) => panic!("it waits for itself"),
+        _ => thread.join().unwrap(),
+    }
+}
+
+/// Memory of a packet that tells its connection when it is not needed any more.
+struct Telling(Vec<u8>, PacketSender);
+
+impl AsRef<[u8]> for Telling {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Telling {
+    fn drop(&mut self) {
+        self.1.try_send(b"written").unwrap();
+    }
+}
+
+#[test]
+fn the_memory_of_a_packet_may_use_the_connection_when_it_is_dropped() {
+    without_deadlock(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (here, mut there) = piped_pair(100_000, ConnConfig::new());
+            let (sender, _receiver) = here.split();
+            let memory = Bytes::from_owner(Telling(vec![1; 10_000], sender.clone()));
+            sender.send(memory).await.unwrap();
+            assert_eq!(there.recv().await.unwrap().unwrap(), vec![1; 10_000].into());
+            assert_eq!(there.recv().await.unwrap().unwrap(), b"written".into());
+        });
+    });
+}
+
+/// A task that is its own waker, as simple executors have it.
+struct Task(Mutex<Pin<Box<dyn Future<Output = ()> + Send>>>);
+
+impl Wake for Task {
+    fn wake(self: Arc<Self>) {}
+}
+
+#[test]
+fn a_task_that_only_its_waker_keeps_alive_may_hold_the_connection() {
+    without_deadlock(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (conn, _raw) = runtime.block_on(async { piped_and_raw(100, ConnConfig::new()) });
+        let (sender, _receiver) = conn.split();
+        let other = sender.clone();
+        let task = Arc::new(Task(Mutex::new(Box::pin(async move { drop(other.closed().await) }))));
+        let waker = Waker::from(Arc::clone(&task));
+        assert!(task.0.lock().unwrap().as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        drop((waker, task));
+        let mut closing = pin!(sender.close());
+        assert!(closing.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    });
 }
