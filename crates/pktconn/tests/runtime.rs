@@ -87,8 +87,8 @@ fn what_the_transport_has_room_for_is_written_when_the_runtime_is_shut_down() {
                 std::future::pending::<()>().await;
             });
             raws.push(raw);
+            tokio::task::yield_now().await;
         }
-        tokio::task::yield_now().await;
         raws
     });
     drop(runtime);
