@@ -57,9 +57,8 @@ impl State {
     }
 
     /// Sends FIN when all is written, and discards what the peer sends until it closes or the deadline passes.
-    pub(crate) fn go_on_closing(&mut self) {
-        let result = self.with_flusher(State::poll_close);
-        if let Err(error) = result {
+    pub(crate) fn go_on_closing(&mut self, cx: &mut Context<'_>) {
+        if let Err(error) = self.poll_close(cx) {
             // The peer is gone, and nobody can tell whether it got everything.
             self.fail(error.into());
             return self.end();

@@ -2,16 +2,19 @@
 //!
 //! ```text
 //!                 adaptive                                timed
-//!   send:         wake the flusher, once                  wake the flusher, once
-//!   flusher:      runs when the sender has yielded:       sleeps until the packets are due,
-//!                 writes what is still there              then writes
+//!   send:         list the connection, to be swept        wake the flusher, once
 //!   recv:         writes before it waits                  -
+//!   sweeper:      writes what is still there              -
+//!                 when the sender has yielded
+//!   flusher:      goes on where the transport             sleeps until the packets are due,
+//!                 took no more                            then writes
 //!   both:         a write's worth in the outbox is written by the `send` that made it so
 //! ```
 //!
-//! Each connection has one flusher, a small task that is spawned by the first packet that waits in the outbox. It is the
-//! only task that the transport wakes when it can be written again: no future of the application holds the progress of
-//! a write, so any of them can be dropped at any time.
+//! Each thread has one [sweeper](crate::sweep). Each connection has one flusher, a small task that is spawned when the
+//! connection first has to wait, for the transport, for a time, or for its end. It is the only task that the transport
+//! wakes when it can be written again: no future of the application holds the progress of a write, so any of them can be
+//! dropped at any time.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;

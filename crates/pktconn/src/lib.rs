@@ -79,6 +79,8 @@ mod pool;
 
 mod flush;
 
+mod sweep;
+
 mod shared;
 
 mod state;

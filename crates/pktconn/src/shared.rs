@@ -15,8 +15,9 @@ use tokio::runtime::Handle;
 
 use crate::error::Reason;
 use crate::flush::{self, Next};
-use crate::state::{Flusher, Phase, Reader, State, Writer};
+use crate::state::{Flusher, Phase, Reader, State, Sweep, Writer};
 use crate::stats::{ConnStats, Received};
+use crate::sweep;
 use crate::wait::{Wait, Waiting};
 use crate::{ConnConfig, Error};
 
@@ -61,8 +62,8 @@ impl Shared {
         })
     }
 
-    /// Runs `act` under the lock, and afterwards what it left to be done without: wakers, foreign drops, and the flusher,
-    /// which a runtime that is shut down drops in place, so that it takes the lock to end the connection.
+    /// Runs `act` under the lock, and afterwards what it left to be done without: wakers, foreign drops, and the tasks that
+    /// it wants, which a runtime that is shut down drops in place, so that they take the lock to end the connection.
     fn with_state<T>(self: &Arc<Self>, act: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.state.lock().unwrap_or_else(|poisoned| {
             self.state.clear_poison();
@@ -76,11 +77,18 @@ impl Shared {
         if spawn {
             state.flusher = Flusher::Spawned;
         }
+        let enlist = state.sweep == Sweep::Wanted;
+        if enlist {
+            state.sweep = Sweep::Listed;
+        }
         drop(state);
-        later.run();
         if spawn {
             self.runtime.spawn(flush::flusher(Arc::clone(self)));
         }
+        if enlist {
+            sweep::enlist(self, &self.runtime);
+        }
+        later.run();
         result
     }
 
@@ -193,7 +201,6 @@ impl Shared {
                 state.push(packet, frame);
                 return Poll::Ready(Ok(()));
             }
-            state.flusher.want();
             state.progress.register(key, cx, &mut state.later);
             Poll::Pending
         })
@@ -211,7 +218,6 @@ impl Shared {
             if in_turn && state.is_below_mark() {
                 return Poll::Ready(Ok(()));
             }
-            state.flusher.want();
             state.progress.register(key, cx, &mut state.later);
             Poll::Pending
         })
@@ -239,7 +245,6 @@ impl Shared {
             if state.phase == Phase::Ended {
                 return Poll::Ready(Err(state.stop_reason()));
             }
-            state.flusher.want();
             state.progress.register(key, cx, &mut state.later);
             Poll::Pending
         })
@@ -366,9 +371,23 @@ impl Shared {
         })
     }
 
-    // ---- the flusher
+    // ---- the flusher and the sweeper
 
-    pub(crate) fn run_flusher(self: &Arc<Self>, cx: &Context<'_>) -> Next {
+    pub(crate) fn sweep(self: &Arc<Self>) {
+        self.with_state(State::run_sweeper);
+    }
+
+    /// Of a sweeper that is gone: leaves what is in the outbox to the flusher.
+    pub(crate) fn want_flusher(self: &Arc<Self>) {
+        self.with_state(|state| {
+            state.sweep = Sweep::No;
+            if state.has_output() {
+                state.flusher.want();
+            }
+        });
+    }
+
+    pub(crate) fn run_flusher(self: &Arc<Self>, cx: &mut Context<'_>) -> Next {
         self.with_state(|state| state.run_flusher(cx))
     }
 

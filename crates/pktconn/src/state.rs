@@ -30,11 +30,12 @@ pub(crate) struct State {
     pub(crate) writer: Option<Writer>,
     /// The reading half, once the receiver has given it up: what is left to do with it is to wait for the peer's close.
     pub(crate) reader: Option<Reader>,
-    /// Whether the transport holds the flusher's waker because it can take no more.
+    /// Whether the transport can take no more: it holds the flusher's waker, or the flusher is awake and will see to that.
     pub(crate) blocked: bool,
     /// Whether the peer has closed its side.
     pub(crate) remote_closed: bool,
     pub(crate) flusher: Flusher,
+    pub(crate) sweep: Sweep,
     pub(crate) queued: Option<Queued>,
     /// Why the connection ended, or began to: the first reason wins.
     pub(crate) reason: Option<Reason>,
@@ -69,7 +70,7 @@ pub(crate) enum Phase {
 
 /// The flusher task as the others see it.
 pub(crate) enum Flusher {
-    /// No packet has waited yet.
+    /// Nothing had to wait for the transport or for a time yet.
     None,
     /// To be spawned by the one who holds the lock, when he has let go of it.
     Wanted,
@@ -77,6 +78,15 @@ pub(crate) enum Flusher {
     Spawned,
     /// Waits for its waker, or was woken and will run.
     Running { waker: Waker, woken: bool },
+}
+
+/// Whether the sweeper of a thread will look at the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sweep {
+    No,
+    /// It is to be told by the one who holds the lock, when he has let go of it.
+    Wanted,
+    Listed,
 }
 
 impl State {
@@ -91,6 +101,7 @@ impl State {
             blocked: false,
             remote_closed: false,
             flusher: Flusher::None,
+            sweep: Sweep::No,
             queued: None,
             reason: None,
             stopped: None,
@@ -135,28 +146,18 @@ impl State {
         if self.outbox.len() >= WRITE_WORTH && !self.blocked {
             self.write_out();
         }
-        // Once the outbox holds something the flusher has been woken, or sleeps until it is due, or is blocked.
-        if was_empty && self.has_output() {
-            self.flusher.want();
+        // Once the outbox holds something, someone has been told.
+        if was_empty && !self.outbox.is_empty() && !self.blocked {
+            match self.policy {
+                FlushPolicy::Adaptive if self.sweep == Sweep::No => self.sweep = Sweep::Wanted,
+                FlushPolicy::Adaptive => {}
+                FlushPolicy::Timed { .. } => self.flusher.want(),
+            }
         }
     }
 
     pub(crate) fn is_written(&self, target: u64) -> bool {
         self.bytes_flushed >= target
-    }
-
-    /// Runs `poll` so that the flusher is woken when it can go on. Before the flusher has run for the first time nothing
-    /// needs waking: it was spawned, or will be, and looks at everything then.
-    pub(crate) fn with_flusher<T>(&mut self, poll: impl FnOnce(&mut Self, &mut Context<'_>) -> T) -> T {
-        match &self.flusher {
-            Flusher::Running { waker, .. } => {
-                let waker = waker.clone();
-                poll(self, &mut Context::from_waker(&waker))
-            }
-            Flusher::None | Flusher::Wanted | Flusher::Spawned => {
-                poll(self, &mut Context::from_waker(Waker::noop()))
-            }
-        }
     }
 
     pub(crate) fn poll_write_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -189,7 +190,7 @@ impl State {
     }
 
     /// A turn of the flusher: writes what is due, and takes a closing connection towards its end.
-    pub(crate) fn run_flusher(&mut self, cx: &Context<'_>) -> Next {
+    pub(crate) fn run_flusher(&mut self, cx: &mut Context<'_>) -> Next {
         self.flusher = match std::mem::replace(&mut self.flusher, Flusher::Spawned) {
             Flusher::Running { waker, .. } if waker.will_wake(cx.waker()) => {
                 Flusher::Running { waker, woken: false }
@@ -202,9 +203,10 @@ impl State {
         {
             return Next::At(due);
         }
-        self.write_out();
+        // It is awake: there is nobody to be told when the transport takes no more.
+        self.write(cx);
         if self.phase >= Phase::Closing {
-            self.go_on_closing();
+            self.go_on_closing(cx);
         }
         match (self.phase, self.deadline) {
             (Phase::Ended, _) => Next::End,
@@ -220,16 +222,30 @@ impl State {
         }
     }
 
-    /// Writes until the outbox is empty or the transport takes no more; in that case it will wake the flusher.
+    /// A turn of the sweeper.
+    pub(crate) fn run_sweeper(&mut self) {
+        self.sweep = Sweep::No;
+        if !self.outbox.is_empty() && !self.blocked {
+            self.write_out();
+        }
+    }
+
+    /// Writes until the outbox is empty or the transport takes no more; in that case the flusher goes on.
     pub(crate) fn write_out(&mut self) {
+        self.write(&mut Context::from_waker(Waker::noop()));
+        if self.blocked {
+            self.flusher.want();
+        }
+    }
+
+    fn write(&mut self, cx: &mut Context<'_>) {
         let before = (self.bytes_written, self.bytes_flushed);
-        let result = self.with_flusher(State::poll_write_out);
+        let result = self.poll_write_out(cx);
         self.blocked = result.is_pending();
         if self.blocked {
             self.outbox.shrink();
         }
-        let len = self.outbox.len();
-        if len == 0 {
+        if self.outbox.is_empty() {
             self.queued = None;
         }
         if let Poll::Ready(Err(error)) = result {

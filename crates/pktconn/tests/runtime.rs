@@ -99,6 +99,57 @@ fn what_the_transport_has_room_for_is_written_when_the_runtime_is_shut_down() {
     }
 }
 
+#[tokio::test]
+async fn a_packet_leaves_whatever_thread_it_was_sent_from() {
+    let (conn, mut raw) = piped_and_raw(4096, ConnConfig::new());
+    let (sender, _receiver) = conn.split();
+    for _ in 0..3 {
+        let sender = sender.clone();
+        // It has no runtime of its own, and is gone when the packet is to be written.
+        std::thread::spawn(move || sender.try_send(b"hello").unwrap()).join().unwrap();
+        let mut bytes = [0; 9];
+        raw.read_exact(&mut bytes).await.unwrap();
+        assert_eq!(bytes[..], frame(b"hello"));
+    }
+}
+
+#[test]
+fn a_packet_leaves_though_another_runtime_of_its_senders_thread_is_gone() {
+    let home = runtime();
+    let (conn, mut raw) = home.block_on(async { piped_and_raw(4096, ConnConfig::new()) });
+    for _ in 0..3 {
+        let other = runtime();
+        let (_another, _raw) = other.block_on(async {
+            // The first to send on this thread: the other runtime writes for all that do.
+            let (another, raw) = piped_and_raw(4096, ConnConfig::new());
+            another.try_send(b"hello").unwrap();
+            tokio::task::yield_now().await;
+            conn.try_send(b"hello").unwrap();
+            (another, raw)
+        });
+        drop(other);
+        let mut bytes = [0; 9];
+        home.block_on(raw.read_exact(&mut bytes)).unwrap();
+        assert_eq!(bytes[..], frame(b"hello"));
+        conn.try_send(b"again").unwrap();
+        home.block_on(raw.read_exact(&mut bytes)).unwrap();
+        assert_eq!(bytes[..], frame(b"again"));
+    }
+}
+
+#[tokio::test]
+async fn packets_of_more_connections_than_a_turn_writes_all_leave() {
+    let pairs: Vec<_> = (0..200).map(|_| piped_and_raw(4096, ConnConfig::new())).collect();
+    for (conn, _) in &pairs {
+        conn.try_send(b"hello").unwrap();
+    }
+    let mut bytes = [0; 9];
+    for (_, mut raw) in pairs.into_iter().rev() {
+        raw.read_exact(&mut bytes).await.unwrap();
+        assert_eq!(bytes[..], frame(b"hello"));
+    }
+}
+
 /// Panics at the first write, or else at the second read.
 struct Panics {
     writing: bool,

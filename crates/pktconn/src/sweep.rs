@@ -1,0 +1,146 @@
+//! A task for each thread that writes what its senders left in their outboxes when they yielded.
+//!
+//! ```text
+//!   send:       lists the connection, and wakes the sweeper if it is the first
+//!   recv:       writes before it waits, so that the sweeper finds nothing to do
+//!   sweeper:    runs when the tasks that were ready before it have yielded: writes what is still there
+//! ```
+//!
+//! It is woken once for all the connections that sent in a turn of the scheduler, where a task for each connection would
+//! be woken for each packet that stands alone. It never waits for a transport: where one takes no more, the connection's
+//! own flusher goes on. So that nothing depends on the life of a thread or of a runtime, a sweeper that is dropped leaves
+//! what is on its list to the flushers too.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use tokio::runtime::Handle;
+
+use crate::shared::Shared;
+
+/// How many connections are swept in a turn. Each write counts against the 128 operations that tokio grants a task.
+const CONNS_A_TURN: usize = 64;
+
+/// A list that has grown beyond this, in a burst, is given up when it is empty.
+const MAX_SPARE: usize = 1024;
+
+thread_local! {
+    static OF_THIS_THREAD: RefCell<Option<ThreadEnd>> = const { RefCell::new(None) };
+}
+
+/// Has the sweeper of this thread look after `shared`, which has something to write.
+pub(crate) fn enlist(shared: &Arc<Shared>, runtime: &Handle) {
+    let listed = OF_THIS_THREAD.try_with(|slot| {
+        let slot = slot.borrow();
+        slot.as_ref().is_some_and(|ThreadEnd(sweeper)| sweeper.add(shared))
+    });
+    match listed {
+        Ok(true) => {}
+        Ok(false) => {
+            let sweeper = Arc::new(Sweeper::default());
+            sweeper.add(shared);
+            let task = run(TaskEnd(Arc::clone(&sweeper)));
+            let last = OF_THIS_THREAD.replace(Some(ThreadEnd(sweeper)));
+            drop(last);
+            // Not with the slot borrowed: a runtime that is shut down drops the task in place.
+            runtime.spawn(task);
+        }
+        // The thread ends.
+        Err(_) => shared.want_flusher(),
+    }
+}
+
+#[derive(Default)]
+struct Sweeper(Mutex<List>);
+
+#[derive(Default)]
+struct List {
+    conns: Vec<Arc<Shared>>,
+    /// That of the task, once it has run.
+    waker: Option<Waker>,
+    /// Whether the task is gone, so that nothing can be listed any more.
+    task_ended: bool,
+    /// Whether the thread is gone, so that nothing will be listed any more.
+    thread_ended: bool,
+}
+
+impl Sweeper {
+    fn list(&self) -> MutexGuard<'_, List> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts `shared` on the list; `false` when there is no task to look at it.
+    fn add(&self, shared: &Arc<Shared>) -> bool {
+        let mut list = self.list();
+        if list.task_ended {
+            return false;
+        }
+        list.conns.push(Arc::clone(shared));
+        if list.conns.len() == 1 {
+            if let Some(waker) = &list.waker {
+                waker.wake_by_ref();
+            }
+        }
+        true
+    }
+
+    /// A turn of the task. `turn` is empty, and the list's next one.
+    fn sweep(&self, turn: &mut Vec<Arc<Shared>>, cx: &Context<'_>) -> Poll<()> {
+        let mut list = self.list();
+        if !list.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            list.waker = Some(cx.waker().clone());
+        }
+        if list.conns.len() <= CONNS_A_TURN {
+            std::mem::swap(&mut list.conns, turn);
+        } else {
+            turn.extend(list.conns.drain(..CONNS_A_TURN));
+            cx.waker().wake_by_ref();
+        }
+        let done = list.thread_ended && list.conns.is_empty();
+        drop(list);
+        for shared in turn.drain(..) {
+            shared.sweep();
+        }
+        if turn.capacity() > MAX_SPARE {
+            *turn = Vec::new();
+        }
+        if done { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+/// The thread's end of a sweeper. The task has nothing to wait for when it is gone.
+struct ThreadEnd(Arc<Sweeper>);
+
+impl Drop for ThreadEnd {
+    fn drop(&mut self) {
+        let mut list = self.0.list();
+        list.thread_ended = true;
+        let waker = list.waker.take();
+        drop(list);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+/// The task's end of a sweeper. What is on the list when it is gone is left to the flushers.
+struct TaskEnd(Arc<Sweeper>);
+
+impl Drop for TaskEnd {
+    fn drop(&mut self) {
+        let mut list = self.0.list();
+        list.task_ended = true;
+        let conns = std::mem::take(&mut list.conns);
+        drop(list);
+        for shared in conns {
+            shared.want_flusher();
+        }
+    }
+}
+
+async fn run(sweeper: TaskEnd) {
+    let mut turn = Vec::new();
+    poll_fn(|cx| sweeper.0.sweep(&mut turn, cx)).await;
+}
