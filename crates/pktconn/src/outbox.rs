@@ -89,6 +89,11 @@ impl Outbox {
         self.len += len;
     }
 
+    /// All that is to be written, where it stands in one buffer: as it mostly does.
+    pub(crate) fn single(&self) -> Option<&[u8]> {
+        if self.sealed.is_empty() { Some(&self.open[self.written..]) } else { None }
+    }
+
     /// Points `slices` to what is to be written next, and returns how many of them it took.
     pub(crate) fn fill<'a>(&'a self, slices: &mut [IoSlice<'a>; MAX_SLICES]) -> usize {
         let mut skip = self.written;
@@ -133,7 +138,9 @@ impl Outbox {
         if self.is_empty() {
             // An idle connection holds no buffer.
             pool::return_write_buffer(std::mem::take(&mut self.open));
-            self.sealed = VecDeque::new();
+            if self.sealed.capacity() > 0 {
+                self.sealed = VecDeque::new();
+            }
             self.written = 0;
         }
     }

@@ -6,10 +6,13 @@
 //! ```
 
 use std::error::Error as StdError;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream, ToSocketAddrs};
@@ -35,12 +38,15 @@ pub struct PacketServer {
 #[derive(Clone, Debug)]
 pub struct ServerHandle {
     stop: CancellationToken,
+    /// Set before the token is cancelled.
+    stopping: Arc<AtomicBool>,
 }
 
 impl ServerHandle {
     /// Stops accepting. Handlers go on until they finish; those that would wait for their peers for ever should watch
     /// [`stopping`](Self::stopping).
     pub fn shutdown(&self) {
+        self.stopping.store(true, Ordering::Release);
         self.stop.cancel();
     }
 
@@ -50,7 +56,19 @@ impl ServerHandle {
     ///
     /// Dropping the future changes nothing.
     pub async fn stopping(&self) {
-        self.stop.cancelled().await;
+        let mut cancelled = pin!(self.stop.cancelled());
+        // A handler looks at this before each packet. The token takes two locks, which all connections share, for each
+        // look; so it is asked only when it has something new to say, or to be told.
+        let mut registered: Option<Waker> = None;
+        poll_fn(|cx| {
+            let known = registered.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+            if known && !self.stopping.load(Ordering::Acquire) {
+                return Poll::Pending;
+            }
+            registered = Some(cx.waker().clone());
+            cancelled.as_mut().poll(cx)
+        })
+        .await;
     }
 }
 
@@ -82,7 +100,7 @@ impl PacketServer {
         config.check()?;
         let listener = TcpListener::bind(addr).await?;
         let local_addr = listener.local_addr()?;
-        let handle = ServerHandle { stop: CancellationToken::new() };
+        let handle = ServerHandle { stop: CancellationToken::new(), stopping: Arc::default() };
         Ok(Self { listener, local_addr, config, handle })
     }
 

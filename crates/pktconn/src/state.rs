@@ -173,11 +173,14 @@ impl State {
     fn poll_write_all(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Some(writer) = &mut self.writer else { return Poll::Ready(Ok(())) };
         while !self.outbox.is_empty() {
-            let mut slices = [IoSlice::new(&[]); MAX_SLICES];
-            let count = self.outbox.fill(&mut slices);
-            let taken = ready!(match &slices[..count] {
-                [one] => Pin::new(&mut *writer).poll_write(cx, one),
-                many => Pin::new(&mut *writer).poll_write_vectored(cx, many),
+            let writer = Pin::new(&mut *writer);
+            let taken = ready!(match self.outbox.single() {
+                Some(frames) => writer.poll_write(cx, frames),
+                None => {
+                    let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+                    let count = self.outbox.fill(&mut slices);
+                    writer.poll_write_vectored(cx, &slices[..count])
+                }
             })?;
             if taken == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));

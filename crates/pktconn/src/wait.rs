@@ -27,6 +27,9 @@ impl Waiters {
     }
 
     pub(crate) fn wake(&mut self, later: &mut Later) {
+        if self.0.is_empty() {
+            return;
+        }
         for (_, waker) in std::mem::take(&mut self.0) {
             later.wake(waker);
         }
