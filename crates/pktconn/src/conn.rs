@@ -139,6 +139,39 @@ impl PacketConn {
         self.sender.send(packet).await
     }
 
+    /// Receives the packets that have arrived, at most `limit`, and appends them to `packets`; waits for the first. Returns
+    /// how many, or 0 once the peer has closed its side between two frames.
+    ///
+    /// See [`PacketReceiver::recv_many`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`recv`](Self::recv). What came before an error is received first.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses nothing: `packets` is as it was, and the next call goes on where it stopped.
+    pub async fn recv_many(&mut self, packets: &mut Vec<Packet>, limit: usize) -> Result<usize, Error> {
+        poll_fn(|cx| self.receiver.poll_recv_many(cx, packets, limit)).await
+    }
+
+    /// Accepts all of `packets` to be sent, in their order, and takes them out of there; waits for room in the outbox where
+    /// there is none.
+    ///
+    /// See [`PacketSender::send_many`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`send`](Self::send). The packets that were not accepted, the one that failed first, are still in
+    /// `packets`, and not in the error.
+    ///
+    /// # Cancel safety
+    ///
+    /// When the future is dropped, the packets that were not accepted are still in `packets`.
+    pub async fn send_many(&self, packets: &mut Vec<Packet>) -> Result<(), Error> {
+        self.sender.send_many(packets).await
+    }
+
     /// Accepts a packet to be sent if the outbox has room for it.
     ///
     /// # Errors

@@ -14,6 +14,10 @@ enum Deed {
 }
 
 impl Later {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub(crate) fn wake(&mut self, waker: Waker) {
         self.0.push(Deed::Wake(waker));
     }

@@ -62,15 +62,46 @@ impl PacketSender {
     pub async fn send(&self, packet: impl Into<Packet>) -> Result<(), Error> {
         let packet = packet.into();
         self.flush_target.store(NO_TARGET, Relaxed);
-        let accepted = match self.shared.frame(&packet) {
-            Ok(frame) => match self.shared.offer(&packet, &frame) {
-                // Boxed: so the future of a send that need not wait, which is most of them, stays small.
-                Err(Reason::Full) => Box::pin(self.shared.accept_in_turn(&packet, &frame)).await,
-                done => done,
-            },
-            Err(reason) => Err(reason),
-        };
+        match self.shared.offer(&packet) {
+            Ok(()) => Ok(()),
+            // Boxed: so the future of a send that need not wait, which is most of them, stays small.
+            Err(Reason::Full) => Box::pin(self.send_in_turn(packet)).await,
+            Err(reason) => Err(Error::new(reason, vec![packet])),
+        }
+    }
+
+    async fn send_in_turn(&self, packet: Packet) -> Result<(), Error> {
+        let accepted = self.shared.accept_in_turn(&packet).await;
         accepted.map_err(|reason| Error::new(reason, vec![packet]))
+    }
+
+    /// Accepts all of `packets` to be sent, in their order, and takes them out of there; waits for room in the outbox where
+    /// there is none.
+    ///
+    /// For loops that work in batches: it takes less than a [`send`](Self::send) for each packet, and `packets` keeps its
+    /// memory for the next batch. Other senders' packets may come in between.
+    ///
+    /// # Errors
+    ///
+    /// Those of `send`. The packets that were not accepted, the one that failed first, are still in `packets`, and not in
+    /// the error.
+    ///
+    /// # Cancel safety
+    ///
+    /// When the future is dropped, the packets that were not accepted are still in `packets`.
+    pub async fn send_many(&self, packets: &mut Vec<Packet>) -> Result<(), Error> {
+        self.flush_target.store(NO_TARGET, Relaxed);
+        while !packets.is_empty() {
+            match self.shared.offer_many(packets) {
+                Ok(()) => {}
+                Err(Reason::Full) => {
+                    Box::pin(self.shared.accept_in_turn(&packets[0])).await?;
+                    packets.remove(0);
+                }
+                Err(reason) => return Err(reason.into()),
+            }
+        }
+        Ok(())
     }
 
     /// Accepts a packet to be sent if the outbox has room for it.
@@ -82,8 +113,7 @@ impl PacketSender {
     pub fn try_send(&self, packet: impl Into<Packet>) -> Result<(), Error> {
         let packet = packet.into();
         self.flush_target.store(NO_TARGET, Relaxed);
-        let accepted = self.shared.frame(&packet).and_then(|frame| self.shared.offer(&packet, &frame));
-        accepted.map_err(|reason| Error::new(reason, vec![packet]))
+        self.shared.offer(&packet).map_err(|reason| Error::new(reason, vec![packet]))
     }
 
     /// Waits until everything that was accepted before this call is written to the transport.
@@ -200,8 +230,7 @@ impl Sink<Packet> for PacketSender {
     fn start_send(self: Pin<&mut Self>, packet: Packet) -> Result<(), Error> {
         self.flush_target.store(NO_TARGET, Relaxed);
         // `poll_ready` saw the outbox below its mark.
-        let accepted = self.shared.frame(&packet).and_then(|frame| self.shared.force(&packet, &frame));
-        accepted.map_err(|reason| Error::new(reason, vec![packet]))
+        self.shared.force(&packet).map_err(|reason| Error::new(reason, vec![packet]))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {

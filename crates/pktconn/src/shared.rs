@@ -7,7 +7,7 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use pktconn_codec::{Frame, FrameError, Packet, PacketCodec};
@@ -64,14 +64,26 @@ impl Shared {
 
     /// Runs `act` under the lock, and afterwards what it left to be done without: wakers, foreign drops, and the tasks that
     /// it wants, which a runtime that is shut down drops in place, so that they take the lock to end the connection.
+    #[inline]
     fn with_state<T>(self: &Arc<Self>, act: impl FnOnce(&mut State) -> T) -> T {
-        let mut state = self.state.lock().unwrap_or_else(|poisoned| {
-            self.state.clear_poison();
-            let mut state = poisoned.into_inner();
-            state.lost();
-            state
-        });
+        let mut state = self.state.lock().unwrap_or_else(|poisoned| self.mend(poisoned));
         let result = act(&mut state);
+        if state.has_left_something() {
+            self.settle(state);
+        }
+        result
+    }
+
+    /// Ends a connection whose transport panicked under the lock.
+    #[cold]
+    fn mend<'a>(&self, poisoned: PoisonError<MutexGuard<'a, State>>) -> MutexGuard<'a, State> {
+        self.state.clear_poison();
+        let mut state = poisoned.into_inner();
+        state.lost();
+        state
+    }
+
+    fn settle(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
         let later = std::mem::take(&mut state.later);
         let spawn = matches!(state.flusher, Flusher::Wanted);
         if spawn {
@@ -89,7 +101,6 @@ impl Shared {
             sweep::enlist(self, &self.runtime);
         }
         later.run();
-        result
     }
 
     pub(crate) fn add_handle(&self) {
@@ -129,39 +140,62 @@ impl Shared {
 
     // ---- sending
 
-    /// The frame of `packet`, made outside of the lock, which other senders wait for.
-    pub(crate) fn frame<'a>(&self, packet: &'a Packet) -> Result<Frame<'a>, Reason> {
-        self.codec.frame(packet).map_err(Reason::TooLarge)
-    }
-
-    /// Puts `packet`, whose frame is `frame`, into the outbox if there is room for it and nobody waits for that.
-    /// [`Reason::Full`] otherwise.
-    pub(crate) fn offer(self: &Arc<Self>, packet: &Packet, frame: &Frame<'_>) -> Result<(), Reason> {
+    /// Puts `packet` into the outbox if there is room for it and nobody waits for that. [`Reason::Full`] otherwise.
+    #[inline]
+    pub(crate) fn offer(self: &Arc<Self>, packet: &Packet) -> Result<(), Reason> {
+        // Its checksum is computed before the lock is taken, which other senders wait for.
+        let frame = self.codec.frame(packet).map_err(Reason::TooLarge)?;
         self.with_state(|state| {
             state.check_open()?;
-            if self.waiting.load(Ordering::Relaxed) > 0 || !state.has_room(frame.len()) {
+            if self.is_waited_for() || !state.has_room(frame.len()) {
                 return Err(Reason::Full);
             }
-            state.push(packet, frame);
+            state.push(packet, &frame);
             Ok(())
         })
     }
 
+    /// Puts packets into the outbox, and takes them out of `packets`, until one of them has to wait or is refused.
+    pub(crate) fn offer_many(self: &Arc<Self>, packets: &mut Vec<Packet>) -> Result<(), Reason> {
+        let mut accepted = 0;
+        let result = self.with_state(|state| {
+            state.check_open()?;
+            if self.is_waited_for() {
+                return Err(Reason::Full);
+            }
+            for packet in &*packets {
+                let frame = self.codec.frame(packet).map_err(Reason::TooLarge)?;
+                if !state.has_room(frame.len()) {
+                    return Err(Reason::Full);
+                }
+                state.push(packet, &frame);
+                accepted += 1;
+                // Pushing may write, and so find the connection broken.
+                state.check_open()?;
+            }
+            Ok(())
+        });
+        packets.drain(..accepted);
+        result
+    }
+
+    fn is_waited_for(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
+    }
+
     /// Puts `packet` into the outbox, whatever stands in it.
-    pub(crate) fn force(self: &Arc<Self>, packet: &Packet, frame: &Frame<'_>) -> Result<(), Reason> {
+    pub(crate) fn force(self: &Arc<Self>, packet: &Packet) -> Result<(), Reason> {
+        let frame = self.codec.frame(packet).map_err(Reason::TooLarge)?;
         self.with_state(|state| {
             state.check_open()?;
-            state.push(packet, frame);
+            state.push(packet, &frame);
             Ok(())
         })
     }
 
     /// Waits for room, behind those that have waited for longer, and puts `packet` into the outbox.
-    pub(crate) async fn accept_in_turn(
-        self: &Arc<Self>,
-        packet: &Packet,
-        frame: &Frame<'_>,
-    ) -> Result<(), Reason> {
+    pub(crate) async fn accept_in_turn(self: &Arc<Self>, packet: &Packet) -> Result<(), Reason> {
+        let frame = self.codec.frame(packet).map_err(Reason::TooLarge)?;
         let _waiting = Waiting::new(&self.waiting);
         let wait = self.wait();
         let mut turn = pin!(self.turn.lock());
@@ -171,7 +205,7 @@ impl Shared {
             Poll::Pending => self.poll_not_open(wait.key, cx).map(Err),
         })
         .await?;
-        poll_fn(|cx| self.poll_accept(packet, frame, wait.key, cx)).await
+        poll_fn(|cx| self.poll_accept(packet, &frame, wait.key, cx)).await
     }
 
     /// Waits until nothing is accepted any more.
@@ -214,7 +248,7 @@ impl Shared {
             }
             state.check_open()?;
             // Behind the senders that wait, but for an empty outbox: they may not be polled any more.
-            let in_turn = state.outbox.is_empty() || self.waiting.load(Ordering::Relaxed) == 0;
+            let in_turn = state.outbox.is_empty() || !self.is_waited_for();
             if in_turn && state.is_below_mark() {
                 return Poll::Ready(Ok(()));
             }

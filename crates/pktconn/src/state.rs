@@ -119,6 +119,11 @@ impl State {
         }
     }
 
+    /// Whether something is to be done when the lock is let go of.
+    pub(crate) fn has_left_something(&self) -> bool {
+        self.sweep == Sweep::Wanted || !self.later.is_empty() || matches!(self.flusher, Flusher::Wanted)
+    }
+
     pub(crate) fn has_output(&self) -> bool {
         !self.outbox.is_empty() || self.bytes_flushed < self.bytes_written
     }

@@ -4,10 +4,13 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pktconn::{PacketConn, PacketServer, ServerHandle};
+use pktconn::{Packet, PacketConn, PacketServer, ServerHandle};
 
 use crate::say;
 use crate::tally::{Board, Totals, connections};
+
+/// Packets that are taken at a time, if so many have arrived.
+const BATCH: usize = 64;
 
 /// Serves until the server is shut down and its connections have finished.
 pub(crate) async fn serve(server: PacketServer, board: Arc<Board>) {
@@ -23,18 +26,23 @@ pub(crate) async fn serve(server: PacketServer, board: Arc<Board>) {
 async fn echo(mut conn: PacketConn, board: &Board, server: &ServerHandle) -> Result<(), pktconn::Error> {
     let tally = board.open();
     let mut stopping = pin!(server.stopping());
+    let mut packets = Vec::new();
     loop {
         // What has arrived is answered before the stop is looked at. A peer that never pauses cannot put it off for ever:
         // tokio has each task wait once in a while, but not for this stop.
-        let received = tokio::select! {
+        let count = tokio::select! {
             biased;
-            received = conn.recv() => received?,
+            received = conn.recv_many(&mut packets, BATCH) => received?,
             () = &mut stopping => break,
         };
-        let Some(packet) = received else { break };
-        let payload_len = packet.len();
-        conn.send(packet).await?;
-        tally.add(payload_len);
+        if count == 0 {
+            break;
+        }
+        let payload_len = packets.iter().map(Packet::len).sum();
+        conn.send_many(&mut packets).await?;
+        tally.add(count, payload_len);
+        // A connection that idles holds next to nothing.
+        packets.shrink_to(1);
     }
     conn.close().await
 }

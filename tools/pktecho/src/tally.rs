@@ -88,10 +88,10 @@ pub(crate) fn connections(count: u64) -> String {
 }
 
 impl Tally<'_> {
-    /// Counts a packet. One task writes, so that no atomic read-modify-write is needed.
-    pub(crate) fn add(&self, payload_len: usize) {
+    /// Counts packets, and the bytes of their payloads. One task writes, so that no atomic read-modify-write is needed.
+    pub(crate) fn add(&self, count: usize, payload_len: usize) {
         let Counts { packets, bytes } = &*self.counts;
-        packets.store(packets.load(Relaxed) + 1, Relaxed);
+        packets.store(packets.load(Relaxed) + count as u64, Relaxed);
         bytes.store(bytes.load(Relaxed) + payload_len as u64, Relaxed);
     }
 }
@@ -113,8 +113,8 @@ mod tests {
     fn a_connection_counts_while_it_is_open_and_after_it_has_ended() {
         let board = Board::default();
         let (first, second) = (board.open(), board.open());
-        first.add(10);
-        second.add(0);
+        first.add(1, 10);
+        second.add(1, 0);
         let open = Totals { accepted: 2, open: 2, packets: 2, bytes: 10 };
         assert_eq!(board.totals(), open);
         drop(first);
