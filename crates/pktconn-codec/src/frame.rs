@@ -86,12 +86,13 @@ impl<'a> Frame<'a> {
     /// Appends the whole frame to `buffer`.
     #[inline]
     pub fn put_into(&self, buffer: &mut BytesMut) {
+        // Of a packet that is sent on as it came, only the body is there.
+        if self.body.len() == self.len() {
+            return buffer.extend_from_slice(self.body);
+        }
         buffer.reserve(self.len());
         for part in [self.head(), self.body, self.tail()] {
-            // Of a packet that is sent on as it came, only the body is there.
-            if !part.is_empty() {
-                buffer.put_slice(part);
-            }
+            buffer.put_slice(part);
         }
     }
 }

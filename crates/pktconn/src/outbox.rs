@@ -66,27 +66,34 @@ impl Outbox {
     }
 
     /// Appends `frame`, which is that of `packet`.
+    #[inline]
     pub(crate) fn push(&mut self, packet: &Packet, frame: &Frame<'_>) {
         let len = frame.len();
-        if len >= LARGE_FRAME {
-            self.seal();
-            let parts = [
-                Bytes::copy_from_slice(frame.head()),
-                frame.body_bytes(),
-                Bytes::copy_from_slice(frame.tail()),
-            ];
-            self.sealed.push_back(Chunk::Large { packet: packet.clone(), parts });
-        } else {
-            if self.open.len() + len > WRITE_WORTH {
-                self.seal();
-            }
-            if self.open.capacity() == 0 {
-                self.open = pool::write_buffer();
-                self.open.reserve(len.max(MIN_OPEN));
-            }
-            frame.put_into(&mut self.open);
-        }
         self.len += len;
+        if len >= LARGE_FRAME {
+            return self.push_large(packet, frame);
+        }
+        if self.open.capacity() - self.open.len() < len || self.open.len() + len > WRITE_WORTH {
+            self.make_room(len);
+        }
+        frame.put_into(&mut self.open);
+    }
+
+    fn push_large(&mut self, packet: &Packet, frame: &Frame<'_>) {
+        self.seal();
+        let parts =
+            [Bytes::copy_from_slice(frame.head()), frame.body_bytes(), Bytes::copy_from_slice(frame.tail())];
+        self.sealed.push_back(Chunk::Large { packet: packet.clone(), parts });
+    }
+
+    fn make_room(&mut self, len: usize) {
+        if self.open.len() + len > WRITE_WORTH {
+            self.seal();
+        }
+        if self.open.capacity() == 0 {
+            self.open = pool::write_buffer();
+        }
+        self.open.reserve(len.max(MIN_OPEN));
     }
 
     /// All that is to be written, where it stands in one buffer: as it mostly does.

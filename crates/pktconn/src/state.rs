@@ -139,15 +139,23 @@ impl State {
     }
 
     /// Puts a packet into the outbox, and sees to it that it leaves.
+    #[inline]
     pub(crate) fn push(&mut self, packet: &Packet, frame: &Frame<'_>) {
-        if let FlushPolicy::Timed { .. } = self.policy {
-            let now = Instant::now();
-            self.queued = Some(Queued { first: self.queued.map_or(now, |queued| queued.first), last: now });
-        }
         let was_empty = self.outbox.is_empty();
         self.outbox.push(packet, frame);
         self.packets_sent += 1;
         self.bytes_accepted += frame.len() as u64;
+        if was_empty || self.outbox.len() >= WRITE_WORTH || self.policy != FlushPolicy::Adaptive {
+            self.pushed(was_empty);
+        }
+    }
+
+    /// What a push leads to, unless another one before it has.
+    fn pushed(&mut self, was_empty: bool) {
+        if let FlushPolicy::Timed { .. } = self.policy {
+            let now = Instant::now();
+            self.queued = Some(Queued { first: self.queued.map_or(now, |queued| queued.first), last: now });
+        }
         if self.outbox.len() >= WRITE_WORTH && !self.blocked {
             self.write_out();
         }
