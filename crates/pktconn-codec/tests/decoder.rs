@@ -514,3 +514,31 @@ async fn a_failure_of_the_transport_is_an_io_error() {
     let error = framed.send(Packet::from(PAYLOAD)).await.unwrap_err();
     assert!(matches!(error, CodecError::Io(error) if error.kind() == std::io::ErrorKind::BrokenPipe));
 }
+
+#[test]
+fn a_batch_ends_before_a_bad_frame_which_the_next_one_tells_for_ever() {
+    let mut codec = PacketCodec::new(checked());
+    let mut buffer = BytesMut::from(&[FRAME, FRAME, BAD_SUM, FRAME].concat()[..]);
+    let mut packets = Vec::new();
+    assert_eq!(codec.decode_many(&mut buffer, 10, &mut packets), Ok(2));
+    assert_eq!(packets, vec![Packet::from(PAYLOAD); 2]);
+    for _ in 0..2 {
+        assert_eq!(codec.decode_many(&mut buffer, 10, &mut packets), Err(BAD_SUM_ERROR));
+        assert_eq!(codec.decode_frame(&mut buffer), Err(BAD_SUM_ERROR));
+    }
+}
+
+#[test]
+fn a_batch_goes_on_where_a_frame_is_not_whole() {
+    let mut codec = PacketCodec::new(checked());
+    let mut buffer = BytesMut::from(&[FRAME, &FRAME[..7]].concat()[..]);
+    let mut packets = Vec::new();
+    assert_eq!(codec.decode_many(&mut buffer, 10, &mut packets), Ok(1));
+    assert_eq!(codec.decode_many(&mut buffer, 10, &mut packets), Ok(0));
+    assert_eq!(codec.missing(&buffer), FRAME.len() - 7);
+    buffer.extend_from_slice(&[&FRAME[7..], FRAME].concat());
+    assert_eq!(codec.decode_many(&mut buffer, 0, &mut packets), Ok(0));
+    assert_eq!(codec.decode_many(&mut buffer, 10, &mut packets), Ok(2));
+    assert_eq!(packets, vec![Packet::from(PAYLOAD); 3]);
+    assert!(buffer.is_empty());
+}

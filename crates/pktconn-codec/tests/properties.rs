@@ -2,9 +2,9 @@
 
 mod common;
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use common::{Typed, decode, encode, framings, packets_of};
-use pktconn_codec::{CodecConfig, Packet, PacketMut, ReadError};
+use pktconn_codec::{CodecConfig, FrameError, Packet, PacketCodec, PacketMut, ReadError};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -77,6 +77,29 @@ fn encode_all(config: &CodecConfig, packets: &[Packet]) -> Vec<u8> {
     packets.iter().flat_map(|packet| encode(config, packet).unwrap()).collect()
 }
 
+/// All packets of a stream that arrives in `chunks`, taken up to `batch` at a time, and how it ended.
+fn decode_in_batches<'a>(
+    config: &CodecConfig,
+    chunks: impl Iterator<Item = &'a [u8]>,
+    batch: usize,
+) -> (Vec<Packet>, Result<(), FrameError>) {
+    let mut codec = PacketCodec::new(*config);
+    let (mut buffer, mut packets) = (BytesMut::new(), Vec::new());
+    for chunk in chunks {
+        buffer.extend_from_slice(chunk);
+        loop {
+            let before = packets.len();
+            match codec.decode_many(&mut buffer, batch, &mut packets) {
+                Ok(0) => break,
+                Ok(count) => assert!(count <= batch && packets.len() == before + count),
+                Err(error) => return (packets, Err(error)),
+            }
+        }
+    }
+    let end = codec.decode_end(&buffer);
+    (packets, end)
+}
+
 fn written<'a>(values: impl IntoIterator<Item = &'a Typed>) -> PacketMut {
     let mut packet = PacketMut::new();
     for value in values {
@@ -115,6 +138,7 @@ proptest! {
         limit in 0..30_usize,
         parts in vec(stream_part(), 0..6),
         lens in chunk_lens(),
+        batch in 1..6_usize,
     ) {
         let config = config.max_payload_len(limit);
         let wire = parts.concat();
@@ -122,6 +146,9 @@ proptest! {
         let (in_chunks, end_in_chunks) = decode(&config, chunks(&wire, &lens));
         prop_assert_eq!(&in_chunks, &at_once);
         prop_assert_eq!(end_in_chunks, end);
+        let (in_batches, end_in_batches) = decode_in_batches(&config, chunks(&wire, &lens), batch);
+        prop_assert_eq!(&in_batches, &at_once);
+        prop_assert_eq!(end_in_batches, end);
 
         // The packets are the stream from its start on, and all of it when it ends cleanly.
         let frames = encode_all(&config, &at_once);

@@ -157,3 +157,42 @@ async fn connect_bind_and_serve_dropped_at_any_poll_leave_the_next_try_alone() {
     // Dropped, it listens no more, so that the port is free.
     PacketServer::bind(addr).await.unwrap();
 }
+
+#[tokio::test]
+async fn recv_many_dropped_at_any_poll_loses_nothing() {
+    for polls in 1..40 {
+        let (here, mut there) = narrow_pair();
+        tokio::join!(send_all(&here), async {
+            let mut packets = Vec::new();
+            while packets.len() < PACKETS as usize {
+                if let Some(count) = drop_after(polls, there.recv_many(&mut packets, 2)).await {
+                    assert!((1..=2).contains(&count.unwrap()));
+                }
+                // The dropped future woke nobody; let the sender go on.
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(
+                packets,
+                (0..PACKETS).map(numbered).collect::<Vec<_>>(),
+                "dropped after {polls} polls"
+            );
+        });
+    }
+}
+
+#[tokio::test]
+async fn send_many_dropped_at_any_poll_keeps_what_was_not_accepted() {
+    for polls in 1..40 {
+        let (here, mut there) = narrow_pair();
+        tokio::join!(
+            async {
+                let mut packets: Vec<_> = (0..PACKETS).map(numbered).collect();
+                while !packets.is_empty() {
+                    drop_after(polls, here.send_many(&mut packets)).await;
+                    tokio::task::yield_now().await;
+                }
+            },
+            receive_all(&mut there)
+        );
+    }
+}

@@ -1,0 +1,136 @@
+//! Many packets at a time, in both directions.
+
+mod common;
+
+use common::{drop_after, frame, numbered, piped_and_raw, piped_pair, tcp_pair};
+use pktconn::{CodecConfig, ConnConfig, Packet};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+fn numbers(range: std::ops::Range<u32>) -> Vec<Packet> {
+    range.map(numbered).collect()
+}
+
+#[tokio::test]
+async fn batches_of_any_size_arrive_whole_and_in_order() {
+    let (here, mut there) = tcp_pair(ConnConfig::new().send_high_water(10_000)).await;
+    let sending = async {
+        let (mut packets, mut next) = (Vec::new(), 0);
+        for size in 0..100 {
+            packets.extend(numbers(next..next + size));
+            next += size;
+            here.send_many(&mut packets).await.unwrap();
+            assert!(packets.is_empty());
+        }
+    };
+    let receiving = async {
+        let mut packets = Vec::new();
+        while packets.len() < 99 * 100 / 2 {
+            let before = packets.len();
+            let count = there.recv_many(&mut packets, 7).await.unwrap();
+            assert_eq!(packets.len(), before + count);
+            assert!((1..=7).contains(&count));
+        }
+        assert_eq!(packets, numbers(0..99 * 100 / 2));
+    };
+    tokio::join!(sending, receiving);
+}
+
+#[tokio::test]
+async fn what_has_arrived_is_received_at_once_up_to_the_limit() {
+    let (mut conn, mut raw) = piped_and_raw(4096, ConnConfig::new());
+    let wire: Vec<u8> = (b'a'..=b'e').flat_map(|byte| frame(&[byte])).collect();
+    raw.write_all(&wire[..wire.len() - 1]).await.unwrap();
+    let mut packets = vec![Packet::from(b"there before")];
+    assert_eq!(conn.recv_many(&mut packets, 3).await.unwrap(), 3);
+    assert_eq!(conn.recv_many(&mut packets, 3).await.unwrap(), 1);
+    assert_eq!(conn.recv_many(&mut packets, 0).await.unwrap(), 0);
+    assert!(drop_after(1, conn.recv_many(&mut packets, 3)).await.is_none());
+    raw.write_all(&wire[wire.len() - 1..]).await.unwrap();
+    assert_eq!(conn.recv().await.unwrap().unwrap().payload(), b"e");
+    let payloads: Vec<&[u8]> = packets.iter().map(Packet::payload).collect();
+    assert_eq!(payloads, [b"there before" as &[u8], b"a", b"b", b"c", b"d"]);
+    assert_eq!(conn.stats().packets_received, 5);
+}
+
+#[tokio::test]
+async fn packets_before_a_bad_one_come_first_and_then_the_error() {
+    let (mut conn, mut raw) = piped_and_raw(4096, ConnConfig::new());
+    raw.write_all(&[frame(b"good"), frame(b"good"), vec![0xff; 4]].concat()).await.unwrap();
+    let mut packets = Vec::new();
+    assert_eq!(conn.recv_many(&mut packets, 10).await.unwrap(), 2);
+    for _ in 0..2 {
+        assert!(conn.recv_many(&mut packets, 10).await.unwrap_err().is_protocol());
+    }
+    assert_eq!(packets, vec![Packet::from(b"good"); 2]);
+}
+
+#[tokio::test]
+async fn after_a_clean_close_nothing_is_received() {
+    let (mut conn, mut raw) = piped_and_raw(4096, ConnConfig::new());
+    raw.write_all(&frame(b"last")).await.unwrap();
+    drop(raw);
+    let mut packets = Vec::new();
+    assert_eq!(conn.recv_many(&mut packets, 10).await.unwrap(), 1);
+    assert_eq!(conn.recv_many(&mut packets, 10).await.unwrap(), 0);
+    assert_eq!(conn.recv_many(&mut packets, 10).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_batch_leaves_in_one_write_and_without_another_call() {
+    let (conn, mut raw) = piped_and_raw(4096, ConnConfig::new());
+    conn.send_many(&mut vec![b"one".into(), b"two".into()]).await.unwrap();
+    let mut bytes = [0; 14];
+    raw.read_exact(&mut bytes).await.unwrap();
+    assert_eq!(bytes[..], [frame(b"one"), frame(b"two")].concat());
+    assert_eq!(conn.stats().writes, 1);
+}
+
+#[tokio::test]
+async fn the_packets_that_found_no_room_are_left_when_the_future_is_dropped() {
+    let (conn, _raw) = piped_and_raw(10, ConnConfig::new().send_high_water(100));
+    let mut packets: Vec<Packet> = (0..10).map(|byte| vec![byte; 26].into()).collect();
+    assert!(drop_after(1, conn.send_many(&mut packets)).await.is_none());
+    // Three frames of 30 bytes fit the outbox; a fourth does not, with 10 bytes in the pipe.
+    assert_eq!(packets, (3..10).map(|byte| vec![byte; 26].into()).collect::<Vec<_>>());
+    assert_eq!(conn.stats().queued_bytes, 80);
+}
+
+#[tokio::test]
+async fn a_packet_that_is_too_large_is_left_with_those_behind_it() {
+    let config = ConnConfig::new().codec(CodecConfig::new().max_payload_len(5));
+    let (conn, mut raw) = piped_and_raw(4096, config);
+    let mut packets: Vec<Packet> = vec![b"small".into(), b"larger".into(), b"tiny".into()];
+    assert!(conn.send_many(&mut packets).await.unwrap_err().is_payload_too_large());
+    assert_eq!(packets, [Packet::from(b"larger"), b"tiny".into()]);
+    // The connection goes on.
+    packets.remove(0);
+    conn.send_many(&mut packets).await.unwrap();
+    let mut bytes = [0; 9 + 8];
+    raw.read_exact(&mut bytes).await.unwrap();
+    assert_eq!(bytes[..], [frame(b"small"), frame(b"tiny")].concat());
+}
+
+#[tokio::test]
+async fn a_connection_that_has_ended_takes_none_of_the_packets() {
+    let (mut here, there) = piped_pair(4096, ConnConfig::new());
+    drop(there);
+    here.close().await.unwrap();
+    let mut packets = numbers(0..3);
+    let error = here.send_many(&mut packets).await.unwrap_err();
+    assert!(error.is_local_close());
+    assert!(error.unsent().is_empty());
+    assert_eq!(packets, numbers(0..3));
+}
+
+#[tokio::test]
+async fn a_batch_waits_behind_those_that_have_waited_for_longer() {
+    let (conn, mut raw) = piped_and_raw(10, ConnConfig::new().send_high_water(100));
+    conn.send(vec![1; 96]).await.unwrap();
+    let mut batch = vec![Packet::from(vec![3; 6])];
+    let mut bytes = vec![0; 100 + 80 + 10];
+    let first = async { conn.send(vec![2; 76]).await.unwrap() };
+    let second = async { conn.send_many(&mut batch).await.unwrap() };
+    let (.., read) = tokio::join!(biased; first, second, raw.read_exact(&mut bytes));
+    read.unwrap();
+    assert_eq!(bytes, [frame(&[1; 96]), frame(&[2; 76]), frame(&[3; 6])].concat());
+}
