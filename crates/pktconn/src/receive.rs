@@ -204,7 +204,7 @@ impl PacketReceiver {
         let len = self.buffer.len();
         if len < MIN_READ && (self.lent || self.buffer.capacity() > len) {
             // The start of a frame moves to memory of its own size.
-            let start = BytesMut::from(&self.buffer[..]);
+            let start = if len == 0 { BytesMut::new() } else { BytesMut::from(&self.buffer[..]) };
             let large = std::mem::replace(&mut self.buffer, start);
             if self.lent {
                 pool::return_read_chunk(large);
