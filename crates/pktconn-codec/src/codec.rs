@@ -158,6 +158,21 @@ impl PacketCodec {
         Err(self.fail(FrameError::Truncated { needed, available: src.len() }))
     }
 
+    /// Whether a whole frame stands at the front of `src`, or one of which more bytes would make no good one: whether
+    /// [`decode_frame`](Self::decode_frame) has something to say.
+    #[must_use]
+    #[inline]
+    pub fn is_ready(&self, src: &BytesMut) -> bool {
+        match self.state {
+            State::Head => match self.frame_len(src) {
+                Ok(frame_len) => frame_len.is_some_and(|frame_len| src.len() >= frame_len),
+                Err(_) => true,
+            },
+            State::Body { frame_len } => src.len() >= frame_len,
+            State::Failed(_) => true,
+        }
+    }
+
     /// How many bytes the frame at the front of `src` still lacks, as far as its header tells; 0 between frames.
     #[must_use]
     #[inline]

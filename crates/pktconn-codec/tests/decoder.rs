@@ -529,6 +529,29 @@ fn a_batch_ends_before_a_bad_frame_which_the_next_one_tells_for_ever() {
 }
 
 #[test]
+fn a_frame_is_ready_when_it_is_whole_or_bad() {
+    let mut buffer = BytesMut::new();
+    for codec in [PacketCodec::new(checked()), {
+        // One that has looked at the header before.
+        let mut codec = PacketCodec::new(checked());
+        assert_eq!(codec.decode_frame(&mut BytesMut::from(&FRAME[..5])), Ok(None));
+        codec
+    }] {
+        buffer.clear();
+        for byte in FRAME {
+            assert!(!codec.is_ready(&buffer));
+            buffer.extend_from_slice(&[*byte]);
+        }
+        assert!(codec.is_ready(&buffer));
+    }
+    let mut codec = PacketCodec::new(checked().max_payload_len(2));
+    buffer.truncate(4);
+    assert!(codec.is_ready(&buffer), "the header is over the limit");
+    codec.decode_frame(&mut buffer).unwrap_err();
+    assert!(codec.is_ready(&BytesMut::new()), "it has failed");
+}
+
+#[test]
 fn a_batch_goes_on_where_a_frame_is_not_whole() {
     let mut codec = PacketCodec::new(checked());
     let mut buffer = BytesMut::from(&[FRAME, &FRAME[..7]].concat()[..]);
