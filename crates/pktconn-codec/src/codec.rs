@@ -28,9 +28,12 @@ const FIRST_CHUNK: usize = 8 * 1024;
 /// The read buffer grows with the bytes that arrive, to at most twice as many plus 8 KiB, never by what a header claims.
 ///
 /// After an error the stream is out of step: every later call of `decode` returns that error again.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct PacketCodec {
     config: CodecConfig,
+    /// What follows from the configuration, and is asked for with each frame.
+    payload_limit: usize,
+    around_len: usize,
     state: State,
 }
 
@@ -48,7 +51,12 @@ impl PacketCodec {
     /// A codec at the start of a stream.
     #[must_use]
     pub fn new(config: CodecConfig) -> Self {
-        Self { config, state: State::Head }
+        Self {
+            config,
+            payload_limit: config.payload_limit(),
+            around_len: config.framing.around_len(),
+            state: State::Head,
+        }
     }
 
     /// The configuration in use.
@@ -65,7 +73,8 @@ impl PacketCodec {
     /// # Errors
     ///
     /// [`FrameError::PayloadTooLarge`] and [`FrameError::ChecksumMismatch`], from then on for ever.
-    #[inline]
+    // In its caller the packet stays in registers: to pass it through memory costs half as much again as all of the rest.
+    #[inline(always)]
     pub fn decode_frame(&mut self, src: &mut BytesMut) -> Result<Option<Packet>, FrameError> {
         match self.whole_frame(src) {
             Ok(Some(frame_len)) => {
@@ -80,8 +89,6 @@ impl PacketCodec {
     /// Takes up to `limit` packets off the front of `src` and appends them to `packets`. Returns how many: none while the
     /// first is not whole.
     ///
-    /// Cheaper than as many calls of [`decode_frame`](Self::decode_frame) where many packets arrive together.
-    ///
     /// # Errors
     ///
     /// Those of `decode_frame`, of the first packet. Before a bad one that is not the first, this returns the good ones;
@@ -93,37 +100,22 @@ impl PacketCodec {
         limit: usize,
         packets: &mut Vec<Packet>,
     ) -> Result<usize, FrameError> {
-        let framing = self.config.framing;
-        let (mut count, mut whole) = (0, 0);
+        let mut count = 0;
         while count < limit {
-            match self.whole_frame(&src[whole..]) {
-                Ok(Some(frame_len)) => whole += frame_len,
+            match self.decode_frame(src) {
+                Ok(Some(packet)) => packets.push(packet),
                 Ok(None) => break,
-                // Found again when it is the first.
+                // The state holds it for the next call.
                 Err(_) if count > 0 => break,
-                Err(error) => return Err(self.fail(error)),
+                Err(error) => return Err(error),
             }
-            self.state = State::Head;
             count += 1;
         }
-        if count == 0 {
-            return Ok(0);
-        }
-        // What is not whole behind it is looked at again, with what has arrived by then.
-        self.state = State::Head;
-        packets.reserve(count);
-        let mut frames = src.split_to(whole).freeze();
-        for _ in 1..count {
-            let payload_len = framing.header.read(&frames).unwrap_or_default();
-            let frame = frames.split_to(payload_len + framing.around_len());
-            packets.push(Packet::from_frame(frame, framing));
-        }
-        packets.push(Packet::from_frame(frames, framing));
         Ok(count)
     }
 
     /// The length of the frame at the front of `bytes` when it is whole. What is known of one that is not is kept.
-    #[inline]
+    #[inline(always)]
     fn whole_frame(&mut self, bytes: &[u8]) -> Result<Option<usize>, FrameError> {
         let frame_len = match self.state {
             State::Head => match self.frame_len(bytes)? {
@@ -204,20 +196,18 @@ impl PacketCodec {
     /// [`FrameError::PayloadTooLarge`] when its payload is over the limit.
     #[inline]
     pub fn frame<'a>(&self, packet: &'a Packet) -> Result<Frame<'a>, FrameError> {
-        Frame::new(packet, self.config.framing, self.config.payload_limit())
+        Frame::new(packet, self.config.framing, self.payload_limit)
     }
 
     /// The length of the frame at the front of `src`, once its header is whole.
     #[inline]
     fn frame_len(&self, src: &[u8]) -> Result<Option<usize>, FrameError> {
-        let framing = self.config.framing;
-        let Some(len) = framing.header.read(src) else { return Ok(None) };
-        let max = self.config.payload_limit();
-        if len > max {
-            return Err(FrameError::PayloadTooLarge { len, max });
+        let Some(len) = self.config.framing.header.read(src) else { return Ok(None) };
+        if len > self.payload_limit {
+            return Err(FrameError::PayloadTooLarge { len, max: self.payload_limit });
         }
         // Saturates on 32-bit targets alone, at a length that no buffer there can reach.
-        Ok(Some(len.saturating_add(framing.around_len())))
+        Ok(Some(len.saturating_add(self.around_len)))
     }
 
     #[cold]
@@ -227,10 +217,17 @@ impl PacketCodec {
     }
 }
 
+impl Default for PacketCodec {
+    fn default() -> Self {
+        Self::new(CodecConfig::default())
+    }
+}
+
 impl Decoder for PacketCodec {
     type Item = Packet;
     type Error = CodecError;
 
+    #[inline]
     fn decode(&mut self, src: &mut BytesMut) -> Result<Option<Packet>, CodecError> {
         let packet = self.decode_frame(src)?;
         // Only a full buffer grows.
