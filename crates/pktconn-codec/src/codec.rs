@@ -248,6 +248,7 @@ impl Decoder for PacketCodec {
 impl Encoder<&Packet> for PacketCodec {
     type Error = CodecError;
 
+    #[inline]
     fn encode(&mut self, packet: &Packet, dst: &mut BytesMut) -> Result<(), CodecError> {
         self.frame(packet)?.put_into(dst);
         Ok(())
@@ -257,6 +258,7 @@ impl Encoder<&Packet> for PacketCodec {
 impl Encoder<Packet> for PacketCodec {
     type Error = CodecError;
 
+    #[inline]
     fn encode(&mut self, packet: Packet, dst: &mut BytesMut) -> Result<(), CodecError> {
         self.encode(&packet, dst)
     }

@@ -33,6 +33,7 @@ impl<'a> Frame<'a> {
     }
 
     /// The frame of a packet that does not stand in `framing` yet; `None` where the length field is too small for it.
+    #[inline]
     fn around(packet: &'a Packet, framing: Framing) -> Option<Self> {
         let (len, owner) = (packet.len(), packet.bytes());
         Some(match packet.framing() {

@@ -55,6 +55,7 @@ impl HeaderFormat {
     }
 
     /// The header of a payload of `payload_len` bytes, or `None` where the length field is too small for it.
+    #[inline]
     pub(crate) fn write(self, payload_len: usize) -> Option<Inline> {
         Some(match self {
             Self::U32Le => Inline::new(u32::try_from(payload_len).ok()?.to_le_bytes()),
@@ -73,6 +74,7 @@ pub(crate) struct Inline {
 }
 
 impl Inline {
+    #[inline]
     pub(crate) fn new<const N: usize>(from: [u8; N]) -> Self {
         let mut bytes = [0; 4];
         bytes[..N].copy_from_slice(&from);
