@@ -2,70 +2,18 @@
 
 #![forbid(unsafe_code)]
 
+mod common;
+
 use std::{
-    io::{BufRead, BufReader, Read, Write},
-    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
-    process::{Child, Command, Output, Stdio},
+    io::{Read, Write},
+    net::{Shutdown, SocketAddr, TcpListener},
+    process::{Command, Output},
     thread,
     time::Duration,
 };
 
+use common::{Server, frame};
 use pktconn_benches::{LoadReport, MAX_PAYLOAD_LEN};
-
-/// The bare server, for as long as a test needs it.
-struct Server {
-    child: Child,
-    address: SocketAddr,
-}
-
-impl Server {
-    fn start() -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_bare_epoll_server"))
-            .args(["--listen", "127.0.0.1:0"])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address = line.trim().strip_prefix("listening on ").unwrap().parse().unwrap();
-        Self { child, address }
-    }
-
-    fn connect(&self) -> TcpStream {
-        let stream = TcpStream::connect(self.address).unwrap();
-        stream.set_nodelay(true).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        stream
-    }
-
-    /// Sends `pieces`, half-closes, and gives back all that arrives until the server closes.
-    fn echo<'a>(&self, pieces: impl IntoIterator<Item = &'a [u8]> + Send) -> Vec<u8> {
-        let stream = self.connect();
-        thread::scope(|scope| {
-            let sender = scope.spawn(|| {
-                pieces.into_iter().for_each(|piece| (&stream).write_all(piece).unwrap());
-                stream.shutdown(Shutdown::Write).unwrap();
-            });
-            let mut echoed = Vec::new();
-            (&stream).read_to_end(&mut echoed).unwrap();
-            sender.join().unwrap();
-            echoed
-        })
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// A frame whose payload tells where a byte of it belongs.
-fn frame(payload_len: usize) -> Vec<u8> {
-    let payload = (0..payload_len).map(|at| (at % 251) as u8);
-    (payload_len as u32).to_le_bytes().into_iter().chain(payload).collect()
-}
 
 fn run_client(address: SocketAddr, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_bare_epoll_client"))
@@ -77,7 +25,7 @@ fn run_client(address: SocketAddr, arguments: &[&str]) -> Output {
 
 #[test]
 fn frames_around_the_read_buffer_come_back_whole() {
-    let server = Server::start();
+    let server = Server::start(env!("CARGO_BIN_EXE_bare_epoll_server"), &[]);
     for payload_len in [0, 1, 65_531, 65_532, 65_533, 65_536, 131_068, 131_069] {
         let frames = [frame(payload_len), frame(0), frame(7), frame(payload_len)].concat();
         assert_eq!(server.echo([frames.as_slice()]), frames, "payloads of {payload_len} bytes");
@@ -86,7 +34,7 @@ fn frames_around_the_read_buffer_come_back_whole() {
 
 #[test]
 fn the_largest_packets_come_back_before_the_close() {
-    let server = Server::start();
+    let server = Server::start(env!("CARGO_BIN_EXE_bare_epoll_server"), &[]);
     let frames = [frame(MAX_PAYLOAD_LEN), frame(3), frame(MAX_PAYLOAD_LEN)].concat();
     assert!(server.echo([frames.as_slice()]) == frames, "a large packet was torn");
 }
@@ -94,18 +42,18 @@ fn the_largest_packets_come_back_before_the_close() {
 #[test]
 fn single_bytes_add_up_to_packets() {
     let frames = [frame(0), frame(5), frame(300)].concat();
-    assert_eq!(Server::start().echo(frames.chunks(1)), frames);
+    assert_eq!(Server::start(env!("CARGO_BIN_EXE_bare_epoll_server"), &[]).echo(frames.chunks(1)), frames);
 }
 
 #[test]
 fn a_frame_that_is_cut_by_a_half_close_is_not_echoed() {
     let frames = [frame(9), frame(9)].concat();
-    assert_eq!(Server::start().echo([&frames[..20]]), frame(9));
+    assert_eq!(Server::start(env!("CARGO_BIN_EXE_bare_epoll_server"), &[]).echo([&frames[..20]]), frame(9));
 }
 
 #[test]
 fn a_peer_that_reads_late_gets_everything() {
-    let server = Server::start();
+    let server = Server::start(env!("CARGO_BIN_EXE_bare_epoll_server"), &[]);
     let frames = frame(60_000).repeat(300);
     let stream = server.connect();
     thread::scope(|scope| {
@@ -123,7 +71,7 @@ fn a_peer_that_reads_late_gets_everything() {
 
 #[test]
 fn a_length_above_the_limit_closes_that_connection_alone() {
-    let server = Server::start();
+    let server = Server::start(env!("CARGO_BIN_EXE_bare_epoll_server"), &[]);
     let mut bystander = server.connect();
     let mut offender = server.connect();
     offender.write_all(&[frame(3), (MAX_PAYLOAD_LEN as u32 + 1).to_le_bytes().to_vec()].concat()).unwrap();
@@ -138,7 +86,7 @@ fn a_length_above_the_limit_closes_that_connection_alone() {
 
 #[test]
 fn a_peer_that_resets_takes_nobody_along() {
-    let server = Server::start();
+    let server = Server::start(env!("CARGO_BIN_EXE_bare_epoll_server"), &[]);
     for _ in 0..50 {
         let mut peer = server.connect();
         peer.write_all(&frame(60_000)).unwrap();
@@ -150,7 +98,7 @@ fn a_peer_that_resets_takes_nobody_along() {
 
 #[test]
 fn the_client_reports_what_it_measured() {
-    let server = Server::start();
+    let server = Server::start(env!("CARGO_BIN_EXE_bare_epoll_server"), &[]);
     let output = run_client(server.address, &["--conns", "3", "--pipeline", "4", "--duration", "200ms"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let report: LoadReport = serde_json::from_slice(&output.stdout).unwrap();
