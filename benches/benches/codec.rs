@@ -1,8 +1,9 @@
-#![allow(missing_docs, reason = "of the function that the macro makes")]
 //! The codec alone: decode, encode, typed reads and writes, next to tokio-util's `LengthDelimitedCodec` in the same run.
 //!
 //! `cargo bench -p pktconn-benches --bench codec`, or with a filter such as `decode/many/64`. What is timed is a pass over
 //! a buffer: one packet, or as many as fill a read of 64 KiB. The throughput beside it is in packets.
+
+#![allow(missing_docs, reason = "of the function that the macro makes")]
 
 use std::hint::black_box;
 use std::time::Duration;

@@ -95,7 +95,7 @@ impl PacketReceiver {
     pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Packet>, Error>> {
         loop {
             if let Some(end) = self.end() {
-                return Poll::Ready(end.map_or(Ok(None), |reason| Err(reason.into())));
+                return Poll::Ready(end.map(|()| None));
             }
             match self.codec.decode_frame(&mut self.buffer) {
                 Ok(Some(packet)) => {
@@ -135,7 +135,7 @@ impl PacketReceiver {
         }
         loop {
             if let Some(end) = self.end() {
-                return Poll::Ready(end.map_or(Ok(0), |reason| Err(reason.into())));
+                return Poll::Ready(end.map(|()| 0));
             }
             match self.codec.decode_many(&mut self.buffer, limit, packets) {
                 Ok(0) => ready!(self.poll_more(cx)),
@@ -148,15 +148,15 @@ impl PacketReceiver {
         }
     }
 
-    /// The end, once there is one: clean, or for a reason.
-    fn end(&mut self) -> Option<Option<Reason>> {
+    /// The end, once there is one.
+    fn end(&mut self) -> Option<Result<(), Error>> {
         if self.shared.is_closed_here() {
             self.stop();
         }
         match &self.end {
             End::NotYet => None,
-            End::Clean => Some(None),
-            End::Failed(reason) => Some(Some(reason.clone())),
+            End::Clean => Some(Ok(())),
+            End::Failed(reason) => Some(Err(reason.clone().into())),
         }
     }
 

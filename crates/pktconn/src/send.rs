@@ -91,12 +91,13 @@ impl PacketSender {
     /// When the future is dropped, the packets that were not accepted are still in `packets`.
     pub async fn send_many(&self, packets: &mut Vec<Packet>) -> Result<(), Error> {
         self.flush_target.store(NO_TARGET, Relaxed);
-        while !packets.is_empty() {
-            match self.shared.offer_many(packets) {
+        let mut batch = Batch { packets, accepted: 0 };
+        while batch.accepted < batch.packets.len() {
+            match self.shared.offer_many(&batch.packets[batch.accepted..], &mut batch.accepted) {
                 Ok(()) => {}
                 Err(Reason::Full) => {
-                    Box::pin(self.shared.accept_in_turn(&packets[0])).await?;
-                    packets.remove(0);
+                    Box::pin(self.shared.accept_in_turn(&batch.packets[batch.accepted])).await?;
+                    batch.accepted += 1;
                 }
                 Err(reason) => return Err(reason.into()),
             }
@@ -194,6 +195,19 @@ impl PacketSender {
     #[must_use]
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.shared.peer_addr
+    }
+}
+
+/// Packets that are being sent. Those that were accepted are taken out at the end, all at once: one by one would move the
+/// rest each time.
+struct Batch<'a> {
+    packets: &'a mut Vec<Packet>,
+    accepted: usize,
+}
+
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        self.packets.drain(..self.accepted);
     }
 }
 

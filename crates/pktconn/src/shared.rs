@@ -1,7 +1,7 @@
 //! What all handles of a connection and its flusher share, behind one lock.
 //!
-//! The lock is held for a copy of a small frame, or for a write that does not block; no code of the application runs under
-//! it but a transport of its own. `state` is what it guards; this file is what the handles do with it.
+//! The lock is held for a copy of small frames, or for a write that does not block; of a batch, also for the checksums of
+//! packets that come without. No code of the application runs under it but a transport of its own. `state` is what it guards; this file is what the handles do with it.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -155,28 +155,29 @@ impl Shared {
         })
     }
 
-    /// Puts packets into the outbox, and takes them out of `packets`, until one of them has to wait or is refused.
-    pub(crate) fn offer_many(self: &Arc<Self>, packets: &mut Vec<Packet>) -> Result<(), Reason> {
-        let mut accepted = 0;
-        let result = self.with_state(|state| {
+    /// Puts packets into the outbox, and counts them in `accepted`, until one of them has to wait or is refused.
+    pub(crate) fn offer_many(
+        self: &Arc<Self>,
+        packets: &[Packet],
+        accepted: &mut usize,
+    ) -> Result<(), Reason> {
+        self.with_state(|state| {
             state.check_open()?;
             if self.is_waited_for() {
                 return Err(Reason::Full);
             }
-            for packet in &*packets {
+            for packet in packets {
                 let frame = self.codec.frame(packet).map_err(Reason::TooLarge)?;
                 if !state.has_room(frame.len()) {
                     return Err(Reason::Full);
                 }
                 state.push(packet, &frame);
-                accepted += 1;
+                *accepted += 1;
                 // Pushing may write, and so find the connection broken.
                 state.check_open()?;
             }
             Ok(())
-        });
-        packets.drain(..accepted);
-        result
+        })
     }
 
     fn is_waited_for(&self) -> bool {

@@ -1,7 +1,7 @@
 //! What the lock of a connection guards: the outbox, the writing half of the transport, and how far the connection is on
 //! its way to the [end](crate::close).
 //!
-//! Nothing here waits: the transport is polled on behalf of the flusher, which it wakes when it can go on.
+//! Nothing here waits: where the transport takes no more, the flusher goes on.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
