@@ -20,7 +20,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use crate::error::Reason;
-use crate::state::{Phase, Reader, State};
+use crate::state::{Phase, State};
+use crate::transport::Reader;
 
 impl State {
     /// Fails with the reason when nothing is sent any more.
@@ -29,19 +30,21 @@ impl State {
     }
 
     pub(crate) fn stop_reason(&self) -> Reason {
-        self.stopped.clone().unwrap_or(Reason::LocalClose)
+        let stopped = self.ending.as_ref().and_then(|ending| ending.stopped.clone());
+        stopped.unwrap_or(Reason::LocalClose)
     }
 
     /// Notes what went wrong, and that nothing is sent any more for that.
     pub(crate) fn fail(&mut self, reason: Reason) {
-        self.failure.get_or_insert_with(|| reason.clone());
+        self.ending().failure.get_or_insert_with(|| reason.clone());
         self.stop(reason);
     }
 
     /// Notes why nothing is sent any more, where nothing was noted before.
     pub(crate) fn stop(&mut self, reason: Reason) {
-        self.reason.get_or_insert_with(|| reason.clone());
-        self.stopped.get_or_insert(reason);
+        let ending = self.ending();
+        ending.reason.get_or_insert_with(|| reason.clone());
+        ending.stopped.get_or_insert(reason);
     }
 
     /// Accepts nothing more, and has the flusher write the rest.
@@ -51,7 +54,7 @@ impl State {
         }
         self.phase = Phase::Closing;
         // A timeout beyond what the clock can say is none.
-        self.deadline = Instant::now().checked_add(self.config.close_timeout);
+        self.ending().deadline = Instant::now().checked_add(self.close_timeout);
         self.wake_all();
         self.flusher.want();
     }
@@ -63,7 +66,7 @@ impl State {
             self.fail(error.into());
             return self.end();
         }
-        let late = self.deadline.is_some_and(|deadline| deadline <= Instant::now());
+        let late = self.ending().deadline.is_some_and(|deadline| deadline <= Instant::now());
         if late && self.phase == Phase::Closing {
             self.fail(Reason::CloseTimeout);
         }
@@ -80,9 +83,10 @@ impl State {
                 self.phase = Phase::Finished;
             }
         }
-        if let Some(reader) = &mut self.reader {
+        let ending = self.ending.get_or_insert_default();
+        if let Some(reader) = &mut ending.reader {
             if poll_discard(reader, cx)?.is_ready() {
-                self.later.drop(self.reader.take());
+                self.later.drop(ending.reader.take());
                 self.remote_closed = true;
             }
         }
@@ -114,7 +118,8 @@ impl State {
     /// Lets go of the transport, and tells everyone who waits.
     pub(crate) fn end(&mut self) {
         self.phase = Phase::Ended;
-        self.later.drop((self.writer.take(), self.reader.take()));
+        let reader = self.ending().reader.take();
+        self.later.drop((self.writer.take(), reader));
         self.blocked = false;
         self.wake_all();
         self.flusher.wake();

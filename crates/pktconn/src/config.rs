@@ -6,7 +6,7 @@ use pktconn_codec::CodecConfig;
 
 use crate::Error;
 use crate::error::Reason;
-use crate::flush::FlushPolicy;
+use crate::flush::Timing;
 
 /// The configuration of a connection: its frames, its outbox, its flushing and its close.
 ///
@@ -117,13 +117,14 @@ impl ConnConfig {
         }
     }
 
-    pub(crate) fn flush_policy(&self) -> FlushPolicy {
+    /// `None` for adaptive flushing.
+    pub(crate) fn timing(&self) -> Option<Timing> {
         if self.flush_delay.is_zero() {
-            return FlushPolicy::Adaptive;
+            return None;
         }
         let max_delay =
             self.max_flush_delay.unwrap_or_else(|| self.flush_delay.saturating_mul(Self::MAX_FLUSH_DELAYS));
-        FlushPolicy::Timed { delay: self.flush_delay, max_delay }
+        Some(Timing::new(self.flush_delay, max_delay))
     }
 }
 
@@ -158,8 +159,8 @@ mod tests {
     #[test]
     fn the_longest_delay_follows_from_the_delay() {
         let delay = Duration::from_millis(1);
-        let policy = ConnConfig::new().flush_delay(delay).flush_policy();
-        assert_eq!(policy, FlushPolicy::Timed { delay, max_delay: Duration::from_millis(10) });
-        assert_eq!(ConnConfig::new().flush_policy(), FlushPolicy::Adaptive);
+        let timing = ConnConfig::new().flush_delay(delay).timing();
+        assert_eq!(timing, Some(Timing::new(delay, Duration::from_millis(10))));
+        assert_eq!(ConnConfig::new().timing(), None);
     }
 }

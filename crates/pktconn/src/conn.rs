@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, ToSocketAddrs};
 
 use crate::shared::Shared;
-use crate::state::{Reader, Writer};
+use crate::transport::{Reader, Writer};
 use crate::{ConnConfig, ConnStats, Error, PacketReceiver, PacketSender};
 
 /// A connection of packets over TCP, or over anything that is `AsyncRead + AsyncWrite`.
@@ -69,12 +69,14 @@ impl PacketConn {
     /// # Panics
     ///
     /// Outside of a tokio runtime.
+    // By value, as everywhere: a configuration is made for the call.
+    #[allow(clippy::needless_pass_by_value)]
     pub fn from_tcp(stream: TcpStream, config: ConnConfig) -> Result<Self, Error> {
         config.check()?;
         stream.set_nodelay(true)?;
         let (local_addr, peer_addr) = (stream.local_addr().ok(), stream.peer_addr().ok());
         let (reader, writer) = stream.into_split();
-        Ok(Self::from_halves(Box::new(reader), Box::new(writer), local_addr, peer_addr, config))
+        Ok(Self::from_halves(Reader::Tcp(reader), Writer::Tcp(writer), local_addr, peer_addr, &config))
     }
 
     /// Makes a connection over any byte stream: a Unix socket, TLS, a pipe in memory.
@@ -86,13 +88,15 @@ impl PacketConn {
     /// # Panics
     ///
     /// Outside of a tokio runtime.
+    // By value, as everywhere: a configuration is made for the call.
+    #[allow(clippy::needless_pass_by_value)]
     pub fn new<T>(io: T, config: ConnConfig) -> Result<Self, Error>
     where
         T: AsyncRead + AsyncWrite + Send + 'static,
     {
         config.check()?;
         let (reader, writer) = tokio::io::split(io);
-        Ok(Self::from_halves(Box::new(reader), Box::new(writer), None, None, config))
+        Ok(Self::from_halves(Reader::other(reader), Writer::other(writer), None, None, &config))
     }
 
     fn from_halves(
@@ -100,7 +104,7 @@ impl PacketConn {
         writer: Writer,
         local_addr: Option<SocketAddr>,
         peer_addr: Option<SocketAddr>,
-        config: ConnConfig,
+        config: &ConnConfig,
     ) -> Self {
         let shared = Shared::new(config, writer, local_addr, peer_addr);
         Self { sender: PacketSender::new(&shared), receiver: PacketReceiver::new(&shared, reader) }

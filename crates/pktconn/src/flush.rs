@@ -26,31 +26,34 @@ use tokio::time::{Instant, Sleep};
 
 use crate::shared::Shared;
 
-/// How long packets may gather in the outbox.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum FlushPolicy {
-    /// Until the sender yields, or the receiver waits.
-    Adaptive,
-    /// Until none has followed for `delay`, and for `max_delay` at most.
-    Timed { delay: Duration, max_delay: Duration },
+/// Timed flushing: packets gather in the outbox until none has followed for `delay`, and for `max_delay` at most.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Timing {
+    delay: Duration,
+    max_delay: Duration,
+    /// When the first and the last of the packets that stand in the outbox were accepted.
+    queued: Option<(Instant, Instant)>,
 }
 
-/// When the packets that stand in the outbox were accepted.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Queued {
-    pub(crate) first: Instant,
-    pub(crate) last: Instant,
-}
+impl Timing {
+    pub(crate) fn new(delay: Duration, max_delay: Duration) -> Self {
+        Self { delay, max_delay, queued: None }
+    }
 
-impl FlushPolicy {
-    /// When packets queued at these times are to be written; `None` for at once.
-    pub(crate) fn due(self, queued: Queued) -> Option<Instant> {
-        match self {
-            Self::Adaptive => None,
-            Self::Timed { delay, max_delay } => {
-                Some(later(queued.last, delay).min(later(queued.first, max_delay)))
-            }
-        }
+    /// A packet was accepted.
+    pub(crate) fn packet_queued(&mut self, now: Instant) {
+        self.queued = Some((self.queued.map_or(now, |(first, _)| first), now));
+    }
+
+    /// The outbox is empty.
+    pub(crate) fn all_written(&mut self) {
+        self.queued = None;
+    }
+
+    /// When what stands in the outbox is to be written.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        let (first, last) = self.queued?;
+        Some(later(last, self.delay).min(later(first, self.max_delay)))
     }
 }
 
@@ -111,27 +114,39 @@ fn poll_sleep(sleep: &mut Option<Pin<Box<Sleep>>>, until: Instant, cx: &mut Cont
 mod tests {
     use super::*;
 
+    fn now() -> Instant {
+        Instant::from_std(std::time::Instant::now())
+    }
+
     #[test]
     fn a_packet_that_follows_puts_the_write_off_but_not_beyond_the_longest_delay() {
         let ms = Duration::from_millis;
-        let policy = FlushPolicy::Timed { delay: ms(1), max_delay: ms(10) };
-        let first = Instant::from_std(std::time::Instant::now());
+        let first = now();
         for (last_ms, due_ms) in [(0, 1), (4, 5), (9, 10), (30, 10)] {
-            let queued = Queued { first, last: first + ms(last_ms) };
-            assert_eq!(policy.due(queued), Some(first + ms(due_ms)), "the last after {last_ms} ms");
+            let mut timing = Timing::new(ms(1), ms(10));
+            timing.packet_queued(first);
+            timing.packet_queued(first + ms(last_ms));
+            assert_eq!(timing.due(), Some(first + ms(due_ms)), "the last after {last_ms} ms");
         }
     }
 
     #[test]
-    fn a_delay_beyond_the_clock_is_no_panic() {
-        let policy = FlushPolicy::Timed { delay: Duration::from_millis(1), max_delay: Duration::MAX };
-        let now = Instant::from_std(std::time::Instant::now());
-        assert_eq!(policy.due(Queued { first: now, last: now }), Some(now + Duration::from_millis(1)));
+    fn an_empty_outbox_is_never_due_and_begins_anew() {
+        let ms = Duration::from_millis;
+        let (mut timing, first) = (Timing::new(ms(1), ms(10)), now());
+        assert_eq!(timing.due(), None);
+        timing.packet_queued(first);
+        timing.all_written();
+        assert_eq!(timing.due(), None);
+        timing.packet_queued(first + ms(30));
+        assert_eq!(timing.due(), Some(first + ms(31)));
     }
 
     #[test]
-    fn adaptive_flushing_knows_no_time() {
-        let now = Instant::from_std(std::time::Instant::now());
-        assert_eq!(FlushPolicy::Adaptive.due(Queued { first: now, last: now }), None);
+    fn a_delay_beyond_the_clock_is_no_panic() {
+        let mut timing = Timing::new(Duration::from_millis(1), Duration::MAX);
+        let now = now();
+        timing.packet_queued(now);
+        assert_eq!(timing.due(), Some(now + Duration::from_millis(1)));
     }
 }

@@ -67,11 +67,15 @@ pub use config::ConnConfig;
 mod conn;
 pub use conn::PacketConn;
 
+mod read;
+
 mod receive;
 pub use receive::PacketReceiver;
 
 mod send;
 pub use send::PacketSender;
+
+mod transport;
 
 mod outbox;
 

@@ -1,31 +1,17 @@
-//! From the transport to packets.
-//!
-//! ```text
-//!   transport -- a chunk a read --> buffer -- PacketCodec --> Packet, a slice of the buffer
-//! ```
-//!
-//! Reading happens inside of `recv` alone, into a chunk that the thread lends. An idle connection holds no buffer at all,
-//! and one that waits in the middle of a frame just what has arrived of it, or, from a quarter of a chunk on, the chunk.
-//! While packets that have arrived are not yet received, they wait in the chunk that they came in.
-//! Only a frame that is larger than a chunk gets a buffer of its own, which grows as its bytes arrive.
+//! The receiving side as its user holds it.
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::sync::Arc;
+use std::task::{Context, Poll};
 
-use bytes::BytesMut;
 use futures_core::Stream;
-use pktconn_codec::{Packet, PacketCodec};
+use pktconn_codec::Packet;
 
 use crate::Error;
-use crate::error::Reason;
-use crate::pool::{self, CHUNK};
+use crate::read::Reading;
 use crate::shared::Shared;
-use crate::state::Reader;
-
-/// Less room than this is not worth a read, when it is not known how much will come.
-const MIN_READ: usize = CHUNK / 4;
+use crate::transport::Reader;
 
 /// The receiving side of a connection that was [split](crate::PacketConn::split).
 ///
@@ -36,35 +22,14 @@ const MIN_READ: usize = CHUNK / 4;
 ///
 /// While it is neither polled nor dropped, a [`close`](crate::PacketSender::close) by a sender waits until its deadline.
 pub struct PacketReceiver {
-    shared: Arc<Shared>,
-    /// Gone once nothing more is received. The mutex is never locked: it makes the receiver `Sync`, which a future that
-    /// holds a reference to it across an `await` needs to be `Send`.
-    reader: Option<Mutex<Reader>>,
-    buffer: BytesMut,
-    /// Whether the buffer is the thread's chunk.
-    lent: bool,
-    codec: PacketCodec,
-    end: End,
-}
-
-/// What `recv` says from now on.
-enum End {
-    NotYet,
-    Clean,
-    Failed(Reason),
+    /// Boxed, because a task that owns a connection has room for it several times: in each of the futures that it was
+    /// passed through.
+    reading: Box<Reading>,
 }
 
 impl PacketReceiver {
     pub(crate) fn new(shared: &Arc<Shared>, reader: Reader) -> Self {
-        shared.add_handle();
-        Self {
-            shared: Arc::clone(shared),
-            reader: Some(Mutex::new(reader)),
-            buffer: BytesMut::new(),
-            lent: false,
-            codec: shared.codec.clone(),
-            end: End::NotYet,
-        }
+        Self { reading: Box::new(Reading::new(shared, reader)) }
     }
 
     /// Receives the next packet, or `None` once the peer has closed its side between two frames.
@@ -92,20 +57,9 @@ impl PacketReceiver {
     /// # Errors
     ///
     /// Those of `recv`.
+    #[inline]
     pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Packet>, Error>> {
-        loop {
-            if let Some(end) = self.end() {
-                return Poll::Ready(end.map(|()| None));
-            }
-            match self.codec.decode_frame(&mut self.buffer) {
-                Ok(Some(packet)) => {
-                    self.received(1);
-                    return Poll::Ready(Ok(Some(packet)));
-                }
-                Ok(None) => ready!(self.poll_more(cx)),
-                Err(error) => self.fail(&Reason::Frame(error)),
-            }
-        }
+        self.reading.poll_recv(cx)
     }
 
     /// Receives the packets that have arrived, at most `limit`, and appends them to `packets`; waits for the first. Returns
@@ -124,137 +78,19 @@ impl PacketReceiver {
         poll_fn(|cx| self.poll_recv_many(cx, packets, limit)).await
     }
 
+    #[inline]
     pub(crate) fn poll_recv_many(
         &mut self,
         cx: &mut Context<'_>,
         packets: &mut Vec<Packet>,
         limit: usize,
     ) -> Poll<Result<usize, Error>> {
-        if limit == 0 {
-            return Poll::Ready(Ok(0));
-        }
-        loop {
-            if let Some(end) = self.end() {
-                return Poll::Ready(end.map(|()| 0));
-            }
-            match self.codec.decode_many(&mut self.buffer, limit, packets) {
-                Ok(0) => ready!(self.poll_more(cx)),
-                Ok(count) => {
-                    self.received(count as u64);
-                    return Poll::Ready(Ok(count));
-                }
-                Err(error) => self.fail(&Reason::Frame(error)),
-            }
-        }
-    }
-
-    /// The end, once there is one.
-    fn end(&mut self) -> Option<Result<(), Error>> {
-        if self.shared.is_closed_here() {
-            self.stop();
-        }
-        match &self.end {
-            End::NotYet => None,
-            End::Clean => Some(Ok(())),
-            End::Failed(reason) => Some(Err(reason.clone().into())),
-        }
-    }
-
-    fn received(&mut self, packets: u64) {
-        self.shared.received.packets.add(packets);
-        // The caller may do other things for long before it receives again. Packets that have arrived wait in the chunk.
-        if !self.codec.is_ready(&self.buffer) {
-            self.release_memory();
-        }
-    }
-
-    /// Reads once. Ready when there are more bytes in the buffer, or an end.
-    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match self.poll_read(cx) {
-            Poll::Ready(Ok(0)) => self.end_of_stream(),
-            Poll::Ready(Ok(count)) => {
-                self.shared.received.bytes.add(count as u64);
-                self.shared.received.reads.add(1);
-            }
-            Poll::Ready(Err(error)) => self.fail(&error.into()),
-            Poll::Pending => {
-                self.release_memory();
-                match self.shared.before_wait(cx) {
-                    Ok(()) => return Poll::Pending,
-                    Err(reason) => self.end_with(reason),
-                }
-            }
-        }
-        Poll::Ready(())
-    }
-
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<usize>> {
-        // Without a reader an end is set: `recv` does not come this far.
-        let Some(reader) = &mut self.reader else { return Poll::Ready(Ok(0)) };
-        let reader = reader.get_mut().unwrap_or_else(PoisonError::into_inner);
-        make_room(&mut self.buffer, &mut self.lent, &self.codec);
-        tokio_util::io::poll_read_buf(Pin::new(reader), cx, &mut self.buffer)
-    }
-
-    /// Lets go of the memory that waiting does not need.
-    fn release_memory(&mut self) {
-        let len = self.buffer.len();
-        if len < MIN_READ && (self.lent || self.buffer.capacity() > len) {
-            // The start of a frame moves to memory of its own size.
-            let start = if len == 0 { BytesMut::new() } else { BytesMut::from(&self.buffer[..]) };
-            let large = std::mem::replace(&mut self.buffer, start);
-            if self.lent {
-                pool::return_read_chunk(large);
-            }
-        }
-        // What is more than that keeps the chunk: to copy it at each wait would make a peer that drips costly.
-        self.lent = false;
-    }
-
-    fn end_of_stream(&mut self) {
-        match self.codec.decode_end(&self.buffer) {
-            Ok(()) => match self.shared.remote_closed() {
-                Ok(()) => {
-                    self.end = End::Clean;
-                    self.release_memory();
-                    self.reader = None;
-                }
-                Err(reason) => self.end_with(reason),
-            },
-            Err(error) => self.fail(&Reason::Frame(error)),
-        }
-    }
-
-    fn fail(&mut self, reason: &Reason) {
-        let reason = self.shared.receive_failed(reason);
-        self.end_with(reason);
-    }
-
-    fn end_with(&mut self, reason: Reason) {
-        self.end = End::Failed(reason);
-        self.park();
+        self.reading.poll_recv_many(cx, packets, limit)
     }
 
     /// Receives nothing more, because this side was closed. What arrives from now on is discarded.
     pub(crate) fn stop(&mut self) {
-        if matches!(self.end, End::NotYet) {
-            self.end_with(self.shared.stop_reason());
-        }
-    }
-
-    /// Gives up the reading half and the buffer. A connection that is closing reads on without them.
-    fn park(&mut self) {
-        self.buffer = BytesMut::new();
-        if let Some(reader) = self.reader.take() {
-            self.shared.park_reader(reader.into_inner().unwrap_or_else(PoisonError::into_inner));
-        }
-    }
-}
-
-impl Drop for PacketReceiver {
-    fn drop(&mut self) {
-        self.park();
-        self.shared.drop_handle();
+        self.reading.stop();
     }
 }
 
@@ -263,7 +99,7 @@ impl Stream for PacketReceiver {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         // An error is told once: a stream that repeated it would never end.
-        if self.reader.is_none() {
+        if self.reading.has_ended() {
             return Poll::Ready(None);
         }
         self.poll_recv(cx).map(Result::transpose)
@@ -272,194 +108,8 @@ impl Stream for PacketReceiver {
 
 impl std::fmt::Debug for PacketReceiver {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PacketReceiver").field("peer_addr", &self.shared.peer_addr).finish_non_exhaustive()
-    }
-}
-
-/// How much room is enough for a read: what is known to come, and not less than is worth it. But a chunk that was kept at
-/// the last wait is not given up for more than it takes to fill it: a peer that drips would have it copied at each wait.
-fn least_room(missing: usize, lent: bool) -> usize {
-    if lent || missing == 0 { missing.max(MIN_READ) } else { missing }
-}
-
-/// Makes room in `buffer` for a read of `codec`'s next bytes, where there is not enough.
-fn make_room(buffer: &mut BytesMut, lent: &mut bool, codec: &PacketCodec) {
-    let missing = codec.missing(buffer);
-    let (len, spare) = (buffer.len(), buffer.capacity() - buffer.len());
-    if len + missing > CHUNK {
-        let room = codec.room(buffer, MIN_READ);
-        if *lent {
-            let mut own = BytesMut::with_capacity(len + room);
-            own.extend_from_slice(buffer);
-            pool::return_read_chunk(std::mem::replace(buffer, own));
-            *lent = false;
-        } else if spare == 0 {
-            buffer.reserve(room);
-        }
-    } else if spare < least_room(missing, *lent) && !(*lent && buffer.try_reclaim(CHUNK - len)) {
-        let mut chunk = pool::read_chunk(len + missing);
-        chunk.extend_from_slice(buffer);
-        let last = std::mem::replace(buffer, chunk);
-        if *lent {
-            pool::return_read_chunk(last);
-        }
-        *lent = true;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use tokio::io::AsyncWriteExt;
-
-    /// Lets a frame of `len` bytes arrive in steps of `step`, as reads of whatever room there is, and shows each state of
-    /// the buffer to `look`.
-    fn arrive(
-        buffer: &mut BytesMut,
-        lent: &mut bool,
-        len: usize,
-        step: usize,
-        look: impl Fn(&BytesMut),
-    ) -> Packet {
-        let mut codec = PacketCodec::default();
-        let frame: Vec<u8> = ((len - 4) as u32).to_le_bytes().into_iter().chain(vec![7; len - 4]).collect();
-        for mut bytes in frame.chunks(step) {
-            while !bytes.is_empty() {
-                make_room(buffer, lent, &codec);
-                let room = (buffer.capacity() - buffer.len()).min(bytes.len());
-                assert!(room > 0, "a read without room");
-                buffer.extend_from_slice(&bytes[..room]);
-                bytes = &bytes[room..];
-                look(buffer);
-                if let Some(packet) = codec.decode_frame(buffer).unwrap() {
-                    return packet;
-                }
-            }
-        }
-        panic!("the frame did not arrive");
-    }
-
-    #[test]
-    fn room_for_a_large_frame_follows_what_has_arrived_and_ends_with_the_frame() {
-        for len in [CHUNK + 1, 1024 * 1024 + 4, 3_333_333] {
-            let (mut buffer, mut lent) = (BytesMut::new(), false);
-            arrive(&mut buffer, &mut lent, len, 10_000, |buffer| {
-                let (arrived, capacity) = (buffer.len(), buffer.capacity());
-                assert!(capacity <= 2 * arrived + CHUNK, "{capacity} bytes of room after {arrived}");
-                assert!(capacity <= len, "{capacity} bytes of room for a frame of {len}");
-            });
-            assert!(!lent, "the thread does not get such a buffer");
-        }
-    }
-
-    #[test]
-    fn no_chunk_grows_where_most_of_it_is_the_start_of_a_frame() {
-        let mut codec = PacketCodec::default();
-        let (mut buffer, mut lent) = (BytesMut::new(), false);
-        let frames =
-            [[&[96, 0, 0, 0], &[1; 96][..]].concat(), [&[216, 255, 0, 0], &[2; 65_496][..]].concat()];
-        let stream = frames.concat();
-        make_room(&mut buffer, &mut lent, &codec);
-        buffer.extend_from_slice(&stream[..CHUNK]);
-        assert_eq!(codec.decode_frame(&mut buffer).unwrap().unwrap(), vec![1; 96].into());
-        assert!(codec.decode_frame(&mut buffer).unwrap().is_none());
-        make_room(&mut buffer, &mut lent, &codec);
-        let capacity = buffer.capacity();
-        assert!((frames[1].len()..=CHUNK).contains(&capacity), "{capacity} bytes");
-        buffer.extend_from_slice(&stream[CHUNK..]);
-        assert_eq!(codec.decode_frame(&mut buffer).unwrap().unwrap(), vec![2; 65_496].into());
-    }
-
-    #[test]
-    fn frames_that_fit_a_chunk_are_read_into_it_again_and_again() {
-        for len in [1000, 20_000, CHUNK - 1, CHUNK] {
-            let (mut buffer, mut lent) = (BytesMut::new(), false);
-            for _ in 0..50 {
-                arrive(&mut buffer, &mut lent, len, len, |buffer| {
-                    assert!(buffer.capacity() <= CHUNK, "{} bytes for {len}", buffer.capacity());
-                });
-                assert!(lent);
-            }
-        }
-    }
-
-    /// A receiver of what is written to the other end of the pipe. All that the tests write fits into it.
-    fn piped() -> (PacketReceiver, tokio::io::DuplexStream) {
-        let (here, there) = tokio::io::duplex(1024 * 1024);
-        let (reader, writer) = tokio::io::split(here);
-        let shared = Shared::new(crate::ConnConfig::new(), Box::new(writer), None, None);
-        (PacketReceiver::new(&shared, Box::new(reader)), there)
-    }
-
-    fn frame(len: usize) -> Vec<u8> {
-        [&((len - 4) as u32).to_le_bytes()[..], &vec![7; len - 4]].concat()
-    }
-
-    async fn is_waiting(receiver: &mut PacketReceiver) -> bool {
-        tokio::select! {
-            biased;
-            _ = receiver.recv() => false,
-            () = std::future::ready(()) => true,
-        }
-    }
-
-    #[tokio::test]
-    async fn who_has_received_the_last_packet_holds_no_buffer() {
-        let (mut receiver, mut peer) = piped();
-        peer.write_all(&[frame(1000), frame(1000)].concat()).await.unwrap();
-        receiver.recv().await.unwrap().unwrap();
-        assert!(receiver.lent, "the second packet is in there");
-        receiver.recv().await.unwrap().unwrap();
-        assert_eq!((receiver.buffer.capacity(), receiver.lent), (0, false));
-    }
-
-    #[tokio::test]
-    async fn a_few_bytes_of_the_next_frame_hold_no_chunk() {
-        // A buffer that is a large frame's own ends with it.
-        for (first, held) in [(100, 3), (30_000, 3), (100_000, 0)] {
-            let (mut receiver, mut peer) = piped();
-            let stream = [frame(first), frame(1000)].concat();
-            // In two parts, so that the larger frames wait in a chunk or in a buffer of their own.
-            let (start, rest) = stream[..first + 3].split_at(first * 2 / 3);
-            peer.write_all(start).await.unwrap();
-            assert!(is_waiting(&mut receiver).await);
-            peer.write_all(rest).await.unwrap();
-            receiver.recv().await.unwrap().unwrap();
-            assert_eq!((receiver.buffer.capacity(), receiver.lent), (held, false), "after {first}");
-            peer.write_all(&stream[first + 3..first + 5]).await.unwrap();
-            assert!(is_waiting(&mut receiver).await);
-            assert_eq!((receiver.buffer.capacity(), receiver.lent), (5, false), "after {first}");
-        }
-    }
-
-    #[tokio::test]
-    async fn bytes_that_drip_are_not_copied_each_time() {
-        for len in [20_000, 40_000, 60_000, 65_000, CHUNK, 100_000] {
-            let (mut receiver, mut peer) = piped();
-            let frame = frame(len);
-            let (start, drops) = frame.split_at(len - 1000);
-            peer.write_all(start).await.unwrap();
-            assert!(is_waiting(&mut receiver).await);
-            let (mut copies, mut last) = (0, receiver.buffer.as_ptr());
-            for drop in drops[1..].chunks(1) {
-                peer.write_all(drop).await.unwrap();
-                assert!(is_waiting(&mut receiver).await);
-                copies += u32::from(std::mem::replace(&mut last, receiver.buffer.as_ptr()) != last);
-            }
-            assert!(copies <= 1, "{copies} copies of a frame of {len} bytes");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_stream_that_has_ended_holds_no_buffer() {
-        for stream in [vec![], frame(30_000)[..20_000].to_vec()] {
-            let (mut receiver, mut peer) = piped();
-            peer.write_all(&stream).await.unwrap();
-            assert!(is_waiting(&mut receiver).await);
-            drop(peer);
-            let end = receiver.recv().await;
-            assert_eq!(end.is_err(), !stream.is_empty());
-            assert_eq!((receiver.buffer.capacity(), receiver.lent), (0, false));
-        }
+        f.debug_struct("PacketReceiver")
+            .field("peer_addr", &self.reading.shared.peer_addr)
+            .finish_non_exhaustive()
     }
 }

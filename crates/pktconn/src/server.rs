@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream, ToSocketAddrs};
+use tokio::net::{TcpListener, ToSocketAddrs};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -151,9 +151,15 @@ impl PacketServer {
             match accepted {
                 Ok((stream, peer_addr)) => {
                     pause = AcceptPause::default();
-                    let handler = Arc::clone(&handler);
-                    let config = self.config.clone();
-                    handlers.spawn(async move { run(stream, peer_addr, config, &*handler).await });
+                    match PacketConn::from_tcp(stream, self.config.clone()) {
+                        Ok(conn) => {
+                            // The handler is called in its task: where it panics, it is alone.
+                            let handler = Arc::clone(&handler);
+                            handlers.spawn(async move { log_failure(handler(conn).await, peer_addr) });
+                        }
+                        // Gone between being accepted and being looked at.
+                        Err(error) => log_failure(Err(error.into()), peer_addr),
+                    }
                 }
                 Err(error) => self.wait_after(&error, &mut pause).await,
             }
@@ -184,16 +190,7 @@ impl PacketServer {
     }
 }
 
-async fn run<H, F>(stream: TcpStream, peer_addr: SocketAddr, config: ConnConfig, handler: &H)
-where
-    H: Fn(PacketConn) -> F,
-    F: Future<Output = HandlerResult>,
-{
-    let result = match PacketConn::from_tcp(stream, config) {
-        Ok(conn) => handler(conn).await,
-        // Gone between being accepted and being looked at.
-        Err(error) => Err(error.into()),
-    };
+fn log_failure(result: HandlerResult, peer_addr: SocketAddr) {
     if let Err(error) = result {
         tracing::warn!(peer = %peer_addr, error = chain(&*error), "the connection's handler failed");
     }

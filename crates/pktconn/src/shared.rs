@@ -15,9 +15,10 @@ use tokio::runtime::Handle;
 
 use crate::error::Reason;
 use crate::flush::{self, Next};
-use crate::state::{Flusher, Phase, Reader, State, Sweep, Writer};
+use crate::state::{Flusher, Phase, State, Sweep};
 use crate::stats::{ConnStats, Received};
 use crate::sweep;
+use crate::transport::{Reader, Writer};
 use crate::wait::{Wait, Waiting};
 use crate::{ConnConfig, Error};
 
@@ -42,7 +43,7 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn new(
-        config: ConnConfig,
+        config: &ConnConfig,
         writer: Writer,
         local_addr: Option<SocketAddr>,
         peer_addr: Option<SocketAddr>,
@@ -314,7 +315,7 @@ impl Shared {
             // Where this side is closing already, that was the last thing it waited for.
             state.flusher.wake();
             state.check_open()?;
-            state.reason.get_or_insert(Reason::RemoteClose);
+            state.ending().reason.get_or_insert(Reason::RemoteClose);
             state.ended.wake(&mut state.later);
             state.write_before_wait();
             Ok(())
@@ -322,8 +323,9 @@ impl Shared {
     }
 
     /// Receiving failed. After a bad frame the peer still gets what was accepted for it; a transport that failed is gone.
-    /// Returns what the receiver is to say: the connection may have failed before, in writing.
-    pub(crate) fn receive_failed(self: &Arc<Self>, reason: &Reason) -> Reason {
+    /// What the receiver is to say is the [`stop_reason`](Self::stop_reason): the connection may have failed before, in
+    /// writing.
+    pub(crate) fn receive_failed(self: &Arc<Self>, reason: &Reason) {
         self.with_state(|state| {
             state.fail(reason.clone());
             match reason {
@@ -334,15 +336,14 @@ impl Shared {
                 }
                 _ => state.end(),
             }
-            state.stop_reason()
-        })
+        });
     }
 
     /// Takes the reading half over from a receiver that reads no more.
     pub(crate) fn park_reader(self: &Arc<Self>, reader: Reader) {
         self.with_state(|state| {
             if state.phase < Phase::Ended && !state.remote_closed {
-                state.reader = Some(reader);
+                state.ending().reader = Some(reader);
                 state.flusher.wake();
             } else {
                 state.later.drop(reader);
@@ -353,7 +354,7 @@ impl Shared {
     // ---- the end
 
     pub(crate) fn reason(self: &Arc<Self>) -> Option<Reason> {
-        self.with_state(|state| state.reason.clone())
+        self.with_state(|state| state.ending.as_ref().and_then(|ending| ending.reason.clone()))
     }
 
     /// Why nothing is sent or received any more, of a connection of which that holds.
@@ -362,8 +363,8 @@ impl Shared {
     }
 
     pub(crate) fn poll_reason(self: &Arc<Self>, key: u64, cx: &Context<'_>) -> Poll<Reason> {
-        self.with_state(|state| match &state.reason {
-            Some(reason) => Poll::Ready(reason.clone()),
+        self.with_state(|state| match state.ending.as_ref().and_then(|ending| ending.reason.clone()) {
+            Some(reason) => Poll::Ready(reason),
             None => {
                 state.ended.register(key, cx, &mut state.later);
                 Poll::Pending
@@ -387,7 +388,7 @@ impl Shared {
                 state.progress.register(key, cx, &mut state.later);
                 return Poll::Pending;
             }
-            Poll::Ready(match state.failure.clone() {
+            Poll::Ready(match state.ending().failure.clone() {
                 Some(failure) => Err(Error::new(failure, state.outbox.take_unsent(&self.codec))),
                 None => Ok(()),
             })
@@ -445,14 +446,15 @@ mod tests {
     async fn the_peers_end_found_while_closing_ends_the_close_before_its_deadline() {
         let truncated = FrameError::Truncated { needed: 9, available: 1 };
         for failure in [None, Some(Reason::Frame(truncated))] {
-            let shared = Shared::new(ConnConfig::new(), Box::new(tokio::io::sink()), None, None);
+            let shared = Shared::new(&ConnConfig::new(), Writer::other(tokio::io::sink()), None, None);
             let started = tokio::time::Instant::now();
             shared.close();
             tokio::task::yield_now().await;
             match &failure {
                 None => assert!(matches!(shared.remote_closed(), Err(Reason::LocalClose))),
-                Some(reason) => assert!(matches!(shared.receive_failed(reason), Reason::LocalClose)),
+                Some(reason) => shared.receive_failed(reason),
             }
+            assert!(matches!(shared.stop_reason(), Reason::LocalClose));
             let wait = shared.wait();
             let closed = poll_fn(|cx| shared.poll_ended(wait.key, cx)).await;
             assert_eq!(closed.is_err(), failure.is_some());

@@ -6,44 +6,37 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use pktconn_codec::{Frame, Packet};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
 use crate::ConnConfig;
 use crate::error::Reason;
-use crate::flush::{FlushPolicy, Next, Queued};
+use crate::flush::{Next, Timing};
 use crate::later::Later;
 use crate::outbox::{MAX_SLICES, Outbox, WRITE_WORTH};
+use crate::transport::{Reader, Writer};
 use crate::wait::Waiters;
 
-pub(crate) type Reader = Box<dyn AsyncRead + Send + Unpin>;
-pub(crate) type Writer = Box<dyn AsyncWrite + Send + Unpin>;
-
 pub(crate) struct State {
-    pub(crate) config: ConnConfig,
-    policy: FlushPolicy,
     pub(crate) outbox: Outbox,
     pub(crate) phase: Phase,
     /// The writing half; gone with the end.
     pub(crate) writer: Option<Writer>,
-    /// The reading half, once the receiver has given it up: what is left to do with it is to wait for the peer's close.
-    pub(crate) reader: Option<Reader>,
     /// Whether the transport can take no more: it holds the flusher's waker, or the flusher is awake and will see to that.
     pub(crate) blocked: bool,
     /// Whether the peer has closed its side.
     pub(crate) remote_closed: bool,
     pub(crate) flusher: Flusher,
     pub(crate) sweep: Sweep,
-    pub(crate) queued: Option<Queued>,
-    /// Why the connection ended, or began to: the first reason wins.
-    pub(crate) reason: Option<Reason>,
-    /// Why nothing is sent any more: the first reason but the peer's clean close, after which sending goes on.
-    pub(crate) stopped: Option<Reason>,
-    /// What went wrong first, also where the connection was closing by then.
-    pub(crate) failure: Option<Reason>,
-    pub(crate) deadline: Option<Instant>,
+    send_high_water: usize,
+    pub(crate) close_timeout: Duration,
+    /// Of timed flushing.
+    timing: Option<Box<Timing>>,
+    /// What only a connection has that ends or begins to.
+    pub(crate) ending: Option<Box<Ending>>,
     pub(crate) packets_sent: u64,
     pub(crate) bytes_accepted: u64,
     pub(crate) bytes_written: u64,
@@ -58,6 +51,20 @@ pub(crate) struct State {
     pub(crate) progress: Waiters,
     /// Tasks that wait for the end alone.
     pub(crate) ended: Waiters,
+}
+
+#[derive(Default)]
+pub(crate) struct Ending {
+    /// Why the connection ended, or began to: the first reason wins.
+    pub(crate) reason: Option<Reason>,
+    /// Why nothing is sent any more: the first reason but the peer's clean close, after which sending goes on.
+    pub(crate) stopped: Option<Reason>,
+    /// What went wrong first, also where the connection was closing by then.
+    pub(crate) failure: Option<Reason>,
+    /// When a close is given up.
+    pub(crate) deadline: Option<Instant>,
+    /// The reading half, once the receiver has given it up: what is left to do with it is to wait for the peer's close.
+    pub(crate) reader: Option<Reader>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -90,23 +97,19 @@ pub(crate) enum Sweep {
 }
 
 impl State {
-    pub(crate) fn new(writer: Writer, config: ConnConfig) -> Self {
+    pub(crate) fn new(writer: Writer, config: &ConnConfig) -> Self {
         Self {
-            policy: config.flush_policy(),
-            config,
             outbox: Outbox::default(),
             phase: Phase::Open,
             writer: Some(writer),
-            reader: None,
             blocked: false,
             remote_closed: false,
             flusher: Flusher::None,
             sweep: Sweep::No,
-            queued: None,
-            reason: None,
-            stopped: None,
-            failure: None,
-            deadline: None,
+            send_high_water: config.send_high_water,
+            close_timeout: config.close_timeout,
+            timing: config.timing().map(Box::new),
+            ending: None,
             packets_sent: 0,
             bytes_accepted: 0,
             bytes_written: 0,
@@ -117,6 +120,10 @@ impl State {
             progress: Waiters::default(),
             ended: Waiters::default(),
         }
+    }
+
+    pub(crate) fn ending(&mut self) -> &mut Ending {
+        self.ending.get_or_insert_default()
     }
 
     /// Whether something is to be done when the lock is let go of.
@@ -130,12 +137,12 @@ impl State {
 
     /// Whether the outbox is below its high-water mark.
     pub(crate) fn is_below_mark(&self) -> bool {
-        self.outbox.len() < self.config.send_high_water
+        self.outbox.len() < self.send_high_water
     }
 
     /// Whether a frame of `len` bytes may join the outbox. One that is larger than the outbox passes alone.
     pub(crate) fn has_room(&self, len: usize) -> bool {
-        self.outbox.is_empty() || self.outbox.len() + len <= self.config.send_high_water
+        self.outbox.is_empty() || self.outbox.len() + len <= self.send_high_water
     }
 
     /// Puts a packet into the outbox, and sees to it that it leaves.
@@ -145,26 +152,25 @@ impl State {
         self.outbox.push(packet, frame);
         self.packets_sent += 1;
         self.bytes_accepted += frame.len() as u64;
-        if was_empty || self.outbox.len() >= WRITE_WORTH || self.policy != FlushPolicy::Adaptive {
+        if was_empty || self.outbox.len() >= WRITE_WORTH || self.timing.is_some() {
             self.pushed(was_empty);
         }
     }
 
     /// What a push leads to, unless another one before it has.
     fn pushed(&mut self, was_empty: bool) {
-        if let FlushPolicy::Timed { .. } = self.policy {
-            let now = Instant::now();
-            self.queued = Some(Queued { first: self.queued.map_or(now, |queued| queued.first), last: now });
+        if let Some(timing) = &mut self.timing {
+            timing.packet_queued(Instant::now());
         }
         if self.outbox.len() >= WRITE_WORTH && !self.blocked {
             self.write_out();
         }
         // Once the outbox holds something, someone has been told.
         if was_empty && !self.outbox.is_empty() && !self.blocked {
-            match self.policy {
-                FlushPolicy::Adaptive if self.sweep == Sweep::No => self.sweep = Sweep::Wanted,
-                FlushPolicy::Adaptive => {}
-                FlushPolicy::Timed { .. } => self.flusher.want(),
+            if self.timing.is_some() {
+                self.flusher.want();
+            } else if self.sweep == Sweep::No {
+                self.sweep = Sweep::Wanted;
             }
         }
     }
@@ -213,10 +219,8 @@ impl State {
             }
             _ => Flusher::Running { waker: cx.waker().clone(), woken: false },
         };
-        let queued = self.queued.filter(|_| self.phase == Phase::Open && !self.blocked);
-        if let Some(due) =
-            queued.and_then(|queued| self.policy.due(queued)).filter(|&due| due > Instant::now())
-        {
+        let timing = self.timing.as_ref().filter(|_| self.phase == Phase::Open && !self.blocked);
+        if let Some(due) = timing.and_then(|timing| timing.due()).filter(|&due| due > Instant::now()) {
             return Next::At(due);
         }
         // It is awake: there is nobody to be told when the transport takes no more.
@@ -224,7 +228,7 @@ impl State {
         if self.phase >= Phase::Closing {
             self.go_on_closing(cx);
         }
-        match (self.phase, self.deadline) {
+        match (self.phase, self.ending.as_ref().and_then(|ending| ending.deadline)) {
             (Phase::Ended, _) => Next::End,
             (Phase::Open, _) | (_, None) => Next::Wake,
             (_, Some(deadline)) => Next::At(deadline),
@@ -233,7 +237,7 @@ impl State {
 
     /// Writes what was sent before the receiver waits; under timed flushing it is not due for that.
     pub(crate) fn write_before_wait(&mut self) {
-        if self.policy == FlushPolicy::Adaptive && !self.outbox.is_empty() && !self.blocked {
+        if self.timing.is_none() && !self.outbox.is_empty() && !self.blocked {
             self.write_out();
         }
     }
@@ -261,8 +265,8 @@ impl State {
         if self.blocked {
             self.outbox.shrink();
         }
-        if self.outbox.is_empty() {
-            self.queued = None;
+        if let Some(timing) = self.timing.as_mut().filter(|_| self.outbox.is_empty()) {
+            timing.all_written();
         }
         if let Poll::Ready(Err(error)) = result {
             self.fail(error.into());
