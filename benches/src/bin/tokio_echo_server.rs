@@ -4,8 +4,8 @@
 //! |---|---|
 //! | `whole` | one task: `recv`, `send` |
 //! | `batches` | one task: `recv_many`, `send_many` |
-//! | `split` | the same on two halves, in one task |
-//! | `handed-over` | split; a second task sends what the first has received |
+//! | `split` | `recv_many`, `send_many` on two halves, in one task |
+//! | `handed-over` | the same; a second task sends the batches that the first has received |
 //! | `framed-send` | `Framed<LengthDelimitedCodec>`: `next`, `send` |
 //! | `framed-forward` | `Framed<LengthDelimitedCodec>`: one half forwarded into the other |
 //!
@@ -20,7 +20,7 @@ use anyhow::{Context, Result};
 use bytes::BytesMut;
 use clap::{Parser, ValueEnum};
 use futures::{SinkExt, StreamExt};
-use pktconn::{ConnConfig, PacketConn};
+use pktconn::{ConnConfig, Packet, PacketConn};
 use pktconn_benches::raise_open_file_limit;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
@@ -47,8 +47,11 @@ enum Kind {
     FramedForward,
 }
 
-/// Packets that are taken at a time, and that stand between two tasks.
+/// Packets that are taken at a time.
 const BATCH: usize = 64;
+
+/// One that is being sent, and one that waits.
+const BATCHES_BETWEEN_TASKS: usize = 2;
 
 /// The largest frame: the default of `pktconn`.
 const MAX_FRAME_LEN: usize = 32 * 1024 * 1024;
@@ -109,24 +112,26 @@ async fn packets(mut conn: PacketConn, kind: Kind) -> Result<()> {
         }
         Kind::Split => {
             let (sender, mut receiver) = conn.split();
-            while let Some(packet) = receiver.recv().await? {
-                sender.send(packet).await?;
+            let mut packets = Vec::new();
+            while receiver.recv_many(&mut packets, BATCH).await? > 0 {
+                sender.send_many(&mut packets).await?;
             }
             sender.close().await?;
         }
         Kind::HandedOver => {
             let (sender, mut receiver) = conn.split();
-            let (give, mut take) = tokio::sync::mpsc::channel(BATCH);
+            // A batch at a time: a channel costs as much for one packet as for many.
+            let (give, mut take) = tokio::sync::mpsc::channel::<Vec<Packet>>(BATCHES_BETWEEN_TASKS);
             let sending = tokio::spawn(async move {
-                let mut packets = Vec::new();
-                while take.recv_many(&mut packets, BATCH).await > 0 {
+                while let Some(mut packets) = take.recv().await {
                     sender.send_many(&mut packets).await?;
                 }
                 sender.close().await
             });
-            while let Some(packet) = receiver.recv().await? {
+            let mut packets = Vec::new();
+            while receiver.recv_many(&mut packets, BATCH).await? > 0 {
                 // The other task ends early with an error alone, which it tells.
-                if give.send(packet).await.is_err() {
+                if give.send(std::mem::take(&mut packets)).await.is_err() {
                     break;
                 }
             }

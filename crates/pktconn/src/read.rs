@@ -100,10 +100,14 @@ impl Reading {
     }
 
     /// The end, once there is one.
+    #[inline]
     fn end(&mut self) -> Option<Result<(), Error>> {
-        if self.shared.is_closed_here() {
-            self.stop();
-        }
+        if matches!(self.end, End::NotYet) && !self.shared.is_closed_here() { None } else { self.told_end() }
+    }
+
+    #[cold]
+    fn told_end(&mut self) -> Option<Result<(), Error>> {
+        self.stop();
         match self.end {
             End::NotYet => None,
             End::Clean => Some(Ok(())),
