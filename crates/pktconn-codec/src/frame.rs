@@ -16,6 +16,8 @@ pub struct Frame<'a> {
     body: &'a [u8],
     tail: Inline,
     owner: &'a Bytes,
+    /// Of all three together.
+    len: usize,
 }
 
 impl<'a> Frame<'a> {
@@ -27,26 +29,31 @@ impl<'a> Frame<'a> {
             return Err(FrameError::PayloadTooLarge { len, max });
         }
         if packet.framing() == Some(framing) {
-            return Ok(Self { head: Inline::default(), body: owner, tail: Inline::default(), owner });
+            return Ok(Self::of_parts(Inline::default(), owner, Inline::default(), owner));
         }
         Self::around(packet, framing).ok_or(FrameError::PayloadTooLarge { len, max })
     }
 
     /// The frame of a packet that does not stand in `framing` yet; `None` where the length field is too small for it.
-    #[inline]
     fn around(packet: &'a Packet, framing: Framing) -> Option<Self> {
         let (len, owner) = (packet.len(), packet.bytes());
         Some(match packet.framing() {
             Some(present) if present.header == framing.header => {
                 let body = &owner[..present.header.header_len() + len];
-                Self { head: Inline::default(), body, tail: framing.checksum.trailer([body, &[]]), owner }
+                Self::of_parts(Inline::default(), body, framing.checksum.trailer([body, &[]]), owner)
             }
             _ => {
                 let head = framing.header.write(len)?;
                 let body = packet.payload();
-                Self { head, body, tail: framing.checksum.trailer([head.as_slice(), body]), owner }
+                Self::of_parts(head, body, framing.checksum.trailer([head.as_slice(), body]), owner)
             }
         })
+    }
+
+    #[inline]
+    fn of_parts(head: Inline, body: &'a [u8], tail: Inline, owner: &'a Bytes) -> Self {
+        let len = head.as_slice().len() + body.len() + tail.as_slice().len();
+        Self { head, body, tail, owner, len }
     }
 
     /// The length of the whole frame, in bytes.
@@ -54,7 +61,7 @@ impl<'a> Frame<'a> {
     #[expect(clippy::len_without_is_empty, reason = "a frame has a header: it is never empty")]
     #[inline]
     pub fn len(&self) -> usize {
-        self.head().len() + self.body.len() + self.tail().len()
+        self.len
     }
 
     /// What goes out before the body: a header, or nothing.
@@ -88,10 +95,10 @@ impl<'a> Frame<'a> {
     #[inline]
     pub fn put_into(&self, buffer: &mut BytesMut) {
         // Of a packet that is sent on as it came, only the body is there.
-        if self.body.len() == self.len() {
+        if self.body.len() == self.len {
             return buffer.extend_from_slice(self.body);
         }
-        buffer.reserve(self.len());
+        buffer.reserve(self.len);
         for part in [self.head(), self.body, self.tail()] {
             buffer.put_slice(part);
         }
