@@ -99,15 +99,18 @@ impl<T> Account<T> {
         }
     }
 
-    /// The payload to be sent next. It is not outstanding before [`sent`](Self::sent) says so.
-    pub(crate) fn upcoming(&self) -> &'static [u8] {
-        self.packets.payload(self.next)
+    /// The payload to be sent `ahead` packets after the next one. It is not outstanding before [`sent`](Self::sent) says
+    /// so.
+    pub(crate) fn upcoming(&self, ahead: usize) -> &'static [u8] {
+        self.packets.payload(self.next + ahead as u64)
     }
 
-    /// Notes that `payload`, the upcoming one, was sent.
-    pub(crate) fn sent(&mut self, payload: &'static [u8], note: T) {
+    /// Notes that the next packet was sent, and returns its payload.
+    pub(crate) fn sent(&mut self, note: T) -> &'static [u8] {
+        let payload = self.upcoming(0);
         self.next += 1;
         self.expected.push_back(Outstanding { payload, note });
+        payload
     }
 
     /// How many packets have not come back.
@@ -213,8 +216,7 @@ mod tests {
         let mut account = Account::new(Packets::new(block(), sizes, 1, 0), sent as usize);
         let mut payloads = Vec::new();
         for number in 0..sent {
-            let payload = account.upcoming();
-            account.sent(payload, number);
+            let payload = account.sent(number);
             payloads.push(payload.to_vec());
         }
         (account, payloads)
@@ -362,8 +364,7 @@ mod tests {
     fn a_long_packet_is_remembered_after_many_others() {
         let (mut account, payloads) = account(LONG, REMEMBERED);
         receive_all(&mut account, &payloads);
-        let upcoming = account.upcoming();
-        account.sent(upcoming, REMEMBERED);
+        let upcoming = account.sent(REMEMBERED);
         assert_eq!(account.receive(&payloads[1]), Doubled);
         assert_eq!(account.receive(upcoming), Verified(REMEMBERED));
     }

@@ -1,11 +1,11 @@
 //! The hot loop: keeps the packets of one connection outstanding, and has each judged when it comes back.
 //!
 //! ```text
-//!   fill the pipeline -> recv -> judge, record -> send the next one -> recv -> ...
+//!   fill the pipeline -> receive what has come -> judge, record -> fill the pipeline -> receive ...
 //! ```
 //!
-//! The clock is read once for each packet that comes back: that moment is the end of its latency, the beginning of the
-//! next one's, and tells whether the time is over.
+//! The clock is read once for all packets that come back together: that moment is the end of their latency, the beginning
+//! of that of the packets that follow them, and tells whether the time is over.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,6 +17,9 @@ use crate::payload::Packets;
 use crate::plan::Schedule;
 use crate::tally::Traffic;
 use crate::worker::{Shared, Stop};
+
+/// Packets that are sent or received at a time, if there are so many.
+const BATCH: usize = 64;
 
 /// Each of them is one too many; so many are told from a few.
 const MAX_SURPLUS: usize = 1024;
@@ -33,6 +36,16 @@ pub(crate) struct Load {
     /// The note of a packet is when it was sent.
     account: Account<Instant>,
     traffic: Traffic,
+    sending: Sending,
+    received: Vec<Packet>,
+}
+
+/// Packets on their way to the connection. What it has not accepted yet is still here when the load is stopped.
+struct Sending {
+    packets: Vec<Packet>,
+    /// How many there were at first.
+    count: usize,
+    since: Instant,
 }
 
 /// How the load of a connection ended.
@@ -56,6 +69,8 @@ impl Load {
             left: plan.packets_of(index).unwrap_or(u64::MAX),
             account: Account::new(packets, plan.pipeline),
             traffic: Traffic::default(),
+            sending: Sending { packets: Vec::new(), count: 0, since: Instant::now() },
+            received: Vec::new(),
             shared: Arc::clone(shared),
         }
     }
@@ -71,73 +86,109 @@ impl Load {
 
     async fn send_and_receive(&mut self) -> Result<(), Option<Error>> {
         let mut now = Instant::now();
-        while self.account.outstanding() < self.pipeline && self.may_send(now) {
-            self.send(now).await?;
-        }
+        self.fill_pipeline(now).await?;
         while self.account.outstanding() > 0 {
-            let Some(packet) = self.conn.recv().await? else { return Err(None) };
+            if self.conn.recv_many(&mut self.received, BATCH).await? == 0 {
+                return Err(None);
+            }
             now = Instant::now();
-            if !self.take(&packet, now) {
+            if self.take_received(now) == 0 {
                 // However many of these come: the runtime, and who stops the run, have their turn.
                 tokio::task::consume_budget().await;
-            } else if self.may_send(now) {
-                self.send(now).await?;
+            } else {
+                self.fill_pipeline(now).await?;
             }
         }
         self.take_surplus(now).await;
         Ok(())
     }
 
-    fn may_send(&self, now: Instant) -> bool {
-        let in_time = self.schedule.stop_at.is_none_or(|stop_at| now < stop_at);
-        in_time && (self.left > 0 || now < self.schedule.measure_from)
+    /// Sends as many packets as may be outstanding.
+    async fn fill_pipeline(&mut self, now: Instant) -> Result<(), Error> {
+        loop {
+            let count = self.may_send(now).min(BATCH);
+            if count == 0 {
+                return Ok(());
+            }
+            let upcoming = (0..count).map(|ahead| Packet::from(self.account.upcoming(ahead)));
+            self.sending.packets.extend(upcoming);
+            (self.sending.count, self.sending.since) = (count, now);
+            let sent = self.conn.send_many(&mut self.sending.packets).await;
+            self.note_sent();
+            sent?;
+        }
     }
 
-    async fn send(&mut self, now: Instant) -> Result<(), Error> {
-        let payload = self.account.upcoming();
-        self.conn.send(payload).await?;
-        self.account.sent(payload, now);
-        if now >= self.schedule.measure_from {
-            self.left -= 1;
-            self.traffic.sent_packets += 1;
-            self.traffic.sent_bytes += payload.len() as u64;
+    /// How many packets may be sent at `now`.
+    fn may_send(&self, now: Instant) -> usize {
+        let room = self.pipeline - self.account.outstanding();
+        if self.schedule.stop_at.is_some_and(|stop_at| now >= stop_at) {
+            0
+        } else if now < self.schedule.measure_from {
+            room
         } else {
-            self.traffic.warmup_packets += 1;
+            room.min(usize::try_from(self.left).unwrap_or(usize::MAX))
         }
-        Ok(())
     }
 
-    /// Counts a packet, and tells whether it answers one that was outstanding.
-    fn take(&mut self, packet: &Packet, now: Instant) -> bool {
-        let judgement = self.account.receive(packet.payload());
-        let sent_at = judgement.note();
-        let counts = sent_at.unwrap_or(now) >= self.schedule.measure_from;
-        if counts {
-            self.traffic.received_packets += 1;
-            self.traffic.received_bytes += packet.len() as u64;
+    /// Counts what the connection has accepted.
+    fn note_sent(&mut self) {
+        let Sending { packets, count, since } = &mut self.sending;
+        let accepted = std::mem::take(count) - packets.len();
+        packets.clear();
+        for _ in 0..accepted {
+            let payload = self.account.sent(*since);
+            if *since >= self.schedule.measure_from {
+                self.left -= 1;
+                self.traffic.sent_packets += 1;
+                self.traffic.sent_bytes += payload.len() as u64;
+            } else {
+                self.traffic.warmup_packets += 1;
+            }
         }
-        let Some(sent_at) = sent_at else { return false };
-        let is_sample = counts && matches!(judgement, Judgement::Verified(_));
-        self.shared.tally().answered(now, is_sample.then(|| now - sent_at));
-        true
+    }
+
+    /// Counts the packets that have come at `now`, and tells how many answer one that was outstanding.
+    fn take_received(&mut self, now: Instant) -> usize {
+        let mut answers = 0;
+        let mut tally = self.shared.tally();
+        for packet in self.received.drain(..) {
+            let judgement = self.account.receive(packet.payload());
+            let sent_at = judgement.note();
+            let counts = sent_at.unwrap_or(now) >= self.schedule.measure_from;
+            if counts {
+                self.traffic.received_packets += 1;
+                self.traffic.received_bytes += packet.len() as u64;
+            }
+            let Some(sent_at) = sent_at else { continue };
+            let is_sample = counts && matches!(judgement, Judgement::Verified(_));
+            tally.answered(now, is_sample.then(|| now - sent_at));
+            answers += 1;
+        }
+        answers
     }
 
     /// Takes packets that nothing asked for and that are here already, without waiting for them. A server that sends
     /// them without end is not listened to without end.
     async fn take_surplus(&mut self, now: Instant) {
-        for _ in 0..MAX_SURPLUS {
+        let mut taken = 0;
+        while taken < MAX_SURPLUS {
             let received = tokio::select! {
                 biased;
-                received = self.conn.recv() => received,
+                received = self.conn.recv_many(&mut self.received, BATCH) => received,
                 () = std::future::ready(()) => return,
             };
-            let Ok(Some(packet)) = received else { return };
-            self.take(&packet, now);
+            match received {
+                Ok(count @ 1..) => taken += count,
+                _ => return,
+            }
+            self.take_received(now);
         }
     }
 
     /// Settles the account, and gives the connection back.
-    pub(crate) fn finish(self, end: End) -> PacketConn {
+    pub(crate) fn finish(mut self, end: End) -> PacketConn {
+        self.note_sent();
         let ending = match end {
             End::Complete | End::Stopped(Stop::GaveUp) => Ending::Waited,
             End::Failed(_) | End::Stopped(Stop::Interrupted) => Ending::Cut,
