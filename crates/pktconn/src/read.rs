@@ -6,7 +6,8 @@
 //!
 //! Reading happens inside of `recv` alone, into a chunk that the thread lends. An idle connection holds no buffer at all,
 //! and one that waits in the middle of a frame just what has arrived of it, or, from a quarter of a chunk on, the chunk.
-//! While packets that have arrived are not yet received, they wait in the chunk that they came in.
+//! Packets that have arrived and are not yet received wait in their part of the chunk that they came in; the rest of it
+//! goes back to the thread.
 //! Only a frame that is larger than a chunk gets a buffer of its own, which grows as its bytes arrive.
 
 use std::pin::Pin;
@@ -31,10 +32,20 @@ pub(crate) struct Reading {
     /// Gone once nothing more is received.
     reader: Option<Reader>,
     buffer: BytesMut,
-    /// Whether the buffer is the thread's chunk.
-    lent: bool,
+    memory: Memory,
     codec: PacketCodec,
     end: End,
+}
+
+/// What the buffer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Memory {
+    /// Nothing, or memory of this connection alone.
+    Own,
+    /// The thread's chunk.
+    Chunk,
+    /// A part of a chunk that has gone back to the thread.
+    Part,
 }
 
 /// What `recv` says from now on.
@@ -53,7 +64,7 @@ impl Reading {
             shared: Arc::clone(shared),
             reader: Some(reader),
             buffer: BytesMut::new(),
-            lent: false,
+            memory: Memory::Own,
             codec: shared.codec.clone(),
             end: End::NotYet,
         }
@@ -117,9 +128,14 @@ impl Reading {
 
     fn received(&mut self, packets: u64) {
         self.shared.received.packets.add(packets);
-        // The caller may do other things for long before it receives again. Packets that have arrived wait in the chunk.
+        // The caller may do other things for long before it receives again.
         if !self.codec.is_ready(&self.buffer) {
             self.release_memory();
+        } else if self.memory == Memory::Chunk {
+            // Packets that have arrived wait where they came in, without a copy. The rest of the chunk is for others.
+            let rest = self.buffer.split_off(self.buffer.len());
+            pool::return_read_chunk(rest);
+            self.memory = Memory::Part;
         }
     }
 
@@ -146,23 +162,28 @@ impl Reading {
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<usize>> {
         // Without a reader an end is set: `recv` does not come this far.
         let Some(reader) = &mut self.reader else { return Poll::Ready(Ok(0)) };
-        make_room(&mut self.buffer, &mut self.lent, &self.codec);
+        make_room(&mut self.buffer, &mut self.memory, &self.codec);
         tokio_util::io::poll_read_buf(Pin::new(reader), cx, &mut self.buffer)
     }
 
     /// Lets go of the memory that waiting does not need.
     fn release_memory(&mut self) {
         let len = self.buffer.len();
-        if len < MIN_READ && (self.lent || self.buffer.capacity() > len) {
+        let holds_more = self.memory != Memory::Own || self.buffer.capacity() > len;
+        // An empty buffer may still be the end of a chunk, and keep the thread from using that anew.
+        if len == 0 || (len < MIN_READ && holds_more) {
             // The start of a frame moves to memory of its own size.
             let start = if len == 0 { BytesMut::new() } else { BytesMut::from(&self.buffer[..]) };
             let large = std::mem::replace(&mut self.buffer, start);
-            if self.lent {
+            if self.memory == Memory::Chunk {
                 pool::return_read_chunk(large);
             }
+            self.memory = Memory::Own;
         }
         // What is more than that keeps the chunk: to copy it at each wait would make a peer that drips costly.
-        self.lent = false;
+        if self.memory == Memory::Chunk {
+            self.memory = Memory::Own;
+        }
     }
 
     fn end_of_stream(&mut self) {
@@ -219,32 +240,35 @@ impl Drop for Reading {
 
 /// How much room is enough for a read: what is known to come, and not less than is worth it. But a chunk that was kept at
 /// the last wait is not given up for more than it takes to fill it: a peer that drips would have it copied at each wait.
-fn least_room(missing: usize, lent: bool) -> usize {
-    if lent || missing == 0 { missing.max(MIN_READ) } else { missing }
+fn least_room(missing: usize, is_chunk: bool) -> usize {
+    if is_chunk || missing == 0 { missing.max(MIN_READ) } else { missing }
 }
 
 /// Makes room in `buffer` for a read of `codec`'s next bytes, where there is not enough.
-fn make_room(buffer: &mut BytesMut, lent: &mut bool, codec: &PacketCodec) {
+fn make_room(buffer: &mut BytesMut, memory: &mut Memory, codec: &PacketCodec) {
     let missing = codec.missing(buffer);
     let (len, spare) = (buffer.len(), buffer.capacity() - buffer.len());
     if len + missing > CHUNK {
         let room = codec.room(buffer, MIN_READ);
-        if *lent {
+        if *memory == Memory::Chunk {
             let mut own = BytesMut::with_capacity(len + room);
             own.extend_from_slice(buffer);
             pool::return_read_chunk(std::mem::replace(buffer, own));
-            *lent = false;
+            *memory = Memory::Own;
         } else if spare == 0 {
             buffer.reserve(room);
+            *memory = Memory::Own;
         }
-    } else if spare < least_room(missing, *lent) && !(*lent && buffer.try_reclaim(CHUNK - len)) {
+    } else if spare < least_room(missing, *memory == Memory::Chunk)
+        && !(*memory == Memory::Chunk && buffer.try_reclaim(CHUNK - len))
+    {
         let mut chunk = pool::read_chunk(len + missing);
         chunk.extend_from_slice(buffer);
         let last = std::mem::replace(buffer, chunk);
-        if *lent {
+        if *memory == Memory::Chunk {
             pool::return_read_chunk(last);
         }
-        *lent = true;
+        *memory = Memory::Chunk;
     }
 }
 
@@ -259,7 +283,7 @@ mod tests {
     /// the buffer to `look`.
     fn arrive(
         buffer: &mut BytesMut,
-        lent: &mut bool,
+        memory: &mut Memory,
         len: usize,
         step: usize,
         look: impl Fn(&BytesMut),
@@ -268,7 +292,7 @@ mod tests {
         let frame: Vec<u8> = ((len - 4) as u32).to_le_bytes().into_iter().chain(vec![7; len - 4]).collect();
         for mut bytes in frame.chunks(step) {
             while !bytes.is_empty() {
-                make_room(buffer, lent, &codec);
+                make_room(buffer, memory, &codec);
                 let room = (buffer.capacity() - buffer.len()).min(bytes.len());
                 assert!(room > 0, "a read without room");
                 buffer.extend_from_slice(&bytes[..room]);
@@ -285,28 +309,28 @@ mod tests {
     #[test]
     fn room_for_a_large_frame_follows_what_has_arrived_and_ends_with_the_frame() {
         for len in [CHUNK + 1, 1024 * 1024 + 4, 3_333_333] {
-            let (mut buffer, mut lent) = (BytesMut::new(), false);
-            arrive(&mut buffer, &mut lent, len, 10_000, |buffer| {
+            let (mut buffer, mut memory) = (BytesMut::new(), Memory::Own);
+            arrive(&mut buffer, &mut memory, len, 10_000, |buffer| {
                 let (arrived, capacity) = (buffer.len(), buffer.capacity());
                 assert!(capacity <= 2 * arrived + CHUNK, "{capacity} bytes of room after {arrived}");
                 assert!(capacity <= len, "{capacity} bytes of room for a frame of {len}");
             });
-            assert!(!lent, "the thread does not get such a buffer");
+            assert_eq!(memory, Memory::Own, "the thread does not get such a buffer");
         }
     }
 
     #[test]
     fn no_chunk_grows_where_most_of_it_is_the_start_of_a_frame() {
         let mut codec = PacketCodec::default();
-        let (mut buffer, mut lent) = (BytesMut::new(), false);
+        let (mut buffer, mut memory) = (BytesMut::new(), Memory::Own);
         let frames =
             [[&[96, 0, 0, 0], &[1; 96][..]].concat(), [&[216, 255, 0, 0], &[2; 65_496][..]].concat()];
         let stream = frames.concat();
-        make_room(&mut buffer, &mut lent, &codec);
+        make_room(&mut buffer, &mut memory, &codec);
         buffer.extend_from_slice(&stream[..CHUNK]);
         assert_eq!(codec.decode_frame(&mut buffer).unwrap().unwrap(), vec![1; 96].into());
         assert!(codec.decode_frame(&mut buffer).unwrap().is_none());
-        make_room(&mut buffer, &mut lent, &codec);
+        make_room(&mut buffer, &mut memory, &codec);
         let capacity = buffer.capacity();
         assert!((frames[1].len()..=CHUNK).contains(&capacity), "{capacity} bytes");
         buffer.extend_from_slice(&stream[CHUNK..]);
@@ -316,12 +340,12 @@ mod tests {
     #[test]
     fn frames_that_fit_a_chunk_are_read_into_it_again_and_again() {
         for len in [1000, 20_000, CHUNK - 1, CHUNK] {
-            let (mut buffer, mut lent) = (BytesMut::new(), false);
+            let (mut buffer, mut memory) = (BytesMut::new(), Memory::Own);
             for _ in 0..50 {
-                arrive(&mut buffer, &mut lent, len, len, |buffer| {
+                arrive(&mut buffer, &mut memory, len, len, |buffer| {
                     assert!(buffer.capacity() <= CHUNK, "{} bytes for {len}", buffer.capacity());
                 });
-                assert!(lent);
+                assert_eq!(memory, Memory::Chunk);
             }
         }
     }
@@ -355,9 +379,30 @@ mod tests {
         let (mut receiver, mut peer) = piped();
         peer.write_all(&[frame(1000), frame(1000)].concat()).await.unwrap();
         recv(&mut receiver).await.unwrap().unwrap();
-        assert!(receiver.lent, "the second packet is in there");
+        assert_eq!(
+            (receiver.buffer.capacity(), receiver.memory),
+            (1000, Memory::Part),
+            "the second packet is in there"
+        );
         recv(&mut receiver).await.unwrap().unwrap();
-        assert_eq!((receiver.buffer.capacity(), receiver.lent), (0, false));
+        assert_eq!((receiver.buffer.capacity(), receiver.memory), (0, Memory::Own));
+    }
+
+    #[tokio::test]
+    async fn connections_with_packets_that_wait_share_a_chunk() {
+        let mut conns = Vec::new();
+        for _ in 0..10 {
+            let (mut receiver, mut peer) = piped();
+            peer.write_all(&[frame(1000), frame(1000)].concat()).await.unwrap();
+            recv(&mut receiver).await.unwrap().unwrap();
+            conns.push(receiver);
+        }
+        let addresses = conns.iter().map(|receiver| receiver.buffer.as_ptr() as usize);
+        let (first, last) = (addresses.clone().min().unwrap(), addresses.max().unwrap());
+        assert!(last - first < CHUNK, "they lie {} bytes apart", last - first);
+        for receiver in &mut conns {
+            assert_eq!(recv(receiver).await.unwrap().unwrap(), vec![7; 996].into());
+        }
     }
 
     #[tokio::test]
@@ -372,11 +417,21 @@ mod tests {
             assert!(is_waiting(&mut receiver).await);
             peer.write_all(rest).await.unwrap();
             recv(&mut receiver).await.unwrap().unwrap();
-            assert_eq!((receiver.buffer.capacity(), receiver.lent), (held, false), "after {first}");
+            assert_eq!((receiver.buffer.capacity(), receiver.memory), (held, Memory::Own), "after {first}");
             peer.write_all(&stream[first + 3..first + 5]).await.unwrap();
             assert!(is_waiting(&mut receiver).await);
-            assert_eq!((receiver.buffer.capacity(), receiver.lent), (5, false), "after {first}");
+            assert_eq!((receiver.buffer.capacity(), receiver.memory), (5, Memory::Own), "after {first}");
         }
+    }
+
+    #[tokio::test]
+    async fn the_part_of_a_chunk_goes_back_with_the_last_packet_in_it() {
+        let (mut receiver, mut peer) = piped();
+        peer.write_all(&[frame(1000), frame(1000), frame(1000)].concat()[..2003]).await.unwrap();
+        recv(&mut receiver).await.unwrap().unwrap();
+        assert_eq!((receiver.buffer.capacity(), receiver.memory), (1003, Memory::Part));
+        recv(&mut receiver).await.unwrap().unwrap();
+        assert_eq!((receiver.buffer.capacity(), receiver.memory), (3, Memory::Own));
     }
 
     #[tokio::test]
@@ -406,7 +461,7 @@ mod tests {
             drop(peer);
             let end = recv(&mut receiver).await;
             assert_eq!(end.is_err(), !stream.is_empty());
-            assert_eq!((receiver.buffer.capacity(), receiver.lent), (0, false));
+            assert_eq!((receiver.buffer.capacity(), receiver.memory), (0, Memory::Own));
         }
     }
 }
