@@ -27,6 +27,9 @@ const LARGE_FRAME: usize = 8 * 1024;
 /// The least that a buffer of small frames has room for: a few packets of the size that most applications send.
 const MIN_OPEN: usize = 1024;
 
+/// The longest header and checksum.
+const MAX_AROUND: usize = 8;
+
 /// How many slices a write takes at most; more would only make the kernel's own array larger.
 pub(crate) const MAX_SLICES: usize = 32;
 
@@ -93,7 +96,22 @@ impl Outbox {
         if self.open.capacity() == 0 {
             self.open = pool::write_buffer();
         }
-        self.open.reserve(len.max(MIN_OPEN));
+        // Who has sent a few packets may send many. By large steps, because each may copy what is there.
+        let step = (3 * self.open.capacity()).min(WRITE_WORTH - self.open.len());
+        self.open.reserve(step.max(len).max(MIN_OPEN));
+    }
+
+    /// Makes room for the small ones of `packets`, which are about to be pushed.
+    pub(crate) fn expect(&mut self, packets: &[Packet]) {
+        if self.open.capacity() == 0 {
+            self.open = pool::write_buffer();
+        }
+        let worth = WRITE_WORTH - self.open.len();
+        if self.open.capacity() - self.open.len() < worth {
+            let lens = packets.iter().map(|packet| packet.len() + MAX_AROUND);
+            let small: usize = lens.filter(|&len| len < LARGE_FRAME).sum();
+            self.open.reserve(small.min(worth));
+        }
     }
 
     /// All that is to be written, where it stands in one buffer: as it mostly does.

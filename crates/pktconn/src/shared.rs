@@ -167,6 +167,9 @@ impl Shared {
             if self.is_waited_for() {
                 return Err(Reason::Full);
             }
+            if packets.len() > 1 {
+                state.outbox.expect(packets);
+            }
             for packet in packets {
                 let frame = self.codec.frame(packet).map_err(Reason::TooLarge)?;
                 if !state.has_room(frame.len()) {
