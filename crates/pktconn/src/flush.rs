@@ -4,6 +4,7 @@
 //!                 adaptive                                timed
 //!   send:         list the connection, to be swept        wake the flusher, once
 //!   recv:         writes before it waits                  -
+//!   send_many:    writes the batch at its end             as send
 //!   sweeper:      writes what is still there              -
 //!                 when the sender has yielded
 //!   flusher:      goes on where the transport             sleeps until the packets are due,

@@ -48,7 +48,8 @@
 //!   so a caller that does not read slows the peer down by TCP's own means.
 //! - [`send`](PacketConn::send) puts a packet into the outbox. It leaves at the end of the current turn of the scheduler,
 //!   or sooner: when the receiving side is about to wait, or when a large write's worth has gathered. So single packets
-//!   are not delayed, and many go out in one write. Nothing more need be called for that. Under
+//!   are not delayed, and many go out in one write. Nothing more need be called for that. A batch, by
+//!   [`send_many`](PacketConn::send_many), leaves at its end. Under
 //!   [`flush_delay`](ConnConfig::flush_delay) they wait for others to follow.
 //! - What holds of every connection: the packets received are a prefix of those that the peer sent; a failure is one
 //!   [`Error`], and every handle can read the first; memory follows bytes that arrived or were queued, never what a header claims;

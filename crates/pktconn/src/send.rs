@@ -79,7 +79,8 @@ impl PacketSender {
     /// there is none.
     ///
     /// For loops that work in batches: it takes less than a [`send`](Self::send) for each packet, and `packets` keeps its
-    /// memory for the next batch. Other senders' packets may come in between.
+    /// memory for the next batch. The batch is written at its end (not under [`flush_delay`](crate::ConnConfig::flush_delay)),
+    /// where single packets wait for others to join them. Other senders' packets may come in between.
     ///
     /// # Errors
     ///

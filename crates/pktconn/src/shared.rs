@@ -156,7 +156,8 @@ impl Shared {
         })
     }
 
-    /// Puts packets into the outbox, and counts them in `accepted`, until one of them has to wait or is refused.
+    /// Puts packets into the outbox, and counts them in `accepted`, until one of them has to wait or is refused. Writes
+    /// them when that was all.
     pub(crate) fn offer_many(
         self: &Arc<Self>,
         packets: &[Packet],
@@ -180,7 +181,8 @@ impl Shared {
                 // Pushing may write, and so find the connection broken.
                 state.check_open()?;
             }
-            Ok(())
+            state.write_batch();
+            state.check_open()
         })
     }
 

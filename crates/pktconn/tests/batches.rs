@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{drop_after, frame, numbered, piped_and_raw, piped_pair, tcp_pair};
+use common::{drop_after, frame, numbered, piped_and_raw, piped_pair, tcp_and_raw, tcp_pair};
 use pktconn::{CodecConfig, ConnConfig, Packet};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -133,4 +133,38 @@ async fn a_batch_waits_behind_those_that_have_waited_for_longer() {
     let (.., read) = tokio::join!(biased; first, second, raw.read_exact(&mut bytes));
     read.unwrap();
     assert_eq!(bytes, [frame(&[1; 96]), frame(&[2; 76]), frame(&[3; 6])].concat());
+}
+
+#[tokio::test]
+async fn a_batch_is_written_at_its_end_in_one_write() {
+    let (conn, mut raw) = tcp_and_raw(ConnConfig::new()).await;
+    for batches in 1..=3 {
+        conn.send_many(&mut numbers(0..30)).await.unwrap();
+        let stats = conn.stats();
+        assert_eq!((stats.writes, stats.queued_bytes), (batches, 0));
+    }
+    let mut bytes = vec![0; 3 * 30 * 8];
+    raw.read_exact(&mut bytes).await.unwrap();
+    // Nothing is left to be done in a later turn.
+    tokio::task::yield_now().await;
+    assert_eq!(conn.stats().writes, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn under_a_flush_delay_a_batch_waits_for_others() {
+    let delay = std::time::Duration::from_millis(5);
+    let (conn, mut raw) = piped_and_raw(4096, ConnConfig::new().flush_delay(delay));
+    conn.send_many(&mut numbers(0..10)).await.unwrap();
+    conn.send_many(&mut numbers(10..20)).await.unwrap();
+    assert_eq!(conn.stats().writes, 0);
+    let mut bytes = vec![0; 20 * 8];
+    raw.read_exact(&mut bytes).await.unwrap();
+    assert_eq!(conn.stats().writes, 1);
+}
+
+#[tokio::test]
+async fn a_batch_that_finds_the_transport_broken_says_so() {
+    let (conn, raw) = piped_and_raw(4096, ConnConfig::new());
+    drop(raw);
+    assert!(conn.send_many(&mut numbers(0..3)).await.unwrap_err().is_io());
 }
