@@ -4,7 +4,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{drop_after, frame, numbered, piped_and_raw, piped_pair, tcp_and_raw, tcp_pair};
+use common::{drop_after, frame, numbered, piped_and_raw, piped_pair, tcp_and_raw};
 use futures::SinkExt;
 use pktconn::{ConnConfig, PacketSender};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
