@@ -9,12 +9,15 @@ mod plan;
 pub use plan::{Regime, ServerSpec, SizeRange};
 
 mod process;
-pub use process::{Pinning, ServerProcess};
+pub use process::{Pinning, ServerProcess, program_in};
+
+mod cores;
+pub use cores::usable_cores;
 
 mod procfs;
 pub use procfs::{
-    clock_ticks_per_s, core_busy_ticks, cpu_ticks, parse_core_busy_ticks, parse_cpu_ticks,
-    parse_peak_rss_bytes, peak_rss_bytes, raise_open_file_limit,
+    check_open_file_limit, clock_ticks_per_s, core_busy_ticks, cpu_ticks, open_files, parse_core_busy_ticks,
+    parse_cpu_ticks, parse_peak_rss_bytes, parse_rss_bytes, peak_rss_bytes, raise_open_file_limit, rss_bytes,
 };
 
 mod wire;
@@ -31,6 +34,12 @@ pub use pattern::{Pattern, Rng};
 
 mod report;
 pub use report::{Comparison, LoadReport, RegimeResult, Round, ServerResult, median};
+
+mod idle;
+pub use idle::{IDLE_TABLE_HEAD, IdleResult, Memory, Reading, Steady};
+
+mod json;
+pub use json::JsonFile;
 
 mod table;
 pub use table::{TABLE_HEAD, table_rows};

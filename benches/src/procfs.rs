@@ -1,9 +1,12 @@
-//! What the kernel tells about a process: CPU time and peak memory; and the one limit that the bare programs raise.
+//! What the kernel tells about a process: CPU time, memory and open files; and the one limit that the programs raise.
 
 use std::fs;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Room for what a process opens beside its connections; `pktecho` has 12 files open before the first.
+const OTHER_FILES: u64 = 100;
 
 /// Clock ticks a second, the unit of [`cpu_ticks`].
 pub fn clock_ticks_per_s() -> u64 {
@@ -37,9 +40,35 @@ pub fn core_busy_ticks(core: usize) -> Result<u64> {
 ///
 /// When there is no such process, or its entry cannot be read.
 pub fn peak_rss_bytes(pid: u32) -> Result<u64> {
+    let (path, status) = read_status(pid)?;
+    parse_peak_rss_bytes(&status).with_context(|| format!("{path} has no VmHWM"))
+}
+
+/// The memory that a process holds now, in bytes.
+///
+/// # Errors
+///
+/// When there is no such process, or its entry cannot be read.
+pub fn rss_bytes(pid: u32) -> Result<u64> {
+    let (path, status) = read_status(pid)?;
+    parse_rss_bytes(&status).with_context(|| format!("{path} has no VmRSS"))
+}
+
+fn read_status(pid: u32) -> Result<(String, String)> {
     let path = format!("/proc/{pid}/status");
     let status = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-    parse_peak_rss_bytes(&status).with_context(|| format!("{path} has no VmHWM"))
+    Ok((path, status))
+}
+
+/// How many files a process has open, sockets included.
+///
+/// # Errors
+///
+/// When there is no such process, or it belongs to someone else.
+pub fn open_files(pid: u32) -> Result<usize> {
+    let path = format!("/proc/{pid}/fd");
+    let files = fs::read_dir(&path).with_context(|| format!("cannot read {path}"))?;
+    Ok(files.count())
 }
 
 /// `utime` and `stime`, fields 14 and 15 of `/proc/PID/stat`, added.
@@ -66,7 +95,16 @@ pub fn parse_core_busy_ticks(stat: &str, core: usize) -> Option<u64> {
 
 /// `VmHWM` of `/proc/PID/status`, in bytes.
 pub fn parse_peak_rss_bytes(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    parse_kib(status, "VmHWM:")
+}
+
+/// `VmRSS` of `/proc/PID/status`, in bytes.
+pub fn parse_rss_bytes(status: &str) -> Option<u64> {
+    parse_kib(status, "VmRSS:")
+}
+
+fn parse_kib(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim_end().parse().ok()?;
     Some(kib * 1024)
 }
@@ -76,6 +114,27 @@ pub fn raise_open_file_limit() {
     let limit = getrlimit(Resource::Nofile);
     // If it cannot be raised, the run itself tells, when it opens one file too many.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+}
+
+/// Fails when `conns` connections need more than the limit on open files, `files_each` for each of them.
+///
+/// # Errors
+///
+/// Says what to do about it.
+pub fn check_open_file_limit(conns: usize, files_each: usize) -> Result<()> {
+    check_limit(conns, files_each, getrlimit(Resource::Nofile).current)
+}
+
+/// `limit` is `None` where there is none.
+fn check_limit(conns: usize, files_each: usize, limit: Option<u64>) -> Result<()> {
+    let needed = (conns as u64).saturating_mul(files_each as u64).saturating_add(OTHER_FILES);
+    let limit = limit.unwrap_or(u64::MAX);
+    ensure!(
+        needed <= limit,
+        "{conns} connections need {needed} open files, and the limit is {limit}: raise the hard limit \
+         (ulimit -Hn {needed}, as root) or choose fewer with --conns"
+    );
+    Ok(())
 }
 
 #[cfg(test)]
@@ -110,10 +169,24 @@ mod tests {
     }
 
     #[test]
-    fn peak_memory_is_in_bytes() {
+    fn memory_is_in_bytes() {
         let status = "Name:\tx\nVmPeak:\t  9000 kB\nVmHWM:\t    2052 kB\nVmRSS:\t 1 kB\n";
         assert_eq!(parse_peak_rss_bytes(status), Some(2052 * 1024));
+        assert_eq!(parse_rss_bytes(status), Some(1024));
         assert_eq!(parse_peak_rss_bytes("Name:\tx\n"), None);
+        assert_eq!(parse_rss_bytes("Name:\tx\n"), None);
+    }
+
+    #[test]
+    fn a_limit_that_is_too_low_says_what_is_needed() {
+        assert!(check_limit(900, 1, Some(1000)).is_ok());
+        assert!(check_limit(usize::MAX, 4, None).is_ok());
+        let error = check_limit(901, 1, Some(1000)).unwrap_err().to_string();
+        assert!(
+            error.starts_with("901 connections need 1001 open files, and the limit is 1000: "),
+            "{error}"
+        );
+        assert!(check_limit(226, 4, Some(1000)).is_err());
     }
 
     #[test]
@@ -121,6 +194,8 @@ mod tests {
         let pid = std::process::id();
         assert!(cpu_ticks(pid).is_ok());
         assert!(peak_rss_bytes(pid).unwrap() > 0);
+        assert!(rss_bytes(pid).unwrap() > 0);
+        assert!(open_files(pid).unwrap() > 0);
         assert!(clock_ticks_per_s() > 0);
     }
 }

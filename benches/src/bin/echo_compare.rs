@@ -13,9 +13,7 @@
 
 use std::{
     env,
-    fs::File,
-    io::Write,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::ExitCode,
     thread,
     time::{Duration, Instant},
@@ -24,8 +22,9 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use pktconn_benches::{
-    Comparison, LoadReport, Pinning, Regime, RegimeResult, Round, ServerProcess, ServerResult, ServerSpec,
-    SizeRange, TABLE_HEAD, clock_ticks_per_s, core_busy_ticks, cpu_ticks, peak_rss_bytes, table_rows,
+    Comparison, JsonFile, LoadReport, Pinning, Regime, RegimeResult, Round, ServerProcess, ServerResult,
+    ServerSpec, SizeRange, TABLE_HEAD, clock_ticks_per_s, core_busy_ticks, cpu_ticks, peak_rss_bytes,
+    program_in, table_rows,
 };
 
 /// Compares echo servers by the CPU time that an echoed packet costs them; prints a Markdown table.
@@ -83,8 +82,7 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> Result<()> {
     let setup = Setup::new(options)?;
-    // Opened first: a path that cannot be written is better known before the minutes that a comparison takes.
-    let json = options.json.as_deref().map(open_json).transpose()?;
+    let json = options.json.as_deref().map(JsonFile::create).transpose()?;
     let mut regimes = Vec::new();
     println!("{TABLE_HEAD}");
     for &regime in &options.regimes {
@@ -94,7 +92,7 @@ fn run(options: &Options) -> Result<()> {
         regimes.push(result);
     }
     match json {
-        Some(file) => write_json(file, options, regimes),
+        Some(file) => file.write(&comparison(options, regimes)),
         None => Ok(()),
     }
 }
@@ -109,12 +107,8 @@ fn warn_if_disturbed(result: &RegimeResult) {
     }
 }
 
-fn open_json(path: &Path) -> Result<File> {
-    File::create(path).with_context(|| format!("cannot write {}", path.display()))
-}
-
-fn write_json(mut file: File, options: &Options, regimes: Vec<RegimeResult>) -> Result<()> {
-    let comparison = Comparison {
+fn comparison(options: &Options, regimes: Vec<RegimeResult>) -> Comparison {
+    Comparison {
         server_core: options.server_core,
         client_core: options.client_core,
         round_seconds: options.duration.as_secs_f64(),
@@ -122,9 +116,7 @@ fn write_json(mut file: File, options: &Options, regimes: Vec<RegimeResult>) -> 
         seed: options.seed,
         clock_ticks_per_s: clock_ticks_per_s(),
         regimes,
-    };
-    let text = serde_json::to_string_pretty(&comparison)?;
-    writeln!(file, "{text}").context("cannot write the rounds as JSON")
+    }
 }
 
 struct Setup<'a> {
@@ -137,11 +129,8 @@ impl<'a> Setup<'a> {
     fn new(options: &'a Options) -> Result<Self> {
         let pinning = Pinning { server_core: options.server_core, client_core: options.client_core };
         pinning.check()?;
-        // Cargo puts the programs of one package into one folder.
-        let client = env::current_exe()?.with_file_name("bare_epoll_client");
-        ensure!(client.exists(), "{} is missing: build this package with --bins", client.display());
-        let client =
-            client.into_os_string().into_string().ok().context("the path of the client is no text")?;
+        let folder = env::current_exe()?.with_file_name("");
+        let client = program_in(&folder, "bare_epoll_client")?;
         Ok(Self { options, pinning, client })
     }
 
