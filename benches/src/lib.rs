@@ -12,12 +12,13 @@ mod process;
 pub use process::{Pinning, ServerProcess, program_in};
 
 mod cores;
-pub use cores::usable_cores;
+pub use cores::{pin_this_thread, usable_cores};
 
 mod procfs;
 pub use procfs::{
     check_open_file_limit, clock_ticks_per_s, core_busy_ticks, cpu_ticks, open_files, parse_core_busy_ticks,
     parse_cpu_ticks, parse_peak_rss_bytes, parse_rss_bytes, peak_rss_bytes, raise_open_file_limit, rss_bytes,
+    thread_cpu_ns,
 };
 
 mod wire;
@@ -32,11 +33,17 @@ pub use unsent::{Unsent, write_some};
 mod pattern;
 pub use pattern::{Pattern, Rng};
 
+mod drain;
+pub use drain::Drain;
+
 mod report;
 pub use report::{Comparison, LoadReport, RegimeResult, Round, ServerResult, median};
 
 mod idle;
 pub use idle::{IDLE_TABLE_HEAD, IdleResult, Memory, Reading, Steady};
+
+mod broadcast;
+pub use broadcast::{BROADCAST_TABLE_HEAD, BroadcastRound, broadcast_rows};
 
 mod json;
 pub use json::JsonFile;

@@ -1,6 +1,6 @@
 //! The Markdown table of a comparison.
 
-use crate::{RegimeResult, ServerResult};
+use crate::{RegimeResult, ServerResult, median};
 
 /// The head of the table, with the units.
 pub const TABLE_HEAD: &str = "\
@@ -13,14 +13,23 @@ pub fn table_rows(result: &RegimeResult) -> Vec<String> {
     result.servers.iter().map(row).collect()
 }
 
+/// The median of the ratios of all rounds, and their spread.
+///
+/// # Panics
+///
+/// When there are no rounds.
+pub(crate) fn ratio_cell(ratios: impl Iterator<Item = f64> + Clone) -> String {
+    let lowest = ratios.clone().fold(f64::INFINITY, f64::min);
+    let highest = ratios.clone().fold(f64::NEG_INFINITY, f64::max);
+    let middle = median(ratios).expect("a comparison has at least one round");
+    format!("{middle:.2} ({lowest:.2}-{highest:.2})")
+}
+
 fn cells(server: &ServerResult) -> String {
-    let ratios = || server.rounds.iter().map(|round| round.ratio);
-    let lowest = ratios().fold(f64::INFINITY, f64::min);
-    let highest = ratios().fold(f64::NEG_INFINITY, f64::max);
     format!(
-        "{:.0} | {:.2} ({lowest:.2}-{highest:.2}) | {:.0} | {:.1} | {:.1} | {:.1}",
+        "{:.0} | {} | {:.0} | {:.1} | {:.1} | {:.1}",
         server.median_of(|round| round.cpu_ns_per_packet),
-        server.median_of(|round| round.ratio),
+        ratio_cell(server.rounds.iter().map(|round| round.ratio)),
         server.median_of(|round| round.load.packets_per_s),
         server.median_of(|round| round.load.p50_ns as f64) / 1e3,
         server.median_of(|round| round.load.p99_ns as f64) / 1e3,
