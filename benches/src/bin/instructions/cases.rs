@@ -1,0 +1,118 @@
+//! The operations that are counted.
+
+use std::hint::black_box;
+
+use bytes::{Bytes, BytesMut};
+use pktconn::{Checksum, CodecConfig, Packet, PacketCodec, PacketMut};
+use tokio_util::codec::Encoder;
+
+use crate::echo::{self, How};
+
+/// How often a case is run, so that the difference is without what happens once.
+pub(crate) const FEWER: u32 = 1000;
+
+/// 10,000 more: the memory that a connection reads into is used up, and begun anew, more than ten times.
+pub(crate) const MORE: u32 = 11_000;
+
+/// Packets in a batch.
+const BATCH: u32 = 32;
+
+pub(crate) struct Case {
+    pub(crate) name: String,
+    /// Packets in an operation: a figure is that of one.
+    pub(crate) packets: u32,
+    /// Runs the operation so many times.
+    pub(crate) run: Box<dyn Fn(u32)>,
+}
+
+impl Case {
+    fn new(name: String, run: impl Fn(u32) + 'static) -> Self {
+        Self { name, packets: 1, run: Box::new(run) }
+    }
+}
+
+pub(crate) fn all() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (checksum, suffix) in [(Checksum::None, ""), (Checksum::Crc32, "-crc32")] {
+        for payload_len in [0, 64, 512, 2048] {
+            let name = format!("decode-{payload_len}{suffix}");
+            cases.push(Case::new(name, move |times| decode(checksum, payload_len, times)));
+        }
+    }
+    for payload_len in [64, 2048] {
+        cases.push(Case::new(format!("encode-ready-{payload_len}"), move |times| {
+            encode(&framed(Checksum::None, payload_len), times);
+        }));
+    }
+    for payload_len in [64, 2048] {
+        cases.push(Case::new(format!("encode-bytes-{payload_len}"), move |times| {
+            encode(&Bytes::from(payload(payload_len)).into(), times);
+        }));
+    }
+    for payload_len in [64, 2048] {
+        cases.push(Case::new(format!("echo-{payload_len}"), move |times| {
+            echo::run(How::OneByOne, &frames(Checksum::None, payload_len, 1), times);
+        }));
+    }
+    let batch = |times| echo::run(How::InBatches, &frames(Checksum::None, 64, BATCH), times);
+    cases.push(Case { packets: BATCH, ..Case::new("echo-64-batch".to_owned(), batch) });
+    cases
+}
+
+fn codec(checksum: Checksum) -> PacketCodec {
+    PacketCodec::new(CodecConfig::new().checksum(checksum))
+}
+
+fn payload(len: usize) -> Vec<u8> {
+    (0..len).map(|i| i as u8).collect()
+}
+
+/// A packet that is framed already, as one that was received or written by `PacketMut`.
+fn framed(checksum: Checksum, payload_len: usize) -> Packet {
+    let mut packet = PacketMut::with_capacity(payload_len);
+    packet.write_bytes(&payload(payload_len));
+    packet.freeze_for(&CodecConfig::new().checksum(checksum))
+}
+
+fn frames(checksum: Checksum, payload_len: usize, count: u32) -> BytesMut {
+    let (mut codec, packet) = (codec(checksum), framed(checksum, payload_len));
+    let mut wire = BytesMut::with_capacity((payload_len + 8) * count as usize);
+    for _ in 0..count {
+        codec.encode(&packet, &mut wire).expect("it is below the limit");
+    }
+    wire
+}
+
+fn decode(checksum: Checksum, payload_len: usize, times: u32) {
+    // As many in each run, so that making them is in no figure.
+    let mut wire = frames(checksum, payload_len, times.max(MORE));
+    let mut codec = codec(checksum);
+    for _ in 0..times {
+        black_box(codec.decode_frame(black_box(&mut wire)).expect("the frame is good"));
+    }
+}
+
+fn encode(packet: &Packet, times: u32) {
+    let mut codec = codec(Checksum::None);
+    let mut buffer = BytesMut::with_capacity(4096);
+    for _ in 0..times {
+        buffer.clear();
+        codec.encode(black_box(packet), &mut buffer).expect("it is below the limit");
+        black_box(&buffer);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_case_runs_and_has_a_name_of_its_own() {
+        let cases = all();
+        let names: std::collections::BTreeSet<_> = cases.iter().map(|case| &case.name).collect();
+        assert_eq!(names.len(), cases.len());
+        for case in &cases {
+            (case.run)(3);
+        }
+    }
+}
