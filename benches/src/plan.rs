@@ -1,4 +1,4 @@
-//! What to run, as it stands on a command line: `64x32`, `0-2048`, `name=command`.
+//! What to run, as it stands on a command line: `64x32`, `8x4:1048576`, `0-2048`, `name=command`.
 
 use std::{fmt, ops::RangeInclusive, str::FromStr};
 
@@ -7,30 +7,39 @@ use serde::Serialize;
 
 use crate::MAX_PAYLOAD_LEN;
 
-/// How many connections there are, and how many packets each keeps outstanding: `64x32`.
+/// How many connections there are, and how many packets each keeps outstanding: `64x32`; with payload sizes of its own,
+/// `8x4:1048576-1048576`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Regime {
     /// Connections, at least 1.
     pub conns: usize,
     /// Packets outstanding on each connection, at least 1.
     pub pipeline: usize,
+    /// Payload sizes, where they are not those of the other regimes.
+    pub sizes: Option<SizeRange>,
 }
 
 impl FromStr for Regime {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let (conns, pipeline) = text.split_once('x').context("a regime reads CONNSxPIPELINE, as in 64x32")?;
+        let (counts, sizes) = match text.split_once(':') {
+            Some((counts, sizes)) => (counts, Some(sizes.parse().context("the sizes of a regime")?)),
+            None => (text, None),
+        };
+        let (conns, pipeline) =
+            counts.split_once('x').context("a regime reads CONNSxPIPELINE[:SIZES], as in 64x32")?;
         let conns = conns.parse().context("the number of connections")?;
         let pipeline = pipeline.parse().context("the number of packets outstanding")?;
         ensure!(conns > 0 && pipeline > 0, "a regime needs at least 1 connection and 1 packet outstanding");
-        Ok(Self { conns, pipeline })
+        Ok(Self { conns, pipeline, sizes })
     }
 }
 
 impl fmt::Display for Regime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}x{}", self.conns, self.pipeline)
+        write!(f, "{}x{}", self.conns, self.pipeline)?;
+        self.sizes.map_or(Ok(()), |sizes| write!(f, ":{sizes}"))
     }
 }
 
@@ -40,7 +49,7 @@ impl Serialize for Regime {
     }
 }
 
-/// Payload sizes in bytes, drawn uniformly, both ends included: `0-2048`.
+/// Payload sizes in bytes, drawn uniformly, both ends included: `0-2048`; a number alone is both ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SizeRange {
     min: u32,
@@ -58,7 +67,8 @@ impl FromStr for SizeRange {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let (min, max) = text.split_once('-').context("sizes read MIN-MAX in bytes, as in 0-2048")?;
+        ensure!(!text.is_empty(), "sizes read MIN-MAX in bytes, as in 0-2048");
+        let (min, max) = text.split_once('-').unwrap_or((text, text));
         let (min, max) =
             (min.parse().context("the smallest size")?, max.parse().context("the largest size")?);
         ensure!(min <= max, "the smallest size, {min}, is above the largest, {max}");
@@ -70,6 +80,12 @@ impl FromStr for SizeRange {
 impl fmt::Display for SizeRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}", self.min, self.max)
+    }
+}
+
+impl Serialize for SizeRange {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 
@@ -101,13 +117,22 @@ mod tests {
     #[test]
     fn a_regime_reads_as_it_prints() {
         let regime: Regime = "1000x32".parse().unwrap();
-        assert_eq!(regime, Regime { conns: 1000, pipeline: 32 });
+        assert_eq!(regime, Regime { conns: 1000, pipeline: 32, sizes: None });
         assert_eq!(regime.to_string(), "1000x32");
     }
 
     #[test]
+    fn a_regime_may_have_sizes_of_its_own() {
+        let regime: Regime = "8x4:1048576-1048577".parse().unwrap();
+        assert_eq!((regime.conns, regime.pipeline), (8, 4));
+        assert_eq!(regime.sizes.unwrap().range(), 1_048_576..=1_048_577);
+        assert_eq!(regime.to_string(), "8x4:1048576-1048577");
+    }
+
+    #[test]
     fn a_regime_of_nothing_is_refused() {
-        for text in ["", "64", "x1", "64x", "0x1", "1x0", "-1x1", "1x1x1"] {
+        for text in ["", "64", "x1", "64x", "0x1", "1x0", "-1x1", "1x1x1", "1x1:", "1x1:2-1", ":5", "1x1:5:5"]
+        {
             assert!(text.parse::<Regime>().is_err(), "{text:?}");
         }
     }
@@ -119,8 +144,13 @@ mod tests {
     }
 
     #[test]
+    fn a_single_size_stands_for_both_ends() {
+        assert_eq!("1048576".parse::<SizeRange>().unwrap(), "1048576-1048576".parse().unwrap());
+    }
+
+    #[test]
     fn sizes_that_no_packet_can_have_are_refused() {
-        for text in ["", "5", "5-", "2-1", "0-33554433"] {
+        for text in ["", "-", "5-", "-5", "2-1", "0-33554433", "33554433"] {
             assert!(text.parse::<SizeRange>().is_err(), "{text:?}");
         }
     }

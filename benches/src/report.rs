@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::Regime;
+use crate::{Regime, SizeRange};
 
 /// What one run of the client measured; its one line of output, as JSON.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -66,6 +66,8 @@ impl ServerResult {
 pub struct RegimeResult {
     /// Connections and packets outstanding on each.
     pub regime: Regime,
+    /// Payload sizes in bytes, drawn uniformly: its own, or those of all.
+    pub sizes: SizeRange,
     /// In the order of the command line: the first is what the others are compared with.
     pub servers: Vec<ServerResult>,
 }
@@ -79,8 +81,6 @@ pub struct Comparison {
     pub client_core: usize,
     /// How long the client sent in each round.
     pub round_seconds: f64,
-    /// Payload sizes in bytes, drawn uniformly.
-    pub sizes: String,
     /// Seed of the first round; each round adds 1.
     pub seed: u64,
     /// Clock ticks a second, the unit of CPU time.

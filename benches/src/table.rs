@@ -64,8 +64,9 @@ mod tests {
             peak_rss_bytes: 2_100_000,
             rounds: vec![round(1.5), round(1.0), round(1.25)],
         };
-        let regime = Regime { conns: 64, pipeline: 1 };
-        let rows = table_rows(&RegimeResult { regime, servers: vec![server] });
+        let regime = Regime { conns: 64, pipeline: 1, sizes: None };
+        let rows =
+            table_rows(&RegimeResult { regime, sizes: "0-2048".parse().unwrap(), servers: vec![server] });
         assert_eq!(rows, ["| 64x1 | bare | 1250 | 1.25 (1.00-1.50) | 100000 | 12.3 | 56.8 | 2.1 |"]);
     }
 }

@@ -40,7 +40,7 @@ struct Options {
     /// How long to send
     #[arg(long, default_value = "3s", value_parser = humantime::parse_duration)]
     duration: Duration,
-    /// Payload sizes in bytes, drawn uniformly, both ends included
+    /// Payload sizes in bytes, drawn uniformly, both ends included; a number alone is both ends
     #[arg(long, default_value = "0-2048")]
     sizes: SizeRange,
     /// Seed of the payload sizes

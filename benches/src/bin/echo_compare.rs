@@ -34,7 +34,7 @@ struct Options {
     /// ADDR" and echo packets (u32 little-endian length, payload, no checksum)
     #[arg(long = "server", required = true)]
     servers: Vec<ServerSpec>,
-    /// Connections x packets outstanding on each
+    /// Connections x packets outstanding on each, then payload sizes of its own if wanted: 8x4:1048576-1048576
     #[arg(long = "regime", default_values = ["64x1", "64x32", "1000x1"])]
     regimes: Vec<Regime>,
     /// Rounds in each regime, each server once a round
@@ -43,7 +43,7 @@ struct Options {
     /// How long the client sends in each round
     #[arg(long, default_value = "3s", value_parser = humantime::parse_duration)]
     duration: Duration,
-    /// Payload sizes in bytes, drawn uniformly, both ends included
+    /// Payload sizes in bytes, drawn uniformly, both ends included, in each regime that has none of its own
     #[arg(long, default_value = "0-2048")]
     sizes: SizeRange,
     /// Seed of the payload sizes in the first round; each round adds 1, the same for all servers
@@ -112,7 +112,6 @@ fn comparison(options: &Options, regimes: Vec<RegimeResult>) -> Comparison {
         server_core: options.server_core,
         client_core: options.client_core,
         round_seconds: options.duration.as_secs_f64(),
-        sizes: options.sizes.to_string(),
         seed: options.seed,
         clock_ticks_per_s: clock_ticks_per_s(),
         regimes,
@@ -153,7 +152,11 @@ impl<'a> Setup<'a> {
             }
         }
         let servers = contenders.into_iter().map(Contender::finish).collect::<Result<_>>()?;
-        Ok(RegimeResult { regime, servers })
+        Ok(RegimeResult { regime, sizes: self.sizes(regime), servers })
+    }
+
+    fn sizes(&self, regime: Regime) -> SizeRange {
+        regime.sizes.unwrap_or(self.options.sizes)
     }
 
     fn round(
@@ -189,7 +192,7 @@ impl<'a> Setup<'a> {
             ("--conns", regime.conns.to_string()),
             ("--pipeline", regime.pipeline.to_string()),
             ("--duration", format!("{}ns", duration.as_nanos())),
-            ("--sizes", self.options.sizes.to_string()),
+            ("--sizes", self.sizes(regime).to_string()),
             ("--seed", seed.to_string()),
         ];
         let arguments: Vec<_> =
