@@ -35,6 +35,8 @@ pub use pattern::{Pattern, Rng};
 
 mod drain;
 pub use drain::Drain;
+mod schedule;
+pub use schedule::{NotKeptUp, Schedule};
 
 mod report;
 pub use report::{Comparison, LoadReport, RegimeResult, Round, ServerResult, median};

@@ -19,6 +19,10 @@ pub struct LoadReport {
     pub p99_ns: u64,
     /// 99.9 % of the packets took no longer.
     pub p999_ns: u64,
+    /// In an open loop: 99 % of the packets were written no later after they were due. Latencies count from when a packet
+    /// was due, so where this is close to their p99, the client was the limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub late_p99_ns: Option<u64>,
 }
 
 /// One run of the client against one server.
@@ -123,8 +127,15 @@ mod tests {
 
     #[test]
     fn the_line_of_the_client_reads_back() {
-        let load =
-            LoadReport { packets: 3, seconds: 0.5, packets_per_s: 6.0, p50_ns: 1, p99_ns: 2, p999_ns: 3 };
+        let load = LoadReport {
+            packets: 3,
+            seconds: 0.5,
+            packets_per_s: 6.0,
+            p50_ns: 1,
+            p99_ns: 2,
+            p999_ns: 3,
+            late_p99_ns: None,
+        };
         let line = serde_json::to_string(&load).unwrap();
         assert_eq!(serde_json::from_str::<LoadReport>(&line).unwrap(), load);
         assert!(line.starts_with(r#"{"packets":3,"seconds":0.5,"packets_per_s":6.0,"p50_ns":1"#), "{line}");

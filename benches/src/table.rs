@@ -56,6 +56,7 @@ mod tests {
                 p50_ns: 12_340,
                 p99_ns: 56_780,
                 p999_ns: 99_000,
+                late_p99_ns: None,
             },
         };
         let server = ServerResult {

@@ -31,7 +31,14 @@ impl Unsent {
     }
 
     /// Queues `bytes` behind what waits.
+    ///
+    /// What was sent gives its room back before it is more than what waits, so that a queue that is never empty does not
+    /// grow with all that ever passed through it.
     pub fn push(&mut self, bytes: &[u8]) {
+        if self.sent_len > self.bytes.len() / 2 {
+            self.bytes.drain(..self.sent_len);
+            self.sent_len = 0;
+        }
         self.bytes.extend_from_slice(bytes);
     }
 
@@ -109,6 +116,24 @@ mod tests {
             assert_eq!(socket.taken, b"abcde", "stopped at {sent_len}");
             assert_eq!(unsent.bytes.capacity(), 0, "no memory when empty");
         }
+    }
+
+    #[test]
+    fn a_queue_that_is_never_empty_holds_no_more_than_twice_what_waits() {
+        let mut unsent = Unsent::default();
+        let mut socket = Narrow { taken: Vec::new(), room: 0 };
+        let mut pushed = Vec::new();
+        for turn in 0..100 {
+            let bytes = [turn; 10];
+            unsent.push(&bytes);
+            pushed.extend(bytes);
+            socket.room = if turn == 0 { 5 } else { 10 };
+            assert!(!unsent.flush(&mut socket).unwrap());
+            assert!(unsent.bytes.len() <= 20, "{} bytes", unsent.bytes.len());
+        }
+        socket.room = 100;
+        assert!(unsent.flush(&mut socket).unwrap());
+        assert_eq!(socket.taken, pushed);
     }
 
     #[test]

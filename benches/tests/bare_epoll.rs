@@ -23,6 +23,11 @@ fn run_client(address: SocketAddr, arguments: &[&str]) -> Output {
         .unwrap()
 }
 
+fn report(output: &Output) -> LoadReport {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
 #[test]
 fn frames_around_the_read_buffer_come_back_whole() {
     let server = Server::start(env!("CARGO_BIN_EXE_bare_epoll_server"), &[]);
@@ -100,8 +105,7 @@ fn a_peer_that_resets_takes_nobody_along() {
 fn the_client_reports_what_it_measured() {
     let server = Server::start(env!("CARGO_BIN_EXE_bare_epoll_server"), &[]);
     let output = run_client(server.address, &["--conns", "3", "--pipeline", "4", "--duration", "200ms"]);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let report: LoadReport = serde_json::from_slice(&output.stdout).unwrap();
+    let report = report(&output);
     assert!(report.packets >= 12 && report.seconds >= 0.19, "{report:?}");
     // A round trip through two system calls on each side takes more than a microsecond, and less than the run.
     let in_order = 1000 < report.p50_ns && report.p50_ns <= report.p99_ns && report.p99_ns <= report.p999_ns;
@@ -123,5 +127,47 @@ fn the_client_fails_in_one_line_on_a_wrong_reply() {
     assert_eq!(
         String::from_utf8_lossy(&output.stderr),
         "bare_epoll_client: connection 0: a reply of 6 bytes to a packet of 5 bytes\n"
+    );
+}
+
+#[test]
+fn an_open_loop_sends_what_is_due_however_late() {
+    let server = Server::start(env!("CARGO_BIN_EXE_bare_epoll_server"), &[]);
+    let output = run_client(server.address, &["--conns", "3", "--rate", "2000", "--duration", "200ms"]);
+    let report = report(&output);
+    assert_eq!(report.packets, 400);
+    assert!(report.seconds >= 0.199 && report.late_p99_ns.is_some(), "{report:?}");
+}
+
+#[test]
+fn an_open_loop_does_not_wait_for_replies() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    // Answers once all ten packets are there, which a closed loop would wait for in vain.
+    let patient = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut frames = [0; 10 * 9];
+        stream.read_exact(&mut frames).unwrap();
+        stream.write_all(&frames).unwrap();
+        let _ = stream.read_to_end(&mut Vec::new());
+    });
+    let options = ["--conns", "1", "--rate", "50", "--duration", "200ms", "--sizes", "5"];
+    let report = report(&run_client(address, &options));
+    patient.join().unwrap();
+    assert_eq!(report.packets, 10);
+    // One is due every 20 ms: when the last is, the fifth from the end is 80 ms old, and the first 180 ms.
+    assert!(report.p50_ns >= 80_000_000 && report.p999_ns >= 180_000_000, "{report:?}");
+}
+
+#[test]
+fn an_open_loop_ends_in_one_line_when_it_is_not_kept_up_with() {
+    // Accepts, as the kernel does it by itself, and answers nothing.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let output = run_client(address, &["--conns", "1", "--rate", "1000000", "--sizes", "0"]);
+    assert_eq!(output.status.code(), Some(3));
+    assert_eq!(
+        String::from_utf8_lossy(&output.stderr),
+        "bare_epoll_client: the rate is not kept up with: more than 10000 packets of one connection unanswered\n"
     );
 }

@@ -17,7 +17,8 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// A packet whose reply has not arrived.
 pub(crate) struct Outstanding {
     pub(crate) payload_len: u32,
-    pub(crate) sent_at: Instant,
+    /// What its latency counts from: when it was written, or when it was due.
+    pub(crate) since: Instant,
 }
 
 pub(crate) struct Conn {

@@ -1,8 +1,17 @@
-//! The load of the echo comparison: one thread, one epoll loop, a closed loop on each connection.
+//! The load of the echo comparison: one thread, one epoll loop.
 //!
-//! Each connection keeps `--pipeline` packets outstanding: the replies of one read are answered by as many new packets,
-//! in one write. After `--duration` nothing more is sent, and the run ends with the last reply, so that the server
-//! echoed exactly the packets that are counted.
+//! ```text
+//! closed loop    packet -> reply -> packet -> reply ...       --pipeline of these on each connection
+//! open loop      packet . packet . packet . packet ...        --rate a second, whatever the replies do
+//! ```
+//!
+//! In the closed loop the replies of one read are answered by as many new packets, in one write. In the open one packet
+//! `k` is due `k / rate` after the start, on connection `k` modulo their number; its latency counts from then, not from
+//! when it was written: a packet that has to wait because the server, or this client, is behind shows the wait (no
+//! coordinated omission). Packets of one connection that are due by then share a write.
+//!
+//! After `--duration` nothing more is sent, and the run ends with the last reply, so that the server echoed exactly the
+//! packets that are counted.
 //!
 //! Replies are checked by length and order alone: comparing payloads would cost more than the echo itself.
 
@@ -10,21 +19,15 @@
 
 mod conn;
 mod load;
+mod run;
 
-use std::{
-    io::ErrorKind,
-    net::SocketAddr,
-    process::ExitCode,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::Parser;
-use mio::{Events, Poll};
-use pktconn_benches::{LoadReport, Regime, SizeRange, raise_open_file_limit};
+use pktconn_benches::{LoadReport, NotKeptUp, Schedule, SizeRange, raise_open_file_limit};
 
-use conn::Conn;
-use load::Load;
+use run::Run;
 
 /// Sends packets to an echo server of this wire format and measures it; prints one line of JSON.
 #[derive(Parser)]
@@ -38,6 +41,11 @@ struct Options {
     /// Packets outstanding on each connection
     #[arg(long, default_value_t = 1)]
     pipeline: usize,
+    /// Packets a second over all connections together, evenly spaced, in place of a closed loop; exits 3 when more than
+    /// 10,000 packets of a connection, or 512 MiB of all, have no reply
+    #[arg(long, value_name = "N", conflicts_with = "pipeline")]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    rate: Option<u64>,
     /// How long to send
     #[arg(long, default_value = "3s", value_parser = humantime::parse_duration)]
     duration: Duration,
@@ -49,9 +57,6 @@ struct Options {
     seed: u64,
 }
 
-/// How long after the last packet replies may still arrive.
-const DRAIN_LIMIT: Duration = Duration::from_secs(5);
-
 fn main() -> ExitCode {
     let options = Options::parse();
     raise_open_file_limit();
@@ -62,42 +67,16 @@ fn main() -> ExitCode {
         }
         Err(error) => {
             eprintln!("bare_epoll_client: {error:#}");
-            ExitCode::FAILURE
+            if error.is::<NotKeptUp>() { ExitCode::from(NotKeptUp::EXIT_CODE) } else { ExitCode::FAILURE }
         }
     }
 }
 
 fn run(options: &Options) -> Result<LoadReport> {
-    let regime: Regime = format!("{}x{}", options.conns, options.pipeline).parse()?;
-    let mut poll = Poll::new()?;
-    let mut conns = (0..regime.conns)
-        .map(|index| Conn::open(options.connect, poll.registry(), index))
-        .collect::<Result<Vec<_>>>()
-        .with_context(|| format!("cannot connect to {}", options.connect))?;
-    // Counted from here: what connecting costs is not part of the figures.
-    let mut load = Load::new(options);
-    for conn in &mut conns {
-        load.send(conn, regime.pipeline, load.started)?;
-        conn.watch(poll.registry())?;
+    ensure!(options.conns > 0 && options.pipeline > 0, "at least 1 connection and 1 packet are needed");
+    let run = Run::connect(options)?;
+    match options.rate {
+        None => run.closed_loop(options.pipeline, options.duration),
+        Some(rate_per_s) => run.open_loop(&Schedule::new(rate_per_s, options.duration)),
     }
-    let mut events = Events::with_capacity(1024);
-    while load.outstanding > 0 {
-        let left = load.give_up_at().saturating_duration_since(Instant::now());
-        ensure!(
-            !left.is_zero(),
-            "{} packets unanswered {DRAIN_LIMIT:?} after the last one",
-            load.outstanding
-        );
-        match poll.poll(&mut events, Some(left)) {
-            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-            polled => polled?,
-        }
-        for event in &events {
-            let conn = &mut conns[event.token().0];
-            load.turn(conn, event.is_read_closed())
-                .and_then(|()| conn.watch(poll.registry()))
-                .with_context(|| format!("connection {}", event.token().0))?;
-        }
-    }
-    Ok(load.report())
 }
