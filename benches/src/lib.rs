@@ -23,8 +23,8 @@ pub use procfs::{
 
 mod wire;
 pub use wire::{
-    Completed, FrameScan, HEADER_LEN, MAX_PAYLOAD_LEN, Oversized, PartialFrame, READ_BUFFER_LEN, ReplyReader,
-    UnexpectedReply, scan_frames,
+    CHECKSUM_LEN, Completed, FrameScan, HEADER_LEN, MAX_PAYLOAD_LEN, Oversized, PartialFrame,
+    READ_BUFFER_LEN, ReplyReader, UnexpectedReply, scan_frames,
 };
 
 mod unsent;

@@ -1,6 +1,8 @@
 //! Payloads that cost the client next to nothing: slices of one random block, cut at random lengths.
 
-use crate::{HEADER_LEN, SizeRange};
+use crc32fast::Hasher;
+
+use crate::{CHECKSUM_LEN, HEADER_LEN, SizeRange};
 
 /// `SplitMix64`: a few instructions a draw, and the same sequence for the same seed on every machine.
 #[derive(Debug, Clone)]
@@ -33,6 +35,28 @@ pub struct Pattern {
     /// How many different sizes there are.
     span: u64,
     block: Vec<u8>,
+    checksums: Option<Checksums>,
+}
+
+/// The most checksums that are kept, 512 KiB of them: with a wider range of sizes a packet rarely has one that came before.
+const MAX_CHECKSUMS: u64 = 1 << 16;
+
+/// What stands behind the payloads, by how far their length is above the smallest one; computed when first wanted. The
+/// payloads of one length are all the same, so a packet costs a look-up.
+#[derive(Debug)]
+struct Checksums {
+    known: Vec<Option<u32>>,
+}
+
+impl Checksums {
+    fn of(&mut self, index: usize, frame: &[u8]) -> u32 {
+        let checksum = || {
+            let mut hasher = Hasher::new();
+            hasher.update(frame);
+            hasher.finalize()
+        };
+        self.known.get_mut(index).map_or_else(checksum, |known| *known.get_or_insert_with(checksum))
+    }
 }
 
 impl Pattern {
@@ -43,7 +67,20 @@ impl Pattern {
         let mut block_rng = Rng::new(0);
         let words = (max_len as usize).div_ceil(8);
         let block = (0..words).flat_map(|_| block_rng.next_u64().to_le_bytes()).collect();
-        Self { rng: Rng::new(seed), min_len, span: u64::from(max_len - min_len) + 1, block }
+        let span = u64::from(max_len - min_len) + 1;
+        Self { rng: Rng::new(seed), min_len, span, block, checksums: None }
+    }
+
+    /// The same with a CRC-32 (IEEE) of header and payload behind each payload, little-endian.
+    pub fn with_checksum(mut self) -> Self {
+        let known_len = if self.span <= MAX_CHECKSUMS { self.span as usize } else { 0 };
+        self.checksums = Some(Checksums { known: vec![None; known_len] });
+        self
+    }
+
+    /// Bytes behind each payload.
+    pub fn trailer_len(&self) -> usize {
+        self.checksums.as_ref().map_or(0, |_| CHECKSUM_LEN)
     }
 
     /// Adds the next frame to `frames`, and tells the length of its payload in bytes.
@@ -51,15 +88,26 @@ impl Pattern {
     pub fn encode_next(&mut self, frames: &mut Vec<u8>) -> u32 {
         // The upper half of the draw as a fraction of the span: no division, and no bias that matters below 2^25.
         let payload_len = self.min_len + (((self.rng.next_u64() >> 32) * self.span) >> 32) as u32;
-        frames.reserve(HEADER_LEN + payload_len as usize);
+        frames.reserve(HEADER_LEN + payload_len as usize + CHECKSUM_LEN);
+        let start = frames.len();
         frames.extend_from_slice(&payload_len.to_le_bytes());
         frames.extend_from_slice(&self.block[..payload_len as usize]);
+        if let Some(checksums) = &mut self.checksums {
+            let checksum = checksums.of((payload_len - self.min_len) as usize, &frames[start..]);
+            frames.extend_from_slice(&checksum.to_le_bytes());
+        }
         payload_len
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::iter;
+
+    use bytes::BytesMut;
+    use pktconn_codec::{Checksum, CodecConfig, PacketCodec};
+    use tokio_util::codec::Decoder;
+
     use super::*;
     use crate::scan_frames;
 
@@ -80,6 +128,22 @@ mod tests {
         seen.sort_unstable();
         seen.dedup();
         assert_eq!(seen, [3, 4, 5, 6]);
+    }
+
+    #[test]
+    fn the_codec_accepts_each_checksum_when_computed_and_when_looked_up() {
+        // The second range is too wide to keep what was computed.
+        for sizes in ["0-20", "0-70000"] {
+            let mut pattern = Pattern::new(sizes.parse().unwrap(), 1).with_checksum();
+            let mut frames = Vec::new();
+            let lens: Vec<usize> = (0..100).map(|_| pattern.encode_next(&mut frames) as usize).collect();
+            let config = CodecConfig::new().checksum(Checksum::Crc32);
+            let mut codec = PacketCodec::new(config);
+            let mut bytes = BytesMut::from(&frames[..]);
+            let decoded = iter::from_fn(|| codec.decode(&mut bytes).unwrap());
+            assert_eq!(decoded.map(|packet| packet.len()).collect::<Vec<_>>(), lens);
+            assert!(bytes.is_empty());
+        }
     }
 
     #[test]

@@ -98,6 +98,13 @@ pub struct ServerSpec {
     pub command: Vec<String>,
 }
 
+impl ServerSpec {
+    /// Whether its packets have a checksum, which its name tells: it ends in `+crc`.
+    pub fn has_checksum(&self) -> bool {
+        self.name.ends_with("+crc")
+    }
+}
+
 impl FromStr for ServerSpec {
     type Err = anyhow::Error;
 
@@ -160,6 +167,14 @@ mod tests {
         let spec: ServerSpec = "go=echo --listen=127.0.0.1:0  -v".parse().unwrap();
         assert_eq!(spec.name, "go");
         assert_eq!(spec.command, ["echo", "--listen=127.0.0.1:0", "-v"]);
+    }
+
+    #[test]
+    fn a_name_tells_whether_packets_have_a_checksum() {
+        let has_checksum = |text: &str| text.parse::<ServerSpec>().unwrap().has_checksum();
+        assert!(has_checksum("pktecho+crc=pktecho --crc"));
+        assert!(!has_checksum("pktecho=pktecho --crc"));
+        assert!(!has_checksum("+crc32=pktecho"));
     }
 
     #[test]

@@ -1,17 +1,21 @@
 //! The wire format, as far as an echo needs it: where frames end.
 //!
 //! ```text
-//! +----------------+---------------------+
-//! | length: u32 LE | payload: length B   |
-//! +----------------+---------------------+
+//! +----------------+---------------------+------------------------+
+//! | length: u32 LE | payload: length B   | crc32: u32 LE, if on   |
+//! +----------------+---------------------+------------------------+
 //! ```
 //!
-//! Nothing here looks at a payload, and the checksum is off: the comparison is about moving frames.
+//! Nothing here looks at a payload, and the checksum is off but for a client that is asked for it: the comparison is about
+//! moving frames.
 
 use std::mem;
 
 /// Bytes of the length field in front of each payload.
 pub const HEADER_LEN: usize = 4;
+
+/// Bytes of the CRC-32 behind each payload, where it is on.
+pub const CHECKSUM_LEN: usize = 4;
 
 /// The largest payload that a peer may announce: the default of `pktconn` and of the Go original.
 pub const MAX_PAYLOAD_LEN: usize = 32 << 20;
@@ -119,15 +123,21 @@ pub struct UnexpectedReply {
     pub expected_len: u32,
 }
 
-/// Follows replies through reads of any size, without keeping their payloads.
+/// Follows replies through reads of any size, without keeping their payloads, or looking at their checksums.
 #[derive(Debug, Default)]
 pub struct ReplyReader {
+    trailer_len: usize,
     header: [u8; HEADER_LEN],
     header_len: usize,
-    payload_read_len: usize,
+    body_read_len: usize,
 }
 
 impl ReplyReader {
+    /// A reader of replies with so many bytes behind each payload.
+    pub fn with_trailer(trailer_len: usize) -> Self {
+        Self { trailer_len, ..Self::default() }
+    }
+
     /// Takes bytes of one reply off `fresh`; true once that reply is whole.
     ///
     /// # Errors
@@ -146,12 +156,13 @@ impl ReplyReader {
         if actual_len != expected_len {
             return Err(UnexpectedReply { actual_len, expected_len });
         }
-        let now_len = (actual_len as usize - self.payload_read_len).min(fresh.len());
-        self.payload_read_len += now_len;
+        let body_len = actual_len as usize + self.trailer_len;
+        let now_len = (body_len - self.body_read_len).min(fresh.len());
+        self.body_read_len += now_len;
         *fresh = &fresh[now_len..];
-        let whole = self.payload_read_len == actual_len as usize;
+        let whole = self.body_read_len == body_len;
         if whole {
-            *self = Self::default();
+            *self = Self::with_trailer(self.trailer_len);
         }
         Ok(whole)
     }
@@ -212,10 +223,19 @@ mod tests {
 
     #[test]
     fn replies_are_followed_through_pieces_of_any_size() {
-        for piece_len in 1..=TWO_FRAMES.len() {
-            let mut reader = ReplyReader::default();
+        follow(TWO_FRAMES, 0);
+    }
+
+    #[test]
+    fn what_stands_behind_a_payload_is_part_of_its_reply() {
+        follow(b"\x02\0\0\0hi\xff\xff\xff\xff\0\0\0\0\xff\xff\xff\xff", CHECKSUM_LEN);
+    }
+
+    fn follow(two_frames: &[u8], trailer_len: usize) {
+        for piece_len in 1..=two_frames.len() {
+            let mut reader = ReplyReader::with_trailer(trailer_len);
             let mut expected = [2, 0].into_iter().peekable();
-            for mut piece in TWO_FRAMES.chunks(piece_len) {
+            for mut piece in two_frames.chunks(piece_len) {
                 while !piece.is_empty() {
                     if reader.advance(&mut piece, *expected.peek().unwrap()).unwrap() {
                         expected.next();

@@ -31,7 +31,7 @@ use pktconn_benches::{
 #[derive(Parser)]
 struct Options {
     /// A server, as NAME=COMMAND LINE; the first is what the others are compared with. It has to print "listening on
-    /// ADDR" and echo packets (u32 little-endian length, payload, no checksum)
+    /// ADDR" and echo packets (u32 little-endian length, payload, no checksum; with a CRC-32 if NAME ends in +crc)
     #[arg(long = "server", required = true)]
     servers: Vec<ServerSpec>,
     /// Connections x packets outstanding on each, then payload sizes of its own if wanted: 8x4:1048576-1048576
@@ -195,8 +195,11 @@ impl<'a> Setup<'a> {
             ("--sizes", self.sizes(regime).to_string()),
             ("--seed", seed.to_string()),
         ];
-        let arguments: Vec<_> =
+        let mut arguments: Vec<_> =
             arguments.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect();
+        if contender.spec.has_checksum() {
+            arguments.push("--crc".to_owned());
+        }
         let output = self.pinning.run_client(&self.client, &arguments);
         thread::sleep(SETTLE);
         // First, as it explains whatever the client saw.

@@ -31,13 +31,19 @@ pub(crate) struct Conn {
 }
 
 impl Conn {
-    pub(crate) fn open(address: SocketAddr, registry: &Registry, index: usize) -> Result<Self> {
+    pub(crate) fn open(
+        address: SocketAddr,
+        registry: &Registry,
+        index: usize,
+        trailer_len: usize,
+    ) -> Result<Self> {
         let stream = StdTcpStream::connect_timeout(&address, CONNECT_LIMIT)?;
         stream.set_nodelay(true)?;
         stream.set_nonblocking(true)?;
         let (mut stream, token) = (TcpStream::from_std(stream), Token(index));
         registry.register(&mut stream, token, Interest::READABLE)?;
-        let (outstanding, replies, unsent) = (VecDeque::new(), ReplyReader::default(), Unsent::default());
+        let (outstanding, replies, unsent) =
+            (VecDeque::new(), ReplyReader::with_trailer(trailer_len), Unsent::default());
         Ok(Self { stream, token, outstanding, replies, unsent, watches_writable: false })
     }
 

@@ -10,10 +10,7 @@ use hdrhistogram::Histogram;
 use mio::Registry;
 use pktconn_benches::{LoadReport, NotKeptUp, Pattern, READ_BUFFER_LEN, Schedule};
 
-use crate::{
-    Options,
-    conn::{Conn, Outstanding},
-};
+use crate::conn::{Conn, Outstanding};
 
 /// What the histogram tells apart at most; longer ones count as this.
 const MAX_LATENCY_NS: u64 = 60_000_000_000;
@@ -48,8 +45,7 @@ fn histogram() -> Histogram<u64> {
 }
 
 impl Load {
-    pub(crate) fn new(options: &Options) -> Self {
-        let pattern = Pattern::new(options.sizes, options.seed);
+    pub(crate) fn new(pattern: Pattern) -> Self {
         let started = Instant::now();
         Self {
             pattern,
@@ -190,7 +186,6 @@ fn check_bounds(conn_outstanding: usize, outstanding_bytes: u64) -> Result<(), N
 mod tests {
     use std::{net::TcpListener, time::Duration};
 
-    use clap::Parser;
     use mio::Poll;
 
     use super::*;
@@ -210,8 +205,8 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let poll = Poll::new().unwrap();
         let mut conns: Vec<Conn> =
-            (0..3).map(|index| Conn::open(address, poll.registry(), index).unwrap()).collect();
-        let mut load = Load::new(&Options::parse_from(["client", "--connect", &address.to_string()]));
+            (0..3).map(|index| Conn::open(address, poll.registry(), index, 0).unwrap()).collect();
+        let mut load = Load::new(Pattern::new("0-2048".parse().unwrap(), 1));
         let schedule = Schedule::new(10, Duration::from_secs(60));
         // A client that did not come to it for 650 ms, on a clock of its own: the packets are due in the past.
         load.started -= Duration::from_secs(30);

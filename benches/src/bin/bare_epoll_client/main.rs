@@ -13,7 +13,8 @@
 //! After `--duration` nothing more is sent, and the run ends with the last reply, so that the server echoed exactly the
 //! packets that are counted.
 //!
-//! Replies are checked by length and order alone: comparing payloads would cost more than the echo itself.
+//! Replies are checked by length and order alone: comparing payloads would cost more than the echo itself. With `--crc`
+//! the checksums of replies are not verified either: a server that verifies those of the packets is what it is for.
 
 #![forbid(unsafe_code)]
 
@@ -25,7 +26,7 @@ use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
 use anyhow::{Result, ensure};
 use clap::Parser;
-use pktconn_benches::{LoadReport, NotKeptUp, Schedule, SizeRange, raise_open_file_limit};
+use pktconn_benches::{LoadReport, NotKeptUp, Pattern, Schedule, SizeRange, raise_open_file_limit};
 
 use run::Run;
 
@@ -55,6 +56,16 @@ struct Options {
     /// Seed of the payload sizes
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Put a CRC-32 behind each packet, and expect one; those of replies are not verified
+    #[arg(long)]
+    crc: bool,
+}
+
+impl Options {
+    fn pattern(&self) -> Pattern {
+        let pattern = Pattern::new(self.sizes, self.seed);
+        if self.crc { pattern.with_checksum() } else { pattern }
+    }
 }
 
 fn main() -> ExitCode {

@@ -26,11 +26,12 @@ impl Run {
     /// Connects; the clock starts once all connections stand, so that what this costs is not part of the figures.
     pub(crate) fn connect(options: &Options) -> Result<Self> {
         let poll = Poll::new()?;
+        let pattern = options.pattern();
         let conns = (0..options.conns)
-            .map(|index| Conn::open(options.connect, poll.registry(), index))
+            .map(|index| Conn::open(options.connect, poll.registry(), index, pattern.trailer_len()))
             .collect::<Result<Vec<_>>>()
             .with_context(|| format!("cannot connect to {}", options.connect))?;
-        let load = Load::new(options);
+        let load = Load::new(pattern);
         let give_up_at = load.started + options.duration + DRAIN_LIMIT;
         Ok(Self { poll, events: Events::with_capacity(1024), conns, load, give_up_at })
     }
