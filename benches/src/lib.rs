@@ -39,7 +39,7 @@ mod schedule;
 pub use schedule::{NotKeptUp, Schedule};
 
 mod report;
-pub use report::{Comparison, LoadReport, RegimeResult, Round, ServerResult, median};
+pub use report::{Comparison, HalfRateRound, LoadReport, RegimeResult, Round, ServerResult, median};
 
 mod idle;
 pub use idle::{IDLE_TABLE_HEAD, IdleResult, Memory, Reading, Steady};
@@ -51,4 +51,4 @@ mod json;
 pub use json::JsonFile;
 
 mod table;
-pub use table::{TABLE_HEAD, table_rows};
+pub use table::{HALF_RATE_TABLE_HEAD, TABLE_HEAD, half_rate_table_rows, table_rows};

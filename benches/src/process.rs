@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::ServerSpec;
+use crate::{NotKeptUp, ServerSpec};
 
 /// How long a server may take to print its address; one that runs on a virtual machine takes a second or two.
 const START_LIMIT: Duration = Duration::from_secs(15);
@@ -63,18 +63,20 @@ impl Pinning {
     ///
     /// # Errors
     ///
-    /// When it cannot be run, or fails: with what it printed on standard error.
+    /// When it cannot be run, or fails: with what it printed on standard error. [`NotKeptUp`] where its exit code says so.
     pub fn run_client(&self, program: &str, arguments: &[String]) -> Result<String> {
         let output = pinned(self.client_core, program)
             .args(arguments)
             .output()
             .with_context(|| format!("cannot run {program}"))?;
         let stderr = String::from_utf8_lossy(&output.stderr);
-        ensure!(
-            output.status.success(),
-            "{}",
-            one_line(&stderr).unwrap_or_else(|| output.status.to_string())
-        );
+        if !output.status.success() {
+            let reason = one_line(&stderr).unwrap_or_else(|| output.status.to_string());
+            match output.status.code() {
+                Some(code) if code == i32::from(NotKeptUp::EXIT_CODE) => bail!(NotKeptUp { reason }),
+                _ => bail!(reason),
+            }
+        }
         String::from_utf8(output.stdout).with_context(|| format!("{program} printed no text"))
     }
 }

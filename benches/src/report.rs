@@ -34,11 +34,41 @@ pub struct Round {
     pub cpu_ns_per_packet: f64,
     /// The same as a ratio to the first server in the same round.
     pub ratio: f64,
+    /// The 99th percentile of the latencies as a ratio to the first server in the same round.
+    pub p99_ratio: f64,
     /// The share of the server's core, from 0 to 1, that went to anything but the server.
     pub foreign_share: f64,
     /// What the client saw.
     #[serde(flatten)]
     pub load: LoadReport,
+}
+
+impl Round {
+    /// The same with its ratios to the round of the first server; to itself, where it is that round.
+    #[must_use]
+    pub fn next_to(self, first: Option<&Self>) -> Self {
+        let first = first.unwrap_or(&self);
+        let ratio = self.cpu_ns_per_packet / first.cpu_ns_per_packet;
+        let p99_ratio = self.load.p99_ns as f64 / first.load.p99_ns as f64;
+        Self { ratio, p99_ratio, ..self }
+    }
+}
+
+/// One run of the client at half the rate of the first server.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct HalfRateRound {
+    /// Whether the server kept up with that rate.
+    pub kept_up: bool,
+    /// What was measured, if it did.
+    #[serde(flatten)]
+    pub measured: Option<Round>,
+}
+
+impl HalfRateRound {
+    /// A round in which a server did not keep up has no figures.
+    pub fn new(measured: Option<Round>) -> Self {
+        Self { kept_up: measured.is_some(), measured }
+    }
 }
 
 /// All rounds of one server in one regime.
@@ -52,16 +82,16 @@ pub struct ServerResult {
     pub peak_rss_bytes: u64,
     /// In the order in which they ran.
     pub rounds: Vec<Round>,
+    /// Those at half the rate of the first server, where they were asked for. A round in which the first server itself
+    /// did not keep up is left out.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub half_rate_rounds: Vec<HalfRateRound>,
 }
 
 impl ServerResult {
-    /// The median over the rounds of whatever `figure` picks.
-    ///
-    /// # Panics
-    ///
-    /// When there are no rounds.
-    pub fn median_of(&self, figure: impl Fn(&Round) -> f64) -> f64 {
-        median(self.rounds.iter().map(figure)).expect("a comparison has at least one round")
+    /// The half-rate rounds that the server kept up with.
+    pub fn kept_up_rounds(&self) -> impl Iterator<Item = &Round> {
+        self.half_rate_rounds.iter().filter_map(|round| round.measured.as_ref())
     }
 }
 
@@ -72,6 +102,9 @@ pub struct RegimeResult {
     pub regime: Regime,
     /// Payload sizes in bytes, drawn uniformly: its own, or those of all.
     pub sizes: SizeRange,
+    /// The rate of the rounds at half the median packets/s of the first server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub half_rate_per_s: Option<u64>,
     /// In the order of the command line: the first is what the others are compared with.
     pub servers: Vec<ServerResult>,
 }
@@ -96,7 +129,8 @@ pub struct Comparison {
 impl RegimeResult {
     /// The rounds of all servers in which more than `limit` of the core went to others.
     pub fn disturbed_rounds(&self, limit: f64) -> usize {
-        let rounds = self.servers.iter().flat_map(|server| &server.rounds);
+        let rounds =
+            self.servers.iter().flat_map(|server| server.rounds.iter().chain(server.kept_up_rounds()));
         rounds.filter(|round| round.foreign_share > limit).count()
     }
 }
@@ -114,8 +148,22 @@ pub fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// A round of 300,000 packets with these figures, next to nothing.
+    pub(crate) fn round(cpu_ns_per_packet: f64, p99_ns: u64) -> Round {
+        let load = LoadReport {
+            packets: 300_000,
+            seconds: 3.0,
+            packets_per_s: 100_000.0,
+            p50_ns: 12_340,
+            p99_ns,
+            p999_ns: 99_000,
+            late_p99_ns: Some(1_234),
+        };
+        Round { cpu_ticks: 300, cpu_ns_per_packet, ratio: 1.0, p99_ratio: 1.0, foreign_share: 0.0, load }
+    }
 
     #[test]
     fn the_median_is_the_middle_or_between_the_two_in_the_middle() {
@@ -123,6 +171,22 @@ mod tests {
         assert_eq!(median([3.0]), Some(3.0));
         assert_eq!(median([9.0, 1.0, 2.0]), Some(2.0));
         assert_eq!(median([4.0, 1.0, 100.0, 2.0]), Some(3.0));
+    }
+
+    #[test]
+    fn ratios_are_taken_to_the_first_round_and_of_that_to_itself() {
+        let first = round(1000.0, 200).next_to(None);
+        assert_eq!((first.ratio, first.p99_ratio), (1.0, 1.0));
+        let second = round(1500.0, 100).next_to(Some(&first));
+        assert_eq!((second.ratio, second.p99_ratio), (1.5, 0.5));
+    }
+
+    #[test]
+    fn a_round_says_whether_the_server_kept_up() {
+        let json = |measured| serde_json::to_value(HalfRateRound::new(measured)).unwrap();
+        assert_eq!(json(None), serde_json::json!({ "kept_up": false }));
+        let kept_up = json(Some(round(1000.0, 200)));
+        assert_eq!((&kept_up["kept_up"], &kept_up["p99_ns"]), (&true.into(), &200.into()));
     }
 
     #[test]

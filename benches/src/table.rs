@@ -1,13 +1,19 @@
-//! The Markdown table of a comparison.
+//! The results as Markdown.
 
 use crate::{RegimeResult, ServerResult, median};
+use crate::{RegimeResult, Round, ServerResult, median};
 
 /// The head of the table, with the units.
 pub const TABLE_HEAD: &str = "\
-| regime | server | CPU ns/packet | ratio (min-max) | packets/s | p50 us | p99 us | peak RSS MB |
-|---|---|--:|--:|--:|--:|--:|--:|";
+| regime | server | CPU ns/packet | ratio (min-max) | packets/s | p50 us | p99 us | p99.9 us | p99 ratio (min-max) | peak RSS MB |
+|---|---|--:|--:|--:|--:|--:|--:|--:|--:|";
 
-/// A row for each server of a regime: medians over the rounds, and the spread of the ratio.
+/// The head of the table of the rounds at half the rate of the first server.
+pub const HALF_RATE_TABLE_HEAD: &str = "\
+| regime at half the rate | server | packets/s | kept up | CPU ns/packet | p50 us | p99 us | p99.9 us | p99 ratio (min-max) | late p99 us |
+|---|---|--:|--:|--:|--:|--:|--:|--:|--:|";
+
+/// A row for each server of a regime: medians over the rounds, and the spread of the ratios.
 pub fn table_rows(result: &RegimeResult) -> Vec<String> {
     let row = |server: &ServerResult| format!("| {} | {} | {} |", result.regime, server.name, cells(server));
     result.servers.iter().map(row).collect()
@@ -35,39 +41,98 @@ fn cells(server: &ServerResult) -> String {
         server.median_of(|round| round.load.p99_ns as f64) / 1e3,
         server.peak_rss_bytes as f64 / 1e6,
     )
+    let rounds: Vec<&Round> = server.rounds.iter().collect();
+    [
+        of(&rounds, 0, |round| round.cpu_ns_per_packet),
+        spread(&rounds, |round| round.ratio),
+        of(&rounds, 0, |round| round.load.packets_per_s),
+        of(&rounds, 1, |round| round.load.p50_ns as f64 / 1e3),
+        of(&rounds, 1, |round| round.load.p99_ns as f64 / 1e3),
+        of(&rounds, 1, |round| round.load.p999_ns as f64 / 1e3),
+        spread(&rounds, |round| round.p99_ratio),
+        format!("{:.1}", server.peak_rss_bytes as f64 / 1e6),
+    ]
+    .join(" | ")
+}
+
+/// The same for the rounds at half the rate of the first server: medians over those that the server kept up with. No
+/// rows for a regime without such rounds.
+pub fn half_rate_table_rows(result: &RegimeResult) -> Vec<String> {
+    let row = |rate_per_s| {
+        move |server: &ServerResult| {
+            format!("| {} | {} | {rate_per_s} | {} |", result.regime, server.name, half_rate_cells(server))
+        }
+    };
+    result.half_rate_per_s.map_or_else(Vec::new, |rate| result.servers.iter().map(row(rate)).collect())
+}
+
+fn half_rate_cells(server: &ServerResult) -> String {
+    let rounds: Vec<&Round> = server.kept_up_rounds().collect();
+    [
+        format!("{}/{}", rounds.len(), server.half_rate_rounds.len()),
+        of(&rounds, 0, |round| round.cpu_ns_per_packet),
+        of(&rounds, 1, |round| round.load.p50_ns as f64 / 1e3),
+        of(&rounds, 1, |round| round.load.p99_ns as f64 / 1e3),
+        of(&rounds, 1, |round| round.load.p999_ns as f64 / 1e3),
+        spread(&rounds, |round| round.p99_ratio),
+        of(&rounds, 1, |round| round.load.late_p99_ns.map_or(f64::NAN, |ns| ns as f64 / 1e3)),
+    ]
+    .join(" | ")
+}
+
+/// The median of a figure with so many digits behind the point; a dash without rounds.
+fn of(rounds: &[&Round], digits: usize, figure: impl Fn(&Round) -> f64) -> String {
+    let median = median(rounds.iter().map(|round| figure(round)));
+    median.map_or_else(|| "-".to_owned(), |median| format!("{median:.digits$}"))
+}
+
+/// The median of a ratio, with the lowest and the highest one.
+fn spread(rounds: &[&Round], ratio: impl Fn(&Round) -> f64 + Copy) -> String {
+    if rounds.is_empty() {
+        return "-".to_owned();
+    }
+    let ratios = || rounds.iter().map(|round| ratio(round));
+    let lowest = ratios().fold(f64::INFINITY, f64::min);
+    let highest = ratios().fold(f64::NEG_INFINITY, f64::max);
+    format!("{} ({lowest:.2}-{highest:.2})", of(rounds, 2, ratio))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{LoadReport, Regime, Round};
+    use crate::{HalfRateRound, Regime, report::tests::round};
 
-    #[test]
-    fn a_row_holds_medians_and_the_spread_of_the_ratio() {
-        let round = |ratio: f64| Round {
-            cpu_ticks: 300,
-            cpu_ns_per_packet: ratio * 1000.0,
-            ratio,
-            foreign_share: 0.0,
-            load: LoadReport {
-                packets: 300_000,
-                seconds: 3.0,
-                packets_per_s: 100_000.0,
-                p50_ns: 12_340,
-                p99_ns: 56_780,
-                p999_ns: 99_000,
-                late_p99_ns: None,
-            },
-        };
+    fn result(half_rate_rounds: Vec<HalfRateRound>) -> RegimeResult {
+        let first = round(1000.0, 50_000);
+        let next_to_first = |cpu_ns, p99_ns| round(cpu_ns, p99_ns).next_to(Some(&first));
         let server = ServerResult {
             name: "bare".to_owned(),
             command: vec!["echo".to_owned()],
             peak_rss_bytes: 2_100_000,
-            rounds: vec![round(1.5), round(1.0), round(1.25)],
+            rounds: vec![next_to_first(1500.0, 60_000), first.clone(), next_to_first(1250.0, 40_000)],
+            half_rate_rounds,
         };
         let regime = Regime { conns: 64, pipeline: 1, sizes: None };
-        let rows =
-            table_rows(&RegimeResult { regime, sizes: "0-2048".parse().unwrap(), servers: vec![server] });
-        assert_eq!(rows, ["| 64x1 | bare | 1250 | 1.25 (1.00-1.50) | 100000 | 12.3 | 56.8 | 2.1 |"]);
+        let sizes = "0-2048".parse().unwrap();
+        RegimeResult { regime, sizes, half_rate_per_s: Some(50_000), servers: vec![server] }
+    }
+
+    #[test]
+    fn a_row_holds_medians_and_the_spread_of_the_ratios() {
+        let row = "| 64x1 | bare | 1250 | 1.25 (1.00-1.50) | 100000 | 12.3 | 50.0 | 99.0 | 1.00 (0.80-1.20) | 2.1 |";
+        assert_eq!(table_rows(&result(Vec::new())), [row]);
+    }
+
+    #[test]
+    fn a_row_at_half_the_rate_is_of_the_rounds_that_were_kept_up_with() {
+        let rounds = vec![HalfRateRound::new(None), HalfRateRound::new(Some(round(2000.0, 50_000)))];
+        let row = "| 64x1 | bare | 50000 | 1/2 | 2000 | 12.3 | 50.0 | 99.0 | 1.00 (1.00-1.00) | 1.2 |";
+        assert_eq!(half_rate_table_rows(&result(rounds)), [row]);
+    }
+
+    #[test]
+    fn a_server_that_never_kept_up_has_no_figures() {
+        let row = "| 64x1 | bare | 50000 | 0/1 | - | - | - | - | - | - |";
+        assert_eq!(half_rate_table_rows(&result(vec![HalfRateRound::new(None)])), [row]);
     }
 }

@@ -1,0 +1,92 @@
+//! Runs echo servers side by side, and tells what an echoed packet costs each of them, as a ratio to the first.
+//!
+//! ```text
+//! core 0:  server A  |  server B  |  server A  |  server B  ...   one has work at a time, the others sleep
+//! core 1:  client    |  client    |  client    |  client    ...
+//!          <------ round 1 ------>|<------ round 2 ------>
+//! ```
+//!
+//! With `--half-rate` as many rounds follow in which the client sends at half the rate of the first server.
+//!
+//! Whatever slows the machine for a while slows both halves of a round, so a ratio is taken within each round, and the
+//! median over the rounds is what counts.
+
+#![forbid(unsafe_code)]
+
+mod measure;
+mod options;
+
+use std::{fs::File, io::Write, path::Path, process::ExitCode};
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use pktconn_benches::{
+    Comparison, HALF_RATE_TABLE_HEAD, RegimeResult, TABLE_HEAD, clock_ticks_per_s, half_rate_table_rows,
+    table_rows,
+};
+
+use measure::Setup;
+use options::Options;
+
+/// The share of the server's core that others may take before a run counts as disturbed: rounds that nobody disturbed
+/// showed up to 0.02, so that this is clear of the background.
+const FOREIGN_LIMIT: f64 = 0.05;
+
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("echo_compare: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<()> {
+    let setup = Setup::new(options)?;
+    // Opened first: a path that cannot be written is better known before the minutes that a comparison takes.
+    let json = options.json.as_deref().map(open_json).transpose()?;
+    let mut regimes = Vec::new();
+    println!("{TABLE_HEAD}");
+    for &regime in &options.regimes {
+        let result = setup.measure(regime)?;
+        println!("{}", table_rows(&result).join("\n"));
+        warn_if_disturbed(&result);
+        regimes.push(result);
+    }
+    if options.half_rate {
+        println!("\n{HALF_RATE_TABLE_HEAD}");
+        regimes.iter().for_each(|result| println!("{}", half_rate_table_rows(result).join("\n")));
+    }
+    match json {
+        Some(file) => write_json(file, options, regimes),
+        None => Ok(()),
+    }
+}
+
+fn warn_if_disturbed(result: &RegimeResult) {
+    let (regime, disturbed) = (result.regime, result.disturbed_rounds(FOREIGN_LIMIT));
+    if disturbed > 0 {
+        let percent = FOREIGN_LIMIT * 100.0;
+        eprintln!(
+            "{regime}: others took over {percent} % of the server's core in {disturbed} runs; try an idle machine"
+        );
+    }
+}
+
+fn open_json(path: &Path) -> Result<File> {
+    File::create(path).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn write_json(mut file: File, options: &Options, regimes: Vec<RegimeResult>) -> Result<()> {
+    let comparison = Comparison {
+        server_core: options.server_core,
+        client_core: options.client_core,
+        round_seconds: options.duration.as_secs_f64(),
+        seed: options.seed,
+        clock_ticks_per_s: clock_ticks_per_s(),
+        regimes,
+    };
+    let text = serde_json::to_string_pretty(&comparison)?;
+    writeln!(file, "{text}").context("cannot write the rounds as JSON")
+}

@@ -1,0 +1,200 @@
+//! The rounds: servers that take turns, and what is read off each of them.
+
+use std::{
+    env, thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use pktconn_benches::{
+    HalfRateRound, LoadReport, NotKeptUp, Pinning, Regime, RegimeResult, Round, ServerProcess, ServerResult,
+    ServerSpec, SizeRange, clock_ticks_per_s, core_busy_ticks, cpu_ticks, median, peak_rss_bytes,
+};
+
+use crate::options::Options;
+
+/// Long enough for a server to size its buffers and for the clock of the core to rise.
+const WARM_UP: Duration = Duration::from_millis(500);
+
+/// Lets a server finish closing the client's connections, so that this falls into the round that caused it.
+const SETTLE: Duration = Duration::from_millis(200);
+
+/// How the client sends.
+#[derive(Clone, Copy)]
+enum Sending {
+    /// A packet for each reply.
+    ClosedLoop,
+    /// So many packets a second, whatever is answered.
+    OpenLoop { rate_per_s: u64 },
+}
+
+pub(crate) struct Setup<'a> {
+    options: &'a Options,
+    pinning: Pinning,
+    client: String,
+}
+
+impl<'a> Setup<'a> {
+    pub(crate) fn new(options: &'a Options) -> Result<Self> {
+        let pinning = Pinning { server_core: options.server_core, client_core: options.client_core };
+        pinning.check()?;
+        // Cargo puts the programs of one package into one folder.
+        let client = env::current_exe()?.with_file_name("bare_epoll_client");
+        ensure!(client.exists(), "{} is missing: build this package with --bins", client.display());
+        let client =
+            client.into_os_string().into_string().ok().context("the path of the client is no text")?;
+        Ok(Self { options, pinning, client })
+    }
+
+    /// All rounds of all servers in one regime. Each server is started once, so that its peak memory is of this regime.
+    pub(crate) fn measure(&self, regime: Regime) -> Result<RegimeResult> {
+        let mut contenders = Vec::new();
+        for spec in &self.options.servers {
+            contenders.push(Contender::start(spec, self.pinning)?);
+        }
+        for contender in &mut contenders {
+            self.load(contender, regime, Sending::ClosedLoop, WARM_UP, self.options.seed)?;
+        }
+        for round in 0..self.options.rounds {
+            let mut first = None;
+            for contender in &mut contenders {
+                let measured = self.round(contender, regime, Sending::ClosedLoop, round, first.as_ref())?;
+                first.get_or_insert_with(|| measured.clone());
+                contender.rounds.push(measured);
+            }
+        }
+        let half_rate_per_s = match self.options.half_rate {
+            true => Some(self.measure_half_rate(&mut contenders, regime)?),
+            false => None,
+        };
+        let servers = contenders.into_iter().map(Contender::finish).collect::<Result<_>>()?;
+        Ok(RegimeResult { regime, sizes: self.sizes(regime), half_rate_per_s, servers })
+    }
+
+    /// As many rounds again at half the rate of the first server, which is given back.
+    fn measure_half_rate(&self, contenders: &mut [Contender], regime: Regime) -> Result<u64> {
+        let packets_per_s = contenders[0].rounds.iter().map(|round| round.load.packets_per_s);
+        let half = median(packets_per_s).context("no round was measured")? / 2.0;
+        let rate_per_s = (half.round() as u64).max(1);
+        for round in 0..self.options.rounds {
+            let mut first = None;
+            for contender in &mut *contenders {
+                let sending = Sending::OpenLoop { rate_per_s };
+                let measured = match self.round(contender, regime, sending, round, first.as_ref()) {
+                    Err(error) if error.is::<NotKeptUp>() => {
+                        eprintln!("{error:#}");
+                        None
+                    }
+                    measured => Some(measured?),
+                };
+                // Half of what it can do is lost on the first server only where the machine was disturbed: the round
+                // has nothing to compare with then.
+                if measured.is_none() && first.is_none() {
+                    break;
+                }
+                first = first.or_else(|| measured.clone());
+                contender.half_rate_rounds.push(HalfRateRound::new(measured));
+            }
+        }
+        Ok(rate_per_s)
+    }
+
+    fn sizes(&self, regime: Regime) -> SizeRange {
+        regime.sizes.unwrap_or(self.options.sizes)
+    }
+
+    fn round(
+        &self,
+        contender: &mut Contender,
+        regime: Regime,
+        sending: Sending,
+        round: u32,
+        first: Option<&Round>,
+    ) -> Result<Round> {
+        let (pid, core) = (contender.process.pid(), self.pinning.server_core);
+        let (started, ticks_before, busy_before) = (Instant::now(), cpu_ticks(pid)?, core_busy_ticks(core)?);
+        let seed = self.options.seed.wrapping_add(u64::from(round));
+        let load = self.load(contender, regime, sending, self.options.duration, seed)?;
+        let (cpu_ticks, busy_ticks) = (cpu_ticks(pid)? - ticks_before, core_busy_ticks(core)? - busy_before);
+        let wall_ticks = started.elapsed().as_secs_f64() * clock_ticks_per_s() as f64;
+        // The kernel rounds both down, so they may differ by a tick in either direction.
+        let foreign_share = busy_ticks.saturating_sub(cpu_ticks) as f64 / wall_ticks;
+        ensure!(cpu_ticks > 0, "server {:?} used no CPU time: the rounds are too short", contender.spec.name);
+        let cpu_ns_per_packet = cpu_ticks as f64 * 1e9 / clock_ticks_per_s() as f64 / load.packets as f64;
+        let measured =
+            Round { cpu_ticks, cpu_ns_per_packet, ratio: 1.0, p99_ratio: 1.0, foreign_share, load }
+                .next_to(first);
+        self.tell(&contender.spec.name, regime, sending, round, &measured);
+        Ok(measured)
+    }
+
+    fn load(
+        &self,
+        contender: &mut Contender,
+        regime: Regime,
+        sending: Sending,
+        duration: Duration,
+        seed: u64,
+    ) -> Result<LoadReport> {
+        let sending = match sending {
+            Sending::ClosedLoop => ("--pipeline", regime.pipeline.to_string()),
+            Sending::OpenLoop { rate_per_s } => ("--rate", rate_per_s.to_string()),
+        };
+        let arguments = [
+            ("--connect", contender.process.address().to_string()),
+            ("--conns", regime.conns.to_string()),
+            sending,
+            ("--duration", format!("{}ns", duration.as_nanos())),
+            ("--sizes", self.sizes(regime).to_string()),
+            ("--seed", seed.to_string()),
+        ];
+        let mut arguments: Vec<_> =
+            arguments.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect();
+        if contender.spec.has_checksum() {
+            arguments.push("--crc".to_owned());
+        }
+        let output = self.pinning.run_client(&self.client, &arguments);
+        thread::sleep(SETTLE);
+        // First, as it explains whatever the client saw.
+        contender.process.check_alive()?;
+        let name = &contender.spec.name;
+        let output = output.with_context(|| format!("server {name:?} in regime {regime}"))?;
+        serde_json::from_str(&output).with_context(|| format!("the client printed no report for {name:?}"))
+    }
+
+    fn tell(&self, name: &str, regime: Regime, sending: Sending, round: u32, measured: &Round) {
+        let (round, rounds) = (round + 1, self.options.rounds);
+        let half_rate = match sending {
+            Sending::ClosedLoop => String::new(),
+            Sending::OpenLoop { rate_per_s } => format!(" at {rate_per_s}/s"),
+        };
+        let (cpu_ns, ratio) = (measured.cpu_ns_per_packet, measured.ratio);
+        let (p99_us, p99_ratio) = (measured.load.p99_ns as f64 / 1e3, measured.p99_ratio);
+        eprintln!(
+            "{regime}{half_rate} round {round}/{rounds} {name}: {cpu_ns:.0} ns/packet, {ratio:.3}; \
+             p99 {p99_us:.0} us, {p99_ratio:.3}"
+        );
+    }
+}
+
+/// A server that runs, and what was measured of it so far.
+struct Contender {
+    spec: ServerSpec,
+    process: ServerProcess,
+    rounds: Vec<Round>,
+    half_rate_rounds: Vec<HalfRateRound>,
+}
+
+impl Contender {
+    fn start(spec: &ServerSpec, pinning: Pinning) -> Result<Self> {
+        let process = ServerProcess::start(spec, pinning)?;
+        Ok(Self { spec: spec.clone(), process, rounds: Vec::new(), half_rate_rounds: Vec::new() })
+    }
+
+    fn finish(self) -> Result<ServerResult> {
+        let peak_rss_bytes = peak_rss_bytes(self.process.pid())?;
+        let ServerSpec { name, command } = self.spec;
+        let (rounds, half_rate_rounds) = (self.rounds, self.half_rate_rounds);
+        Ok(ServerResult { name, command, peak_rss_bytes, rounds, half_rate_rounds })
+    }
+}
