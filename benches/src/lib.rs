@@ -8,6 +8,9 @@
 mod plan;
 pub use plan::{Regime, ServerSpec, SizeRange};
 
+mod standard;
+pub use standard::{STANDARD_REGIMES, program_beside, standard_servers};
+
 mod process;
 pub use process::{Pinning, ServerProcess, program_in};
 

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use pktconn_benches::{
     HalfRateRound, LoadReport, NotKeptUp, Pinning, Regime, RegimeResult, Round, ServerProcess, ServerResult,
     ServerSpec, SizeRange, clock_ticks_per_s, core_busy_ticks, cpu_ticks, median, peak_rss_bytes,
+    program_beside, standard_servers,
 };
 
 use crate::options::Options;
@@ -30,6 +31,7 @@ enum Sending {
 
 pub(crate) struct Setup<'a> {
     options: &'a Options,
+    servers: Vec<ServerSpec>,
     pinning: Pinning,
     client: String,
 }
@@ -38,18 +40,21 @@ impl<'a> Setup<'a> {
     pub(crate) fn new(options: &'a Options) -> Result<Self> {
         let pinning = Pinning { server_core: options.server_core, client_core: options.client_core };
         pinning.check()?;
-        // Cargo puts the programs of one package into one folder.
-        let client = env::current_exe()?.with_file_name("bare_epoll_client");
-        ensure!(client.exists(), "{} is missing: build this package with --bins", client.display());
+        let executable = env::current_exe()?;
+        let servers = match options.servers.as_slice() {
+            [] => standard_servers(&executable)?,
+            servers => servers.to_vec(),
+        };
+        let client = program_beside(&executable, "bare_epoll_client")?;
         let client =
             client.into_os_string().into_string().ok().context("the path of the client is no text")?;
-        Ok(Self { options, pinning, client })
+        Ok(Self { options, servers, pinning, client })
     }
 
     /// All rounds of all servers in one regime. Each server is started once, so that its peak memory is of this regime.
     pub(crate) fn measure(&self, regime: Regime) -> Result<RegimeResult> {
         let mut contenders = Vec::new();
-        for spec in &self.options.servers {
+        for spec in &self.servers {
             contenders.push(Contender::start(spec, self.pinning)?);
         }
         for contender in &mut contenders {

@@ -3,17 +3,18 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::Parser;
-use pktconn_benches::{Regime, ServerSpec, SizeRange};
+use pktconn_benches::{Regime, STANDARD_REGIMES, ServerSpec, SizeRange};
 
 /// Compares echo servers by the CPU time that an echoed packet costs them; prints a Markdown table.
 #[derive(Parser)]
 pub(crate) struct Options {
     /// A server, as NAME=COMMAND LINE; the first is what the others are compared with. It has to print "listening on
-    /// ADDR" and echo packets (u32 little-endian length, payload, no checksum; with a CRC-32 if NAME ends in +crc)
-    #[arg(long = "server", required = true)]
+    /// ADDR" and echo packets (u32 little-endian length, payload, no checksum; with a CRC-32 if NAME ends in +crc) [default: the programs
+    /// of this repository, found beside this one]
+    #[arg(long = "server")]
     pub(crate) servers: Vec<ServerSpec>,
     /// Connections x packets outstanding on each, then payload sizes of its own if wanted: 8x4:1048576-1048576
-    #[arg(long = "regime", default_values = ["64x1", "64x32", "1000x1"])]
+    #[arg(long = "regime", default_values = STANDARD_REGIMES)]
     pub(crate) regimes: Vec<Regime>,
     /// Rounds in each regime, each server once a round
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..))]
