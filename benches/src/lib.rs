@@ -55,3 +55,6 @@ pub use json::JsonFile;
 
 mod table;
 pub use table::{HALF_RATE_TABLE_HEAD, TABLE_HEAD, half_rate_table_rows, table_rows};
+
+mod plot;
+pub use plot::plot_svg;

@@ -22,7 +22,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use pktconn_benches::{
     Comparison, HALF_RATE_TABLE_HEAD, RegimeResult, TABLE_HEAD, clock_ticks_per_s, half_rate_table_rows,
-    table_rows,
+    plot_svg, table_rows,
 };
 
 use measure::Setup;
@@ -45,7 +45,8 @@ fn main() -> ExitCode {
 fn run(options: &Options) -> Result<()> {
     let setup = Setup::new(options)?;
     // Opened first: a path that cannot be written is better known before the minutes that a comparison takes.
-    let json = options.json.as_deref().map(open_json).transpose()?;
+    let json = options.json.as_deref().map(create).transpose()?;
+    let svg = options.svg.as_deref().map(create).transpose()?;
     let mut regimes = Vec::new();
     println!("{TABLE_HEAD}");
     for &regime in &options.regimes {
@@ -57,6 +58,10 @@ fn run(options: &Options) -> Result<()> {
     if options.half_rate {
         println!("\n{HALF_RATE_TABLE_HEAD}");
         regimes.iter().for_each(|result| println!("{}", half_rate_table_rows(result).join("\n")));
+    }
+    if let Some(mut file) = svg {
+        let svg = plot_svg(&regimes, options.duration.as_secs_f64())?;
+        file.write_all(svg.as_bytes()).context("cannot write the plot")?;
     }
     match json {
         Some(file) => write_json(file, options, regimes),
@@ -74,7 +79,7 @@ fn warn_if_disturbed(result: &RegimeResult) {
     }
 }
 
-fn open_json(path: &Path) -> Result<File> {
+fn create(path: &Path) -> Result<File> {
     File::create(path).with_context(|| format!("cannot write {}", path.display()))
 }
 

@@ -38,6 +38,9 @@ pub(crate) struct Options {
     /// Core of the client
     #[arg(long, default_value_t = 1)]
     pub(crate) client_core: usize,
+    /// Writes a plot of the ratios to this file, as SVG
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
     /// Writes all rounds to this file, as JSON
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
