@@ -19,7 +19,7 @@ pub struct LoadReport {
     pub p99_ns: u64,
     /// 99.9 % of the packets took no longer.
     pub p999_ns: u64,
-    /// In an open loop: 99 % of the packets were written no later after they were due. Latencies count from when a packet
+    /// In an open loop: the client came to write 99 % of the packets no later after they were due. Latencies count from when a packet
     /// was due, so where this is close to their p99, the client was the limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub late_p99_ns: Option<u64>,

@@ -92,8 +92,8 @@ impl<'a> Setup<'a> {
                     }
                     measured => Some(measured?),
                 };
-                // Half of what it can do is lost on the first server only where the machine was disturbed: the round
-                // has nothing to compare with then.
+                // The first server does twice as much when nobody disturbs it. Without it the round has nothing to
+                // compare with.
                 if measured.is_none() && first.is_none() {
                     break;
                 }
