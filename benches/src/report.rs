@@ -59,15 +59,21 @@ impl Round {
 pub struct HalfRateRound {
     /// Whether the server kept up with that rate.
     pub kept_up: bool,
-    /// What was measured, if it did.
+    /// What was measured, unless the client gave up.
     #[serde(flatten)]
     pub measured: Option<Round>,
 }
 
+/// The share of the rate that a server has to reach: the last replies come after the last packet, and a server that is
+/// slower for good falls further behind the longer a round is.
+const KEPT_UP_SHARE: f64 = 0.9;
+
 impl HalfRateRound {
-    /// A round in which a server did not keep up has no figures.
-    pub fn new(measured: Option<Round>) -> Self {
-        Self { kept_up: measured.is_some(), measured }
+    /// What a round at so many packets a second gave; `None` when the client gave up on the server.
+    pub fn new(measured: Option<Round>, rate_per_s: u64) -> Self {
+        let enough_per_s = rate_per_s as f64 * KEPT_UP_SHARE;
+        let kept_up = measured.as_ref().is_some_and(|round| round.load.packets_per_s >= enough_per_s);
+        Self { kept_up, measured }
     }
 }
 
@@ -89,8 +95,8 @@ pub struct ServerResult {
 }
 
 impl ServerResult {
-    /// The half-rate rounds that the server kept up with.
-    pub fn kept_up_rounds(&self) -> impl Iterator<Item = &Round> {
+    /// The half-rate rounds that have figures.
+    pub fn half_rate_figures(&self) -> impl Iterator<Item = &Round> {
         self.half_rate_rounds.iter().filter_map(|round| round.measured.as_ref())
     }
 }
@@ -130,7 +136,7 @@ impl RegimeResult {
     /// The rounds of all servers in which more than `limit` of the core went to others.
     pub fn disturbed_rounds(&self, limit: f64) -> usize {
         let rounds =
-            self.servers.iter().flat_map(|server| server.rounds.iter().chain(server.kept_up_rounds()));
+            self.servers.iter().flat_map(|server| server.rounds.iter().chain(server.half_rate_figures()));
         rounds.filter(|round| round.foreign_share > limit).count()
     }
 }
@@ -183,10 +189,13 @@ pub(crate) mod tests {
 
     #[test]
     fn a_round_says_whether_the_server_kept_up() {
-        let json = |measured| serde_json::to_value(HalfRateRound::new(measured)).unwrap();
-        assert_eq!(json(None), serde_json::json!({ "kept_up": false }));
-        let kept_up = json(Some(round(1000.0, 200)));
+        let json = |measured, rate| serde_json::to_value(HalfRateRound::new(measured, rate)).unwrap();
+        assert_eq!(json(None, 1), serde_json::json!({ "kept_up": false }));
+        // The round has 100,000 packets/s.
+        let kept_up = json(Some(round(1000.0, 200)), 110_000);
         assert_eq!((&kept_up["kept_up"], &kept_up["p99_ns"]), (&true.into(), &200.into()));
+        let behind = json(Some(round(1000.0, 200)), 112_000);
+        assert_eq!((&behind["kept_up"], &behind["p99_ns"]), (&false.into(), &200.into()));
     }
 
     #[test]

@@ -98,7 +98,7 @@ impl<'a> Setup<'a> {
                     break;
                 }
                 first = first.or_else(|| measured.clone());
-                contender.half_rate_rounds.push(HalfRateRound::new(measured));
+                contender.half_rate_rounds.push(HalfRateRound::new(measured, rate_per_s));
             }
         }
         Ok(rate_per_s)
