@@ -12,7 +12,7 @@ mod standard;
 pub use standard::{STANDARD_REGIMES, program_beside, standard_servers};
 
 mod process;
-pub use process::{Pinning, ServerProcess, program_in};
+pub use process::{Pinning, ServerProcess};
 
 mod cores;
 pub use cores::{pin_this_thread, usable_cores};
@@ -38,6 +38,7 @@ pub use pattern::{Pattern, Rng};
 
 mod drain;
 pub use drain::Drain;
+
 mod schedule;
 pub use schedule::{NotKeptUp, Schedule};
 
@@ -50,8 +51,8 @@ pub use idle::{IDLE_TABLE_HEAD, IdleResult, Memory, Reading, Steady};
 mod broadcast;
 pub use broadcast::{BROADCAST_TABLE_HEAD, BroadcastRound, broadcast_rows};
 
-mod json;
-pub use json::JsonFile;
+mod output;
+pub use output::OutputFile;
 
 mod table;
 pub use table::{HALF_RATE_TABLE_HEAD, TABLE_HEAD, half_rate_table_rows, table_rows};

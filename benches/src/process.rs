@@ -3,7 +3,6 @@
 use std::{
     io::{BufRead, BufReader, Read},
     net::SocketAddr,
-    path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc::{self, RecvTimeoutError},
     thread,
@@ -20,18 +19,6 @@ const START_LIMIT: Duration = Duration::from_secs(15);
 
 /// How long a server may take to end once it is asked to, before it is killed.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
-
-/// The path of one of our programs in `folder`: Cargo puts those of one build beside each other.
-///
-/// # Errors
-///
-/// When it is not there: with the command that builds it.
-pub fn program_in(folder: &Path, program: &str) -> Result<String> {
-    let path = folder.join(program);
-    let build = "cargo build --release -p pktconn-benches -p pktecho";
-    ensure!(path.exists(), "{} is missing; to build it: {build}", path.display());
-    path.into_os_string().into_string().ok().with_context(|| format!("the path of {program} is no text"))
-}
 
 /// The cores that the servers and the client run on.
 #[derive(Debug, Clone, Copy)]
@@ -210,12 +197,6 @@ mod tests {
         assert_eq!(parse_listening("listening on [::1]:4000"), Some("[::1]:4000".parse().unwrap()));
         assert_eq!(parse_listening("listening on port 4000"), None);
         assert_eq!(parse_listening("starting"), None);
-    }
-
-    #[test]
-    fn a_program_that_is_missing_comes_with_the_command_that_builds_it() {
-        let error = program_in(Path::new("/nowhere"), "pktecho").unwrap_err().to_string();
-        assert!(error.starts_with("/nowhere/pktecho is missing; to build it: cargo build "), "{error}");
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! The results as Markdown.
 
-use crate::{RegimeResult, ServerResult, median};
 use crate::{RegimeResult, Round, ServerResult, median};
 
 /// The head of the table, with the units.
@@ -19,28 +18,7 @@ pub fn table_rows(result: &RegimeResult) -> Vec<String> {
     result.servers.iter().map(row).collect()
 }
 
-/// The median of the ratios of all rounds, and their spread.
-///
-/// # Panics
-///
-/// When there are no rounds.
-pub(crate) fn ratio_cell(ratios: impl Iterator<Item = f64> + Clone) -> String {
-    let lowest = ratios.clone().fold(f64::INFINITY, f64::min);
-    let highest = ratios.clone().fold(f64::NEG_INFINITY, f64::max);
-    let middle = median(ratios).expect("a comparison has at least one round");
-    format!("{middle:.2} ({lowest:.2}-{highest:.2})")
-}
-
 fn cells(server: &ServerResult) -> String {
-    format!(
-        "{:.0} | {} | {:.0} | {:.1} | {:.1} | {:.1}",
-        server.median_of(|round| round.cpu_ns_per_packet),
-        ratio_cell(server.rounds.iter().map(|round| round.ratio)),
-        server.median_of(|round| round.load.packets_per_s),
-        server.median_of(|round| round.load.p50_ns as f64) / 1e3,
-        server.median_of(|round| round.load.p99_ns as f64) / 1e3,
-        server.peak_rss_bytes as f64 / 1e6,
-    )
     let rounds: Vec<&Round> = server.rounds.iter().collect();
     [
         of(&rounds, 0, |round| round.cpu_ns_per_packet),
@@ -87,15 +65,17 @@ fn of(rounds: &[&Round], digits: usize, figure: impl Fn(&Round) -> f64) -> Strin
     median.map_or_else(|| "-".to_owned(), |median| format!("{median:.digits$}"))
 }
 
-/// The median of a ratio, with the lowest and the highest one.
-fn spread(rounds: &[&Round], ratio: impl Fn(&Round) -> f64 + Copy) -> String {
-    if rounds.is_empty() {
-        return "-".to_owned();
-    }
-    let ratios = || rounds.iter().map(|round| ratio(round));
-    let lowest = ratios().fold(f64::INFINITY, f64::min);
-    let highest = ratios().fold(f64::NEG_INFINITY, f64::max);
-    format!("{} ({lowest:.2}-{highest:.2})", of(rounds, 2, ratio))
+fn spread(rounds: &[&Round], ratio: impl Fn(&Round) -> f64) -> String {
+    ratio_cell(rounds.iter().map(|round| ratio(round)))
+}
+
+/// The median of a ratio, with the lowest and the highest one; a dash without rounds.
+pub(crate) fn ratio_cell(ratios: impl Iterator<Item = f64>) -> String {
+    let ratios: Vec<f64> = ratios.collect();
+    let Some(middle) = median(ratios.iter().copied()) else { return "-".to_owned() };
+    let lowest = ratios.iter().copied().fold(f64::INFINITY, f64::min);
+    let highest = ratios.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    format!("{middle:.2} ({lowest:.2}-{highest:.2})")
 }
 
 #[cfg(test)]

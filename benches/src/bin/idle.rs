@@ -22,16 +22,16 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use pktconn_benches::{
-    IDLE_TABLE_HEAD, IdleResult, JsonFile, Memory, Pattern, Pinning, Reading, ServerProcess, ServerSpec,
-    SizeRange, Steady, check_open_file_limit, open_files, peak_rss_bytes, program_in, raise_open_file_limit,
-    rss_bytes, usable_cores,
+    IDLE_TABLE_HEAD, IdleResult, Memory, OutputFile, Pattern, Pinning, Reading, ServerProcess, ServerSpec,
+    SizeRange, Steady, check_open_file_limit, open_files, peak_rss_bytes, raise_open_file_limit, rss_bytes,
+    standard_servers, usable_cores,
 };
 
 /// Measures the memory that an idle connection costs echo servers; prints a Markdown table.
 #[derive(Parser)]
 struct Options {
     /// A server, as NAME=COMMAND LINE. It has to print "listening on ADDR" and echo packets (u32 little-endian length,
-    /// payload, no checksum) [default: the bare one, pktecho, and the peers on tokio]
+    /// payload, no checksum) [default: those of echo_compare]
     #[arg(long = "server")]
     servers: Vec<ServerSpec>,
     /// Connections
@@ -47,9 +47,6 @@ struct Options {
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
-
-/// The ways to use `pktconn` that are measured, and what is used without it.
-const TOKIO_KINDS: [&str; 4] = ["whole", "split", "handed-over", "framed-send"];
 
 /// Payload lengths of the warm-up, in bytes. Each packet waits for the echo of the one before: what a warm-up leaves in
 /// the heap would be taken for room that the connections need not ask for.
@@ -97,9 +94,9 @@ fn run(mut options: Options) -> Result<()> {
         check_open_file_limit(conns as usize, 1)?;
     }
     if options.servers.is_empty() {
-        options.servers = default_servers(&env::current_exe()?.with_file_name(""))?;
+        options.servers = standard_servers(&env::current_exe()?)?;
     }
-    let json = options.json.as_deref().map(JsonFile::create).transpose()?;
+    let json = options.json.as_deref().map(OutputFile::create).transpose()?;
     let mut results = Vec::new();
     println!("{IDLE_TABLE_HEAD}");
     for &conns in &options.conns {
@@ -111,22 +108,7 @@ fn run(mut options: Options) -> Result<()> {
             results.push(result);
         }
     }
-    json.map_or(Ok(()), |file| file.write(&results))
-}
-
-/// All that this repository has, from the folder of this program.
-fn default_servers(folder: &Path) -> Result<Vec<ServerSpec>> {
-    let server = |name: &str, program: &str, options: &[&str]| -> Result<ServerSpec> {
-        let words = ["--listen", "127.0.0.1:0"].iter().chain(options).map(|&word| word.to_owned());
-        let command = [program_in(folder, program)?].into_iter().chain(words).collect();
-        Ok(ServerSpec { name: name.to_owned(), command })
-    };
-    let mut servers =
-        vec![server("bare", "bare_epoll_server", &[])?, server("pktecho", "pktecho", &["--threads", "1"])?];
-    for kind in TOKIO_KINDS {
-        servers.push(server(kind, "tokio_echo_server", &["--kind", kind])?);
-    }
-    Ok(servers)
+    json.map_or(Ok(()), |file| file.write_json(&results))
 }
 
 fn measure(spec: &ServerSpec, conns: usize, options: &Options) -> Result<Memory> {

@@ -16,13 +16,13 @@
 mod measure;
 mod options;
 
-use std::{fs::File, io::Write, path::Path, process::ExitCode};
+use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Parser;
 use pktconn_benches::{
-    Comparison, HALF_RATE_TABLE_HEAD, RegimeResult, TABLE_HEAD, clock_ticks_per_s, half_rate_table_rows,
-    plot_svg, table_rows,
+    Comparison, HALF_RATE_TABLE_HEAD, OutputFile, RegimeResult, TABLE_HEAD, clock_ticks_per_s,
+    half_rate_table_rows, plot_svg, table_rows,
 };
 
 use measure::Setup;
@@ -44,9 +44,8 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> Result<()> {
     let setup = Setup::new(options)?;
-    // Opened first: a path that cannot be written is better known before the minutes that a comparison takes.
-    let json = options.json.as_deref().map(create).transpose()?;
-    let svg = options.svg.as_deref().map(create).transpose()?;
+    let json = options.json.as_deref().map(OutputFile::create).transpose()?;
+    let svg = options.svg.as_deref().map(OutputFile::create).transpose()?;
     let mut regimes = Vec::new();
     println!("{TABLE_HEAD}");
     for &regime in &options.regimes {
@@ -59,14 +58,10 @@ fn run(options: &Options) -> Result<()> {
         println!("\n{HALF_RATE_TABLE_HEAD}");
         regimes.iter().for_each(|result| println!("{}", half_rate_table_rows(result).join("\n")));
     }
-    if let Some(mut file) = svg {
-        let svg = plot_svg(&regimes, options.duration.as_secs_f64())?;
-        file.write_all(svg.as_bytes()).context("cannot write the plot")?;
+    if let Some(file) = svg {
+        file.write_text(&plot_svg(&regimes, options.duration.as_secs_f64())?)?;
     }
-    match json {
-        Some(file) => write_json(file, options, regimes),
-        None => Ok(()),
-    }
+    json.map_or(Ok(()), |file| file.write_json(&comparison(options, regimes)))
 }
 
 fn warn_if_disturbed(result: &RegimeResult) {
@@ -79,19 +74,13 @@ fn warn_if_disturbed(result: &RegimeResult) {
     }
 }
 
-fn create(path: &Path) -> Result<File> {
-    File::create(path).with_context(|| format!("cannot write {}", path.display()))
-}
-
-fn write_json(mut file: File, options: &Options, regimes: Vec<RegimeResult>) -> Result<()> {
-    let comparison = Comparison {
+fn comparison(options: &Options, regimes: Vec<RegimeResult>) -> Comparison {
+    Comparison {
         server_core: options.server_core,
         client_core: options.client_core,
         round_seconds: options.duration.as_secs_f64(),
         seed: options.seed,
         clock_ticks_per_s: clock_ticks_per_s(),
         regimes,
-    };
-    let text = serde_json::to_string_pretty(&comparison)?;
-    writeln!(file, "{text}").context("cannot write the rounds as JSON")
+    }
 }
