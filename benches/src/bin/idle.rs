@@ -13,7 +13,7 @@ use std::{
     env,
     io::{ErrorKind, Read, Write},
     net::{Shutdown, SocketAddr, TcpStream},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::ExitCode,
     slice, thread,
     time::{Duration, Instant},
@@ -31,7 +31,7 @@ use pktconn_benches::{
 #[derive(Parser)]
 struct Options {
     /// A server, as NAME=COMMAND LINE. It has to print "listening on ADDR" and echo packets (u32 little-endian length,
-    /// payload, no checksum) [default: those of echo_compare]
+    /// payload, no checksum) [default: those of the echo comparison]
     #[arg(long = "server")]
     servers: Vec<ServerSpec>,
     /// Connections
