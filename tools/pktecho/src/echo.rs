@@ -1,5 +1,6 @@
 //! The echo itself.
 
+use std::error::Error;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,15 +16,16 @@ const BATCH: usize = 64;
 /// Serves until the server is shut down and its connections have finished.
 pub(crate) async fn serve(server: PacketServer, board: Arc<Board>) {
     let handle = server.handle();
-    server
-        .serve(move |conn| {
-            let (board, handle) = (Arc::clone(&board), handle.clone());
-            async move { Ok(echo(conn, &board, &handle).await?) }
-        })
-        .await;
+    server.serve(move |conn| echo(conn, Arc::clone(&board), handle.clone())).await;
 }
 
-async fn echo(mut conn: PacketConn, board: &Board, server: &ServerHandle) -> Result<(), pktconn::Error> {
+/// One connection. The handler itself, and not a function that a handler calls: a future in a future holds all that was
+/// passed on twice.
+async fn echo(
+    mut conn: PacketConn,
+    board: Arc<Board>,
+    server: ServerHandle,
+) -> Result<(), Box<dyn Error + Send + Sync>> {
     let tally = board.open();
     let mut stopping = pin!(server.stopping());
     let mut packets = Vec::new();
@@ -44,7 +46,7 @@ async fn echo(mut conn: PacketConn, board: &Board, server: &ServerHandle) -> Res
         // A connection that idles holds next to nothing.
         packets.shrink_to(1);
     }
-    conn.close().await
+    Ok(conn.close().await?)
 }
 
 /// Prints a line a second, for ever.

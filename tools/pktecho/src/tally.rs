@@ -1,23 +1,26 @@
-//! How much was echoed, counted without anything that the connections share.
+//! How much was echoed, counted without anything that two threads write at the same time, and without memory for each
+//! connection.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-/// The tallies of all connections.
+/// As many threads count without sharing a line of the cache; more of them share some.
+const SHARDS: usize = 16;
+
+/// What all connections have echoed.
 #[derive(Default)]
 pub(crate) struct Board {
-    state: Mutex<State>,
+    accepted: AtomicU64,
+    ended: AtomicU64,
+    shards: [Shard; SHARDS],
 }
 
+/// What the connections of a thread have echoed. Processors fetch lines of 64 B in pairs.
 #[derive(Default)]
-struct State {
-    accepted: u64,
-    live: HashMap<u64, Arc<Counts>>,
-    /// The sums of the connections that have ended.
-    packets: u64,
-    bytes: u64,
+#[repr(align(128))]
+struct Shard {
+    packets: AtomicU64,
+    bytes: AtomicU64,
 }
 
 /// What was echoed by now.
@@ -29,41 +32,40 @@ pub(crate) struct Totals {
     pub(crate) bytes: u64,
 }
 
-/// The tally of one connection: written by its task alone, read by the board.
+/// A connection that is open, as the board sees it.
 pub(crate) struct Tally<'a> {
     board: &'a Board,
-    id: u64,
-    counts: Arc<Counts>,
-}
-
-#[derive(Default)]
-struct Counts {
-    packets: AtomicU64,
-    bytes: AtomicU64,
 }
 
 impl Board {
     /// Begins the tally of one more connection; dropping it ends it.
     pub(crate) fn open(&self) -> Tally<'_> {
-        let mut state = self.lock();
-        let id = state.accepted;
-        state.accepted += 1;
-        let counts = Arc::<Counts>::default();
-        state.live.insert(id, Arc::clone(&counts));
-        Tally { board: self, id, counts }
+        self.accepted.fetch_add(1, Relaxed);
+        Tally { board: self }
     }
 
     pub(crate) fn totals(&self) -> Totals {
-        let state = self.lock();
-        let live = |count: fn(&Counts) -> &AtomicU64| -> u64 {
-            state.live.values().map(|counts| count(counts).load(Relaxed)).sum()
+        let sum = |count: fn(&Shard) -> &AtomicU64| {
+            self.shards.iter().map(|shard| count(shard).load(Relaxed)).sum()
         };
+        // The ended ones first: each of them was accepted before.
+        let ended = self.ended.load(Relaxed);
+        let accepted = self.accepted.load(Relaxed);
         Totals {
-            accepted: state.accepted,
-            open: state.live.len() as u64,
-            packets: state.packets + live(|counts| &counts.packets),
-            bytes: state.bytes + live(|counts| &counts.bytes),
+            accepted,
+            open: accepted.saturating_sub(ended),
+            packets: sum(|shard| &shard.packets),
+            bytes: sum(|shard| &shard.bytes),
         }
+    }
+
+    /// That of this thread.
+    fn shard(&self) -> &Shard {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        thread_local! {
+            static OF_THIS_THREAD: usize = NEXT.fetch_add(1, Relaxed) % SHARDS;
+        }
+        &self.shards[OF_THIS_THREAD.with(|&index| index)]
     }
 
     pub(crate) fn summary(&self, elapsed: Duration) -> String {
@@ -76,10 +78,6 @@ impl Board {
             elapsed.as_secs_f64()
         )
     }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// "1 connection", "2 connections".
@@ -88,20 +86,17 @@ pub(crate) fn connections(count: u64) -> String {
 }
 
 impl Tally<'_> {
-    /// Counts packets, and the bytes of their payloads. One task writes, so that no atomic read-modify-write is needed.
+    /// Counts packets, and the bytes of their payloads.
     pub(crate) fn add(&self, count: usize, payload_len: usize) {
-        let Counts { packets, bytes } = &*self.counts;
-        packets.store(packets.load(Relaxed) + count as u64, Relaxed);
-        bytes.store(bytes.load(Relaxed) + payload_len as u64, Relaxed);
+        let shard = self.board.shard();
+        shard.packets.fetch_add(count as u64, Relaxed);
+        shard.bytes.fetch_add(payload_len as u64, Relaxed);
     }
 }
 
 impl Drop for Tally<'_> {
     fn drop(&mut self) {
-        let mut state = self.board.lock();
-        state.live.remove(&self.id);
-        state.packets += self.counts.packets.load(Relaxed);
-        state.bytes += self.counts.bytes.load(Relaxed);
+        self.board.ended.fetch_add(1, Relaxed);
     }
 }
 
