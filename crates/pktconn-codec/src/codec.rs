@@ -100,10 +100,18 @@ impl PacketCodec {
         limit: usize,
         packets: &mut Vec<Packet>,
     ) -> Result<usize, FrameError> {
-        let mut count = 0;
+        let (mut count, len_before) = (0, src.len());
         while count < limit {
             match self.decode_frame(src) {
-                Ok(Some(packet)) => packets.push(packet),
+                Ok(Some(packet)) => {
+                    if packets.len() == packets.capacity() {
+                        // As many as the rest holds if they go on like this: a vector that doubles on its own would be
+                        // copied for each step, and whoever gives its memory up between batches pays for that each time.
+                        let taken_len = (len_before - src.len()) / (count + 1);
+                        packets.reserve((src.len() / taken_len.max(1) + 1).min(limit - count));
+                    }
+                    packets.push(packet);
+                }
                 Ok(None) => break,
                 // The state holds it for the next call.
                 Err(_) if count > 0 => break,
