@@ -98,7 +98,18 @@ impl PacketServer {
     /// Dropping the future leaves nothing behind.
     pub async fn bind_with(addr: impl ToSocketAddrs, config: ConnConfig) -> Result<Self, Error> {
         config.check()?;
-        let listener = TcpListener::bind(addr).await?;
+        Self::from_listener(TcpListener::bind(addr).await?, config)
+    }
+
+    /// Makes a server of a socket that listens already: one that was handed down by another process, or that has options
+    /// of its own, such as `SO_REUSEPORT` for a server on each core.
+    ///
+    /// # Errors
+    ///
+    /// [`is_io`](Error::is_io): the socket has no address. [`is_config`](Error::is_config): the configuration contradicts
+    /// itself.
+    pub fn from_listener(listener: TcpListener, config: ConnConfig) -> Result<Self, Error> {
+        config.check()?;
         let local_addr = listener.local_addr()?;
         let handle = ServerHandle { stop: CancellationToken::new(), stopping: Arc::default() };
         Ok(Self { listener, local_addr, config, handle })

@@ -6,21 +6,20 @@
 mod echo;
 mod options;
 mod tally;
+mod threads;
 
-use std::error::Error;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
-use pktconn::PacketServer;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::task::JoinHandle;
 
 use options::Options;
 use tally::{Board, connections};
+use threads::{Sharing, Worker, listen};
 
 fn main() -> ExitCode {
     let options = match Options::from_args() {
@@ -30,13 +29,16 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_ansi(false)
+        // It would panic where standard error is gone.
+        .log_internal_errors(false)
         .with_env_filter(
             tracing_subscriber::EnvFilter::builder()
                 .with_default_directive(tracing::Level::WARN.into())
                 .from_env_lossy(),
         )
         .init();
-    let result = runtime(options.threads).and_then(|runtime| runtime.block_on(run(&options)));
+    let runtime = Builder::new_current_thread().enable_all().build().context("cannot start");
+    let result = runtime.and_then(|runtime| runtime.block_on(run(&options)));
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -46,65 +48,60 @@ fn main() -> ExitCode {
     }
 }
 
-/// One thread needs no scheduler that moves tasks between threads.
-fn runtime(threads: usize) -> anyhow::Result<Runtime> {
-    let mut builder = if threads == 1 { Builder::new_current_thread() } else { Builder::new_multi_thread() };
-    if threads > 1 {
-        builder.worker_threads(threads);
-    }
-    builder.enable_all().build().context("cannot start the threads of the server")
-}
-
 async fn run(options: &Options) -> anyhow::Result<()> {
     let mut signals = Signals::new().context("cannot watch for signals")?;
-    let server = PacketServer::bind_with(&options.listen, options.conn_config())
-        .await
-        .map_err(|error| cannot_listen(&options.listen, error))?;
-    say(&format!("listening on {}", server.local_addr()));
+    let (listeners, threads_each) = match options.runtimes {
+        Sharing::Own => (options.threads, 1),
+        Sharing::One => (1, options.threads),
+    };
+    let listeners =
+        listen(&options.listen, listeners).map_err(|error| cannot_listen(&options.listen, error))?;
+    let addr = listeners[0].local_addr()?;
 
     let board = Arc::new(Board::default());
-    let handle = server.handle();
     let started = Instant::now();
-    let mut serving = tokio::spawn(echo::serve(server, Arc::clone(&board)));
+    let start = |listener| Worker::start(listener, threads_each, options.conn_config(), &board);
+    let mut workers = listeners.into_iter().map(start).collect::<anyhow::Result<Vec<_>>>()?;
+    say(&format!("listening on {addr}"));
     let stats = options.stats.then(|| tokio::spawn(echo::print_stats(Arc::clone(&board))));
 
     signals.next().await;
-    handle.shutdown();
+    workers.iter().for_each(Worker::shutdown);
     if let Some(stats) = stats {
         stats.abort();
     }
     tokio::select! {
-        _ = &mut serving => {}
-        () = tokio::time::sleep(options.drain_timeout) => cut(serving, &board).await,
+        () = finished(&mut workers) => {}
+        () = tokio::time::sleep(options.drain_timeout) => cut(&mut workers, &board).await,
         // Whoever asks twice does not want to wait.
-        () = signals.next() => cut(serving, &board).await,
+        () = signals.next() => cut(&mut workers, &board).await,
     }
     say(&board.summary(started.elapsed()));
     Ok(())
 }
 
+async fn finished(workers: &mut [Worker]) {
+    for worker in workers {
+        worker.finished().await;
+    }
+}
+
 /// Drops the connections that have not finished, and says so: what their clients have not read is lost.
-async fn cut(serving: JoinHandle<()>, board: &Board) {
+async fn cut(workers: &mut [Worker], board: &Board) {
     let open = board.totals().open;
     if open > 0 {
-        eprintln!("warning: cut off {} that had not finished", connections(open));
+        let _ = writeln!(io::stderr(), "warning: cut off {} that had not finished", connections(open));
     }
-    serving.abort();
-    // Cancelled, as it was asked to be.
-    let _ = serving.await;
+    workers.iter_mut().for_each(Worker::cut);
+    finished(workers).await;
 }
 
 /// What is wrong with the address, and what to do about it, in one line.
-fn cannot_listen(addr: &str, error: pktconn::Error) -> anyhow::Error {
-    let kind = error.source().and_then(|source| source.downcast_ref::<io::Error>()).map(io::Error::kind);
-    let advice = match kind {
-        Some(io::ErrorKind::AddrInUse) => {
-            "stop the program that has it, or choose another port (0: a free one)"
-        }
-        Some(io::ErrorKind::AddrNotAvailable) => {
-            "choose an address of this machine, or 0.0.0.0 for all of them"
-        }
-        Some(io::ErrorKind::PermissionDenied) => "choose a port from 1024 on",
+fn cannot_listen(addr: &str, error: io::Error) -> anyhow::Error {
+    let advice = match error.kind() {
+        io::ErrorKind::AddrInUse => "stop the program that has it, or choose another port (0: a free one)",
+        io::ErrorKind::AddrNotAvailable => "choose an address of this machine, or 0.0.0.0 for all of them",
+        io::ErrorKind::PermissionDenied => "choose a port from 1024 on",
         _ => "choose another with --listen HOST:PORT",
     };
     anyhow::Error::new(error).context(format!("cannot listen on {addr}; {advice}"))

@@ -7,6 +7,8 @@ use clap::Parser;
 use clap::error::ErrorKind;
 use pktconn::{Checksum, CodecConfig, ConnConfig};
 
+use crate::threads::Sharing;
+
 /// An echo server for length-prefixed packets.
 ///
 /// Sends every packet back to where it came from, in order. SIGINT and SIGTERM stop it: it accepts no more, answers what
@@ -28,6 +30,10 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", default_value_t = cores(), value_parser = parse_threads, hide_default_value = true)]
     pub(crate) threads: usize,
 
+    /// How several threads share the connections
+    #[arg(long, value_enum, default_value_t = DEFAULT_SHARING)]
+    pub(crate) runtimes: Sharing,
+
     /// Put a CRC-32 behind each packet, and expect one. Clients must do the same.
     #[arg(long)]
     crc: bool,
@@ -44,6 +50,9 @@ pub(crate) struct Options {
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
     pub(crate) drain_timeout: Duration,
 }
+
+/// Only Linux deals connections out to sockets that share a port.
+const DEFAULT_SHARING: Sharing = if cfg!(target_os = "linux") { Sharing::Own } else { Sharing::One };
 
 impl Options {
     /// Parses the command line. `Err` is the exit code after help, or after a line on standard error.

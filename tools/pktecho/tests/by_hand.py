@@ -113,6 +113,24 @@ class Echo(unittest.TestCase):
             client.close()
             self.assertEqual(self.stop_cleanly(server), "")
 
+    def test_an_echo_of_32_mib_takes_little_more_than_its_size(self):
+        if not os.path.exists("/proc/self/status"):
+            self.skipTest("no /proc, which tells the peak of memory")
+        for crc in (False, True):
+            server = self.start(*(["--crc"] if crc else []))
+            client = self.connect(server, crc)
+            largest = pattern(LIMIT, 5)
+            for _ in range(3):
+                client.send(largest)
+                self.assertTrue(client.receive() == largest)
+            with open(f"/proc/{server.process.pid}/status") as status:
+                peak = next(line for line in status if line.startswith("VmHWM:"))
+            times = int(peak.split()[1]) * 1024 / LIMIT
+            print(f"an echo of 32 MiB, crc {crc}: {times:.2f} times its size", file=sys.stderr)
+            self.assertLessEqual(times, 2.2)
+            client.close()
+            self.stop_cleanly(server)
+
     def test_a_half_close_still_brings_all_replies(self):
         server = self.start()
         client = self.connect(server)

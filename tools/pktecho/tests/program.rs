@@ -73,8 +73,8 @@ fn assert_one_line_error(output: &Output, code: i32, expected: &[&str]) {
 
 #[test]
 fn either_signal_stops_it_with_totals_and_success() {
-    for (signal, threads) in [("INT", "1"), ("TERM", "2")] {
-        let server = Server::start(&["--threads", threads]);
+    for (signal, threads, runtimes) in [("INT", "1", "own"), ("TERM", "3", "own"), ("TERM", "2", "one")] {
+        let server = Server::start(&["--threads", threads, "--runtimes", runtimes]);
         let mut stream = TcpStream::connect(&server.addr).unwrap();
         for _ in 0..10 {
             echo(&mut stream, b"\x05\0\0\0hello");
@@ -86,6 +86,20 @@ fn either_signal_stops_it_with_totals_and_success() {
         let rest = server.finish();
         assert!(rest.starts_with("echoed 10 packets, 0.0 MB of payload, over 1 connection in "), "{rest}");
     }
+}
+
+#[test]
+fn every_thread_with_a_runtime_of_its_own_serves() {
+    let server = Server::start(&["--threads", "3", "--runtimes", "own"]);
+    // That the kernel deals none of 60 connections to one of three threads comes about once in 10^10 times.
+    let mut streams: Vec<_> = (0..60).map(|_| TcpStream::connect(&server.addr).unwrap()).collect();
+    for stream in &mut streams {
+        stream.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+        echo(stream, b"\x01\0\0\0x");
+    }
+    drop(streams);
+    server.signal("TERM");
+    assert!(server.finish().starts_with("echoed 60 packets, 0.0 MB of payload, over 60 connections in "));
 }
 
 #[test]
@@ -195,8 +209,9 @@ fn bad_usage_is_one_line_and_exit_code_2() {
 
 #[test]
 fn an_address_that_cannot_be_had_is_one_line_that_says_what_to_do() {
-    let server = Server::start(&[]);
-    let output = pktecho(&["--listen", &server.addr]).output().unwrap();
+    // Also where both share their port among threads of their own.
+    let server = Server::start(&["--threads", "2"]);
+    let output = pktecho(&["--listen", &server.addr, "--threads", "2"]).output().unwrap();
     assert_one_line_error(&output, 1, &[&server.addr, "choose another port", "in use"]);
     // TEST-NET-1 of RFC 5737: never an address of this machine.
     let output = pktecho(&["--listen", "192.0.2.1:0"]).output().unwrap();

@@ -1,0 +1,148 @@
+//! The threads that serve, and the sockets that they listen on.
+//!
+//! ```text
+//!   main thread:  signals, statistics
+//!      |  stop, cut
+//!      v
+//!   workers:      listener -> runtime -> connections
+//! ```
+//!
+//! By default each thread has a runtime and a listener of its own, and the kernel deals the connections out
+//! (`SO_REUSEPORT`): a connection stays on its thread, so nothing is handed from one core to another. One runtime for all
+//! threads is the other way: where few connections bring most of the load, it spreads them evenly.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::sync::Arc;
+use std::thread;
+
+use anyhow::Context;
+use clap::ValueEnum;
+use pktconn::{ConnConfig, PacketServer, ServerHandle};
+use socket2::{Domain, Socket, Type};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::oneshot;
+
+use crate::echo;
+use crate::tally::Board;
+
+/// How several threads share the connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Sharing {
+    /// Each has a runtime of its own, and the connections that the kernel deals it (Linux)
+    Own,
+    /// All have one runtime, which moves work between them
+    One,
+}
+
+/// The most that Linux grants by default (`net.core.somaxconn`): many clients may connect at once.
+const BACKLOG: i32 = 4096;
+
+/// Listens on `addr` with `count` sockets, which the kernel deals connections to.
+pub(crate) fn listen(addr: &str, count: usize) -> io::Result<Vec<TcpListener>> {
+    let mut failure = None;
+    for addr in addr.to_socket_addrs()? {
+        match listen_on(addr, count) {
+            Ok(listeners) => return Ok(listeners),
+            Err(error) => failure = Some(error),
+        }
+    }
+    Err(failure.unwrap_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the name has no address")))
+}
+
+fn listen_on(addr: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
+    let first = bind(addr, false)?;
+    if count == 1 {
+        return Ok(vec![first]);
+    }
+    // Alone at first: sockets that share their port would join those of another server, instead of telling that the port
+    // is in use.
+    let addr = first.local_addr()?;
+    drop(first);
+    (0..count).map(|_| bind(addr, true)).collect()
+}
+
+fn bind(addr: SocketAddr, shares_port: bool) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    if shares_port {
+        socket.set_reuse_port(true)?;
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// A runtime in a thread, or in several, that serves the connections of one listener.
+pub(crate) struct Worker {
+    handle: ServerHandle,
+    cut: Option<oneshot::Sender<()>>,
+    /// Told, or dropped, at the end; gone when that was heard.
+    finished: Option<oneshot::Receiver<()>>,
+}
+
+impl Worker {
+    /// Starts to serve.
+    pub(crate) fn start(
+        listener: TcpListener,
+        threads: usize,
+        config: ConnConfig,
+        board: &Arc<Board>,
+    ) -> anyhow::Result<Self> {
+        let runtime = runtime(threads).context("cannot start the threads of the server")?;
+        let server = {
+            let _inside = runtime.enter();
+            PacketServer::from_listener(tokio::net::TcpListener::from_std(listener)?, config)?
+        };
+        let handle = server.handle();
+        let board = Arc::clone(board);
+        let (cut, is_cut) = oneshot::channel();
+        let (finish, finished) = oneshot::channel();
+        let work = async move {
+            tokio::select! {
+                () = echo::serve(server, board) => {}
+                Ok(()) = is_cut => {}
+            }
+        };
+        thread::Builder::new()
+            .name("pktecho".to_owned())
+            .spawn(move || {
+                // A panic was printed by the hook.
+                let _ = runtime.block_on(runtime.spawn(work));
+                drop(runtime);
+                let _ = finish.send(());
+            })
+            .context("cannot start the threads of the server")?;
+        Ok(Self { handle, cut: Some(cut), finished: Some(finished) })
+    }
+
+    /// Stops accepting, and has the connections finish.
+    pub(crate) fn shutdown(&self) {
+        self.handle.shutdown();
+    }
+
+    /// Drops the connections that have not finished.
+    pub(crate) fn cut(&mut self) {
+        if let Some(cut) = self.cut.take() {
+            // One that has finished needs no telling.
+            let _ = cut.send(());
+        }
+    }
+
+    /// Waits for the last connection to finish.
+    pub(crate) async fn finished(&mut self) {
+        if let Some(finished) = &mut self.finished {
+            let _ = finished.await;
+            self.finished = None;
+        }
+    }
+}
+
+/// One thread needs no scheduler that moves tasks between threads.
+fn runtime(threads: usize) -> io::Result<Runtime> {
+    match threads {
+        1 => Builder::new_current_thread().enable_all().build(),
+        _ => Builder::new_multi_thread().worker_threads(threads).enable_all().build(),
+    }
+}
