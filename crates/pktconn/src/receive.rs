@@ -78,8 +78,13 @@ impl PacketReceiver {
         poll_fn(|cx| self.poll_recv_many(cx, packets, limit)).await
     }
 
+    /// [`recv_many`](Self::recv_many) for those who write futures by hand: `packets` may be another vector at each poll.
+    ///
+    /// # Errors
+    ///
+    /// Those of `recv`.
     #[inline]
-    pub(crate) fn poll_recv_many(
+    pub fn poll_recv_many(
         &mut self,
         cx: &mut Context<'_>,
         packets: &mut Vec<Packet>,

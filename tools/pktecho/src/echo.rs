@@ -1,11 +1,14 @@
 //! The echo itself.
 
+use std::cell::Cell;
 use std::error::Error;
+use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
-use pktconn::{Packet, PacketConn, PacketServer, ServerHandle};
+use pktconn::{Packet, PacketConn, PacketReceiver, PacketServer, ServerHandle};
 
 use crate::say;
 use crate::tally::{Board, Totals, connections};
@@ -22,31 +25,50 @@ pub(crate) async fn serve(server: PacketServer, board: Arc<Board>) {
 /// One connection. The handler itself, and not a function that a handler calls: a future in a future holds all that was
 /// passed on twice.
 async fn echo(
-    mut conn: PacketConn,
+    conn: PacketConn,
     board: Arc<Board>,
     server: ServerHandle,
 ) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let (sender, mut receiver) = conn.split();
     let tally = board.open();
     let mut stopping = pin!(server.stopping());
-    let mut packets = Vec::new();
     loop {
         // What has arrived is answered before the stop is looked at. A peer that never pauses cannot put it off for ever:
         // tokio has each task wait once in a while, but not for this stop.
-        let count = tokio::select! {
+        let mut packets = tokio::select! {
             biased;
-            received = conn.recv_many(&mut packets, BATCH) => received?,
+            received = receive(&mut receiver) => received?,
             () = &mut stopping => break,
         };
-        if count == 0 {
+        if packets.is_empty() {
             break;
         }
-        let payload_len = packets.iter().map(Packet::len).sum();
-        conn.send_many(&mut packets).await?;
+        let (count, payload_len) = (packets.len(), packets.iter().map(Packet::len).sum());
+        sender.send_many(&mut packets).await?;
         tally.add(count, payload_len);
-        // A connection that idles holds next to nothing.
-        packets.shrink_to(1);
+        SPARE.set(packets);
     }
-    Ok(conn.close().await?)
+    drop(receiver);
+    Ok(sender.close().await?)
+}
+
+thread_local! {
+    /// The memory of a batch, for the next one on this thread: connections that idle hold none.
+    static SPARE: Cell<Vec<Packet>> = const { Cell::new(Vec::new()) };
+}
+
+/// Waits for packets; none at the end of the stream.
+async fn receive(receiver: &mut PacketReceiver) -> Result<Vec<Packet>, pktconn::Error> {
+    poll_fn(|cx| {
+        let mut packets = SPARE.take();
+        let received = receiver.poll_recv_many(cx, &mut packets, BATCH);
+        if received.is_pending() {
+            SPARE.set(packets);
+            return Poll::Pending;
+        }
+        received.map_ok(|_| packets)
+    })
+    .await
 }
 
 /// Prints a line a second, for ever.

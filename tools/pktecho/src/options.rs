@@ -31,7 +31,7 @@ pub(crate) struct Options {
     pub(crate) threads: usize,
 
     /// How several threads share the connections
-    #[arg(long, value_enum, default_value_t = DEFAULT_SHARING)]
+    #[arg(long, value_enum, default_value_t = Sharing::One)]
     pub(crate) runtimes: Sharing,
 
     /// Put a CRC-32 behind each packet, and expect one. Clients must do the same.
@@ -50,9 +50,6 @@ pub(crate) struct Options {
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
     pub(crate) drain_timeout: Duration,
 }
-
-/// Only Linux deals connections out to sockets that share a port.
-const DEFAULT_SHARING: Sharing = if cfg!(target_os = "linux") { Sharing::Own } else { Sharing::One };
 
 impl Options {
     /// Parses the command line. `Err` is the exit code after help, or after a line on standard error.
