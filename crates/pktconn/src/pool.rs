@@ -1,15 +1,9 @@
 //! What each thread keeps for its connections: a chunk to read into, and a buffer to gather small frames in.
 //!
 //! A connection borrows them while it has something in hand and gives them back when it waits. So an idle connection
-//! holds no buffer, a busy one allocates none, and a thread holds a few whatever the number of its connections.
-//!
-//! ```text
-//!   chunk    |  packets that are alive  | read into next  |      shared by connections, one after the other
-//!   retired  |  packets that are alive  |                        too little room is left; used anew without them
-//! ```
+//! holds no buffer, a busy one allocates none, and a thread holds two whatever the number of its connections.
 
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::cell::Cell;
 
 use bytes::BytesMut;
 
@@ -17,15 +11,8 @@ use bytes::BytesMut;
 /// together cost 1.7 times the CPU time; beyond 64 KiB nothing more is gained.
 pub(crate) const CHUNK: usize = 64 * 1024;
 
-/// How many chunks a thread keeps whose packets are still alive, because they were handed to another task. The allocator
-/// would give their memory back to the system and fetch it again: 64 connections with 32 packets outstanding, received by
-/// one task and sent by another, cost FIXME times the CPU time without.
-const MAX_RETIRED: usize = 32;
-
 thread_local! {
     static READ: Cell<Option<BytesMut>> = const { Cell::new(None) };
-    /// The oldest first.
-    static RETIRED: RefCell<VecDeque<BytesMut>> = const { RefCell::new(VecDeque::new()) };
     static WRITE: Cell<Option<BytesMut>> = const { Cell::new(None) };
 }
 
@@ -34,33 +21,11 @@ thread_local! {
 /// Packets are slices of it. While none of the earlier ones is alive the memory is used again; otherwise they keep it,
 /// and this is other memory.
 pub(crate) fn read_chunk(least: usize) -> BytesMut {
-    if let Some(mut chunk) = READ.try_with(Cell::take).ok().flatten() {
-        if chunk.capacity() >= least.max(CHUNK / 2) || chunk.try_reclaim(CHUNK) {
-            return chunk;
-        }
-        retire(chunk);
+    let mut chunk = READ.try_with(Cell::take).ok().flatten().unwrap_or_default();
+    if chunk.capacity() < least.max(CHUNK / 2) {
+        chunk.reserve(CHUNK);
     }
-    unused_chunk().unwrap_or_else(|| BytesMut::with_capacity(CHUNK))
-}
-
-/// Keeps a chunk for when its packets are gone.
-fn retire(chunk: BytesMut) {
-    let _ = RETIRED.try_with(|retired| {
-        let mut retired = retired.borrow_mut();
-        if retired.len() < MAX_RETIRED {
-            retired.push_back(chunk);
-        }
-    });
-}
-
-/// The oldest of the retired chunks, if its packets are gone.
-fn unused_chunk() -> Option<BytesMut> {
-    let taken = RETIRED.try_with(|retired| {
-        let mut retired = retired.borrow_mut();
-        let is_unused = retired.front_mut().is_some_and(|oldest| oldest.try_reclaim(CHUNK));
-        if is_unused { retired.pop_front() } else { None }
-    });
-    taken.ok().flatten()
+    chunk
 }
 
 /// Takes back what [`read_chunk`] gave.

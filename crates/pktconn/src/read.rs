@@ -248,9 +248,10 @@ fn least_room(missing: usize, is_chunk: bool) -> usize {
 fn make_room(buffer: &mut BytesMut, memory: &mut Memory, codec: &PacketCodec) {
     let missing = codec.missing(buffer);
     let (len, spare) = (buffer.len(), buffer.capacity() - buffer.len());
+    let is_chunk = *memory == Memory::Chunk;
     if len + missing > CHUNK {
         let room = codec.room(buffer, MIN_READ);
-        if *memory == Memory::Chunk {
+        if is_chunk {
             let mut own = BytesMut::with_capacity(len + room);
             own.extend_from_slice(buffer);
             pool::return_read_chunk(std::mem::replace(buffer, own));
@@ -259,13 +260,11 @@ fn make_room(buffer: &mut BytesMut, memory: &mut Memory, codec: &PacketCodec) {
             buffer.reserve(room);
             *memory = Memory::Own;
         }
-    } else if spare < least_room(missing, *memory == Memory::Chunk)
-        && !(*memory == Memory::Chunk && buffer.try_reclaim(CHUNK - len))
-    {
+    } else if spare < least_room(missing, is_chunk) && !(is_chunk && buffer.try_reclaim(CHUNK - len)) {
         let mut chunk = pool::read_chunk(len + missing);
         chunk.extend_from_slice(buffer);
         let last = std::mem::replace(buffer, chunk);
-        if *memory == Memory::Chunk {
+        if is_chunk {
             pool::return_read_chunk(last);
         }
         *memory = Memory::Chunk;

@@ -245,8 +245,8 @@ impl State {
     /// Writes the packets of a batch while they are in the cache; under timed flushing they are not due for that.
     pub(crate) fn write_batch(&mut self) {
         self.write_before_wait();
-        // Where the transport took no more, the flusher has been told.
-        if self.sweep == Sweep::Wanted && self.timing.is_none() {
+        // Nothing is left to be swept: where the transport took no more, the flusher has been told.
+        if self.sweep == Sweep::Wanted {
             self.sweep = Sweep::No;
         }
     }

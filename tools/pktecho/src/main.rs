@@ -60,7 +60,10 @@ async fn run(options: &Options) -> anyhow::Result<()> {
 
     let board = Arc::new(Board::default());
     let started = Instant::now();
-    let start = |listener| Worker::start(listener, threads_each, options.conn_config(), &board);
+    let start = |listener| match options.threads {
+        1 => Worker::start_here(listener, options.conn_config(), &board),
+        _ => Worker::start(listener, threads_each, options.conn_config(), &board),
+    };
     let mut workers = listeners.into_iter().map(start).collect::<anyhow::Result<Vec<_>>>()?;
     say(&format!("listening on {addr}"));
     let stats = options.stats.then(|| tokio::spawn(echo::print_stats(Arc::clone(&board))));

@@ -76,7 +76,7 @@ fn bind(addr: SocketAddr, shares_port: bool) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// A runtime in a thread, or in several, that serves the connections of one listener.
+/// What serves the connections of one listener: a runtime in a thread, or in several, or a task.
 pub(crate) struct Worker {
     handle: ServerHandle,
     cut: Option<oneshot::Sender<()>>,
@@ -85,7 +85,7 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// Starts to serve.
+    /// Starts to serve in threads of its own.
     pub(crate) fn start(
         listener: TcpListener,
         threads: usize,
@@ -93,10 +93,36 @@ impl Worker {
         board: &Arc<Board>,
     ) -> anyhow::Result<Self> {
         let runtime = runtime(threads).context("cannot start the threads of the server")?;
-        let server = {
+        let (worker, work) = {
             let _inside = runtime.enter();
-            PacketServer::from_listener(tokio::net::TcpListener::from_std(listener)?, config)?
+            Self::new(listener, config, board)?
         };
+        thread::Builder::new()
+            .name("pktecho".to_owned())
+            // A panic was printed by the hook.
+            .spawn(move || drop(runtime.block_on(runtime.spawn(work))))
+            .context("cannot start the threads of the server")?;
+        Ok(worker)
+    }
+
+    /// Starts to serve in the runtime that this is called in. One thread is less than two: the kernel counts references
+    /// to the files of a process that has more.
+    pub(crate) fn start_here(
+        listener: TcpListener,
+        config: ConnConfig,
+        board: &Arc<Board>,
+    ) -> anyhow::Result<Self> {
+        let (worker, work) = Self::new(listener, config, board)?;
+        tokio::spawn(work);
+        Ok(worker)
+    }
+
+    fn new(
+        listener: TcpListener,
+        config: ConnConfig,
+        board: &Arc<Board>,
+    ) -> anyhow::Result<(Self, impl Future<Output = ()> + Send + 'static)> {
+        let server = PacketServer::from_listener(tokio::net::TcpListener::from_std(listener)?, config)?;
         let handle = server.handle();
         let board = Arc::clone(board);
         let (cut, is_cut) = oneshot::channel();
@@ -106,17 +132,9 @@ impl Worker {
                 () = echo::serve(server, board) => {}
                 Ok(()) = is_cut => {}
             }
+            let _ = finish.send(());
         };
-        thread::Builder::new()
-            .name("pktecho".to_owned())
-            .spawn(move || {
-                // A panic was printed by the hook.
-                let _ = runtime.block_on(runtime.spawn(work));
-                drop(runtime);
-                let _ = finish.send(());
-            })
-            .context("cannot start the threads of the server")?;
-        Ok(Self { handle, cut: Some(cut), finished: Some(finished) })
+        Ok((Self { handle, cut: Some(cut), finished: Some(finished) }, work))
     }
 
     /// Stops accepting, and has the connections finish.
