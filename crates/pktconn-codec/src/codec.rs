@@ -20,6 +20,10 @@ use crate::{CodecConfig, CodecError, FrameError, Packet};
 /// `Framed`'s own first buffer (tokio-util 0.7).
 const FIRST_CHUNK: usize = 8 * 1024;
 
+/// Room is made for at most so many packets on the strength of the lengths of others: some 4 KiB of them. An empty packet in
+/// front of large ones promises thousands.
+const MOST_LIKELY: usize = 64;
+
 /// The codec of packets, for `tokio_util::codec::Framed` and for connections.
 ///
 /// As a [`Decoder`] it makes a [`Packet`] of every frame, without a copy: the packet is a slice of the read buffer. As an
@@ -108,7 +112,8 @@ impl PacketCodec {
                         // As many as the rest holds if they go on like this: a vector that doubles on its own would be
                         // copied for each step, and whoever gives its memory up between batches pays for that each time.
                         let taken_len = (len_before - src.len()) / (count + 1);
-                        packets.reserve((src.len() / taken_len.max(1) + 1).min(limit - count));
+                        let likely = src.len() / taken_len.max(1) + 1;
+                        packets.reserve(likely.min(limit - count).min(MOST_LIKELY));
                     }
                     packets.push(packet);
                 }

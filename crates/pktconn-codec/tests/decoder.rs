@@ -565,3 +565,15 @@ fn a_batch_goes_on_where_a_frame_is_not_whole() {
     assert_eq!(packets, vec![Packet::from(PAYLOAD); 3]);
     assert!(buffer.is_empty());
 }
+
+#[test]
+fn an_empty_packet_in_front_of_large_ones_makes_no_room_for_thousands() {
+    let mut wire = BytesMut::from(&[0; 4][..]);
+    for _ in 0..30 {
+        wire.extend_from_slice(&2000_u32.to_le_bytes());
+        wire.extend_from_slice(&[7; 2000]);
+    }
+    let mut packets = Vec::new();
+    assert_eq!(PacketCodec::default().decode_many(&mut wire, usize::MAX, &mut packets), Ok(31));
+    assert!(packets.capacity() <= 64, "room for {}", packets.capacity());
+}
