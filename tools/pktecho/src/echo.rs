@@ -48,6 +48,7 @@ async fn echo(
         tally.add(count, payload_len);
         SPARE.set(packets);
     }
+    // What still arrives is the close's to discard.
     drop(receiver);
     Ok(sender.close().await?)
 }

@@ -210,9 +210,12 @@ fn bad_usage_is_one_line_and_exit_code_2() {
 #[test]
 fn an_address_that_cannot_be_had_is_one_line_that_says_what_to_do() {
     // Also where both share their port among threads of their own.
-    let server = Server::start(&["--threads", "2"]);
-    let output = pktecho(&["--listen", &server.addr, "--threads", "2"]).output().unwrap();
-    assert_one_line_error(&output, 1, &[&server.addr, "choose another port", "in use"]);
+    for runtimes in ["one", "own"] {
+        let options = ["--threads", "2", "--runtimes", runtimes];
+        let server = Server::start(&options);
+        let output = pktecho(&["--listen", &server.addr]).args(options).output().unwrap();
+        assert_one_line_error(&output, 1, &[&server.addr, "choose another port", "in use"]);
+    }
     // TEST-NET-1 of RFC 5737: never an address of this machine.
     let output = pktecho(&["--listen", "192.0.2.1:0"]).output().unwrap();
     assert_one_line_error(&output, 1, &["192.0.2.1:0", "an address of this machine"]);
