@@ -29,6 +29,10 @@ impl State {
         if self.phase == Phase::Open { Ok(()) } else { Err(self.stop_reason()) }
     }
 
+    pub(crate) fn reason(&self) -> Option<Reason> {
+        self.ending.as_ref().and_then(|ending| ending.reason.clone())
+    }
+
     pub(crate) fn stop_reason(&self) -> Reason {
         let stopped = self.ending.as_ref().and_then(|ending| ending.stopped.clone());
         stopped.unwrap_or(Reason::LocalClose)

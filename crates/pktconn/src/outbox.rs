@@ -102,7 +102,7 @@ impl Outbox {
     }
 
     /// Makes room for the small ones of `packets`, which are about to be pushed.
-    pub(crate) fn expect(&mut self, packets: &[Packet]) {
+    pub(crate) fn make_room_for(&mut self, packets: &[Packet]) {
         if self.open.capacity() == 0 {
             self.open = pool::write_buffer();
         }

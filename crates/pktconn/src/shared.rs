@@ -169,7 +169,7 @@ impl Shared {
                 return Err(Reason::Full);
             }
             if packets.len() > 1 {
-                state.outbox.expect(packets);
+                state.outbox.make_room_for(packets);
             }
             for packet in packets {
                 let frame = self.codec.frame(packet).map_err(Reason::TooLarge)?;
@@ -359,7 +359,7 @@ impl Shared {
     // ---- the end
 
     pub(crate) fn reason(self: &Arc<Self>) -> Option<Reason> {
-        self.with_state(|state| state.ending.as_ref().and_then(|ending| ending.reason.clone()))
+        self.with_state(|state| state.reason())
     }
 
     /// Why nothing is sent or received any more, of a connection of which that holds.
@@ -368,7 +368,7 @@ impl Shared {
     }
 
     pub(crate) fn poll_reason(self: &Arc<Self>, key: u64, cx: &Context<'_>) -> Poll<Reason> {
-        self.with_state(|state| match state.ending.as_ref().and_then(|ending| ending.reason.clone()) {
+        self.with_state(|state| match state.reason() {
             Some(reason) => Poll::Ready(reason),
             None => {
                 state.ended.register(key, cx, &mut state.later);
