@@ -9,8 +9,8 @@ use pktconn_benches::{Regime, STANDARD_REGIMES, ServerSpec, SizeRange};
 #[derive(Parser)]
 pub(crate) struct Options {
     /// A server, as NAME=COMMAND LINE; the first is what the others are compared with. It has to print "listening on
-    /// ADDR" and echo packets (u32 little-endian length, payload, no checksum; with a CRC-32 if NAME ends in +crc) [default: the programs
-    /// of this repository, found beside this one]
+    /// ADDR" and echo packets (u32 little-endian length, payload, no checksum; with a CRC-32 if NAME ends in +crc)
+    /// [default: the programs of this repository, found beside this one]
     #[arg(long = "server")]
     pub(crate) servers: Vec<ServerSpec>,
     /// Connections x packets outstanding on each, then payload sizes of its own if wanted: 8x4:1048576-1048576
