@@ -105,8 +105,7 @@ impl Worker {
         Ok(worker)
     }
 
-    /// Starts to serve in the runtime that this is called in. One thread is less than two: the kernel counts references
-    /// to the files of a process that has more.
+    /// Starts to serve in the runtime that this is called in: one thread needs no other beside it.
     pub(crate) fn start_here(
         listener: TcpListener,
         config: ConnConfig,
