@@ -32,23 +32,25 @@ const MOST_LIKELY: usize = 64;
 /// The read buffer grows with the bytes that arrive, to at most twice as many plus 8 KiB, never by what a header claims.
 ///
 /// After an error the stream is out of step: every later call of `decode` returns that error again.
+// Small, as each connection has one of its own.
 #[derive(Clone, Debug)]
 pub struct PacketCodec {
     config: CodecConfig,
     /// What follows from the configuration, and is asked for with each frame.
-    payload_limit: usize,
-    around_len: usize,
+    payload_limit: u32,
+    around_len: u8,
     state: State,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 enum State {
     #[default]
     Head,
     Body {
         frame_len: usize,
     },
-    Failed(FrameError),
+    /// Boxed, because few streams fail.
+    Failed(Box<FrameError>),
 }
 
 impl PacketCodec {
@@ -57,8 +59,8 @@ impl PacketCodec {
     pub fn new(config: CodecConfig) -> Self {
         Self {
             config,
-            payload_limit: config.payload_limit(),
-            around_len: config.framing.around_len(),
+            payload_limit: config.payload_limit() as u32,
+            around_len: config.framing.around_len() as u8,
             state: State::Head,
         }
     }
@@ -130,13 +132,13 @@ impl PacketCodec {
     /// The length of the frame at the front of `bytes` when it is whole. What is known of one that is not is kept.
     #[inline(always)]
     fn whole_frame(&mut self, bytes: &[u8]) -> Result<Option<usize>, FrameError> {
-        let frame_len = match self.state {
+        let frame_len = match &self.state {
             State::Head => match self.frame_len(bytes)? {
                 Some(frame_len) => frame_len,
                 None => return Ok(None),
             },
-            State::Body { frame_len } => frame_len,
-            State::Failed(error) => return Err(error),
+            State::Body { frame_len } => *frame_len,
+            State::Failed(error) => return Err(**error),
         };
         if bytes.len() < frame_len {
             self.state = State::Body { frame_len };
@@ -154,11 +156,11 @@ impl PacketCodec {
     ///
     /// [`FrameError::Truncated`] when the stream ended in the middle of a frame; an earlier error again.
     pub fn decode_end(&mut self, src: &BytesMut) -> Result<(), FrameError> {
-        let needed = match self.state {
+        let needed = match &self.state {
             State::Head if src.is_empty() => return Ok(()),
             State::Head => self.config.header_format().header_len(),
-            State::Body { frame_len } => frame_len,
-            State::Failed(error) => return Err(error),
+            State::Body { frame_len } => *frame_len,
+            State::Failed(error) => return Err(**error),
         };
         Err(self.fail(FrameError::Truncated { needed, available: src.len() }))
     }
@@ -209,23 +211,24 @@ impl PacketCodec {
     /// [`FrameError::PayloadTooLarge`] when its payload is over the limit.
     #[inline]
     pub fn frame<'a>(&self, packet: &'a Packet) -> Result<Frame<'a>, FrameError> {
-        Frame::new(packet, self.config.framing, self.payload_limit)
+        Frame::new(packet, self.config.framing, self.payload_limit as usize)
     }
 
     /// The length of the frame at the front of `src`, once its header is whole.
     #[inline]
     fn frame_len(&self, src: &[u8]) -> Result<Option<usize>, FrameError> {
         let Some(len) = self.config.framing.header.read(src) else { return Ok(None) };
-        if len > self.payload_limit {
-            return Err(FrameError::PayloadTooLarge { len, max: self.payload_limit });
+        let max = self.payload_limit as usize;
+        if len > max {
+            return Err(FrameError::PayloadTooLarge { len, max });
         }
         // Saturates on 32-bit targets alone, at a length that no buffer there can reach.
-        Ok(Some(len.saturating_add(self.around_len)))
+        Ok(Some(len.saturating_add(self.around_len.into())))
     }
 
     #[cold]
     fn fail(&mut self, error: FrameError) -> FrameError {
-        self.state = State::Failed(error);
+        self.state = State::Failed(Box::new(error));
         error
     }
 }

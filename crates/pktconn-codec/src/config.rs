@@ -15,7 +15,8 @@ use crate::{Checksum, HeaderFormat};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CodecConfig {
     pub(crate) framing: Framing,
-    max_payload_len: usize,
+    /// No length field can say more.
+    max_payload_len: u32,
 }
 
 /// The bytes around a payload. Two frames of the same framing and payload are the same bytes.
@@ -40,7 +41,7 @@ impl CodecConfig {
     /// The format of the Go library: a little-endian `u32` header, no checksum, payloads of up to 32 MiB.
     #[must_use]
     pub fn new() -> Self {
-        Self { framing: Framing::default(), max_payload_len: Self::DEFAULT_MAX_PAYLOAD_LEN }
+        Self { framing: Framing::default(), max_payload_len: Self::DEFAULT_MAX_PAYLOAD_LEN as u32 }
     }
 
     /// Sets the length field. Default: [`HeaderFormat::U32Le`].
@@ -65,7 +66,7 @@ impl CodecConfig {
     /// much. Where the length field can say less than this, its own limit holds.
     #[must_use]
     pub fn max_payload_len(mut self, bytes: usize) -> Self {
-        self.max_payload_len = bytes;
+        self.max_payload_len = u32::try_from(bytes).unwrap_or(u32::MAX);
         self
     }
 
@@ -86,7 +87,7 @@ impl CodecConfig {
     #[must_use]
     #[inline]
     pub fn payload_limit(&self) -> usize {
-        self.max_payload_len.min(self.framing.header.max_payload_len())
+        (self.max_payload_len as usize).min(self.framing.header.max_payload_len())
     }
 }
 
