@@ -15,6 +15,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
@@ -30,37 +31,37 @@ impl State {
     }
 
     pub(crate) fn reason(&self) -> Option<Reason> {
-        self.ending.as_ref().and_then(|ending| ending.reason.clone())
+        self.rare.as_ref().and_then(|rare| rare.reason.clone())
     }
 
     pub(crate) fn stop_reason(&self) -> Reason {
-        let stopped = self.ending.as_ref().and_then(|ending| ending.stopped.clone());
+        let stopped = self.rare.as_ref().and_then(|rare| rare.stopped.clone());
         stopped.unwrap_or(Reason::LocalClose)
     }
 
     /// Notes what went wrong, and that nothing is sent any more for that.
     pub(crate) fn fail(&mut self, reason: Reason) {
-        self.ending().failure.get_or_insert_with(|| reason.clone());
+        self.rare().failure.get_or_insert_with(|| reason.clone());
         self.stop(reason);
     }
 
     /// Notes why nothing is sent any more, where nothing was noted before.
     pub(crate) fn stop(&mut self, reason: Reason) {
-        let ending = self.ending();
-        ending.reason.get_or_insert_with(|| reason.clone());
-        ending.stopped.get_or_insert(reason);
+        let rare = self.rare();
+        rare.reason.get_or_insert_with(|| reason.clone());
+        rare.stopped.get_or_insert(reason);
     }
 
     /// Accepts nothing more, and has the flusher write the rest.
-    pub(crate) fn begin_close(&mut self) {
+    pub(crate) fn begin_close(&mut self, timeout: Duration) {
         if self.phase > Phase::Open {
             return;
         }
         self.phase = Phase::Closing;
         // A timeout beyond what the clock can say is none.
-        self.ending().deadline = Instant::now().checked_add(self.close_timeout);
+        self.rare().deadline = Instant::now().checked_add(timeout);
         self.wake_all();
-        self.flusher.want();
+        self.want_flusher();
     }
 
     /// Sends FIN when all is written, and discards what the peer sends until it closes or the deadline passes.
@@ -70,7 +71,7 @@ impl State {
             self.fail(error.into());
             return self.end();
         }
-        let late = self.ending().deadline.is_some_and(|deadline| deadline <= Instant::now());
+        let late = self.rare().deadline.is_some_and(|deadline| deadline <= Instant::now());
         if late && self.phase == Phase::Closing {
             self.fail(Reason::CloseTimeout);
         }
@@ -87,10 +88,10 @@ impl State {
                 self.phase = Phase::Finished;
             }
         }
-        let ending = self.ending.get_or_insert_default();
-        if let Some(reader) = &mut ending.reader {
+        let rare = self.rare.get_or_insert_default();
+        if let Some(reader) = &mut rare.reader {
             if poll_discard(reader, cx)?.is_ready() {
-                self.later.drop(ending.reader.take());
+                self.later.drop(rare.reader.take());
                 self.remote_closed = true;
             }
         }
@@ -122,19 +123,21 @@ impl State {
     /// Lets go of the transport, and tells everyone who waits.
     pub(crate) fn end(&mut self) {
         self.phase = Phase::Ended;
-        let reader = self.ending().reader.take();
+        let reader = self.rare().reader.take();
         self.later.drop((self.writer.take(), reader));
         self.blocked = false;
         self.wake_all();
-        self.flusher.wake();
+        self.wake_flusher();
     }
 
     fn wake_all(&mut self) {
         if let Some(receiver) = self.receiver.take() {
             self.later.wake(receiver);
         }
-        self.progress.wake(&mut self.later);
-        self.ended.wake(&mut self.later);
+        if let Some(rare) = &mut self.rare {
+            rare.progress.wake(&mut self.later);
+            rare.ended.wake(&mut self.later);
+        }
     }
 }
 

@@ -1,8 +1,10 @@
 //! What can be set on a connection, and what must agree with what.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use pktconn_codec::CodecConfig;
+use pktconn_codec::{CodecConfig, PacketCodec};
+use tokio::runtime::Handle;
 
 use crate::Error;
 use crate::error::Reason;
@@ -101,7 +103,7 @@ impl ConnConfig {
         self
     }
 
-    /// Refuses what cannot work; every way to make a connection or a server starts with this.
+    /// Refuses what cannot work; every way to make a connection or a server comes by here.
     pub(crate) fn check(&self) -> Result<(), Error> {
         if self.send_high_water == 0 {
             return Err(Reason::Config("send_high_water must be at least 1 byte").into());
@@ -125,6 +127,25 @@ impl ConnConfig {
         let max_delay =
             self.max_flush_delay.unwrap_or_else(|| self.flush_delay.saturating_mul(Self::MAX_FLUSH_DELAYS));
         Some(Timing::new(self.flush_delay, max_delay))
+    }
+}
+
+/// What a connection is made with. The connections of a server have theirs in common: so each holds a pointer to it, and
+/// what they look at for each packet stays in the cache.
+pub(crate) struct Settings {
+    pub(crate) config: ConnConfig,
+    /// At the start of a stream.
+    pub(crate) codec: PacketCodec,
+    /// That of the connections' own tasks.
+    pub(crate) runtime: Handle,
+}
+
+impl Settings {
+    /// Those for `config`, where it does not contradict itself. To be called in a runtime.
+    pub(crate) fn new(config: ConnConfig) -> Result<Arc<Self>, Error> {
+        config.check()?;
+        let codec = PacketCodec::new(config.codec);
+        Ok(Arc::new(Self { config, codec, runtime: Handle::current() }))
     }
 }
 

@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_core::Stream;
@@ -11,6 +12,8 @@ use pktconn_codec::Packet;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, ToSocketAddrs};
 
+use crate::addrs::Addrs;
+use crate::config::Settings;
 use crate::shared::Shared;
 use crate::transport::{Reader, Writer};
 use crate::{ConnConfig, ConnStats, Error, PacketReceiver, PacketSender};
@@ -54,8 +57,8 @@ impl PacketConn {
     ///
     /// Dropping the future abandons the attempt.
     pub async fn connect_with(addr: impl ToSocketAddrs, config: ConnConfig) -> Result<Self, Error> {
-        config.check()?;
-        Self::from_tcp(TcpStream::connect(addr).await?, config)
+        let settings = Settings::new(config)?;
+        Self::from_tcp_with(TcpStream::connect(addr).await?, &settings)
     }
 
     /// Makes a connection of a TCP stream that was connected or accepted elsewhere, and turns `TCP_NODELAY` on: packets
@@ -69,14 +72,15 @@ impl PacketConn {
     /// # Panics
     ///
     /// Outside of a tokio runtime.
-    // By value, as everywhere: a configuration is made for the call.
-    #[allow(clippy::needless_pass_by_value)]
     pub fn from_tcp(stream: TcpStream, config: ConnConfig) -> Result<Self, Error> {
-        config.check()?;
+        Self::from_tcp_with(stream, &Settings::new(config)?)
+    }
+
+    pub(crate) fn from_tcp_with(stream: TcpStream, settings: &Arc<Settings>) -> Result<Self, Error> {
         stream.set_nodelay(true)?;
-        let (local_addr, peer_addr) = (stream.local_addr().ok(), stream.peer_addr().ok());
+        let addrs = Addrs::new(stream.local_addr().ok(), stream.peer_addr().ok());
         let (reader, writer) = stream.into_split();
-        Ok(Self::from_halves(Reader::Tcp(reader), Writer::Tcp(writer), local_addr, peer_addr, &config))
+        Ok(Self::from_halves(Reader::Tcp(reader), Writer::Tcp(writer), addrs, settings))
     }
 
     /// Makes a connection over any byte stream: a Unix socket, TLS, a pipe in memory.
@@ -88,25 +92,17 @@ impl PacketConn {
     /// # Panics
     ///
     /// Outside of a tokio runtime.
-    // By value, as everywhere: a configuration is made for the call.
-    #[allow(clippy::needless_pass_by_value)]
     pub fn new<T>(io: T, config: ConnConfig) -> Result<Self, Error>
     where
         T: AsyncRead + AsyncWrite + Send + 'static,
     {
-        config.check()?;
+        let settings = Settings::new(config)?;
         let (reader, writer) = tokio::io::split(io);
-        Ok(Self::from_halves(Reader::other(reader), Writer::other(writer), None, None, &config))
+        Ok(Self::from_halves(Reader::other(reader), Writer::other(writer), Addrs::Unknown, &settings))
     }
 
-    fn from_halves(
-        reader: Reader,
-        writer: Writer,
-        local_addr: Option<SocketAddr>,
-        peer_addr: Option<SocketAddr>,
-        config: &ConnConfig,
-    ) -> Self {
-        let shared = Shared::new(config, writer, local_addr, peer_addr);
+    fn from_halves(reader: Reader, writer: Writer, addrs: Addrs, settings: &Arc<Settings>) -> Self {
+        let shared = Shared::new(settings, writer, addrs);
         Self { sender: PacketSender::new(&shared), receiver: PacketReceiver::new(&shared, reader) }
     }
 

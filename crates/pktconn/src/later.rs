@@ -5,8 +5,12 @@
 
 use std::task::Waker;
 
+/// Boxed, because most connections have nothing here at most times.
 #[derive(Default)]
-pub(crate) struct Later(Vec<Deed>);
+pub(crate) struct Later(Option<Box<Deeds>>);
+
+#[derive(Default)]
+struct Deeds(Vec<Deed>);
 
 enum Deed {
     Wake(Waker),
@@ -15,19 +19,23 @@ enum Deed {
 
 impl Later {
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.0.is_none()
     }
 
     pub(crate) fn wake(&mut self, waker: Waker) {
-        self.0.push(Deed::Wake(waker));
+        self.add(Deed::Wake(waker));
     }
 
     pub(crate) fn drop(&mut self, thing: impl Send + 'static) {
-        self.0.push(Deed::Drop(Box::new(thing)));
+        self.add(Deed::Drop(Box::new(thing)));
+    }
+
+    fn add(&mut self, deed: Deed) {
+        self.0.get_or_insert_default().0.push(deed);
     }
 
     pub(crate) fn run(self) {
-        for deed in self.0 {
+        for deed in self.0.into_iter().flat_map(|deeds| deeds.0) {
             match deed {
                 Deed::Wake(waker) => waker.wake(),
                 Deed::Drop(thing) => drop(thing),

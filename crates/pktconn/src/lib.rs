@@ -78,6 +78,8 @@ pub use send::PacketSender;
 
 mod transport;
 
+mod addrs;
+
 mod outbox;
 
 mod pool;

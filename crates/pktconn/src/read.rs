@@ -65,7 +65,7 @@ impl Reading {
             reader: Some(reader),
             buffer: BytesMut::new(),
             memory: Memory::Own,
-            codec: shared.codec.clone(),
+            codec: shared.settings.codec.clone(),
             end: End::NotYet,
         }
     }
@@ -353,7 +353,8 @@ mod tests {
     fn piped() -> (Reading, tokio::io::DuplexStream) {
         let (here, there) = tokio::io::duplex(1024 * 1024);
         let (reader, writer) = tokio::io::split(here);
-        let shared = Shared::new(&crate::ConnConfig::new(), Writer::other(writer), None, None);
+        let settings = crate::config::Settings::new(crate::ConnConfig::new()).unwrap();
+        let shared = Shared::new(&settings, Writer::other(writer), crate::addrs::Addrs::Unknown);
         (Reading::new(&shared, Reader::other(reader)), there)
     }
 

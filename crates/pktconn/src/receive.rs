@@ -114,7 +114,7 @@ impl Stream for PacketReceiver {
 impl std::fmt::Debug for PacketReceiver {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("PacketReceiver")
-            .field("peer_addr", &self.reading.shared.peer_addr)
+            .field("peer_addr", &self.reading.shared.addrs.peer())
             .finish_non_exhaustive()
     }
 }

@@ -189,13 +189,13 @@ impl PacketSender {
     /// The address of this side, of a connection made by `connect`, `from_tcp` or a server.
     #[must_use]
     pub fn local_addr(&self) -> Option<SocketAddr> {
-        self.shared.local_addr
+        self.shared.addrs.local()
     }
 
     /// The address of the peer, of a connection made by `connect`, `from_tcp` or a server.
     #[must_use]
     pub fn peer_addr(&self) -> Option<SocketAddr> {
-        self.shared.peer_addr
+        self.shared.addrs.peer()
     }
 }
 
@@ -227,7 +227,7 @@ impl Drop for PacketSender {
 
 impl std::fmt::Debug for PacketSender {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PacketSender").field("peer_addr", &self.shared.peer_addr).finish_non_exhaustive()
+        f.debug_struct("PacketSender").field("peer_addr", &self.shared.addrs.peer()).finish_non_exhaustive()
     }
 }
 

@@ -4,15 +4,16 @@
 //! packets that come without. No code of the application runs under it but a transport of its own. `state` is what it guards; this file is what the handles do with it.
 
 use std::future::poll_fn;
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 
-use pktconn_codec::{Frame, FrameError, Packet, PacketCodec};
-use tokio::runtime::Handle;
+use pktconn_codec::{Frame, FrameError, Packet};
 
+use crate::Error;
+use crate::addrs::Addrs;
+use crate::config::Settings;
 use crate::error::Reason;
 use crate::flush::{self, Next};
 use crate::state::{Flusher, Phase, State, Sweep};
@@ -20,46 +21,42 @@ use crate::stats::{ConnStats, Received};
 use crate::sweep;
 use crate::transport::{Reader, Writer};
 use crate::wait::{Wait, Waiting};
-use crate::{ConnConfig, Error};
 
 pub(crate) struct Shared {
-    pub(crate) codec: PacketCodec,
-    pub(crate) local_addr: Option<SocketAddr>,
-    pub(crate) peer_addr: Option<SocketAddr>,
+    pub(crate) settings: Arc<Settings>,
     pub(crate) received: Received,
-    /// The senders that wait for room, in their order: the one that holds it is next.
-    turn: tokio::sync::Mutex<()>,
-    /// How many senders wait. Nobody passes them by.
-    waiting: AtomicUsize,
-    /// The key of the next future that waits.
-    next_key: AtomicU64,
-    runtime: Handle,
-    /// Senders and the receiver; the last one to go ends the connection.
-    handles: AtomicUsize,
     /// Whether this side was closed: what `recv` looks at before each packet, without the lock.
     closed_here: AtomicBool,
     state: Mutex<State>,
+    /// Made by the first sender that has to wait.
+    line: OnceLock<Box<Line>>,
+    /// The key of the next future that waits.
+    next_key: AtomicU64,
+    /// Senders and the receiver; the last one to go ends the connection.
+    handles: AtomicUsize,
+    pub(crate) addrs: Addrs,
+}
+
+/// The senders that wait for room.
+#[derive(Default)]
+struct Line {
+    /// In their order: the one that holds it is next.
+    turn: tokio::sync::Mutex<()>,
+    /// How many there are. Nobody passes them by.
+    waiting: AtomicUsize,
 }
 
 impl Shared {
-    pub(crate) fn new(
-        config: &ConnConfig,
-        writer: Writer,
-        local_addr: Option<SocketAddr>,
-        peer_addr: Option<SocketAddr>,
-    ) -> Arc<Self> {
+    pub(crate) fn new(settings: &Arc<Settings>, writer: Writer, addrs: Addrs) -> Arc<Self> {
         Arc::new(Self {
-            codec: PacketCodec::new(config.codec),
-            turn: tokio::sync::Mutex::new(()),
-            waiting: AtomicUsize::new(0),
-            next_key: AtomicU64::new(0),
-            local_addr,
-            peer_addr,
+            settings: Arc::clone(settings),
             received: Received::default(),
-            runtime: Handle::current(),
-            handles: AtomicUsize::new(0),
             closed_here: AtomicBool::new(false),
-            state: Mutex::new(State::new(writer, config)),
+            state: Mutex::new(State::new(writer, &settings.config)),
+            line: OnceLock::new(),
+            next_key: AtomicU64::new(0),
+            handles: AtomicUsize::new(0),
+            addrs,
         })
     }
 
@@ -96,10 +93,10 @@ impl Shared {
         }
         drop(state);
         if spawn {
-            self.runtime.spawn(flush::flusher(Arc::clone(self)));
+            self.settings.runtime.spawn(flush::flusher(Arc::clone(self)));
         }
         if enlist {
-            sweep::enlist(self, &self.runtime);
+            sweep::enlist(self, &self.settings.runtime);
         }
         later.run();
     }
@@ -134,8 +131,10 @@ impl Shared {
     /// Takes the wakers back that were left under `key`.
     pub(crate) fn forget(self: &Arc<Self>, key: u64) {
         self.with_state(|state| {
-            state.progress.remove(key, &mut state.later);
-            state.ended.remove(key, &mut state.later);
+            if let Some(rare) = &mut state.rare {
+                rare.progress.remove(key, &mut state.later);
+                rare.ended.remove(key, &mut state.later);
+            }
         });
     }
 
@@ -145,7 +144,7 @@ impl Shared {
     #[inline]
     pub(crate) fn offer(self: &Arc<Self>, packet: &Packet) -> Result<(), Reason> {
         // Its checksum is computed before the lock is taken, which other senders wait for.
-        let frame = self.codec.frame(packet).map_err(Reason::TooLarge)?;
+        let frame = self.settings.codec.frame(packet).map_err(Reason::TooLarge)?;
         self.with_state(|state| {
             state.check_open()?;
             if self.is_waited_for() || !state.has_room(frame.len()) {
@@ -172,7 +171,7 @@ impl Shared {
                 state.outbox.make_room_for(packets);
             }
             for packet in packets {
-                let frame = self.codec.frame(packet).map_err(Reason::TooLarge)?;
+                let frame = self.settings.codec.frame(packet).map_err(Reason::TooLarge)?;
                 if !state.has_room(frame.len()) {
                     return Err(Reason::Full);
                 }
@@ -187,12 +186,12 @@ impl Shared {
     }
 
     fn is_waited_for(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) > 0
+        self.line.get().is_some_and(|line| line.waiting.load(Ordering::Relaxed) > 0)
     }
 
     /// Puts `packet` into the outbox, whatever stands in it.
     pub(crate) fn force(self: &Arc<Self>, packet: &Packet) -> Result<(), Reason> {
-        let frame = self.codec.frame(packet).map_err(Reason::TooLarge)?;
+        let frame = self.settings.codec.frame(packet).map_err(Reason::TooLarge)?;
         self.with_state(|state| {
             state.check_open()?;
             state.push(packet, &frame);
@@ -202,10 +201,11 @@ impl Shared {
 
     /// Waits for room, behind those that have waited for longer, and puts `packet` into the outbox.
     pub(crate) async fn accept_in_turn(self: &Arc<Self>, packet: &Packet) -> Result<(), Reason> {
-        let frame = self.codec.frame(packet).map_err(Reason::TooLarge)?;
-        let _waiting = Waiting::new(&self.waiting);
+        let frame = self.settings.codec.frame(packet).map_err(Reason::TooLarge)?;
+        let line = self.line.get_or_init(Box::default);
+        let _waiting = Waiting::new(&line.waiting);
         let wait = self.wait();
-        let mut turn = pin!(self.turn.lock());
+        let mut turn = pin!(line.turn.lock());
         // The end is waited for beside the turn: who has the turn may not be polled any more.
         let _turn = poll_fn(|cx| match turn.as_mut().poll(cx) {
             Poll::Ready(turn) => Poll::Ready(Ok(turn)),
@@ -220,7 +220,7 @@ impl Shared {
         self.with_state(|state| match state.check_open() {
             Err(reason) => Poll::Ready(reason),
             Ok(()) => {
-                state.ended.register(key, cx, &mut state.later);
+                state.wait_for_end(key, cx);
                 Poll::Pending
             }
         })
@@ -242,7 +242,7 @@ impl Shared {
                 state.push(packet, frame);
                 return Poll::Ready(Ok(()));
             }
-            state.progress.register(key, cx, &mut state.later);
+            state.wait_for_progress(key, cx);
             Poll::Pending
         })
     }
@@ -259,7 +259,7 @@ impl Shared {
             if in_turn && state.is_below_mark() {
                 return Poll::Ready(Ok(()));
             }
-            state.progress.register(key, cx, &mut state.later);
+            state.wait_for_progress(key, cx);
             Poll::Pending
         })
     }
@@ -286,7 +286,7 @@ impl Shared {
             if state.phase == Phase::Ended {
                 return Poll::Ready(Err(state.stop_reason()));
             }
-            state.progress.register(key, cx, &mut state.later);
+            state.wait_for_progress(key, cx);
             Poll::Pending
         })
     }
@@ -318,10 +318,11 @@ impl Shared {
         self.with_state(|state| {
             state.remote_closed = true;
             // Where this side is closing already, that was the last thing it waited for.
-            state.flusher.wake();
+            state.wake_flusher();
             state.check_open()?;
-            state.ending().reason.get_or_insert(Reason::RemoteClose);
-            state.ended.wake(&mut state.later);
+            let rare = state.rare.get_or_insert_default();
+            rare.reason.get_or_insert(Reason::RemoteClose);
+            rare.ended.wake(&mut state.later);
             state.write_before_wait();
             Ok(())
         })
@@ -336,8 +337,8 @@ impl Shared {
             match reason {
                 Reason::Frame(error) => {
                     state.remote_closed |= matches!(error, FrameError::Truncated { .. });
-                    state.flusher.wake();
-                    state.begin_close();
+                    state.wake_flusher();
+                    state.begin_close(self.settings.config.close_timeout);
                 }
                 _ => state.end(),
             }
@@ -348,8 +349,8 @@ impl Shared {
     pub(crate) fn park_reader(self: &Arc<Self>, reader: Reader) {
         self.with_state(|state| {
             if state.phase < Phase::Ended && !state.remote_closed {
-                state.ending().reader = Some(reader);
-                state.flusher.wake();
+                state.rare().reader = Some(reader);
+                state.wake_flusher();
             } else {
                 state.later.drop(reader);
             }
@@ -371,7 +372,7 @@ impl Shared {
         self.with_state(|state| match state.reason() {
             Some(reason) => Poll::Ready(reason),
             None => {
-                state.ended.register(key, cx, &mut state.later);
+                state.wait_for_end(key, cx);
                 Poll::Pending
             }
         })
@@ -382,7 +383,7 @@ impl Shared {
         self.with_state(|state| {
             state.stop(Reason::LocalClose);
             self.closed_here.store(true, Ordering::Relaxed);
-            state.begin_close();
+            state.begin_close(self.settings.config.close_timeout);
         });
     }
 
@@ -390,11 +391,11 @@ impl Shared {
     pub(crate) fn poll_ended(self: &Arc<Self>, key: u64, cx: &Context<'_>) -> Poll<Result<(), Error>> {
         self.with_state(|state| {
             if state.phase < Phase::Ended {
-                state.progress.register(key, cx, &mut state.later);
+                state.wait_for_progress(key, cx);
                 return Poll::Pending;
             }
-            Poll::Ready(match state.ending().failure.clone() {
-                Some(failure) => Err(Error::new(failure, state.outbox.take_unsent(&self.codec))),
+            Poll::Ready(match state.rare().failure.clone() {
+                Some(failure) => Err(Error::new(failure, state.outbox.take_unsent(&self.settings.codec))),
                 None => Ok(()),
             })
         })
@@ -423,7 +424,7 @@ impl Shared {
         self.with_state(|state| {
             state.sweep = Sweep::No;
             if state.has_output() {
-                state.flusher.want();
+                state.want_flusher();
             }
         });
     }
@@ -451,7 +452,8 @@ mod tests {
     async fn the_peers_end_found_while_closing_ends_the_close_before_its_deadline() {
         let truncated = FrameError::Truncated { needed: 9, available: 1 };
         for failure in [None, Some(Reason::Frame(truncated))] {
-            let shared = Shared::new(&ConnConfig::new(), Writer::other(tokio::io::sink()), None, None);
+            let settings = Settings::new(crate::ConnConfig::new()).unwrap();
+            let shared = Shared::new(&settings, Writer::other(tokio::io::sink()), Addrs::Unknown);
             let started = tokio::time::Instant::now();
             shared.close();
             tokio::task::yield_now().await;

@@ -6,7 +6,6 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
-use std::time::Duration;
 
 use pktconn_codec::{Frame, Packet};
 use tokio::io::AsyncWrite;
@@ -32,11 +31,10 @@ pub(crate) struct State {
     pub(crate) flusher: Flusher,
     pub(crate) sweep: Sweep,
     send_high_water: usize,
-    pub(crate) close_timeout: Duration,
     /// Of timed flushing.
     timing: Option<Box<Timing>>,
-    /// What only a connection has that ends or begins to.
-    pub(crate) ending: Option<Box<Ending>>,
+    /// What few connections need at a time, made when one does.
+    pub(crate) rare: Option<Box<Rare>>,
     pub(crate) packets_sent: u64,
     pub(crate) bytes_accepted: u64,
     pub(crate) bytes_written: u64,
@@ -47,14 +45,17 @@ pub(crate) struct State {
     pub(crate) later: Later,
     /// The task that waits in `recv`, to be told of the end.
     pub(crate) receiver: Option<Waker>,
+}
+
+/// What a connection has that had to wait, that ends or begins to.
+#[derive(Default)]
+pub(crate) struct Rare {
     /// Tasks that wait for bytes to be written or for the end.
     pub(crate) progress: Waiters,
     /// Tasks that wait for the end alone.
     pub(crate) ended: Waiters,
-}
-
-#[derive(Default)]
-pub(crate) struct Ending {
+    /// The flusher's, once it has run.
+    flusher: Option<Waker>,
     /// Why the connection ended, or began to: the first reason wins.
     pub(crate) reason: Option<Reason>,
     /// Why nothing is sent any more: the first reason but the peer's clean close, after which sending goes on.
@@ -76,6 +77,7 @@ pub(crate) enum Phase {
 }
 
 /// The flusher task as the others see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Flusher {
     /// Nothing had to wait for the transport or for a time yet.
     None,
@@ -83,8 +85,10 @@ pub(crate) enum Flusher {
     Wanted,
     /// Spawned and not yet run, so that it will look at everything.
     Spawned,
-    /// Waits for its waker, or was woken and will run.
-    Running { waker: Waker, woken: bool },
+    /// Waits for its waker.
+    Waiting,
+    /// Was woken, and will run.
+    Woken,
 }
 
 /// Whether the sweeper of a thread will look at the connection.
@@ -107,9 +111,8 @@ impl State {
             flusher: Flusher::None,
             sweep: Sweep::No,
             send_high_water: config.send_high_water,
-            close_timeout: config.close_timeout,
             timing: config.timing().map(Box::new),
-            ending: None,
+            rare: None,
             packets_sent: 0,
             bytes_accepted: 0,
             bytes_written: 0,
@@ -117,18 +120,50 @@ impl State {
             writes: 0,
             later: Later::default(),
             receiver: None,
-            progress: Waiters::default(),
-            ended: Waiters::default(),
         }
     }
 
-    pub(crate) fn ending(&mut self) -> &mut Ending {
-        self.ending.get_or_insert_default()
+    pub(crate) fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    /// Leaves a waker for when bytes were written, or for the end.
+    pub(crate) fn wait_for_progress(&mut self, key: u64, cx: &Context<'_>) {
+        self.rare.get_or_insert_default().progress.register(key, cx, &mut self.later);
+    }
+
+    /// Leaves a waker for the end alone.
+    pub(crate) fn wait_for_end(&mut self, key: u64, cx: &Context<'_>) {
+        self.rare.get_or_insert_default().ended.register(key, cx, &mut self.later);
+    }
+
+    fn wake_progress(&mut self) {
+        if let Some(rare) = &mut self.rare {
+            rare.progress.wake(&mut self.later);
+        }
+    }
+
+    /// Wakes the flusher if there is one.
+    pub(crate) fn wake_flusher(&mut self) {
+        if self.flusher == Flusher::Waiting {
+            self.flusher = Flusher::Woken;
+            if let Some(waker) = self.rare.as_ref().and_then(|rare| rare.flusher.as_ref()) {
+                waker.wake_by_ref();
+            }
+        }
+    }
+
+    /// Wakes the flusher, or has it spawned.
+    pub(crate) fn want_flusher(&mut self) {
+        match self.flusher {
+            Flusher::None => self.flusher = Flusher::Wanted,
+            _ => self.wake_flusher(),
+        }
     }
 
     /// Whether something is to be done when the lock is let go of.
     pub(crate) fn has_left_something(&self) -> bool {
-        self.sweep == Sweep::Wanted || !self.later.is_empty() || matches!(self.flusher, Flusher::Wanted)
+        self.sweep == Sweep::Wanted || !self.later.is_empty() || self.flusher == Flusher::Wanted
     }
 
     pub(crate) fn has_output(&self) -> bool {
@@ -168,7 +203,7 @@ impl State {
         // Once the outbox holds something, someone has been told.
         if was_empty && !self.outbox.is_empty() && !self.blocked {
             if self.timing.is_some() {
-                self.flusher.want();
+                self.want_flusher();
             } else if self.sweep == Sweep::No {
                 self.sweep = Sweep::Wanted;
             }
@@ -213,12 +248,11 @@ impl State {
 
     /// A turn of the flusher: writes what is due, and takes a closing connection towards its end.
     pub(crate) fn run_flusher(&mut self, cx: &mut Context<'_>) -> Next {
-        self.flusher = match std::mem::replace(&mut self.flusher, Flusher::Spawned) {
-            Flusher::Running { waker, .. } if waker.will_wake(cx.waker()) => {
-                Flusher::Running { waker, woken: false }
-            }
-            _ => Flusher::Running { waker: cx.waker().clone(), woken: false },
-        };
+        self.flusher = Flusher::Waiting;
+        let waker = &mut self.rare().flusher;
+        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
         let timing = self.timing.as_ref().filter(|_| self.phase == Phase::Open && !self.blocked);
         if let Some(due) = timing.and_then(|timing| timing.due()).filter(|&due| due > Instant::now()) {
             return Next::At(due);
@@ -228,7 +262,7 @@ impl State {
         if self.phase >= Phase::Closing {
             self.go_on_closing(cx);
         }
-        match (self.phase, self.ending.as_ref().and_then(|ending| ending.deadline)) {
+        match (self.phase, self.rare.as_ref().and_then(|rare| rare.deadline)) {
             (Phase::Ended, _) => Next::End,
             (Phase::Open, _) | (_, None) => Next::Wake,
             (_, Some(deadline)) => Next::At(deadline),
@@ -263,7 +297,7 @@ impl State {
     pub(crate) fn write_out(&mut self) {
         self.write(&mut Context::from_waker(Waker::noop()));
         if self.blocked {
-            self.flusher.want();
+            self.want_flusher();
         }
     }
 
@@ -281,25 +315,7 @@ impl State {
             self.fail(error.into());
             self.end();
         } else if before != (self.bytes_written, self.bytes_flushed) {
-            self.progress.wake(&mut self.later);
-        }
-    }
-}
-
-impl Flusher {
-    /// Wakes the task if there is one.
-    pub(crate) fn wake(&mut self) {
-        if let Self::Running { waker, woken: woken @ false } = self {
-            *woken = true;
-            waker.wake_by_ref();
-        }
-    }
-
-    /// Wakes the task, or has it spawned.
-    pub(crate) fn want(&mut self) {
-        match self {
-            Self::None => *self = Self::Wanted,
-            _ => self.wake(),
+            self.wake_progress();
         }
     }
 }

@@ -15,23 +15,25 @@ pub(crate) enum Reader {
     Tcp(OwnedReadHalf),
     /// The mutex is never locked: it makes a receiver `Sync`, which a future that holds a reference to it across an
     /// `await` needs to be `Send`.
-    Other(Box<Mutex<dyn AsyncRead + Send + Unpin>>),
+    ///
+    /// Boxed twice, as below: so one that is TCP, as most are, has no room for a pointer to a table of methods.
+    Other(Box<Mutex<Box<dyn AsyncRead + Send + Unpin>>>),
 }
 
 pub(crate) enum Writer {
     Tcp(OwnedWriteHalf),
-    Other(Box<dyn AsyncWrite + Send + Unpin>),
+    Other(Box<Box<dyn AsyncWrite + Send + Unpin>>),
 }
 
 impl Reader {
     pub(crate) fn other(reader: impl AsyncRead + Send + Unpin + 'static) -> Self {
-        Self::Other(Box::new(Mutex::new(reader)))
+        Self::Other(Box::new(Mutex::new(Box::new(reader))))
     }
 }
 
 impl Writer {
     pub(crate) fn other(writer: impl AsyncWrite + Send + Unpin + 'static) -> Self {
-        Self::Other(Box::new(writer))
+        Self::Other(Box::new(Box::new(writer)))
     }
 }
 
