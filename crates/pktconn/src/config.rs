@@ -103,7 +103,7 @@ impl ConnConfig {
         self
     }
 
-    /// Refuses what cannot work; every way to make a connection or a server comes by here.
+    /// Refuses what cannot work; every way to make a connection or a server starts with this.
     pub(crate) fn check(&self) -> Result<(), Error> {
         if self.send_high_water == 0 {
             return Err(Reason::Config("send_high_water must be at least 1 byte").into());
@@ -141,11 +141,10 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// Those for `config`, where it does not contradict itself. To be called in a runtime.
-    pub(crate) fn new(config: ConnConfig) -> Result<Arc<Self>, Error> {
-        config.check()?;
+    /// Those for `config`, which was checked. To be called in a runtime.
+    pub(crate) fn new(config: ConnConfig) -> Arc<Self> {
         let codec = PacketCodec::new(config.codec);
-        Ok(Arc::new(Self { config, codec, runtime: Handle::current() }))
+        Arc::new(Self { config, codec, runtime: Handle::current() })
     }
 }
 

@@ -57,8 +57,8 @@ impl PacketConn {
     ///
     /// Dropping the future abandons the attempt.
     pub async fn connect_with(addr: impl ToSocketAddrs, config: ConnConfig) -> Result<Self, Error> {
-        let settings = Settings::new(config)?;
-        Self::from_tcp_with(TcpStream::connect(addr).await?, &settings)
+        config.check()?;
+        Self::from_tcp_with(TcpStream::connect(addr).await?, &Settings::new(config))
     }
 
     /// Makes a connection of a TCP stream that was connected or accepted elsewhere, and turns `TCP_NODELAY` on: packets
@@ -73,7 +73,12 @@ impl PacketConn {
     ///
     /// Outside of a tokio runtime.
     pub fn from_tcp(stream: TcpStream, config: ConnConfig) -> Result<Self, Error> {
-        Self::from_tcp_with(stream, &Settings::new(config)?)
+        config.check()?;
+        Self::from_tcp_with(stream, &Settings::new(config))
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        self.sender.shared()
     }
 
     pub(crate) fn from_tcp_with(stream: TcpStream, settings: &Arc<Settings>) -> Result<Self, Error> {
@@ -96,7 +101,8 @@ impl PacketConn {
     where
         T: AsyncRead + AsyncWrite + Send + 'static,
     {
-        let settings = Settings::new(config)?;
+        config.check()?;
+        let settings = Settings::new(config);
         let (reader, writer) = tokio::io::split(io);
         Ok(Self::from_halves(Reader::other(reader), Writer::other(writer), Addrs::Unknown, &settings))
     }

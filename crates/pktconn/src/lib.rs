@@ -98,6 +98,8 @@ mod wait;
 
 mod later;
 
+mod stop;
+
 mod server;
 pub use server::{PacketServer, ServerHandle};
 

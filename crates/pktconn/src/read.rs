@@ -353,7 +353,7 @@ mod tests {
     fn piped() -> (Reading, tokio::io::DuplexStream) {
         let (here, there) = tokio::io::duplex(1024 * 1024);
         let (reader, writer) = tokio::io::split(here);
-        let settings = crate::config::Settings::new(crate::ConnConfig::new()).unwrap();
+        let settings = crate::config::Settings::new(crate::ConnConfig::new());
         let shared = Shared::new(&settings, Writer::other(writer), crate::addrs::Addrs::Unknown);
         (Reading::new(&shared, Reader::other(reader)), there)
     }

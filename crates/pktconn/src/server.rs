@@ -6,19 +6,21 @@
 //! ```
 
 use std::error::Error as StdError;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use pin_project_lite::pin_project;
 use tokio::net::{TcpListener, ToSocketAddrs};
 use tokio::task::{JoinError, JoinSet};
-use tokio_util::sync::CancellationToken;
 
+use crate::config::Settings;
+use crate::shared::Shared;
+use crate::stop::Stop;
 use crate::{ConnConfig, Error, PacketConn};
 
 type HandlerResult = Result<(), Box<dyn StdError + Send + Sync>>;
@@ -36,18 +38,13 @@ pub struct PacketServer {
 
 /// Stops a [`PacketServer`], and tells its handlers of it. Clone it freely.
 #[derive(Clone, Debug)]
-pub struct ServerHandle {
-    stop: CancellationToken,
-    /// Set before the token is cancelled.
-    stopping: Arc<AtomicBool>,
-}
+pub struct ServerHandle(Arc<Stop>);
 
 impl ServerHandle {
     /// Stops accepting. Handlers go on until they finish; those that would wait for their peers for ever should watch
     /// [`stopping`](Self::stopping).
     pub fn shutdown(&self) {
-        self.stopping.store(true, Ordering::Release);
-        self.stop.cancel();
+        self.0.say();
     }
 
     /// Waits for [`shutdown`](Self::shutdown) to be called.
@@ -56,19 +53,7 @@ impl ServerHandle {
     ///
     /// Dropping the future changes nothing.
     pub async fn stopping(&self) {
-        let mut cancelled = pin!(self.stop.cancelled());
-        // A handler looks at this before each packet. The token takes two locks, which all connections share, for each
-        // look; so it is asked only when it has something new to say, or to be told.
-        let mut registered: Option<Waker> = None;
-        poll_fn(|cx| {
-            let known = registered.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
-            if known && !self.stopping.load(Ordering::Acquire) {
-                return Poll::Pending;
-            }
-            registered = Some(cx.waker().clone());
-            cancelled.as_mut().poll(cx)
-        })
-        .await;
+        self.0.said().await;
     }
 }
 
@@ -111,8 +96,7 @@ impl PacketServer {
     pub fn from_listener(listener: TcpListener, config: ConnConfig) -> Result<Self, Error> {
         config.check()?;
         let local_addr = listener.local_addr()?;
-        let handle = ServerHandle { stop: CancellationToken::new(), stopping: Arc::default() };
-        Ok(Self { listener, local_addr, config, handle })
+        Ok(Self { listener, local_addr, config, handle: ServerHandle(Arc::default()) })
     }
 
     /// The address that the server listens on, with the real port.
@@ -144,8 +128,9 @@ impl PacketServer {
     pub async fn serve<H, F>(self, handler: H)
     where
         H: Fn(PacketConn) -> F + Send + Sync + 'static,
-        F: Future<Output = HandlerResult> + Send,
+        F: Future<Output = HandlerResult> + Send + 'static,
     {
+        let settings = Settings::new(self.config.clone());
         let handler = Arc::new(handler);
         let mut handlers = JoinSet::new();
         let mut pause = AcceptPause::default();
@@ -162,14 +147,12 @@ impl PacketServer {
             match accepted {
                 Ok((stream, peer_addr)) => {
                     pause = AcceptPause::default();
-                    match PacketConn::from_tcp(stream, self.config.clone()) {
+                    match PacketConn::from_tcp_with(stream, &settings) {
                         Ok(conn) => {
-                            // The handler is called in its task: where it panics, it is alone.
-                            let handler = Arc::clone(&handler);
-                            handlers.spawn(async move { log_failure(handler(conn).await, peer_addr) });
+                            handlers.spawn(Handling::new(conn, Arc::clone(&handler)));
                         }
                         // Gone between being accepted and being looked at.
-                        Err(error) => log_failure(Err(error.into()), peer_addr),
+                        Err(error) => log_failure(Err(error.into()), Some(peer_addr)),
                     }
                 }
                 Err(error) => self.wait_after(&error, &mut pause).await,
@@ -201,9 +184,63 @@ impl PacketServer {
     }
 }
 
-fn log_failure(result: HandlerResult, peer_addr: SocketAddr) {
+pin_project! {
+    /// A handler at work. No async block, which has room for the connection beside that of the handler that it went to.
+    struct Handling<H, F> {
+        shared: Arc<Shared>,
+        #[pin]
+        stage: Stage<H, F>,
+    }
+}
+
+pin_project! {
+    #[project = StageProjection]
+    enum Stage<H, F> {
+        /// The handler is called in its task: where it panics, it is alone.
+        ToBeCalled { with: Option<(PacketConn, Arc<H>)> },
+        Called {
+            #[pin]
+            handler: F,
+        },
+    }
+}
+
+impl<H, F> Handling<H, F> {
+    fn new(conn: PacketConn, handler: Arc<H>) -> Self {
+        Self { shared: Arc::clone(conn.shared()), stage: Stage::ToBeCalled { with: Some((conn, handler)) } }
+    }
+}
+
+impl<H, F> Future for Handling<H, F>
+where
+    H: Fn(PacketConn) -> F,
+    F: Future<Output = HandlerResult>,
+{
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut this = self.project();
+        loop {
+            match this.stage.as_mut().project() {
+                StageProjection::ToBeCalled { with } => {
+                    // Gone where the handler panicked, after which nobody polls.
+                    let Some((conn, handler)) = with.take() else { return Poll::Ready(()) };
+                    let handler = handler(conn);
+                    this.stage.set(Stage::Called { handler });
+                }
+                StageProjection::Called { handler } => {
+                    log_failure(ready!(handler.poll(cx)), this.shared.addrs.peer());
+                    return Poll::Ready(());
+                }
+            }
+        }
+    }
+}
+
+fn log_failure(result: HandlerResult, peer_addr: Option<SocketAddr>) {
     if let Err(error) = result {
-        tracing::warn!(peer = %peer_addr, error = chain(&*error), "the connection's handler failed");
+        let peer_addr = peer_addr.map(tracing::field::display);
+        tracing::warn!(peer = peer_addr, error = chain(&*error), "the connection's handler failed");
     }
 }
 

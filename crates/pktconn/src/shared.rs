@@ -452,7 +452,7 @@ mod tests {
     async fn the_peers_end_found_while_closing_ends_the_close_before_its_deadline() {
         let truncated = FrameError::Truncated { needed: 9, available: 1 };
         for failure in [None, Some(Reason::Frame(truncated))] {
-            let settings = Settings::new(crate::ConnConfig::new()).unwrap();
+            let settings = Settings::new(crate::ConnConfig::new());
             let shared = Shared::new(&settings, Writer::other(tokio::io::sink()), Addrs::Unknown);
             let started = tokio::time::Instant::now();
             shared.close();
