@@ -22,35 +22,36 @@ pub(crate) async fn serve(server: PacketServer, board: Arc<Board>) {
     server.serve(move |conn| echo(conn, Arc::clone(&board), handle.clone())).await;
 }
 
-/// One connection. The handler itself, and not a function that a handler calls: a future in a future holds all that was
-/// passed on twice.
-async fn echo(
+/// One connection. An `async fn` would hold each of its arguments twice, and all connections idle in here.
+fn echo(
     conn: PacketConn,
     board: Arc<Board>,
     server: ServerHandle,
-) -> Result<(), Box<dyn Error + Send + Sync>> {
+) -> impl Future<Output = Result<(), Box<dyn Error + Send + Sync>>> {
     let (sender, mut receiver) = conn.split();
-    let tally = board.open();
-    let mut stopping = pin!(server.stopping());
-    loop {
-        // What has arrived is answered before the stop is looked at. A peer that never pauses cannot put it off for ever:
-        // tokio has each task wait once in a while, but not for this stop.
-        let mut packets = tokio::select! {
-            biased;
-            received = receive(&mut receiver) => received?,
-            () = &mut stopping => break,
-        };
-        if packets.is_empty() {
-            break;
+    async move {
+        let tally = board.open();
+        let mut stopping = pin!(server.stopping());
+        loop {
+            // What has arrived is answered before the stop is looked at. A peer that never pauses cannot put it off for
+            // ever: tokio has each task wait once in a while, but not for this stop.
+            let mut packets = tokio::select! {
+                biased;
+                received = receive(&mut receiver) => received?,
+                () = &mut stopping => break,
+            };
+            if packets.is_empty() {
+                break;
+            }
+            let (count, payload_len) = (packets.len(), packets.iter().map(Packet::len).sum());
+            sender.send_many(&mut packets).await?;
+            tally.add(count, payload_len);
+            SPARE.set(packets);
         }
-        let (count, payload_len) = (packets.len(), packets.iter().map(Packet::len).sum());
-        sender.send_many(&mut packets).await?;
-        tally.add(count, payload_len);
-        SPARE.set(packets);
+        // What still arrives is the close's to discard.
+        drop(receiver);
+        Ok(sender.close().await?)
     }
-    // What still arrives is the close's to discard.
-    drop(receiver);
-    Ok(sender.close().await?)
 }
 
 thread_local! {
