@@ -33,16 +33,18 @@ const MAX_AROUND: usize = 8;
 /// How many slices a write takes at most; more would only make the kernel's own array larger.
 pub(crate) const MAX_SLICES: usize = 32;
 
+// Small, as each connection has one: it is mostly empty, or one buffer of small frames.
 #[derive(Default)]
 pub(crate) struct Outbox {
-    sealed: VecDeque<Chunk>,
+    sealed: Option<Box<Sealed>>,
     /// The buffer that takes the next small frame. Behind all that is sealed.
     open: BytesMut,
-    /// How much of the first chunk the transport has taken.
-    written: usize,
     /// All that the transport has not taken, in bytes.
     len: usize,
 }
+
+#[derive(Default)]
+struct Sealed(VecDeque<Chunk>);
 
 enum Chunk {
     Small(BytesMut),
@@ -86,7 +88,20 @@ impl Outbox {
         self.seal();
         let parts =
             [Bytes::copy_from_slice(frame.head()), frame.body_bytes(), Bytes::copy_from_slice(frame.tail())];
-        self.sealed.push_back(Chunk::Large { packet: packet.clone(), parts });
+        self.sealed().push_back(Chunk::Large { packet: packet.clone(), parts });
+    }
+
+    fn sealed(&mut self) -> &mut VecDeque<Chunk> {
+        &mut self.sealed.get_or_insert_default().0
+    }
+
+    fn chunks(&self) -> impl Iterator<Item = &Chunk> {
+        self.sealed.iter().flat_map(|sealed| &sealed.0)
+    }
+
+    /// How much of the first chunk the transport has taken.
+    fn written(&self) -> usize {
+        self.chunks().map(Chunk::len).sum::<usize>() + self.open.len() - self.len
     }
 
     fn make_room(&mut self, len: usize) {
@@ -116,12 +131,12 @@ impl Outbox {
 
     /// All that is to be written, where it stands in one buffer: as it mostly does.
     pub(crate) fn single(&self) -> Option<&[u8]> {
-        if self.sealed.is_empty() { Some(&self.open[self.written..]) } else { None }
+        if self.sealed.is_none() { Some(&self.open[self.open.len() - self.len..]) } else { None }
     }
 
     /// Points `slices` to what is to be written next, and returns how many of them it took.
     pub(crate) fn fill<'a>(&'a self, slices: &mut [IoSlice<'a>; MAX_SLICES]) -> usize {
-        let mut skip = self.written;
+        let mut skip = self.written();
         let mut count = 0;
         let mut add = |bytes: &'a [u8]| {
             let skipped = skip.min(bytes.len());
@@ -131,14 +146,14 @@ impl Outbox {
                 count += 1;
             }
         };
-        for chunk in self.sealed.iter().take(MAX_SLICES) {
+        for chunk in self.chunks().take(MAX_SLICES) {
             match chunk {
                 Chunk::Small(frames) => add(frames),
                 Chunk::Large { parts, .. } => parts.iter().for_each(|part| add(part)),
             }
         }
         // Behind more chunks than were looked at, the open one is not next.
-        if self.sealed.len() < MAX_SLICES {
+        if self.sealed.as_ref().is_none_or(|sealed| sealed.0.len() < MAX_SLICES) {
             add(&self.open);
         }
         count
@@ -149,24 +164,23 @@ impl Outbox {
     pub(crate) fn advance(&mut self, count: usize, mut done: impl FnMut(Packet)) {
         debug_assert!(count <= self.len, "the transport took {count} bytes of {}", self.len);
         self.len -= count;
-        self.written += count;
-        while let Some(chunk) = self.sealed.front() {
-            let chunk_len = chunk.len();
-            if self.written < chunk_len {
-                return;
+        let mut written = self.written();
+        if let Some(sealed) = &mut self.sealed {
+            while let Some(chunk) = sealed.0.front() {
+                let chunk_len = chunk.len();
+                if written < chunk_len {
+                    return;
+                }
+                written -= chunk_len;
+                if let Some(Chunk::Large { packet, .. }) = sealed.0.pop_front() {
+                    done(packet);
+                }
             }
-            self.written -= chunk_len;
-            if let Some(Chunk::Large { packet, .. }) = self.sealed.pop_front() {
-                done(packet);
-            }
+            self.sealed = None;
         }
         if self.is_empty() {
             // An idle connection holds no buffer.
             pool::return_write_buffer(std::mem::take(&mut self.open));
-            if self.sealed.capacity() > 0 {
-                self.sealed = VecDeque::new();
-            }
-            self.written = 0;
         }
     }
 
@@ -181,10 +195,10 @@ impl Outbox {
     /// Empties the outbox into the packets that were not wholly written.
     pub(crate) fn take_unsent(&mut self, codec: &PacketCodec) -> Vec<Packet> {
         self.seal();
-        let mut written = std::mem::take(&mut self.written);
+        let mut written = self.written();
         self.len = 0;
         let mut unsent = Vec::new();
-        for chunk in std::mem::take(&mut self.sealed) {
+        for chunk in self.sealed.take().into_iter().flat_map(|sealed| sealed.0) {
             let chunk_len = chunk.len();
             match chunk {
                 Chunk::Small(mut frames) => {
@@ -206,7 +220,8 @@ impl Outbox {
     fn seal(&mut self) {
         if !self.open.is_empty() {
             self.shrink();
-            self.sealed.push_back(Chunk::Small(std::mem::take(&mut self.open)));
+            let frames = std::mem::take(&mut self.open);
+            self.sealed().push_back(Chunk::Small(frames));
         }
     }
 }
@@ -248,7 +263,7 @@ mod tests {
             push(&mut outbox, &codec, &vec![1; len].into());
         }
         outbox.advance(outbox.len(), drop);
-        assert_eq!((outbox.open.capacity(), outbox.sealed.capacity()), (0, 0));
+        assert!(outbox.open.capacity() == 0 && outbox.sealed.is_none());
     }
 
     #[test]
@@ -268,7 +283,7 @@ mod tests {
         let mut outbox = Outbox { open: BytesMut::with_capacity(WRITE_WORTH), ..Outbox::default() };
         push(&mut outbox, &codec, &b"small".into());
         push(&mut outbox, &codec, &vec![7; LARGE_FRAME].into());
-        let Some(Chunk::Small(frames)) = outbox.sealed.front() else { panic!("it is sealed") };
+        let Some(Chunk::Small(frames)) = outbox.sealed().front() else { panic!("it is sealed") };
         assert!(frames.capacity() <= 2 * MIN_OPEN, "{} bytes", frames.capacity());
     }
 
