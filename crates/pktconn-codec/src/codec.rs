@@ -13,6 +13,7 @@
 use bytes::BytesMut;
 use tokio_util::codec::{Decoder, Encoder};
 
+use crate::config::Framing;
 use crate::frame::Frame;
 use crate::{CodecConfig, CodecError, FrameError, Packet};
 
@@ -129,6 +130,36 @@ impl PacketCodec {
         Ok(count)
     }
 
+    /// Looks at the packet at the front of `src`, or `None` while it is not whole: its payload, and how many bytes its frame
+    /// takes. For those who only read what arrives: `src` may be any memory, and nothing of it is kept.
+    ///
+    /// The next call begins at another frame: go on behind this one.
+    ///
+    /// ```
+    /// let mut codec = pktconn_codec::PacketCodec::default();
+    /// let stream = b"\x02\0\0\0hi\x01\0\0\0";
+    /// assert_eq!(codec.peek(stream), Ok(Some((&b"hi"[..], 6))));
+    /// assert_eq!(codec.peek(&stream[6..]), Ok(None));
+    /// assert!(codec.decode_end(&stream[6..]).is_err(), "the second one is not whole");
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of `decode_frame`.
+    #[inline]
+    pub fn peek<'a>(&mut self, src: &'a [u8]) -> Result<Option<(&'a [u8], usize)>, FrameError> {
+        match self.whole_frame(src) {
+            Ok(Some(frame_len)) => {
+                self.state = State::Head;
+                let Framing { header, checksum } = self.config.framing;
+                let payload = &src[header.header_len()..frame_len - checksum.checksum_len()];
+                Ok(Some((payload, frame_len)))
+            }
+            Ok(None) => Ok(None),
+            Err(error) => Err(self.fail(error)),
+        }
+    }
+
     /// The length of the frame at the front of `bytes` when it is whole. What is known of one that is not is kept.
     #[inline(always)]
     fn whole_frame(&mut self, bytes: &[u8]) -> Result<Option<usize>, FrameError> {
@@ -155,7 +186,7 @@ impl PacketCodec {
     /// # Errors
     ///
     /// [`FrameError::Truncated`] when the stream ended in the middle of a frame; an earlier error again.
-    pub fn decode_end(&mut self, src: &BytesMut) -> Result<(), FrameError> {
+    pub fn decode_end(&mut self, src: &[u8]) -> Result<(), FrameError> {
         let needed = match &self.state {
             State::Head if src.is_empty() => return Ok(()),
             State::Head => self.config.header_format().header_len(),
@@ -169,7 +200,7 @@ impl PacketCodec {
     /// [`decode_frame`](Self::decode_frame) has something to say.
     #[must_use]
     #[inline]
-    pub fn is_ready(&self, src: &BytesMut) -> bool {
+    pub fn is_ready(&self, src: &[u8]) -> bool {
         match self.state {
             State::Head => match self.frame_len(src) {
                 Ok(frame_len) => frame_len.is_some_and(|frame_len| src.len() >= frame_len),
@@ -183,7 +214,7 @@ impl PacketCodec {
     /// How many bytes the frame at the front of `src` still lacks, as far as its header tells; 0 between frames.
     #[must_use]
     #[inline]
-    pub fn missing(&self, src: &BytesMut) -> usize {
+    pub fn missing(&self, src: &[u8]) -> usize {
         match self.state {
             State::Body { frame_len } => frame_len.saturating_sub(src.len()),
             State::Head | State::Failed(_) => 0,
@@ -195,7 +226,7 @@ impl PacketCodec {
     /// At most as much as has arrived and twice `at_least`, and never more than the frame lacks. The room doubles from
     /// step to step and ends at the frame's length: a buffer that grows by these steps alone is no larger than its frame.
     #[must_use]
-    pub fn room(&self, src: &BytesMut, at_least: usize) -> usize {
+    pub fn room(&self, src: &[u8], at_least: usize) -> usize {
         let State::Body { frame_len } = self.state else { return 0 };
         let mut target = frame_len;
         while target / 2 >= src.len() + at_least {

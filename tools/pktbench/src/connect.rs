@@ -1,13 +1,16 @@
-//! Making a connection, and what to do when it cannot be made.
+//! Making connections, and what to do when one cannot be made.
 
-use std::error::Error as _;
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream as StdTcpStream, ToSocketAddrs};
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use pktconn::PacketConn;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 
-use crate::worker::Shared;
+/// Enough to hide the way to a distant server, and with many workers still few against the backlog of a listener.
+const AT_ONCE: usize = 32;
 
 /// The addresses of `HOST:PORT`.
 pub(crate) fn resolve(addr: &str) -> anyhow::Result<Vec<SocketAddr>> {
@@ -19,23 +22,43 @@ pub(crate) fn resolve(addr: &str) -> anyhow::Result<Vec<SocketAddr>> {
     Ok(addrs)
 }
 
-/// Connects when it is this connection's turn. The error is a line that says what is wrong and what to do.
-pub(crate) async fn connect(shared: &Shared) -> Result<PacketConn, String> {
-    let _turn = shared.connecting.acquire().await;
-    let connecting = PacketConn::connect_with(&shared.addrs[..], shared.plan.conn_config());
-    let error = match tokio::time::timeout(shared.plan.timeout, connecting).await {
-        Ok(Ok(conn)) => return Ok(conn),
-        Ok(Err(error)) => error,
-        Err(_late) => {
-            let problem = format!("no answer within {}", humantime::format_duration(shared.plan.timeout));
-            io::Error::new(io::ErrorKind::TimedOut, problem).into()
+/// Makes `count` connections. The error is a line that says what is wrong and what to do.
+pub(crate) async fn connect(
+    addrs: &[SocketAddr],
+    count: usize,
+    timeout: Duration,
+    connected: impl Fn(),
+) -> Result<Vec<StdTcpStream>, String> {
+    let addrs: Arc<[SocketAddr]> = addrs.into();
+    let mut streams = Vec::with_capacity(count);
+    let mut connecting = JoinSet::new();
+    loop {
+        while connecting.len() < AT_ONCE && streams.len() + connecting.len() < count {
+            connecting.spawn(connect_one(Arc::clone(&addrs), timeout));
         }
+        match connecting.join_next().await {
+            None => return Ok(streams),
+            Some(Ok(stream)) => streams.push(stream.map_err(|error| problem(&addrs, &error))?),
+            Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
+        }
+        connected();
+    }
+}
+
+async fn connect_one(addrs: Arc<[SocketAddr]>, timeout: Duration) -> io::Result<StdTcpStream> {
+    let connecting = TcpStream::connect(&addrs[..]);
+    let late = |_| {
+        let problem = format!("no answer within {}", humantime::format_duration(timeout));
+        io::Error::new(io::ErrorKind::TimedOut, problem)
     };
-    let addrs: Vec<_> = shared.addrs.iter().map(SocketAddr::to_string).collect();
-    Err(match error.source().and_then(|source| source.downcast_ref::<io::Error>()) {
-        Some(error) => format!("cannot connect to {}: {error}; {}", addrs.join(" or "), advice(error)),
-        None => format!("cannot connect to {}: {error}", addrs.join(" or ")),
-    })
+    let stream = tokio::time::timeout(timeout, connecting).await.map_err(late)??;
+    stream.set_nodelay(true)?;
+    stream.into_std()
+}
+
+fn problem(addrs: &[SocketAddr], error: &io::Error) -> String {
+    let addrs: Vec<_> = addrs.iter().map(SocketAddr::to_string).collect();
+    format!("cannot connect to {}: {error}; {}", addrs.join(" or "), advice(error))
 }
 
 fn advice(error: &io::Error) -> &'static str {

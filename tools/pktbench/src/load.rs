@@ -1,33 +1,46 @@
 //! The hot loop: keeps the packets of one connection outstanding, and has each judged when it comes back.
 //!
 //! ```text
-//!   fill the pipeline -> receive what has come -> judge, record -> fill the pipeline -> receive ...
+//!   fill the pipeline -> read what has come -> judge, record -> fill the pipeline -> read ...
 //! ```
 //!
 //! The clock is read once for all packets that come back together: that moment is the end of their latency, the beginning
 //! of that of the packets that follow them, and tells whether the time is over.
 
-use std::sync::Arc;
 use std::time::Instant;
 
-use pktconn::{Error, Packet, PacketConn};
+use bytes::BytesMut;
 
 use crate::account::{Account, Ending, Judgement};
-use crate::payload::Packets;
-use crate::plan::Schedule;
-use crate::tally::Traffic;
-use crate::worker::{Shared, Stop};
+use crate::connection::{Connection, Got};
+use crate::failure::Failure;
+use crate::payload::{Block, Packets};
+use crate::plan::{Plan, Schedule};
+use crate::tally::{Tally, Traffic};
+use crate::worker::Stop;
 
-/// Packets that are sent or received at a time, if there are so many.
-const BATCH: usize = 64;
+/// The size of a read, and of a write, but for its last packet. With 16 KiB, 32 packets of 0 to 2048 B would take three.
+const CHUNK: usize = 64 * 1024;
 
-/// Each of them is one too many; so many are told from a few.
-const MAX_SURPLUS: usize = 1024;
+/// Reads of one connection before the others have their turn.
+const READS_A_TURN: usize = 16;
+
+/// What the loads of a worker share.
+pub(crate) struct Tools {
+    pub(crate) tally: Tally,
+    pub(crate) buffer: Vec<u8>,
+    frames: BytesMut,
+}
+
+impl Tools {
+    pub(crate) fn new() -> Self {
+        Self { tally: Tally::new(), buffer: vec![0; CHUNK], frames: BytesMut::new() }
+    }
+}
 
 pub(crate) struct Load {
     index: usize,
-    shared: Arc<Shared>,
-    conn: PacketConn,
+    connection: Connection,
     schedule: Schedule,
     /// Packets outstanding at most.
     pipeline: usize,
@@ -36,87 +49,132 @@ pub(crate) struct Load {
     /// The note of a packet is when it was sent.
     account: Account<Instant>,
     traffic: Traffic,
-    sending: Sending,
-    received: Vec<Packet>,
 }
 
-/// Packets on their way to the connection. What it has not accepted yet is still here when the load is stopped.
-struct Sending {
-    packets: Vec<Packet>,
-    /// How many there were at first.
-    count: usize,
-    since: Instant,
+/// How far a load is after a turn.
+pub(crate) enum Turn {
+    /// It goes on when the socket is ready for it.
+    Waits,
+    /// It goes on after the others.
+    Again,
+    Ended(End),
 }
 
 /// How the load of a connection ended.
 pub(crate) enum End {
     /// All was sent, and all came back.
     Complete,
-    /// The connection ended before; without an error, the server closed it between two packets.
-    Failed(Option<Error>),
+    Failed(Failure),
     Stopped(Stop),
 }
 
 impl Load {
-    pub(crate) fn new(index: usize, conn: PacketConn, shared: &Arc<Shared>, schedule: Schedule) -> Self {
-        let plan = &shared.plan;
-        let packets = Packets::new(shared.block, plan.sizes, plan.seed, index);
+    pub(crate) fn new(
+        index: usize,
+        connection: Connection,
+        plan: &Plan,
+        block: Block,
+        schedule: Schedule,
+    ) -> Self {
+        let packets = Packets::new(block, plan.sizes, plan.seed, index);
         Self {
             index,
-            conn,
+            connection,
             schedule,
             pipeline: plan.pipeline,
             left: plan.packets_of(index).unwrap_or(u64::MAX),
             account: Account::new(packets, plan.pipeline),
             traffic: Traffic::default(),
-            sending: Sending { packets: Vec::new(), count: 0, since: Instant::now() },
-            received: Vec::new(),
-            shared: Arc::clone(shared),
         }
     }
 
-    /// Sends and receives until the plan is done. It can be dropped at any await: [`finish`](Self::finish) then counts
-    /// what was outstanding.
-    pub(crate) async fn run(&mut self) -> End {
-        match self.send_and_receive().await {
-            Ok(()) => End::Complete,
-            Err(failure) => End::Failed(failure),
+    pub(crate) fn connection(&mut self) -> &mut Connection {
+        &mut self.connection
+    }
+
+    /// Sends the first packets.
+    pub(crate) fn start(&mut self, tools: &mut Tools) -> Turn {
+        match self.fill_pipeline(Instant::now(), tools) {
+            Ok(()) if self.account.outstanding() == 0 => Turn::Ended(End::Complete),
+            Ok(()) => Turn::Waits,
+            Err(failure) => Turn::Ended(End::Failed(failure)),
         }
     }
 
-    async fn send_and_receive(&mut self) -> Result<(), Option<Error>> {
-        let mut now = Instant::now();
-        self.fill_pipeline(now).await?;
-        while self.account.outstanding() > 0 {
-            if self.conn.recv_many(&mut self.received, BATCH).await? == 0 {
-                return Err(None);
+    /// Sends and receives what can be without waiting. A short read empties the socket, unless there is an end of the
+    /// stream to find behind it, which was told once: `read_closed`.
+    pub(crate) fn turn(&mut self, tools: &mut Tools, read_closed: bool) -> Turn {
+        self.send_and_receive(tools, read_closed).unwrap_or_else(|failure| Turn::Ended(End::Failed(failure)))
+    }
+
+    fn send_and_receive(&mut self, tools: &mut Tools, read_closed: bool) -> Result<Turn, Failure> {
+        if !self.connection.is_flushed() {
+            self.connection.flush()?;
+            self.fill_pipeline(Instant::now(), tools)?;
+        }
+        for _ in 0..READS_A_TURN {
+            let answers_before = tools.tally.answers;
+            let got = self.receive(tools)?;
+            if tools.tally.answers > answers_before {
+                let now = tools.tally.last_answer.unwrap_or_else(Instant::now);
+                self.fill_pipeline(now, tools)?;
             }
-            now = Instant::now();
-            if self.take_received(now) == 0 {
-                // However many of these come: the runtime, and who stops the run, have their turn.
-                tokio::task::consume_budget().await;
-            } else {
-                self.fill_pipeline(now).await?;
+            if self.account.outstanding() == 0 {
+                self.take_surplus(tools);
+                return Ok(Turn::Ended(End::Complete));
+            }
+            if got == Got::Nothing || (got == Got::Short && !read_closed) {
+                return Ok(Turn::Waits);
             }
         }
-        self.take_surplus(now).await;
-        Ok(())
+        Ok(Turn::Again)
     }
 
-    /// Sends as many packets as may be outstanding.
-    async fn fill_pipeline(&mut self, now: Instant) -> Result<(), Error> {
-        loop {
-            let count = self.may_send(now).min(BATCH);
+    /// Reads once, and judges the packets that have come.
+    fn receive(&mut self, tools: &mut Tools) -> Result<Got, Failure> {
+        let Self { connection, schedule, account, traffic, .. } = self;
+        let Tools { tally, buffer, .. } = tools;
+        connection.read(buffer, |now, payload| {
+            let judgement = account.receive(payload);
+            let sent_at = judgement.note();
+            let counts = sent_at.unwrap_or(now) >= schedule.measure_from;
+            if counts {
+                traffic.received_packets += 1;
+                traffic.received_bytes += payload.len() as u64;
+            }
+            if let Some(sent_at) = sent_at {
+                let is_sample = counts && matches!(judgement, Judgement::Verified(_));
+                tally.answered(now, is_sample.then(|| now - sent_at));
+            }
+        })
+    }
+
+    /// Sends as many packets as may be outstanding, as long as the socket takes them.
+    fn fill_pipeline(&mut self, now: Instant, tools: &mut Tools) -> Result<(), Failure> {
+        while self.connection.is_flushed() {
+            let count = self.may_send(now);
             if count == 0 {
-                return Ok(());
+                break;
             }
-            let upcoming = (0..count).map(|ahead| Packet::from(self.account.upcoming(ahead)));
-            self.sending.packets.extend(upcoming);
-            (self.sending.count, self.sending.since) = (count, now);
-            let sent = self.conn.send_many(&mut self.sending.packets).await;
-            self.note_sent();
-            sent?;
+            // Of a connection that failed, something may be left.
+            tools.frames.clear();
+            let (mut sent, mut sent_bytes) = (0, 0);
+            while sent < count && tools.frames.len() < CHUNK {
+                let payload = self.account.sent(now);
+                self.connection.encode(payload, &mut tools.frames)?;
+                sent += 1;
+                sent_bytes += payload.len() as u64;
+            }
+            if now >= self.schedule.measure_from {
+                self.left -= sent as u64;
+                self.traffic.sent_packets += sent as u64;
+                self.traffic.sent_bytes += sent_bytes;
+            } else {
+                self.traffic.warmup_packets += sent as u64;
+            }
+            self.connection.write(&mut tools.frames)?;
         }
+        Ok(())
     }
 
     /// How many packets may be sent at `now`.
@@ -131,75 +189,32 @@ impl Load {
         }
     }
 
-    /// Counts what the connection has accepted.
-    fn note_sent(&mut self) {
-        let Sending { packets, count, since } = &mut self.sending;
-        let accepted = std::mem::take(count) - packets.len();
-        packets.clear();
-        for _ in 0..accepted {
-            let payload = self.account.sent(*since);
-            if *since >= self.schedule.measure_from {
-                self.left -= 1;
-                self.traffic.sent_packets += 1;
-                self.traffic.sent_bytes += payload.len() as u64;
-            } else {
-                self.traffic.warmup_packets += 1;
-            }
-        }
-    }
-
-    /// Counts the packets that have come at `now`, and tells how many answer one that was outstanding.
-    fn take_received(&mut self, now: Instant) -> usize {
-        let mut answers = 0;
-        let mut tally = self.shared.tally();
-        for packet in self.received.drain(..) {
-            let judgement = self.account.receive(packet.payload());
-            let sent_at = judgement.note();
-            let counts = sent_at.unwrap_or(now) >= self.schedule.measure_from;
-            if counts {
-                self.traffic.received_packets += 1;
-                self.traffic.received_bytes += packet.len() as u64;
-            }
-            let Some(sent_at) = sent_at else { continue };
-            let is_sample = counts && matches!(judgement, Judgement::Verified(_));
-            tally.answered(now, is_sample.then(|| now - sent_at));
-            answers += 1;
-        }
-        answers
-    }
-
     /// Takes packets that nothing asked for and that are here already, without waiting for them. A server that sends
     /// them without end is not listened to without end.
-    async fn take_surplus(&mut self, now: Instant) {
-        let mut taken = 0;
-        while taken < MAX_SURPLUS {
-            let received = tokio::select! {
-                biased;
-                received = self.conn.recv_many(&mut self.received, BATCH) => received,
-                () = std::future::ready(()) => return,
-            };
-            match received {
-                Ok(count @ 1..) => taken += count,
-                _ => return,
+    fn take_surplus(&mut self, tools: &mut Tools) {
+        for _ in 0..READS_A_TURN {
+            // The failure of a connection that is done is of no matter.
+            if matches!(self.receive(tools), Ok(Got::Nothing) | Err(_)) {
+                return;
             }
-            self.take_received(now);
         }
     }
 
-    /// Settles the account, and gives the connection back.
-    pub(crate) fn finish(mut self, end: End) -> PacketConn {
-        self.note_sent();
+    /// Settles the account, and gives the connection back where it is well.
+    pub(crate) fn finish(self, end: End, tally: &mut Tally) -> Option<Connection> {
         let ending = match end {
             End::Complete | End::Stopped(Stop::GaveUp) => Ending::Waited,
             End::Failed(_) | End::Stopped(Stop::Interrupted) => Ending::Cut,
         };
         let integrity = self.account.settle(ending);
-        let mut tally = self.shared.tally();
         tally.traffic += self.traffic;
         tally.integrity += integrity;
-        if let End::Failed(error) = end {
-            tally.failures.add(self.index, error.as_ref(), integrity.unanswered);
+        match end {
+            End::Failed(failure) => {
+                tally.failures.add(self.index, &failure, integrity.unanswered);
+                None
+            }
+            End::Complete | End::Stopped(_) => Some(self.connection),
         }
-        self.conn
     }
 }

@@ -3,11 +3,11 @@
 //! ```text
 //!   options -> plan -> run -> report, or json -> exit code
 //!
-//!   run:  conductor ---- connect, go, stop ----> workers, a thread each: connection, connection, ...
+//!   run:  conductor ---- connect, go, stop ----> workers, a thread each: load, load, ...
 //!                   <--- connected, tallies ----            account: is this the packet that was expected?
 //! ```
 //!
-//! It uses the public interface of `pktconn` alone: what it reaches, any program can.
+//! It uses the public interface of `pktconn` alone, of whose codec the load is made.
 
 mod options;
 
@@ -23,9 +23,13 @@ mod files;
 
 mod worker;
 
+mod connect;
+
+mod event_loop;
+
 mod connection;
 
-mod connect;
+mod failure;
 
 mod load;
 

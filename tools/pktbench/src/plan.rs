@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use pktconn::{Checksum, CodecConfig, ConnConfig};
+use pktconn::{Checksum, CodecConfig};
 
 use crate::sizes::Sizes;
 
@@ -46,12 +46,6 @@ pub(crate) struct Schedule {
 }
 
 impl Plan {
-    /// The header and the checksum around a payload.
-    const FRAMING_LEN: u64 = 8;
-
-    /// A close that takes longer is no longer of interest: what was to be measured has come back by then.
-    const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-
     /// Refuses what cannot work. The error says what, and what to do.
     pub(crate) fn check(&self) -> Result<(), String> {
         if self.sizes.max_len > self.max_payload_len {
@@ -70,36 +64,13 @@ impl Plan {
         if self.timeout.is_zero() {
             return Err("--timeout 0s waits for no packet; give it a time, such as 10s".to_owned());
         }
-        if u32::try_from(self.outstanding_bytes()).is_err() {
-            return Err(format!(
-                "--pipeline {} times packets of {} bytes are more than 4 GiB outstanding on a connection; \
-                 lower one of them",
-                self.pipeline, self.sizes.max_len
-            ));
-        }
         Ok(())
     }
 
-    /// The most that a connection can have outstanding, frames and all.
-    fn outstanding_bytes(&self) -> u64 {
-        (self.pipeline as u64).saturating_mul(u64::from(self.sizes.max_len) + Self::FRAMING_LEN)
-    }
-
-    /// How the load's connections are made.
-    ///
-    /// Their outboxes hold all that can be outstanding, so that `send` never waits for room: while it did, nothing would
-    /// be received, and with an echo server that waits for its own outbox in turn, neither side would ever go on.
-    pub(crate) fn conn_config(&self) -> ConnConfig {
-        self.server_config()
-            .send_high_water(self.outstanding_bytes() as usize)
-            .close_timeout(Self::CLOSE_TIMEOUT)
-    }
-
-    /// How the connections of a server of its own are made.
-    pub(crate) fn server_config(&self) -> ConnConfig {
+    /// The format of the packets, on both sides.
+    pub(crate) fn codec(&self) -> CodecConfig {
         let checksum = if self.crc { Checksum::Crc32 } else { Checksum::None };
-        let codec = CodecConfig::new().checksum(checksum).max_payload_len(self.max_payload_len as usize);
-        ConnConfig::new().codec(codec)
+        CodecConfig::new().checksum(checksum).max_payload_len(self.max_payload_len as usize)
     }
 
     /// The connections of a worker, of `threads` in all.
@@ -179,7 +150,6 @@ pub(crate) mod tests {
                 "--max-payload 9",
             ),
             (Plan { amount: Amount::Time(Duration::ZERO), ..plan() }, "such as 10s"),
-            (Plan { sizes: large, max_payload_len: u32::MAX, pipeline: 64, ..plan() }, "lower one of them"),
         ];
         for (plan, expected) in cases {
             let problem = plan.check().unwrap_err();

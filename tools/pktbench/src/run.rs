@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use pktconn::ConnConfig;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
@@ -35,7 +36,7 @@ pub(crate) fn run(plan: Plan) -> anyhow::Result<Outcome> {
     let (addrs, _own_server) = match &plan.connect {
         Some(addr) => (resolve(addr)?, None),
         None => {
-            let server = OwnServer::start(plan.server_config(), plan.server_threads)?;
+            let server = OwnServer::start(ConnConfig::new().codec(plan.codec()), plan.server_threads)?;
             (vec![server.addr()], Some(server))
         }
     };
@@ -144,7 +145,7 @@ impl Conductor {
     }
 
     fn answers(&self) -> u64 {
-        self.workers.iter().map(|worker| worker.tally().answers).sum()
+        self.workers.iter().map(Worker::answers).sum()
     }
 
     fn control(&self, control: Control) {

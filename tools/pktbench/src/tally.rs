@@ -1,13 +1,14 @@
 //! What a worker has counted, in constant memory, and the sum of all workers.
 
-use std::error::Error as _;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
+use pktconn::FrameError;
 
 use crate::account::Integrity;
+use crate::failure::Failure;
 
-/// The counts of a worker: written by its connections, read by the conductor while they run and merged at the end.
+/// The counts of a worker, merged at the end.
 #[derive(Clone, Debug)]
 pub(crate) struct Tally {
     /// From `send` to the return of the packet, for every verified packet that was sent after the warm-up.
@@ -84,19 +85,17 @@ impl Tally {
 }
 
 impl Failures {
-    /// Counts the failure of connection `conn`. `None` is a clean close by the server.
-    pub(crate) fn add(&mut self, conn: usize, error: Option<&pktconn::Error>, unanswered: u64) {
-        let counter = match error {
-            None => &mut self.closed,
-            Some(error) if error.is_remote_close() => &mut self.closed,
-            Some(error) if error.is_truncated() => &mut self.truncated,
-            Some(error) if error.is_protocol() => &mut self.protocol,
-            Some(_) => &mut self.io,
+    /// Counts the failure of connection `conn`.
+    pub(crate) fn add(&mut self, conn: usize, failure: &Failure, unanswered: u64) {
+        let counter = match failure {
+            Failure::Closed => &mut self.closed,
+            Failure::Frame(FrameError::Truncated { .. }) => &mut self.truncated,
+            Failure::Frame(_) => &mut self.protocol,
+            Failure::Io(_) => &mut self.io,
         };
         *counter += 1;
         self.first.get_or_insert_with(|| {
-            let reason = error.map_or_else(|| "the peer closed the connection".to_owned(), chain);
-            format!("connection {conn}: {reason} (packets unanswered: {unanswered})")
+            format!("connection {conn}: {failure} (packets unanswered: {unanswered})")
         });
     }
 
@@ -110,14 +109,6 @@ impl Failures {
         self.protocol += other.protocol;
         self.io += other.io;
         self.first = self.first.take().or(other.first);
-    }
-}
-
-/// An error and what is behind it, in one line.
-pub(crate) fn chain(error: &pktconn::Error) -> String {
-    match error.source() {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
     }
 }
 
@@ -141,10 +132,10 @@ mod tests {
         let later = now + Duration::from_secs(1);
         let (mut sum, mut other) = (Tally::new(), Tally::new());
         sum.answered(later, Some(Duration::from_micros(10)));
-        sum.failures.add(3, None, 2);
+        sum.failures.add(3, &Failure::Closed, 2);
         other.answered(now, Some(Duration::from_micros(30)));
         other.answered(now, None);
-        other.failures.add(9, None, 1);
+        other.failures.add(9, &Failure::Closed, 1);
         sum.merge(other);
         assert_eq!((sum.answers, sum.latency_ns.len(), sum.last_answer), (3, 2, Some(later)));
         assert_eq!(sum.failures.count(), 2);

@@ -1,17 +1,25 @@
-//! A thread of the load, with a runtime of its own and its share of the connections.
+//! A thread of the load, with its share of the connections.
 //!
-//! What the connections of a worker share is touched by its thread alone while packets move. It stands behind locks
-//! and `Arc`s because tasks have to be `Send`; nobody contends for them.
+//! ```text
+//!   connect -> wait for the others -> turns of an event loop, until the last load has ended -> close
+//!      '------------------- until the conductor says stop -------------'
+//! ```
+//!
+//! While packets move, a worker shares nothing with others but the number of answers, which it tells once a turn.
 
-use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::io;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
 
 use anyhow::Context;
-use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::task::JoinSet;
+use mio::{Poll, Waker};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::{mpsc, watch};
 
-use crate::connection;
+use crate::connect::connect;
+use crate::event_loop::{EventLoop, WAKER};
 use crate::payload::Block;
 use crate::plan::{Plan, Schedule};
 use crate::tally::Tally;
@@ -40,27 +48,25 @@ pub(crate) enum Event {
     NotConnected(String),
 }
 
-/// What the connections of a worker share.
-pub(crate) struct Shared {
-    pub(crate) plan: Arc<Plan>,
-    pub(crate) addrs: Vec<SocketAddr>,
-    pub(crate) block: Block,
-    pub(crate) control: watch::Receiver<Control>,
-    pub(crate) events: mpsc::UnboundedSender<Event>,
-    /// Bounds the connections that are being made at the same time.
-    pub(crate) connecting: Semaphore,
-    tally: Arc<Mutex<Tally>>,
-}
-
 /// A worker as the conductor sees it.
 pub(crate) struct Worker {
     control: watch::Sender<Control>,
-    tally: Arc<Mutex<Tally>>,
-    thread: JoinHandle<()>,
+    /// Has the event loop look at the control.
+    waker: Waker,
+    answers: Arc<AtomicU64>,
+    thread: JoinHandle<io::Result<Tally>>,
 }
 
-/// Enough to hide the way to a distant server, and with many workers still few against the backlog of a listener.
-const CONNECTING_AT_ONCE: usize = 32;
+/// A worker as its thread sees it.
+struct Work {
+    index: usize,
+    plan: Arc<Plan>,
+    addrs: Vec<SocketAddr>,
+    block: Block,
+    control: watch::Receiver<Control>,
+    events: mpsc::UnboundedSender<Event>,
+    answers: Arc<AtomicU64>,
+}
 
 impl Worker {
     pub(crate) fn start(
@@ -70,69 +76,89 @@ impl Worker {
         block: Block,
         events: mpsc::UnboundedSender<Event>,
     ) -> anyhow::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .context("cannot start the runtime of a worker")?;
+        const CANNOT_START: &str = "cannot start a thread of the load";
+        // That of the connecting alone.
+        let runtime = Builder::new_current_thread().enable_all().build().context(CANNOT_START)?;
+        let poll = Poll::new().context(CANNOT_START)?;
+        let waker = Waker::new(poll.registry(), WAKER).context(CANNOT_START)?;
         let (control, receiver) = watch::channel(Control::Connect);
-        let tally = Arc::new(Mutex::new(Tally::new()));
-        let shared = Arc::new(Shared {
+        let answers = Arc::new(AtomicU64::new(0));
+        let work = Work {
+            index,
             plan: Arc::clone(plan),
             addrs: addrs.to_vec(),
             block,
             control: receiver,
             events,
-            connecting: Semaphore::new(CONNECTING_AT_ONCE),
-            tally: Arc::clone(&tally),
-        });
+            answers: Arc::clone(&answers),
+        };
         let thread = std::thread::Builder::new()
             .name(format!("worker-{index}"))
-            .spawn(move || runtime.block_on(run(index, shared)))
-            .context("cannot start the thread of a worker")?;
-        Ok(Self { control, tally, thread })
+            .spawn(move || work.run(runtime, poll))
+            .context(CANNOT_START)?;
+        Ok(Self { control, waker, answers, thread })
     }
 
     pub(crate) fn control(&self, control: Control) {
         self.control.send_replace(control);
+        // A loop that cannot be woken is one that is gone.
+        let _ = self.waker.wake();
     }
 
-    pub(crate) fn tally(&self) -> MutexGuard<'_, Tally> {
-        lock(&self.tally)
+    /// How many packets have been answered by now.
+    pub(crate) fn answers(&self) -> u64 {
+        self.answers.load(Relaxed)
     }
 
     /// Waits for the end of the thread, and gives its tally.
     pub(crate) fn join(self) -> anyhow::Result<Tally> {
         let name = self.thread.thread().name().unwrap_or("a worker").to_owned();
-        self.thread.join().map_err(|_panic| anyhow::anyhow!("{name} panicked; its counts are lost"))?;
-        let tally = lock(&self.tally).clone();
-        Ok(tally)
+        let tally =
+            self.thread.join().map_err(|_panic| anyhow::anyhow!("{name} panicked; its counts are lost"))?;
+        tally.with_context(|| format!("{name} failed; its counts are lost"))
     }
 }
 
-impl Shared {
-    pub(crate) fn tally(&self) -> MutexGuard<'_, Tally> {
-        lock(&self.tally)
+impl Work {
+    fn run(mut self, runtime: Runtime, poll: Poll) -> io::Result<Tally> {
+        let Some((streams, schedule)) = runtime.block_on(self.prepare()) else { return Ok(Tally::new()) };
+        drop(runtime);
+        let first = self.plan.conns_of(self.index).start;
+        let mut event_loop = EventLoop::new(poll, self.control, self.answers);
+        for (index, stream) in (first..).zip(streams) {
+            event_loop.add(index, stream, &self.plan, self.block, schedule)?;
+        }
+        event_loop.run()
     }
 
-    pub(crate) fn tell(&self, event: Event) {
+    /// Connects, and waits for the start; `None` where there is none.
+    async fn prepare(&mut self) -> Option<(Vec<TcpStream>, Schedule)> {
+        let connecting =
+            connect(&self.addrs, self.plan.conns_of(self.index).len(), self.plan.timeout, || {
+                self.tell(Event::Connected);
+            });
+        let mut control = self.control.clone();
+        let connected = tokio::select! {
+            biased;
+            _ = control.wait_for(|control| matches!(control, Control::Stop(_))) => return None,
+            connected = connecting => connected,
+        };
+        let streams = match connected {
+            Ok(streams) => streams,
+            Err(problem) => {
+                self.tell(Event::NotConnected(problem));
+                return None;
+            }
+        };
+        match control.wait_for(|control| !matches!(control, Control::Connect)).await.as_deref() {
+            Ok(Control::Go(schedule)) => Some((streams, *schedule)),
+            // Stopped, or the conductor is gone.
+            _ => None,
+        }
+    }
+
+    fn tell(&self, event: Event) {
         // A conductor that is gone wants to know no more.
         let _ = self.events.send(event);
-    }
-}
-
-fn lock(tally: &Mutex<Tally>) -> MutexGuard<'_, Tally> {
-    tally.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-async fn run(index: usize, shared: Arc<Shared>) {
-    let mut conns = JoinSet::new();
-    for conn in shared.plan.conns_of(index) {
-        conns.spawn(connection::run(conn, Arc::clone(&shared)));
-    }
-    drop(shared);
-    while let Some(ended) = conns.join_next().await {
-        if let Err(error) = ended {
-            std::panic::resume_unwind(error.into_panic());
-        }
     }
 }
