@@ -55,7 +55,7 @@ mod output;
 pub use output::OutputFile;
 
 mod table;
-pub use table::{HALF_RATE_TABLE_HEAD, TABLE_HEAD, half_rate_table_rows, table_rows};
+pub use table::{HALF_RATE_TABLE_HEAD, TABLE_HEAD, half_rate_table_rows, ratio_cell, table_rows};
 
 mod plot;
 pub use plot::plot_svg;

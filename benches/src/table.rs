@@ -70,7 +70,7 @@ fn spread(rounds: &[&Round], ratio: impl Fn(&Round) -> f64) -> String {
 }
 
 /// The median of a ratio, with the lowest and the highest one; a dash without rounds.
-pub(crate) fn ratio_cell(ratios: impl Iterator<Item = f64>) -> String {
+pub fn ratio_cell(ratios: impl Iterator<Item = f64>) -> String {
     let ratios: Vec<f64> = ratios.collect();
     let Some(middle) = median(ratios.iter().copied()) else { return "-".to_owned() };
     let lowest = ratios.iter().copied().fold(f64::INFINITY, f64::min);

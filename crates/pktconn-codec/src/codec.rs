@@ -10,7 +10,7 @@
 //! Nothing is taken from the buffer before a frame is whole in it, so that a reader that is dropped at any point loses
 //! nothing, and a packet can keep its header.
 
-use bytes::BytesMut;
+use bytes::{BufMut, BytesMut};
 use tokio_util::codec::{Decoder, Encoder};
 
 use crate::config::Framing;
@@ -85,7 +85,6 @@ impl PacketCodec {
     pub fn decode_frame(&mut self, src: &mut BytesMut) -> Result<Option<Packet>, FrameError> {
         match self.whole_frame(src) {
             Ok(Some(frame_len)) => {
-                self.state = State::Head;
                 Ok(Some(Packet::from_frame(src.split_to(frame_len).freeze(), self.config.framing)))
             }
             Ok(None) => Ok(None),
@@ -150,7 +149,6 @@ impl PacketCodec {
     pub fn peek<'a>(&mut self, src: &'a [u8]) -> Result<Option<(&'a [u8], usize)>, FrameError> {
         match self.whole_frame(src) {
             Ok(Some(frame_len)) => {
-                self.state = State::Head;
                 let Framing { header, checksum } = self.config.framing;
                 let payload = &src[header.header_len()..frame_len - checksum.checksum_len()];
                 Ok(Some((payload, frame_len)))
@@ -160,21 +158,26 @@ impl PacketCodec {
         }
     }
 
-    /// The length of the frame at the front of `bytes` when it is whole. What is known of one that is not is kept.
+    /// The length of the frame at the front of `bytes` when it is whole; it is to be taken off then. What is known of one
+    /// that is not is kept.
     #[inline(always)]
     fn whole_frame(&mut self, bytes: &[u8]) -> Result<Option<usize>, FrameError> {
-        let frame_len = match &self.state {
+        let frame_len = match self.state {
             State::Head => match self.frame_len(bytes)? {
+                Some(frame_len) if bytes.len() < frame_len => {
+                    self.state = State::Body { frame_len };
+                    return Ok(None);
+                }
                 Some(frame_len) => frame_len,
                 None => return Ok(None),
             },
-            State::Body { frame_len } => *frame_len,
-            State::Failed(error) => return Err(**error),
+            State::Body { frame_len } if bytes.len() < frame_len => return Ok(None),
+            State::Body { frame_len } => {
+                self.state = State::Head;
+                frame_len
+            }
+            State::Failed(ref error) => return Err(**error),
         };
-        if bytes.len() < frame_len {
-            self.state = State::Body { frame_len };
-            return Ok(None);
-        }
         match self.config.framing.checksum.verify(&bytes[..frame_len]) {
             Ok(()) => Ok(Some(frame_len)),
             Err((expected, actual)) => Err(FrameError::ChecksumMismatch { expected, actual }),
@@ -243,6 +246,26 @@ impl PacketCodec {
     #[inline]
     pub fn frame<'a>(&self, packet: &'a Packet) -> Result<Frame<'a>, FrameError> {
         Frame::new(packet, self.config.framing, self.payload_limit as usize)
+    }
+
+    /// Appends the frame of a packet of these bytes to `dst`. It takes less than to make the packet first.
+    ///
+    /// # Errors
+    ///
+    /// [`FrameError::PayloadTooLarge`] when they are over the limit; `dst` is as it was.
+    #[inline]
+    pub fn encode_payload(&self, payload: &[u8], dst: &mut BytesMut) -> Result<(), FrameError> {
+        let (len, max) = (payload.len(), self.payload_limit as usize);
+        let Framing { header, checksum } = self.config.framing;
+        // The limit is one that the length field can say.
+        let Some(head) = header.write(len).filter(|_| len <= max) else {
+            return Err(FrameError::PayloadTooLarge { len, max });
+        };
+        dst.reserve(len + usize::from(self.around_len));
+        head.put_into(dst);
+        dst.put_slice(payload);
+        checksum.trailer([head.as_slice(), payload]).put_into(dst);
+        Ok(())
     }
 
     /// The length of the frame at the front of `src`, once its header is whole.

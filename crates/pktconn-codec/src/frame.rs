@@ -99,8 +99,8 @@ impl<'a> Frame<'a> {
             return buffer.extend_from_slice(self.body);
         }
         buffer.reserve(self.len);
-        for part in [self.head(), self.body, self.tail()] {
-            buffer.put_slice(part);
-        }
+        self.head.put_into(buffer);
+        buffer.put_slice(self.body);
+        self.tail.put_into(buffer);
     }
 }

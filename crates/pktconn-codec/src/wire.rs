@@ -1,5 +1,7 @@
 //! The length field in front of every payload, and the few bytes that frame one.
 
+use bytes::{BufMut, BytesMut};
+
 /// How the length of a payload is written in front of it.
 ///
 /// Both sides of a connection configure the same one. The default, [`U32Le`](Self::U32Le), is that of the Go library
@@ -84,6 +86,16 @@ impl Inline {
     #[inline]
     pub(crate) fn as_slice(&self) -> &[u8] {
         &self.bytes[..usize::from(self.len)]
+    }
+
+    /// Appends it to `buffer`, where there is room. Of a length that is known, so that it takes no call to copy it.
+    #[inline]
+    pub(crate) fn put_into(&self, buffer: &mut BytesMut) {
+        match self.len {
+            4 => buffer.put_slice(&self.bytes),
+            2 => buffer.put_slice(&self.bytes[..2]),
+            _ => debug_assert_eq!(self.len, 0, "no header or checksum has that length"),
+        }
     }
 }
 

@@ -100,6 +100,30 @@ fn decode_in_batches<'a>(
     (packets, end)
 }
 
+/// The payloads of a stream that arrives in `chunks`, looked at where they lie, and how it ended.
+fn peek_all<'a>(
+    config: &CodecConfig,
+    chunks: impl Iterator<Item = &'a [u8]>,
+) -> (Vec<Vec<u8>>, Result<(), FrameError>) {
+    let mut codec = PacketCodec::new(*config);
+    let (mut arrived, mut taken, mut payloads) = (Vec::new(), 0, Vec::new());
+    for chunk in chunks {
+        arrived.extend_from_slice(chunk);
+        loop {
+            match codec.peek(&arrived[taken..]) {
+                Ok(Some((payload, frame_len))) => {
+                    payloads.push(payload.to_vec());
+                    taken += frame_len;
+                }
+                Ok(None) => break,
+                Err(error) => return (payloads, Err(error)),
+            }
+        }
+    }
+    let end = codec.decode_end(&arrived[taken..]);
+    (payloads, end)
+}
+
 fn written<'a>(values: impl IntoIterator<Item = &'a Typed>) -> PacketMut {
     let mut packet = PacketMut::new();
     for value in values {
@@ -149,6 +173,10 @@ proptest! {
         let (in_batches, end_in_batches) = decode_in_batches(&config, chunks(&wire, &lens), batch);
         prop_assert_eq!(&in_batches, &at_once);
         prop_assert_eq!(end_in_batches, end);
+
+        let (peeked, end_of_peeked) = peek_all(&config, chunks(&wire, &lens));
+        prop_assert!(peeked.iter().eq(at_once.iter().map(Packet::payload)));
+        prop_assert_eq!(end_of_peeked, end);
 
         // The packets are the stream from its start on, and all of it when it ends cleanly.
         let frames = encode_all(&config, &at_once);
@@ -349,6 +377,10 @@ proptest! {
     #[test]
     fn a_packet_of_any_origin_is_encoded_as_a_fresh_one(payload in payload(), config in framing()) {
         let afresh = encode(&config, &payload.clone().into());
+        let mut of_payload = BytesMut::from("before ");
+        let encoded = PacketCodec::new(config).encode_payload(&payload, &mut of_payload);
+        prop_assert_eq!(encoded.map(|()| of_payload.split_off(7).to_vec()), afresh.clone());
+        prop_assert_eq!(&of_payload[..], b"before ");
         for (origin, packet) in packets_of(&payload) {
             prop_assert!(encode(&config, &packet) == afresh, "{origin}, encoded in {config:?}");
         }

@@ -22,7 +22,7 @@ use crate::payload::{Packets, TELLING_LEN};
 
 /// How far back an answered packet is remembered, to tell a doubled packet from an altered one. It is looked at for
 /// wrong packets alone.
-const REMEMBERED: u64 = 1024;
+pub(crate) const REMEMBERED: u64 = 1024;
 
 /// The account of one connection. `T` is what the caller wants to know again when a packet comes back.
 pub(crate) struct Account<T> {
@@ -208,7 +208,7 @@ mod tests {
     /// One for all tests: a block is never freed.
     fn block() -> Block {
         static BLOCK: OnceLock<Block> = OnceLock::new();
-        *BLOCK.get_or_init(|| Block::new(LONG.max_len))
+        *BLOCK.get_or_init(|| Block::new(LONG.max_len, 1))
     }
 
     /// An account with packets 0 to `sent - 1` outstanding, each with its number as the note, and their payloads.

@@ -15,6 +15,7 @@ use pktconn::ConnConfig;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
+use crate::account::REMEMBERED;
 use crate::connect::resolve;
 use crate::files;
 use crate::outcome::{Outcome, measured_time};
@@ -75,7 +76,7 @@ enum End {
 
 impl Conductor {
     fn start(plan: &Arc<Plan>, addrs: &[SocketAddr]) -> anyhow::Result<Self> {
-        let block = Block::new(plan.sizes.max_len);
+        let block = Block::new(plan.sizes.max_len, plan.pipeline + REMEMBERED as usize);
         let (sender, events) = mpsc::unbounded_channel();
         let workers = (0..plan.threads).map(|index| Worker::start(index, plan, addrs, block, sender.clone()));
         Ok(Self { plan: Arc::clone(plan), workers: workers.collect::<anyhow::Result<_>>()?, events })
