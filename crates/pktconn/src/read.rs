@@ -99,6 +99,10 @@ impl Reading {
             if let Some(end) = self.end() {
                 return Poll::Ready(end.map(|()| 0));
             }
+            if self.buffer.is_empty() {
+                ready!(self.poll_more(cx));
+                continue;
+            }
             match self.codec.decode_many(&mut self.buffer, limit, packets) {
                 Ok(0) => ready!(self.poll_more(cx)),
                 Ok(count) => {
@@ -149,7 +153,10 @@ impl Reading {
             }
             Poll::Ready(Err(error)) => self.fail(&error.into()),
             Poll::Pending => {
-                self.release_memory();
+                // An empty one is without memory already.
+                if !self.buffer.is_empty() {
+                    self.release_memory();
+                }
                 match self.shared.before_wait(cx) {
                     Ok(()) => return Poll::Pending,
                     Err(_) => self.end_failed(),
@@ -162,6 +169,17 @@ impl Reading {
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<usize>> {
         // Without a reader an end is set: `recv` does not come this far.
         let Some(reader) = &mut self.reader else { return Poll::Ready(Ok(0)) };
+        if self.buffer.is_empty() {
+            // Most reads, and each that finds nothing: the chunk comes here with bytes alone.
+            let mut chunk = pool::read_chunk(0);
+            let read = tokio_util::io::poll_read_buf(Pin::new(reader), cx, &mut chunk);
+            if chunk.is_empty() {
+                pool::return_read_chunk(chunk);
+            } else {
+                (self.buffer, self.memory) = (chunk, Memory::Chunk);
+            }
+            return read;
+        }
         make_room(&mut self.buffer, &mut self.memory, &self.codec);
         tokio_util::io::poll_read_buf(Pin::new(reader), cx, &mut self.buffer)
     }

@@ -167,6 +167,14 @@ impl Shared {
             if self.is_waited_for() {
                 return Err(Reason::Full);
             }
+            if let [packet] = packets {
+                if state.writes_through() {
+                    let frame = self.settings.codec.frame(packet).map_err(Reason::TooLarge)?;
+                    state.write_through(packet, &frame);
+                    *accepted += 1;
+                    return state.check_open();
+                }
+            }
             if packets.len() > 1 {
                 state.outbox.make_room_for(packets);
             }

@@ -285,6 +285,51 @@ impl State {
         }
     }
 
+    /// Whether a batch of one packet need not go through the outbox.
+    pub(crate) fn writes_through(&self) -> bool {
+        self.outbox.is_empty() && !self.blocked && self.timing.is_none()
+    }
+
+    /// Writes a packet from its own memory, where its frame stands there whole, as that of one that was received. What the
+    /// transport does not take goes into the outbox, which was [empty](Self::writes_through).
+    #[inline]
+    pub(crate) fn write_through(&mut self, packet: &Packet, frame: &Frame<'_>) {
+        self.packets_sent += 1;
+        self.bytes_accepted += frame.len() as u64;
+        let before = self.bytes_out();
+        let result = self.poll_write_through(packet, frame, &mut Context::from_waker(Waker::noop()));
+        self.wrote(before, result);
+        if self.blocked {
+            self.want_flusher();
+        }
+    }
+
+    #[inline]
+    fn poll_write_through(
+        &mut self,
+        packet: &Packet,
+        frame: &Frame<'_>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        let writer = self.writer.as_mut().filter(|_| frame.body().len() == frame.len());
+        match writer.map_or(Poll::Pending, |writer| Pin::new(writer).poll_write(cx, frame.body())) {
+            Poll::Ready(Ok(taken @ 1..)) => {
+                self.bytes_written += taken as u64;
+                self.writes += 1;
+                if taken < frame.len() {
+                    self.outbox.push(packet, frame);
+                    self.outbox.advance(taken, |packet| self.later.drop(packet));
+                }
+            }
+            Poll::Ready(failed) => {
+                self.outbox.push(packet, frame);
+                return Poll::Ready(failed.and(Err(io::ErrorKind::WriteZero.into())));
+            }
+            Poll::Pending => self.outbox.push(packet, frame),
+        }
+        self.poll_write_out(cx)
+    }
+
     /// A turn of the sweeper.
     pub(crate) fn run_sweeper(&mut self) {
         self.sweep = Sweep::No;
@@ -302,8 +347,18 @@ impl State {
     }
 
     fn write(&mut self, cx: &mut Context<'_>) {
-        let before = (self.bytes_written, self.bytes_flushed);
+        let before = self.bytes_out();
         let result = self.poll_write_out(cx);
+        self.wrote(before, result);
+    }
+
+    /// What tells whether a write came to something.
+    fn bytes_out(&self) -> (u64, u64) {
+        (self.bytes_written, self.bytes_flushed)
+    }
+
+    /// What a write leads to.
+    fn wrote(&mut self, before: (u64, u64), result: Poll<io::Result<()>>) {
         self.blocked = result.is_pending();
         if self.blocked {
             self.outbox.shrink();
@@ -314,7 +369,7 @@ impl State {
         if let Poll::Ready(Err(error)) = result {
             self.fail(error.into());
             self.end();
-        } else if before != (self.bytes_written, self.bytes_flushed) {
+        } else if before != self.bytes_out() {
             self.wake_progress();
         }
     }

@@ -2,9 +2,14 @@
 
 mod common;
 
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+
 use common::{drop_after, frame, numbered, piped_and_raw, piped_pair, tcp_and_raw, tcp_pair};
-use pktconn::{CodecConfig, ConnConfig, Packet};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use pktconn::{CodecConfig, ConnConfig, Packet, PacketConn};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 fn numbers(range: std::ops::Range<u32>) -> Vec<Packet> {
     range.map(numbered).collect()
@@ -164,7 +169,89 @@ async fn under_a_flush_delay_a_batch_waits_for_others() {
 
 #[tokio::test]
 async fn a_batch_that_finds_the_transport_broken_says_so() {
-    let (conn, raw) = piped_and_raw(4096, ConnConfig::new());
-    drop(raw);
-    assert!(conn.send_many(&mut numbers(0..3)).await.unwrap_err().is_io());
+    for count in [1, 3] {
+        let (conn, raw) = piped_and_raw(4096, ConnConfig::new());
+        drop(raw);
+        assert!(conn.send_many(&mut numbers(0..count)).await.unwrap_err().is_io());
+    }
+}
+
+/// Gives one frame, and takes note of where the bytes lie that it is to write, of which it takes `most` at a time.
+struct Noting {
+    frame: Option<Vec<u8>>,
+    most: usize,
+    written: Arc<Mutex<Vec<Write>>>,
+}
+
+/// Where the bytes lay, and those that were taken.
+type Write = (usize, Vec<u8>);
+
+impl AsyncRead for Noting {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.frame.take() {
+            Some(frame) => {
+                buf.put_slice(&frame);
+                Poll::Ready(Ok(()))
+            }
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl AsyncWrite for Noting {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let taken = &buf[..buf.len().min(self.most)];
+        self.written.lock().unwrap().push((buf.as_ptr() as usize, taken.to_vec()));
+        Poll::Ready(Ok(taken.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test]
+async fn a_received_packet_that_is_sent_alone_is_written_where_it_lies_whatever_of_it_is_taken() {
+    let frame = frame(b"a packet of its own");
+    for most in [frame.len(), frame.len() - 1, 5, 1] {
+        let written = Arc::default();
+        let io = Noting { frame: Some(frame.clone()), most, written: Arc::clone(&written) };
+        let mut conn = PacketConn::new(io, ConnConfig::new()).unwrap();
+        let mut packets = Vec::new();
+        conn.recv_many(&mut packets, 2).await.unwrap();
+        let lies_at = packets[0].payload().as_ptr() as usize - 4;
+        conn.send_many(&mut packets).await.unwrap();
+        let stats = conn.stats();
+        let written = written.lock().unwrap();
+        let bytes: Vec<u8> = written.iter().flat_map(|(_, bytes)| bytes).copied().collect();
+        assert_eq!((written[0].0, &bytes), (lies_at, &frame), "{most} at a time");
+        assert_eq!((stats.packets_sent, stats.bytes_sent), (1, frame.len() as u64));
+        assert_eq!((stats.writes as usize, stats.queued_bytes), (written.len(), 0));
+    }
+}
+
+#[tokio::test]
+async fn what_is_left_of_a_packet_that_was_sent_alone_goes_before_those_behind_it() {
+    let (conn, mut raw) = piped_and_raw(100, ConnConfig::new());
+    let (mut echoing, mut feed) = piped_and_raw(4096, ConnConfig::new());
+    let mut expected = Vec::new();
+    let mut received = Vec::new();
+    for number in 0..20 {
+        let frame = frame(numbered(number).payload());
+        feed.write_all(&frame).await.unwrap();
+        echoing.recv_many(&mut received, 1).await.unwrap();
+        conn.send_many(&mut received).await.unwrap();
+        expected.extend(frame);
+    }
+    let mut bytes = vec![0; expected.len()];
+    raw.read_exact(&mut bytes).await.unwrap();
+    assert_eq!(bytes, expected);
 }
