@@ -23,6 +23,7 @@ use futures::{SinkExt, StreamExt};
 use pktconn::{ConnConfig, Packet, PacketConn};
 use pktconn_benches::raise_open_file_limit;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Builder;
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
 
 /// Echoes packets (u32 little-endian length, payload, no checksum) from one thread of tokio.
@@ -56,9 +57,14 @@ const BATCHES_BETWEEN_TASKS: usize = 2;
 /// The largest frame: the default of `pktconn`.
 const MAX_FRAME_LEN: usize = 32 * 1024 * 1024;
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<()> {
-    let options = Options::parse();
+fn main() -> Result<()> {
+    // The runtime that pktecho has, which says why, for all of them.
+    let runtime =
+        Builder::new_current_thread().enable_all().max_io_events_per_tick(64).event_interval(128).build();
+    runtime.context("cannot start")?.block_on(run(&Options::parse()))
+}
+
+async fn run(options: &Options) -> Result<()> {
     raise_open_file_limit();
     let listener = TcpListener::bind(options.listen)
         .await
@@ -69,9 +75,10 @@ async fn main() -> Result<()> {
         .context("cannot print the address")?;
     loop {
         let (stream, _) = listener.accept().await.context("cannot accept")?;
+        let kind = options.kind;
         tokio::spawn(async move {
             // A connection that fails ends alone.
-            if let Err(error) = serve(stream, options.kind).await {
+            if let Err(error) = serve(stream, kind).await {
                 eprintln!("tokio_echo_server: {error:#}");
             }
         });

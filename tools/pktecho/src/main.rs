@@ -14,7 +14,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Context;
-use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use options::Options;
@@ -37,7 +36,7 @@ fn main() -> ExitCode {
                 .from_env_lossy(),
         )
         .init();
-    let runtime = Builder::new_current_thread().enable_all().build().context("cannot start");
+    let runtime = threads::runtime(1).context("cannot start");
     let result = runtime.and_then(|runtime| runtime.block_on(run(&options)));
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -158,10 +158,20 @@ impl Worker {
     }
 }
 
+/// Sockets that are looked at in a turn, and so connections that are served before the next look. With tokio's 1,024, the
+/// tasks and sockets of 1,000 connections that are ready at once have left the cache when they are served: 0.2 µs for a
+/// packet that stands alone, of 1.5 µs outside of the kernel. A call of the system for 64 of them costs a tenth of that.
+const EVENTS_A_TURN: usize = 64;
+
 /// One thread needs no scheduler that moves tasks between threads.
-fn runtime(threads: usize) -> io::Result<Runtime> {
+pub(crate) fn runtime(threads: usize) -> io::Result<Runtime> {
     match threads {
-        1 => Builder::new_current_thread().enable_all().build(),
+        1 => Builder::new_current_thread()
+            .enable_all()
+            .max_io_events_per_tick(EVENTS_A_TURN)
+            // Of tasks: with those that the served ones wake.
+            .event_interval(2 * EVENTS_A_TURN as u32)
+            .build(),
         _ => Builder::new_multi_thread().worker_threads(threads).enable_all().build(),
     }
 }
