@@ -43,8 +43,11 @@ pub(crate) struct Outbox {
     len: usize,
 }
 
-#[derive(Default)]
-struct Sealed(VecDeque<Chunk>);
+struct Sealed {
+    chunks: VecDeque<Chunk>,
+    /// How much of the first chunk the transport has taken.
+    written: usize,
+}
 
 enum Chunk {
     Small(BytesMut),
@@ -74,34 +77,36 @@ impl Outbox {
     #[inline]
     pub(crate) fn push(&mut self, packet: &Packet, frame: &Frame<'_>) {
         let len = frame.len();
-        self.len += len;
         if len >= LARGE_FRAME {
-            return self.push_large(packet, frame);
+            self.push_large(packet, frame);
+        } else {
+            if self.open.capacity() - self.open.len() < len || self.open.len() + len > WRITE_WORTH {
+                self.make_room(len);
+            }
+            frame.put_into(&mut self.open);
         }
-        if self.open.capacity() - self.open.len() < len || self.open.len() + len > WRITE_WORTH {
-            self.make_room(len);
-        }
-        frame.put_into(&mut self.open);
+        self.len += len;
     }
 
     fn push_large(&mut self, packet: &Packet, frame: &Frame<'_>) {
         self.seal();
         let parts =
             [Bytes::copy_from_slice(frame.head()), frame.body_bytes(), Bytes::copy_from_slice(frame.tail())];
-        self.sealed().push_back(Chunk::Large { packet: packet.clone(), parts });
+        self.push_sealed(Chunk::Large { packet: packet.clone(), parts }, 0);
     }
 
-    fn sealed(&mut self) -> &mut VecDeque<Chunk> {
-        &mut self.sealed.get_or_insert_default().0
+    /// Puts a chunk behind those that are sealed. Where it is the first, so much of it was `written`.
+    fn push_sealed(&mut self, chunk: Chunk, written: usize) {
+        let sealed = self.sealed.get_or_insert_with(|| Box::new(Sealed { chunks: VecDeque::new(), written }));
+        sealed.chunks.push_back(chunk);
     }
 
-    fn chunks(&self) -> impl Iterator<Item = &Chunk> {
-        self.sealed.iter().flat_map(|sealed| &sealed.0)
-    }
-
-    /// How much of the first chunk the transport has taken.
+    /// How much of the first chunk the transport has taken, which is the open one where nothing is sealed.
     fn written(&self) -> usize {
-        self.chunks().map(Chunk::len).sum::<usize>() + self.open.len() - self.len
+        match &self.sealed {
+            None => self.open.len() - self.len,
+            Some(sealed) => sealed.written,
+        }
     }
 
     fn make_room(&mut self, len: usize) {
@@ -146,14 +151,14 @@ impl Outbox {
                 count += 1;
             }
         };
-        for chunk in self.chunks().take(MAX_SLICES) {
+        for chunk in self.sealed.iter().flat_map(|sealed| &sealed.chunks).take(MAX_SLICES) {
             match chunk {
                 Chunk::Small(frames) => add(frames),
                 Chunk::Large { parts, .. } => parts.iter().for_each(|part| add(part)),
             }
         }
         // Behind more chunks than were looked at, the open one is not next.
-        if self.sealed.as_ref().is_none_or(|sealed| sealed.0.len() < MAX_SLICES) {
+        if self.sealed.as_ref().is_none_or(|sealed| sealed.chunks.len() < MAX_SLICES) {
             add(&self.open);
         }
         count
@@ -164,15 +169,15 @@ impl Outbox {
     pub(crate) fn advance(&mut self, count: usize, mut done: impl FnMut(Packet)) {
         debug_assert!(count <= self.len, "the transport took {count} bytes of {}", self.len);
         self.len -= count;
-        let mut written = self.written();
         if let Some(sealed) = &mut self.sealed {
-            while let Some(chunk) = sealed.0.front() {
+            sealed.written += count;
+            while let Some(chunk) = sealed.chunks.front() {
                 let chunk_len = chunk.len();
-                if written < chunk_len {
+                if sealed.written < chunk_len {
                     return;
                 }
-                written -= chunk_len;
-                if let Some(Chunk::Large { packet, .. }) = sealed.0.pop_front() {
+                sealed.written -= chunk_len;
+                if let Some(Chunk::Large { packet, .. }) = sealed.chunks.pop_front() {
                     done(packet);
                 }
             }
@@ -198,7 +203,7 @@ impl Outbox {
         let mut written = self.written();
         self.len = 0;
         let mut unsent = Vec::new();
-        for chunk in self.sealed.take().into_iter().flat_map(|sealed| sealed.0) {
+        for chunk in self.sealed.take().into_iter().flat_map(|sealed| sealed.chunks) {
             let chunk_len = chunk.len();
             match chunk {
                 Chunk::Small(mut frames) => {
@@ -219,9 +224,10 @@ impl Outbox {
 
     fn seal(&mut self) {
         if !self.open.is_empty() {
+            let written = self.written();
             self.shrink();
             let frames = std::mem::take(&mut self.open);
-            self.sealed().push_back(Chunk::Small(frames));
+            self.push_sealed(Chunk::Small(frames), written);
         }
     }
 }
@@ -283,7 +289,8 @@ mod tests {
         let mut outbox = Outbox { open: BytesMut::with_capacity(WRITE_WORTH), ..Outbox::default() };
         push(&mut outbox, &codec, &b"small".into());
         push(&mut outbox, &codec, &vec![7; LARGE_FRAME].into());
-        let Some(Chunk::Small(frames)) = outbox.sealed().front() else { panic!("it is sealed") };
+        let sealed = outbox.sealed.as_ref().expect("it is sealed");
+        let Some(Chunk::Small(frames)) = sealed.chunks.front() else { panic!("they are first") };
         assert!(frames.capacity() <= 2 * MIN_OPEN, "{} bytes", frames.capacity());
     }
 
