@@ -58,7 +58,7 @@ impl PacketConn {
     /// Dropping the future abandons the attempt.
     pub async fn connect_with(addr: impl ToSocketAddrs, config: ConnConfig) -> Result<Self, Error> {
         config.check()?;
-        Self::from_tcp_with(TcpStream::connect(addr).await?, &Settings::new(config))
+        Self::from_tcp_with(TcpStream::connect(addr).await?, None, &Settings::new(config))
     }
 
     /// Makes a connection of a TCP stream that was connected or accepted elsewhere, and turns `TCP_NODELAY` on: packets
@@ -74,16 +74,21 @@ impl PacketConn {
     /// Outside of a tokio runtime.
     pub fn from_tcp(stream: TcpStream, config: ConnConfig) -> Result<Self, Error> {
         config.check()?;
-        Self::from_tcp_with(stream, &Settings::new(config))
+        Self::from_tcp_with(stream, None, &Settings::new(config))
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         self.sender.shared()
     }
 
-    pub(crate) fn from_tcp_with(stream: TcpStream, settings: &Arc<Settings>) -> Result<Self, Error> {
+    /// `peer_addr` where it is known: a socket that was reset tells it no more.
+    pub(crate) fn from_tcp_with(
+        stream: TcpStream,
+        peer_addr: Option<SocketAddr>,
+        settings: &Arc<Settings>,
+    ) -> Result<Self, Error> {
         stream.set_nodelay(true)?;
-        let addrs = Addrs::new(stream.local_addr().ok(), stream.peer_addr().ok());
+        let addrs = Addrs::new(stream.local_addr().ok(), peer_addr.or_else(|| stream.peer_addr().ok()));
         let (reader, writer) = stream.into_split();
         Ok(Self::from_halves(Reader::Tcp(reader), Writer::Tcp(writer), addrs, settings))
     }

@@ -147,7 +147,7 @@ impl PacketServer {
             match accepted {
                 Ok((stream, peer_addr)) => {
                     pause = AcceptPause::default();
-                    match PacketConn::from_tcp_with(stream, &settings) {
+                    match PacketConn::from_tcp_with(stream, Some(peer_addr), &settings) {
                         Ok(conn) => {
                             handlers.spawn(Handling::new(conn, Arc::clone(&handler)));
                         }
