@@ -119,7 +119,8 @@ impl Load {
                 let now = tools.tally.last_answer.unwrap_or_else(Instant::now);
                 self.fill_pipeline(now, tools)?;
             }
-            if self.account.outstanding() == 0 {
+            // One that is answered before all of it is sent is not done: others may follow it.
+            if self.account.outstanding() == 0 && self.connection.is_flushed() {
                 self.take_surplus(tools);
                 return Ok(Turn::Ended(End::Complete));
             }

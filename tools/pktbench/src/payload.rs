@@ -6,7 +6,7 @@
 //!
 //! A payload is a slice of one pseudo-random block that lives as long as the process: sending it needs no copy and no
 //! count of references, and checking one that came back is one comparison of memory. No two packets of a connection that
-//! may be outstanding or remembered at the same time begin at the same offset, and no 8 bytes stand twice in the block; so
+//! may be expected or remembered at the same time begin at the same offset, and no 8 bytes stand twice in the block; so
 //! any two of them differ, from 8 bytes on. Shorter ones may be alike, and empty ones always are. Each connection goes
 //! through the offsets in an order of its own.
 

@@ -2,7 +2,8 @@
 
 mod common;
 
-use std::net::SocketAddr;
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 
 use common::{Answer, Ran, count, frame, pktbench, serve, serve_with_trailer};
@@ -214,6 +215,23 @@ fn a_failed_connection_does_not_hide_an_altered_packet() {
     let document = ran.document();
     check(&document, 6, &[("altered", 1), ("unanswered", 1)]);
     assert_eq!(count(&document, "errors", "closed"), 1);
+    assert_eq!(ran.code, Some(3));
+}
+
+#[test]
+fn an_answer_that_comes_before_all_of_its_packet_was_sent_does_not_end_the_load() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.write_all(&frame(b"too early")).unwrap();
+        std::io::copy(&mut stream.try_clone().unwrap(), &mut stream)
+    });
+    // More than the sockets hold.
+    let ran = pktbench(&format!("--connect {addr} --conns 1 --sizes 16MiB --packets 2 --json"));
+    let document = ran.document();
+    assert_eq!(count(&document, "totals", "sent"), 2, "{document}");
+    check(&document, 1, &[("altered", 1), ("doubled", 1)]);
     assert_eq!(ran.code, Some(3));
 }
 
