@@ -51,6 +51,19 @@ pub(crate) struct Load {
     traffic: Traffic,
 }
 
+/// Packets of one latency.
+struct Alike {
+    sent_at: Instant,
+    now: Instant,
+    count: u64,
+}
+
+impl Alike {
+    fn record(self, tally: &mut Tally) {
+        tally.record(self.now - self.sent_at, self.count);
+    }
+}
+
 /// How far a load is after a turn.
 pub(crate) enum Turn {
     /// It goes on when the socket is ready for it.
@@ -135,7 +148,9 @@ impl Load {
     fn receive(&mut self, tools: &mut Tools) -> Result<Got, Failure> {
         let Self { connection, schedule, account, traffic, .. } = self;
         let Tools { tally, buffer, .. } = tools;
-        connection.read(buffer, |now, payload| {
+        // Those that were sent together come back together, mostly: one latency, recorded once.
+        let mut alike: Option<Alike> = None;
+        let got = connection.read(buffer, |now, payload| {
             let judgement = account.receive(payload);
             let sent_at = judgement.note();
             let counts = sent_at.unwrap_or(now) >= schedule.measure_from;
@@ -143,11 +158,24 @@ impl Load {
                 traffic.received_packets += 1;
                 traffic.received_bytes += payload.len() as u64;
             }
-            if let Some(sent_at) = sent_at {
-                let is_sample = counts && matches!(judgement, Judgement::Verified(_));
-                tally.answered(now, is_sample.then(|| now - sent_at));
+            let Some(sent_at) = sent_at else { return };
+            tally.answered(now);
+            if !counts || !matches!(judgement, Judgement::Verified(_)) {
+                return;
             }
-        })
+            match &mut alike {
+                Some(alike) if alike.sent_at == sent_at => alike.count += 1,
+                _ => {
+                    if let Some(done) = alike.replace(Alike { sent_at, now, count: 1 }) {
+                        done.record(tally);
+                    }
+                }
+            }
+        });
+        if let Some(last) = alike {
+            last.record(tally);
+        }
+        got
     }
 
     /// Sends as many packets as may be outstanding, as long as the socket takes them.

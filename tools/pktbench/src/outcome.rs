@@ -99,7 +99,8 @@ pub(crate) mod tests {
     pub(crate) fn outcome() -> Outcome {
         let mut tally = Tally::new();
         for latency_us in [10, 30] {
-            tally.answered(Instant::now(), Some(Duration::from_micros(latency_us)));
+            tally.answered(Instant::now());
+            tally.record(Duration::from_micros(latency_us), 1);
             tally.integrity.verified += 1;
             tally.traffic.sent_packets += 1;
             tally.traffic.sent_bytes += 2048;

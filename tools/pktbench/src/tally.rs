@@ -64,13 +64,16 @@ impl Tally {
         }
     }
 
-    /// Counts an answer that came at `now`, and its latency where it counts.
-    pub(crate) fn answered(&mut self, now: Instant, latency: Option<Duration>) {
+    /// Counts an answer that came at `now`.
+    pub(crate) fn answered(&mut self, now: Instant) {
         self.answers += 1;
         self.last_answer = Some(now);
-        if let Some(latency) = latency {
-            self.latency_ns.saturating_record(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX));
-        }
+    }
+
+    /// Counts the latency of so many packets.
+    pub(crate) fn record(&mut self, latency: Duration, packets: u64) {
+        let latency_ns = u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX);
+        self.latency_ns.saturating_record_n(latency_ns, packets);
     }
 
     /// Adds the counts of another worker.
@@ -131,10 +134,12 @@ mod tests {
         let now = Instant::now();
         let later = now + Duration::from_secs(1);
         let (mut sum, mut other) = (Tally::new(), Tally::new());
-        sum.answered(later, Some(Duration::from_micros(10)));
+        sum.answered(later);
+        sum.record(Duration::from_micros(10), 1);
         sum.failures.add(3, &Failure::Closed, 2);
-        other.answered(now, Some(Duration::from_micros(30)));
-        other.answered(now, None);
+        other.answered(now);
+        other.answered(now);
+        other.record(Duration::from_micros(30), 1);
         other.failures.add(9, &Failure::Closed, 1);
         sum.merge(other);
         assert_eq!((sum.answers, sum.latency_ns.len(), sum.last_answer), (3, 2, Some(later)));
@@ -146,9 +151,9 @@ mod tests {
     #[test]
     fn a_latency_beyond_the_bounds_counts_as_the_longest() {
         let mut tally = Tally::new();
-        tally.answered(Instant::now(), Some(Duration::from_secs(5 * 60 * 60)));
-        tally.answered(Instant::now(), Some(Duration::ZERO));
-        assert_eq!(tally.latency_ns.len(), 2);
+        tally.record(Duration::from_secs(5 * 60 * 60), 2);
+        tally.record(Duration::ZERO, 1);
+        assert_eq!(tally.latency_ns.len(), 3);
         assert!(tally.latency_ns.max() >= Tally::MAX_LATENCY.as_nanos() as u64);
     }
 }
