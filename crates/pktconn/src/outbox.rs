@@ -113,24 +113,32 @@ impl Outbox {
         if self.open.len() + len > WRITE_WORTH {
             self.seal();
         }
-        if self.open.capacity() == 0 {
-            self.open = pool::write_buffer();
-        }
-        // Who has sent a few packets may send many. By large steps, because each may copy what is there.
-        let step = (3 * self.open.capacity()).min(WRITE_WORTH - self.open.len());
-        self.open.reserve(step.max(len).max(MIN_OPEN));
+        self.grow_by(len);
     }
 
     /// Makes room for the small ones of `packets`, which are about to be pushed.
     pub(crate) fn make_room_for(&mut self, packets: &[Packet]) {
-        if self.open.capacity() == 0 {
-            self.open = pool::write_buffer();
-        }
         let worth = WRITE_WORTH - self.open.len();
         if self.open.capacity() - self.open.len() < worth {
             let lens = packets.iter().map(|packet| packet.len() + MAX_AROUND);
             let small: usize = lens.filter(|&len| len < LARGE_FRAME).sum();
-            self.open.reserve(small.min(worth));
+            self.grow_by(small.min(worth));
+        }
+    }
+
+    /// Makes room for `len` bytes more in the open buffer, which holds a write's worth at most.
+    fn grow_by(&mut self, len: usize) {
+        if self.open.capacity() == 0 {
+            self.open = pool::write_buffer();
+        }
+        let least = self.open.len() + len;
+        if self.open.capacity() < least {
+            // Who has sent a few packets may send many: by large steps, because each copies what is there. Not by
+            // `reserve`, which may take twice of what a write is worth.
+            let capacity = least.max(4 * self.open.capacity()).clamp(MIN_OPEN, WRITE_WORTH);
+            let mut larger = BytesMut::with_capacity(capacity);
+            larger.extend_from_slice(&self.open);
+            self.open = larger;
         }
     }
 
@@ -281,6 +289,25 @@ mod tests {
         outbox.shrink();
         assert!(outbox.open.capacity() <= 2 * MIN_OPEN, "{} bytes", outbox.open.capacity());
         assert_eq!(pending(&outbox), b"\0small");
+    }
+
+    #[test]
+    fn what_gathers_while_it_is_blocked_takes_little_more_room_than_its_bytes() {
+        let codec = PacketCodec::default();
+        let mut outbox = Outbox::default();
+        let packets = vec![Packet::from(vec![7; 1000]); 1000];
+        for batch in packets.chunks(40) {
+            outbox.make_room_for(batch);
+            batch.iter().for_each(|packet| push(&mut outbox, &codec, packet));
+            outbox.shrink();
+        }
+        let sealed = outbox.sealed.as_ref().expect("it is more than a write's worth");
+        let sealed = sealed.chunks.iter().map(|chunk| match chunk {
+            Chunk::Small(frames) => frames.capacity(),
+            Chunk::Large { .. } => panic!("there is none"),
+        });
+        let room = sealed.sum::<usize>() + outbox.open.capacity();
+        assert!(room <= outbox.len() + outbox.len() / 16 + WRITE_WORTH, "{room} for {}", outbox.len());
     }
 
     #[test]
