@@ -20,9 +20,11 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-use crate::error::Reason;
+use crate::ConnConfig;
+use crate::error::{Reason, Timeout};
 use crate::state::{Phase, State};
 use crate::transport::Reader;
+use crate::turn;
 
 impl State {
     /// Fails with the reason when nothing is sent any more.
@@ -65,7 +67,7 @@ impl State {
     }
 
     /// Sends FIN when all is written, and discards what the peer sends until it closes or the deadline passes.
-    pub(crate) fn go_on_closing(&mut self, cx: &mut Context<'_>) {
+    pub(crate) fn go_on_closing(&mut self, config: &ConnConfig, cx: &mut Context<'_>) {
         if let Err(error) = self.poll_close(cx) {
             // The peer is gone, and nobody can tell whether it got everything.
             self.fail(error.into());
@@ -73,7 +75,7 @@ impl State {
         }
         let late = self.rare().deadline.is_some_and(|deadline| deadline <= Instant::now());
         if late && self.phase == Phase::Closing {
-            self.fail(Reason::CloseTimeout);
+            self.fail(Reason::Timeout(Timeout::Close, config.close_timeout));
         }
         if late || (self.phase == Phase::Finished && self.remote_closed) {
             self.end();
@@ -153,6 +155,6 @@ fn poll_discard(reader: &mut Reader, cx: &mut Context<'_>) -> Poll<io::Result<()
             return Poll::Ready(Ok(()));
         }
     }
-    cx.waker().wake_by_ref();
+    turn::end(cx);
     Poll::Pending
 }

@@ -6,11 +6,14 @@ use std::time::Duration;
 use pktconn_codec::{CodecConfig, PacketCodec};
 use tokio::runtime::Handle;
 
-use crate::Error;
 use crate::error::Reason;
 use crate::flush::Timing;
+use crate::{Error, TcpConfig};
 
-/// The configuration of a connection: its frames, its outbox, its flushing and its close.
+/// The configuration of a connection: its frames, its outbox, its flushing, its deadlines and its close.
+///
+/// A deadline that passes ends the connection, and says so as [`Error::timeout`]. Deadlines cost no timer for a packet: one
+/// is set when a peer is waited for in the middle of a frame, or takes no more, and then stays.
 ///
 /// ```
 /// use std::time::Duration;
@@ -28,6 +31,11 @@ pub struct ConnConfig {
     flush_delay: Duration,
     max_flush_delay: Option<Duration>,
     pub(crate) close_timeout: Duration,
+    pub(crate) connect_timeout: Option<Duration>,
+    pub(crate) frame_timeout: Option<Duration>,
+    pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) write_timeout: Option<Duration>,
+    pub(crate) tcp: TcpConfig,
 }
 
 impl ConnConfig {
@@ -37,6 +45,13 @@ impl ConnConfig {
 
     /// Long enough for a megabyte over a slow mobile link, short enough to wait for at a shutdown.
     const DEFAULT_CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+
+    /// Long enough for a handshake whose first two packets were lost (1 s and 2 s on Linux), and then some.
+    const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+    /// Long enough for a large packet over a slow link (32 MiB take 9 Mbit/s), or for a network that is gone and comes
+    /// back; short enough that peers which hold connections up are gone before they are many.
+    const DEFAULT_STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
     /// The proportion of the Go library's defaults, 1 ms and 10 ms.
     const MAX_FLUSH_DELAYS: u32 = 10;
@@ -50,6 +65,11 @@ impl ConnConfig {
             flush_delay: Duration::ZERO,
             max_flush_delay: None,
             close_timeout: Self::DEFAULT_CLOSE_TIMEOUT,
+            connect_timeout: Some(Self::DEFAULT_CONNECT_TIMEOUT),
+            frame_timeout: Some(Self::DEFAULT_STALL_TIMEOUT),
+            idle_timeout: None,
+            write_timeout: Some(Self::DEFAULT_STALL_TIMEOUT),
+            tcp: TcpConfig::new(),
         }
     }
 
@@ -103,11 +123,70 @@ impl ConnConfig {
         self
     }
 
+    /// Sets how long connecting takes at most: to resolve the name, and to try its addresses one after another.
+    ///
+    /// Protects from an address that does not answer, which the system waits for by the minute. `None`: as long as the
+    /// system does. Default: 10 s.
+    #[must_use]
+    pub fn connect_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.connect_timeout = timeout.into();
+        self
+    }
+
+    /// Sets how long a frame takes at most, from its first byte to its last, while [`recv`](crate::PacketConn::recv) waits
+    /// for it. Bytes that drip do not extend it.
+    ///
+    /// Protects from peers that hold connections, and memory for what they have sent, with next to no traffic. Choose it
+    /// for the largest packet over the slowest link: 32 MiB within 30 s are 9 Mbit/s. `None`: for ever. Default: 30 s.
+    #[must_use]
+    pub fn frame_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.frame_timeout = timeout.into();
+        self
+    }
+
+    /// Sets how long a peer may send nothing while [`recv`](crate::PacketConn::recv) waits.
+    ///
+    /// Protects from peers that are gone without a word, where the protocol has them say something now and then. Cost: 250
+    /// bytes for each connection that idles, and to read the clock for each read. Default: `None`, for ever.
+    #[must_use]
+    pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.idle_timeout = timeout.into();
+        self
+    }
+
+    /// Sets how long bytes may stand in the outbox while the peer takes none.
+    ///
+    /// Protects from peers that do not read, or are gone: senders that wait for room in the outbox get an error then, and
+    /// its memory is free again. `None`: for ever. Default: 30 s.
+    #[must_use]
+    pub fn write_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.write_timeout = timeout.into();
+        self
+    }
+
+    /// Sets the options of TCP sockets. They have no meaning for other transports.
+    #[must_use]
+    pub fn tcp(mut self, tcp: TcpConfig) -> Self {
+        self.tcp = tcp;
+        self
+    }
+
     /// Refuses what cannot work; every way to make a connection or a server starts with this.
     pub(crate) fn check(&self) -> Result<(), Error> {
         if self.send_high_water == 0 {
             return Err(Reason::Config("send_high_water must be at least 1 byte").into());
         }
+        let timeouts = [
+            (self.connect_timeout, "connect_timeout must not be zero"),
+            (self.frame_timeout, "frame_timeout must not be zero"),
+            (self.idle_timeout, "idle_timeout must not be zero"),
+            (self.write_timeout, "write_timeout must not be zero"),
+        ];
+        if let Some((_, problem)) = timeouts.into_iter().find(|(timeout, _)| *timeout == Some(Duration::ZERO))
+        {
+            return Err(Reason::Config(problem).into());
+        }
+        self.tcp.check().map_err(Reason::Config)?;
         match self.max_flush_delay {
             Some(max) if max < self.flush_delay => {
                 Err(Reason::Config("max_flush_delay must not be shorter than flush_delay").into())
@@ -165,6 +244,12 @@ mod tests {
             (ConnConfig::new().send_high_water(0), "send_high_water"),
             (ConnConfig::new().flush_delay(ms(5)).max_flush_delay(ms(4)), "shorter"),
             (ConnConfig::new().max_flush_delay(ms(4)), "without a flush_delay"),
+            (ConnConfig::new().connect_timeout(ms(0)), "connect_timeout"),
+            (ConnConfig::new().frame_timeout(ms(0)), "frame_timeout"),
+            (ConnConfig::new().idle_timeout(ms(0)), "idle_timeout"),
+            (ConnConfig::new().write_timeout(ms(0)), "write_timeout"),
+            (ConnConfig::new().tcp(TcpConfig::new().keepalive(ms(999))), "keepalive"),
+            (ConnConfig::new().tcp(TcpConfig::new().send_buffer(0)), "send_buffer"),
         ];
         for (config, expected) in cases {
             let error = config.check().unwrap_err();

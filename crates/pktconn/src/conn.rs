@@ -15,6 +15,7 @@ use tokio::net::{TcpStream, ToSocketAddrs};
 use crate::addrs::Addrs;
 use crate::config::Settings;
 use crate::shared::Shared;
+use crate::tcp;
 use crate::transport::{Reader, Writer};
 use crate::{ConnConfig, ConnStats, Error, PacketReceiver, PacketSender};
 
@@ -33,11 +34,12 @@ pub struct PacketConn {
 }
 
 impl PacketConn {
-    /// Connects over TCP, with the default configuration and `TCP_NODELAY` on.
+    /// Connects over TCP, with the default configuration.
     ///
     /// # Errors
     ///
-    /// [`is_io`](Error::is_io): the address does not resolve, or none of its addresses answers.
+    /// [`is_io`](Error::is_io): the address does not resolve, or none of its addresses can be reached.
+    /// [`is_timeout`](Error::is_timeout): it took longer than 10 s.
     ///
     /// # Cancel safety
     ///
@@ -46,11 +48,12 @@ impl PacketConn {
         Self::connect_with(addr, ConnConfig::new()).await
     }
 
-    /// Connects over TCP with a configuration of the caller's, and `TCP_NODELAY` on.
+    /// Connects over TCP with a configuration of the caller's.
     ///
     /// # Errors
     ///
-    /// [`is_io`](Error::is_io): the address does not resolve, or none of its addresses answers.
+    /// [`is_io`](Error::is_io): the address does not resolve, or none of its addresses can be reached.
+    /// [`is_timeout`](Error::is_timeout): it took longer than [`connect_timeout`](ConnConfig::connect_timeout).
     /// [`is_config`](Error::is_config): the configuration contradicts itself.
     ///
     /// # Cancel safety
@@ -58,11 +61,12 @@ impl PacketConn {
     /// Dropping the future abandons the attempt.
     pub async fn connect_with(addr: impl ToSocketAddrs, config: ConnConfig) -> Result<Self, Error> {
         config.check()?;
-        Self::from_tcp_with(TcpStream::connect(addr).await?, None, &Settings::new(config))
+        let stream = tcp::connect(addr, &config).await?;
+        Self::from_tcp_with(stream, None, &Settings::new(config))
     }
 
-    /// Makes a connection of a TCP stream that was connected or accepted elsewhere, and turns `TCP_NODELAY` on: packets
-    /// are gathered here, and the kernel's own gathering would only delay them.
+    /// Makes a connection of a TCP stream that was connected or accepted elsewhere, and sets its
+    /// [options](ConnConfig::tcp), of which `TCP_NODELAY` is on by default.
     ///
     /// # Errors
     ///
@@ -87,7 +91,7 @@ impl PacketConn {
         peer_addr: Option<SocketAddr>,
         settings: &Arc<Settings>,
     ) -> Result<Self, Error> {
-        stream.set_nodelay(true)?;
+        settings.config.tcp.set_all(&stream)?;
         let addrs = Addrs::new(stream.local_addr().ok(), peer_addr.or_else(|| stream.peer_addr().ok()));
         let (reader, writer) = stream.into_split();
         Ok(Self::from_halves(Reader::Tcp(reader), Writer::Tcp(writer), addrs, settings))
@@ -124,7 +128,7 @@ impl PacketConn {
     /// # Errors
     ///
     /// The connection has ended, and every later call says the same: [`is_truncated`](Error::is_truncated),
-    /// [`is_protocol`](Error::is_protocol) or [`is_io`](Error::is_io); after `close`,
+    /// [`is_protocol`](Error::is_protocol), [`is_timeout`](Error::is_timeout) or [`is_io`](Error::is_io); after `close`,
     /// [`is_local_close`](Error::is_local_close).
     ///
     /// # Cancel safety

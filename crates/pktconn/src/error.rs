@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use pktconn_codec::{FrameError, Packet};
 
@@ -18,7 +19,7 @@ use pktconn_codec::{FrameError, Packet};
 /// | [`is_truncated`](Self::is_truncated) | ended | the peer closed in the middle of a frame |
 /// | [`is_protocol`](Self::is_protocol) | ended | the peer sent a frame over the limit, or one with a wrong checksum |
 /// | [`is_io`](Self::is_io) | ended | the transport failed, or the runtime of the connection was shut down |
-/// | [`is_timeout`](Self::is_timeout) | ended | `close` reached its deadline before all was written |
+/// | [`is_timeout`](Self::is_timeout) | ended | a deadline passed; [`timeout`](Self::timeout) says which |
 /// | [`is_full`](Self::is_full) | goes on | `try_send` found no room |
 /// | [`is_payload_too_large`](Self::is_payload_too_large) | goes on | the packet to be sent is over the limit |
 /// | [`is_config`](Self::is_config) | was never made | the configuration contradicts itself |
@@ -32,6 +33,22 @@ struct Inner {
     unsent: Vec<Packet>,
 }
 
+/// A deadline that passed: what [`Error::timeout`] says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Timeout {
+    /// The connection was not made in time: [`connect_timeout`](crate::ConnConfig::connect_timeout).
+    Connect,
+    /// The peer began a frame and did not end it in time: [`frame_timeout`](crate::ConnConfig::frame_timeout).
+    Frame,
+    /// The peer sent nothing for too long: [`idle_timeout`](crate::ConnConfig::idle_timeout).
+    Idle,
+    /// The peer took nothing of what was queued for it: [`write_timeout`](crate::ConnConfig::write_timeout).
+    Write,
+    /// `close` could not write everything in time: [`close_timeout`](crate::ConnConfig::close_timeout).
+    Close,
+}
+
 /// What an [`Error`] is about. Cheap to clone, so that every handle of a connection can tell it.
 #[derive(Clone, Debug)]
 pub(crate) enum Reason {
@@ -40,11 +57,25 @@ pub(crate) enum Reason {
     /// From the peer: the connection is at its end.
     Frame(FrameError),
     Io(Arc<io::Error>),
-    CloseTimeout,
+    /// And what was granted.
+    Timeout(Timeout, Duration),
     Full,
     /// From the caller: the connection is unharmed.
     TooLarge(FrameError),
     Config(&'static str),
+}
+
+impl Timeout {
+    /// What did not happen.
+    fn missed(self) -> &'static str {
+        match self {
+            Self::Connect => "the connection was not made",
+            Self::Frame => "the peer did not send the rest of a frame",
+            Self::Idle => "the peer sent nothing",
+            Self::Write => "the peer took nothing of what was sent",
+            Self::Close => "not everything was written",
+        }
+    }
 }
 
 impl From<io::Error> for Reason {
@@ -88,10 +119,19 @@ impl Error {
         matches!(self.0.reason, Reason::Io(_))
     }
 
-    /// `close` reached its deadline before everything was written.
+    /// A deadline passed, of those that [`timeout`](Self::timeout) tells apart.
     #[must_use]
     pub fn is_timeout(&self) -> bool {
-        matches!(self.0.reason, Reason::CloseTimeout)
+        self.timeout().is_some()
+    }
+
+    /// The deadline that passed, where that is what happened.
+    #[must_use]
+    pub fn timeout(&self) -> Option<Timeout> {
+        match self.0.reason {
+            Reason::Timeout(timeout, _) => Some(timeout),
+            _ => None,
+        }
     }
 
     /// `try_send` found the outbox full.
@@ -144,6 +184,7 @@ impl From<io::Error> for Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.0.reason {
+            Reason::Timeout(timeout, granted) => return write!(f, "{} within {granted:?}", timeout.missed()),
             Reason::LocalClose => "the connection was closed on this side",
             Reason::RemoteClose => "the peer closed the connection",
             Reason::Frame(FrameError::Truncated { .. }) => {
@@ -151,7 +192,6 @@ impl fmt::Display for Error {
             }
             Reason::Frame(_) => "the peer sent a frame that is not acceptable",
             Reason::Io(_) => "the transport failed",
-            Reason::CloseTimeout => "the connection was closed before everything was written",
             Reason::Full => "the outbox is full",
             Reason::TooLarge(_) => "the packet is too large to be sent",
             Reason::Config(problem) => problem,
@@ -203,7 +243,7 @@ mod tests {
             Reason::Frame(truncated),
             Reason::Frame(checksum),
             io::Error::from(io::ErrorKind::BrokenPipe).into(),
-            Reason::CloseTimeout,
+            Reason::Timeout(Timeout::Close, Duration::from_secs(1)),
             Reason::Full,
             Reason::TooLarge(FrameError::PayloadTooLarge { len: 2, max: 1 }),
             Reason::Config(""),

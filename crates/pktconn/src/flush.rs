@@ -18,14 +18,14 @@
 //! dropped at any time.
 
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Poll, ready};
 use std::time::Duration;
 
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 
 use crate::shared::Shared;
+use crate::timer::Timer;
 
 /// Timed flushing: packets gather in the outbox until none has followed for `delay`, and for `max_delay` at most.
 #[derive(Debug, PartialEq, Eq)]
@@ -88,27 +88,18 @@ pub(crate) fn flusher(shared: Arc<Shared>) -> impl Future<Output = ()> + Send + 
     // Made before the first turn, which a runtime that is shut down does not grant.
     let shared = EndWithFlusher(shared);
     async move {
-        // Made by the first wait: adaptive flushing, the default, never does.
-        let mut sleep: Option<Pin<Box<Sleep>>> = None;
+        let mut timer = Timer::default();
         poll_fn(|cx| {
             loop {
                 match shared.0.run_flusher(cx) {
                     Next::Wake => return Poll::Pending,
-                    Next::At(due) => ready!(poll_sleep(&mut sleep, due, cx)),
+                    Next::At(due) => ready!(timer.poll_until(due, cx)),
                     Next::End => return Poll::Ready(()),
                 }
             }
         })
         .await;
     }
-}
-
-fn poll_sleep(sleep: &mut Option<Pin<Box<Sleep>>>, until: Instant, cx: &mut Context<'_>) -> Poll<()> {
-    let sleep = sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
-    if sleep.deadline() != until {
-        sleep.as_mut().reset(until);
-    }
-    sleep.as_mut().poll(cx)
 }
 
 #[cfg(test)]

@@ -71,7 +71,12 @@ pub use config::ConnConfig;
 mod conn;
 pub use conn::PacketConn;
 
+mod tcp;
+pub use tcp::TcpConfig;
+
 mod read;
+
+mod deadlines;
 
 mod receive;
 pub use receive::PacketReceiver;
@@ -89,6 +94,8 @@ mod pool;
 
 mod flush;
 
+mod timer;
+
 mod sweep;
 
 mod shared;
@@ -98,6 +105,8 @@ mod state;
 mod close;
 
 mod wait;
+
+mod turn;
 
 mod later;
 
@@ -110,7 +119,7 @@ mod stats;
 pub use stats::ConnStats;
 
 mod error;
-pub use error::Error;
+pub use error::{Error, Timeout};
 
 pub use pktconn_codec::{
     Checksum, CodecConfig, CodecError, Frame, FrameError, HeaderFormat, Packet, PacketCodec, PacketMut,

@@ -18,13 +18,22 @@ use bytes::BytesMut;
 use pktconn_codec::{Packet, PacketCodec};
 
 use crate::Error;
+use crate::deadlines::Deadlines;
 use crate::error::Reason;
 use crate::pool::{self, CHUNK};
 use crate::shared::Shared;
 use crate::transport::Reader;
+use crate::turn;
 
 /// Less room than this is not worth a read, when it is not known how much will come.
 const MIN_READ: usize = CHUNK / 4;
+
+/// How many packets a receiver gets before others on its thread have a turn. A chunk holds 16,384 empty ones, and tokio
+/// itself counts reads, not packets.
+const PACKETS_A_TURN: u32 = 512;
+
+/// So many bytes that were read count as a packet.
+const BYTES_A_PACKET: usize = 2048;
 
 /// What a receiver is: the reading half, and what has been read and not yet received.
 pub(crate) struct Reading {
@@ -35,6 +44,10 @@ pub(crate) struct Reading {
     memory: Memory,
     codec: PacketCodec,
     end: End,
+    /// How many packets were received since it last waited, and read.
+    in_turn: u32,
+    /// Where one is waited for.
+    deadlines: Option<Box<Deadlines>>,
 }
 
 /// What the buffer is.
@@ -67,6 +80,8 @@ impl Reading {
             memory: Memory::Own,
             codec: shared.settings.codec.clone(),
             end: End::NotYet,
+            in_turn: 0,
+            deadlines: None,
         }
     }
 
@@ -75,6 +90,7 @@ impl Reading {
             if let Some(end) = self.end() {
                 return Poll::Ready(end.map(|()| None));
             }
+            ready!(self.poll_turn(cx));
             match self.codec.decode_frame(&mut self.buffer) {
                 Ok(Some(packet)) => {
                     self.received(1);
@@ -99,6 +115,7 @@ impl Reading {
             if let Some(end) = self.end() {
                 return Poll::Ready(end.map(|()| 0));
             }
+            ready!(self.poll_turn(cx));
             if self.buffer.is_empty() {
                 ready!(self.poll_more(cx));
                 continue;
@@ -106,7 +123,7 @@ impl Reading {
             match self.codec.decode_many(&mut self.buffer, limit, packets) {
                 Ok(0) => ready!(self.poll_more(cx)),
                 Ok(count) => {
-                    self.received(count as u64);
+                    self.received(count);
                     return Poll::Ready(Ok(count));
                 }
                 Err(error) => self.fail(&Reason::Frame(error)),
@@ -130,8 +147,23 @@ impl Reading {
         }
     }
 
-    fn received(&mut self, packets: u64) {
-        self.shared.received.packets.add(packets);
+    /// Pending once in a while, for a peer that sends without a pause not to keep a thread to itself.
+    #[inline]
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.in_turn < PACKETS_A_TURN {
+            return Poll::Ready(());
+        }
+        self.in_turn = 0;
+        turn::end(cx);
+        Poll::Pending
+    }
+
+    fn received(&mut self, packets: usize) {
+        self.shared.received.packets.add(packets as u64);
+        self.in_turn = self.in_turn.saturating_add(packets as u32);
+        if let Some(deadlines) = &mut self.deadlines {
+            deadlines.frame_received();
+        }
         // The caller may do other things for long before it receives again.
         if !self.codec.is_ready(&self.buffer) {
             self.release_memory();
@@ -150,20 +182,38 @@ impl Reading {
             Poll::Ready(Ok(count)) => {
                 self.shared.received.bytes.add(count as u64);
                 self.shared.received.reads.add(1);
+                self.in_turn += (count / BYTES_A_PACKET) as u32;
             }
             Poll::Ready(Err(error)) => self.fail(&error.into()),
             Poll::Pending => {
+                self.in_turn = 0;
                 // An empty one is without memory already.
                 if !self.buffer.is_empty() {
                     self.release_memory();
                 }
-                match self.shared.before_wait(cx) {
-                    Ok(()) => return Poll::Pending,
-                    Err(_) => self.end_failed(),
+                if self.shared.before_wait(cx).is_err() {
+                    self.end_failed();
+                } else {
+                    let overdue = ready!(self.poll_overdue(cx));
+                    self.fail(&overdue);
                 }
             }
         }
         Poll::Ready(())
+    }
+
+    /// Ready when the peer has taken too long for what is waited for.
+    #[inline]
+    fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
+        let config = &self.shared.settings.config;
+        let in_frame = !self.buffer.is_empty() && config.frame_timeout.is_some();
+        if in_frame || config.idle_timeout.is_some() {
+            let deadlines = self.deadlines.get_or_insert_with(|| Box::new(Deadlines::new()));
+            deadlines.poll_overdue(config, in_frame, self.shared.received.reads.total(), cx)
+        } else {
+            self.deadlines.take_if(|deadlines| deadlines.has_lapsed());
+            Poll::Pending
+        }
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<usize>> {
@@ -468,6 +518,32 @@ mod tests {
             }
             assert!(copies <= 1, "{copies} copies of a frame of {len} bytes");
         }
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_packets_leaves_turns_to_others() {
+        let (mut receiver, mut peer) = piped();
+        peer.write_all(&[0; 4 * 10_000]).await.unwrap();
+        let mut packets = Vec::new();
+        let mut turns = 0;
+        while receiver.shared.received.packets.total() < 10_000 {
+            let before = receiver.shared.received.packets.total();
+            // One by one, and in batches.
+            tokio::select! {
+                biased;
+                () = async {
+                    loop {
+                        recv(&mut receiver).await.unwrap().unwrap();
+                        poll_fn(|cx| receiver.poll_recv_many(cx, &mut packets, 10)).await.unwrap();
+                    }
+                } => {}
+                () = std::future::ready(()) => turns += 1,
+            }
+            let count = receiver.shared.received.packets.total() - before;
+            assert!(count < u64::from(PACKETS_A_TURN) + 10, "{count} packets in a turn");
+        }
+        // Yielding costs something: it is not for each packet.
+        assert!((10..=21).contains(&turns), "{turns} turns");
     }
 
     #[tokio::test]

@@ -35,14 +35,15 @@ impl PacketReceiver {
     /// Receives the next packet, or `None` once the peer has closed its side between two frames.
     ///
     /// Before it waits it has what was sent written, so that a loop of `recv` and `send` answers at once and in batches
-    /// (but not under [`flush_delay`](crate::ConnConfig::flush_delay)). A peer that sends nothing is waited for without an
-    /// end.
+    /// (but not under [`flush_delay`](crate::ConnConfig::flush_delay)). For the rest of a frame it waits until
+    /// [`frame_timeout`](crate::ConnConfig::frame_timeout), and for a peer that sends nothing until
+    /// [`idle_timeout`](crate::ConnConfig::idle_timeout), which is for ever by default.
     ///
     /// # Errors
     ///
     /// The connection has ended, and every later call says the same: [`is_truncated`](Error::is_truncated),
-    /// [`is_protocol`](Error::is_protocol), [`is_io`](Error::is_io), or [`is_local_close`](Error::is_local_close) when
-    /// this side was closed by another handle.
+    /// [`is_protocol`](Error::is_protocol), [`is_timeout`](Error::is_timeout), [`is_io`](Error::is_io), or
+    /// [`is_local_close`](Error::is_local_close) when this side was closed by another handle.
     ///
     /// # Cancel safety
     ///

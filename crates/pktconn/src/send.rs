@@ -53,8 +53,9 @@ impl PacketSender {
     /// ended, and says why; after a clean close of the peer alone, sending goes on working. The packet comes back in
     /// [`into_unsent`](Error::into_unsent).
     ///
-    /// A peer that does not read is waited for without an end: put a `tokio::time::timeout` around it where that matters.
-    /// Poll or drop a future that waits: it stands in the line, before all that come later.
+    /// A peer that takes nothing is waited for until [`write_timeout`](crate::ConnConfig::write_timeout). One that takes
+    /// little may have the caller wait for longer: put a `tokio::time::timeout` around it where that matters. Poll or drop
+    /// a future that waits: it stands in the line, before all that come later.
     ///
     /// # Cancel safety
     ///

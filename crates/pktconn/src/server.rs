@@ -15,6 +15,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use pin_project_lite::pin_project;
+use socket2::SockRef;
 use tokio::net::{TcpListener, ToSocketAddrs};
 use tokio::task::{JoinError, JoinSet};
 
@@ -95,6 +96,7 @@ impl PacketServer {
     /// itself.
     pub fn from_listener(listener: TcpListener, config: ConnConfig) -> Result<Self, Error> {
         config.check()?;
+        config.tcp.set_buffers(&SockRef::from(&listener))?;
         let local_addr = listener.local_addr()?;
         Ok(Self { listener, local_addr, config, handle: ServerHandle(Arc::default()) })
     }
@@ -115,8 +117,10 @@ impl PacketServer {
     /// [shut down](ServerHandle::shutdown) and the last handler has finished, for which there is no deadline.
     ///
     /// The handler owns its connection. It should [`close`](PacketConn::close) it at its end: dropping it loses what the
-    /// peer has not taken yet. A handler that fails or panics ends its own connection alone, and is logged. It may fail
-    /// with any error, boxed: where its work is a function with an error of its own, `Ok(work(conn).await?)` boxes it.
+    /// peer has not taken yet. A handler that fails or panics ends its own connection alone, and is logged: at the level of
+    /// warnings, and where it fails with an [`Error`] of this crate, which is mostly the peer's doing, at that of debugging.
+    /// It may fail with any error, boxed: where its work is a function with an error of its own, `Ok(work(conn).await?)`
+    /// boxes it.
     ///
     /// When no connection can be accepted, because a limit on open files is reached, the server logs it, waits (10 ms,
     /// doubling to 1 s) and tries again; the connections that it has go on.
@@ -237,10 +241,14 @@ where
     }
 }
 
+/// What a peer did is no reason for a line in the log of a server on the open Internet; what a handler itself says is.
 fn log_failure(result: HandlerResult, peer_addr: Option<SocketAddr>) {
-    if let Err(error) = result {
-        let peer_addr = peer_addr.map(tracing::field::display);
-        tracing::warn!(peer = peer_addr, error = chain(&*error), "the connection's handler failed");
+    let Err(error) = result else { return };
+    let peer = peer_addr.map(tracing::field::display);
+    if error.is::<Error>() {
+        tracing::debug!(peer, error = chain(&*error), "the connection failed");
+    } else {
+        tracing::warn!(peer, error = chain(&*error), "the connection's handler failed");
     }
 }
 

@@ -164,6 +164,7 @@ impl Shared {
         packets: &[Packet],
         accepted: &mut usize,
     ) -> Result<(), Reason> {
+        let codec = &self.settings.codec;
         self.with_state(|state| {
             state.check_open()?;
             if self.is_waited_for() {
@@ -171,7 +172,7 @@ impl Shared {
             }
             if let [packet] = packets {
                 if state.writes_through() {
-                    let frame = self.settings.codec.frame(packet).map_err(Reason::TooLarge)?;
+                    let frame = codec.frame(packet).map_err(Reason::TooLarge)?;
                     state.write_through(packet, &frame);
                     *accepted += 1;
                     return state.check_open();
@@ -181,7 +182,7 @@ impl Shared {
                 state.outbox.make_room_for(packets);
             }
             for packet in packets {
-                let frame = self.settings.codec.frame(packet).map_err(Reason::TooLarge)?;
+                let frame = codec.frame(packet).map_err(Reason::TooLarge)?;
                 if !state.has_room(frame.len()) {
                     return Err(Reason::Full);
                 }
@@ -338,7 +339,8 @@ impl Shared {
         })
     }
 
-    /// Receiving failed. After a bad frame the peer still gets what was accepted for it; a transport that failed is gone.
+    /// Receiving failed. After a bad frame the peer still gets what was accepted for it; a transport that failed is gone,
+    /// and of a peer that was too slow nothing more is waited for.
     /// What the receiver is to say is the [`stop_reason`](Self::stop_reason): the connection may have failed before, in
     /// writing.
     pub(crate) fn receive_failed(self: &Arc<Self>, reason: &Reason) {
@@ -349,6 +351,11 @@ impl Shared {
                     state.remote_closed |= matches!(error, FrameError::Truncated { .. });
                     state.wake_flusher();
                     state.begin_close(self.settings.config.close_timeout);
+                }
+                Reason::Timeout(..) => {
+                    // The transport works, and the peer may still read.
+                    state.write_last();
+                    state.end();
                 }
                 _ => state.end(),
             }
@@ -440,7 +447,7 @@ impl Shared {
     }
 
     pub(crate) fn run_flusher(self: &Arc<Self>, cx: &mut Context<'_>) -> Next {
-        self.with_state(|state| state.run_flusher(cx))
+        self.with_state(|state| state.run_flusher(&self.settings.config, cx))
     }
 
     /// Of a flusher that is dropped: without one, a connection that has not ended yet does now. What the transport takes

@@ -6,13 +6,14 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use pktconn_codec::{Frame, Packet};
 use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
 use crate::ConnConfig;
-use crate::error::Reason;
+use crate::error::{Reason, Timeout};
 use crate::flush::{Next, Timing};
 use crate::later::Later;
 use crate::outbox::{MAX_SLICES, Outbox, WRITE_WORTH};
@@ -64,6 +65,8 @@ pub(crate) struct Rare {
     pub(crate) failure: Option<Reason>,
     /// When a close is given up.
     pub(crate) deadline: Option<Instant>,
+    /// Since when the transport has taken nothing.
+    blocked_since: Option<Instant>,
     /// The reading half, once the receiver has given it up: what is left to do with it is to wait for the peer's close.
     pub(crate) reader: Option<Reader>,
 }
@@ -247,7 +250,7 @@ impl State {
     }
 
     /// A turn of the flusher: writes what is due, and takes a closing connection towards its end.
-    pub(crate) fn run_flusher(&mut self, cx: &mut Context<'_>) -> Next {
+    pub(crate) fn run_flusher(&mut self, config: &ConnConfig, cx: &mut Context<'_>) -> Next {
         self.flusher = Flusher::Waiting;
         let waker = &mut self.rare().flusher;
         if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
@@ -258,15 +261,36 @@ impl State {
             return Next::At(due);
         }
         // It is awake: there is nobody to be told when the transport takes no more.
+        let before = self.bytes_out();
         self.write(cx);
         if self.phase >= Phase::Closing {
-            self.go_on_closing(cx);
+            self.go_on_closing(config, cx);
         }
-        match (self.phase, self.rare.as_ref().and_then(|rare| rare.deadline)) {
-            (Phase::Ended, _) => Next::End,
-            (Phase::Open, _) | (_, None) => Next::Wake,
-            (_, Some(deadline)) => Next::At(deadline),
+        let write_due = self.write_due(before != self.bytes_out(), config.write_timeout);
+        if write_due.is_some_and(|due| due <= Instant::now()) {
+            let granted = config.write_timeout.unwrap_or_default();
+            self.fail(Reason::Timeout(Timeout::Write, granted));
+            self.end();
         }
+        if self.phase == Phase::Ended {
+            return Next::End;
+        }
+        let close_due = self.rare().deadline;
+        match close_due.into_iter().chain(write_due).min() {
+            None => Next::Wake,
+            Some(due) => Next::At(due),
+        }
+    }
+
+    /// When a transport that is blocked will have taken nothing for too long.
+    fn write_due(&mut self, has_progressed: bool, timeout: Option<Duration>) -> Option<Instant> {
+        let blocked = self.blocked;
+        let since = &mut self.rare().blocked_since;
+        if has_progressed {
+            *since = None;
+        }
+        // A time beyond what the clock can say is none.
+        if blocked { since.get_or_insert_with(Instant::now).checked_add(timeout?) } else { None }
     }
 
     /// Writes what was sent before the receiver waits; under timed flushing it is not due for that.

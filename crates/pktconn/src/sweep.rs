@@ -19,6 +19,7 @@ use std::task::{Context, Poll, Waker};
 use tokio::runtime::Handle;
 
 use crate::shared::Shared;
+use crate::turn;
 
 /// How many connections are swept in a turn. Each write counts against the 128 operations that tokio grants a task.
 const CONNS_A_TURN: usize = 64;
@@ -86,25 +87,25 @@ impl Sweeper {
         true
     }
 
-    /// A turn of the task. `turn` is empty, and the list's next one.
-    fn sweep(&self, turn: &mut Vec<Arc<Shared>>, cx: &Context<'_>) -> Poll<()> {
+    /// A turn of the task. `swept` is empty, and the list's next one.
+    fn sweep(&self, swept: &mut Vec<Arc<Shared>>, cx: &mut Context<'_>) -> Poll<()> {
         let mut list = self.list();
         if !list.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             list.waker = Some(cx.waker().clone());
         }
         if list.conns.len() <= CONNS_A_TURN {
-            std::mem::swap(&mut list.conns, turn);
+            std::mem::swap(&mut list.conns, swept);
         } else {
-            turn.extend(list.conns.drain(..CONNS_A_TURN));
-            cx.waker().wake_by_ref();
+            swept.extend(list.conns.drain(..CONNS_A_TURN));
+            turn::end(cx);
         }
         let done = list.thread_ended && list.conns.is_empty();
         drop(list);
-        for shared in turn.drain(..) {
+        for shared in swept.drain(..) {
             shared.sweep();
         }
-        if turn.capacity() > MAX_SPARE {
-            *turn = Vec::new();
+        if swept.capacity() > MAX_SPARE {
+            *swept = Vec::new();
         }
         if done { Poll::Ready(()) } else { Poll::Pending }
     }
@@ -141,6 +142,6 @@ impl Drop for TaskEnd {
 }
 
 async fn run(sweeper: TaskEnd) {
-    let mut turn = Vec::new();
-    poll_fn(|cx| sweeper.0.sweep(&mut turn, cx)).await;
+    let mut swept = Vec::new();
+    poll_fn(|cx| sweeper.0.sweep(&mut swept, cx)).await;
 }

@@ -42,6 +42,18 @@ pub(crate) struct Options {
     #[arg(long, value_name = "SIZE", default_value = "32MiB", value_parser = parse_size)]
     max_payload: usize,
 
+    /// How long a packet may take from its first byte to its last, or 'off'.
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_deadline)]
+    frame_timeout: Deadline,
+
+    /// How long a client may send nothing, or 'off'.
+    #[arg(long, value_name = "DURATION", default_value = "off", value_parser = parse_deadline)]
+    idle_timeout: Deadline,
+
+    /// How long a client may read nothing of what waits for it, or 'off'.
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_deadline)]
+    write_timeout: Deadline,
+
     /// Print a line a second: connections, packets/s, MB/s of payload.
     #[arg(long)]
     pub(crate) stats: bool,
@@ -50,6 +62,10 @@ pub(crate) struct Options {
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
     pub(crate) drain_timeout: Duration,
 }
+
+/// A duration that can be off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Deadline(Option<Duration>);
 
 impl Options {
     /// Parses the command line. `Err` is the exit code after help, or after a line on standard error.
@@ -71,6 +87,9 @@ impl Options {
         ConnConfig::new()
             .codec(CodecConfig::new().checksum(checksum).max_payload_len(self.max_payload))
             .close_timeout(self.drain_timeout)
+            .frame_timeout(self.frame_timeout.0)
+            .idle_timeout(self.idle_timeout.0)
+            .write_timeout(self.write_timeout.0)
     }
 }
 
@@ -106,6 +125,15 @@ fn parse_size(text: &str) -> Result<usize, String> {
     Ok(size as usize)
 }
 
+fn parse_deadline(text: &str) -> Result<Deadline, String> {
+    match humantime::parse_duration(text) {
+        _ if text == "off" => Ok(Deadline(None)),
+        Ok(Duration::ZERO) => Err("a deadline is longer than nothing; 'off' is without one".to_owned()),
+        Ok(duration) => Ok(Deadline(Some(duration))),
+        Err(_) => Err("a duration is such as 500ms, 30s or 5m, or 'off'".to_owned()),
+    }
+}
+
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
@@ -129,6 +157,15 @@ mod tests {
         }
         for text in ["127.0.0.1:0", "[::1]:14572", "localhost:80"] {
             assert!(parse_addr(text).is_ok(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn deadlines_are_durations_or_off() {
+        assert_eq!(parse_deadline("30s"), Ok(Deadline(Some(Duration::from_secs(30)))));
+        assert_eq!(parse_deadline("off"), Ok(Deadline(None)));
+        for text in ["", "30", "0s", "never"] {
+            assert!(parse_deadline(text).is_err(), "{text:?}");
         }
     }
 

@@ -1,58 +1,12 @@
 //! The program as a process: what it prints, how it stops, how it says what is wrong.
 
+mod common;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::process::{Command, Output};
 
-/// A running server; killed when a test ends without stopping it.
-struct Server {
-    child: Child,
-    stdout: BufReader<ChildStdout>,
-    addr: String,
-}
-
-impl Server {
-    fn start(options: &[&str]) -> Self {
-        Self::spawn(pktecho(&["--listen", "127.0.0.1:0"]).args(options))
-    }
-
-    fn spawn(command: &mut Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        let mut line = String::new();
-        stdout.read_line(&mut line).unwrap();
-        let addr =
-            line.strip_prefix("listening on ").expect("the first line names the address").trim().to_owned();
-        Self { child, stdout, addr }
-    }
-
-    fn signal(&self, name: &str) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
-    }
-
-    /// Waits for the end; returns what was printed after the first line.
-    fn finish(mut self) -> String {
-        let mut rest = String::new();
-        self.stdout.read_to_string(&mut rest).unwrap();
-        let status = self.child.wait().unwrap();
-        assert!(status.success(), "{status}: {rest}");
-        rest
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn pktecho(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pktecho"));
-    command.args(args).stdin(Stdio::null()).env_remove("RUST_LOG");
-    command
-}
+use common::{Server, pktecho};
 
 fn echo(stream: &mut TcpStream, frame: &[u8]) {
     stream.write_all(frame).unwrap();

@@ -1,0 +1,252 @@
+//! What clients can do to a server on the open Internet, and a client that must not notice.
+//!
+//! They run one after another, as each has the machine to itself: a healthy client sends a packet every millisecond and
+//! checks the reply, first alone and then beside the attack.
+
+#![cfg(target_os = "linux")]
+
+mod common;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use common::Server;
+use socket2::SockRef;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// What counts as unnoticed by the healthy client, however fast it was alone: others have their parts of the machine.
+const UNNOTICED: Duration = Duration::from_millis(2);
+
+fn alone() -> MutexGuard<'static, ()> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A client that echoes until it is stopped.
+struct Healthy {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Vec<Duration>>,
+}
+
+impl Healthy {
+    fn start(server: &Server) -> Self {
+        let mut stream = TcpStream::connect(&server.addr).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(20 * SECOND)).unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = thread::spawn(move || {
+            let (mut times, mut number) = (Vec::new(), 0_u32);
+            let mut reply = [0; 516];
+            while !stopped.load(Ordering::Relaxed) {
+                let mut frame = [0; 516];
+                frame[..4].copy_from_slice(&512_u32.to_le_bytes());
+                frame[4..8].copy_from_slice(&number.to_le_bytes());
+                let sent = Instant::now();
+                stream.write_all(&frame).unwrap();
+                stream.read_exact(&mut reply).expect("the healthy client is served");
+                times.push(sent.elapsed());
+                assert_eq!(reply, frame);
+                number += 1;
+                thread::sleep(Duration::from_millis(1).saturating_sub(sent.elapsed()));
+            }
+            times
+        });
+        Self { stop, thread }
+    }
+
+    /// Stops, and tells the 99th percentile of the times to a reply.
+    fn p99(self) -> Duration {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut times = self.thread.join().expect("the healthy client has not failed");
+        times.sort();
+        times[times.len() * 99 / 100]
+    }
+}
+
+/// The p99 of a healthy client beside nothing.
+fn calm_p99(server: &Server) -> Duration {
+    let healthy = Healthy::start(server);
+    thread::sleep(2 * SECOND);
+    healthy.p99()
+}
+
+fn assert_unharmed(what: &str, calm: Duration, attacked: Duration, ratio: f64) {
+    eprintln!("{what}: the healthy client's p99 was {calm:?} alone and {attacked:?} beside it");
+    let limit = calm.mul_f64(ratio).max(calm + UNNOTICED);
+    assert!(attacked <= limit, "{what}: the healthy client's p99 rose from {calm:?} to {attacked:?}");
+}
+
+fn resident_bytes(server: &Server) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.child.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
+}
+
+fn connect(server: &Server) -> TcpStream {
+    let stream = TcpStream::connect(&server.addr).unwrap();
+    stream.set_nonblocking(true).unwrap();
+    stream
+}
+
+/// Whether the server has closed or reset the connection. What it sends is not read.
+fn is_gone(stream: &TcpStream) -> bool {
+    match stream.peek(&mut [0]) {
+        Ok(count) => count == 0,
+        Err(error) => error.kind() != ErrorKind::WouldBlock,
+    }
+}
+
+/// Waits until all of `streams` are gone, and drops each as it goes; those that stay by `deadline` fail the test.
+fn wait_until_gone(mut streams: Vec<TcpStream>, deadline: Instant) {
+    loop {
+        streams.retain(|stream| !is_gone(stream));
+        if streams.is_empty() {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{} connections are still there", streams.len());
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+#[ignore = "takes 8 s of a machine of its own: cargo test --release -p pktecho -- --include-ignored"]
+fn headers_without_a_body_cost_next_to_nothing_and_are_gone_in_time() {
+    let _alone = alone();
+    let server = Server::start(&["--threads", "1", "--frame-timeout", "3s"]);
+    let calm = calm_p99(&server);
+    let healthy = Healthy::start(&server);
+    let before = resident_bytes(&server);
+    let header = (32_u32 * 1024 * 1024).to_le_bytes();
+    let streams: Vec<_> = (0..1000)
+        .map(|_| {
+            let mut stream = connect(&server);
+            stream.write_all(&header).unwrap();
+            stream
+        })
+        .collect();
+    let deadline = Instant::now() + 4 * SECOND;
+    thread::sleep(SECOND);
+    let grown = resident_bytes(&server).saturating_sub(before);
+    eprintln!("1,000 headers: {grown} bytes");
+    assert!(grown <= 1000 * 8 * 1024, "{grown} bytes");
+    wait_until_gone(streams, deadline);
+    assert_unharmed("1,000 headers", calm, healthy.p99(), 1.5);
+}
+
+#[test]
+#[ignore = "takes 8 s of a machine of its own: cargo test --release -p pktecho -- --include-ignored"]
+fn connections_that_drip_are_gone_in_time() {
+    let _alone = alone();
+    let server = Server::start(&["--threads", "1", "--frame-timeout", "3s"]);
+    let calm = calm_p99(&server);
+    let healthy = Healthy::start(&server);
+    let mut streams: Vec<_> = (0..2000).map(|_| connect(&server)).collect();
+    let mut begun = None;
+    let mut bytes = [0, 8, 0, 0].into_iter().cycle();
+    loop {
+        let byte = bytes.next().unwrap();
+        // One that is gone refuses it, or is told of as gone.
+        streams.retain_mut(|stream| stream.write(&[byte]).is_ok() && !is_gone(stream));
+        let deadline = *begun.get_or_insert_with(|| Instant::now() + 4 * SECOND);
+        if Instant::now() + SECOND > deadline {
+            break wait_until_gone(streams, deadline);
+        }
+        thread::sleep(SECOND);
+    }
+    assert_unharmed("2,000 connections that drip", calm, healthy.p99(), 1.5);
+}
+
+#[test]
+#[ignore = "takes 20 s of a machine of its own: cargo test --release -p pktecho -- --include-ignored"]
+fn clients_that_never_read_hold_little_and_are_gone_in_time() {
+    const CLIENTS: usize = 1000;
+    let _alone = alone();
+    let server = Server::start(&["--threads", "1", "--write-timeout", "8s"]);
+    let calm = calm_p99(&server);
+    let healthy = Healthy::start(&server);
+    let before = resident_bytes(&server);
+
+    let mut burst = Vec::new();
+    for len in (0..2048_u32).step_by(128) {
+        burst.extend_from_slice(&len.to_le_bytes());
+        burst.extend(std::iter::repeat_n(7, len as usize));
+    }
+    let mut streams: Vec<_> = (0..CLIENTS)
+        .map(|_| {
+            let stream = connect(&server);
+            // What the kernel holds for the client is none of the server's.
+            SockRef::from(&stream).set_recv_buffer_size(4096).unwrap();
+            // How much of its burst it has sent.
+            (stream, 0)
+        })
+        .collect();
+    // A burst each 80 ms, and not all of them at once: 200 KB/s of each, so that the outboxes are full before the first one
+    // is ended for it.
+    let (mut peak, mut first_gone, mut stuck_since) = (0, None, Instant::now());
+    let started = Instant::now();
+    let mut next = 0;
+    while !streams.is_empty() {
+        for _ in 0..CLIENTS / 80 + 1 {
+            next = if next < streams.len() { next } else { 0 };
+            let Some((stream, sent)) = streams.get_mut(next) else { break };
+            match stream.write(&burst[*sent..]) {
+                Ok(count) => {
+                    *sent = (*sent + count) % burst.len();
+                    stuck_since = Instant::now();
+                    next += 1;
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => next += 1,
+                Err(_) => {
+                    first_gone.get_or_insert_with(|| started.elapsed());
+                    streams.swap_remove(next);
+                }
+            }
+        }
+        peak = peak.max(resident_bytes(&server));
+        // Nothing is read of anyone who is stuck: his time has begun before.
+        assert!(stuck_since.elapsed() < 9 * SECOND, "{} connections are still there", streams.len());
+        thread::sleep(Duration::from_millis(1));
+    }
+    let grown = (peak - before) / CLIENTS as u64;
+    eprintln!("1,000 clients that never read: {grown} bytes for each, the first gone after {first_gone:?}");
+    assert!(grown >= 512 * 1024, "{grown} bytes: the outboxes were not even filled");
+    assert!(grown <= (1024 + 128) * 1024, "{grown} bytes for each");
+    assert_unharmed("1,000 clients that never read", calm, healthy.p99(), 2.0);
+}
+
+#[test]
+#[ignore = "takes 5 s of a machine of its own: cargo test --release -p pktecho -- --include-ignored"]
+fn a_flood_of_empty_packets_starves_nobody() {
+    let _alone = alone();
+    let server = Server::start(&["--threads", "1"]);
+    let calm = calm_p99(&server);
+    let healthy = Healthy::start(&server);
+    let mut sending = TcpStream::connect(&server.addr).unwrap();
+    let mut reading = sending.try_clone().unwrap();
+    let reader = thread::spawn(move || {
+        let (mut buffer, mut total) = (vec![0; 256 * 1024], 0);
+        while let Ok(count @ 1..) = reading.read(&mut buffer) {
+            assert!(buffer[..count].iter().all(|&byte| byte == 0), "a reply was altered");
+            total += count;
+        }
+        total
+    });
+    let started = Instant::now();
+    let zeros = vec![0; 64 * 1024];
+    let mut sent = 0;
+    while started.elapsed() < 3 * SECOND {
+        sending.write_all(&zeros).unwrap();
+        sent += zeros.len();
+    }
+    let attacked = healthy.p99();
+    sending.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(reader.join().unwrap(), sent, "all of them are answered");
+    eprintln!("a flood of empty packets: {} a second", sent / 4 / 3);
+    assert_unharmed("a flood of empty packets", calm, attacked, 3.0);
+}

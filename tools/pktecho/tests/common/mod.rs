@@ -1,0 +1,55 @@
+//! The server as a process.
+#![allow(dead_code, reason = "each test crate uses its own part of this")]
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+/// A running server; killed when a test ends without stopping it.
+pub(crate) struct Server {
+    pub(crate) child: Child,
+    pub(crate) stdout: BufReader<ChildStdout>,
+    pub(crate) addr: String,
+}
+
+impl Server {
+    pub(crate) fn start(options: &[&str]) -> Self {
+        Self::spawn(pktecho(&["--listen", "127.0.0.1:0"]).args(options))
+    }
+
+    pub(crate) fn spawn(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        let addr =
+            line.strip_prefix("listening on ").expect("the first line names the address").trim().to_owned();
+        Self { child, stdout, addr }
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+    }
+
+    /// Waits for the end; returns what was printed after the first line.
+    pub(crate) fn finish(mut self) -> String {
+        let mut rest = String::new();
+        self.stdout.read_to_string(&mut rest).unwrap();
+        let status = self.child.wait().unwrap();
+        assert!(status.success(), "{status}: {rest}");
+        rest
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub(crate) fn pktecho(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pktecho"));
+    command.args(args).stdin(Stdio::null()).env_remove("RUST_LOG");
+    command
+}
