@@ -20,7 +20,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-use crate::ConnConfig;
+use crate::config::Timeouts;
 use crate::error::{Reason, Timeout};
 use crate::state::{Phase, State};
 use crate::transport::Reader;
@@ -67,7 +67,7 @@ impl State {
     }
 
     /// Sends FIN when all is written, and discards what the peer sends until it closes or the deadline passes.
-    pub(crate) fn go_on_closing(&mut self, config: &ConnConfig, cx: &mut Context<'_>) {
+    pub(crate) fn go_on_closing(&mut self, timeouts: &Timeouts, cx: &mut Context<'_>) {
         if let Err(error) = self.poll_close(cx) {
             // The peer is gone, and nobody can tell whether it got everything.
             self.fail(error.into());
@@ -75,7 +75,7 @@ impl State {
         }
         let late = self.rare().deadline.is_some_and(|deadline| deadline <= Instant::now());
         if late && self.phase == Phase::Closing {
-            self.fail(Reason::Timeout(Timeout::Close, config.close_timeout));
+            self.fail(Reason::Timeout(Timeout::Close, timeouts.close));
         }
         if late || (self.phase == Phase::Finished && self.remote_closed) {
             self.end();

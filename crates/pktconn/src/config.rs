@@ -6,6 +6,7 @@ use std::time::Duration;
 use pktconn_codec::{CodecConfig, PacketCodec};
 use tokio::runtime::Handle;
 
+use crate::control::Control;
 use crate::error::Reason;
 use crate::flush::Timing;
 use crate::{Error, TcpConfig};
@@ -30,12 +31,18 @@ pub struct ConnConfig {
     pub(crate) send_high_water: usize,
     flush_delay: Duration,
     max_flush_delay: Option<Duration>,
-    pub(crate) close_timeout: Duration,
     pub(crate) connect_timeout: Option<Duration>,
-    pub(crate) frame_timeout: Option<Duration>,
-    pub(crate) idle_timeout: Option<Duration>,
-    pub(crate) write_timeout: Option<Duration>,
+    pub(crate) timeouts: Timeouts,
     pub(crate) tcp: TcpConfig,
+}
+
+/// The deadlines of a connection that was made.
+#[derive(Clone, Debug)]
+pub(crate) struct Timeouts {
+    pub(crate) close: Duration,
+    pub(crate) frame: Option<Duration>,
+    pub(crate) idle: Option<Duration>,
+    pub(crate) write: Option<Duration>,
 }
 
 impl ConnConfig {
@@ -64,11 +71,13 @@ impl ConnConfig {
             send_high_water: Self::DEFAULT_SEND_HIGH_WATER,
             flush_delay: Duration::ZERO,
             max_flush_delay: None,
-            close_timeout: Self::DEFAULT_CLOSE_TIMEOUT,
             connect_timeout: Some(Self::DEFAULT_CONNECT_TIMEOUT),
-            frame_timeout: Some(Self::DEFAULT_STALL_TIMEOUT),
-            idle_timeout: None,
-            write_timeout: Some(Self::DEFAULT_STALL_TIMEOUT),
+            timeouts: Timeouts {
+                close: Self::DEFAULT_CLOSE_TIMEOUT,
+                frame: Some(Self::DEFAULT_STALL_TIMEOUT),
+                idle: None,
+                write: Some(Self::DEFAULT_STALL_TIMEOUT),
+            },
             tcp: TcpConfig::new(),
         }
     }
@@ -119,7 +128,7 @@ impl ConnConfig {
     /// Default: 10 s.
     #[must_use]
     pub fn close_timeout(mut self, timeout: Duration) -> Self {
-        self.close_timeout = timeout;
+        self.timeouts.close = timeout;
         self
     }
 
@@ -140,7 +149,7 @@ impl ConnConfig {
     /// for the largest packet over the slowest link: 32 MiB within 30 s are 9 Mbit/s. `None`: for ever. Default: 30 s.
     #[must_use]
     pub fn frame_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
-        self.frame_timeout = timeout.into();
+        self.timeouts.frame = timeout.into();
         self
     }
 
@@ -150,7 +159,7 @@ impl ConnConfig {
     /// bytes for each connection that idles, and to read the clock for each read. Default: `None`, for ever.
     #[must_use]
     pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
-        self.idle_timeout = timeout.into();
+        self.timeouts.idle = timeout.into();
         self
     }
 
@@ -160,7 +169,7 @@ impl ConnConfig {
     /// its memory is free again. `None`: for ever. Default: 30 s.
     #[must_use]
     pub fn write_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
-        self.write_timeout = timeout.into();
+        self.timeouts.write = timeout.into();
         self
     }
 
@@ -178,9 +187,9 @@ impl ConnConfig {
         }
         let timeouts = [
             (self.connect_timeout, "connect_timeout must not be zero"),
-            (self.frame_timeout, "frame_timeout must not be zero"),
-            (self.idle_timeout, "idle_timeout must not be zero"),
-            (self.write_timeout, "write_timeout must not be zero"),
+            (self.timeouts.frame, "frame_timeout must not be zero"),
+            (self.timeouts.idle, "idle_timeout must not be zero"),
+            (self.timeouts.write, "write_timeout must not be zero"),
         ];
         if let Some((_, problem)) = timeouts.into_iter().find(|(timeout, _)| *timeout == Some(Duration::ZERO))
         {
@@ -209,21 +218,27 @@ impl ConnConfig {
     }
 }
 
-/// What a connection is made with. The connections of a server have theirs in common: so each holds a pointer to it, and
-/// what they look at for each packet stays in the cache.
+/// What a connection looks at from its configuration while it lives. The connections of a server have theirs in common: so
+/// each holds a pointer to it, and what they look at for each packet stays in the cache.
 pub(crate) struct Settings {
-    pub(crate) config: ConnConfig,
     /// At the start of a stream.
     pub(crate) codec: PacketCodec,
+    pub(crate) timeouts: Timeouts,
     /// That of the connections' own tasks.
     pub(crate) runtime: Handle,
+    /// That of their server, where they have one.
+    pub(crate) server: Option<Arc<Control>>,
 }
 
 impl Settings {
-    /// Those for `config`, which was checked. To be called in a runtime.
-    pub(crate) fn new(config: ConnConfig) -> Arc<Self> {
-        let codec = PacketCodec::new(config.codec);
-        Arc::new(Self { config, codec, runtime: Handle::current() })
+    /// Those for `config`, which was checked, of the connections of a server or of one connection. To be called in a runtime.
+    pub(crate) fn new(config: &ConnConfig, server: Option<&Arc<Control>>) -> Arc<Self> {
+        Arc::new(Self {
+            codec: PacketCodec::new(config.codec),
+            timeouts: config.timeouts.clone(),
+            runtime: Handle::current(),
+            server: server.cloned(),
+        })
     }
 }
 

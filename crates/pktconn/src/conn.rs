@@ -62,7 +62,7 @@ impl PacketConn {
     pub async fn connect_with(addr: impl ToSocketAddrs, config: ConnConfig) -> Result<Self, Error> {
         config.check()?;
         let stream = tcp::connect(addr, &config).await?;
-        Self::from_tcp_with(stream, None, &Settings::new(config))
+        Self::from_tcp_with(stream, None, &config, &Settings::new(&config, None))
     }
 
     /// Makes a connection of a TCP stream that was connected or accepted elsewhere, and sets its
@@ -76,9 +76,10 @@ impl PacketConn {
     /// # Panics
     ///
     /// Outside of a tokio runtime.
+    #[expect(clippy::needless_pass_by_value, reason = "as everywhere: most callers have no other use for it")]
     pub fn from_tcp(stream: TcpStream, config: ConnConfig) -> Result<Self, Error> {
         config.check()?;
-        Self::from_tcp_with(stream, None, &Settings::new(config))
+        Self::from_tcp_with(stream, None, &config, &Settings::new(&config, None))
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -89,12 +90,14 @@ impl PacketConn {
     pub(crate) fn from_tcp_with(
         stream: TcpStream,
         peer_addr: Option<SocketAddr>,
+        config: &ConnConfig,
         settings: &Arc<Settings>,
     ) -> Result<Self, Error> {
-        settings.config.tcp.set_all(&stream)?;
+        config.tcp.set_all(&stream)?;
         let addrs = Addrs::new(stream.local_addr().ok(), peer_addr.or_else(|| stream.peer_addr().ok()));
         let (reader, writer) = stream.into_split();
-        Ok(Self::from_halves(Reader::Tcp(reader), Writer::Tcp(writer), addrs, settings))
+        let shared = Shared::new(config, settings, Writer::Tcp(writer), addrs);
+        Ok(Self::from_shared(&shared, Reader::Tcp(reader)))
     }
 
     /// Makes a connection over any byte stream: a Unix socket, TLS, a pipe in memory.
@@ -106,19 +109,20 @@ impl PacketConn {
     /// # Panics
     ///
     /// Outside of a tokio runtime.
+    #[expect(clippy::needless_pass_by_value, reason = "as everywhere: most callers have no other use for it")]
     pub fn new<T>(io: T, config: ConnConfig) -> Result<Self, Error>
     where
         T: AsyncRead + AsyncWrite + Send + 'static,
     {
         config.check()?;
-        let settings = Settings::new(config);
         let (reader, writer) = tokio::io::split(io);
-        Ok(Self::from_halves(Reader::other(reader), Writer::other(writer), Addrs::Unknown, &settings))
+        let settings = Settings::new(&config, None);
+        let shared = Shared::new(&config, &settings, Writer::other(writer), Addrs::Unknown);
+        Ok(Self::from_shared(&shared, Reader::other(reader)))
     }
 
-    fn from_halves(reader: Reader, writer: Writer, addrs: Addrs, settings: &Arc<Settings>) -> Self {
-        let shared = Shared::new(settings, writer, addrs);
-        Self { sender: PacketSender::new(&shared), receiver: PacketReceiver::new(&shared, reader) }
+    fn from_shared(shared: &Arc<Shared>, reader: Reader) -> Self {
+        Self { sender: PacketSender::new(shared), receiver: PacketReceiver::new(shared, reader) }
     }
 
     /// Receives the next packet, or `None` once the peer has closed its side between two frames.

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::time::Instant;
 
-use crate::ConnConfig;
+use crate::config::Timeouts;
 use crate::error::{Reason, Timeout};
 use crate::timer::Timer;
 
@@ -33,7 +33,7 @@ impl Deadlines {
     /// A read has found nothing. Ready when the peer has taken too long, also before the next read.
     pub(crate) fn poll_overdue(
         &mut self,
-        config: &ConnConfig,
+        timeouts: &Timeouts,
         in_frame: bool,
         reads: u64,
         cx: &mut Context<'_>,
@@ -46,8 +46,8 @@ impl Deadlines {
             (self.reads, self.silent_since) = (reads, now);
         }
         let due = [
-            (Timeout::Frame, self.in_frame_since.zip(config.frame_timeout)),
-            (Timeout::Idle, Some(self.silent_since).zip(config.idle_timeout)),
+            (Timeout::Frame, self.in_frame_since.zip(timeouts.frame)),
+            (Timeout::Idle, Some(self.silent_since).zip(timeouts.idle)),
         ];
         let due = due.into_iter().filter_map(|(timeout, times)| {
             let (since, within) = times?;

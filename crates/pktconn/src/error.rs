@@ -14,7 +14,7 @@ use pktconn_codec::{FrameError, Packet};
 ///
 /// | | the connection | |
 /// |---|---|---|
-/// | [`is_local_close`](Self::is_local_close) | ended | closed on this side, by `close` or by dropping it |
+/// | [`is_local_close`](Self::is_local_close) | ended | closed on this side: by `close`, by dropping it, or when the time to [shut down](crate::ServerHandle::shutdown_within) was over |
 /// | [`is_remote_close`](Self::is_remote_close) | may still send | the peer closed its side between two frames: from `closed` and `close_reason` alone |
 /// | [`is_truncated`](Self::is_truncated) | ended | the peer closed in the middle of a frame |
 /// | [`is_protocol`](Self::is_protocol) | ended | the peer sent a frame over the limit, or one with a wrong checksum |

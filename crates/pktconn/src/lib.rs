@@ -113,7 +113,15 @@ mod later;
 mod stop;
 
 mod server;
-pub use server::{PacketServer, ServerHandle};
+pub use server::PacketServer;
+
+mod server_config;
+pub use server_config::ServerConfig;
+
+mod control;
+pub use control::{CutConn, ServerHandle, ServerStats, ShutdownReport};
+
+mod census;
 
 mod stats;
 pub use stats::ConnStats;

@@ -205,11 +205,11 @@ impl Reading {
     /// Ready when the peer has taken too long for what is waited for.
     #[inline]
     fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
-        let config = &self.shared.settings.config;
-        let in_frame = !self.buffer.is_empty() && config.frame_timeout.is_some();
-        if in_frame || config.idle_timeout.is_some() {
+        let timeouts = &self.shared.settings.timeouts;
+        let in_frame = !self.buffer.is_empty() && timeouts.frame.is_some();
+        if in_frame || timeouts.idle.is_some() {
             let deadlines = self.deadlines.get_or_insert_with(|| Box::new(Deadlines::new()));
-            deadlines.poll_overdue(config, in_frame, self.shared.received.reads.total(), cx)
+            deadlines.poll_overdue(timeouts, in_frame, self.shared.received.reads.total(), cx)
         } else {
             self.deadlines.take_if(|deadlines| deadlines.has_lapsed());
             Poll::Pending
@@ -421,8 +421,9 @@ mod tests {
     fn piped() -> (Reading, tokio::io::DuplexStream) {
         let (here, there) = tokio::io::duplex(1024 * 1024);
         let (reader, writer) = tokio::io::split(here);
-        let settings = crate::config::Settings::new(crate::ConnConfig::new());
-        let shared = Shared::new(&settings, Writer::other(writer), crate::addrs::Addrs::Unknown);
+        let config = crate::ConnConfig::new();
+        let settings = crate::config::Settings::new(&config, None);
+        let shared = Shared::new(&config, &settings, Writer::other(writer), crate::addrs::Addrs::Unknown);
         (Reading::new(&shared, Reader::other(reader)), there)
     }
 

@@ -18,11 +18,13 @@ use pin_project_lite::pin_project;
 use socket2::SockRef;
 use tokio::net::{TcpListener, ToSocketAddrs};
 use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
 
+use crate::census::Census;
 use crate::config::Settings;
+use crate::control::Control;
 use crate::shared::Shared;
-use crate::stop::Stop;
-use crate::{ConnConfig, Error, PacketConn};
+use crate::{ConnConfig, Error, PacketConn, ServerConfig, ServerHandle, ShutdownReport};
 
 type HandlerResult = Result<(), Box<dyn StdError + Send + Sync>>;
 
@@ -37,27 +39,6 @@ pub struct PacketServer {
     handle: ServerHandle,
 }
 
-/// Stops a [`PacketServer`], and tells its handlers of it. Clone it freely.
-#[derive(Clone, Debug)]
-pub struct ServerHandle(Arc<Stop>);
-
-impl ServerHandle {
-    /// Stops accepting. Handlers go on until they finish; those that would wait for their peers for ever should watch
-    /// [`stopping`](Self::stopping).
-    pub fn shutdown(&self) {
-        self.0.say();
-    }
-
-    /// Waits for [`shutdown`](Self::shutdown) to be called.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future changes nothing.
-    pub async fn stopping(&self) {
-        self.0.said().await;
-    }
-}
-
 impl PacketServer {
     /// Listens on `addr`, with the default configuration for its connections. Port 0 asks for a free port.
     ///
@@ -69,10 +50,10 @@ impl PacketServer {
     ///
     /// Dropping the future leaves nothing behind.
     pub async fn bind(addr: impl ToSocketAddrs) -> Result<Self, Error> {
-        Self::bind_with(addr, ConnConfig::new()).await
+        Self::bind_with(addr, ServerConfig::new()).await
     }
 
-    /// Listens on `addr`, with a configuration of the caller's for its connections.
+    /// Listens on `addr`, with a configuration of the caller's: a [`ServerConfig`], or a [`ConnConfig`] for its connections.
     ///
     /// # Errors
     ///
@@ -82,7 +63,8 @@ impl PacketServer {
     /// # Cancel safety
     ///
     /// Dropping the future leaves nothing behind.
-    pub async fn bind_with(addr: impl ToSocketAddrs, config: ConnConfig) -> Result<Self, Error> {
+    pub async fn bind_with(addr: impl ToSocketAddrs, config: impl Into<ServerConfig>) -> Result<Self, Error> {
+        let config = config.into();
         config.check()?;
         Self::from_listener(TcpListener::bind(addr).await?, config)
     }
@@ -94,11 +76,14 @@ impl PacketServer {
     ///
     /// [`is_io`](Error::is_io): the socket has no address. [`is_config`](Error::is_config): the configuration contradicts
     /// itself.
-    pub fn from_listener(listener: TcpListener, config: ConnConfig) -> Result<Self, Error> {
+    pub fn from_listener(listener: TcpListener, config: impl Into<ServerConfig>) -> Result<Self, Error> {
+        let config = config.into();
         config.check()?;
+        let ServerConfig { conn: config, max_conns, max_conns_per_ip } = config;
         config.tcp.set_buffers(&SockRef::from(&listener))?;
         let local_addr = listener.local_addr()?;
-        Ok(Self { listener, local_addr, config, handle: ServerHandle(Arc::default()) })
+        let handle = ServerHandle::new(Census::new(max_conns, max_conns_per_ip));
+        Ok(Self { listener, local_addr, config, handle })
     }
 
     /// The address that the server listens on, with the real port.
@@ -114,7 +99,9 @@ impl PacketServer {
     }
 
     /// Accepts connections and runs `handler` for each, in a task of its own. Returns when the server was
-    /// [shut down](ServerHandle::shutdown) and the last handler has finished, for which there is no deadline.
+    /// [shut down](ServerHandle::shutdown) and the last handler has finished, or the time that was
+    /// [granted](ServerHandle::shutdown_within) for that is over: then it closes the connections that are still there, and
+    /// drops their handlers.
     ///
     /// The handler owns its connection. It should [`close`](PacketConn::close) it at its end: dropping it loses what the
     /// peer has not taken yet. A handler that fails or panics ends its own connection alone, and is logged: at the level of
@@ -129,12 +116,12 @@ impl PacketServer {
     ///
     /// Dropping the future stops the server at once: the listener is closed, and the handlers are dropped with their
     /// connections.
-    pub async fn serve<H, F>(self, handler: H)
+    pub async fn serve<H, F>(self, handler: H) -> ShutdownReport
     where
         H: Fn(PacketConn) -> F + Send + Sync + 'static,
         F: Future<Output = HandlerResult> + Send + 'static,
     {
-        let settings = Settings::new(self.config.clone());
+        let settings = Settings::new(&self.config, Some(self.handle.control()));
         let handler = Arc::new(handler);
         let mut handlers = JoinSet::new();
         let mut pause = AcceptPause::default();
@@ -151,7 +138,11 @@ impl PacketServer {
             match accepted {
                 Ok((stream, peer_addr)) => {
                     pause = AcceptPause::default();
-                    match PacketConn::from_tcp_with(stream, Some(peer_addr), &settings) {
+                    if !self.handle.control().census.admits(Some(peer_addr)) {
+                        tracing::debug!(peer = %peer_addr, "refused: there are too many connections");
+                        continue;
+                    }
+                    match PacketConn::from_tcp_with(stream, Some(peer_addr), &self.config, &settings) {
                         Ok(conn) => {
                             handlers.spawn(Handling::new(conn, Arc::clone(&handler)));
                         }
@@ -163,9 +154,7 @@ impl PacketServer {
             }
         }
         drop(self.listener);
-        while let Some(finished) = handlers.join_next().await {
-            log_panic(finished);
-        }
+        drain(self.handle.control(), handlers).await
     }
 
     async fn wait_after(&self, error: &io::Error, pause: &mut AcceptPause) {
@@ -186,6 +175,31 @@ impl PacketServer {
             () = tokio::time::sleep(pause) => {}
         }
     }
+}
+
+/// Waits for the handlers to finish, or for the time that they have.
+async fn drain(control: &Control, mut handlers: JoinSet<()>) -> ShutdownReport {
+    let open_at_first = control.census.open().len();
+    let mut cut_at = control.cut_at.subscribe();
+    let cut = loop {
+        let due = *cut_at.borrow_and_update();
+        tokio::select! {
+            biased;
+            finished = handlers.join_next() => match finished {
+                Some(finished) => log_panic(finished),
+                None => break Vec::new(),
+            },
+            // It is there as long as the control.
+            _ = cut_at.changed() => {}
+            () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                break control.census.open().iter().filter_map(Shared::cut).collect();
+            }
+        }
+    };
+    // Those that are still at work.
+    handlers.shutdown().await;
+    let still_open = if cut.is_empty() { control.census.open().len() } else { cut.len() };
+    ShutdownReport { drained: open_at_first.saturating_sub(still_open), cut }
 }
 
 pin_project! {

@@ -11,7 +11,6 @@ use std::task::{Context, Poll};
 
 use pktconn_codec::{Frame, FrameError, Packet};
 
-use crate::Error;
 use crate::addrs::Addrs;
 use crate::config::Settings;
 use crate::error::Reason;
@@ -21,6 +20,7 @@ use crate::stats::{ConnStats, Received};
 use crate::sweep;
 use crate::transport::{Reader, Writer};
 use crate::wait::{Wait, Waiting};
+use crate::{ConnConfig, CutConn, Error};
 
 // In this order in memory: what each packet needs, so that it takes no more lines of the cache than it must, and the rest.
 #[repr(C)]
@@ -37,6 +37,8 @@ pub(crate) struct Shared {
     /// Senders and the receiver; the last one to go ends the connection.
     handles: AtomicUsize,
     pub(crate) addrs: Addrs,
+    /// Where it stands among those of its server.
+    place: usize,
 }
 
 /// The senders that wait for room.
@@ -49,15 +51,21 @@ struct Line {
 }
 
 impl Shared {
-    pub(crate) fn new(settings: &Arc<Settings>, writer: Writer, addrs: Addrs) -> Arc<Self> {
-        Arc::new(Self {
+    pub(crate) fn new(
+        config: &ConnConfig,
+        settings: &Arc<Settings>,
+        writer: Writer,
+        addrs: Addrs,
+    ) -> Arc<Self> {
+        Arc::new_cyclic(|conn| Self {
             settings: Arc::clone(settings),
             received: Received::default(),
             closed_here: AtomicBool::new(false),
-            state: Mutex::new(State::new(writer, &settings.config)),
+            state: Mutex::new(State::new(writer, config)),
             line: OnceLock::new(),
             next_key: AtomicU64::new(0),
             handles: AtomicUsize::new(0),
+            place: settings.server.as_ref().map_or(0, |server| server.census.enroll(conn, addrs.peer())),
             addrs,
         })
     }
@@ -350,7 +358,7 @@ impl Shared {
                 Reason::Frame(error) => {
                     state.remote_closed |= matches!(error, FrameError::Truncated { .. });
                     state.wake_flusher();
-                    state.begin_close(self.settings.config.close_timeout);
+                    state.begin_close(self.settings.timeouts.close);
                 }
                 Reason::Timeout(..) => {
                     // The transport works, and the peer may still read.
@@ -400,7 +408,7 @@ impl Shared {
         self.with_state(|state| {
             state.stop(Reason::LocalClose);
             self.closed_here.store(true, Ordering::Relaxed);
-            state.begin_close(self.settings.config.close_timeout);
+            state.begin_close(self.settings.timeouts.close);
         });
     }
 
@@ -415,6 +423,27 @@ impl Shared {
                 Some(failure) => Err(Error::new(failure, state.outbox.take_unsent(&self.settings.codec))),
                 None => Ok(()),
             })
+        })
+    }
+
+    pub(crate) fn has_ended(self: &Arc<Self>) -> bool {
+        self.with_state(|state| state.phase == Phase::Ended)
+    }
+
+    /// Ends the connection because the time to close it is over, and takes what was not written. `None` where it had ended
+    /// before.
+    pub(crate) fn cut(self: &Arc<Self>) -> Option<CutConn> {
+        self.with_state(|state| {
+            if state.phase == Phase::Ended {
+                return None;
+            }
+            state.write_last();
+            let unsent = state.outbox.take_unsent(&self.settings.codec);
+            // Who waits for its close is not to take it for a clean one.
+            state.fail(Reason::LocalClose);
+            self.closed_here.store(true, Ordering::Relaxed);
+            state.end();
+            Some(CutConn { peer_addr: self.addrs.peer(), unsent })
         })
     }
 
@@ -447,7 +476,7 @@ impl Shared {
     }
 
     pub(crate) fn run_flusher(self: &Arc<Self>, cx: &mut Context<'_>) -> Next {
-        self.with_state(|state| state.run_flusher(&self.settings.config, cx))
+        self.with_state(|state| state.run_flusher(&self.settings.timeouts, cx))
     }
 
     /// Of a flusher that is dropped: without one, a connection that has not ended yet does now. What the transport takes
@@ -460,6 +489,14 @@ impl Shared {
     }
 }
 
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if let Some(server) = &self.settings.server {
+            server.census.leave(self.place, self.addrs.peer());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -469,8 +506,9 @@ mod tests {
     async fn the_peers_end_found_while_closing_ends_the_close_before_its_deadline() {
         let truncated = FrameError::Truncated { needed: 9, available: 1 };
         for failure in [None, Some(Reason::Frame(truncated))] {
-            let settings = Settings::new(crate::ConnConfig::new());
-            let shared = Shared::new(&settings, Writer::other(tokio::io::sink()), Addrs::Unknown);
+            let config = ConnConfig::new();
+            let settings = Settings::new(&config, None);
+            let shared = Shared::new(&config, &settings, Writer::other(tokio::io::sink()), Addrs::Unknown);
             let started = tokio::time::Instant::now();
             shared.close();
             tokio::task::yield_now().await;

@@ -13,6 +13,7 @@ use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
 use crate::ConnConfig;
+use crate::config::Timeouts;
 use crate::error::{Reason, Timeout};
 use crate::flush::{Next, Timing};
 use crate::later::Later;
@@ -250,7 +251,7 @@ impl State {
     }
 
     /// A turn of the flusher: writes what is due, and takes a closing connection towards its end.
-    pub(crate) fn run_flusher(&mut self, config: &ConnConfig, cx: &mut Context<'_>) -> Next {
+    pub(crate) fn run_flusher(&mut self, timeouts: &Timeouts, cx: &mut Context<'_>) -> Next {
         self.flusher = Flusher::Waiting;
         let waker = &mut self.rare().flusher;
         if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
@@ -264,11 +265,11 @@ impl State {
         let before = self.bytes_out();
         self.write(cx);
         if self.phase >= Phase::Closing {
-            self.go_on_closing(config, cx);
+            self.go_on_closing(timeouts, cx);
         }
-        let write_due = self.write_due(before != self.bytes_out(), config.write_timeout);
+        let write_due = self.write_due(before != self.bytes_out(), timeouts.write);
         if write_due.is_some_and(|due| due <= Instant::now()) {
-            let granted = config.write_timeout.unwrap_or_default();
+            let granted = timeouts.write.unwrap_or_default();
             self.fail(Reason::Timeout(Timeout::Write, granted));
             self.end();
         }

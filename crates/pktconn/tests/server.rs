@@ -4,9 +4,10 @@ mod common;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use common::{frame, numbered};
-use pktconn::{ConnConfig, PacketConn, PacketServer};
+use pktconn::{ConnConfig, PacketConn, PacketServer, ServerConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Echoes, except for two payloads.
@@ -147,4 +148,157 @@ async fn a_peer_that_half_closes_still_gets_its_replies() {
     let (received, ()) = tokio::join!(reader.read_to_end(&mut replies), sending);
     received.unwrap();
     assert!(replies == requests);
+}
+
+#[tokio::test]
+async fn beyond_its_limits_a_server_closes_what_it_accepts_and_counts_it() {
+    for config in [ServerConfig::new().max_conns(2), ServerConfig::new().max_conns_per_ip(2)] {
+        let server = PacketServer::bind_with("127.0.0.1:0", config).await.unwrap();
+        let (addr, handle) = (server.local_addr(), server.handle());
+        tokio::spawn(server.serve(moody));
+        let mut first = PacketConn::connect(addr).await.unwrap();
+        assert_echoes(&mut first).await;
+        let mut second = PacketConn::connect(addr).await.unwrap();
+        assert_echoes(&mut second).await;
+        for _ in 0..3 {
+            let mut refused = PacketConn::connect(addr).await.unwrap();
+            assert!(!matches!(refused.recv().await, Ok(Some(_))), "it is closed");
+        }
+        assert_echoes(&mut first).await;
+        let stats = handle.stats();
+        assert_eq!((stats.accepted, stats.refused, stats.open), (5, 3, 2));
+
+        // With room again, the next one stays.
+        first.close().await.unwrap();
+        while handle.stats().open == 2 {
+            tokio::task::yield_now().await;
+        }
+        let mut next = PacketConn::connect(addr).await.unwrap();
+        assert_echoes(&mut next).await;
+    }
+}
+
+#[tokio::test]
+async fn a_connection_counts_until_its_last_handle_is_dropped_whatever_became_of_its_handler() {
+    let server = PacketServer::bind_with("127.0.0.1:0", ServerConfig::new().max_conns(1)).await.unwrap();
+    let (addr, handle) = (server.local_addr(), server.handle());
+    let (give, mut taken) = tokio::sync::mpsc::channel(1);
+    tokio::spawn(server.serve(move |conn| {
+        let give = give.clone();
+        async move { Ok(give.send(conn).await?) }
+    }));
+    let _conn = PacketConn::connect(addr).await.unwrap();
+    let elsewhere = taken.recv().await.unwrap();
+    let mut refused = PacketConn::connect(addr).await.unwrap();
+    assert!(!matches!(refused.recv().await, Ok(Some(_))));
+    assert_eq!(handle.stats().open, 1);
+    drop(elsewhere);
+    while handle.stats().open > 0 {
+        tokio::task::yield_now().await;
+    }
+    let _conn = PacketConn::connect(addr).await.unwrap();
+    taken.recv().await.unwrap();
+}
+
+#[tokio::test]
+async fn limits_of_nothing_are_refused() {
+    for config in [ServerConfig::new().max_conns(0), ServerConfig::new().max_conns_per_ip(0)] {
+        assert!(PacketServer::bind_with("127.0.0.1:0", config).await.unwrap_err().is_config());
+    }
+}
+
+#[tokio::test]
+async fn a_shutdown_reports_who_drained_and_who_was_cut_with_what_was_not_sent() {
+    let server = PacketServer::bind("127.0.0.1:0").await.unwrap();
+    let (addr, handle) = (server.local_addr(), server.handle());
+    let watching = handle.clone();
+    let (give, mut taken) = tokio::sync::mpsc::channel(1);
+    let serving = tokio::spawn(server.serve(move |conn| {
+        let (watching, give) = (watching.clone(), give.clone());
+        async move {
+            let (sender, mut receiver) = conn.split();
+            match receiver.recv().await?.expect("each sends one").payload() {
+                b"drain" => watching.stopping().await,
+                // More than the kernel holds for a peer that does not read.
+                b"hungry" => {
+                    give.send(sender.clone()).await?;
+                    for number in 0..20 {
+                        sender.send(vec![number; 1024 * 1024]).await?;
+                    }
+                }
+                _ => std::future::pending().await,
+            }
+            drop(receiver);
+            Ok(sender.close().await?)
+        }
+    }));
+    let mut peers = Vec::new();
+    for request in ["drain", "drain", "hungry", "stuck"] {
+        let conn = PacketConn::connect(addr).await.unwrap();
+        conn.send(request.as_bytes().to_vec()).await.unwrap();
+        peers.push(conn);
+    }
+    while handle.stats().open < 4 {
+        tokio::task::yield_now().await;
+    }
+    // Until the kernel takes no more for the hungry one.
+    let sender = taken.recv().await.unwrap();
+    let mut last = sender.stats();
+    loop {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let now = sender.stats();
+        if now.queued_bytes > 0 && now == last {
+            break;
+        }
+        last = now;
+    }
+    drop(sender);
+    let hungry = peers[2].local_addr();
+
+    handle.shutdown_within(Duration::from_secs(3600));
+    for mut drained in peers.drain(..2) {
+        assert!(drained.recv().await.unwrap().is_none());
+        drained.close().await.unwrap();
+    }
+    while handle.stats().open > 2 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!serving.is_finished());
+    // The last call counts.
+    handle.shutdown_within(Duration::ZERO);
+    let report = serving.await.unwrap();
+    assert_eq!((report.drained, report.cut.len()), (2, 2));
+    let of = |peer| report.cut.iter().find(|cut| cut.peer_addr == peer).unwrap();
+    let unsent = &of(hungry).unsent;
+    assert_eq!(unsent.len(), 1, "the outbox holds one of that size");
+    assert!(of(peers[1].local_addr()).unsent.is_empty());
+
+    // What came through before is a prefix, and the end is no clean one.
+    let mut hungry = peers.swap_remove(0);
+    let mut received = 0;
+    while let Ok(Some(packet)) = hungry.recv().await {
+        assert_eq!(packet.payload()[0], received);
+        received += 1;
+    }
+    assert_eq!(unsent[0].payload()[0], received);
+}
+
+#[tokio::test]
+async fn a_shutdown_in_which_all_finish_in_time_cuts_nobody() {
+    let server = PacketServer::bind("127.0.0.1:0").await.unwrap();
+    let (addr, handle) = (server.local_addr(), server.handle());
+    let serving = tokio::spawn(server.serve(moody));
+    let mut conns = Vec::new();
+    for _ in 0..3 {
+        let mut conn = PacketConn::connect(addr).await.unwrap();
+        assert_echoes(&mut conn).await;
+        conns.push(conn);
+    }
+    handle.shutdown_within(Duration::from_secs(3600));
+    for mut conn in conns {
+        assert_echoes(&mut conn).await;
+        conn.close().await.unwrap();
+    }
+    let report = serving.await.unwrap();
+    assert_eq!((report.drained, report.cut.len()), (3, 0));
 }

@@ -38,7 +38,7 @@ impl OwnServer {
 
 impl Drop for OwnServer {
     fn drop(&mut self) {
-        self.handle.shutdown();
+        self.handle.shutdown_within(DRAIN_TIME);
         if let Some(thread) = self.thread.take() {
             // A panic has printed itself, and the load has noticed.
             let _ = thread.join();
@@ -56,15 +56,12 @@ fn runtime(threads: usize) -> anyhow::Result<Runtime> {
 }
 
 async fn serve(server: PacketServer) {
-    let handle = server.handle();
-    let echo = server.serve(|mut conn| async move {
-        while let Some(packet) = conn.recv().await? {
-            conn.send(packet).await?;
-        }
-        Ok(conn.close().await?)
-    });
-    tokio::select! {
-        () = echo => {}
-        () = async { handle.stopping().await; tokio::time::sleep(DRAIN_TIME).await } => {}
-    }
+    server
+        .serve(|mut conn| async move {
+            while let Some(packet) = conn.recv().await? {
+                conn.send(packet).await?;
+            }
+            Ok(conn.close().await?)
+        })
+        .await;
 }

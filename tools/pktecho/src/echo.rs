@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use pktconn::{Packet, PacketConn, PacketReceiver, PacketServer, ServerHandle};
+use pktconn::{Packet, PacketConn, PacketReceiver, PacketServer, ServerHandle, ShutdownReport};
 
 use crate::say;
 use crate::tally::{Board, Totals, connections};
@@ -17,9 +17,9 @@ use crate::tally::{Board, Totals, connections};
 const BATCH: usize = 64;
 
 /// Serves until the server is shut down and its connections have finished.
-pub(crate) async fn serve(server: PacketServer, board: Arc<Board>) {
+pub(crate) async fn serve(server: PacketServer, board: Arc<Board>) -> ShutdownReport {
     let handle = server.handle();
-    server.serve(move |conn| echo(conn, Arc::clone(&board), handle.clone())).await;
+    server.serve(move |conn| echo(conn, Arc::clone(&board), handle.clone())).await
 }
 
 /// One connection. An `async fn` would hold each of its arguments twice, and all connections idle in here.

@@ -11,9 +11,10 @@ mod threads;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use pktconn::CutConn;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use options::Options;
@@ -60,42 +61,50 @@ async fn run(options: &Options) -> anyhow::Result<()> {
     let board = Arc::new(Board::default());
     let started = Instant::now();
     let start = |listener| match options.threads {
-        1 => Worker::start_here(listener, options.conn_config(), &board),
-        _ => Worker::start(listener, threads_each, options.conn_config(), &board),
+        1 => Worker::start_here(listener, options.server_config(), &board),
+        _ => Worker::start(listener, threads_each, options.server_config(), &board),
     };
     let mut workers = listeners.into_iter().map(start).collect::<anyhow::Result<Vec<_>>>()?;
     say(&format!("listening on {addr}"));
     let stats = options.stats.then(|| tokio::spawn(echo::print_stats(Arc::clone(&board))));
 
     signals.next().await;
-    workers.iter().for_each(Worker::shutdown);
+    workers.iter().for_each(|worker| worker.shutdown_within(options.drain_timeout));
     if let Some(stats) = stats {
         stats.abort();
     }
+    let mut cut = Vec::new();
     tokio::select! {
-        () = finished(&mut workers) => {}
-        () = tokio::time::sleep(options.drain_timeout) => cut(&mut workers, &board).await,
+        () = finished(&mut workers, &mut cut) => {}
         // Whoever asks twice does not want to wait.
-        () = signals.next() => cut(&mut workers, &board).await,
+        () = signals.next() => {
+            workers.iter().for_each(|worker| worker.shutdown_within(Duration::ZERO));
+            finished(&mut workers, &mut cut).await;
+        }
+    }
+    if !cut.is_empty() {
+        let packets = cut.iter().map(|cut| cut.unsent.len()).sum();
+        let _ = writeln!(io::stderr(), "{}", cut_off(cut.len() as u64, packets));
     }
     say(&board.summary(started.elapsed()));
     Ok(())
 }
 
-async fn finished(workers: &mut [Worker]) {
+/// Waits for the workers to finish, and gathers the connections that did not.
+async fn finished(workers: &mut [Worker], cut: &mut Vec<CutConn>) {
     for worker in workers {
-        worker.finished().await;
+        cut.extend(worker.finished().await.into_iter().flat_map(|report| report.cut));
     }
 }
 
-/// Drops the connections that have not finished, and says so: what their clients have not read is lost.
-async fn cut(workers: &mut [Worker], board: &Board) {
-    let open = board.totals().open;
-    if open > 0 {
-        let _ = writeln!(io::stderr(), "warning: cut off {} that had not finished", connections(open));
-    }
-    workers.iter_mut().for_each(Worker::cut);
-    finished(workers).await;
+/// What is lost with connections that were cut off: what their clients have not read.
+fn cut_off(conns: u64, packets: usize) -> String {
+    let unsent = match packets {
+        0 => String::new(),
+        1 => ", 1 packet unsent".to_owned(),
+        _ => format!(", {packets} packets unsent"),
+    };
+    format!("warning: cut off {} that had not finished{unsent}", connections(conns))
 }
 
 /// What is wrong with the address, and what to do about it, in one line.

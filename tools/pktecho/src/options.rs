@@ -3,9 +3,9 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
 use clap::error::ErrorKind;
-use pktconn::{Checksum, CodecConfig, ConnConfig};
+use clap::{CommandFactory, Parser};
+use pktconn::{Checksum, CodecConfig, ConnConfig, ServerConfig};
 
 use crate::threads::Sharing;
 
@@ -42,6 +42,14 @@ pub(crate) struct Options {
     #[arg(long, value_name = "SIZE", default_value = "32MiB", value_parser = parse_size)]
     max_payload: usize,
 
+    /// Connections at most; those beyond are closed at once [default: no limit of its own]
+    #[arg(long, value_name = "N", value_parser = parse_conns)]
+    max_conns: Option<usize>,
+
+    /// Connections at most of one IPv4 address, or of one IPv6 network of 64 bits [default: no limit]
+    #[arg(long, value_name = "N", value_parser = parse_conns)]
+    max_conns_per_ip: Option<usize>,
+
     /// How long a packet may take from its first byte to its last, or 'off'.
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_deadline)]
     frame_timeout: Deadline,
@@ -70,7 +78,7 @@ struct Deadline(Option<Duration>);
 impl Options {
     /// Parses the command line. `Err` is the exit code after help, or after a line on standard error.
     pub(crate) fn from_args() -> Result<Self, ExitCode> {
-        Self::try_parse().map_err(|error| match error.kind() {
+        Self::try_parse().and_then(Self::check).map_err(|error| match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
                 let _ = error.print();
                 ExitCode::SUCCESS
@@ -82,7 +90,24 @@ impl Options {
         })
     }
 
-    pub(crate) fn conn_config(&self) -> ConnConfig {
+    /// Refuses what does not go together.
+    fn check(self) -> Result<Self, clap::Error> {
+        let is_limited = self.max_conns.is_some() || self.max_conns_per_ip.is_some();
+        if is_limited && self.runtimes == Sharing::Own && self.threads > 1 {
+            let problem = "--max-conns and --max-conns-per-ip count the connections of one runtime: not with --runtimes own";
+            return Err(Self::command().error(ErrorKind::ArgumentConflict, problem));
+        }
+        Ok(self)
+    }
+
+    pub(crate) fn server_config(&self) -> ServerConfig {
+        ServerConfig::new()
+            .conn(self.conn_config())
+            .max_conns(self.max_conns)
+            .max_conns_per_ip(self.max_conns_per_ip)
+    }
+
+    fn conn_config(&self) -> ConnConfig {
         let checksum = if self.crc { Checksum::Crc32 } else { Checksum::None };
         ConnConfig::new()
             .codec(CodecConfig::new().checksum(checksum).max_payload_len(self.max_payload))
@@ -123,6 +148,13 @@ fn parse_size(text: &str) -> Result<usize, String> {
     let size = u32::try_from(size.as_u64())
         .map_err(|_| "the length of a packet is a u32: 4294967295 at most".to_owned())?;
     Ok(size as usize)
+}
+
+fn parse_conns(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(conns @ 1..) => Ok(conns),
+        _ => Err("a number of connections is at least 1".to_owned()),
+    }
 }
 
 fn parse_deadline(text: &str) -> Result<Deadline, String> {

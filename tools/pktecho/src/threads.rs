@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   main thread:  signals, statistics
-//!      |  stop, cut
+//!      |  stop
 //!      v
 //!   workers:      listener -> runtime -> connections
 //! ```
@@ -17,10 +17,11 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::ValueEnum;
-use pktconn::{ConnConfig, PacketServer, ServerHandle};
+use pktconn::{PacketServer, ServerConfig, ServerHandle, ShutdownReport};
 use socket2::{Domain, Socket, Type};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
@@ -79,9 +80,8 @@ fn bind(addr: SocketAddr, shares_port: bool) -> io::Result<TcpListener> {
 /// What serves the connections of one listener: a runtime in a thread, or in several, or a task.
 pub(crate) struct Worker {
     handle: ServerHandle,
-    cut: Option<oneshot::Sender<()>>,
-    /// Told, or dropped, at the end; gone when that was heard.
-    finished: Option<oneshot::Receiver<()>>,
+    /// Told at the end; gone when that was heard.
+    finished: Option<oneshot::Receiver<ShutdownReport>>,
 }
 
 impl Worker {
@@ -89,7 +89,7 @@ impl Worker {
     pub(crate) fn start(
         listener: TcpListener,
         threads: usize,
-        config: ConnConfig,
+        config: ServerConfig,
         board: &Arc<Board>,
     ) -> anyhow::Result<Self> {
         let runtime = runtime(threads).context("cannot start the threads of the server")?;
@@ -108,7 +108,7 @@ impl Worker {
     /// Starts to serve in the runtime that this is called in: one thread needs no other beside it.
     pub(crate) fn start_here(
         listener: TcpListener,
-        config: ConnConfig,
+        config: ServerConfig,
         board: &Arc<Board>,
     ) -> anyhow::Result<Self> {
         let (worker, work) = Self::new(listener, config, board)?;
@@ -118,43 +118,29 @@ impl Worker {
 
     fn new(
         listener: TcpListener,
-        config: ConnConfig,
+        config: ServerConfig,
         board: &Arc<Board>,
     ) -> anyhow::Result<(Self, impl Future<Output = ()> + Send + 'static)> {
         let server = PacketServer::from_listener(tokio::net::TcpListener::from_std(listener)?, config)?;
         let handle = server.handle();
         let board = Arc::clone(board);
-        let (cut, is_cut) = oneshot::channel();
         let (finish, finished) = oneshot::channel();
         let work = async move {
-            tokio::select! {
-                () = echo::serve(server, board) => {}
-                Ok(()) = is_cut => {}
-            }
-            let _ = finish.send(());
+            let _ = finish.send(echo::serve(server, board).await);
         };
-        Ok((Self { handle, cut: Some(cut), finished: Some(finished) }, work))
+        Ok((Self { handle, finished: Some(finished) }, work))
     }
 
-    /// Stops accepting, and has the connections finish.
-    pub(crate) fn shutdown(&self) {
-        self.handle.shutdown();
+    /// Stops accepting, and has the connections finish within `timeout`.
+    pub(crate) fn shutdown_within(&self, timeout: Duration) {
+        self.handle.shutdown_within(timeout);
     }
 
-    /// Drops the connections that have not finished.
-    pub(crate) fn cut(&mut self) {
-        if let Some(cut) = self.cut.take() {
-            // One that has finished needs no telling.
-            let _ = cut.send(());
-        }
-    }
-
-    /// Waits for the last connection to finish.
-    pub(crate) async fn finished(&mut self) {
-        if let Some(finished) = &mut self.finished {
-            let _ = finished.await;
-            self.finished = None;
-        }
+    /// Waits for the last connection to finish. `None` where that was told before, or where the server panicked.
+    pub(crate) async fn finished(&mut self) -> Option<ShutdownReport> {
+        let report = self.finished.as_mut()?.await.ok();
+        self.finished = None;
+        report
     }
 }
 

@@ -99,6 +99,35 @@ fn a_second_signal_ends_it_at_once() {
 }
 
 #[test]
+fn what_a_client_has_not_read_is_told_of_when_it_is_cut_off() {
+    let mut server = Server::start(&["--threads", "1", "--drain-timeout", "50ms"]);
+    let mut stream = TcpStream::connect(&server.addr).unwrap();
+    stream.set_nonblocking(true).unwrap();
+    let packets = b"\x04\0\0\0ping".repeat(10_000);
+    // Until the server reads no more, because it has nowhere to put the replies: a second without progress.
+    let (mut sent, mut stuck_since) = (0, std::time::Instant::now());
+    while stuck_since.elapsed().as_secs() < 1 {
+        match stream.write(&packets[sent..]) {
+            Ok(count) => {
+                sent = (sent + count) % packets.len();
+                stuck_since = std::time::Instant::now();
+            }
+            Err(_) => std::thread::sleep(std::time::Duration::from_millis(10)),
+        }
+    }
+    server.signal("TERM");
+    let mut stderr = server.child.stderr.take().unwrap();
+    server.finish();
+    let mut warning = String::new();
+    stderr.read_to_string(&mut warning).unwrap();
+    let start = "warning: cut off 1 connection that had not finished, ";
+    let packets = warning.strip_prefix(start).and_then(|rest| rest.strip_suffix(" packets unsent\n"));
+    let packets: usize = packets.unwrap_or_else(|| panic!("{warning}")).parse().unwrap();
+    // An outbox of 1 MiB holds 131,072 of them.
+    assert!((100_000..=131_073).contains(&packets), "{packets}");
+}
+
+#[test]
 fn statistics_are_a_line_a_second() {
     let mut server = Server::start(&["--stats"]);
     let mut stream = TcpStream::connect(&server.addr).unwrap();
@@ -147,13 +176,41 @@ fn limits_and_checksums_are_those_of_the_command_line() {
 }
 
 #[test]
+fn beyond_the_limits_clients_are_closed_at_once() {
+    for option in ["--max-conns", "--max-conns-per-ip"] {
+        let server = Server::start(&[option, "2"]);
+        let mut streams = [(); 2].map(|()| TcpStream::connect(&server.addr).unwrap());
+        streams.iter_mut().for_each(|stream| echo(stream, b"\x01\0\0\0x"));
+        let mut refused = TcpStream::connect(&server.addr).unwrap();
+        assert!(!matches!(refused.read(&mut [0; 1]), Ok(1..)));
+        streams.iter_mut().for_each(|stream| echo(stream, b"\x01\0\0\0x"));
+    }
+}
+
+#[test]
+fn clients_that_are_silent_or_slow_are_ended_when_that_was_asked_for() {
+    let server = Server::start(&["--idle-timeout", "100ms"]);
+    let mut stream = TcpStream::connect(&server.addr).unwrap();
+    echo(&mut stream, b"\x01\0\0\0x");
+    assert!(!matches!(stream.read(&mut [0; 1]), Ok(1..)));
+
+    let server = Server::start(&["--frame-timeout", "100ms"]);
+    let mut stream = TcpStream::connect(&server.addr).unwrap();
+    stream.write_all(b"\x02\0\0\0x").unwrap();
+    assert!(!matches!(stream.read(&mut [0; 1]), Ok(1..)));
+}
+
+#[test]
 fn bad_usage_is_one_line_and_exit_code_2() {
-    let cases: [(&[&str], &[&str]); 6] = [
+    let cases: [(&[&str], &[&str]); 9] = [
         (&["--port", "1"], &["unexpected argument '--port'", "--help"]),
         (&["--listen", "localhost"], &["'localhost'", "HOST:PORT"]),
         (&["--threads", "0"], &["from 1 to 1024"]),
         (&["--max-payload", "lots"], &["64KiB"]),
         (&["--drain-timeout", "soon"], &["--drain-timeout"]),
+        (&["--frame-timeout", "0s"], &["'off'"]),
+        (&["--max-conns", "0"], &["at least 1"]),
+        (&["--max-conns", "9", "--threads", "2", "--runtimes", "own"], &["not with --runtimes own"]),
         (&["extra"], &["unexpected argument 'extra'"]),
     ];
     for (args, expected) in cases {

@@ -1,0 +1,106 @@
+//! Stopping a server, and what it says of itself.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pktconn_codec::Packet;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::census::Census;
+use crate::stop::Stop;
+
+/// Stops a [`PacketServer`](crate::PacketServer), tells its handlers of it, and counts its connections. Clone it freely.
+#[derive(Clone)]
+pub struct ServerHandle(Arc<Control>);
+
+/// What a server, its handles and its connections share.
+pub(crate) struct Control {
+    pub(crate) stop: Stop,
+    /// When the connections that are still there are closed, once that is known.
+    pub(crate) cut_at: watch::Sender<Option<Instant>>,
+    pub(crate) census: Census,
+}
+
+impl ServerHandle {
+    pub(crate) fn new(census: Census) -> Self {
+        let (cut_at, _) = watch::channel(None);
+        Self(Arc::new(Control { stop: Stop::default(), cut_at, census }))
+    }
+
+    pub(crate) fn control(&self) -> &Arc<Control> {
+        &self.0
+    }
+
+    /// Stops accepting. Handlers go on until they finish; those that would wait for their peers for ever should watch
+    /// [`stopping`](Self::stopping).
+    pub fn shutdown(&self) {
+        self.0.stop.say();
+    }
+
+    /// Stops accepting, and closes the connections that are still there after `timeout`. Their packets that were not
+    /// written come back in the [`ShutdownReport`].
+    ///
+    /// When it is called again, the last call counts: so a second signal may end at once what the first one granted time.
+    pub fn shutdown_within(&self, timeout: Duration) {
+        // A time beyond what the clock can say is none.
+        self.0.cut_at.send_replace(Instant::now().checked_add(timeout));
+        self.shutdown();
+    }
+
+    /// Waits for [`shutdown`](Self::shutdown) to be called.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
+    pub async fn stopping(&self) {
+        self.0.stop.said().await;
+    }
+
+    /// What the server has accepted so far, and has now.
+    #[must_use]
+    pub fn stats(&self) -> ServerStats {
+        self.0.census.stats()
+    }
+}
+
+impl std::fmt::Debug for ServerHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ServerHandle").field("stats", &self.stats()).finish_non_exhaustive()
+    }
+}
+
+/// Counts of a server since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ServerStats {
+    /// Connections that were accepted, those among them that were refused then.
+    pub accepted: u64,
+    /// Connections that were closed as soon as they were accepted, because there were too many:
+    /// [`max_conns`](crate::ServerConfig::max_conns), [`max_conns_per_ip`](crate::ServerConfig::max_conns_per_ip).
+    pub refused: u64,
+    /// Connections that are there now: up to when the last handle of one is dropped.
+    pub open: usize,
+}
+
+/// How the connections of a server ended that were there when it was shut down.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct ShutdownReport {
+    /// How many ended by themselves.
+    pub drained: usize,
+    /// Those that were closed when the time was over.
+    pub cut: Vec<CutConn>,
+}
+
+/// A connection that was closed because the time to shut down was over.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct CutConn {
+    /// The address of the peer.
+    pub peer_addr: Option<SocketAddr>,
+    /// The packets that were accepted to be sent and not wholly written, in their order. The first of these may have been
+    /// written in part.
+    pub unsent: Vec<Packet>,
+}

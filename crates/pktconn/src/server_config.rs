@@ -1,0 +1,78 @@
+//! What can be set on a server.
+
+use crate::error::Reason;
+use crate::{ConnConfig, Error};
+
+/// The configuration of a server: that of its connections, and how many it takes.
+///
+/// ```
+/// use pktconn::{ConnConfig, ServerConfig};
+///
+/// let config = ServerConfig::new()
+///     .conn(ConnConfig::new().send_high_water(256 * 1024))
+///     .max_conns(10_000)
+///     .max_conns_per_ip(100);
+/// ```
+///
+/// Where a server needs no more than that of its connections, a [`ConnConfig`] serves in its place.
+#[derive(Clone, Debug, Default)]
+pub struct ServerConfig {
+    pub(crate) conn: ConnConfig,
+    pub(crate) max_conns: Option<usize>,
+    pub(crate) max_conns_per_ip: Option<usize>,
+}
+
+impl ServerConfig {
+    /// The defaults, as each setter names them.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets the configuration of the server's connections.
+    #[must_use]
+    pub fn conn(mut self, conn: ConnConfig) -> Self {
+        self.conn = conn;
+        self
+    }
+
+    /// Sets how many connections the server has at most. What is accepted beyond is closed at once, and
+    /// [counted](crate::ServerStats::refused).
+    ///
+    /// Protects the memory of the machine: a connection takes up to a chunk of 64 KiB or twice what has arrived of a frame,
+    /// and [`send_high_water`](ConnConfig::send_high_water). One counts until the last of its handles is dropped. At least
+    /// 1. Default: `None`, without a limit of the server's own; there is that of the system on open files.
+    #[must_use]
+    pub fn max_conns(mut self, conns: impl Into<Option<usize>>) -> Self {
+        self.max_conns = conns.into();
+        self
+    }
+
+    /// Sets how many connections the server has at most of one IPv4 address, or of one IPv6 network of 64 bits, which is
+    /// the least that a customer is given. What is accepted beyond is closed at once.
+    ///
+    /// Protects the others from one peer that takes all of [`max_conns`](Self::max_conns). Many users may stand behind one
+    /// address, at a company or a mobile carrier. At least 1. Default: `None`, without a limit.
+    #[must_use]
+    pub fn max_conns_per_ip(mut self, conns: impl Into<Option<usize>>) -> Self {
+        self.max_conns_per_ip = conns.into();
+        self
+    }
+
+    /// Refuses what cannot work.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        if self.max_conns == Some(0) {
+            return Err(Reason::Config("max_conns must be at least 1").into());
+        }
+        if self.max_conns_per_ip == Some(0) {
+            return Err(Reason::Config("max_conns_per_ip must be at least 1").into());
+        }
+        self.conn.check()
+    }
+}
+
+impl From<ConnConfig> for ServerConfig {
+    fn from(conn: ConnConfig) -> Self {
+        Self::new().conn(conn)
+    }
+}
