@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use crate::control::Control;
 use crate::error::Reason;
 use crate::flush::Timing;
-use crate::{Error, TcpConfig};
+use crate::{Error, SlowConsumer, TcpConfig};
 
 /// The configuration of a connection: its frames, its outbox, its flushing, its deadlines and its close.
 ///
@@ -29,6 +29,8 @@ use crate::{Error, TcpConfig};
 pub struct ConnConfig {
     pub(crate) codec: CodecConfig,
     pub(crate) send_high_water: usize,
+    pub(crate) slow_consumer: SlowConsumer,
+    pub(crate) send_max_lag: Option<Duration>,
     flush_delay: Duration,
     max_flush_delay: Option<Duration>,
     pub(crate) connect_timeout: Option<Duration>,
@@ -69,6 +71,8 @@ impl ConnConfig {
         Self {
             codec: CodecConfig::new(),
             send_high_water: Self::DEFAULT_SEND_HIGH_WATER,
+            slow_consumer: SlowConsumer::Block,
+            send_max_lag: None,
             flush_delay: Duration::ZERO,
             max_flush_delay: None,
             connect_timeout: Some(Self::DEFAULT_CONNECT_TIMEOUT),
@@ -93,13 +97,34 @@ impl ConnConfig {
 
     /// Sets how many bytes may stand in the outbox: packets that were accepted and that the transport has not taken.
     ///
-    /// Beyond it `send` waits and `try_send` refuses. A packet that is larger than this passes alone, when the outbox is
+    /// Beyond it `send` waits and `try_send` refuses, or what else [`slow_consumer`](Self::slow_consumer) says. A packet that is larger than this passes alone, when the outbox is
     /// empty. Cost: up to so many bytes for each connection whose peer does not read. At least 1.
     ///
     /// Default: 1 MiB.
     #[must_use]
     pub fn send_high_water(mut self, bytes: usize) -> Self {
         self.send_high_water = bytes;
+        self
+    }
+
+    /// Sets what becomes of a packet that finds no room in the outbox.
+    ///
+    /// Default: [`SlowConsumer::Block`], by which nothing is lost.
+    #[must_use]
+    pub fn slow_consumer(mut self, policy: SlowConsumer) -> Self {
+        self.slow_consumer = policy;
+        self
+    }
+
+    /// Sets for how long a peer may lag behind before there is no room for it, however few bytes are queued: since when the
+    /// transport has not taken all that there was.
+    ///
+    /// For a policy that drops or disconnects; refused under [`SlowConsumer::Block`]. `DropOldest` drops all that was not
+    /// begun then. `Disconnect` ends the connection at that time, also when nothing more is sent. `None`, the default: for
+    /// ever.
+    #[must_use]
+    pub fn send_max_lag(mut self, lag: impl Into<Option<Duration>>) -> Self {
+        self.send_max_lag = lag.into();
         self
     }
 
@@ -185,7 +210,12 @@ impl ConnConfig {
         if self.send_high_water == 0 {
             return Err(Reason::Config("send_high_water must be at least 1 byte").into());
         }
+        if self.send_max_lag.is_some() && self.slow_consumer == SlowConsumer::Block {
+            let problem = "send_max_lag has no meaning where senders wait: it wants another slow_consumer";
+            return Err(Reason::Config(problem).into());
+        }
         let timeouts = [
+            (self.send_max_lag, "send_max_lag must not be zero"),
             (self.connect_timeout, "connect_timeout must not be zero"),
             (self.timeouts.frame, "frame_timeout must not be zero"),
             (self.timeouts.idle, "idle_timeout must not be zero"),
@@ -224,6 +254,7 @@ pub(crate) struct Settings {
     /// At the start of a stream.
     pub(crate) codec: PacketCodec,
     pub(crate) timeouts: Timeouts,
+    pub(crate) slow_consumer: SlowConsumer,
     /// That of the connections' own tasks.
     pub(crate) runtime: Handle,
     /// That of their server, where they have one.
@@ -236,6 +267,7 @@ impl Settings {
         Arc::new(Self {
             codec: PacketCodec::new(config.codec),
             timeouts: config.timeouts.clone(),
+            slow_consumer: config.slow_consumer,
             runtime: Handle::current(),
             server: server.cloned(),
         })
@@ -265,6 +297,8 @@ mod tests {
             (ConnConfig::new().write_timeout(ms(0)), "write_timeout"),
             (ConnConfig::new().tcp(TcpConfig::new().keepalive(ms(999))), "keepalive"),
             (ConnConfig::new().tcp(TcpConfig::new().send_buffer(0)), "send_buffer"),
+            (ConnConfig::new().send_max_lag(ms(4)), "slow_consumer"),
+            (ConnConfig::new().slow_consumer(SlowConsumer::DropOldest).send_max_lag(ms(0)), "send_max_lag"),
         ];
         for (config, expected) in cases {
             let error = config.check().unwrap_err();

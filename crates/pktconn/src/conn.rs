@@ -201,6 +201,25 @@ impl PacketConn {
         self.sender.try_send(packet)
     }
 
+    /// How many bytes of accepted packets the transport has not taken yet. See [`PacketSender::queued_bytes`].
+    #[must_use]
+    pub fn queued_bytes(&self) -> usize {
+        self.sender.queued_bytes()
+    }
+
+    /// Waits until the outbox is below [`send_high_water`](ConnConfig::send_high_water). See [`PacketSender::writable`].
+    ///
+    /// # Errors
+    ///
+    /// The connection has ended, or ends before.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
+    pub async fn writable(&self) -> Result<(), Error> {
+        self.sender.writable().await
+    }
+
     /// Waits until everything that was accepted before this call is written to the transport.
     ///
     /// Not needed for packets to leave. See [`PacketSender::flush`].

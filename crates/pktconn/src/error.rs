@@ -20,6 +20,7 @@ use pktconn_codec::{FrameError, Packet};
 /// | [`is_protocol`](Self::is_protocol) | ended | the peer sent a frame over the limit, or one with a wrong checksum |
 /// | [`is_io`](Self::is_io) | ended | the transport failed, or the runtime of the connection was shut down |
 /// | [`is_timeout`](Self::is_timeout) | ended | a deadline passed; [`timeout`](Self::timeout) says which |
+/// | [`is_slow_consumer`](Self::is_slow_consumer) | ended | the peer was too slow for what was sent, and the policy is to disconnect it |
 /// | [`is_full`](Self::is_full) | goes on | `try_send` found no room |
 /// | [`is_payload_too_large`](Self::is_payload_too_large) | goes on | the packet to be sent is over the limit |
 /// | [`is_config`](Self::is_config) | was never made | the configuration contradicts itself |
@@ -59,6 +60,10 @@ pub(crate) enum Reason {
     Io(Arc<io::Error>),
     /// And what was granted.
     Timeout(Timeout, Duration),
+    /// And what waited for it, in bytes.
+    SlowConsumer {
+        queued: usize,
+    },
     Full,
     /// From the caller: the connection is unharmed.
     TooLarge(FrameError),
@@ -134,6 +139,12 @@ impl Error {
         }
     }
 
+    /// The peer was too slow for what was sent, under [`SlowConsumer::Disconnect`](crate::SlowConsumer::Disconnect).
+    #[must_use]
+    pub fn is_slow_consumer(&self) -> bool {
+        matches!(self.0.reason, Reason::SlowConsumer { .. })
+    }
+
     /// `try_send` found the outbox full.
     #[must_use]
     pub fn is_full(&self) -> bool {
@@ -185,6 +196,9 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.0.reason {
             Reason::Timeout(timeout, granted) => return write!(f, "{} within {granted:?}", timeout.missed()),
+            Reason::SlowConsumer { queued } => {
+                return write!(f, "the peer was too slow: {queued} bytes waited for it");
+            }
             Reason::LocalClose => "the connection was closed on this side",
             Reason::RemoteClose => "the peer closed the connection",
             Reason::Frame(FrameError::Truncated { .. }) => {
@@ -244,6 +258,7 @@ mod tests {
             Reason::Frame(checksum),
             io::Error::from(io::ErrorKind::BrokenPipe).into(),
             Reason::Timeout(Timeout::Close, Duration::from_secs(1)),
+            Reason::SlowConsumer { queued: 1 },
             Reason::Full,
             Reason::TooLarge(FrameError::PayloadTooLarge { len: 2, max: 1 }),
             Reason::Config(""),
@@ -255,6 +270,7 @@ mod tests {
             Error::is_protocol,
             Error::is_io,
             Error::is_timeout,
+            Error::is_slow_consumer,
             Error::is_full,
             Error::is_payload_too_large,
             Error::is_config,

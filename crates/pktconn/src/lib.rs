@@ -90,6 +90,9 @@ mod addrs;
 
 mod outbox;
 
+mod slow;
+pub use slow::SlowConsumer;
+
 mod pool;
 
 mod flush;

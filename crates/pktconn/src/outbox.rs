@@ -54,6 +54,68 @@ enum Chunk {
     Large { packet: Packet, parts: [Bytes; 3] },
 }
 
+/// What was dropped to make room.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Dropped {
+    pub(crate) packets: u64,
+    pub(crate) bytes: usize,
+}
+
+/// The length of the first of whole frames that this very codec has encoded.
+fn first_frame_len(codec: &PacketCodec, frames: &[u8]) -> usize {
+    match codec.clone().peek(frames) {
+        Ok(Some((_, len))) => len,
+        // Never; and never a loop without an end.
+        _ => frames.len(),
+    }
+}
+
+impl Sealed {
+    /// Makes a chunk of its own of a frame that was written in part, and returns how many chunks are begun: one or none.
+    fn part_off_begun(&mut self, codec: &PacketCodec) -> usize {
+        if self.written == 0 {
+            return 0;
+        }
+        let Some(Chunk::Small(frames)) = self.chunks.front_mut() else { return 1 };
+        let len = loop {
+            let len = first_frame_len(codec, frames);
+            if len > self.written {
+                break len;
+            }
+            frames.advance(len);
+            self.written -= len;
+            if self.written == 0 {
+                // A chunk that was wholly written is gone: there is something left of this one.
+                return 0;
+            }
+        };
+        let rest = frames.split_off(len);
+        if !rest.is_empty() {
+            self.chunks.insert(1, Chunk::Small(rest));
+        }
+        1
+    }
+
+    /// Drops the first frame that the transport has taken nothing of, and returns its length.
+    fn drop_first(&mut self, codec: &PacketCodec, done: &mut impl FnMut(Packet)) -> Option<usize> {
+        let begun = self.part_off_begun(codec);
+        let (len, is_chunk) = match self.chunks.get_mut(begun)? {
+            Chunk::Small(frames) => {
+                let len = first_frame_len(codec, frames);
+                frames.advance(len);
+                (len, frames.is_empty())
+            }
+            large @ Chunk::Large { .. } => (large.len(), true),
+        };
+        if is_chunk {
+            if let Some(Chunk::Large { packet, .. }) = self.chunks.remove(begun) {
+                done(packet);
+            }
+        }
+        Some(len)
+    }
+}
+
 impl Chunk {
     fn len(&self) -> usize {
         match self {
@@ -195,6 +257,37 @@ impl Outbox {
             // An idle connection holds no buffer.
             pool::return_write_buffer(std::mem::take(&mut self.open));
         }
+    }
+
+    /// What is left of a frame that was written in part, after packets were dropped behind it.
+    pub(crate) fn begun_len(&self) -> usize {
+        let begun = self.sealed.as_ref().filter(|sealed| sealed.written > 0);
+        begun.and_then(|sealed| Some(sealed.chunks.front()?.len() - sealed.written)).unwrap_or(0)
+    }
+
+    /// Drops the oldest packets that the transport has taken nothing of, until no more than `target` bytes are left or none
+    /// such. Packets with memory of their own go to `done`.
+    pub(crate) fn drop_oldest(
+        &mut self,
+        target: usize,
+        codec: &PacketCodec,
+        mut done: impl FnMut(Packet),
+    ) -> Dropped {
+        let mut dropped = Dropped::default();
+        while self.len > target {
+            match self.sealed.as_mut().and_then(|sealed| sealed.drop_first(codec, &mut done)) {
+                Some(len) => {
+                    dropped.packets += 1;
+                    dropped.bytes += len;
+                    self.len -= len;
+                    self.sealed.take_if(|sealed| sealed.chunks.is_empty());
+                }
+                None if self.open.is_empty() => break,
+                // It comes next. Not before: each packet without room would then begin another one.
+                None => self.seal(),
+            }
+        }
+        dropped
     }
 
     /// Lets go of room that what is queued does not need, because it may stand for long.
@@ -349,6 +442,38 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_oldest_that_were_not_begun_are_dropped() {
+        let codec = PacketCodec::default();
+        // Frames of 9, 10, LARGE_FRAME + 4 and 9 bytes.
+        let packets: [Packet; 4] =
+            [b"first".into(), b"second".into(), vec![7; LARGE_FRAME].into(), b"third".into()];
+        let large = LARGE_FRAME + 4;
+        for (written, target, expected) in [
+            (0, usize::MAX, &packets[..]),
+            (0, 19 + large, &packets[1..]),
+            (9, 9 + large, &packets[2..]),
+            // The first is begun, and stays.
+            (1, 8 + 9 + large, &[&packets[..1], &packets[2..]].concat()),
+            (1, 8 + 9, &[&packets[..1], &packets[3..]].concat()),
+            (1, 0, &packets[..1]),
+            (19 + 1, 0, &packets[2..3]),
+            (0, 0, &[]),
+        ] {
+            let mut outbox = Outbox::default();
+            packets.iter().for_each(|packet| push(&mut outbox, &codec, packet));
+            outbox.advance(written, drop);
+            let before = outbox.len();
+            let dropped = outbox.drop_oldest(target, &codec, drop);
+            assert_eq!(before - outbox.len(), dropped.bytes);
+            assert_eq!(pending(&outbox).len(), outbox.len());
+            let begun = usize::from(written >= 9) + usize::from(written >= 19);
+            let unsent = outbox.take_unsent(&codec);
+            assert_eq!(unsent, expected, "{written} written, {target} to stay");
+            assert_eq!(dropped.packets as usize, 4 - begun - unsent.len());
+        }
+    }
+
     proptest! {
         // Megabytes pass through each case; 32 of them take a second or two in a debug build.
         #![proptest_config(ProptestConfig::with_cases(32))]
@@ -387,6 +512,52 @@ mod tests {
             prop_assert_eq!(outbox.len(), expected.len() - written.len());
             let whole = ends.iter().filter(|&&end| end <= written.len()).count();
             prop_assert_eq!(&outbox.take_unsent(&codec)[..], &packets[whole..]);
+        }
+
+        /// Whatever is dropped in between: what comes out is whole frames in their order, and all but those that were
+        /// dropped.
+        #[test]
+        fn what_is_dropped_leaves_whole_frames_in_order(
+            steps in prop::collection::vec(
+                (prop_oneof![0..300_usize, 7_000..9_000_usize], 0..12_000_usize, prop::option::of(0..20_000_usize)), 1..60),
+            crc: bool,
+        ) {
+            let checksum = if crc { Checksum::Crc32 } else { Checksum::None };
+            let codec = PacketCodec::new(CodecConfig::new().checksum(checksum));
+            let mut outbox = Outbox::default();
+            let (mut written, mut dropped) = (BytesMut::new(), 0);
+            let count = steps.len() as u64;
+            let take = |outbox: &mut Outbox, written: &mut BytesMut, count: usize| {
+                let next = pending(outbox);
+                let count = count.min(next.len());
+                written.extend_from_slice(&next[..count]);
+                outbox.advance(count, drop);
+            };
+            for (number, (len, taken, target)) in steps.into_iter().enumerate() {
+                push(&mut outbox, &codec, &vec![number as u8; len].into());
+                take(&mut outbox, &mut written, taken);
+                if let Some(target) = target {
+                    dropped += outbox.drop_oldest(target, &codec, drop).packets;
+                    // One that is begun may be larger.
+                    prop_assert!(outbox.len() <= target.max(9_100));
+                }
+            }
+            while !outbox.is_empty() {
+                take(&mut outbox, &mut written, usize::MAX);
+            }
+            let (mut decoder, mut numbers) = (PacketCodec::new(*codec.config()), Vec::new());
+            let mut empty = 0;
+            while let Some(packet) = decoder.decode_frame(&mut written).unwrap() {
+                match packet.payload() {
+                    [] => empty += 1,
+                    payload => {
+                        prop_assert!(payload.iter().all(|byte| *byte == payload[0]));
+                        numbers.push(payload[0]);
+                    }
+                }
+            }
+            prop_assert!(written.is_empty() && numbers.is_sorted());
+            prop_assert_eq!(numbers.len() as u64 + empty + dropped, count);
         }
     }
 }

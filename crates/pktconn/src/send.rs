@@ -42,7 +42,8 @@ impl PacketSender {
         &self.shared
     }
 
-    /// Accepts a packet to be sent, and waits for room in the outbox first where there is none.
+    /// Accepts a packet to be sent, and waits for room in the outbox first where there is none (or does what else
+    /// [`slow_consumer`](crate::ConnConfig::slow_consumer) says).
     ///
     /// What is accepted leaves without another call, at the end of the current turn of the scheduler at the latest (under
     /// [`flush_delay`](crate::ConnConfig::flush_delay), when that has passed). Waiting senders are served in their order.
@@ -65,6 +66,7 @@ impl PacketSender {
         self.flush_target.store(NO_TARGET, Relaxed);
         match self.shared.offer(&packet) {
             Ok(()) => Ok(()),
+            Err(Reason::Full) if self.shared.drops_newest() => Ok(self.shared.drop_newest()?),
             // Boxed: so the future of a send that need not wait, which is most of them, stays small.
             Err(Reason::Full) => Box::pin(self.send_in_turn(packet)).await,
             Err(reason) => Err(Error::new(reason, vec![packet])),
@@ -97,6 +99,10 @@ impl PacketSender {
         while batch.accepted < batch.packets.len() {
             match self.shared.offer_many(&batch.packets[batch.accepted..], &mut batch.accepted) {
                 Ok(()) => {}
+                Err(Reason::Full) if self.shared.drops_newest() => {
+                    self.shared.drop_newest()?;
+                    batch.accepted += 1;
+                }
                 Err(Reason::Full) => {
                     Box::pin(self.shared.accept_in_turn(&batch.packets[batch.accepted])).await?;
                     batch.accepted += 1;
@@ -117,6 +123,28 @@ impl PacketSender {
         let packet = packet.into();
         self.flush_target.store(NO_TARGET, Relaxed);
         self.shared.offer(&packet).map_err(|reason| Error::new(reason, vec![packet]))
+    }
+
+    /// How many bytes of accepted packets the transport has not taken yet: frames, with their headers and checksums.
+    #[must_use]
+    pub fn queued_bytes(&self) -> usize {
+        self.shared.queued_bytes()
+    }
+
+    /// Waits until the outbox is below [`send_high_water`](crate::ConnConfig::send_high_water).
+    ///
+    /// A `send` that follows may have to wait all the same: others may be faster, or the packet larger than what is left.
+    ///
+    /// # Errors
+    ///
+    /// The connection has ended, or ends before.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
+    pub async fn writable(&self) -> Result<(), Error> {
+        let wait = self.shared.wait();
+        poll_fn(|cx| self.shared.poll_room(wait.key, cx)).await.map_err(Error::from)
     }
 
     /// Waits until everything that was accepted before this call is written to the transport.
@@ -232,7 +260,8 @@ impl std::fmt::Debug for PacketSender {
     }
 }
 
-/// Ready while the outbox is below its high-water mark, which one packet for each handle may then pass.
+/// Ready while the outbox is below its high-water mark, which one packet for each handle may then pass; always, where the
+/// [policy](crate::ConnConfig::slow_consumer) is not to wait.
 ///
 /// For code that wants a `Sink`. `SinkExt::send` flushes after each packet, where [`send`](PacketSender::send) lets them
 /// gather; and while `SinkExt` is in scope, it is what `send` means on a `&mut PacketSender`.
@@ -240,7 +269,7 @@ impl Sink<Packet> for PacketSender {
     type Error = Error;
 
     fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        self.shared.poll_room(self.key, cx).map_err(Error::from)
+        self.shared.poll_ready(self.key, cx).map_err(Error::from)
     }
 
     fn start_send(self: Pin<&mut Self>, packet: Packet) -> Result<(), Error> {

@@ -15,6 +15,7 @@ use crate::addrs::Addrs;
 use crate::config::Settings;
 use crate::error::Reason;
 use crate::flush::{self, Next};
+use crate::slow::SlowConsumer;
 use crate::state::{Flusher, Phase, State, Sweep};
 use crate::stats::{ConnStats, Received};
 use crate::sweep;
@@ -158,7 +159,7 @@ impl Shared {
         self.with_state(|state| {
             state.check_open()?;
             if self.is_waited_for() || !state.has_room(frame.len()) {
-                return Err(Reason::Full);
+                state.make_room(frame.len(), &self.settings.codec)?;
             }
             state.push(packet, &frame);
             Ok(())
@@ -192,7 +193,7 @@ impl Shared {
             for packet in packets {
                 let frame = codec.frame(packet).map_err(Reason::TooLarge)?;
                 if !state.has_room(frame.len()) {
-                    return Err(Reason::Full);
+                    state.make_room(frame.len(), codec)?;
                 }
                 state.push(packet, &frame);
                 *accepted += 1;
@@ -208,13 +209,32 @@ impl Shared {
         self.line.get().is_some_and(|line| line.waiting.load(Ordering::Relaxed) > 0)
     }
 
-    /// Puts `packet` into the outbox, whatever stands in it.
+    /// Puts `packet` into the outbox, whatever stands in it, where senders are to wait for room and so have.
     pub(crate) fn force(self: &Arc<Self>, packet: &Packet) -> Result<(), Reason> {
+        if self.settings.slow_consumer != SlowConsumer::Block {
+            return match self.offer(packet) {
+                Err(Reason::Full) => self.drop_newest(),
+                offered => offered,
+            };
+        }
         let frame = self.settings.codec.frame(packet).map_err(Reason::TooLarge)?;
         self.with_state(|state| {
             state.check_open()?;
             state.push(packet, &frame);
             Ok(())
+        })
+    }
+
+    /// Whether a packet without room is dropped, and not waited with.
+    pub(crate) fn drops_newest(&self) -> bool {
+        self.settings.slow_consumer == SlowConsumer::DropNewest
+    }
+
+    /// Counts a packet that was dropped for want of room.
+    pub(crate) fn drop_newest(self: &Arc<Self>) -> Result<(), Reason> {
+        self.with_state(|state| {
+            state.rare().packets_dropped += 1;
+            state.check_open()
         })
     }
 
@@ -266,7 +286,15 @@ impl Shared {
         })
     }
 
-    /// Waits until the outbox is below its high-water mark. For `Sink`, which reserves no room of its own.
+    /// Waits until a packet may be [forced](Self::force) in. For `Sink`, which reserves no room of its own.
+    pub(crate) fn poll_ready(self: &Arc<Self>, key: u64, cx: &Context<'_>) -> Poll<Result<(), Reason>> {
+        match self.settings.slow_consumer {
+            SlowConsumer::Block => self.poll_room(key, cx),
+            _ => Poll::Ready(self.with_state(|state| state.check_open())),
+        }
+    }
+
+    /// Waits until the outbox is below its high-water mark.
     pub(crate) fn poll_room(self: &Arc<Self>, key: u64, cx: &Context<'_>) -> Poll<Result<(), Reason>> {
         self.with_state(|state| {
             if !state.is_below_mark() && !state.blocked {
@@ -281,6 +309,10 @@ impl Shared {
             state.wait_for_progress(key, cx);
             Poll::Pending
         })
+    }
+
+    pub(crate) fn queued_bytes(self: &Arc<Self>) -> usize {
+        self.with_state(|state| state.outbox.len())
     }
 
     /// How many bytes were ever accepted: what a flush that begins now has to wait for.
@@ -456,6 +488,7 @@ impl Shared {
             bytes_sent: state.bytes_written,
             writes: state.writes,
             queued_bytes: state.outbox.len() as u64,
+            packets_dropped: state.rare.as_ref().map_or(0, |rare| rare.packets_dropped),
         })
     }
 

@@ -17,7 +17,8 @@ use crate::config::Timeouts;
 use crate::error::{Reason, Timeout};
 use crate::flush::{Next, Timing};
 use crate::later::Later;
-use crate::outbox::{MAX_SLICES, Outbox, WRITE_WORTH};
+use crate::outbox::{Dropped, MAX_SLICES, Outbox, WRITE_WORTH};
+use crate::slow::{Lag, SlowConsumer};
 use crate::transport::{Reader, Writer};
 use crate::wait::Waiters;
 
@@ -32,7 +33,10 @@ pub(crate) struct State {
     pub(crate) remote_closed: bool,
     pub(crate) flusher: Flusher,
     pub(crate) sweep: Sweep,
-    send_high_water: usize,
+    pub(crate) send_high_water: usize,
+    pub(crate) slow_consumer: SlowConsumer,
+    /// Where it is limited.
+    pub(crate) lag: Option<Box<Lag>>,
     /// Of timed flushing.
     timing: Option<Box<Timing>>,
     /// What few connections need at a time, made when one does.
@@ -68,8 +72,35 @@ pub(crate) struct Rare {
     pub(crate) deadline: Option<Instant>,
     /// Since when the transport has taken nothing.
     blocked_since: Option<Instant>,
+    /// By the policy for slow consumers.
+    pub(crate) packets_dropped: u64,
+    passed_over: PassedOver,
     /// The reading half, once the receiver has given it up: what is left to do with it is to wait for the peer's close.
     pub(crate) reader: Option<Reader>,
+}
+
+/// The bytes that were accepted and dropped, for those who wait for bytes to be written.
+#[derive(Default)]
+struct PassedOver {
+    bytes: u64,
+    /// Those that were dropped behind a frame which was being written, and where that ends.
+    behind_begun: u64,
+    begun_end: u64,
+}
+
+impl PassedOver {
+    /// How many of them are behind what is written, when so much is.
+    fn until(&self, written: u64) -> u64 {
+        self.bytes + if written >= self.begun_end { self.behind_begun } else { 0 }
+    }
+
+    fn add(&mut self, bytes: u64, written: u64, begun_end: u64) {
+        if written >= self.begun_end {
+            (self.bytes, self.behind_begun) = (self.bytes + self.behind_begun, 0);
+        }
+        self.begun_end = begun_end;
+        self.behind_begun += bytes;
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -115,6 +146,8 @@ impl State {
             flusher: Flusher::None,
             sweep: Sweep::No,
             send_high_water: config.send_high_water,
+            slow_consumer: config.slow_consumer,
+            lag: Lag::new(config).map(Box::new),
             timing: config.timing().map(Box::new),
             rare: None,
             packets_sent: 0,
@@ -181,7 +214,7 @@ impl State {
 
     /// Whether a frame of `len` bytes may join the outbox. One that is larger than the outbox passes alone.
     pub(crate) fn has_room(&self, len: usize) -> bool {
-        self.outbox.is_empty() || self.outbox.len() + len <= self.send_high_water
+        self.outbox.is_empty() || (self.outbox.len() + len <= self.send_high_water && !self.lags())
     }
 
     /// Puts a packet into the outbox, and sees to it that it leaves.
@@ -214,8 +247,19 @@ impl State {
         }
     }
 
+    /// Whether `target` bytes, of all that were ever accepted, are written or dropped.
     pub(crate) fn is_written(&self, target: u64) -> bool {
-        self.bytes_flushed >= target
+        let passed_over = self.rare.as_ref().map_or(0, |rare| rare.passed_over.until(self.bytes_flushed));
+        self.bytes_flushed + passed_over >= target
+    }
+
+    /// Notes what was dropped, behind the frame that is being written if there is one.
+    pub(crate) fn dropped(&mut self, dropped: Dropped) {
+        let (flushed, begun_end) = (self.bytes_flushed, self.bytes_written + self.outbox.begun_len() as u64);
+        let rare = self.rare();
+        rare.packets_dropped += dropped.packets;
+        rare.passed_over.add(dropped.bytes as u64, flushed, begun_end);
+        self.wake_progress();
     }
 
     pub(crate) fn poll_write_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -273,11 +317,15 @@ impl State {
             self.fail(Reason::Timeout(Timeout::Write, granted));
             self.end();
         }
+        let lag_due = self.lag_due();
+        if lag_due.is_some_and(|due| due <= Instant::now()) {
+            self.disconnect_slow();
+        }
         if self.phase == Phase::Ended {
             return Next::End;
         }
         let close_due = self.rare().deadline;
-        match close_due.into_iter().chain(write_due).min() {
+        match [close_due, write_due, lag_due].into_iter().flatten().min() {
             None => Next::Wake,
             Some(due) => Next::At(due),
         }
@@ -390,6 +438,9 @@ impl State {
         }
         if let Some(timing) = self.timing.as_mut().filter(|_| self.outbox.is_empty()) {
             timing.all_written();
+        }
+        if let Some(lag) = &mut self.lag {
+            lag.wrote(!self.blocked);
         }
         if let Poll::Ready(Err(error)) = result {
             self.fail(error.into());

@@ -14,8 +14,10 @@ pub struct ConnStats {
     pub bytes_received: u64,
     /// Reads from the transport that returned bytes.
     pub reads: u64,
-    /// Packets that `send` accepted.
+    /// Packets that `send` accepted, also those that were dropped for others later.
     pub packets_sent: u64,
+    /// Packets that were dropped for want of room: [`slow_consumer`](crate::ConnConfig::slow_consumer).
+    pub packets_dropped: u64,
     /// Bytes that the transport took.
     pub bytes_sent: u64,
     /// Writes to the transport that took bytes.

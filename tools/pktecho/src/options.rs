@@ -4,8 +4,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser};
-use pktconn::{Checksum, CodecConfig, ConnConfig, ServerConfig};
+use clap::{CommandFactory, Parser, ValueEnum};
+use pktconn::{Checksum, CodecConfig, ConnConfig, ServerConfig, SlowConsumer};
 
 use crate::threads::Sharing;
 
@@ -42,6 +42,10 @@ pub(crate) struct Options {
     #[arg(long, value_name = "SIZE", default_value = "32MiB", value_parser = parse_size)]
     max_payload: usize,
 
+    /// What becomes of replies that a client does not read, beyond 1 MiB
+    #[arg(long, value_enum, value_name = "POLICY", default_value_t = SlowClient::Block)]
+    slow_consumer: SlowClient,
+
     /// Connections at most; those beyond are closed at once [default: no limit of its own]
     #[arg(long, value_name = "N", value_parser = parse_conns)]
     max_conns: Option<usize>,
@@ -69,6 +73,30 @@ pub(crate) struct Options {
     /// How long connections may take to finish when the server is stopped.
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
     pub(crate) drain_timeout: Duration,
+}
+
+/// [`SlowConsumer`] on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum SlowClient {
+    /// Nothing more is read of it until it reads
+    Block,
+    /// The newest are dropped
+    DropNewest,
+    /// The oldest are dropped
+    DropOldest,
+    /// It is disconnected
+    Disconnect,
+}
+
+impl From<SlowClient> for SlowConsumer {
+    fn from(policy: SlowClient) -> Self {
+        match policy {
+            SlowClient::Block => Self::Block,
+            SlowClient::DropNewest => Self::DropNewest,
+            SlowClient::DropOldest => Self::DropOldest,
+            SlowClient::Disconnect => Self::Disconnect,
+        }
+    }
 }
 
 /// A duration that can be off.
@@ -115,6 +143,7 @@ impl Options {
             .frame_timeout(self.frame_timeout.0)
             .idle_timeout(self.idle_timeout.0)
             .write_timeout(self.write_timeout.0)
+            .slow_consumer(self.slow_consumer.into())
     }
 }
 

@@ -201,6 +201,40 @@ fn clients_that_are_silent_or_slow_are_ended_when_that_was_asked_for() {
 }
 
 #[test]
+fn a_client_that_does_not_read_gets_what_the_policy_says() {
+    // A fifth of them more than an outbox and the kernel's buffers have room for.
+    const COUNT: u32 = 50_000;
+    let frame = |number: u32| [&1000_u32.to_le_bytes(), &number.to_le_bytes()[..], &[7; 996]].concat();
+    let packets: Vec<u8> = (0..COUNT).flat_map(frame).collect();
+    for policy in ["drop-newest", "drop-oldest", "disconnect"] {
+        let server = Server::start(&["--threads", "1", "--slow-consumer", policy]);
+        let mut stream = TcpStream::connect(&server.addr).unwrap();
+        // Nobody waits for it to read, so that this is read to its end.
+        let sent = stream.write_all(&packets).and_then(|()| stream.shutdown(std::net::Shutdown::Write));
+        let mut replies = Vec::new();
+        let read = stream.read_to_end(&mut replies);
+        let mut numbers = Vec::new();
+        let mut whole = replies.chunks_exact(1004);
+        for reply in &mut whole {
+            let number = u32::from_le_bytes(reply[4..8].try_into().unwrap());
+            assert_eq!(reply, frame(number), "{policy}");
+            numbers.push(number);
+        }
+        assert!(numbers.is_sorted(), "{policy}");
+        if policy == "disconnect" {
+            assert!(sent.is_err() || read.is_err() || !whole.remainder().is_empty());
+            assert!(numbers.len() < COUNT as usize);
+            continue;
+        }
+        sent.unwrap();
+        read.unwrap();
+        assert!(whole.remainder().is_empty() && numbers.len() < COUNT as usize, "{policy}");
+        let keeps_last = numbers.last() == Some(&(COUNT - 1));
+        assert_eq!(keeps_last, policy == "drop-oldest", "{policy}");
+    }
+}
+
+#[test]
 fn bad_usage_is_one_line_and_exit_code_2() {
     let cases: [(&[&str], &[&str]); 9] = [
         (&["--port", "1"], &["unexpected argument '--port'", "--help"]),

@@ -1,0 +1,244 @@
+//! What becomes of packets that a peer is too slow for is what was asked for, and is counted.
+
+mod common;
+
+use std::time::Duration;
+
+use common::piped_and_raw;
+use pktconn::{ConnConfig, Packet, PacketCodec, PacketConn, SlowConsumer};
+use tokio::io::{AsyncReadExt, DuplexStream};
+use tokio::time::{Instant, sleep};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A packet of 100 bytes, and so a frame of 104, that says which one it is.
+fn numbered(number: u8) -> Packet {
+    vec![number; 100].into()
+}
+
+/// A connection to a peer that does not read, with room for `frames` frames of `numbered`, and for 64 bytes in the pipe.
+fn slow(frames: usize, policy: SlowConsumer) -> (PacketConn, DuplexStream) {
+    piped_and_raw(64, ConnConfig::new().send_high_water(frames * 104).slow_consumer(policy))
+}
+
+/// Closes the connection, and reads all that was sent.
+async fn received(mut conn: PacketConn, mut peer: DuplexStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let (closed, _) = tokio::join!(conn.close(), async {
+        peer.read_to_end(&mut bytes).await.unwrap();
+        drop(peer);
+    });
+    closed.unwrap();
+    let (mut codec, mut bytes) = (PacketCodec::default(), bytes[..].into());
+    let mut numbers = Vec::new();
+    while let Some(packet) = codec.decode_frame(&mut bytes).unwrap() {
+        assert_eq!(packet, numbered(packet.payload()[0]));
+        numbers.push(packet.payload()[0]);
+    }
+    assert!(bytes.is_empty(), "a frame was torn");
+    numbers
+}
+
+/// The ways of sending that are not to wait. They do the same.
+async fn send_all(conn: &mut PacketConn, way: usize, numbers: std::ops::Range<u8>) {
+    match way {
+        0 => {
+            for number in numbers {
+                conn.send(numbered(number)).await.unwrap();
+            }
+        }
+        1 => conn.send_many(&mut numbers.map(numbered).collect()).await.unwrap(),
+        _ => {
+            for number in numbers {
+                futures::SinkExt::feed(conn, numbered(number)).await.unwrap();
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn drop_newest_delivers_what_was_there_first() {
+    for way in 0..3 {
+        let (mut conn, peer) = slow(3, SlowConsumer::DropNewest);
+        send_all(&mut conn, way, 0..10).await;
+        let stats = conn.stats();
+        // 64 bytes of the first frame are in the pipe, so that there is room for less than one more.
+        assert_eq!((stats.packets_sent, stats.packets_dropped, stats.queued_bytes), (3, 7, 3 * 104 - 64));
+        assert_eq!(conn.queued_bytes(), 3 * 104 - 64);
+        assert_eq!(received(conn, peer).await, [0, 1, 2], "way {way}");
+    }
+}
+
+#[tokio::test]
+async fn under_drop_newest_try_send_gives_the_packet_back() {
+    let (conn, peer) = slow(1, SlowConsumer::DropNewest);
+    conn.send(numbered(0)).await.unwrap();
+    let error = conn.try_send(numbered(1)).unwrap_err();
+    assert!(error.is_full());
+    assert_eq!(error.into_unsent(), [numbered(1)]);
+    assert_eq!(conn.stats().packets_dropped, 0, "it is the caller's");
+    assert_eq!(received(conn, peer).await, [0]);
+}
+
+#[tokio::test]
+async fn drop_oldest_delivers_what_is_being_written_and_the_latest() {
+    for way in 0..3 {
+        let (mut conn, peer) = slow(3, SlowConsumer::DropOldest);
+        send_all(&mut conn, way, 0..10).await;
+        let stats = conn.stats();
+        assert_eq!((stats.packets_sent, stats.packets_dropped, stats.queued_bytes), (10, 7, 3 * 104 - 64));
+        assert_eq!(received(conn, peer).await, [0, 8, 9], "way {way}");
+    }
+    let (conn, peer) = slow(3, SlowConsumer::DropOldest);
+    for number in 0..10 {
+        conn.try_send(numbered(number)).unwrap();
+    }
+    assert_eq!(received(conn, peer).await, [0, 8, 9]);
+}
+
+#[tokio::test]
+async fn a_packet_that_is_larger_than_the_outbox_takes_the_place_of_all_others() {
+    let (conn, mut peer) = slow(3, SlowConsumer::DropOldest);
+    for number in 0..5 {
+        conn.send(numbered(number)).await.unwrap();
+    }
+    conn.send(vec![9; 100_000]).await.unwrap();
+    let stats = conn.stats();
+    assert_eq!((stats.packets_dropped, stats.queued_bytes), (4, 104 - 64 + 100_004));
+    let mut bytes = vec![0; 104 + 100_004];
+    peer.read_exact(&mut bytes).await.unwrap();
+    assert!(bytes[108..].iter().all(|&byte| byte == 9));
+}
+
+#[tokio::test]
+async fn nobody_is_slow_who_was_not_offered_what_there_is() {
+    for policy in [SlowConsumer::DropNewest, SlowConsumer::DropOldest, SlowConsumer::Disconnect] {
+        // The pipe has room for all, and the outbox for one.
+        let config = ConnConfig::new().send_high_water(104).slow_consumer(policy);
+        let (conn, peer) = piped_and_raw(10_000, config);
+        for number in 0..10 {
+            conn.send(numbered(number)).await.unwrap();
+        }
+        assert_eq!(received(conn, peer).await, (0..10).collect::<Vec<_>>(), "{policy:?}");
+    }
+}
+
+#[tokio::test]
+async fn disconnect_ends_the_connection_and_gives_everything_back() {
+    for many in [false, true] {
+        let (mut conn, mut peer) = slow(3, SlowConsumer::Disconnect);
+        for number in 0..3 {
+            conn.send(numbered(number)).await.unwrap();
+        }
+        let error = if many {
+            let mut packets = vec![numbered(3), numbered(4)];
+            let error = conn.send_many(&mut packets).await.unwrap_err();
+            assert_eq!(packets, [numbered(3), numbered(4)]);
+            error
+        } else {
+            let error = conn.send(numbered(3)).await.unwrap_err();
+            assert_eq!(error.unsent(), [numbered(3)]);
+            error
+        };
+        assert!(error.is_slow_consumer() && error.to_string().contains("248 bytes"), "{error}");
+        assert!(conn.recv().await.unwrap_err().is_slow_consumer());
+        let mut bytes = Vec::new();
+        peer.read_to_end(&mut bytes).await.unwrap();
+        assert_eq!(bytes.len(), 64, "the peer sees the end in the middle of a frame");
+        let error = conn.close().await.unwrap_err();
+        assert_eq!(error.into_unsent(), [0, 1, 2].map(numbered));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_lags_behind_is_slow_however_few_bytes_wait() {
+    let lagging = |policy| {
+        let config = ConnConfig::new().slow_consumer(policy).send_max_lag(5 * SECOND);
+        piped_and_raw(64, config)
+    };
+    let (conn, peer) = lagging(SlowConsumer::DropNewest);
+    for number in 0..10 {
+        conn.send(numbered(number)).await.unwrap();
+        sleep(SECOND).await;
+    }
+    assert_eq!(received(conn, peer).await, [0, 1, 2, 3, 4]);
+
+    let (conn, peer) = lagging(SlowConsumer::DropOldest);
+    for number in 0..10 {
+        conn.send(numbered(number)).await.unwrap();
+        sleep(SECOND).await;
+    }
+    assert_eq!(received(conn, peer).await, [0, 9]);
+
+    // Also when nothing more is sent.
+    let (conn, _peer) = lagging(SlowConsumer::Disconnect);
+    let started = Instant::now();
+    conn.send(numbered(0)).await.unwrap();
+    assert!(conn.closed().await.is_slow_consumer());
+    assert!(started.elapsed().abs_diff(5 * SECOND) <= Duration::from_millis(2), "{:?}", started.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_catches_up_in_time_is_not_slow() {
+    for policy in [SlowConsumer::DropNewest, SlowConsumer::DropOldest, SlowConsumer::Disconnect] {
+        let config = ConnConfig::new().slow_consumer(policy).send_max_lag(5 * SECOND);
+        let (conn, mut peer) = piped_and_raw(64, config);
+        for number in 0..5 {
+            conn.send(numbered(number)).await.unwrap();
+            sleep(4 * SECOND).await;
+            let mut frame = [0; 104];
+            peer.read_exact(&mut frame).await.unwrap();
+            assert_eq!(frame[4..], [number; 100]);
+        }
+        assert_eq!(conn.stats().packets_dropped, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_flush_waits_for_what_is_being_written_and_not_for_what_was_dropped() {
+    let (conn, mut peer) = slow(3, SlowConsumer::DropOldest);
+    conn.send(numbered(0)).await.unwrap();
+    let mut of_first = tokio_test::task::spawn(conn.flush());
+    assert!(of_first.poll().is_pending());
+    for number in 1..3 {
+        conn.send(numbered(number)).await.unwrap();
+    }
+    let mut flush = tokio_test::task::spawn(conn.flush());
+    assert!(flush.poll().is_pending());
+    // The second and the third, which it waits for, make room.
+    conn.send(vec![9; 300]).await.unwrap();
+    assert_eq!(conn.stats().packets_dropped, 2);
+    for flush in [&mut of_first, &mut flush] {
+        assert!(flush.poll().is_pending(), "the first is still being written");
+    }
+    peer.read_exact(&mut [0; 50]).await.unwrap();
+    tokio::task::yield_now().await;
+    for flush in [&mut of_first, &mut flush] {
+        assert!(flush.is_woken() && flush.poll().is_ready());
+    }
+    // And one that begins now waits for all.
+    let mut flush = tokio_test::task::spawn(conn.flush());
+    assert!(flush.poll().is_pending());
+    peer.read_exact(&mut [0; 54 + 300]).await.unwrap();
+    tokio::task::yield_now().await;
+    assert!(flush.poll().is_ready());
+}
+
+#[tokio::test]
+async fn writable_waits_until_the_outbox_is_below_its_mark() {
+    let (conn, mut peer) = slow(2, SlowConsumer::Block);
+    conn.writable().await.unwrap();
+    for number in 0..2 {
+        conn.try_send(numbered(number)).unwrap();
+    }
+    // Three quarters of a frame wait in the pipe: so much is below the mark.
+    conn.writable().await.unwrap();
+    conn.try_send(vec![7; 60 - 4]).unwrap();
+    assert!(conn.queued_bytes() >= 2 * 104 - 4, "{}", conn.queued_bytes());
+    conn.try_send(Vec::new()).unwrap();
+    let mut writable = tokio_test::task::spawn(conn.writable());
+    assert!(writable.poll().is_pending());
+    peer.read_exact(&mut [0; 64]).await.unwrap();
+    tokio::task::yield_now().await;
+    assert!(writable.is_woken() && writable.poll().is_ready());
+}
