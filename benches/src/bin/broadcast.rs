@@ -163,7 +163,7 @@ impl Setup<'_> {
                 let measured = self.round(broadcasts)?;
                 let BroadcastRound { bare_ns, pktconn_ns } = measured;
                 eprintln!(
-                    "round {round}/{rounds}: bare {bare_ns:.0}, pktconn {pktconn_ns:.0} ns, {:.3}",
+                    "round {round}/{rounds}: bare {bare_ns:.0}, pktconn {pktconn_ns:.0} ns, ratio {:.3}",
                     measured.ratio()
                 );
                 Ok(measured)

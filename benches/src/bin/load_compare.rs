@@ -77,7 +77,10 @@ fn run(options: &Options) -> Result<()> {
         for round in 1..=options.rounds {
             let bare = clients.bare(regime, sizes, options.duration, round)?;
             let pktbench = clients.pktbench(regime, sizes, options.duration, round)?;
-            eprintln!("{regime} round {round}/{}: {bare:.0}, {pktbench:.0}/s", options.rounds);
+            eprintln!(
+                "{regime} round {round}/{}: bare {bare:.0}, pktbench {pktbench:.0} packets/s",
+                options.rounds
+            );
             rounds.push((bare, pktbench));
         }
         let row = |name, packets_per_s: fn(&(f64, f64)) -> f64| {

@@ -82,8 +82,8 @@ impl PacketSender {
     /// there is none.
     ///
     /// For loops that work in batches: it takes less than a [`send`](Self::send) for each packet, and `packets` keeps its
-    /// memory for the next batch. The batch is written at its end (not under [`flush_delay`](crate::ConnConfig::flush_delay)),
-    /// where single packets wait for others to join them. Other senders' packets may come in between.
+    /// memory for the next batch. Where a single packet waits for others to join it, a batch is written at its end (but not
+    /// under [`flush_delay`](crate::ConnConfig::flush_delay)). Other senders' packets may come in between.
     ///
     /// # Errors
     ///

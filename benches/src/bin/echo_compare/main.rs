@@ -32,6 +32,9 @@ use options::Options;
 /// showed up to 0.02, so that this is clear of the background.
 const FOREIGN_LIMIT: f64 = 0.05;
 
+const LEGEND: &str = "A regime is connections x packets outstanding on each. A ratio is that to the first server in the same \
+round, here the median of the rounds; lower is better. Rounds below a second are for trying the command, or for many of them.";
+
 fn main() -> ExitCode {
     match run(&Options::parse()) {
         Ok(()) => ExitCode::SUCCESS,
@@ -58,6 +61,8 @@ fn run(options: &Options) -> Result<()> {
         println!("\n{HALF_RATE_TABLE_HEAD}");
         regimes.iter().for_each(|result| println!("{}", half_rate_table_rows(result).join("\n")));
     }
+    // Not for who puts the tables into a document.
+    eprintln!("{LEGEND}");
     if let Some(file) = svg {
         file.write_text(&plot_svg(&regimes, options.duration.as_secs_f64())?)?;
     }

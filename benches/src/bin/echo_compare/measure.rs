@@ -176,7 +176,7 @@ impl<'a> Setup<'a> {
         let (cpu_ns, ratio) = (measured.cpu_ns_per_packet, measured.ratio);
         let (p99_us, p99_ratio) = (measured.load.p99_ns as f64 / 1e3, measured.p99_ratio);
         eprintln!(
-            "{regime}{half_rate} round {round}/{rounds} {name}: {cpu_ns:.0} ns/packet, {ratio:.3}; \
+            "{regime}{half_rate} round {round}/{rounds} {name}: {cpu_ns:.0} ns/packet, ratio {ratio:.3}; \
              p99 {p99_us:.0} us, {p99_ratio:.3}"
         );
     }
