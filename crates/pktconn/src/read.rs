@@ -29,11 +29,9 @@ use crate::turn;
 const MIN_READ: usize = CHUNK / 4;
 
 /// How many packets a receiver gets before others on its thread have a turn. A chunk holds 16,384 empty ones, and tokio
-/// itself counts reads, not packets.
+/// itself counts reads, not packets. To count bytes too, and so yield after each mebibyte, is fairer to connections with
+/// packets of that size and costs 1.6 times the CPU time: what has arrived of one leaves the cache for the others'.
 const PACKETS_A_TURN: u32 = 512;
-
-/// So many bytes that were read count as a packet.
-const BYTES_A_PACKET: usize = 2048;
 
 /// What a receiver is: the reading half, and what has been read and not yet received.
 pub(crate) struct Reading {
@@ -44,7 +42,7 @@ pub(crate) struct Reading {
     memory: Memory,
     codec: PacketCodec,
     end: End,
-    /// How many packets were received since it last waited, and read.
+    /// How many packets were received since it last waited.
     in_turn: u32,
     /// Where one is waited for.
     deadlines: Option<Box<Deadlines>>,
@@ -182,7 +180,6 @@ impl Reading {
             Poll::Ready(Ok(count)) => {
                 self.shared.received.bytes.add(count as u64);
                 self.shared.received.reads.add(1);
-                self.in_turn += (count / BYTES_A_PACKET) as u32;
             }
             Poll::Ready(Err(error)) => self.fail(&error.into()),
             Poll::Pending => {
