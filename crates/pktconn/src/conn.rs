@@ -299,6 +299,13 @@ impl PacketConn {
     }
 }
 
+/// For a [`Group`](crate::Group).
+impl AsRef<PacketSender> for PacketConn {
+    fn as_ref(&self) -> &PacketSender {
+        &self.sender
+    }
+}
+
 impl Stream for PacketConn {
     type Item = Result<Packet, Error>;
 

@@ -126,6 +126,9 @@ pub use control::{CutConn, ServerHandle, ServerStats, ShutdownReport};
 
 mod census;
 
+mod group;
+pub use group::{Broadcast, Group};
+
 mod stats;
 pub use stats::ConnStats;
 

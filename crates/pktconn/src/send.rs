@@ -241,6 +241,12 @@ impl Drop for Batch<'_> {
     }
 }
 
+impl AsRef<PacketSender> for PacketSender {
+    fn as_ref(&self) -> &PacketSender {
+        self
+    }
+}
+
 impl Clone for PacketSender {
     fn clone(&self) -> Self {
         Self::new(&self.shared)

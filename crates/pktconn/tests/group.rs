@@ -1,0 +1,170 @@
+//! A broadcast reaches who is there and waits for nobody.
+
+mod common;
+
+use common::{frame, piped_and_raw, piped_pair};
+use pktconn::{
+    Broadcast, Checksum, CodecConfig, ConnConfig, Group, HeaderFormat, Packet, PacketMut, SlowConsumer,
+};
+use tokio::io::AsyncReadExt;
+
+fn counts(broadcast: Broadcast) -> (usize, usize, usize) {
+    (broadcast.delivered, broadcast.dropped, broadcast.gone)
+}
+
+#[tokio::test]
+async fn everybody_gets_the_packet_whose_connection_is_whole_or_split() {
+    let group = Group::new();
+    let (whole, mut first) = piped_pair(4096, ConnConfig::new());
+    let (conn, mut second) = piped_pair(4096, ConnConfig::new());
+    let (sender, _receiver) = conn.split();
+    group.join(&whole, ());
+    group.join(&sender, ());
+    group.join(&sender, ());
+    assert_eq!(group.len(), 2, "who joins twice is one member");
+    for payload in [&b"one"[..], b"two"] {
+        assert_eq!(counts(group.broadcast(payload.to_vec())), (2, 0, 0));
+        for peer in [&mut first, &mut second] {
+            assert_eq!(peer.recv().await.unwrap().unwrap().payload(), payload);
+        }
+    }
+    assert!(group.leave(&whole) && !group.leave(&whole));
+    assert_eq!(counts(group.broadcast(b"three")), (1, 0, 0));
+}
+
+#[tokio::test]
+async fn a_filter_chooses_by_the_tag() {
+    let group = Group::new();
+    let mut peers = Vec::new();
+    for name in ["alice", "bob", "carol"] {
+        let (conn, peer) = piped_pair(4096, ConnConfig::new());
+        group.join(&conn, name);
+        peers.push((conn, peer));
+    }
+    assert_eq!(counts(group.broadcast_if(b"to two", |name| *name != "bob")), (2, 0, 0));
+    group.broadcast(b"to all");
+    for (index, expected) in [b"to two", b"to all", b"to two"].into_iter().enumerate() {
+        assert_eq!(peers[index].1.recv().await.unwrap().unwrap().payload(), expected);
+    }
+    // A new tag takes the place of the old one.
+    group.join(&peers[1].0, "robert");
+    assert_eq!(counts(group.broadcast_if(b"", |name| *name == "bob")), (0, 0, 0));
+}
+
+#[tokio::test]
+async fn a_membership_ends_with_the_connection_and_does_not_prolong_it() {
+    let group = Group::new();
+    let (dropped, mut peer) = piped_pair(4096, ConnConfig::new());
+    let (mut closed, mut other) = piped_pair(4096, ConnConfig::new());
+    group.join(&dropped, ());
+    group.join(&closed, ());
+    drop(dropped);
+    assert!(peer.recv().await.unwrap().is_none(), "the group keeps no connection open");
+    let (here, there) = tokio::join!(closed.close(), async {
+        assert!(other.recv().await.unwrap().is_none());
+        other.close().await
+    });
+    assert!(here.is_ok() && there.is_ok());
+    assert_eq!(group.len(), 2, "nobody has noticed yet");
+    assert_eq!(counts(group.broadcast(b"")), (0, 0, 2));
+    assert!(group.is_empty());
+    assert_eq!(counts(group.broadcast(b"")), (0, 0, 0));
+}
+
+#[tokio::test]
+async fn members_that_come_and_go_take_no_memory_where_nobody_broadcasts() {
+    let group = Group::new();
+    for number in 0..10_000 {
+        let (conn, _peer) = piped_and_raw(64, ConnConfig::new());
+        group.join(&conn, number);
+        assert!(group.len() <= 128);
+    }
+}
+
+#[tokio::test]
+async fn each_member_without_room_has_a_policy_of_its_own() {
+    let group = Group::new();
+    let slow = |policy| piped_and_raw(64, ConnConfig::new().send_high_water(104).slow_consumer(policy));
+    let policies =
+        [SlowConsumer::Block, SlowConsumer::DropNewest, SlowConsumer::DropOldest, SlowConsumer::Disconnect];
+    let conns = policies.map(|policy| {
+        let (conn, peer) = slow(policy);
+        group.join(&conn, policy);
+        (conn, peer)
+    });
+    assert_eq!(counts(group.broadcast(vec![1; 100])), (4, 0, 0));
+    // 64 bytes of it are in the pipe, the rest in the outbox. Offering it is what puts them there.
+    tokio::task::yield_now().await;
+    assert_eq!(counts(group.broadcast(vec![2; 100])), (1, 2, 1));
+    assert_eq!(counts(group.broadcast(vec![3; 100])), (1, 2, 0));
+    let dropped = conns.each_ref().map(|(conn, _)| conn.stats().packets_dropped);
+    assert_eq!(dropped, [2, 2, 1, 0]);
+    assert!(conns[3].0.close_reason().unwrap().is_slow_consumer());
+}
+
+#[tokio::test]
+async fn a_payload_over_the_limit_of_a_member_is_dropped_for_it_alone() {
+    let group = Group::new();
+    let (large, _peer) = piped_pair(4096, ConnConfig::new());
+    let small = ConnConfig::new().codec(CodecConfig::new().max_payload_len(10));
+    let (small, _other) = piped_pair(4096, small);
+    group.join(&large, ());
+    group.join(&small, ());
+    assert_eq!(counts(group.broadcast(vec![7; 11])), (1, 1, 0));
+    assert_eq!(small.stats().packets_dropped, 1);
+    assert!(small.close_reason().is_none());
+}
+
+#[tokio::test]
+async fn members_of_any_format_get_the_bytes_of_theirs() {
+    let group = Group::new();
+    let formats = [
+        (CodecConfig::new(), frame(b"news")),
+        (CodecConfig::new().header(HeaderFormat::U16Be), b"\0\x04news".to_vec()),
+        (CodecConfig::new().checksum(Checksum::Crc32), b"\x04\0\0\0news\xdf\x97\xff\xdd".to_vec()),
+    ];
+    let mut conns = Vec::new();
+    for (codec, expected) in formats.iter().chain(&formats) {
+        let (conn, peer) = piped_and_raw(4096, ConnConfig::new().codec(*codec));
+        group.join(&conn, ());
+        conns.push((conn, peer, expected));
+    }
+    // One that has no format yet, and one that has the first.
+    let mut ready = PacketMut::new();
+    ready.write_bytes(b"news");
+    let packets = [Packet::from(b"news"), ready.freeze()];
+    for packet in packets {
+        assert_eq!(counts(group.broadcast(packet)), (6, 0, 0));
+        for (_, peer, expected) in &mut conns {
+            let mut bytes = vec![0; expected.len()];
+            peer.read_exact(&mut bytes).await.unwrap();
+            assert_eq!(bytes, **expected);
+        }
+    }
+}
+
+/// A tag that uses the group when it is dropped, as an application's may.
+struct Uses(Option<Group<Uses>>);
+
+impl Drop for Uses {
+    fn drop(&mut self) {
+        if let Some(group) = self.0.take() {
+            group.broadcast(b"from a drop");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_filter_and_a_tag_that_is_dropped_may_use_the_group() {
+    let group = Group::new();
+    let (conn, _peer) = piped_pair(4096, ConnConfig::new());
+    group.join(&conn, Uses(Some(group.clone())));
+    group.broadcast_if(b"", |_| group.len() == 1);
+    group.join(&conn, Uses(Some(group.clone())));
+    assert!(group.leave(&conn));
+    for _ in 0..200 {
+        let (conn, _peer) = piped_pair(64, ConnConfig::new());
+        group.join(&conn, Uses(Some(group.clone())));
+    }
+    group.broadcast(b"");
+}
