@@ -43,7 +43,7 @@
 #![forbid(unsafe_code)]
 
 mod wire;
-pub use wire::HeaderFormat;
+pub use wire::{HeaderFormat, UnknownHeaderFormat};
 
 mod checksum;
 pub use checksum::Checksum;

@@ -1,5 +1,8 @@
 //! The length field in front of every payload, and the few bytes that frame one.
 
+use std::fmt;
+use std::str::FromStr;
+
 use bytes::{BufMut, BytesMut};
 
 /// How the length of a payload is written in front of it.
@@ -19,6 +22,33 @@ pub enum HeaderFormat {
     /// 2 bytes, big-endian: Erlang's `{packet, 2}`.
     U16Be,
 }
+
+/// As it is written on a command line: `u32le`, `u32be`, `u16le`, `u16be`.
+impl fmt::Display for HeaderFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::U32Le => "u32le",
+            Self::U32Be => "u32be",
+            Self::U16Le => "u16le",
+            Self::U16Be => "u16be",
+        })
+    }
+}
+
+impl FromStr for HeaderFormat {
+    type Err = UnknownHeaderFormat;
+
+    fn from_str(name: &str) -> Result<Self, UnknownHeaderFormat> {
+        let formats = [Self::U32Le, Self::U32Be, Self::U16Le, Self::U16Be];
+        formats.into_iter().find(|format| format.to_string() == name).ok_or(UnknownHeaderFormat)
+    }
+}
+
+/// A name that is none of a [`HeaderFormat`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a header is u32le, u32be, u16le or u16be")]
+#[non_exhaustive]
+pub struct UnknownHeaderFormat;
 
 impl HeaderFormat {
     /// The length of the longest header there is, in bytes.
@@ -116,6 +146,21 @@ mod tests {
             assert_eq!(format.read(bytes), Some(0x0102), "{format:?}");
             assert_eq!(format.header_len(), bytes.len(), "{format:?}");
             assert_eq!(format.read(&bytes[1..]), None, "{format:?} read a header that is not whole");
+        }
+    }
+
+    #[test]
+    fn each_preset_is_told_by_its_name() {
+        for (name, format) in [
+            ("u32le", HeaderFormat::U32Le),
+            ("u32be", HeaderFormat::U32Be),
+            ("u16le", HeaderFormat::U16Le),
+            ("u16be", HeaderFormat::U16Be),
+        ] {
+            assert_eq!((format.to_string().as_str(), name.parse()), (name, Ok(format)));
+        }
+        for name in ["", "u32", "U32LE", "u64le"] {
+            assert_eq!(name.parse::<HeaderFormat>(), Err(UnknownHeaderFormat));
         }
     }
 

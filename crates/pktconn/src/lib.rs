@@ -137,7 +137,7 @@ pub use error::{Error, Timeout};
 
 pub use pktconn_codec::{
     Checksum, CodecConfig, CodecError, Frame, FrameError, HeaderFormat, Packet, PacketCodec, PacketMut,
-    ReadError, WriteError,
+    ReadError, UnknownHeaderFormat, WriteError,
 };
 
 /// The examples of the READMEs compile.

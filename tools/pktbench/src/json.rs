@@ -67,6 +67,7 @@ fn config(plan: &Plan, outcome: &Outcome) -> Value {
         "warmup_s": plan.warmup.as_secs_f64(),
         "timeout_s": plan.timeout.as_secs_f64(),
         "seed": plan.seed,
+        "header": plan.header.to_string(),
         "crc": plan.crc,
         "max_payload_bytes": plan.max_payload_len,
         "threads": plan.threads,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use clap::error::ErrorKind;
+use pktconn::HeaderFormat;
 
 use crate::plan::{Amount, Plan};
 use crate::sizes::{Sizes, parse_size};
@@ -62,6 +63,10 @@ pub(crate) struct Options {
     /// Put a CRC-32 behind each packet, and expect one; the server must do the same
     #[arg(long)]
     crc: bool,
+
+    /// The length in front of each packet: u32le, u32be, u16le or u16be; the server must do the same
+    #[arg(long, value_name = "FORMAT", default_value_t = HeaderFormat::U32Le)]
+    header: HeaderFormat,
 
     /// The largest payload that is accepted, in bytes; 64KiB and the like work
     #[arg(long, value_name = "SIZE", default_value = "32MiB", value_parser = parse_size)]
@@ -126,6 +131,7 @@ impl Options {
             warmup: self.warmup,
             timeout: self.timeout,
             seed: self.seed,
+            header: self.header,
             crc: self.crc,
             max_payload_len: self.max_payload,
             threads,
@@ -211,7 +217,7 @@ mod tests {
 
     #[test]
     fn a_usage_error_is_one_line_that_says_what_to_do() {
-        let cases: [(&[&str], &str); 8] = [
+        let cases: [(&[&str], &str); 10] = [
             (&["--conn", "1"], "similar argument exists: '--conns'"),
             (&["--conns", "0"], "0 is not in 1.."),
             (&["--connect", "nowhere"], "an address is HOST:PORT"),
@@ -219,6 +225,8 @@ mod tests {
             (&["--duration", "99999days"], "at most 365 days"),
             (&["--packets", "5", "--duration", "1s"], "cannot be used with"),
             (&["--sizes", "9-2"], "write 2-9"),
+            (&["--header", "u8"], "u32le, u32be, u16le or u16be"),
+            (&["--header", "u16be", "--sizes", "64KiB"], "65535"),
             (&["--sizes", "64MB"], "--max-payload 64000000"),
         ];
         for (args, expected) in cases {

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use pktconn::{Checksum, CodecConfig};
+use pktconn::{Checksum, CodecConfig, HeaderFormat};
 
 use crate::sizes::Sizes;
 
@@ -20,6 +20,7 @@ pub(crate) struct Plan {
     /// How long to wait for a connection, and for what is outstanding at the end.
     pub(crate) timeout: Duration,
     pub(crate) seed: u64,
+    pub(crate) header: HeaderFormat,
     pub(crate) crc: bool,
     pub(crate) max_payload_len: u32,
     /// Threads of the load, each with at least one connection.
@@ -58,6 +59,14 @@ impl Plan {
                 "--sizes of up to {len} bytes are above the limit of {max}; raise it with --max-payload {enough}"
             ));
         }
+        let sayable = self.header.max_payload_len();
+        if self.sizes.max_len as usize > sayable {
+            let len = self.sizes.max_len;
+            return Err(format!(
+                "--sizes of up to {len} bytes are more than --header {} can say, {sayable}",
+                self.header
+            ));
+        }
         if self.amount == Amount::Time(Duration::ZERO) {
             return Err("--duration 0s sends nothing; give it a time, such as 10s".to_owned());
         }
@@ -70,7 +79,10 @@ impl Plan {
     /// The format of the packets, on both sides.
     pub(crate) fn codec(&self) -> CodecConfig {
         let checksum = if self.crc { Checksum::Crc32 } else { Checksum::None };
-        CodecConfig::new().checksum(checksum).max_payload_len(self.max_payload_len as usize)
+        CodecConfig::new()
+            .header(self.header)
+            .checksum(checksum)
+            .max_payload_len(self.max_payload_len as usize)
     }
 
     /// The connections of a worker, of `threads` in all.
@@ -112,6 +124,7 @@ pub(crate) mod tests {
             warmup: Duration::ZERO,
             timeout: Duration::from_secs(10),
             seed: 1,
+            header: HeaderFormat::U32Le,
             crc: false,
             max_payload_len: 32 * 1024 * 1024,
             threads: 1,

@@ -2,6 +2,8 @@
 
 use std::fmt::{self, Write};
 
+use pktconn::HeaderFormat;
+
 use crate::account::Integrity;
 use crate::outcome::{Outcome, Verdict};
 use crate::plan::{Amount, Plan};
@@ -46,8 +48,12 @@ fn load(plan: &Plan) -> String {
         true => String::new(),
         false => format!(" after {} of warm-up", humantime::format_duration(plan.warmup)),
     };
+    let header = match plan.header {
+        HeaderFormat::U32Le => String::new(),
+        header => format!(" behind a length of {header}"),
+    };
     format!(
-        "{} x {} outstanding, payloads of {}{}, {amount}{warmup}, on {}, seed {}",
+        "{} x {} outstanding, payloads of {}{header}{}, {amount}{warmup}, on {}, seed {}",
         plural(plan.conns, "connection"),
         plural(plan.pipeline, "packet"),
         plan.sizes,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, ValueEnum};
-use pktconn::{Checksum, CodecConfig, ConnConfig, ServerConfig, SlowConsumer};
+use pktconn::{Checksum, CodecConfig, ConnConfig, HeaderFormat, ServerConfig, SlowConsumer};
 
 use crate::threads::Sharing;
 
@@ -37,6 +37,10 @@ pub(crate) struct Options {
     /// Put a CRC-32 behind each packet, and expect one. Clients must do the same.
     #[arg(long)]
     crc: bool,
+
+    /// The length in front of each packet: u32le, u32be, u16le or u16be
+    #[arg(long, value_name = "FORMAT", default_value_t = HeaderFormat::U32Le)]
+    header: HeaderFormat,
 
     /// The largest payload accepted, in bytes; suffixes such as KiB and MiB work.
     #[arg(long, value_name = "SIZE", default_value = "32MiB", value_parser = parse_size)]
@@ -135,10 +139,14 @@ impl Options {
             .max_conns_per_ip(self.max_conns_per_ip)
     }
 
-    fn conn_config(&self) -> ConnConfig {
+    fn codec_config(&self) -> CodecConfig {
         let checksum = if self.crc { Checksum::Crc32 } else { Checksum::None };
+        CodecConfig::new().header(self.header).checksum(checksum).max_payload_len(self.max_payload)
+    }
+
+    fn conn_config(&self) -> ConnConfig {
         ConnConfig::new()
-            .codec(CodecConfig::new().checksum(checksum).max_payload_len(self.max_payload))
+            .codec(self.codec_config())
             .close_timeout(self.drain_timeout)
             .frame_timeout(self.frame_timeout.0)
             .idle_timeout(self.idle_timeout.0)
