@@ -268,9 +268,13 @@ impl PacketCodec {
         Ok(())
     }
 
-    /// The length of the frame at the front of `src`, once its header is whole.
+    /// The length of the frame at the front of `src`, once its header is whole: of all of it, with header and checksum.
+    ///
+    /// # Errors
+    ///
+    /// [`FrameError::PayloadTooLarge`] when it announces a payload over the limit.
     #[inline]
-    fn frame_len(&self, src: &[u8]) -> Result<Option<usize>, FrameError> {
+    pub fn frame_len(&self, src: &[u8]) -> Result<Option<usize>, FrameError> {
         let Some(len) = self.config.framing.header.read(src) else { return Ok(None) };
         let max = self.payload_limit as usize;
         if len > max {

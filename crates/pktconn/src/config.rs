@@ -168,7 +168,8 @@ impl ConnConfig {
     }
 
     /// Sets how long a frame takes at most, from its first byte to its last, while [`recv`](crate::PacketConn::recv) waits
-    /// for it. Bytes that drip do not extend it.
+    /// for it. Bytes that drip do not extend it. Where nobody has waited for more than a second when the time was over, it
+    /// begins anew: the peer may have been kept from sending on.
     ///
     /// Protects from peers that hold connections, and memory for what they have sent, with next to no traffic. Choose it
     /// for the largest packet over the slowest link: 32 MiB within 30 s are 9 Mbit/s. `None`: for ever. Default: 30 s.
@@ -178,7 +179,8 @@ impl ConnConfig {
         self
     }
 
-    /// Sets how long a peer may send nothing while [`recv`](crate::PacketConn::recv) waits.
+    /// Sets how long a peer may send nothing while [`recv`](crate::PacketConn::recv) waits. Where nobody has waited for more
+    /// than a second when the time was over, it begins anew.
     ///
     /// Protects from peers that are gone without a word, where the protocol has them say something now and then. Cost: 250
     /// bytes for each connection that idles, and to read the clock for each read. Default: `None`, for ever.
@@ -191,7 +193,8 @@ impl ConnConfig {
     /// Sets how long bytes may stand in the outbox while the peer takes none.
     ///
     /// Protects from peers that do not read, or are gone: senders that wait for room in the outbox get an error then, and
-    /// its memory is free again. `None`: for ever. Default: 30 s.
+    /// its memory is free again. A transport that buffers takes something when it takes it into its buffer, and then when all
+    /// of that was flushed. `None`: for ever. Default: 30 s.
     #[must_use]
     pub fn write_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.timeouts.write = timeout.into();

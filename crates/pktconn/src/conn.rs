@@ -132,7 +132,8 @@ impl PacketConn {
     /// # Errors
     ///
     /// The connection has ended, and every later call says the same: [`is_truncated`](Error::is_truncated),
-    /// [`is_protocol`](Error::is_protocol), [`is_timeout`](Error::is_timeout) or [`is_io`](Error::is_io); after `close`,
+    /// [`is_protocol`](Error::is_protocol), [`is_timeout`](Error::is_timeout),
+    /// [`is_slow_consumer`](Error::is_slow_consumer) or [`is_io`](Error::is_io); after `close`,
     /// [`is_local_close`](Error::is_local_close).
     ///
     /// # Cancel safety

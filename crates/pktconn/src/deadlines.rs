@@ -7,9 +7,9 @@ use std::task::{Context, Poll, ready};
 
 use tokio::time::Instant;
 
-use crate::config::Timeouts;
+use crate::config::{Settings, Timeouts};
 use crate::error::{Reason, Timeout};
-use crate::timer::Timer;
+use crate::timer::{self, Timer};
 
 pub(crate) struct Deadlines {
     /// Since when the rest of a frame is waited for.
@@ -33,7 +33,7 @@ impl Deadlines {
     /// A read has found nothing. Ready when the peer has taken too long, also before the next read.
     pub(crate) fn poll_overdue(
         &mut self,
-        timeouts: &Timeouts,
+        settings: &Settings,
         in_frame: bool,
         reads: u64,
         cx: &mut Context<'_>,
@@ -45,18 +45,29 @@ impl Deadlines {
         if self.reads != reads {
             (self.reads, self.silent_since) = (reads, now);
         }
-        let due = [
+        let Some((mut due, mut reason)) = self.due(&settings.timeouts) else { return Poll::Pending };
+        if timer::is_long_past(due) {
+            self.in_frame_since = self.in_frame_since.and(Some(now));
+            self.silent_since = now;
+            let Some(next) = self.due(&settings.timeouts) else { return Poll::Pending };
+            (due, reason) = next;
+        }
+        ready!(self.timer.poll_until(due, &settings.runtime, cx));
+        Poll::Ready(reason)
+    }
+
+    /// The deadline that passes first, and what the peer has missed then.
+    fn due(&self, timeouts: &Timeouts) -> Option<(Instant, Reason)> {
+        let dues = [
             (Timeout::Frame, self.in_frame_since.zip(timeouts.frame)),
             (Timeout::Idle, Some(self.silent_since).zip(timeouts.idle)),
         ];
-        let due = due.into_iter().filter_map(|(timeout, times)| {
+        let dues = dues.into_iter().filter_map(|(timeout, times)| {
             let (since, within) = times?;
             // A time beyond what the clock can say is none.
             Some((since.checked_add(within)?, Reason::Timeout(timeout, within)))
         });
-        let Some((due, reason)) = due.min_by_key(|(due, _)| *due) else { return Poll::Pending };
-        ready!(self.timer.poll_until(due, cx));
-        Poll::Ready(reason)
+        dues.min_by_key(|(due, _)| *due)
     }
 
     /// Whether nothing is to be known of it any more, once there is nothing to wait for. Until then its timer is left as

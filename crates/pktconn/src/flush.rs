@@ -87,19 +87,20 @@ impl Drop for EndWithFlusher {
 pub(crate) fn flusher(shared: Arc<Shared>) -> impl Future<Output = ()> + Send + 'static {
     // Made before the first turn, which a runtime that is shut down does not grant.
     let shared = EndWithFlusher(shared);
-    async move {
+    // A turn of it is bounded by the outbox: and what it finds to take no more is to be no limit of tokio's.
+    tokio::task::unconstrained(async move {
         let mut timer = Timer::default();
         poll_fn(|cx| {
             loop {
                 match shared.0.run_flusher(cx) {
                     Next::Wake => return Poll::Pending,
-                    Next::At(due) => ready!(timer.poll_until(due, cx)),
+                    Next::At(due) => ready!(timer.poll_until(due, &shared.0.settings.runtime, cx)),
                     Next::End => return Poll::Ready(()),
                 }
             }
         })
         .await;
-    }
+    })
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use pktconn_codec::{Packet, PacketCodec, PacketMut};
+use pktconn_codec::{Checksum, HeaderFormat, Packet, PacketCodec, PacketMut};
 
 use crate::PacketSender;
 use crate::error::Reason;
@@ -86,6 +86,8 @@ impl<T> Group<T> {
                 }
                 is_there
             });
+            let capacity = 2 * members.conns.len();
+            members.conns.shrink_to(capacity);
             members.look_at = (2 * members.conns.len()).max(Self::FIRST_LOOK);
         }
         drop(members);
@@ -167,8 +169,10 @@ fn send(conn: &Arc<Shared>, packet: &mut Framed) -> Result<(), Reason> {
 /// A packet in the formats that were asked for: mostly one.
 struct Framed {
     packet: Packet,
-    copies: Vec<Packet>,
+    copies: Vec<(Format, Packet)>,
 }
+
+type Format = (HeaderFormat, Checksum);
 
 impl Framed {
     fn new(packet: Packet) -> Self {
@@ -177,22 +181,20 @@ impl Framed {
 
     /// The packet with all that stands around it on the wire: so no member has to compute a checksum.
     fn in_format_of(&mut self, codec: &PacketCodec) -> &Packet {
-        let is_ready = |packet: &Packet| match codec.frame(packet) {
-            Ok(frame) => frame.body().len() == frame.len(),
-            // It will be refused, whatever its format.
-            Err(_) => true,
-        };
-        // The copies first: of a packet that is not ready, to ask takes a checksum.
-        if let Some(at) = self.copies.iter().position(is_ready) {
-            return &self.copies[at];
+        let config = codec.config();
+        let format = (config.header_format(), config.checksum_kind());
+        // Before the look at the packet itself, which takes a checksum where it is not ready.
+        if let Some(at) = self.copies.iter().position(|(of_copy, _)| *of_copy == format) {
+            return &self.copies[at].1;
         }
-        if is_ready(&self.packet) {
+        // One that is over the limit is refused, whatever its format.
+        if codec.frame(&self.packet).map_or(true, |frame| frame.body().len() == frame.len()) {
             return &self.packet;
         }
         let mut copy = PacketMut::with_capacity(self.packet.len());
         copy.write_bytes(self.packet.payload());
-        self.copies.push(copy.freeze_for(codec.config()));
-        &self.copies[self.copies.len() - 1]
+        self.copies.push((format, copy.freeze_for(config)));
+        &self.copies[self.copies.len() - 1].1
     }
 }
 

@@ -63,8 +63,8 @@ pub(crate) struct Dropped {
 
 /// The length of the first of whole frames that this very codec has encoded.
 fn first_frame_len(codec: &PacketCodec, frames: &[u8]) -> usize {
-    match codec.clone().peek(frames) {
-        Ok(Some((_, len))) => len,
+    match codec.frame_len(frames) {
+        Ok(Some(len)) => len.min(frames.len()),
         // Never; and never a loop without an end.
         _ => frames.len(),
     }
@@ -96,9 +96,13 @@ impl Sealed {
         1
     }
 
-    /// Drops the first frame that the transport has taken nothing of, and returns its length.
-    fn drop_first(&mut self, codec: &PacketCodec, done: &mut impl FnMut(Packet)) -> Option<usize> {
-        let begun = self.part_off_begun(codec);
+    /// Drops the first frame behind the chunks that are `begun`, and returns its length.
+    fn drop_first(
+        &mut self,
+        begun: usize,
+        codec: &PacketCodec,
+        done: &mut impl FnMut(Packet),
+    ) -> Option<usize> {
         let (len, is_chunk) = match self.chunks.get_mut(begun)? {
             Chunk::Small(frames) => {
                 let len = first_frame_len(codec, frames);
@@ -274,8 +278,11 @@ impl Outbox {
         mut done: impl FnMut(Packet),
     ) -> Dropped {
         let mut dropped = Dropped::default();
+        let part_off =
+            |outbox: &mut Self| outbox.sealed.as_mut().map_or(0, |sealed| sealed.part_off_begun(codec));
+        let mut begun = part_off(self);
         while self.len > target {
-            match self.sealed.as_mut().and_then(|sealed| sealed.drop_first(codec, &mut done)) {
+            match self.sealed.as_mut().and_then(|sealed| sealed.drop_first(begun, codec, &mut done)) {
                 Some(len) => {
                     dropped.packets += 1;
                     dropped.bytes += len;
@@ -284,7 +291,10 @@ impl Outbox {
                 }
                 None if self.open.is_empty() => break,
                 // It comes next. Not before: each packet without room would then begin another one.
-                None => self.seal(),
+                None => {
+                    self.seal();
+                    begun = part_off(self);
+                }
             }
         }
         dropped

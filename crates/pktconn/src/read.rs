@@ -202,11 +202,12 @@ impl Reading {
     /// Ready when the peer has taken too long for what is waited for.
     #[inline]
     fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
-        let timeouts = &self.shared.settings.timeouts;
+        let settings = &*self.shared.settings;
+        let timeouts = &settings.timeouts;
         let in_frame = !self.buffer.is_empty() && timeouts.frame.is_some();
         if in_frame || timeouts.idle.is_some() {
             let deadlines = self.deadlines.get_or_insert_with(|| Box::new(Deadlines::new()));
-            deadlines.poll_overdue(timeouts, in_frame, self.shared.received.reads.total(), cx)
+            deadlines.poll_overdue(settings, in_frame, self.shared.received.reads.total(), cx)
         } else {
             self.deadlines.take_if(|deadlines| deadlines.has_lapsed());
             Poll::Pending

@@ -42,7 +42,8 @@ impl PacketReceiver {
     /// # Errors
     ///
     /// The connection has ended, and every later call says the same: [`is_truncated`](Error::is_truncated),
-    /// [`is_protocol`](Error::is_protocol), [`is_timeout`](Error::is_timeout), [`is_io`](Error::is_io), or
+    /// [`is_protocol`](Error::is_protocol), [`is_timeout`](Error::is_timeout),
+    /// [`is_slow_consumer`](Error::is_slow_consumer), [`is_io`](Error::is_io), or
     /// [`is_local_close`](Error::is_local_close) when this side was closed by another handle.
     ///
     /// # Cancel safety

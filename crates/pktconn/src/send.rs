@@ -66,7 +66,9 @@ impl PacketSender {
         self.flush_target.store(NO_TARGET, Relaxed);
         match self.shared.offer(&packet) {
             Ok(()) => Ok(()),
-            Err(Reason::Full) if self.shared.drops_newest() => Ok(self.shared.drop_newest()?),
+            Err(Reason::Full) if self.shared.drops_newest() => {
+                self.shared.drop_newest().map_err(|reason| Error::new(reason, vec![packet]))
+            }
             // Boxed: so the future of a send that need not wait, which is most of them, stays small.
             Err(Reason::Full) => Box::pin(self.send_in_turn(packet)).await,
             Err(reason) => Err(Error::new(reason, vec![packet])),
@@ -179,7 +181,8 @@ impl PacketSender {
     ///
     /// [`is_timeout`](Error::is_timeout) when the deadline passed before all was written, [`is_io`](Error::is_io) when
     /// the transport failed, and the error of a connection that had already failed. The packets that were not wholly
-    /// written come back in [`into_unsent`](Error::into_unsent). A peer that got FIN and does not close its side by the
+    /// written come back in [`into_unsent`](Error::into_unsent), but for those of a connection that its server has
+    /// [cut](crate::ServerHandle::shutdown_within), which says [`is_local_close`](Error::is_local_close) here. A peer that got FIN and does not close its side by the
     /// deadline is no error.
     ///
     /// # Cancel safety

@@ -158,7 +158,10 @@ impl Shared {
         let frame = self.settings.codec.frame(packet).map_err(Reason::TooLarge)?;
         self.with_state(|state| {
             state.check_open()?;
-            if self.is_waited_for() || !state.has_room(frame.len()) {
+            if self.is_waited_for() {
+                return Err(Reason::Full);
+            }
+            if !state.has_room(frame.len()) {
                 state.make_room(frame.len(), &self.settings.codec)?;
             }
             state.push(packet, &frame);
@@ -233,8 +236,9 @@ impl Shared {
     /// Counts a packet that was dropped for want of room.
     pub(crate) fn drop_newest(self: &Arc<Self>) -> Result<(), Reason> {
         self.with_state(|state| {
+            state.check_open()?;
             state.rare().packets_dropped += 1;
-            state.check_open()
+            Ok(())
         })
     }
 
@@ -385,6 +389,10 @@ impl Shared {
     /// writing.
     pub(crate) fn receive_failed(self: &Arc<Self>, reason: &Reason) {
         self.with_state(|state| {
+            // One that is closing has a deadline of its own, and goes on towards a clean end.
+            if matches!(reason, Reason::Timeout(..)) && state.phase > Phase::Open {
+                return;
+            }
             state.fail(reason.clone());
             match reason {
                 Reason::Frame(error) => {
@@ -463,7 +471,7 @@ impl Shared {
     }
 
     /// Ends the connection because the time to close it is over, and takes what was not written. `None` where it had ended
-    /// before.
+    /// before, but for the peer's close.
     pub(crate) fn cut(self: &Arc<Self>) -> Option<CutConn> {
         self.with_state(|state| {
             if state.phase == Phase::Ended {
@@ -471,11 +479,15 @@ impl Shared {
             }
             state.write_last();
             let unsent = state.outbox.take_unsent(&self.settings.codec);
-            // Who waits for its close is not to take it for a clean one.
-            state.fail(Reason::LocalClose);
             self.closed_here.store(true, Ordering::Relaxed);
+            // Where all was written and the peer alone has not closed yet, nothing is lost.
+            let is_cut = state.phase < Phase::Finished;
+            if is_cut {
+                // Who waits for its close is not to take it for a clean one.
+                state.fail(Reason::LocalClose);
+            }
             state.end();
-            Some(CutConn { peer_addr: self.addrs.peer(), unsent })
+            is_cut.then(|| CutConn { peer_addr: self.addrs.peer(), unsent })
         })
     }
 

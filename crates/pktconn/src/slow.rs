@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use pktconn_codec::PacketCodec;
 use tokio::time::Instant;
 
 use crate::ConnConfig;
@@ -69,18 +70,13 @@ impl State {
         self.lag.as_ref().filter(|_| self.slow_consumer == SlowConsumer::Disconnect)?.due()
     }
 
-    /// Makes room for a frame of `len` bytes that has none, where the policy does. [`Reason::Full`] where it is to wait or
-    /// to be dropped.
+    /// Makes room for a frame of `len` bytes that has none, where that can be had or the policy makes it. [`Reason::Full`]
+    /// where it is to wait or to be dropped.
     #[cold]
-    pub(crate) fn make_room(&mut self, len: usize, codec: &pktconn_codec::PacketCodec) -> Result<(), Reason> {
-        if self.slow_consumer == SlowConsumer::Block {
-            return Err(Reason::Full);
-        }
+    pub(crate) fn make_room(&mut self, len: usize, codec: &PacketCodec) -> Result<(), Reason> {
         // Nobody is slow who was not offered what there is.
-        if !self.blocked {
-            self.write_out();
-            self.check_open()?;
-        }
+        self.write_all_now();
+        self.check_open()?;
         if self.has_room(len) {
             return Ok(());
         }

@@ -3,8 +3,9 @@
 //!
 //! Nothing here waits: where the transport takes no more, the flusher goes on.
 
+use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use crate::flush::{Next, Timing};
 use crate::later::Later;
 use crate::outbox::{Dropped, MAX_SLICES, Outbox, WRITE_WORTH};
 use crate::slow::{Lag, SlowConsumer};
+use crate::timer;
 use crate::transport::{Reader, Writer};
 use crate::wait::Waiters;
 
@@ -338,8 +340,16 @@ impl State {
         if has_progressed {
             *since = None;
         }
+        if !blocked {
+            return None;
+        }
         // A time beyond what the clock can say is none.
-        if blocked { since.get_or_insert_with(Instant::now).checked_add(timeout?) } else { None }
+        let due = since.get_or_insert_with(Instant::now).checked_add(timeout?)?;
+        if !timer::is_long_past(due) {
+            return Some(due);
+        }
+        // The process stood still, and the peer may not have.
+        since.insert(Instant::now()).checked_add(timeout?)
     }
 
     /// Writes what was sent before the receiver waits; under timed flushing it is not due for that.
@@ -414,6 +424,22 @@ impl State {
     /// Writes until the outbox is empty or the transport takes no more; in that case the flusher goes on.
     pub(crate) fn write_out(&mut self) {
         self.write(&mut Context::from_waker(Waker::noop()));
+        if self.blocked {
+            self.want_flusher();
+        }
+    }
+
+    /// The same, also where the task has done so much in its turn that tokio would put it off. Where the flusher waits, the
+    /// transport is known to take no more.
+    pub(crate) fn write_all_now(&mut self) {
+        if self.blocked && self.flusher == Flusher::Waiting {
+            return;
+        }
+        let before = self.bytes_out();
+        let mut cx = Context::from_waker(Waker::noop());
+        let write = tokio::task::unconstrained(poll_fn(|cx| self.poll_write_out(cx)));
+        let result = pin!(write).poll(&mut cx);
+        self.wrote(before, result);
         if self.blocked {
             self.want_flusher();
         }

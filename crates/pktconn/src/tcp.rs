@@ -1,6 +1,7 @@
 //! The options of TCP sockets, and connecting one.
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
@@ -54,15 +55,16 @@ impl TcpConfig {
     /// (`TCP_KEEPIDLE`; on macOS `TCP_KEEPALIVE`), in whole seconds. A peer that does not answer ends the connection, with
     /// [`is_io`](Error::is_io).
     ///
-    /// The peer's program is not asked: for one that hangs there is [`idle_timeout`](ConnConfig::idle_timeout). At least
-    /// 1 s. Default: `None`, off.
+    /// The peer's program is not asked: for one that hangs there is [`idle_timeout`](ConnConfig::idle_timeout). From 1 s
+    /// to 32,767 s. Default: `None`, off.
     #[must_use]
     pub fn keepalive(mut self, idle: impl Into<Option<Duration>>) -> Self {
         self.keepalive = idle.into();
         self
     }
 
-    /// Sets the time between two of these questions (`TCP_KEEPINTVL`), in whole seconds. At least 1 s.
+    /// Sets the time between two of these questions (`TCP_KEEPINTVL`), in whole seconds. From 1 s to
+    /// 32,767 s.
     ///
     /// Default: the system's; on Linux 75 s.
     #[must_use]
@@ -71,7 +73,7 @@ impl TcpConfig {
         self
     }
 
-    /// Sets how many of these questions without an answer end the connection (`TCP_KEEPCNT`). At least 1.
+    /// Sets how many of these questions without an answer end the connection (`TCP_KEEPCNT`). From 1 to 127.
     ///
     /// Default: the system's; on Linux 9.
     #[must_use]
@@ -83,8 +85,8 @@ impl TcpConfig {
     /// Sets how long bytes that were sent may stay unacknowledged (`TCP_USER_TIMEOUT`), in milliseconds; Linux and Android
     /// alone. Beyond it the connection ends, with [`is_io`](Error::is_io).
     ///
-    /// Protects from a peer whose machine or network is gone, which Linux notices after a quarter of an hour else. At
-    /// least 1 ms. Default: `None`, the system's.
+    /// Protects from a peer whose machine or network is gone, which Linux notices after a quarter of an hour else. From
+    /// 1 ms to 24 days. Default: `None`, the system's.
     #[must_use]
     pub fn user_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.user_timeout = timeout.into();
@@ -111,30 +113,34 @@ impl TcpConfig {
     /// What cannot work.
     pub(crate) fn check(&self) -> Result<(), &'static str> {
         let second = Duration::from_secs(1);
-        if self.keepalive.is_some_and(|idle| idle < second) {
-            return Err("keepalive must be at least 1 s");
+        // What Linux takes; it refuses more when the connection is there already.
+        let seconds = second..=Duration::from_secs(32_767);
+        if self.keepalive.is_some_and(|idle| !seconds.contains(&idle)) {
+            return Err("keepalive must be from 1 s to 32,767 s");
         }
-        if self.keepalive_interval.is_some_and(|interval| interval < second) {
-            return Err("keepalive_interval must be at least 1 s");
+        if self.keepalive_interval.is_some_and(|interval| !seconds.contains(&interval)) {
+            return Err("keepalive_interval must be from 1 s to 32,767 s");
         }
-        if self.keepalive_probes == Some(0) {
-            return Err("keepalive_probes must be at least 1");
+        if self.keepalive_probes.is_some_and(|probes| !(1..=127).contains(&probes)) {
+            return Err("keepalive_probes must be from 1 to 127");
         }
         if self.keepalive.is_none() && (self.keepalive_interval.is_some() || self.keepalive_probes.is_some())
         {
             return Err("keepalive_interval and keepalive_probes have no meaning without a keepalive");
         }
-        if self.user_timeout.is_some_and(|timeout| timeout < Duration::from_millis(1)) {
-            return Err("user_timeout must be at least 1 ms");
+        let millis = Duration::from_millis(1)..=Duration::from_millis(i32::MAX as u64);
+        if self.user_timeout.is_some_and(|timeout| !millis.contains(&timeout)) {
+            return Err("user_timeout must be from 1 ms to 2^31 - 1 ms");
         }
         if self.user_timeout.is_some() && !cfg!(any(target_os = "linux", target_os = "android")) {
             return Err("user_timeout is there on Linux and Android alone");
         }
-        if self.send_buffer == Some(0) {
-            return Err("send_buffer must be at least 1 byte");
+        let sizes = 1..=i32::MAX as usize;
+        if self.send_buffer.is_some_and(|bytes| !sizes.contains(&bytes)) {
+            return Err("send_buffer must be from 1 to 2^31 - 1 bytes");
         }
-        if self.recv_buffer == Some(0) {
-            return Err("recv_buffer must be at least 1 byte");
+        if self.recv_buffer.is_some_and(|bytes| !sizes.contains(&bytes)) {
+            return Err("recv_buffer must be from 1 to 2^31 - 1 bytes");
         }
         Ok(())
     }
@@ -188,14 +194,19 @@ pub(crate) async fn connect(addr: impl ToSocketAddrs, config: &ConnConfig) -> Re
 async fn connect_to_first(addr: impl ToSocketAddrs, config: &TcpConfig) -> io::Result<TcpStream> {
     let mut failure = io::Error::new(io::ErrorKind::InvalidInput, "the name has no address");
     for addr in lookup_host(addr).await? {
-        let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        config.set_buffers(&SockRef::from(&socket))?;
-        match socket.connect(addr).await {
+        match connect_to(addr, config).await {
             Ok(stream) => return Ok(stream),
             Err(error) => failure = error,
         }
     }
     Err(failure)
+}
+
+async fn connect_to(addr: SocketAddr, config: &TcpConfig) -> io::Result<TcpStream> {
+    // A system may have none of IPv6.
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    config.set_buffers(&SockRef::from(&socket))?;
+    socket.connect(addr).await
 }
 
 #[cfg(test)]
@@ -258,6 +269,9 @@ mod tests {
             (TcpConfig::new().keepalive(secs(1)).keepalive_probes(0), "keepalive_probes must"),
             (TcpConfig::new().keepalive_probes(1), "without a keepalive"),
             (TcpConfig::new().user_timeout(Duration::from_micros(999)), "user_timeout"),
+            (TcpConfig::new().keepalive(secs(86_400)), "keepalive must"),
+            (TcpConfig::new().keepalive(secs(1)).keepalive_probes(128), "keepalive_probes must"),
+            (TcpConfig::new().send_buffer(usize::MAX), "send_buffer"),
             (TcpConfig::new().send_buffer(0), "send_buffer"),
             (TcpConfig::new().recv_buffer(0), "recv_buffer"),
         ];

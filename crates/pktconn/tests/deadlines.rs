@@ -234,3 +234,52 @@ async fn an_address_that_does_not_answer_is_given_up() {
     let error = PacketConn::connect_with(addr, config).await.unwrap_err();
     assert_timed_out(&error, Timeout::Connect, started, 5 * SECOND);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_that_passed_while_nobody_waited_begins_anew() {
+    for config in [
+        ConnConfig::new().frame_timeout(5 * SECOND),
+        ConnConfig::new().frame_timeout(None).idle_timeout(5 * SECOND),
+    ] {
+        let (mut conn, mut peer) = piped_and_raw(64, config);
+        peer.write_all(&frame(b"late")[..5]).await.unwrap();
+        assert!(timeout(SECOND, conn.recv()).await.is_err());
+        // Our side has not read for so long, and may have kept the peer from sending.
+        sleep(40 * SECOND).await;
+        assert!(timeout(4 * SECOND, conn.recv()).await.is_err(), "it has time again");
+        peer.write_all(&frame(b"late")[5..]).await.unwrap();
+        assert_eq!(conn.recv().await.unwrap().unwrap().payload(), b"late");
+    }
+}
+
+#[test]
+fn a_receiver_that_waits_outside_of_its_runtime_has_the_deadlines_of_it() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (mut conn, mut peer) = {
+        let _inside = runtime.enter();
+        piped_and_raw(64, ConnConfig::new().frame_timeout(Duration::from_millis(50)))
+    };
+    // No runtime at all, and one without a clock.
+    futures::executor::block_on(peer.write_all(b"\x05\0\0\0h")).unwrap();
+    let other = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    other.block_on(async { assert!(futures::FutureExt::now_or_never(conn.recv()).is_none()) });
+    drop(other);
+    let error = futures::executor::block_on(conn.recv()).unwrap_err();
+    assert_eq!(error.timeout(), Some(Timeout::Frame));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_of_receiving_does_not_spoil_a_close() {
+    let (conn, mut peer) = piped_and_raw(64, ConnConfig::new().idle_timeout(5 * SECOND));
+    let (sender, mut receiver) = conn.split();
+    sender.send(vec![7; 1000]).await.unwrap();
+    let receiving = tokio::spawn(async move { receiver.recv().await });
+    sleep(4 * SECOND).await;
+    let closing = tokio::spawn(async move { sender.close().await });
+    sleep(4 * SECOND).await;
+    let mut bytes = vec![0; 1004];
+    peer.read_exact(&mut bytes).await.unwrap();
+    drop(peer);
+    assert!(receiving.await.unwrap().unwrap_err().is_local_close());
+    closing.await.unwrap().unwrap();
+}

@@ -168,3 +168,21 @@ async fn a_filter_and_a_tag_that_is_dropped_may_use_the_group() {
     }
     group.broadcast(b"");
 }
+
+#[tokio::test]
+async fn nobody_is_left_out_who_was_not_offered_what_there_is() {
+    let group = Group::new();
+    let config = ConnConfig::new().send_high_water(1000);
+    let conns: Vec<_> = (0..200)
+        .map(|_| {
+            let (conn, peer) = piped_and_raw(1024 * 1024, config.clone());
+            group.join(&conn, ());
+            (conn, peer)
+        })
+        .collect();
+    // In one turn: nothing is written in between but what a broadcast itself has written.
+    for _ in 0..10 {
+        assert_eq!(counts(group.broadcast(vec![7; 900])), (200, 0, 0));
+    }
+    drop(conns);
+}

@@ -242,3 +242,27 @@ async fn writable_waits_until_the_outbox_is_below_its_mark() {
     tokio::task::yield_now().await;
     assert!(writable.is_woken() && writable.poll().is_ready());
 }
+
+#[tokio::test]
+async fn a_sender_that_never_yields_does_not_make_its_peer_slow() {
+    // Far more writes than tokio grants a task in a turn; the pipe has room for all of them.
+    for policy in [SlowConsumer::DropNewest, SlowConsumer::DropOldest, SlowConsumer::Disconnect] {
+        let config = ConnConfig::new().send_high_water(256 * 1024).slow_consumer(policy);
+        let (conn, _peer) = piped_and_raw(64 * 1024 * 1024, config);
+        for _ in 0..400 {
+            conn.send(vec![7; 64 * 1024]).await.unwrap();
+        }
+        assert_eq!(conn.stats().packets_dropped, 0, "{policy:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_packet_that_is_dropped_when_the_connection_has_ended_comes_back() {
+    let (conn, peer) = slow(1, SlowConsumer::DropNewest);
+    conn.send(numbered(0)).await.unwrap();
+    drop(peer);
+    assert!(conn.flush().await.is_err());
+    let error = conn.send(numbered(1)).await.unwrap_err();
+    assert_eq!(error.into_unsent(), [numbered(1)]);
+    assert_eq!(conn.stats().packets_dropped, 0);
+}
