@@ -2,10 +2,12 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use slab::Slab;
+use tokio::sync::Notify;
 
 use crate::ServerStats;
 use crate::shared::Shared;
@@ -17,6 +19,8 @@ pub(crate) struct Census {
     accepted: AtomicU64,
     refused: AtomicU64,
     roll: Mutex<Roll>,
+    /// Told when the last one has left.
+    empty: Notify,
 }
 
 #[derive(Default)]
@@ -82,11 +86,19 @@ impl Census {
     pub(crate) fn leave(&self, place: usize, peer: Option<SocketAddr>) {
         let mut roll = self.roll();
         roll.conns.try_remove(place);
+        if roll.conns.is_empty() {
+            // What a rush of them took.
+            roll.conns = Slab::new();
+            self.empty.notify_waiters();
+        }
         if let Some(network) = self.counted(peer) {
             let Some(count) = roll.of_networks.get_mut(&network) else { return };
             *count -= 1;
             if *count == 0 {
                 roll.of_networks.remove(&network);
+                if roll.of_networks.is_empty() {
+                    roll.of_networks = HashMap::new();
+                }
             }
         }
     }
@@ -94,6 +106,19 @@ impl Census {
     fn counted(&self, peer: Option<SocketAddr>) -> Option<Network> {
         let peer = peer.filter(|_| self.max_conns_per_ip.is_some())?;
         Some(Network::of(peer.ip()))
+    }
+
+    /// Waits until there are none.
+    pub(crate) async fn emptied(&self) {
+        loop {
+            let mut empty = pin!(self.empty.notified());
+            // Before the look, so that none is missed.
+            empty.as_mut().enable();
+            if self.roll().conns.is_empty() {
+                return;
+            }
+            empty.await;
+        }
     }
 
     /// The connections that have not ended.

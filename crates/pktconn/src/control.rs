@@ -39,8 +39,8 @@ impl ServerHandle {
         self.0.stop.say();
     }
 
-    /// Stops accepting, and closes the connections that are still there after `timeout`. Their packets that were not
-    /// written come back in the [`ShutdownReport`].
+    /// Stops accepting, and closes the connections that are still there after `timeout`, those among them that their handlers
+    /// have passed on. Their packets that were not written come back in the [`ShutdownReport`].
     ///
     /// When it is called again, the last call counts: so a second signal may end at once what the first one granted time.
     pub fn shutdown_within(&self, timeout: Duration) {
@@ -80,7 +80,7 @@ pub struct ServerStats {
     /// Connections that were closed as soon as they were accepted, because there were too many:
     /// [`max_conns`](crate::ServerConfig::max_conns), [`max_conns_per_ip`](crate::ServerConfig::max_conns_per_ip).
     pub refused: u64,
-    /// Connections that are there now: up to when the last handle of one is dropped.
+    /// Connections that are there now: each up to when its handler has finished and the last of its handles is dropped.
     pub open: usize,
 }
 

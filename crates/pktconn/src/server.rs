@@ -6,7 +6,7 @@
 //! ```
 
 use std::error::Error as StdError;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -16,15 +16,16 @@ use std::time::Duration;
 
 use pin_project_lite::pin_project;
 use socket2::SockRef;
-use tokio::net::{TcpListener, ToSocketAddrs};
+use tokio::net::{TcpListener, TcpStream, ToSocketAddrs};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
+use tracing::Span;
 
 use crate::census::Census;
 use crate::config::Settings;
 use crate::control::Control;
 use crate::shared::Shared;
-use crate::{ConnConfig, Error, PacketConn, ServerConfig, ServerHandle, ShutdownReport};
+use crate::{ConnConfig, ConnStats, Error, PacketConn, ServerConfig, ServerHandle, ShutdownReport};
 
 type HandlerResult = Result<(), Box<dyn StdError + Send + Sync>>;
 
@@ -33,8 +34,8 @@ type HandlerResult = Result<(), Box<dyn StdError + Send + Sync>>;
 /// See the [crate's example](crate#a-server-and-a-client).
 #[derive(Debug)]
 pub struct PacketServer {
-    listener: TcpListener,
-    local_addr: SocketAddr,
+    listeners: Vec<TcpListener>,
+    local_addrs: Vec<SocketAddr>,
     config: ConnConfig,
     handle: ServerHandle,
 }
@@ -80,16 +81,46 @@ impl PacketServer {
         let config = config.into();
         config.check()?;
         let ServerConfig { conn: config, max_conns, max_conns_per_ip } = config;
-        config.tcp.set_buffers(&SockRef::from(&listener))?;
-        let local_addr = listener.local_addr()?;
         let handle = ServerHandle::new(Census::new(max_conns, max_conns_per_ip));
-        Ok(Self { listener, local_addr, config, handle })
+        Self { listeners: Vec::new(), local_addrs: Vec::new(), config, handle }.also_listen(listener)
     }
 
-    /// The address that the server listens on, with the real port.
+    /// Has the server listen on one more address: all of them have the configuration and the limits in common.
+    ///
+    /// # Errors
+    ///
+    /// [`is_io`](Error::is_io): the address does not resolve, is not of this machine, or is in use.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future drops the server, which listens no more.
+    pub async fn also_bind(self, addr: impl ToSocketAddrs) -> Result<Self, Error> {
+        let listener = TcpListener::bind(addr).await?;
+        self.also_listen(listener)
+    }
+
+    /// Has the server listen on one more socket, as [`from_listener`](Self::from_listener) does on the first.
+    ///
+    /// # Errors
+    ///
+    /// [`is_io`](Error::is_io): the socket has no address.
+    pub fn also_listen(mut self, listener: TcpListener) -> Result<Self, Error> {
+        self.config.tcp.set_buffers(&SockRef::from(&listener))?;
+        self.local_addrs.push(listener.local_addr()?);
+        self.listeners.push(listener);
+        Ok(self)
+    }
+
+    /// The address that the server listens on, with the real port; the first one, where it has several.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
-        self.local_addr
+        self.local_addrs[0]
+    }
+
+    /// The addresses that the server listens on, with the real ports, in the order in which they were added.
+    #[must_use]
+    pub fn local_addrs(&self) -> &[SocketAddr] {
+        &self.local_addrs
     }
 
     /// A handle to stop the server with.
@@ -109,6 +140,9 @@ impl PacketServer {
     /// It may fail with any error, boxed: where its work is a function with an error of its own, `Ok(work(conn).await?)`
     /// boxes it.
     ///
+    /// Each handler runs in a [span](tracing::span) `connection` at the level of debugging, with the address of its `peer`; at its
+    /// end an event says the `reason`. At the level of information the server says nothing.
+    ///
     /// When no connection can be accepted, because a limit on open files is reached, the server logs it, waits (10 ms,
     /// doubling to 1 s) and tries again; the connections that it has go on.
     ///
@@ -125,6 +159,7 @@ impl PacketServer {
         let handler = Arc::new(handler);
         let mut handlers = JoinSet::new();
         let mut pause = AcceptPause::default();
+        let mut next = 0;
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -133,7 +168,7 @@ impl PacketServer {
                     log_panic(finished);
                     continue;
                 }
-                accepted = self.listener.accept() => accepted,
+                accepted = poll_fn(|cx| self.poll_accept(&mut next, cx)) => accepted,
             };
             match accepted {
                 Ok((stream, peer_addr)) => {
@@ -153,8 +188,24 @@ impl PacketServer {
                 Err(error) => self.wait_after(&error, &mut pause).await,
             }
         }
-        drop(self.listener);
+        drop(self.listeners);
         drain(self.handle.control(), handlers).await
+    }
+
+    /// Accepts a connection of any listener. None of them waits for one that is busier: `next` says which is asked first.
+    fn poll_accept(
+        &self,
+        next: &mut usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
+        for _ in &self.listeners {
+            let listener = &self.listeners[*next];
+            *next = (*next + 1) % self.listeners.len();
+            if let Poll::Ready(accepted) = listener.poll_accept(cx) {
+                return Poll::Ready(accepted);
+            }
+        }
+        Poll::Pending
     }
 
     async fn wait_after(&self, error: &io::Error, pause: &mut AcceptPause) {
@@ -165,7 +216,7 @@ impl PacketServer {
         let (pause, tell) = pause.next();
         if tell {
             tracing::warn!(
-                addr = %self.local_addr,
+                addr = %self.local_addr(),
                 %error,
                 "no connection can be accepted, trying again; if the limit on open files is reached, raise it (ulimit -n)"
             );
@@ -177,18 +228,19 @@ impl PacketServer {
     }
 }
 
-/// Waits for the handlers to finish, or for the time that they have.
+/// Waits for the handlers to finish, and within the time that is set, if one is, for connections that they have passed on.
 async fn drain(control: &Control, mut handlers: JoinSet<()>) -> ShutdownReport {
     let open_at_first = control.census.open().len();
     let mut cut_at = control.cut_at.subscribe();
     let cut = loop {
         let due = *cut_at.borrow_and_update();
+        if handlers.is_empty() && due.is_none() {
+            break Vec::new();
+        }
         tokio::select! {
             biased;
-            finished = handlers.join_next() => match finished {
-                Some(finished) => log_panic(finished),
-                None => break Vec::new(),
-            },
+            Some(finished) = handlers.join_next() => log_panic(finished),
+            () = control.census.emptied(), if handlers.is_empty() => break Vec::new(),
             // It is there as long as the control.
             _ = cut_at.changed() => {}
             () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
@@ -206,6 +258,8 @@ pin_project! {
     /// A handler at work. No async block, which has room for the connection beside that of the handler that it went to.
     struct Handling<H, F> {
         shared: Arc<Shared>,
+        // Where somebody wants it.
+        span: Option<Box<Span>>,
         #[pin]
         stage: Stage<H, F>,
     }
@@ -225,7 +279,11 @@ pin_project! {
 
 impl<H, F> Handling<H, F> {
     fn new(conn: PacketConn, handler: Arc<H>) -> Self {
-        Self { shared: Arc::clone(conn.shared()), stage: Stage::ToBeCalled { with: Some((conn, handler)) } }
+        let shared = Arc::clone(conn.shared());
+        let span =
+            tracing::debug_span!("connection", peer = shared.addrs.peer().map(tracing::field::display));
+        let span = (!span.is_disabled()).then(|| Box::new(span));
+        Self { shared, span, stage: Stage::ToBeCalled { with: Some((conn, handler)) } }
     }
 }
 
@@ -238,6 +296,7 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let mut this = self.project();
+        let _inside = this.span.as_deref().map(Span::enter);
         loop {
             match this.stage.as_mut().project() {
                 StageProjection::ToBeCalled { with } => {
@@ -248,6 +307,7 @@ where
                 }
                 StageProjection::Called { handler } => {
                     log_failure(ready!(handler.poll(cx)), this.shared.addrs.peer());
+                    log_end(this.shared);
                     return Poll::Ready(());
                 }
             }
@@ -263,6 +323,16 @@ fn log_failure(result: HandlerResult, peer_addr: Option<SocketAddr>) {
         tracing::debug!(peer, error = chain(&*error), "the connection failed");
     } else {
         tracing::warn!(peer, error = chain(&*error), "the connection's handler failed");
+    }
+}
+
+fn log_end(shared: &Arc<Shared>) {
+    if tracing::enabled!(tracing::Level::DEBUG) {
+        let ConnStats { packets_received, packets_sent, .. } = shared.stats();
+        // A handler may have passed its connection on.
+        let reason = shared.reason().map(|reason| chain(&Error::from(reason)));
+        let reason = reason.as_deref().unwrap_or("it goes on without its handler");
+        tracing::debug!(reason, packets_received, packets_sent, "the handler has finished");
     }
 }
 

@@ -40,7 +40,8 @@ impl ServerConfig {
     /// [counted](crate::ServerStats::refused).
     ///
     /// Protects the memory of the machine: a connection takes up to a chunk of 64 KiB or twice what has arrived of a frame,
-    /// and [`send_high_water`](ConnConfig::send_high_water). One counts until the last of its handles is dropped. At least
+    /// and [`send_high_water`](ConnConfig::send_high_water). One counts until its handler has finished and the last of its
+    /// handles is dropped. At least
     /// 1. Default: `None`, without a limit of the server's own; there is that of the system on open files.
     #[must_use]
     pub fn max_conns(mut self, conns: impl Into<Option<usize>>) -> Self {

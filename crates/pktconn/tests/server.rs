@@ -302,3 +302,83 @@ async fn a_shutdown_in_which_all_finish_in_time_cuts_nobody() {
     let report = serving.await.unwrap();
     assert_eq!((report.drained, report.cut.len()), (3, 0));
 }
+
+#[tokio::test]
+async fn a_server_listens_on_several_addresses_with_limits_in_common() {
+    let config = ServerConfig::new().max_conns(4);
+    let server = PacketServer::bind_with("127.0.0.1:0", config).await.unwrap();
+    let server = server.also_bind("127.0.0.1:0").await.unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let third = listener.local_addr().unwrap();
+    let server = server.also_listen(listener).unwrap();
+    let (addrs, handle) = (server.local_addrs().to_vec(), server.handle());
+    assert_eq!((addrs.len(), addrs[0], addrs[2]), (3, server.local_addr(), third));
+    let serving = tokio::spawn(server.serve(moody));
+    let mut conns = Vec::new();
+    for addr in [addrs[0], addrs[1], addrs[2], addrs[1]] {
+        let mut conn = PacketConn::connect(addr).await.unwrap();
+        assert_echoes(&mut conn).await;
+        assert_eq!(conn.peer_addr(), Some(addr));
+        conns.push(conn);
+    }
+    for addr in &addrs {
+        let mut refused = PacketConn::connect(addr).await.unwrap();
+        assert!(!matches!(refused.recv().await, Ok(Some(_))));
+    }
+    assert_eq!(handle.stats().refused, 3);
+    handle.shutdown_within(Duration::ZERO);
+    assert_eq!(serving.await.unwrap().cut.len(), 4);
+    for addr in addrs {
+        assert!(PacketConn::connect(addr).await.is_err());
+    }
+}
+
+#[tokio::test]
+async fn a_shutdown_with_a_deadline_closes_what_handlers_have_passed_on() {
+    let server = PacketServer::bind("127.0.0.1:0").await.unwrap();
+    let (addr, handle) = (server.local_addr(), server.handle());
+    let (give, mut taken) = tokio::sync::mpsc::channel(2);
+    let serving = tokio::spawn(server.serve(move |conn| {
+        let give = give.clone();
+        async move { Ok(give.send(conn).await?) }
+    }));
+    let (_first, mut second) =
+        (PacketConn::connect(addr).await.unwrap(), PacketConn::connect(addr).await.unwrap());
+    let (ends, stays) = (taken.recv().await.unwrap(), taken.recv().await.unwrap());
+    handle.shutdown_within(Duration::from_secs(3600));
+    while PacketConn::connect(addr).await.is_ok() {
+        // Until the server's task has run.
+        tokio::task::yield_now().await;
+    }
+    drop(ends);
+    assert!(!serving.is_finished());
+    handle.shutdown_within(Duration::from_millis(50));
+    let report = serving.await.unwrap();
+    assert_eq!((report.drained, report.cut.len()), (1, 1));
+    assert!(stays.close_reason().unwrap().is_local_close());
+    assert!(second.recv().await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn who_has_sent_all_and_waits_for_the_peers_close_is_not_cut() {
+    let server = PacketServer::bind("127.0.0.1:0").await.unwrap();
+    let (addr, handle) = (server.local_addr(), server.handle());
+    let (tell, mut told) = tokio::sync::mpsc::channel(1);
+    let serving = tokio::spawn(server.serve(move |mut conn| {
+        let tell = tell.clone();
+        async move {
+            conn.send(b"goodbye").await?;
+            let closed = conn.close().await;
+            tell.send(closed.is_ok()).await?;
+            Ok(())
+        }
+    }));
+    let mut conn = PacketConn::connect(addr).await.unwrap();
+    assert_eq!(conn.recv().await.unwrap().unwrap().payload(), b"goodbye");
+    assert!(conn.recv().await.unwrap().is_none(), "FIN");
+    handle.shutdown_within(Duration::from_millis(50));
+    let report = serving.await.unwrap();
+    assert_eq!((report.drained, report.cut.len()), (1, 0));
+    // Its handler was dropped, or has heard of a clean close: not of a failure.
+    assert_ne!(told.try_recv().ok(), Some(false));
+}

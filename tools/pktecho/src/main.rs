@@ -21,6 +21,8 @@ use options::Options;
 use tally::{Board, connections};
 use threads::{Sharing, Worker, listen};
 
+const DEFAULT_ADDR: &str = "0.0.0.0:14572";
+
 fn main() -> ExitCode {
     let options = match Options::from_args() {
         Ok(options) => options,
@@ -50,22 +52,35 @@ fn main() -> ExitCode {
 
 async fn run(options: &Options) -> anyhow::Result<()> {
     let mut signals = Signals::new().context("cannot watch for signals")?;
-    let (listeners, threads_each) = match options.runtimes {
+    let (runtimes, threads_each) = match options.runtimes {
         Sharing::Own => (options.threads, 1),
         Sharing::One => (1, options.threads),
     };
-    let listeners =
-        listen(&options.listen, listeners).map_err(|error| cannot_listen(&options.listen, error))?;
-    let addr = listeners[0].local_addr()?;
+    let handed_over =
+        threads::handed_over(runtimes).context("cannot use the sockets that were handed over")?;
+    let own = match &options.listen[..] {
+        [] if handed_over.is_empty() => &[DEFAULT_ADDR.to_owned()][..],
+        own => own,
+    };
+    let own = own
+        .iter()
+        .map(|addr| listen(addr, runtimes, options.reuse_port).map_err(|error| cannot_listen(addr, error)));
+    // Of each address one for each worker; and of each worker one on each address.
+    let by_addr = handed_over.into_iter().map(Ok).chain(own).collect::<anyhow::Result<Vec<_>>>()?;
+    let addrs = by_addr.iter().map(|listeners| listeners[0].local_addr()).collect::<io::Result<Vec<_>>>()?;
+    let mut listeners: Vec<Vec<_>> = (0..runtimes).map(|_| Vec::new()).collect();
+    for of_addr in by_addr {
+        listeners.iter_mut().zip(of_addr).for_each(|(of_worker, listener)| of_worker.push(listener));
+    }
 
     let board = Arc::new(Board::default());
     let started = Instant::now();
-    let start = |listener| match options.threads {
-        1 => Worker::start_here(listener, options.server_config(), &board),
-        _ => Worker::start(listener, threads_each, options.server_config(), &board),
+    let start = |listeners| match options.threads {
+        1 => Worker::start_here(listeners, options.server_config(), &board),
+        _ => Worker::start(listeners, threads_each, options.server_config(), &board),
     };
     let mut workers = listeners.into_iter().map(start).collect::<anyhow::Result<Vec<_>>>()?;
-    say(&format!("listening on {addr}"));
+    addrs.iter().for_each(|addr| say(&format!("listening on {addr}")));
     let stats = options.stats.then(|| tokio::spawn(echo::print_stats(Arc::clone(&board))));
 
     signals.next().await;

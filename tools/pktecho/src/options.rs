@@ -22,9 +22,14 @@ use crate::threads::Sharing;
     after_help = "Example:\n  pktecho --listen 127.0.0.1:0 --threads 1 --stats"
 )]
 pub(crate) struct Options {
-    /// The address to listen on; port 0 asks for a free port.
-    #[arg(long, value_name = "ADDR", default_value = "0.0.0.0:14572", value_parser = parse_addr)]
-    pub(crate) listen: String,
+    /// The address to listen on; port 0 asks for a free port. May be given several times. Sockets that systemd hands over
+    /// are listened on as well [default: 0.0.0.0:14572, where none is handed over]
+    #[arg(long, value_name = "ADDR", value_parser = parse_addr)]
+    pub(crate) listen: Vec<String>,
+
+    /// Let other servers listen on the same port; the kernel deals the connections out
+    #[arg(long)]
+    pub(crate) reuse_port: bool,
 
     /// Threads that serve connections [default: one for each core]
     #[arg(long, value_name = "N", default_value_t = cores(), value_parser = parse_threads, hide_default_value = true)]

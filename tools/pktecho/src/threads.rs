@@ -4,7 +4,7 @@
 //!   main thread:  signals, statistics
 //!      |  stop
 //!      v
-//!   workers:      listener -> runtime -> connections
+//!   workers:      listeners -> runtime -> connections
 //! ```
 //!
 //! By default all threads have one runtime, which moves work between them. The other way is a runtime and a listener for
@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::ValueEnum;
+use listenfd::ListenFd;
 use pktconn::{PacketServer, ServerConfig, ServerHandle, ShutdownReport};
 use socket2::{Domain, Socket, Type};
 use tokio::runtime::{Builder, Runtime};
@@ -41,11 +42,12 @@ pub(crate) enum Sharing {
 /// The most that Linux grants by default (`net.core.somaxconn`): many clients may connect at once.
 const BACKLOG: i32 = 4096;
 
-/// Listens on `addr` with `count` sockets, which the kernel deals connections to.
-pub(crate) fn listen(addr: &str, count: usize) -> io::Result<Vec<TcpListener>> {
+/// Listens on `addr` with `count` sockets, which the kernel deals connections to. With `shares_port`, other servers may listen
+/// there too.
+pub(crate) fn listen(addr: &str, count: usize, shares_port: bool) -> io::Result<Vec<TcpListener>> {
     let mut failure = None;
     for addr in addr.to_socket_addrs()? {
-        match listen_on(addr, count) {
+        match listen_on(addr, count, shares_port) {
             Ok(listeners) => return Ok(listeners),
             Err(error) => failure = Some(error),
         }
@@ -53,16 +55,31 @@ pub(crate) fn listen(addr: &str, count: usize) -> io::Result<Vec<TcpListener>> {
     Err(failure.unwrap_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the name has no address")))
 }
 
-fn listen_on(addr: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
-    let first = bind(addr, false)?;
+fn listen_on(addr: SocketAddr, count: usize, shares_port: bool) -> io::Result<Vec<TcpListener>> {
+    // Alone at first: sockets that share their port would join those of another server, instead of telling that the port
+    // is in use.
+    let first = bind(addr, shares_port)?;
     if count == 1 {
         return Ok(vec![first]);
     }
-    // Alone at first: sockets that share their port would join those of another server, instead of telling that the port
-    // is in use.
     let addr = first.local_addr()?;
     drop(first);
     (0..count).map(|_| bind(addr, true)).collect()
+}
+
+/// The sockets that the one who started this has handed over (`LISTEN_FDS`, as systemd does): of each, one for each of `count`
+/// workers.
+pub(crate) fn handed_over(count: usize) -> io::Result<Vec<Vec<TcpListener>>> {
+    let mut fds = ListenFd::from_env();
+    let mut all = Vec::new();
+    for index in 0..fds.len() {
+        let Some(listener) = fds.take_tcp_listener(index)? else { continue };
+        listener.set_nonblocking(true)?;
+        let mut listeners = (1..count).map(|_| listener.try_clone()).collect::<io::Result<Vec<_>>>()?;
+        listeners.push(listener);
+        all.push(listeners);
+    }
+    Ok(all)
 }
 
 fn bind(addr: SocketAddr, shares_port: bool) -> io::Result<TcpListener> {
@@ -77,7 +94,7 @@ fn bind(addr: SocketAddr, shares_port: bool) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// What serves the connections of one listener: a runtime in a thread, or in several, or a task.
+/// What serves the connections of its listeners: a runtime in a thread, or in several, or a task.
 pub(crate) struct Worker {
     handle: ServerHandle,
     /// Told at the end; gone when that was heard.
@@ -87,7 +104,7 @@ pub(crate) struct Worker {
 impl Worker {
     /// Starts to serve in threads of its own.
     pub(crate) fn start(
-        listener: TcpListener,
+        listeners: Vec<TcpListener>,
         threads: usize,
         config: ServerConfig,
         board: &Arc<Board>,
@@ -95,7 +112,7 @@ impl Worker {
         let runtime = runtime(threads).context("cannot start the threads of the server")?;
         let (worker, work) = {
             let _inside = runtime.enter();
-            Self::new(listener, config, board)?
+            Self::new(listeners, config, board)?
         };
         thread::Builder::new()
             .name("pktecho".to_owned())
@@ -107,21 +124,25 @@ impl Worker {
 
     /// Starts to serve in the runtime that this is called in: one thread needs no other beside it.
     pub(crate) fn start_here(
-        listener: TcpListener,
+        listeners: Vec<TcpListener>,
         config: ServerConfig,
         board: &Arc<Board>,
     ) -> anyhow::Result<Self> {
-        let (worker, work) = Self::new(listener, config, board)?;
+        let (worker, work) = Self::new(listeners, config, board)?;
         tokio::spawn(work);
         Ok(worker)
     }
 
     fn new(
-        listener: TcpListener,
+        listeners: Vec<TcpListener>,
         config: ServerConfig,
         board: &Arc<Board>,
     ) -> anyhow::Result<(Self, impl Future<Output = ()> + Send + 'static)> {
-        let server = PacketServer::from_listener(tokio::net::TcpListener::from_std(listener)?, config)?;
+        let mut listeners = listeners.into_iter().map(tokio::net::TcpListener::from_std);
+        let first = listeners.next().context("there is nothing to listen on")??;
+        let server = PacketServer::from_listener(first, config)?;
+        let server =
+            listeners.try_fold(server, |server, listener| anyhow::Ok(server.also_listen(listener?)?))?;
         let handle = server.handle();
         let board = Arc::clone(board);
         let (finish, finished) = oneshot::channel();
