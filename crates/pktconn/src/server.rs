@@ -140,8 +140,8 @@ impl PacketServer {
     /// It may fail with any error, boxed: where its work is a function with an error of its own, `Ok(work(conn).await?)`
     /// boxes it.
     ///
-    /// Each handler runs in a [span](tracing::span) `connection` at the level of debugging, with the address of its `peer`; at its
-    /// end an event says the `reason`. At the level of information the server says nothing.
+    /// Each handler runs in a `tracing` span, `connection`, at the level of debugging, with the address of its `peer`; at
+    /// its end an event says the `reason`. At the level of information the server says nothing.
     ///
     /// When no connection can be accepted, because a limit on open files is reached, the server logs it, waits (10 ms,
     /// doubling to 1 s) and tries again; the connections that it has go on.
