@@ -24,9 +24,12 @@ def pattern(length, seed):
 
 
 class Server:
-    def __init__(self, *options):
+    def __init__(self, *options, log="warn"):
         command = [PKTECHO, "--listen", "127.0.0.1:0", "--threads", "1", *options]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        environment = {**os.environ, "RUST_LOG": log}
+        self.process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         first_line = self.process.stdout.readline()
         assert first_line.startswith("listening on "), first_line
         self.port = int(first_line.rsplit(":", 1)[1])
@@ -82,8 +85,8 @@ class Client:
 
 
 class Echo(unittest.TestCase):
-    def start(self, *options):
-        server = Server(*options)
+    def start(self, *options, log="warn"):
+        server = Server(*options, log=log)
         # Killed only where a case fails before it stops its server.
         self.addCleanup(lambda: server.process.poll() is None and server.process.kill())
         return server
@@ -143,7 +146,8 @@ class Echo(unittest.TestCase):
         self.assertEqual(self.stop_cleanly(server), "")
 
     def test_a_length_over_the_limit_closes_the_connection_and_costs_no_memory(self):
-        server = self.start()
+        # What clients do wrong is told to who debugs alone.
+        server = self.start(log="pktconn=debug")
         client, bystander = self.connect(server), self.connect(server)
         client.send(b"before")
         self.assertEqual(client.receive(), b"before")
@@ -158,7 +162,7 @@ class Echo(unittest.TestCase):
         self.assertIn(f"a payload of {LIMIT + 1} bytes is over the limit of {LIMIT}", errors)
 
     def test_a_wrong_checksum_closes_the_connection(self):
-        server = self.start("--crc")
+        server = self.start("--crc", log="pktconn=debug")
         client = self.connect(server, crc=True)
         frame = bytearray(client.frame(b"altered on the way"))
         frame[8] ^= 1
@@ -167,7 +171,7 @@ class Echo(unittest.TestCase):
         self.assertIn("the checksum of a frame is", self.stop_cleanly(server))
 
     def test_an_end_in_mid_frame_is_logged_as_what_it_is(self):
-        server = self.start()
+        server = self.start(log="pktconn=debug")
         client = self.connect(server)
         client.socket.sendall(client.frame(b"cut")[:5])
         client.socket.shutdown(socket.SHUT_WR)
