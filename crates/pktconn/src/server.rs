@@ -144,7 +144,7 @@ impl PacketServer {
     /// its end an event says the `reason`. At the level of information the server says nothing.
     ///
     /// When no connection can be accepted, because a limit on open files is reached, the server logs it, waits (10 ms,
-    /// doubling to 1 s) and tries again; the connections that it has go on.
+    /// doubling to 1 s, or until a handler has finished) and tries again; the connections that it has go on.
     ///
     /// # Cancel safety
     ///
@@ -172,7 +172,7 @@ impl PacketServer {
             };
             match accepted {
                 Ok((stream, peer_addr)) => {
-                    pause = AcceptPause::default();
+                    pause.reset();
                     if !self.handle.control().census.admits(Some(peer_addr)) {
                         tracing::debug!(peer = %peer_addr, "refused: there are too many connections");
                         continue;
@@ -185,7 +185,7 @@ impl PacketServer {
                         Err(error) => log_failure(Err(error.into()), Some(peer_addr)),
                     }
                 }
-                Err(error) => self.wait_after(&error, &mut pause).await,
+                Err(error) => self.wait_after(&error, &mut pause, &mut handlers).await,
             }
         }
         drop(self.listeners);
@@ -208,12 +208,12 @@ impl PacketServer {
         Poll::Pending
     }
 
-    async fn wait_after(&self, error: &io::Error, pause: &mut AcceptPause) {
+    async fn wait_after(&self, error: &io::Error, pause: &mut AcceptPause, handlers: &mut JoinSet<()>) {
         // A peer that gave up before it was accepted says nothing about the next one.
         if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
             return;
         }
-        let (pause, tell) = pause.next();
+        let (pause, tell) = pause.next(Instant::now());
         if tell {
             tracing::warn!(
                 addr = %self.local_addr(),
@@ -224,6 +224,8 @@ impl PacketServer {
         tokio::select! {
             () = self.handle.stopping() => {}
             () = tokio::time::sleep(pause) => {}
+            // With its connection, most likely, a file is free again.
+            Some(finished) = handlers.join_next() => log_panic(finished),
         }
     }
 }
@@ -355,23 +357,36 @@ fn chain(error: &dyn StdError) -> String {
 }
 
 /// How long to wait when nothing can be accepted: a file may be closed at any moment, and a busy loop helps nobody.
-struct AcceptPause(Duration);
+struct AcceptPause {
+    next: Duration,
+    /// When it was last told of.
+    told: Option<Instant>,
+}
 
 impl AcceptPause {
     const FIRST: Duration = Duration::from_millis(10);
     const LONGEST: Duration = Duration::from_secs(1);
 
-    /// The next pause, and whether it is worth a line in the log: the first is, and then one a second.
-    fn next(&mut self) -> (Duration, bool) {
-        let pause = self.0;
-        self.0 = (pause * 2).min(Self::LONGEST);
-        (pause, pause == Self::FIRST || pause == Self::LONGEST)
+    /// The next pause, and whether it is worth a line in the log: one a second is, however often it comes and goes.
+    fn next(&mut self, now: Instant) -> (Duration, bool) {
+        let pause = self.next;
+        self.next = (pause * 2).min(Self::LONGEST);
+        let tell = self.told.is_none_or(|told| now.duration_since(told) >= Duration::from_secs(1));
+        if tell {
+            self.told = Some(now);
+        }
+        (pause, tell)
+    }
+
+    /// Something was accepted.
+    fn reset(&mut self) {
+        self.next = Self::FIRST;
     }
 }
 
 impl Default for AcceptPause {
     fn default() -> Self {
-        Self(Self::FIRST)
+        Self { next: Self::FIRST, told: None }
     }
 }
 
@@ -379,12 +394,27 @@ impl Default for AcceptPause {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_pause_doubles_to_a_second_and_is_told_once_a_second() {
+    #[tokio::test(start_paused = true)]
+    async fn the_pause_doubles_to_a_second_and_begins_anew_when_something_was_accepted() {
         let mut pause = AcceptPause::default();
-        let pauses: Vec<_> =
-            (0..9).map(|_| pause.next()).map(|(pause, tell)| (pause.as_millis(), tell)).collect();
-        let quiet = [20, 40, 80, 160, 320, 640].map(|ms| (ms, false));
-        assert_eq!(pauses, [&[(10, true)], &quiet[..], &[(1000, true); 2]].concat());
+        for _ in 0..2 {
+            let pauses = [(); 9].map(|()| pause.next(Instant::now()).0.as_millis());
+            assert_eq!(pauses, [10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
+            pause.reset();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_told_of_at_once_and_then_once_a_second_at_most() {
+        let (mut pause, started) = (AcceptPause::default(), Instant::now());
+        let told: Vec<_> = (0..30)
+            .map(|number| number * 100)
+            .filter(|&ms| {
+                // A file is free now and then, and taken at once.
+                pause.reset();
+                pause.next(started + Duration::from_millis(ms)).1
+            })
+            .collect();
+        assert_eq!(told, [0, 1000, 2000]);
     }
 }
