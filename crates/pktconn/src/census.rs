@@ -64,9 +64,9 @@ impl Census {
         self.accepted.fetch_add(1, Relaxed);
         let roll = self.roll();
         let has_room = |limit: Option<usize>, count| limit.is_none_or(|limit| count < limit);
-        let of_network = |peer: SocketAddr| roll.of_networks.get(&Network::of(peer.ip())).copied();
+        let of_network = self.counted(peer).and_then(|network| roll.of_networks.get(&network).copied());
         let admitted = has_room(self.max_conns, roll.conns.len())
-            && has_room(self.max_conns_per_ip, peer.and_then(of_network).unwrap_or(0));
+            && has_room(self.max_conns_per_ip, of_network.unwrap_or(0));
         if !admitted {
             self.refused.fetch_add(1, Relaxed);
         }

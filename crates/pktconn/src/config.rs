@@ -97,8 +97,9 @@ impl ConnConfig {
 
     /// Sets how many bytes may stand in the outbox: packets that were accepted and that the transport has not taken.
     ///
-    /// Beyond it `send` waits and `try_send` refuses, or what else [`slow_consumer`](Self::slow_consumer) says. A packet that is larger than this passes alone, when the outbox is
-    /// empty. Cost: up to so many bytes for each connection whose peer does not read. At least 1.
+    /// Beyond it `send` waits and `try_send` refuses, or what else [`slow_consumer`](Self::slow_consumer) says. A
+    /// packet that is larger than this passes alone, when the outbox is empty. Cost: up to so many bytes for each
+    /// connection whose peer does not read. At least 1.
     ///
     /// Default: 1 MiB.
     #[must_use]
@@ -182,7 +183,7 @@ impl ConnConfig {
     /// Sets how long a peer may send nothing while [`recv`](crate::PacketConn::recv) waits. Where nobody has waited for more
     /// than a second when the time was over, it begins anew.
     ///
-    /// Protects from peers that are gone without a word, where the protocol has them say something now and then. Cost: 250
+    /// Protects from peers that are gone without a word, where the protocol has them say something now and then. Cost: 220
     /// bytes for each connection that idles, and to read the clock for each read. Default: `None`, for ever.
     #[must_use]
     pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
