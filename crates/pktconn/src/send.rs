@@ -64,11 +64,8 @@ impl PacketSender {
     pub async fn send(&self, packet: impl Into<Packet>) -> Result<(), Error> {
         let packet = packet.into();
         self.flush_target.store(NO_TARGET, Relaxed);
-        match self.shared.offer(&packet) {
+        match self.shared.offer_or_drop(&packet) {
             Ok(()) => Ok(()),
-            Err(Reason::Full) if self.shared.drops_newest() => {
-                self.shared.drop_newest().map_err(|reason| Error::new(reason, vec![packet]))
-            }
             // Boxed: so the future of a send that need not wait, which is most of them, stays small.
             Err(Reason::Full) => Box::pin(self.send_in_turn(packet)).await,
             Err(reason) => Err(Error::new(reason, vec![packet])),

@@ -215,10 +215,7 @@ impl Shared {
     /// Puts `packet` into the outbox, whatever stands in it, where senders are to wait for room and so have.
     pub(crate) fn force(self: &Arc<Self>, packet: &Packet) -> Result<(), Reason> {
         if self.settings.slow_consumer != SlowConsumer::Block {
-            return match self.offer(packet) {
-                Err(Reason::Full) => self.drop_newest(),
-                offered => offered,
-            };
+            return self.offer_or_drop(packet);
         }
         let frame = self.settings.codec.frame(packet).map_err(Reason::TooLarge)?;
         self.with_state(|state| {
@@ -226,6 +223,16 @@ impl Shared {
             state.push(packet, &frame);
             Ok(())
         })
+    }
+
+    /// [Offers](Self::offer) `packet`, and drops it where it has no room and the policy is to drop it. [`Reason::Full`] where it
+    /// is to wait.
+    #[inline]
+    pub(crate) fn offer_or_drop(self: &Arc<Self>, packet: &Packet) -> Result<(), Reason> {
+        match self.offer(packet) {
+            Err(Reason::Full) if self.drops_newest() => self.drop_newest(),
+            offered => offered,
+        }
     }
 
     /// Whether a packet without room is dropped, and not waited with.
