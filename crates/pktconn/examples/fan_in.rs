@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use anyhow::Context;
-use pktconn::{Packet, PacketConn, PacketMut, PacketSender, PacketServer};
+use pktconn::{Addr, Packet, PacketConn, PacketMut, PacketSender, PacketServer};
 use tokio::sync::mpsc;
 
 enum Event {
@@ -35,7 +35,7 @@ async fn main() -> anyhow::Result<()> {
         async move { Ok(pump(conn, events).await?) }
     }));
 
-    let players = (0..3).map(|id| tokio::spawn(play(addr, id)));
+    let players = (0..3).map(|id| tokio::spawn(play(addr.clone(), id)));
     for player in players.collect::<Vec<_>>() {
         player.await??;
     }
@@ -94,7 +94,7 @@ async fn world(mut queue: mpsc::Receiver<Event>) {
 }
 
 /// A client that says a few numbers and then waits until the world has heard all of everybody's.
-async fn play(addr: SocketAddr, id: u32) -> anyhow::Result<()> {
+async fn play(addr: Addr, id: u32) -> anyhow::Result<()> {
     let mut conn = PacketConn::connect(addr).await?;
     for number in [1_u32, 10, 100] {
         let mut packet = PacketMut::new();

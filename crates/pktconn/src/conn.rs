@@ -10,12 +10,14 @@ use futures_core::Stream;
 use futures_sink::Sink;
 use pktconn_codec::Packet;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, ToSocketAddrs};
+use tokio::net::TcpStream;
 
-use crate::addrs::Addrs;
+use crate::addr::Addr;
+use crate::byte_stream::ByteStream;
 use crate::config::Settings;
+use crate::connect::connect;
+use crate::ends::Ends;
 use crate::shared::Shared;
-use crate::tcp;
 use crate::transport::{Reader, Writer};
 use crate::{ConnConfig, ConnStats, Error, PacketReceiver, PacketSender};
 
@@ -34,7 +36,7 @@ pub struct PacketConn {
 }
 
 impl PacketConn {
-    /// Connects over TCP, with the default configuration.
+    /// Connects to an [address](Addr), over TCP or by a Unix socket, with the default configuration.
     ///
     /// # Errors
     ///
@@ -44,11 +46,11 @@ impl PacketConn {
     /// # Cancel safety
     ///
     /// Dropping the future abandons the attempt.
-    pub async fn connect(addr: impl ToSocketAddrs) -> Result<Self, Error> {
+    pub async fn connect(addr: impl Into<Addr>) -> Result<Self, Error> {
         Self::connect_with(addr, ConnConfig::new()).await
     }
 
-    /// Connects over TCP with a configuration of the caller's.
+    /// Connects to an [address](Addr), over TCP or by a Unix socket, with a configuration of the caller's.
     ///
     /// # Errors
     ///
@@ -59,10 +61,10 @@ impl PacketConn {
     /// # Cancel safety
     ///
     /// Dropping the future abandons the attempt.
-    pub async fn connect_with(addr: impl ToSocketAddrs, config: ConnConfig) -> Result<Self, Error> {
+    pub async fn connect_with(addr: impl Into<Addr>, config: ConnConfig) -> Result<Self, Error> {
         config.check()?;
-        let stream = tcp::connect(addr, &config).await?;
-        Self::from_tcp_with(stream, None, &config, &Settings::new(&config, None))
+        let stream = connect(&addr.into(), &config).await?;
+        Self::from_stream(stream, None, &config, &Settings::new(&config, None))
     }
 
     /// Makes a connection of a TCP stream that was connected or accepted elsewhere, and sets its
@@ -79,7 +81,7 @@ impl PacketConn {
     #[expect(clippy::needless_pass_by_value, reason = "as everywhere: most callers have no other use for it")]
     pub fn from_tcp(stream: TcpStream, config: ConnConfig) -> Result<Self, Error> {
         config.check()?;
-        Self::from_tcp_with(stream, None, &config, &Settings::new(&config, None))
+        Self::from_stream(ByteStream::Tcp(stream), None, &config, &Settings::new(&config, None))
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -87,17 +89,17 @@ impl PacketConn {
     }
 
     /// `peer_addr` where it is known: a socket that was reset tells it no more.
-    pub(crate) fn from_tcp_with(
-        stream: TcpStream,
+    pub(crate) fn from_stream(
+        stream: ByteStream,
         peer_addr: Option<SocketAddr>,
         config: &ConnConfig,
         settings: &Arc<Settings>,
     ) -> Result<Self, Error> {
-        config.tcp.set_all(&stream)?;
-        let addrs = Addrs::new(stream.local_addr().ok(), peer_addr.or_else(|| stream.peer_addr().ok()));
-        let (reader, writer) = stream.into_split();
-        let shared = Shared::new(config, settings, Writer::Tcp(writer), addrs);
-        Ok(Self::from_shared(&shared, Reader::Tcp(reader)))
+        stream.set_options(&config.tcp)?;
+        let ends = Ends::new(stream.local_addr(), peer_addr.or_else(|| stream.peer_addr()));
+        let (reader, writer) = stream.split();
+        let shared = Shared::new(config, settings, writer, ends);
+        Ok(Self::from_shared(&shared, reader))
     }
 
     /// Makes a connection over any byte stream: a Unix socket, TLS, a pipe in memory.
@@ -117,7 +119,7 @@ impl PacketConn {
         config.check()?;
         let (reader, writer) = tokio::io::split(io);
         let settings = Settings::new(&config, None);
-        let shared = Shared::new(&config, &settings, Writer::other(writer), Addrs::Unknown);
+        let shared = Shared::new(&config, &settings, Writer::other(writer), Ends::Unknown);
         Ok(Self::from_shared(&shared, Reader::other(reader)))
     }
 
@@ -287,13 +289,13 @@ impl PacketConn {
         self.sender.stats()
     }
 
-    /// The address of this side, of a connection made by `connect`, `from_tcp` or a server.
+    /// The address of this side, of a TCP connection made by `connect`, `from_tcp` or a server.
     #[must_use]
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.sender.local_addr()
     }
 
-    /// The address of the peer, of a connection made by `connect`, `from_tcp` or a server.
+    /// The address of the peer, of a TCP connection made by `connect`, `from_tcp` or a server.
     #[must_use]
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.sender.peer_addr()

@@ -71,6 +71,13 @@ pub use config::ConnConfig;
 mod conn;
 pub use conn::PacketConn;
 
+mod addr;
+pub use addr::Addr;
+
+mod byte_stream;
+
+mod connect;
+
 mod tcp;
 pub use tcp::TcpConfig;
 
@@ -86,7 +93,7 @@ pub use send::PacketSender;
 
 mod transport;
 
-mod addrs;
+mod ends;
 
 mod outbox;
 
@@ -117,6 +124,12 @@ mod stop;
 
 mod server;
 pub use server::PacketServer;
+
+mod listener;
+pub use listener::Listener;
+
+#[cfg(unix)]
+mod socket_file;
 
 mod server_config;
 pub use server_config::ServerConfig;

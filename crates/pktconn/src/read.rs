@@ -421,7 +421,7 @@ mod tests {
         let (reader, writer) = tokio::io::split(here);
         let config = crate::ConnConfig::new();
         let settings = crate::config::Settings::new(&config, None);
-        let shared = Shared::new(&config, &settings, Writer::other(writer), crate::addrs::Addrs::Unknown);
+        let shared = Shared::new(&config, &settings, Writer::other(writer), crate::ends::Ends::Unknown);
         (Reading::new(&shared, Reader::other(reader)), there)
     }
 

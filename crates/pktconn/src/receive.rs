@@ -116,7 +116,7 @@ impl Stream for PacketReceiver {
 impl std::fmt::Debug for PacketReceiver {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("PacketReceiver")
-            .field("peer_addr", &self.reading.shared.addrs.peer())
+            .field("peer_addr", &self.reading.shared.ends.peer())
             .finish_non_exhaustive()
     }
 }

@@ -215,16 +215,16 @@ impl PacketSender {
         self.shared.stats()
     }
 
-    /// The address of this side, of a connection made by `connect`, `from_tcp` or a server.
+    /// The address of this side, of a TCP connection made by `connect`, `from_tcp` or a server.
     #[must_use]
     pub fn local_addr(&self) -> Option<SocketAddr> {
-        self.shared.addrs.local()
+        self.shared.ends.local()
     }
 
-    /// The address of the peer, of a connection made by `connect`, `from_tcp` or a server.
+    /// The address of the peer, of a TCP connection made by `connect`, `from_tcp` or a server.
     #[must_use]
     pub fn peer_addr(&self) -> Option<SocketAddr> {
-        self.shared.addrs.peer()
+        self.shared.ends.peer()
     }
 }
 
@@ -262,7 +262,7 @@ impl Drop for PacketSender {
 
 impl std::fmt::Debug for PacketSender {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PacketSender").field("peer_addr", &self.shared.addrs.peer()).finish_non_exhaustive()
+        f.debug_struct("PacketSender").field("peer_addr", &self.shared.ends.peer()).finish_non_exhaustive()
     }
 }
 

@@ -15,46 +15,51 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use pin_project_lite::pin_project;
-use socket2::SockRef;
-use tokio::net::{TcpListener, TcpStream, ToSocketAddrs};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tracing::Span;
 
+use crate::addr::Addr;
+use crate::byte_stream::ByteStream;
 use crate::census::Census;
 use crate::config::Settings;
 use crate::control::Control;
+use crate::listener::Listener;
 use crate::shared::Shared;
 use crate::{ConnConfig, ConnStats, Error, PacketConn, ServerConfig, ServerHandle, ShutdownReport};
 
 type HandlerResult = Result<(), Box<dyn StdError + Send + Sync>>;
 
-/// A TCP server that runs a handler for each connection.
+/// A server that runs a handler for each connection, over TCP or by Unix sockets.
 ///
 /// See the [crate's example](crate#a-server-and-a-client).
 #[derive(Debug)]
 pub struct PacketServer {
-    listeners: Vec<TcpListener>,
-    local_addrs: Vec<SocketAddr>,
+    listeners: Vec<Listener>,
+    local_addrs: Vec<Addr>,
     config: ConnConfig,
     handle: ServerHandle,
 }
 
 impl PacketServer {
-    /// Listens on `addr`, with the default configuration for its connections. Port 0 asks for a free port.
+    /// Listens on an [address](Addr), with the default configuration for its connections. Port 0 asks for a free port.
+    ///
+    /// A Unix socket that nobody listens on any more, as a program leaves it that was killed, is replaced. When the server is
+    /// dropped or has [served](Self::serve), its file is removed.
     ///
     /// # Errors
     ///
-    /// [`is_io`](Error::is_io): the address does not resolve, is not of this machine, or is in use.
+    /// [`is_io`](Error::is_io): the address does not resolve, is not of this machine, or is in use; or at the path of a Unix
+    /// socket is another file.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future leaves nothing behind.
-    pub async fn bind(addr: impl ToSocketAddrs) -> Result<Self, Error> {
+    pub async fn bind(addr: impl Into<Addr>) -> Result<Self, Error> {
         Self::bind_with(addr, ServerConfig::new()).await
     }
 
-    /// Listens on `addr`, with a configuration of the caller's: a [`ServerConfig`], or a [`ConnConfig`] for its connections.
+    /// Listens on an [address](Addr), with a configuration of the caller's: a [`ServerConfig`], or a [`ConnConfig`] for its connections.
     ///
     /// # Errors
     ///
@@ -64,20 +69,23 @@ impl PacketServer {
     /// # Cancel safety
     ///
     /// Dropping the future leaves nothing behind.
-    pub async fn bind_with(addr: impl ToSocketAddrs, config: impl Into<ServerConfig>) -> Result<Self, Error> {
+    pub async fn bind_with(addr: impl Into<Addr>, config: impl Into<ServerConfig>) -> Result<Self, Error> {
         let config = config.into();
         config.check()?;
-        Self::from_listener(TcpListener::bind(addr).await?, config)
+        Self::from_listener(Listener::bind(addr).await?, config)
     }
 
-    /// Makes a server of a socket that listens already: one that was handed down by another process, or that has options
-    /// of its own, such as `SO_REUSEPORT` for a server on each core.
+    /// Makes a server of a socket that listens already, tokio's `TcpListener` or `UnixListener`: one that was handed down by
+    /// another process, or that has options of its own, such as `SO_REUSEPORT` for a server on each core.
     ///
     /// # Errors
     ///
     /// [`is_io`](Error::is_io): the socket has no address. [`is_config`](Error::is_config): the configuration contradicts
     /// itself.
-    pub fn from_listener(listener: TcpListener, config: impl Into<ServerConfig>) -> Result<Self, Error> {
+    pub fn from_listener(
+        listener: impl Into<Listener>,
+        config: impl Into<ServerConfig>,
+    ) -> Result<Self, Error> {
         let config = config.into();
         config.check()?;
         let ServerConfig { conn: config, max_conns, max_conns_per_ip } = config;
@@ -94,8 +102,8 @@ impl PacketServer {
     /// # Cancel safety
     ///
     /// Dropping the future drops the server, which listens no more.
-    pub async fn also_bind(self, addr: impl ToSocketAddrs) -> Result<Self, Error> {
-        let listener = TcpListener::bind(addr).await?;
+    pub async fn also_bind(self, addr: impl Into<Addr>) -> Result<Self, Error> {
+        let listener = Listener::bind(addr).await?;
         self.also_listen(listener)
     }
 
@@ -104,8 +112,9 @@ impl PacketServer {
     /// # Errors
     ///
     /// [`is_io`](Error::is_io): the socket has no address.
-    pub fn also_listen(mut self, listener: TcpListener) -> Result<Self, Error> {
-        self.config.tcp.set_buffers(&SockRef::from(&listener))?;
+    pub fn also_listen(mut self, listener: impl Into<Listener>) -> Result<Self, Error> {
+        let listener = listener.into();
+        listener.set_options(&self.config.tcp)?;
         self.local_addrs.push(listener.local_addr()?);
         self.listeners.push(listener);
         Ok(self)
@@ -113,13 +122,13 @@ impl PacketServer {
 
     /// The address that the server listens on, with the real port; the first one, where it has several.
     #[must_use]
-    pub fn local_addr(&self) -> SocketAddr {
-        self.local_addrs[0]
+    pub fn local_addr(&self) -> Addr {
+        self.local_addrs[0].clone()
     }
 
     /// The addresses that the server listens on, with the real ports, in the order in which they were added.
     #[must_use]
-    pub fn local_addrs(&self) -> &[SocketAddr] {
+    pub fn local_addrs(&self) -> &[Addr] {
         &self.local_addrs
     }
 
@@ -173,16 +182,17 @@ impl PacketServer {
             match accepted {
                 Ok((stream, peer_addr)) => {
                     pause.reset();
-                    if !self.handle.control().census.admits(Some(peer_addr)) {
-                        tracing::debug!(peer = %peer_addr, "refused: there are too many connections");
+                    if !self.handle.control().census.admits(peer_addr) {
+                        let peer = peer_addr.map(tracing::field::display);
+                        tracing::debug!(peer, "refused: there are too many connections");
                         continue;
                     }
-                    match PacketConn::from_tcp_with(stream, Some(peer_addr), &self.config, &settings) {
+                    match PacketConn::from_stream(stream, peer_addr, &self.config, &settings) {
                         Ok(conn) => {
                             handlers.spawn(Handling::new(conn, Arc::clone(&handler)));
                         }
                         // Gone between being accepted and being looked at.
-                        Err(error) => log_failure(Err(error.into()), Some(peer_addr)),
+                        Err(error) => log_failure(Err(error.into()), peer_addr),
                     }
                 }
                 Err(error) => self.wait_after(&error, &mut pause, &mut handlers).await,
@@ -197,7 +207,7 @@ impl PacketServer {
         &self,
         next: &mut usize,
         cx: &mut Context<'_>,
-    ) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
+    ) -> Poll<io::Result<(ByteStream, Option<SocketAddr>)>> {
         for _ in &self.listeners {
             let listener = &self.listeners[*next];
             *next = (*next + 1) % self.listeners.len();
@@ -282,8 +292,7 @@ pin_project! {
 impl<H, F> Handling<H, F> {
     fn new(conn: PacketConn, handler: Arc<H>) -> Self {
         let shared = Arc::clone(conn.shared());
-        let span =
-            tracing::debug_span!("connection", peer = shared.addrs.peer().map(tracing::field::display));
+        let span = tracing::debug_span!("connection", peer = shared.ends.peer().map(tracing::field::display));
         let span = (!span.is_disabled()).then(|| Box::new(span));
         Self { shared, span, stage: Stage::ToBeCalled { with: Some((conn, handler)) } }
     }
@@ -308,7 +317,7 @@ where
                     this.stage.set(Stage::Called { handler });
                 }
                 StageProjection::Called { handler } => {
-                    log_failure(ready!(handler.poll(cx)), this.shared.addrs.peer());
+                    log_failure(ready!(handler.poll(cx)), this.shared.ends.peer());
                     log_end(this.shared);
                     return Poll::Ready(());
                 }

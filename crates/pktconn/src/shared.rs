@@ -11,8 +11,8 @@ use std::task::{Context, Poll};
 
 use pktconn_codec::{Frame, FrameError, Packet};
 
-use crate::addrs::Addrs;
 use crate::config::Settings;
+use crate::ends::Ends;
 use crate::error::Reason;
 use crate::flush::{self, Next};
 use crate::slow::SlowConsumer;
@@ -37,7 +37,7 @@ pub(crate) struct Shared {
     next_key: AtomicU64,
     /// Senders and the receiver; the last one to go ends the connection.
     handles: AtomicUsize,
-    pub(crate) addrs: Addrs,
+    pub(crate) ends: Ends,
     /// Where it stands among those of its server.
     place: usize,
 }
@@ -56,7 +56,7 @@ impl Shared {
         config: &ConnConfig,
         settings: &Arc<Settings>,
         writer: Writer,
-        addrs: Addrs,
+        ends: Ends,
     ) -> Arc<Self> {
         Arc::new_cyclic(|conn| Self {
             settings: Arc::clone(settings),
@@ -66,8 +66,8 @@ impl Shared {
             line: OnceLock::new(),
             next_key: AtomicU64::new(0),
             handles: AtomicUsize::new(0),
-            place: settings.server.as_ref().map_or(0, |server| server.census.enroll(conn, addrs.peer())),
-            addrs,
+            place: settings.server.as_ref().map_or(0, |server| server.census.enroll(conn, ends.peer())),
+            ends,
         })
     }
 
@@ -494,7 +494,7 @@ impl Shared {
                 state.fail(Reason::LocalClose);
             }
             state.end();
-            is_cut.then(|| CutConn { peer_addr: self.addrs.peer(), unsent })
+            is_cut.then(|| CutConn { peer_addr: self.ends.peer(), unsent })
         })
     }
 
@@ -544,7 +544,7 @@ impl Shared {
 impl Drop for Shared {
     fn drop(&mut self) {
         if let Some(server) = &self.settings.server {
-            server.census.leave(self.place, self.addrs.peer());
+            server.census.leave(self.place, self.ends.peer());
         }
     }
 }
@@ -560,7 +560,7 @@ mod tests {
         for failure in [None, Some(Reason::Frame(truncated))] {
             let config = ConnConfig::new();
             let settings = Settings::new(&config, None);
-            let shared = Shared::new(&config, &settings, Writer::other(tokio::io::sink()), Addrs::Unknown);
+            let shared = Shared::new(&config, &settings, Writer::other(tokio::io::sink()), Ends::Unknown);
             let started = tokio::time::Instant::now();
             shared.close();
             tokio::task::yield_now().await;

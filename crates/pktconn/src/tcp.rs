@@ -1,14 +1,10 @@
-//! The options of TCP sockets, and connecting one.
+//! The options of TCP sockets.
 
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::net::{TcpSocket, TcpStream, ToSocketAddrs, lookup_host};
-
-use crate::error::{Reason, Timeout};
-use crate::{ConnConfig, Error};
+use tokio::net::TcpStream;
 
 /// The options of a connection's TCP socket.
 ///
@@ -53,9 +49,9 @@ impl TcpConfig {
 
     /// Has the kernel ask a peer that sends nothing whether it is still there (`SO_KEEPALIVE`), first after so long
     /// (`TCP_KEEPIDLE`; on macOS `TCP_KEEPALIVE`), in whole seconds. A peer that does not answer ends the connection, with
-    /// [`is_io`](Error::is_io).
+    /// [`is_io`](crate::Error::is_io).
     ///
-    /// The peer's program is not asked: for one that hangs there is [`idle_timeout`](ConnConfig::idle_timeout). From 1 s
+    /// The peer's program is not asked: for one that hangs there is [`idle_timeout`](crate::ConnConfig::idle_timeout). From 1 s
     /// to 32,767 s. Default: `None`, off.
     #[must_use]
     pub fn keepalive(mut self, idle: impl Into<Option<Duration>>) -> Self {
@@ -83,7 +79,7 @@ impl TcpConfig {
     }
 
     /// Sets how long bytes that were sent may stay unacknowledged (`TCP_USER_TIMEOUT`), in milliseconds; Linux and Android
-    /// alone. Beyond it the connection ends, with [`is_io`](Error::is_io).
+    /// alone. Beyond it the connection ends, with [`is_io`](crate::Error::is_io).
     ///
     /// Protects from a peer whose machine or network is gone, which Linux notices after a quarter of an hour else. From
     /// 1 ms to 24 days. Default: `None`, the system's.
@@ -179,40 +175,10 @@ impl TcpConfig {
     }
 }
 
-/// Connects to the first of `addr`'s addresses that answers.
-pub(crate) async fn connect(addr: impl ToSocketAddrs, config: &ConnConfig) -> Result<TcpStream, Error> {
-    let connecting = connect_to_first(addr, &config.tcp);
-    let connected = match config.connect_timeout {
-        None => connecting.await,
-        Some(timeout) => tokio::time::timeout(timeout, connecting)
-            .await
-            .map_err(|_| Error::from(Reason::Timeout(Timeout::Connect, timeout)))?,
-    };
-    Ok(connected?)
-}
-
-async fn connect_to_first(addr: impl ToSocketAddrs, config: &TcpConfig) -> io::Result<TcpStream> {
-    let mut failure = io::Error::new(io::ErrorKind::InvalidInput, "the name has no address");
-    for addr in lookup_host(addr).await? {
-        match connect_to(addr, config).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => failure = error,
-        }
-    }
-    Err(failure)
-}
-
-async fn connect_to(addr: SocketAddr, config: &TcpConfig) -> io::Result<TcpStream> {
-    // A system may have none of IPv6.
-    let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    config.set_buffers(&SockRef::from(&socket))?;
-    socket.connect(addr).await
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::PacketConn;
+    use crate::{ConnConfig, PacketConn};
 
     #[tokio::test]
     async fn a_connection_has_the_options_that_were_asked_for() {
@@ -250,14 +216,6 @@ mod tests {
         assert!([50_000, 100_000].contains(&socket.recv_buffer_size().unwrap()));
         #[cfg(target_os = "linux")]
         assert_eq!(socket.tcp_user_timeout().unwrap(), Some(secs(20)));
-    }
-
-    #[tokio::test]
-    async fn the_buffers_are_set_before_connecting() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let config = ConnConfig::new().tcp(TcpConfig::new().recv_buffer(50_000));
-        let stream = connect(listener.local_addr().unwrap(), &config).await.unwrap();
-        assert!([50_000, 100_000].contains(&SockRef::from(&stream).recv_buffer_size().unwrap()));
     }
 
     #[test]

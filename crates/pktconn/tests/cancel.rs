@@ -5,7 +5,7 @@ mod common;
 use std::sync::Arc;
 use std::task::{Context, Wake, Waker};
 
-use common::{drop_after, numbered, piped_pair};
+use common::{drop_after, numbered, piped_pair, tcp_addr};
 use pktconn::{ConnConfig, PacketConn, PacketServer};
 
 const PACKETS: u32 = 60;
@@ -136,7 +136,7 @@ async fn a_send_behind_one_that_is_not_polled_ends_with_the_connection() {
 #[tokio::test]
 async fn connect_bind_and_serve_dropped_at_any_poll_leave_the_next_try_alone() {
     let server = PacketServer::bind("127.0.0.1:0").await.unwrap();
-    let addr = server.local_addr();
+    let addr = tcp_addr(&server);
     let serving = tokio::spawn(server.serve(|mut conn| async move {
         while let Some(packet) = conn.recv().await? {
             conn.send(packet).await?;

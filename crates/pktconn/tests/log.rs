@@ -5,7 +5,7 @@ mod common;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 
-use common::frame;
+use common::{frame, tcp_addr};
 use pktconn::{PacketConn, PacketServer};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -39,7 +39,7 @@ fn logged(level: Level) -> (String, Vec<String>) {
     let clients = tracing::subscriber::with_default(subscriber, || {
         runtime.block_on(async {
             let server = PacketServer::bind("127.0.0.1:0").await.unwrap();
-            let (addr, handle) = (server.local_addr(), server.handle());
+            let (addr, handle) = (tcp_addr(&server), server.handle());
             let serving = tokio::spawn(server.serve(|mut conn: PacketConn| async move {
                 while let Some(packet) = conn.recv().await? {
                     if packet.payload() == b"fail" {

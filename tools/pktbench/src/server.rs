@@ -23,7 +23,8 @@ impl OwnServer {
         let runtime = runtime(threads)?;
         let server = runtime.block_on(PacketServer::bind_with((Ipv4Addr::LOCALHOST, 0), config));
         let server = server.context("cannot start an echo server on 127.0.0.1")?;
-        let (addr, handle) = (server.local_addr(), server.handle());
+        let addr = server.local_addr().socket_addr().context("the echo server has no address")?;
+        let handle = server.handle();
         let thread = std::thread::Builder::new()
             .name("echo-server".to_owned())
             .spawn(move || runtime.block_on(serve(server)))

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use pktconn::CutConn;
+use pktconn::{Addr, CutConn};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use options::Options;
@@ -58,8 +58,9 @@ async fn run(options: &Options) -> anyhow::Result<()> {
     };
     let handed_over =
         threads::handed_over(runtimes).context("cannot use the sockets that were handed over")?;
+    let default = [Addr::from(DEFAULT_ADDR)];
     let own = match &options.listen[..] {
-        [] if handed_over.is_empty() => &[DEFAULT_ADDR.to_owned()][..],
+        [] if handed_over.is_empty() => &default[..],
         own => own,
     };
     let own = own
@@ -67,20 +68,21 @@ async fn run(options: &Options) -> anyhow::Result<()> {
         .map(|addr| listen(addr, runtimes, options.reuse_port).map_err(|error| cannot_listen(addr, error)));
     // Of each address one for each worker; and of each worker one on each address.
     let by_addr = handed_over.into_iter().map(Ok).chain(own).collect::<anyhow::Result<Vec<_>>>()?;
-    let addrs = by_addr.iter().map(|listeners| listeners[0].local_addr()).collect::<io::Result<Vec<_>>>()?;
-    let mut listeners: Vec<Vec<_>> = (0..runtimes).map(|_| Vec::new()).collect();
+    let mut sockets: Vec<Vec<_>> = (0..runtimes).map(|_| Vec::new()).collect();
     for of_addr in by_addr {
-        listeners.iter_mut().zip(of_addr).for_each(|(of_worker, listener)| of_worker.push(listener));
+        sockets.iter_mut().zip(of_addr).for_each(|(of_worker, socket)| of_worker.push(socket));
     }
 
     let board = Arc::new(Board::default());
     let started = Instant::now();
-    let start = |listeners| match options.threads {
-        1 => Worker::start_here(listeners, options.server_config(), &board),
-        _ => Worker::start(listeners, threads_each, options.server_config(), &board),
-    };
-    let mut workers = listeners.into_iter().map(start).collect::<anyhow::Result<Vec<_>>>()?;
-    addrs.iter().for_each(|addr| say(&format!("listening on {addr}")));
+    let mut workers = Vec::new();
+    for sockets in sockets {
+        workers.push(match options.threads {
+            1 => Worker::start_here(sockets, options.server_config(), &board).await?,
+            _ => Worker::start(sockets, threads_each, options.server_config(), &board).await?,
+        });
+    }
+    workers[0].addrs().iter().for_each(|addr| say(&format!("listening on {addr}")));
     let stats = options.stats.then(|| tokio::spawn(echo::print_stats(Arc::clone(&board))));
 
     signals.next().await;
@@ -123,11 +125,16 @@ fn cut_off(conns: u64, packets: usize) -> String {
 }
 
 /// What is wrong with the address, and what to do about it, in one line.
-fn cannot_listen(addr: &str, error: io::Error) -> anyhow::Error {
+fn cannot_listen(addr: &Addr, error: io::Error) -> anyhow::Error {
+    use io::ErrorKind as Kind;
     let advice = match error.kind() {
-        io::ErrorKind::AddrInUse => "stop the program that has it, or choose another port (0: a free one)",
-        io::ErrorKind::AddrNotAvailable => "choose an address of this machine, or 0.0.0.0 for all of them",
-        io::ErrorKind::PermissionDenied => "choose a port from 1024 on",
+        Kind::AddrInUse if addr.unix_path().is_some() => {
+            "stop the program that has it, or remove the file, where it is no socket"
+        }
+        _ if addr.unix_path().is_some() => "choose another path with --listen unix:PATH",
+        Kind::AddrInUse => "stop the program that has it, or choose another port (0: a free one)",
+        Kind::AddrNotAvailable => "choose an address of this machine, or 0.0.0.0 for all of them",
+        Kind::PermissionDenied => "choose a port from 1024 on",
         _ => "choose another with --listen HOST:PORT",
     };
     anyhow::Error::new(error).context(format!("cannot listen on {addr}; {advice}"))

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, ValueEnum};
-use pktconn::{Checksum, CodecConfig, ConnConfig, HeaderFormat, ServerConfig, SlowConsumer};
+use pktconn::{Addr, Checksum, CodecConfig, ConnConfig, HeaderFormat, ServerConfig, SlowConsumer};
 
 use crate::threads::Sharing;
 
@@ -22,10 +22,10 @@ use crate::threads::Sharing;
     after_help = "Example:\n  pktecho --listen 127.0.0.1:0 --threads 1 --stats"
 )]
 pub(crate) struct Options {
-    /// The address to listen on; port 0 asks for a free port. May be given several times. Sockets that systemd hands over
-    /// are listened on as well [default: 0.0.0.0:14572, where none is handed over]
+    /// The address to listen on, HOST:PORT or unix:PATH; port 0 asks for a free port. May be given several times. Sockets
+    /// that systemd hands over are listened on as well [default: 0.0.0.0:14572, where none is handed over]
     #[arg(long, value_name = "ADDR", value_parser = parse_addr)]
-    pub(crate) listen: Vec<String>,
+    pub(crate) listen: Vec<Addr>,
 
     /// Let other servers listen on the same port; the kernel deals the connections out
     #[arg(long)]
@@ -129,8 +129,13 @@ impl Options {
 
     /// Refuses what does not go together.
     fn check(self) -> Result<Self, clap::Error> {
+        let has_runtimes = self.runtimes == Sharing::Own && self.threads > 1;
+        if has_runtimes && self.listen.iter().any(|addr| addr.unix_path().is_some()) {
+            let problem = "--listen unix:PATH is for one runtime: not with --runtimes own";
+            return Err(Self::command().error(ErrorKind::ArgumentConflict, problem));
+        }
         let is_limited = self.max_conns.is_some() || self.max_conns_per_ip.is_some();
-        if is_limited && self.runtimes == Sharing::Own && self.threads > 1 {
+        if is_limited && has_runtimes {
             let problem = "--max-conns and --max-conns-per-ip count the connections of one runtime: not with --runtimes own";
             return Err(Self::command().error(ErrorKind::ArgumentConflict, problem));
         }
@@ -169,12 +174,14 @@ fn one_line(message: &str) -> String {
     said.filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
-fn parse_addr(text: &str) -> Result<String, String> {
-    let port = text.rsplit_once(':').map(|(_host, port)| port.parse::<u16>());
-    match port {
-        Some(Ok(_)) => Ok(text.to_owned()),
-        _ => Err("an address is HOST:PORT, such as 127.0.0.1:14572 or [::1]:0".to_owned()),
-    }
+fn parse_addr(text: &str) -> Result<Addr, String> {
+    let addr = Addr::from(text);
+    let is_addr = match addr.unix_path() {
+        Some(path) => !path.as_os_str().is_empty(),
+        None => text.rsplit_once(':').is_some_and(|(_host, port)| port.parse::<u16>().is_ok()),
+    };
+    let problem = "an address is HOST:PORT, such as 127.0.0.1:14572 or [::1]:0, or unix:PATH";
+    is_addr.then_some(addr).ok_or_else(|| problem.to_owned())
 }
 
 fn parse_threads(text: &str) -> Result<usize, String> {
@@ -226,10 +233,10 @@ mod tests {
 
     #[test]
     fn what_cannot_be_an_address_is_refused() {
-        for text in ["", "localhost", "127.0.0.1:", "127.0.0.1:65536", "14572"] {
+        for text in ["", "localhost", "127.0.0.1:", "127.0.0.1:65536", "14572", "unix:", "/run/socket"] {
             assert!(parse_addr(text).is_err(), "{text:?}");
         }
-        for text in ["127.0.0.1:0", "[::1]:14572", "localhost:80"] {
+        for text in ["127.0.0.1:0", "[::1]:14572", "localhost:80", "unix:socket"] {
             assert!(parse_addr(text).is_ok(), "{text:?}");
         }
     }

@@ -15,6 +15,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -22,11 +23,12 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::ValueEnum;
 use listenfd::ListenFd;
-use pktconn::{PacketServer, ServerConfig, ServerHandle, ShutdownReport};
-use socket2::{Domain, Socket, Type};
+use pktconn::{Addr, Listener, PacketServer, ServerConfig, ServerHandle, ShutdownReport};
+use socket2::{Domain, Type};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 
+use crate::cannot_listen;
 use crate::echo;
 use crate::tally::Board;
 
@@ -42,13 +44,25 @@ pub(crate) enum Sharing {
 /// The most that Linux grants by default (`net.core.somaxconn`): many clients may connect at once.
 const BACKLOG: i32 = 4096;
 
+/// A socket that one worker listens on, or is to.
+#[derive(Debug)]
+pub(crate) enum Socket {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+    /// A Unix socket that is yet to be made: by the server, who knows what to do about its file.
+    At(Addr),
+}
+
 /// Listens on `addr` with `count` sockets, which the kernel deals connections to. With `shares_port`, other servers may listen
 /// there too.
-pub(crate) fn listen(addr: &str, count: usize, shares_port: bool) -> io::Result<Vec<TcpListener>> {
+pub(crate) fn listen(addr: &Addr, count: usize, shares_port: bool) -> io::Result<Vec<Socket>> {
+    if addr.unix_path().is_some() {
+        return Ok(vec![Socket::At(addr.clone())]);
+    }
     let mut failure = None;
-    for addr in addr.to_socket_addrs()? {
+    for addr in addr.to_string().to_socket_addrs()? {
         match listen_on(addr, count, shares_port) {
-            Ok(listeners) => return Ok(listeners),
+            Ok(listeners) => return Ok(listeners.into_iter().map(Socket::Tcp).collect()),
             Err(error) => failure = Some(error),
         }
     }
@@ -69,21 +83,27 @@ fn listen_on(addr: SocketAddr, count: usize, shares_port: bool) -> io::Result<Ve
 
 /// The sockets that the one who started this has handed over (`LISTEN_FDS`, as systemd does): of each, one for each of `count`
 /// workers.
-pub(crate) fn handed_over(count: usize) -> io::Result<Vec<Vec<TcpListener>>> {
+pub(crate) fn handed_over(count: usize) -> io::Result<Vec<Vec<Socket>>> {
     let mut fds = ListenFd::from_env();
     let mut all = Vec::new();
     for index in 0..fds.len() {
-        let Some(listener) = fds.take_tcp_listener(index)? else { continue };
-        listener.set_nonblocking(true)?;
-        let mut listeners = (1..count).map(|_| listener.try_clone()).collect::<io::Result<Vec<_>>>()?;
-        listeners.push(listener);
-        all.push(listeners);
+        // One of the other kind stays where it is.
+        let sockets = if let Ok(listener) = fds.take_tcp_listener(index) {
+            let Some(listener) = listener else { continue };
+            listener.set_nonblocking(true)?;
+            (0..count).map(|_| Ok(Socket::Tcp(listener.try_clone()?))).collect()
+        } else {
+            let Some(listener) = fds.take_unix_listener(index)? else { continue };
+            listener.set_nonblocking(true)?;
+            (0..count).map(|_| Ok(Socket::Unix(listener.try_clone()?))).collect()
+        };
+        all.push(sockets);
     }
-    Ok(all)
+    all.into_iter().collect()
 }
 
 fn bind(addr: SocketAddr, shares_port: bool) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
+    let socket = socket2::Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
     if shares_port {
         socket.set_reuse_port(true)?;
@@ -94,62 +114,89 @@ fn bind(addr: SocketAddr, shares_port: bool) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// What serves the connections of its listeners: a runtime in a thread, or in several, or a task.
+/// What serves the connections of its sockets: a runtime in a thread, or in several, or a task.
 pub(crate) struct Worker {
     handle: ServerHandle,
+    addrs: Vec<Addr>,
     /// Told at the end; gone when that was heard.
     finished: Option<oneshot::Receiver<ShutdownReport>>,
 }
 
 impl Worker {
     /// Starts to serve in threads of its own.
-    pub(crate) fn start(
-        listeners: Vec<TcpListener>,
+    pub(crate) async fn start(
+        sockets: Vec<Socket>,
         threads: usize,
         config: ServerConfig,
         board: &Arc<Board>,
     ) -> anyhow::Result<Self> {
-        let runtime = runtime(threads).context("cannot start the threads of the server")?;
-        let (worker, work) = {
-            let _inside = runtime.enter();
-            Self::new(listeners, config, board)?
+        let board = Arc::clone(board);
+        let (start, started) = oneshot::channel();
+        let run = move || {
+            let served =
+                runtime(threads).context("cannot start the threads of the server").and_then(|runtime| {
+                    let (worker, work) = runtime.block_on(Self::new(sockets, config, board))?;
+                    Ok((worker, runtime, work))
+                });
+            let (result, work) = match served {
+                Ok((worker, runtime, work)) => (Ok(worker), Some((runtime, work))),
+                Err(error) => (Err(error), None),
+            };
+            let _ = start.send(result);
+            if let Some((runtime, work)) = work {
+                // A panic was printed by the hook.
+                drop(runtime.block_on(runtime.spawn(work)));
+            }
         };
         thread::Builder::new()
             .name("pktecho".to_owned())
-            // A panic was printed by the hook.
-            .spawn(move || drop(runtime.block_on(runtime.spawn(work))))
+            .spawn(run)
             .context("cannot start the threads of the server")?;
-        Ok(worker)
+        started.await.context("the server panicked")?
     }
 
     /// Starts to serve in the runtime that this is called in: one thread needs no other beside it.
-    pub(crate) fn start_here(
-        listeners: Vec<TcpListener>,
+    pub(crate) async fn start_here(
+        sockets: Vec<Socket>,
         config: ServerConfig,
         board: &Arc<Board>,
     ) -> anyhow::Result<Self> {
-        let (worker, work) = Self::new(listeners, config, board)?;
+        let (worker, work) = Self::new(sockets, config, Arc::clone(board)).await?;
         tokio::spawn(work);
         Ok(worker)
     }
 
-    fn new(
-        listeners: Vec<TcpListener>,
+    async fn new(
+        sockets: Vec<Socket>,
         config: ServerConfig,
-        board: &Arc<Board>,
+        board: Arc<Board>,
     ) -> anyhow::Result<(Self, impl Future<Output = ()> + Send + 'static)> {
-        let mut listeners = listeners.into_iter().map(tokio::net::TcpListener::from_std);
-        let first = listeners.next().context("there is nothing to listen on")??;
-        let server = PacketServer::from_listener(first, config)?;
-        let server =
-            listeners.try_fold(server, |server, listener| anyhow::Ok(server.also_listen(listener?)?))?;
-        let handle = server.handle();
-        let board = Arc::clone(board);
+        let mut server = None;
+        for socket in sockets {
+            let listener = match socket {
+                Socket::Tcp(listener) => tokio::net::TcpListener::from_std(listener)?.into(),
+                Socket::Unix(listener) => tokio::net::UnixListener::from_std(listener)?.into(),
+                Socket::At(addr) => {
+                    Listener::bind(&addr).await.map_err(|error| cannot_listen(&addr, error))?
+                }
+            };
+            server = Some(match server {
+                None => PacketServer::from_listener(listener, config.clone())?,
+                Some(server) => PacketServer::also_listen(server, listener)?,
+            });
+        }
+        let server = server.context("there is nothing to listen on")?;
+        let (handle, addrs) = (server.handle(), server.local_addrs().to_vec());
         let (finish, finished) = oneshot::channel();
         let work = async move {
             let _ = finish.send(echo::serve(server, board).await);
         };
-        Ok((Self { handle, finished: Some(finished) }, work))
+        Ok((Self { handle, addrs, finished: Some(finished) }, work))
+    }
+
+    /// Where it listens.
+    pub(crate) fn addrs(&self) -> &[Addr] {
+        &self.addrs
     }
 
     /// Stops accepting, and has the connections finish within `timeout`.

@@ -5,11 +5,12 @@ mod common;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Command, Output};
 
 use common::{Server, pktecho};
 
-fn echo(stream: &mut TcpStream, frame: &[u8]) {
+fn echo(stream: &mut (impl Read + Write), frame: &[u8]) {
     stream.write_all(frame).unwrap();
     let mut reply = vec![0; frame.len()];
     stream.read_exact(&mut reply).unwrap();
@@ -218,6 +219,48 @@ fn a_socket_that_is_handed_over_is_listened_on() {
         server.signal("TERM");
         server.finish();
     }
+}
+
+#[test]
+fn a_unix_socket_is_listened_on_beside_tcp_and_replaced_when_it_is_stale() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("socket");
+    let unix = format!("unix:{}", path.display());
+    for threads in ["1", "2"] {
+        let mut server = Server::start(&["--threads", threads, "--listen", &unix]);
+        let mut line = String::new();
+        server.stdout.read_line(&mut line).unwrap();
+        assert_eq!(line, format!("listening on {unix}\n"));
+        echo(&mut UnixStream::connect(&path).unwrap(), b"\x01\0\0\0x");
+        echo(&mut TcpStream::connect(&server.addr).unwrap(), b"\x01\0\0\0x");
+        let output = pktecho(&["--listen", &unix]).output().unwrap();
+        assert_one_line_error(&output, 1, &["cannot listen on unix:", "in use"]);
+        // Killed: its file stays, and is no obstacle to the next one.
+        drop(server);
+        assert!(path.exists());
+    }
+    let server = Server::spawn(&mut pktecho(&["--listen", &unix]));
+    server.signal("TERM");
+    server.finish();
+    assert!(!path.exists());
+    let output = pktecho(&["--listen", &unix, "--threads", "2", "--runtimes", "own"]).output().unwrap();
+    assert_one_line_error(&output, 2, &["--runtimes own"]);
+}
+
+#[test]
+fn a_unix_socket_that_was_handed_over_is_listened_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("socket");
+    let listener = UnixListener::bind(&path).unwrap();
+    let program = env!("CARGO_BIN_EXE_pktecho");
+    let command =
+        format!("exec 3<&0; export LISTEN_FDS=1 LISTEN_PID=$$; exec {program} --threads 2 --runtimes own");
+    let server = Server::spawn(Command::new("sh").args(["-c", &command]).stdin(OwnedFd::from(listener)));
+    assert_eq!(server.addr, format!("unix:{}", path.display()));
+    echo(&mut UnixStream::connect(&path).unwrap(), b"\x01\0\0\0x");
+    server.signal("TERM");
+    server.finish();
+    assert!(path.exists(), "it is the one's who handed it over");
 }
 
 #[test]

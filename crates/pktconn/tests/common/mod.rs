@@ -1,12 +1,18 @@
 //! Connections in pairs, and frames written by hand.
 #![allow(dead_code, reason = "each test crate uses its own part of this")]
 
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use pktconn::{ConnConfig, Packet, PacketConn};
+use pktconn::{ConnConfig, Packet, PacketConn, PacketServer};
 use tokio::io::DuplexStream;
 use tokio::net::{TcpListener, TcpStream};
+
+/// Where a server over TCP is reached.
+pub(crate) fn tcp_addr(server: &PacketServer) -> SocketAddr {
+    server.local_addr().socket_addr().unwrap()
+}
 
 /// A connection over TCP, and the raw socket at its other end.
 pub(crate) async fn tcp_and_raw(config: ConnConfig) -> (PacketConn, TcpStream) {

@@ -3,7 +3,7 @@
 use std::net::{SocketAddr, SocketAddrV4};
 
 #[derive(Default)]
-pub(crate) enum Addrs {
+pub(crate) enum Ends {
     /// The transport has none, or was gone too soon to tell.
     #[default]
     Unknown,
@@ -15,7 +15,7 @@ pub(crate) enum Addrs {
     Other(Box<(Option<SocketAddr>, Option<SocketAddr>)>),
 }
 
-impl Addrs {
+impl Ends {
     pub(crate) fn new(local: Option<SocketAddr>, peer: Option<SocketAddr>) -> Self {
         match (local, peer) {
             (None, None) => Self::Unknown,
@@ -51,7 +51,7 @@ mod tests {
         let addrs = addrs.map(|addr| addr.map(|addr| addr.parse::<SocketAddr>().unwrap()));
         for local in addrs {
             for peer in addrs {
-                let both = Addrs::new(local, peer);
+                let both = Ends::new(local, peer);
                 assert_eq!((both.local(), both.peer()), (local, peer));
             }
         }

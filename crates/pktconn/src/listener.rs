@@ -1,0 +1,113 @@
+//! Sockets that listen: over TCP, or at a path.
+
+use std::io;
+use std::net::SocketAddr;
+use std::task::{Context, Poll};
+
+use socket2::SockRef;
+use tokio::net::TcpListener;
+#[cfg(unix)]
+use tokio::net::UnixListener;
+
+use crate::TcpConfig;
+use crate::addr::{Addr, Kind, resolve};
+use crate::byte_stream::ByteStream;
+#[cfg(unix)]
+use crate::socket_file::SocketFile;
+
+/// A socket that listens: bound here, or tokio's `TcpListener` or `UnixListener`. For
+/// [`PacketServer::from_listener`](crate::PacketServer::from_listener).
+#[derive(Debug)]
+pub struct Listener(Socket);
+
+#[derive(Debug)]
+enum Socket {
+    Tcp(TcpListener),
+    #[cfg(unix)]
+    Unix {
+        listener: UnixListener,
+        /// Gone with the listener, where that was bound here.
+        _file: Option<SocketFile>,
+    },
+}
+
+impl Listener {
+    /// Listens on an [address](Addr), as [`PacketServer::bind`](crate::PacketServer::bind) does.
+    ///
+    /// # Errors
+    ///
+    /// The address does not resolve, is not of this machine, or is in use; or at the path of a Unix socket is another file.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves nothing behind.
+    pub async fn bind(addr: impl Into<Addr>) -> io::Result<Self> {
+        let addr = addr.into();
+        match addr.kind() {
+            Kind::Socket(addr) => Ok(TcpListener::bind(addr).await?.into()),
+            Kind::Name(name) => Ok(TcpListener::bind(&resolve(name).await?[..]).await?.into()),
+            #[cfg(unix)]
+            Kind::Unix(path) => {
+                let (listener, file) = SocketFile::bind(path).await?;
+                Ok(Self(Socket::Unix { listener, _file: Some(file) }))
+            }
+            #[cfg(not(unix))]
+            Kind::Unix(_) => Err(no_unix_sockets()),
+        }
+    }
+
+    /// Sets what connections take over from the socket that they are accepted of.
+    pub(crate) fn set_options(&self, config: &TcpConfig) -> io::Result<()> {
+        match &self.0 {
+            Socket::Tcp(listener) => config.set_buffers(&SockRef::from(listener)),
+            #[cfg(unix)]
+            Socket::Unix { .. } => Ok(()),
+        }
+    }
+
+    pub(crate) fn local_addr(&self) -> io::Result<Addr> {
+        match &self.0 {
+            Socket::Tcp(listener) => Ok(listener.local_addr()?.into()),
+            #[cfg(unix)]
+            Socket::Unix { listener, .. } => {
+                // One without a name, or with one that is no path, is reached by those alone who know of it.
+                Ok(Addr::unix(listener.local_addr()?.as_pathname().unwrap_or("".as_ref())))
+            }
+        }
+    }
+
+    /// Accepts a connection, and tells the address of its peer where there is one.
+    pub(crate) fn poll_accept(
+        &self,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<(ByteStream, Option<SocketAddr>)>> {
+        match &self.0 {
+            Socket::Tcp(listener) => {
+                listener.poll_accept(cx).map_ok(|(stream, peer)| (ByteStream::Tcp(stream), Some(peer)))
+            }
+            #[cfg(unix)]
+            Socket::Unix { listener, .. } => {
+                listener.poll_accept(cx).map_ok(|(stream, _peer)| (ByteStream::Unix(stream), None))
+            }
+        }
+    }
+}
+
+impl From<TcpListener> for Listener {
+    fn from(listener: TcpListener) -> Self {
+        Self(Socket::Tcp(listener))
+    }
+}
+
+/// Its file stays when the server is gone: whoever made it may use it again.
+#[cfg(unix)]
+impl From<UnixListener> for Listener {
+    fn from(listener: UnixListener) -> Self {
+        Self(Socket::Unix { listener, _file: None })
+    }
+}
+
+#[cfg(not(unix))]
+pub(crate) fn no_unix_sockets() -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, "there are no Unix sockets on this system")
+}

@@ -1,0 +1,106 @@
+//! Unix sockets are addresses like any other.
+#![cfg(unix)]
+
+mod common;
+
+use std::fs;
+use std::os::unix::net::UnixListener;
+
+use common::numbered;
+use pktconn::{Addr, PacketConn, PacketServer};
+
+async fn echo(mut conn: PacketConn) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    while let Some(packet) = conn.recv().await? {
+        conn.send(packet).await?;
+    }
+    Ok(conn.close().await?)
+}
+
+async fn assert_echoes(addr: &Addr) {
+    let mut conn = PacketConn::connect(addr).await.unwrap();
+    assert_eq!((conn.local_addr(), conn.peer_addr()), (None, None));
+    for number in 0..100 {
+        conn.send(numbered(number)).await.unwrap();
+    }
+    for number in 0..100 {
+        assert_eq!(conn.recv().await.unwrap(), Some(numbered(number)));
+    }
+    conn.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_listens_at_a_path_and_its_file_goes_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("socket");
+    let addr = Addr::from(format!("unix:{}", path.display()));
+    let server = PacketServer::bind("127.0.0.1:0").await.unwrap().also_bind(&addr).await.unwrap();
+    assert_eq!(server.local_addrs()[1], addr);
+    let (tcp, handle) = (server.local_addr(), server.handle());
+    let serving = tokio::spawn(server.serve(echo));
+    assert_echoes(&addr).await;
+    assert!(PacketConn::connect(tcp).await.is_ok(), "beside TCP");
+    handle.shutdown();
+    serving.await.unwrap();
+    assert!(!path.exists());
+    assert!(PacketConn::connect(&addr).await.unwrap_err().is_io());
+}
+
+#[tokio::test]
+async fn a_socket_that_nobody_listens_on_is_replaced_and_one_that_is_live_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("socket");
+    drop(UnixListener::bind(&path).unwrap());
+    assert!(path.exists(), "as a program leaves it that was killed");
+    let addr = Addr::unix(&path);
+    let server = PacketServer::bind(&addr).await.unwrap();
+    assert!(PacketServer::bind(&addr).await.unwrap_err().is_io());
+    let serving = tokio::spawn(server.serve(echo));
+    assert_echoes(&addr).await;
+    assert!(PacketServer::bind(&addr).await.unwrap_err().is_io());
+    assert_echoes(&addr).await;
+    serving.abort();
+    assert!(serving.await.unwrap_err().is_cancelled());
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn any_other_file_is_left_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("notes");
+    fs::write(&path, "of value").unwrap();
+    assert!(PacketServer::bind(Addr::unix(&path)).await.unwrap_err().is_io());
+    assert_eq!(fs::read_to_string(&path).unwrap(), "of value");
+    // One that only points to a socket is not the server's either.
+    let (stale, link) = (dir.path().join("stale"), dir.path().join("link"));
+    drop(UnixListener::bind(&stale).unwrap());
+    std::os::unix::fs::symlink(&stale, &link).unwrap();
+    assert!(PacketServer::bind(Addr::unix(&link)).await.unwrap_err().is_io());
+    assert!(stale.exists());
+}
+
+#[tokio::test]
+async fn a_file_that_another_server_has_put_there_is_not_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("socket");
+    let first = PacketServer::bind(Addr::unix(&path)).await.unwrap();
+    fs::remove_file(&path).unwrap();
+    let _second = PacketServer::bind(Addr::unix(&path)).await.unwrap();
+    drop(first);
+    assert!(path.exists());
+}
+
+#[tokio::test]
+async fn a_listener_that_was_handed_down_keeps_its_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("socket");
+    let listener = tokio::net::UnixListener::bind(&path).unwrap();
+    let server = PacketServer::from_listener(listener, pktconn::ConnConfig::new()).unwrap();
+    let addr = server.local_addr();
+    assert_eq!(addr.unix_path(), Some(&*path));
+    let handle = server.handle();
+    let serving = tokio::spawn(server.serve(echo));
+    assert_echoes(&addr).await;
+    handle.shutdown();
+    serving.await.unwrap();
+    assert!(path.exists());
+}
