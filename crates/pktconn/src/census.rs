@@ -10,6 +10,7 @@ use slab::Slab;
 use tokio::sync::Notify;
 
 use crate::ServerStats;
+use crate::control::Control;
 use crate::shared::Shared;
 
 #[derive(Default)]
@@ -18,6 +19,7 @@ pub(crate) struct Census {
     max_conns_per_ip: Option<usize>,
     accepted: AtomicU64,
     refused: AtomicU64,
+    handshakes_failed: AtomicU64,
     roll: Mutex<Roll>,
     /// Told when the last one has left.
     empty: Notify,
@@ -59,31 +61,33 @@ impl Census {
         self.roll.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a connection that was accepted may stay. One at a time is asked for, and enrolled or given up.
-    pub(crate) fn admits(&self, peer: Option<SocketAddr>) -> bool {
-        self.accepted.fetch_add(1, Relaxed);
-        let roll = self.roll();
-        let has_room = |limit: Option<usize>, count| limit.is_none_or(|limit| count < limit);
-        let of_network = self.counted(peer).and_then(|network| roll.of_networks.get(&network).copied());
-        let admitted = has_room(self.max_conns, roll.conns.len())
-            && has_room(self.max_conns_per_ip, of_network.unwrap_or(0));
-        if !admitted {
-            self.refused.fetch_add(1, Relaxed);
-        }
-        admitted
-    }
-
-    /// Adds a connection, which is about to be made, and returns its place.
-    pub(crate) fn enroll(&self, conn: &Weak<Shared>, peer: Option<SocketAddr>) -> usize {
+    /// Takes a connection that was accepted, if there is room, and counts it for `peer`, where that is known by now.
+    fn enter(&self, peer: Option<SocketAddr>) -> Option<(usize, Option<Network>)> {
         let mut roll = self.roll();
-        if let Some(network) = self.counted(peer) {
-            *roll.of_networks.entry(network).or_default() += 1;
+        if self.max_conns.is_some_and(|max| roll.conns.len() >= max) {
+            return None;
         }
-        roll.conns.insert(Weak::clone(conn))
+        let network = self.counted(peer);
+        if network.is_some_and(|network| !self.count(&mut roll, network)) {
+            return None;
+        }
+        // It is none yet.
+        Some((roll.conns.insert(Weak::new()), network))
     }
 
-    /// Takes a connection off that is gone.
-    pub(crate) fn leave(&self, place: usize, peer: Option<SocketAddr>) {
+    /// Counts one more of `network`, if there is room.
+    fn count(&self, roll: &mut Roll, network: Network) -> bool {
+        let has_room = |count| self.max_conns_per_ip.is_none_or(|max| count < max);
+        // None is left at 0.
+        let count = roll.of_networks.get(&network).copied().unwrap_or(0);
+        let is_counted = has_room(count);
+        if is_counted {
+            roll.of_networks.insert(network, count + 1);
+        }
+        is_counted
+    }
+
+    fn leave(&self, place: usize, network: Option<Network>) {
         let mut roll = self.roll();
         roll.conns.try_remove(place);
         if roll.conns.is_empty() {
@@ -91,7 +95,7 @@ impl Census {
             roll.conns = Slab::new();
             self.empty.notify_waiters();
         }
-        if let Some(network) = self.counted(peer) {
+        if let Some(network) = network {
             let Some(count) = roll.of_networks.get_mut(&network) else { return };
             *count -= 1;
             if *count == 0 {
@@ -106,6 +110,10 @@ impl Census {
     fn counted(&self, peer: Option<SocketAddr>) -> Option<Network> {
         let peer = peer.filter(|_| self.max_conns_per_ip.is_some())?;
         Some(Network::of(peer.ip()))
+    }
+
+    pub(crate) fn handshake_failed(&self) {
+        self.handshakes_failed.fetch_add(1, Relaxed);
     }
 
     /// Waits until there are none.
@@ -132,46 +140,114 @@ impl Census {
     pub(crate) fn stats(&self) -> ServerStats {
         // What was refused before what was accepted, of which it is a part.
         let refused = self.refused.load(Relaxed);
-        ServerStats { accepted: self.accepted.load(Relaxed), refused, open: self.roll().conns.len() }
+        let handshakes_failed = self.handshakes_failed.load(Relaxed);
+        let (accepted, open) = (self.accepted.load(Relaxed), self.roll().conns.len());
+        ServerStats { accepted, refused, handshakes_failed, open }
+    }
+}
+
+/// The place of a connection among those of its server, from when it was accepted.
+pub(crate) struct Ticket {
+    server: Arc<Control>,
+    place: usize,
+    /// Where that is limited.
+    network: Option<Network>,
+}
+
+impl Ticket {
+    /// That of a connection that was accepted. `None` where there are too many.
+    pub(crate) fn of(server: &Arc<Control>, peer: Option<SocketAddr>) -> Option<Self> {
+        let census = &server.census;
+        census.accepted.fetch_add(1, Relaxed);
+        let Some((place, network)) = census.enter(peer) else {
+            census.refused.fetch_add(1, Relaxed);
+            return None;
+        };
+        Some(Self { server: Arc::clone(server), place, network })
+    }
+
+    /// Counts it for `peer`, of whom it was not known when it was accepted. Whether there is room.
+    #[cfg(feature = "proxy-protocol")]
+    pub(crate) fn count_for(&mut self, peer: SocketAddr) -> bool {
+        let census = &self.server.census;
+        let Some(network) = census.counted(Some(peer)) else { return true };
+        let is_counted = census.count(&mut census.roll(), network);
+        if is_counted {
+            self.network = Some(network);
+        } else {
+            census.refused.fetch_add(1, Relaxed);
+        }
+        is_counted
+    }
+
+    /// From now on it is this connection's.
+    pub(crate) fn enroll(&self, conn: &Weak<Shared>) {
+        if let Some(place) = self.server.census.roll().conns.get_mut(self.place) {
+            *place = Weak::clone(conn);
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.server.census.leave(self.place, self.network);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{ServerConfig, ServerHandle};
 
-    fn addr(ip: &str) -> Option<SocketAddr> {
-        Some(SocketAddr::new(ip.parse().unwrap(), 1))
+    fn server(config: &ServerConfig) -> ServerHandle {
+        ServerHandle::new(config).unwrap()
+    }
+
+    fn ticket(server: &ServerHandle, ip: &str) -> Option<Ticket> {
+        Ticket::of(server.control(), Some(SocketAddr::new(ip.parse().unwrap(), 1)))
     }
 
     #[test]
     fn an_ipv6_customer_is_a_network_of_64_bits_and_a_mapped_address_is_what_it_maps() {
-        let census = Census::new(None, Some(1));
-        let place = census.enroll(&Weak::new(), addr("2001:db8:1:2::1"));
-        census.enroll(&Weak::new(), addr("192.0.2.1"));
+        let server = server(&ServerConfig::new().max_conns_per_ip(1));
+        let first = ticket(&server, "2001:db8:1:2::1").unwrap();
+        let _second = ticket(&server, "192.0.2.1").unwrap();
         for (ip, admitted) in [
             ("2001:db8:1:2:ffff::9", false),
             ("2001:db8:1:3::1", true),
             ("::ffff:192.0.2.1", false),
             ("192.0.2.2", true),
         ] {
-            assert_eq!(census.admits(addr(ip)), admitted, "{ip}");
+            assert_eq!(ticket(&server, ip).is_some(), admitted, "{ip}");
         }
-        census.leave(place, addr("2001:db8:1:2::1"));
-        assert!(census.admits(addr("2001:db8:1:2:ffff::9")));
-        assert_eq!(census.stats(), ServerStats { accepted: 5, refused: 2, open: 1 });
-        assert_eq!(census.roll().of_networks.len(), 1, "who has none takes no memory");
+        assert_eq!(server.stats().refused, 2);
+        drop(first);
+        assert!(ticket(&server, "2001:db8:1:2:ffff::9").is_some());
+        assert_eq!((server.stats().accepted, server.stats().refused, server.stats().open), (7, 2, 1));
+        assert_eq!(server.control().census.roll().of_networks.len(), 1, "who has none takes no memory");
     }
 
     #[test]
     fn beyond_the_most_nobody_is_admitted() {
-        let census = Census::new(Some(2), None);
-        let places = [(); 2].map(|()| {
-            assert!(census.admits(addr("192.0.2.1")));
-            census.enroll(&Weak::new(), addr("192.0.2.1"))
-        });
-        assert!(!census.admits(addr("192.0.2.2")));
-        census.leave(places[0], addr("192.0.2.1"));
-        assert!(census.admits(addr("192.0.2.2")));
+        let server = server(&ServerConfig::new().max_conns(2));
+        let [first, _second] = [(); 2].map(|()| ticket(&server, "192.0.2.1").unwrap());
+        assert!(ticket(&server, "192.0.2.2").is_none());
+        drop(first);
+        assert!(ticket(&server, "192.0.2.2").is_some());
+    }
+
+    #[cfg(feature = "proxy-protocol")]
+    #[test]
+    fn a_client_of_a_proxy_counts_once_it_is_known() {
+        let server = server(&ServerConfig::new().max_conns_per_ip(1));
+        let client = "192.0.2.1:1".parse().unwrap();
+        let mut first = Ticket::of(server.control(), None).unwrap();
+        let mut second = Ticket::of(server.control(), None).unwrap();
+        assert!(first.count_for(client));
+        assert!(!second.count_for(client));
+        drop(second);
+        drop(first);
+        assert!(ticket(&server, "192.0.2.1").is_some());
+        assert_eq!(server.stats().refused, 1);
     }
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use pktconn_codec::{CodecConfig, PacketCodec};
 use tokio::runtime::Handle;
 
-use crate::control::Control;
+#[cfg(feature = "tls")]
+use crate::TlsClientConfig;
 use crate::error::Reason;
 use crate::flush::Timing;
 use crate::{Error, SlowConsumer, TcpConfig};
@@ -34,6 +35,9 @@ pub struct ConnConfig {
     flush_delay: Duration,
     max_flush_delay: Option<Duration>,
     pub(crate) connect_timeout: Option<Duration>,
+    pub(crate) handshake_timeout: Option<Duration>,
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<TlsClientConfig>,
     pub(crate) timeouts: Timeouts,
     pub(crate) tcp: TcpConfig,
 }
@@ -58,6 +62,9 @@ impl ConnConfig {
     /// Long enough for a handshake whose first two packets were lost (1 s and 2 s on Linux), and then some.
     const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
+    /// Long enough for some round trips over a slow link, with a packet of them lost.
+    const DEFAULT_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
     /// Long enough for a large packet over a slow link (32 MiB take 9 Mbit/s), or for a network that is gone and comes
     /// back; short enough that peers which hold connections up are gone before they are many.
     const DEFAULT_STALL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -76,6 +83,9 @@ impl ConnConfig {
             flush_delay: Duration::ZERO,
             max_flush_delay: None,
             connect_timeout: Some(Self::DEFAULT_CONNECT_TIMEOUT),
+            handshake_timeout: Some(Self::DEFAULT_HANDSHAKE_TIMEOUT),
+            #[cfg(feature = "tls")]
+            tls: None,
             timeouts: Timeouts {
                 close: Self::DEFAULT_CLOSE_TIMEOUT,
                 frame: Some(Self::DEFAULT_STALL_TIMEOUT),
@@ -168,6 +178,29 @@ impl ConnConfig {
         self
     }
 
+    /// Sets how long it may take from when a connection is there to its first packet, where something comes before: TLS, or
+    /// the header of the PROXY protocol. Both together have this time.
+    ///
+    /// Protects from peers that connect and say nothing. `None`: for ever. Default: 10 s.
+    #[cfg(any(feature = "tls", feature = "proxy-protocol"))]
+    #[must_use]
+    pub fn handshake_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.handshake_timeout = timeout.into();
+        self
+    }
+
+    /// Connects with TLS. For [`connect_with`](crate::PacketConn::connect_with) alone: a server has
+    /// [`ServerConfig::tls`](crate::ServerConfig::tls), and a stream that was made elsewhere its own.
+    ///
+    /// A peer that closes without the `close_notify` of TLS ends the connection with [`is_io`](Error::is_io): it cannot be
+    /// told from one that was cut.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls(mut self, tls: TlsClientConfig) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
     /// Sets how long a frame takes at most, from its first byte to its last, while [`recv`](crate::PacketConn::recv) waits
     /// for it. Bytes that drip do not extend it. Where nobody has waited for more than a second when the time was over, it
     /// begins anew: the peer may have been kept from sending on.
@@ -221,6 +254,7 @@ impl ConnConfig {
         let timeouts = [
             (self.send_max_lag, "send_max_lag must not be zero"),
             (self.connect_timeout, "connect_timeout must not be zero"),
+            (self.handshake_timeout, "handshake_timeout must not be zero"),
             (self.timeouts.frame, "frame_timeout must not be zero"),
             (self.timeouts.idle, "idle_timeout must not be zero"),
             (self.timeouts.write, "write_timeout must not be zero"),
@@ -239,6 +273,15 @@ impl ConnConfig {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Refuses what cannot work for a connection that is not made by connecting.
+    pub(crate) fn check_without_connect(&self) -> Result<(), Error> {
+        #[cfg(feature = "tls")]
+        if self.tls.is_some() {
+            return Err(Reason::Config("tls of a ConnConfig is for connecting alone").into());
+        }
+        self.check()
     }
 
     /// `None` for adaptive flushing.
@@ -261,19 +304,16 @@ pub(crate) struct Settings {
     pub(crate) slow_consumer: SlowConsumer,
     /// That of the connections' own tasks.
     pub(crate) runtime: Handle,
-    /// That of their server, where they have one.
-    pub(crate) server: Option<Arc<Control>>,
 }
 
 impl Settings {
     /// Those for `config`, which was checked, of the connections of a server or of one connection. To be called in a runtime.
-    pub(crate) fn new(config: &ConnConfig, server: Option<&Arc<Control>>) -> Arc<Self> {
+    pub(crate) fn new(config: &ConnConfig) -> Arc<Self> {
         Arc::new(Self {
             codec: PacketCodec::new(config.codec),
             timeouts: config.timeouts.clone(),
             slow_consumer: config.slow_consumer,
             runtime: Handle::current(),
-            server: server.cloned(),
         })
     }
 }
@@ -296,6 +336,7 @@ mod tests {
             (ConnConfig::new().flush_delay(ms(5)).max_flush_delay(ms(4)), "shorter"),
             (ConnConfig::new().max_flush_delay(ms(4)), "without a flush_delay"),
             (ConnConfig::new().connect_timeout(ms(0)), "connect_timeout"),
+            (ConnConfig { handshake_timeout: Some(ms(0)), ..ConnConfig::new() }, "handshake_timeout"),
             (ConnConfig::new().frame_timeout(ms(0)), "frame_timeout"),
             (ConnConfig::new().idle_timeout(ms(0)), "idle_timeout"),
             (ConnConfig::new().write_timeout(ms(0)), "write_timeout"),

@@ -12,8 +12,11 @@ use pktconn_codec::Packet;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
+#[cfg(feature = "tls")]
+use crate::TlsInfo;
 use crate::addr::Addr;
 use crate::byte_stream::ByteStream;
+use crate::census::Ticket;
 use crate::config::Settings;
 use crate::connect::connect;
 use crate::ends::Ends;
@@ -55,7 +58,8 @@ impl PacketConn {
     /// # Errors
     ///
     /// [`is_io`](Error::is_io): the address does not resolve, or none of its addresses can be reached.
-    /// [`is_timeout`](Error::is_timeout): it took longer than [`connect_timeout`](ConnConfig::connect_timeout).
+    /// [`is_timeout`](Error::is_timeout): it took longer than [`connect_timeout`](ConnConfig::connect_timeout), or with TLS
+    /// then longer than its `handshake_timeout`. [`is_tls`](Error::is_tls): the handshake of TLS failed.
     /// [`is_config`](Error::is_config): the configuration contradicts itself.
     ///
     /// # Cancel safety
@@ -64,7 +68,7 @@ impl PacketConn {
     pub async fn connect_with(addr: impl Into<Addr>, config: ConnConfig) -> Result<Self, Error> {
         config.check()?;
         let stream = connect(&addr.into(), &config).await?;
-        Self::from_stream(stream, None, &config, &Settings::new(&config, None))
+        Self::from_stream(stream, None, &config, &Settings::new(&config), None)
     }
 
     /// Makes a connection of a TCP stream that was connected or accepted elsewhere, and sets its
@@ -80,29 +84,29 @@ impl PacketConn {
     /// Outside of a tokio runtime.
     #[expect(clippy::needless_pass_by_value, reason = "as everywhere: most callers have no other use for it")]
     pub fn from_tcp(stream: TcpStream, config: ConnConfig) -> Result<Self, Error> {
-        config.check()?;
-        Self::from_stream(ByteStream::Tcp(stream), None, &config, &Settings::new(&config, None))
+        config.check_without_connect()?;
+        Self::from_stream(ByteStream::Tcp(stream), None, &config, &Settings::new(&config), None)
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         self.sender.shared()
     }
 
-    /// `peer_addr` where it is known: a socket that was reset tells it no more.
     pub(crate) fn from_stream(
         stream: ByteStream,
         peer_addr: Option<SocketAddr>,
         config: &ConnConfig,
         settings: &Arc<Settings>,
+        ticket: Option<Ticket>,
     ) -> Result<Self, Error> {
         stream.set_options(&config.tcp)?;
-        let ends = Ends::new(stream.local_addr(), peer_addr.or_else(|| stream.peer_addr()));
+        let ends = Ends::of(&stream, peer_addr);
         let (reader, writer) = stream.split();
-        let shared = Shared::new(config, settings, writer, ends);
+        let shared = Shared::new(config, settings, writer, ends, ticket);
         Ok(Self::from_shared(&shared, reader))
     }
 
-    /// Makes a connection over any byte stream: a Unix socket, TLS, a pipe in memory.
+    /// Makes a connection over any byte stream: a pipe in memory, a stream of TLS that was made elsewhere.
     ///
     /// # Errors
     ///
@@ -116,10 +120,10 @@ impl PacketConn {
     where
         T: AsyncRead + AsyncWrite + Send + 'static,
     {
-        config.check()?;
+        config.check_without_connect()?;
         let (reader, writer) = tokio::io::split(io);
-        let settings = Settings::new(&config, None);
-        let shared = Shared::new(&config, &settings, Writer::other(writer), Ends::Unknown);
+        let settings = Settings::new(&config);
+        let shared = Shared::new(&config, &settings, Writer::other(writer), Ends::Unknown, None);
         Ok(Self::from_shared(&shared, Reader::other(reader)))
     }
 
@@ -299,6 +303,13 @@ impl PacketConn {
     #[must_use]
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.sender.peer_addr()
+    }
+
+    /// What the handshake has shown, of a connection with TLS that was made by `connect` or a server.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls(&self) -> Option<&TlsInfo> {
+        self.sender.tls()
     }
 }
 

@@ -1,9 +1,10 @@
-//! Making a connection to an address.
+//! Making a connection to an address: a stream, and TLS over it.
 
 use std::io;
 use std::net::SocketAddr;
 #[cfg(unix)]
-use std::{path::Path, time::Duration};
+use std::path::Path;
+use std::time::Duration;
 
 use socket2::SockRef;
 #[cfg(unix)]
@@ -15,16 +16,26 @@ use crate::byte_stream::ByteStream;
 use crate::error::{Reason, Timeout};
 use crate::{ConnConfig, Error, TcpConfig};
 
-/// Connects to the first of `addr`'s addresses that answers.
+/// Connects to the first of `addr`'s addresses that answers, and shakes hands where that is asked for.
 pub(crate) async fn connect(addr: &Addr, config: &ConnConfig) -> Result<ByteStream, Error> {
-    let connecting = connect_to_first(addr, &config.tcp);
-    let connected = match config.connect_timeout {
-        None => connecting.await,
-        Some(timeout) => tokio::time::timeout(timeout, connecting)
-            .await
-            .map_err(|_| Error::from(Reason::Timeout(Timeout::Connect, timeout)))?,
-    };
-    Ok(connected?)
+    let connecting = async { connect_to_first(addr, &config.tcp).await.map_err(Reason::from) };
+    let stream = within(config.connect_timeout, Timeout::Connect, connecting).await?;
+    #[cfg(feature = "tls")]
+    if let Some(tls) = &config.tls {
+        let handshake = tls.handshake(stream, addr);
+        return Ok(within(config.handshake_timeout, Timeout::Handshake, handshake).await?);
+    }
+    Ok(stream)
+}
+
+/// `future`, or the deadline that passed before it was ready.
+pub(crate) async fn within<T>(
+    timeout: Option<Duration>,
+    deadline: Timeout,
+    future: impl Future<Output = Result<T, Reason>>,
+) -> Result<T, Reason> {
+    let Some(timeout) = timeout else { return future.await };
+    tokio::time::timeout(timeout, future).await.unwrap_or(Err(Reason::Timeout(deadline, timeout)))
 }
 
 async fn connect_to_first(addr: &Addr, config: &TcpConfig) -> io::Result<ByteStream> {

@@ -2,14 +2,22 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+#[cfg(feature = "tls")]
+use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 use pktconn_codec::Packet;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+#[cfg(feature = "tls")]
+use tokio_rustls::TlsAcceptor;
+
 use crate::census::Census;
 use crate::stop::Stop;
+use crate::{Error, ServerConfig};
+#[cfg(feature = "tls")]
+use crate::{TlsServerConfig, error::Reason};
 
 /// Stops a [`PacketServer`](crate::PacketServer), tells its handlers of it, and counts its connections. Clone it freely.
 #[derive(Clone)]
@@ -21,12 +29,33 @@ pub(crate) struct Control {
     /// When the connections that are still there are closed, once that is known.
     pub(crate) cut_at: watch::Sender<Option<Instant>>,
     pub(crate) census: Census,
+    #[cfg(feature = "tls")]
+    tls: Option<RwLock<TlsAcceptor>>,
+}
+
+impl Control {
+    #[cfg(feature = "tls")]
+    pub(crate) fn has_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// What new connections are accepted with.
+    #[cfg(feature = "tls")]
+    pub(crate) fn tls(&self) -> Option<TlsAcceptor> {
+        Some(self.tls.as_ref()?.read().unwrap_or_else(PoisonError::into_inner).clone())
+    }
 }
 
 impl ServerHandle {
-    pub(crate) fn new(census: Census) -> Self {
+    pub(crate) fn new(config: &ServerConfig) -> Result<Self, Error> {
         let (cut_at, _) = watch::channel(None);
-        Self(Arc::new(Control { stop: Stop::default(), cut_at, census }))
+        Ok(Self(Arc::new(Control {
+            stop: Stop::default(),
+            cut_at,
+            census: Census::new(config.max_conns, config.max_conns_per_ip),
+            #[cfg(feature = "tls")]
+            tls: config.tls.as_ref().map(TlsServerConfig::load).transpose()?.map(RwLock::new),
+        })))
     }
 
     pub(crate) fn control(&self) -> &Arc<Control> {
@@ -58,6 +87,25 @@ impl ServerHandle {
         self.0.stop.said().await;
     }
 
+    /// Sets what connections are accepted with from now on: a new certificate, or the same files, read again. The
+    /// connections that are there go on, and so do handshakes that have begun.
+    ///
+    /// It reads files, and so may take a moment.
+    ///
+    /// # Errors
+    ///
+    /// [`is_tls`](Error::is_tls): a file cannot be read or is no good; the server goes on with what it has.
+    /// [`is_config`](Error::is_config): the server was made without TLS.
+    #[cfg(feature = "tls")]
+    pub fn set_tls(&self, tls: &TlsServerConfig) -> Result<(), Error> {
+        let Some(current) = &self.0.tls else {
+            return Err(Reason::Config("the server was made without TLS").into());
+        };
+        let acceptor = tls.load()?;
+        *current.write().unwrap_or_else(PoisonError::into_inner) = acceptor;
+        Ok(())
+    }
+
     /// What the server has accepted so far, and has now.
     #[must_use]
     pub fn stats(&self) -> ServerStats {
@@ -80,7 +128,9 @@ pub struct ServerStats {
     /// Connections that were closed as soon as they were accepted, because there were too many:
     /// [`max_conns`](crate::ServerConfig::max_conns), [`max_conns_per_ip`](crate::ServerConfig::max_conns_per_ip).
     pub refused: u64,
-    /// Connections that are there now: each up to when its handler has finished and the last of its handles is dropped.
+    /// Connections that never came to their first packet, because of what has to come before it: the header of a proxy, TLS.
+    pub handshakes_failed: u64,
+    /// Connections that are there now, those in their handshakes among them: each up to when its handler has finished and the last of its handles is dropped.
     pub open: usize,
 }
 

@@ -1,6 +1,10 @@
-//! The addresses of both ends, in as little memory as most connections need.
+//! Who is at both ends, in as little memory as most connections need.
 
 use std::net::{SocketAddr, SocketAddrV4};
+
+#[cfg(feature = "tls")]
+use crate::TlsInfo;
+use crate::byte_stream::ByteStream;
 
 #[derive(Default)]
 pub(crate) enum Ends {
@@ -12,15 +16,45 @@ pub(crate) enum Ends {
         peer: SocketAddrV4,
     },
     /// Boxed: two of these take four times the memory of two of IPv4.
-    Other(Box<(Option<SocketAddr>, Option<SocketAddr>)>),
+    Other(Box<Both>),
+}
+
+pub(crate) struct Both {
+    local: Option<SocketAddr>,
+    peer: Option<SocketAddr>,
+    #[cfg(feature = "tls")]
+    tls: Option<TlsInfo>,
 }
 
 impl Ends {
-    pub(crate) fn new(local: Option<SocketAddr>, peer: Option<SocketAddr>) -> Self {
+    /// Those of `stream`. `peer` where it is known: a socket that was reset tells it no more, and one to a proxy another.
+    pub(crate) fn of(stream: &ByteStream, peer: Option<SocketAddr>) -> Self {
+        let (local, peer) = (stream.local_addr(), peer.or_else(|| stream.peer_addr()));
+        #[cfg(feature = "tls")]
+        if let ByteStream::Tls(stream) = stream {
+            return Self::Other(Box::new(Both { local, peer, tls: Some(TlsInfo::of(stream)) }));
+        }
+        Self::new(local, peer)
+    }
+
+    fn new(local: Option<SocketAddr>, peer: Option<SocketAddr>) -> Self {
         match (local, peer) {
             (None, None) => Self::Unknown,
             (Some(SocketAddr::V4(local)), Some(SocketAddr::V4(peer))) => Self::V4 { local, peer },
-            other => Self::Other(Box::new(other)),
+            (local, peer) => Self::Other(Box::new(Both {
+                local,
+                peer,
+                #[cfg(feature = "tls")]
+                tls: None,
+            })),
+        }
+    }
+
+    #[cfg(feature = "tls")]
+    pub(crate) fn tls(&self) -> Option<&TlsInfo> {
+        match self {
+            Self::Unknown | Self::V4 { .. } => None,
+            Self::Other(both) => both.tls.as_ref(),
         }
     }
 
@@ -28,7 +62,7 @@ impl Ends {
         match self {
             Self::Unknown => None,
             Self::V4 { local, .. } => Some((*local).into()),
-            Self::Other(addrs) => addrs.0,
+            Self::Other(both) => both.local,
         }
     }
 
@@ -36,7 +70,7 @@ impl Ends {
         match self {
             Self::Unknown => None,
             Self::V4 { peer, .. } => Some((*peer).into()),
-            Self::Other(addrs) => addrs.1,
+            Self::Other(both) => both.peer,
         }
     }
 }

@@ -19,6 +19,7 @@ use pktconn_codec::{FrameError, Packet};
 /// | [`is_truncated`](Self::is_truncated) | ended | the peer closed in the middle of a frame |
 /// | [`is_protocol`](Self::is_protocol) | ended | the peer sent a frame over the limit, or one with a wrong checksum |
 /// | [`is_io`](Self::is_io) | ended | the transport failed, or the runtime of the connection was shut down |
+/// | [`is_tls`](Self::is_tls) | was never made | the handshake of TLS failed, or a file that it needs is no good |
 /// | [`is_timeout`](Self::is_timeout) | ended | a deadline passed; [`timeout`](Self::timeout) says which |
 /// | [`is_slow_consumer`](Self::is_slow_consumer) | ended | the peer was too slow for what was sent, and the policy is to disconnect it |
 /// | [`is_full`](Self::is_full) | goes on | `try_send` found no room |
@@ -40,6 +41,9 @@ struct Inner {
 pub enum Timeout {
     /// The connection was not made in time: [`connect_timeout`](crate::ConnConfig::connect_timeout).
     Connect,
+    /// What comes before the first packet, TLS or the header of a proxy, was not there in time:
+    /// `ConnConfig::handshake_timeout`.
+    Handshake,
     /// The peer began a frame and did not end it in time: [`frame_timeout`](crate::ConnConfig::frame_timeout).
     Frame,
     /// The peer sent nothing for too long: [`idle_timeout`](crate::ConnConfig::idle_timeout).
@@ -58,6 +62,8 @@ pub(crate) enum Reason {
     /// From the peer: the connection is at its end.
     Frame(FrameError),
     Io(Arc<io::Error>),
+    #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "a match is the same with every feature"))]
+    Tls(Arc<io::Error>),
     /// And what was granted.
     Timeout(Timeout, Duration),
     /// And what waited for it, in bytes.
@@ -75,6 +81,7 @@ impl Timeout {
     fn missed(self) -> &'static str {
         match self {
             Self::Connect => "the connection was not made",
+            Self::Handshake => "the peer did not end the handshake",
             Self::Frame => "the peer did not send the rest of a frame",
             Self::Idle => "the peer sent nothing",
             Self::Write => "the peer took nothing of what was sent",
@@ -92,6 +99,10 @@ impl From<io::Error> for Reason {
 impl Error {
     pub(crate) fn new(reason: Reason, unsent: Vec<Packet>) -> Self {
         Self(Box::new(Inner { reason, unsent }))
+    }
+
+    pub(crate) fn into_reason(self) -> Reason {
+        self.0.reason
     }
 
     /// The connection was closed on this side.
@@ -122,6 +133,13 @@ impl Error {
     #[must_use]
     pub fn is_io(&self) -> bool {
         matches!(self.0.reason, Reason::Io(_))
+    }
+
+    /// The handshake of TLS failed, because a certificate was not good or the peer speaks no TLS; or a file that it needs
+    /// cannot be read or used.
+    #[must_use]
+    pub fn is_tls(&self) -> bool {
+        matches!(self.0.reason, Reason::Tls(_))
     }
 
     /// A deadline passed, of those that [`timeout`](Self::timeout) tells apart.
@@ -206,6 +224,7 @@ impl fmt::Display for Error {
             }
             Reason::Frame(_) => "the peer sent a frame that is not acceptable",
             Reason::Io(_) => "the transport failed",
+            Reason::Tls(_) => "TLS failed",
             Reason::Full => "the outbox is full",
             Reason::TooLarge(_) => "the packet is too large to be sent",
             Reason::Config(problem) => problem,
@@ -223,7 +242,7 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.0.reason {
             Reason::Frame(error) | Reason::TooLarge(error) => Some(error),
-            Reason::Io(error) => Some(&**error),
+            Reason::Io(error) | Reason::Tls(error) => Some(&**error),
             _ => None,
         }
     }
@@ -257,6 +276,7 @@ mod tests {
             Reason::Frame(truncated),
             Reason::Frame(checksum),
             io::Error::from(io::ErrorKind::BrokenPipe).into(),
+            Reason::Tls(Arc::new(io::ErrorKind::InvalidData.into())),
             Reason::Timeout(Timeout::Close, Duration::from_secs(1)),
             Reason::SlowConsumer { queued: 1 },
             Reason::Full,
@@ -269,6 +289,7 @@ mod tests {
             Error::is_truncated,
             Error::is_protocol,
             Error::is_io,
+            Error::is_tls,
             Error::is_timeout,
             Error::is_slow_consumer,
             Error::is_full,

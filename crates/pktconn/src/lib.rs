@@ -62,6 +62,15 @@
 //!
 //! Where a thousand connections are often ready at once, a current-thread runtime that looks at 64 sockets a turn
 //! (`max_io_events_per_tick`) finds their tasks still in the cache; `pktecho` has one.
+//!
+//! # Features
+//!
+//! | feature | what it adds |
+//! |---|---|
+//! | `tls` | TLS by rustls: `TlsServerConfig`, `TlsClientConfig`, `TlsInfo` |
+//! | `proxy-protocol` | the PROXY protocol for servers: `ServerConfig::proxy_protocol` |
+//!
+//! All are off by default, and change nothing for who does not use them.
 
 #![forbid(unsafe_code)]
 
@@ -124,6 +133,18 @@ mod stop;
 
 mod server;
 pub use server::PacketServer;
+
+mod entry;
+
+#[cfg(feature = "proxy-protocol")]
+mod proxy;
+#[cfg(feature = "proxy-protocol")]
+pub use ipnet::IpNet;
+
+#[cfg(feature = "tls")]
+mod tls;
+#[cfg(feature = "tls")]
+pub use tls::{TlsClientConfig, TlsInfo, TlsServerConfig};
 
 mod listener;
 pub use listener::Listener;

@@ -420,8 +420,8 @@ mod tests {
         let (here, there) = tokio::io::duplex(1024 * 1024);
         let (reader, writer) = tokio::io::split(here);
         let config = crate::ConnConfig::new();
-        let settings = crate::config::Settings::new(&config, None);
-        let shared = Shared::new(&config, &settings, Writer::other(writer), crate::ends::Ends::Unknown);
+        let settings = crate::config::Settings::new(&config);
+        let shared = Shared::new(&config, &settings, Writer::other(writer), crate::ends::Ends::Unknown, None);
         (Reading::new(&shared, Reader::other(reader)), there)
     }
 

@@ -10,6 +10,8 @@ use std::task::{Context, Poll, ready};
 use futures_sink::Sink;
 use pktconn_codec::Packet;
 
+#[cfg(feature = "tls")]
+use crate::TlsInfo;
 use crate::error::Reason;
 use crate::shared::Shared;
 use crate::{ConnStats, Error};
@@ -225,6 +227,13 @@ impl PacketSender {
     #[must_use]
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.shared.ends.peer()
+    }
+
+    /// What the handshake has shown, of a connection with TLS that was made by `connect` or a server.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls(&self) -> Option<&TlsInfo> {
+        self.shared.ends.tls()
     }
 }
 

@@ -21,12 +21,13 @@ use tracing::Span;
 
 use crate::addr::Addr;
 use crate::byte_stream::ByteStream;
-use crate::census::Census;
+use crate::census::Ticket;
 use crate::config::Settings;
 use crate::control::Control;
+use crate::entry::Entry;
 use crate::listener::Listener;
 use crate::shared::Shared;
-use crate::{ConnConfig, ConnStats, Error, PacketConn, ServerConfig, ServerHandle, ShutdownReport};
+use crate::{ConnStats, Error, PacketConn, ServerConfig, ServerHandle, ShutdownReport};
 
 type HandlerResult = Result<(), Box<dyn StdError + Send + Sync>>;
 
@@ -37,7 +38,7 @@ type HandlerResult = Result<(), Box<dyn StdError + Send + Sync>>;
 pub struct PacketServer {
     listeners: Vec<Listener>,
     local_addrs: Vec<Addr>,
-    config: ConnConfig,
+    config: ServerConfig,
     handle: ServerHandle,
 }
 
@@ -59,7 +60,7 @@ impl PacketServer {
         Self::bind_with(addr, ServerConfig::new()).await
     }
 
-    /// Listens on an [address](Addr), with a configuration of the caller's: a [`ServerConfig`], or a [`ConnConfig`] for its connections.
+    /// Listens on an [address](Addr), with a configuration of the caller's: a [`ServerConfig`], or a [`ConnConfig`](crate::ConnConfig) for its connections.
     ///
     /// # Errors
     ///
@@ -88,8 +89,7 @@ impl PacketServer {
     ) -> Result<Self, Error> {
         let config = config.into();
         config.check()?;
-        let ServerConfig { conn: config, max_conns, max_conns_per_ip } = config;
-        let handle = ServerHandle::new(Census::new(max_conns, max_conns_per_ip));
+        let handle = ServerHandle::new(&config)?;
         Self { listeners: Vec::new(), local_addrs: Vec::new(), config, handle }.also_listen(listener)
     }
 
@@ -114,7 +114,7 @@ impl PacketServer {
     /// [`is_io`](Error::is_io): the socket has no address.
     pub fn also_listen(mut self, listener: impl Into<Listener>) -> Result<Self, Error> {
         let listener = listener.into();
-        listener.set_options(&self.config.tcp)?;
+        listener.set_options(&self.config.conn.tcp)?;
         self.local_addrs.push(listener.local_addr()?);
         self.listeners.push(listener);
         Ok(self)
@@ -164,7 +164,13 @@ impl PacketServer {
         H: Fn(PacketConn) -> F + Send + Sync + 'static,
         F: Future<Output = HandlerResult> + Send + 'static,
     {
-        let settings = Settings::new(&self.config, Some(self.handle.control()));
+        let entry = Arc::new(Entry {
+            settings: Settings::new(&self.config.conn),
+            config: self.config.conn.clone(),
+            control: Arc::clone(self.handle.control()),
+            #[cfg(feature = "proxy-protocol")]
+            proxies: self.config.proxies.clone(),
+        });
         let handler = Arc::new(handler);
         let mut handlers = JoinSet::new();
         let mut pause = AcceptPause::default();
@@ -182,18 +188,26 @@ impl PacketServer {
             match accepted {
                 Ok((stream, peer_addr)) => {
                     pause.reset();
-                    if !self.handle.control().census.admits(peer_addr) {
+                    let client = peer_addr.filter(|_| !entry.is_behind_proxy());
+                    let Some(ticket) = Ticket::of(&entry.control, client) else {
                         let peer = peer_addr.map(tracing::field::display);
                         tracing::debug!(peer, "refused: there are too many connections");
                         continue;
-                    }
-                    match PacketConn::from_stream(stream, peer_addr, &self.config, &settings) {
-                        Ok(conn) => {
-                            handlers.spawn(Handling::new(conn, Arc::clone(&handler)));
+                    };
+                    let stage = if entry.has_handshake() {
+                        let shaking = Arc::clone(&entry).shake_hands(stream, peer_addr, ticket);
+                        Stage::ShakingHands { shaking: Box::pin(shaking) }
+                    } else {
+                        match entry.open(stream, peer_addr, ticket) {
+                            Ok(conn) => Stage::ToBeCalled { conn: Some(conn) },
+                            // Gone between being accepted and being looked at.
+                            Err(error) => {
+                                log_failure(Err(error.into()), peer_addr);
+                                continue;
+                            }
                         }
-                        // Gone between being accepted and being looked at.
-                        Err(error) => log_failure(Err(error.into()), peer_addr),
-                    }
+                    };
+                    handlers.spawn(Handling::new(stage, Arc::clone(&handler)));
                 }
                 Err(error) => self.wait_after(&error, &mut pause, &mut handlers).await,
             }
@@ -267,21 +281,24 @@ async fn drain(control: &Control, mut handlers: JoinSet<()>) -> ShutdownReport {
 }
 
 pin_project! {
-    /// A handler at work. No async block, which has room for the connection beside that of the handler that it went to.
+    /// A connection at work. No async block, which has room for the connection beside that of the handler that it went to.
     struct Handling<H, F> {
-        shared: Arc<Shared>,
+        handler: Arc<H>,
+        // Once there is one.
+        shared: Option<Arc<Shared>>,
         // Where somebody wants it.
         span: Option<Box<Span>>,
         #[pin]
-        stage: Stage<H, F>,
+        stage: Stage<F>,
     }
 }
 
 pin_project! {
     #[project = StageProjection]
-    enum Stage<H, F> {
+    enum Stage<F> {
+        ShakingHands { shaking: Pin<Box<dyn Future<Output = Option<PacketConn>> + Send>> },
         /// The handler is called in its task: where it panics, it is alone.
-        ToBeCalled { with: Option<(PacketConn, Arc<H>)> },
+        ToBeCalled { conn: Option<PacketConn> },
         Called {
             #[pin]
             handler: F,
@@ -290,11 +307,8 @@ pin_project! {
 }
 
 impl<H, F> Handling<H, F> {
-    fn new(conn: PacketConn, handler: Arc<H>) -> Self {
-        let shared = Arc::clone(conn.shared());
-        let span = tracing::debug_span!("connection", peer = shared.ends.peer().map(tracing::field::display));
-        let span = (!span.is_disabled()).then(|| Box::new(span));
-        Self { shared, span, stage: Stage::ToBeCalled { with: Some((conn, handler)) } }
+    fn new(stage: Stage<F>, handler: Arc<H>) -> Self {
+        Self { handler, shared: None, span: None, stage }
     }
 }
 
@@ -307,18 +321,30 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let mut this = self.project();
-        let _inside = this.span.as_deref().map(Span::enter);
         loop {
             match this.stage.as_mut().project() {
-                StageProjection::ToBeCalled { with } => {
+                StageProjection::ShakingHands { shaking } => {
+                    let Some(conn) = ready!(shaking.as_mut().poll(cx)) else { return Poll::Ready(()) };
+                    this.stage.set(Stage::ToBeCalled { conn: Some(conn) });
+                }
+                StageProjection::ToBeCalled { conn } => {
                     // Gone where the handler panicked, after which nobody polls.
-                    let Some((conn, handler)) = with.take() else { return Poll::Ready(()) };
-                    let handler = handler(conn);
+                    let Some(conn) = conn.take() else { return Poll::Ready(()) };
+                    let peer = conn.peer_addr().map(tracing::field::display);
+                    let span = tracing::debug_span!("connection", peer);
+                    *this.span = (!span.is_disabled()).then(|| Box::new(span));
+                    *this.shared = Some(Arc::clone(conn.shared()));
+                    let _inside = this.span.as_deref().map(Span::enter);
+                    let handler = (this.handler)(conn);
                     this.stage.set(Stage::Called { handler });
                 }
                 StageProjection::Called { handler } => {
-                    log_failure(ready!(handler.poll(cx)), this.shared.ends.peer());
-                    log_end(this.shared);
+                    let _inside = this.span.as_deref().map(Span::enter);
+                    let result = ready!(handler.poll(cx));
+                    if let Some(shared) = this.shared {
+                        log_failure(result, shared.ends.peer());
+                        log_end(shared);
+                    }
                     return Poll::Ready(());
                 }
             }
@@ -355,7 +381,7 @@ fn log_panic(finished: Result<(), JoinError>) {
 }
 
 /// An error and what is behind it, in one line.
-fn chain(error: &dyn StdError) -> String {
+pub(crate) fn chain(error: &dyn StdError) -> String {
     let mut line = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {

@@ -1,5 +1,13 @@
 //! What can be set on a server.
 
+#[cfg(feature = "proxy-protocol")]
+use std::sync::Arc;
+
+#[cfg(feature = "proxy-protocol")]
+use ipnet::IpNet;
+
+#[cfg(feature = "tls")]
+use crate::TlsServerConfig;
 use crate::error::Reason;
 use crate::{ConnConfig, Error};
 
@@ -20,6 +28,10 @@ pub struct ServerConfig {
     pub(crate) conn: ConnConfig,
     pub(crate) max_conns: Option<usize>,
     pub(crate) max_conns_per_ip: Option<usize>,
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<TlsServerConfig>,
+    #[cfg(feature = "proxy-protocol")]
+    pub(crate) proxies: Option<Arc<[IpNet]>>,
 }
 
 impl ServerConfig {
@@ -60,6 +72,41 @@ impl ServerConfig {
         self
     }
 
+    /// Has clients connect with TLS, over all that the server listens on. Handshakes run beside the accepting of others, each
+    /// within [`handshake_timeout`](ConnConfig::handshake_timeout).
+    ///
+    /// Default: without.
+    #[cfg(feature = "tls")]
+    #[must_use]
+    pub fn tls(mut self, tls: TlsServerConfig) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// Has connections come through proxies that tell whom they speak for, by the PROXY protocol, version 1 or 2: each has to
+    /// begin with its header, and to come from one of the networks of `trusted`, or by a Unix socket. Any other is closed.
+    /// It is never guessed: a client that could send a header of its own would choose its address.
+    ///
+    /// The address in the header is [`peer_addr`](crate::PacketConn::peer_addr) then, and what
+    /// [`max_conns_per_ip`](Self::max_conns_per_ip) counts; where the proxy speaks for itself, its own. The header comes
+    /// before TLS, within [`handshake_timeout`](ConnConfig::handshake_timeout).
+    ///
+    /// Default: without.
+    ///
+    /// ```
+    /// # use pktconn::ServerConfig;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let config = ServerConfig::new().proxy_protocol(["10.0.0.0/8".parse()?, "fd00::/8".parse()?]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "proxy-protocol")]
+    #[must_use]
+    pub fn proxy_protocol(mut self, trusted: impl IntoIterator<Item = IpNet>) -> Self {
+        self.proxies = Some(trusted.into_iter().collect());
+        self
+    }
+
     /// Refuses what cannot work.
     pub(crate) fn check(&self) -> Result<(), Error> {
         if self.max_conns == Some(0) {
@@ -68,7 +115,11 @@ impl ServerConfig {
         if self.max_conns_per_ip == Some(0) {
             return Err(Reason::Config("max_conns_per_ip must be at least 1").into());
         }
-        self.conn.check()
+        #[cfg(feature = "proxy-protocol")]
+        if self.proxies.as_ref().is_some_and(|networks| networks.is_empty()) {
+            return Err(Reason::Config("proxy_protocol trusts nobody").into());
+        }
+        self.conn.check_without_connect()
     }
 }
 

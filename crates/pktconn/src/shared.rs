@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 
 use pktconn_codec::{Frame, FrameError, Packet};
 
+use crate::census::Ticket;
 use crate::config::Settings;
 use crate::ends::Ends;
 use crate::error::Reason;
@@ -38,8 +39,8 @@ pub(crate) struct Shared {
     /// Senders and the receiver; the last one to go ends the connection.
     handles: AtomicUsize,
     pub(crate) ends: Ends,
-    /// Where it stands among those of its server.
-    place: usize,
+    /// Its place among those of its server, where it has one.
+    ticket: Option<Ticket>,
 }
 
 /// The senders that wait for room.
@@ -57,17 +58,23 @@ impl Shared {
         settings: &Arc<Settings>,
         writer: Writer,
         ends: Ends,
+        ticket: Option<Ticket>,
     ) -> Arc<Self> {
-        Arc::new_cyclic(|conn| Self {
-            settings: Arc::clone(settings),
-            received: Received::default(),
-            closed_here: AtomicBool::new(false),
-            state: Mutex::new(State::new(writer, config)),
-            line: OnceLock::new(),
-            next_key: AtomicU64::new(0),
-            handles: AtomicUsize::new(0),
-            place: settings.server.as_ref().map_or(0, |server| server.census.enroll(conn, ends.peer())),
-            ends,
+        Arc::new_cyclic(|conn| {
+            if let Some(ticket) = &ticket {
+                ticket.enroll(conn);
+            }
+            Self {
+                settings: Arc::clone(settings),
+                received: Received::default(),
+                closed_here: AtomicBool::new(false),
+                state: Mutex::new(State::new(writer, config)),
+                line: OnceLock::new(),
+                next_key: AtomicU64::new(0),
+                handles: AtomicUsize::new(0),
+                ends,
+                ticket,
+            }
         })
     }
 
@@ -541,14 +548,6 @@ impl Shared {
     }
 }
 
-impl Drop for Shared {
-    fn drop(&mut self) {
-        if let Some(server) = &self.settings.server {
-            server.census.leave(self.place, self.ends.peer());
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -559,8 +558,9 @@ mod tests {
         let truncated = FrameError::Truncated { needed: 9, available: 1 };
         for failure in [None, Some(Reason::Frame(truncated))] {
             let config = ConnConfig::new();
-            let settings = Settings::new(&config, None);
-            let shared = Shared::new(&config, &settings, Writer::other(tokio::io::sink()), Ends::Unknown);
+            let settings = Settings::new(&config);
+            let shared =
+                Shared::new(&config, &settings, Writer::other(tokio::io::sink()), Ends::Unknown, None);
             let started = tokio::time::Instant::now();
             shared.close();
             tokio::task::yield_now().await;

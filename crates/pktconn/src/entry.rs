@@ -1,0 +1,112 @@
+//! From a stream that a server has accepted to a connection: what comes before the first packet.
+//!
+//! ```text
+//!   accepted -- the header of a proxy --> the client's address -- TLS --> PacketConn
+//!                       '-- each in the task of the connection, within handshake_timeout --'
+//! ```
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+#[cfg(feature = "proxy-protocol")]
+use ipnet::IpNet;
+
+use crate::byte_stream::ByteStream;
+use crate::census::Ticket;
+use crate::config::Settings;
+use crate::connect::within;
+use crate::control::Control;
+use crate::error::{Reason, Timeout};
+use crate::{ConnConfig, Error, PacketConn};
+
+/// What all connections of a server are made of.
+pub(crate) struct Entry {
+    pub(crate) config: ConnConfig,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) control: Arc<Control>,
+    /// The networks of those proxies, where connections come through them.
+    #[cfg(feature = "proxy-protocol")]
+    pub(crate) proxies: Option<Arc<[IpNet]>>,
+}
+
+impl Entry {
+    /// Whether the peer that was accepted is a proxy, and no client.
+    pub(crate) fn is_behind_proxy(&self) -> bool {
+        #[cfg(feature = "proxy-protocol")]
+        return self.proxies.is_some();
+        #[cfg(not(feature = "proxy-protocol"))]
+        return false;
+    }
+
+    /// Whether there is something to wait for.
+    pub(crate) fn has_handshake(&self) -> bool {
+        #[cfg(feature = "tls")]
+        let has_tls = self.control.has_tls();
+        #[cfg(not(feature = "tls"))]
+        let has_tls = false;
+        has_tls || self.is_behind_proxy()
+    }
+
+    /// Where there is nothing to wait for.
+    pub(crate) fn open(
+        &self,
+        stream: ByteStream,
+        peer: Option<SocketAddr>,
+        ticket: Ticket,
+    ) -> Result<PacketConn, Error> {
+        PacketConn::from_stream(stream, peer, &self.config, &self.settings, Some(ticket))
+    }
+
+    /// Where there is. `None` when it did not come to a connection.
+    pub(crate) async fn shake_hands(
+        self: Arc<Self>,
+        stream: ByteStream,
+        peer: Option<SocketAddr>,
+        ticket: Ticket,
+    ) -> Option<PacketConn> {
+        let steps = self.steps(stream, peer, ticket);
+        let shaken = tokio::select! {
+            biased;
+            shaken = within(self.config.handshake_timeout, Timeout::Handshake, steps) => shaken,
+            // No packet of its has been received.
+            () = self.control.stop.said() => return None,
+        };
+        let error = match shaken {
+            Ok(conn) => return conn,
+            Err(reason) => Error::from(reason),
+        };
+        self.control.census.handshake_failed();
+        let peer = peer.map(tracing::field::display);
+        let error = crate::server::chain(&error);
+        tracing::debug!(peer, error, "the handshake failed");
+        None
+    }
+
+    #[allow(unused_mut, clippy::unused_async, reason = "which features there are says what there is to do")]
+    async fn steps(
+        &self,
+        mut stream: ByteStream,
+        mut peer: Option<SocketAddr>,
+        mut ticket: Ticket,
+    ) -> Result<Option<PacketConn>, Reason> {
+        #[cfg(feature = "proxy-protocol")]
+        if let Some(proxies) = &self.proxies {
+            if !crate::proxy::trusts(proxies, peer) {
+                let problem = "it is none of the proxies that are trusted";
+                return Err(std::io::Error::new(std::io::ErrorKind::PermissionDenied, problem).into());
+            }
+            peer = crate::proxy::read_header(&mut stream).await?.or(peer);
+            if peer.is_some_and(|peer| !ticket.count_for(peer)) {
+                let peer = peer.map(tracing::field::display);
+                tracing::debug!(peer, "refused: there are too many connections");
+                return Ok(None);
+            }
+        }
+        #[cfg(feature = "tls")]
+        if let Some(acceptor) = self.control.tls() {
+            stream = crate::tls::accept(acceptor, stream).await?;
+        }
+        let conn = PacketConn::from_stream(stream, peer, &self.config, &self.settings, Some(ticket));
+        conn.map(Some).map_err(Error::into_reason)
+    }
+}

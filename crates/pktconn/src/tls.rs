@@ -1,0 +1,341 @@
+//! TLS, by rustls: what a server and a client need for it, and what a connection tells of it.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::{self, RootCertStore};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use crate::addr::{Addr, Kind};
+use crate::byte_stream::ByteStream;
+use crate::error::Reason;
+
+/// TLS for a server: its certificate, whom it asks for one, and the protocols it speaks.
+///
+/// ```no_run
+/// use pktconn::{PacketServer, ServerConfig, TlsServerConfig};
+///
+/// # async fn start() -> Result<(), pktconn::Error> {
+/// let tls = TlsServerConfig::new("chain.pem", "key.pem").client_ca("clients.pem");
+/// let server = PacketServer::bind_with("[::]:14572", ServerConfig::new().tls(tls.clone())).await?;
+/// let handle = server.handle();
+/// // Later, when there is a new certificate in these files; connections that are there go on.
+/// handle.set_tls(&tls)?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// TLS 1.3 and 1.2, with the cipher suites of rustls.
+#[derive(Clone)]
+pub struct TlsServerConfig {
+    source: ServerSource,
+    client_ca: Option<ClientCa>,
+    alpn: Vec<Vec<u8>>,
+}
+
+#[derive(Clone)]
+enum ServerSource {
+    Files { chain: PathBuf, key: PathBuf },
+    Given(Arc<rustls::ServerConfig>),
+}
+
+#[derive(Clone)]
+struct ClientCa {
+    path: PathBuf,
+    is_required: bool,
+}
+
+impl TlsServerConfig {
+    /// TLS with the certificate chain (the server's own certificate first) and the private key (PKCS #8, SEC1 or PKCS #1) of
+    /// these PEM files.
+    ///
+    /// They are read when the server is bound, and when they are [set anew](crate::ServerHandle::set_tls).
+    #[must_use]
+    pub fn new(chain: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        let source = ServerSource::Files { chain: chain.into(), key: key.into() };
+        Self { source, client_ca: None, alpn: Vec::new() }
+    }
+
+    /// TLS as rustls is configured by the caller: for what has no setter here. The setters have no part in it then.
+    #[must_use]
+    pub fn from_rustls(config: Arc<rustls::ServerConfig>) -> Self {
+        Self { source: ServerSource::Given(config), client_ca: None, alpn: Vec::new() }
+    }
+
+    /// Demands a certificate of each client, signed by one of the authorities in this PEM file.
+    ///
+    /// Default: clients are not asked.
+    #[must_use]
+    pub fn client_ca(mut self, authorities: impl Into<PathBuf>) -> Self {
+        self.client_ca = Some(ClientCa { path: authorities.into(), is_required: true });
+        self
+    }
+
+    /// Asks each client for a certificate, and takes those that have none; one that is shown has to be good. The handler
+    /// sees by [`TlsInfo::peer_certificates`] who it is.
+    #[must_use]
+    pub fn optional_client_ca(mut self, authorities: impl Into<PathBuf>) -> Self {
+        self.client_ca = Some(ClientCa { path: authorities.into(), is_required: false });
+        self
+    }
+
+    /// Sets the names of the protocols that the server speaks (ALPN), the one it likes best first. A client that names others
+    /// alone is refused; one that names none is not.
+    ///
+    /// Default: none.
+    #[must_use]
+    pub fn alpn<P: Into<Vec<u8>>>(mut self, protocols: impl IntoIterator<Item = P>) -> Self {
+        self.alpn = protocols.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Reads the files.
+    pub(crate) fn load(&self) -> Result<TlsAcceptor, Reason> {
+        let (chain, key) = match &self.source {
+            ServerSource::Given(config) => return Ok(Arc::clone(config).into()),
+            ServerSource::Files { chain, key } => (chain, key),
+        };
+        let builder = rustls::ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(|error| unusable("TLS", &error))?;
+        let builder = match &self.client_ca {
+            None => builder.with_no_client_auth(),
+            Some(ClientCa { path, is_required }) => {
+                let verifier =
+                    WebPkiClientVerifier::builder_with_provider(Arc::new(roots(path)?), provider());
+                let verifier = if *is_required { verifier } else { verifier.allow_unauthenticated() };
+                let verifier = verifier.build().map_err(|error| unusable(path.display(), &error))?;
+                builder.with_client_cert_verifier(verifier)
+            }
+        };
+        let mut config = builder
+            .with_single_cert(certificates(chain)?, private_key(key)?)
+            .map_err(|error| unusable(format_args!("{} with {}", chain.display(), key.display()), &error))?;
+        config.alpn_protocols.clone_from(&self.alpn);
+        Ok(Arc::new(config).into())
+    }
+}
+
+impl fmt::Debug for TlsServerConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("TlsServerConfig");
+        if let ServerSource::Files { chain, key } = &self.source {
+            debug.field("chain", chain).field("key", key);
+        }
+        debug.finish_non_exhaustive()
+    }
+}
+
+/// TLS for a client: whom it trusts, and as whom it shows itself.
+///
+/// ```no_run
+/// use pktconn::{ConnConfig, PacketConn, TlsClientConfig};
+///
+/// # async fn start() -> Result<(), pktconn::Error> {
+/// let config = ConnConfig::new().tls(TlsClientConfig::new());
+/// let conn = PacketConn::connect_with("example.org:14572", config).await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// TLS 1.3 and 1.2, with the cipher suites of rustls. The server's certificate is verified always.
+#[derive(Clone, Default)]
+pub struct TlsClientConfig {
+    ca: Option<PathBuf>,
+    identity: Option<(PathBuf, PathBuf)>,
+    server_name: Option<String>,
+    alpn: Vec<Vec<u8>>,
+    /// Made of the others when it is first needed, and kept: the system's roots are many files.
+    loaded: Arc<OnceLock<Arc<rustls::ClientConfig>>>,
+}
+
+impl TlsClientConfig {
+    /// TLS with the system's roots, towards the host that is connected to.
+    ///
+    /// Files are read when it first connects, once for all clones of it.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// TLS as rustls is configured by the caller: for what has no setter here. Of the setters only
+    /// [`server_name`](Self::server_name) has a part in it then.
+    #[must_use]
+    pub fn from_rustls(config: Arc<rustls::ClientConfig>) -> Self {
+        Self { loaded: Arc::new(config.into()), ..Self::default() }
+    }
+
+    /// Trusts the authorities in this PEM file, instead of the system's.
+    #[must_use]
+    pub fn ca(mut self, authorities: impl Into<PathBuf>) -> Self {
+        self.ca = Some(authorities.into());
+        self.anew()
+    }
+
+    /// Shows the certificate chain and the key of these PEM files to a server that asks.
+    #[must_use]
+    pub fn client_cert(mut self, chain: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        self.identity = Some((chain.into(), key.into()));
+        self.anew()
+    }
+
+    /// Sets the name that the server's certificate must be for, a host name or an IP address, which is also sent to it (SNI).
+    ///
+    /// Default: the host of the address that is connected to. A Unix socket has none.
+    #[must_use]
+    pub fn server_name(mut self, name: impl Into<String>) -> Self {
+        self.server_name = Some(name.into());
+        self
+    }
+
+    /// Sets the names of the protocols that the client speaks (ALPN), the one it likes best first.
+    ///
+    /// Default: none.
+    #[must_use]
+    pub fn alpn<P: Into<Vec<u8>>>(mut self, protocols: impl IntoIterator<Item = P>) -> Self {
+        self.alpn = protocols.into_iter().map(Into::into).collect();
+        self.anew()
+    }
+
+    fn anew(mut self) -> Self {
+        self.loaded = Arc::default();
+        self
+    }
+
+    fn load(&self) -> Result<Arc<rustls::ClientConfig>, Reason> {
+        if let Some(config) = self.loaded.get() {
+            return Ok(Arc::clone(config));
+        }
+        let roots = match &self.ca {
+            Some(path) => roots(path)?,
+            None => system_roots()?,
+        };
+        let builder = rustls::ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(|error| unusable("TLS", &error))?
+            .with_root_certificates(roots);
+        let mut config = match &self.identity {
+            None => builder.with_no_client_auth(),
+            Some((chain, key)) => {
+                builder.with_client_auth_cert(certificates(chain)?, private_key(key)?).map_err(|error| {
+                    unusable(format_args!("{} with {}", chain.display(), key.display()), &error)
+                })?
+            }
+        };
+        config.alpn_protocols.clone_from(&self.alpn);
+        Ok(Arc::clone(self.loaded.get_or_init(|| Arc::new(config))))
+    }
+
+    /// The handshake of a client, on a stream that was connected to `addr`.
+    pub(crate) async fn handshake(&self, stream: ByteStream, addr: &Addr) -> Result<ByteStream, Reason> {
+        let host = match (&self.server_name, addr.kind()) {
+            (Some(name), _) => name.clone(),
+            (None, Kind::Socket(addr)) => addr.ip().to_string(),
+            (None, Kind::Name(name)) => {
+                name.rsplit_once(':').map_or(&name[..], |(host, _port)| host).to_owned()
+            }
+            (None, Kind::Unix(_)) => {
+                return Err(Reason::Config("TLS over a Unix socket needs a server_name"));
+            }
+        };
+        let name = ServerName::try_from(host.clone()).map_err(|error| unusable(host, &error))?;
+        let connected = TlsConnector::from(self.load()?).connect(name, stream).await;
+        Ok(ByteStream::Tls(Box::new(connected.map_err(failed)?.into())))
+    }
+}
+
+impl fmt::Debug for TlsClientConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsClientConfig")
+            .field("ca", &self.ca)
+            .field("identity", &self.identity)
+            .field("server_name", &self.server_name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The handshake of a server.
+pub(crate) async fn accept(acceptor: TlsAcceptor, stream: ByteStream) -> Result<ByteStream, Reason> {
+    Ok(ByteStream::Tls(Box::new(acceptor.accept(stream).await.map_err(failed)?.into())))
+}
+
+/// What the handshake of a connection with TLS has shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TlsInfo {
+    /// The protocol that both agreed on (ALPN), where they named any.
+    pub alpn: Option<Vec<u8>>,
+    /// The peer's certificates, which were verified, its own first: DER, as X.509 has it. Empty for a client that showed none.
+    pub peer_certificates: Vec<Vec<u8>>,
+    /// The name of the server that the client asked for (SNI); on a server's side alone.
+    pub server_name: Option<String>,
+}
+
+impl TlsInfo {
+    pub(crate) fn of(stream: &tokio_rustls::TlsStream<ByteStream>) -> Self {
+        let (_, common) = stream.get_ref();
+        let certificates = common.peer_certificates().unwrap_or_default();
+        let server_name = match stream {
+            tokio_rustls::TlsStream::Server(server) => server.get_ref().1.server_name().map(str::to_owned),
+            tokio_rustls::TlsStream::Client(_) => None,
+        };
+        Self {
+            alpn: common.alpn_protocol().map(<[u8]>::to_vec),
+            peer_certificates: certificates.iter().map(|certificate| certificate.to_vec()).collect(),
+            server_name,
+        }
+    }
+}
+
+/// Not that which the process may have installed: nothing is to depend on who comes first.
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    static PROVIDER: OnceLock<Arc<rustls::crypto::CryptoProvider>> = OnceLock::new();
+    Arc::clone(PROVIDER.get_or_init(|| Arc::new(rustls::crypto::ring::default_provider())))
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Reason> {
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
+    let certificates = certificates.map_err(|error| unusable(path.display(), &error))?;
+    if certificates.is_empty() {
+        return Err(unusable(path.display(), &"there is no certificate in it"));
+    }
+    Ok(certificates)
+}
+
+fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, Reason> {
+    PrivateKeyDer::from_pem_file(path).map_err(|error| unusable(path.display(), &error))
+}
+
+fn roots(path: &Path) -> Result<RootCertStore, Reason> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(path)? {
+        roots.add(certificate).map_err(|error| unusable(path.display(), &error))?;
+    }
+    Ok(roots)
+}
+
+fn system_roots() -> Result<RootCertStore, Reason> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    // Some systems have a few that nobody can read: the others do.
+    roots.add_parsable_certificates(found.certs);
+    if roots.is_empty() {
+        let problem = found.errors.first().map_or("there are none".to_owned(), ToString::to_string);
+        return Err(unusable("the system's root certificates", &problem));
+    }
+    Ok(roots)
+}
+
+/// A file that is no good, or not there.
+fn unusable(what: impl fmt::Display, error: &dyn fmt::Display) -> Reason {
+    Reason::Tls(Arc::new(io::Error::new(io::ErrorKind::InvalidData, format!("cannot use {what}: {error}"))))
+}
+
+fn failed(error: io::Error) -> Reason {
+    Reason::Tls(Arc::new(error))
+}

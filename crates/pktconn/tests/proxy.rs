@@ -1,0 +1,152 @@
+//! Behind a proxy, the client is who the proxy says, and who is no proxy says nothing.
+#![cfg(feature = "proxy-protocol")]
+
+mod common;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use common::{frame, tcp_addr};
+use pktconn::{Addr, ConnConfig, PacketConn, PacketServer, ServerConfig, ServerHandle};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+const V1: &[u8] = b"PROXY TCP4 192.0.2.7 127.0.0.1 8080 80\r\n";
+const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x07\x7f\0\0\x01\x1f\x90\0\x50";
+const V2_LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
+
+/// Answers each packet with the address of its peer.
+async fn who(mut conn: PacketConn) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    while conn.recv().await?.is_some() {
+        conn.send(format!("{:?}", conn.peer_addr()).into_bytes()).await?;
+    }
+    Ok(conn.close().await?)
+}
+
+async fn serve(config: ServerConfig) -> (SocketAddr, ServerHandle) {
+    let server = PacketServer::bind_with("127.0.0.1:0", config).await.unwrap();
+    let (addr, handle) = (tcp_addr(&server), server.handle());
+    tokio::spawn(server.serve(who));
+    (addr, handle)
+}
+
+fn behind_local_proxies() -> ServerConfig {
+    ServerConfig::new().proxy_protocol(["127.0.0.0/8".parse().unwrap()])
+}
+
+/// Sends what a proxy would, a packet behind it, and reads who the server takes it for.
+async fn ask(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), header: &[u8]) -> std::io::Result<String> {
+    stream.write_all(&[header, &frame(b"who?")].concat()).await?;
+    let len = stream.read_u32_le().await?;
+    let mut reply = vec![0; len as usize];
+    stream.read_exact(&mut reply).await?;
+    Ok(String::from_utf8(reply).unwrap())
+}
+
+async fn connect_and_ask(addr: SocketAddr, header: &[u8]) -> std::io::Result<String> {
+    ask(&mut TcpStream::connect(addr).await?, header).await
+}
+
+#[tokio::test]
+async fn the_peer_is_the_client_of_whom_the_header_tells() {
+    let (addr, handle) = serve(behind_local_proxies()).await;
+    for header in [V1, V2] {
+        assert_eq!(connect_and_ask(addr, header).await.unwrap(), "Some(192.0.2.7:8080)");
+    }
+    // A proxy that asks whether the server is well speaks for itself.
+    let mut stream = TcpStream::connect(addr).await.unwrap();
+    let itself = stream.local_addr().unwrap();
+    assert_eq!(ask(&mut stream, V2_LOCAL).await.unwrap(), format!("{:?}", Some(itself)));
+    assert_eq!(handle.stats().handshakes_failed, 0);
+}
+
+#[tokio::test]
+async fn without_a_header_there_is_no_connection() {
+    let (addr, handle) = serve(behind_local_proxies()).await;
+    for (count, stream) in [&b""[..], b"PROXY nonsense of some length\r\n", &V2[1..]].into_iter().enumerate()
+    {
+        assert!(connect_and_ask(addr, stream).await.is_err());
+        assert_eq!(handle.stats().handshakes_failed, count as u64 + 1);
+    }
+    assert!(connect_and_ask(addr, V1).await.is_ok());
+}
+
+#[tokio::test]
+async fn who_is_no_trusted_proxy_cannot_choose_its_address() {
+    let (addr, handle) = serve(ServerConfig::new().proxy_protocol(["10.0.0.0/8".parse().unwrap()])).await;
+    assert!(connect_and_ask(addr, V1).await.is_err());
+    assert_eq!(handle.stats().handshakes_failed, 1);
+    // Where no proxy is expected, a header is not one.
+    let (addr, _) = serve(ServerConfig::new()).await;
+    assert!(connect_and_ask(addr, V1).await.is_err());
+    let nobody = PacketServer::bind_with("127.0.0.1:0", ServerConfig::new().proxy_protocol([])).await;
+    assert!(nobody.unwrap_err().is_config());
+}
+
+#[tokio::test]
+async fn a_header_that_does_not_come_ends_at_the_deadline() {
+    let conn = ConnConfig::new().handshake_timeout(Duration::from_millis(100));
+    let (addr, handle) = serve(behind_local_proxies().conn(conn)).await;
+    for start in [&b""[..], &V1[..20], &V2[..20]] {
+        let mut stream = TcpStream::connect(addr).await.unwrap();
+        stream.write_all(start).await.unwrap();
+        assert!(!matches!(stream.read(&mut [0; 1]).await, Ok(1..)));
+    }
+    assert_eq!((handle.stats().handshakes_failed, handle.stats().open), (3, 0));
+}
+
+#[tokio::test]
+async fn the_limit_for_an_address_counts_clients_and_not_the_proxy() {
+    let (addr, handle) = serve(behind_local_proxies().max_conns_per_ip(2)).await;
+    let mut streams = Vec::new();
+    for client in ["192.0.2.1", "192.0.2.1", "192.0.2.2", "192.0.2.2"] {
+        let mut stream = TcpStream::connect(addr).await.unwrap();
+        let header = format!("PROXY TCP4 {client} 127.0.0.1 8080 80\r\n");
+        assert!(ask(&mut stream, header.as_bytes()).await.is_ok());
+        streams.push(stream);
+    }
+    assert!(connect_and_ask(addr, b"PROXY TCP4 192.0.2.1 127.0.0.1 1 2\r\n").await.is_err());
+    assert_eq!((handle.stats().refused, handle.stats().handshakes_failed), (1, 0));
+    drop(streams);
+    while handle.stats().open > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert!(connect_and_ask(addr, b"PROXY TCP4 192.0.2.1 127.0.0.1 1 2\r\n").await.is_ok());
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_proxy_may_come_by_a_unix_socket() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("socket");
+    let server = PacketServer::bind_with(Addr::unix(&path), behind_local_proxies()).await.unwrap();
+    tokio::spawn(server.serve(who));
+    let mut stream = tokio::net::UnixStream::connect(&path).await.unwrap();
+    assert_eq!(ask(&mut stream, V2).await.unwrap(), "Some(192.0.2.7:8080)");
+}
+
+#[cfg(feature = "tls")]
+#[tokio::test]
+async fn the_header_comes_before_tls() {
+    let dir = tempfile::tempdir().unwrap();
+    let (chain, key) = (dir.path().join("chain.pem"), dir.path().join("key.pem"));
+    let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    std::fs::write(&chain, own.cert.pem()).unwrap();
+    std::fs::write(&key, own.signing_key.serialize_pem()).unwrap();
+    let tls = pktconn::TlsServerConfig::new(&chain, &key);
+    let (addr, _) = serve(behind_local_proxies().tls(tls)).await;
+    // A proxy: it adds the header to what a client sends.
+    let proxy = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = proxy.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let (mut client, _) = proxy.accept().await.unwrap();
+        let mut server = TcpStream::connect(addr).await.unwrap();
+        server.write_all(V2).await.unwrap();
+        tokio::io::copy_bidirectional(&mut client, &mut server).await
+    });
+    let config = ConnConfig::new().tls(pktconn::TlsClientConfig::new().ca(&chain));
+    let mut conn = PacketConn::connect_with(("localhost", port), config).await.unwrap();
+    conn.send(b"who?").await.unwrap();
+    assert_eq!(conn.recv().await.unwrap().unwrap().payload(), b"Some(192.0.2.7:8080)");
+    conn.close().await.unwrap();
+}
