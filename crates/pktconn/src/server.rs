@@ -196,10 +196,10 @@ impl PacketServer {
                     };
                     let stage = if entry.has_handshake() {
                         let shaking = Arc::clone(&entry).shake_hands(stream, peer_addr, ticket);
-                        Stage::ShakingHands { shaking: Box::pin(shaking) }
+                        Stage::ShakingHands { shaking: Box::pin(shaking), handler: Arc::clone(&handler) }
                     } else {
                         match entry.open(stream, peer_addr, ticket) {
-                            Ok(conn) => Stage::ToBeCalled { conn: Some(conn) },
+                            Ok(conn) => Stage::ToBeCalled { with: Some((conn, Arc::clone(&handler))) },
                             // Gone between being accepted and being looked at.
                             Err(error) => {
                                 log_failure(Err(error.into()), peer_addr);
@@ -207,7 +207,7 @@ impl PacketServer {
                             }
                         }
                     };
-                    handlers.spawn(Handling::new(stage, Arc::clone(&handler)));
+                    handlers.spawn(Handling { shared: None, span: None, stage });
                 }
                 Err(error) => self.wait_after(&error, &mut pause, &mut handlers).await,
             }
@@ -283,32 +283,25 @@ async fn drain(control: &Control, mut handlers: JoinSet<()>) -> ShutdownReport {
 pin_project! {
     /// A connection at work. No async block, which has room for the connection beside that of the handler that it went to.
     struct Handling<H, F> {
-        handler: Arc<H>,
         // Once there is one.
         shared: Option<Arc<Shared>>,
         // Where somebody wants it.
         span: Option<Box<Span>>,
         #[pin]
-        stage: Stage<F>,
+        stage: Stage<H, F>,
     }
 }
 
 pin_project! {
     #[project = StageProjection]
-    enum Stage<F> {
-        ShakingHands { shaking: Pin<Box<dyn Future<Output = Option<PacketConn>> + Send>> },
+    enum Stage<H, F> {
+        ShakingHands { shaking: Pin<Box<dyn Future<Output = Option<PacketConn>> + Send>>, handler: Arc<H> },
         /// The handler is called in its task: where it panics, it is alone.
-        ToBeCalled { conn: Option<PacketConn> },
+        ToBeCalled { with: Option<(PacketConn, Arc<H>)> },
         Called {
             #[pin]
             handler: F,
         },
-    }
-}
-
-impl<H, F> Handling<H, F> {
-    fn new(stage: Stage<F>, handler: Arc<H>) -> Self {
-        Self { handler, shared: None, span: None, stage }
     }
 }
 
@@ -323,19 +316,20 @@ where
         let mut this = self.project();
         loop {
             match this.stage.as_mut().project() {
-                StageProjection::ShakingHands { shaking } => {
+                StageProjection::ShakingHands { shaking, handler } => {
                     let Some(conn) = ready!(shaking.as_mut().poll(cx)) else { return Poll::Ready(()) };
-                    this.stage.set(Stage::ToBeCalled { conn: Some(conn) });
+                    let with = Some((conn, Arc::clone(handler)));
+                    this.stage.set(Stage::ToBeCalled { with });
                 }
-                StageProjection::ToBeCalled { conn } => {
+                StageProjection::ToBeCalled { with } => {
                     // Gone where the handler panicked, after which nobody polls.
-                    let Some(conn) = conn.take() else { return Poll::Ready(()) };
+                    let Some((conn, handler)) = with.take() else { return Poll::Ready(()) };
                     let peer = conn.peer_addr().map(tracing::field::display);
                     let span = tracing::debug_span!("connection", peer);
                     *this.span = (!span.is_disabled()).then(|| Box::new(span));
                     *this.shared = Some(Arc::clone(conn.shared()));
                     let _inside = this.span.as_deref().map(Span::enter);
-                    let handler = (this.handler)(conn);
+                    let handler = handler(conn);
                     this.stage.set(Stage::Called { handler });
                 }
                 StageProjection::Called { handler } => {

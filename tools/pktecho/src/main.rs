@@ -51,7 +51,7 @@ fn main() -> ExitCode {
 }
 
 async fn run(options: &Options) -> anyhow::Result<()> {
-    let mut signals = Signals::new().context("cannot watch for signals")?;
+    let mut signals = Signals::new(options.tls().is_some()).context("cannot watch for signals")?;
     let (runtimes, threads_each) = match options.runtimes {
         Sharing::Own => (options.threads, 1),
         Sharing::One => (1, options.threads),
@@ -85,7 +85,7 @@ async fn run(options: &Options) -> anyhow::Result<()> {
     workers[0].addrs().iter().for_each(|addr| say(&format!("listening on {addr}")));
     let stats = options.stats.then(|| tokio::spawn(echo::print_stats(Arc::clone(&board))));
 
-    signals.next().await;
+    signals.next_but(|| reload(options, &workers)).await;
     workers.iter().for_each(|worker| worker.shutdown_within(options.drain_timeout));
     if let Some(stats) = stats {
         stats.abort();
@@ -140,21 +140,51 @@ fn cannot_listen(addr: &Addr, error: io::Error) -> anyhow::Error {
     anyhow::Error::new(error).context(format!("cannot listen on {addr}; {advice}"))
 }
 
-/// The signals that ask for an end.
+/// Reads the certificate again. What cannot be used leaves the one that there is.
+fn reload(options: &Options, workers: &[Worker]) {
+    let Some(tls) = options.tls() else { return };
+    for worker in workers {
+        if let Err(error) = worker.set_tls(&tls).map_err(anyhow::Error::new) {
+            tracing::warn!("the certificate is not replaced: {error:#}");
+            return;
+        }
+    }
+    tracing::info!("the certificate was read again");
+}
+
+/// The signals that ask for an end, and the one that asks for something else.
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    /// Where there is something that can be read again. It ends programs otherwise, this one too.
+    hangup: Option<Signal>,
 }
 
 impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    fn new(reloads: bool) -> io::Result<Self> {
+        let hangup = reloads.then(|| signal(SignalKind::hangup())).transpose()?;
+        let (interrupt, terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        Ok(Self { interrupt, terminate, hangup })
     }
 
+    /// Waits for one that asks for an end.
     async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
+        self.next_but(|| {}).await;
+    }
+
+    /// The same, and calls `reload` at each of the other kind.
+    async fn next_but(&mut self, reload: impl Fn()) {
+        loop {
+            tokio::select! {
+                _ = self.interrupt.recv() => return,
+                _ = self.terminate.recv() => return,
+                () = async {
+                    match &mut self.hangup {
+                        Some(hangup) => { hangup.recv().await; }
+                        None => std::future::pending().await,
+                    }
+                } => reload(),
+            }
         }
     }
 }

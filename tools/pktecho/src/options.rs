@@ -1,11 +1,15 @@
 //! What the command line says, checked.
 
+use std::net::IpAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, ValueEnum};
-use pktconn::{Addr, Checksum, CodecConfig, ConnConfig, HeaderFormat, ServerConfig, SlowConsumer};
+use pktconn::{
+    Addr, Checksum, CodecConfig, ConnConfig, HeaderFormat, IpNet, ServerConfig, SlowConsumer, TlsServerConfig,
+};
 
 use crate::threads::Sharing;
 
@@ -62,6 +66,30 @@ pub(crate) struct Options {
     /// Connections at most of one IPv4 address, or of one IPv6 network of 64 bits [default: no limit]
     #[arg(long, value_name = "N", value_parser = parse_conns)]
     max_conns_per_ip: Option<usize>,
+
+    /// The certificate chain of the server, PEM; clients have to speak TLS then. SIGHUP has it and the key read again
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+
+    /// The private key of the certificate, PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+
+    /// The authorities, PEM, of the certificates that clients have to show
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_client_ca: Option<PathBuf>,
+
+    /// Expect the header of the PROXY protocol, version 1 or 2, in front of each connection
+    #[arg(long, requires = "trusted_proxy")]
+    proxy_protocol: bool,
+
+    /// A network that proxies connect from, such as 10.0.0.0/8 or 127.0.0.1; others are closed. May be given several times
+    #[arg(long, value_name = "NET", requires = "proxy_protocol", value_parser = parse_network)]
+    trusted_proxy: Vec<IpNet>,
+
+    /// How long a client may take for TLS and the header of a proxy, or 'off'.
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_deadline)]
+    handshake_timeout: Deadline,
 
     /// How long a packet may take from its first byte to its last, or 'off'.
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_deadline)]
@@ -143,10 +171,25 @@ impl Options {
     }
 
     pub(crate) fn server_config(&self) -> ServerConfig {
-        ServerConfig::new()
+        let mut config = ServerConfig::new()
             .conn(self.conn_config())
             .max_conns(self.max_conns)
-            .max_conns_per_ip(self.max_conns_per_ip)
+            .max_conns_per_ip(self.max_conns_per_ip);
+        if let Some(tls) = self.tls() {
+            config = config.tls(tls);
+        }
+        if self.proxy_protocol {
+            config = config.proxy_protocol(self.trusted_proxy.iter().copied());
+        }
+        config
+    }
+
+    pub(crate) fn tls(&self) -> Option<TlsServerConfig> {
+        let tls = TlsServerConfig::new(self.tls_cert.as_ref()?, self.tls_key.as_ref()?);
+        Some(match &self.tls_client_ca {
+            Some(ca) => tls.client_ca(ca),
+            None => tls,
+        })
     }
 
     fn codec_config(&self) -> CodecConfig {
@@ -158,6 +201,7 @@ impl Options {
         ConnConfig::new()
             .codec(self.codec_config())
             .close_timeout(self.drain_timeout)
+            .handshake_timeout(self.handshake_timeout.0)
             .frame_timeout(self.frame_timeout.0)
             .idle_timeout(self.idle_timeout.0)
             .write_timeout(self.write_timeout.0)
@@ -206,6 +250,11 @@ fn parse_conns(text: &str) -> Result<usize, String> {
     }
 }
 
+fn parse_network(text: &str) -> Result<IpNet, String> {
+    let network = text.parse().or_else(|_| text.parse().map(|ip: IpAddr| ip.into()));
+    network.map_err(|_| "a network is such as 10.0.0.0/8, fd00::/8 or 127.0.0.1".to_owned())
+}
+
 fn parse_deadline(text: &str) -> Result<Deadline, String> {
     match humantime::parse_duration(text) {
         _ if text == "off" => Ok(Deadline(None)),
@@ -238,6 +287,15 @@ mod tests {
         }
         for text in ["127.0.0.1:0", "[::1]:14572", "localhost:80", "unix:socket"] {
             assert!(parse_addr(text).is_ok(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_network_is_one_or_a_single_address() {
+        assert_eq!(parse_network("10.0.0.0/8").unwrap().to_string(), "10.0.0.0/8");
+        assert_eq!(parse_network("::1").unwrap().to_string(), "::1/128");
+        for text in ["", "10.0.0.0/33", "localhost", "10.0.0"] {
+            assert!(parse_network(text).is_err(), "{text:?}");
         }
     }
 

@@ -23,7 +23,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::ValueEnum;
 use listenfd::ListenFd;
-use pktconn::{Addr, Listener, PacketServer, ServerConfig, ServerHandle, ShutdownReport};
+use pktconn::{Addr, Listener, PacketServer, ServerConfig, ServerHandle, ShutdownReport, TlsServerConfig};
 use socket2::{Domain, Type};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
@@ -197,6 +197,11 @@ impl Worker {
     /// Where it listens.
     pub(crate) fn addrs(&self) -> &[Addr] {
         &self.addrs
+    }
+
+    /// Has connections from now on accepted with what stands in the files.
+    pub(crate) fn set_tls(&self, tls: &TlsServerConfig) -> Result<(), pktconn::Error> {
+        self.handle.set_tls(tls)
     }
 
     /// Stops accepting, and has the connections finish within `timeout`.

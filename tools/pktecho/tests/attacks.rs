@@ -10,137 +10,17 @@ mod common;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use common::Server;
+use common::attack::{
+    Healthy, SECOND, alone, assert_unharmed, calm_p99, connect, cpu_time, echo, is_gone, numbered,
+    open_files, resident_bytes, wait_until_gone,
+};
+use common::tls::Certificate;
+use pktconn::{ConnConfig, PacketConn, TlsClientConfig};
 use socket2::SockRef;
-
-const SECOND: Duration = Duration::from_secs(1);
-
-/// What counts as unnoticed by the healthy client, however fast it was alone: others have their parts of the machine.
-const UNNOTICED: Duration = Duration::from_millis(2);
-
-fn alone() -> MutexGuard<'static, ()> {
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A client that echoes until it is stopped.
-struct Healthy {
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<Vec<Duration>>,
-}
-
-impl Healthy {
-    fn start(server: &Server) -> Self {
-        let mut stream = TcpStream::connect(&server.addr).unwrap();
-        stream.set_nodelay(true).unwrap();
-        stream.set_read_timeout(Some(20 * SECOND)).unwrap();
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let thread = thread::spawn(move || {
-            let (mut times, mut number) = (Vec::new(), 0);
-            while !stopped.load(Ordering::Relaxed) {
-                let sent = Instant::now();
-                echo(&mut stream, number);
-                times.push(sent.elapsed());
-                number += 1;
-                thread::sleep(Duration::from_millis(1).saturating_sub(sent.elapsed()));
-            }
-            times
-        });
-        Self { stop, thread }
-    }
-
-    /// Stops, and tells the 99th percentile of the times to a reply.
-    fn p99(self) -> Duration {
-        self.stop.store(true, Ordering::Relaxed);
-        let mut times = self.thread.join().expect("the healthy client has not failed");
-        times.sort();
-        times[times.len() * 99 / 100]
-    }
-}
-
-/// The p99 of a healthy client beside nothing.
-fn calm_p99(server: &Server) -> Duration {
-    let healthy = Healthy::start(server);
-    thread::sleep(2 * SECOND);
-    healthy.p99()
-}
-
-fn assert_unharmed(what: &str, calm: Duration, attacked: Duration, ratio: f64) {
-    eprintln!("{what}: the healthy client's p99 was {calm:?} alone and {attacked:?} beside it");
-    let limit = calm.mul_f64(ratio).max(calm + UNNOTICED);
-    assert!(attacked <= limit, "{what}: the healthy client's p99 rose from {calm:?} to {attacked:?}");
-}
-
-fn proc_file(server: &Server, name: &str) -> String {
-    std::fs::read_to_string(format!("/proc/{}/{name}", server.child.id())).unwrap()
-}
-
-fn resident_bytes(server: &Server) -> u64 {
-    let status = proc_file(server, "status");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
-}
-
-fn open_files(server: &Server) -> usize {
-    std::fs::read_dir(format!("/proc/{}/fd", server.child.id())).unwrap().count()
-}
-
-/// The CPU time that the server has used so far.
-fn cpu_time(server: &Server) -> Duration {
-    let stat = proc_file(server, "stat");
-    // Behind the name, which may hold anything: the fields from the third on.
-    let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
-    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
-    // USER_HZ is 100 on every Linux.
-    Duration::from_millis(ticks * 10)
-}
-
-/// A frame of 512 bytes that says which one it is.
-fn numbered(number: u32) -> [u8; 516] {
-    let mut frame = [7; 516];
-    frame[..4].copy_from_slice(&512_u32.to_le_bytes());
-    frame[4..8].copy_from_slice(&number.to_le_bytes());
-    frame
-}
-
-fn echo(stream: &mut TcpStream, number: u32) {
-    let mut reply = [0; 516];
-    stream.write_all(&numbered(number)).unwrap();
-    stream.read_exact(&mut reply).expect("it is served");
-    assert_eq!(reply, numbered(number));
-}
-
-fn connect(server: &Server) -> TcpStream {
-    let stream = TcpStream::connect(&server.addr).unwrap();
-    stream.set_nonblocking(true).unwrap();
-    stream
-}
-
-/// Whether the server has closed or reset the connection. What it sends is not read.
-fn is_gone(stream: &TcpStream) -> bool {
-    match stream.peek(&mut [0]) {
-        Ok(count) => count == 0,
-        Err(error) => error.kind() != ErrorKind::WouldBlock,
-    }
-}
-
-/// Waits until all of `streams` are gone, and drops each as it goes; those that stay by `deadline` fail the test.
-fn wait_until_gone(mut streams: Vec<TcpStream>, deadline: Instant) {
-    loop {
-        streams.retain(|stream| !is_gone(stream));
-        if streams.is_empty() {
-            return;
-        }
-        assert!(Instant::now() < deadline, "{} connections are still there", streams.len());
-        thread::sleep(Duration::from_millis(10));
-    }
-}
 
 #[test]
 #[ignore = "takes 8 s of a machine of its own: cargo test --release -p pktecho -- --include-ignored"]
@@ -421,4 +301,43 @@ fn stopped_fifty_times_under_full_load_it_alters_and_tears_nothing() {
     }
     eprintln!("50 times stopped: {echoed} packets came back; {clean} times all ends were clean");
     assert!(clean > 0, "a clean end is the rule");
+}
+
+#[test]
+#[ignore = "takes 9 s of a machine of its own: cargo test --release -p pktecho -- --include-ignored"]
+fn clients_that_connect_and_say_nothing_of_tls_delay_nobody_and_are_gone_in_time() {
+    let _alone = alone();
+    let certificate = Certificate::new("localhost");
+    let options = ["--threads", "1", "--handshake-timeout", "3s"];
+    let server = Server::start(&[&options[..], &certificate.options()].concat());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let config =
+        ConnConfig::new().tls(TlsClientConfig::new().ca(certificate.chain()).server_name("localhost"));
+    // Connects anew each time, and echoes.
+    let time_to_reply = || {
+        let started = Instant::now();
+        runtime.block_on(async {
+            let mut conn = PacketConn::connect_with(&server.addr, config.clone()).await.unwrap();
+            conn.send(b"hello").await.unwrap();
+            assert_eq!(conn.recv().await.unwrap().unwrap().payload(), b"hello");
+            conn.close().await.unwrap();
+        });
+        started.elapsed()
+    };
+    let median_time = || {
+        let mut times: Vec<_> = (0..101).map(|_| time_to_reply()).collect();
+        times.sort();
+        times[50]
+    };
+    let calm = median_time();
+    let streams: Vec<_> = (0..1000).map(|_| connect(&server)).collect();
+    let deadline = Instant::now() + 4 * SECOND;
+    let attacked = median_time();
+    assert!(Instant::now() + SECOND < deadline, "it was over before the silent ones were gone");
+    eprintln!(
+        "1,000 silent clients of TLS: a new one was served in {calm:?} alone and in {attacked:?} beside them"
+    );
+    assert!(attacked <= (2 * calm).max(calm + 2 * SECOND / 1000), "{calm:?} rose to {attacked:?}");
+    wait_until_gone(streams, deadline);
+    time_to_reply();
 }

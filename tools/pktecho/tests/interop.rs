@@ -2,9 +2,12 @@
 
 mod common;
 
-use std::process::Command;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::process::{Child, Command, Stdio};
 
-use common::Server;
+use common::{Server, pktecho};
 
 #[test]
 #[ignore = "needs escript (package erlang-base): cargo test -p pktecho -- --include-ignored"]
@@ -15,5 +18,150 @@ fn erlang_speaks_to_it_by_its_own_framing() {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/erlang_client.escript");
         let output = Command::new("escript").args([script, host, port, bytes]).output().unwrap();
         assert!(output.status.success(), "{header}: {output:?}");
+    }
+}
+
+/// A certificate authority and what it signed, made by openssl.
+struct Certificates {
+    dir: tempfile::TempDir,
+}
+
+impl Certificates {
+    fn new() -> Self {
+        let certificates = Self { dir: tempfile::tempdir().unwrap() };
+        let ca =
+            ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=test authority"];
+        certificates.openssl(&[&ca[..], &["-keyout", "ca.key", "-out", "ca.pem"]].concat());
+        for (name, host) in [("server", "localhost"), ("client", "device-7")] {
+            let (key, request, chain) = (format!("{name}.key"), format!("{name}.csr"), format!("{name}.pem"));
+            let subject = format!("/CN={host}");
+            let extensions = certificates.path(&format!("{name}.ext"));
+            std::fs::write(extensions, format!("subjectAltName=DNS:{host}\n")).unwrap();
+            let key_type = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
+            let files = ["-keyout", &key, "-out", &request, "-subj", &subject];
+            certificates.openssl(&[&["req"], &key_type[..], &files].concat());
+            let sign =
+                ["x509", "-req", "-in", &request, "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial"];
+            let out = ["-days", "2", "-extfile", &format!("{name}.ext"), "-out", &chain];
+            certificates.openssl(&[&sign[..], &out].concat());
+        }
+        certificates
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.dir.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    fn openssl(&self, args: &[&str]) {
+        let output = Command::new("openssl").args(args).current_dir(self.dir.path()).output().unwrap();
+        assert!(output.status.success(), "openssl {args:?}: {output:?}");
+    }
+
+    fn server(&self, more: &[&str]) -> Server {
+        let (cert, key) = (self.path("server.pem"), self.path("server.key"));
+        Server::start(&[&["--tls-cert", &cert, "--tls-key", &key], more].concat())
+    }
+
+    /// Has `openssl s_client` send a frame; what it printed of the reply, when the server has closed or replied.
+    fn s_client(&self, server: &Server, more: &[&str]) -> Vec<u8> {
+        let frame = b"\x07\0\0\0Q\nR\nend";
+        let ca = self.path("ca.pem");
+        let connect = ["s_client", "-quiet", "-connect", &server.addr, "-servername", "localhost"];
+        let verify = ["-CAfile", &ca, "-verify_return_error", "-verify_hostname", "localhost"];
+        let mut client = Command::new("openssl")
+            .args([&connect[..], &verify, more].concat())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // It may have failed already.
+        let mut stdin = client.stdin.take().unwrap();
+        let _ = stdin.write_all(frame).and_then(|()| stdin.flush());
+        let mut reply = Vec::new();
+        let _ = client.stdout.take().unwrap().take(frame.len() as u64).read_to_end(&mut reply);
+        let _ = client.kill();
+        let _ = client.wait();
+        assert!(reply.is_empty() || reply == frame, "{reply:?}");
+        reply
+    }
+}
+
+#[test]
+#[ignore = "needs openssl (package openssl): cargo test -p pktecho -- --include-ignored"]
+fn openssl_speaks_tls_to_it_with_and_without_a_certificate() {
+    let certificates = Certificates::new();
+    let server = certificates.server(&[]);
+    for version in ["-tls1_2", "-tls1_3"] {
+        assert!(!certificates.s_client(&server, &[version]).is_empty(), "{version}");
+    }
+    let ca = certificates.path("ca.pem");
+    let server = certificates.server(&["--tls-client-ca", &ca]);
+    let (chain, key) = (certificates.path("client.pem"), certificates.path("client.key"));
+    assert!(!certificates.s_client(&server, &["-cert", &chain, "-key", &key]).is_empty());
+    assert!(certificates.s_client(&server, &[]).is_empty(), "it shows none");
+    let (chain, key) = (certificates.path("stranger.pem"), certificates.path("stranger.key"));
+    let stranger =
+        ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=stranger", "-keyout", &key];
+    certificates.openssl(&[&stranger[..], &["-out", &chain]].concat());
+    assert!(certificates.s_client(&server, &["-cert", &chain, "-key", &key]).is_empty(), "a stranger's");
+}
+
+/// `HAProxy` in front of a server; killed at the end of a test.
+struct HaProxy {
+    child: Child,
+    addr: String,
+    _dir: tempfile::TempDir,
+}
+
+impl HaProxy {
+    fn start(server: &Server, send_proxy: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let config = dir.path().join("haproxy.cfg");
+        let text = format!(
+            "defaults\n mode tcp\n timeout connect 5s\n timeout client 20s\n timeout server 20s\n\
+             listen test\n bind fd@3\n server pktecho {} {send_proxy}\n",
+            server.addr
+        );
+        std::fs::write(&config, text).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap().to_string();
+        let command = format!("exec 3<&0; exec haproxy -db -q -f {}", config.display());
+        let child = Command::new("sh").args(["-c", &command]).stdin(OwnedFd::from(listener)).spawn().unwrap();
+        Self { child, addr, _dir: dir }
+    }
+}
+
+impl Drop for HaProxy {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+#[ignore = "needs haproxy (package haproxy): cargo test -p pktecho -- --include-ignored"]
+fn haproxy_tells_it_whom_it_speaks_for() {
+    let frame = b"\x05\0\0\0hello";
+    let options = ["--proxy-protocol", "--trusted-proxy", "127.0.0.1", "--listen", "127.0.0.1:0"];
+    for send_proxy in ["send-proxy", "send-proxy-v2"] {
+        let mut server = Server::spawn(pktecho(&options).env("RUST_LOG", "debug"));
+        let proxy = HaProxy::start(&server, send_proxy);
+        let mut stream = TcpStream::connect(&proxy.addr).unwrap();
+        let client = stream.local_addr().unwrap();
+        stream.write_all(frame).unwrap();
+        let mut reply = [0; 9];
+        stream.read_exact(&mut reply).unwrap();
+        assert_eq!(&reply, frame);
+        drop(stream);
+        // Without a header, as by whoever goes past the proxy.
+        let mut direct = TcpStream::connect(&server.addr).unwrap();
+        direct.write_all(&[&frame[..], frame].concat()).unwrap();
+        assert!(!matches!(direct.read(&mut reply), Ok(1..)), "it is refused");
+        server.signal("TERM");
+        let mut log = String::new();
+        server.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+        assert!(log.contains(&format!("peer={client}")), "{client} is not in {log}");
+        assert!(log.contains("no acceptable PROXY header"), "{log}");
     }
 }

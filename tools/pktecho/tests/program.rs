@@ -8,7 +8,9 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Command, Output};
 
+use common::tls::Certificate;
 use common::{Server, pktecho};
+use pktconn::{ConnConfig, PacketConn, TlsClientConfig};
 
 fn echo(stream: &mut (impl Read + Write), frame: &[u8]) {
     stream.write_all(frame).unwrap();
@@ -264,6 +266,46 @@ fn a_unix_socket_that_was_handed_over_is_listened_on() {
 }
 
 #[test]
+fn a_certificate_that_cannot_be_used_is_one_line_that_names_it() {
+    let certificate = Certificate::new("localhost");
+    std::fs::write(certificate.key(), "no key").unwrap();
+    for threads in ["1", "2"] {
+        let options = ["--listen", "127.0.0.1:0", "--threads", threads];
+        let output = pktecho(&options).args(certificate.options()).output().unwrap();
+        assert_one_line_error(&output, 1, &["key.pem"]);
+    }
+}
+
+#[test]
+fn a_hangup_has_the_certificate_read_again() {
+    let certificate = Certificate::new("localhost");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    // With trust in what stands in the file at that time.
+    let connects = |server: &Server| {
+        let tls = TlsClientConfig::new().ca(certificate.chain()).server_name("localhost");
+        runtime.block_on(async {
+            let mut conn = PacketConn::connect_with(&server.addr, ConnConfig::new().tls(tls)).await.ok()?;
+            conn.send(b"hello").await.unwrap();
+            assert_eq!(conn.recv().await.unwrap().unwrap().payload(), b"hello");
+            Some(conn)
+        })
+    };
+    for sharing in ["one", "own"] {
+        let options = ["--threads", "2", "--runtimes", sharing];
+        let server = Server::start(&[&options[..], &certificate.options()].concat());
+        let mut before = connects(&server).unwrap();
+        certificate.renew();
+        assert!(connects(&server).is_none(), "the server shows the old one");
+        server.signal("HUP");
+        while connects(&server).is_none() {}
+        runtime.block_on(async {
+            before.send(b"still here").await.unwrap();
+            assert_eq!(before.recv().await.unwrap().unwrap().payload(), b"still here");
+        });
+    }
+}
+
+#[test]
 fn two_servers_share_a_port_when_both_say_so() {
     let first = Server::start(&["--reuse-port"]);
     let second = Server::spawn(&mut pktecho(&["--listen", &first.addr, "--reuse-port"]));
@@ -340,7 +382,7 @@ fn a_client_that_does_not_read_gets_what_the_policy_says() {
 
 #[test]
 fn bad_usage_is_one_line_and_exit_code_2() {
-    let cases: [(&[&str], &[&str]); 9] = [
+    let cases: [(&[&str], &[&str]); 13] = [
         (&["--port", "1"], &["unexpected argument '--port'", "--help"]),
         (&["--listen", "localhost"], &["'localhost'", "HOST:PORT"]),
         (&["--threads", "0"], &["from 1 to 1024"]),
@@ -349,6 +391,10 @@ fn bad_usage_is_one_line_and_exit_code_2() {
         (&["--frame-timeout", "0s"], &["'off'"]),
         (&["--max-conns", "0"], &["at least 1"]),
         (&["--max-conns", "9", "--threads", "2", "--runtimes", "own"], &["not with --runtimes own"]),
+        (&["--tls-cert", "chain.pem"], &["--tls-key"]),
+        (&["--tls-client-ca", "ca.pem"], &["--tls-cert"]),
+        (&["--proxy-protocol"], &["--trusted-proxy"]),
+        (&["--proxy-protocol", "--trusted-proxy", "everyone"], &["10.0.0.0/8"]),
         (&["extra"], &["unexpected argument 'extra'"]),
     ];
     for (args, expected) in cases {

@@ -1,6 +1,10 @@
 //! The server as a process.
 #![allow(dead_code, reason = "each test crate uses its own part of this")]
 
+#[cfg(target_os = "linux")]
+pub(crate) mod attack;
+pub(crate) mod tls;
+
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStdout, Command, Stdio};
 

@@ -1,0 +1,134 @@
+//! A client that must not notice, and what a server under attack takes.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::Server;
+
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
+
+/// What counts as unnoticed by the healthy client, however fast it was alone: others have their parts of the machine.
+const UNNOTICED: Duration = Duration::from_millis(2);
+
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A client that echoes until it is stopped.
+pub(crate) struct Healthy {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Vec<Duration>>,
+}
+
+impl Healthy {
+    pub(crate) fn start(server: &Server) -> Self {
+        let mut stream = TcpStream::connect(&server.addr).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(20 * SECOND)).unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = thread::spawn(move || {
+            let (mut times, mut number) = (Vec::new(), 0);
+            while !stopped.load(Ordering::Relaxed) {
+                let sent = Instant::now();
+                echo(&mut stream, number);
+                times.push(sent.elapsed());
+                number += 1;
+                thread::sleep(Duration::from_millis(1).saturating_sub(sent.elapsed()));
+            }
+            times
+        });
+        Self { stop, thread }
+    }
+
+    /// Stops, and tells the 99th percentile of the times to a reply.
+    pub(crate) fn p99(self) -> Duration {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut times = self.thread.join().expect("the healthy client has not failed");
+        times.sort();
+        times[times.len() * 99 / 100]
+    }
+}
+
+/// The p99 of a healthy client beside nothing.
+pub(crate) fn calm_p99(server: &Server) -> Duration {
+    let healthy = Healthy::start(server);
+    thread::sleep(2 * SECOND);
+    healthy.p99()
+}
+
+pub(crate) fn assert_unharmed(what: &str, calm: Duration, attacked: Duration, ratio: f64) {
+    eprintln!("{what}: the healthy client's p99 was {calm:?} alone and {attacked:?} beside it");
+    let limit = calm.mul_f64(ratio).max(calm + UNNOTICED);
+    assert!(attacked <= limit, "{what}: the healthy client's p99 rose from {calm:?} to {attacked:?}");
+}
+
+pub(crate) fn proc_file(server: &Server, name: &str) -> String {
+    std::fs::read_to_string(format!("/proc/{}/{name}", server.child.id())).unwrap()
+}
+
+pub(crate) fn resident_bytes(server: &Server) -> u64 {
+    let status = proc_file(server, "status");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
+}
+
+pub(crate) fn open_files(server: &Server) -> usize {
+    std::fs::read_dir(format!("/proc/{}/fd", server.child.id())).unwrap().count()
+}
+
+/// The CPU time that the server has used so far.
+pub(crate) fn cpu_time(server: &Server) -> Duration {
+    let stat = proc_file(server, "stat");
+    // Behind the name, which may hold anything: the fields from the third on.
+    let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+    // USER_HZ is 100 on every Linux.
+    Duration::from_millis(ticks * 10)
+}
+
+/// A frame of 512 bytes that says which one it is.
+pub(crate) fn numbered(number: u32) -> [u8; 516] {
+    let mut frame = [7; 516];
+    frame[..4].copy_from_slice(&512_u32.to_le_bytes());
+    frame[4..8].copy_from_slice(&number.to_le_bytes());
+    frame
+}
+
+pub(crate) fn echo(stream: &mut TcpStream, number: u32) {
+    let mut reply = [0; 516];
+    stream.write_all(&numbered(number)).unwrap();
+    stream.read_exact(&mut reply).expect("it is served");
+    assert_eq!(reply, numbered(number));
+}
+
+pub(crate) fn connect(server: &Server) -> TcpStream {
+    let stream = TcpStream::connect(&server.addr).unwrap();
+    stream.set_nonblocking(true).unwrap();
+    stream
+}
+
+/// Whether the server has closed or reset the connection. What it sends is not read.
+pub(crate) fn is_gone(stream: &TcpStream) -> bool {
+    match stream.peek(&mut [0]) {
+        Ok(count) => count == 0,
+        Err(error) => error.kind() != ErrorKind::WouldBlock,
+    }
+}
+
+/// Waits until all of `streams` are gone, and drops each as it goes; those that stay by `deadline` fail the test.
+pub(crate) fn wait_until_gone(mut streams: Vec<TcpStream>, deadline: Instant) {
+    loop {
+        streams.retain(|stream| !is_gone(stream));
+        if streams.is_empty() {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{} connections are still there", streams.len());
+        thread::sleep(Duration::from_millis(10));
+    }
+}
