@@ -9,9 +9,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use slab::Slab;
 use tokio::sync::Notify;
 
-use crate::ServerStats;
+use crate::budget::{Account, Budget};
 use crate::control::Control;
 use crate::shared::Shared;
+use crate::{ServerConfig, ServerStats};
 
 #[derive(Default)]
 pub(crate) struct Census {
@@ -20,6 +21,7 @@ pub(crate) struct Census {
     accepted: AtomicU64,
     refused: AtomicU64,
     handshakes_failed: AtomicU64,
+    budget: Option<Arc<Budget>>,
     roll: Mutex<Roll>,
     /// Told when the last one has left.
     empty: Notify,
@@ -53,8 +55,14 @@ impl Network {
 }
 
 impl Census {
-    pub(crate) fn new(max_conns: Option<usize>, max_conns_per_ip: Option<usize>) -> Self {
-        Self { max_conns, max_conns_per_ip, ..Self::default() }
+    pub(crate) fn new(config: &ServerConfig) -> Self {
+        let ServerConfig { max_conns, max_conns_per_ip, memory_budget, .. } = *config;
+        let budget = memory_budget.map(|bytes| Arc::new(Budget::new(bytes)));
+        Self { max_conns, max_conns_per_ip, budget, ..Self::default() }
+    }
+
+    pub(crate) fn budget(&self) -> Option<&Budget> {
+        self.budget.as_deref()
     }
 
     fn roll(&self) -> MutexGuard<'_, Roll> {
@@ -63,6 +71,9 @@ impl Census {
 
     /// Takes a connection that was accepted, if there is room, and counts it for `peer`, where that is known by now.
     fn enter(&self, peer: Option<SocketAddr>) -> Option<(usize, Option<Network>)> {
+        if self.budget().is_some_and(Budget::is_pressed) {
+            return None;
+        }
         let mut roll = self.roll();
         if self.max_conns.is_some_and(|max| roll.conns.len() >= max) {
             return None;
@@ -142,7 +153,9 @@ impl Census {
         let refused = self.refused.load(Relaxed);
         let handshakes_failed = self.handshakes_failed.load(Relaxed);
         let (accepted, open) = (self.accepted.load(Relaxed), self.roll().conns.len());
-        ServerStats { accepted, refused, handshakes_failed, open }
+        let held_bytes = self.budget().map_or(0, Budget::held);
+        let closed_over_budget = self.budget().map_or(0, Budget::closed);
+        ServerStats { accepted, refused, handshakes_failed, closed_over_budget, open, held_bytes }
     }
 }
 
@@ -178,6 +191,15 @@ impl Ticket {
             census.refused.fetch_add(1, Relaxed);
         }
         is_counted
+    }
+
+    pub(crate) fn place(&self) -> usize {
+        self.place
+    }
+
+    /// An account for what it holds, where that is counted.
+    pub(crate) fn account(&self) -> Option<Account> {
+        self.server.census.budget.as_ref().map(Account::new)
     }
 
     /// From now on it is this connection's.

@@ -52,7 +52,7 @@ impl ServerHandle {
         Ok(Self(Arc::new(Control {
             stop: Stop::default(),
             cut_at,
-            census: Census::new(config.max_conns, config.max_conns_per_ip),
+            census: Census::new(config),
             #[cfg(feature = "tls")]
             tls: config.tls.as_ref().map(TlsServerConfig::load).transpose()?.map(RwLock::new),
         })))
@@ -126,12 +126,18 @@ pub struct ServerStats {
     /// Connections that were accepted, those among them that were refused then.
     pub accepted: u64,
     /// Connections that were closed as soon as they were accepted, because there were too many:
-    /// [`max_conns`](crate::ServerConfig::max_conns), [`max_conns_per_ip`](crate::ServerConfig::max_conns_per_ip).
+    /// [`max_conns`](crate::ServerConfig::max_conns), [`max_conns_per_ip`](crate::ServerConfig::max_conns_per_ip),
+    /// [`memory_budget`](crate::ServerConfig::memory_budget).
     pub refused: u64,
     /// Connections that never came to their first packet, because of what has to come before it: the header of a proxy, TLS.
     pub handshakes_failed: u64,
+    /// Connections that were closed because all together were over the
+    /// [`memory_budget`](crate::ServerConfig::memory_budget).
+    pub closed_over_budget: u64,
     /// Connections that are there now, those in their handshakes among them: each up to when its handler has finished and the last of its handles is dropped.
     pub open: usize,
+    /// What they hold in memory, in bytes, as the [`memory_budget`](crate::ServerConfig::memory_budget) counts it; 0 without one.
+    pub held_bytes: usize,
 }
 
 /// How the connections of a server ended that were there when it was shut down.

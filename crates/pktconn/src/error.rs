@@ -22,6 +22,7 @@ use pktconn_codec::{FrameError, Packet};
 /// | [`is_tls`](Self::is_tls) | was never made | the handshake of TLS failed, or a file that it needs is no good |
 /// | [`is_timeout`](Self::is_timeout) | ended | a deadline passed; [`timeout`](Self::timeout) says which |
 /// | [`is_slow_consumer`](Self::is_slow_consumer) | ended | the peer was too slow for what was sent, and the policy is to disconnect it |
+/// | [`is_over_budget`](Self::is_over_budget) | ended | all connections of the server held too much, and this one the most |
 /// | [`is_full`](Self::is_full) | goes on | `try_send` found no room |
 /// | [`is_payload_too_large`](Self::is_payload_too_large) | goes on | the packet to be sent is over the limit |
 /// | [`is_config`](Self::is_config) | was never made | the configuration contradicts itself |
@@ -69,6 +70,10 @@ pub(crate) enum Reason {
     /// And what waited for it, in bytes.
     SlowConsumer {
         queued: usize,
+    },
+    /// And what the connection held, in bytes.
+    OverBudget {
+        held: usize,
     },
     Full,
     /// From the caller: the connection is unharmed.
@@ -163,6 +168,13 @@ impl Error {
         matches!(self.0.reason, Reason::SlowConsumer { .. })
     }
 
+    /// All connections of the server together were over its [`memory_budget`](crate::ServerConfig::memory_budget), and this
+    /// one was among those that held the most.
+    #[must_use]
+    pub fn is_over_budget(&self) -> bool {
+        matches!(self.0.reason, Reason::OverBudget { .. })
+    }
+
     /// `try_send` found the outbox full.
     #[must_use]
     pub fn is_full(&self) -> bool {
@@ -216,6 +228,9 @@ impl fmt::Display for Error {
             Reason::Timeout(timeout, granted) => return write!(f, "{} within {granted:?}", timeout.missed()),
             Reason::SlowConsumer { queued } => {
                 return write!(f, "the peer was too slow: {queued} bytes waited for it");
+            }
+            Reason::OverBudget { held } => {
+                return write!(f, "the server was over its memory budget: the connection held {held} bytes");
             }
             Reason::LocalClose => "the connection was closed on this side",
             Reason::RemoteClose => "the peer closed the connection",
@@ -279,6 +294,7 @@ mod tests {
             Reason::Tls(Arc::new(io::ErrorKind::InvalidData.into())),
             Reason::Timeout(Timeout::Close, Duration::from_secs(1)),
             Reason::SlowConsumer { queued: 1 },
+            Reason::OverBudget { held: 1 },
             Reason::Full,
             Reason::TooLarge(FrameError::PayloadTooLarge { len: 2, max: 1 }),
             Reason::Config(""),
@@ -292,6 +308,7 @@ mod tests {
             Error::is_tls,
             Error::is_timeout,
             Error::is_slow_consumer,
+            Error::is_over_budget,
             Error::is_full,
             Error::is_payload_too_large,
             Error::is_config,

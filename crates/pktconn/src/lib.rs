@@ -155,6 +155,8 @@ mod socket_file;
 mod server_config;
 pub use server_config::ServerConfig;
 
+mod budget;
+
 mod control;
 pub use control::{CutConn, ServerHandle, ServerStats, ShutdownReport};
 

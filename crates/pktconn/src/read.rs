@@ -14,7 +14,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::BytesMut;
+use bytes::{BufMut, BytesMut};
 use pktconn_codec::{Packet, PacketCodec};
 
 use crate::Error;
@@ -175,28 +175,53 @@ impl Reading {
 
     /// Reads once. Ready when there are more bytes in the buffer, or an end.
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match self.poll_read(cx) {
+        let read =
+            if self.shared.account().is_none() { self.poll_read(cx) } else { self.poll_read_counted(cx) };
+        match read {
             Poll::Ready(Ok(0)) => self.end_of_stream(),
             Poll::Ready(Ok(count)) => {
                 self.shared.received.bytes.add(count as u64);
                 self.shared.received.reads.add(1);
+                self.note_held();
             }
             Poll::Ready(Err(error)) => self.fail(&error.into()),
             Poll::Pending => {
-                self.in_turn = 0;
-                // An empty one is without memory already.
-                if !self.buffer.is_empty() {
-                    self.release_memory();
-                }
-                if self.shared.before_wait(cx).is_err() {
-                    self.end_failed();
-                } else {
+                if self.begin_wait(cx) {
                     let overdue = ready!(self.poll_overdue(cx));
                     self.fail(&overdue);
                 }
             }
         }
         Poll::Ready(())
+    }
+
+    /// What is done before a wait. Whether there is something to wait for.
+    #[inline(always)]
+    fn begin_wait(&mut self, cx: &mut Context<'_>) -> bool {
+        self.in_turn = 0;
+        // An empty one is without memory already.
+        if !self.buffer.is_empty() {
+            self.release_memory();
+        }
+        self.note_held();
+        let is_open = self.shared.before_wait(cx).is_ok();
+        if !is_open {
+            self.end_failed();
+        }
+        is_open
+    }
+
+    /// The memory that its bytes take, which nothing else can use.
+    fn held(&self) -> usize {
+        if self.memory == Memory::Own { self.buffer.capacity() } else { self.buffer.len() }
+    }
+
+    /// What was read stays on the account, also when the caller has received it, until it comes for more.
+    #[inline]
+    fn note_held(&self) {
+        if let Some(account) = self.shared.account() {
+            account.note_read(self.held());
+        }
     }
 
     /// Ready when the peer has taken too long for what is waited for.
@@ -230,6 +255,28 @@ impl Reading {
         }
         make_room(&mut self.buffer, &mut self.memory, &self.codec);
         tokio_util::io::poll_read_buf(Pin::new(reader), cx, &mut self.buffer)
+    }
+
+    /// The same where memory is counted: under pressure little at a time, or not at all.
+    #[cold]
+    fn poll_read_counted(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<usize>> {
+        let Some(most) = self.shared.may_read(self.held(), cx) else { return Poll::Pending };
+        if most == usize::MAX {
+            return self.poll_read(cx);
+        }
+        let Some(reader) = &mut self.reader else { return Poll::Ready(Ok(0)) };
+        // In memory of its own: who holds little is to hold no chunk.
+        if self.buffer.capacity() - self.buffer.len() < most || self.memory != Memory::Own {
+            let mut own = BytesMut::with_capacity(self.buffer.len() + most);
+            own.extend_from_slice(&self.buffer);
+            self.buffer = own;
+            self.memory = Memory::Own;
+        }
+        let read = tokio_util::io::poll_read_buf(Pin::new(reader), cx, &mut (&mut self.buffer).limit(most));
+        if self.buffer.is_empty() {
+            self.buffer = BytesMut::new();
+        }
+        read
     }
 
     /// Lets go of the memory that waiting does not need.
@@ -290,7 +337,8 @@ impl Reading {
 
     /// Gives up the reading half and the buffer. A connection that is closing reads on without them.
     fn park(&mut self) {
-        self.buffer = BytesMut::new();
+        (self.buffer, self.memory) = (BytesMut::new(), Memory::Own);
+        self.note_held();
         if let Some(reader) = self.reader.take() {
             self.shared.park_reader(reader);
         }

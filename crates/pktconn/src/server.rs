@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use tracing::Span;
 
 use crate::addr::Addr;
+use crate::budget;
 use crate::byte_stream::ByteStream;
 use crate::census::Ticket;
 use crate::config::Settings;
@@ -160,6 +161,19 @@ impl PacketServer {
     /// Dropping the future stops the server at once: the listener is closed, and the handlers are dropped with their
     /// connections.
     pub async fn serve<H, F>(self, handler: H) -> ShutdownReport
+    where
+        H: Fn(PacketConn) -> F + Send + Sync + 'static,
+        F: Future<Output = HandlerResult> + Send + 'static,
+    {
+        let control = Arc::clone(self.handle.control());
+        tokio::select! {
+            report = self.accept_all(handler) => report,
+            // It never ends.
+            () = budget::watch(&control.census) => ShutdownReport::default(),
+        }
+    }
+
+    async fn accept_all<H, F>(self, handler: H) -> ShutdownReport
     where
         H: Fn(PacketConn) -> F + Send + Sync + 'static,
         F: Future<Output = HandlerResult> + Send + 'static,

@@ -28,6 +28,7 @@ pub struct ServerConfig {
     pub(crate) conn: ConnConfig,
     pub(crate) max_conns: Option<usize>,
     pub(crate) max_conns_per_ip: Option<usize>,
+    pub(crate) memory_budget: Option<usize>,
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<TlsServerConfig>,
     #[cfg(feature = "proxy-protocol")]
@@ -69,6 +70,23 @@ impl ServerConfig {
     #[must_use]
     pub fn max_conns_per_ip(mut self, conns: impl Into<Option<usize>>) -> Self {
         self.max_conns_per_ip = conns.into();
+        self
+    }
+
+    /// Sets how much all connections together may hold in memory, in bytes: what was read of frames that are not whole or not
+    /// received, the batch that was received last, and what is queued to be sent. A packet that is queued for many counts for
+    /// each.
+    ///
+    /// While it is exceeded, connections that hold 4 KiB or more are not read, the others 4 KiB at a time, and new ones are
+    /// refused. When that does not help within a second, those that hold the most are closed, until an eighth of the
+    /// budget is free: they end with [`is_over_budget`](Error::is_over_budget), and their handlers should let go of them.
+    ///
+    /// Protects the memory of the machine from many connections that each stay within
+    /// [`send_high_water`](ConnConfig::send_high_water) and the limit on a payload. Beside it stand some KiB for each
+    /// connection, and what handlers keep. At least 1 MiB. Default: `None`, without.
+    #[must_use]
+    pub fn memory_budget(mut self, bytes: impl Into<Option<usize>>) -> Self {
+        self.memory_budget = bytes.into();
         self
     }
 
@@ -114,6 +132,9 @@ impl ServerConfig {
         }
         if self.max_conns_per_ip == Some(0) {
             return Err(Reason::Config("max_conns_per_ip must be at least 1").into());
+        }
+        if self.memory_budget.is_some_and(|bytes| bytes < 1024 * 1024) {
+            return Err(Reason::Config("memory_budget must be at least 1 MiB").into());
         }
         #[cfg(feature = "proxy-protocol")]
         if self.proxies.as_ref().is_some_and(|networks| networks.is_empty()) {

@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 
 use pktconn_codec::{Frame, FrameError, Packet};
 
+use crate::budget::{Account, FEW};
 use crate::census::Ticket;
 use crate::config::Settings;
 use crate::ends::Ends;
@@ -28,6 +29,8 @@ use crate::{ConnConfig, CutConn, Error};
 #[repr(C)]
 pub(crate) struct Shared {
     pub(crate) settings: Arc<Settings>,
+    /// What it holds, where its server counts that.
+    account: Option<Box<Account>>,
     pub(crate) received: Received,
     /// Whether this side was closed: what `recv` looks at before each packet, without the lock.
     closed_here: AtomicBool,
@@ -73,6 +76,7 @@ impl Shared {
                 next_key: AtomicU64::new(0),
                 handles: AtomicUsize::new(0),
                 ends,
+                account: ticket.as_ref().and_then(Ticket::account).map(Box::new),
                 ticket,
             }
         })
@@ -84,7 +88,7 @@ impl Shared {
     fn with_state<T>(self: &Arc<Self>, act: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.state.lock().unwrap_or_else(|poisoned| self.mend(poisoned));
         let result = act(&mut state);
-        if state.has_left_something() {
+        if state.has_left_something() || self.account.is_some() {
             self.settle(state);
         }
         result
@@ -109,7 +113,11 @@ impl Shared {
         if enlist {
             state.sweep = Sweep::Listed;
         }
+        let account = self.account.as_ref().filter(|account| account.note_queued(state.outbox.len()));
         drop(state);
+        if let Some(account) = account {
+            account.budget().tell();
+        }
         if spawn {
             self.settings.runtime.spawn(flush::flusher(Arc::clone(self)));
         }
@@ -117,6 +125,33 @@ impl Shared {
             sweep::enlist(self, &self.settings.runtime);
         }
         later.run();
+    }
+
+    #[inline]
+    pub(crate) fn account(&self) -> Option<&Account> {
+        self.account.as_deref()
+    }
+
+    /// How much the receiver, which holds `read` bytes, may read at a time. `None` while the connections of its server hold
+    /// too much: it is woken then.
+    pub(crate) fn may_read(&self, read: usize, cx: &Context<'_>) -> Option<usize> {
+        let Some(account) = self.account().filter(|account| account.budget().is_pressed()) else {
+            return Some(usize::MAX);
+        };
+        account.note_read(read);
+        let place = self.ticket.as_ref().map_or(0, Ticket::place);
+        let is_paused = account.held() >= FEW && account.budget().pause(place, cx.waker());
+        (!is_paused).then_some(FEW)
+    }
+
+    /// Ends the connection because those of its server hold too much, and this one among the most.
+    pub(crate) fn end_over_budget(self: &Arc<Self>, held: usize) {
+        self.with_state(|state| {
+            if state.phase < Phase::Ended {
+                state.fail(Reason::OverBudget { held });
+                state.end();
+            }
+        });
     }
 
     pub(crate) fn add_handle(&self) {

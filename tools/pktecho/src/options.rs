@@ -67,6 +67,10 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", value_parser = parse_conns)]
     max_conns_per_ip: Option<usize>,
 
+    /// What all connections together may hold in memory, such as 256MiB; those that hold the most give way [default: no limit]
+    #[arg(long, value_name = "SIZE", value_parser = parse_budget)]
+    memory_budget: Option<usize>,
+
     /// The certificate chain of the server, PEM; clients have to speak TLS then. SIGHUP has it and the key read again
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
@@ -162,9 +166,10 @@ impl Options {
             let problem = "--listen unix:PATH is for one runtime: not with --runtimes own";
             return Err(Self::command().error(ErrorKind::ArgumentConflict, problem));
         }
-        let is_limited = self.max_conns.is_some() || self.max_conns_per_ip.is_some();
+        let is_limited =
+            self.max_conns.is_some() || self.max_conns_per_ip.is_some() || self.memory_budget.is_some();
         if is_limited && has_runtimes {
-            let problem = "--max-conns and --max-conns-per-ip count the connections of one runtime: not with --runtimes own";
+            let problem = "--max-conns, --max-conns-per-ip and --memory-budget are limits of one runtime: not with --runtimes own";
             return Err(Self::command().error(ErrorKind::ArgumentConflict, problem));
         }
         Ok(self)
@@ -174,7 +179,8 @@ impl Options {
         let mut config = ServerConfig::new()
             .conn(self.conn_config())
             .max_conns(self.max_conns)
-            .max_conns_per_ip(self.max_conns_per_ip);
+            .max_conns_per_ip(self.max_conns_per_ip)
+            .memory_budget(self.memory_budget);
         if let Some(tls) = self.tls() {
             config = config.tls(tls);
         }
@@ -241,6 +247,13 @@ fn parse_size(text: &str) -> Result<usize, String> {
     let size = u32::try_from(size.as_u64())
         .map_err(|_| "the length of a packet is a u32: 4294967295 at most".to_owned())?;
     Ok(size as usize)
+}
+
+fn parse_budget(text: &str) -> Result<usize, String> {
+    match text.parse::<bytesize::ByteSize>().map(|size| usize::try_from(size.as_u64())) {
+        Ok(Ok(bytes)) if bytes >= 1 << 20 => Ok(bytes),
+        _ => Err("a memory budget is at least 1MiB, such as 256MiB or 4GiB".to_owned()),
+    }
 }
 
 fn parse_conns(text: &str) -> Result<usize, String> {

@@ -129,6 +129,53 @@ fn clients_that_never_read_hold_little_and_are_gone_in_time() {
 }
 
 #[test]
+#[ignore = "takes 15 s of a machine of its own: cargo test --release -p pktecho -- --include-ignored"]
+fn a_thousand_hungry_clients_stay_within_the_memory_budget() {
+    const CLIENTS: usize = 1000;
+    const BUDGET: u64 = 64 << 20;
+    let _alone = alone();
+    let server = Server::start(&["--threads", "1", "--memory-budget", "64MiB"]);
+    let calm = calm_p99(&server);
+    let healthy = Healthy::start(&server);
+    // Half of them send packets and read nothing, half a frame of 1 MiB without its end.
+    let packets: Vec<u8> = [0, 8, 0, 0].into_iter().chain([7; 2048]).cycle().take(2052 * 32).collect();
+    let frame: Vec<u8> = (1_u32 << 20).to_le_bytes().into_iter().chain(vec![7; (1 << 20) - 1]).collect();
+    let dial = |number: usize| {
+        let stream = connect(&server);
+        SockRef::from(&stream).set_recv_buffer_size(4096).unwrap();
+        (stream, if number % 2 == 0 { &packets } else { &frame }, 0)
+    };
+    let mut streams: Vec<_> = (0..CLIENTS).map(dial).collect();
+    let (started, mut peak, mut gone) = (Instant::now(), 0, 0);
+    while started.elapsed() < 10 * SECOND {
+        // Whoever is closed comes again, but not all of them at once: it is the server that is tried here.
+        let mut dials = 0;
+        for (number, (stream, bytes, sent)) in streams.iter_mut().enumerate() {
+            let left = &bytes[*sent..];
+            match stream.write(&left[..left.len().min(16 * 1024)]) {
+                Ok(count) => *sent += count,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(_) if dials < 2 => {
+                    (dials, gone) = (dials + 1, gone + 1);
+                    (*stream, *bytes, *sent) = dial(number);
+                }
+                Err(_) => {}
+            }
+            if *sent == bytes.len() && number % 2 == 0 {
+                *sent = 0;
+            }
+        }
+        peak = peak.max(resident_bytes(&server));
+        thread::sleep(Duration::from_millis(5));
+    }
+    eprintln!("1,000 hungry clients: {peak} bytes at most, {gone} times one was closed");
+    assert!(peak >= BUDGET, "{peak} bytes: the budget was not even reached");
+    assert!(peak <= BUDGET + (32 << 20), "{peak} bytes");
+    assert!(gone > 0, "nobody gave way");
+    assert_unharmed("1,000 hungry clients", calm, healthy.p99(), 2.0);
+}
+
+#[test]
 #[ignore = "takes 5 s of a machine of its own: cargo test --release -p pktecho -- --include-ignored"]
 fn a_flood_of_empty_packets_starves_nobody() {
     let _alone = alone();

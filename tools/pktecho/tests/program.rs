@@ -382,7 +382,7 @@ fn a_client_that_does_not_read_gets_what_the_policy_says() {
 
 #[test]
 fn bad_usage_is_one_line_and_exit_code_2() {
-    let cases: [(&[&str], &[&str]); 13] = [
+    let cases: [(&[&str], &[&str]); 14] = [
         (&["--port", "1"], &["unexpected argument '--port'", "--help"]),
         (&["--listen", "localhost"], &["'localhost'", "HOST:PORT"]),
         (&["--threads", "0"], &["from 1 to 1024"]),
@@ -391,6 +391,7 @@ fn bad_usage_is_one_line_and_exit_code_2() {
         (&["--frame-timeout", "0s"], &["'off'"]),
         (&["--max-conns", "0"], &["at least 1"]),
         (&["--max-conns", "9", "--threads", "2", "--runtimes", "own"], &["not with --runtimes own"]),
+        (&["--memory-budget", "1000KiB"], &["at least 1MiB"]),
         (&["--tls-cert", "chain.pem"], &["--tls-key"]),
         (&["--tls-client-ca", "ca.pem"], &["--tls-cert"]),
         (&["--proxy-protocol"], &["--trusted-proxy"]),

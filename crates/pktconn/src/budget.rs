@@ -1,0 +1,260 @@
+//! What all connections of a server hold in memory, and what is done when that is too much.
+//!
+//! ```text
+//!   receiver: bytes read and not received --.                  over it:   who holds more than a few KiB is not read,
+//!                                            +--> total             and nobody new is taken
+//!   state:    bytes in the outbox  ---------'                  for 1 s:   who holds the most is closed
+//! ```
+//!
+//! Each connection has an account, which it brings up to date where it has read, where it waits and where its lock is let
+//! go of: by steps of some KiB, so that connections share no line of memory at each packet. The pressure is off when an
+//! eighth of the budget is free again.
+
+use std::collections::HashMap;
+use std::future::pending;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Waker;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+
+use crate::census::Census;
+use crate::pool::CHUNK;
+
+/// What makes no difference to the total.
+const GRAIN: usize = 2 * 1024;
+
+/// Who holds less is read also under pressure, so much at a time. A server with 1,000 connections then grows by 8 MiB at
+/// most beyond its budget.
+pub(crate) const FEW: usize = 4 * 1024;
+
+/// How long pressure is borne before connections are closed for it: one that has come to its peers by chance passes.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+pub(crate) struct Budget {
+    limit: usize,
+    total: AtomicUsize,
+    /// Set by who goes beyond the limit, cleared by the [watch](watch).
+    is_pressed: AtomicBool,
+    /// Tells the watch that the total went over a mark.
+    crossed: Notify,
+    /// Receivers that wait for the pressure to be off, by the places of their connections.
+    paused: Mutex<HashMap<usize, Waker>>,
+    closed: AtomicU64,
+}
+
+impl Budget {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self {
+            limit,
+            total: AtomicUsize::new(0),
+            is_pressed: AtomicBool::new(false),
+            crossed: Notify::new(),
+            paused: Mutex::default(),
+            closed: AtomicU64::new(0),
+        }
+    }
+
+    /// From where on the pressure is off.
+    fn low_mark(&self) -> usize {
+        self.limit - self.limit / 8
+    }
+
+    pub(crate) fn is_pressed(&self) -> bool {
+        self.is_pressed.load(Relaxed)
+    }
+
+    /// What all connections hold, in bytes.
+    pub(crate) fn held(&self) -> usize {
+        self.total.load(Relaxed)
+    }
+
+    /// How many connections were closed for it.
+    pub(crate) fn closed(&self) -> u64 {
+        self.closed.load(Relaxed)
+    }
+
+    /// Whether the watch is to be [told](Self::tell).
+    fn add(&self, bytes: usize) -> bool {
+        let total = self.total.fetch_add(bytes, SeqCst) + bytes;
+        total > self.limit && !self.is_pressed.swap(true, SeqCst)
+    }
+
+    fn take_off(&self, bytes: usize) -> bool {
+        let before = self.total.fetch_sub(bytes, SeqCst);
+        before > self.low_mark() && before - bytes <= self.low_mark()
+    }
+
+    /// Not under the lock of a connection: it wakes a task.
+    pub(crate) fn tell(&self) {
+        self.crossed.notify_one();
+    }
+
+    /// Leaves the waker of the receiver at `place`, unless the pressure is off.
+    pub(crate) fn pause(&self, place: usize, waker: &Waker) -> bool {
+        let mut paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
+        // Under the lock: who clears it wakes those who are here by then.
+        let is_pressed = self.is_pressed.load(SeqCst);
+        if is_pressed {
+            paused.insert(place, waker.clone());
+        }
+        is_pressed
+    }
+
+    /// Takes the pressure off where it can be.
+    fn relax(&self) {
+        if self.total.load(SeqCst) > self.low_mark() {
+            return;
+        }
+        let mut paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
+        self.is_pressed.store(false, SeqCst);
+        let wakers = std::mem::take(&mut *paused);
+        drop(paused);
+        // Who has added to it meanwhile has seen it set, and told nobody.
+        if self.total.load(SeqCst) > self.limit {
+            self.is_pressed.store(true, SeqCst);
+        }
+        wakers.into_values().for_each(Waker::wake);
+    }
+}
+
+/// Closes connections of a server whose pressure does not pass. Never ends.
+pub(crate) async fn watch(census: &Census) {
+    let Some(budget) = census.budget() else { return pending().await };
+    let mut pressed_since = None;
+    loop {
+        budget.relax();
+        if !budget.is_pressed() {
+            pressed_since = None;
+            budget.crossed.notified().await;
+            continue;
+        }
+        let due = *pressed_since.get_or_insert_with(Instant::now) + PATIENCE;
+        tokio::select! {
+            () = budget.crossed.notified() => {}
+            () = sleep_until(due) => {
+                close_largest(census, budget);
+                // Those who are left have as long to get along with it.
+                pressed_since = None;
+            }
+        }
+    }
+}
+
+/// Closes those that hold the most, until the others hold no more than what takes the pressure off.
+fn close_largest(census: &Census, budget: &Budget) {
+    let mut conns: Vec<_> =
+        census.open().into_iter().map(|conn| (conn.account().map_or(0, Account::held), conn)).collect();
+    conns.sort_unstable_by_key(|(held, _)| std::cmp::Reverse(*held));
+    let mut left = budget.held();
+    let mut closed = 0;
+    for (held, conn) in conns {
+        if left <= budget.low_mark() || held == 0 {
+            break;
+        }
+        conn.end_over_budget(held);
+        left = left.saturating_sub(held);
+        closed += 1;
+    }
+    budget.closed.fetch_add(closed, Relaxed);
+    tracing::warn!(
+        closed,
+        budget = budget.limit,
+        "over the memory budget: the connections that held the most are closed"
+    );
+}
+
+/// What one connection holds. Each of the two has one who writes it at a time.
+pub(crate) struct Account {
+    budget: Arc<Budget>,
+    /// Read, and not received or just received.
+    read: AtomicUsize,
+    /// In the outbox.
+    queued: AtomicUsize,
+}
+
+impl Account {
+    pub(crate) fn new(budget: &Arc<Budget>) -> Self {
+        Self { budget: Arc::clone(budget), read: AtomicUsize::new(0), queued: AtomicUsize::new(0) }
+    }
+
+    pub(crate) fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    /// In bytes, to some KiB.
+    pub(crate) fn held(&self) -> usize {
+        self.read.load(Relaxed) + self.queued.load(Relaxed)
+    }
+
+    /// Notes that so much of a chunk is taken, or of memory of its own.
+    pub(crate) fn note_read(&self, bytes: usize) {
+        // A thread does not read into what is left of a chunk when that is less than half.
+        let bytes = if (CHUNK / 2..CHUNK).contains(&bytes) { CHUNK } else { bytes };
+        if self.note(&self.read, bytes) {
+            self.budget.tell();
+        }
+    }
+
+    /// Notes what is queued. Whether the budget's watch is to be [told](Budget::tell).
+    pub(crate) fn note_queued(&self, bytes: usize) -> bool {
+        self.note(&self.queued, bytes)
+    }
+
+    fn note(&self, of: &AtomicUsize, bytes: usize) -> bool {
+        let last = of.load(Relaxed);
+        if last == bytes || (bytes > 0 && bytes.abs_diff(last) < GRAIN) {
+            return false;
+        }
+        of.store(bytes, Relaxed);
+        if bytes > last { self.budget.add(bytes - last) } else { self.budget.take_off(last - bytes) }
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        if self.budget.take_off(self.held()) {
+            self.budget.tell();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_total_is_what_the_accounts_hold_and_nothing_when_they_are_gone() {
+        let budget = Arc::new(Budget::new(1000 * 1024));
+        let (first, second) = (Account::new(&budget), Account::new(&budget));
+        for bytes in [0, 100_000, 5000, 5001, 0, 1, 300_000] {
+            first.note_read(bytes);
+            second.note_queued(bytes);
+            assert!(budget.held().abs_diff(2 * bytes) <= 2 * GRAIN, "{} for {bytes} each", budget.held());
+        }
+        first.note_read(0);
+        assert_eq!((first.held(), budget.held()), (0, 300_000));
+        drop((first, second));
+        assert_eq!(budget.held(), 0);
+    }
+
+    #[test]
+    fn pressure_begins_beyond_the_budget_and_ends_below_an_eighth_less() {
+        let budget = Arc::new(Budget::new(80_000));
+        let (first, second) = (Account::new(&budget), Account::new(&budget));
+        let waker = Waker::noop();
+        assert!(!first.note_queued(80_000) && !budget.is_pressed());
+        assert!(!budget.pause(0, waker), "there is nothing to wait for");
+        assert!(second.note_queued(5000) && budget.is_pressed());
+        assert!(!second.note_queued(10_000), "it was told once");
+        assert!(budget.pause(0, waker));
+        assert!(!first.note_queued(65_000), "it is not yet low enough");
+        budget.relax();
+        assert!(budget.is_pressed());
+        assert!(first.note_queued(60_000));
+        budget.relax();
+        assert!(!budget.is_pressed() && !budget.pause(0, waker));
+    }
+}
