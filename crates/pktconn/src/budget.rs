@@ -18,10 +18,9 @@ use std::task::Waker;
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::census::Census;
-use crate::pool::CHUNK;
 
 /// What makes no difference to the total.
 const GRAIN: usize = 2 * 1024;
@@ -32,6 +31,10 @@ pub(crate) const FEW: usize = 4 * 1024;
 
 /// How long pressure is borne before connections are closed for it: one that has come to its peers by chance passes.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// When the pressure is off, those who were paused are woken by and by: each has much to do, and others have less.
+const RESUMED_AT_ONCE: usize = 16;
+const RESUMED_EVERY: Duration = Duration::from_millis(5);
 
 pub(crate) struct Budget {
     limit: usize,
@@ -95,7 +98,7 @@ impl Budget {
     /// Leaves the waker of the receiver at `place`, unless the pressure is off.
     pub(crate) fn pause(&self, place: usize, waker: &Waker) -> bool {
         let mut paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
-        // Under the lock: who clears it wakes those who are here by then.
+        // Under the lock: who clears it looks here after that.
         let is_pressed = self.is_pressed.load(SeqCst);
         if is_pressed {
             paused.insert(place, waker.clone());
@@ -108,15 +111,26 @@ impl Budget {
         if self.total.load(SeqCst) > self.low_mark() {
             return;
         }
-        let mut paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
         self.is_pressed.store(false, SeqCst);
-        let wakers = std::mem::take(&mut *paused);
-        drop(paused);
         // Who has added to it meanwhile has seen it set, and told nobody.
         if self.total.load(SeqCst) > self.limit {
             self.is_pressed.store(true, SeqCst);
         }
-        wakers.into_values().for_each(Waker::wake);
+    }
+
+    /// Wakes some of those who are paused. Whether there are more.
+    fn resume_some(&self) -> bool {
+        let mut paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
+        let places: Vec<_> = paused.keys().take(RESUMED_AT_ONCE).copied().collect();
+        let wakers: Vec<_> = places.iter().filter_map(|place| paused.remove(place)).collect();
+        let has_more = !paused.is_empty();
+        if !has_more {
+            // What a rush of them took.
+            *paused = HashMap::new();
+        }
+        drop(paused);
+        wakers.into_iter().for_each(Waker::wake);
+        has_more
     }
 }
 
@@ -128,7 +142,11 @@ pub(crate) async fn watch(census: &Census) {
         budget.relax();
         if !budget.is_pressed() {
             pressed_since = None;
-            budget.crossed.notified().await;
+            let has_more = budget.resume_some();
+            tokio::select! {
+                () = budget.crossed.notified() => {}
+                () = sleep(RESUMED_EVERY), if has_more => {}
+            }
             continue;
         }
         let due = *pressed_since.get_or_insert_with(Instant::now) + PATIENCE;
@@ -189,10 +207,8 @@ impl Account {
         self.read.load(Relaxed) + self.queued.load(Relaxed)
     }
 
-    /// Notes that so much of a chunk is taken, or of memory of its own.
+    /// Notes what is read.
     pub(crate) fn note_read(&self, bytes: usize) {
-        // A thread does not read into what is left of a chunk when that is less than half.
-        let bytes = if (CHUNK / 2..CHUNK).contains(&bytes) { CHUNK } else { bytes };
         if self.note(&self.read, bytes) {
             self.budget.tell();
         }

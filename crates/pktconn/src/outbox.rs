@@ -139,6 +139,11 @@ impl Outbox {
         self.len == 0
     }
 
+    /// The memory that it takes: with the room that is left in its open buffer.
+    pub(crate) fn held(&self) -> usize {
+        self.len + self.open.capacity() - self.open.len()
+    }
+
     /// Appends `frame`, which is that of `packet`.
     #[inline]
     pub(crate) fn push(&mut self, packet: &Packet, frame: &Frame<'_>) {

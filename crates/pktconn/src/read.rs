@@ -28,6 +28,8 @@ use crate::turn;
 /// Less room than this is not worth a read, when it is not known how much will come.
 const MIN_READ: usize = CHUNK / 4;
 
+const HALF_A_CHUNK: usize = CHUNK / 2;
+
 /// How many packets a receiver gets before others on its thread have a turn. A chunk holds 16,384 empty ones, and tokio
 /// itself counts reads, not packets. To count bytes too, and so yield after each mebibyte, is fairer to connections with
 /// packets of that size and costs 1.6 times the CPU time: what has arrived of one leaves the cache for the others'.
@@ -211,9 +213,14 @@ impl Reading {
         is_open
     }
 
-    /// The memory that its bytes take, which nothing else can use.
+    /// The memory that its bytes take, which nothing else can use. A thread does not read into what is left of a chunk when
+    /// that is less than half: a part of one takes half as much again, by rule of thumb.
     fn held(&self) -> usize {
-        if self.memory == Memory::Own { self.buffer.capacity() } else { self.buffer.len() }
+        match self.buffer.len() {
+            _ if self.memory == Memory::Own => self.buffer.capacity(),
+            len @ ..HALF_A_CHUNK => len + len / 2,
+            _ => CHUNK,
+        }
     }
 
     /// What was read stays on the account, also when the caller has received it, until it comes for more.

@@ -113,7 +113,7 @@ impl Shared {
         if enlist {
             state.sweep = Sweep::Listed;
         }
-        let account = self.account.as_ref().filter(|account| account.note_queued(state.outbox.len()));
+        let account = self.account.as_ref().filter(|account| account.note_queued(state.outbox.held()));
         drop(state);
         if let Some(account) = account {
             account.budget().tell();
