@@ -41,6 +41,9 @@ pub(crate) struct Budget {
     total: AtomicUsize,
     /// Set by who goes beyond the limit, cleared by the [watch](watch).
     is_pressed: AtomicBool,
+    /// Whether the watch is over. Connections that live on without their server are read as if there were no budget:
+    /// nobody would resume them.
+    is_retired: AtomicBool,
     /// Tells the watch that the total went over a mark.
     crossed: Notify,
     /// Receivers that wait for the pressure to be off, by the places of their connections.
@@ -54,6 +57,7 @@ impl Budget {
             limit,
             total: AtomicUsize::new(0),
             is_pressed: AtomicBool::new(false),
+            is_retired: AtomicBool::new(false),
             crossed: Notify::new(),
             paused: Mutex::default(),
             closed: AtomicU64::new(0),
@@ -66,7 +70,7 @@ impl Budget {
     }
 
     pub(crate) fn is_pressed(&self) -> bool {
-        self.is_pressed.load(Relaxed)
+        self.is_pressed.load(SeqCst) && !self.is_retired.load(SeqCst)
     }
 
     /// What all connections hold, in bytes.
@@ -99,7 +103,7 @@ impl Budget {
     pub(crate) fn pause(&self, place: usize, waker: &Waker) -> bool {
         let mut paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
         // Under the lock: who clears it looks here after that.
-        let is_pressed = self.is_pressed.load(SeqCst);
+        let is_pressed = self.is_pressed();
         if is_pressed {
             paused.insert(place, waker.clone());
         }
@@ -134,9 +138,20 @@ impl Budget {
     }
 }
 
+/// Retires a budget when its watch is dropped.
+struct Retire<'a>(&'a Budget);
+
+impl Drop for Retire<'_> {
+    fn drop(&mut self) {
+        self.0.is_retired.store(true, SeqCst);
+        while self.0.resume_some() {}
+    }
+}
+
 /// Closes connections of a server whose pressure does not pass. Never ends.
 pub(crate) async fn watch(census: &Census) {
     let Some(budget) = census.budget() else { return pending().await };
+    let _retire = Retire(budget);
     let mut pressed_since = None;
     loop {
         budget.relax();
@@ -166,7 +181,8 @@ fn close_largest(census: &Census, budget: &Budget) {
     let mut conns: Vec<_> =
         census.open().into_iter().map(|conn| (conn.account().map_or(0, Account::held), conn)).collect();
     conns.sort_unstable_by_key(|(held, _)| std::cmp::Reverse(*held));
-    let mut left = budget.held();
+    // What belongs to connections that have ended already is not held against the others.
+    let mut left: usize = conns.iter().map(|(held, _)| held).sum();
     let mut closed = 0;
     for (held, conn) in conns {
         if left <= budget.low_mark() || held == 0 {
@@ -175,6 +191,9 @@ fn close_largest(census: &Census, budget: &Budget) {
         conn.end_over_budget(held);
         left = left.saturating_sub(held);
         closed += 1;
+    }
+    if closed == 0 {
+        return;
     }
     budget.closed.fetch_add(closed, Relaxed);
     tracing::warn!(
@@ -254,6 +273,17 @@ mod tests {
         assert_eq!((first.held(), budget.held()), (0, 300_000));
         drop((first, second));
         assert_eq!(budget.held(), 0);
+    }
+
+    #[test]
+    fn without_its_watch_nobody_is_paused() {
+        let budget = Arc::new(Budget::new(1000));
+        let account = Account::new(&budget);
+        account.note_queued(5000);
+        assert!(budget.pause(0, Waker::noop()));
+        drop(Retire(&budget));
+        assert!(!budget.is_pressed() && !budget.pause(0, Waker::noop()));
+        assert!(budget.paused.lock().unwrap().is_empty());
     }
 
     #[test]

@@ -169,7 +169,7 @@ impl Error {
     }
 
     /// All connections of the server together were over its [`memory_budget`](crate::ServerConfig::memory_budget), and this
-    /// one was among those that held the most.
+    /// one was among those that held the most. What was queued is lost with it.
     #[must_use]
     pub fn is_over_budget(&self) -> bool {
         matches!(self.0.reason, Reason::OverBudget { .. })

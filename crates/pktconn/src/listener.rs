@@ -25,9 +25,10 @@ enum Socket {
     Tcp(TcpListener),
     #[cfg(unix)]
     Unix {
-        listener: UnixListener,
-        /// Gone with the listener, where that was bound here.
+        /// Gone with the listener, where that was bound here, and before it: as long as somebody listens, no other file has
+        /// its number.
         _file: Option<SocketFile>,
+        listener: UnixListener,
     },
 }
 

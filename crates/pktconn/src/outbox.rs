@@ -139,9 +139,9 @@ impl Outbox {
         self.len == 0
     }
 
-    /// The memory that it takes: with the room that is left in its open buffer.
+    /// The memory that it takes: with the room that is left in its open buffer, and with what is written of its first chunk.
     pub(crate) fn held(&self) -> usize {
-        self.len + self.open.capacity() - self.open.len()
+        self.len + self.written() + self.open.capacity() - self.open.len()
     }
 
     /// Appends `frame`, which is that of `packet`.

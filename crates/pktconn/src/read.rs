@@ -177,8 +177,14 @@ impl Reading {
 
     /// Reads once. Ready when there are more bytes in the buffer, or an end.
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let read =
-            if self.shared.account().is_none() { self.poll_read(cx) } else { self.poll_read_counted(cx) };
+        let read = if self.shared.account().is_none() {
+            self.poll_read(cx)
+        } else {
+            match self.poll_read_counted(cx) {
+                Some(read) => read,
+                None => return self.poll_paused(cx),
+            }
+        };
         match read {
             Poll::Ready(Ok(0)) => self.end_of_stream(),
             Poll::Ready(Ok(count)) => {
@@ -264,13 +270,21 @@ impl Reading {
         tokio_util::io::poll_read_buf(Pin::new(reader), cx, &mut self.buffer)
     }
 
-    /// The same where memory is counted: under pressure little at a time, or not at all.
+    /// Waits for leave to read. Whoever is not read is not to blame for what has not arrived: without a deadline.
     #[cold]
-    fn poll_read_counted(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<usize>> {
-        let Some(most) = self.shared.may_read(self.held(), cx) else { return Poll::Pending };
-        if most == usize::MAX {
-            return self.poll_read(cx);
-        }
+    fn poll_paused(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.deadlines = None;
+        if self.begin_wait(cx) { Poll::Pending } else { Poll::Ready(()) }
+    }
+
+    /// The same where memory is counted: under pressure little at a time, or `None`, and not at all.
+    #[cold]
+    fn poll_read_counted(&mut self, cx: &mut Context<'_>) -> Option<Poll<std::io::Result<usize>>> {
+        let most = self.shared.may_read(self.held(), cx)?;
+        Some(if most == usize::MAX { self.poll_read(cx) } else { self.poll_read_some(most, cx) })
+    }
+
+    fn poll_read_some(&mut self, most: usize, cx: &mut Context<'_>) -> Poll<std::io::Result<usize>> {
         let Some(reader) = &mut self.reader else { return Poll::Ready(Ok(0)) };
         // In memory of its own: who holds little is to hold no chunk.
         if self.buffer.capacity() - self.buffer.len() < most || self.memory != Memory::Own {
@@ -312,6 +326,7 @@ impl Reading {
                 Ok(()) => {
                     self.end = End::Clean;
                     self.release_memory();
+                    self.note_held();
                     self.reader = None;
                 }
                 Err(_) => self.end_failed(),

@@ -79,7 +79,7 @@ impl ServerConfig {
     ///
     /// While it is exceeded, connections that hold 4 KiB or more are not read, the others 4 KiB at a time, and new ones are
     /// refused. When that does not help within a second, those that hold the most are closed, until an eighth of the
-    /// budget is free: they end with [`is_over_budget`](Error::is_over_budget), and their handlers should let go of them.
+    /// budget is free: they end with [`is_over_budget`](Error::is_over_budget), and lose what was queued for them.
     ///
     /// Protects the memory of the machine from many connections that each stay within
     /// [`send_high_water`](ConnConfig::send_high_water) and the limit on a payload. Beside it stand some KiB for each

@@ -149,7 +149,11 @@ impl Shared {
         self.with_state(|state| {
             if state.phase < Phase::Ended {
                 state.fail(Reason::OverBudget { held });
+                self.closed_here.store(true, Ordering::Relaxed);
                 state.end();
+                // To free memory is what it is for.
+                let unsent = std::mem::take(&mut state.outbox);
+                state.later.drop(unsent);
             }
         });
     }

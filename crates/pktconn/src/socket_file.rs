@@ -20,8 +20,12 @@ impl SocketFile {
     /// replaced; one that somebody listens on is not, and neither is any other file.
     pub(crate) async fn bind(path: &Path) -> io::Result<(UnixListener, Self)> {
         let listener = match UnixListener::bind(path) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale(path).await => {
-                fs::remove_file(path)?;
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                let Some(stale) = stale(path).await else { return Err(error) };
+                // Another that starts at this moment may have replaced it. Between this look and the next line it still can.
+                if fs::symlink_metadata(path).is_ok_and(|file| identity(&file) == stale) {
+                    fs::remove_file(path)?;
+                }
                 UnixListener::bind(path)?
             }
             bound => bound?,
@@ -46,12 +50,10 @@ fn identity(file: &fs::Metadata) -> (u64, u64) {
     (file.dev(), file.ino())
 }
 
-/// Whether it is a socket that nobody listens on.
-async fn is_stale(path: &Path) -> bool {
-    let is_socket = fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
+/// Which file is there, where it is a socket that nobody listens on.
+async fn stale(path: &Path) -> Option<(u64, u64)> {
+    let file = fs::symlink_metadata(path).ok().filter(|file| file.file_type().is_socket())?;
     // A server with a full backlog says that it would block, one of another user that it is not permitted: both live.
-    is_socket
-        && UnixStream::connect(path)
-            .await
-            .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+    let error = UnixStream::connect(path).await.err()?;
+    (error.kind() == io::ErrorKind::ConnectionRefused).then(|| identity(&file))
 }

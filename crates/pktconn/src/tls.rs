@@ -150,6 +150,8 @@ pub struct TlsClientConfig {
     identity: Option<(PathBuf, PathBuf)>,
     server_name: Option<String>,
     alpn: Vec<Vec<u8>>,
+    /// In the place of all others but the name.
+    given: Option<Arc<rustls::ClientConfig>>,
     /// Made of the others when it is first needed, and kept: the system's roots are many files.
     loaded: Arc<OnceLock<Arc<rustls::ClientConfig>>>,
 }
@@ -167,7 +169,7 @@ impl TlsClientConfig {
     /// [`server_name`](Self::server_name) has a part in it then.
     #[must_use]
     pub fn from_rustls(config: Arc<rustls::ClientConfig>) -> Self {
-        Self { loaded: Arc::new(config.into()), ..Self::default() }
+        Self { given: Some(config), ..Self::default() }
     }
 
     /// Trusts the authorities in this PEM file, instead of the system's.
@@ -208,7 +210,7 @@ impl TlsClientConfig {
     }
 
     fn load(&self) -> Result<Arc<rustls::ClientConfig>, Reason> {
-        if let Some(config) = self.loaded.get() {
+        if let Some(config) = self.given.as_ref().or_else(|| self.loaded.get()) {
             return Ok(Arc::clone(config));
         }
         let roots = match &self.ca {

@@ -160,6 +160,28 @@ async fn nothing_is_held_when_all_are_gone() {
 }
 
 #[tokio::test]
+async fn a_peer_that_has_closed_its_side_holds_nothing() {
+    let server =
+        PacketServer::bind_with("127.0.0.1:0", ServerConfig::new().memory_budget(BUDGET)).await.unwrap();
+    let (addr, handle) = (tcp_addr(&server), server.handle());
+    let (tell, mut told) = tokio::sync::mpsc::channel(1);
+    tokio::spawn(server.serve(move |mut conn| {
+        let tell = tell.clone();
+        async move {
+            while conn.recv().await?.is_some() {}
+            // It goes on sending, as it may.
+            tell.send(()).await?;
+            std::future::pending().await
+        }
+    }));
+    let mut stream = TcpStream::connect(addr).await.unwrap();
+    stream.write_all(&frame(&[7; 500_000])).await.unwrap();
+    stream.shutdown().await.unwrap();
+    told.recv().await.unwrap();
+    assert_eq!((handle.stats().held_bytes, handle.stats().open), (0, 1));
+}
+
+#[tokio::test]
 async fn a_budget_too_small_to_work_is_refused() {
     let server = PacketServer::bind_with("127.0.0.1:0", ServerConfig::new().memory_budget(BUDGET - 1)).await;
     assert!(server.unwrap_err().is_config());

@@ -376,6 +376,23 @@ async fn files_that_are_no_good_are_named() {
     }
 }
 
+/// A setter must not replace what the caller has pinned.
+#[tokio::test]
+async fn a_configuration_of_rustls_is_used_as_it_is() {
+    let authority = Authority::new();
+    let (server, addr) =
+        serve(ServerConfig::new().tls(authority.server(&authority.identity("localhost")))).await;
+    tokio::spawn(server.serve(echo));
+    let provider = tokio_rustls::rustls::crypto::ring::default_provider();
+    let trusts_nobody = tokio_rustls::rustls::ClientConfig::builder_with_provider(provider.into())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(tokio_rustls::rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    let tls = TlsClientConfig::from_rustls(std::sync::Arc::new(trusts_nobody)).ca(authority.ca()).alpn(["x"]);
+    assert!(connect(("localhost", addr.port()), tls).await.unwrap_err().is_tls());
+}
+
 #[tokio::test]
 async fn tls_where_nothing_connects_contradicts_itself() {
     let authority = Authority::new();
