@@ -272,6 +272,7 @@ impl Reading {
 
     /// Waits for leave to read. Whoever is not read is not to blame for what has not arrived: without a deadline.
     #[cold]
+    #[inline(never)]
     fn poll_paused(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.deadlines = None;
         if self.begin_wait(cx) { Poll::Pending } else { Poll::Ready(()) }
@@ -279,6 +280,7 @@ impl Reading {
 
     /// The same where memory is counted: under pressure little at a time, or `None`, and not at all.
     #[cold]
+    #[inline(never)]
     fn poll_read_counted(&mut self, cx: &mut Context<'_>) -> Option<Poll<std::io::Result<usize>>> {
         let most = self.shared.may_read(self.held(), cx)?;
         Some(if most == usize::MAX { self.poll_read(cx) } else { self.poll_read_some(most, cx) })

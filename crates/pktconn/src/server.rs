@@ -61,7 +61,8 @@ impl PacketServer {
         Self::bind_with(addr, ServerConfig::new()).await
     }
 
-    /// Listens on an [address](Addr), with a configuration of the caller's: a [`ServerConfig`], or a [`ConnConfig`](crate::ConnConfig) for its connections.
+    /// Listens on an [address](Addr), with a configuration of the caller's: a [`ServerConfig`], or a
+    /// [`ConnConfig`](crate::ConnConfig) for its connections.
     ///
     /// # Errors
     ///
