@@ -177,20 +177,21 @@ impl Reading {
 
     /// Reads once. Ready when there are more bytes in the buffer, or an end.
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let read = if self.shared.account().is_none() {
-            self.poll_read(cx)
-        } else {
-            match self.poll_read_counted(cx) {
-                Some(read) => read,
-                None => return self.poll_paused(cx),
-            }
-        };
+        if self.shared.account().is_some() {
+            return self.poll_more_counted(cx);
+        }
+        let read = self.poll_read(cx);
+        self.after_read(read, cx)
+    }
+
+    /// What a read leads to.
+    #[inline(always)]
+    fn after_read(&mut self, read: Poll<std::io::Result<usize>>, cx: &mut Context<'_>) -> Poll<()> {
         match read {
             Poll::Ready(Ok(0)) => self.end_of_stream(),
             Poll::Ready(Ok(count)) => {
                 self.shared.received.bytes.add(count as u64);
                 self.shared.received.reads.add(1);
-                self.note_held();
             }
             Poll::Ready(Err(error)) => self.fail(&error.into()),
             Poll::Pending => {
@@ -211,7 +212,6 @@ impl Reading {
         if !self.buffer.is_empty() {
             self.release_memory();
         }
-        self.note_held();
         let is_open = self.shared.before_wait(cx).is_ok();
         if !is_open {
             self.end_failed();
@@ -238,7 +238,7 @@ impl Reading {
     }
 
     /// Ready when the peer has taken too long for what is waited for.
-    #[inline]
+    #[inline(always)]
     fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
         let settings = &*self.shared.settings;
         let timeouts = &settings.timeouts;
@@ -252,6 +252,7 @@ impl Reading {
         }
     }
 
+    #[inline(always)]
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<usize>> {
         // Without a reader an end is set: `recv` does not come this far.
         let Some(reader) = &mut self.reader else { return Poll::Ready(Ok(0)) };
@@ -270,20 +271,24 @@ impl Reading {
         tokio_util::io::poll_read_buf(Pin::new(reader), cx, &mut self.buffer)
     }
 
-    /// Waits for leave to read. Whoever is not read is not to blame for what has not arrived: without a deadline.
+    /// Reads once where memory is counted: under pressure little at a time, or not at all.
     #[cold]
     #[inline(never)]
-    fn poll_paused(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.deadlines = None;
-        if self.begin_wait(cx) { Poll::Pending } else { Poll::Ready(()) }
-    }
-
-    /// The same where memory is counted: under pressure little at a time, or `None`, and not at all.
-    #[cold]
-    #[inline(never)]
-    fn poll_read_counted(&mut self, cx: &mut Context<'_>) -> Option<Poll<std::io::Result<usize>>> {
-        let most = self.shared.may_read(self.held(), cx)?;
-        Some(if most == usize::MAX { self.poll_read(cx) } else { self.poll_read_some(most, cx) })
+    fn poll_more_counted(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let polled = match self.shared.may_read(self.held(), cx) {
+            // Whoever is not read is not to blame for what has not arrived: he waits without a deadline.
+            None => {
+                self.deadlines = None;
+                if self.begin_wait(cx) { Poll::Pending } else { Poll::Ready(()) }
+            }
+            Some(most) => {
+                let read =
+                    if most == usize::MAX { self.poll_read(cx) } else { self.poll_read_some(most, cx) };
+                self.after_read(read, cx)
+            }
+        };
+        self.note_held();
+        polled
     }
 
     fn poll_read_some(&mut self, most: usize, cx: &mut Context<'_>) -> Poll<std::io::Result<usize>> {
@@ -328,7 +333,6 @@ impl Reading {
                 Ok(()) => {
                     self.end = End::Clean;
                     self.release_memory();
-                    self.note_held();
                     self.reader = None;
                 }
                 Err(_) => self.end_failed(),

@@ -407,6 +407,7 @@ impl Shared {
     }
 
     /// What the receiver does before it waits: writes what was sent, and leaves its waker for news of the end.
+    #[inline(always)]
     pub(crate) fn before_wait(self: &Arc<Self>, cx: &Context<'_>) -> Result<(), Reason> {
         self.with_state(|state| {
             state.write_before_wait();
