@@ -110,6 +110,14 @@ impl Error {
         self.0.reason
     }
 
+    pub(crate) fn reason(&self) -> Reason {
+        self.0.reason.clone()
+    }
+
+    pub(crate) fn take_unsent(&mut self) -> Vec<Packet> {
+        std::mem::take(&mut self.0.unsent)
+    }
+
     /// The connection was closed on this side.
     #[must_use]
     pub fn is_local_close(&self) -> bool {

@@ -37,6 +37,8 @@
 //! # }
 //! ```
 //!
+//! A [`Client`] keeps its connection up: it connects again when that is lost. A [`Group`] sends a packet to many.
+//!
 //! # The data path
 //!
 //! ```text
@@ -161,6 +163,9 @@ mod control;
 pub use control::{CutConn, ServerHandle, ServerStats, ShutdownReport};
 
 mod census;
+
+mod client;
+pub use client::{Client, ClientConfig, ClientEvent, ClientSender, ClientState, Lost};
 
 mod group;
 pub use group::{Broadcast, Group};

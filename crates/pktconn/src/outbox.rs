@@ -315,27 +315,36 @@ impl Outbox {
 
     /// Empties the outbox into the packets that were not wholly written.
     pub(crate) fn take_unsent(&mut self, codec: &PacketCodec) -> Vec<Packet> {
-        self.seal();
-        let mut written = self.written();
-        self.len = 0;
         let mut unsent = Vec::new();
-        for chunk in self.sealed.take().into_iter().flat_map(|sealed| sealed.chunks) {
-            let chunk_len = chunk.len();
-            match chunk {
-                Chunk::Small(mut frames) => {
-                    let mut codec = PacketCodec::new(*codec.config());
-                    // Own frames, encoded by this very codec: they decode.
-                    while let Ok(Some(packet)) = codec.decode_frame(&mut frames) {
-                        if chunk_len - frames.remaining() > written {
-                            unsent.push(packet);
-                        }
-                    }
-                }
-                Chunk::Large { packet, .. } => unsent.push(packet),
-            }
-            written = written.saturating_sub(chunk_len);
+        while !self.is_empty() {
+            self.take_chunk(codec, &mut unsent);
         }
         unsent
+    }
+
+    /// Takes the first packets out, as many as are in a chunk, and puts those that were not wholly written behind `unsent`.
+    pub(crate) fn take_chunk(&mut self, codec: &PacketCodec, unsent: &mut Vec<Packet>) {
+        if self.sealed.is_none() {
+            self.seal();
+        }
+        let Some(sealed) = &mut self.sealed else { return };
+        let written = std::mem::take(&mut sealed.written);
+        let Some(chunk) = sealed.chunks.pop_front() else { return };
+        self.sealed.take_if(|sealed| sealed.chunks.is_empty());
+        let chunk_len = chunk.len();
+        self.len -= chunk_len - written;
+        match chunk {
+            Chunk::Small(mut frames) => {
+                let mut codec = PacketCodec::new(*codec.config());
+                // Own frames, encoded by this very codec: they decode.
+                while let Ok(Some(packet)) = codec.decode_frame(&mut frames) {
+                    if chunk_len - frames.remaining() > written {
+                        unsent.push(packet);
+                    }
+                }
+            }
+            Chunk::Large { packet, .. } => unsent.push(packet),
+        }
     }
 
     fn seal(&mut self) {

@@ -545,6 +545,16 @@ impl Shared {
         })
     }
 
+    /// Ends the connection, and takes what was not wholly written. Nothing more is written of it: it will be sent elsewhere.
+    pub(crate) fn abandon(self: &Arc<Self>) -> Vec<Packet> {
+        self.with_state(|state| {
+            state.stop(Reason::LocalClose);
+            let unsent = state.outbox.take_unsent(&self.settings.codec);
+            state.end();
+            unsent
+        })
+    }
+
     pub(crate) fn stats(self: &Arc<Self>) -> ConnStats {
         self.with_state(|state| ConnStats {
             packets_received: self.received.packets.total(),

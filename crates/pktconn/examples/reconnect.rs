@@ -1,0 +1,33 @@
+//! Sends a number each second and keeps its connection up: `cargo run --example reconnect -- 127.0.0.1:14572`. Stop the
+//! server and start it again meanwhile.
+
+use std::time::Duration;
+
+use pktconn::{Client, ClientConfig, ClientEvent, PacketMut};
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let addr = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:14572".to_owned());
+    let mut client = Client::new(&addr, ClientConfig::new().max_backoff(Duration::from_secs(5)))?;
+    let sender = client.sender();
+    tokio::spawn(async move {
+        for number in 0.. {
+            let mut packet = PacketMut::new();
+            packet.write_u64(number);
+            sender.send(packet).await?;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        anyhow::Ok(())
+    });
+    while let Some(event) = client.recv().await {
+        match event {
+            ClientEvent::Connected => println!("connected"),
+            ClientEvent::Packet(mut packet) => println!("{}", packet.read_u64()?),
+            ClientEvent::Lost(lost) => {
+                println!("{}; received or not: {:?}", lost.error, lost.written);
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}

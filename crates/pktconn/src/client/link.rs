@@ -1,0 +1,280 @@
+//! What the handles of a client and its keeper share.
+//!
+//! ```text
+//!   send() -> queue, encoded once, bounded by `room` -> keeper
+//!   recv() <- inbox, one batch of packets at most   <- keeper
+//! ```
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+
+use pktconn_codec::{Frame, Packet, PacketCodec};
+use tokio::sync::{Notify, Semaphore, TryAcquireError, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{ClientEvent, ClientState, Lost};
+use crate::ConnConfig;
+use crate::error::Reason;
+use crate::outbox::Outbox;
+
+pub(super) struct Link {
+    codec: PacketCodec,
+    queue: Mutex<Queue>,
+    /// A permit for each byte that may be queued.
+    room: Semaphore,
+    max_room: usize,
+    /// Tells the keeper that something was queued.
+    queued: Notify,
+    inbox: Mutex<Inbox>,
+    /// Tells the receiver that something has happened.
+    happened: Notify,
+    /// Tells the keeper that the receiver has taken all packets.
+    taken: Notify,
+    state: watch::Sender<ClientState>,
+    /// Once nothing more is accepted, because the client was closed.
+    pub(super) closing: CancellationToken,
+}
+
+struct Queue {
+    frames: Outbox,
+    /// How many packets were ever accepted.
+    accepted: u64,
+    /// Why nothing more is.
+    closed: Option<Reason>,
+    /// What was not sent when it ended.
+    unsent: Vec<Packet>,
+}
+
+#[derive(Default)]
+struct Inbox {
+    events: VecDeque<ClientEvent>,
+    /// How many of them are packets.
+    packets: usize,
+    has_ended: bool,
+    /// Whether nobody will take anything any more.
+    is_deserted: bool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Link {
+    pub(super) fn new(config: &ConnConfig) -> Self {
+        // A packet acquires as many at once as it has bytes.
+        let max_room = config.send_high_water.min(Semaphore::MAX_PERMITS).min(u32::MAX as usize);
+        let queue = Queue { frames: Outbox::default(), accepted: 0, closed: None, unsent: Vec::new() };
+        Self {
+            codec: PacketCodec::new(config.codec),
+            queue: Mutex::new(queue),
+            room: Semaphore::new(max_room),
+            max_room,
+            queued: Notify::new(),
+            inbox: Mutex::default(),
+            happened: Notify::new(),
+            taken: Notify::new(),
+            state: watch::Sender::new(ClientState::Connecting),
+            closing: CancellationToken::new(),
+        }
+    }
+
+    pub(super) fn codec(&self) -> &PacketCodec {
+        &self.codec
+    }
+
+    pub(super) fn state(&self) -> &watch::Sender<ClientState> {
+        &self.state
+    }
+
+    // ---- sending
+
+    /// Waits for room, and queues `packet`. Tells its number.
+    pub(super) async fn accept(&self, packet: &Packet) -> Result<u64, Reason> {
+        let frame = self.codec.frame(packet).map_err(Reason::TooLarge)?;
+        let Ok(room) = self.room.acquire_many(self.room_for(frame.len())).await else {
+            return Err(self.closed());
+        };
+        let number = self.push(packet, &frame)?;
+        room.forget();
+        Ok(number)
+    }
+
+    /// Queues `packet` if there is room and nobody waits for that.
+    pub(super) fn try_accept(&self, packet: &Packet) -> Result<u64, Reason> {
+        let frame = self.codec.frame(packet).map_err(Reason::TooLarge)?;
+        let room = self.room.try_acquire_many(self.room_for(frame.len())).map_err(|error| match error {
+            TryAcquireError::Closed => self.closed(),
+            TryAcquireError::NoPermits => Reason::Full,
+        })?;
+        let number = self.push(packet, &frame)?;
+        room.forget();
+        Ok(number)
+    }
+
+    /// One that is larger than all the room passes alone.
+    fn room_for(&self, frame_len: usize) -> u32 {
+        frame_len.min(self.max_room) as u32
+    }
+
+    fn push(&self, packet: &Packet, frame: &Frame<'_>) -> Result<u64, Reason> {
+        let mut queue = lock(&self.queue);
+        if let Some(reason) = &queue.closed {
+            return Err(reason.clone());
+        }
+        queue.frames.push(packet, frame);
+        let number = queue.accepted;
+        queue.accepted += 1;
+        drop(queue);
+        self.queued.notify_one();
+        Ok(number)
+    }
+
+    fn closed(&self) -> Reason {
+        lock(&self.queue).closed.clone().unwrap_or(Reason::LocalClose)
+    }
+
+    pub(super) fn queued_bytes(&self) -> usize {
+        lock(&self.queue).frames.len()
+    }
+
+    /// Takes packets out of the queue: a write's worth, or all where there are fewer. Waits for the first.
+    pub(super) async fn take(&self, packets: &mut Vec<Packet>) {
+        while !self.try_take(packets) {
+            self.queued.notified().await;
+        }
+    }
+
+    /// The same without waiting. Whether there were some.
+    pub(super) fn try_take(&self, packets: &mut Vec<Packet>) -> bool {
+        let before = packets.len();
+        let mut queue = lock(&self.queue);
+        queue.frames.take_chunk(&self.codec, packets);
+        drop(queue);
+        let config = self.codec.config();
+        let around = config.header_format().header_len() + config.checksum_kind().checksum_len();
+        let lens = packets[before..].iter().map(|packet| packet.len() + around);
+        self.room.add_permits(lens.map(|len| len.min(self.max_room)).sum());
+        packets.len() > before
+    }
+
+    // ---- receiving
+
+    /// Waits until the receiver has taken all packets.
+    pub(super) async fn wait_for_inbox(&self) {
+        while !lock(&self.inbox).wants_packets() {
+            self.taken.notified().await;
+        }
+    }
+
+    pub(super) fn tell(&self, events: impl IntoIterator<Item = ClientEvent>) {
+        let mut inbox = lock(&self.inbox);
+        // To drop a packet may run code of the application's.
+        let mut deserted = Vec::new();
+        for event in events {
+            if inbox.is_deserted {
+                deserted.push(event);
+            } else {
+                inbox.push(event);
+            }
+        }
+        drop(inbox);
+        self.happened.notify_one();
+    }
+
+    /// Takes the next event; `None` when there will be no more.
+    pub(super) async fn next(&self) -> Option<ClientEvent> {
+        loop {
+            if let Poll::Ready(event) = self.try_next() {
+                return event;
+            }
+            self.happened.notified().await;
+        }
+    }
+
+    fn try_next(&self) -> Poll<Option<ClientEvent>> {
+        let mut inbox = lock(&self.inbox);
+        let event = inbox.events.pop_front();
+        if matches!(event, Some(ClientEvent::Packet(_))) {
+            inbox.packets -= 1;
+            if inbox.packets == 0 {
+                self.taken.notify_one();
+            }
+        }
+        if event.is_some() || inbox.has_ended { Poll::Ready(event) } else { Poll::Pending }
+    }
+
+    /// The receiver is gone: what arrives from now on is discarded.
+    pub(super) fn desert(&self) {
+        let mut inbox = lock(&self.inbox);
+        inbox.is_deserted = true;
+        let unread = std::mem::take(&mut inbox.events);
+        inbox.packets = 0;
+        drop(inbox);
+        self.taken.notify_one();
+        drop(unread);
+    }
+
+    // ---- the end
+
+    /// Accepts nothing more, and has the keeper send the rest.
+    pub(super) fn close(&self) {
+        self.refuse(Reason::LocalClose);
+        self.closing.cancel();
+    }
+
+    /// Accepts nothing more.
+    fn refuse(&self, reason: Reason) {
+        lock(&self.queue).closed.get_or_insert(reason);
+        // Who waits for room looks there.
+        self.room.close();
+    }
+
+    /// Of a keeper that keeps no longer, with what it could not send.
+    pub(super) fn end(&self, reason: Option<Reason>, unsent: Vec<Packet>) {
+        self.refuse(reason.clone().unwrap_or(Reason::LocalClose));
+        let mut queue = lock(&self.queue);
+        queue.unsent = unsent;
+        let rest = queue.frames.take_unsent(&self.codec);
+        queue.unsent.extend(rest);
+        drop(queue);
+        lock(&self.inbox).has_ended = true;
+        self.happened.notify_one();
+        self.state.send_replace(ClientState::Ended(reason.map(|reason| Arc::new(reason.into()))));
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        lock(&self.inbox).has_ended
+    }
+
+    /// What was not sent. Told once.
+    pub(super) fn take_unsent(&self) -> Vec<Packet> {
+        std::mem::take(&mut lock(&self.queue).unsent)
+    }
+}
+
+impl Inbox {
+    fn wants_packets(&self) -> bool {
+        self.packets == 0 || self.is_deserted
+    }
+
+    /// Puts an event behind the others. Losses without a packet in between become one: so they are few, however long
+    /// nobody looks.
+    fn push(&mut self, event: ClientEvent) {
+        let follows_loss =
+            matches!(self.events.make_contiguous(), [.., ClientEvent::Lost(_), ClientEvent::Connected]);
+        match event {
+            ClientEvent::Lost(lost) if follows_loss => {
+                self.events.pop_back();
+                if let Some(ClientEvent::Lost(last)) = self.events.back_mut() {
+                    *last = Lost { written: last.written.start..lost.written.end, error: lost.error };
+                }
+            }
+            ClientEvent::Packet(_) => {
+                self.packets += 1;
+                self.events.push_back(event);
+            }
+            _ => self.events.push_back(event),
+        }
+    }
+}

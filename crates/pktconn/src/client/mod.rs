@@ -1,0 +1,378 @@
+//! A client that keeps a connection up.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pktconn_codec::Packet;
+use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::{Addr, ConnConfig, Error, PacketConn};
+
+mod config;
+pub use config::ClientConfig;
+
+mod link;
+use link::Link;
+
+mod keeper;
+
+/// A client that keeps a connection up: it connects by itself, and again when the connection is lost, after pauses that
+/// grow.
+///
+/// What was sent and not yet written when a connection is lost goes out over the next one, in order and once. What was
+/// written may have been received, or may be lost: which packets these are, [`ClientEvent::Lost`] tells, and none of them is
+/// sent again.
+///
+/// ```
+/// use pktconn::{Client, ClientConfig, ClientEvent};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let server = pktconn::PacketServer::bind("127.0.0.1:0").await?;
+/// # let addr = server.local_addr();
+/// # tokio::spawn(server.serve(|mut conn| async move {
+/// #     while let Some(packet) = conn.recv().await? { conn.send(packet).await?; }
+/// #     Ok(conn.close().await?)
+/// # }));
+/// let mut client = Client::new(addr, ClientConfig::new())?;
+/// client.send(b"hello").await?; // Number 0; it waits for a connection in the client.
+/// while let Some(event) = client.recv().await {
+///     match event {
+///         ClientEvent::Packet(packet) => {
+///             assert_eq!(packet.payload(), b"hello");
+///             break;
+///         }
+///         ClientEvent::Lost(lost) => println!("{}; received or not: {:?}", lost.error, lost.written),
+///         _ => {}
+///     }
+/// }
+/// client.close().await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// For the connection it has a task of its own, through which all packets pass; a [`PacketConn`] is faster. The memory that
+/// it takes is bounded: up to twice [`send_high_water`](ConnConfig::send_high_water) for what is to be sent, and a batch of
+/// what has arrived. While nobody [receives](Self::recv), what arrives holds the server up, and then also a reconnect: who
+/// has no use for it keeps a [`sender`](Self::sender) and drops the client.
+///
+/// Dropping it and all of its senders closes the connection at once: what the transport takes without waiting is still
+/// written. [`close`](Self::close) loses nothing silently.
+pub struct Client {
+    sender: ClientSender,
+}
+
+/// The sending side of a [`Client`], to be cloned and handed to any task.
+///
+/// It keeps the connection up as well, also when the client itself is gone: what arrives is discarded then.
+#[derive(Clone)]
+pub struct ClientSender {
+    link: Arc<Link>,
+    _keeper: Arc<DropGuard>,
+}
+
+/// What happens to a [`Client`], in its order.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ClientEvent {
+    /// There is a connection.
+    Connected,
+    /// A packet was received.
+    Packet(Packet),
+    /// The connection ended. All that was received over it came before.
+    Lost(Lost),
+}
+
+/// The end of one of a client's connections. Several in a row that nobody has received may be told as one, where no packet
+/// came in between.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Lost {
+    /// Why it ended.
+    pub error: Error,
+    /// The packets that were handed to the transport: may have been received. By the numbers that
+    /// [`send`](Client::send) returned; what comes after is still to be sent.
+    pub written: Range<u64>,
+}
+
+/// What a [`Client`] is doing.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum ClientState {
+    /// An attempt to connect is under way.
+    Connecting,
+    /// There is a connection.
+    Connected,
+    /// The next attempt is waited for.
+    #[non_exhaustive]
+    Waiting {
+        /// How many attempts in a row have failed.
+        failed_tries: u32,
+        /// How long after the last one the next follows.
+        delay: Duration,
+        /// Why the last attempt failed, or the connection ended.
+        error: Arc<Error>,
+    },
+    /// The client has ended: because it was closed, or after [`max_tries`](ClientConfig::max_tries). With the error that
+    /// kept it from sending everything, or that of the last attempt.
+    Ended(Option<Arc<Error>>),
+}
+
+impl ClientState {
+    /// Whether there is a connection.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        matches!(self, Self::Connected)
+    }
+
+    /// Whether the client has ended.
+    #[must_use]
+    pub fn is_ended(&self) -> bool {
+        matches!(self, Self::Ended(_))
+    }
+}
+
+impl Client {
+    /// A client that connects to an [address](Addr), over TCP, by a Unix socket or with TLS, as its
+    /// [`ConnConfig`] says. Returns at once.
+    ///
+    /// # Errors
+    ///
+    /// [`is_config`](Error::is_config): the configuration contradicts itself. That an attempt fails is no error here, but a
+    /// [state](Self::state).
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    pub fn new(addr: impl Into<Addr>, config: ClientConfig) -> Result<Self, Error> {
+        let addr = addr.into();
+        Self::with_connector(config, move |config| {
+            let addr = addr.clone();
+            async move { Ok(PacketConn::connect_with(addr, config).await?) }
+        })
+    }
+
+    /// A client that calls `connector` for each connection: where each begins with a login, where there are several
+    /// addresses to choose from, or for another transport.
+    ///
+    /// The connection is to be made with the [`ConnConfig`] that is passed. What the connector receives is no event, and what
+    /// it sends has no number and is never sent again. Put a `tokio::time::timeout` around what waits for the peer: but for
+    /// the [`close_timeout`](ConnConfig::close_timeout) of a client that is closed, nothing else ends an attempt.
+    ///
+    /// ```no_run
+    /// use pktconn::{Client, ClientConfig, PacketConn};
+    ///
+    /// # async fn example() -> Result<(), pktconn::Error> {
+    /// let client = Client::with_connector(ClientConfig::new(), |config| async move {
+    ///     let mut conn = PacketConn::connect_with("example.org:14572", config).await?;
+    ///     conn.send(b"my name is alice").await?;
+    ///     conn.recv().await?.ok_or("refused")?;
+    ///     Ok(conn)
+    /// })?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`is_config`](Error::is_config): the configuration contradicts itself.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    pub fn with_connector<C, F>(config: ClientConfig, connector: C) -> Result<Self, Error>
+    where
+        C: Fn(ConnConfig) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<PacketConn, Box<dyn StdError + Send + Sync>>> + Send + 'static,
+    {
+        config.check()?;
+        let connector: keeper::Connector = Box::new(move |config| {
+            let connecting = connector(config);
+            Box::pin(async move { connecting.await.map_err(into_error) })
+        });
+        let link = Arc::new(Link::new(&config.conn));
+        let gone = CancellationToken::new();
+        tokio::spawn(keeper::keep(Arc::clone(&link), config, connector, gone.clone()));
+        Ok(Self { sender: ClientSender { link, _keeper: Arc::new(gone.drop_guard()) } })
+    }
+
+    /// Waits for the next event; `None` when the client has ended, and all was told.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses nothing.
+    pub async fn recv(&mut self) -> Option<ClientEvent> {
+        self.sender.link.next().await
+    }
+
+    /// Accepts a packet to be sent over this connection or the next. See [`ClientSender::send`].
+    ///
+    /// # Errors
+    ///
+    /// [`is_payload_too_large`](Error::is_payload_too_large): the client goes on. Any other: it has ended, or is closed. The
+    /// packet comes back in [`into_unsent`](Error::into_unsent).
+    ///
+    /// # Cancel safety
+    ///
+    /// The packet is accepted whole when the future completes, and not at all when it is dropped before.
+    pub async fn send(&self, packet: impl Into<Packet>) -> Result<u64, Error> {
+        self.sender.send(packet).await
+    }
+
+    /// Accepts a packet to be sent if there is room for it. See [`ClientSender::try_send`].
+    ///
+    /// # Errors
+    ///
+    /// [`is_full`](Error::is_full) when there is no room now; otherwise as [`send`](Self::send). The packet comes back in
+    /// [`into_unsent`](Error::into_unsent).
+    pub fn try_send(&self, packet: impl Into<Packet>) -> Result<u64, Error> {
+        self.sender.try_send(packet)
+    }
+
+    /// A handle to send with from elsewhere.
+    #[must_use]
+    pub fn sender(&self) -> ClientSender {
+        self.sender.clone()
+    }
+
+    /// What the client is doing, and how that changes. See [`ClientSender::state`].
+    #[must_use]
+    pub fn state(&self) -> watch::Receiver<ClientState> {
+        self.sender.state()
+    }
+
+    /// Sends what was accepted, closes the connection, and ends the client. See [`ClientSender::close`].
+    ///
+    /// # Errors
+    ///
+    /// Why not all was sent, or why the client had ended before. The packets that were not written come back in
+    /// [`into_unsent`](Error::into_unsent).
+    ///
+    /// # Cancel safety
+    ///
+    /// The close goes on when the future is dropped, as long as a handle is there; a further call waits for its end.
+    pub async fn close(&self) -> Result<(), Error> {
+        self.sender.close().await
+    }
+}
+
+impl ClientSender {
+    /// Accepts a packet to be sent over this connection or the next, and waits for room first where there is none: as many
+    /// bytes as [`send_high_water`](ConnConfig::send_high_water) wait in the client. Returns the packet's number: the first
+    /// is 0.
+    ///
+    /// # Errors
+    ///
+    /// [`is_payload_too_large`](Error::is_payload_too_large): the client goes on. Any other: it has ended, or is closed. The
+    /// packet comes back in [`into_unsent`](Error::into_unsent).
+    ///
+    /// While there is no connection nothing leaves, and a full queue has the caller wait: put a `tokio::time::timeout` around
+    /// it where that matters.
+    ///
+    /// # Cancel safety
+    ///
+    /// The packet is accepted whole when the future completes, and not at all when it is dropped before.
+    pub async fn send(&self, packet: impl Into<Packet>) -> Result<u64, Error> {
+        let packet = packet.into();
+        self.link.accept(&packet).await.map_err(|reason| Error::new(reason, vec![packet]))
+    }
+
+    /// Accepts a packet to be sent if there is room for it, and nobody waits for that. Returns its number.
+    ///
+    /// # Errors
+    ///
+    /// [`is_full`](Error::is_full) when there is no room now; otherwise as [`send`](Self::send). The packet comes back in
+    /// [`into_unsent`](Error::into_unsent).
+    pub fn try_send(&self, packet: impl Into<Packet>) -> Result<u64, Error> {
+        let packet = packet.into();
+        self.link.try_accept(&packet).map_err(|reason| Error::new(reason, vec![packet]))
+    }
+
+    /// How many bytes of accepted packets wait in the client: frames, with their headers and checksums. Those that the
+    /// present connection has in its outbox are not among them.
+    #[must_use]
+    pub fn queued_bytes(&self) -> usize {
+        self.link.queued_bytes()
+    }
+
+    /// What the client is doing, and how that changes.
+    ///
+    /// ```
+    /// # async fn example(client: pktconn::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// client.state().wait_for(pktconn::ClientState::is_connected).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// A `watch` shows the latest state alone. What must not be missed is an [event](Client::recv).
+    #[must_use]
+    pub fn state(&self) -> watch::Receiver<ClientState> {
+        self.link.state().subscribe()
+    }
+
+    /// Accepts nothing more, sends what was accepted, closes the connection as
+    /// [`PacketConn::close`](PacketConn::close) does, and ends the client.
+    ///
+    /// Where there is no connection and something to be sent, an attempt that is under way is waited for, or else one is
+    /// made, until [`close_timeout`](ConnConfig::close_timeout). No other follows when that fails.
+    ///
+    /// # Errors
+    ///
+    /// Why not all was sent, or why the client had ended before. The packets that were not wholly written come back in
+    /// [`into_unsent`](Error::into_unsent), once: where several handles close the client, one of them gets them.
+    ///
+    /// # Cancel safety
+    ///
+    /// The close goes on when the future is dropped, as long as a handle is there; a further call waits for its end.
+    pub async fn close(&self) -> Result<(), Error> {
+        self.link.close();
+        let mut state = self.state();
+        // Its sender is here: it cannot fail.
+        let reason = match state.wait_for(ClientState::is_ended).await.as_deref() {
+            Ok(ClientState::Ended(Some(error))) => error.reason(),
+            _ => return Ok(()),
+        };
+        Err(Error::new(reason, self.link.take_unsent()))
+    }
+}
+
+/// What a connector failed with.
+fn into_error(error: Box<dyn StdError + Send + Sync>) -> Error {
+    match error.downcast::<Error>() {
+        Ok(error) => *error,
+        Err(error) => match error.downcast::<io::Error>() {
+            Ok(error) => Error::from(*error),
+            Err(error) => io::Error::other(error).into(),
+        },
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.sender.link.desert();
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.sender.debug("Client", f)
+    }
+}
+
+impl fmt::Debug for ClientSender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.debug("ClientSender", f)
+    }
+}
+
+impl ClientSender {
+    fn debug(&self, name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct(name).field("state", &*self.link.state().borrow()).finish_non_exhaustive()
+    }
+}

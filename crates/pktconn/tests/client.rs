@@ -1,0 +1,641 @@
+//! A client that keeps a connection up: over pipes in memory, which a test cuts where it wants to.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use pktconn::{
+    Client, ClientConfig, ClientEvent, ClientState, ConnConfig, Lost, Packet, PacketConn, PacketServer,
+};
+use proptest::prelude::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::sync::Notify;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::time::{Instant, sleep, timeout};
+
+mod common;
+use common::{drop_after, frame, numbered};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A client whose connections are pipes of `capacity` bytes, and their other ends.
+fn piped(config: ClientConfig, capacity: usize) -> (Client, UnboundedReceiver<DuplexStream>) {
+    let (made, pipes) = unbounded_channel();
+    let client = Client::with_connector(config, move |config| {
+        let (here, there) = tokio::io::duplex(capacity);
+        let sent = made.send(there);
+        async move {
+            sent.map_err(|_| io::Error::from(io::ErrorKind::ConnectionRefused))?;
+            Ok(PacketConn::new(here, config)?)
+        }
+    });
+    (client.unwrap(), pipes)
+}
+
+/// A client that cannot connect, and how often it has tried.
+fn refused(config: ClientConfig) -> (Client, Arc<AtomicU32>) {
+    let tries = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&tries);
+    let client = Client::with_connector(config, move |_| {
+        count.fetch_add(1, Ordering::Relaxed);
+        async { Err(io::Error::from(io::ErrorKind::ConnectionRefused).into()) }
+    });
+    (client.unwrap(), tries)
+}
+
+async fn packet(client: &mut Client) -> Packet {
+    match client.recv().await {
+        Some(ClientEvent::Packet(packet)) => packet,
+        other => panic!("instead of a packet: {other:?}"),
+    }
+}
+
+async fn lost(client: &mut Client) -> Lost {
+    match client.recv().await {
+        Some(ClientEvent::Lost(lost)) => lost,
+        other => panic!("instead of a loss: {other:?}"),
+    }
+}
+
+async fn connected(client: &mut Client) {
+    let event = client.recv().await;
+    assert!(matches!(event, Some(ClientEvent::Connected)), "{event:?}");
+}
+
+async fn read(pipe: &mut DuplexStream, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    pipe.read_exact(&mut bytes).await.unwrap();
+    bytes
+}
+
+async fn eventually(mut is_true: impl FnMut() -> bool) {
+    while !is_true() {
+        sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test]
+async fn it_connects_and_echoes_over_tcp_and_ends_when_it_is_closed() {
+    let server = PacketServer::bind("127.0.0.1:0").await.unwrap();
+    let (addr, handle) = (server.local_addr(), server.handle());
+    let serving = tokio::spawn(server.serve(|mut conn| async move {
+        while let Some(packet) = conn.recv().await? {
+            conn.send(packet).await?;
+        }
+        Ok(conn.close().await?)
+    }));
+    let mut client = Client::new(addr, ClientConfig::new()).unwrap();
+    for number in 0..100 {
+        assert_eq!(client.send(numbered(number)).await.unwrap(), u64::from(number));
+    }
+    connected(&mut client).await;
+    assert!(client.state().borrow().is_connected());
+    for number in 0..100 {
+        assert_eq!(packet(&mut client).await, numbered(number));
+    }
+    client.close().await.unwrap();
+    assert!(matches!(*client.state().borrow(), ClientState::Ended(None)));
+    assert!(client.recv().await.is_none());
+    assert!(client.send(b"late").await.unwrap_err().is_local_close());
+    assert!(client.try_send(b"late").unwrap_err().is_local_close());
+    client.close().await.unwrap();
+    handle.shutdown();
+    serving.await.unwrap();
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn what_is_sent_before_there_is_a_server_arrives_when_there_is_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = format!("unix:{}", dir.path().join("socket").display());
+    let config = ClientConfig::new().max_backoff(Duration::from_millis(100));
+    let mut client = Client::new(&path, config).unwrap();
+    client.send(b"early").await.unwrap();
+    let mut state = client.state();
+    let waiting = state.wait_for(|state| matches!(state, ClientState::Waiting { .. })).await.unwrap();
+    let ClientState::Waiting { failed_tries, delay, error, .. } = &*waiting else { unreachable!() };
+    assert!(*failed_tries > 0 && *delay <= Duration::from_millis(100) && error.is_io(), "{waiting:?}");
+    drop(waiting);
+
+    let server = PacketServer::bind(&path).await.unwrap();
+    let handle = server.handle();
+    let serving = tokio::spawn(server.serve(|mut conn| async move {
+        let packet = conn.recv().await?.ok_or("nothing came")?;
+        conn.send(packet).await?;
+        Ok(conn.close().await?)
+    }));
+    connected(&mut client).await;
+    assert_eq!(packet(&mut client).await.payload(), b"early");
+    let lost = lost(&mut client).await;
+    assert!(lost.error.is_remote_close());
+    assert_eq!(lost.written, 0..1);
+    handle.shutdown();
+    serving.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_not_wholly_written_is_sent_again_and_the_rest_is_told_of() {
+    let (mut client, mut pipes) = piped(ClientConfig::new(), 25);
+    for number in 0..5u8 {
+        client.send(vec![number; 6]).await.unwrap();
+    }
+    let mut pipe = pipes.recv().await.unwrap();
+    connected(&mut client).await;
+    // Frames of 10 bytes: two are in the pipe, the third in part.
+    eventually(|| client.sender().queued_bytes() == 0).await;
+    sleep(SECOND).await;
+    pipe.write_all(&frame(b"last words")).await.unwrap();
+    drop(pipe);
+    assert_eq!(packet(&mut client).await.payload(), b"last words");
+    assert_eq!(lost(&mut client).await.written, 0..2);
+
+    connected(&mut client).await;
+    client.send(vec![5; 6]).await.unwrap();
+    let mut pipe = pipes.recv().await.unwrap();
+    for number in 2..6u8 {
+        assert_eq!(read(&mut pipe, 10).await, frame(&[number; 6]));
+    }
+    drop(pipe);
+    assert_eq!(lost(&mut client).await.written, 2..6);
+}
+
+#[tokio::test(start_paused = true)]
+async fn pauses_grow_and_begin_anew_after_a_connection_over_which_something_came() {
+    let (client, tries) = refused(ClientConfig::new().max_backoff(4 * SECOND));
+    let mut state = client.state();
+    for (tried, least) in [(1, 100), (2, 200), (3, 400), (4, 800), (5, 1600), (6, 2000), (7, 2000)] {
+        let state = state.wait_for(|state| is_waiting(state, tried)).await.unwrap();
+        let ClientState::Waiting { delay, .. } = &*state else { unreachable!() };
+        let least = Duration::from_millis(least);
+        assert!(*delay >= least && *delay <= 2 * least, "{delay:?} after try {tried}");
+        assert_eq!(tries.load(Ordering::Relaxed), tried);
+    }
+
+    // Were these failures, the last pause would be one of half a minute.
+    let (mut client, mut pipes) = piped(ClientConfig::new(), 1024);
+    for _ in 0..20 {
+        let mut pipe = timeout(SECOND, pipes.recv()).await.expect("a short pause").unwrap();
+        pipe.write_all(&frame(b"welcome")).await.unwrap();
+        drop(pipe);
+        connected(&mut client).await;
+        packet(&mut client).await;
+        let ended = Instant::now();
+        lost(&mut client).await;
+        let waiting = client.state();
+        assert!(matches!(*waiting.borrow(), ClientState::Waiting { failed_tries: 0, .. }), "{waiting:?}");
+        client.state().wait_for(ClientState::is_connected).await.unwrap();
+        assert!(ended.elapsed() >= Duration::from_millis(100));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_has_lasted_is_a_success_without_a_packet() {
+    let (client, mut pipes) = piped(ClientConfig::new().max_tries(1), 1024);
+    for _ in 0..3 {
+        let pipe = pipes.recv().await.unwrap();
+        sleep(30 * SECOND).await;
+        drop(pipe);
+    }
+    drop(pipes.recv().await.unwrap());
+    let mut state = client.state();
+    assert!(matches!(&*state.wait_for(ClientState::is_ended).await.unwrap(), ClientState::Ended(Some(_))));
+}
+
+fn is_waiting(state: &ClientState, tried: u32) -> bool {
+    matches!(state, ClientState::Waiting { failed_tries, .. } if *failed_tries == tried)
+}
+
+#[tokio::test(start_paused = true)]
+async fn connections_that_end_at_once_are_failed_attempts() {
+    let (mut client, mut pipes) = piped(ClientConfig::new().max_tries(5), 1024);
+    let started = Instant::now();
+    client.send(b"kept").await.unwrap();
+    let taking = tokio::spawn(async move {
+        let mut count = 0;
+        while let Some(pipe) = pipes.recv().await {
+            drop(pipe);
+            count += 1;
+        }
+        count
+    });
+    while client.recv().await.is_some() {}
+    // 100 + 200 + 400 + 800 ms, and up to as much again.
+    assert!(started.elapsed() >= 15 * SECOND / 10 && started.elapsed() <= 3 * SECOND);
+    let error = client.close().await.unwrap_err();
+    assert!(error.is_io() || error.is_remote_close(), "{error:?}");
+    drop(client);
+    assert_eq!(taking.await.unwrap(), 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_gives_up_says_why_and_gives_back_what_it_has() {
+    let (mut client, tries) = refused(ClientConfig::new().max_tries(3));
+    for number in 0..1000 {
+        client.send(numbered(number)).await.unwrap();
+    }
+    client.send(vec![9; 100_000]).await.unwrap();
+    assert!(client.recv().await.is_none());
+    assert_eq!(tries.load(Ordering::Relaxed), 3);
+    let error = client.send(b"late").await.unwrap_err();
+    assert!(error.is_io() && error.unsent()[0].payload() == b"late", "{error:?}");
+    assert!(matches!(&*client.state().borrow(), ClientState::Ended(Some(error)) if error.is_io()));
+    let error = client.close().await.unwrap_err();
+    assert!(error.is_io(), "{error:?}");
+    let unsent = error.into_unsent();
+    assert!(unsent[..1000].iter().eq(&(0..1000).map(numbered).collect::<Vec<_>>()));
+    assert_eq!(unsent[1000].payload(), [9; 100_000]);
+    assert_eq!(unsent.len(), 1001);
+    // Once.
+    assert!(client.close().await.unwrap_err().into_unsent().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_queue_has_senders_wait_in_their_order_and_one_that_is_dropped_is_not_sent() {
+    let config = ClientConfig::new().conn(ConnConfig::new().send_high_water(100));
+    let (mut client, mut pipes) = {
+        let (made, pipes) = unbounded_channel();
+        let client = Client::with_connector(config, move |config| {
+            let made = made.clone();
+            async move {
+                sleep(10 * SECOND).await;
+                let (here, there) = tokio::io::duplex(1 << 20);
+                made.send(there)?;
+                Ok(PacketConn::new(here, config)?)
+            }
+        });
+        (client.unwrap(), pipes)
+    };
+    let sender = client.sender();
+    // Frames of 50 bytes.
+    sender.try_send(vec![0; 46]).unwrap();
+    sender.try_send(vec![1; 46]).unwrap();
+    assert_eq!(sender.queued_bytes(), 100);
+    let full = sender.try_send(vec![2; 46]).unwrap_err();
+    assert!(full.is_full() && full.unsent()[0].payload() == [2; 46]);
+    assert!(sender.try_send(vec![]).unwrap_err().is_full());
+    assert!(drop_after(1, sender.send(vec![7; 46])).await.is_none(), "there was room");
+    // The large one first, which passes alone.
+    let large = tokio::spawn({
+        let sender = client.sender();
+        async move { sender.send(vec![3; 500]).await }
+    });
+    tokio::task::yield_now().await;
+    let small = tokio::spawn({
+        let sender = client.sender();
+        async move { sender.send(vec![4; 1]).await }
+    });
+    connected(&mut client).await;
+    assert_eq!(large.await.unwrap().unwrap(), 2);
+    assert_eq!(small.await.unwrap().unwrap(), 3);
+    let mut pipe = pipes.recv().await.unwrap();
+    let expected = [frame(&[0; 46]), frame(&[1; 46]), frame(&[3; 500]), frame(&[4])].concat();
+    assert_eq!(read(&mut pipe, expected.len()).await, expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_packet_over_the_limit_is_refused_and_nothing_else() {
+    let codec = pktconn::CodecConfig::new().max_payload_len(10);
+    let (client, mut pipes) = piped(ClientConfig::new().conn(ConnConfig::new().codec(codec)), 1024);
+    let error = client.send(vec![1; 11]).await.unwrap_err();
+    assert!(error.is_payload_too_large() && error.unsent().len() == 1, "{error:?}");
+    assert!(client.try_send(vec![1; 11]).unwrap_err().is_payload_too_large());
+    assert_eq!(client.send(vec![1; 10]).await.unwrap(), 0);
+    let mut pipe = pipes.recv().await.unwrap();
+    assert_eq!(read(&mut pipe, 14).await, frame(&[1; 10]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_sends_what_is_queued_over_an_attempt_that_is_under_way_or_one_more() {
+    for wait_for_failure in [false, true] {
+        let (made, mut pipes) = unbounded_channel();
+        let fails = Arc::new(AtomicU32::new(u32::from(wait_for_failure)));
+        let left = Arc::clone(&fails);
+        let client = Client::with_connector(ClientConfig::new().min_backoff(20 * SECOND), move |config| {
+            let (here, there) = tokio::io::duplex(1024);
+            let fails =
+                left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok();
+            let made = made.clone();
+            async move {
+                if fails {
+                    return Err("not yet".into());
+                }
+                sleep(SECOND).await;
+                made.send(there)?;
+                Ok(PacketConn::new(here, config)?)
+            }
+        })
+        .unwrap();
+        client.send(b"the last").await.unwrap();
+        if wait_for_failure {
+            client.state().wait_for(|state| is_waiting(state, 1)).await.unwrap();
+        }
+        let started = Instant::now();
+        let peer = tokio::spawn(async move {
+            let mut pipe = pipes.recv().await.unwrap();
+            let mut all = Vec::new();
+            pipe.read_to_end(&mut all).await.unwrap();
+            all
+        });
+        client.close().await.unwrap();
+        assert_eq!(started.elapsed(), SECOND);
+        assert_eq!(peer.await.unwrap(), frame(b"the last"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_without_a_connection_is_over_at_once_or_gives_back_what_was_queued() {
+    // Nothing is queued.
+    let (client, _) = refused(ClientConfig::new());
+    client.state().wait_for(|state| is_waiting(state, 1)).await.unwrap();
+    let started = Instant::now();
+    client.close().await.unwrap();
+    assert!(started.elapsed().is_zero());
+
+    // The one attempt more fails.
+    let (client, tries) = refused(ClientConfig::new());
+    client.state().wait_for(|state| is_waiting(state, 1)).await.unwrap();
+    client.send(b"unsent").await.unwrap();
+    let error = client.close().await.unwrap_err();
+    assert!(error.is_io() && error.unsent()[0].payload() == b"unsent", "{error:?}");
+    assert_eq!(tries.load(Ordering::Relaxed), 2);
+
+    // An attempt takes too long.
+    let conn = ConnConfig::new().close_timeout(3 * SECOND);
+    let client = Client::with_connector(ClientConfig::new().conn(conn), |_| std::future::pending()).unwrap();
+    client.send(b"unsent").await.unwrap();
+    let started = Instant::now();
+    let error = client.close().await.unwrap_err();
+    assert!(error.is_local_close() && error.unsent().len() == 1, "{error:?}");
+    assert_eq!(started.elapsed(), 3 * SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_under_a_peer_that_does_not_read_gives_back_the_rest() {
+    let config = ClientConfig::new().conn(ConnConfig::new().send_high_water(30));
+    let (client, mut pipes) = piped(config, 25);
+    let pipe = pipes.recv().await.unwrap();
+    let mut accepted = 0;
+    while client.try_send(vec![accepted; 6]).is_ok() {
+        accepted += 1;
+        sleep(SECOND).await;
+    }
+    // Frames of 10 bytes in the pipe, in the outbox and in the queue.
+    assert!(accepted >= 2 + 3 + 3, "{accepted}");
+    let error = client.close().await.unwrap_err();
+    assert!(error.is_timeout(), "{error:?}");
+    let unsent: Vec<_> = error.unsent().iter().map(|packet| packet.payload()[0]).collect();
+    assert_eq!(unsent, (2..accepted).collect::<Vec<_>>());
+    drop(pipe);
+}
+
+#[tokio::test(start_paused = true)]
+async fn packets_of_the_connector_come_first_and_are_neither_counted_nor_sent_again() {
+    let (made, mut pipes) = unbounded_channel();
+    let mut client = Client::with_connector(ClientConfig::new(), move |config| {
+        let made = made.clone();
+        async move {
+            let (here, there) = tokio::io::duplex(12);
+            made.send(there)?;
+            let conn = PacketConn::new(here, config)?;
+            conn.send(b"login 1").await?;
+            conn.send(b"login 2").await?;
+            Ok(conn)
+        }
+    })
+    .unwrap();
+    client.send(b"a").await.unwrap();
+    client.send(b"b").await.unwrap();
+    connected(&mut client).await;
+    let pipe = pipes.recv().await.unwrap();
+    eventually(|| client.sender().queued_bytes() == 0).await;
+    // The first login is in the pipe, and a byte of the second.
+    drop(pipe);
+    assert_eq!(lost(&mut client).await.written, 0..0);
+    let mut pipe = pipes.recv().await.unwrap();
+    let expected = [frame(b"login 1"), frame(b"login 2"), frame(b"a"), frame(b"b")].concat();
+    assert_eq!(read(&mut pipe, expected.len()).await, expected);
+    connected(&mut client).await;
+    drop(pipe);
+    assert_eq!(lost(&mut client).await.written, 0..2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_takes_less_than_the_client_is_refused() {
+    let config = ConnConfig::new().codec(pktconn::CodecConfig::new().max_payload_len(10));
+    let client = Client::with_connector(ClientConfig::new(), move |_| {
+        let (here, _) = tokio::io::duplex(1024);
+        let conn = PacketConn::new(here, config.clone());
+        async { Ok(conn?) }
+    })
+    .unwrap();
+    client.state().wait_for(ClientState::is_ended).await.unwrap();
+    assert!(client.close().await.unwrap_err().is_config());
+}
+
+#[tokio::test(start_paused = true)]
+async fn losses_that_nobody_looks_at_are_told_as_one() {
+    let (mut client, mut pipes) = piped(ClientConfig::new().max_backoff(SECOND), 1024);
+    for number in 0..1000u64 {
+        assert_eq!(client.send(vec![1; 6]).await.unwrap(), number);
+        let mut pipe = pipes.recv().await.unwrap();
+        read(&mut pipe, 10).await;
+    }
+    pipes.close();
+    client.state().wait_for(|state| matches!(state, ClientState::Waiting { .. })).await.unwrap();
+    connected(&mut client).await;
+    assert_eq!(lost(&mut client).await.written, 0..1000);
+    assert!(drop_after(1, client.recv()).await.is_none(), "that was all");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_receive_holds_the_peer_up_and_a_reconnect_and_loses_nothing() {
+    let (mut client, mut pipes) = piped(ClientConfig::new(), 100);
+    let mut pipe = pipes.recv().await.unwrap();
+    let all: Vec<u8> = (0..50).flat_map(|number| frame(&[number; 6])).collect();
+    // A batch is in the client, and a read of the connection; the rest stays with the peer.
+    let written = timeout(3600 * SECOND, pipe.write_all(&all)).await;
+    assert!(written.is_err(), "the client took 500 bytes");
+    drop(pipe);
+    assert!(timeout(3600 * SECOND, pipes.recv()).await.is_err(), "it has connected again");
+    connected(&mut client).await;
+    let mut received = 0;
+    let lost = loop {
+        match client.recv().await.unwrap() {
+            ClientEvent::Packet(packet) => assert_eq!(packet.payload(), [received; 6]),
+            ClientEvent::Lost(lost) => break lost,
+            event => panic!("{event:?}"),
+        }
+        received += 1;
+    };
+    assert!(lost.error.is_truncated() || lost.error.is_remote_close(), "{lost:?}");
+    assert!(received >= 20, "{received} packets");
+    connected(&mut client).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sender_alone_keeps_the_connection_and_what_arrives_is_discarded() {
+    let (client, mut pipes) = piped(ClientConfig::new(), 100);
+    let mut pipe = pipes.recv().await.unwrap();
+    let sender = client.sender();
+    pipe.write_all(&frame(b"unread")).await.unwrap();
+    sleep(SECOND).await;
+    drop(client);
+    for _ in 0..100 {
+        pipe.write_all(&frame(b"discarded")).await.unwrap();
+    }
+    sender.send(b"still here").await.unwrap();
+    assert_eq!(read(&mut pipe, 14).await, frame(b"still here"));
+    drop(pipe);
+    let mut pipe = pipes.recv().await.unwrap();
+    sender.send(b"and now").await.unwrap();
+    // With the last handle the connection goes, and what the transport takes before.
+    drop(sender);
+    let mut all = Vec::new();
+    pipe.read_to_end(&mut all).await.unwrap();
+    assert_eq!(all, frame(b"and now"));
+    assert!(pipes.recv().await.is_none(), "the connector is still there");
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_handles_attempts_and_pauses_are_given_up() {
+    let (waits, _) = refused(ClientConfig::new());
+    waits.state().wait_for(|state| is_waiting(state, 1)).await.unwrap();
+    let connects = Client::with_connector(ClientConfig::new(), |_| std::future::pending()).unwrap();
+    tokio::task::yield_now().await;
+    for client in [waits, connects] {
+        let (mut state, started) = (client.state(), Instant::now());
+        drop(client);
+        while state.changed().await.is_ok() {}
+        assert!(started.elapsed().is_zero());
+    }
+}
+
+#[test]
+fn a_client_whose_runtime_is_gone_has_ended() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let client = runtime.block_on(async { refused(ClientConfig::new()).0 });
+    drop(runtime);
+    let error = futures::executor::block_on(client.send(b"too late")).unwrap_err();
+    assert!(error.is_io(), "{error:?}");
+    assert!(futures::executor::block_on(client.close()).unwrap_err().is_io());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connector_that_panics_ends_the_client() {
+    let client =
+        Client::with_connector(ClientConfig::new(), |_| async { panic!("as a test wants") }).unwrap();
+    client.state().wait_for(ClientState::is_ended).await.unwrap();
+    assert!(client.close().await.unwrap_err().is_io());
+}
+
+#[tokio::test]
+async fn what_cannot_work_is_refused() {
+    let error = Client::new("127.0.0.1:1", ClientConfig::new().max_tries(0)).unwrap_err();
+    assert!(error.is_config(), "{error}");
+}
+
+/// What a connection of a property test takes, before it is cut.
+#[derive(Clone, Debug)]
+struct Cut {
+    capacity: usize,
+    read: usize,
+    linger: bool,
+}
+
+fn cuts() -> impl Strategy<Value = Vec<Cut>> {
+    let cut = (1usize..3000, 0usize..5000, any::<bool>());
+    proptest::collection::vec(cut.prop_map(|(capacity, read, linger)| Cut { capacity, read, linger }), 0..8)
+}
+
+/// Reads whole frames off `bytes`, which may end in the middle of one.
+fn whole_frames(mut bytes: &[u8]) -> Vec<Vec<u8>> {
+    let mut frames = Vec::new();
+    while let Some((head, rest)) = bytes.split_first_chunk() {
+        let Some((payload, rest)) = rest.split_at_checked(u32::from_le_bytes(*head) as usize) else { break };
+        frames.push(payload.to_vec());
+        bytes = rest;
+    }
+    frames
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever is cut where: nothing comes twice or out of order, and what does not come was told of.
+    #[test]
+    fn every_packet_is_received_once_or_told_of(cuts in cuts(), packets in 1u32..60, high_water in 1usize..5000) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(run_cuts(cuts, packets, high_water));
+    }
+}
+
+async fn run_cuts(cuts: Vec<Cut>, packets: u32, high_water: usize) {
+    let (made, mut pipes) = unbounded_channel();
+    let capacities: Vec<_> = cuts.iter().map(|cut| cut.capacity).collect();
+    let nth = AtomicU32::new(0);
+    let config = ClientConfig::new().conn(ConnConfig::new().send_high_water(high_water));
+    let mut client = Client::with_connector(config, move |config| {
+        let nth = nth.fetch_add(1, Ordering::Relaxed) as usize;
+        let (here, there) = tokio::io::duplex(capacities.get(nth).copied().unwrap_or(1 << 20));
+        let sent = made.send(there);
+        async move {
+            sent?;
+            Ok(PacketConn::new(here, config)?)
+        }
+    })
+    .unwrap();
+    let sender = client.sender();
+    let uncut = Arc::new(Notify::new());
+    let is_uncut = Arc::clone(&uncut);
+    let sending = tokio::spawn(async move {
+        for number in 0..packets {
+            assert_eq!(sender.send(numbered(number)).await.unwrap(), u64::from(number));
+        }
+        uncut.notified().await;
+        sender.close().await.unwrap();
+    });
+    let peer = tokio::spawn(async move {
+        let mut received = Vec::new();
+        for cut in cuts {
+            let mut pipe = pipes.recv().await.unwrap();
+            let mut bytes = Vec::new();
+            let mut limited = (&mut pipe).take(cut.read as u64);
+            let _ = timeout(SECOND, limited.read_to_end(&mut bytes)).await;
+            received.push(whole_frames(&bytes));
+            if cut.linger {
+                sleep(SECOND).await;
+            }
+        }
+        let mut pipe = pipes.recv().await.unwrap();
+        is_uncut.notify_one();
+        let mut bytes = Vec::new();
+        pipe.read_to_end(&mut bytes).await.unwrap();
+        received.push(whole_frames(&bytes));
+        received
+    });
+    let mut told = Vec::new();
+    while let Some(event) = client.recv().await {
+        if let ClientEvent::Lost(lost) = event {
+            told.push(lost.written);
+        }
+    }
+    let received: Vec<u32> = peer
+        .await
+        .unwrap()
+        .concat()
+        .iter()
+        .map(|payload| {
+            let number = u32::from_le_bytes(payload[..4].try_into().unwrap());
+            assert_eq!(*payload, numbered(number).payload());
+            number
+        })
+        .collect();
+    sending.await.unwrap();
+    assert!(received.is_sorted_by(|a, b| a < b), "{received:?}");
+    assert!(told.windows(2).all(|pair| pair[0].end == pair[1].start), "{told:?}");
+    for number in 0..packets {
+        let is_told = told.iter().any(|written| written.contains(&number.into()));
+        assert!(is_told || received.contains(&number), "packet {number} is lost without a word: {told:?}");
+    }
+}
