@@ -8,11 +8,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use slab::Slab;
 use tokio::sync::Notify;
+#[cfg(feature = "metrics")]
+use tokio::time::Instant;
 
 use crate::budget::{Account, Budget};
 use crate::control::Control;
 use crate::shared::Shared;
-use crate::{ServerConfig, ServerStats};
+use crate::{ConnStats, ServerConfig, ServerStats};
 
 #[derive(Default)]
 pub(crate) struct Census {
@@ -32,6 +34,8 @@ struct Roll {
     conns: Slab<Weak<Shared>>,
     /// How many there are of each; counted where that is limited.
     of_networks: HashMap<Network, usize>,
+    /// What went through those that have left.
+    traffic_of_left: ConnStats,
 }
 
 /// Whom an address belongs to.
@@ -40,6 +44,13 @@ enum Network {
     V4(Ipv4Addr),
     /// The first 64 bits: the least that a customer has, who may take each address of it.
     V6([u8; 8]),
+}
+
+impl Roll {
+    /// To be dropped without the lock: the last one of a connection takes it off.
+    fn conns(&self) -> Vec<Arc<Shared>> {
+        self.conns.iter().filter_map(|(_, conn)| conn.upgrade()).collect()
+    }
 }
 
 impl Network {
@@ -142,10 +153,19 @@ impl Census {
 
     /// The connections that have not ended.
     pub(crate) fn open(&self) -> Vec<Arc<Shared>> {
-        // To drop the last one of a connection takes it off: not under the lock.
-        let mut conns: Vec<_> = self.roll().conns.iter().filter_map(|(_, conn)| conn.upgrade()).collect();
+        let mut conns = self.roll().conns();
         conns.retain(|conn| !conn.has_ended());
         conns
+    }
+
+    /// What went through all connections.
+    pub(crate) fn traffic(&self) -> ConnStats {
+        let (mut traffic, conns) = {
+            let roll = self.roll();
+            (roll.traffic_of_left, roll.conns())
+        };
+        conns.iter().for_each(|conn| traffic.add(&conn.stats()));
+        traffic
     }
 
     pub(crate) fn stats(&self) -> ServerStats {
@@ -165,6 +185,8 @@ pub(crate) struct Ticket {
     place: usize,
     /// Where that is limited.
     network: Option<Network>,
+    #[cfg(feature = "metrics")]
+    since: Instant,
 }
 
 impl Ticket {
@@ -176,7 +198,13 @@ impl Ticket {
             census.refused.fetch_add(1, Relaxed);
             return None;
         };
-        Some(Self { server: Arc::clone(server), place, network })
+        Some(Self {
+            server: Arc::clone(server),
+            place,
+            network,
+            #[cfg(feature = "metrics")]
+            since: Instant::now(),
+        })
     }
 
     /// Counts it for `peer`, of whom it was not known when it was accepted. Whether there is room.
@@ -200,6 +228,17 @@ impl Ticket {
     /// An account for what it holds, where that is counted.
     pub(crate) fn account(&self) -> Option<Account> {
         self.server.census.budget.as_ref().map(Account::new)
+    }
+
+    /// Notes what went through its connection, which is about to leave.
+    pub(crate) fn note(&self, traffic: ConnStats) {
+        self.server.census.roll().traffic_of_left.add(&ConnStats { queued_bytes: 0, ..traffic });
+    }
+
+    /// When it was accepted.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn since(&self) -> Instant {
+        self.since
     }
 
     /// From now on it is this connection's.

@@ -15,7 +15,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::census::Census;
 use crate::stop::Stop;
-use crate::{Error, ServerConfig};
+use crate::{ConnStats, Error, ServerConfig};
 #[cfg(feature = "tls")]
 use crate::{TlsServerConfig, error::Reason};
 
@@ -110,6 +110,13 @@ impl ServerHandle {
     #[must_use]
     pub fn stats(&self) -> ServerStats {
         self.0.census.stats()
+    }
+
+    /// What went through all connections that the server has had, each as [`ConnStats`] says. It looks at each that is there:
+    /// a tenth of a millisecond for a thousand. One that ends at this very moment may be missing, and is there the next time.
+    #[must_use]
+    pub fn traffic(&self) -> ConnStats {
+        self.0.census.traffic()
     }
 }
 

@@ -64,6 +64,8 @@ impl Entry {
         peer: Option<SocketAddr>,
         ticket: Ticket,
     ) -> Option<PacketConn> {
+        #[cfg(feature = "metrics")]
+        let since = ticket.since();
         let steps = self.steps(stream, peer, ticket);
         let shaken = tokio::select! {
             biased;
@@ -72,7 +74,11 @@ impl Entry {
             () = self.control.stop.said() => return None,
         };
         let error = match shaken {
-            Ok(conn) => return conn,
+            Ok(conn) => {
+                #[cfg(feature = "metrics")]
+                crate::metrics::shaken_hands(since.elapsed());
+                return conn;
+            }
             Err(reason) => Error::from(reason),
         };
         self.control.census.handshake_failed();

@@ -81,6 +81,25 @@ pub(crate) enum Reason {
     Config(&'static str),
 }
 
+#[cfg(feature = "metrics")]
+impl Reason {
+    /// A word for the end of a connection, for a label.
+    pub(crate) fn label(&self) -> &'static str {
+        match self {
+            Self::LocalClose => "local_close",
+            Self::RemoteClose => "remote_close",
+            Self::Frame(FrameError::Truncated { .. }) => "truncated",
+            Self::Frame(_) => "protocol",
+            Self::Io(_) | Self::Tls(_) => "io",
+            Self::Timeout(..) => "timeout",
+            Self::SlowConsumer { .. } => "slow_consumer",
+            Self::OverBudget { .. } => "over_budget",
+            // These end no connection.
+            Self::Full | Self::TooLarge(_) | Self::Config(_) => "other",
+        }
+    }
+}
+
 impl Timeout {
     /// What did not happen.
     fn missed(self) -> &'static str {

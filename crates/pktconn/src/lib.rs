@@ -71,8 +71,34 @@
 //! |---|---|
 //! | `tls` | TLS by rustls: `TlsServerConfig`, `TlsClientConfig`, `TlsInfo` |
 //! | `proxy-protocol` | the PROXY protocol for servers: `ServerConfig::proxy_protocol` |
+//! | `metrics` | figures for the recorder of the [`metrics`](https://docs.rs/metrics) crate |
 //!
 //! All are off by default, and change nothing for who does not use them.
+//!
+//! # Metrics
+//!
+//! With the feature `metrics`, all servers and clients of a process add to these, for Prometheus or what else the program
+//! has a recorder for. Install that before the first server. A server that [serves](PacketServer::serve) brings its figures
+//! up to date once a second and at its end: nothing is counted there for a packet. For one server alone there are
+//! [`ServerHandle::stats`] and [`ServerHandle::traffic`], without the feature.
+//!
+//! | name | what it is | |
+//! |---|---|---|
+//! | `pktconn_connections_accepted_total` | counter | connections that servers have accepted |
+//! | `pktconn_connections_refused_total` | counter | those that were closed at once, because there were too many |
+//! | `pktconn_handshakes_failed_total` | counter | those that never came to their first packet, because of TLS or the PROXY protocol |
+//! | `pktconn_connections_over_budget_total` | counter | those that were closed for the memory budget |
+//! | `pktconn_connections_ended_total` | counter | those that were opened and are gone; label `reason`: `local_close`, `remote_close`, `truncated`, `protocol`, `io`, `timeout`, `slow_consumer`, `over_budget` |
+//! | `pktconn_connections_open` | gauge | those that are there |
+//! | `pktconn_packets_received_total`, `pktconn_packets_sent_total`, `pktconn_packets_dropped_total` | counters | packets of servers' connections, as [`ConnStats`] counts them |
+//! | `pktconn_received_bytes_total`, `pktconn_sent_bytes_total` | counters | bytes of the same |
+//! | `pktconn_reads_total`, `pktconn_writes_total` | counters | reads from their transports and writes to them |
+//! | `pktconn_queued_bytes` | gauge | bytes that wait for peers to take them |
+//! | `pktconn_held_bytes` | gauge | what connections hold in memory, where there is a budget |
+//! | `pktconn_connection_duration_seconds` | histogram | from the accept to the end of a connection that was opened |
+//! | `pktconn_handshake_duration_seconds` | histogram | from the accept to the first packet that could be |
+//! | `pktconn_client_connections_total` | counter | connections that a [`Client`] has made |
+//! | `pktconn_client_failed_tries_total` | counter | its attempts that failed |
 
 #![forbid(unsafe_code)]
 
@@ -158,6 +184,9 @@ mod server_config;
 pub use server_config::ServerConfig;
 
 mod budget;
+
+#[cfg(feature = "metrics")]
+mod metrics;
 
 mod control;
 pub use control::{CutConn, ServerHandle, ServerStats, ShutdownReport};

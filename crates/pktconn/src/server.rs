@@ -167,8 +167,11 @@ impl PacketServer {
         F: Future<Output = HandlerResult> + Send + 'static,
     {
         let control = Arc::clone(self.handle.control());
+        let accepting = self.accept_all(handler);
+        #[cfg(feature = "metrics")]
+        let accepting = crate::metrics::told(&control.census, accepting);
         tokio::select! {
-            report = self.accept_all(handler) => report,
+            report = accepting => report,
             // It never ends.
             () = budget::watch(&control.census) => ShutdownReport::default(),
         }

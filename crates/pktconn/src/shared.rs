@@ -556,16 +556,7 @@ impl Shared {
     }
 
     pub(crate) fn stats(self: &Arc<Self>) -> ConnStats {
-        self.with_state(|state| ConnStats {
-            packets_received: self.received.packets.total(),
-            bytes_received: self.received.bytes.total(),
-            reads: self.received.reads.total(),
-            packets_sent: state.packets_sent,
-            bytes_sent: state.bytes_written,
-            writes: state.writes,
-            queued_bytes: state.outbox.len() as u64,
-            packets_dropped: state.rare.as_ref().map_or(0, |rare| rare.packets_dropped),
-        })
+        self.with_state(|state| state.stats(&self.received))
     }
 
     // ---- the flusher and the sweeper
@@ -595,6 +586,16 @@ impl Shared {
             state.write_last();
             state.lost();
         });
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let Some(ticket) = &self.ticket else { return };
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        ticket.note(state.stats(&self.received));
+        #[cfg(feature = "metrics")]
+        crate::metrics::ended(state.reason(), ticket.since().elapsed());
     }
 }
 

@@ -20,6 +20,7 @@ use crate::flush::{Next, Timing};
 use crate::later::Later;
 use crate::outbox::{Dropped, MAX_SLICES, Outbox, WRITE_WORTH};
 use crate::slow::{Lag, SlowConsumer};
+use crate::stats::{ConnStats, Received};
 use crate::timer;
 use crate::transport::{Reader, Writer};
 use crate::wait::Waiters;
@@ -203,6 +204,19 @@ impl State {
     /// Whether something is to be done when the lock is let go of.
     pub(crate) fn has_left_something(&self) -> bool {
         self.sweep == Sweep::Wanted || !self.later.is_empty() || self.flusher == Flusher::Wanted
+    }
+
+    pub(crate) fn stats(&self, received: &Received) -> ConnStats {
+        ConnStats {
+            packets_received: received.packets.total(),
+            bytes_received: received.bytes.total(),
+            reads: received.reads.total(),
+            packets_sent: self.packets_sent,
+            bytes_sent: self.bytes_written,
+            writes: self.writes,
+            queued_bytes: self.outbox.len() as u64,
+            packets_dropped: self.rare.as_ref().map_or(0, |rare| rare.packets_dropped),
+        }
     }
 
     pub(crate) fn has_output(&self) -> bool {

@@ -26,6 +26,30 @@ pub struct ConnStats {
     pub queued_bytes: u64,
 }
 
+impl ConnStats {
+    /// Adds those of another connection.
+    pub(crate) fn add(&mut self, other: &Self) {
+        let Self {
+            packets_received,
+            bytes_received,
+            reads,
+            packets_sent,
+            packets_dropped,
+            bytes_sent,
+            writes,
+            queued_bytes,
+        } = self;
+        *packets_received += other.packets_received;
+        *bytes_received += other.bytes_received;
+        *reads += other.reads;
+        *packets_sent += other.packets_sent;
+        *packets_dropped += other.packets_dropped;
+        *bytes_sent += other.bytes_sent;
+        *writes += other.writes;
+        *queued_bytes += other.queued_bytes;
+    }
+}
+
 /// The counts of the receiving side: written by the one receiver, read by any handle.
 #[derive(Default)]
 pub(crate) struct Received {

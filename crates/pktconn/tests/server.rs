@@ -201,6 +201,30 @@ async fn a_connection_counts_until_its_last_handle_is_dropped_whatever_became_of
 }
 
 #[tokio::test]
+async fn its_traffic_is_that_of_all_connections_those_that_have_ended_among_them() {
+    let server = PacketServer::bind("127.0.0.1:0").await.unwrap();
+    let (addr, handle) = (tcp_addr(&server), server.handle());
+    let serving = tokio::spawn(server.serve(moody));
+    let mut stays = PacketConn::connect(addr).await.unwrap();
+    assert_echoes(&mut stays).await;
+    for _ in 0..3 {
+        let mut goes = PacketConn::connect(addr).await.unwrap();
+        assert_echoes(&mut goes).await;
+        goes.close().await.unwrap();
+    }
+    while handle.stats().open > 1 {
+        tokio::task::yield_now().await;
+    }
+    let traffic = handle.traffic();
+    assert_eq!((traffic.packets_received, traffic.packets_sent), (4, 4));
+    assert_eq!((traffic.bytes_received, traffic.bytes_sent), (4 * 8, 4 * 8));
+    stays.close().await.unwrap();
+    handle.shutdown();
+    serving.await.unwrap();
+    assert_eq!(handle.traffic(), traffic);
+}
+
+#[tokio::test]
 async fn limits_of_nothing_are_refused() {
     for config in [ServerConfig::new().max_conns(0), ServerConfig::new().max_conns_per_ip(0)] {
         assert!(PacketServer::bind_with("127.0.0.1:0", config).await.unwrap_err().is_config());

@@ -67,6 +67,8 @@ pub(super) fn keep(
     connector: Connector,
     gone: CancellationToken,
 ) -> impl Future<Output = ()> + Send + 'static {
+    #[cfg(feature = "metrics")]
+    crate::metrics::describe_client();
     // Made before the first turn, which a runtime that is shut down does not grant.
     let end = EndWithTask(Arc::clone(&link));
     let backoff = config.backoff();
@@ -108,6 +110,8 @@ impl Keeper {
                 },
                 Err(reason) => {
                     self.failed_tries += 1;
+                    #[cfg(feature = "metrics")]
+                    crate::metrics::client_failed();
                     reason
                 }
             };
@@ -148,6 +152,8 @@ impl Keeper {
             return Served::Ended(Some(Reason::Config(problem)));
         }
         let since = Instant::now();
+        #[cfg(feature = "metrics")]
+        crate::metrics::client_connected();
         self.set_state(ClientState::Connected);
         self.link.tell([ClientEvent::Connected]);
         let (sender, mut receiver) = conn.split();
