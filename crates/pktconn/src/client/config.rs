@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn pauses_as_long_as_they_get_are_no_panic() {
         let mut backoff = ClientConfig::new().max_backoff(Duration::MAX).backoff();
-        assert!((0..200).map(|_| backoff.next()).is_sorted_by(|a, b| *a <= 4 * *b || *b == Duration::MAX));
+        assert!((0..200).map(|_| backoff.next()).is_sorted_by(|a, b| *a / 4 <= *b));
     }
 
     #[test]

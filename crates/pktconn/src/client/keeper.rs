@@ -5,10 +5,9 @@
 //!        '---------- fails ---------^
 //! ```
 //!
-//! What it has taken from the queue and the connection has not written is `pending`, and comes first in the next one.
+//! What a connection has not written goes back to the front of the queue, for the next one.
 
 use std::future::pending;
-use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -19,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::config::Backoff;
 use super::link::Link;
 use super::{ClientConfig, ClientEvent, ClientState, Lost};
-use crate::error::Reason;
+use crate::error::{Reason, Timeout};
 use crate::{ConnConfig, Error, PacketConn, PacketReceiver, PacketSender, SlowConsumer};
 
 /// How many packets the receiver gets at a time.
@@ -34,11 +33,21 @@ struct Keeper {
     connector: Connector,
     /// Once there is no handle any more.
     gone: CancellationToken,
-    pending: Vec<Packet>,
+    session: Option<Session>,
     /// How many packets were ever written.
     written: u64,
     backoff: Backoff,
     failed_tries: u32,
+    has_ended: bool,
+}
+
+/// What was given to the present connection.
+struct Session {
+    sender: PacketSender,
+    /// Packets that were taken for it and that it has not accepted yet.
+    pending: Vec<Packet>,
+    /// How many were ever taken for it.
+    taken: usize,
 }
 
 /// How a connection came to its end.
@@ -46,19 +55,6 @@ enum Served {
     Lost(Reason),
     /// With the client: why not all was sent, if so.
     Ended(Option<Reason>),
-}
-
-/// A keeper whose task is dropped, because its runtime is shut down, leaves nobody waiting.
-struct EndWithTask(Arc<Link>);
-
-impl Drop for EndWithTask {
-    fn drop(&mut self) {
-        if !self.0.has_ended() {
-            let lost =
-                std::io::Error::other("the runtime of the client was shut down, or its connector panicked");
-            self.0.end(Some(lost.into()), Vec::new());
-        }
-    }
 }
 
 pub(super) fn keep(
@@ -69,24 +65,49 @@ pub(super) fn keep(
 ) -> impl Future<Output = ()> + Send + 'static {
     #[cfg(feature = "metrics")]
     crate::metrics::describe_client();
-    // Made before the first turn, which a runtime that is shut down does not grant.
-    let end = EndWithTask(Arc::clone(&link));
     let backoff = config.backoff();
-    let mut keeper =
-        Keeper { link, config, connector, gone, pending: Vec::new(), written: 0, backoff, failed_tries: 0 };
+    // Made before the first turn, which a runtime that is shut down does not grant.
+    let mut keeper = Keeper {
+        link,
+        config,
+        connector,
+        gone,
+        session: None,
+        written: 0,
+        backoff,
+        failed_tries: 0,
+        has_ended: false,
+    };
     async move {
         let reason = keeper.run().await;
-        end.0.end(reason, keeper.pending);
+        keeper.end(reason);
+    }
+}
+
+/// One whose task is dropped, because its runtime is shut down, or ended by a panic, leaves nobody waiting and no packet
+/// untold.
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            let problem = "the runtime of the client was shut down, or its connector or transport panicked";
+            let reason = Reason::from(std::io::Error::other(problem));
+            self.lose(&reason);
+            self.end(Some(reason));
+        }
     }
 }
 
 impl Keeper {
+    fn end(&mut self, reason: Option<Reason>) {
+        self.has_ended = true;
+        self.link.end(reason);
+    }
+
     /// Keeps the connection up until the end, and tells why not all was sent, if so.
     async fn run(&mut self) -> Option<Reason> {
-        let closing = self.link.closing.clone();
+        let (closing, gone) = (self.link.closing.clone(), self.gone.clone());
         let close_timeout = self.config.conn.timeouts.close;
-        let gone = self.gone.clone();
-        // What `close` grants to an attempt that it finds under way, or that it has made.
+        // What `close` grants to an attempt that it finds under way, or that is made for it.
         let mut closed_long_ago = std::pin::pin!(async {
             closing.cancelled().await;
             sleep(close_timeout).await;
@@ -98,10 +119,10 @@ impl Keeper {
             self.set_state(ClientState::Connecting);
             let connected = tokio::select! {
                 biased;
-                () = gone.cancelled() => return None,
-                () = closed_with_nothing_to_send(&self.link, self.pending.is_empty()) => return None,
+                () = gone.cancelled() => return self.dropped(),
+                () = closed_with_nothing_to_send(&self.link) => return None,
                 connected = (self.connector)(self.config.conn.clone()) => connected,
-                () = &mut closed_long_ago => return Some(Reason::LocalClose),
+                () = &mut closed_long_ago => return Some(Reason::Timeout(Timeout::Close, close_timeout)),
             };
             let reason = match connected.map_err(Error::into_reason) {
                 Ok(conn) => match self.serve(conn).await {
@@ -127,7 +148,7 @@ impl Keeper {
             self.set_state(ClientState::Waiting { failed_tries, delay, error });
             tokio::select! {
                 biased;
-                () = gone.cancelled() => return None,
+                () = gone.cancelled() => return self.dropped(),
                 () = closing.cancelled() => {}
                 () = sleep(delay) => {}
             }
@@ -135,7 +156,17 @@ impl Keeper {
     }
 
     fn has_unsent(&self) -> bool {
-        !self.pending.is_empty() || self.link.queued_bytes() > 0
+        self.link.queued_bytes() > 0
+    }
+
+    /// The end of a client without handles.
+    fn dropped(&self) -> Option<Reason> {
+        let bytes = self.link.queued_bytes();
+        if bytes == 0 {
+            return None;
+        }
+        tracing::debug!(bytes, "the client was dropped with packets that were not sent");
+        Some(Reason::LocalClose)
     }
 
     fn set_state(&self, state: ClientState) {
@@ -157,70 +188,127 @@ impl Keeper {
         self.set_state(ClientState::Connected);
         self.link.tell([ClientEvent::Connected]);
         let (sender, mut receiver) = conn.split();
-        let mut given = self.pending.len();
+        let session = self.session.insert(Session { sender: sender.clone(), pending: Vec::new(), taken: 0 });
         let mut has_received = false;
         let lost = tokio::select! {
-            reason = receive(&self.link, &mut receiver, &mut has_received) => Some(reason),
-            never = send(&self.link, &sender, &mut self.pending, &mut given) => match never {},
+            reason = receive(&self.link, &sender, &mut receiver, &mut has_received) => Some(reason),
+            never = session.send(&self.link) => match never {},
             () = self.link.closing.cancelled() => None,
             () = self.gone.cancelled() => None,
         };
         if let Some(reason) = lost {
-            let written = self.account(given, sender.shared().abandon());
+            self.lose(&reason);
             if has_received || since.elapsed() >= self.config.max_backoff {
                 (self.backoff, self.failed_tries) = (self.config.backoff(), 0);
             } else {
                 self.failed_tries += 1;
             }
-            self.link.tell([ClientEvent::Lost(Lost { error: reason.clone().into(), written })]);
             return Served::Lost(reason);
         }
-        // Into the outbox with all that is left, which needs no more memory there: `close` and a drop write that.
-        let before = self.pending.len();
-        while self.link.try_take(&mut self.pending) {}
-        given += self.pending.len() - before;
-        let sent = self.pending.iter().take_while(|packet| sender.shared().force(packet).is_ok()).count();
-        self.pending.drain(..sent);
+        session.hand_over(&self.link);
         // It would have `close` wait for its bytes to be read.
         drop(receiver);
-        if !self.link.closing.is_cancelled() {
-            return Served::Ended(None);
+        if self.link.closing.is_cancelled() {
+            let closed = sender.close().await;
+            let Err(mut error) = closed else {
+                self.session = None;
+                return Served::Ended(None);
+            };
+            let unsent = error.take_unsent();
+            let reason = error.into_reason();
+            self.account(&reason, unsent);
+            return Served::Ended(Some(reason));
         }
-        match sender.close().await {
-            Ok(()) => Served::Ended(None),
-            Err(mut error) => {
-                self.account(given, error.take_unsent());
-                Served::Ended(Some(error.into_reason()))
+        // What the transport takes without waiting still goes.
+        let unsent = sender.shared().cut().map_or_else(|| sender.shared().abandon(), |cut| cut.unsent);
+        self.account(&Reason::LocalClose, unsent);
+        Served::Ended(self.dropped())
+    }
+
+    /// Ends the present connection, if there is one.
+    fn lose(&mut self, reason: &Reason) {
+        if let Some(session) = &self.session {
+            let unsent = session.sender.shared().abandon();
+            self.account(reason, unsent);
+        }
+    }
+
+    /// Takes back what the present connection, which has ended, has not written, and tells of what it has.
+    fn account(&mut self, reason: &Reason, mut unsent: Vec<Packet>) {
+        let Some(Session { mut pending, taken, .. }) = self.session.take() else { return };
+        let accepted = taken - pending.len();
+        // What the connector has sent stands before.
+        let own = unsent.len().min(accepted);
+        unsent.drain(..unsent.len() - own);
+        unsent.append(&mut pending);
+        self.link.put_back(&unsent);
+        let first = self.written;
+        self.written += (accepted - own) as u64;
+        let lost = Lost { error: reason.clone().into(), written: first..self.written };
+        self.link.tell([ClientEvent::Lost(lost)]);
+    }
+}
+
+impl Session {
+    /// Sends what is queued. Never ends: that of the connection is found in receiving, after all that has arrived.
+    async fn send(&mut self, link: &Link) -> std::convert::Infallible {
+        loop {
+            if self.pending.is_empty() {
+                link.take(&mut self.pending).await;
+                self.taken += self.pending.len();
+            }
+            if self.sender.send_many(&mut self.pending).await.is_err() {
+                return pending().await;
             }
         }
     }
 
-    /// Takes back those of `given` packets that a connection has not written, and tells the numbers of those it has.
-    fn account(&mut self, given: usize, unsent: Vec<Packet>) -> Range<u64> {
-        let accepted = given - self.pending.len();
-        // What the connector has sent stands before.
-        let own = unsent.len().min(accepted);
-        let foreign = unsent.len() - own;
-        self.pending.splice(0..0, unsent.into_iter().skip(foreign));
-        let first = self.written;
-        self.written += (accepted - own) as u64;
-        first..self.written
+    /// Moves all that is queued into the outbox, over its mark: `close`, or a last write, takes it from there.
+    fn hand_over(&mut self, link: &Link) {
+        loop {
+            let sent = self.pending.iter().take_while(|packet| self.sender.shared().force(packet).is_ok());
+            let sent = sent.count();
+            self.pending.drain(..sent);
+            if !self.pending.is_empty() || !link.try_take(&mut self.pending) {
+                return;
+            }
+            self.taken += self.pending.len();
+        }
     }
 }
 
 /// Ready when the client is closed while nothing is to be sent.
-async fn closed_with_nothing_to_send(link: &Link, nothing_is_pending: bool) {
+async fn closed_with_nothing_to_send(link: &Link) {
     link.closing.cancelled().await;
-    if !nothing_is_pending || link.queued_bytes() > 0 {
+    if link.queued_bytes() > 0 {
         pending::<()>().await;
     }
 }
 
 /// Passes on what arrives, as fast as it is received there, and tells why the connection ended.
-async fn receive(link: &Link, receiver: &mut PacketReceiver, has_received: &mut bool) -> Reason {
+async fn receive(
+    link: &Link,
+    sender: &PacketSender,
+    receiver: &mut PacketReceiver,
+    has_received: &mut bool,
+) -> Reason {
     let mut packets = Vec::new();
+    let mut has_ended = false;
     loop {
-        link.wait_for_inbox().await;
+        if !has_ended {
+            tokio::select! {
+                biased;
+                () = link.wait_for_inbox() => {}
+                // A peer that takes nothing, for one: who waits for room must not wait for the receiver.
+                error = sender.closed() => {
+                    // What has arrived is not more than the system holds of it: once, but not again and again.
+                    if link.has_more_than(BATCH) {
+                        return error.into_reason();
+                    }
+                    has_ended = true;
+                }
+            }
+        }
         match receiver.recv_many(&mut packets, BATCH).await {
             Ok(0) => return Reason::RemoteClose,
             Ok(_) => {
@@ -228,25 +316,6 @@ async fn receive(link: &Link, receiver: &mut PacketReceiver, has_received: &mut 
                 link.tell(packets.drain(..).map(ClientEvent::Packet));
             }
             Err(error) => return error.into_reason(),
-        }
-    }
-}
-
-/// Sends what is `pending` and what is queued, and counts what it takes from there as `given`. Never ends: that of the
-/// connection is found in receiving, after all that has arrived.
-async fn send(
-    link: &Link,
-    sender: &PacketSender,
-    pending_packets: &mut Vec<Packet>,
-    given: &mut usize,
-) -> std::convert::Infallible {
-    loop {
-        if pending_packets.is_empty() {
-            link.take(pending_packets).await;
-            *given += pending_packets.len();
-        }
-        if sender.send_many(pending_packets).await.is_err() {
-            return pending().await;
         }
     }
 }

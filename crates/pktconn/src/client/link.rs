@@ -6,6 +6,7 @@
 //! ```
 
 use std::collections::VecDeque;
+use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
@@ -13,7 +14,7 @@ use pktconn_codec::{Frame, Packet, PacketCodec};
 use tokio::sync::{Notify, Semaphore, TryAcquireError, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{ClientEvent, ClientState, Lost};
+use super::{ClientEvent, ClientState};
 use crate::ConnConfig;
 use crate::error::Reason;
 use crate::outbox::Outbox;
@@ -36,14 +37,15 @@ pub(super) struct Link {
     pub(super) closing: CancellationToken,
 }
 
+#[derive(Default)]
 struct Queue {
+    /// What a connection has not written: comes before the others, and has given its room up.
+    returned: Outbox,
     frames: Outbox,
     /// How many packets were ever accepted.
     accepted: u64,
     /// Why nothing more is.
     closed: Option<Reason>,
-    /// What was not sent when it ended.
-    unsent: Vec<Packet>,
 }
 
 #[derive(Default)]
@@ -64,7 +66,7 @@ impl Link {
     pub(super) fn new(config: &ConnConfig) -> Self {
         // A packet acquires as many at once as it has bytes.
         let max_room = config.send_high_water.min(Semaphore::MAX_PERMITS).min(u32::MAX as usize);
-        let queue = Queue { frames: Outbox::default(), accepted: 0, closed: None, unsent: Vec::new() };
+        let queue = Queue::default();
         Self {
             codec: PacketCodec::new(config.codec),
             queue: Mutex::new(queue),
@@ -135,7 +137,23 @@ impl Link {
     }
 
     pub(super) fn queued_bytes(&self) -> usize {
-        lock(&self.queue).frames.len()
+        let queue = lock(&self.queue);
+        queue.returned.len() + queue.frames.len()
+    }
+
+    /// Puts packets that were taken before all others.
+    pub(super) fn put_back(&self, packets: &[Packet]) {
+        let mut returned = Outbox::default();
+        let mut push = |packet: &Packet| {
+            // It was accepted: it is within the limit.
+            if let Ok(frame) = self.codec.frame(packet) {
+                returned.push(packet, &frame);
+            }
+        };
+        packets.iter().for_each(&mut push);
+        let mut queue = lock(&self.queue);
+        queue.returned.take_unsent(&self.codec).iter().for_each(push);
+        queue.returned = returned;
     }
 
     /// Takes packets out of the queue: a write's worth, or all where there are fewer. Waits for the first.
@@ -149,6 +167,10 @@ impl Link {
     pub(super) fn try_take(&self, packets: &mut Vec<Packet>) -> bool {
         let before = packets.len();
         let mut queue = lock(&self.queue);
+        if !queue.returned.is_empty() {
+            queue.returned.take_chunk(&self.codec, packets);
+            return true;
+        }
         queue.frames.take_chunk(&self.codec, packets);
         drop(queue);
         let config = self.codec.config();
@@ -167,19 +189,18 @@ impl Link {
         }
     }
 
+    /// Whether there are more packets than `most` that the receiver has not taken.
+    pub(super) fn has_more_than(&self, most: usize) -> bool {
+        lock(&self.inbox).packets > most
+    }
+
     pub(super) fn tell(&self, events: impl IntoIterator<Item = ClientEvent>) {
         let mut inbox = lock(&self.inbox);
-        // To drop a packet may run code of the application's.
-        let mut deserted = Vec::new();
-        for event in events {
-            if inbox.is_deserted {
-                deserted.push(event);
-            } else {
-                inbox.push(event);
-            }
-        }
+        // To drop one may run code of the application's: not under the lock.
+        let untold: Vec<_> = events.into_iter().filter_map(|event| inbox.push(event)).collect();
         drop(inbox);
         self.happened.notify_one();
+        drop(untold);
     }
 
     /// Takes the next event; `None` when there will be no more.
@@ -195,20 +216,21 @@ impl Link {
     fn try_next(&self) -> Poll<Option<ClientEvent>> {
         let mut inbox = lock(&self.inbox);
         let event = inbox.events.pop_front();
-        if matches!(event, Some(ClientEvent::Packet(_))) {
-            inbox.packets -= 1;
-            if inbox.packets == 0 {
-                self.taken.notify_one();
-            }
+        let is_packet = matches!(event, Some(ClientEvent::Packet(_)));
+        inbox.packets -= usize::from(is_packet);
+        let (is_last, has_ended) = (is_packet && inbox.packets == 0, inbox.has_ended);
+        drop(inbox);
+        if is_last {
+            self.taken.notify_one();
         }
-        if event.is_some() || inbox.has_ended { Poll::Ready(event) } else { Poll::Pending }
+        if event.is_some() || has_ended { Poll::Ready(event) } else { Poll::Pending }
     }
 
     /// The receiver is gone: what arrives from now on is discarded.
     pub(super) fn desert(&self) {
         let mut inbox = lock(&self.inbox);
         inbox.is_deserted = true;
-        let unread = std::mem::take(&mut inbox.events);
+        let unread = mem::take(&mut inbox.events);
         inbox.packets = 0;
         drop(inbox);
         self.taken.notify_one();
@@ -230,26 +252,23 @@ impl Link {
         self.room.close();
     }
 
-    /// Of a keeper that keeps no longer, with what it could not send.
-    pub(super) fn end(&self, reason: Option<Reason>, unsent: Vec<Packet>) {
+    /// Of a keeper that keeps no longer: why not everything was sent, if so.
+    pub(super) fn end(&self, reason: Option<Reason>) {
         self.refuse(reason.clone().unwrap_or(Reason::LocalClose));
-        let mut queue = lock(&self.queue);
-        queue.unsent = unsent;
-        let rest = queue.frames.take_unsent(&self.codec);
-        queue.unsent.extend(rest);
-        drop(queue);
+        // The state first: who has received the last event finds it.
+        self.state.send_replace(ClientState::Ended(reason.map(|reason| Arc::new(reason.into()))));
         lock(&self.inbox).has_ended = true;
         self.happened.notify_one();
-        self.state.send_replace(ClientState::Ended(reason.map(|reason| Arc::new(reason.into()))));
     }
 
-    pub(super) fn has_ended(&self) -> bool {
-        lock(&self.inbox).has_ended
-    }
-
-    /// What was not sent. Told once.
+    /// What was not sent, of a client that has ended. Told once.
     pub(super) fn take_unsent(&self) -> Vec<Packet> {
-        std::mem::take(&mut lock(&self.queue).unsent)
+        let mut queue = lock(&self.queue);
+        let (mut returned, mut frames) = (mem::take(&mut queue.returned), mem::take(&mut queue.frames));
+        drop(queue);
+        let mut unsent = returned.take_unsent(&self.codec);
+        unsent.append(&mut frames.take_unsent(&self.codec));
+        unsent
     }
 }
 
@@ -258,23 +277,48 @@ impl Inbox {
         self.packets == 0 || self.is_deserted
     }
 
-    /// Puts an event behind the others. Losses without a packet in between become one: so they are few, however long
-    /// nobody looks.
-    fn push(&mut self, event: ClientEvent) {
+    /// Puts an event behind the others, and returns what is not told. Losses without a packet in between become one: so they
+    /// are few, however long nobody looks.
+    fn push(&mut self, event: ClientEvent) -> Option<ClientEvent> {
+        if self.is_deserted {
+            return Some(event);
+        }
         let follows_loss =
             matches!(self.events.make_contiguous(), [.., ClientEvent::Lost(_), ClientEvent::Connected]);
         match event {
-            ClientEvent::Lost(lost) if follows_loss => {
+            ClientEvent::Lost(mut lost) if follows_loss => {
                 self.events.pop_back();
-                if let Some(ClientEvent::Lost(last)) = self.events.back_mut() {
-                    *last = Lost { written: last.written.start..lost.written.end, error: lost.error };
+                let last = self.events.pop_back();
+                if let Some(ClientEvent::Lost(last)) = &last {
+                    lost.written.start = last.written.start;
                 }
+                self.events.push_back(ClientEvent::Lost(lost));
+                return last;
             }
-            ClientEvent::Packet(_) => {
-                self.packets += 1;
-                self.events.push_back(event);
-            }
-            _ => self.events.push_back(event),
+            ClientEvent::Packet(_) => self.packets += 1,
+            _ => {}
         }
+        self.events.push_back(event);
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_back_is_before_all_that_waits_and_takes_no_room() {
+        let link = Link::new(&ConnConfig::new().send_high_water(10));
+        let packet = |number| Packet::from(vec![number; 6]);
+        assert!(matches!(link.try_accept(&packet(7)), Ok(0)));
+        link.put_back(&[packet(4), packet(5), packet(6)]);
+        link.put_back(&[packet(1), packet(2), packet(3)]);
+        assert_eq!(link.queued_bytes(), 7 * 10);
+        assert!(matches!(link.try_accept(&packet(8)), Err(Reason::Full)));
+        let mut taken = Vec::new();
+        while link.try_take(&mut taken) {}
+        assert_eq!(taken, (1..8).map(packet).collect::<Vec<_>>());
+        assert_eq!(link.room.available_permits(), 10);
     }
 }

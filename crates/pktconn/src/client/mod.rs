@@ -58,19 +58,21 @@ mod keeper;
 /// ```
 ///
 /// For the connection it has a task of its own, through which all packets pass; a [`PacketConn`] is faster. The memory that
-/// it takes is bounded: up to twice [`send_high_water`](ConnConfig::send_high_water) for what is to be sent, and a batch of
-/// what has arrived. While nobody [receives](Self::recv), what arrives holds the server up, and then also a reconnect: who
-/// has no use for it keeps a [`sender`](Self::sender) and drops the client.
+/// it takes is bounded: [`send_high_water`](ConnConfig::send_high_water) bytes of what is to be sent, as much again in the
+/// outbox of the connection or given back by the last one, and some hundred packets of what has arrived. While nobody
+/// [receives](Self::recv), what arrives holds the server up, and the end of the connection may not be noticed: who has no
+/// use for it keeps a [`sender`](Self::sender) and drops the client.
 ///
 /// Dropping it and all of its senders closes the connection at once: what the transport takes without waiting is still
-/// written. [`close`](Self::close) loses nothing silently.
+/// written, and the rest is lost. [`close`](Self::close) loses nothing silently.
 pub struct Client {
     sender: ClientSender,
 }
 
 /// The sending side of a [`Client`], to be cloned and handed to any task.
 ///
-/// It keeps the connection up as well, also when the client itself is gone: what arrives is discarded then.
+/// It keeps the connection up as well, also when the client itself is gone. What arrives is discarded then, and nobody is told
+/// of what was written when a connection is lost.
 #[derive(Clone)]
 pub struct ClientSender {
     link: Arc<Link>,
@@ -85,7 +87,8 @@ pub enum ClientEvent {
     Connected,
     /// A packet was received.
     Packet(Packet),
-    /// The connection ended. All that was received over it came before.
+    /// The connection ended. All that was received over it came before, unless nobody has received for so long that more
+    /// waited than the client holds.
     Lost(Lost),
 }
 
@@ -96,7 +99,7 @@ pub enum ClientEvent {
 pub struct Lost {
     /// Why it ended.
     pub error: Error,
-    /// The packets that were handed to the transport: may have been received. By the numbers that
+    /// The packets that were handed to the transport whole: may have been received. By the numbers that
     /// [`send`](Client::send) returned; what comes after is still to be sent.
     pub written: Range<u64>,
 }
@@ -119,8 +122,8 @@ pub enum ClientState {
         /// Why the last attempt failed, or the connection ended.
         error: Arc<Error>,
     },
-    /// The client has ended: because it was closed, or after [`max_tries`](ClientConfig::max_tries). With the error that
-    /// kept it from sending everything, or that of the last attempt.
+    /// The client has ended: because it was closed or dropped, or after [`max_tries`](ClientConfig::max_tries). With the error
+    /// that kept it from sending everything, or that of the last attempt.
     Ended(Option<Arc<Error>>),
 }
 
@@ -162,7 +165,8 @@ impl Client {
     /// addresses to choose from, or for another transport.
     ///
     /// The connection is to be made with the [`ConnConfig`] that is passed. What the connector receives is no event, and what
-    /// it sends has no number and is never sent again. Put a `tokio::time::timeout` around what waits for the peer: but for
+    /// it sends has no number and is never sent again. Nothing else may send over the connection later, as a
+    /// [`Group`](crate::Group) would: the client's account of what was written would be wrong. Put a `tokio::time::timeout` around what waits for the peer: but for
     /// the [`close_timeout`](ConnConfig::close_timeout) of a client that is closed, nothing else ends an attempt.
     ///
     /// ```no_run
@@ -273,7 +277,7 @@ impl ClientSender {
     /// packet comes back in [`into_unsent`](Error::into_unsent).
     ///
     /// While there is no connection nothing leaves, and a full queue has the caller wait: put a `tokio::time::timeout` around
-    /// it where that matters.
+    /// it where that matters. Poll or drop a future that waits: it stands in the line, before all that come later.
     ///
     /// # Cancel safety
     ///
@@ -295,7 +299,7 @@ impl ClientSender {
     }
 
     /// How many bytes of accepted packets wait in the client: frames, with their headers and checksums. Those that the
-    /// present connection has in its outbox are not among them.
+    /// present connection has taken are not among them.
     #[must_use]
     pub fn queued_bytes(&self) -> usize {
         self.link.queued_bytes()
@@ -305,12 +309,12 @@ impl ClientSender {
     ///
     /// ```
     /// # async fn example(client: pktconn::Client) -> Result<(), Box<dyn std::error::Error>> {
-    /// client.state().wait_for(pktconn::ClientState::is_connected).await?;
+    /// client.state().wait_for(|state| state.is_connected() || state.is_ended()).await?;
     /// # Ok(())
     /// # }
     /// ```
     ///
-    /// A `watch` shows the latest state alone. What must not be missed is an [event](Client::recv).
+    /// A client that has ended does not connect again: who waits should wait for that too. A `watch` shows the latest state alone. What must not be missed is an [event](Client::recv).
     #[must_use]
     pub fn state(&self) -> watch::Receiver<ClientState> {
         self.link.state().subscribe()
@@ -324,8 +328,10 @@ impl ClientSender {
     ///
     /// # Errors
     ///
-    /// Why not all was sent, or why the client had ended before. The packets that were not wholly written come back in
-    /// [`into_unsent`](Error::into_unsent), once: where several handles close the client, one of them gets them.
+    /// Why not all was sent, or why the client had ended before: [`is_timeout`](Error::is_timeout) when the deadline passed.
+    /// The packets that were not wholly written come back in [`into_unsent`](Error::into_unsent), once: where several handles
+    /// close the client, one of them gets them. Of those that were written by a connection that failed,
+    /// [`ClientEvent::Lost`] tells.
     ///
     /// # Cancel safety
     ///
