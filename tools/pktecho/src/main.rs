@@ -4,6 +4,7 @@
 //! interface of `pktconn` alone: what it reaches, any program can.
 
 mod echo;
+mod metrics;
 mod options;
 mod tally;
 mod threads;
@@ -73,6 +74,11 @@ async fn run(options: &Options) -> anyhow::Result<()> {
         sockets.iter_mut().zip(of_addr).for_each(|(of_worker, socket)| of_worker.push(socket));
     }
 
+    // Before the servers, which tell what their figures mean when they begin.
+    let metrics = match &options.metrics {
+        Some(addr) => Some(metrics::serve_at(addr).await?),
+        None => None,
+    };
     let board = Arc::new(Board::default());
     let started = Instant::now();
     let mut workers = Vec::new();
@@ -83,6 +89,9 @@ async fn run(options: &Options) -> anyhow::Result<()> {
         });
     }
     workers[0].addrs().iter().for_each(|addr| say(&format!("listening on {addr}")));
+    if let Some(addr) = metrics {
+        say(&format!("metrics on http://{addr}/metrics"));
+    }
     let stats = options.stats.then(|| tokio::spawn(echo::print_stats(Arc::clone(&board))));
 
     signals.next_but(|| reload(options, &workers)).await;

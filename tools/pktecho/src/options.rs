@@ -107,6 +107,10 @@ pub(crate) struct Options {
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_deadline)]
     write_timeout: Deadline,
 
+    /// Serve figures for Prometheus on this address, such as 127.0.0.1:9100, under /metrics; port 0 asks for a free port [default: off]
+    #[arg(long, value_name = "ADDR", value_parser = parse_tcp_addr)]
+    pub(crate) metrics: Option<Addr>,
+
     /// Print a line a second: connections, packets/s, MB/s of payload.
     #[arg(long)]
     pub(crate) stats: bool,
@@ -232,6 +236,11 @@ fn parse_addr(text: &str) -> Result<Addr, String> {
     };
     let problem = "an address is HOST:PORT, such as 127.0.0.1:14572 or [::1]:0, or unix:PATH";
     is_addr.then_some(addr).ok_or_else(|| problem.to_owned())
+}
+
+fn parse_tcp_addr(text: &str) -> Result<Addr, String> {
+    let addr = parse_addr(text).ok().filter(|addr| addr.unix_path().is_none());
+    addr.ok_or_else(|| "an address is HOST:PORT, such as 127.0.0.1:9100".to_owned())
 }
 
 fn parse_threads(text: &str) -> Result<usize, String> {

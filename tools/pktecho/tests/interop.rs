@@ -7,7 +7,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
 
-use common::{Server, pktecho};
+use common::{Server, http, pktecho};
 
 #[test]
 #[ignore = "needs escript (package erlang-base): cargo test -p pktecho -- --include-ignored"]
@@ -164,4 +164,35 @@ fn haproxy_tells_it_whom_it_speaks_for() {
         assert!(log.contains(&format!("peer={client}")), "{client} is not in {log}");
         assert!(log.contains("no acceptable PROXY header"), "{log}");
     }
+}
+
+#[test]
+#[ignore = "needs promtool (package prometheus): cargo test -p pktecho -- --include-ignored"]
+fn promtool_finds_nothing_to_say_about_its_figures() {
+    let certificates = Certificates::new();
+    let mut server = certificates.server(&["--metrics", "127.0.0.1:0"]);
+    let addr = server.metrics_addr();
+    // One that makes a handshake and one that fails: so every figure is there.
+    drop(TcpStream::connect(&server.addr).unwrap());
+    assert!(!certificates.s_client(&server, &[]).is_empty());
+    let figures = loop {
+        let (_, body) = http(&addr, "GET /metrics");
+        if ["handshakes_failed_total 1", "connections_open 0", "handshake_duration_seconds_count 1"]
+            .iter()
+            .all(|line| body.contains(&format!("pktconn_{line}\n")))
+        {
+            break body;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    };
+    let mut promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    promtool.stdin.take().unwrap().write_all(figures.as_bytes()).unwrap();
+    let output = promtool.wait_with_output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}\n{figures}");
 }

@@ -9,7 +9,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Command, Output};
 
 use common::tls::Certificate;
-use common::{Server, pktecho};
+use common::{Server, http, pktecho};
 use pktconn::{ConnConfig, PacketConn, TlsClientConfig};
 
 fn echo(stream: &mut (impl Read + Write), frame: &[u8]) {
@@ -327,6 +327,47 @@ fn beyond_the_limits_clients_are_closed_at_once() {
         assert!(!matches!(refused.read(&mut [0; 1]), Ok(1..)));
         streams.iter_mut().for_each(|stream| echo(stream, b"\x01\0\0\0x"));
     }
+}
+
+#[test]
+fn its_figures_are_told_over_http() {
+    let mut server = Server::start(&["--metrics", "127.0.0.1:0", "--threads", "2", "--runtimes", "own"]);
+    let addr = server.metrics_addr();
+    let mut stream = TcpStream::connect(&server.addr).unwrap();
+    for _ in 0..10 {
+        echo(&mut stream, b"\x05\0\0\0hello");
+    }
+    drop(stream);
+    // Brought up to date once a second.
+    let expected = [
+        "pktconn_connections_accepted_total 1",
+        "pktconn_connections_ended_total{reason=\"remote_close\"} 1",
+        "pktconn_connections_open 0",
+        "pktconn_packets_received_total 10",
+        "pktconn_packets_sent_total 10",
+        "pktconn_received_bytes_total 90",
+        "pktconn_sent_bytes_total 90",
+        "pktconn_connection_duration_seconds_count 1",
+        "pktconn_connection_duration_seconds_bucket{le=\"60\"} 1",
+    ];
+    let figures = loop {
+        let (head, body) = http(&addr, "GET /metrics");
+        assert!(head.starts_with("HTTP/1.1 200 ") && head.contains("text/plain; version=0.0.4"), "{head}");
+        if body.contains("pktconn_packets_sent_total 10\n") && body.contains("connections_open 0\n") {
+            break body;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    };
+    for line in expected {
+        assert!(figures.lines().any(|told| told == line), "{line:?} is not in {figures}");
+    }
+    let (head, body) = http(&addr, "HEAD /metrics");
+    assert!(head.starts_with("HTTP/1.1 200 ") && body.is_empty(), "{head} {body}");
+    assert!(http(&addr, "GET /").0.starts_with("HTTP/1.1 404 "));
+    let (head, _) = http(&addr, "POST /metrics");
+    assert!(head.starts_with("HTTP/1.1 405 ") && head.contains("allow: GET, HEAD"), "{head}");
+    let output = pktecho(&["--listen", "127.0.0.1:0", "--metrics", &addr]).output().unwrap();
+    assert_one_line_error(&output, 1, &["cannot listen on", &addr, "choose another port"]);
 }
 
 #[test]

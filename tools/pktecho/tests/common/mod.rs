@@ -5,7 +5,8 @@
 pub(crate) mod attack;
 pub(crate) mod tls;
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 /// A running server; killed when a test ends without stopping it.
@@ -30,6 +31,14 @@ impl Server {
         Self { child, stdout, addr }
     }
 
+    /// One that was started with `--metrics`: where it tells its figures.
+    pub(crate) fn metrics_addr(&mut self) -> String {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).unwrap();
+        let url = line.strip_prefix("metrics on http://").expect("the second line names the address");
+        url.trim().strip_suffix("/metrics").unwrap().to_owned()
+    }
+
     pub(crate) fn signal(&self, name: &str) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
@@ -50,6 +59,16 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// What a server of HTTP answers: the head, and the body.
+pub(crate) fn http(addr: &str, request: &str) -> (String, String) {
+    let mut stream = TcpStream::connect(addr).unwrap();
+    write!(stream, "{request} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.to_owned(), body.to_owned())
 }
 
 pub(crate) fn pktecho(args: &[&str]) -> Command {
