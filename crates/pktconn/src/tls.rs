@@ -11,6 +11,7 @@ use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{self, RootCertStore};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
+use crate::Error;
 use crate::addr::{Addr, Kind};
 use crate::byte_stream::ByteStream;
 use crate::error::Reason;
@@ -202,6 +203,16 @@ impl TlsClientConfig {
     pub fn alpn<P: Into<Vec<u8>>>(mut self, protocols: impl IntoIterator<Item = P>) -> Self {
         self.alpn = protocols.into_iter().map(Into::into).collect();
         self.anew()
+    }
+
+    /// The same as rustls has it: for a stream that is not made by [`connect_with`](crate::PacketConn::connect_with), or to
+    /// have the files read now.
+    ///
+    /// # Errors
+    ///
+    /// [`is_tls`](Error::is_tls): a file cannot be read or used.
+    pub fn to_rustls(&self) -> Result<Arc<rustls::ClientConfig>, Error> {
+        Ok(self.load()?)
     }
 
     fn anew(mut self) -> Self {

@@ -1,19 +1,79 @@
 //! Making connections, and what to do when one cannot be made.
 
 use std::io;
-use std::net::{SocketAddr, TcpStream as StdTcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinSet;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::{self, ClientConfig, ClientConnection};
+
+use crate::plan::{Plan, Tls};
+use crate::stream::{Socket, Stream};
 
 /// Enough to hide the way to a distant server, and with many workers still few against the backlog of a listener.
 const AT_ONCE: usize = 32;
 
+/// A server, resolved.
+pub(crate) struct Target {
+    place: Place,
+    tls: Option<(TlsConnector, ServerName<'static>)>,
+}
+
+enum Place {
+    Tcp(Vec<SocketAddr>),
+    Unix(PathBuf),
+}
+
+impl Target {
+    /// Those of `plan`.
+    pub(crate) fn of(plan: &Plan) -> anyhow::Result<Vec<Self>> {
+        let tls = match &plan.tls {
+            None => None,
+            Some(Tls { config, server_name }) => {
+                let config = config.to_rustls().map_err(|error| anyhow::anyhow!(chain(&error)))?;
+                Some((config, server_name.as_deref()))
+            }
+        };
+        plan.connect.iter().map(|addr| Self::new(addr, tls.as_ref())).collect()
+    }
+
+    fn new(addr: &str, tls: Option<&(Arc<ClientConfig>, Option<&str>)>) -> anyhow::Result<Self> {
+        let (place, host) = match unix_path(addr) {
+            Some(path) => (Place::Unix(path.to_owned()), None),
+            None => (Place::Tcp(resolve(addr)?), addr.rsplit_once(':').map(|(host, _port)| host)),
+        };
+        let tls = tls.map(|(config, server_name)| {
+            let name = server_name.or(host).unwrap_or_default().trim_matches(['[', ']']).to_owned();
+            let server_name = ServerName::try_from(name.clone()).with_context(|| {
+                format!("{name:?} is no name of a server; give it with --tls-server-name")
+            })?;
+            anyhow::Ok((Arc::clone(config).into(), server_name))
+        });
+        Ok(Self { place, tls: tls.transpose()? })
+    }
+}
+
+impl From<SocketAddr> for Target {
+    fn from(addr: SocketAddr) -> Self {
+        Self { place: Place::Tcp(vec![addr]), tls: None }
+    }
+}
+
+/// The path of `unix:PATH`.
+pub(crate) fn unix_path(addr: &str) -> Option<&Path> {
+    addr.strip_prefix("unix:").map(Path::new)
+}
+
 /// The addresses of `HOST:PORT`.
-pub(crate) fn resolve(addr: &str) -> anyhow::Result<Vec<SocketAddr>> {
+fn resolve(addr: &str) -> anyhow::Result<Vec<SocketAddr>> {
     let addrs = addr.to_socket_addrs();
     let addrs: Vec<_> = addrs
         .with_context(|| format!("cannot resolve {addr}; check the name, or give an IP address"))?
@@ -22,56 +82,133 @@ pub(crate) fn resolve(addr: &str) -> anyhow::Result<Vec<SocketAddr>> {
     Ok(addrs)
 }
 
-/// Makes `count` connections. The error is a line that says what is wrong and what to do.
+/// Makes the connections with these numbers, to the targets by turns. The error is a line that says what is wrong and what
+/// to do.
 pub(crate) async fn connect(
-    addrs: &[SocketAddr],
-    count: usize,
+    targets: &Arc<[Target]>,
+    conns: Range<usize>,
     timeout: Duration,
     connected: impl Fn(),
-) -> Result<Vec<StdTcpStream>, String> {
-    let addrs: Arc<[SocketAddr]> = addrs.into();
-    let mut streams = Vec::with_capacity(count);
+) -> Result<Vec<(usize, Stream)>, String> {
+    let mut streams = Vec::with_capacity(conns.len());
     let mut connecting = JoinSet::new();
+    let mut conns = conns.into_iter();
     loop {
-        while connecting.len() < AT_ONCE && streams.len() + connecting.len() < count {
-            connecting.spawn(connect_one(Arc::clone(&addrs), timeout));
+        while connecting.len() < AT_ONCE {
+            let Some(conn) = conns.next() else { break };
+            let targets = Arc::clone(targets);
+            connecting.spawn(async move {
+                let target = &targets[conn % targets.len()];
+                target
+                    .connect(timeout)
+                    .await
+                    .map(|stream| (conn, stream))
+                    .map_err(|error| target.problem(&error))
+            });
         }
         match connecting.join_next().await {
             None => return Ok(streams),
-            Some(Ok(stream)) => streams.push(stream.map_err(|error| problem(&addrs, &error))?),
+            Some(Ok(stream)) => streams.push(stream?),
             Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
         }
         connected();
     }
 }
 
-async fn connect_one(addrs: Arc<[SocketAddr]>, timeout: Duration) -> io::Result<StdTcpStream> {
-    let connecting = TcpStream::connect(&addrs[..]);
+/// Why a connection could not be made.
+struct NotConnected {
+    error: io::Error,
+    in_handshake: bool,
+}
+
+impl NotConnected {
+    fn advice(&self) -> &'static str {
+        use io::ErrorKind as Kind;
+        let tls = self.error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+        match (self.error.kind(), tls) {
+            (_, Some(rustls::Error::InvalidCertificate(_))) => {
+                "name the authority that signed it with --tls-ca, or whom it is for with --tls-server-name"
+            }
+            _ if self.in_handshake => "check that the server speaks TLS, and what it asks of its clients",
+            _ if is_file_limit(&self.error) => "raise the limit with 'ulimit -n', or lower --conns",
+            (Kind::ConnectionRefused | Kind::NotFound, _) => {
+                "start the server, or leave --connect out to load one of its own"
+            }
+            (Kind::ConnectionReset, _) => {
+                "the server took no more connections: look at its limits, or lower --conns"
+            }
+            (Kind::TimedOut, _) => "check the address and the firewall, or raise --timeout",
+            (Kind::AddrNotAvailable, _) => {
+                "no local port is free: lower --conns, or wait until closed ones are free again"
+            }
+            _ => "check the address and the network",
+        }
+    }
+}
+
+/// What came of it, unless that took too long.
+async fn within<T>(timeout: Duration, doing: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     let late = |_| {
         let problem = format!("no answer within {}", humantime::format_duration(timeout));
         io::Error::new(io::ErrorKind::TimedOut, problem)
     };
-    let stream = tokio::time::timeout(timeout, connecting).await.map_err(late)??;
-    stream.set_nodelay(true)?;
-    stream.into_std()
+    tokio::time::timeout(timeout, doing).await.map_err(late)?
 }
 
-fn problem(addrs: &[SocketAddr], error: &io::Error) -> String {
-    let addrs: Vec<_> = addrs.iter().map(SocketAddr::to_string).collect();
-    format!("cannot connect to {}: {error}; {}", addrs.join(" or "), advice(error))
+impl From<io::Error> for NotConnected {
+    fn from(error: io::Error) -> Self {
+        Self { error, in_handshake: false }
+    }
 }
 
-fn advice(error: &io::Error) -> &'static str {
-    use io::ErrorKind as Kind;
-    match error.kind() {
-        _ if is_file_limit(error) => "raise the limit with 'ulimit -n', or lower --conns",
-        Kind::ConnectionRefused => "start the server, or leave --connect out to load one of its own",
-        Kind::ConnectionReset => "the server took no more connections: look at its limits, or lower --conns",
-        Kind::TimedOut => "check the address and the firewall, or raise --timeout",
-        Kind::AddrNotAvailable => {
-            "no local port is free: lower --conns, or wait until closed ones are free again"
+impl Target {
+    async fn connect(&self, timeout: Duration) -> Result<Stream, NotConnected> {
+        match &self.place {
+            Place::Tcp(addrs) => {
+                let stream = within(timeout, TcpStream::connect(&addrs[..])).await?;
+                stream.set_nodelay(true)?;
+                let (stream, tls) = self.shake_hands(stream, timeout).await?;
+                Ok(Stream::new(Socket::Tcp(mio::net::TcpStream::from_std(stream.into_std()?)), tls))
+            }
+            Place::Unix(path) => {
+                let (stream, tls) =
+                    self.shake_hands(within(timeout, connect_at(path)).await?, timeout).await?;
+                Ok(Stream::new(Socket::Unix(mio::net::UnixStream::from_std(stream.into_std()?)), tls))
+            }
         }
-        _ => "check the address and the network",
+    }
+
+    async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        stream: S,
+        timeout: Duration,
+    ) -> Result<(S, Option<ClientConnection>), NotConnected> {
+        let Some((connector, server_name)) = &self.tls else { return Ok((stream, None)) };
+        let shaken = within(timeout, connector.connect(server_name.clone(), stream)).await;
+        let (stream, tls) = shaken.map_err(|error| NotConnected { error, in_handshake: true })?.into_inner();
+        Ok((stream, Some(tls)))
+    }
+
+    fn problem(&self, not_connected: &NotConnected) -> String {
+        let name = match &self.place {
+            Place::Tcp(addrs) => addrs.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(" or "),
+            Place::Unix(path) => format!("unix:{}", path.display()),
+        };
+        let NotConnected { error, in_handshake } = not_connected;
+        let what = if *in_handshake { "speak TLS with" } else { "connect to" };
+        format!("cannot {what} {name}: {error}; {}", not_connected.advice())
+    }
+}
+
+/// A server whose backlog is full is said to block, and nothing tells when it does no more: it is asked again.
+async fn connect_at(path: &Path) -> io::Result<UnixStream> {
+    loop {
+        match UnixStream::connect(path).await {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            connected => return connected,
+        }
     }
 }
 
@@ -80,16 +217,28 @@ fn is_file_limit(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(24 | 23))
 }
 
+/// An error and what is behind it, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    std::iter::successors(Some(error), |error| error.source())
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn advice(error: io::Error) -> &'static str {
+        NotConnected::from(error).advice()
+    }
 
     #[test]
     fn too_many_open_files_come_with_the_command_that_allows_more() {
         for os_error in [23, 24] {
             let error = io::Error::from_raw_os_error(os_error);
             assert!(error.to_string().to_lowercase().contains("too many open files"), "{error}");
-            assert!(advice(&error).contains("ulimit -n"));
+            assert!(advice(error).contains("ulimit -n"));
         }
     }
 
@@ -103,8 +252,12 @@ mod tests {
             Kind::AddrNotAvailable,
             Kind::NetworkUnreachable,
         ];
-        let advice: std::collections::HashSet<_> = kinds.map(|kind| advice(&kind.into())).into();
-        assert_eq!(advice.len(), kinds.len());
+        let unknown = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        let certificate = NotConnected { error: io::Error::other(unknown), in_handshake: true };
+        let no_tls = NotConnected { error: Kind::UnexpectedEof.into(), in_handshake: true };
+        let mut all: std::collections::HashSet<_> = kinds.map(|kind| advice(kind.into())).into();
+        all.extend([certificate.advice(), no_tls.advice()]);
+        assert_eq!(all.len(), kinds.len() + 2);
     }
 
     #[test]
@@ -113,5 +266,22 @@ mod tests {
         let error = resolve("nowhere.invalid:80").unwrap_err().to_string();
         assert!(error.starts_with("cannot resolve nowhere.invalid:80; "), "{error}");
         assert_eq!(resolve("[::1]:80").unwrap(), ["[::1]:80".parse().unwrap()]);
+    }
+
+    #[tokio::test]
+    async fn connections_go_to_the_targets_by_turns() {
+        let listeners = [(); 3].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+        let targets: Arc<[Target]> =
+            listeners.iter().map(|listener| listener.local_addr().unwrap().into()).collect();
+        let streams = connect(&targets, 5..9, Duration::from_secs(10), || {})
+            .await
+            .unwrap_or_else(|error| panic!("{error}"));
+        let mut conns: Vec<_> = streams.iter().map(|(conn, _)| *conn).collect();
+        conns.sort_unstable();
+        assert_eq!(conns, [5, 6, 7, 8]);
+        for (listener, expected) in listeners.iter().zip([1, 1, 2]) {
+            listener.set_nonblocking(true).unwrap();
+            assert_eq!(std::iter::from_fn(|| listener.accept().ok()).count(), expected);
+        }
     }
 }

@@ -10,48 +10,26 @@
 //! task, an outbox and a packet of its own for each, took a quarter more CPU time, the kernel's included, with 32 packets
 //! outstanding on each of 64 connections, and a third more with one on each of 1,000.
 
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream as StdTcpStream};
+use std::io;
 use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
 use mio::event::Source;
-use mio::net::TcpStream;
 use pktconn::{CodecConfig, FrameError, PacketCodec};
 
 use crate::failure::Failure;
+use crate::stream::{Got, Stream};
 
 pub(crate) struct Connection {
-    stream: TcpStream,
+    stream: Stream,
     codec: PacketCodec,
     partial: Partial,
     unsent: BytesMut,
 }
 
-/// What a read came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Got {
-    /// As many bytes as there was room for: there may be more.
-    Full,
-    /// All that was there.
-    Short,
-    Nothing,
-}
-
-impl Got {
-    fn of(len: usize, room: usize) -> Self {
-        if len < room { Self::Short } else { Self::Full }
-    }
-}
-
 impl Connection {
-    pub(crate) fn new(stream: StdTcpStream, codec: CodecConfig) -> Self {
-        Self {
-            stream: TcpStream::from_std(stream),
-            codec: PacketCodec::new(codec),
-            partial: Partial::default(),
-            unsent: BytesMut::new(),
-        }
+    pub(crate) fn new(stream: Stream, codec: CodecConfig) -> Self {
+        Self { stream, codec: PacketCodec::new(codec), partial: Partial::default(), unsent: BytesMut::new() }
     }
 
     pub(crate) fn source(&mut self) -> &mut impl Source {
@@ -60,7 +38,7 @@ impl Connection {
 
     /// Whether the socket has taken all that was written.
     pub(crate) fn is_flushed(&self) -> bool {
-        self.unsent.is_empty()
+        self.unsent.is_empty() && self.stream.is_flushed()
     }
 
     /// Appends the frame of `payload` to `frames`.
@@ -70,7 +48,7 @@ impl Connection {
 
     /// Writes `frames`, all of which was flushed before, and leaves an empty buffer there.
     pub(crate) fn write(&mut self, frames: &mut BytesMut) -> io::Result<()> {
-        let written = write_some(&mut self.stream, frames)?;
+        let written = self.stream.write(frames)?;
         if written == frames.len() {
             frames.clear();
         } else {
@@ -82,14 +60,17 @@ impl Connection {
 
     /// Writes what is left, as far as the socket takes it.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
-        while !self.unsent.is_empty() {
-            match write_some(&mut self.stream, &self.unsent)? {
-                0 => return Ok(()),
+        while self.stream.flush()? {
+            if self.unsent.is_empty() {
+                // It may have been large.
+                self.unsent = BytesMut::new();
+                break;
+            }
+            match self.stream.write(&self.unsent)? {
+                0 => break,
                 written => self.unsent.advance(written),
             }
         }
-        // It may have been large.
-        self.unsent = BytesMut::new();
         Ok(())
     }
 
@@ -103,14 +84,13 @@ impl Connection {
         let Self { stream, codec, partial, .. } = self;
         let is_partial = !partial.is_empty();
         let room = if is_partial { partial.room(codec, buffer.len()) } else { &mut *buffer };
-        let room_len = room.len();
-        let len = match read_some(stream, room)? {
-            None => return Ok(Got::Nothing),
-            Some(0) => {
+        let (len, got) = match stream.read(room)? {
+            Some((_, Got::Nothing)) => return Ok(Got::Nothing),
+            Some(read) => read,
+            None => {
                 codec.decode_end(partial.filled())?;
                 return Err(Failure::Closed);
             }
-            Some(len) => len,
         };
         let now = Instant::now();
         let bytes = if is_partial { partial.fill(len) } else { &buffer[..len] };
@@ -124,44 +104,18 @@ impl Connection {
         } else if taken < len {
             *partial = Partial::new(&buffer[taken..len]);
         }
-        Ok(Got::of(len, room_len))
+        Ok(got)
     }
 
     /// Sends FIN. What was not written by now never is.
     pub(crate) fn shutdown(&mut self) -> io::Result<()> {
         self.unsent = BytesMut::new();
-        self.stream.shutdown(Shutdown::Write)
+        self.stream.shutdown()
     }
 
     /// Reads once, and throws it away.
     pub(crate) fn discard(&mut self, buffer: &mut [u8]) -> Result<Got, Failure> {
-        match read_some(&mut self.stream, buffer)? {
-            Some(0) => Err(Failure::Closed),
-            Some(len) => Ok(Got::of(len, buffer.len())),
-            None => Ok(Got::Nothing),
-        }
-    }
-}
-
-/// How much of `bytes` the socket takes.
-fn write_some(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<usize> {
-    loop {
-        match stream.write(bytes) {
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(0),
-            written => return written,
-        }
-    }
-}
-
-/// How much was read; `None` where there is nothing yet.
-fn read_some(stream: &mut TcpStream, room: &mut [u8]) -> io::Result<Option<usize>> {
-    loop {
-        match stream.read(room) {
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
-            read => return read.map(Some),
-        }
+        self.stream.discard(buffer)?.ok_or(Failure::Closed)
     }
 }
 
@@ -213,13 +167,17 @@ impl Partial {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::{Ipv4Addr, TcpListener};
+    use std::io::{Read, Write};
+    use std::net::{Ipv4Addr, TcpListener, TcpStream};
+
+    use crate::stream::Socket;
 
     /// Both ends; the second one blocks.
-    fn pair() -> (Connection, StdTcpStream) {
+    fn pair() -> (Connection, TcpStream) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let stream = StdTcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         stream.set_nonblocking(true).unwrap();
+        let stream = Stream::new(Socket::Tcp(mio::net::TcpStream::from_std(stream)), None);
         (Connection::new(stream, CodecConfig::new()), listener.accept().unwrap().0)
     }
 

@@ -1,7 +1,6 @@
 //! The event loop of a worker: gives each connection its turn when its socket is ready.
 
 use std::io::{self, ErrorKind};
-use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -9,10 +8,11 @@ use std::time::{Duration, Instant};
 use mio::{Events, Interest, Poll, Token};
 use tokio::sync::watch;
 
-use crate::connection::{Connection, Got};
+use crate::connection::Connection;
 use crate::load::{End, Load, Tools, Turn};
 use crate::payload::Block;
 use crate::plan::{Plan, Schedule};
+use crate::stream::{Got, Stream};
 use crate::tally::Tally;
 use crate::worker::{Control, Stop};
 
@@ -55,7 +55,7 @@ impl EventLoop {
     pub(crate) fn add(
         &mut self,
         index: usize,
-        stream: TcpStream,
+        stream: Stream,
         plan: &Plan,
         block: Block,
         schedule: Schedule,

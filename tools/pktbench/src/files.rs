@@ -20,7 +20,7 @@ pub(crate) fn make_room(plan: &Plan) -> anyhow::Result<()> {
         return Ok(());
     }
     let (conns, most) = (plan.conns, limit.maximum.unwrap_or(allowed));
-    let whose = if plan.connect.is_none() { ", with the server in the same process," } else { "" };
+    let whose = if plan.has_own_server() { ", with the server in the same process," } else { "" };
     ensure!(
         most >= needed,
         "too many open files: {conns} connections{whose} need {needed} and the limit is {most}; \
@@ -30,7 +30,7 @@ pub(crate) fn make_room(plan: &Plan) -> anyhow::Result<()> {
 }
 
 fn needed(plan: &Plan) -> u64 {
-    let (ends_a_conn, server_runtimes) = if plan.connect.is_none() { (2, 1) } else { (1, 0) };
+    let (ends_a_conn, server_runtimes) = if plan.has_own_server() { (2, 1) } else { (1, 0) };
     let runtimes = 1 + plan.threads as u64 + server_runtimes;
     plan.conns as u64 * ends_a_conn + runtimes * FILES_A_RUNTIME + FILES_AT_START
 }
@@ -43,7 +43,7 @@ mod tests {
     #[test]
     fn a_server_in_the_same_process_needs_as_many_files_again() {
         let own = Plan { conns: 1000, ..plan() };
-        let remote = Plan { connect: Some("127.0.0.1:1".to_owned()), ..own.clone() };
+        let remote = Plan { connect: vec!["127.0.0.1:1".to_owned()], ..own.clone() };
         assert_eq!(needed(&own) - needed(&remote), 1000 + FILES_A_RUNTIME);
         assert!(needed(&remote) > 1000);
     }

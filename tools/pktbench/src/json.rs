@@ -56,9 +56,10 @@ fn config(plan: &Plan, outcome: &Outcome) -> Value {
         Amount::Packets(packets) => (None, Some(packets)),
     };
     json!({
-        "server": plan.connect.clone().unwrap_or_else(|| outcome.addr.to_string()),
-        "own_server": plan.connect.is_none(),
-        "own_server_threads": plan.connect.is_none().then_some(plan.server_threads),
+        "server": outcome.servers(),
+        "tls": plan.tls.is_some(),
+        "own_server": plan.has_own_server(),
+        "own_server_threads": plan.has_own_server().then_some(plan.server_threads),
         "conns": plan.conns,
         "pipeline": plan.pipeline,
         "sizes_bytes": [plan.sizes.min_len, plan.sizes.max_len],

@@ -12,10 +12,11 @@ use std::time::Instant;
 use bytes::BytesMut;
 
 use crate::account::{Account, Ending, Judgement};
-use crate::connection::{Connection, Got};
+use crate::connection::Connection;
 use crate::failure::Failure;
 use crate::payload::{Block, Packets};
 use crate::plan::{Plan, Schedule};
+use crate::stream::Got;
 use crate::tally::{Tally, Traffic};
 use crate::worker::Stop;
 

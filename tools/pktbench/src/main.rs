@@ -29,6 +29,8 @@ mod event_loop;
 
 mod connection;
 
+mod stream;
+
 mod failure;
 
 mod load;

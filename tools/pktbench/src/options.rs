@@ -1,13 +1,15 @@
 //! The command line, as it is written and as it becomes a plan.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
 use clap::error::ErrorKind;
-use pktconn::HeaderFormat;
+use pktconn::{HeaderFormat, TlsClientConfig};
 
-use crate::plan::{Amount, Plan};
+use crate::connect::unix_path;
+use crate::plan::{Amount, Plan, Tls};
 use crate::sizes::{Sizes, parse_size};
 
 /// Loads a server that echoes length-prefixed packets and checks every byte that comes back.
@@ -24,9 +26,30 @@ use crate::sizes::{Sizes, parse_size};
     after_help = "Example:\n  pktbench --connect 127.0.0.1:14572 --conns 1000 --duration 30s --json"
 )]
 pub(crate) struct Options {
-    /// The server to load [default: an echo server of its own on 127.0.0.1]
-    #[arg(long, value_name = "HOST:PORT", value_parser = parse_addr)]
-    connect: Option<String>,
+    /// The server to load, HOST:PORT or unix:PATH. May be given several times: connections are spread evenly [default: an echo
+    /// server of its own on 127.0.0.1]
+    #[arg(long, value_name = "ADDR", value_parser = parse_addr)]
+    connect: Vec<String>,
+
+    /// Speak TLS
+    #[arg(long)]
+    tls: bool,
+
+    /// The authorities, PEM, that the server's certificate is trusted by [default: those of the system]
+    #[arg(long, value_name = "FILE", requires = "tls")]
+    tls_ca: Option<PathBuf>,
+
+    /// Whom the server's certificate must be for [default: the host of --connect]
+    #[arg(long, value_name = "NAME", requires = "tls")]
+    tls_server_name: Option<String>,
+
+    /// A certificate chain to show to the server, PEM
+    #[arg(long, value_name = "FILE", requires_all = ["tls", "tls_key"])]
+    tls_cert: Option<PathBuf>,
+
+    /// The private key of the certificate, PEM
+    #[arg(long, value_name = "FILE", requires_all = ["tls", "tls_cert"])]
+    tls_key: Option<PathBuf>,
 
     /// Connections
     #[arg(long, value_name = "N", default_value = "64", value_parser = clap::value_parser!(u32).range(1..))]
@@ -114,6 +137,20 @@ impl Job {
 }
 
 impl Options {
+    fn tls(&self) -> Option<Tls> {
+        if !self.tls {
+            return None;
+        }
+        let mut config = TlsClientConfig::new();
+        if let Some(ca) = &self.tls_ca {
+            config = config.ca(ca);
+        }
+        if let (Some(chain), Some(key)) = (&self.tls_cert, &self.tls_key) {
+            config = config.client_cert(chain, key);
+        }
+        Some(Tls { config, server_name: self.tls_server_name.clone() })
+    }
+
     fn into_job(self) -> Result<Job, String> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let conns = self.conns as usize;
@@ -123,6 +160,7 @@ impl Options {
             (None, duration) => Amount::Time(duration.unwrap_or(DEFAULT_DURATION)),
         };
         let plan = Plan {
+            tls: self.tls(),
             connect: self.connect,
             conns,
             pipeline: self.pipeline as usize,
@@ -158,10 +196,13 @@ fn one_line(message: &str) -> String {
 }
 
 fn parse_addr(text: &str) -> Result<String, String> {
+    if unix_path(text).is_some_and(|path| !path.as_os_str().is_empty()) {
+        return Ok(text.to_owned());
+    }
     let parts = text.rsplit_once(':').map(|(host, port)| (host, port.parse::<u16>()));
     match parts {
         Some((host, Ok(1..))) if !host.is_empty() => Ok(text.to_owned()),
-        _ => Err("an address is HOST:PORT, such as 127.0.0.1:14572 or [::1]:14572".to_owned()),
+        _ => Err("an address is HOST:PORT, such as 127.0.0.1:14572 or [::1]:14572, or unix:PATH".to_owned()),
     }
 }
 
@@ -192,7 +233,7 @@ mod tests {
     #[test]
     fn the_defaults_load_an_own_server_for_ten_seconds() {
         let Job { plan, format } = job(&[]).unwrap();
-        assert_eq!((plan.connect, plan.conns, plan.pipeline), (None, 64, 1));
+        assert_eq!((plan.connect, plan.conns, plan.pipeline), (Vec::new(), 64, 1));
         assert_eq!(plan.sizes, Sizes { min_len: 0, max_len: 2048 });
         assert_eq!(plan.amount, Amount::Time(Duration::from_secs(10)));
         assert_eq!((plan.warmup, plan.timeout), (Duration::ZERO, Duration::from_secs(10)));
@@ -207,17 +248,18 @@ mod tests {
 
     #[test]
     fn what_cannot_be_an_address_is_refused() {
-        for text in ["", "localhost", "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:65536", ":80", "14572"] {
+        for text in ["", "localhost", "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:65536", ":80", "14572", "unix:"]
+        {
             assert!(parse_addr(text).is_err(), "{text:?}");
         }
-        for text in ["127.0.0.1:1", "[::1]:14572", "localhost:80"] {
+        for text in ["127.0.0.1:1", "[::1]:14572", "localhost:80", "unix:socket"] {
             assert!(parse_addr(text).is_ok(), "{text:?}");
         }
     }
 
     #[test]
     fn a_usage_error_is_one_line_that_says_what_to_do() {
-        let cases: [(&[&str], &str); 10] = [
+        let cases: [(&[&str], &str); 14] = [
             (&["--conn", "1"], "similar argument exists: '--conns'"),
             (&["--conns", "0"], "0 is not in 1.."),
             (&["--connect", "nowhere"], "an address is HOST:PORT"),
@@ -228,6 +270,10 @@ mod tests {
             (&["--header", "u8"], "u32le, u32be, u16le or u16be"),
             (&["--header", "u16be", "--sizes", "64KiB"], "65535"),
             (&["--sizes", "64MB"], "--max-payload 64000000"),
+            (&["--tls"], "--tls is for a server that --connect names"),
+            (&["--tls", "--connect", "unix:socket"], "--tls-server-name"),
+            (&["--tls-ca", "ca.pem"], "--tls"),
+            (&["--tls", "--tls-cert", "chain.pem"], "--tls-key"),
         ];
         for (args, expected) in cases {
             let problem = refused(args);

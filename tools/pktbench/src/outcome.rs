@@ -9,8 +9,8 @@ use crate::tally::Tally;
 
 pub(crate) struct Outcome {
     pub(crate) plan: Arc<Plan>,
-    /// Where the server is; where its name has more than one address, the first.
-    pub(crate) addr: SocketAddr,
+    /// Where the server of its own was, if there was one.
+    pub(crate) own_addr: Option<SocketAddr>,
     pub(crate) tally: Tally,
     /// How long packets were measured.
     pub(crate) time: Duration,
@@ -33,6 +33,11 @@ pub(crate) enum Verdict {
 }
 
 impl Outcome {
+    /// The servers that were loaded.
+    pub(crate) fn servers(&self) -> String {
+        self.own_addr.map_or_else(|| self.plan.connect.join(", "), |addr| addr.to_string())
+    }
+
     pub(crate) fn verdict(&self) -> Verdict {
         // What is worse comes first: a damaged packet is never hidden by what happened besides.
         if self.tally.integrity.is_violated() {
@@ -109,7 +114,7 @@ pub(crate) mod tests {
         }
         Outcome {
             plan: Arc::new(plan()),
-            addr: "127.0.0.1:14572".parse().unwrap(),
+            own_addr: "127.0.0.1:14572".parse().ok(),
             tally,
             time: 2 * SECOND,
             interrupted: false,

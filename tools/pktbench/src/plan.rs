@@ -3,14 +3,16 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use pktconn::{Checksum, CodecConfig, HeaderFormat};
+use pktconn::{Checksum, CodecConfig, HeaderFormat, TlsClientConfig};
 
+use crate::connect::unix_path;
 use crate::sizes::Sizes;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
-    /// The server to load; without one, a server of its own.
-    pub(crate) connect: Option<String>,
+    /// The servers to load, `HOST:PORT` or `unix:PATH`; without one, a server of its own.
+    pub(crate) connect: Vec<String>,
+    pub(crate) tls: Option<Tls>,
     pub(crate) conns: usize,
     /// Packets outstanding on each connection.
     pub(crate) pipeline: usize,
@@ -27,6 +29,14 @@ pub(crate) struct Plan {
     pub(crate) threads: usize,
     /// Threads of the server of its own.
     pub(crate) server_threads: usize,
+}
+
+/// How to speak TLS.
+#[derive(Clone, Debug)]
+pub(crate) struct Tls {
+    pub(crate) config: TlsClientConfig,
+    /// Whom the certificate must be for, if not the host that is connected to.
+    pub(crate) server_name: Option<String>,
 }
 
 /// How much to send after the warm-up.
@@ -73,7 +83,21 @@ impl Plan {
         if self.timeout.is_zero() {
             return Err("--timeout 0s waits for no packet; give it a time, such as 10s".to_owned());
         }
+        if let Some(tls) = &self.tls {
+            if self.has_own_server() {
+                return Err(
+                    "--tls is for a server that --connect names; that of its own speaks none".to_owned()
+                );
+            }
+            if tls.server_name.is_none() && self.connect.iter().any(|addr| unix_path(addr).is_some()) {
+                return Err("--tls over a Unix socket needs --tls-server-name".to_owned());
+            }
+        }
         Ok(())
+    }
+
+    pub(crate) fn has_own_server(&self) -> bool {
+        self.connect.is_empty()
     }
 
     /// The format of the packets, on both sides.
@@ -116,7 +140,8 @@ pub(crate) mod tests {
     /// A plan for tests to change.
     pub(crate) fn plan() -> Plan {
         Plan {
-            connect: None,
+            connect: Vec::new(),
+            tls: None,
             conns: 10,
             pipeline: 1,
             sizes: Sizes { min_len: 0, max_len: 2048 },

@@ -69,11 +69,12 @@ fn plural(count: usize, noun: &str) -> String {
 }
 
 fn server(outcome: &Outcome) -> String {
-    match &outcome.plan.connect {
-        Some(connect) => connect.clone(),
-        None => format!(
-            "{}, an echo server of its own, in this process on {}",
-            outcome.addr,
+    let servers = outcome.servers();
+    match outcome.own_addr {
+        None if outcome.plan.tls.is_some() => format!("{servers}, by TLS"),
+        None => servers,
+        Some(_) => format!(
+            "{servers}, an echo server of its own, in this process on {}",
             plural(outcome.plan.server_threads, "thread")
         ),
     }

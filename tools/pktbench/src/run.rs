@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
 use crate::account::REMEMBERED;
-use crate::connect::resolve;
+use crate::connect::Target;
 use crate::files;
 use crate::outcome::{Outcome, measured_time};
 use crate::patience::Patience;
@@ -34,20 +34,22 @@ pub(crate) fn run(plan: Plan) -> anyhow::Result<Outcome> {
     files::make_room(&plan)?;
     let plan = Arc::new(plan);
     // Kept to the end of the run.
-    let (addrs, _own_server) = match &plan.connect {
-        Some(addr) => (resolve(addr)?, None),
-        None => {
-            let server = OwnServer::start(ConnConfig::new().codec(plan.codec()), plan.server_threads)?;
-            (vec![server.addr()], Some(server))
-        }
+    let own_server = match plan.has_own_server() {
+        true => Some(OwnServer::start(ConnConfig::new().codec(plan.codec()), plan.server_threads)?),
+        false => None,
+    };
+    let own_addr = own_server.as_ref().map(OwnServer::addr);
+    let targets = match own_addr {
+        Some(addr) => vec![addr.into()],
+        None => Target::of(&plan)?,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime of the conductor")?;
-    let mut conductor = Conductor::start(&plan, &addrs)?;
+    let mut conductor = Conductor::start(&plan, &targets.into())?;
     let ran = runtime.block_on(conductor.conduct());
-    conductor.sum(ran, addrs[0])
+    conductor.sum(ran, own_addr)
 }
 
 struct Conductor {
@@ -75,10 +77,11 @@ enum End {
 }
 
 impl Conductor {
-    fn start(plan: &Arc<Plan>, addrs: &[SocketAddr]) -> anyhow::Result<Self> {
+    fn start(plan: &Arc<Plan>, targets: &Arc<[Target]>) -> anyhow::Result<Self> {
         let block = Block::new(plan.sizes.max_len, plan.pipeline + REMEMBERED as usize);
         let (sender, events) = mpsc::unbounded_channel();
-        let workers = (0..plan.threads).map(|index| Worker::start(index, plan, addrs, block, sender.clone()));
+        let workers =
+            (0..plan.threads).map(|index| Worker::start(index, plan, targets, block, sender.clone()));
         Ok(Self { plan: Arc::clone(plan), workers: workers.collect::<anyhow::Result<_>>()?, events })
     }
 
@@ -153,7 +156,7 @@ impl Conductor {
         self.workers.iter().for_each(|worker| worker.control(control));
     }
 
-    fn sum(self, ran: Ran, addr: SocketAddr) -> anyhow::Result<Outcome> {
+    fn sum(self, ran: Ran, own_addr: Option<SocketAddr>) -> anyhow::Result<Outcome> {
         let mut tally = Tally::new();
         for worker in self.workers {
             tally.merge(worker.join()?);
@@ -166,7 +169,7 @@ impl Conductor {
         let time = ran.schedule.map_or(Duration::ZERO, |schedule| {
             measured_time(&schedule, tally.last_answer, ran.ended_at, interrupted)
         });
-        Ok(Outcome { plan: self.plan, addr, tally, time, interrupted, not_connected })
+        Ok(Outcome { plan: self.plan, own_addr, tally, time, interrupted, not_connected })
     }
 }
 

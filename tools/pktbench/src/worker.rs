@@ -8,7 +8,6 @@
 //! While packets move, a worker shares nothing with others but the number of answers, which it tells once a turn.
 
 use std::io;
-use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
@@ -18,10 +17,11 @@ use mio::{Poll, Waker};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, watch};
 
-use crate::connect::connect;
+use crate::connect::{Target, connect};
 use crate::event_loop::{EventLoop, WAKER};
 use crate::payload::Block;
 use crate::plan::{Plan, Schedule};
+use crate::stream::Stream;
 use crate::tally::Tally;
 
 /// What the conductor has all connections do.
@@ -61,7 +61,7 @@ pub(crate) struct Worker {
 struct Work {
     index: usize,
     plan: Arc<Plan>,
-    addrs: Vec<SocketAddr>,
+    targets: Arc<[Target]>,
     block: Block,
     control: watch::Receiver<Control>,
     events: mpsc::UnboundedSender<Event>,
@@ -72,7 +72,7 @@ impl Worker {
     pub(crate) fn start(
         index: usize,
         plan: &Arc<Plan>,
-        addrs: &[SocketAddr],
+        targets: &Arc<[Target]>,
         block: Block,
         events: mpsc::UnboundedSender<Event>,
     ) -> anyhow::Result<Self> {
@@ -86,7 +86,7 @@ impl Worker {
         let work = Work {
             index,
             plan: Arc::clone(plan),
-            addrs: addrs.to_vec(),
+            targets: Arc::clone(targets),
             block,
             control: receiver,
             events,
@@ -123,20 +123,18 @@ impl Work {
     fn run(mut self, runtime: Runtime, poll: Poll) -> io::Result<Tally> {
         let Some((streams, schedule)) = runtime.block_on(self.prepare()) else { return Ok(Tally::new()) };
         drop(runtime);
-        let first = self.plan.conns_of(self.index).start;
         let mut event_loop = EventLoop::new(poll, self.control, self.answers);
-        for (index, stream) in (first..).zip(streams) {
+        for (index, stream) in streams {
             event_loop.add(index, stream, &self.plan, self.block, schedule)?;
         }
         event_loop.run()
     }
 
     /// Connects, and waits for the start; `None` where there is none.
-    async fn prepare(&mut self) -> Option<(Vec<TcpStream>, Schedule)> {
-        let connecting =
-            connect(&self.addrs, self.plan.conns_of(self.index).len(), self.plan.timeout, || {
-                self.tell(Event::Connected);
-            });
+    async fn prepare(&mut self) -> Option<(Vec<(usize, Stream)>, Schedule)> {
+        let connecting = connect(&self.targets, self.plan.conns_of(self.index), self.plan.timeout, || {
+            self.tell(Event::Connected);
+        });
         let mut control = self.control.clone();
         let connected = tokio::select! {
             biased;

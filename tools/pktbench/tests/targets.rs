@@ -1,0 +1,156 @@
+//! What is loaded: servers over TLS, by Unix sockets, and several at a time.
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use common::{count, frame, pktbench};
+use pktconn::{Addr, PacketServer, ServerConfig, ServerHandle, TlsServerConfig};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+
+const LOAD: &str = "--conns 4 --packets 400 --json";
+
+/// An echo server on a thread of its own, until the end of the process.
+fn start(addr: impl Into<Addr>, config: ServerConfig) -> (String, ServerHandle) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let server = runtime.block_on(PacketServer::bind_with(addr, config)).unwrap();
+    let (addr, handle) = (server.local_addr().to_string(), server.handle());
+    std::thread::spawn(move || {
+        runtime.block_on(server.serve(|mut conn| async move {
+            while let Some(packet) = conn.recv().await? {
+                conn.send(packet).await?;
+            }
+            Ok(conn.close().await?)
+        }))
+    });
+    (addr, handle)
+}
+
+/// An authority, and certificates by it, in files.
+struct Certificates {
+    dir: tempfile::TempDir,
+}
+
+impl Certificates {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        fs::write(dir.path().join("ca.pem"), authority.pem()).unwrap();
+        for (file, name) in [("server", "echo.test"), ("client", "device-7")] {
+            let key = KeyPair::generate().unwrap();
+            let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+            let certificate = params.signed_by(&key, &authority).unwrap();
+            fs::write(dir.path().join(format!("{file}.pem")), certificate.pem()).unwrap();
+            fs::write(dir.path().join(format!("{file}.key")), key.serialize_pem()).unwrap();
+        }
+        Self { dir }
+    }
+
+    fn path(&self, file: &str) -> PathBuf {
+        self.dir.path().join(file)
+    }
+
+    fn server(&self) -> TlsServerConfig {
+        TlsServerConfig::new(self.path("server.pem"), self.path("server.key"))
+    }
+
+    /// The options of a client that trusts the server.
+    fn trusting(&self) -> String {
+        format!("--tls --tls-ca {} --tls-server-name echo.test", self.path("ca.pem").display())
+    }
+}
+
+#[test]
+fn a_server_is_loaded_by_tls() {
+    let certificates = Certificates::new();
+    let (addr, _) = start("127.0.0.1:0", ServerConfig::new().tls(certificates.server()));
+    let tls = certificates.trusting();
+    // Also where both sides have more to send than sockets hold: nobody waits for the other.
+    for load in [LOAD, "--conns 2 --pipeline 200 --sizes 0-100000 --packets 2000 --crc --json"] {
+        let (addr, crc) = if load.contains("--crc") {
+            let codec = pktconn::CodecConfig::new().checksum(pktconn::Checksum::Crc32);
+            let config = ServerConfig::new().conn(pktconn::ConnConfig::new().codec(codec));
+            (start("127.0.0.1:0", config.tls(certificates.server())).0, true)
+        } else {
+            (addr.clone(), false)
+        };
+        let ran = pktbench(&format!("--connect {addr} {tls} {load}"));
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        let document = ran.document();
+        assert_eq!((&document["config"]["tls"], &document["config"]["crc"]), (&true.into(), &crc.into()));
+        assert_eq!(count(&document, "integrity", "verified"), if crc { 2000 } else { 400 });
+    }
+}
+
+#[test]
+fn a_certificate_is_shown_to_a_server_that_asks() {
+    let certificates = Certificates::new();
+    let tls = certificates.server().client_ca(certificates.path("ca.pem"));
+    let (addr, _) = start("127.0.0.1:0", ServerConfig::new().tls(tls));
+    let (tls, cert, key) =
+        (certificates.trusting(), certificates.path("client.pem"), certificates.path("client.key"));
+    let shown = format!("--tls-cert {} --tls-key {}", cert.display(), key.display());
+    assert_eq!(pktbench(&format!("--connect {addr} {tls} {shown} {LOAD}")).code, Some(0));
+    // TLS 1.3 tells of it when packets are on their way.
+    let ran = pktbench(&format!("--connect {addr} {tls} {LOAD}"));
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(count(&ran.document(), "errors", "io") > 0, "{ran:?}");
+}
+
+#[test]
+fn what_is_wrong_with_tls_is_one_line_that_says_what_to_do() {
+    let certificates = Certificates::new();
+    let (with_tls, _) = start("127.0.0.1:0", ServerConfig::new().tls(certificates.server()));
+    let without = common::serve(|| |_, _| common::Answer::Last(frame(b"no TLS")));
+    let ca = certificates.path("ca.pem").display().to_string();
+    for (options, expected) in [
+        (format!("--connect {with_tls} --tls --tls-ca {ca}"), ["cannot speak TLS with", "--tls-server-name"]),
+        (format!("--connect {without} {}", certificates.trusting()), ["cannot speak TLS with", "speaks TLS"]),
+        (format!("--connect {with_tls} --tls --tls-ca nowhere.pem"), ["cannot use nowhere.pem", ""]),
+        (format!("--connect {with_tls} --tls --tls-server-name a:b"), ["\"a:b\" is no name", ""]),
+    ] {
+        let ran = pktbench(&format!("{options} --conns 1 --timeout 2s"));
+        assert_eq!(ran.code, Some(1), "{ran:?}");
+        let line = ran.error_line();
+        assert!(expected.iter().all(|part| line.contains(part)), "{expected:?} in {line}");
+    }
+}
+
+fn unix(dir: &Path) -> Addr {
+    Addr::unix(dir.join("socket"))
+}
+
+#[test]
+fn a_server_is_loaded_by_a_unix_socket_with_tls_or_without() {
+    let certificates = Certificates::new();
+    for (config, tls) in [
+        (ServerConfig::new(), String::new()),
+        (ServerConfig::new().tls(certificates.server()), certificates.trusting()),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let (addr, _) = start(unix(dir.path()), config);
+        let ran = pktbench(&format!("--connect {addr} {tls} {LOAD} --pipeline 64"));
+        assert_eq!(ran.code, Some(0), "{ran:?}");
+        assert_eq!(ran.document()["config"]["server"], addr);
+    }
+    let ran = pktbench("--connect unix:/nowhere/socket --conns 1");
+    assert!(ran.error_line().contains("cannot connect to unix:/nowhere/socket: "), "{ran:?}");
+}
+
+#[test]
+fn connections_are_spread_evenly_over_several_servers() {
+    let dir = tempfile::tempdir().unwrap();
+    let servers: Vec<_> = [Addr::from("127.0.0.1:0"), unix(dir.path()), Addr::from("127.0.0.1:0")]
+        .into_iter()
+        .map(|addr| start(addr, ServerConfig::new()))
+        .collect();
+    let connects: Vec<_> = servers.iter().map(|(addr, _)| format!("--connect {addr}")).collect();
+    let ran = pktbench(&format!("{} --threads 2 --conns 7 --packets 700 --json", connects.join(" ")));
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert_eq!(count(&ran.document(), "integrity", "verified"), 700);
+    let accepted: Vec<_> = servers.iter().map(|(_, handle)| handle.stats().accepted).collect();
+    assert_eq!(accepted, [3, 2, 2]);
+}
