@@ -33,16 +33,18 @@ impl Stream {
         Self { socket, tls: tls.map(Box::new) }
     }
 
-    /// How much of `bytes` it takes. With TLS that may wait here, [encrypted](Self::flush).
+    /// How much of `bytes` it takes: less than all when the socket takes no more now. With TLS some of that may wait here,
+    /// [encrypted](Self::flush).
     pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match &mut self.tls {
-            None => Ok(retried(|| self.socket.write(bytes))?.unwrap_or(0)),
-            Some(tls) => {
-                let written = tls.writer().write(bytes)?;
-                self.flush()?;
-                Ok(written)
+        let mut written = 0;
+        while let Some(tls) = &mut self.tls {
+            // It takes some tens of KiB at a time.
+            written += tls.writer().write(&bytes[written..])?;
+            if !self.flush()? || written == bytes.len() {
+                return Ok(written);
             }
         }
+        Ok(retried(|| self.socket.write(bytes))?.unwrap_or(0))
     }
 
     /// Writes what waits here. Whether that was all.
