@@ -153,9 +153,17 @@ impl Reading {
         if self.in_turn < PACKETS_A_TURN {
             return Poll::Ready(());
         }
-        self.in_turn = 0;
-        turn::end(cx);
+        self.end_turn(cx);
         Poll::Pending
+    }
+
+    #[cold]
+    fn end_turn(&mut self, cx: &mut Context<'_>) {
+        self.in_turn = 0;
+        if self.shared.is_given_up() {
+            self.end_failed();
+        }
+        turn::end(cx);
     }
 
     fn received(&mut self, packets: usize) {

@@ -15,7 +15,7 @@ use crate::budget::{Account, FEW};
 use crate::census::Ticket;
 use crate::config::Settings;
 use crate::ends::Ends;
-use crate::error::Reason;
+use crate::error::{Reason, Timeout};
 use crate::flush::{self, Next};
 use crate::slow::SlowConsumer;
 use crate::state::{Flusher, Phase, State, Sweep};
@@ -404,6 +404,19 @@ impl Shared {
     /// Whether this side was closed, so that nothing is received any more; cheap enough to ask before each packet.
     pub(crate) fn is_closed_here(&self) -> bool {
         self.closed_here.load(Ordering::Relaxed)
+    }
+
+    /// Whether the connection has ended for a peer that takes nothing. It may still send, and without a pause: of one that is
+    /// gone, what has arrived has an end.
+    #[cold]
+    pub(crate) fn is_given_up(self: &Arc<Self>) -> bool {
+        self.with_state(|state| {
+            state.phase == Phase::Ended
+                && matches!(
+                    state.stop_reason(),
+                    Reason::SlowConsumer { .. } | Reason::Timeout(Timeout::Write, _)
+                )
+        })
     }
 
     /// What the receiver does before it waits: writes what was sent, and leaves its waker for news of the end.

@@ -4,7 +4,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::piped_and_raw;
+use common::{Flood, piped_and_raw};
 use pktconn::{ConnConfig, Packet, PacketCodec, PacketConn, SlowConsumer};
 use tokio::io::{AsyncReadExt, DuplexStream};
 use tokio::time::{Instant, sleep};
@@ -265,4 +265,19 @@ async fn a_packet_that_is_dropped_when_the_connection_has_ended_comes_back() {
     let error = conn.send(numbered(1)).await.unwrap_err();
     assert_eq!(error.into_unsent(), [numbered(1)]);
     assert_eq!(conn.stats().packets_dropped, 0);
+}
+
+#[tokio::test]
+async fn one_that_is_disconnected_is_received_from_no_more_however_much_it_sends() {
+    let config = ConnConfig::new().slow_consumer(SlowConsumer::Disconnect).send_high_water(100);
+    let mut conn = PacketConn::new(Flood, config).unwrap();
+    conn.try_send(numbered(1)).unwrap();
+    assert!(conn.try_send(numbered(2)).unwrap_err().is_slow_consumer());
+    for _ in 0..1000 {
+        if let Err(error) = conn.recv().await {
+            assert!(error.is_slow_consumer(), "{error:?}");
+            return;
+        }
+    }
+    panic!("it is received from as if nothing had happened");
 }
