@@ -76,7 +76,9 @@ impl Entry {
         let error = match shaken {
             Ok(conn) => {
                 #[cfg(feature = "metrics")]
-                crate::metrics::shaken_hands(since.elapsed());
+                if conn.is_some() {
+                    crate::metrics::shaken_hands(since.elapsed());
+                }
                 return conn;
             }
             Err(reason) => Error::from(reason),

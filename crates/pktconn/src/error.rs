@@ -15,7 +15,7 @@ use pktconn_codec::{FrameError, Packet};
 /// | | the connection | |
 /// |---|---|---|
 /// | [`is_local_close`](Self::is_local_close) | ended | closed on this side: by `close`, by dropping it, or when the time to [shut down](crate::ServerHandle::shutdown_within) was over |
-/// | [`is_remote_close`](Self::is_remote_close) | may still send | the peer closed its side between two frames: from `closed` and `close_reason` alone |
+/// | [`is_remote_close`](Self::is_remote_close) | may still send | the peer closed its side between two frames: from `closed`, `close_reason` and [`Lost`](crate::Lost) alone |
 /// | [`is_truncated`](Self::is_truncated) | ended | the peer closed in the middle of a frame |
 /// | [`is_protocol`](Self::is_protocol) | ended | the peer sent a frame over the limit, or one with a wrong checksum |
 /// | [`is_io`](Self::is_io) | ended | the transport failed, or the runtime of the connection was shut down |
@@ -83,6 +83,18 @@ pub(crate) enum Reason {
 
 #[cfg(feature = "metrics")]
 impl Reason {
+    /// All that end a connection.
+    pub(crate) const LABELS: [&str; 8] = [
+        "local_close",
+        "remote_close",
+        "truncated",
+        "protocol",
+        "io",
+        "timeout",
+        "slow_consumer",
+        "over_budget",
+    ];
+
     /// A word for the end of a connection, for a label.
     pub(crate) fn label(&self) -> &'static str {
         match self {
@@ -168,7 +180,8 @@ impl Error {
     }
 
     /// The handshake of TLS failed, because a certificate was not good or the peer speaks no TLS; or a file that it needs
-    /// cannot be read or used.
+    /// cannot be read or used. That a server refuses the client's certificate shows later with TLS 1.3, as
+    /// [`is_io`](Self::is_io) of the first `recv`.
     #[must_use]
     pub fn is_tls(&self) -> bool {
         matches!(self.0.reason, Reason::Tls(_))

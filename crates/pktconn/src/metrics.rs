@@ -79,6 +79,10 @@ fn describe_server() {
         describe_gauge!(name, unit, text);
     }
     describe_counter!(ENDED, Unit::Count, "Connections that were opened and are gone, by reason.");
+    // From the beginning, for the first one to be seen as a change.
+    for reason in Reason::LABELS {
+        counter!(ENDED, "reason" => reason).increment(0);
+    }
     describe_histogram!(DURATION, Unit::Seconds, "From the accept to the end of a connection.");
     describe_histogram!(HANDSHAKE, Unit::Seconds, "From the accept to the end of the handshake.");
 }
@@ -91,9 +95,10 @@ pub(crate) async fn told<T>(census: &Census, serving: impl Future<Output = T>) -
     loop {
         told.bring_up_to_date();
         tokio::select! {
+            // The time first: who accepts without a pause leaves it none of his turn.
             biased;
-            served = &mut serving => return served,
             () = tokio::time::sleep(INTERVAL) => {}
+            served = &mut serving => return served,
         }
     }
 }
@@ -146,6 +151,8 @@ pub(crate) fn shaken_hands(after: Duration) {
 pub(crate) fn describe_client() {
     describe_counter!(CLIENT_CONNECTED, Unit::Count, "Connections that clients have made.");
     describe_counter!(CLIENT_FAILED, Unit::Count, "Attempts of clients to connect that failed.");
+    counter!(CLIENT_CONNECTED).increment(0);
+    counter!(CLIENT_FAILED).increment(0);
 }
 
 pub(crate) fn client_connected() {

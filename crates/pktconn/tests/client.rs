@@ -15,7 +15,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::{Instant, sleep, timeout};
 
 mod common;
-use common::{drop_after, frame, numbered};
+use common::{Flood, drop_after, frame, numbered};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -449,6 +449,31 @@ async fn losses_that_nobody_looks_at_are_told_as_one() {
     connected(&mut client).await;
     assert_eq!(lost(&mut client).await.written, 0..1000);
     assert!(drop_after(1, client.recv()).await.is_none(), "that was all");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_takes_nothing_and_sends_without_a_pause_is_left_too() {
+    let mut client = Client::with_connector(ClientConfig::new(), |config| {
+        let conn = PacketConn::new(Flood, config);
+        async { Ok(conn?) }
+    })
+    .unwrap();
+    client.send(b"for nobody").await.unwrap();
+    connected(&mut client).await;
+    for number in 0..100_000 {
+        match client.recv().await {
+            Some(ClientEvent::Packet(_)) => {}
+            Some(ClientEvent::Lost(lost)) => {
+                assert!(lost.error.is_timeout() && lost.written.is_empty(), "{lost:?}");
+                return;
+            }
+            other => panic!("{other:?}"),
+        }
+        if number == 1000 {
+            tokio::time::advance(31 * SECOND).await;
+        }
+    }
+    panic!("it is received from for ever");
 }
 
 #[tokio::test(start_paused = true)]

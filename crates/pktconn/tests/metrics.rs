@@ -39,6 +39,15 @@ fn recorded<F: Future<Output = ()>>(test: impl FnOnce(Snapshotter) -> F) {
     metrics::with_local_recorder(&recorder, || runtime.block_on(test(snapshotter)));
 }
 
+async fn a_second_later() {
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(1)).await;
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    tokio::time::resume();
+}
+
 #[test]
 fn a_server_adds_what_is_new_each_second_and_all_at_its_end() {
     recorded(|snapshotter| async move {
@@ -56,10 +65,7 @@ fn a_server_adds_what_is_new_each_second_and_all_at_its_end() {
             conn.recv().await.unwrap();
         }
         let bytes = conn.stats().bytes_sent as f64;
-        tokio::time::pause();
-        tokio::time::advance(Duration::from_secs(1)).await;
-        tokio::task::yield_now().await;
-        tokio::time::resume();
+        a_second_later().await;
         let meanwhile = figures(&snapshotter);
         for (name, expected) in [
             ("pktconn_connections_accepted_total", 1.0),
@@ -113,6 +119,15 @@ fn the_servers_of_a_process_make_one_sum() {
             let serving = tokio::spawn(server.serve(|mut conn| async move { Ok(conn.close().await?) }));
             servers.push((addr, handle, serving));
         }
+        let mut open = Vec::new();
+        for (addr, ..) in &servers {
+            let mut conn = PacketConn::connect(addr).await.unwrap();
+            conn.recv().await.unwrap();
+            open.push(conn);
+        }
+        a_second_later().await;
+        assert_eq!(figures(&snapshotter)["pktconn_connections_open"], 3.0);
+        drop(open);
         for (addr, handle, serving) in servers {
             let mut conn = PacketConn::connect(addr).await.unwrap();
             assert!(conn.recv().await.unwrap().is_none());
@@ -122,8 +137,8 @@ fn the_servers_of_a_process_make_one_sum() {
         }
         let figures = figures(&snapshotter);
         assert_eq!(figures["pktconn_connections_accepted_total"], 3.0);
-        assert_eq!(figures["pktconn_connections_ended_total reason=local_close"], 3.0);
-        assert_eq!(figures["pktconn_connections_open"], 0.0);
+        assert_eq!(figures["pktconn_connections_ended_total reason=local_close"], 6.0);
+        assert_eq!(figures["pktconn_connections_open"], -3.0);
     });
 }
 

@@ -11,9 +11,10 @@ use anyhow::{Context, ensure};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
-use tokio_rustls::rustls::{self, ClientConfig, ClientConnection};
+use tokio_rustls::rustls::{self, CertificateError, ClientConfig, ClientConnection};
 
 use crate::plan::{Plan, Tls};
 use crate::stream::{Socket, Stream};
@@ -100,7 +101,7 @@ pub(crate) async fn connect(
             connecting.spawn(async move {
                 let target = &targets[conn % targets.len()];
                 target
-                    .connect(timeout)
+                    .connect(Instant::now() + timeout)
                     .await
                     .map(|stream| (conn, stream))
                     .map_err(|error| target.problem(&error))
@@ -126,11 +127,20 @@ impl NotConnected {
         use io::ErrorKind as Kind;
         let tls = self.error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
         match (self.error.kind(), tls) {
+            (_, Some(rustls::Error::InvalidCertificate(CertificateError::Other(_)))) => {
+                "its certificate may be an authority's own: make it one with basicConstraints=CA:FALSE"
+            }
             (_, Some(rustls::Error::InvalidCertificate(_))) => {
                 "name the authority that signed it with --tls-ca, or whom it is for with --tls-server-name"
             }
-            _ if self.in_handshake => "check that the server speaks TLS, and what it asks of its clients",
             _ if is_file_limit(&self.error) => "raise the limit with 'ulimit -n', or lower --conns",
+            (Kind::TimedOut, _) if self.in_handshake => {
+                "check that the server speaks TLS, or raise --timeout"
+            }
+            (Kind::UnexpectedEof | Kind::ConnectionReset, _) if self.in_handshake => {
+                "check that the server speaks TLS, and its limits: it has closed the connection"
+            }
+            _ if self.in_handshake => "check that the server speaks TLS, and what it asks of its clients",
             (Kind::ConnectionRefused | Kind::NotFound, _) => {
                 "start the server, or leave --connect out to load one of its own"
             }
@@ -147,12 +157,9 @@ impl NotConnected {
 }
 
 /// What came of it, unless that took too long.
-async fn within<T>(timeout: Duration, doing: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    let late = |_| {
-        let problem = format!("no answer within {}", humantime::format_duration(timeout));
-        io::Error::new(io::ErrorKind::TimedOut, problem)
-    };
-    tokio::time::timeout(timeout, doing).await.map_err(late)?
+async fn until<T>(deadline: Instant, doing: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let late = |_| io::Error::new(io::ErrorKind::TimedOut, "no answer within --timeout");
+    tokio::time::timeout_at(deadline, doing).await.map_err(late)?
 }
 
 impl From<io::Error> for NotConnected {
@@ -162,17 +169,17 @@ impl From<io::Error> for NotConnected {
 }
 
 impl Target {
-    async fn connect(&self, timeout: Duration) -> Result<Stream, NotConnected> {
+    async fn connect(&self, deadline: Instant) -> Result<Stream, NotConnected> {
         match &self.place {
             Place::Tcp(addrs) => {
-                let stream = within(timeout, TcpStream::connect(&addrs[..])).await?;
+                let stream = until(deadline, TcpStream::connect(&addrs[..])).await?;
                 stream.set_nodelay(true)?;
-                let (stream, tls) = self.shake_hands(stream, timeout).await?;
+                let (stream, tls) = self.shake_hands(stream, deadline).await?;
                 Ok(Stream::new(Socket::Tcp(mio::net::TcpStream::from_std(stream.into_std()?)), tls))
             }
             Place::Unix(path) => {
                 let (stream, tls) =
-                    self.shake_hands(within(timeout, connect_at(path)).await?, timeout).await?;
+                    self.shake_hands(until(deadline, connect_at(path)).await?, deadline).await?;
                 Ok(Stream::new(Socket::Unix(mio::net::UnixStream::from_std(stream.into_std()?)), tls))
             }
         }
@@ -181,10 +188,10 @@ impl Target {
     async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         stream: S,
-        timeout: Duration,
+        deadline: Instant,
     ) -> Result<(S, Option<ClientConnection>), NotConnected> {
         let Some((connector, server_name)) = &self.tls else { return Ok((stream, None)) };
-        let shaken = within(timeout, connector.connect(server_name.clone(), stream)).await;
+        let shaken = until(deadline, connector.connect(server_name.clone(), stream)).await;
         let (stream, tls) = shaken.map_err(|error| NotConnected { error, in_handshake: true })?.into_inner();
         Ok((stream, Some(tls)))
     }
@@ -252,12 +259,14 @@ mod tests {
             Kind::AddrNotAvailable,
             Kind::NetworkUnreachable,
         ];
-        let unknown = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        let unknown = rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer);
         let certificate = NotConnected { error: io::Error::other(unknown), in_handshake: true };
-        let no_tls = NotConnected { error: Kind::UnexpectedEof.into(), in_handshake: true };
+        let no_tls = [Kind::UnexpectedEof, Kind::TimedOut, Kind::InvalidData]
+            .map(|kind| NotConnected { error: kind.into(), in_handshake: true }.advice());
         let mut all: std::collections::HashSet<_> = kinds.map(|kind| advice(kind.into())).into();
-        all.extend([certificate.advice(), no_tls.advice()]);
-        assert_eq!(all.len(), kinds.len() + 2);
+        all.insert(certificate.advice());
+        all.extend(no_tls);
+        assert_eq!(all.len(), kinds.len() + 4);
     }
 
     #[test]

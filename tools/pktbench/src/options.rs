@@ -259,7 +259,7 @@ mod tests {
 
     #[test]
     fn a_usage_error_is_one_line_that_says_what_to_do() {
-        let cases: [(&[&str], &str); 14] = [
+        let cases: [(&[&str], &str); 15] = [
             (&["--conn", "1"], "similar argument exists: '--conns'"),
             (&["--conns", "0"], "0 is not in 1.."),
             (&["--connect", "nowhere"], "an address is HOST:PORT"),
@@ -270,6 +270,7 @@ mod tests {
             (&["--header", "u8"], "u32le, u32be, u16le or u16be"),
             (&["--header", "u16be", "--sizes", "64KiB"], "65535"),
             (&["--sizes", "64MB"], "--max-payload 64000000"),
+            (&["--conns", "1", "--connect", "a:1", "--connect", "b:1"], "raise it to 2"),
             (&["--tls"], "--tls is for a server that --connect names"),
             (&["--tls", "--connect", "unix:socket"], "--tls-server-name"),
             (&["--tls-ca", "ca.pem"], "--tls"),

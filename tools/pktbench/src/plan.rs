@@ -83,6 +83,10 @@ impl Plan {
         if self.timeout.is_zero() {
             return Err("--timeout 0s waits for no packet; give it a time, such as 10s".to_owned());
         }
+        let servers = self.connect.len();
+        if self.conns < servers {
+            return Err(format!("--conns {} are fewer than the servers; raise it to {servers}", self.conns));
+        }
         if let Some(tls) = &self.tls {
             if self.has_own_server() {
                 return Err(

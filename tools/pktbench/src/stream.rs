@@ -75,7 +75,15 @@ impl Stream {
                 (len, len.is_some_and(|len| len < room_len))
             }
             // It gives out what it has decrypted, whatever else has arrived.
-            Some(tls) => (read_decrypted(tls, &mut self.socket, room)?, false),
+            Some(tls) => {
+                let waited = tls.wants_write();
+                let len = read_decrypted(tls, &mut self.socket, room)?;
+                // Its own answer to something. Where nothing waited for the socket, nothing will tell that it is ready.
+                if !waited {
+                    self.flush()?;
+                }
+                (len, false)
+            }
         };
         Ok(match len {
             None => Some((0, Got::Nothing)),
@@ -114,8 +122,11 @@ fn read_decrypted(
     room: &mut [u8],
 ) -> io::Result<Option<usize>> {
     loop {
-        if let Some(len) = retried(|| tls.reader().read(room))? {
-            return Ok(Some(len));
+        match retried(|| tls.reader().read(room)) {
+            Ok(None) => {}
+            // The end without a word of TLS is that of a server that is gone: packets tell whether it was whole.
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(Some(0)),
+            read => return read,
         }
         if retried(|| tls.read_tls(socket))?.is_none() {
             return Ok(None);

@@ -112,7 +112,10 @@ fn what_is_wrong_with_tls_is_one_line_that_says_what_to_do() {
         (format!("--connect {with_tls} --tls --tls-ca {ca}"), ["cannot speak TLS with", "--tls-server-name"]),
         (format!("--connect {without} {}", certificates.trusting()), ["cannot speak TLS with", "speaks TLS"]),
         (format!("--connect {with_tls} --tls --tls-ca nowhere.pem"), ["cannot use nowhere.pem", ""]),
-        (format!("--connect {with_tls} --tls --tls-server-name a:b"), ["\"a:b\" is no name", ""]),
+        (
+            format!("--connect {with_tls} --tls --tls-ca {ca} --tls-server-name a:b"),
+            ["\"a:b\" is no name", ""],
+        ),
     ] {
         let ran = pktbench(&format!("{options} --conns 1 --timeout 2s"));
         assert_eq!(ran.code, Some(1), "{ran:?}");

@@ -24,6 +24,9 @@ use crate::{ConnConfig, Error, PacketConn, PacketReceiver, PacketSender, SlowCon
 /// How many packets the receiver gets at a time.
 const BATCH: usize = 256;
 
+/// What the system may hold of a connection that has ended (6 MiB, by Linux's default). A peer that is there may send on.
+const MOST_AFTER_END: usize = 8 * 1024 * 1024;
+
 pub(super) type Connecting = Pin<Box<dyn Future<Output = Result<PacketConn, Error>> + Send>>;
 pub(super) type Connector = Box<dyn Fn(ConnConfig) -> Connecting + Send + Sync>;
 
@@ -209,13 +212,16 @@ impl Keeper {
         // It would have `close` wait for its bytes to be read.
         drop(receiver);
         if self.link.closing.is_cancelled() {
-            let closed = sender.close().await;
-            let Err(mut error) = closed else {
-                self.session = None;
-                return Served::Ended(None);
+            let all_is_out = session.pending.is_empty() && self.link.queued_bytes() == 0;
+            let (reason, unsent) = match sender.close().await {
+                Err(mut error) => (error.reason(), error.take_unsent()),
+                Ok(()) if all_is_out => {
+                    self.session = None;
+                    return Served::Ended(None);
+                }
+                // It was closed before, by who has made it.
+                Ok(()) => (Reason::LocalClose, Vec::new()),
             };
-            let unsent = error.take_unsent();
-            let reason = error.into_reason();
             self.account(&reason, unsent);
             return Served::Ended(Some(reason));
         }
@@ -293,29 +299,37 @@ async fn receive(
     has_received: &mut bool,
 ) -> Reason {
     let mut packets = Vec::new();
-    let mut has_ended = false;
+    // After the end of the connection: why, and how many bytes are still taken of what has arrived.
+    let mut end: Option<(Reason, usize)> = None;
     loop {
-        if !has_ended {
+        if end.is_none() {
             tokio::select! {
                 biased;
-                () = link.wait_for_inbox() => {}
                 // A peer that takes nothing, for one: who waits for room must not wait for the receiver.
                 error = sender.closed() => {
-                    // What has arrived is not more than the system holds of it: once, but not again and again.
+                    let reason = error.into_reason();
+                    // Once, but not for one connection after the other.
                     if link.has_more_than(BATCH) {
-                        return error.into_reason();
+                        return reason;
                     }
-                    has_ended = true;
+                    end = Some((reason, MOST_AFTER_END));
                 }
+                () = link.wait_for_inbox() => {}
             }
         }
         match receiver.recv_many(&mut packets, BATCH).await {
             Ok(0) => return Reason::RemoteClose,
-            Ok(_) => {
-                *has_received = true;
-                link.tell(packets.drain(..).map(ClientEvent::Packet));
-            }
+            Ok(_) => *has_received = true,
             Err(error) => return error.into_reason(),
+        }
+        // An empty one counts too.
+        let taken = packets.iter().map(|packet| packet.len() + 4).sum();
+        link.tell(packets.drain(..).map(ClientEvent::Packet));
+        if let Some((reason, left)) = &mut end {
+            match left.checked_sub(taken) {
+                Some(rest) => *left = rest,
+                None => return reason.clone(),
+            }
         }
     }
 }

@@ -48,7 +48,7 @@ mod keeper;
 ///             assert_eq!(packet.payload(), b"hello");
 ///             break;
 ///         }
-///         ClientEvent::Lost(lost) => println!("{}; received or not: {:?}", lost.error, lost.written),
+///         ClientEvent::Lost(lost) => println!("{:?}; received or not: {:?}", lost.error, lost.written),
 ///         _ => {}
 ///     }
 /// }
@@ -56,6 +56,9 @@ mod keeper;
 /// # Ok(())
 /// # }
 /// ```
+///
+/// An attempt to connect that fails is no event: its error is in the [`state`](Self::state), and goes to `tracing` at the
+/// level of debugging.
 ///
 /// For the connection it has a task of its own, through which all packets pass; a [`PacketConn`] is faster. The memory that
 /// it takes is bounded: [`send_high_water`](ConnConfig::send_high_water) bytes of what is to be sent, as much again in the
@@ -99,8 +102,9 @@ pub enum ClientEvent {
 pub struct Lost {
     /// Why it ended.
     pub error: Error,
-    /// The packets that were handed to the transport whole: may have been received. By the numbers that
-    /// [`send`](Client::send) returned; what comes after is still to be sent.
+    /// The packets that were handed to this connection's transport whole, from its beginning: may have been received, and are
+    /// not sent again. Which of them were answered, the application knows. By the numbers that [`send`](Client::send)
+    /// returned; what comes after is still to be sent.
     pub written: Range<u64>,
 }
 
@@ -150,6 +154,9 @@ impl Client {
     /// [`is_config`](Error::is_config): the configuration contradicts itself. That an attempt fails is no error here, but a
     /// [state](Self::state).
     ///
+    /// A server that takes clients only after a word of theirs, or refuses their certificates by TLS 1.3, is a connection until
+    /// it ends: packets are sent over it. Have [`with_connector`](Self::with_connector) wait for a first packet there.
+    ///
     /// # Panics
     ///
     /// Outside of a tokio runtime.
@@ -165,19 +172,25 @@ impl Client {
     /// addresses to choose from, or for another transport.
     ///
     /// The connection is to be made with the [`ConnConfig`] that is passed. What the connector receives is no event, and what
-    /// it sends has no number and is never sent again. Nothing else may send over the connection later, as a
+    /// it sends has no number and is never sent again. What it fails with, boxed, is the `source` of an [`is_io`](Error::is_io)
+    /// where it is no [`Error`]. Nothing else may send over the connection later, as a
     /// [`Group`](crate::Group) would: the client's account of what was written would be wrong. Put a `tokio::time::timeout` around what waits for the peer: but for
     /// the [`close_timeout`](ConnConfig::close_timeout) of a client that is closed, nothing else ends an attempt.
     ///
     /// ```no_run
+    /// use std::time::Duration;
     /// use pktconn::{Client, ClientConfig, PacketConn};
     ///
     /// # async fn example() -> Result<(), pktconn::Error> {
-    /// let client = Client::with_connector(ClientConfig::new(), |config| async move {
-    ///     let mut conn = PacketConn::connect_with("example.org:14572", config).await?;
-    ///     conn.send(b"my name is alice").await?;
-    ///     conn.recv().await?.ok_or("refused")?;
-    ///     Ok(conn)
+    /// let addr = "example.org:14572".to_owned();
+    /// let client = Client::with_connector(ClientConfig::new(), move |config| {
+    ///     let addr = addr.clone();
+    ///     async move {
+    ///         let mut conn = PacketConn::connect_with(addr, config).await?;
+    ///         conn.send(b"my name is alice").await?;
+    ///         tokio::time::timeout(Duration::from_secs(10), conn.recv()).await??.ok_or("refused")?;
+    ///         Ok(conn)
+    ///     }
     /// })?;
     /// # Ok(())
     /// # }
