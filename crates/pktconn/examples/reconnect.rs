@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use pktconn::{Client, ClientConfig, ClientEvent, PacketMut};
+use pktconn::{Client, ClientConfig, ClientEvent, ClientState, PacketMut};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -19,12 +19,20 @@ async fn main() -> anyhow::Result<()> {
         }
         anyhow::Ok(())
     });
+    let mut state = client.state();
+    tokio::spawn(async move {
+        while state.changed().await.is_ok() {
+            if let ClientState::Waiting { error, delay, .. } = &*state.borrow_and_update() {
+                println!("no connection ({error:?}), again in {delay:.1?}");
+            }
+        }
+    });
     while let Some(event) = client.recv().await {
         match event {
             ClientEvent::Connected => println!("connected"),
             ClientEvent::Packet(mut packet) => println!("{}", packet.read_u64()?),
             ClientEvent::Lost(lost) => {
-                println!("{}; received or not: {:?}", lost.error, lost.written);
+                println!("lost the connection; received or not: {:?}", lost.written);
             }
             _ => {}
         }

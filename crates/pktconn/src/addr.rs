@@ -71,7 +71,8 @@ impl Addr {
 
 /// The addresses of `name`, which is `HOST:PORT`.
 pub(crate) async fn resolve(name: &str) -> io::Result<Vec<SocketAddr>> {
-    let addrs: Vec<_> = lookup_host(name).await?.collect();
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("cannot resolve {name}: {error}"));
+    let addrs: Vec<_> = lookup_host(name).await.map_err(named)?.collect();
     if addrs.is_empty() {
         return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
     }

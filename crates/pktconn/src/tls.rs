@@ -181,6 +181,9 @@ impl TlsClientConfig {
     }
 
     /// Shows the certificate chain and the key of these PEM files to a server that asks.
+    ///
+    /// With TLS 1.3 the connection is there before the server has looked at it: where it refuses, the first `recv` fails with
+    /// [`is_io`](Error::is_io).
     #[must_use]
     pub fn client_cert(mut self, chain: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
         self.identity = Some((chain.into(), key.into()));

@@ -144,7 +144,7 @@ fn cannot_listen(addr: &Addr, error: io::Error) -> anyhow::Error {
         Kind::AddrInUse => "stop the program that has it, or choose another port (0: a free one)",
         Kind::AddrNotAvailable => "choose an address of this machine, or 0.0.0.0 for all of them",
         Kind::PermissionDenied => "choose a port from 1024 on",
-        _ => "choose another with --listen HOST:PORT",
+        _ => "choose another address, HOST:PORT",
     };
     anyhow::Error::new(error).context(format!("cannot listen on {addr}; {advice}"))
 }

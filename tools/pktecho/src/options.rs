@@ -51,9 +51,9 @@ pub(crate) struct Options {
     #[arg(long, value_name = "FORMAT", default_value_t = HeaderFormat::U32Le)]
     header: HeaderFormat,
 
-    /// The largest payload accepted, in bytes; suffixes such as KiB and MiB work.
-    #[arg(long, value_name = "SIZE", default_value = "32MiB", value_parser = parse_size)]
-    max_payload: usize,
+    /// The largest payload accepted, in bytes; suffixes such as KiB and MiB work [default: 32MiB, or what --header can say]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    max_payload: Option<usize>,
 
     /// What becomes of replies that a client does not read, beyond 1 MiB
     #[arg(long, value_enum, value_name = "POLICY", default_value_t = SlowClient::Block)]
@@ -170,6 +170,19 @@ impl Options {
             let problem = "--listen unix:PATH is for one runtime: not with --runtimes own";
             return Err(Self::command().error(ErrorKind::ArgumentConflict, problem));
         }
+        let sayable = self.header.max_payload_len();
+        if let Some(len) = self.max_payload.filter(|&len| len > sayable) {
+            let problem =
+                format!("--max-payload {len} is more than --header {} can say, {sayable}", self.header);
+            return Err(Self::command().error(ErrorKind::ArgumentConflict, problem));
+        }
+        if self.reuse_port
+            && !self.listen.is_empty()
+            && self.listen.iter().all(|addr| addr.unix_path().is_some())
+        {
+            let problem = "--reuse-port is for TCP: a Unix socket has no port";
+            return Err(Self::command().error(ErrorKind::ArgumentConflict, problem));
+        }
         let is_limited =
             self.max_conns.is_some() || self.max_conns_per_ip.is_some() || self.memory_budget.is_some();
         if is_limited && has_runtimes {
@@ -204,7 +217,8 @@ impl Options {
 
     fn codec_config(&self) -> CodecConfig {
         let checksum = if self.crc { Checksum::Crc32 } else { Checksum::None };
-        CodecConfig::new().header(self.header).checksum(checksum).max_payload_len(self.max_payload)
+        let config = CodecConfig::new().header(self.header).checksum(checksum);
+        self.max_payload.map_or(config, |len| config.max_payload_len(len))
     }
 
     fn conn_config(&self) -> ConnConfig {

@@ -350,12 +350,14 @@ fn its_figures_are_told_over_http() {
         "pktconn_connection_duration_seconds_count 1",
         "pktconn_connection_duration_seconds_bucket{le=\"60\"} 1",
     ];
+    let started = std::time::Instant::now();
     let figures = loop {
         let (head, body) = http(&addr, "GET /metrics");
         assert!(head.starts_with("HTTP/1.1 200 ") && head.contains("text/plain; version=0.0.4"), "{head}");
         if body.contains("pktconn_packets_sent_total 10\n") && body.contains("connections_open 0\n") {
             break body;
         }
+        assert!(started.elapsed().as_secs() < 20, "{body}");
         std::thread::sleep(std::time::Duration::from_millis(20));
     };
     for line in expected {
@@ -423,7 +425,7 @@ fn a_client_that_does_not_read_gets_what_the_policy_says() {
 
 #[test]
 fn bad_usage_is_one_line_and_exit_code_2() {
-    let cases: [(&[&str], &[&str]); 14] = [
+    let cases: [(&[&str], &[&str]); 17] = [
         (&["--port", "1"], &["unexpected argument '--port'", "--help"]),
         (&["--listen", "localhost"], &["'localhost'", "HOST:PORT"]),
         (&["--threads", "0"], &["from 1 to 1024"]),
@@ -437,6 +439,9 @@ fn bad_usage_is_one_line_and_exit_code_2() {
         (&["--tls-client-ca", "ca.pem"], &["--tls-cert"]),
         (&["--proxy-protocol"], &["--trusted-proxy"]),
         (&["--proxy-protocol", "--trusted-proxy", "everyone"], &["10.0.0.0/8"]),
+        (&["--header", "u16le", "--max-payload", "1MiB"], &["u16le can say, 65535"]),
+        (&["--reuse-port", "--listen", "unix:socket"], &["no port"]),
+        (&["--metrics", "unix:socket"], &["HOST:PORT"]),
         (&["extra"], &["unexpected argument 'extra'"]),
     ];
     for (args, expected) in cases {
