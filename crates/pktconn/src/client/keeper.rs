@@ -303,18 +303,13 @@ async fn receive(
     let mut end: Option<(Reason, usize)> = None;
     loop {
         if end.is_none() {
-            tokio::select! {
-                biased;
-                // A peer that takes nothing, for one: who waits for room must not wait for the receiver.
-                error = sender.closed() => {
-                    let reason = error.into_reason();
-                    // Once, but not for one connection after the other.
-                    if link.has_more_than(BATCH) {
-                        return reason;
-                    }
-                    end = Some((reason, MOST_AFTER_END));
+            if let Some(error) = end_before_room(link, sender).await {
+                let reason = error.into_reason();
+                // Once, but not for one connection after the other.
+                if link.has_more_than(BATCH) {
+                    return reason;
                 }
-                () = link.wait_for_inbox() => {}
+                end = Some((reason, MOST_AFTER_END));
             }
         }
         match receiver.recv_many(&mut packets, BATCH).await {
@@ -331,5 +326,19 @@ async fn receive(
                 None => return reason.clone(),
             }
         }
+    }
+}
+
+/// Waits until the receiver has taken all packets; or for the end of the connection, if that comes before: as where a peer
+/// takes nothing, so that who waits for room need not wait for the receiver.
+async fn end_before_room(link: &Link, sender: &PacketSender) -> Option<Error> {
+    if let Some(error) = sender.close_reason() {
+        return Some(error);
+    }
+    tokio::select! {
+        // Mostly there is room, and nothing to be waited for.
+        biased;
+        () = link.wait_for_inbox() => None,
+        error = sender.closed() => Some(error),
     }
 }

@@ -66,10 +66,9 @@ impl Link {
     pub(super) fn new(config: &ConnConfig) -> Self {
         // A packet acquires as many at once as it has bytes.
         let max_room = config.send_high_water.min(Semaphore::MAX_PERMITS).min(u32::MAX as usize);
-        let queue = Queue::default();
         Self {
             codec: PacketCodec::new(config.codec),
-            queue: Mutex::new(queue),
+            queue: Mutex::default(),
             room: Semaphore::new(max_room),
             max_room,
             queued: Notify::new(),
@@ -277,16 +276,19 @@ impl Inbox {
         self.packets == 0 || self.is_deserted
     }
 
+    fn follows_loss(&self) -> bool {
+        let mut last = self.events.iter().rev();
+        matches!((last.next(), last.next()), (Some(ClientEvent::Connected), Some(ClientEvent::Lost(_))))
+    }
+
     /// Puts an event behind the others, and returns what is not told. Losses without a packet in between become one: so they
     /// are few, however long nobody looks.
     fn push(&mut self, event: ClientEvent) -> Option<ClientEvent> {
         if self.is_deserted {
             return Some(event);
         }
-        let follows_loss =
-            matches!(self.events.make_contiguous(), [.., ClientEvent::Lost(_), ClientEvent::Connected]);
         match event {
-            ClientEvent::Lost(mut lost) if follows_loss => {
+            ClientEvent::Lost(mut lost) if self.follows_loss() => {
                 self.events.pop_back();
                 let last = self.events.pop_back();
                 if let Some(ClientEvent::Lost(last)) = &last {
