@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use pktconn::Addr;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinSet;
@@ -38,18 +39,16 @@ impl Target {
     pub(crate) fn of(plan: &Plan) -> anyhow::Result<Vec<Self>> {
         let tls = match &plan.tls {
             None => None,
-            Some(Tls { config, server_name }) => {
-                let config = config.to_rustls().map_err(|error| anyhow::anyhow!(chain(&error)))?;
-                Some((config, server_name.as_deref()))
-            }
+            Some(Tls { config, server_name }) => Some((config.to_rustls()?, server_name.as_deref())),
         };
         plan.connect.iter().map(|addr| Self::new(addr, tls.as_ref())).collect()
     }
 
-    fn new(addr: &str, tls: Option<&(Arc<ClientConfig>, Option<&str>)>) -> anyhow::Result<Self> {
-        let (place, host) = match unix_path(addr) {
+    fn new(addr: &Addr, tls: Option<&(Arc<ClientConfig>, Option<&str>)>) -> anyhow::Result<Self> {
+        let name = addr.to_string();
+        let (place, host) = match addr.unix_path() {
             Some(path) => (Place::Unix(path.to_owned()), None),
-            None => (Place::Tcp(resolve(addr)?), addr.rsplit_once(':').map(|(host, _port)| host)),
+            None => (Place::Tcp(resolve(&name)?), name.rsplit_once(':').map(|(host, _port)| host)),
         };
         let tls = tls.map(|(config, server_name)| {
             let name = server_name.or(host).unwrap_or_default().trim_matches(['[', ']']).to_owned();
@@ -66,11 +65,6 @@ impl From<SocketAddr> for Target {
     fn from(addr: SocketAddr) -> Self {
         Self { place: Place::Tcp(vec![addr]), tls: None }
     }
-}
-
-/// The path of `unix:PATH`.
-pub(crate) fn unix_path(addr: &str) -> Option<&Path> {
-    addr.strip_prefix("unix:").map(Path::new)
 }
 
 /// The addresses of `HOST:PORT`.
@@ -199,7 +193,7 @@ impl Target {
     fn problem(&self, not_connected: &NotConnected) -> String {
         let name = match &self.place {
             Place::Tcp(addrs) => addrs.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(" or "),
-            Place::Unix(path) => format!("unix:{}", path.display()),
+            Place::Unix(path) => Addr::unix(path).to_string(),
         };
         let NotConnected { error, in_handshake } = not_connected;
         let what = if *in_handshake { "speak TLS with" } else { "connect to" };
@@ -222,14 +216,6 @@ async fn connect_at(path: &Path) -> io::Result<UnixStream> {
 /// EMFILE, of the process, and ENFILE, of the system: the same numbers on every Unix, and no `ErrorKind` of their own.
 fn is_file_limit(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(24 | 23))
-}
-
-/// An error and what is behind it, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    std::iter::successors(Some(error), |error| error.source())
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(": ")
 }
 
 #[cfg(test)]

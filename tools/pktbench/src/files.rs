@@ -43,7 +43,7 @@ mod tests {
     #[test]
     fn a_server_in_the_same_process_needs_as_many_files_again() {
         let own = Plan { conns: 1000, ..plan() };
-        let remote = Plan { connect: vec!["127.0.0.1:1".to_owned()], ..own.clone() };
+        let remote = Plan { connect: vec!["127.0.0.1:1".into()], ..own.clone() };
         assert_eq!(needed(&own) - needed(&remote), 1000 + FILES_A_RUNTIME);
         assert!(needed(&remote) > 1000);
     }

@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use clap::Parser;
 use clap::error::ErrorKind;
-use pktconn::{HeaderFormat, TlsClientConfig};
+use pktconn::{Addr, HeaderFormat, TlsClientConfig};
 
-use crate::connect::unix_path;
 use crate::plan::{Amount, Plan, Tls};
 use crate::sizes::{Sizes, parse_size};
 
@@ -29,7 +28,7 @@ pub(crate) struct Options {
     /// The server to load, HOST:PORT or unix:PATH. May be given several times: connections are spread evenly [default: an echo
     /// server of its own on 127.0.0.1]
     #[arg(long, value_name = "ADDR", value_parser = parse_addr)]
-    connect: Vec<String>,
+    connect: Vec<Addr>,
 
     /// Speak TLS
     #[arg(long)]
@@ -195,15 +194,16 @@ fn one_line(message: &str) -> String {
     said.filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
-fn parse_addr(text: &str) -> Result<String, String> {
-    if unix_path(text).is_some_and(|path| !path.as_os_str().is_empty()) {
-        return Ok(text.to_owned());
-    }
-    let parts = text.rsplit_once(':').map(|(host, port)| (host, port.parse::<u16>()));
-    match parts {
-        Some((host, Ok(1..))) if !host.is_empty() => Ok(text.to_owned()),
-        _ => Err("an address is HOST:PORT, such as 127.0.0.1:14572 or [::1]:14572, or unix:PATH".to_owned()),
-    }
+fn parse_addr(text: &str) -> Result<Addr, String> {
+    let addr = Addr::from(text);
+    let is_addr = match addr.unix_path() {
+        Some(path) => !path.as_os_str().is_empty(),
+        None => text
+            .rsplit_once(':')
+            .is_some_and(|(host, port)| !host.is_empty() && port.parse().is_ok_and(|port: u16| port > 0)),
+    };
+    let problem = "an address is HOST:PORT, such as 127.0.0.1:14572 or [::1]:14572, or unix:PATH";
+    is_addr.then_some(addr).ok_or_else(|| problem.to_owned())
 }
 
 fn parse_time(text: &str) -> Result<Duration, String> {

@@ -35,7 +35,8 @@ pub(crate) enum Verdict {
 impl Outcome {
     /// The servers that were loaded.
     pub(crate) fn servers(&self) -> String {
-        self.own_addr.map_or_else(|| self.plan.connect.join(", "), |addr| addr.to_string())
+        let own = self.own_addr.iter().map(ToString::to_string);
+        own.chain(self.plan.connect.iter().map(ToString::to_string)).collect::<Vec<_>>().join(", ")
     }
 
     pub(crate) fn verdict(&self) -> Verdict {

@@ -3,15 +3,14 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use pktconn::{Checksum, CodecConfig, HeaderFormat, TlsClientConfig};
+use pktconn::{Addr, Checksum, CodecConfig, HeaderFormat, TlsClientConfig};
 
-use crate::connect::unix_path;
 use crate::sizes::Sizes;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
-    /// The servers to load, `HOST:PORT` or `unix:PATH`; without one, a server of its own.
-    pub(crate) connect: Vec<String>,
+    /// The servers to load; without one, a server of its own.
+    pub(crate) connect: Vec<Addr>,
     pub(crate) tls: Option<Tls>,
     pub(crate) conns: usize,
     /// Packets outstanding on each connection.
@@ -93,7 +92,7 @@ impl Plan {
                     "--tls is for a server that --connect names; that of its own speaks none".to_owned()
                 );
             }
-            if tls.server_name.is_none() && self.connect.iter().any(|addr| unix_path(addr).is_some()) {
+            if tls.server_name.is_none() && self.connect.iter().any(|addr| addr.unix_path().is_some()) {
                 return Err("--tls over a Unix socket needs --tls-server-name".to_owned());
             }
         }
