@@ -112,8 +112,9 @@ impl ServerHandle {
         self.0.census.stats()
     }
 
-    /// What went through all connections that the server has had, each as [`ConnStats`] says. It looks at each that is there:
-    /// a tenth of a millisecond for a thousand. One that ends at this very moment may be missing, and is there the next time.
+    /// What went through all connections that the server has had, each as [`ConnStats`] says. It takes the lock of each that is
+    /// there: ask now and then, and not for each packet. One that ends at this very moment may be missing, and is there the
+    /// next time.
     #[must_use]
     pub fn traffic(&self) -> ConnStats {
         self.0.census.traffic()
