@@ -1,137 +1,146 @@
-//! The result as one JSON document, for programs.
-//!
-//! Its fields are described in the README. A change that takes one away or gives it another meaning takes another
-//! `schema`.
+//! The result as a document, and that as one line of JSON, for programs.
 
-use serde_json::{Value, json};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::outcome::{Outcome, Verdict};
-use crate::plan::{Amount, Plan};
-use crate::report::PERCENTILES;
-use crate::tally::Tally;
+use crate::document::{
+    Client, Config, Document, Host, Integrity, Latencies, Mode, SCHEMA, Tool, Totals, Window,
+};
+use crate::latency::Latency;
+use crate::outcome::Outcome;
+use crate::plan::Amount;
 
-pub(crate) fn document(outcome: &Outcome) -> String {
-    let Outcome { plan, tally, .. } = outcome;
-    let traffic = &tally.traffic;
-    let integrity = &tally.integrity;
-    let failures = &tally.failures;
-    let document = json!({
-        "schema": "pktbench/1",
-        "config": config(plan, outcome),
-        "seconds": outcome.time.as_secs_f64(),
-        "totals": {
-            "sent": traffic.sent_packets,
-            "received": traffic.received_packets,
-            "packets_per_s": outcome.packets_per_s(),
-            "bytes_sent": traffic.sent_bytes,
-            "bytes_received": traffic.received_bytes,
-            "warmup_sent": traffic.warmup_packets,
-        },
-        "integrity": {
-            "verified": integrity.verified,
-            "lost": integrity.lost,
-            "altered": integrity.altered,
-            "reordered": integrity.reordered,
-            "doubled": integrity.doubled,
-            "unanswered": integrity.unanswered,
-        },
-        "errors": {
-            "connect": u64::from(outcome.not_connected.is_some()),
-            "closed": failures.closed,
-            "truncated": failures.truncated,
-            "protocol": failures.protocol,
-            "io": failures.io,
-            "first": outcome.not_connected.as_ref().or(failures.first.as_ref()),
-        },
-        "latency_ns": latency_ns(tally),
-        "verdict": name(outcome.verdict()),
-        "exit_code": outcome.verdict().exit_code(),
-    });
-    document.to_string()
+pub(crate) fn text(document: &Document) -> String {
+    serde_json::to_string(document).expect("a document has no key but strings")
 }
 
-fn config(plan: &Plan, outcome: &Outcome) -> Value {
+pub(crate) fn document(outcome: &Outcome) -> Document {
+    let verdict = outcome.verdict();
+    Document {
+        schema: SCHEMA.to_owned(),
+        tool: tool(),
+        host: host(),
+        labels: Default::default(),
+        config: config(outcome),
+        window: window(outcome),
+        totals: totals(outcome),
+        integrity: integrity(outcome),
+        errors: outcome.tally.errors.clone(),
+        latency_ns: Latencies { service: Latency::of(&outcome.tally.latency_ns), response: None },
+        client: Client { cpu_pct: 0.0, schedule_lag_p99_ns: None, not_sent: 0, saturated: false },
+        intervals: Vec::new(),
+        thresholds: Vec::new(),
+        verdict,
+        exit_code: verdict.exit_code(),
+    }
+}
+
+fn tool() -> Tool {
+    Tool { name: env!("CARGO_PKG_NAME").to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() }
+}
+
+fn host() -> Host {
+    Host {
+        name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        os: std::env::consts::OS.to_owned(),
+        arch: std::env::consts::ARCH.to_owned(),
+        cores: std::thread::available_parallelism().map_or(1, usize::from),
+    }
+}
+
+fn config(outcome: &Outcome) -> Config {
+    let plan = &outcome.plan;
     let (duration_s, packets) = match plan.amount {
         Amount::Time(duration) => (Some(duration.as_secs_f64()), None),
         Amount::Packets(packets) => (None, Some(packets)),
     };
-    json!({
-        "server": outcome.servers(),
-        "tls": plan.tls.is_some(),
-        "own_server": plan.has_own_server(),
-        "own_server_threads": plan.has_own_server().then_some(plan.server_threads),
-        "conns": plan.conns,
-        "pipeline": plan.pipeline,
-        "sizes_bytes": [plan.sizes.min_len, plan.sizes.max_len],
-        "duration_s": duration_s,
-        "packets": packets,
-        "warmup_s": plan.warmup.as_secs_f64(),
-        "timeout_s": plan.timeout.as_secs_f64(),
-        "seed": plan.seed,
-        "header": plan.header.to_string(),
-        "crc": plan.crc,
-        "max_payload_bytes": plan.max_payload_len,
-        "threads": plan.threads,
-    })
+    Config {
+        mode: Mode::Closed,
+        server: outcome.servers(),
+        tls: plan.tls.is_some(),
+        own_server: plan.has_own_server(),
+        own_server_threads: plan.has_own_server().then_some(plan.server_threads),
+        conns: plan.conns,
+        pipeline: plan.pipeline,
+        sizes: plan.sizes.to_string(),
+        duration_s,
+        packets,
+        warmup_s: plan.warmup.as_secs_f64(),
+        timeout_s: plan.timeout.as_secs_f64(),
+        seed: plan.seed,
+        header: plan.header.to_string(),
+        crc: plan.crc,
+        max_payload_bytes: plan.max_payload_len,
+        threads: plan.threads,
+    }
 }
 
-/// Without a sample there are no figures, and none are made up.
-fn latency_ns(tally: &Tally) -> Value {
-    let latency_ns = &tally.latency_ns;
-    let some = |ns: u64| (!latency_ns.is_empty()).then_some(ns);
-    let percentiles: Vec<_> = PERCENTILES
-        .iter()
-        .map(|&percent| json!([percent, some(latency_ns.value_at_percentile(percent))]))
-        .collect();
-    json!({
-        "count": latency_ns.len(),
-        "min": some(latency_ns.min()),
-        "mean": (!latency_ns.is_empty()).then_some(latency_ns.mean()),
-        "max": some(latency_ns.max()),
-        "percentiles": percentiles,
-    })
+fn window(outcome: &Outcome) -> Window {
+    let unix_ns = |time: SystemTime| {
+        u64::try_from(time.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos()).unwrap_or(u64::MAX)
+    };
+    Window {
+        start_unix_ns: unix_ns(outcome.since),
+        end_unix_ns: unix_ns(outcome.since + outcome.time),
+        seconds: outcome.time.as_secs_f64(),
+    }
 }
 
-fn name(verdict: Verdict) -> &'static str {
-    match verdict {
-        Verdict::Ok => "ok",
-        Verdict::Failed => "failed",
-        Verdict::NoSample => "no_sample",
-        Verdict::Integrity => "integrity",
-        Verdict::Interrupted => "interrupted",
+fn totals(outcome: &Outcome) -> Totals {
+    let traffic = &outcome.tally.traffic;
+    Totals {
+        sent: traffic.sent_packets,
+        received: traffic.received_packets,
+        packets_per_s: outcome.packets_per_s(),
+        bytes_sent: traffic.sent_bytes,
+        bytes_received: traffic.received_bytes,
+        warmup_sent: traffic.warmup_packets,
+    }
+}
+
+fn integrity(outcome: &Outcome) -> Integrity {
+    let integrity = &outcome.tally.integrity;
+    Integrity {
+        verified: integrity.verified,
+        lost: integrity.lost,
+        altered: integrity.altered,
+        reordered: integrity.reordered,
+        doubled: integrity.doubled,
+        unanswered: integrity.unanswered,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::document::Verdict;
     use crate::outcome::tests::outcome;
+    use serde_json::{Value, json};
 
     fn parsed(outcome: &Outcome) -> Value {
-        serde_json::from_str(&document(outcome)).unwrap()
+        serde_json::from_str(&text(&document(outcome))).unwrap()
     }
 
     #[test]
     fn the_document_says_what_was_measured() {
         let document = parsed(&outcome());
         assert_eq!(document["schema"], "pktbench/1");
-        assert_eq!(document["seconds"], 2.0);
+        assert_eq!(
+            document["window"],
+            json!({"start_unix_ns": 10_000_000_000_u64, "end_unix_ns": 12_000_000_000_u64, "seconds": 2.0})
+        );
         assert_eq!(document["totals"]["packets_per_s"], 1.0);
-        assert_eq!(document["latency_ns"]["count"], 2);
-        assert_eq!(document["latency_ns"]["percentiles"][4][0], 99.99);
+        assert_eq!(document["latency_ns"]["service"]["count"], 2);
+        assert_eq!(document["latency_ns"]["service"]["percentiles"][4][0], 99.99);
+        assert_eq!(document["latency_ns"]["response"], Value::Null);
         assert_eq!(document["config"]["duration_s"], Value::Null);
-        assert_eq!(document["verdict"], "ok");
+        assert_eq!(document["verdict"], "pass");
         assert_eq!(document["exit_code"], 0);
     }
 
     #[test]
-    fn a_latency_that_was_not_measured_is_null() {
-        let document = parsed(&Outcome { tally: Tally::new(), ..outcome() });
-        assert_eq!(document["latency_ns"]["count"], 0);
-        for figure in ["min", "mean", "max"] {
-            assert_eq!(document["latency_ns"][figure], Value::Null, "{figure}");
-        }
-        assert_eq!(document["latency_ns"]["percentiles"][0], json!([50.0, null]));
-        assert_eq!(document["verdict"], "no_sample");
+    fn what_is_read_again_is_what_was_written() {
+        let document = document(&outcome());
+        assert_eq!(serde_json::from_str::<Document>(&text(&document)).unwrap(), document);
+        assert_eq!(document.verdict, Verdict::Pass);
     }
 }

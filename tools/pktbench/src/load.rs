@@ -241,8 +241,12 @@ impl Load {
         tally.integrity += integrity;
         match end {
             End::Failed(failure) => {
-                tally.failures.add(self.index, &failure, integrity.unanswered);
+                tally.errors.add(self.index, &failure, integrity.unanswered);
                 None
+            }
+            End::Stopped(Stop::GaveUp) if integrity.lost > 0 => {
+                tally.errors.add_timeout(self.index, integrity.lost);
+                Some(self.connection)
             }
             End::Complete | End::Stopped(_) => Some(self.connection),
         }

@@ -49,35 +49,45 @@ mod outcome;
 
 mod report;
 
+mod document;
+
+mod latency;
+
 mod json;
 
 mod units;
 
+mod manual;
+
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use anyhow::Context;
 use options::{Format, Job};
 use outcome::Outcome;
+use plan::Plan;
 
 fn main() -> ExitCode {
-    let Job { plan, format } = match Job::from_args() {
+    let job = match Job::from_args() {
         Ok(job) => job,
         Err(exit) => return exit,
     };
     log_to_stderr();
-    match run::run(plan) {
-        Ok(outcome) => {
-            if let Err(error) = print(&outcome, format) {
-                eprintln!("error: cannot print the result: {error}");
-                return ExitCode::FAILURE;
-            }
-            ExitCode::from(outcome.verdict().exit_code())
-        }
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    let done = match job {
+        Job::Run { plan, format } => run(plan, format),
+        Job::Completions(shell) => manual::completions(shell).map(|()| ExitCode::SUCCESS),
+        Job::Man(dir) => manual::pages(&dir).map(|()| ExitCode::SUCCESS),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run(plan: Plan, format: Format) -> anyhow::Result<ExitCode> {
+    let outcome = run::run(plan)?;
+    print(&outcome, format).context("cannot print the result")?;
+    Ok(ExitCode::from(outcome.verdict().exit_code()))
 }
 
 fn log_to_stderr() {
@@ -99,10 +109,10 @@ fn print(outcome: &Outcome, format: Format) -> io::Result<()> {
         eprintln!("error: {problem}");
     }
     let text = match format {
-        Format::Json => json::document(outcome),
+        Format::Json => json::text(&json::document(outcome)),
         // Nothing was measured: the line above says it all.
         Format::Text if outcome.not_connected.is_some() => return Ok(()),
-        Format::Text => report::text(outcome),
+        Format::Text => report::text(&json::document(outcome)),
     };
     match writeln!(io::stdout().lock(), "{text}") {
         // A reader that has gone away is no reason for another exit code.

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
 use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 use pktconn::{Addr, HeaderFormat, TlsClientConfig};
 
 use crate::plan::{Amount, Plan, Tls};
@@ -22,8 +23,32 @@ use crate::sizes::{Sizes, parse_size};
 #[command(
     version,
     allow_negative_numbers = true,
+    args_conflicts_with_subcommands = true,
     after_help = "Example:\n  pktbench --connect 127.0.0.1:14572 --conns 1000 --duration 30s --json"
 )]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+
+    #[command(flatten)]
+    run: Options,
+}
+
+/// What is done without loading a server.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Print the completions of a shell
+    Completions { shell: Shell },
+
+    /// Write the manual pages into a directory, which is made where it is missing
+    Man {
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+    },
+}
+
+/// How to load a server.
+#[derive(Debug, Args)]
 pub(crate) struct Options {
     /// The server to load, HOST:PORT or unix:PATH. May be given several times: connections are spread evenly [default: an echo
     /// server of its own on 127.0.0.1]
@@ -103,10 +128,11 @@ pub(crate) struct Options {
     json: bool,
 }
 
-/// What to do, and how to tell of it.
-pub(crate) struct Job {
-    pub(crate) plan: Plan,
-    pub(crate) format: Format,
+/// What to do.
+pub(crate) enum Job {
+    Run { plan: Plan, format: Format },
+    Completions(Shell),
+    Man(PathBuf),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,14 +150,18 @@ const MAX_TIME: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 impl Job {
     /// Parses the command line. `Err` is the exit code after help, or after a line on standard error.
     pub(crate) fn from_args() -> Result<Self, ExitCode> {
-        let options = Options::try_parse().map_err(|error| match error.kind() {
+        let cli = Cli::try_parse().map_err(|error| match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
                 let _ = error.print();
                 ExitCode::SUCCESS
             }
             _ => bad_usage(&one_line(&error.to_string())),
         })?;
-        options.into_job().map_err(|problem| bad_usage(&format!("error: {problem}")))
+        match cli.command {
+            None => cli.run.into_job().map_err(|problem| bad_usage(&format!("error: {problem}"))),
+            Some(Command::Completions { shell }) => Ok(Self::Completions(shell)),
+            Some(Command::Man { dir }) => Ok(Self::Man(dir)),
+        }
     }
 }
 
@@ -176,7 +206,7 @@ impl Options {
         };
         plan.check()?;
         let format = if self.json { Format::Json } else { Format::Text };
-        Ok(Job { plan, format })
+        Ok(Job::Run { plan, format })
     }
 }
 
@@ -218,10 +248,15 @@ fn parse_time(text: &str) -> Result<Duration, String> {
 mod tests {
     use super::*;
 
+    fn plan(args: &[&str]) -> Plan {
+        let Job::Run { plan, .. } = job(args).unwrap() else { panic!("{args:?} is no run") };
+        plan
+    }
+
     fn job(args: &[&str]) -> Result<Job, String> {
         let args = ["pktbench"].iter().chain(args);
-        let options = Options::try_parse_from(args).map_err(|error| one_line(&error.to_string()))?;
-        options.into_job()
+        let cli = Cli::try_parse_from(args).map_err(|error| one_line(&error.to_string()))?;
+        cli.run.into_job()
     }
 
     fn refused(args: &[&str]) -> String {
@@ -232,18 +267,17 @@ mod tests {
 
     #[test]
     fn the_defaults_load_an_own_server_for_ten_seconds() {
-        let Job { plan, format } = job(&[]).unwrap();
+        let plan = plan(&[]);
         assert_eq!((plan.connect, plan.conns, plan.pipeline), (Vec::new(), 64, 1));
         assert_eq!(plan.sizes, Sizes { min_len: 0, max_len: 2048 });
         assert_eq!(plan.amount, Amount::Time(Duration::from_secs(10)));
         assert_eq!((plan.warmup, plan.timeout), (Duration::ZERO, Duration::from_secs(10)));
         assert_eq!(plan.max_payload_len, 32 * 1024 * 1024);
-        assert_eq!(format, Format::Text);
     }
 
     #[test]
     fn a_thread_without_a_connection_is_not_started() {
-        assert_eq!(job(&["--threads", "8", "--conns", "3"]).unwrap().plan.threads, 3);
+        assert_eq!(plan(&["--threads", "8", "--conns", "3"]).threads, 3);
     }
 
     #[test]

@@ -2,8 +2,9 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use crate::document::Verdict;
 use crate::plan::{Plan, Schedule};
 use crate::tally::Tally;
 
@@ -12,24 +13,13 @@ pub(crate) struct Outcome {
     /// Where the server of its own was, if there was one.
     pub(crate) own_addr: Option<SocketAddr>,
     pub(crate) tally: Tally,
+    /// When the first packet that counts could be sent.
+    pub(crate) since: SystemTime,
     /// How long packets were measured.
     pub(crate) time: Duration,
     pub(crate) interrupted: bool,
     /// Why the run did not begin: a connection could not be made.
     pub(crate) not_connected: Option<String>,
-}
-
-/// The sum of a run, and the exit code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    Ok,
-    /// A connection failed, or could not be made.
-    Failed,
-    /// Nothing came back that counts.
-    NoSample,
-    /// A packet was lost, altered, reordered or doubled.
-    Integrity,
-    Interrupted,
 }
 
 impl Outcome {
@@ -45,12 +35,12 @@ impl Outcome {
             Verdict::Integrity
         } else if self.interrupted {
             Verdict::Interrupted
-        } else if self.not_connected.is_some() || self.tally.failures.count() > 0 {
+        } else if self.tally.errors.count() > 0 {
             Verdict::Failed
         } else if self.tally.latency_ns.is_empty() {
-            Verdict::NoSample
+            Verdict::NoSamples
         } else {
-            Verdict::Ok
+            Verdict::Pass
         }
     }
 
@@ -61,18 +51,6 @@ impl Outcome {
 
     pub(crate) fn per_second(&self, count: u64) -> f64 {
         if self.time.is_zero() { 0.0 } else { count as f64 / self.time.as_secs_f64() }
-    }
-}
-
-impl Verdict {
-    pub(crate) fn exit_code(self) -> u8 {
-        match self {
-            Self::Ok => 0,
-            Self::Failed | Self::NoSample => 1,
-            Self::Integrity => 3,
-            // What a shell gives a program that SIGINT ends.
-            Self::Interrupted => 130,
-        }
     }
 }
 
@@ -117,6 +95,7 @@ pub(crate) mod tests {
             plan: Arc::new(plan()),
             own_addr: "127.0.0.1:14572".parse().ok(),
             tally,
+            since: SystemTime::UNIX_EPOCH + 10 * SECOND,
             time: 2 * SECOND,
             interrupted: false,
             not_connected: None,
@@ -126,8 +105,8 @@ pub(crate) mod tests {
     #[test]
     fn the_verdict_is_the_worst_of_what_happened() {
         let mut run = outcome();
-        assert_eq!(run.verdict(), Verdict::Ok);
-        run.tally.failures.closed = 1;
+        assert_eq!(run.verdict(), Verdict::Pass);
+        run.tally.errors.eof = 1;
         assert_eq!(run.verdict(), Verdict::Failed);
         run.interrupted = true;
         assert_eq!(run.verdict(), Verdict::Interrupted);
@@ -136,7 +115,7 @@ pub(crate) mod tests {
 
         let unanswered = Integrity { unanswered: 5, ..Integrity::default() };
         let empty = Outcome { tally: Tally { integrity: unanswered, ..Tally::new() }, ..outcome() };
-        assert_eq!(empty.verdict(), Verdict::NoSample);
+        assert_eq!(empty.verdict(), Verdict::NoSamples);
     }
 
     #[test]

@@ -1,65 +1,99 @@
-//! The result as a text for people.
+//! The result as a text for people, in 80 columns.
 
 use std::fmt::{self, Write};
 
-use pktconn::HeaderFormat;
-
-use crate::account::Integrity;
-use crate::outcome::{Outcome, Verdict};
-use crate::plan::{Amount, Plan};
-use crate::tally::Tally;
+use crate::document::{Client, Config, Document, Errors, Integrity, Mode, Totals, Verdict, Window};
+use crate::latency::Latency;
 use crate::units;
 
-/// What is worth knowing of the latency, in percent.
-pub(crate) const PERCENTILES: [f64; 5] = [50.0, 90.0, 99.0, 99.9, 99.99];
+/// The width of a terminal, unless its owner has made it wider.
+const WIDTH: usize = 80;
 
-pub(crate) fn text(outcome: &Outcome) -> String {
+/// Of the names on the left.
+const INDENT: usize = 12;
+
+pub(crate) fn text(document: &Document) -> String {
     let mut text = String::new();
     // Writing to a string does not fail.
-    let _ = write(&mut text, outcome);
+    let _ = write(&mut text, document);
     text
 }
 
-fn write(text: &mut String, outcome: &Outcome) -> fmt::Result {
-    let (plan, tally) = (&outcome.plan, &outcome.tally);
-    writeln!(text, "load        {}", load(plan))?;
-    writeln!(text, "server      {}", server(outcome))?;
+fn write(text: &mut String, document: &Document) -> fmt::Result {
+    let Document { config, window, totals, integrity, errors, latency_ns, client, .. } = document;
+    row(text, "mode", &mode(config))?;
+    row(text, "load", &load(config))?;
+    row(text, "server", &server(config))?;
     writeln!(text)?;
-    writeln!(text, "packets     {}", packets(outcome))?;
-    writeln!(text, "throughput  {}", throughput(outcome))?;
-    writeln!(text, "latency     {}", range(tally))?;
-    if !tally.latency_ns.is_empty() {
-        writeln!(text, "            {}", percentiles(tally))?;
+    row(text, "packets", &packets(totals, window))?;
+    row(text, "throughput", &throughput(totals, window))?;
+    writeln!(text)?;
+    latencies(text, &latency_ns.service, latency_ns.response.as_ref())?;
+    writeln!(text)?;
+    row(text, "integrity", &fates(integrity))?;
+    if errors.count() > 0 {
+        row(text, "errors", &failures(errors, config))?;
     }
-    writeln!(text, "integrity   {}", integrity(&tally.integrity))?;
-    if let Some(first) = &tally.failures.first {
-        let (failed, conns) = (tally.failures.count(), plan.conns);
-        writeln!(text, "errors      {failed} of {conns} connections failed; {first}")?;
-    }
-    write!(text, "verdict     {}", verdict(outcome))
+    row(text, "client", &fared(client))?;
+    row(text, "verdict", &verdict(document))?;
+    // The caller ends the last line.
+    text.pop();
+    Ok(())
 }
 
-fn load(plan: &Plan) -> String {
-    let amount = match plan.amount {
-        Amount::Time(duration) => format!("for {}", humantime::format_duration(duration)),
-        Amount::Packets(packets) => format!("{} packets in all", units::count(packets)),
+/// A name and what there is to say, wrapped between words.
+fn row(text: &mut String, name: &str, said: &str) -> fmt::Result {
+    let mut column = INDENT;
+    write!(text, "{name:INDENT$}")?;
+    for (index, word) in said.split(' ').enumerate() {
+        let width = word.chars().count();
+        if index == 0 {
+            column += width;
+        } else if column + 1 + width > WIDTH {
+            write!(text, "\n{:INDENT$}", "")?;
+            column = INDENT + width;
+        } else {
+            text.push(' ');
+            column += 1 + width;
+        }
+        text.push_str(word);
+    }
+    writeln!(text)
+}
+
+fn mode(config: &Config) -> String {
+    match config.mode {
+        Mode::Closed => {
+            "closed loop: a packet is sent when one has come back, so nothing is sent during a stall, and high \
+             percentiles hide it"
+        }
+        Mode::Open => "open loop",
+    }
+    .to_owned()
+}
+
+fn load(config: &Config) -> String {
+    let seconds = |seconds: f64| units::time(seconds * 1e9);
+    let amount = match (config.duration_s, config.packets) {
+        (_, Some(packets)) => format!("{} packets in all", units::count(packets)),
+        (duration_s, None) => format!("for {}", seconds(duration_s.unwrap_or_default())),
     };
-    let warmup = match plan.warmup.is_zero() {
-        true => String::new(),
-        false => format!(" after {} of warm-up", humantime::format_duration(plan.warmup)),
+    let warmup = match config.warmup_s {
+        0.0 => String::new(),
+        warmup_s => format!(" after {} of warm-up", seconds(warmup_s)),
     };
-    let header = match plan.header {
-        HeaderFormat::U32Le => String::new(),
+    let header = match config.header.as_str() {
+        "u32le" => String::new(),
         header => format!(" behind a length of {header}"),
     };
     format!(
-        "{} x {} outstanding, payloads of {}{header}{}, {amount}{warmup}, on {}, seed {}",
-        plural(plan.conns, "connection"),
-        plural(plan.pipeline, "packet"),
-        plan.sizes,
-        if plan.crc { " with CRC-32" } else { "" },
-        plural(plan.threads, "thread"),
-        plan.seed,
+        "{} x {} outstanding, payloads of {} B{header}{}, {amount}{warmup}, on {}, seed {}",
+        plural(config.conns, "connection"),
+        plural(config.pipeline, "packet"),
+        config.sizes,
+        if config.crc { " with CRC-32" } else { "" },
+        plural(config.threads, "thread"),
+        config.seed,
     )
 }
 
@@ -68,60 +102,67 @@ fn plural(count: usize, noun: &str) -> String {
     format!("{} {noun}{s}", units::count(count as u64))
 }
 
-fn server(outcome: &Outcome) -> String {
-    let servers = outcome.servers();
-    match outcome.own_addr {
-        None if outcome.plan.tls.is_some() => format!("{servers}, by TLS"),
-        None => servers,
-        Some(_) => format!(
-            "{servers}, an echo server of its own, in this process on {}",
-            plural(outcome.plan.server_threads, "thread")
+fn server(config: &Config) -> String {
+    match config.own_server_threads {
+        None if config.tls => format!("{}, by TLS", config.server),
+        None => config.server.clone(),
+        Some(threads) => format!(
+            "{}, an echo server of its own, in this process on {}",
+            config.server,
+            plural(threads, "thread")
         ),
     }
 }
 
-fn packets(outcome: &Outcome) -> String {
-    let traffic = &outcome.tally.traffic;
-    format!(
-        "{} sent, {} received, in {:.3} s",
-        units::count(traffic.sent_packets),
-        units::count(traffic.received_packets),
-        outcome.time.as_secs_f64()
-    )
+fn packets(totals: &Totals, window: &Window) -> String {
+    let (sent, received) = (units::count(totals.sent), units::count(totals.received));
+    format!("{sent} sent, {received} received, in {:.3} s", window.seconds)
 }
 
-fn throughput(outcome: &Outcome) -> String {
-    let traffic = &outcome.tally.traffic;
+fn throughput(totals: &Totals, window: &Window) -> String {
+    let rate = |bytes: u64| match window.seconds {
+        0.0 => units::bytes_per_s(0.0),
+        seconds => units::bytes_per_s(bytes as f64 / seconds),
+    };
     format!(
         "{} packets/s, payloads of {} sent and {} received",
-        units::count(outcome.packets_per_s() as u64),
-        units::bytes_per_s(outcome.per_second(traffic.sent_bytes)),
-        units::bytes_per_s(outcome.per_second(traffic.received_bytes))
+        units::count(totals.packets_per_s as u64),
+        rate(totals.bytes_sent),
+        rate(totals.bytes_received)
     )
 }
 
-fn range(tally: &Tally) -> String {
-    let latency_ns = &tally.latency_ns;
-    if latency_ns.is_empty() {
-        return "no sample".to_owned();
+fn latencies(text: &mut String, service: &Latency, response: Option<&Latency>) -> fmt::Result {
+    if service.count == 0 {
+        return row(text, "latency", "no sample");
     }
-    format!(
-        "min {}, mean {}, max {}",
-        units::time(latency_ns.min() as f64),
-        units::time(latency_ns.mean()),
-        units::time(latency_ns.max() as f64)
-    )
+    let percents = service.percentiles.iter().map(|(percent, _)| format!("p{percent}"));
+    let names = ["min", "mean"].map(str::to_owned).into_iter().chain(percents).chain(["max".to_owned()]);
+    figures(text, "latency", names)?;
+    figures(text, "service", times(service))?;
+    response.map_or(Ok(()), |response| figures(text, "response", times(response)))
 }
 
-fn percentiles(tally: &Tally) -> String {
-    let one = |percent: &f64| {
-        let ns = tally.latency_ns.value_at_percentile(*percent);
-        format!("p{percent} {}", units::time(ns as f64))
-    };
-    PERCENTILES.iter().map(one).collect::<Vec<_>>().join(", ")
+fn figures(text: &mut String, name: &str, figures: impl Iterator<Item = String>) -> fmt::Result {
+    write!(text, "{name:INDENT$}")?;
+    for (index, figure) in figures.enumerate() {
+        let width = if index == 0 { 7 } else { 8 };
+        write!(text, "{figure:>width$}")?;
+    }
+    writeln!(text)
 }
 
-fn integrity(integrity: &Integrity) -> String {
+fn times(latency: &Latency) -> impl Iterator<Item = String> {
+    let whole = |ns: Option<u64>| ns.map(|ns| ns as f64);
+    let percentiles = latency.percentiles.iter().map(move |(_, ns)| whole(*ns));
+    [whole(latency.min), latency.mean]
+        .into_iter()
+        .chain(percentiles)
+        .chain([whole(latency.max)])
+        .map(|ns| ns.map_or("-".to_owned(), units::time))
+}
+
+fn fates(integrity: &Integrity) -> String {
     let fates = [
         ("verified", integrity.verified),
         ("altered", integrity.altered),
@@ -134,42 +175,83 @@ fn integrity(integrity: &Integrity) -> String {
     format!("{packets} (packets)")
 }
 
-fn verdict(outcome: &Outcome) -> String {
-    let said = match outcome.verdict() {
-        Verdict::Ok => "ok: every packet came back whole, in order and once",
+fn failures(errors: &Errors, config: &Config) -> String {
+    let kinds = [
+        ("connect", errors.connect),
+        ("reset", errors.reset),
+        ("timeout", errors.timeout),
+        ("eof", errors.eof),
+        ("truncated", errors.truncated),
+        ("checksum", errors.checksum),
+        ("protocol", errors.protocol),
+        ("io", errors.io),
+    ];
+    let kinds = kinds.iter().filter(|(_, count)| *count > 0);
+    let kinds: Vec<_> = kinds.map(|(kind, count)| format!("{} {kind}", units::count(*count))).collect();
+    format!(
+        "{} of {} failed ({}); {}",
+        units::count(errors.count()),
+        plural(config.conns, "connection"),
+        kinds.join(", "),
+        errors.first.as_deref().unwrap_or_default()
+    )
+}
+
+fn fared(client: &Client) -> String {
+    format!("{:.0} % of its threads' CPU time", client.cpu_pct)
+}
+
+fn verdict(document: &Document) -> String {
+    let said = match document.verdict {
+        Verdict::Pass => "pass: every packet came back whole, in order and once",
         Verdict::Failed => "failed: a connection ended before it was done",
-        Verdict::NoSample => "failed: no packet came back that counts",
+        Verdict::NoSamples => "failed: no packet came back that counts",
         Verdict::Integrity => "integrity violated: packets were lost, altered, reordered or doubled",
+        Verdict::ClientSaturated => "client saturated: the figures are those of this program",
+        Verdict::Regression => "regression: worse than the baseline by more than is allowed",
+        Verdict::Threshold => "threshold: a condition does not hold",
         Verdict::Interrupted => "interrupted: these are the results so far",
     };
-    format!("{said} (exit code {})", outcome.verdict().exit_code())
+    format!("{said} (exit code {})", document.exit_code)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::json::document;
+    use crate::outcome::Outcome;
     use crate::outcome::tests::outcome;
+    use crate::tally::Tally;
 
     #[test]
-    fn a_report_has_a_unit_on_every_figure() {
+    fn a_report_has_a_unit_on_every_figure_and_80_columns() {
         let expected = "\
-load        10 connections x 1 packet outstanding, payloads of 0 B to 2048 B, 1,000 packets in all, on 1 thread, seed 1
-server      127.0.0.1:14572, an echo server of its own, in this process on 1 thread
+mode        closed loop: a packet is sent when one has come back, so nothing is
+            sent during a stall, and high percentiles hide it
+load        10 connections x 1 packet outstanding, payloads of 0-2048 B, 1,000
+            packets in all, on 1 thread, seed 1
+server      127.0.0.1:14572, an echo server of its own, in this process on 1
+            thread
 
 packets     2 sent, 2 received, in 2.000 s
 throughput  1 packets/s, payloads of 2.00 KiB/s sent and 2.00 KiB/s received
-latency     min 10.0 µs, mean 20.0 µs, max 30.0 µs
-            p50 10.0 µs, p90 30.0 µs, p99 30.0 µs, p99.9 30.0 µs, p99.99 30.0 µs
-integrity   2 verified, 0 altered, 0 reordered, 0 doubled, 0 lost, 0 unanswered (packets)
-verdict     ok: every packet came back whole, in order and once (exit code 0)";
-        assert_eq!(text(&outcome()), expected);
+
+latency         min    mean     p50     p90     p99   p99.9  p99.99     max
+service     10.0 µs 20.0 µs 10.0 µs 30.0 µs 30.0 µs 30.0 µs 30.0 µs 30.0 µs
+
+integrity   2 verified, 0 altered, 0 reordered, 0 doubled, 0 lost, 0 unanswered
+            (packets)
+client      0 % of its threads' CPU time
+verdict     pass: every packet came back whole, in order and once (exit code 0)";
+        assert_eq!(text(&document(&outcome())), expected);
+        assert!(expected.lines().all(|line| line.chars().count() <= WIDTH));
     }
 
     #[test]
     fn a_run_without_a_sample_shows_no_latency() {
         let outcome = Outcome { tally: Tally::new(), ..outcome() };
-        let text = text(&outcome);
-        assert!(text.contains("\nlatency     no sample\nintegrity"), "{text}");
+        let text = text(&document(&outcome));
+        assert!(text.contains("\nlatency     no sample\n"), "{text}");
         assert!(text.ends_with("(exit code 1)"), "{text}");
     }
 }

@@ -8,7 +8,7 @@
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use pktconn::ConnConfig;
@@ -17,6 +17,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::account::REMEMBERED;
 use crate::connect::Target;
+use crate::document::Errors;
 use crate::files;
 use crate::outcome::{Outcome, measured_time};
 use crate::patience::Patience;
@@ -166,10 +167,15 @@ impl Conductor {
             End::Interrupted => (true, None),
             End::NotConnected(problem) => (false, Some(problem)),
         };
-        let time = ran.schedule.map_or(Duration::ZERO, |schedule| {
-            measured_time(&schedule, tally.last_answer, ran.ended_at, interrupted)
+        if let Some(problem) = &not_connected {
+            tally.errors.merge(Errors { connect: 1, first: Some(problem.clone()), ..Errors::default() });
+        }
+        let (since, time) = ran.schedule.map_or((SystemTime::now(), Duration::ZERO), |schedule| {
+            let time = measured_time(&schedule, tally.last_answer, ran.ended_at, interrupted);
+            // By the clock as it stands now, so that the end of the window is right.
+            (SystemTime::now() - schedule.measure_from.elapsed(), time)
         });
-        Ok(Outcome { plan: self.plan, own_addr, tally, time, interrupted, not_connected })
+        Ok(Outcome { plan: self.plan, own_addr, tally, since, time, interrupted, not_connected })
     }
 }
 

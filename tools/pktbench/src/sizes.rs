@@ -25,12 +25,13 @@ impl FromStr for Sizes {
     }
 }
 
+/// As it stands on the command line, in bytes.
 impl fmt::Display for Sizes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.min_len == self.max_len {
-            write!(f, "{} B", self.min_len)
+            write!(f, "{}", self.min_len)
         } else {
-            write!(f, "{} B to {} B", self.min_len, self.max_len)
+            write!(f, "{}-{}", self.min_len, self.max_len)
         }
     }
 }

@@ -1,11 +1,13 @@
 //! What a worker has counted, in constant memory, and the sum of all workers.
 
+use std::io;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use pktconn::FrameError;
 
 use crate::account::Integrity;
+use crate::document::Errors;
 use crate::failure::Failure;
 
 /// The counts of a worker, merged at the end.
@@ -20,7 +22,7 @@ pub(crate) struct Tally {
     pub(crate) traffic: Traffic,
     /// Of connections that have ended, the warm-up included.
     pub(crate) integrity: Integrity,
-    pub(crate) failures: Failures,
+    pub(crate) errors: Errors,
 }
 
 /// What was sent after the warm-up, and what came back of it. Bytes are those of payloads.
@@ -33,34 +35,27 @@ pub(crate) struct Traffic {
     pub(crate) received_bytes: u64,
 }
 
-/// The connections that failed.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Failures {
-    pub(crate) closed: u64,
-    pub(crate) truncated: u64,
-    pub(crate) protocol: u64,
-    pub(crate) io: u64,
-    /// What the first of them said.
-    pub(crate) first: Option<String>,
+/// The longest latency that is told apart from longer ones.
+const MAX_LATENCY: Duration = Duration::from_secs(60 * 60);
+
+/// Three digits: 0.1 % is far below the spread of a run. More of them would leave the cache.
+const DIGITS: u8 = 3;
+
+/// Of ns.
+pub(crate) fn new_histogram() -> Histogram<u64> {
+    let histogram = Histogram::new_with_bounds(1, MAX_LATENCY.as_nanos() as u64, DIGITS);
+    histogram.expect("the bounds are constants that a histogram takes")
 }
 
 impl Tally {
-    /// The longest latency that is told apart from longer ones.
-    const MAX_LATENCY: Duration = Duration::from_secs(60 * 60);
-
-    /// Three digits: 0.1 % is far below the spread of a run. More of them would leave the cache.
-    const DIGITS: u8 = 3;
-
     pub(crate) fn new() -> Self {
-        let max_ns = Self::MAX_LATENCY.as_nanos() as u64;
-        let latency_ns = Histogram::new_with_bounds(1, max_ns, Self::DIGITS);
         Self {
-            latency_ns: latency_ns.expect("the bounds are constants that a histogram takes"),
+            latency_ns: new_histogram(),
             answers: 0,
             last_answer: None,
             traffic: Traffic::default(),
             integrity: Integrity::default(),
-            failures: Failures::default(),
+            errors: Errors::default(),
         }
     }
 
@@ -83,36 +78,54 @@ impl Tally {
         self.last_answer = self.last_answer.max(other.last_answer);
         self.traffic += other.traffic;
         self.integrity += other.integrity;
-        self.failures.merge(other.failures);
+        self.errors.merge(other.errors);
     }
 }
 
-impl Failures {
+impl Errors {
     /// Counts the failure of connection `conn`.
     pub(crate) fn add(&mut self, conn: usize, failure: &Failure, unanswered: u64) {
-        let counter = match failure {
-            Failure::Closed => &mut self.closed,
-            Failure::Frame(FrameError::Truncated { .. }) => &mut self.truncated,
-            Failure::Frame(_) => &mut self.protocol,
-            Failure::Io(_) => &mut self.io,
-        };
-        *counter += 1;
+        *self.counter(failure) += 1;
         self.first.get_or_insert_with(|| {
             format!("connection {conn}: {failure} (packets unanswered: {unanswered})")
         });
     }
 
-    pub(crate) fn count(&self) -> u64 {
-        self.closed + self.truncated + self.protocol + self.io
+    /// Counts a connection that is well, on which so many packets have not come back in time.
+    pub(crate) fn add_timeout(&mut self, conn: usize, lost: u64) {
+        self.timeout += 1;
+        self.first
+            .get_or_insert_with(|| format!("connection {conn}: packets not back within --timeout: {lost}"));
     }
 
-    fn merge(&mut self, other: Self) {
-        self.closed += other.closed;
-        self.truncated += other.truncated;
-        self.protocol += other.protocol;
-        self.io += other.io;
-        self.first = self.first.take().or(other.first);
+    fn counter(&mut self, failure: &Failure) -> &mut u64 {
+        match failure {
+            Failure::Closed => &mut self.eof,
+            Failure::Frame(FrameError::Truncated { .. }) => &mut self.truncated,
+            Failure::Frame(FrameError::ChecksumMismatch { .. }) => &mut self.checksum,
+            Failure::Frame(_) => &mut self.protocol,
+            Failure::Io(error) if is_reset(error) => &mut self.reset,
+            Failure::Io(_) => &mut self.io,
+        }
     }
+
+    pub(crate) fn merge(&mut self, other: Self) {
+        let Self { connect, reset, timeout, eof, truncated, checksum, protocol, io, first } = other;
+        self.connect += connect;
+        self.reset += reset;
+        self.timeout += timeout;
+        self.eof += eof;
+        self.truncated += truncated;
+        self.checksum += checksum;
+        self.protocol += protocol;
+        self.io += io;
+        self.first = self.first.take().or(first);
+    }
+}
+
+/// As a write says it, too.
+fn is_reset(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
 }
 
 impl std::ops::AddAssign for Traffic {
@@ -136,16 +149,16 @@ mod tests {
         let (mut sum, mut other) = (Tally::new(), Tally::new());
         sum.answered(later);
         sum.record(Duration::from_micros(10), 1);
-        sum.failures.add(3, &Failure::Closed, 2);
+        sum.errors.add(3, &Failure::Closed, 2);
         other.answered(now);
         other.answered(now);
         other.record(Duration::from_micros(30), 1);
-        other.failures.add(9, &Failure::Closed, 1);
+        other.errors.add(9, &Failure::Closed, 1);
         sum.merge(other);
         assert_eq!((sum.answers, sum.latency_ns.len(), sum.last_answer), (3, 2, Some(later)));
-        assert_eq!(sum.failures.count(), 2);
+        assert_eq!(sum.errors.count(), 2);
         let first = "connection 3: the peer closed the connection (packets unanswered: 2)";
-        assert_eq!(sum.failures.first.as_deref(), Some(first));
+        assert_eq!(sum.errors.first.as_deref(), Some(first));
     }
 
     #[test]
@@ -154,6 +167,6 @@ mod tests {
         tally.record(Duration::from_secs(5 * 60 * 60), 2);
         tally.record(Duration::ZERO, 1);
         assert_eq!(tally.latency_ns.len(), 3);
-        assert!(tally.latency_ns.max() >= Tally::MAX_LATENCY.as_nanos() as u64);
+        assert!(tally.latency_ns.max() >= MAX_LATENCY.as_nanos() as u64);
     }
 }

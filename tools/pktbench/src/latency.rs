@@ -1,0 +1,91 @@
+//! A histogram of latencies in the document: its figures, and all of it.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use hdrhistogram::Histogram;
+use hdrhistogram::serialization::{Deserializer, Serializer, V2DeflateSerializer};
+use serde::{Deserialize, Serialize};
+
+/// What is worth knowing of the latency, in percent.
+pub(crate) const PERCENTILES: [f64; 5] = [50.0, 90.0, 99.0, 99.9, 99.99];
+
+/// Without a sample there are no figures, and none are made up.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Latency {
+    pub(crate) count: u64,
+    pub(crate) min: Option<u64>,
+    pub(crate) mean: Option<f64>,
+    pub(crate) stddev: Option<f64>,
+    pub(crate) max: Option<u64>,
+    /// Percent, and the latency that so many samples do not exceed.
+    pub(crate) percentiles: Vec<(f64, Option<u64>)>,
+    /// All of the histogram: HdrHistogram's V2 encoding, compressed, in base64.
+    pub(crate) hdr_v2: String,
+}
+
+impl Latency {
+    pub(crate) fn of(histogram: &Histogram<u64>) -> Self {
+        let some = !histogram.is_empty();
+        let percentiles = PERCENTILES.map(|percent| (percent, percentile(histogram, percent)));
+        Self {
+            count: histogram.len(),
+            min: some.then(|| histogram.min()),
+            mean: some.then(|| histogram.mean()),
+            stddev: some.then(|| histogram.stdev()),
+            max: some.then(|| histogram.max()),
+            percentiles: percentiles.to_vec(),
+            hdr_v2: encode(histogram),
+        }
+    }
+
+    /// The histogram again. The error says what is wrong with it.
+    pub(crate) fn histogram(&self) -> anyhow::Result<Histogram<u64>> {
+        let bytes = STANDARD.decode(&self.hdr_v2)?;
+        Ok(Deserializer::new().deserialize(&mut &bytes[..])?)
+    }
+}
+
+/// The latency that `percent` of the samples do not exceed; `None` without a sample.
+pub(crate) fn percentile(histogram: &Histogram<u64>, percent: f64) -> Option<u64> {
+    (!histogram.is_empty()).then(|| histogram.value_at_percentile(percent))
+}
+
+fn encode(histogram: &Histogram<u64>) -> String {
+    let mut bytes = Vec::new();
+    let written = V2DeflateSerializer::new().serialize(histogram, &mut bytes);
+    written.expect("memory takes what is written, and the counts of a run are no larger than the format's");
+    STANDARD.encode(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tally::new_histogram;
+
+    #[test]
+    fn the_whole_histogram_is_in_the_document() {
+        let mut histogram = new_histogram();
+        for ns in [1_000, 20_000, 20_001, 3_000_000_000] {
+            histogram.record(ns).unwrap();
+        }
+        let latency = Latency::of(&histogram);
+        assert!(latency.hdr_v2.starts_with("HISTFAAAA"), "{}", latency.hdr_v2);
+        assert_eq!(latency.histogram().unwrap(), histogram);
+        assert_eq!((latency.count, latency.min), (4, Some(1_000)));
+        assert_eq!(latency.percentiles[0].0, 50.0);
+    }
+
+    #[test]
+    fn a_latency_that_was_not_measured_has_no_figures() {
+        let latency = Latency::of(&new_histogram());
+        assert_eq!((latency.count, latency.min, latency.max, latency.mean), (0, None, None, None));
+        assert!(latency.percentiles.iter().all(|(_, ns)| ns.is_none()));
+        assert_eq!(latency.histogram().unwrap().len(), 0);
+    }
+
+    #[test]
+    fn a_histogram_that_is_none_is_an_error() {
+        let latency = Latency { hdr_v2: "HISTFAAAA".to_owned(), ..Latency::of(&new_histogram()) };
+        assert!(latency.histogram().is_err());
+    }
+}

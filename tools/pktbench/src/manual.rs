@@ -1,0 +1,27 @@
+//! What packages of the program install beside it: manual pages, and the completions of shells.
+
+use std::fs;
+use std::io::{self, ErrorKind, Write};
+use std::path::Path;
+
+use anyhow::Context;
+use clap::CommandFactory;
+use clap_complete::Shell;
+
+use crate::options::Cli;
+
+pub(crate) fn completions(shell: Shell) -> anyhow::Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), env!("CARGO_PKG_NAME"), &mut script);
+    match io::stdout().lock().write_all(&script) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        done => done.context("cannot print the completions"),
+    }
+}
+
+/// Writes `pktbench.1`, and a page for each subcommand.
+pub(crate) fn pages(dir: &Path) -> anyhow::Result<()> {
+    let name = dir.display();
+    fs::create_dir_all(dir).with_context(|| format!("cannot make {name}"))?;
+    clap_mangen::generate_to(Cli::command(), dir).with_context(|| format!("cannot write into {name}"))
+}
