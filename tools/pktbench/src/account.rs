@@ -18,15 +18,47 @@
 
 use std::collections::VecDeque;
 
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
 use crate::payload::{Packets, TELLING_LEN};
 
 /// How far back an answered packet is remembered, to tell a doubled packet from an altered one. It is looked at for
 /// wrong packets alone.
 pub(crate) const REMEMBERED: u64 = 1024;
 
+/// How much of a packet that comes back is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Verify {
+    /// Every byte.
+    Full,
+    /// Its length: packets of the same length are taken for each other.
+    Len,
+    /// Nothing: what comes back is taken for the packet that was expected.
+    Off,
+}
+
+impl Verify {
+    fn is_same(self, sent: &[u8], received: &[u8]) -> bool {
+        match self {
+            Self::Full => sent == received,
+            Self::Len => sent.len() == received.len(),
+            Self::Off => true,
+        }
+    }
+
+    /// How far back an answered packet is remembered that equals one of `len` bytes. Of packets that are alike only the last
+    /// one is, or every altered one would equal some.
+    fn remembered(self, len: usize) -> u64 {
+        if self == Self::Full && len >= TELLING_LEN { REMEMBERED } else { 1 }
+    }
+}
+
 /// The account of one connection. `T` is what the caller wants to know again when a packet comes back.
 pub(crate) struct Account<T> {
     packets: Packets,
+    verify: Verify,
     /// Sent, and not overtaken: in the order in which they have to come back. The last one has number `next - 1`.
     expected: VecDeque<Outstanding<T>>,
     /// Sent before a packet that has come back.
@@ -88,11 +120,11 @@ pub(crate) enum Ending {
 }
 
 impl<T> Account<T> {
-    /// An account of a connection with at most `pipeline` packets outstanding.
-    pub(crate) fn new(packets: Packets, pipeline: usize) -> Self {
+    pub(crate) fn new(packets: Packets, verify: Verify) -> Self {
         Self {
             packets,
-            expected: VecDeque::with_capacity(pipeline),
+            verify,
+            expected: VecDeque::new(),
             overtaken: Vec::new(),
             next: 0,
             integrity: Integrity::default(),
@@ -113,6 +145,11 @@ impl<T> Account<T> {
         payload
     }
 
+    /// Whether nothing was sent yet.
+    pub(crate) fn is_new(&self) -> bool {
+        self.next == 0
+    }
+
     /// How many packets have not come back.
     pub(crate) fn outstanding(&self) -> usize {
         self.expected.len() + self.overtaken.len()
@@ -121,7 +158,7 @@ impl<T> Account<T> {
     /// Judges a packet that came back.
     pub(crate) fn receive(&mut self, payload: &[u8]) -> Judgement<T> {
         // The one case that is to be fast.
-        if self.expected.front().is_some_and(|next| next.payload == payload) {
+        if self.expected.front().is_some_and(|next| self.verify.is_same(next.payload, payload)) {
             self.integrity.verified += 1;
             return Judgement::Verified(self.answer_expected(0));
         }
@@ -130,11 +167,13 @@ impl<T> Account<T> {
 
     #[cold]
     fn receive_unexpected(&mut self, payload: &[u8]) -> Judgement<T> {
-        if let Some(index) = self.expected.iter().position(|packet| packet.payload == payload) {
+        let verify = self.verify;
+        let is_same = |packet: &Outstanding<T>| verify.is_same(packet.payload, payload);
+        if let Some(index) = self.expected.iter().position(is_same) {
             self.integrity.verified += 1;
             return Judgement::Verified(self.answer_expected(index));
         }
-        if let Some(index) = self.overtaken.iter().position(|packet| packet.payload == payload) {
+        if let Some(index) = self.overtaken.iter().position(is_same) {
             self.integrity.reordered += 1;
             return Judgement::Reordered(self.overtaken.remove(index).note);
         }
@@ -157,10 +196,9 @@ impl<T> Account<T> {
     }
 
     fn was_answered(&self, payload: &[u8]) -> bool {
-        // Of short packets many are alike: only the last one is remembered, or every altered one would equal some.
-        let remembered = if payload.len() < TELLING_LEN { 1 } else { REMEMBERED };
         let end = self.next - self.expected.len() as u64;
-        (end.saturating_sub(remembered)..end).any(|number| self.packets.payload(number) == payload)
+        let start = end.saturating_sub(self.verify.remembered(payload.len()));
+        (start..end).any(|number| self.verify.is_same(self.packets.payload(number), payload))
     }
 
     /// Closes the account: what is outstanding now will not be answered.
@@ -213,7 +251,11 @@ mod tests {
 
     /// An account with packets 0 to `sent - 1` outstanding, each with its number as the note, and their payloads.
     fn account(sizes: Sizes, sent: u64) -> (Account<u64>, Vec<Vec<u8>>) {
-        let mut account = Account::new(Packets::new(block(), sizes, 1, 0), sent as usize);
+        account_with(Verify::Full, sizes, sent)
+    }
+
+    fn account_with(verify: Verify, sizes: Sizes, sent: u64) -> (Account<u64>, Vec<Vec<u8>>) {
+        let mut account = Account::new(Packets::new(block(), sizes, 1, 0), verify);
         let mut payloads = Vec::new();
         for number in 0..sent {
             let payload = account.sent(number);
@@ -367,6 +409,36 @@ mod tests {
         let upcoming = account.sent(REMEMBERED);
         assert_eq!(account.receive(&payloads[1]), Doubled);
         assert_eq!(account.receive(upcoming), Verified(REMEMBERED));
+    }
+
+    #[test]
+    fn by_length_alone_a_packet_that_is_dropped_cut_or_comes_twice_is_told_and_an_altered_byte_is_not() {
+        let settled = |wrong: fn(&mut Vec<Vec<u8>>)| {
+            let (mut account, mut payloads) = account_with(Verify::Len, LONG, 6);
+            assert!(payloads.windows(2).all(|pair| pair[0].len() != pair[1].len()));
+            wrong(&mut payloads);
+            receive_all(&mut account, &payloads);
+            account.settle(Ending::Waited)
+        };
+        let expected = Integrity { verified: 5, ..Integrity::default() };
+        assert_eq!(settled(|payloads| payloads[2][0] ^= 1), Integrity { verified: 6, ..expected });
+        assert_eq!(settled(|payloads| drop(payloads.remove(2))), Integrity { lost: 1, ..expected });
+        assert_eq!(settled(|payloads| payloads[2].resize(99, 0)), Integrity { altered: 1, ..expected });
+        let twice = settled(|payloads| payloads.insert(3, payloads[2].clone()));
+        assert_eq!(twice, Integrity { verified: 6, doubled: 1, ..expected });
+    }
+
+    #[test]
+    fn without_verification_packets_are_counted() {
+        for (received, lost, doubled) in [(6, 0, 0), (5, 1, 0), (7, 0, 1)] {
+            let (mut account, mut payloads) = account_with(Verify::Off, LONG, 6);
+            payloads.resize(received, Vec::new());
+            payloads.reverse();
+            receive_all(&mut account, &payloads);
+            let verified = received.min(6) as u64;
+            let expected = Integrity { verified, lost, doubled, ..Integrity::default() };
+            assert_eq!(account.settle(Ending::Waited), expected);
+        }
     }
 
     /// Whatever a server does, what was sent and what came back add up.

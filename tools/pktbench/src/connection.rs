@@ -11,12 +11,12 @@
 //! outstanding on each of 64 connections, and a third more with one on each of 1,000.
 
 use std::io;
-use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
 use mio::event::Source;
 use pktconn::{CodecConfig, FrameError, PacketCodec};
 
+use crate::clock::Clock;
 use crate::failure::Failure;
 use crate::stream::{Got, Stream};
 
@@ -79,7 +79,8 @@ impl Connection {
     pub(crate) fn read(
         &mut self,
         buffer: &mut [u8],
-        mut take: impl FnMut(Instant, &[u8]),
+        clock: Clock,
+        mut take: impl FnMut(u64, &[u8]),
     ) -> Result<Got, Failure> {
         let Self { stream, codec, partial, .. } = self;
         let is_partial = !partial.is_empty();
@@ -92,11 +93,11 @@ impl Connection {
                 return Err(Failure::Closed);
             }
         };
-        let now = Instant::now();
+        let now_ns = clock.now_ns();
         let bytes = if is_partial { partial.fill(len) } else { &buffer[..len] };
         let mut taken = 0;
         while let Some((payload, frame_len)) = codec.peek(&bytes[taken..])? {
-            take(now, payload);
+            take(now_ns, payload);
             taken += frame_len;
         }
         if is_partial {
@@ -172,6 +173,10 @@ mod tests {
 
     use crate::stream::Socket;
 
+    fn clock() -> Clock {
+        Clock::new(std::time::Instant::now())
+    }
+
     /// Both ends; the second one blocks.
     fn pair() -> (Connection, TcpStream) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -185,7 +190,7 @@ mod tests {
     fn read_payloads(conn: &mut Connection, buffer: &mut [u8], count: usize) -> Vec<Vec<u8>> {
         let mut payloads = Vec::new();
         while payloads.len() < count {
-            conn.read(buffer, |_, payload| payloads.push(payload.to_vec())).unwrap();
+            conn.read(buffer, clock(), |_, payload| payloads.push(payload.to_vec())).unwrap();
         }
         payloads
     }
@@ -217,7 +222,9 @@ mod tests {
         peer.write_all(&[5, 0, 0, 0, 1]).unwrap();
         drop(peer);
         let mut buffer = [0; 64];
-        let end = std::iter::repeat_with(|| conn.read(&mut buffer, |_, _| {})).find_map(Result::err).unwrap();
+        let end = std::iter::repeat_with(|| conn.read(&mut buffer, clock(), |_, _| {}))
+            .find_map(Result::err)
+            .unwrap();
         assert!(matches!(end, Failure::Frame(FrameError::Truncated { needed: 9, available: 5 })));
     }
 
@@ -227,7 +234,7 @@ mod tests {
         peer.write_all(&[0, 0, 0, 2, 1]).unwrap();
         let mut buffer = [0; 64];
         while conn.partial.len < 5 {
-            conn.read(&mut buffer, |_, _| {}).unwrap();
+            conn.read(&mut buffer, clock(), |_, _| {}).unwrap();
         }
         let room = conn.partial.room(&conn.codec, 64).len();
         assert!((64..=2 * 64).contains(&room), "{room} bytes, when 32 MiB were announced");

@@ -8,6 +8,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::account::Verify;
+use crate::arrivals::Arrival;
 use crate::latency::Latency;
 
 /// What the first field says.
@@ -67,12 +69,21 @@ pub(crate) struct Config {
     pub(crate) own_server: bool,
     pub(crate) own_server_threads: Option<usize>,
     pub(crate) conns: usize,
+    pub(crate) connect_rate: Option<f64>,
     /// Closed loop: packets outstanding on each connection.
-    pub(crate) pipeline: usize,
+    pub(crate) pipeline: Option<usize>,
+    /// Open loop: packets a second over all connections.
+    pub(crate) rate: Option<f64>,
+    pub(crate) arrival: Option<Arrival>,
+    /// On each connection.
+    pub(crate) max_outstanding: Option<usize>,
+    pub(crate) verify: Verify,
     pub(crate) sizes: String,
     pub(crate) duration_s: Option<f64>,
     pub(crate) packets: Option<u64>,
+    pub(crate) ramp_s: f64,
     pub(crate) warmup_s: f64,
+    pub(crate) interval_s: f64,
     pub(crate) timeout_s: f64,
     pub(crate) seed: u64,
     pub(crate) header: String,
@@ -101,7 +112,7 @@ pub(crate) struct Totals {
     pub(crate) warmup_sent: u64,
 }
 
-/// The fates of packets, the warm-up included.
+/// The fates of packets, the warm-up included. Without verification, `verified` are those that came back.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Integrity {
     pub(crate) verified: u64,

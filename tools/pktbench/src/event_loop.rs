@@ -1,23 +1,37 @@
-//! The event loop of a worker: gives each connection its turn when its socket is ready.
+//! The event loop of a worker: gives each connection its turn when its socket is ready, or when a packet of it is due.
+//!
+//! ```text
+//!   a queue of what is due next -- wake ---.
+//!                                           v
+//!   poll: sockets, alarm, conductor --> each load has its turn --> queue
+//!                                           '-- at the end of an interval: the recording goes to the conductor
+//! ```
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use mio::{Events, Interest, Poll, Token};
 use tokio::sync::watch;
 
+use crate::alarm::Alarm;
+use crate::client::CpuTime;
 use crate::connection::Connection;
 use crate::load::{End, Load, Tools, Turn};
 use crate::payload::Block;
-use crate::plan::{Plan, Schedule};
+use crate::plan::Plan;
+use crate::recording::Recording;
+use crate::schedule::Schedule;
 use crate::stream::{Got, Stream};
 use crate::tally::Tally;
-use crate::worker::{Control, Stop};
+use crate::worker::{Control, Progress, Stop};
 
 /// Of the conductor's waker. Connections have their place in the loop, counted from 0.
 pub(crate) const WAKER: Token = Token(usize::MAX);
+
+const ALARM: Token = Token(usize::MAX - 1);
 
 /// Many sockets are ready in one call of the system.
 const EVENTS: usize = 1024;
@@ -25,50 +39,89 @@ const EVENTS: usize = 1024;
 /// A close that takes longer is no longer of interest: what was to be measured has come back by then.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-pub(crate) struct EventLoop {
+pub(crate) struct EventLoop<P> {
     poll: Poll,
+    alarm: Alarm,
     control: watch::Receiver<Control>,
+    schedule: Schedule,
+    is_open: bool,
     /// For the conductor.
-    answers: Arc<AtomicU64>,
+    progress: Arc<Progress>,
+    publish: P,
+    /// The interval that is recorded.
+    interval: u64,
+    /// When one ends, or what counts begins or ends.
+    next_mark_ns: u64,
+    /// At the beginning of what counts, and at the end of sending.
+    cpu: [Option<CpuTime>; 2],
     places: Vec<Place>,
     loading: usize,
     closing: usize,
+    /// When which place is to be woken: each has one entry at most.
+    due: BinaryHeap<Reverse<(u64, usize)>>,
     /// Places that go on although nothing tells of them: sockets tell of what is new alone.
     again: Vec<usize>,
     tools: Tools,
 }
 
 enum Place {
-    Loading(Box<Load>),
+    Loading {
+        load: Box<Load>,
+        is_queued: bool,
+    },
     /// Its FIN is on the way; waits for that of the server, so that neither side resets the other.
     Closing(Connection),
     Empty,
 }
 
-impl EventLoop {
-    pub(crate) fn new(poll: Poll, control: watch::Receiver<Control>, answers: Arc<AtomicU64>) -> Self {
-        let (places, again, tools) = (Vec::new(), Vec::new(), Tools::new());
-        Self { poll, control, answers, places, loading: 0, closing: 0, again, tools }
+/// What a worker publishes: the interval that it has recorded, and the one that it has come to.
+pub(crate) struct Published {
+    pub(crate) interval: u64,
+    pub(crate) next: u64,
+    pub(crate) recording: Recording,
+}
+
+impl<P: FnMut(Published)> EventLoop<P> {
+    pub(crate) fn new(
+        poll: Poll,
+        control: watch::Receiver<Control>,
+        plan: &Plan,
+        schedule: Schedule,
+        progress: Arc<Progress>,
+        publish: P,
+    ) -> io::Result<Self> {
+        let is_open = plan.is_open();
+        Ok(Self {
+            alarm: Alarm::new(poll.registry(), ALARM)?,
+            poll,
+            control,
+            schedule,
+            is_open,
+            progress,
+            publish,
+            interval: 0,
+            next_mark_ns: schedule.measure_from_ns,
+            cpu: [None; 2],
+            places: Vec::new(),
+            loading: 0,
+            closing: 0,
+            due: BinaryHeap::new(),
+            again: Vec::new(),
+            tools: Tools::new(is_open),
+        })
     }
 
     /// Starts to load connection `index`.
-    pub(crate) fn add(
-        &mut self,
-        index: usize,
-        stream: Stream,
-        plan: &Plan,
-        block: Block,
-        schedule: Schedule,
-    ) -> io::Result<()> {
+    pub(crate) fn add(&mut self, index: usize, stream: Stream, plan: &Plan, block: Block) -> io::Result<()> {
         let place = self.places.len();
         let connection = Connection::new(stream, plan.codec());
-        let mut load = Box::new(Load::new(index, connection, plan, block, schedule));
+        let mut load = Box::new(Load::new(index, connection, plan, block, self.schedule));
         let both = Interest::READABLE | Interest::WRITABLE;
         self.poll.registry().register(load.connection().source(), Token(place), both)?;
         self.loading += 1;
-        let turn = load.start(&mut self.tools);
+        let turn = load.wake(&mut self.tools);
         self.places.push(Place::Empty);
-        self.go_on(place, load, turn);
+        self.go_on(place, load, false, turn);
         Ok(())
     }
 
@@ -77,17 +130,28 @@ impl EventLoop {
         let mut events = Events::with_capacity(EVENTS);
         let mut close_deadline = None;
         loop {
-            let mut wait = None;
+            let mut now_ns = self.schedule.clock.now_ns();
+            if now_ns >= self.next_mark_ns {
+                self.pass_mark(now_ns);
+            }
+            if self.wake_due(now_ns) {
+                now_ns = self.schedule.clock.now_ns().min(self.next_mark_ns);
+            }
+            let mut wait = self.until_mark(now_ns);
             if self.loading == 0 {
+                self.cpu[1].get_or_insert_with(|| CpuTime::of_this_thread(now_ns));
                 let deadline = *close_deadline.get_or_insert_with(|| Instant::now() + CLOSE_TIMEOUT);
                 let left = deadline.saturating_duration_since(Instant::now());
                 if self.closing == 0 || left.is_zero() {
-                    return Ok(self.tools.tally);
+                    return Ok(self.end());
                 }
                 wait = Some(left);
             }
-            if !self.again.is_empty() {
-                wait = Some(Duration::ZERO);
+            match self.due.peek() {
+                _ if !self.again.is_empty() => wait = Some(Duration::ZERO),
+                Some(Reverse((due_ns, _))) if *due_ns <= now_ns => wait = Some(Duration::ZERO),
+                Some(Reverse((due_ns, _))) => wait = self.alarm.set(*due_ns, now_ns, wait)?,
+                None => {}
             }
             match self.poll.poll(&mut events, wait) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
@@ -97,6 +161,7 @@ impl EventLoop {
             for event in &events {
                 match event.token() {
                     WAKER => self.look_at_control(),
+                    ALARM => {}
                     Token(place) => self.turn(place, event.is_read_closed()),
                 }
             }
@@ -106,15 +171,73 @@ impl EventLoop {
             // One that was told of too has had two turns.
             self.again.sort_unstable();
             self.again.dedup();
-            self.answers.store(self.tools.tally.answers, Relaxed);
+            self.progress.tell(self.tools.tally.sent, self.tools.tally.answers);
         }
+    }
+
+    /// Publishes the recording of an interval that is over, and takes the CPU time where what counts begins and ends.
+    fn pass_mark(&mut self, now_ns: u64) {
+        let schedule = self.schedule;
+        let interval = schedule.interval(now_ns);
+        if interval > self.interval {
+            self.publish(interval);
+        }
+        let [start, end] = &mut self.cpu;
+        start.get_or_insert_with(|| CpuTime::of_this_thread(now_ns));
+        if schedule.is_stopped(now_ns) {
+            end.get_or_insert_with(|| CpuTime::of_this_thread(now_ns));
+        }
+        let stop_at_ns = schedule.stop_at_ns.filter(|stop_at_ns| *stop_at_ns > now_ns);
+        let marks = [schedule.end_of_interval(interval), stop_at_ns];
+        self.next_mark_ns = marks.into_iter().flatten().min().unwrap_or(u64::MAX);
+    }
+
+    fn publish(&mut self, next: u64) {
+        let recording = std::mem::replace(&mut self.tools.recording, Recording::new(self.is_open));
+        (self.publish)(Published { interval: self.interval, next, recording });
+        self.interval = next;
+    }
+
+    fn end(mut self) -> Tally {
+        if let [Some(start), Some(end)] = self.cpu {
+            self.tools.tally.client.add_cpu(start, end);
+        }
+        self.publish(u64::MAX);
+        self.tools.tally
+    }
+
+    fn until_mark(&self, now_ns: u64) -> Option<Duration> {
+        (self.next_mark_ns < u64::MAX).then(|| Duration::from_nanos(self.next_mark_ns - now_ns))
+    }
+
+    /// Wakes the loads of which packets are due. Whether there were any.
+    fn wake_due(&mut self, now_ns: u64) -> bool {
+        let mut any = false;
+        // Those that are due again by now have their next turn after the answers of others.
+        let mut most = self.due.len();
+        while let Some(&Reverse((due_ns, place))) = self.due.peek() {
+            if due_ns > now_ns || most == 0 {
+                break;
+            }
+            most -= 1;
+            any = true;
+            self.due.pop();
+            match std::mem::replace(&mut self.places[place], Place::Empty) {
+                Place::Loading { mut load, .. } => {
+                    let turn = load.wake(&mut self.tools);
+                    self.go_on(place, load, false, turn);
+                }
+                other => self.places[place] = other,
+            }
+        }
+        any
     }
 
     fn turn(&mut self, place: usize, read_closed: bool) {
         match std::mem::replace(&mut self.places[place], Place::Empty) {
-            Place::Loading(mut load) => {
+            Place::Loading { mut load, is_queued } => {
                 let turn = load.turn(&mut self.tools, read_closed);
-                self.go_on(place, load, turn);
+                self.go_on(place, load, is_queued, turn);
             }
             Place::Closing(connection) => {
                 self.closing -= 1;
@@ -124,13 +247,18 @@ impl EventLoop {
         }
     }
 
-    fn go_on(&mut self, place: usize, load: Box<Load>, turn: Turn) {
+    fn go_on(&mut self, place: usize, load: Box<Load>, mut is_queued: bool, turn: Turn) {
         match turn {
             Turn::Waits => {}
             Turn::Again => self.again.push(place),
             Turn::Ended(end) => return self.finish(place, *load, end),
         }
-        self.places[place] = Place::Loading(load);
+        if !is_queued {
+            let wakes_at = load.wakes_at();
+            self.due.extend(wakes_at.map(|at_ns| Reverse((at_ns, place))));
+            is_queued = wakes_at.is_some();
+        }
+        self.places[place] = Place::Loading { load, is_queued };
     }
 
     fn finish(&mut self, place: usize, load: Load, end: End) {
@@ -164,7 +292,7 @@ impl EventLoop {
     fn stop(&mut self, stop: Stop) {
         for place in 0..self.places.len() {
             match std::mem::replace(&mut self.places[place], Place::Empty) {
-                Place::Loading(load) => self.finish(place, *load, End::Stopped(stop)),
+                Place::Loading { load, .. } => self.finish(place, *load, End::Stopped(stop)),
                 other => self.places[place] = other,
             }
         }

@@ -7,7 +7,7 @@ use crate::document::{
 };
 use crate::latency::Latency;
 use crate::outcome::Outcome;
-use crate::plan::Amount;
+use crate::plan::{Amount, Pace};
 
 pub(crate) fn text(document: &Document) -> String {
     serde_json::to_string(document).expect("a document has no key but strings")
@@ -19,15 +19,15 @@ pub(crate) fn document(outcome: &Outcome) -> Document {
         schema: SCHEMA.to_owned(),
         tool: tool(),
         host: host(),
-        labels: Default::default(),
+        labels: outcome.plan.labels.clone(),
         config: config(outcome),
         window: window(outcome),
         totals: totals(outcome),
         integrity: integrity(outcome),
         errors: outcome.tally.errors.clone(),
-        latency_ns: Latencies { service: Latency::of(&outcome.tally.latency_ns), response: None },
-        client: Client { cpu_pct: 0.0, schedule_lag_p99_ns: None, not_sent: 0, saturated: false },
-        intervals: Vec::new(),
+        latency_ns: latencies(outcome),
+        client: client(outcome),
+        intervals: outcome.intervals.clone(),
         thresholds: Vec::new(),
         verdict,
         exit_code: verdict.exit_code(),
@@ -53,17 +53,28 @@ fn config(outcome: &Outcome) -> Config {
         Amount::Time(duration) => (Some(duration.as_secs_f64()), None),
         Amount::Packets(packets) => (None, Some(packets)),
     };
+    let (rate, arrival, max_outstanding) = match plan.pace {
+        Pace::Closed => (None, None, None),
+        Pace::Open { rate, arrival, max_outstanding } => (Some(rate), Some(arrival), Some(max_outstanding)),
+    };
     Config {
-        mode: Mode::Closed,
+        mode: if plan.is_open() { Mode::Open } else { Mode::Closed },
         server: outcome.servers(),
         tls: plan.tls.is_some(),
         own_server: plan.has_own_server(),
         own_server_threads: plan.has_own_server().then_some(plan.server_threads),
         conns: plan.conns,
-        pipeline: plan.pipeline,
+        connect_rate: plan.connect_rate,
+        pipeline: (!plan.is_open()).then_some(plan.pipeline),
+        rate,
+        arrival,
+        max_outstanding,
+        verify: plan.verify,
         sizes: plan.sizes.to_string(),
         duration_s,
         packets,
+        ramp_s: plan.ramp.as_secs_f64(),
+        interval_s: plan.interval.as_secs_f64(),
         warmup_s: plan.warmup.as_secs_f64(),
         timeout_s: plan.timeout.as_secs_f64(),
         seed: plan.seed,
@@ -86,7 +97,7 @@ fn window(outcome: &Outcome) -> Window {
 }
 
 fn totals(outcome: &Outcome) -> Totals {
-    let traffic = &outcome.tally.traffic;
+    let traffic = &outcome.recording.traffic;
     Totals {
         sent: traffic.sent_packets,
         received: traffic.received_packets,
@@ -106,6 +117,24 @@ fn integrity(outcome: &Outcome) -> Integrity {
         reordered: integrity.reordered,
         doubled: integrity.doubled,
         unanswered: integrity.unanswered,
+    }
+}
+
+fn latencies(outcome: &Outcome) -> Latencies {
+    let recording = &outcome.recording;
+    Latencies {
+        service: Latency::of(&recording.service),
+        response: recording.response.as_ref().map(Latency::of),
+    }
+}
+
+fn client(outcome: &Outcome) -> Client {
+    let client = &outcome.tally.client;
+    Client {
+        cpu_pct: client.cpu_pct(),
+        schedule_lag_p99_ns: client.lag_p99_ns(),
+        not_sent: client.not_sent,
+        saturated: client.is_saturated(),
     }
 }
 

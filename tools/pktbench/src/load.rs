@@ -1,23 +1,26 @@
-//! The hot loop: keeps the packets of one connection outstanding, and has each judged when it comes back.
+//! The hot loop: sends the packets of one connection that may be sent, and has each judged when it comes back.
 //!
 //! ```text
-//!   fill the pipeline -> read what has come -> judge, record -> fill the pipeline -> read ...
+//!   closed loop:   fill the pipeline -> read what has come -> judge, record -> fill the pipeline -> read ...
+//!   open loop:     send what is due        read what has come -> judge, record -> send what had to wait for it
 //! ```
 //!
-//! The clock is read once for all packets that come back together: that moment is the end of their latency, the beginning
-//! of that of the packets that follow them, and tells whether the time is over.
-
-use std::time::Instant;
+//! The clock is read once for all packets that come back together: that moment is the end of their latency, and the moment
+//! of sending of the packets that follow them at once.
 
 use bytes::BytesMut;
 
 use crate::account::{Account, Ending, Judgement};
+use crate::arrivals::Arrivals;
+use crate::clock::whole_ns;
 use crate::connection::Connection;
 use crate::failure::Failure;
 use crate::payload::{Block, Packets};
-use crate::plan::{Plan, Schedule};
+use crate::plan::{Pace, Plan};
+use crate::recording::Recording;
+use crate::schedule::Schedule;
 use crate::stream::Got;
-use crate::tally::{Tally, Traffic};
+use crate::tally::Tally;
 use crate::worker::Stop;
 
 /// The size of a read, and of a write, but for its last packet. With 16 KiB, 32 packets of 0 to 2048 B would take three.
@@ -29,13 +32,20 @@ const READS_A_TURN: usize = 16;
 /// What the loads of a worker share.
 pub(crate) struct Tools {
     pub(crate) tally: Tally,
+    /// Of the interval.
+    pub(crate) recording: Recording,
     pub(crate) buffer: Vec<u8>,
     frames: BytesMut,
 }
 
 impl Tools {
-    pub(crate) fn new() -> Self {
-        Self { tally: Tally::new(), buffer: vec![0; CHUNK], frames: BytesMut::new() }
+    pub(crate) fn new(is_open: bool) -> Self {
+        Self {
+            tally: Tally::new(is_open),
+            recording: Recording::new(is_open),
+            buffer: vec![0; CHUNK],
+            frames: BytesMut::new(),
+        }
     }
 }
 
@@ -43,25 +53,45 @@ pub(crate) struct Load {
     index: usize,
     connection: Connection,
     schedule: Schedule,
+    next: Next,
     /// Packets outstanding at most.
-    pipeline: usize,
+    limit: usize,
     /// Packets that may still be sent after the warm-up.
     left: u64,
-    /// The note of a packet is when it was sent.
-    account: Account<Instant>,
-    traffic: Traffic,
+    account: Account<Sent>,
+    /// Whether sending waits for answers or for the socket.
+    is_held: bool,
+    /// When it last did.
+    held_until_ns: u64,
+}
+
+/// When the next packet may be sent.
+enum Next {
+    /// As soon as there is room, from here on.
+    Closed {
+        from_ns: u64,
+    },
+    Open(Arrivals),
+}
+
+/// What is to be known of a packet when it comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Sent {
+    at_ns: u64,
+    /// In a closed loop when it was sent.
+    due_ns: u64,
 }
 
 /// Packets of one latency.
 struct Alike {
-    sent_at: Instant,
-    now: Instant,
+    sent: Sent,
+    now_ns: u64,
     count: u64,
 }
 
 impl Alike {
-    fn record(self, tally: &mut Tally) {
-        tally.record(self.now - self.sent_at, self.count);
+    fn record(self, recording: &mut Recording) {
+        recording.record(self.now_ns - self.sent.at_ns, self.now_ns - self.sent.due_ns, self.count);
     }
 }
 
@@ -91,14 +121,24 @@ impl Load {
         schedule: Schedule,
     ) -> Self {
         let packets = Packets::new(block, plan.sizes, plan.seed, index);
+        let ramp_ns = whole_ns(plan.ramp);
+        let next = match plan.pace {
+            // One connection after the other joins in.
+            Pace::Closed => Next::Closed { from_ns: ramp_ns * index as u64 / plan.conns as u64 },
+            Pace::Open { rate, arrival, .. } => {
+                Next::Open(Arrivals::new(arrival, rate, ramp_ns, plan.seed, index, plan.conns))
+            }
+        };
         Self {
             index,
             connection,
             schedule,
-            pipeline: plan.pipeline,
+            next,
+            limit: plan.most_outstanding(),
             left: plan.packets_of(index).unwrap_or(u64::MAX),
-            account: Account::new(packets, plan.pipeline),
-            traffic: Traffic::default(),
+            account: Account::new(packets, plan.verify),
+            is_held: false,
+            held_until_ns: 0,
         }
     }
 
@@ -106,12 +146,23 @@ impl Load {
         &mut self.connection
     }
 
-    /// Sends the first packets.
-    pub(crate) fn start(&mut self, tools: &mut Tools) -> Turn {
-        match self.fill_pipeline(Instant::now(), tools) {
-            Ok(()) if self.account.outstanding() == 0 => Turn::Ended(End::Complete),
+    /// Sends what may be sent, without a look at what has come.
+    pub(crate) fn wake(&mut self, tools: &mut Tools) -> Turn {
+        match self.send(self.schedule.clock.now_ns(), tools) {
+            Ok(()) if self.is_complete() => Turn::Ended(End::Complete),
             Ok(()) => Turn::Waits,
             Err(failure) => Turn::Ended(End::Failed(failure)),
+        }
+    }
+
+    /// When to [wake](Self::wake) it, if its socket tells of nothing before.
+    pub(crate) fn wakes_at(&self) -> Option<u64> {
+        match &self.next {
+            Next::Closed { from_ns } => (self.account.is_new()).then_some(*from_ns),
+            Next::Open(arrivals) => {
+                let due_ns = arrivals.due_ns();
+                (!self.is_held && self.may_be_sent(due_ns)).then_some(due_ns)
+            }
         }
     }
 
@@ -124,17 +175,16 @@ impl Load {
     fn send_and_receive(&mut self, tools: &mut Tools, read_closed: bool) -> Result<Turn, Failure> {
         if !self.connection.is_flushed() {
             self.connection.flush()?;
-            self.fill_pipeline(Instant::now(), tools)?;
+            self.send(self.schedule.clock.now_ns(), tools)?;
         }
         for _ in 0..READS_A_TURN {
             let answers_before = tools.tally.answers;
             let got = self.receive(tools)?;
             if tools.tally.answers > answers_before {
-                let now = tools.tally.last_answer.unwrap_or_else(Instant::now);
-                self.fill_pipeline(now, tools)?;
+                let now_ns = tools.tally.last_answer_ns.unwrap_or_default();
+                self.send(now_ns, tools)?;
             }
-            // One that is answered before all of it is sent is not done: others may follow it.
-            if self.account.outstanding() == 0 && self.connection.is_flushed() {
+            if self.is_complete() {
                 self.take_surplus(tools);
                 return Ok(Turn::Ended(End::Complete));
             }
@@ -147,76 +197,115 @@ impl Load {
 
     /// Reads once, and judges the packets that have come.
     fn receive(&mut self, tools: &mut Tools) -> Result<Got, Failure> {
-        let Self { connection, schedule, account, traffic, .. } = self;
-        let Tools { tally, buffer, .. } = tools;
+        let Self { connection, schedule, account, .. } = self;
+        let Tools { tally, recording, buffer, .. } = tools;
         // Those that were sent together come back together, mostly: one latency, recorded once.
         let mut alike: Option<Alike> = None;
-        let got = connection.read(buffer, |now, payload| {
+        let got = connection.read(buffer, schedule.clock, |now_ns, payload| {
             let judgement = account.receive(payload);
-            let sent_at = judgement.note();
-            let counts = sent_at.unwrap_or(now) >= schedule.measure_from;
+            let sent = judgement.note();
+            let counts = sent.map_or(now_ns, |sent| sent.due_ns) >= schedule.measure_from_ns;
             if counts {
-                traffic.received_packets += 1;
-                traffic.received_bytes += payload.len() as u64;
+                recording.traffic.received_packets += 1;
+                recording.traffic.received_bytes += payload.len() as u64;
             }
-            let Some(sent_at) = sent_at else { return };
-            tally.answered(now);
+            let Some(sent) = sent else { return };
+            tally.answered(now_ns);
             if !counts || !matches!(judgement, Judgement::Verified(_)) {
                 return;
             }
             match &mut alike {
-                Some(alike) if alike.sent_at == sent_at => alike.count += 1,
+                Some(alike) if alike.sent == sent => alike.count += 1,
                 _ => {
-                    if let Some(done) = alike.replace(Alike { sent_at, now, count: 1 }) {
-                        done.record(tally);
+                    let done = alike.replace(Alike { sent, now_ns, count: 1 });
+                    match done {
+                        Some(done) => done.record(recording),
+                        // One of each read is enough to see what a size takes.
+                        None => tally.sizes.record(payload.len(), now_ns - sent.at_ns),
                     }
                 }
             }
         });
         if let Some(last) = alike {
-            last.record(tally);
+            last.record(recording);
         }
         got
     }
 
-    /// Sends as many packets as may be outstanding, as long as the socket takes them.
-    fn fill_pipeline(&mut self, now: Instant, tools: &mut Tools) -> Result<(), Failure> {
+    /// Sends what may be sent at `now_ns`, as long as the socket takes it.
+    fn send(&mut self, now_ns: u64, tools: &mut Tools) -> Result<(), Failure> {
+        if self.is_held {
+            self.held_until_ns = now_ns;
+        }
         while self.connection.is_flushed() {
-            let count = self.may_send(now);
-            if count == 0 {
-                break;
-            }
             // Of a connection that failed, something may be left.
             tools.frames.clear();
-            let (mut sent, mut sent_bytes) = (0, 0);
-            while sent < count && tools.frames.len() < CHUNK {
-                let payload = self.account.sent(now);
+            while tools.frames.len() < CHUNK {
+                let Some(due_ns) = self.due_by(now_ns) else { break };
+                let payload = self.account.sent(Sent { at_ns: now_ns, due_ns });
                 self.connection.encode(payload, &mut tools.frames)?;
-                sent += 1;
-                sent_bytes += payload.len() as u64;
+                self.count_sent(now_ns, due_ns, payload.len(), tools);
             }
-            if now >= self.schedule.measure_from {
-                self.left -= sent as u64;
-                self.traffic.sent_packets += sent as u64;
-                self.traffic.sent_bytes += sent_bytes;
-            } else {
-                self.traffic.warmup_packets += sent as u64;
+            if tools.frames.is_empty() {
+                break;
             }
             self.connection.write(&mut tools.frames)?;
         }
+        self.is_held = !self.connection.is_flushed() || self.account.outstanding() >= self.limit;
         Ok(())
     }
 
-    /// How many packets may be sent at `now`.
-    fn may_send(&self, now: Instant) -> usize {
-        let room = self.pipeline - self.account.outstanding();
-        if self.schedule.stop_at.is_some_and(|stop_at| now >= stop_at) {
-            0
-        } else if now < self.schedule.measure_from {
-            room
-        } else {
-            room.min(usize::try_from(self.left).unwrap_or(usize::MAX))
+    /// When the packet was due that may be sent at `now_ns`, if one may.
+    fn due_by(&self, now_ns: u64) -> Option<u64> {
+        if self.account.outstanding() >= self.limit || self.schedule.is_stopped(now_ns) {
+            return None;
         }
+        let due_ns = match &self.next {
+            Next::Closed { from_ns } if now_ns < *from_ns => return None,
+            Next::Closed { .. } => now_ns,
+            Next::Open(arrivals) if arrivals.due_ns() > now_ns => return None,
+            Next::Open(arrivals) => arrivals.due_ns(),
+        };
+        self.may_be_sent(due_ns).then_some(due_ns)
+    }
+
+    /// Whether a packet that is due then is one of those that the run is to send.
+    fn may_be_sent(&self, due_ns: u64) -> bool {
+        !self.schedule.is_stopped(due_ns) && (self.left > 0 || due_ns < self.schedule.measure_from_ns)
+    }
+
+    fn count_sent(&mut self, now_ns: u64, due_ns: u64, len: usize, tools: &mut Tools) {
+        let Tools { tally, recording, .. } = tools;
+        let counts = due_ns >= self.schedule.measure_from_ns;
+        tally.sent += 1;
+        if counts {
+            self.left -= 1;
+            recording.traffic.sent_packets += 1;
+            recording.traffic.sent_bytes += len as u64;
+        } else {
+            recording.traffic.warmup_packets += 1;
+        }
+        if let Next::Open(arrivals) = &mut self.next {
+            arrivals.advance();
+            if counts {
+                tally.client.late(now_ns - due_ns.max(self.held_until_ns));
+            }
+        }
+    }
+
+    /// Whether all was sent and has come back. One that is answered before all of it is sent is not done: others may follow
+    /// it.
+    fn is_complete(&self) -> bool {
+        self.account.outstanding() == 0 && self.connection.is_flushed() && !self.has_more()
+    }
+
+    fn has_more(&self) -> bool {
+        let now_ns = self.schedule.clock.now_ns();
+        let next_ns = match &self.next {
+            Next::Closed { from_ns } => now_ns.max(*from_ns),
+            Next::Open(arrivals) => arrivals.due_ns(),
+        };
+        !self.schedule.is_stopped(now_ns) && self.may_be_sent(next_ns)
     }
 
     /// Takes packets that nothing asked for and that are here already, without waiting for them. A server that sends
@@ -231,24 +320,33 @@ impl Load {
     }
 
     /// Settles the account, and gives the connection back where it is well.
-    pub(crate) fn finish(self, end: End, tally: &mut Tally) -> Option<Connection> {
+    pub(crate) fn finish(mut self, end: End, tally: &mut Tally) -> Option<Connection> {
         let ending = match end {
             End::Complete | End::Stopped(Stop::GaveUp) => Ending::Waited,
             End::Failed(_) | End::Stopped(Stop::Interrupted) => Ending::Cut,
         };
         let integrity = self.account.settle(ending);
-        tally.traffic += self.traffic;
         tally.integrity += integrity;
         match end {
             End::Failed(failure) => {
                 tally.errors.add(self.index, &failure, integrity.unanswered);
-                None
+                return None;
             }
             End::Stopped(Stop::GaveUp) if integrity.lost > 0 => {
                 tally.errors.add_timeout(self.index, integrity.lost);
-                Some(self.connection)
             }
-            End::Complete | End::Stopped(_) => Some(self.connection),
+            End::Complete | End::Stopped(_) => {}
         }
+        if let Next::Open(arrivals) = &mut self.next {
+            tally.client.not_sent += not_sent(arrivals, self.left, &self.schedule);
+        }
+        Some(self.connection)
     }
+}
+
+/// How many packets that count are due by now, and are not sent.
+fn not_sent(arrivals: &mut Arrivals, left: u64, schedule: &Schedule) -> u64 {
+    let now_ns = schedule.clock.now_ns();
+    arrivals.skip_to(schedule.measure_from_ns);
+    arrivals.skip_to(schedule.stop_at_ns.map_or(now_ns, |stop_at_ns| stop_at_ns.min(now_ns))).min(left)
 }

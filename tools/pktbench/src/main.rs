@@ -13,7 +13,13 @@ mod options;
 
 mod plan;
 
+mod clock;
+
+mod schedule;
+
 mod sizes;
+
+mod arrivals;
 
 mod run;
 
@@ -24,6 +30,8 @@ mod files;
 mod worker;
 
 mod connect;
+
+mod alarm;
 
 mod event_loop;
 
@@ -40,6 +48,16 @@ mod payload;
 mod account;
 
 mod tally;
+
+mod recording;
+
+mod size_classes;
+
+mod client;
+
+mod intervals;
+
+mod over_time;
 
 mod patience;
 

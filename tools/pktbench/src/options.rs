@@ -9,7 +9,9 @@ use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 use pktconn::{Addr, HeaderFormat, TlsClientConfig};
 
-use crate::plan::{Amount, Plan, Tls};
+use crate::account::Verify;
+use crate::arrivals::Arrival;
+use crate::plan::{Amount, Pace, Plan, Tls};
 use crate::sizes::{Sizes, parse_size};
 
 /// Loads a server that echoes length-prefixed packets and checks every byte that comes back.
@@ -79,9 +81,29 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", default_value = "64", value_parser = clap::value_parser!(u32).range(1..))]
     conns: u32,
 
-    /// Packets outstanding on each connection, up to 65536
-    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    /// Connections to make in a second, such as 500 or 2k [default: as many as can be]
+    #[arg(long, value_name = "RATE", value_parser = parse_rate)]
+    connect_rate: Option<f64>,
+
+    /// Packets outstanding on each connection, up to 65536 (closed loop)
+    #[arg(long, value_name = "N", default_value = "1", conflicts_with = "rate", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pipeline: u32,
+
+    /// Packets to send in a second over all connections, such as 50k or 1.5M, whatever comes back: an open loop
+    #[arg(long, value_name = "RATE", value_parser = parse_rate)]
+    rate: Option<f64>,
+
+    /// The gaps between packets of an open loop: the same each, or those of many users that do not know of each other
+    #[arg(long, value_name = "LAW", requires = "rate", default_value = "constant")]
+    arrival: Arrival,
+
+    /// Packets outstanding on each connection of an open loop; what is due beyond waits, and its response time runs
+    #[arg(long, value_name = "N", requires = "rate", default_value = "1024", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    max_outstanding: u32,
+
+    /// How much of a packet that comes back is checked: every byte, its length, or nothing
+    #[arg(long, value_name = "HOW", default_value = "full")]
+    verify: Verify,
 
     /// Payload sizes in bytes, one or LOW-HIGH (uniform, both ends included); 64KiB and the like work
     #[arg(long, value_name = "SIZES", default_value = "0-2048")]
@@ -95,6 +117,10 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", conflicts_with = "duration", value_parser = clap::value_parser!(u64).range(1..))]
     packets: Option<u64>,
 
+    /// Over how long a time the load grows to its full, before the warm-up: the rate, or the connections that take part
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = parse_time)]
+    ramp: Duration,
+
     /// How long to send before anything counts
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = parse_time)]
     warmup: Duration,
@@ -103,7 +129,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_time)]
     timeout: Duration,
 
-    /// Seed of sizes and contents: the same seed sends the same packets
+    /// Seed of sizes, contents and Poisson arrivals: the same seed sends the same packets
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
 
@@ -122,6 +148,18 @@ pub(crate) struct Options {
     /// Threads that send and receive [default: half of the cores, at least 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
+
+    /// Fail with exit code 4 when the figures are those of this program: a busy thread, or a schedule that is late
+    #[arg(long)]
+    strict_client: bool,
+
+    /// How long an interval of what is shown over time is
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_time)]
+    interval: Duration,
+
+    /// A word on the run, which the result repeats: KEY=VALUE. May be given several times
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
+    labels: Vec<(String, String)>,
 
     /// Print the result as one JSON document
     #[arg(long)]
@@ -192,15 +230,27 @@ impl Options {
             tls: self.tls(),
             connect: self.connect,
             conns,
+            connect_rate: self.connect_rate,
+            pace: match self.rate {
+                None => Pace::Closed,
+                Some(rate) => {
+                    Pace::Open { rate, arrival: self.arrival, max_outstanding: self.max_outstanding as usize }
+                }
+            },
             pipeline: self.pipeline as usize,
+            verify: self.verify,
             sizes: self.sizes,
             amount,
+            ramp: self.ramp,
             warmup: self.warmup,
+            interval: self.interval,
             timeout: self.timeout,
             seed: self.seed,
             header: self.header,
             crc: self.crc,
             max_payload_len: self.max_payload,
+            strict_client: self.strict_client,
+            labels: self.labels.into_iter().collect(),
             threads,
             server_threads: cores.saturating_sub(threads).max(1),
         };
@@ -244,6 +294,25 @@ fn parse_time(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Per second; from one in a year to more than any machine sends.
+fn parse_rate(text: &str) -> Result<f64, String> {
+    let (number, factor) = match text.strip_suffix(['k', 'M']) {
+        None => (text, 1.0),
+        Some(number) if text.ends_with('k') => (number, 1e3),
+        Some(number) => (number, 1e6),
+    };
+    let rate = number.parse::<f64>().map_or(f64::NAN, |number| number * factor);
+    let problem = "a rate is a number a second, up to 1000M, such as 500, 50k or 1.5M";
+    (3e-8..=1e9).contains(&rate).then_some(rate).ok_or_else(|| problem.to_owned())
+}
+
+fn parse_label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("a label is KEY=VALUE, such as build=1234".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -281,6 +350,16 @@ mod tests {
     }
 
     #[test]
+    fn a_rate_is_a_number_with_a_suffix_for_thousands_or_millions() {
+        for (text, rate) in [("500", 500.0), ("50k", 50e3), ("1.5M", 1.5e6), ("0.1", 0.1)] {
+            assert_eq!(parse_rate(text), Ok(rate));
+        }
+        for text in ["", "k", "-1", "0", "1e12", "inf", "NaN", "5G", "5 k"] {
+            assert!(parse_rate(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
     fn what_cannot_be_an_address_is_refused() {
         for text in ["", "localhost", "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:65536", ":80", "14572", "unix:"]
         {
@@ -293,7 +372,7 @@ mod tests {
 
     #[test]
     fn a_usage_error_is_one_line_that_says_what_to_do() {
-        let cases: [(&[&str], &str); 15] = [
+        let cases: [(&[&str], &str); 24] = [
             (&["--conn", "1"], "similar argument exists: '--conns'"),
             (&["--conns", "0"], "0 is not in 1.."),
             (&["--connect", "nowhere"], "an address is HOST:PORT"),
@@ -305,6 +384,15 @@ mod tests {
             (&["--header", "u16be", "--sizes", "64KiB"], "65535"),
             (&["--sizes", "64MB"], "--max-payload 64000000"),
             (&["--conns", "1", "--connect", "a:1", "--connect", "b:1"], "raise it to 2"),
+            (&["--rate", "0"], "such as 500, 50k or 1.5M"),
+            (&["--rate", "2000M"], "such as 500, 50k or 1.5M"),
+            (&["--rate", "k"], "such as 500, 50k or 1.5M"),
+            (&["--rate", "1k", "--pipeline", "2"], "cannot be used with"),
+            (&["--arrival", "poisson"], "--rate"),
+            (&["--max-outstanding", "9"], "--rate"),
+            (&["--interval", "1ms"], "at least 100ms"),
+            (&["--duration", "2days"], "raise --interval to 2s"),
+            (&["--label", "fast"], "such as build=1234"),
             (&["--tls"], "--tls is for a server that --connect names"),
             (&["--tls", "--connect", "unix:socket"], "--tls-server-name"),
             (&["--tls-ca", "ca.pem"], "--tls"),

@@ -2,10 +2,12 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
-use crate::document::Verdict;
-use crate::plan::{Plan, Schedule};
+use crate::document::{Interval, Verdict};
+use crate::plan::Plan;
+use crate::recording::Recording;
+use crate::schedule::Schedule;
 use crate::tally::Tally;
 
 pub(crate) struct Outcome {
@@ -13,6 +15,8 @@ pub(crate) struct Outcome {
     /// Where the server of its own was, if there was one.
     pub(crate) own_addr: Option<SocketAddr>,
     pub(crate) tally: Tally,
+    pub(crate) recording: Recording,
+    pub(crate) intervals: Vec<Interval>,
     /// When the first packet that counts could be sent.
     pub(crate) since: SystemTime,
     /// How long packets were measured.
@@ -37,8 +41,10 @@ impl Outcome {
             Verdict::Interrupted
         } else if self.tally.errors.count() > 0 {
             Verdict::Failed
-        } else if self.tally.latency_ns.is_empty() {
+        } else if self.recording.service.is_empty() {
             Verdict::NoSamples
+        } else if self.plan.strict_client && self.tally.client.is_saturated() {
+            Verdict::ClientSaturated
         } else {
             Verdict::Pass
         }
@@ -46,11 +52,8 @@ impl Outcome {
 
     /// Packets a second that came back; 0 where no time was measured.
     pub(crate) fn packets_per_s(&self) -> f64 {
-        self.per_second(self.tally.traffic.received_packets)
-    }
-
-    pub(crate) fn per_second(&self, count: u64) -> f64 {
-        if self.time.is_zero() { 0.0 } else { count as f64 / self.time.as_secs_f64() }
+        let received = self.recording.traffic.received_packets;
+        if self.time.is_zero() { 0.0 } else { received as f64 / self.time.as_secs_f64() }
     }
 }
 
@@ -58,48 +61,58 @@ impl Outcome {
 /// counts to its end even if nothing came back any more: a server that stalls is not to look fast.
 pub(crate) fn measured_time(
     schedule: &Schedule,
-    last_answer: Option<Instant>,
-    ended_at: Instant,
+    last_answer_ns: Option<u64>,
+    ended_at_ns: u64,
     interrupted: bool,
 ) -> Duration {
-    let last_answer = last_answer.unwrap_or(schedule.measure_from);
-    let until = match schedule.stop_at {
-        _ if interrupted => ended_at,
-        Some(stop_at) => last_answer.max(stop_at.min(ended_at)),
-        None => last_answer,
+    let last_answer_ns = last_answer_ns.unwrap_or(schedule.measure_from_ns);
+    let until_ns = match schedule.stop_at_ns {
+        _ if interrupted => ended_at_ns,
+        Some(stop_at_ns) => last_answer_ns.max(stop_at_ns.min(ended_at_ns)),
+        None => last_answer_ns,
     };
-    until.saturating_duration_since(schedule.measure_from)
+    Duration::from_nanos(until_ns.saturating_sub(schedule.measure_from_ns))
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::account::Integrity;
+    use crate::clock::Clock;
     use crate::plan::tests::plan;
+    use std::time::Instant;
 
     const SECOND: Duration = Duration::from_secs(1);
 
     /// The outcome of a run in which two packets came back after 10 and 30 µs.
     pub(crate) fn outcome() -> Outcome {
-        let mut tally = Tally::new();
+        let mut tally = Tally::new(false);
+        let mut recording = Recording::new(false);
         for latency_us in [10, 30] {
-            tally.answered(Instant::now());
-            tally.record(Duration::from_micros(latency_us), 1);
+            tally.answered(latency_us * 1000);
+            tally.sizes.record(2048, latency_us * 1000);
             tally.integrity.verified += 1;
-            tally.traffic.sent_packets += 1;
-            tally.traffic.sent_bytes += 2048;
-            tally.traffic.received_packets += 1;
-            tally.traffic.received_bytes += 2048;
+            recording.record(latency_us * 1000, latency_us * 1000, 1);
+            recording.traffic.sent_packets += 1;
+            recording.traffic.sent_bytes += 2048;
+            recording.traffic.received_packets += 1;
+            recording.traffic.received_bytes += 2048;
         }
         Outcome {
             plan: Arc::new(plan()),
             own_addr: "127.0.0.1:14572".parse().ok(),
             tally,
+            recording,
+            intervals: Vec::new(),
             since: SystemTime::UNIX_EPOCH + 10 * SECOND,
             time: 2 * SECOND,
             interrupted: false,
             not_connected: None,
         }
+    }
+
+    /// The outcome of one in which nothing came back.
+    pub(crate) fn nothing() -> Outcome {
+        Outcome { tally: Tally::new(false), recording: Recording::new(false), ..outcome() }
     }
 
     #[test]
@@ -113,17 +126,21 @@ pub(crate) mod tests {
         run.tally.integrity.altered = 1;
         assert_eq!(run.verdict(), Verdict::Integrity);
 
-        let unanswered = Integrity { unanswered: 5, ..Integrity::default() };
-        let empty = Outcome { tally: Tally { integrity: unanswered, ..Tally::new() }, ..outcome() };
+        let mut empty = nothing();
+        empty.tally.integrity.unanswered = 5;
         assert_eq!(empty.verdict(), Verdict::NoSamples);
     }
 
     #[test]
     fn time_runs_to_the_last_packet_but_a_stall_at_the_end_counts() {
-        let start = Instant::now();
-        let at = |seconds: u32| start + seconds * SECOND;
-        let timed = Schedule { measure_from: at(1), stop_at: Some(at(11)) };
-        let counted = Schedule { measure_from: at(1), stop_at: None };
+        let at = |seconds: u64| seconds * 1_000_000_000;
+        let schedule = |stop_at_ns| Schedule {
+            clock: Clock::new(Instant::now()),
+            measure_from_ns: at(1),
+            stop_at_ns,
+            interval_ns: at(1),
+        };
+        let (timed, counted) = (schedule(Some(at(11))), schedule(None));
         let cases = [
             (timed, Some(at(12)), at(13), false, 11, "the last packets come after the end"),
             (timed, Some(at(3)), at(20), false, 10, "the server stalls"),

@@ -1,11 +1,22 @@
 //! What a run is to do: the options, checked against each other, and what follows from them for each part of the run.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use pktconn::{Addr, Checksum, CodecConfig, HeaderFormat, TlsClientConfig};
 
+use crate::account::Verify;
+use crate::arrivals::Arrival;
+use crate::clock::{Clock, whole_ns};
+use crate::schedule::Schedule;
 use crate::sizes::Sizes;
+
+/// What is shown over time is shown to people, and what a worker does for it is not to be seen in the figures.
+const MIN_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Each takes some 100 bytes of memory, and of the result.
+pub(crate) const MAX_INTERVALS: u32 = 100_000;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
@@ -13,17 +24,28 @@ pub(crate) struct Plan {
     pub(crate) connect: Vec<Addr>,
     pub(crate) tls: Option<Tls>,
     pub(crate) conns: usize,
-    /// Packets outstanding on each connection.
+    /// Connections that are made in a second; `None` for as many as can be.
+    pub(crate) connect_rate: Option<f64>,
+    pub(crate) pace: Pace,
+    /// Closed loop: packets outstanding on each connection.
     pub(crate) pipeline: usize,
+    pub(crate) verify: Verify,
     pub(crate) sizes: Sizes,
     pub(crate) amount: Amount,
+    /// Over which time the load grows, before the warm-up.
+    pub(crate) ramp: Duration,
     pub(crate) warmup: Duration,
+    /// From one line of what is shown over time to the next.
+    pub(crate) interval: Duration,
     /// How long to wait for a connection, and for what is outstanding at the end.
     pub(crate) timeout: Duration,
     pub(crate) seed: u64,
     pub(crate) header: HeaderFormat,
     pub(crate) crc: bool,
     pub(crate) max_payload_len: u32,
+    /// Whether a load that is busy with itself fails the run.
+    pub(crate) strict_client: bool,
+    pub(crate) labels: BTreeMap<String, String>,
     /// Threads of the load, each with at least one connection.
     pub(crate) threads: usize,
     /// Threads of the server of its own.
@@ -38,21 +60,26 @@ pub(crate) struct Tls {
     pub(crate) server_name: Option<String>,
 }
 
+/// When to send the next packet.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Pace {
+    /// When one has come back.
+    Closed,
+    /// When it is due: so many a second over all connections, whatever has come back.
+    Open {
+        rate: f64,
+        arrival: Arrival,
+        /// On each connection; what is due beyond waits.
+        max_outstanding: usize,
+    },
+}
+
 /// How much to send after the warm-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Amount {
     Time(Duration),
     /// Over all connections.
     Packets(u64),
-}
-
-/// The plan on the clock: known once all connections are there.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Schedule {
-    /// Packets sent from here on count.
-    pub(crate) measure_from: Instant,
-    /// Nothing is sent from here on; `None` where a number of packets ends the run.
-    pub(crate) stop_at: Option<Instant>,
 }
 
 impl Plan {
@@ -81,6 +108,18 @@ impl Plan {
         }
         if self.timeout.is_zero() {
             return Err("--timeout 0s waits for no packet; give it a time, such as 10s".to_owned());
+        }
+        if self.interval < MIN_INTERVAL {
+            return Err(format!("--interval is at least {}ms", MIN_INTERVAL.as_millis()));
+        }
+        if let Amount::Time(duration) = self.amount {
+            let most = self.interval * MAX_INTERVALS;
+            if duration > most {
+                return Err(format!(
+                    "--duration has more than {MAX_INTERVALS} intervals; raise --interval to {}s",
+                    duration.as_secs().div_ceil(MAX_INTERVALS.into())
+                ));
+            }
         }
         let servers = self.connect.len();
         if self.conns < servers {
@@ -126,13 +165,30 @@ impl Plan {
         Some(packets / conns + u64::from((conn as u64) < packets % conns))
     }
 
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self.pace, Pace::Open { .. })
+    }
+
+    /// Packets outstanding on a connection at most.
+    pub(crate) fn most_outstanding(&self) -> usize {
+        match self.pace {
+            Pace::Closed => self.pipeline,
+            Pace::Open { max_outstanding, .. } => max_outstanding,
+        }
+    }
+
     pub(crate) fn schedule(&self, start: Instant) -> Schedule {
-        let measure_from = start + self.warmup;
-        let stop_at = match self.amount {
-            Amount::Time(duration) => Some(measure_from + duration),
+        let measure_from_ns = whole_ns(self.ramp + self.warmup);
+        let stop_at_ns = match self.amount {
+            Amount::Time(duration) => Some(measure_from_ns + whole_ns(duration)),
             Amount::Packets(_) => None,
         };
-        Schedule { measure_from, stop_at }
+        Schedule {
+            clock: Clock::new(start),
+            measure_from_ns,
+            stop_at_ns,
+            interval_ns: whole_ns(self.interval),
+        }
     }
 }
 
@@ -146,15 +202,22 @@ pub(crate) mod tests {
             connect: Vec::new(),
             tls: None,
             conns: 10,
+            connect_rate: None,
+            pace: Pace::Closed,
             pipeline: 1,
+            verify: Verify::Full,
             sizes: Sizes { min_len: 0, max_len: 2048 },
             amount: Amount::Packets(1000),
+            ramp: Duration::ZERO,
             warmup: Duration::ZERO,
+            interval: Duration::from_secs(1),
             timeout: Duration::from_secs(10),
             seed: 1,
             header: HeaderFormat::U32Le,
             crc: false,
             max_payload_len: 32 * 1024 * 1024,
+            strict_client: false,
+            labels: BTreeMap::new(),
             threads: 1,
             server_threads: 1,
         }

@@ -7,15 +7,15 @@ use indicatif::{ProgressBar, ProgressStyle};
 use crate::plan::{Amount, Plan};
 use crate::units;
 
-pub(crate) struct Progress {
+pub(crate) struct Bar {
     bar: ProgressBar,
     amount: Amount,
 }
 
-impl Progress {
+impl Bar {
     pub(crate) fn new(plan: &Plan) -> Self {
         let len = match plan.amount {
-            Amount::Time(duration) => (plan.warmup + duration).as_millis() as u64,
+            Amount::Time(duration) => (plan.ramp + plan.warmup + duration).as_millis() as u64,
             Amount::Packets(packets) => packets,
         };
         // Draws nothing where standard error is no terminal.
@@ -39,7 +39,7 @@ impl Progress {
     }
 }
 
-impl Drop for Progress {
+impl Drop for Bar {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
     }

@@ -2,6 +2,8 @@
 
 use std::fmt::{self, Write};
 
+use crate::account::Verify;
+use crate::arrivals::Arrival;
 use crate::document::{Client, Config, Document, Errors, Integrity, Mode, Totals, Verdict, Window};
 use crate::latency::Latency;
 use crate::units;
@@ -30,7 +32,7 @@ fn write(text: &mut String, document: &Document) -> fmt::Result {
     writeln!(text)?;
     latencies(text, &latency_ns.service, latency_ns.response.as_ref())?;
     writeln!(text)?;
-    row(text, "integrity", &fates(integrity))?;
+    row(text, "integrity", &fates(integrity, config.verify))?;
     if errors.count() > 0 {
         row(text, "errors", &failures(errors, config))?;
     }
@@ -64,12 +66,22 @@ fn row(text: &mut String, name: &str, said: &str) -> fmt::Result {
 fn mode(config: &Config) -> String {
     match config.mode {
         Mode::Closed => {
-            "closed loop: a packet is sent when one has come back, so nothing is sent during a stall, and high \
-             percentiles hide it"
+            "closed loop: a packet is sent when one has come back, so nothing is sent during a stall, \
+                         and high percentiles hide it"
+                .to_owned()
         }
-        Mode::Open => "open loop",
+        Mode::Open => {
+            let arrival = config.arrival.map_or("", |arrival| match arrival {
+                Arrival::Constant => " with constant gaps",
+                Arrival::Poisson => " with Poisson arrivals",
+            });
+            format!(
+                "open loop: {} packets/s{arrival}, whatever comes back; response times run from when a packet was \
+                 due",
+                units::rate(config.rate.unwrap_or_default())
+            )
+        }
     }
-    .to_owned()
 }
 
 fn load(config: &Config) -> String {
@@ -80,16 +92,24 @@ fn load(config: &Config) -> String {
     };
     let warmup = match config.warmup_s {
         0.0 => String::new(),
+        warmup_s if config.ramp_s > 0.0 => format!(" and {} of warm-up", seconds(warmup_s)),
         warmup_s => format!(" after {} of warm-up", seconds(warmup_s)),
     };
     let header = match config.header.as_str() {
         "u32le" => String::new(),
         header => format!(" behind a length of {header}"),
     };
+    let ramp = match config.ramp_s {
+        0.0 => String::new(),
+        ramp_s => format!(" after a ramp of {}", seconds(ramp_s)),
+    };
+    let outstanding = match (config.pipeline, config.max_outstanding) {
+        (Some(pipeline), _) => format!("{} outstanding", plural(pipeline, "packet")),
+        (None, most) => format!("up to {} outstanding", plural(most.unwrap_or_default(), "packet")),
+    };
     format!(
-        "{} x {} outstanding, payloads of {} B{header}{}, {amount}{warmup}, on {}, seed {}",
+        "{} x {outstanding}, payloads of {} B{header}{}, {amount}{ramp}{warmup}, on {}, seed {}",
         plural(config.conns, "connection"),
-        plural(config.pipeline, "packet"),
         config.sizes,
         if config.crc { " with CRC-32" } else { "" },
         plural(config.threads, "thread"),
@@ -162,9 +182,14 @@ fn times(latency: &Latency) -> impl Iterator<Item = String> {
         .map(|ns| ns.map_or("-".to_owned(), units::time))
 }
 
-fn fates(integrity: &Integrity) -> String {
+fn fates(integrity: &Integrity, verify: Verify) -> String {
+    let whole = match verify {
+        Verify::Full => "verified",
+        Verify::Len => "verified by length",
+        Verify::Off => "came back unverified",
+    };
     let fates = [
-        ("verified", integrity.verified),
+        (whole, integrity.verified),
         ("altered", integrity.altered),
         ("reordered", integrity.reordered),
         ("doubled", integrity.doubled),
@@ -198,7 +223,19 @@ fn failures(errors: &Errors, config: &Config) -> String {
 }
 
 fn fared(client: &Client) -> String {
-    format!("{:.0} % of its threads' CPU time", client.cpu_pct)
+    let cpu = format!("threads {:.0} % busy", client.cpu_pct);
+    let lag = client.schedule_lag_p99_ns.map_or(String::new(), |ns| {
+        format!(
+            ", schedule p99 {} late, {} packets due and not sent",
+            units::time(ns as f64),
+            units::count(client.not_sent)
+        )
+    });
+    let saturated = match client.saturated {
+        true => "; the load is the bottleneck: give --threads more, or another machine",
+        false => "",
+    };
+    format!("{cpu}{lag}{saturated}")
 }
 
 fn verdict(document: &Document) -> String {
@@ -219,9 +256,7 @@ fn verdict(document: &Document) -> String {
 mod tests {
     use super::*;
     use crate::json::document;
-    use crate::outcome::Outcome;
-    use crate::outcome::tests::outcome;
-    use crate::tally::Tally;
+    use crate::outcome::tests::{nothing, outcome};
 
     #[test]
     fn a_report_has_a_unit_on_every_figure_and_80_columns() {
@@ -241,7 +276,7 @@ service     10.0 µs 20.0 µs 10.0 µs 30.0 µs 30.0 µs 30.0 µs 30.0 µs 30.0 
 
 integrity   2 verified, 0 altered, 0 reordered, 0 doubled, 0 lost, 0 unanswered
             (packets)
-client      0 % of its threads' CPU time
+client      threads 0 % busy
 verdict     pass: every packet came back whole, in order and once (exit code 0)";
         assert_eq!(text(&document(&outcome())), expected);
         assert!(expected.lines().all(|line| line.chars().count() <= WIDTH));
@@ -249,8 +284,7 @@ verdict     pass: every packet came back whole, in order and once (exit code 0)"
 
     #[test]
     fn a_run_without_a_sample_shows_no_latency() {
-        let outcome = Outcome { tally: Tally::new(), ..outcome() };
-        let text = text(&document(&outcome));
+        let text = text(&document(&nothing()));
         assert!(text.contains("\nlatency     no sample\n"), "{text}");
         assert!(text.ends_with("(exit code 1)"), "{text}");
     }

@@ -20,10 +20,12 @@ use crate::connect::Target;
 use crate::document::Errors;
 use crate::files;
 use crate::outcome::{Outcome, measured_time};
+use crate::over_time::OverTime;
 use crate::patience::Patience;
 use crate::payload::Block;
-use crate::plan::{Plan, Schedule};
-use crate::progress::Progress;
+use crate::plan::Plan;
+use crate::progress::Bar;
+use crate::schedule::Schedule;
 use crate::server::OwnServer;
 use crate::tally::Tally;
 use crate::worker::{Control, Event, Stop, Worker};
@@ -56,6 +58,7 @@ pub(crate) fn run(plan: Plan) -> anyhow::Result<Outcome> {
 struct Conductor {
     plan: Arc<Plan>,
     workers: Vec<Worker>,
+    over_time: OverTime,
     /// Ends when all workers have.
     events: mpsc::UnboundedReceiver<Event>,
 }
@@ -79,11 +82,16 @@ enum End {
 
 impl Conductor {
     fn start(plan: &Arc<Plan>, targets: &Arc<[Target]>) -> anyhow::Result<Self> {
-        let block = Block::new(plan.sizes.max_len, plan.pipeline + REMEMBERED as usize);
+        let block = Block::new(plan.sizes.max_len, plan.most_outstanding() + REMEMBERED as usize);
         let (sender, events) = mpsc::unbounded_channel();
         let workers =
             (0..plan.threads).map(|index| Worker::start(index, plan, targets, block, sender.clone()));
-        Ok(Self { plan: Arc::clone(plan), workers: workers.collect::<anyhow::Result<_>>()?, events })
+        Ok(Self {
+            plan: Arc::clone(plan),
+            workers: workers.collect::<anyhow::Result<_>>()?,
+            over_time: OverTime::new(plan),
+            events,
+        })
     }
 
     async fn conduct(&mut self) -> Ran {
@@ -110,7 +118,9 @@ impl Conductor {
         let waited = matches!(end, End::GaveUp);
         self.control(Control::Stop(if waited { Stop::GaveUp } else { Stop::Interrupted }));
         // Each connection takes its close timeout at most.
-        while self.events.recv().await.is_some() {}
+        while let Some(event) = self.events.recv().await {
+            self.take(event);
+        }
         Ran { schedule, ended_at, end }
     }
 
@@ -121,6 +131,8 @@ impl Conductor {
             match self.events.recv().await {
                 Some(Event::Connected) => missing -= 1,
                 Some(Event::NotConnected(problem)) => return Err(problem),
+                // None works before all have been made.
+                Some(Event::Interval { .. }) => {}
                 None => return Err("a worker ended before its connections were made".to_owned()),
             }
         }
@@ -130,27 +142,40 @@ impl Conductor {
     /// Waits until all workers have ended, or it is of no use to wait any longer.
     async fn watch(&mut self, schedule: &Schedule) -> End {
         let start = Instant::now();
-        let mut patience = Patience::new(self.plan.timeout, schedule.stop_at, start);
-        let progress = Progress::new(&self.plan);
+        let stop_at = schedule.stop_at_ns.map(|stop_at_ns| schedule.clock.instant(stop_at_ns));
+        let mut patience = Patience::new(self.plan.timeout, stop_at, start);
+        let bar = Bar::new(&self.plan);
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
             tokio::select! {
                 biased;
-                // All that is left to be told is the end.
-                _ = self.events.recv() => return End::Done,
+                event = self.events.recv() => match event {
+                    Some(event) => {
+                        self.take(event);
+                        continue;
+                    }
+                    None => return End::Done,
+                },
                 _ = ticks.tick() => {}
             }
-            let (now, answers) = (Instant::now(), self.answers());
-            progress.show(now - start, answers);
-            if patience.is_over(answers, now) {
+            let (now, (sent, answers)) = (Instant::now(), self.progress());
+            bar.show(now - start, answers);
+            if patience.is_over(sent, answers, now) {
                 return End::GaveUp;
             }
         }
     }
 
-    fn answers(&self) -> u64 {
-        self.workers.iter().map(Worker::answers).sum()
+    fn take(&mut self, event: Event) {
+        if let Event::Interval { worker, published } = event {
+            self.over_time.add(worker, published);
+        }
+    }
+
+    fn progress(&self) -> (u64, u64) {
+        let each = self.workers.iter().map(Worker::progress);
+        each.fold((0, 0), |(sent, answers), (more_sent, more)| (sent + more_sent, answers + more))
     }
 
     fn control(&self, control: Control) {
@@ -158,7 +183,7 @@ impl Conductor {
     }
 
     fn sum(self, ran: Ran, own_addr: Option<SocketAddr>) -> anyhow::Result<Outcome> {
-        let mut tally = Tally::new();
+        let mut tally = Tally::new(self.plan.is_open());
         for worker in self.workers {
             tally.merge(worker.join()?);
         }
@@ -171,11 +196,24 @@ impl Conductor {
             tally.errors.merge(Errors { connect: 1, first: Some(problem.clone()), ..Errors::default() });
         }
         let (since, time) = ran.schedule.map_or((SystemTime::now(), Duration::ZERO), |schedule| {
-            let time = measured_time(&schedule, tally.last_answer, ran.ended_at, interrupted);
+            let ended_at_ns = schedule.clock.ns_of(ran.ended_at);
+            let time = measured_time(&schedule, tally.last_answer_ns, ended_at_ns, interrupted);
             // By the clock as it stands now, so that the end of the window is right.
-            (SystemTime::now() - schedule.measure_from.elapsed(), time)
+            let measure_from = schedule.clock.instant(schedule.measure_from_ns);
+            (SystemTime::now() - measure_from.elapsed(), time)
         });
-        Ok(Outcome { plan: self.plan, own_addr, tally, since, time, interrupted, not_connected })
+        let (recording, intervals) = self.over_time.end(time);
+        Ok(Outcome {
+            plan: self.plan,
+            own_addr,
+            tally,
+            recording,
+            intervals,
+            since,
+            time,
+            interrupted,
+            not_connected,
+        })
     }
 }
 

@@ -5,7 +5,8 @@
 //!      '------------------- until the conductor says stop -------------'
 //! ```
 //!
-//! While packets move, a worker shares nothing with others but the number of answers, which it tells once a turn.
+//! While packets move, a worker shares nothing with others but how many were sent and answered, which it tells once a turn,
+//! and a recording once an interval.
 
 use std::io;
 use std::sync::Arc;
@@ -17,10 +18,11 @@ use mio::{Poll, Waker};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, watch};
 
-use crate::connect::{Target, connect};
-use crate::event_loop::{EventLoop, WAKER};
+use crate::connect::{Pace, Target, connect};
+use crate::event_loop::{EventLoop, Published, WAKER};
 use crate::payload::Block;
-use crate::plan::{Plan, Schedule};
+use crate::plan::Plan;
+use crate::schedule::Schedule;
 use crate::stream::Stream;
 use crate::tally::Tally;
 
@@ -46,6 +48,25 @@ pub(crate) enum Event {
     Connected,
     /// A connection could not be made; the line says why and what to do.
     NotConnected(String),
+    /// A worker has come to the end of an interval, or of its work.
+    Interval {
+        worker: usize,
+        published: Published,
+    },
+}
+
+/// How far a worker is.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    sent: AtomicU64,
+    answers: AtomicU64,
+}
+
+impl Progress {
+    pub(crate) fn tell(&self, sent: u64, answers: u64) {
+        self.sent.store(sent, Relaxed);
+        self.answers.store(answers, Relaxed);
+    }
 }
 
 /// A worker as the conductor sees it.
@@ -53,7 +74,7 @@ pub(crate) struct Worker {
     control: watch::Sender<Control>,
     /// Has the event loop look at the control.
     waker: Waker,
-    answers: Arc<AtomicU64>,
+    progress: Arc<Progress>,
     thread: JoinHandle<io::Result<Tally>>,
 }
 
@@ -65,7 +86,7 @@ struct Work {
     block: Block,
     control: watch::Receiver<Control>,
     events: mpsc::UnboundedSender<Event>,
-    answers: Arc<AtomicU64>,
+    progress: Arc<Progress>,
 }
 
 impl Worker {
@@ -82,7 +103,7 @@ impl Worker {
         let poll = Poll::new().context(CANNOT_START)?;
         let waker = Waker::new(poll.registry(), WAKER).context(CANNOT_START)?;
         let (control, receiver) = watch::channel(Control::Connect);
-        let answers = Arc::new(AtomicU64::new(0));
+        let progress = Arc::new(Progress::default());
         let work = Work {
             index,
             plan: Arc::clone(plan),
@@ -90,13 +111,13 @@ impl Worker {
             block,
             control: receiver,
             events,
-            answers: Arc::clone(&answers),
+            progress: Arc::clone(&progress),
         };
         let thread = std::thread::Builder::new()
             .name(format!("worker-{index}"))
             .spawn(move || work.run(runtime, poll))
             .context(CANNOT_START)?;
-        Ok(Self { control, waker, answers, thread })
+        Ok(Self { control, waker, progress, thread })
     }
 
     pub(crate) fn control(&self, control: Control) {
@@ -105,9 +126,11 @@ impl Worker {
         let _ = self.waker.wake();
     }
 
-    /// How many packets have been answered by now.
-    pub(crate) fn answers(&self) -> u64 {
-        self.answers.load(Relaxed)
+    /// How many packets have been sent and answered by now.
+    pub(crate) fn progress(&self) -> (u64, u64) {
+        // What was answered was sent before: in this order no more answers are seen than packets.
+        let answers = self.progress.answers.load(Relaxed);
+        (self.progress.sent.load(Relaxed), answers)
     }
 
     /// Waits for the end of the thread, and gives its tally.
@@ -121,20 +144,30 @@ impl Worker {
 
 impl Work {
     fn run(mut self, runtime: Runtime, poll: Poll) -> io::Result<Tally> {
-        let Some((streams, schedule)) = runtime.block_on(self.prepare()) else { return Ok(Tally::new()) };
+        let Some((streams, schedule)) = runtime.block_on(self.prepare()) else {
+            return Ok(Tally::new(self.plan.is_open()));
+        };
         drop(runtime);
-        let mut event_loop = EventLoop::new(poll, self.control, self.answers);
+        let Self { index: worker, plan, block, control, events, progress, .. } = self;
+        let mut event_loop = EventLoop::new(poll, control, &plan, schedule, progress, |published| {
+            // A conductor that is gone wants to know no more.
+            let _ = events.send(Event::Interval { worker, published });
+        })?;
         for (index, stream) in streams {
-            event_loop.add(index, stream, &self.plan, self.block, schedule)?;
+            event_loop.add(index, stream, &plan, block)?;
         }
         event_loop.run()
     }
 
     /// Connects, and waits for the start; `None` where there is none.
     async fn prepare(&mut self) -> Option<(Vec<(usize, Stream)>, Schedule)> {
-        let connecting = connect(&self.targets, self.plan.conns_of(self.index), self.plan.timeout, || {
-            self.tell(Event::Connected);
-        });
+        let connecting = connect(
+            &self.targets,
+            self.plan.conns_of(self.index),
+            Pace::of(&self.plan, self.index),
+            self.plan.timeout,
+            || self.tell(Event::Connected),
+        );
         let mut control = self.control.clone();
         let connected = tokio::select! {
             biased;
