@@ -30,6 +30,8 @@ pub(crate) struct Document {
     pub(crate) latency_ns: Latencies,
     pub(crate) client: Client,
     pub(crate) intervals: Vec<Interval>,
+    #[serde(default)]
+    pub(crate) sizes: Vec<SizeClass>,
     pub(crate) thresholds: Vec<Threshold>,
     pub(crate) verdict: Verdict,
     pub(crate) exit_code: u8,
@@ -190,6 +192,17 @@ pub(crate) struct Interval {
     pub(crate) p99_ns: Option<u64>,
     pub(crate) p999_ns: Option<u64>,
     pub(crate) max_ns: Option<u64>,
+}
+
+/// The `service` latency of packets whose payloads had these sizes, both ends included; of packets that came back together,
+/// that of the first.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct SizeClass {
+    pub(crate) from_bytes: u32,
+    pub(crate) to_bytes: u32,
+    pub(crate) count: u64,
+    pub(crate) p50_ns: Option<u64>,
+    pub(crate) p99_ns: Option<u64>,
 }
 
 /// A condition of `--threshold`, and whether it holds.

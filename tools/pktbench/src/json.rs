@@ -1,16 +1,20 @@
 //! The result as a document, and that as one line of JSON, for programs.
 
+use std::net::SocketAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use serde::Serialize;
+
+use crate::clock::whole_ns;
 use crate::document::{
     Client, Config, Document, Host, Integrity, Latencies, Mode, SCHEMA, Tool, Totals, Window,
 };
 use crate::latency::Latency;
 use crate::outcome::Outcome;
-use crate::plan::{Amount, Pace};
+use crate::plan::{Amount, Pace, Plan};
 
-pub(crate) fn text(document: &Document) -> String {
-    serde_json::to_string(document).expect("a document has no key but strings")
+pub(crate) fn text(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("a document has no key but strings")
 }
 
 pub(crate) fn document(outcome: &Outcome) -> Document {
@@ -20,7 +24,7 @@ pub(crate) fn document(outcome: &Outcome) -> Document {
         tool: tool(),
         host: host(),
         labels: outcome.plan.labels.clone(),
-        config: config(outcome),
+        config: config(&outcome.plan, outcome.own_addr),
         window: window(outcome),
         totals: totals(outcome),
         integrity: integrity(outcome),
@@ -28,13 +32,14 @@ pub(crate) fn document(outcome: &Outcome) -> Document {
         latency_ns: latencies(outcome),
         client: client(outcome),
         intervals: outcome.intervals.clone(),
+        sizes: outcome.tally.sizes.to_document(),
         thresholds: Vec::new(),
         verdict,
         exit_code: verdict.exit_code(),
     }
 }
 
-fn tool() -> Tool {
+pub(crate) fn tool() -> Tool {
     Tool { name: env!("CARGO_PKG_NAME").to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() }
 }
 
@@ -47,8 +52,7 @@ fn host() -> Host {
     }
 }
 
-fn config(outcome: &Outcome) -> Config {
-    let plan = &outcome.plan;
+pub(crate) fn config(plan: &Plan, own_addr: Option<SocketAddr>) -> Config {
     let (duration_s, packets) = match plan.amount {
         Amount::Time(duration) => (Some(duration.as_secs_f64()), None),
         Amount::Packets(packets) => (None, Some(packets)),
@@ -59,7 +63,7 @@ fn config(outcome: &Outcome) -> Config {
     };
     Config {
         mode: if plan.is_open() { Mode::Open } else { Mode::Closed },
-        server: outcome.servers(),
+        server: servers(plan, own_addr),
         tls: plan.tls.is_some(),
         own_server: plan.has_own_server(),
         own_server_threads: plan.has_own_server().then_some(plan.server_threads),
@@ -85,10 +89,13 @@ fn config(outcome: &Outcome) -> Config {
     }
 }
 
+fn servers(plan: &Plan, own_addr: Option<SocketAddr>) -> String {
+    let own = own_addr.iter().map(ToString::to_string);
+    own.chain(plan.connect.iter().map(ToString::to_string)).collect::<Vec<_>>().join(", ")
+}
+
 fn window(outcome: &Outcome) -> Window {
-    let unix_ns = |time: SystemTime| {
-        u64::try_from(time.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos()).unwrap_or(u64::MAX)
-    };
+    let unix_ns = |time: SystemTime| whole_ns(time.duration_since(UNIX_EPOCH).unwrap_or_default());
     Window {
         start_unix_ns: unix_ns(outcome.since),
         end_unix_ns: unix_ns(outcome.since + outcome.time),

@@ -232,9 +232,13 @@ impl Load {
         got
     }
 
-    /// Sends what may be sent at `now_ns`, as long as the socket takes it.
+    /// Sends what may be sent at `now_ns`, as long as the socket takes it. After the end this is what nothing but this program
+    /// has held up.
     fn send(&mut self, now_ns: u64, tools: &mut Tools) -> Result<(), Failure> {
         if self.is_held {
+            if self.schedule.is_stopped(now_ns) {
+                return Ok(());
+            }
             self.held_until_ns = now_ns;
         }
         while self.connection.is_flushed() {
@@ -257,7 +261,7 @@ impl Load {
 
     /// When the packet was due that may be sent at `now_ns`, if one may.
     fn due_by(&self, now_ns: u64) -> Option<u64> {
-        if self.account.outstanding() >= self.limit || self.schedule.is_stopped(now_ns) {
+        if self.account.outstanding() >= self.limit {
             return None;
         }
         let due_ns = match &self.next {
@@ -305,7 +309,8 @@ impl Load {
             Next::Closed { from_ns } => now_ns.max(*from_ns),
             Next::Open(arrivals) => arrivals.due_ns(),
         };
-        !self.schedule.is_stopped(now_ns) && self.may_be_sent(next_ns)
+        let waits_in_vain = self.is_held && self.schedule.is_stopped(now_ns);
+        !waits_in_vain && self.may_be_sent(next_ns)
     }
 
     /// Takes packets that nothing asked for and that are here already, without waiting for them. A server that sends

@@ -73,16 +73,24 @@ mod latency;
 
 mod json;
 
+mod output;
+
+mod live;
+
+mod sink;
+
+mod hdr_log;
+
+mod hgrm;
+
 mod units;
 
 mod manual;
 
-use std::io::{self, Write};
 use std::process::ExitCode;
 
-use anyhow::Context;
-use options::{Format, Job};
-use outcome::Outcome;
+use options::Job;
+use output::Output;
 use plan::Plan;
 
 fn main() -> ExitCode {
@@ -92,7 +100,7 @@ fn main() -> ExitCode {
     };
     log_to_stderr();
     let done = match job {
-        Job::Run { plan, format } => run(plan, format),
+        Job::Run { plan, output } => run(plan, &output),
         Job::Completions(shell) => manual::completions(shell).map(|()| ExitCode::SUCCESS),
         Job::Man(dir) => manual::pages(&dir).map(|()| ExitCode::SUCCESS),
     };
@@ -102,10 +110,14 @@ fn main() -> ExitCode {
     })
 }
 
-fn run(plan: Plan, format: Format) -> anyhow::Result<ExitCode> {
-    let outcome = run::run(plan)?;
-    print(&outcome, format).context("cannot print the result")?;
-    Ok(ExitCode::from(outcome.verdict().exit_code()))
+fn run(plan: Plan, output: &Output) -> anyhow::Result<ExitCode> {
+    let (outcome, sinks) = run::run(plan, output.open()?)?;
+    let document = json::document(&outcome);
+    if let Some(problem) = &outcome.not_connected {
+        eprintln!("error: {problem}");
+    }
+    sinks.end(&document)?;
+    Ok(ExitCode::from(document.exit_code))
 }
 
 fn log_to_stderr() {
@@ -120,21 +132,4 @@ fn log_to_stderr() {
                 .from_env_lossy(),
         )
         .init();
-}
-
-fn print(outcome: &Outcome, format: Format) -> io::Result<()> {
-    if let Some(problem) = &outcome.not_connected {
-        eprintln!("error: {problem}");
-    }
-    let text = match format {
-        Format::Json => json::text(&json::document(outcome)),
-        // Nothing was measured: the line above says it all.
-        Format::Text if outcome.not_connected.is_some() => return Ok(()),
-        Format::Text => report::text(&json::document(outcome)),
-    };
-    match writeln!(io::stdout().lock(), "{text}") {
-        // A reader that has gone away is no reason for another exit code.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        done => done,
-    }
 }

@@ -11,6 +11,7 @@ use pktconn::{Addr, HeaderFormat, TlsClientConfig};
 
 use crate::account::Verify;
 use crate::arrivals::Arrival;
+use crate::output::{Format, Output};
 use crate::plan::{Amount, Pace, Plan, Tls};
 use crate::sizes::{Sizes, parse_size};
 
@@ -161,22 +162,32 @@ pub(crate) struct Options {
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
     labels: Vec<(String, String)>,
 
-    /// Print the result as one JSON document
-    #[arg(long)]
+    /// What to print: a text, one JSON document at the end, a JSON line an interval as it runs, or a row of CSV an interval
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    format: Format,
+
+    /// The same as --format json
+    #[arg(long, conflicts_with = "format")]
     json: bool,
+
+    /// Write the result into a file, and the text to standard output
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+
+    /// Write the histograms of all intervals into a log that the tools of HdrHistogram read
+    #[arg(long, value_name = "FILE")]
+    hdr_log: Option<PathBuf>,
+
+    /// Write the distribution of latencies into a table that the plotter of HdrHistogram reads
+    #[arg(long, value_name = "FILE")]
+    hgrm: Option<PathBuf>,
 }
 
 /// What to do.
 pub(crate) enum Job {
-    Run { plan: Plan, format: Format },
+    Run { plan: Plan, output: Output },
     Completions(Shell),
     Man(PathBuf),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Format {
-    Text,
-    Json,
 }
 
 /// What `--duration` and `--packets` leave to be said when neither is given.
@@ -255,8 +266,13 @@ impl Options {
             server_threads: cores.saturating_sub(threads).max(1),
         };
         plan.check()?;
-        let format = if self.json { Format::Json } else { Format::Text };
-        Ok(Job::Run { plan, format })
+        let output = Output {
+            format: if self.json { Format::Json } else { self.format },
+            path: self.output,
+            hdr_log: self.hdr_log,
+            hgrm: self.hgrm,
+        };
+        Ok(Job::Run { plan, output })
     }
 }
 

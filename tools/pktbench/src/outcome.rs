@@ -27,12 +27,6 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
-    /// The servers that were loaded.
-    pub(crate) fn servers(&self) -> String {
-        let own = self.own_addr.iter().map(ToString::to_string);
-        own.chain(self.plan.connect.iter().map(ToString::to_string)).collect::<Vec<_>>().join(", ")
-    }
-
     pub(crate) fn verdict(&self) -> Verdict {
         // What is worse comes first: a damaged packet is never hidden by what happened besides.
         if self.tally.integrity.is_violated() {

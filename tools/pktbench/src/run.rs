@@ -19,7 +19,9 @@ use crate::account::REMEMBERED;
 use crate::connect::Target;
 use crate::document::Errors;
 use crate::files;
+use crate::json;
 use crate::outcome::{Outcome, measured_time};
+use crate::output::Sinks;
 use crate::over_time::OverTime;
 use crate::patience::Patience;
 use crate::payload::Block;
@@ -33,7 +35,7 @@ use crate::worker::{Control, Event, Stop, Worker};
 /// How often the conductor looks up: often enough for a bar that moves, and too rarely to be seen in the figures.
 const TICK: Duration = Duration::from_millis(100);
 
-pub(crate) fn run(plan: Plan) -> anyhow::Result<Outcome> {
+pub(crate) fn run(plan: Plan, sinks: Sinks) -> anyhow::Result<(Outcome, Sinks)> {
     files::make_room(&plan)?;
     let plan = Arc::new(plan);
     // Kept to the end of the run.
@@ -50,13 +52,14 @@ pub(crate) fn run(plan: Plan) -> anyhow::Result<Outcome> {
         .enable_all()
         .build()
         .context("cannot start the runtime of the conductor")?;
-    let mut conductor = Conductor::start(&plan, &targets.into())?;
+    let mut conductor = Conductor::start(&plan, &targets.into(), own_addr, sinks)?;
     let ran = runtime.block_on(conductor.conduct());
-    conductor.sum(ran, own_addr)
+    conductor.sum(ran)
 }
 
 struct Conductor {
     plan: Arc<Plan>,
+    own_addr: Option<SocketAddr>,
     workers: Vec<Worker>,
     over_time: OverTime,
     /// Ends when all workers have.
@@ -81,7 +84,12 @@ enum End {
 }
 
 impl Conductor {
-    fn start(plan: &Arc<Plan>, targets: &Arc<[Target]>) -> anyhow::Result<Self> {
+    fn start(
+        plan: &Arc<Plan>,
+        targets: &Arc<[Target]>,
+        own_addr: Option<SocketAddr>,
+        sinks: Sinks,
+    ) -> anyhow::Result<Self> {
         let block = Block::new(plan.sizes.max_len, plan.most_outstanding() + REMEMBERED as usize);
         let (sender, events) = mpsc::unbounded_channel();
         let workers =
@@ -89,7 +97,8 @@ impl Conductor {
         Ok(Self {
             plan: Arc::clone(plan),
             workers: workers.collect::<anyhow::Result<_>>()?,
-            over_time: OverTime::new(plan),
+            own_addr,
+            over_time: OverTime::new(plan, sinks),
             events,
         })
     }
@@ -106,6 +115,8 @@ impl Conductor {
             Ok(()) => {
                 let schedule = self.plan.schedule(Instant::now());
                 self.control(Control::Go(schedule));
+                let since = SystemTime::now() + self.plan.ramp + self.plan.warmup;
+                self.over_time.begin(&json::config(&self.plan, self.own_addr), since);
                 let end = tokio::select! {
                     biased;
                     () = &mut interrupt => End::Interrupted,
@@ -182,7 +193,7 @@ impl Conductor {
         self.workers.iter().for_each(|worker| worker.control(control));
     }
 
-    fn sum(self, ran: Ran, own_addr: Option<SocketAddr>) -> anyhow::Result<Outcome> {
+    fn sum(self, ran: Ran) -> anyhow::Result<(Outcome, Sinks)> {
         let mut tally = Tally::new(self.plan.is_open());
         for worker in self.workers {
             tally.merge(worker.join()?);
@@ -202,10 +213,10 @@ impl Conductor {
             let measure_from = schedule.clock.instant(schedule.measure_from_ns);
             (SystemTime::now() - measure_from.elapsed(), time)
         });
-        let (recording, intervals) = self.over_time.end(time);
-        Ok(Outcome {
+        let (recording, intervals, sinks) = self.over_time.end(time);
+        let outcome = Outcome {
             plan: self.plan,
-            own_addr,
+            own_addr: self.own_addr,
             tally,
             recording,
             intervals,
@@ -213,7 +224,8 @@ impl Conductor {
             time,
             interrupted,
             not_connected,
-        })
+        };
+        Ok((outcome, sinks))
     }
 }
 

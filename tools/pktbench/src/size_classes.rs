@@ -2,6 +2,8 @@
 
 use hdrhistogram::Histogram;
 
+use crate::document::SizeClass;
+use crate::latency::percentile;
 use crate::tally::MAX_LATENCY;
 
 /// Sizes of so many bits make up a class; an empty packet has none.
@@ -14,13 +16,6 @@ const DIGITS: u8 = 2;
 pub(crate) struct SizeClasses {
     /// Made when the first packet of their class comes back.
     classes: Vec<Option<Histogram<u32>>>,
-}
-
-/// Those of one class.
-pub(crate) struct SizeClass<'a> {
-    pub(crate) min_len: u32,
-    pub(crate) max_len: u32,
-    pub(crate) latency_ns: &'a Histogram<u32>,
 }
 
 impl SizeClasses {
@@ -41,13 +36,21 @@ impl SizeClasses {
         }
     }
 
-    /// From the smallest to the largest.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = SizeClass<'_>> {
-        self.classes.iter().enumerate().filter_map(|(bits, class)| {
-            let below = 1_u64 << bits;
-            let latency_ns = class.as_ref()?;
-            Some(SizeClass { min_len: (below / 2) as u32, max_len: (below - 1) as u32, latency_ns })
-        })
+    /// Those of which there are packets, from the smallest to the largest.
+    pub(crate) fn to_document(&self) -> Vec<SizeClass> {
+        let classes = self.classes.iter().enumerate();
+        classes
+            .filter_map(|(bits, class)| {
+                let (latency_ns, below) = (class.as_ref()?, 1_u64 << bits);
+                Some(SizeClass {
+                    from_bytes: (below / 2) as u32,
+                    to_bytes: (below - 1) as u32,
+                    count: latency_ns.len(),
+                    p50_ns: percentile(latency_ns, 50.0),
+                    p99_ns: percentile(latency_ns, 99.0),
+                })
+            })
+            .collect()
     }
 }
 
@@ -70,7 +73,7 @@ mod tests {
         sum.merge(&sizes);
         sum.merge(&SizeClasses::default());
         let classes: Vec<_> =
-            sum.iter().map(|class| (class.min_len, class.max_len, class.latency_ns.len())).collect();
+            sum.to_document().iter().map(|class| (class.from_bytes, class.to_bytes, class.count)).collect();
         let expected = [
             (0, 0, 1),
             (1, 1, 1),

@@ -59,6 +59,7 @@ impl Ran {
             assert_eq!(count("integrity", "verified"), samples(&document), "{document}");
         }
         assert_eq!(document["exit_code"].as_i64(), self.code.map(i64::from), "{document}");
+        check_schema(&document);
         document
     }
 
@@ -75,6 +76,32 @@ impl Ran {
 #[track_caller]
 pub(crate) fn count(document: &Value, group: &str, name: &str) -> u64 {
     document[group][name].as_u64().unwrap_or_else(|| panic!("no count {group}.{name} in {document}"))
+}
+
+/// Checks a document against the schema that users have, and that the schema has all of its fields.
+#[track_caller]
+pub(crate) fn check_schema(document: &Value) {
+    let text = include_str!("../../schema/pktbench-1.schema.json");
+    let mut schema: Value = serde_json::from_str(text).expect("the schema is JSON");
+    forbid_more(&mut schema);
+    let validator = jsonschema::validator_for(&schema).expect("the schema is one");
+    let errors: Vec<_> =
+        validator.iter_errors(document).map(|error| format!("{}: {error}", error.instance_path())).collect();
+    assert!(errors.is_empty(), "{errors:?} in {document}");
+}
+
+/// For users fields may be added; here each one is to be described.
+fn forbid_more(schema: &mut Value) {
+    match schema {
+        Value::Object(map) => {
+            if map.contains_key("properties") {
+                map.insert("additionalProperties".to_owned(), Value::Bool(false));
+            }
+            map.values_mut().for_each(forbid_more);
+        }
+        Value::Array(list) => list.iter_mut().for_each(forbid_more),
+        _ => {}
+    }
 }
 
 /// How many packets' latencies were taken.

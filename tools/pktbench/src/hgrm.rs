@@ -1,0 +1,28 @@
+//! The distribution of latencies as a table, as HdrHistogram's tools print and plot it. Values are in ms.
+
+use hdrhistogram::Histogram;
+
+/// Steps from a percentile to the one that is twice as rare.
+const TICKS: u32 = 5;
+
+pub(crate) fn table(histogram: &Histogram<u64>) -> String {
+    let ms = |ns: f64| ns / 1e6;
+    let mut text =
+        format!("{:>12} {:>14} {:>10} {:>14}\n\n", "Value", "Percentile", "TotalCount", "1/(1-Percentile)");
+    for step in histogram.iter_quantiles(TICKS) {
+        let value = ms(step.value_iterated_to() as f64);
+        let quantile = step.quantile_iterated_to();
+        let count = histogram.count_between(0, step.value_iterated_to());
+        text += &format!("{value:12.3} {quantile:14.12} {count:10}");
+        if quantile < 1.0 {
+            text += &format!(" {:14.2}", 1.0 / (1.0 - quantile));
+        }
+        text.push('\n');
+    }
+    let (mean, deviation, max) = (ms(histogram.mean()), ms(histogram.stdev()), ms(histogram.max() as f64));
+    text += &format!("#[Mean    = {mean:12.3}, StdDeviation   = {deviation:12.3}]\n");
+    text += &format!("#[Max     = {max:12.3}, Total count    = {:12}]\n", histogram.len());
+    let sub_buckets = (2 * 10_u64.pow(histogram.sigfig().into())).next_power_of_two();
+    let buckets = histogram.buckets();
+    text + &format!("#[Buckets = {buckets:12}, SubBuckets     = {sub_buckets:12}]")
+}

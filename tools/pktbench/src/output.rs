@@ -1,0 +1,87 @@
+//! What is printed and written at the end of a run, and in which form.
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+
+use crate::document::Document;
+use crate::sink::Sink;
+use crate::{hgrm, json, report};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    Text,
+    /// One document, at the end.
+    Json,
+    /// Lines of JSON as it runs, and the document at the end.
+    Ndjson,
+    /// A row an interval as it runs.
+    Csv,
+}
+
+#[derive(Debug)]
+pub(crate) struct Output {
+    pub(crate) format: Format,
+    /// `None` for standard output.
+    pub(crate) path: Option<PathBuf>,
+    pub(crate) hdr_log: Option<PathBuf>,
+    pub(crate) hgrm: Option<PathBuf>,
+}
+
+impl Output {
+    /// Makes all files, so that what cannot be written is known before the run.
+    pub(crate) fn open(&self) -> anyhow::Result<Sinks> {
+        Ok(Sinks {
+            format: self.format,
+            is_file: self.path.is_some(),
+            result: self.path.as_deref().map_or_else(|| Ok(Sink::stdout()), Sink::create)?,
+            hdr_log: self.hdr_log.as_deref().map(Sink::create).transpose()?,
+            hgrm: self.hgrm.as_deref().map(Sink::create).transpose()?,
+        })
+    }
+}
+
+/// Where each of them goes.
+pub(crate) struct Sinks {
+    pub(crate) format: Format,
+    is_file: bool,
+    pub(crate) result: Sink,
+    pub(crate) hdr_log: Option<Sink>,
+    hgrm: Option<Sink>,
+}
+
+impl Sinks {
+    /// Writes what is written at the end. What fails does not keep the rest from being written.
+    pub(crate) fn end(mut self, document: &Document) -> anyhow::Result<()> {
+        match self.format {
+            Format::Json => self.result.line(&json::text(document)),
+            Format::Ndjson => {
+                self.result.line(&json::text(&serde_json::json!({ "event": "result", "result": document })));
+            }
+            // Its rows are all there is.
+            Format::Csv => {}
+            Format::Text => print_to(&mut self.result, document),
+        }
+        let mut ends = vec![self.result.end()];
+        if self.is_file {
+            let mut stdout = Sink::stdout();
+            print_to(&mut stdout, document);
+            ends.push(stdout.end());
+        }
+        if let Some(mut hgrm) = self.hgrm {
+            let histogram = document.latency_ns.of_users().histogram()?;
+            hgrm.line(&hgrm::table(&histogram));
+            ends.push(hgrm.end());
+        }
+        ends.extend(self.hdr_log.map(Sink::end));
+        ends.into_iter().collect()
+    }
+}
+
+/// The text for people.
+fn print_to(sink: &mut Sink, document: &Document) {
+    // Else nothing was measured: a line on standard error says it all.
+    if document.errors.connect == 0 {
+        sink.line(&report::text(document));
+    }
+}
