@@ -47,7 +47,9 @@ impl Latency {
 
 /// The latency that `percent` of the samples do not exceed; `None` without a sample.
 pub(crate) fn percentile<C: Counter>(histogram: &Histogram<C>, percent: f64) -> Option<u64> {
-    (!histogram.is_empty()).then(|| histogram.value_at_percentile(percent))
+    // A rank that is whole, such as 99.9 % of 4,000, is not to be rounded up for the sake of its last bit.
+    let quantile = percent / 100.0 * (1.0 - f64::EPSILON);
+    (!histogram.is_empty()).then(|| histogram.value_at_quantile(quantile))
 }
 
 /// HdrHistogram's V2 encoding, compressed, in base64.
@@ -74,6 +76,15 @@ mod tests {
         assert_eq!(latency.histogram().unwrap(), histogram);
         assert_eq!((latency.count, latency.min), (4, Some(1_000)));
         assert_eq!(latency.percentiles[0].0, 50.0);
+    }
+
+    #[test]
+    fn a_rank_that_is_whole_is_that_rank() {
+        for (percent, count, rank) in [(99.9, 4000, 3996), (99.0, 100, 99), (50.0, 2, 1), (100.0, 7, 7), (99.99, 4, 4)] {
+            let mut histogram = new_histogram();
+            (1..=count).for_each(|ns| histogram.record(ns / 4 + 1).unwrap());
+            assert_eq!(percentile(&histogram, percent), Some(histogram.highest_equivalent(rank / 4 + 1)), "{percent}");
+        }
     }
 
     #[test]
