@@ -112,6 +112,24 @@ mod tests {
         assert_ne!(packets(7, 3), packets(7, 4), "another connection");
     }
 
+    /// Results of other versions can be compared only where the load is the same.
+    #[test]
+    fn the_packets_of_a_seed_are_those_of_every_version() {
+        let block = Block::new(2048, 1);
+        let lens = |min_len, max_len, seed, conn| {
+            let packets = Packets::new(block, Sizes { min_len, max_len }, seed, conn);
+            [0, 1, 2, 3, 4, 1_000_000, u64::MAX].map(|k| packets.payload(k).len())
+        };
+        assert_eq!(lens(0, 2048, 1, 0), [910, 524, 180, 595, 1160, 1411, 137]);
+        assert_eq!(lens(0, 2048, 1, 63), [2031, 2027, 620, 1721, 639, 1917, 1075]);
+        assert_eq!(lens(0, 2048, 42, 0), [1642, 1259, 922, 422, 819, 1459, 92]);
+        assert_eq!(lens(64, 1500, 1, 0), [702, 431, 190, 481, 877, 1053, 160]);
+        assert_eq!(lens(512, 512, 1, 0), [512; 7]);
+        let packets = Packets::new(block, Sizes { min_len: 8, max_len: 8 }, 1, 0);
+        assert_eq!(packets.payload(0), [243, 114, 95, 136, 251, 207, 227, 41]);
+        assert_eq!(packets.payload(1_000_000), [140, 96, 15, 18, 118, 110, 32, 112]);
+    }
+
     #[test]
     fn sizes_reach_both_ends_and_never_pass_them() {
         let packets = Packets::new(block(), Sizes { min_len: 3, max_len: 6 }, 1, 0);
