@@ -238,24 +238,24 @@ mod tests {
     use std::sync::OnceLock;
 
     use crate::payload::Block;
-    use crate::sizes::Sizes;
+    use crate::sizes::Law;
     use Judgement::{Altered, Doubled, Reordered, Verified};
 
-    const LONG: Sizes = Sizes { min_len: 8, max_len: 64 };
+    const LONG: Law = Law::Uniform { min_len: 8, max_len: 64 };
 
     /// One for all tests: a block is never freed.
     fn block() -> Block {
         static BLOCK: OnceLock<Block> = OnceLock::new();
-        *BLOCK.get_or_init(|| Block::new(LONG.max_len, 1))
+        *BLOCK.get_or_init(|| Block::new(LONG.max_len(), 1))
     }
 
     /// An account with packets 0 to `sent - 1` outstanding, each with its number as the note, and their payloads.
-    fn account(sizes: Sizes, sent: u64) -> (Account<u64>, Vec<Vec<u8>>) {
+    fn account(sizes: Law, sent: u64) -> (Account<u64>, Vec<Vec<u8>>) {
         account_with(Verify::Full, sizes, sent)
     }
 
-    fn account_with(verify: Verify, sizes: Sizes, sent: u64) -> (Account<u64>, Vec<Vec<u8>>) {
-        let mut account = Account::new(Packets::new(block(), sizes, 1, 0), verify);
+    fn account_with(verify: Verify, sizes: Law, sent: u64) -> (Account<u64>, Vec<Vec<u8>>) {
+        let mut account = Account::new(Packets::new(block(), sizes, 1, 0, 1), verify);
         let mut payloads = Vec::new();
         for number in 0..sent {
             let payload = account.sent(number);
@@ -270,7 +270,7 @@ mod tests {
 
     #[test]
     fn what_comes_back_as_it_was_sent_is_verified() {
-        let (mut account, payloads) = account(Sizes { min_len: 0, max_len: 64 }, 200);
+        let (mut account, payloads) = account(Law::Uniform { min_len: 0, max_len: 64 }, 200);
         let judgements = receive_all(&mut account, &payloads);
         assert!(judgements.into_iter().eq((0..200).map(Verified)));
         assert_eq!(account.outstanding(), 0);
@@ -364,7 +364,7 @@ mod tests {
     #[test]
     fn a_packet_of_another_connection_is_altered() {
         let (mut account, _) = account(LONG, 1);
-        let other = Packets::new(block(), LONG, 1, 1).payload(0);
+        let other = Packets::new(block(), LONG, 1, 1, 2).payload(0);
         assert_eq!(account.receive(other), Altered(0));
     }
 
@@ -390,7 +390,7 @@ mod tests {
 
     #[test]
     fn empty_packets_are_told_by_their_number() {
-        let sizes = Sizes { min_len: 0, max_len: 0 };
+        let sizes = Law::Uniform { min_len: 0, max_len: 0 };
         let (mut one_missing, payloads) = account(sizes, 5);
         receive_all(&mut one_missing, &payloads[1..]);
         assert_eq!(
@@ -445,7 +445,7 @@ mod tests {
     #[test]
     fn the_fates_add_up_to_what_was_sent_and_to_what_came_back() {
         for round in 0..200_usize {
-            let sizes = Sizes { min_len: 0, max_len: if round % 2 == 0 { 3 } else { 64 } };
+            let sizes = Law::Uniform { min_len: 0, max_len: if round % 2 == 0 { 3 } else { 64 } };
             let (mut account, mut payloads) = account(sizes, 20);
             let at = |step: usize| (round * 7 + step * 13) % 18;
             payloads.swap(at(0), at(1));

@@ -80,10 +80,16 @@ mod tests {
 
     #[test]
     fn a_rank_that_is_whole_is_that_rank() {
-        for (percent, count, rank) in [(99.9, 4000, 3996), (99.0, 100, 99), (50.0, 2, 1), (100.0, 7, 7), (99.99, 4, 4)] {
+        for (percent, count, rank) in
+            [(99.9, 4000, 3996), (99.0, 100, 99), (50.0, 2, 1), (100.0, 7, 7), (99.99, 4, 4)]
+        {
             let mut histogram = new_histogram();
             (1..=count).for_each(|ns| histogram.record(ns / 4 + 1).unwrap());
-            assert_eq!(percentile(&histogram, percent), Some(histogram.highest_equivalent(rank / 4 + 1)), "{percent}");
+            assert_eq!(
+                percentile(&histogram, percent),
+                Some(histogram.highest_equivalent(rank / 4 + 1)),
+                "{percent}"
+            );
         }
     }
 

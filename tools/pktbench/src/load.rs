@@ -120,7 +120,7 @@ impl Load {
         block: Block,
         schedule: Schedule,
     ) -> Self {
-        let packets = Packets::new(block, plan.sizes, plan.seed, index);
+        let packets = Packets::new(block, plan.sizes.law, plan.seed, index, plan.conns);
         let ramp_ns = whole_ns(plan.ramp);
         let next = match plan.pace {
             // One connection after the other joins in.

@@ -19,6 +19,8 @@ mod schedule;
 
 mod sizes;
 
+mod size_file;
+
 mod arrivals;
 
 mod run;

@@ -50,6 +50,11 @@ enum Command {
     },
 }
 
+/// No doc comment, in which the name of the file would be taken for a link.
+const SIZES_HELP: &str = "Payload sizes in bytes, and 64KiB and the like work: one (512 or fixed:512), LOW-HIGH (uniform, \
+both ends included), list:64@9,1024@1 (each with its weight), exp:512 (exponential with this mean, up to 9 times as much), \
+or file:SIZES.csv (the first field of each line, in the order of the file, again and again)";
+
 /// How to load a server.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -106,8 +111,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "HOW", default_value = "full")]
     verify: Verify,
 
-    /// Payload sizes in bytes, one or LOW-HIGH (uniform, both ends included); 64KiB and the like work
-    #[arg(long, value_name = "SIZES", default_value = "0-2048")]
+    #[arg(long, value_name = "SIZES", default_value = "0-2048", help = SIZES_HELP)]
     sizes: Sizes,
 
     /// How long to send, after the warm-up [default: 10s]
@@ -354,7 +358,7 @@ mod tests {
     fn the_defaults_load_an_own_server_for_ten_seconds() {
         let plan = plan(&[]);
         assert_eq!((plan.connect, plan.conns, plan.pipeline), (Vec::new(), 64, 1));
-        assert_eq!(plan.sizes, Sizes { min_len: 0, max_len: 2048 });
+        assert_eq!(plan.sizes.to_string(), "0-2048");
         assert_eq!(plan.amount, Amount::Time(Duration::from_secs(10)));
         assert_eq!((plan.warmup, plan.timeout), (Duration::ZERO, Duration::from_secs(10)));
         assert_eq!(plan.max_payload_len, 32 * 1024 * 1024);

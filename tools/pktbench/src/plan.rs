@@ -85,8 +85,8 @@ pub(crate) enum Amount {
 impl Plan {
     /// Refuses what cannot work. The error says what, and what to do.
     pub(crate) fn check(&self) -> Result<(), String> {
-        if self.sizes.max_len > self.max_payload_len {
-            let (len, max) = (self.sizes.max_len, self.max_payload_len);
+        let (len, max) = (self.sizes.law.max_len(), self.max_payload_len);
+        if len > max {
             let enough = match len.is_power_of_two() && len >= 1 << 20 {
                 true => format!("{}MiB", len >> 20),
                 false => len.to_string(),
@@ -96,8 +96,7 @@ impl Plan {
             ));
         }
         let sayable = self.header.max_payload_len();
-        if self.sizes.max_len as usize > sayable {
-            let len = self.sizes.max_len;
+        if len as usize > sayable {
             return Err(format!(
                 "--sizes of up to {len} bytes are more than --header {} can say, {sayable}",
                 self.header
@@ -206,7 +205,7 @@ pub(crate) mod tests {
             pace: Pace::Closed,
             pipeline: 1,
             verify: Verify::Full,
-            sizes: Sizes { min_len: 0, max_len: 2048 },
+            sizes: "0-2048".parse().unwrap(),
             amount: Amount::Packets(1000),
             ramp: Duration::ZERO,
             warmup: Duration::ZERO,
@@ -246,13 +245,10 @@ pub(crate) mod tests {
 
     #[test]
     fn what_cannot_work_is_refused_with_a_way_out() {
-        let large = Sizes { min_len: 0, max_len: 64 << 20 };
+        let sizes = |text: &str| text.parse().unwrap();
         let cases = [
-            (Plan { sizes: large, ..plan() }, "--max-payload 64MiB"),
-            (
-                Plan { sizes: Sizes { min_len: 9, max_len: 9 }, max_payload_len: 8, ..plan() },
-                "--max-payload 9",
-            ),
+            (Plan { sizes: sizes("0-64MiB"), ..plan() }, "--max-payload 64MiB"),
+            (Plan { sizes: sizes("9"), max_payload_len: 8, ..plan() }, "--max-payload 9"),
             (Plan { amount: Amount::Time(Duration::ZERO), ..plan() }, "such as 10s"),
         ];
         for (plan, expected) in cases {

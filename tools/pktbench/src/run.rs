@@ -90,7 +90,7 @@ impl Conductor {
         own_addr: Option<SocketAddr>,
         sinks: Sinks,
     ) -> anyhow::Result<Self> {
-        let block = Block::new(plan.sizes.max_len, plan.most_outstanding() + REMEMBERED as usize);
+        let block = Block::new(plan.sizes.law.max_len(), plan.most_outstanding() + REMEMBERED as usize);
         let (sender, events) = mpsc::unbounded_channel();
         let workers =
             (0..plan.threads).map(|index| Worker::start(index, plan, targets, block, sender.clone()));
