@@ -108,13 +108,18 @@ fn load(config: &Config) -> String {
         (None, most) => format!("up to {} outstanding", plural(most.unwrap_or_default(), "packet")),
     };
     format!(
-        "{} x {outstanding}, payloads of {} B{header}{}, {amount}{ramp}{warmup}, on {}, seed {}",
+        "{} x {outstanding}, payloads of {}{header}{}, {amount}{ramp}{warmup}, on {}, seed {}",
         plural(config.conns, "connection"),
-        config.sizes,
+        sizes(&config.sizes),
         if config.crc { " with CRC-32" } else { "" },
         plural(config.threads, "thread"),
         config.seed,
     )
+}
+
+/// A number gets its unit; a law says that it is one.
+fn sizes(sizes: &str) -> String {
+    if sizes.contains(':') { sizes.to_owned() } else { format!("{sizes} B") }
 }
 
 fn plural(count: usize, noun: &str) -> String {
