@@ -58,7 +58,7 @@ impl ClientTally {
         self.busiest_pct = self.busiest_pct.max(percent(cpu_ns, time_ns));
     }
 
-    pub(crate) fn merge(&mut self, other: Self) {
+    pub(crate) fn merge(&mut self, other: &Self) {
         self.cpu_ns += other.cpu_ns;
         self.time_ns += other.time_ns;
         self.busiest_pct = self.busiest_pct.max(other.busiest_pct);
@@ -101,7 +101,7 @@ mod tests {
     fn one_busy_thread_of_two_saturates_and_the_mean_is_shown() {
         let mut tally = busy(40);
         assert!(!tally.is_saturated());
-        tally.merge(busy(96));
+        tally.merge(&busy(96));
         assert_eq!(tally.cpu_pct(), 68.0);
         assert!(tally.is_saturated());
     }

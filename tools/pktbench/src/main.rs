@@ -102,7 +102,7 @@ fn main() -> ExitCode {
     };
     log_to_stderr();
     let done = match job {
-        Job::Run { plan, output } => run(plan, &output),
+        Job::Run { plan, output } => run(*plan, output),
         Job::Completions(shell) => manual::completions(shell).map(|()| ExitCode::SUCCESS),
         Job::Man(dir) => manual::pages(&dir).map(|()| ExitCode::SUCCESS),
     };
@@ -112,7 +112,7 @@ fn main() -> ExitCode {
     })
 }
 
-fn run(plan: Plan, output: &Output) -> anyhow::Result<ExitCode> {
+fn run(plan: Plan, output: Output) -> anyhow::Result<ExitCode> {
     let (outcome, sinks) = run::run(plan, output.open()?)?;
     let document = json::document(&outcome);
     if let Some(problem) = &outcome.not_connected {

@@ -178,18 +178,18 @@ pub(crate) struct Options {
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 
-    /// Write the histograms of all intervals into a log that the tools of HdrHistogram read
+    /// Write the histogram of each interval into a log, as the tools of `HdrHistogram` read it
     #[arg(long, value_name = "FILE")]
     hdr_log: Option<PathBuf>,
 
-    /// Write the distribution of latencies into a table that the plotter of HdrHistogram reads
+    /// Write the distribution of latencies into a table, as the plotter of `HdrHistogram` reads it
     #[arg(long, value_name = "FILE")]
     hgrm: Option<PathBuf>,
 }
 
 /// What to do.
 pub(crate) enum Job {
-    Run { plan: Plan, output: Output },
+    Run { plan: Box<Plan>, output: Output },
     Completions(Shell),
     Man(PathBuf),
 }
@@ -276,7 +276,7 @@ impl Options {
             hdr_log: self.hdr_log,
             hgrm: self.hgrm,
         };
-        Ok(Job::Run { plan, output })
+        Ok(Job::Run { plan: Box::new(plan), output })
     }
 }
 
@@ -339,7 +339,7 @@ mod tests {
 
     fn plan(args: &[&str]) -> Plan {
         let Job::Run { plan, .. } = job(args).unwrap() else { panic!("{args:?} is no run") };
-        plan
+        *plan
     }
 
     fn job(args: &[&str]) -> Result<Job, String> {

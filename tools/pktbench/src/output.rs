@@ -30,7 +30,7 @@ pub(crate) struct Output {
 
 impl Output {
     /// Makes all files, so that what cannot be written is known before the run.
-    pub(crate) fn open(&self) -> anyhow::Result<Sinks> {
+    pub(crate) fn open(self) -> anyhow::Result<Sinks> {
         Ok(Sinks {
             format: self.format,
             is_file: self.path.is_some(),

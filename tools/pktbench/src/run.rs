@@ -180,7 +180,7 @@ impl Conductor {
 
     fn take(&mut self, event: Event) {
         if let Event::Interval { worker, published } = event {
-            self.over_time.add(worker, published);
+            self.over_time.add(worker, *published);
         }
     }
 

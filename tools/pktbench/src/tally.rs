@@ -65,7 +65,7 @@ impl Tally {
         self.last_answer_ns = self.last_answer_ns.max(other.last_answer_ns);
         self.integrity += other.integrity;
         self.errors.merge(other.errors);
-        self.client.merge(other.client);
+        self.client.merge(&other.client);
         self.sizes.merge(&other.sizes);
     }
 }

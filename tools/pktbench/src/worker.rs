@@ -51,7 +51,7 @@ pub(crate) enum Event {
     /// A worker has come to the end of an interval, or of its work.
     Interval {
         worker: usize,
-        published: Published,
+        published: Box<Published>,
     },
 }
 
@@ -151,7 +151,7 @@ impl Work {
         let Self { index: worker, plan, block, control, events, progress, .. } = self;
         let mut event_loop = EventLoop::new(poll, control, &plan, schedule, progress, |published| {
             // A conductor that is gone wants to know no more.
-            let _ = events.send(Event::Interval { worker, published });
+            let _ = events.send(Event::Interval { worker, published: Box::new(published) });
         })?;
         for (index, stream) in streams {
             event_loop.add(index, stream, &plan, block)?;

@@ -5,7 +5,7 @@ mod common;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use common::{Answer, count, frame, pktbench, samples, serve};
+use common::{Answer, count, pktbench, samples, serve};
 use pktconn::PacketServer;
 use serde_json::Value;
 
@@ -185,8 +185,8 @@ fn verification_by_length_and_none_at_all_miss_what_they_do_not_look_at() {
     let altering = || {
         serve(|| {
             |number, frame: Vec<u8>| match number {
-                7 => Answer::Bytes(frame_of(vec![0xff; frame.len() - 4])),
-                8 => Answer::Bytes(frame_of(vec![0xff; frame.len() - 3])),
+                7 => Answer::Bytes(common::frame(&vec![0xff; frame.len() - 4])),
+                8 => Answer::Bytes(common::frame(&vec![0xff; frame.len() - 3])),
                 _ => Answer::Bytes(frame),
             }
         })
@@ -199,8 +199,4 @@ fn verification_by_length_and_none_at_all_miss_what_they_do_not_look_at() {
         assert_eq!(ran.code, Some(code), "{verify}");
         assert_eq!(document["config"]["verify"], verify);
     }
-}
-
-fn frame_of(payload: Vec<u8>) -> Vec<u8> {
-    frame(&payload)
 }
