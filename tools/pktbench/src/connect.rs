@@ -298,7 +298,7 @@ mod tests {
             let times = std::cell::RefCell::new(Vec::new());
             let pace = Pace::of(&plan, worker);
             let connected = connect(&targets, 0..3, pace, Duration::from_secs(10), || {
-                times.borrow_mut().push(begun.elapsed())
+                times.borrow_mut().push(begun.elapsed());
             });
             assert!(connected.await.is_ok());
             let times: Vec<_> = times.take().iter().map(|time| time.as_millis() as u64).collect();

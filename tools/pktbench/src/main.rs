@@ -69,6 +69,8 @@ mod outcome;
 
 mod report;
 
+mod html;
+
 mod document;
 
 mod latency;
@@ -84,6 +86,8 @@ mod sink;
 mod hdr_log;
 
 mod hgrm;
+
+mod read;
 
 mod units;
 
@@ -104,6 +108,7 @@ fn main() -> ExitCode {
     let done = match job {
         Job::Run { plan, output } => run(*plan, output),
         Job::Completions(shell) => manual::completions(shell).map(|()| ExitCode::SUCCESS),
+        Job::Html { result, file } => html::draw(&result, &file).map(|()| ExitCode::SUCCESS),
         Job::Man(dir) => manual::pages(&dir).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {

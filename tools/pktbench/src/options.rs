@@ -40,6 +40,17 @@ pub(crate) struct Cli {
 /// What is done without loading a server.
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Draw the report of an earlier result
+    Html {
+        /// What --json printed
+        #[arg(value_name = "RESULT.json")]
+        result: PathBuf,
+
+        /// The page that is written; a name that ends in .svg is for its charts alone, as one picture
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+
     /// Print the completions of a shell
     Completions { shell: Shell },
 
@@ -178,18 +189,23 @@ pub(crate) struct Options {
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 
-    /// Write the histogram of each interval into a log, as the tools of `HdrHistogram` read it
+    /// Write the histogram of each interval into a log, as the tools of HdrHistogram read it
     #[arg(long, value_name = "FILE")]
     hdr_log: Option<PathBuf>,
 
-    /// Write the distribution of latencies into a table, as the plotter of `HdrHistogram` reads it
+    /// Write the distribution of latencies into a table, as the plotter of HdrHistogram reads it
     #[arg(long, value_name = "FILE")]
     hgrm: Option<PathBuf>,
+
+    /// Write a report with charts too, a page for a browser; a name that ends in .svg is for its charts alone
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
 
 /// What to do.
 pub(crate) enum Job {
     Run { plan: Box<Plan>, output: Output },
+    Html { result: PathBuf, file: PathBuf },
     Completions(Shell),
     Man(PathBuf),
 }
@@ -212,6 +228,7 @@ impl Job {
         })?;
         match cli.command {
             None => cli.run.into_job().map_err(|problem| bad_usage(&format!("error: {problem}"))),
+            Some(Command::Html { result, file }) => Ok(Self::Html { result, file }),
             Some(Command::Completions { shell }) => Ok(Self::Completions(shell)),
             Some(Command::Man { dir }) => Ok(Self::Man(dir)),
         }
@@ -275,6 +292,7 @@ impl Options {
             path: self.output,
             hdr_log: self.hdr_log,
             hgrm: self.hgrm,
+            html: self.html,
         };
         Ok(Job::Run { plan: Box::new(plan), output })
     }

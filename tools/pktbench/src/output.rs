@@ -6,7 +6,7 @@ use clap::ValueEnum;
 
 use crate::document::Document;
 use crate::sink::Sink;
-use crate::{hgrm, json, report};
+use crate::{hgrm, html, json, report};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
@@ -26,6 +26,8 @@ pub(crate) struct Output {
     pub(crate) path: Option<PathBuf>,
     pub(crate) hdr_log: Option<PathBuf>,
     pub(crate) hgrm: Option<PathBuf>,
+    /// A page, or a picture.
+    pub(crate) html: Option<PathBuf>,
 }
 
 impl Output {
@@ -37,6 +39,7 @@ impl Output {
             result: self.path.as_deref().map_or_else(|| Ok(Sink::stdout()), Sink::create)?,
             hdr_log: self.hdr_log.as_deref().map(Sink::create).transpose()?,
             hgrm: self.hgrm.as_deref().map(Sink::create).transpose()?,
+            html: self.html.map(|path| Sink::create(&path).map(|sink| (path, sink))).transpose()?,
         })
     }
 }
@@ -48,6 +51,7 @@ pub(crate) struct Sinks {
     pub(crate) result: Sink,
     pub(crate) hdr_log: Option<Sink>,
     hgrm: Option<Sink>,
+    html: Option<(PathBuf, Sink)>,
 }
 
 impl Sinks {
@@ -68,10 +72,12 @@ impl Sinks {
             print_to(&mut stdout, document);
             ends.push(stdout.end());
         }
-        if let Some(mut hgrm) = self.hgrm {
-            let histogram = document.latency_ns.of_users().histogram()?;
-            hgrm.line(&hgrm::table(&histogram));
-            ends.push(hgrm.end());
+        if let Some(sink) = self.hgrm {
+            let histogram = document.latency_ns.of_users().histogram();
+            ends.push(histogram.and_then(|histogram| sink.all(&hgrm::table(&histogram))));
+        }
+        if let Some((path, sink)) = self.html {
+            ends.push(html::text(document, &path).and_then(|text| sink.all(&text)));
         }
         ends.extend(self.hdr_log.map(Sink::end));
         ends.into_iter().collect()

@@ -97,7 +97,7 @@ mod tests {
     use crate::plan::tests::plan;
 
     fn sinks() -> Sinks {
-        let output = Output { format: Format::Text, path: None, hdr_log: None, hgrm: None };
+        let output = Output { format: Format::Text, path: None, hdr_log: None, hgrm: None, html: None };
         output.open().unwrap()
     }
 

@@ -63,7 +63,7 @@ fn row(text: &mut String, name: &str, said: &str) -> fmt::Result {
     writeln!(text)
 }
 
-fn mode(config: &Config) -> String {
+pub(crate) fn mode(config: &Config) -> String {
     match config.mode {
         Mode::Closed => {
             "closed loop: a packet is sent when one has come back, so nothing is sent during a stall, \
@@ -122,7 +122,7 @@ fn sizes(sizes: &str) -> String {
     if sizes.contains(':') { sizes.to_owned() } else { format!("{sizes} B") }
 }
 
-fn plural(count: usize, noun: &str) -> String {
+pub(crate) fn plural(count: usize, noun: &str) -> String {
     let s = if count == 1 { "" } else { "s" };
     format!("{} {noun}{s}", units::count(count as u64))
 }
@@ -243,7 +243,7 @@ fn fared(client: &Client) -> String {
     format!("{cpu}{lag}{saturated}")
 }
 
-fn verdict(document: &Document) -> String {
+pub(crate) fn verdict(document: &Document) -> String {
     let said = match document.verdict {
         Verdict::Pass => "pass: every packet came back whole, in order and once",
         Verdict::Failed => "failed: a connection ended before it was done",

@@ -34,6 +34,12 @@ impl Sink {
         }
     }
 
+    /// Writes `text`, which is all there is.
+    pub(crate) fn all(mut self, text: &str) -> anyhow::Result<()> {
+        self.line(text);
+        self.end()
+    }
+
     /// Whether all was written.
     pub(crate) fn end(self) -> anyhow::Result<()> {
         match self.failed {

@@ -1,0 +1,170 @@
+//! A chart: series between two axes.
+//!
+//! ```text
+//!  unit of y                 -- one  -- other     legend
+//!  20 ms |---------------------------------
+//!        |            __/
+//!  10 ms |-------____/---------------------
+//!        |______/__________________________
+//!        0        10        20        30
+//!                 name of x
+//! ```
+
+use plotters::style::text_anchor::HPos;
+
+use super::canvas::{Canvas, FINENESS, FONT_SIZE, Point, width_of};
+use super::ink::Ink;
+use super::scale::Scale;
+
+/// A chart, drawn in the colours of a light page.
+pub(super) struct Chart {
+    pub(super) id: &'static str,
+    pub(super) title: &'static str,
+    pub(super) note: String,
+    /// The content of an `svg` element.
+    pub(super) content: String,
+}
+
+pub(super) struct Axis {
+    pub(super) scale: Scale,
+    pub(super) name: &'static str,
+}
+
+pub(super) struct Series {
+    pub(super) name: &'static str,
+    pub(super) ink: Ink,
+    pub(super) shape: Shape,
+    /// Where nothing was measured the line is broken.
+    pub(super) points: Vec<Option<Point>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shape {
+    Line,
+    Filled,
+    Dotted,
+}
+
+/// Small enough that words can be read where a telephone shows it, and large enough that two fit beside each other.
+pub(super) const WIDTH: f64 = 480.0;
+pub(super) const HEIGHT: f64 = 280.0;
+
+/// The ends of the axes.
+const LEFT: f64 = 60.0;
+const RIGHT: f64 = WIDTH - 24.0;
+const TOP: f64 = 36.0;
+const BOTTOM: f64 = HEIGHT - 44.0;
+
+/// Between two words of one line.
+const GAP: f64 = 8.0;
+
+const SWATCH: f64 = 16.0;
+
+/// What `viewBox` has to be around the content.
+pub(super) fn view_box() -> String {
+    format!("0 0 {} {}", WIDTH * FINENESS, HEIGHT * FINENESS)
+}
+
+pub(super) fn draw(x: &Axis, y: &Axis, series: &[Series]) -> String {
+    Canvas::content(WIDTH, HEIGHT, |canvas| {
+        draw_y(canvas, y);
+        for series in series {
+            draw_series(canvas, x, y, series);
+        }
+        draw_x(canvas, x);
+        draw_legend(canvas, series);
+    })
+}
+
+fn draw_y(canvas: &Canvas<'_>, axis: &Axis) {
+    canvas.words(axis.name, (2.0, FONT_SIZE), HPos::Left, Ink::Muted);
+    for (value, name) in &axis.scale.ticks {
+        let y = y_of(axis, *value);
+        canvas.line(&[(LEFT, y), (RIGHT, y)], 1.0, Ink::Grid);
+        canvas.words(name, (LEFT - 8.0, y), HPos::Right, Ink::Muted);
+    }
+}
+
+fn draw_x(canvas: &Canvas<'_>, axis: &Axis) {
+    canvas.line(&[(LEFT, BOTTOM), (RIGHT, BOTTOM)], 1.0, Ink::Muted);
+    let every = every(axis);
+    for (index, (value, name)) in axis.scale.ticks.iter().enumerate() {
+        let x = x_of(axis, *value);
+        canvas.line(&[(x, BOTTOM), (x, BOTTOM + 4.0)], 1.0, Ink::Muted);
+        if index % every == 0 {
+            canvas.words(name, (x, BOTTOM + 14.0), HPos::Center, Ink::Muted);
+        }
+    }
+    canvas.words(axis.name, ((LEFT + RIGHT) / 2.0, HEIGHT - 9.0), HPos::Center, Ink::Muted);
+}
+
+/// So that no name runs into the next: 2 leaves out each other one.
+fn every(axis: &Axis) -> usize {
+    let ticks = &axis.scale.ticks;
+    let fits = |every: &usize| {
+        let names: Vec<_> = ticks.iter().step_by(*every).collect();
+        names.windows(2).all(|pair| {
+            let halves = (width_of(&pair[0].1) + width_of(&pair[1].1)) / 2.0;
+            x_of(axis, pair[1].0) - x_of(axis, pair[0].0) >= halves + GAP
+        })
+    };
+    (1..=ticks.len()).find(fits).unwrap_or(1)
+}
+
+fn draw_series(canvas: &Canvas<'_>, x: &Axis, y: &Axis, series: &Series) {
+    let placed = |point: &Option<Point>| point.map(|(at, value)| (x_of(x, at), y_of(y, value)));
+    let points: Vec<_> = series.points.iter().map(placed).collect();
+    for run in points.split(Option::is_none) {
+        let run: Vec<_> = run.iter().copied().flatten().collect();
+        let [first, .., last] = run[..] else {
+            run.iter().for_each(|point| canvas.dot(*point, 2.5, series.ink));
+            continue;
+        };
+        if series.shape == Shape::Filled {
+            let ground = [(last.0, BOTTOM), (first.0, BOTTOM)];
+            canvas.area(&[&run[..], &ground].concat(), 0.12, series.ink);
+        }
+        canvas.line(&run, 1.8, series.ink);
+        if series.shape == Shape::Dotted {
+            run.iter().for_each(|point| canvas.dot(*point, 3.0, series.ink));
+        }
+    }
+}
+
+/// At the right, where the name of the other axis is not. One series alone is what the title says.
+fn draw_legend(canvas: &Canvas<'_>, series: &[Series]) {
+    if series.len() < 2 {
+        return;
+    }
+    let mut right = RIGHT;
+    for series in series.iter().rev() {
+        let name = right - width_of(series.name);
+        canvas.words(series.name, (name, FONT_SIZE), HPos::Left, Ink::Text);
+        let swatch = name - 6.0;
+        canvas.line(&[(swatch - SWATCH, FONT_SIZE), (swatch, FONT_SIZE)], 2.5, series.ink);
+        right = swatch - SWATCH - GAP;
+    }
+}
+
+fn x_of(axis: &Axis, value: f64) -> f64 {
+    LEFT + axis.scale.at(value) * (RIGHT - LEFT)
+}
+
+fn y_of(axis: &Axis, value: f64) -> f64 {
+    BOTTOM - axis.scale.at(value) * (BOTTOM - TOP)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn every_of(names: usize, name: &str) -> usize {
+        every(&Axis { scale: Scale::places(vec![name.to_owned(); names]), name: "" })
+    }
+
+    #[test]
+    fn names_that_would_run_into_each_other_are_left_out() {
+        assert_eq!((every_of(7, "64–127"), every_of(14, "64–127"), every_of(22, "64–127")), (1, 2, 3));
+        assert_eq!((every_of(1, &"long ".repeat(99)), every_of(0, "")), (1, 1));
+    }
+}

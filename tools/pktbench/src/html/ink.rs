@@ -1,0 +1,82 @@
+//! The colours of charts. They are drawn in those of a light page; in a page of HTML each becomes a variable of its style,
+//! which has another value where the reader prefers the dark.
+
+use plotters::style::RGBColor;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ink {
+    Text,
+    Muted,
+    Grid,
+    Blue,
+    Orange,
+    Teal,
+    Green,
+    Violet,
+    Magenta,
+}
+
+impl Ink {
+    pub(super) const ALL: [Self; 9] = [
+        Self::Text,
+        Self::Muted,
+        Self::Grid,
+        Self::Blue,
+        Self::Orange,
+        Self::Teal,
+        Self::Green,
+        Self::Violet,
+        Self::Magenta,
+    ];
+
+    /// Its variable in `style.css`, and its value on a light page.
+    fn named(self) -> (&'static str, u32) {
+        match self {
+            Self::Text => ("text", 0x1F_23_28),
+            Self::Muted => ("muted", 0x5B_64_70),
+            Self::Grid => ("grid", 0xE3_E6_EA),
+            Self::Blue => ("blue", 0x24_6B_D6),
+            Self::Orange => ("orange", 0xD1_55_1B),
+            Self::Teal => ("teal", 0x0B_72_85),
+            Self::Green => ("green", 0x1A_93_61),
+            Self::Violet => ("violet", 0x5B_45_C9),
+            Self::Magenta => ("magenta", 0xC2_37_7B),
+        }
+    }
+
+    pub(super) fn rgb(self) -> RGBColor {
+        let [_, red, green, blue] = self.named().1.to_be_bytes();
+        RGBColor(red, green, blue)
+    }
+}
+
+/// The drawing with variables in the place of its colours.
+pub(super) fn as_variables(svg: &str) -> String {
+    Ink::ALL.iter().fold(svg.to_owned(), |svg, ink| {
+        let (name, value) = ink.named();
+        svg.replace(&format!("\"#{value:06X}\""), &format!("\"var(--{name})\""))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_ink_is_a_variable_of_the_style_for_light_and_for_dark() {
+        let style = include_str!("style.css");
+        let (light, dark) = style.split_once("@media (prefers-color-scheme: dark)").unwrap();
+        for ink in Ink::ALL {
+            let (name, value) = ink.named();
+            assert!(light.contains(&format!("--{name}: #{value:06x};")), "{name}");
+            assert!(dark.contains(&format!("--{name}: #")), "{name}");
+        }
+    }
+
+    #[test]
+    fn no_two_inks_are_one_colour() {
+        for ink in Ink::ALL {
+            assert_eq!(Ink::ALL.iter().filter(|other| other.rgb() == ink.rgb()).count(), 1, "{ink:?}");
+        }
+    }
+}

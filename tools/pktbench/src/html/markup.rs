@@ -1,0 +1,66 @@
+//! Text as HTML and SVG have it, and tables of it.
+
+/// As it stands between tags and in an attribute.
+pub(super) fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for letter in text.chars() {
+        match letter {
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '&' => escaped.push_str("&amp;"),
+            '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&#39;"),
+            // No page may have them, and no reader could see them.
+            '\0'..='\x08' | '\x0b'..='\x1f' | '\x7f' => escaped.push('\u{fffd}'),
+            _ => escaped.push(letter),
+        }
+    }
+    escaped
+}
+
+/// A part of the page with a heading; `content` is HTML.
+pub(super) fn section(id: &str, title: &str, content: &str) -> String {
+    let title = escape(title);
+    format!(
+        "<section class=\"card\" aria-labelledby=\"{id}\">\n<h2 id=\"{id}\">{title}</h2>\n{content}</section>\n"
+    )
+}
+
+/// A table whose first column names the rows; the cells are text.
+pub(super) fn table(columns: &[&str], rows: &[Vec<String>]) -> String {
+    let columns = columns.iter().map(|column| format!("<th scope=\"col\">{}</th>", escape(column)));
+    let rows = rows.iter().map(|cells| format!("<tr>{}</tr>\n", row(cells)));
+    format!(
+        "<div class=\"scroll\"><table>\n<thead><tr>{}</tr></thead>\n<tbody>\n{}</tbody>\n</table></div>\n",
+        columns.collect::<String>(),
+        rows.collect::<String>()
+    )
+}
+
+/// Names and what there is to say of them.
+pub(super) fn list(rows: &[(String, String)]) -> String {
+    let rows = rows.iter().map(|(name, said)| {
+        format!("<tr><th scope=\"row\">{}</th><td>{}</td></tr>\n", escape(name), escape(said))
+    });
+    format!("<table class=\"list\"><tbody>\n{}</tbody></table>\n", rows.collect::<String>())
+}
+
+fn row(cells: &[String]) -> String {
+    let cells = cells.iter().enumerate().map(|(column, cell)| match column {
+        0 => format!("<th scope=\"row\">{}</th>", escape(cell)),
+        _ => format!("<td>{}</td>", escape(cell)),
+    });
+    cells.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_text_can_be_taken_for_markup() {
+        assert_eq!(escape("<b title='\"&\"'>\0é"), "&lt;b title=&#39;&quot;&amp;&quot;&#39;&gt;\u{fffd}é");
+        assert!(table(&["<i>"], &[vec!["<b>".to_owned(), "<u>".to_owned()]]).contains("<td>&lt;u&gt;</td>"));
+        assert!(list(&[("<i>".to_owned(), "<u>".to_owned())]).contains("&lt;i&gt;</th><td>&lt;u&gt;"));
+    }
+}

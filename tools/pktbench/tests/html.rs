@@ -1,0 +1,229 @@
+//! The report in HTML, and its charts as a picture.
+
+mod common;
+#[path = "common/result.rs"]
+mod result;
+
+use std::fs;
+use std::path::PathBuf;
+
+use common::{Ran, command, pktbench, ran};
+use result::{closed_loop, result};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// Draws a result into a file of this name; what became of it, and the directory that it is in.
+fn draw(result: &str, name: &str) -> (Ran, PathBuf, TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let (from, to) = (dir.path().join("result.json"), dir.path().join(name));
+    fs::write(&from, result).unwrap();
+    (ran(command(env!("CARGO_BIN_EXE_pktbench")).arg("html").args([&from, &to])), to, dir)
+}
+
+#[track_caller]
+fn drawn(result: &Value, name: &str) -> String {
+    let (ran, file, _dir) = draw(&result.to_string(), name);
+    assert_eq!((ran.code, ran.stdout.as_str(), ran.stderr.as_str()), (Some(0), "", ""));
+    fs::read_to_string(file).unwrap()
+}
+
+/// Checks that each element that begins also ends, in order, as XML has it.
+#[track_caller]
+fn assert_well_formed(text: &str) {
+    let mut open = Vec::new();
+    let mut parts = text.split('<');
+    assert_eq!(parts.next(), Some(""));
+    for part in parts {
+        let (tag, said) = part.split_once('>').unwrap_or_else(|| panic!("a tag does not end: {part}"));
+        assert!(!said.contains('>'), "{part}");
+        let name = tag.split([' ', '/']).find(|word| !word.is_empty()).unwrap_or_default();
+        if tag.starts_with('/') {
+            assert_eq!(open.pop(), Some(name), "{part}");
+        } else if !tag.starts_with('!') && !tag.ends_with('/') {
+            open.push(name);
+        }
+        assert_eq!(tag.matches('"').count() % 2, 0, "{part}");
+        for entity in said.split('&').skip(1) {
+            assert!(
+                ["lt;", "gt;", "amp;", "quot;", "apos;", "#39;"]
+                    .iter()
+                    .any(|known| entity.starts_with(known))
+            );
+        }
+    }
+    assert!(open.is_empty(), "{open:?}");
+}
+
+fn charts(page: &str) -> Vec<&str> {
+    let figures = page.split("<figure class=\"card\" id=\"").skip(1);
+    figures.map(|figure| figure.split('"').next().unwrap_or_default()).collect()
+}
+
+#[test]
+fn a_page_has_all_charts_and_is_well_formed() {
+    let page = drawn(&result(), "page.html");
+    assert_well_formed(&page);
+    assert_eq!(charts(&page), ["spectrum", "throughput", "latency", "sizes"]);
+    assert_eq!(page.matches("<svg ").count(), 4);
+    for said in [
+        "threshold</strong> a condition does not hold",
+        ">p99.99<",
+        "✗ does not hold",
+        "212 ms",
+        "39.1 MiB/s<",
+        "61 %",
+    ] {
+        assert!(page.contains(said), "{said}");
+    }
+}
+
+#[test]
+fn a_page_needs_no_network() {
+    let page = drawn(&result(), "page.html").replace("xmlns=\"http://www.w3.org/2000/svg\"", "");
+    for reference in ["://", "url(", "@import", "<script", "<link", "<img", " src=", " href=", "\"//"] {
+        assert!(!page.contains(reference), "{reference}");
+    }
+}
+
+#[test]
+fn colours_of_charts_are_those_that_the_reader_prefers() {
+    let page = drawn(&result(), "page.html");
+    let (_, figures) = page.split_once("<section class=\"charts\"").unwrap();
+    let (figures, _) = figures.split_once("</section>").unwrap();
+    assert!(!figures.contains("\"#") && figures.contains("stroke=\"var(--blue)\""), "{figures}");
+}
+
+#[test]
+fn no_word_of_a_result_becomes_markup() {
+    let evil = "<script>alert(\"1\")</script>&'";
+    let mut result = result();
+    result["labels"] = json!({ evil: evil });
+    for name in ["server", "sizes", "header"] {
+        result["config"][name] = json!(evil);
+    }
+    for name in ["name", "os", "arch"] {
+        result["host"][name] = json!(evil);
+    }
+    result["tool"] = json!({"name": evil, "version": evil});
+    result["errors"]["first"] = json!(evil);
+    result["thresholds"][0]["expr"] = json!(evil);
+    let page = drawn(&result, "page.html");
+    assert_well_formed(&page);
+    assert!(!page.contains("<script"), "{page}");
+    // Two a label, the title and the heading, and one for each of the others.
+    assert_eq!(page.matches("&lt;script&gt;alert(&quot;1&quot;)&lt;/script&gt;&amp;&#39;").count(), 14);
+}
+
+#[test]
+fn a_closed_loop_is_said_to_hide_stalls() {
+    let page = drawn(&closed_loop(), "page.html");
+    assert!(
+        page.contains("<p class=\"mode caution\"><strong>closed loop</strong> a packet is sent when one has")
+    );
+    assert!(page.contains("high percentiles hide it"), "{page}");
+    assert!(!drawn(&result(), "page.html").contains("hide it"));
+}
+
+#[test]
+fn what_was_not_measured_has_no_chart() {
+    let mut result = result();
+    result["latency_ns"]["response"] = Value::Null;
+    result["sizes"] = json!([]);
+    result["intervals"] = json!([{
+        "t_s": 0.2, "received": 9, "p50_ns": null, "p99_ns": null, "p999_ns": null, "max_ns": null
+    }]);
+    assert_eq!(charts(&drawn(&result, "page.html")), ["spectrum"]);
+    result.as_object_mut().unwrap().remove("sizes");
+    assert_eq!(charts(&drawn(&result, "page.html")), ["spectrum"]);
+}
+
+#[test]
+fn a_run_without_a_sample_has_a_page_without_charts_and_no_picture() {
+    let dir = tempfile::tempdir().unwrap();
+    let page = dir.path().join("page.html");
+    // Nothing listens on a port that has just been given back.
+    let addr = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let ran = pktbench(&format!("--connect {addr} --timeout 1s --json --html {}", page.display()));
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    let text = fs::read_to_string(page).unwrap();
+    assert_well_formed(&text);
+    assert!(text.contains("badge bad\">failed<") && !text.contains("<svg"), "{text}");
+    let (ran, _, _dir) = draw(&ran.stdout, "picture.svg");
+    assert_eq!(ran.error_line(), "error: there is nothing to draw: the result has no sample");
+    assert_eq!(ran.code, Some(1));
+}
+
+#[test]
+fn a_run_writes_the_page_that_its_result_makes() {
+    let dir = tempfile::tempdir().unwrap();
+    let page = dir.path().join("page.html");
+    let ran = pktbench(&format!("--conns 4 --packets 400 --json --html {}", page.display()));
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert_eq!(fs::read_to_string(page).unwrap(), drawn(&ran.document(), "page.html"));
+}
+
+#[test]
+fn a_page_that_cannot_be_written_is_an_error_after_the_result() {
+    let ran = pktbench("--conns 4 --packets 400 --json --html /nowhere/page.html");
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.stdout.contains("\"verdict\":\"pass\""), "{ran:?}");
+    assert!(
+        ran.stderr.lines().last().unwrap().starts_with("error: cannot write /nowhere/page.html: "),
+        "{ran:?}"
+    );
+}
+
+#[test]
+fn a_picture_has_the_charts_on_a_light_ground() {
+    let picture = drawn(&result(), "picture.svg");
+    assert_well_formed(&picture);
+    assert_eq!(picture.matches("<svg ").count(), 1 + 4);
+    assert!(!picture.contains("var(") && picture.len() < 150_000, "{}", picture.len());
+}
+
+#[test]
+fn what_is_no_result_is_an_error_of_one_line() {
+    let mut other = result();
+    other["schema"] = json!("pktbench/2");
+    let mut no_histogram = result();
+    no_histogram["latency_ns"]["service"]["hdr_v2"] = json!("HISTFAAAA");
+    let cases = [
+        ("{".to_owned(), "is no result of 'pktbench --json'"),
+        ("[1]".to_owned(), "is no result of 'pktbench --json'"),
+        (r#"{"schema":"pktbench/1"}"#.to_owned(), "is not what pktbench/1 says"),
+        (other.to_string(), "is of \"pktbench/2\", and this program reads pktbench/1 alone"),
+        (no_histogram.to_string(), "an hdr_v2 is no histogram"),
+    ];
+    for (text, expected) in cases {
+        let (ran, _, _dir) = draw(&text, "page.html");
+        assert!(ran.error_line().contains(expected), "{ran:?}");
+        assert_eq!(ran.code, Some(1));
+    }
+    let missing = pktbench("html /nowhere/result.json page.html");
+    assert!(missing.error_line().starts_with("error: cannot read /nowhere/result.json: "), "{missing:?}");
+}
+
+#[test]
+fn numbers_that_no_run_has_do_not_break_the_page() {
+    for number in [json!(0), json!(u64::MAX)] {
+        let mut result = result();
+        for group in ["integrity", "errors"] {
+            for (_, value) in
+                result[group].as_object_mut().unwrap().iter_mut().filter(|(_, value)| value.is_u64())
+            {
+                *value = number.clone();
+            }
+        }
+        for interval in result["intervals"].as_array_mut().unwrap() {
+            interval["p99_ns"] = number.clone();
+            interval["received"] = number.clone();
+        }
+        result["intervals"][29]["t_s"] = json!(1.7e308);
+        result["sizes"][0]["p50_ns"] = number.clone();
+        result["window"]["start_unix_ns"] = number.clone();
+        result["window"]["seconds"] = json!(0.0);
+        let page = drawn(&result, "page.html");
+        assert_well_formed(&page);
+        assert!(!page.contains("NaN") && !page.contains("inf"), "{page}");
+    }
+}
