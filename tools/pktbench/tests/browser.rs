@@ -1,0 +1,109 @@
+//! A browser shows the report.
+
+mod common;
+#[path = "common/result.rs"]
+mod result;
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+
+use common::{command, pktbench};
+use result::result;
+use tempfile::TempDir;
+
+/// A page in a place where it can be looked at after the test, target/tmp, and a browser of its own for it.
+struct Browser {
+    page: PathBuf,
+    profile: TempDir,
+}
+
+impl Browser {
+    fn with_page(name: &str) -> Self {
+        let dir = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let (result_file, page) = (dir.join(format!("{name}.json")), dir.join(format!("{name}.html")));
+        fs::write(&result_file, result().to_string()).unwrap();
+        let drawn = pktbench(&format!("html {} {}", result_file.display(), page.display()));
+        assert_eq!(drawn.code, Some(0), "{drawn:?}");
+        Self { page, profile: tempfile::tempdir().unwrap() }
+    }
+
+    /// What the browser did, when it has said nothing of the page.
+    #[track_caller]
+    fn run(&self, args: &[&str]) -> Output {
+        let profile = format!("--user-data-dir={}", self.profile.path().display());
+        let quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", &profile];
+        let log = ["--enable-logging=stderr", "--v=0", "--timeout=30000"];
+        let mut browser = command("chromium");
+        browser.args(quiet).args(log).args(args).arg(format!("file://{}", self.page.display()));
+        let output = browser.output().expect("chromium can be run");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{said}");
+        // Where a page has errors in its style, its scripts or what it asks for.
+        assert!(!said.contains("CONSOLE"), "{said}");
+        output
+    }
+
+    /// The colours of a screenshot and how many dots of it have them, the most frequent first.
+    #[track_caller]
+    fn colours(&self, name: &str, scheme: &str, size: (u32, u32)) -> Vec<(Rgb, usize)> {
+        let file = self.page.with_file_name(format!("{name}.png"));
+        let _ = fs::remove_file(&file);
+        let screenshot = format!("--screenshot={}", file.display());
+        let window = format!("--window-size={},{}", size.0, size.1);
+        self.run(&[&screenshot, &window, "--hide-scrollbars", scheme]);
+        colours(&file, size)
+    }
+}
+
+type Rgb = [u8; 3];
+
+fn colours(file: &Path, size: (u32, u32)) -> Vec<(Rgb, usize)> {
+    let mut png = png::Decoder::new(BufReader::new(File::open(file).unwrap())).read_info().unwrap();
+    let mut bytes = vec![0; png.output_buffer_size().unwrap()];
+    let info = png.next_frame(&mut bytes).unwrap();
+    assert_eq!((info.width, info.height), size);
+    assert_eq!(info.bit_depth, png::BitDepth::Eight);
+    let mut counts = HashMap::new();
+    for dot in bytes.chunks_exact(info.color_type.samples()) {
+        *counts.entry([dot[0], dot[1], dot[2]]).or_insert(0) += 1;
+    }
+    let mut counts: Vec<_> = counts.into_iter().collect();
+    counts.sort_by_key(|(_, count)| Reverse(*count));
+    counts
+}
+
+const LIGHT: &str = "--blink-settings=preferredColorScheme=1";
+const DARK: &str = "--blink-settings=preferredColorScheme=0";
+
+#[test]
+#[ignore = "needs chromium: cargo test -p pktbench -- --include-ignored"]
+fn chromium_shows_all_charts_without_an_error() {
+    let browser = Browser::with_page("shown");
+    let dom = String::from_utf8(browser.run(&["--dump-dom"]).stdout).unwrap();
+    assert_eq!(dom.matches("<svg ").count(), 4, "{dom}");
+    assert_eq!(dom.matches("<figcaption>").count(), 4, "{dom}");
+    // The parser had nothing to mend: what was written at the end is at the end.
+    assert!(dom.trim_end().ends_with("</footer>\n</main>\n\n\n</body></html>"), "{dom}");
+}
+
+#[test]
+#[ignore = "needs chromium: cargo test -p pktbench -- --include-ignored"]
+fn chromium_shows_it_light_and_dark_wide_and_narrow() {
+    let browser = Browser::with_page("seen");
+    for (scheme, scheme_name, ground, line) in [
+        (LIGHT, "light", [0xff, 0xff, 0xff], [0x24, 0x6b, 0xd6]),
+        (DARK, "dark", [0x18, 0x1c, 0x22], [0x6a, 0xa5, 0xf8]),
+    ] {
+        for (size, width_name) in [((1280, 2200), "wide"), ((420, 4200), "narrow")] {
+            let name = format!("{scheme_name}-{width_name}");
+            let colours = browser.colours(&name, scheme, size);
+            // Cards take most of the page, and the line of a chart is drawn in its colour of this scheme.
+            assert_eq!(colours[0].0, ground, "{name}");
+            assert!(colours.iter().any(|(colour, count)| *colour == line && *count > 50), "{name}");
+        }
+    }
+}
