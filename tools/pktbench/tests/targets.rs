@@ -5,27 +5,11 @@ mod common;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::{count, frame, pktbench};
-use pktconn::{Addr, PacketServer, ServerConfig, ServerHandle, TlsServerConfig};
+use common::{count, frame, pktbench, start};
+use pktconn::{Addr, ServerConfig, TlsServerConfig};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
 const LOAD: &str = "--conns 4 --packets 400 --json";
-
-/// An echo server on a thread of its own, until the end of the process.
-fn start(addr: impl Into<Addr>, config: ServerConfig) -> (String, ServerHandle) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let server = runtime.block_on(PacketServer::bind_with(addr, config)).unwrap();
-    let (addr, handle) = (server.local_addr().to_string(), server.handle());
-    std::thread::spawn(move || {
-        runtime.block_on(server.serve(|mut conn| async move {
-            while let Some(packet) = conn.recv().await? {
-                conn.send(packet).await?;
-            }
-            Ok(conn.close().await?)
-        }))
-    });
-    (addr, handle)
-}
 
 /// An authority, and certificates by it, in files.
 struct Certificates {

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use pktconn::{Addr, PacketServer, ServerConfig, ServerHandle};
 use serde_json::Value;
 
 /// What a run printed, and how it ended.
@@ -107,6 +108,22 @@ fn forbid_more(schema: &mut Value) {
 /// How many packets' latencies were taken.
 pub(crate) fn samples(document: &Value) -> u64 {
     count(&document["latency_ns"], "service", "count")
+}
+
+/// An echo server on a thread of its own, until the end of the process.
+pub(crate) fn start(addr: impl Into<Addr>, config: ServerConfig) -> (String, ServerHandle) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let server = runtime.block_on(PacketServer::bind_with(addr, config)).unwrap();
+    let (addr, handle) = (server.local_addr().to_string(), server.handle());
+    std::thread::spawn(move || {
+        runtime.block_on(server.serve(|mut conn| async move {
+            while let Some(packet) = conn.recv().await? {
+                conn.send(packet).await?;
+            }
+            Ok(conn.close().await?)
+        }))
+    });
+    (addr, handle)
 }
 
 /// What a server does when a packet has come.
