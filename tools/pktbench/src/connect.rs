@@ -68,7 +68,7 @@ impl From<SocketAddr> for Target {
 }
 
 /// The addresses of `HOST:PORT`.
-fn resolve(addr: &str) -> anyhow::Result<Vec<SocketAddr>> {
+pub(crate) fn resolve(addr: &str) -> anyhow::Result<Vec<SocketAddr>> {
     let addrs = addr.to_socket_addrs();
     let addrs: Vec<_> = addrs
         .with_context(|| format!("cannot resolve {addr}; check the name, or give an IP address"))?

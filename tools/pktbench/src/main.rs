@@ -93,6 +93,8 @@ mod units;
 
 mod manual;
 
+mod conform;
+
 use std::process::ExitCode;
 
 use options::Job;
@@ -107,6 +109,7 @@ fn main() -> ExitCode {
     log_to_stderr();
     let done = match job {
         Job::Run { plan, output } => run(*plan, output),
+        Job::Conform(plan) => conform::run(plan),
         Job::Completions(shell) => manual::completions(shell).map(|()| ExitCode::SUCCESS),
         Job::Html { result, file } => html::draw(&result, &file).map(|()| ExitCode::SUCCESS),
         Job::Man(dir) => manual::pages(&dir).map(|()| ExitCode::SUCCESS),

@@ -11,6 +11,7 @@ use pktconn::{Addr, HeaderFormat, TlsClientConfig};
 
 use crate::account::Verify;
 use crate::arrivals::Arrival;
+use crate::conform;
 use crate::output::{Format, Output};
 use crate::plan::{Amount, Pace, Plan, Tls};
 use crate::sizes::{Sizes, parse_size};
@@ -50,6 +51,10 @@ enum Command {
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
+
+    /// Judge a server: whether it echoes every kind of packet, and refuses what is none. Exit code: 0 all is well, 1 a case
+    /// fails or the server cannot be reached, 2 bad usage
+    Conform(conform::Options),
 
     /// Print the completions of a shell
     Completions { shell: Shell },
@@ -206,6 +211,7 @@ pub(crate) struct Options {
 pub(crate) enum Job {
     Run { plan: Box<Plan>, output: Output },
     Html { result: PathBuf, file: PathBuf },
+    Conform(conform::Plan),
     Completions(Shell),
     Man(PathBuf),
 }
@@ -229,6 +235,10 @@ impl Job {
         match cli.command {
             None => cli.run.into_job().map_err(|problem| bad_usage(&format!("error: {problem}"))),
             Some(Command::Html { result, file }) => Ok(Self::Html { result, file }),
+            Some(Command::Conform(options)) => options
+                .into_plan()
+                .map(Self::Conform)
+                .map_err(|problem| bad_usage(&format!("error: {problem}"))),
             Some(Command::Completions { shell }) => Ok(Self::Completions(shell)),
             Some(Command::Man { dir }) => Ok(Self::Man(dir)),
         }
@@ -312,7 +322,7 @@ fn one_line(message: &str) -> String {
     said.filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
-fn parse_addr(text: &str) -> Result<Addr, String> {
+pub(crate) fn parse_addr(text: &str) -> Result<Addr, String> {
     let addr = Addr::from(text);
     let is_addr = match addr.unix_path() {
         Some(path) => !path.as_os_str().is_empty(),
@@ -324,7 +334,7 @@ fn parse_addr(text: &str) -> Result<Addr, String> {
     is_addr.then_some(addr).ok_or_else(|| problem.to_owned())
 }
 
-fn parse_time(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(time) if time <= MAX_TIME => Ok(time),
         Ok(_) => Err("a time is at most 365 days".to_owned()),
