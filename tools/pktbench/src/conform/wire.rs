@@ -7,7 +7,7 @@
 use pktconn::HeaderFormat;
 
 use crate::payload::{Block, Packets};
-use crate::sizes::Sizes;
+use crate::sizes::Law;
 
 /// What the server says it speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +58,7 @@ impl Frames {
     /// The frame of packet `number`. Its payload has `len` bytes, or the limit's where those are fewer.
     pub(crate) fn frame(&self, number: u64, len: u32) -> Vec<u8> {
         let len = len.min(self.format.max_payload_len);
-        let packets = Packets::new(self.block, Sizes { min_len: len, max_len: len }, SEED, 0);
+        let packets = Packets::new(self.block, Law::Uniform { min_len: len, max_len: len }, SEED, 0, 1);
         self.format.frame(packets.payload(number))
     }
 

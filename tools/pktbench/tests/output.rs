@@ -1,0 +1,163 @@
+//! Where results go, and in which form.
+
+mod common;
+
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::Command;
+
+use common::{check_schema, command, count, pktbench, ran, samples};
+use hdrhistogram::Histogram;
+use hdrhistogram::serialization::Deserializer;
+use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
+use serde_json::Value;
+
+const LOAD: &str = "--conns 4 --duration 500ms --interval 100ms";
+
+/// The result, and the lines before it.
+fn parsed(lines: &str) -> (Vec<Value>, Value) {
+    let mut events: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let result = events.pop().expect("a last line");
+    assert_eq!(result["event"], "result");
+    (events, result["result"].clone())
+}
+
+#[test]
+fn lines_of_json_begin_with_the_configuration_and_end_with_the_result() {
+    let ran = pktbench(&format!("{LOAD} --format ndjson"));
+    assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
+    let (events, document) = parsed(&ran.stdout);
+    check_schema(&document);
+    assert_eq!(events[0]["event"], "start");
+    assert_eq!(events[0]["config"], document["config"]);
+    let intervals = document["intervals"].as_array().unwrap();
+    assert_eq!(intervals.len(), 5, "{document}");
+    for (event, interval) in events[1..].iter().zip(intervals) {
+        assert_eq!(event["event"], "interval");
+        assert_eq!((&event["t_s"], &event["received"]), (&interval["t_s"], &interval["received"]));
+    }
+    let received = intervals.iter().map(|interval| interval["received"].as_u64().unwrap()).sum::<u64>();
+    assert_eq!(received, count(&document, "totals", "received"));
+}
+
+#[test]
+fn rows_of_csv_have_a_head_and_an_interval_each() {
+    let ran = pktbench(&format!("{LOAD} --rate 1k --format csv"));
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let rows: Vec<Vec<&str>> = ran.stdout.lines().map(|line| line.split(',').collect()).collect();
+    assert_eq!(rows[0], ["t_s", "received", "p50_ns", "p99_ns", "p999_ns", "max_ns"]);
+    assert_eq!(rows.len(), 6, "{rows:?}");
+    let figures = rows[1..].iter().flatten().map(|figure| figure.parse::<f64>());
+    assert!(figures.clone().all(|figure| figure.is_ok()), "{rows:?}");
+}
+
+#[test]
+fn a_file_gets_the_result_and_standard_output_the_text() {
+    let dir = tempfile::tempdir().unwrap();
+    for (format, name) in
+        [("json", "result.json"), ("ndjson", "result.ndjson"), ("csv", "r.csv"), ("text", "r")]
+    {
+        let path = dir.path().join(name);
+        let ran = pktbench(&format!("{LOAD} --label build=7 --format {format} -o {}", path.display()));
+        assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
+        assert!(ran.stdout.starts_with("mode        closed loop"), "{}", ran.stdout);
+        let text = fs::read_to_string(&path).unwrap();
+        match format {
+            "json" => assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["labels"]["build"], "7"),
+            "ndjson" => check_schema(&parsed(&text).1),
+            "csv" => assert!(text.starts_with("t_s,")),
+            _ => assert_eq!(text, ran.stdout),
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_written_is_known_before_the_run() {
+    for option in ["-o", "--hdr-log", "--hgrm", "--html"] {
+        let ran = pktbench(&format!("--duration 1h {option} /nowhere/file"));
+        assert!(ran.error_line().starts_with("error: cannot write to /nowhere/file: "), "{ran:?}");
+        assert_eq!(ran.code, Some(1));
+    }
+}
+
+#[test]
+fn a_disk_that_is_full_is_told_after_the_result() {
+    let full = PathBuf::from("/dev/full");
+    if !full.exists() {
+        // Not on macOS.
+        return;
+    }
+    for option in ["-o", "--hdr-log", "--hgrm", "--html"] {
+        let ran = pktbench(&format!("{LOAD} {option} /dev/full"));
+        assert!(ran.stdout.contains("\nverdict     pass"), "{ran:?}");
+        assert!(ran.stderr.starts_with("error: cannot write to /dev/full: "), "{ran:?}");
+        assert_eq!((ran.code, ran.stderr.lines().count()), (Some(1), 1));
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_does_not_fail_the_run() {
+    let program = env!("CARGO_BIN_EXE_pktbench");
+    let script = format!("{{ {program} {LOAD} --format ndjson; echo $? >&2; }} | head -n 1");
+    let ran = ran(command("bash").args(["-c", &script]));
+    assert_eq!(ran.stderr, "0\n", "{ran:?}");
+}
+
+/// The sum of a tag of the log.
+fn summed(log: &[u8], tag: &str) -> Histogram<u64> {
+    let mut sum = Histogram::new(3).unwrap();
+    for entry in IntervalLogIterator::new(log) {
+        let LogEntry::Interval(interval) = entry.unwrap() else { continue };
+        if interval.tag().unwrap().as_str() == tag {
+            let bytes = base64::Engine::decode(
+                &base64::engine::general_purpose::STANDARD,
+                interval.encoded_histogram(),
+            );
+            let histogram: Histogram<u64> =
+                Deserializer::new().deserialize(&mut &bytes.unwrap()[..]).unwrap();
+            sum += histogram;
+        }
+    }
+    sum
+}
+
+#[test]
+fn the_log_has_all_that_the_result_has() {
+    let dir = tempfile::tempdir().unwrap();
+    let [log, table] = ["run.hlog", "run.hgrm"].map(|name| dir.path().join(name));
+    let files = format!("--hdr-log {} --hgrm {}", log.display(), table.display());
+    let document = pktbench(&format!("{LOAD} --rate 2k --threads 2 --json {files}")).document();
+    let log = fs::read(log).unwrap();
+    for tag in ["service", "response"] {
+        let sum = summed(&log, tag);
+        assert_eq!(sum.len(), samples(&document));
+        assert_eq!(Some(sum.max()), document["latency_ns"][tag]["max"].as_u64());
+    }
+    let table = fs::read_to_string(table).unwrap();
+    let (last, total) = (format!("1.000000000000 {:10}\n", samples(&document)), samples(&document));
+    assert!(table.contains(&last) && table.contains(&format!("Total count    = {total:12}]")), "{table}");
+}
+
+#[test]
+#[ignore = "needs python3 with hdrhistogram (pip install hdrhistogram): cargo test -p pktbench -- --include-ignored"]
+fn python_reads_the_log_and_the_histograms_and_gets_the_same_percentiles() {
+    let dir = tempfile::tempdir().unwrap();
+    let [log, table, result] = ["run.hlog", "run.hgrm", "result.json"].map(|name| dir.path().join(name));
+    let files = format!("--hdr-log {} --hgrm {} -o {}", log.display(), table.display(), result.display());
+    let load = "--conns 4 --rate 1k --packets 4000 --interval 500ms";
+    let ran = pktbench(&format!("{load} --format json {files}"));
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/read_histograms.py");
+    let read = Command::new("python3").arg(script).args([log, table, result]).output().unwrap();
+    let said = String::from_utf8_lossy(&read.stderr);
+    assert!(read.status.success(), "{said}");
+}
+
+#[test]
+fn an_old_file_is_emptied() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("result.json");
+    File::create(&path).and_then(|mut file| std::io::Write::write_all(&mut file, &[b'x'; 100_000])).unwrap();
+    assert_eq!(pktbench(&format!("{LOAD} --format json -o {}", path.display())).code, Some(0));
+    check_schema(&serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap());
+}

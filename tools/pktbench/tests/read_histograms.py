@@ -1,0 +1,46 @@
+"""Reads what a run wrote by a library that others wrote, and checks that all of it says the same.
+
+read_histograms.py RUN.hlog RUN.hgrm RESULT.json
+"""
+
+import json
+import sys
+
+from hdrh.histogram import HdrHistogram
+from hdrh.log import HistogramLogReader
+
+LOG, TABLE, RESULT = sys.argv[1:]
+HOUR_NS = 3600 * 10**9
+
+
+def logged(tag):
+    """All intervals of a tag, added."""
+    total = HdrHistogram(1, HOUR_NS, 3)
+    reader = HistogramLogReader(LOG, HdrHistogram(1, HOUR_NS, 3))
+    while histogram := reader.get_next_interval_histogram():
+        if histogram.get_tag() == tag:
+            total.add(histogram)
+    return total
+
+
+def check(what, found, expected):
+    assert found == expected, f"{what}: {found}, where the document says {expected}"
+
+
+with open(RESULT) as file:
+    latencies = json.load(file)["latency_ns"]
+for tag in ["service", "response"]:
+    latency = latencies[tag]
+    for source, histogram in [("log", logged(tag)), ("document", HdrHistogram.decode(latency["hdr_v2"]))]:
+        what = f"{tag} of the {source}"
+        check(f"{what}, count", histogram.get_total_count(), latency["count"])
+        check(f"{what}, max", histogram.get_max_value(), latency["max"])
+        for percent, ns in latency["percentiles"]:
+            check(f"{what}, p{percent}", histogram.get_value_at_percentile(percent), ns)
+
+with open(TABLE) as file:
+    rows = [line.split() for line in file if line.strip() and not line.startswith("#")]
+check("columns", rows[0], ["Value", "Percentile", "TotalCount", "1/(1-Percentile)"])
+value_ms, percentile, count = rows[-1]
+check("the last row", (float(value_ms), percentile, int(count)),
+      (round(latencies["response"]["max"] / 1e6, 3), "1.000000000000", latencies["response"]["count"]))
