@@ -8,10 +8,13 @@ use std::time::Duration;
 
 use mio::{Registry, Token};
 
+use crate::clock::Clock;
+
 pub(crate) struct Alarm {
     #[cfg(target_os = "linux")]
     timer: rustix::fd::OwnedFd,
     /// What it is set to.
+    #[cfg(target_os = "linux")]
     at_ns: u64,
 }
 
@@ -30,18 +33,19 @@ impl Alarm {
         Ok(Self { timer, at_ns: 0 })
     }
 
-    /// Sets it to `at_ns`, which is after `now_ns`, and returns how long the loop may wait besides: `wait`.
+    /// Sets it to `at_ns` of `clock`, and returns how long the loop may wait besides: `wait`.
     pub(crate) fn set(
         &mut self,
         at_ns: u64,
-        now_ns: u64,
+        clock: Clock,
         wait: Option<Duration>,
     ) -> io::Result<Option<Duration>> {
         use rustix::time::{Itimerspec, TimerfdTimerFlags, Timespec, timerfd_settime};
 
         if self.at_ns != at_ns {
             let once = Timespec { tv_sec: 0, tv_nsec: 0 };
-            let left = Duration::from_nanos(at_ns - now_ns);
+            // None at all would be no alarm.
+            let left = Duration::from_nanos(at_ns.saturating_sub(clock.now_ns()).max(1));
             let time = Timespec {
                 tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
                 tv_nsec: left.subsec_nanos().into(),
@@ -60,17 +64,16 @@ impl Alarm {
 #[cfg(not(target_os = "linux"))]
 impl Alarm {
     pub(crate) fn new(_: &Registry, _: Token) -> io::Result<Self> {
-        Ok(Self { at_ns: 0 })
+        Ok(Self {})
     }
 
     pub(crate) fn set(
         &mut self,
         at_ns: u64,
-        now_ns: u64,
+        clock: Clock,
         wait: Option<Duration>,
     ) -> io::Result<Option<Duration>> {
-        self.at_ns = at_ns;
-        let left = Duration::from_nanos(at_ns - now_ns);
+        let left = Duration::from_nanos(at_ns.saturating_sub(clock.now_ns()));
         Ok(Some(wait.map_or(left, |wait| wait.min(left))))
     }
 }

@@ -77,14 +77,18 @@ impl Arrivals {
         self.due_ns = self.ns_of(self.tick);
     }
 
-    /// How many packets are due before `end_ns`. They are passed by.
-    pub(crate) fn skip_to(&mut self, end_ns: u64) -> u64 {
-        let mut skipped = 0;
-        while self.due_ns < end_ns {
-            self.advance();
-            skipped += 1;
+    /// How many packets are due from the next one on, and before `end_ns`: of Poisson arrivals as many as are expected. There
+    /// may be more than anyone wants to go through.
+    pub(crate) fn count_to(&self, end_ns: u64) -> u64 {
+        if end_ns <= self.due_ns {
+            return 0;
         }
-        skipped
+        let ticks = self.tick_of(end_ns) - self.tick;
+        match self.arrival {
+            // The first is due at the beginning.
+            Arrival::Constant => ticks.ceil().max(1.0) as u64,
+            Arrival::Poisson => ticks.round() as u64 + 1,
+        }
     }
 
     /// Exponential, of mean 1.
@@ -94,6 +98,16 @@ impl Arrivals {
         // In (0, 1]: the logarithm of 0 is none.
         let uniform = ((draw >> 11) + 1) as f64 / (1_u64 << 53) as f64;
         -uniform.ln()
+    }
+
+    /// The inverse of [`ns_of`](Self::ns_of).
+    fn tick_of(&self, ns: u64) -> f64 {
+        let (ns, in_ramp) = (ns as f64, self.rate * self.ramp_ns / 2.0);
+        if ns < self.ramp_ns {
+            self.rate * ns * ns / self.ramp_ns / 2.0
+        } else {
+            in_ramp + (ns - self.ramp_ns) * self.rate
+        }
     }
 
     /// The time by which so many packets are due: in the ramp they grow with its square.
@@ -136,16 +150,39 @@ mod tests {
     #[test]
     fn a_constant_schedule_does_not_drift_in_a_day() {
         let mut arrivals = Arrivals::new(Arrival::Constant, 300.0, 0, 1, 0, 1);
-        let day_ns = 24 * 60 * 60 * SECOND_NS;
-        assert_eq!(arrivals.skip_to(day_ns), 24 * 60 * 60 * 300);
-        assert!(arrivals.due_ns() - day_ns < 1000);
+        let (day_ns, packets) = (24 * 60 * 60 * SECOND_NS, 24 * 60 * 60 * 300);
+        assert_eq!(arrivals.count_to(day_ns), packets);
+        (0..packets).for_each(|_| arrivals.advance());
+        assert!(arrivals.due_ns().abs_diff(day_ns) < 1000);
     }
 
     #[test]
     fn a_ramp_grows_to_the_rate_and_sends_half_of_it_on_the_way() {
-        let mut arrivals = Arrivals::new(Arrival::Constant, 1000.0, 2 * SECOND_NS, 1, 0, 1);
-        let counts = [SECOND_NS, 2 * SECOND_NS, 3 * SECOND_NS].map(|end_ns| arrivals.skip_to(end_ns));
-        assert_eq!(counts, [250, 750, 1000]);
+        let arrivals = Arrivals::new(Arrival::Constant, 1000.0, 2 * SECOND_NS, 1, 0, 1);
+        let counts = [1, 2, 3].map(|seconds| arrivals.count_to(seconds * SECOND_NS));
+        assert_eq!(counts, [250, 1000, 2000]);
+    }
+
+    #[test]
+    fn what_is_counted_is_what_would_be_gone_through() {
+        for (arrival, ramp_ns) in
+            [(Arrival::Constant, 0), (Arrival::Constant, SECOND_NS), (Arrival::Poisson, SECOND_NS)]
+        {
+            let mut arrivals = Arrivals::new(arrival, 900.0, ramp_ns, 1, 1, 3);
+            for end_ns in [0, 1, 7_000_000, 500_000_000, 3_000_000_000, 30_000_000_000] {
+                let counted = arrivals.count_to(end_ns);
+                let mut exact = 0;
+                while arrivals.due_ns() < end_ns {
+                    arrivals.advance();
+                    exact += 1;
+                }
+                // Five standard deviations of a Poisson count, and one for the rounding.
+                let spread =
+                    if arrival == Arrival::Poisson { 5.0 * (exact as f64).sqrt() + 1.0 } else { 0.0 };
+                assert!(counted.abs_diff(exact) as f64 <= spread, "{arrival:?}: {counted} for {exact}");
+                assert_eq!(arrivals.count_to(end_ns), 0);
+            }
+        }
     }
 
     /// Kolmogorov and Smirnov: how far the distribution of `gaps` is from the exponential one of this mean.

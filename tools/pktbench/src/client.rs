@@ -9,6 +9,9 @@ use crate::tally::new_histogram;
 /// A thread that is busy for so much of its time has none to spare: what it waits for is itself.
 const BUSY_PCT: f64 = 95.0;
 
+/// Of fewer packets, one that was late says nothing.
+const ENOUGH: u64 = 100;
+
 /// A schedule that is kept by and large. What a busy machine takes to run a thread again is well below.
 const LATE_NS: u64 = 1_000_000;
 
@@ -52,7 +55,7 @@ impl ClientTally {
 
     /// Counts the CPU time of a thread between these two.
     pub(crate) fn add_cpu(&mut self, from: CpuTime, to: CpuTime) {
-        let (cpu_ns, time_ns) = (to.cpu_ns - from.cpu_ns, to.at_ns.saturating_sub(from.at_ns));
+        let (cpu_ns, time_ns) = (to.cpu_ns.saturating_sub(from.cpu_ns), to.at_ns.saturating_sub(from.at_ns));
         self.cpu_ns += cpu_ns;
         self.time_ns += time_ns;
         self.busiest_pct = self.busiest_pct.max(percent(cpu_ns, time_ns));
@@ -78,7 +81,9 @@ impl ClientTally {
     }
 
     pub(crate) fn is_saturated(&self) -> bool {
-        self.busiest_pct >= BUSY_PCT || self.lag_p99_ns().is_some_and(|ns| ns > LATE_NS)
+        let packets = self.lag.as_ref().map_or(0, Histogram::len);
+        let is_late = self.lag_p99_ns().is_some_and(|ns| ns > LATE_NS);
+        self.busiest_pct >= BUSY_PCT || (is_late && packets >= ENOUGH)
     }
 }
 

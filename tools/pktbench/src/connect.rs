@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -77,46 +76,28 @@ pub(crate) fn resolve(addr: &str) -> anyhow::Result<Vec<SocketAddr>> {
     Ok(addrs)
 }
 
-/// When connections are made: as soon as can be, or the first one after a while, and each other one a while after that.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Pace {
-    first: Duration,
-    gap: Duration,
-}
-
-impl Pace {
-    pub(crate) const AT_ONCE: Self = Self { first: Duration::ZERO, gap: Duration::ZERO };
-
-    /// That of a worker: all of them together make so many connections a second, by turns.
-    pub(crate) fn of(plan: &Plan, worker: usize) -> Self {
-        let Some(rate) = plan.connect_rate else { return Self::AT_ONCE };
-        let after = |conns: usize| Duration::try_from_secs_f64(conns as f64 / rate).unwrap_or(Duration::MAX);
-        Self { first: after(worker), gap: after(plan.threads) }
-    }
-}
-
-/// Makes the connections with these numbers, to the targets by turns. The error is a line that says what is wrong and what
-/// to do.
+/// Makes the connections with these numbers, to the targets by turns, and at a `rate` each of them at its time. The error is
+/// a line that says what is wrong and what to do.
 pub(crate) async fn connect(
     targets: &Arc<[Target]>,
-    conns: Range<usize>,
-    pace: Pace,
+    conns: impl Iterator<Item = usize>,
+    rate: Option<f64>,
     timeout: Duration,
     connected: impl Fn(),
 ) -> Result<Vec<(usize, Stream)>, String> {
-    let mut streams = Vec::with_capacity(conns.len());
+    let mut streams = Vec::new();
     let mut connecting = JoinSet::new();
-    let mut conns = conns.into_iter();
-    let mut begins_at = Instant::now() + pace.first;
+    let mut conns = conns.fuse();
+    let start = Instant::now();
     loop {
-        while connecting.len() < AT_ONCE {
+        // Those at a rate come one after the other, however long each of them takes.
+        while rate.is_some() || connecting.len() < AT_ONCE {
             let Some(conn) = conns.next() else { break };
             let targets = Arc::clone(targets);
-            let begin = tokio::time::sleep_until(begins_at);
-            // A time that no clock has is never.
-            begins_at = begins_at.checked_add(pace.gap).unwrap_or(begins_at);
             connecting.spawn(async move {
-                begin.await;
+                if let Some(rate) = rate {
+                    tokio::time::sleep_until(start + Duration::from_secs_f64(conn as f64 / rate)).await;
+                }
                 let target = &targets[conn % targets.len()];
                 target
                     .connect(Instant::now() + timeout)
@@ -245,7 +226,6 @@ fn is_file_limit(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::tests::plan;
 
     fn advice(error: io::Error) -> &'static str {
         NotConnected::from(error).advice()
@@ -289,24 +269,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn connections_are_made_at_their_rate_by_all_workers_together() {
-        let plan = Plan { connect_rate: Some(10.0), threads: 2, ..plan() };
+    async fn at_a_rate_each_connection_is_made_at_its_time() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let targets: Arc<[Target]> = [listener.local_addr().unwrap().into()].into();
-        for (worker, expected_ms) in [(0, [0, 200, 400]), (1, [100, 300, 500])] {
-            let begun = Instant::now();
-            let times = std::cell::RefCell::new(Vec::new());
-            let pace = Pace::of(&plan, worker);
-            let connected = connect(&targets, 0..3, pace, Duration::from_secs(10), || {
-                times.borrow_mut().push(begun.elapsed());
-            });
-            assert!(connected.await.is_ok());
-            let times: Vec<_> = times.take().iter().map(|time| time.as_millis() as u64).collect();
-            assert!(
-                times.iter().zip(expected_ms).all(|(ms, expected)| ms.abs_diff(expected) <= 5),
-                "{times:?}"
-            );
-        }
+        let (begun, times) = (Instant::now(), std::cell::RefCell::new(Vec::new()));
+        // Those of the second worker of two.
+        let connected = connect(&targets, [1, 3, 5].into_iter(), Some(10.0), Duration::from_secs(10), || {
+            times.borrow_mut().push(begun.elapsed().as_millis() as u64);
+        });
+        assert!(connected.await.is_ok());
+        let times = times.take();
+        assert!(times.iter().zip([100, 300, 500]).all(|(ms, due)| ms.abs_diff(due) <= 5), "{times:?}");
+        assert_eq!(times.len(), 3);
     }
 
     #[tokio::test]
@@ -314,7 +288,7 @@ mod tests {
         let listeners = [(); 3].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
         let targets: Arc<[Target]> =
             listeners.iter().map(|listener| listener.local_addr().unwrap().into()).collect();
-        let streams = connect(&targets, 5..9, Pace::AT_ONCE, Duration::from_secs(10), || {})
+        let streams = connect(&targets, 5..9, None, Duration::from_secs(10), || {})
             .await
             .unwrap_or_else(|error| panic!("{error}"));
         let mut conns: Vec<_> = streams.iter().map(|(conn, _)| *conn).collect();

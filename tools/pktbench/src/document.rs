@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::account::Verify;
 use crate::arrivals::Arrival;
+use crate::compare::Comparison;
 use crate::latency::Latency;
 
 /// What the first field says.
@@ -32,7 +33,12 @@ pub(crate) struct Document {
     pub(crate) intervals: Vec<Interval>,
     #[serde(default)]
     pub(crate) sizes: Vec<SizeClass>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) search: Option<Search>,
     pub(crate) thresholds: Vec<Threshold>,
+    /// With `--baseline`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) baseline: Option<Comparison>,
     pub(crate) verdict: Verdict,
     pub(crate) exit_code: u8,
 }
@@ -149,7 +155,10 @@ pub(crate) struct Errors {
 impl Errors {
     pub(crate) fn count(&self) -> u64 {
         let Self { connect, reset, timeout, eof, truncated, checksum, protocol, io, first: _ } = self;
-        connect + reset + timeout + eof + truncated + checksum + protocol + io
+        // A file may say what it likes.
+        [connect, reset, timeout, eof, truncated, checksum, protocol, io]
+            .into_iter()
+            .fold(0, |sum, count| sum.saturating_add(*count))
     }
 }
 
@@ -214,6 +223,32 @@ pub(crate) struct Threshold {
     pub(crate) ok: bool,
 }
 
+/// What `--search-max` found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Search {
+    pub(crate) condition: String,
+    /// The highest rate that holds, in packets/s; `None` where none does.
+    pub(crate) max_rate: Option<f64>,
+    /// By their rates.
+    pub(crate) steps: Vec<Step>,
+}
+
+/// A run at one rate. The latencies are those of `response`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Step {
+    /// That was asked for, in packets/s.
+    pub(crate) rate: f64,
+    /// Received.
+    pub(crate) packets_per_s: f64,
+    pub(crate) p50_ns: Option<u64>,
+    pub(crate) p99_ns: Option<u64>,
+    /// Of the condition.
+    pub(crate) value: Option<f64>,
+    pub(crate) ok: bool,
+    /// Why it does not hold.
+    pub(crate) problem: Option<String>,
+}
+
 /// The sum of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -231,6 +266,8 @@ pub(crate) enum Verdict {
     Regression,
     /// A `--threshold` does not hold.
     Threshold,
+    /// Too few intervals to tell whether it is worse than `--baseline` allows.
+    Undecided,
     Interrupted,
 }
 
@@ -238,7 +275,7 @@ impl Verdict {
     pub(crate) fn exit_code(self) -> u8 {
         match self {
             Self::Pass => 0,
-            Self::Failed | Self::NoSamples => 1,
+            Self::Failed | Self::NoSamples | Self::Undecided => 1,
             Self::Integrity => 3,
             Self::ClientSaturated => 4,
             Self::Regression => 98,
@@ -255,5 +292,28 @@ impl fmt::Display for Mode {
             Self::Closed => "closed loop",
             Self::Open => "open loop",
         })
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::outcome::tests::outcome;
+
+    /// The document of a run, for tests to change.
+    pub(crate) fn document() -> Document {
+        crate::json::document(&outcome())
+    }
+
+    /// One that ends at `t_s`, in which so many packets came back, of which no latency is known.
+    pub(crate) fn interval(t_s: f64, received: u64) -> Interval {
+        Interval { t_s, received, p50_ns: None, p99_ns: None, p999_ns: None, max_ns: None }
+    }
+
+    #[test]
+    fn failures_add_up_whatever_a_file_says() {
+        let errors = Errors { connect: 1, io: 2, ..Errors::default() };
+        assert_eq!(errors.count(), 3);
+        assert_eq!(Errors { reset: u64::MAX, ..errors }.count(), u64::MAX);
     }
 }

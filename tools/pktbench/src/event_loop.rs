@@ -47,6 +47,8 @@ pub(crate) struct EventLoop<P> {
     is_open: bool,
     /// For the conductor.
     progress: Arc<Progress>,
+    /// Loads of which something has to be waited for.
+    owed: usize,
     publish: P,
     /// The interval that is recorded.
     interval: u64,
@@ -65,13 +67,18 @@ pub(crate) struct EventLoop<P> {
 }
 
 enum Place {
-    Loading {
-        load: Box<Load>,
-        is_queued: bool,
-    },
+    Loading(Box<Load>, Marks),
     /// Its FIN is on the way; waits for that of the server, so that neither side resets the other.
     Closing(Connection),
     Empty,
+}
+
+/// What the loop knows of a load.
+#[derive(Clone, Copy, Default)]
+struct Marks {
+    /// Whether it is in the queue of what is due.
+    is_queued: bool,
+    is_owed: bool,
 }
 
 /// What a worker publishes: the interval that it has recorded, and the one that it has come to.
@@ -98,6 +105,7 @@ impl<P: FnMut(Published)> EventLoop<P> {
             schedule,
             is_open,
             progress,
+            owed: 0,
             publish,
             interval: 0,
             next_mark_ns: schedule.measure_from_ns,
@@ -111,7 +119,7 @@ impl<P: FnMut(Published)> EventLoop<P> {
         })
     }
 
-    /// Starts to load connection `index`.
+    /// Takes connection `index`, which is loaded once the loop [runs](Self::run).
     pub(crate) fn add(&mut self, index: usize, stream: Stream, plan: &Plan, block: Block) -> io::Result<()> {
         let place = self.places.len();
         let connection = Connection::new(stream, plan.codec());
@@ -119,9 +127,9 @@ impl<P: FnMut(Published)> EventLoop<P> {
         let both = Interest::READABLE | Interest::WRITABLE;
         self.poll.registry().register(load.connection().source(), Token(place), both)?;
         self.loading += 1;
-        let turn = load.wake(&mut self.tools);
-        self.places.push(Place::Empty);
-        self.go_on(place, load, false, turn);
+        self.places.push(Place::Loading(load, Marks { is_queued: true, is_owed: false }));
+        // Each has its first turn, if only to find that it has nothing to send.
+        self.due.push(Reverse((0, place)));
         Ok(())
     }
 
@@ -135,11 +143,11 @@ impl<P: FnMut(Published)> EventLoop<P> {
                 self.pass_mark(now_ns);
             }
             if self.wake_due(now_ns) {
-                now_ns = self.schedule.clock.now_ns().min(self.next_mark_ns);
+                now_ns = self.schedule.clock.now_ns();
             }
             let mut wait = self.until_mark(now_ns);
             if self.loading == 0 {
-                self.cpu[1].get_or_insert_with(|| CpuTime::of_this_thread(now_ns));
+                self.take_cpu_time(now_ns, true);
                 let deadline = *close_deadline.get_or_insert_with(|| Instant::now() + CLOSE_TIMEOUT);
                 let left = deadline.saturating_duration_since(Instant::now());
                 if self.closing == 0 || left.is_zero() {
@@ -150,9 +158,10 @@ impl<P: FnMut(Published)> EventLoop<P> {
             match self.due.peek() {
                 _ if !self.again.is_empty() => wait = Some(Duration::ZERO),
                 Some(Reverse((due_ns, _))) if *due_ns <= now_ns => wait = Some(Duration::ZERO),
-                Some(Reverse((due_ns, _))) => wait = self.alarm.set(*due_ns, now_ns, wait)?,
+                Some(Reverse((due_ns, _))) => wait = self.alarm.set(*due_ns, self.schedule.clock, wait)?,
                 None => {}
             }
+            self.progress.tell(&self.tools.tally, self.owed);
             match self.poll.poll(&mut events, wait) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 polled => polled?,
@@ -171,7 +180,6 @@ impl<P: FnMut(Published)> EventLoop<P> {
             // One that was told of too has had two turns.
             self.again.sort_unstable();
             self.again.dedup();
-            self.progress.tell(self.tools.tally.sent, self.tools.tally.answers);
         }
     }
 
@@ -182,14 +190,19 @@ impl<P: FnMut(Published)> EventLoop<P> {
         if interval > self.interval {
             self.publish(interval);
         }
-        let [start, end] = &mut self.cpu;
-        start.get_or_insert_with(|| CpuTime::of_this_thread(now_ns));
-        if schedule.is_stopped(now_ns) {
-            end.get_or_insert_with(|| CpuTime::of_this_thread(now_ns));
-        }
+        self.take_cpu_time(now_ns, schedule.is_stopped(now_ns));
         let stop_at_ns = schedule.stop_at_ns.filter(|stop_at_ns| *stop_at_ns > now_ns);
         let marks = [schedule.end_of_interval(interval), stop_at_ns];
         self.next_mark_ns = marks.into_iter().flatten().min().unwrap_or(u64::MAX);
+    }
+
+    /// Once at the beginning and once at the end, which may be the same moment.
+    fn take_cpu_time(&mut self, now_ns: u64, at_end: bool) {
+        let [start, end] = &mut self.cpu;
+        start.get_or_insert_with(|| CpuTime::of_this_thread(now_ns));
+        if at_end {
+            end.get_or_insert_with(|| CpuTime::of_this_thread(now_ns));
+        }
     }
 
     fn publish(&mut self, next: u64) {
@@ -207,7 +220,8 @@ impl<P: FnMut(Published)> EventLoop<P> {
     }
 
     fn until_mark(&self, now_ns: u64) -> Option<Duration> {
-        (self.next_mark_ns < u64::MAX).then(|| Duration::from_nanos(self.next_mark_ns - now_ns))
+        let left_ns = self.next_mark_ns.saturating_sub(now_ns);
+        (self.next_mark_ns < u64::MAX).then(|| Duration::from_nanos(left_ns))
     }
 
     /// Wakes the loads of which packets are due. Whether there were any.
@@ -223,9 +237,9 @@ impl<P: FnMut(Published)> EventLoop<P> {
             any = true;
             self.due.pop();
             match std::mem::replace(&mut self.places[place], Place::Empty) {
-                Place::Loading { mut load, .. } => {
+                Place::Loading(mut load, marks) => {
                     let turn = load.wake(&mut self.tools);
-                    self.go_on(place, load, false, turn);
+                    self.go_on(place, load, Marks { is_queued: false, ..marks }, turn);
                 }
                 other => self.places[place] = other,
             }
@@ -235,9 +249,9 @@ impl<P: FnMut(Published)> EventLoop<P> {
 
     fn turn(&mut self, place: usize, read_closed: bool) {
         match std::mem::replace(&mut self.places[place], Place::Empty) {
-            Place::Loading { mut load, is_queued } => {
+            Place::Loading(mut load, marks) => {
                 let turn = load.turn(&mut self.tools, read_closed);
-                self.go_on(place, load, is_queued, turn);
+                self.go_on(place, load, marks, turn);
             }
             Place::Closing(connection) => {
                 self.closing -= 1;
@@ -247,18 +261,21 @@ impl<P: FnMut(Published)> EventLoop<P> {
         }
     }
 
-    fn go_on(&mut self, place: usize, load: Box<Load>, mut is_queued: bool, turn: Turn) {
+    fn go_on(&mut self, place: usize, load: Box<Load>, mut marks: Marks, turn: Turn) {
+        self.owed -= usize::from(marks.is_owed);
         match turn {
             Turn::Waits => {}
             Turn::Again => self.again.push(place),
             Turn::Ended(end) => return self.finish(place, *load, end),
         }
-        if !is_queued {
+        marks.is_owed = load.is_owed();
+        self.owed += usize::from(marks.is_owed);
+        if !marks.is_queued {
             let wakes_at = load.wakes_at();
             self.due.extend(wakes_at.map(|at_ns| Reverse((at_ns, place))));
-            is_queued = wakes_at.is_some();
+            marks.is_queued = wakes_at.is_some();
         }
-        self.places[place] = Place::Loading { load, is_queued };
+        self.places[place] = Place::Loading(load, marks);
     }
 
     fn finish(&mut self, place: usize, load: Load, end: End) {
@@ -292,7 +309,7 @@ impl<P: FnMut(Published)> EventLoop<P> {
     fn stop(&mut self, stop: Stop) {
         for place in 0..self.places.len() {
             match std::mem::replace(&mut self.places[place], Place::Empty) {
-                Place::Loading { load, .. } => self.finish(place, *load, End::Stopped(stop)),
+                Place::Loading(load, _) => self.finish(place, *load, End::Stopped(stop)),
                 other => self.places[place] = other,
             }
         }

@@ -40,20 +40,20 @@ impl Intervals {
         }
     }
 
-    /// Whether all workers have.
-    pub(crate) fn have_ended(&self) -> bool {
-        self.reached.iter().all(|reached| *reached == u64::MAX)
+    /// Notes that all workers have ended, whatever they have published.
+    pub(crate) fn end(&mut self) {
+        self.reached.fill(u64::MAX);
     }
 
-    /// Whether all recordings have been taken.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.pending.is_empty()
+    /// Whether all workers have ended.
+    pub(crate) fn have_ended(&self) -> bool {
+        self.reached.iter().all(|reached| *reached == u64::MAX)
     }
 
     /// The next one that is whole. Where all workers have ended, that is the last one of which there is a recording.
     pub(crate) fn next_whole(&mut self) -> Option<Whole> {
         let passed = self.reached.iter().copied().min()?;
-        if self.next >= passed || (self.have_ended() && self.is_empty()) {
+        if self.next >= passed || (self.have_ended() && self.pending.is_empty()) {
             return None;
         }
         let interval = self.next;

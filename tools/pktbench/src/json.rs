@@ -33,7 +33,9 @@ pub(crate) fn document(outcome: &Outcome) -> Document {
         client: client(outcome),
         intervals: outcome.intervals.clone(),
         sizes: outcome.tally.sizes.to_document(),
+        search: None,
         thresholds: Vec::new(),
+        baseline: None,
         verdict,
         exit_code: verdict.exit_code(),
     }

@@ -19,7 +19,7 @@ pub(crate) struct Latency {
     pub(crate) max: Option<u64>,
     /// Percent, and the latency that so many samples do not exceed.
     pub(crate) percentiles: Vec<(f64, Option<u64>)>,
-    /// All of the histogram: HdrHistogram's V2 encoding, compressed, in base64.
+    /// All of the histogram: `HdrHistogram`'s V2 encoding, compressed, in base64.
     pub(crate) hdr_v2: String,
 }
 

@@ -63,6 +63,8 @@ pub(crate) struct Load {
     is_held: bool,
     /// When it last did.
     held_until_ns: u64,
+    /// Whether the time to send is over, as far as this connection has noticed.
+    is_stopped: bool,
 }
 
 /// When the next packet may be sent.
@@ -124,7 +126,7 @@ impl Load {
         let ramp_ns = whole_ns(plan.ramp);
         let next = match plan.pace {
             // One connection after the other joins in.
-            Pace::Closed => Next::Closed { from_ns: ramp_ns * index as u64 / plan.conns as u64 },
+            Pace::Closed => Next::Closed { from_ns: share(ramp_ns, index, plan.conns) },
             Pace::Open { rate, arrival, .. } => {
                 Next::Open(Arrivals::new(arrival, rate, ramp_ns, plan.seed, index, plan.conns))
             }
@@ -139,6 +141,7 @@ impl Load {
             account: Account::new(packets, plan.verify),
             is_held: false,
             held_until_ns: 0,
+            is_stopped: false,
         }
     }
 
@@ -159,11 +162,16 @@ impl Load {
     pub(crate) fn wakes_at(&self) -> Option<u64> {
         match &self.next {
             Next::Closed { from_ns } => (self.account.is_new()).then_some(*from_ns),
-            Next::Open(arrivals) => {
-                let due_ns = arrivals.due_ns();
-                (!self.is_held && self.may_be_sent(due_ns)).then_some(due_ns)
-            }
+            Next::Open(_) if self.is_held => None,
+            Next::Open(arrivals) if self.may_be_sent(arrivals.due_ns()) => Some(arrivals.due_ns()),
+            // It is open to the end of the run.
+            Next::Open(_) => self.schedule.stop_at_ns.filter(|_| !self.is_stopped),
         }
+    }
+
+    /// Whether something of it has to be waited for.
+    pub(crate) fn is_owed(&self) -> bool {
+        self.account.outstanding() > 0 || !self.connection.is_flushed()
     }
 
     /// Sends and receives what can be without waiting. A short read empties the socket, unless there is an end of the
@@ -235,8 +243,9 @@ impl Load {
     /// Sends what may be sent at `now_ns`, as long as the socket takes it. After the end this is what nothing but this program
     /// has held up.
     fn send(&mut self, now_ns: u64, tools: &mut Tools) -> Result<(), Failure> {
+        self.is_stopped = self.schedule.is_stopped(now_ns);
         if self.is_held {
-            if self.schedule.is_stopped(now_ns) {
+            if self.is_stopped {
                 return Ok(());
             }
             self.held_until_ns = now_ns;
@@ -281,7 +290,6 @@ impl Load {
     fn count_sent(&mut self, now_ns: u64, due_ns: u64, len: usize, tools: &mut Tools) {
         let Tools { tally, recording, .. } = tools;
         let counts = due_ns >= self.schedule.measure_from_ns;
-        tally.sent += 1;
         if counts {
             self.left -= 1;
             recording.traffic.sent_packets += 1;
@@ -305,12 +313,12 @@ impl Load {
 
     fn has_more(&self) -> bool {
         let now_ns = self.schedule.clock.now_ns();
-        let next_ns = match &self.next {
-            Next::Closed { from_ns } => now_ns.max(*from_ns),
-            Next::Open(arrivals) => arrivals.due_ns(),
-        };
-        let waits_in_vain = self.is_held && self.schedule.is_stopped(now_ns);
-        !waits_in_vain && self.may_be_sent(next_ns)
+        let is_stopped = self.schedule.is_stopped(now_ns);
+        match &self.next {
+            Next::Closed { from_ns } => self.may_be_sent(now_ns.max(*from_ns)),
+            Next::Open(arrivals) if is_stopped => !self.is_held && self.may_be_sent(arrivals.due_ns()),
+            Next::Open(arrivals) => self.schedule.stop_at_ns.is_some() || self.may_be_sent(arrivals.due_ns()),
+        }
     }
 
     /// Takes packets that nothing asked for and that are here already, without waiting for them. A server that sends
@@ -325,11 +333,12 @@ impl Load {
     }
 
     /// Settles the account, and gives the connection back where it is well.
-    pub(crate) fn finish(mut self, end: End, tally: &mut Tally) -> Option<Connection> {
+    pub(crate) fn finish(self, end: End, tally: &mut Tally) -> Option<Connection> {
         let ending = match end {
             End::Complete | End::Stopped(Stop::GaveUp) => Ending::Waited,
             End::Failed(_) | End::Stopped(Stop::Interrupted) => Ending::Cut,
         };
+        tally.client.not_sent += self.not_sent(&end);
         let integrity = self.account.settle(ending);
         tally.integrity += integrity;
         match end {
@@ -342,16 +351,23 @@ impl Load {
             }
             End::Complete | End::Stopped(_) => {}
         }
-        if let Next::Open(arrivals) = &mut self.next {
-            tally.client.not_sent += not_sent(arrivals, self.left, &self.schedule);
-        }
         Some(self.connection)
+    }
+
+    /// How many packets that count are due by the end of the run, and are not sent. A connection that failed sends none of
+    /// those that would have been due.
+    fn not_sent(&self, end: &End) -> u64 {
+        let Next::Open(arrivals) = &self.next else { return 0 };
+        let Schedule { clock, measure_from_ns, stop_at_ns, .. } = self.schedule;
+        let end_ns = match end {
+            End::Failed(_) => stop_at_ns.unwrap_or(u64::MAX),
+            _ => stop_at_ns.unwrap_or(u64::MAX).min(clock.now_ns()),
+        };
+        (arrivals.count_to(end_ns) - arrivals.count_to(measure_from_ns.min(end_ns))).min(self.left)
     }
 }
 
-/// How many packets that count are due by now, and are not sent.
-fn not_sent(arrivals: &mut Arrivals, left: u64, schedule: &Schedule) -> u64 {
-    let now_ns = schedule.clock.now_ns();
-    arrivals.skip_to(schedule.measure_from_ns);
-    arrivals.skip_to(schedule.stop_at_ns.map_or(now_ns, |stop_at_ns| stop_at_ns.min(now_ns))).min(left)
+/// The part of `time_ns` that `index` of `count` is at.
+fn share(time_ns: u64, index: usize, count: usize) -> u64 {
+    (u128::from(time_ns) * index as u128 / count as u128) as u64
 }

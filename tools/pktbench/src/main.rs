@@ -89,6 +89,16 @@ mod hgrm;
 
 mod read;
 
+mod threshold;
+
+mod compare;
+
+mod gate;
+
+mod merge;
+
+mod search;
+
 mod units;
 
 mod manual;
@@ -97,6 +107,7 @@ mod conform;
 
 use std::process::ExitCode;
 
+use gate::Gate;
 use options::Job;
 use output::Output;
 use plan::Plan;
@@ -108,10 +119,13 @@ fn main() -> ExitCode {
     };
     log_to_stderr();
     let done = match job {
-        Job::Run { plan, output } => run(*plan, output),
+        Job::Run { plan, output, gate } => run(*plan, output, &gate),
+        Job::Search { plan, output, condition } => search::find(&plan, output, &condition),
         Job::Conform(plan) => conform::run(plan),
+        Job::Compare { comparison, json } => compare::print(&comparison, json),
+        Job::Merge(sum) => sum.write(),
         Job::Completions(shell) => manual::completions(shell).map(|()| ExitCode::SUCCESS),
-        Job::Html { result, file } => html::draw(&result, &file).map(|()| ExitCode::SUCCESS),
+        Job::Html { document, file } => html::write(&document, &file).map(|()| ExitCode::SUCCESS),
         Job::Man(dir) => manual::pages(&dir).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {
@@ -120,12 +134,10 @@ fn main() -> ExitCode {
     })
 }
 
-fn run(plan: Plan, output: Output) -> anyhow::Result<ExitCode> {
+fn run(plan: Plan, output: Output, gate: &Gate) -> anyhow::Result<ExitCode> {
     let (outcome, sinks) = run::run(plan, output.open()?)?;
-    let document = json::document(&outcome);
-    if let Some(problem) = &outcome.not_connected {
-        eprintln!("error: {problem}");
-    }
+    let mut document = json::document(&outcome);
+    gate.judge(&mut document);
     sinks.end(&document)?;
     Ok(ExitCode::from(document.exit_code))
 }

@@ -2,27 +2,35 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use clap::error::ErrorKind;
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
 use clap_complete::Shell;
 use pktconn::{Addr, HeaderFormat, TlsClientConfig};
 
 use crate::account::Verify;
 use crate::arrivals::Arrival;
+use crate::compare::{Comparison, Limits};
 use crate::conform;
+use crate::document::{Document, Mode};
+use crate::gate::{self, Gate, GateOptions};
+use crate::html;
+use crate::merge::{Merge, Sum};
 use crate::output::{Format, Output};
-use crate::plan::{Amount, Pace, Plan, Tls};
+use crate::plan::{Amount, MAX_RATE, Pace, Plan, Tls};
 use crate::sizes::{Sizes, parse_size};
+use crate::threshold::Condition;
 
 /// Loads a server that echoes length-prefixed packets and checks every byte that comes back.
 ///
-/// Each connection keeps a fixed number of packets outstanding and sends the next one when one returns (a closed loop).
-/// Without --connect the load goes to an echo server of its own, in the same process.
+/// Each connection keeps a fixed number of packets outstanding and sends the next one when one returns (a closed loop), or
+/// with --rate sends packets when they are due, whatever returns (an open loop). Without --connect the load goes to an echo
+/// server of its own, in the same process.
 ///
-/// Exit code: 0 all is well, 1 no sample or a failed connection, 2 bad usage, 3 a packet was lost, altered, reordered or
-/// doubled, 130 interrupted.
+/// Exit code: 0 all is well, 1 no sample, a failed connection, or too few intervals for --baseline, 2 bad usage, 3 a packet
+/// was lost, altered, reordered or doubled, 4 --strict-client and a load that was busy with itself, 98 worse than --baseline allows, 99 a --threshold does not hold, 130
+/// interrupted.
 #[derive(Debug, Parser)]
 #[command(
     version,
@@ -56,6 +64,18 @@ enum Command {
     /// fails or the server cannot be reached, 2 bad usage
     Conform(conform::Options),
 
+    /// Tell whether one result is worse than another, or only looks so
+    ///
+    /// The intervals of both are drawn at random again and again, which shows what of the difference may be noise.
+    ///
+    /// Exit code: 0 no regression, 1 too few intervals to tell, 2 bad usage or files, 98 a regression.
+    Compare(Compare),
+
+    /// Add up the results of several load generators that loaded at the same time
+    ///
+    /// Exit code: that of the worst, 2 bad usage or files, 99 a --threshold does not hold for the sum.
+    Merge(Merge),
+
     /// Print the completions of a shell
     Completions { shell: Shell },
 
@@ -71,8 +91,27 @@ const SIZES_HELP: &str = "Payload sizes in bytes, and 64KiB and the like work: o
 both ends included), list:64@9,1024@1 (each with its weight), exp:512 (exponential with this mean, up to 9 times as much), \
 or file:SIZES.csv (the first field of each line, in the order of the file, again and again)";
 
+/// What to compare.
+#[derive(Debug, Args)]
+struct Compare {
+    /// The result to compare with, as --json prints it
+    base: PathBuf,
+
+    /// The result that is not to be worse
+    new: PathBuf,
+
+    /// How much worse rate, p50, p99 and p99.9 may be; what is not named is no regression
+    #[arg(long, value_name = "LIST", default_value_t = Limits::default())]
+    max_regress: Limits,
+
+    /// Print the comparison as one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
 /// How to load a server.
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("open").args(["rate", "search_max"]).multiple(true)))]
 pub(crate) struct Options {
     /// The server to load, HOST:PORT or unix:PATH. May be given several times: connections are spread evenly [default: an echo
     /// server of its own on 127.0.0.1]
@@ -115,12 +154,16 @@ pub(crate) struct Options {
     #[arg(long, value_name = "RATE", value_parser = parse_rate)]
     rate: Option<f64>,
 
+    /// Find the highest rate at which a condition holds, such as 'p99<5ms', by runs of --duration each, from --rate or 1k on
+    #[arg(long, value_name = "CONDITION", conflicts_with_all = ["packets", "pipeline", "start_at", "threshold", "baseline"])]
+    search_max: Option<Condition>,
+
     /// The gaps between packets of an open loop: the same each, or those of many users that do not know of each other
-    #[arg(long, value_name = "LAW", requires = "rate", default_value = "constant")]
+    #[arg(long, value_name = "LAW", requires = "open", default_value = "constant")]
     arrival: Arrival,
 
     /// Packets outstanding on each connection of an open loop; what is due beyond waits, and its response time runs
-    #[arg(long, value_name = "N", requires = "rate", default_value = "1024", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    #[arg(long, value_name = "N", requires = "open", default_value = "1024", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     max_outstanding: u32,
 
     /// How much of a packet that comes back is checked: every byte, its length, or nothing
@@ -137,6 +180,11 @@ pub(crate) struct Options {
     /// How many packets to send, over all connections and after the warm-up, instead of a duration
     #[arg(long, value_name = "N", conflicts_with = "duration", value_parser = clap::value_parser!(u64).range(1..))]
     packets: Option<u64>,
+
+    /// When to start, in UTC, such as 2026-01-31T12:00:00Z: several machines then load a server together [default: when all
+    /// connections are made]
+    #[arg(long, value_name = "TIME", value_parser = parse_start)]
+    start_at: Option<SystemTime>,
 
     /// Over how long a time the load grows to its full, before the warm-up: the rate, or the connections that take part
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = parse_time)]
@@ -205,16 +253,25 @@ pub(crate) struct Options {
     /// Write a report with charts too, a page for a browser; a name that ends in .svg is for its charts alone
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
+
+    #[command(flatten)]
+    gate: GateOptions,
 }
 
 /// What to do.
 pub(crate) enum Job {
-    Run { plan: Box<Plan>, output: Output },
-    Html { result: PathBuf, file: PathBuf },
+    Run { plan: Box<Plan>, output: Output, gate: Gate },
+    Search { plan: Box<Plan>, output: Output, condition: Condition },
+    Html { document: Box<Document>, file: PathBuf },
     Conform(conform::Plan),
+    Compare { comparison: Comparison, json: bool },
+    Merge(Box<Sum>),
     Completions(Shell),
     Man(PathBuf),
 }
+
+/// Where a search begins: every server holds it.
+const FIRST_RATE: f64 = 1000.0;
 
 /// What `--duration` and `--packets` leave to be said when neither is given.
 const DEFAULT_DURATION: Duration = Duration::from_secs(10);
@@ -234,14 +291,33 @@ impl Job {
         })?;
         match cli.command {
             None => cli.run.into_job().map_err(|problem| bad_usage(&format!("error: {problem}"))),
-            Some(Command::Html { result, file }) => Ok(Self::Html { result, file }),
+            Some(Command::Html { result, file }) => {
+                let document = html::read(&result).map(Box::new).map_err(|error| bad_file(&error))?;
+                Ok(Self::Html { document, file })
+            }
             Some(Command::Conform(options)) => options
                 .into_plan()
                 .map(Self::Conform)
                 .map_err(|problem| bad_usage(&format!("error: {problem}"))),
+            Some(Command::Compare(files)) => {
+                let comparison = files.compared().map_err(|error| bad_file(&error))?;
+                Ok(Self::Compare { comparison, json: files.json })
+            }
+            Some(Command::Merge(files)) => {
+                files.into_sum().map(|sum| Self::Merge(Box::new(sum))).map_err(|error| bad_file(&error))
+            }
             Some(Command::Completions { shell }) => Ok(Self::Completions(shell)),
             Some(Command::Man { dir }) => Ok(Self::Man(dir)),
         }
+    }
+}
+
+impl Compare {
+    fn compared(&self) -> anyhow::Result<Comparison> {
+        let (base, new) = (Document::read(&self.base)?, Document::read(&self.new)?);
+        let comparison = Comparison::of(&base, &self.base, &new, &self.max_regress);
+        gate::warn(&comparison);
+        Ok(comparison)
     }
 }
 
@@ -273,7 +349,7 @@ impl Options {
             connect: self.connect,
             conns,
             connect_rate: self.connect_rate,
-            pace: match self.rate {
+            pace: match self.rate.or(self.search_max.as_ref().map(|_| FIRST_RATE)) {
                 None => Pace::Closed,
                 Some(rate) => {
                     Pace::Open { rate, arrival: self.arrival, max_outstanding: self.max_outstanding as usize }
@@ -283,6 +359,7 @@ impl Options {
             verify: self.verify,
             sizes: self.sizes,
             amount,
+            start_at: self.start_at,
             ramp: self.ramp,
             warmup: self.warmup,
             interval: self.interval,
@@ -304,8 +381,28 @@ impl Options {
             hgrm: self.hgrm,
             html: self.html,
         };
-        Ok(Job::Run { plan: Box::new(plan), output })
+        output.check()?;
+        let mode = if plan.is_open() { Mode::Open } else { Mode::Closed };
+        let (plan, gate) = (Box::new(plan), self.gate.into_gate(mode)?);
+        Ok(match self.search_max {
+            None => Job::Run { plan, output, gate },
+            Some(condition) => {
+                condition.check(mode)?;
+                if output.is_live() {
+                    return Err("--search-max has no lines of one run; write its result as text or json, \
+                                without --hdr-log"
+                        .to_owned());
+                }
+                Job::Search { plan, output, condition }
+            }
+        })
     }
+}
+
+/// Files that cannot be read, or do not belong together, are those of the command line.
+fn bad_file(error: &anyhow::Error) -> ExitCode {
+    eprintln!("error: {error:#}");
+    ExitCode::from(2)
 }
 
 fn bad_usage(problem: &str) -> ExitCode {
@@ -351,7 +448,13 @@ fn parse_rate(text: &str) -> Result<f64, String> {
     };
     let rate = number.parse::<f64>().map_or(f64::NAN, |number| number * factor);
     let problem = "a rate is a number a second, up to 1000M, such as 500, 50k or 1.5M";
-    (3e-8..=1e9).contains(&rate).then_some(rate).ok_or_else(|| problem.to_owned())
+    (3e-8..=MAX_RATE).contains(&rate).then_some(rate).ok_or_else(|| problem.to_owned())
+}
+
+fn parse_start(text: &str) -> Result<SystemTime, String> {
+    humantime::parse_rfc3339(text).map_err(|_| {
+        "a time to start at is a date and a time in UTC, such as 2026-01-31T12:00:00Z".to_owned()
+    })
 }
 
 fn parse_label(text: &str) -> Result<(String, String), String> {
@@ -420,7 +523,7 @@ mod tests {
 
     #[test]
     fn a_usage_error_is_one_line_that_says_what_to_do() {
-        let cases: [(&[&str], &str); 24] = [
+        let cases: [(&[&str], &str); 26] = [
             (&["--conn", "1"], "similar argument exists: '--conns'"),
             (&["--conns", "0"], "0 is not in 1.."),
             (&["--connect", "nowhere"], "an address is HOST:PORT"),
@@ -440,6 +543,8 @@ mod tests {
             (&["--max-outstanding", "9"], "--rate"),
             (&["--interval", "1ms"], "at least 100ms"),
             (&["--duration", "2days"], "raise --interval to 2s"),
+            (&["--start-at", "12:00"], "such as 2026-01-31T12:00:00Z"),
+            (&["-o", "a", "--hgrm", "a"], "a is given twice"),
             (&["--label", "fast"], "such as build=1234"),
             (&["--tls"], "--tls is for a server that --connect names"),
             (&["--tls", "--connect", "unix:socket"], "--tls-server-name"),

@@ -22,8 +22,6 @@ pub(crate) struct Outcome {
     /// How long packets were measured.
     pub(crate) time: Duration,
     pub(crate) interrupted: bool,
-    /// Why the run did not begin: a connection could not be made.
-    pub(crate) not_connected: Option<String>,
 }
 
 impl Outcome {
@@ -100,7 +98,6 @@ pub(crate) mod tests {
             since: SystemTime::UNIX_EPOCH + 10 * SECOND,
             time: 2 * SECOND,
             interrupted: false,
-            not_connected: None,
         }
     }
 

@@ -31,6 +31,27 @@ pub(crate) struct Output {
 }
 
 impl Output {
+    /// Refuses a file that two of them would be written to.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let files = [&self.path, &self.hdr_log, &self.hgrm, &self.html].map(Option::as_deref);
+        let mut files: Vec<_> = files.into_iter().flatten().collect();
+        files.sort_unstable();
+        match files.windows(2).find(|pair| pair[0] == pair[1]) {
+            Some(pair) => Err(format!("{} is given twice; write to files of their own", pair[0].display())),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether anything is written while a run goes on.
+    pub(crate) fn is_live(&self) -> bool {
+        matches!(self.format, Format::Ndjson | Format::Csv) || self.hdr_log.is_some()
+    }
+
+    /// Whether standard output is for people.
+    pub(crate) fn prints_text(&self) -> bool {
+        self.format == Format::Text || self.path.is_some()
+    }
+
     /// Makes all files, so that what cannot be written is known before the run.
     pub(crate) fn open(self) -> anyhow::Result<Sinks> {
         Ok(Sinks {
@@ -41,6 +62,13 @@ impl Output {
             hgrm: self.hgrm.as_deref().map(Sink::create).transpose()?,
             html: self.html.map(|path| Sink::create(&path).map(|sink| (path, sink))).transpose()?,
         })
+    }
+}
+
+/// Nothing is written but at the end of a run, to standard output.
+impl Default for Output {
+    fn default() -> Self {
+        Self { format: Format::Text, path: None, hdr_log: None, hgrm: None, html: None }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The run over time, and its sum, made from what workers publish.
 
+use std::ops::Range;
 use std::time::{Duration, SystemTime};
 
 use crate::document::{Config, Interval};
@@ -7,7 +8,7 @@ use crate::event_loop::Published;
 use crate::intervals::{Intervals, Whole};
 use crate::latency::percentile;
 use crate::output::Sinks;
-use crate::plan::Plan;
+use crate::plan::{Amount, MAX_INTERVALS, Plan};
 use crate::recording::Recording;
 
 pub(crate) struct OverTime {
@@ -15,6 +16,11 @@ pub(crate) struct OverTime {
     interval: Duration,
     total: Recording,
     lines: Vec<Interval>,
+    /// Up to where intervals were shown.
+    shown_s: f64,
+    /// The last intervals of a run whose end is its last answer, if nothing came back in them.
+    held: Range<u64>,
+    holds: bool,
     sinks: Sinks,
 }
 
@@ -26,6 +32,9 @@ impl OverTime {
             interval: plan.interval,
             total: Recording::new(is_open),
             lines: Vec::new(),
+            shown_s: 0.0,
+            held: 0..0,
+            holds: matches!(plan.amount, Amount::Packets(_)),
             sinks,
         }
     }
@@ -40,23 +49,34 @@ impl OverTime {
         self.intervals.add(worker, published);
         // How long the last ones are is known at the end alone.
         while !self.intervals.have_ended() {
-            let Some(whole) = self.intervals.next_whole() else { break };
-            self.show(&whole, self.end_of(whole.interval));
+            let Some(Whole { interval, recording }) = self.intervals.next_whole() else { break };
+            if self.holds && recording.traffic.received_packets == 0 {
+                self.total.merge(&recording);
+                self.held.end = interval + 1;
+                continue;
+            }
+            self.show_held(Duration::MAX);
+            self.show(&recording, self.end_of(interval));
+            self.held = interval + 1..interval + 1;
+        }
+    }
+
+    fn show_held(&mut self, time: Duration) {
+        let nothing = Recording::new(self.total.response.is_some());
+        for interval in std::mem::take(&mut self.held) {
+            self.show(&nothing, self.end_of(interval).min(time));
         }
     }
 
     /// Shows the last intervals of a run that was measured for `time`, and gives all of it.
     pub(crate) fn end(mut self, time: Duration) -> (Recording, Vec<Interval>, Sinks) {
-        while let Some(whole) = self.intervals.next_whole() {
-            let is_last = self.intervals.is_empty();
-            let end = if is_last { time } else { self.end_of(whole.interval).min(time) };
-            self.show(&whole, end);
-        }
-        // Of a number of packets the last one may have come back before the workers noticed the end.
-        let within = self.lines.partition_point(|line| line.t_s < time.as_secs_f64());
-        self.lines.truncate(within + 1);
-        if let Some(last) = self.lines.last_mut() {
-            last.t_s = last.t_s.min(time.as_secs_f64());
+        self.intervals.end();
+        let last: Vec<_> = std::iter::from_fn(|| self.intervals.next_whole()).collect();
+        self.show_held(time);
+        let count = last.len();
+        for (index, Whole { interval, recording }) in last.into_iter().enumerate() {
+            let end = if index + 1 == count { time } else { self.end_of(interval).min(time) };
+            self.show(&recording, end);
         }
         (self.total, self.lines, self.sinks)
     }
@@ -65,15 +85,19 @@ impl OverTime {
         self.interval.mul_f64((interval + 1) as f64)
     }
 
-    fn show(&mut self, Whole { recording, .. }: &Whole, end: Duration) {
+    fn show(&mut self, recording: &Recording, end: Duration) {
         self.total.merge(recording);
         let t_s = end.as_secs_f64();
-        let begins_at = self.lines.last().map_or(0.0, |line| line.t_s);
+        let begins_at = self.shown_s;
         // Nothing comes back after the end but what does not count.
         if t_s > begins_at {
+            self.shown_s = t_s;
             let line = line(t_s, recording);
             self.sinks.show(begins_at, &line, recording);
-            self.lines.push(line);
+            // Of a number of packets nobody knows beforehand how long they take.
+            if self.lines.len() < MAX_INTERVALS as usize {
+                self.lines.push(line);
+            }
         }
     }
 }
@@ -93,12 +117,11 @@ fn line(t_s: f64, recording: &Recording) -> Interval {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::output::{Format, Output};
+    use crate::output::Output;
     use crate::plan::tests::plan;
 
     fn sinks() -> Sinks {
-        let output = Output { format: Format::Text, path: None, hdr_log: None, hgrm: None, html: None };
-        output.open().unwrap()
+        Output::default().open().unwrap()
     }
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -126,8 +149,10 @@ mod tests {
         let mut over_time = OverTime::new(&plan(), sinks());
         publish(&mut over_time, 0, 1, 5);
         publish(&mut over_time, 1, 2, 0);
-        publish(&mut over_time, 2, u64::MAX, 0);
-        let (_, lines, _) = over_time.end(SECOND * 9 / 10);
-        assert_eq!(lines.iter().map(|line| line.t_s).collect::<Vec<_>>(), [0.9]);
+        publish(&mut over_time, 2, 3, 5);
+        publish(&mut over_time, 3, 6, 0);
+        publish(&mut over_time, 6, u64::MAX, 0);
+        let (_, lines, _) = over_time.end(SECOND * 29 / 10);
+        assert_eq!(lines.iter().map(|line| line.t_s).collect::<Vec<_>>(), [1.0, 2.0, 3.0]);
     }
 }

@@ -12,21 +12,20 @@ use std::time::{Duration, Instant};
 pub(crate) struct Patience {
     timeout: Duration,
     stop_at: Option<Instant>,
-    sent: u64,
     answers: u64,
-    /// When a change of these was last seen, or nothing outstanding.
+    /// When a change of these was last seen, or nothing to wait for.
     changed_at: Instant,
 }
 
 impl Patience {
     pub(crate) fn new(timeout: Duration, stop_at: Option<Instant>, now: Instant) -> Self {
-        Self { timeout, stop_at, sent: 0, answers: 0, changed_at: now }
+        Self { timeout, stop_at, answers: 0, changed_at: now }
     }
 
-    /// Whether it is time to give up at `now`, when so many packets have been sent and answered.
-    pub(crate) fn is_over(&mut self, sent: u64, answers: u64, now: Instant) -> bool {
-        if (sent, answers) != (self.sent, self.answers) || sent == answers {
-            (self.sent, self.answers) = (sent, answers);
+    /// Whether it is time to give up at `now`, when so many packets have been answered, and something is owed or not.
+    pub(crate) fn is_over(&mut self, answers: u64, is_owed: bool, now: Instant) -> bool {
+        if answers != self.answers || !is_owed {
+            self.answers = answers;
             self.changed_at = now;
         }
         now >= self.stop_at.unwrap_or(self.changed_at) + self.timeout
@@ -43,8 +42,8 @@ mod tests {
     fn a_run_for_a_time_waits_for_so_long_after_it_and_no_longer() {
         let start = Instant::now();
         let mut patience = Patience::new(2 * SECOND, Some(start + 10 * SECOND), start);
-        assert!(!patience.is_over(9, 0, start + 11 * SECOND), "a server that has not answered yet");
-        assert!(patience.is_over(109, 100, start + 12 * SECOND), "a server that answers slowly");
+        assert!(!patience.is_over(0, true, start + 11 * SECOND), "a server that has not answered yet");
+        assert!(patience.is_over(100, true, start + 12 * SECOND), "a server that answers slowly");
     }
 
     #[test]
@@ -52,18 +51,20 @@ mod tests {
         let start = Instant::now();
         let mut patience = Patience::new(2 * SECOND, None, start);
         for second in 1..100 {
-            assert!(!patience.is_over(200, u64::from(second), start + second * SECOND));
+            assert!(!patience.is_over(u64::from(second), true, start + second * SECOND));
         }
-        assert!(!patience.is_over(200, 99, start + 100 * SECOND));
-        assert!(patience.is_over(200, 99, start + 101 * SECOND));
+        assert!(!patience.is_over(99, true, start + 100 * SECOND));
+        assert!(patience.is_over(99, true, start + 101 * SECOND));
     }
 
     #[test]
     fn a_slow_schedule_is_not_given_up_while_nothing_is_outstanding() {
         let start = Instant::now();
         let mut patience = Patience::new(2 * SECOND, None, start);
-        assert!(!patience.is_over(5, 5, start + 100 * SECOND));
-        assert!(!patience.is_over(6, 5, start + 200 * SECOND), "sent just now");
-        assert!(patience.is_over(6, 5, start + 203 * SECOND));
+        assert!(!patience.is_over(5, false, start + 100 * SECOND));
+        assert!(!patience.is_over(5, true, start + 101 * SECOND), "sent just now");
+        assert!(!patience.is_over(5, false, start + 103 * SECOND));
+        assert!(!patience.is_over(5, true, start + 104 * SECOND));
+        assert!(patience.is_over(5, true, start + 105 * SECOND));
     }
 }

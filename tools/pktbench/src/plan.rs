@@ -1,8 +1,7 @@
 //! What a run is to do: the options, checked against each other, and what follows from them for each part of the run.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use pktconn::{Addr, Checksum, CodecConfig, HeaderFormat, TlsClientConfig};
 
@@ -11,6 +10,9 @@ use crate::arrivals::Arrival;
 use crate::clock::{Clock, whole_ns};
 use crate::schedule::Schedule;
 use crate::sizes::Sizes;
+
+/// Of `--rate`, packets a second: more than any machine sends.
+pub(crate) const MAX_RATE: f64 = 1e9;
 
 /// What is shown over time is shown to people, and what a worker does for it is not to be seen in the figures.
 const MIN_INTERVAL: Duration = Duration::from_millis(100);
@@ -32,6 +34,8 @@ pub(crate) struct Plan {
     pub(crate) verify: Verify,
     pub(crate) sizes: Sizes,
     pub(crate) amount: Amount,
+    /// When to send the first packet; `None` for as soon as all connections are made.
+    pub(crate) start_at: Option<SystemTime>,
     /// Over which time the load grows, before the warm-up.
     pub(crate) ramp: Duration,
     pub(crate) warmup: Duration,
@@ -150,10 +154,10 @@ impl Plan {
             .max_payload_len(self.max_payload_len as usize)
     }
 
-    /// The connections of a worker, of `threads` in all.
-    pub(crate) fn conns_of(&self, worker: usize) -> Range<usize> {
-        let first_of = |worker| self.conns * worker / self.threads;
-        first_of(worker)..first_of(worker + 1)
+    /// The connections of a worker, of `threads` in all: by turns, so that those that are due one after the other are not
+    /// those of one worker.
+    pub(crate) fn conns_of(&self, worker: usize) -> impl Iterator<Item = usize> + use<> {
+        (worker..self.conns).step_by(self.threads)
     }
 
     /// How many packets a connection sends after the warm-up, where their number is given: the same on each, and one
@@ -207,6 +211,7 @@ pub(crate) mod tests {
             verify: Verify::Full,
             sizes: "0-2048".parse().unwrap(),
             amount: Amount::Packets(1000),
+            start_at: None,
             ramp: Duration::ZERO,
             warmup: Duration::ZERO,
             interval: Duration::from_secs(1),
@@ -226,9 +231,11 @@ pub(crate) mod tests {
     fn every_connection_belongs_to_one_worker_and_every_worker_has_one() {
         for (conns, threads) in [(1, 1), (10, 3), (7, 7), (1000, 64)] {
             let plan = Plan { conns, threads, ..plan() };
-            let shares: Vec<_> = (0..threads).map(|worker| plan.conns_of(worker)).collect();
+            let shares: Vec<Vec<_>> = (0..threads).map(|worker| plan.conns_of(worker).collect()).collect();
             assert!(shares.iter().all(|share| !share.is_empty()), "{conns} on {threads}: {shares:?}");
-            assert!(shares.into_iter().flatten().eq(0..conns), "{conns} on {threads}");
+            let mut all: Vec<_> = shares.into_iter().flatten().collect();
+            all.sort_unstable();
+            assert!(all.into_iter().eq(0..conns), "{conns} on {threads}");
         }
     }
 

@@ -27,3 +27,45 @@ impl Document {
         serde_json::from_str(&text).with_context(|| format!("{name} is not what {SCHEMA} says"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::document::tests::document;
+    use crate::json;
+
+    fn read(text: &str) -> Result<Document, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run.json");
+        fs::write(&path, text).unwrap();
+        Document::read(&path).map_err(|error| format!("{error:#}"))
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        let document = document();
+        assert_eq!(read(&format!("{}\n", json::text(&document))), Ok(document));
+    }
+
+    #[test]
+    fn what_is_no_document_is_named_in_one_line_with_the_reason() {
+        let cases = [
+            ("", "is no result of 'pktbench --json'"),
+            ("packets 5", "is no result of 'pktbench --json'"),
+            ("[1, 2]", "is no result of 'pktbench --json'"),
+            (r#"{"verdict": "pass"}"#, "missing field `schema`"),
+            (r#"{"schema": "pktbench/2"}"#, "is of \"pktbench/2\", and this program reads pktbench/1"),
+            (r#"{"schema": "pktbench/1"}"#, "is not what pktbench/1 says: missing field"),
+        ];
+        for (text, expected) in cases {
+            let problem = read(text).unwrap_err();
+            assert!(problem.contains("run.json") && problem.contains(expected), "{text}: {problem}");
+            assert!(!problem.contains('\n'), "{problem}");
+        }
+        let missing = Document::read(Path::new("nowhere/run.json")).unwrap_err();
+        assert!(
+            format!("{missing:#}").starts_with("cannot read nowhere/run.json: No such file"),
+            "{missing:#}"
+        );
+    }
+}

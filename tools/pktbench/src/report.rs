@@ -4,9 +4,9 @@ use std::fmt::{self, Write};
 
 use crate::account::Verify;
 use crate::arrivals::Arrival;
-use crate::document::{Client, Config, Document, Errors, Integrity, Mode, Totals, Verdict, Window};
+use crate::document::{Client, Config, Document, Errors, Integrity, Mode, Search, Totals, Verdict, Window};
 use crate::latency::Latency;
-use crate::units;
+use crate::{compare, search, threshold, units};
 
 /// The width of a terminal, unless its owner has made it wider.
 const WIDTH: usize = 80;
@@ -37,6 +37,18 @@ fn write(text: &mut String, document: &Document) -> fmt::Result {
         row(text, "errors", &failures(errors, config))?;
     }
     row(text, "client", &fared(client))?;
+    if let Some(search) = &document.search {
+        row(text, "search", &found(search))?;
+        for line in search::curve(search) {
+            writeln!(text, "{line}")?;
+        }
+    }
+    for threshold in &document.thresholds {
+        row(text, "threshold", &threshold::told(threshold))?;
+    }
+    if let Some(comparison) = &document.baseline {
+        writeln!(text, "\nagainst {}\n{}\n", comparison.base, compare::text(comparison))?;
+    }
     row(text, "verdict", &verdict(document))?;
     // The caller ends the last line.
     text.pop();
@@ -151,7 +163,7 @@ fn throughput(totals: &Totals, window: &Window) -> String {
     };
     format!(
         "{} packets/s, payloads of {} sent and {} received",
-        units::count(totals.packets_per_s as u64),
+        units::rate(totals.packets_per_s),
         rate(totals.bytes_sent),
         rate(totals.bytes_received)
     )
@@ -243,6 +255,16 @@ fn fared(client: &Client) -> String {
     format!("{cpu}{lag}{saturated}")
 }
 
+fn found(search: &Search) -> String {
+    let condition = &search.condition;
+    match search.max_rate {
+        Some(rate) => {
+            format!("{} packets/s is the highest rate at which {condition}, shown above", units::rate(rate))
+        }
+        None => format!("no rate at which {condition} was found; shown above is the last one"),
+    }
+}
+
 pub(crate) fn verdict(document: &Document) -> String {
     let said = match document.verdict {
         Verdict::Pass => "pass: every packet came back whole, in order and once",
@@ -251,6 +273,7 @@ pub(crate) fn verdict(document: &Document) -> String {
         Verdict::Integrity => "integrity violated: packets were lost, altered, reordered or doubled",
         Verdict::ClientSaturated => "client saturated: the figures are those of this program",
         Verdict::Regression => "regression: worse than the baseline by more than is allowed",
+        Verdict::Undecided => "undecided: too few intervals to compare with the baseline",
         Verdict::Threshold => "threshold: a condition does not hold",
         Verdict::Interrupted => "interrupted: these are the results so far",
     };
@@ -274,7 +297,7 @@ server      127.0.0.1:14572, an echo server of its own, in this process on 1
             thread
 
 packets     2 sent, 2 received, in 2.000 s
-throughput  1 packets/s, payloads of 2.00 KiB/s sent and 2.00 KiB/s received
+throughput  1.00 packets/s, payloads of 2.00 KiB/s sent and 2.00 KiB/s received
 
 latency         min    mean     p50     p90     p99   p99.9  p99.99     max
 service     10.0 µs 20.0 µs 10.0 µs 30.0 µs 30.0 µs 30.0 µs 30.0 µs 30.0 µs

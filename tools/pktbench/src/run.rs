@@ -7,7 +7,7 @@
 
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
@@ -34,6 +34,10 @@ use crate::worker::{Control, Event, Stop, Worker};
 
 /// How often the conductor looks up: often enough for a bar that moves, and too rarely to be seen in the figures.
 const TICK: Duration = Duration::from_millis(100);
+
+/// What workers take from the word to go to the first packet: generous, as what is late is late in the figures.
+const SET_UP: Duration = Duration::from_millis(10);
+const SET_UP_A_CONN: Duration = Duration::from_micros(10);
 
 pub(crate) fn run(plan: Plan, sinks: Sinks) -> anyhow::Result<(Outcome, Sinks)> {
     files::make_room(&plan)?;
@@ -90,7 +94,10 @@ impl Conductor {
         own_addr: Option<SocketAddr>,
         sinks: Sinks,
     ) -> anyhow::Result<Self> {
-        let block = Block::new(plan.sizes.law.max_len(), plan.most_outstanding() + REMEMBERED as usize);
+        // A search has several runs of the same sizes, and a block is never freed.
+        static BLOCK: OnceLock<Block> = OnceLock::new();
+        let distinct = plan.most_outstanding() + REMEMBERED as usize;
+        let block = *BLOCK.get_or_init(|| Block::new(plan.sizes.law.max_len(), distinct));
         let (sender, events) = mpsc::unbounded_channel();
         let workers =
             (0..plan.threads).map(|index| Worker::start(index, plan, targets, block, sender.clone()));
@@ -108,14 +115,16 @@ impl Conductor {
         let connected = tokio::select! {
             biased;
             () = &mut interrupt => Err(End::Interrupted),
-            connected = self.all_connected() => connected.map_err(End::NotConnected),
+            connected = self.all_ready() => connected.map_err(End::NotConnected),
         };
         let (schedule, end) = match connected {
             Err(end) => (None, end),
             Ok(()) => {
-                let schedule = self.plan.schedule(Instant::now());
+                let start = Instant::now() + self.set_up();
+                let schedule = self.plan.schedule(start);
                 self.control(Control::Go(schedule));
-                let since = SystemTime::now() + self.plan.ramp + self.plan.warmup;
+                let measure_from = schedule.clock.instant(schedule.measure_from_ns);
+                let since = SystemTime::now() + (measure_from - Instant::now());
                 self.over_time.begin(&json::config(&self.plan, self.own_addr), since);
                 let end = tokio::select! {
                     biased;
@@ -133,6 +142,26 @@ impl Conductor {
             self.take(event);
         }
         Ran { schedule, ended_at, end }
+    }
+
+    /// Waits until all connections are made and it is time to start.
+    async fn all_ready(&mut self) -> Result<(), String> {
+        self.all_connected().await?;
+        let Some(start_at) = self.plan.start_at else { return Ok(()) };
+        match start_at.duration_since(SystemTime::now() + self.set_up()) {
+            Ok(left) => tokio::time::sleep(left).await,
+            Err(late) => {
+                return Err(format!(
+                    "the connections were made {} after --start-at; give it more time",
+                    humantime::format_duration(Duration::from_millis(late.duration().as_millis() as u64))
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn set_up(&self) -> Duration {
+        SET_UP + SET_UP_A_CONN * self.plan.conns as u32
     }
 
     /// Waits until all connections are made, or the first one cannot be, and says why.
@@ -170,9 +199,9 @@ impl Conductor {
                 },
                 _ = ticks.tick() => {}
             }
-            let (now, (sent, answers)) = (Instant::now(), self.progress());
+            let (now, (answers, is_owed)) = (Instant::now(), self.progress());
             bar.show(now - start, answers);
-            if patience.is_over(sent, answers, now) {
+            if patience.is_over(answers, is_owed, now) {
                 return End::GaveUp;
             }
         }
@@ -184,9 +213,9 @@ impl Conductor {
         }
     }
 
-    fn progress(&self) -> (u64, u64) {
+    fn progress(&self) -> (u64, bool) {
         let each = self.workers.iter().map(Worker::progress);
-        each.fold((0, 0), |(sent, answers), (more_sent, more)| (sent + more_sent, answers + more))
+        each.fold((0, false), |(answers, is_owed), (more, is_too)| (answers + more, is_owed || is_too))
     }
 
     fn control(&self, control: Control) {
@@ -203,8 +232,9 @@ impl Conductor {
             End::Interrupted => (true, None),
             End::NotConnected(problem) => (false, Some(problem)),
         };
-        if let Some(problem) = &not_connected {
-            tally.errors.merge(Errors { connect: 1, first: Some(problem.clone()), ..Errors::default() });
+        if let Some(problem) = not_connected {
+            eprintln!("error: {problem}");
+            tally.errors.merge(Errors { connect: 1, first: Some(problem), ..Errors::default() });
         }
         let (since, time) = ran.schedule.map_or((SystemTime::now(), Duration::ZERO), |schedule| {
             let ended_at_ns = schedule.clock.ns_of(ran.ended_at);
@@ -223,7 +253,6 @@ impl Conductor {
             since,
             time,
             interrupted,
-            not_connected,
         };
         Ok((outcome, sinks))
     }

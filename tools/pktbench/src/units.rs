@@ -15,7 +15,11 @@ pub(crate) fn count(count: u64) -> String {
 
 /// `1,234,567` a second, and `0.25`.
 pub(crate) fn rate(rate: f64) -> String {
-    if rate < 10.0 { three_digits(rate) } else { count(rate.round() as u64) }
+    match rate {
+        ..0.1 => format!("{rate}"),
+        ..10.0 => three_digits(rate),
+        _ => count(rate.round() as u64),
+    }
 }
 
 /// `870 ns`, `12.3 µs`, `4.56 ms`, `1.23 s`: three digits, which is what the histogram keeps.
@@ -62,7 +66,9 @@ mod tests {
 
     #[test]
     fn a_rate_has_a_fraction_where_it_is_small() {
-        for (number, text) in [(0.25, "0.25"), (9.5, "9.50"), (10.4, "10"), (50_000.0, "50,000")] {
+        for (number, text) in
+            [(0.0, "0"), (0.001, "0.001"), (0.25, "0.25"), (9.5, "9.50"), (10.4, "10"), (50_000.0, "50,000")]
+        {
             assert_eq!(rate(number), text);
         }
     }

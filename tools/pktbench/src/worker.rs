@@ -5,20 +5,21 @@
 //!      '------------------- until the conductor says stop -------------'
 //! ```
 //!
-//! While packets move, a worker shares nothing with others but how many were sent and answered, which it tells once a turn,
-//! and a recording once an interval.
+//! While packets move, a worker shares nothing with others but how many were answered, which it tells once a turn, and a
+//! recording once an interval.
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use anyhow::Context;
 use mio::{Poll, Waker};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, watch};
 
-use crate::connect::{Pace, Target, connect};
+use crate::connect::{Target, connect};
 use crate::event_loop::{EventLoop, Published, WAKER};
 use crate::payload::Block;
 use crate::plan::Plan;
@@ -58,14 +59,15 @@ pub(crate) enum Event {
 /// How far a worker is.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
-    sent: AtomicU64,
     answers: AtomicU64,
+    /// Connections of which something has to be waited for.
+    owed: AtomicUsize,
 }
 
 impl Progress {
-    pub(crate) fn tell(&self, sent: u64, answers: u64) {
-        self.sent.store(sent, Relaxed);
-        self.answers.store(answers, Relaxed);
+    pub(crate) fn tell(&self, tally: &Tally, owed: usize) {
+        self.answers.store(tally.answers, Relaxed);
+        self.owed.store(owed, Relaxed);
     }
 }
 
@@ -126,11 +128,9 @@ impl Worker {
         let _ = self.waker.wake();
     }
 
-    /// How many packets have been sent and answered by now.
-    pub(crate) fn progress(&self) -> (u64, u64) {
-        // What was answered was sent before: in this order no more answers are seen than packets.
-        let answers = self.progress.answers.load(Relaxed);
-        (self.progress.sent.load(Relaxed), answers)
+    /// How many packets have been answered by now, and whether something has to be waited for.
+    pub(crate) fn progress(&self) -> (u64, bool) {
+        (self.progress.answers.load(Relaxed), self.progress.owed.load(Relaxed) > 0)
     }
 
     /// Waits for the end of the thread, and gives its tally.
@@ -156,6 +156,8 @@ impl Work {
         for (index, stream) in streams {
             event_loop.add(index, stream, &plan, block)?;
         }
+        // Until here it was busy with itself.
+        std::thread::sleep(schedule.clock.instant(0).saturating_duration_since(Instant::now()));
         event_loop.run()
     }
 
@@ -164,7 +166,7 @@ impl Work {
         let connecting = connect(
             &self.targets,
             self.plan.conns_of(self.index),
-            Pace::of(&self.plan, self.index),
+            self.plan.connect_rate,
             self.plan.timeout,
             || self.tell(Event::Connected),
         );

@@ -236,6 +236,22 @@ fn an_answer_that_comes_before_all_of_its_packet_was_sent_does_not_end_the_load(
 }
 
 #[test]
+fn a_server_that_answers_and_takes_no_more_is_given_up() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.write_all(&frame(b"too early")).unwrap();
+        // It is open, and nobody reads it.
+        std::thread::sleep(std::time::Duration::from_secs(60));
+        drop(stream);
+    });
+    let ran = pktbench(&format!("--connect {addr} --conns 1 --sizes 16MiB --packets 1 --timeout 1s --json"));
+    check(&ran.document(), 0, &[("altered", 1)]);
+    assert_eq!(ran.code, Some(3));
+}
+
+#[test]
 fn one_failed_connection_does_not_end_the_others() {
     let mut accepted = 0;
     let addr = serve(move || {

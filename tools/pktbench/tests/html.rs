@@ -186,7 +186,7 @@ fn what_is_no_result_is_an_error_of_one_line() {
     for (text, expected) in cases {
         let (ran, _, _dir) = draw(&text, "page.html");
         assert!(ran.error_line().contains(expected), "{ran:?}");
-        assert_eq!(ran.code, Some(1));
+        assert_eq!(ran.code, Some(2));
     }
     let missing = pktbench("html /nowhere/result.json page.html");
     assert!(missing.error_line().starts_with("error: cannot read /nowhere/result.json: "), "{missing:?}");

@@ -3,6 +3,8 @@
 mod common;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use common::{Answer, count, pktbench, samples, serve};
@@ -98,9 +100,81 @@ fn an_open_loop_over_a_server_that_dies_ends_with_what_was_measured() {
     let document = ran.document();
     assert_eq!(ran.code, Some(1), "{document}");
     assert_eq!(count(&document, "integrity", "verified"), 200);
+    let due = count(&document, "totals", "sent") + count(&document, "client", "not_sent");
+    assert_eq!(due, 10_000, "what was due on connections that failed is not sent: {document}");
     let failed = count(&document, "errors", "eof") + count(&document, "errors", "reset");
     assert_eq!(failed, 2, "{document}");
     assert_eq!(document["verdict"], "failed");
+}
+
+#[test]
+fn connections_with_little_to_send_are_open_to_the_end_and_the_window_is_the_time() {
+    let open = Arc::new(AtomicUsize::new(0));
+    let most_closed = Arc::new(AtomicUsize::new(0));
+    let addr = {
+        let open = Arc::clone(&open);
+        serve(move || {
+            // A connection is dropped when its server is.
+            let guard = Guard(Arc::clone(&open));
+            open.fetch_add(1, Relaxed);
+            move |_, frame| {
+                let _ = &guard;
+                Answer::Bytes(frame)
+            }
+        })
+    };
+    let watching = {
+        let (open, most_closed) = (Arc::clone(&open), Arc::clone(&most_closed));
+        std::thread::spawn(move || {
+            while open.load(Relaxed) < 20 {
+                std::thread::yield_now();
+            }
+            std::thread::sleep(Duration::from_millis(500));
+            most_closed.store(20 - open.load(Relaxed), Relaxed);
+        })
+    };
+    let ran = pktbench(&format!("--connect {addr} --conns 20 --rate 4 --duration 2s --json"));
+    watching.join().unwrap();
+    let document = ran.document();
+    assert_eq!(ran.code, Some(0), "{document}");
+    assert_eq!(most_closed.load(Relaxed), 0, "closed before the end");
+    let window = &document["window"]["seconds"];
+    assert!(window.as_f64().unwrap() >= 2.0, "{document}");
+    assert_eq!(count(&document, "totals", "sent"), 8);
+}
+
+struct Guard(Arc<AtomicUsize>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+#[test]
+fn a_number_of_packets_is_given_up_when_nothing_comes_back_for_the_timeout() {
+    // The last one, after which the worker sleeps, and the first of many that would be due for hours.
+    for (unanswered, load) in [(9, "--rate 20 --packets 10 --interval 1h"), (0, "--rate 2 --packets 100000")]
+    {
+        let addr = serve(move || {
+            move |number, frame| Answer::Bytes(if number == unanswered { Vec::new() } else { frame })
+        });
+        let ran =
+            pktbench(&format!("--connect {addr} --conns 1 --max-outstanding 1 {load} --timeout 1s --json"));
+        let document = ran.document();
+        assert_eq!(ran.code, Some(3), "{document}");
+        assert_eq!(count(&document, "integrity", "lost"), 1, "{document}");
+        assert_eq!(count(&document, "errors", "timeout"), 1, "{document}");
+    }
+}
+
+#[test]
+fn a_rate_that_nothing_can_keep_ends_on_time() {
+    let ran = pktbench("--rate 1000M --duration 500ms --conns 4 --max-outstanding 4 --json");
+    let document = ran.document();
+    assert_eq!(ran.code, Some(0), "{document}");
+    let due = count(&document, "totals", "sent") + count(&document, "client", "not_sent");
+    assert_eq!(due, 500_000_000);
 }
 
 /// An echo server of one thread that stops for half a second, once, so long after its first packet.
@@ -198,5 +272,26 @@ fn verification_by_length_and_none_at_all_miss_what_they_do_not_look_at() {
         assert_eq!(count(&document, "integrity", "altered"), altered, "{verify}: {document}");
         assert_eq!(ran.code, Some(code), "{verify}");
         assert_eq!(document["config"]["verify"], verify);
+    }
+}
+
+#[test]
+fn the_highest_rate_that_holds_is_searched_by_steps_that_are_shown() {
+    let load = "--search-max p99<10s --rate 2k --duration 200ms --conns 4";
+    let ran = pktbench(load);
+    let first = ran.stdout.lines().next().unwrap();
+    assert_eq!(first, "search      the highest rate at which p99<10s", "{ran:?}");
+    assert!(ran.stdout.contains("        2,000 packets/s  p50 "), "{ran:?}");
+    let ran = pktbench(&format!("{load} --json"));
+    let document = ran.document();
+    let search = &document["search"];
+    let steps = search["steps"].as_array().unwrap();
+    assert!(steps.len() > 1 && steps.is_sorted_by_key(|step| step["rate"].as_f64()), "{document}");
+    let highest = steps.iter().rfind(|step| step["ok"] == true);
+    // What a busy machine holds is its own.
+    assert_eq!(highest.map(|step| &step["rate"]), Some(&search["max_rate"]).filter(|rate| !rate.is_null()));
+    assert_eq!(ran.code, Some(if highest.is_some() { 0 } else { 99 }));
+    if let Some(step) = highest {
+        assert_eq!(document["config"]["rate"], step["rate"]);
     }
 }

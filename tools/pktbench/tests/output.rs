@@ -31,7 +31,7 @@ fn lines_of_json_begin_with_the_configuration_and_end_with_the_result() {
     assert_eq!(events[0]["event"], "start");
     assert_eq!(events[0]["config"], document["config"]);
     let intervals = document["intervals"].as_array().unwrap();
-    assert_eq!(intervals.len(), 5, "{document}");
+    assert_eq!((intervals.len(), events.len()), (5, 1 + 5), "{document}");
     for (event, interval) in events[1..].iter().zip(intervals) {
         assert_eq!(event["event"], "interval");
         assert_eq!((&event["t_s"], &event["received"]), (&interval["t_s"], &interval["received"]));

@@ -113,3 +113,43 @@ fn the_soft_limit_on_open_files_is_raised() {
     let ran = ran(command("sh").args(["-c", &script]));
     assert_eq!(ran.code, Some(0), "{ran:?}");
 }
+
+#[test]
+fn several_runs_start_at_the_same_time() {
+    let start = std::time::SystemTime::now() + Duration::from_millis(1500);
+    let at = humantime::format_rfc3339_millis(start).to_string();
+    let start_ns = start.duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
+    let children = [0, 1].map(|_| {
+        let load = ["--start-at", &at, "--packets", "100", "--conns", "2", "--json"];
+        command(env!("CARGO_BIN_EXE_pktbench")).args(load).spawn().unwrap()
+    });
+    for child in children {
+        let output = child.wait_with_output().unwrap();
+        let ran = Ran {
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::new(),
+            code: output.status.code(),
+        };
+        let document = ran.document();
+        assert_eq!(document["verdict"], "pass");
+        // Not before, and how long after is the machine's.
+        let began_ns = count(&document, "window", "start_unix_ns");
+        assert!(began_ns + 1_000_000 >= start_ns, "{began_ns} and {start_ns}");
+    }
+}
+
+#[test]
+fn a_start_that_has_passed_is_told() {
+    let ran = pktbench("--start-at 2020-01-31T12:00:00Z --packets 100");
+    assert!(ran.error_line().contains("after --start-at; give it more time"), "{ran:?}");
+    assert_eq!(ran.code, Some(1));
+}
+
+#[test]
+fn connections_are_made_at_a_rate() {
+    let begun = std::time::Instant::now();
+    let ran = pktbench("--connect-rate 20 --conns 11 --packets 11 --threads 2 --json");
+    assert_eq!(ran.document()["config"]["connect_rate"], 20.0);
+    // The last one is the eleventh.
+    assert!(begun.elapsed() >= Duration::from_millis(500), "{:?}", begun.elapsed());
+}

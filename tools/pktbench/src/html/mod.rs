@@ -46,12 +46,18 @@ pub(crate) fn text(document: &Document, path: &Path) -> anyhow::Result<String> {
     }
 }
 
-/// Writes the page of an earlier result.
-pub(crate) fn draw(result: &Path, path: &Path) -> anyhow::Result<()> {
+/// An earlier result, all of whose histograms can be drawn.
+pub(crate) fn read(result: &Path) -> anyhow::Result<Document> {
     let document = Document::read(result)?;
     let latencies = &document.latency_ns;
     for latency in [Some(&latencies.service), latencies.response.as_ref()].into_iter().flatten() {
         latency.histogram().with_context(|| format!("{}: an hdr_v2 is no histogram", result.display()))?;
     }
-    Sink::create(path)?.all(&text(&document, path)?)
+    Ok(document)
+}
+
+/// Writes the page of an earlier result.
+pub(crate) fn write(document: &Document, path: &Path) -> anyhow::Result<()> {
+    let text = text(document, path)?;
+    Sink::create(path)?.all(&text)
 }

@@ -1,0 +1,119 @@
+//! The intervals of several results as those of their sum.
+//!
+//! ```text
+//!   A    |   1   |   2   |   3   |
+//!   B        |   1   |   2   |.|        began later: counted in the interval whose end is the nearest
+//!   sum  |   1   |   2   |   3   |
+//! ```
+
+use std::collections::BTreeMap;
+
+use crate::document::{Document, Interval, Window};
+
+/// By how much the lengths of the intervals may differ, as clocks do.
+const ALIKE: f64 = 0.1;
+
+/// None where the results have intervals of different lengths: what came back in a half of one is not known.
+pub(crate) fn sum(parts: &[Document], window: Window) -> Vec<Interval> {
+    let lengths: Vec<f64> = parts.iter().filter_map(|part| usual_length(&part.intervals)).collect();
+    let (shortest, longest) = lengths
+        .iter()
+        .fold((f64::INFINITY, 0.0_f64), |(low, high), length| (low.min(*length), high.max(*length)));
+    if lengths.is_empty() || longest > shortest * (1.0 + ALIKE) {
+        return Vec::new();
+    }
+    let mut slots: BTreeMap<i64, Interval> = BTreeMap::new();
+    for part in parts {
+        let late_s = part.window.start_unix_ns.saturating_sub(window.start_unix_ns) as f64 / 1e9;
+        let mut last = i64::MIN;
+        for interval in &part.intervals {
+            let end = Interval { t_s: late_s + interval.t_s, ..interval.clone() };
+            // A rest at the end has a slot of its own, not that of the whole interval before it.
+            let slot = ((end.t_s / shortest).round() as i64).max(last.saturating_add(1));
+            last = slot;
+            slots.entry(slot).and_modify(|sum| add(sum, &end)).or_insert(end);
+        }
+    }
+    let mut until_s = 0.0_f64;
+    let in_order = slots.into_values().map(|interval| {
+        until_s = until_s.max(interval.t_s);
+        Interval { t_s: until_s, ..interval }
+    });
+    in_order.collect()
+}
+
+/// The median: the last one may be a rest.
+fn usual_length(intervals: &[Interval]) -> Option<f64> {
+    let begins = std::iter::once(0.0).chain(intervals.iter().map(|interval| interval.t_s));
+    let mut lengths: Vec<f64> =
+        intervals.iter().zip(begins).map(|(interval, begin)| interval.t_s - begin).collect();
+    lengths.sort_unstable_by(f64::total_cmp);
+    lengths.get(lengths.len() / 2).copied().filter(|length| *length > 0.0)
+}
+
+/// Percentiles do not add up. The longest latency of both is that of one of them.
+fn add(sum: &mut Interval, other: &Interval) {
+    *sum = Interval {
+        t_s: sum.t_s.max(other.t_s),
+        received: sum.received.saturating_add(other.received),
+        p50_ns: None,
+        p99_ns: None,
+        p999_ns: None,
+        max_ns: sum.max_ns.max(other.max_ns),
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::document::tests::{document, interval};
+
+    /// Began so many ms after the second 10, with intervals that end at these times and have so many packets.
+    fn part(late_ms: u64, intervals: &[(f64, u64)]) -> Document {
+        let mut document = document();
+        document.window.start_unix_ns += late_ms * 1_000_000;
+        let figures = |&(t_s, received)| Interval {
+            p99_ns: Some(received),
+            max_ns: Some(received),
+            ..interval(t_s, received)
+        };
+        document.intervals = intervals.iter().map(figures).collect();
+        document
+    }
+
+    fn received(parts: &[Document]) -> Vec<(f64, u64)> {
+        let sum = sum(parts, document().window);
+        sum.iter().map(|interval| (interval.t_s, interval.received)).collect()
+    }
+
+    #[test]
+    fn what_came_back_at_the_same_time_is_added() {
+        let (a, b) = (part(0, &[(1.0, 10), (2.0, 20)]), part(100, &[(1.0, 1), (2.0, 2), (3.0, 3)]));
+        assert_eq!(received(&[a.clone(), b.clone()]), [(1.1, 11), (2.1, 22), (3.1, 3)]);
+        let late = part(2000, &[(1.0, 1), (2.0, 2)]);
+        assert_eq!(received(&[a.clone(), late]), [(1.0, 10), (2.0, 20), (3.0, 1), (4.0, 2)]);
+        let sum = sum(&[a, b], document().window);
+        assert_eq!((sum[0].p99_ns, sum[0].max_ns), (None, Some(10)), "percentiles do not add up");
+        assert_eq!((sum[2].p99_ns, sum[2].max_ns), (Some(3), Some(3)), "one alone has what it had");
+    }
+
+    #[test]
+    fn a_rest_at_the_end_is_not_added_to_a_whole_interval() {
+        let parts = [part(0, &[(1.0, 10), (2.0, 20), (2.2, 1)]), part(0, &[(1.0, 10), (2.0, 20), (2.4, 2)])];
+        assert_eq!(received(&parts), [(1.0, 20), (2.0, 40), (2.4, 3)]);
+    }
+
+    #[test]
+    fn intervals_of_different_lengths_have_no_sum() {
+        let parts = [part(0, &[(1.0, 10), (2.0, 20)]), part(0, &[(0.5, 10), (1.0, 20)])];
+        assert_eq!(received(&parts), []);
+        assert_eq!(received(&[part(0, &[]), part(0, &[])]), []);
+    }
+
+    #[test]
+    fn times_that_no_clock_says_are_no_reason_to_panic() {
+        let parts =
+            [part(0, &[(1e300, 10), (-5.0, u64::MAX)]), part(u64::MAX / 4_000_000, &[(1.0, 1), (1.0, 1)])];
+        assert!(received(&parts).is_sorted_by(|a, b| a.0 <= b.0));
+    }
+}

@@ -1,0 +1,268 @@
+//! The highest rate at which a condition holds: runs of an open loop, each at another rate.
+//!
+//! ```text
+//!   1k holds -> 2k holds -> 4k holds -> 8k does not -> 5.7k holds -> 6.7k does not -> 6.2k holds -> ...
+//!                    doubled                 halfway between the last that holds and the first that does not
+//! ```
+
+use std::process::ExitCode;
+
+use crate::document::{Document, Search, Step, Verdict};
+use crate::latency::percentile;
+use crate::output::Output;
+use crate::plan::{MAX_RATE, Pace, Plan};
+use crate::sink::Sink;
+use crate::threshold::Condition;
+use crate::{json, run, units};
+
+/// How close the highest rate that holds and the lowest that does not come to each other. Runs of one rate differ by as
+/// much.
+const CLOSE: f64 = 1.05;
+
+/// Of one in a hundred packets that the server is too slow for, the figures say nothing.
+const MAX_NOT_SENT: f64 = 0.01;
+
+/// Which rate to try next.
+#[derive(Clone, Copy, Debug)]
+struct Rates {
+    first: f64,
+    holds: Option<f64>,
+    fails: Option<f64>,
+}
+
+impl Rates {
+    fn next(&self) -> Option<f64> {
+        let rate = match (self.holds, self.fails) {
+            (None, None) => self.first,
+            (Some(holds), None) if holds < MAX_RATE => (holds * 2.0).min(MAX_RATE),
+            // A packet a second is no load.
+            (None, Some(fails)) if fails >= 2.0 => fails / 2.0,
+            (Some(holds), Some(fails)) if fails / holds > CLOSE => (holds * fails).sqrt(),
+            _ => return None,
+        };
+        // Digits beyond these mean nothing.
+        Some((rate * 10.0).round() / 10.0)
+    }
+
+    fn add(&mut self, rate: f64, holds: bool) {
+        let end = if holds { &mut self.holds } else { &mut self.fails };
+        *end = Some(rate);
+    }
+}
+
+/// Searches, shows each step where standard output is for people, and writes the result.
+pub(crate) fn find(plan: &Plan, output: Output, condition: &Condition) -> anyhow::Result<ExitCode> {
+    let mut steps = output.prints_text().then(Sink::stdout);
+    let sinks = output.open()?;
+    let mut show = |line: &str| {
+        if let Some(steps) = &mut steps {
+            steps.line(line);
+        }
+    };
+    show(&format!("search      the highest rate at which {condition}"));
+    let run = |plan| Ok(json::document(&run::run(plan, Output::default().open()?)?.0));
+    let document = search(plan, condition, run, |step| show(&row(step)))?;
+    show("");
+    sinks.end(&document)?;
+    Ok(ExitCode::from(document.exit_code))
+}
+
+/// Tries rates by `run`, shows each by `show`, and gives the result of the highest one that holds; without one, that of the
+/// last.
+fn search(
+    plan: &Plan,
+    condition: &Condition,
+    mut run: impl FnMut(Plan) -> anyhow::Result<Document>,
+    mut show: impl FnMut(&Step),
+) -> anyhow::Result<Document> {
+    let Pace::Open { rate: first, arrival, max_outstanding } = plan.pace else {
+        anyhow::bail!("a closed loop has no rate to search");
+    };
+    let mut rates = Rates { first, holds: None, fails: None };
+    let mut steps = Vec::new();
+    let mut best: Option<Document> = None;
+    let mut last = None;
+    while let Some(rate) = rates.next() {
+        let pace = Pace::Open { rate, arrival, max_outstanding };
+        let document = run(Plan { pace, ..plan.clone() })?;
+        let step = judge(&document, rate, condition);
+        show(&step);
+        rates.add(rate, step.ok);
+        // Without a connection no other rate has one.
+        let ends = document.verdict == Verdict::Interrupted || document.errors.connect > 0;
+        if step.ok {
+            best = Some(document);
+        } else {
+            last = Some(document);
+        }
+        steps.push(step);
+        if ends {
+            break;
+        }
+    }
+    steps.sort_by(|a, b| a.rate.total_cmp(&b.rate));
+    let interrupted = last.as_ref().is_some_and(|last| last.verdict == Verdict::Interrupted);
+    let has_none = best.is_none();
+    let mut document = best.or(last).expect("there is a first step");
+    document.search = Some(Search { condition: condition.to_string(), max_rate: rates.holds, steps });
+    if interrupted {
+        document.verdict = Verdict::Interrupted;
+    } else if has_none && document.verdict == Verdict::Pass {
+        document.verdict = Verdict::Threshold;
+    }
+    document.exit_code = document.verdict.exit_code();
+    Ok(document)
+}
+
+fn judge(document: &Document, rate: f64, condition: &Condition) -> Step {
+    let judged = condition.judge(document);
+    let due = document.totals.sent + document.client.not_sent;
+    let not_sent = document.client.not_sent as f64 / (due as f64).max(1.0);
+    let problem = if document.verdict != Verdict::Pass {
+        Some(document.errors.first.clone().unwrap_or_else(|| "packets were lost or altered".to_owned()))
+    } else if document.client.saturated {
+        Some("the load is the bottleneck".to_owned())
+    } else if !judged.ok {
+        Some(condition.to_string())
+    } else if not_sent > MAX_NOT_SENT {
+        Some(format!("{:.0} % of what was due was not sent in time", not_sent * 100.0))
+    } else {
+        None
+    };
+    let histogram = document.latency_ns.of_users().histogram().ok();
+    let ns = |percent| histogram.as_ref().and_then(|histogram| percentile(histogram, percent));
+    Step {
+        rate,
+        packets_per_s: document.totals.packets_per_s,
+        p50_ns: ns(50.0),
+        p99_ns: ns(99.0),
+        value: judged.value,
+        ok: problem.is_none(),
+        problem,
+    }
+}
+
+/// A step in 80 columns.
+fn row(step: &Step) -> String {
+    let time = |ns: Option<u64>| ns.map_or("-".to_owned(), |ns| units::time(ns as f64));
+    let what = step.problem.as_ref().map_or("holds".to_owned(), |problem| format!("no: {problem}"));
+    let row = format!(
+        "{:>13} packets/s  p50 {:>7}  p99 {:>7}  {what}",
+        units::rate(step.rate),
+        time(step.p50_ns),
+        time(step.p99_ns)
+    );
+    row.chars().take(80).collect()
+}
+
+/// The steps by their rates, with a bar for the p99 on a logarithmic scale.
+pub(crate) fn curve(search: &Search) -> Vec<String> {
+    const WIDTH: f64 = 28.0;
+    let p99 = || search.steps.iter().filter_map(|step| step.p99_ns).filter(|ns| *ns > 0);
+    let (least, most) = (p99().min().unwrap_or(1) as f64, p99().max().unwrap_or(1) as f64);
+    let bar = |ns: u64| {
+        let share = if most > least { (ns.max(1) as f64 / least).ln() / (most / least).ln() } else { 0.0 };
+        "#".repeat(1 + (share * WIDTH) as usize)
+    };
+    let row = |step: &Step| {
+        let p99 = step.p99_ns.map_or("-".to_owned(), |ns| units::time(ns as f64));
+        let holds = if step.ok { "holds" } else { "" };
+        let bar = step.p99_ns.map_or(String::new(), bar);
+        format!("{:>13} packets/s  p99 {p99:>7}  {holds:5}  {bar}", units::rate(step.rate))
+            .trim_end()
+            .to_owned()
+    };
+    search.steps.iter().map(row).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::document::tests::document;
+    use crate::plan::tests::plan;
+
+    /// The rates that are tried at a server that holds up to `capacity`, and what comes of it.
+    fn searched(first: f64, capacity: f64) -> (Vec<f64>, Document) {
+        let pace =
+            Pace::Open { rate: first, arrival: crate::arrivals::Arrival::Constant, max_outstanding: 1 };
+        let plan = Plan { pace, ..plan() };
+        let mut tried = Vec::new();
+        let run = |plan: Plan| {
+            let Pace::Open { rate, .. } = plan.pace else { panic!("no open loop") };
+            tried.push(rate);
+            let mut document = document();
+            document.totals.packets_per_s = rate.min(capacity);
+            document.totals.received = 1000;
+            document.client.not_sent = if rate > capacity { 1_000_000 } else { 0 };
+            Ok(document)
+        };
+        let mut shown = 0;
+        let found = search(&plan, &"rate>=1".parse().unwrap(), run, |_| shown += 1).unwrap();
+        assert_eq!(shown, tried.len());
+        (tried, found)
+    }
+
+    #[test]
+    fn the_highest_rate_is_found_within_a_twentieth() {
+        for (first, capacity) in [(1000.0, 123_456.0), (1000.0, 1000.0), (50_000.0, 70.0), (1.0, 3.0)] {
+            let (tried, found) = searched(first, capacity);
+            let search = found.search.unwrap();
+            let max_rate = search.max_rate.unwrap();
+            assert!(max_rate <= capacity && max_rate * CLOSE >= capacity * 0.99, "{capacity}: {max_rate}");
+            assert!(tried.len() < 20, "{tried:?}");
+            assert!(search.steps.is_sorted_by(|a, b| a.rate < b.rate), "{:?}", search.steps);
+            assert_eq!(found.verdict, Verdict::Pass);
+        }
+    }
+
+    #[test]
+    fn the_curve_is_by_rate_and_fits_80_columns() {
+        let step = |rate: f64, p99_ns: u64| Step {
+            rate,
+            packets_per_s: rate,
+            p50_ns: Some(1000),
+            p99_ns: Some(p99_ns),
+            value: None,
+            ok: p99_ns < 1_000_000,
+            problem: (p99_ns >= 1_000_000).then(|| "p99<1ms".to_owned()),
+        };
+        let steps = vec![step(1000.0, 100_000), step(2000.0, 1_000_000), step(4000.0, 10_000_000)];
+        let rows: Vec<_> = steps.iter().map(row).collect();
+        assert_eq!(rows[0], "        1,000 packets/s  p50 1.00 µs  p99  100 µs  holds");
+        assert_eq!(rows[1], "        2,000 packets/s  p50 1.00 µs  p99 1.00 ms  no: p99<1ms");
+        let search = Search { condition: "p99<1ms".to_owned(), max_rate: Some(1000.0), steps };
+        let curve = curve(&search);
+        assert_eq!(curve[0], "        1,000 packets/s  p99  100 µs  holds  #");
+        assert_eq!(curve[1].matches('#').count(), 15);
+        assert!(curve.iter().chain(&rows).all(|line| line.chars().count() <= 80), "{curve:?}");
+    }
+
+    #[test]
+    fn where_no_rate_holds_the_threshold_does_not() {
+        let (tried, found) = searched(1000.0, 0.1);
+        assert!(tried.last() < Some(&2.0) && tried.len() < 15, "{tried:?}");
+        assert_eq!((found.verdict, found.exit_code), (Verdict::Threshold, 99));
+        assert_eq!(found.search.unwrap().max_rate, None);
+    }
+
+    #[test]
+    fn a_server_that_holds_any_rate_ends_the_search_too() {
+        let (tried, found) = searched(1e6, 1e30);
+        assert_eq!(tried.last(), Some(&MAX_RATE));
+        assert_eq!(found.search.unwrap().max_rate, Some(MAX_RATE));
+    }
+
+    #[test]
+    fn a_step_that_fails_is_not_held_whatever_the_figure() {
+        let condition: Condition = "rate>=1".parse().unwrap();
+        let fine = document();
+        assert!(judge(&fine, 1.0, &condition).ok);
+        let mut saturated = document();
+        saturated.client.saturated = true;
+        let mut failed = document();
+        failed.verdict = Verdict::Failed;
+        for document in [saturated, failed] {
+            assert!(!judge(&document, 1.0, &condition).ok);
+        }
+    }
+}

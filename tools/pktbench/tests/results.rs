@@ -1,0 +1,112 @@
+//! What becomes of results that are there: conditions, comparisons and sums.
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use common::{count, pktbench, samples};
+use serde_json::{Value, json};
+
+/// The result of a small run, with intervals in which so many packets came back.
+fn result(dir: &Path, name: &str, received: u64) -> PathBuf {
+    let mut document = pktbench("--packets 50 --conns 2 --json").document();
+    let interval = |t_s: u64| {
+        let p50_ns = 10_000_000_000 / received;
+        json!({"t_s": t_s as f64, "received": received + t_s % 3, "p50_ns": p50_ns, "p99_ns": 2 * p50_ns, "p999_ns": null, "max_ns": null})
+    };
+    document["intervals"] = (1..=20).map(interval).collect();
+    let path = dir.join(name);
+    fs::write(&path, document.to_string()).unwrap();
+    path
+}
+
+#[test]
+fn a_condition_that_does_not_hold_is_exit_code_99() {
+    let ran = pktbench("--packets 50 --conns 2 --json --threshold p99<1ns --threshold lost<1");
+    let document = ran.document();
+    assert_eq!((ran.code, &document["verdict"]), (Some(99), &json!("threshold")));
+    assert_eq!(document["thresholds"][0]["ok"], false);
+    assert_eq!(document["thresholds"][1], json!({"expr": "lost<1", "value": 0.0, "ok": true}));
+    let ran = pktbench("--packets 50 --conns 2 --threshold rate>1 --threshold errors<1");
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    assert!(ran.stdout.contains("\nthreshold   rate>1 holds: "), "{}", ran.stdout);
+}
+
+#[test]
+fn a_slower_server_is_exit_code_98_and_the_same_one_is_0() {
+    let dir = tempfile::tempdir().unwrap();
+    let (base, slow) = (result(dir.path(), "base.json", 10_000), result(dir.path(), "slow.json", 8_000));
+    let compare = |new: &Path, options: &str| {
+        pktbench(&format!("compare {} {} {options}", base.display(), new.display()))
+    };
+    let same = compare(&base, "");
+    assert_eq!((same.code, same.stderr.as_str()), (Some(0), ""));
+    assert!(same.stdout.contains("no difference"), "{}", same.stdout);
+    let slower = compare(&slow, "");
+    assert_eq!(slower.code, Some(98), "{slower:?}");
+    assert!(slower.stdout.ends_with("is allowed (rate:5%,p50:5%,p99:10%)\n"), "{}", slower.stdout);
+    let allowed = compare(&slow, "--max-regress rate:30% --json");
+    let comparison: Value = serde_json::from_str(&allowed.stdout).unwrap();
+    assert_eq!((allowed.code, &comparison["figures"][0]["finding"]), (Some(0), &json!("allowed")));
+}
+
+#[test]
+fn a_run_is_compared_with_its_baseline_and_a_short_one_is_undecided() {
+    let dir = tempfile::tempdir().unwrap();
+    // More than any machine echoes.
+    let base = result(dir.path(), "base.json", 1_000_000_000);
+    let ran = pktbench(&format!("--packets 50 --conns 3 --json --baseline {}", base.display()));
+    let document = ran.document();
+    assert_eq!((ran.code, &document["verdict"]), (Some(1), &json!("undecided")), "{ran:?}");
+    assert_eq!(document["baseline"]["figures"][0]["figure"], "rate");
+    assert!(ran.stderr.starts_with("warning: the load was not the same (conns 2 and 3)"), "{ran:?}");
+}
+
+#[test]
+fn the_sum_of_results_has_the_counts_of_both_and_is_a_result_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b) = (result(dir.path(), "a.json", 100), result(dir.path(), "b.json", 200));
+    let sum = dir.path().join("sum.json");
+    let files = format!("{} {}", a.display(), b.display());
+    let written = pktbench(&format!("merge {files} -o {}", sum.display()));
+    assert_eq!((written.code, written.stdout.as_str(), written.stderr.as_str()), (Some(0), "", ""));
+    let document: Value = serde_json::from_str(&fs::read_to_string(&sum).unwrap()).unwrap();
+    assert_eq!((count(&document, "totals", "received"), samples(&document)), (100, 100));
+    assert_eq!(document["config"]["conns"], 4);
+    let again = pktbench(&format!("merge {} {} --format json", sum.display(), a.display()));
+    assert_eq!(samples(&again.document()), 150);
+    let judged = pktbench(&format!("merge {files} --threshold max<1ns"));
+    assert_eq!(judged.code, Some(99));
+    assert!(judged.stdout.contains("\nthreshold   max<1ns does NOT hold: "), "{}", judged.stdout);
+}
+
+#[test]
+fn files_and_options_that_are_of_no_use_are_told_in_one_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = result(dir.path(), "good.json", 100);
+    let mut other: Value = serde_json::from_str(&fs::read_to_string(&good).unwrap()).unwrap();
+    other["config"]["sizes"] = json!("512");
+    let (sizes, noise) = (dir.path().join("sizes.json"), dir.path().join("noise.json"));
+    fs::write(&sizes, other.to_string()).unwrap();
+    fs::write(&noise, "packets").unwrap();
+    let (good, sizes, noise) = (good.display(), sizes.display(), noise.display());
+    let cases = [
+        (format!("compare {good}"), "required arguments were not provided"),
+        (format!("compare {good} nowhere.json"), "cannot read nowhere.json: No such file"),
+        (format!("compare {noise} {good}"), "is no result of 'pktbench --json'"),
+        (format!("compare {good} {good} --max-regress p98:5%"), "such as rate:5%"),
+        (format!("merge {good} {sizes}"), "differ in sizes; only runs of the same load add up"),
+        (format!("merge {good}"), "2 values required"),
+        (format!("merge {good} {good} --threshold p99<2"), "a time with its unit, such as 2ms"),
+        ("--baseline nowhere.json".to_owned(), "--baseline: cannot read nowhere.json: No such file"),
+        ("--max-regress rate:5%".to_owned(), "--baseline"),
+        ("--threshold p99".to_owned(), "such as 'p99<2ms'"),
+        ("--threshold response:p99<2ms".to_owned(), "a closed loop has no response times"),
+    ];
+    for (args, expected) in cases {
+        let ran = pktbench(&args);
+        assert!(ran.error_line().contains(expected), "{args}: {ran:?}");
+        assert_eq!(ran.code, Some(2), "{args}");
+    }
+}
