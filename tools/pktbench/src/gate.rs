@@ -18,16 +18,16 @@ pub(crate) struct GateOptions {
     /// A condition on the result: a figure (p50, p99.9 and the like, mean, max, rate, throughput, errors or lost), one of
     /// < <= > >=, and a bound, such as 'p99<2ms', 'service:max<1s' or 'rate>=50k'. May be given several times; the exit code
     /// is 99 when one does not hold
-    #[arg(long, value_name = "CONDITION")]
+    #[arg(help_heading = "Verdict", long, value_name = "CONDITION")]
     threshold: Vec<Condition>,
 
     /// An earlier result, as --json prints it, that this run is not to be worse than; the exit code is 98 when it is
-    #[arg(long, value_name = "FILE")]
+    #[arg(help_heading = "Verdict", long, value_name = "FILE")]
     baseline: Option<PathBuf>,
 
     /// How much worse than --baseline rate, p50, p99 and p99.9 may be; what is not named is no regression [default:
     /// rate:5%,p50:5%,p99:10%]
-    #[arg(long, value_name = "LIST", requires = "baseline")]
+    #[arg(help_heading = "Verdict", long, value_name = "LIST", requires = "baseline")]
     max_regress: Option<Limits>,
 }
 

@@ -36,7 +36,13 @@ use crate::threshold::Condition;
     version,
     allow_negative_numbers = true,
     args_conflicts_with_subcommands = true,
-    after_help = "Example:\n  pktbench --connect 127.0.0.1:14572 --conns 1000 --duration 30s --json"
+    after_help = "Examples:
+  pktbench                                              an echo server of its own
+  pktbench --connect 127.0.0.1:14572 --conns 1000 --duration 30s --json
+  pktbench --connect HOST:PORT --rate 50k --arrival poisson --threshold 'p99<2ms'
+  pktbench --connect HOST:PORT --search-max 'p99<5ms' --duration 10s --html report.html
+  pktbench compare base.json new.json
+  pktbench conform HOST:PORT"
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -115,144 +121,144 @@ struct Compare {
 pub(crate) struct Options {
     /// The server to load, HOST:PORT or unix:PATH. May be given several times: connections are spread evenly [default: an echo
     /// server of its own on 127.0.0.1]
-    #[arg(long, value_name = "ADDR", value_parser = parse_addr)]
+    #[arg(help_heading = "Server", long, value_name = "ADDR", value_parser = parse_addr)]
     connect: Vec<Addr>,
 
     /// Speak TLS
-    #[arg(long)]
+    #[arg(help_heading = "Server", long)]
     tls: bool,
 
     /// The authorities, PEM, that the server's certificate is trusted by [default: those of the system]
-    #[arg(long, value_name = "FILE", requires = "tls")]
+    #[arg(help_heading = "Server", long, value_name = "FILE", requires = "tls")]
     tls_ca: Option<PathBuf>,
 
     /// Whom the server's certificate must be for [default: the host of --connect]
-    #[arg(long, value_name = "NAME", requires = "tls")]
+    #[arg(help_heading = "Server", long, value_name = "NAME", requires = "tls")]
     tls_server_name: Option<String>,
 
     /// A certificate chain to show to the server, PEM
-    #[arg(long, value_name = "FILE", requires_all = ["tls", "tls_key"])]
+    #[arg(help_heading = "Server", long, value_name = "FILE", requires_all = ["tls", "tls_key"])]
     tls_cert: Option<PathBuf>,
 
     /// The private key of the certificate, PEM
-    #[arg(long, value_name = "FILE", requires_all = ["tls", "tls_cert"])]
+    #[arg(help_heading = "Server", long, value_name = "FILE", requires_all = ["tls", "tls_cert"])]
     tls_key: Option<PathBuf>,
 
+    /// The length in front of each packet: u32le, u32be, u16le or u16be; the server must do the same
+    #[arg(help_heading = "Server", long, value_name = "FORMAT", default_value_t = HeaderFormat::U32Le)]
+    header: HeaderFormat,
+
+    /// Put a CRC-32 behind each packet, and expect one; the server must do the same
+    #[arg(help_heading = "Server", long)]
+    crc: bool,
+
+    /// The largest payload that is accepted, in bytes; 64KiB and the like work
+    #[arg(help_heading = "Server", long, value_name = "SIZE", default_value = "32MiB", value_parser = parse_size)]
+    max_payload: u32,
+
     /// Connections
-    #[arg(long, value_name = "N", default_value = "64", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(help_heading = "Load", long, value_name = "N", default_value = "64", value_parser = clap::value_parser!(u32).range(1..))]
     conns: u32,
 
     /// Connections to make in a second, such as 500 or 2k [default: as many as can be]
-    #[arg(long, value_name = "RATE", value_parser = parse_rate)]
+    #[arg(help_heading = "Load", long, value_name = "RATE", value_parser = parse_rate)]
     connect_rate: Option<f64>,
 
     /// Packets outstanding on each connection, up to 65536 (closed loop)
-    #[arg(long, value_name = "N", default_value = "1", conflicts_with = "rate", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    #[arg(help_heading = "Load", long, value_name = "N", default_value = "1", conflicts_with = "rate", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pipeline: u32,
 
     /// Packets to send in a second over all connections, such as 50k or 1.5M, whatever comes back: an open loop
-    #[arg(long, value_name = "RATE", value_parser = parse_rate)]
+    #[arg(help_heading = "Load", long, value_name = "RATE", value_parser = parse_rate)]
     rate: Option<f64>,
 
     /// Find the highest rate at which a condition holds, such as 'p99<5ms', by runs of --duration each, from --rate or 1k on
-    #[arg(long, value_name = "CONDITION", conflicts_with_all = ["packets", "pipeline", "start_at", "threshold", "baseline"])]
+    #[arg(help_heading = "Load", long, value_name = "CONDITION", conflicts_with_all = ["packets", "pipeline", "start_at", "threshold", "baseline"])]
     search_max: Option<Condition>,
 
     /// The gaps between packets of an open loop: the same each, or those of many users that do not know of each other
-    #[arg(long, value_name = "LAW", requires = "open", default_value = "constant")]
+    #[arg(help_heading = "Load", long, value_name = "LAW", requires = "open", default_value = "constant")]
     arrival: Arrival,
 
     /// Packets outstanding on each connection of an open loop; what is due beyond waits, and its response time runs
-    #[arg(long, value_name = "N", requires = "open", default_value = "1024", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    #[arg(help_heading = "Load", long, value_name = "N", requires = "open", default_value = "1024", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     max_outstanding: u32,
 
-    /// How much of a packet that comes back is checked: every byte, its length, or nothing
-    #[arg(long, value_name = "HOW", default_value = "full")]
-    verify: Verify,
-
-    #[arg(long, value_name = "SIZES", default_value = "0-2048", help = SIZES_HELP)]
+    #[arg(help_heading = "Load", long, value_name = "SIZES", default_value = "0-2048", help = SIZES_HELP)]
     sizes: Sizes,
 
+    /// Seed of sizes, contents and Poisson arrivals: the same seed sends the same packets
+    #[arg(help_heading = "Load", long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+
+    /// How much of a packet that comes back is checked: every byte, its length, or nothing
+    #[arg(help_heading = "Load", long, value_name = "HOW", default_value = "full")]
+    verify: Verify,
+
+    /// Threads that send and receive [default: half of the cores, at least 1]
+    #[arg(help_heading = "Load", long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+
     /// How long to send, after the warm-up [default: 10s]
-    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    #[arg(help_heading = "Time", long, value_name = "TIME", value_parser = parse_time)]
     duration: Option<Duration>,
 
     /// How many packets to send, over all connections and after the warm-up, instead of a duration
-    #[arg(long, value_name = "N", conflicts_with = "duration", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(help_heading = "Time", long, value_name = "N", conflicts_with = "duration", value_parser = clap::value_parser!(u64).range(1..))]
     packets: Option<u64>,
 
     /// When to start, in UTC, such as 2026-01-31T12:00:00Z: several machines then load a server together [default: when all
     /// connections are made]
-    #[arg(long, value_name = "TIME", value_parser = parse_start)]
+    #[arg(help_heading = "Time", long, value_name = "TIME", value_parser = parse_start)]
     start_at: Option<SystemTime>,
 
     /// Over how long a time the load grows to its full, before the warm-up: the rate, or the connections that take part
-    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = parse_time)]
+    #[arg(help_heading = "Time", long, value_name = "TIME", default_value = "0s", value_parser = parse_time)]
     ramp: Duration,
 
     /// How long to send before anything counts
-    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = parse_time)]
+    #[arg(help_heading = "Time", long, value_name = "TIME", default_value = "0s", value_parser = parse_time)]
     warmup: Duration,
 
     /// How long to wait for a connection, and for what is outstanding at the end
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = parse_time)]
+    #[arg(help_heading = "Time", long, value_name = "TIME", default_value = "10s", value_parser = parse_time)]
     timeout: Duration,
 
-    /// Seed of sizes, contents and Poisson arrivals: the same seed sends the same packets
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    seed: u64,
-
-    /// Put a CRC-32 behind each packet, and expect one; the server must do the same
-    #[arg(long)]
-    crc: bool,
-
-    /// The length in front of each packet: u32le, u32be, u16le or u16be; the server must do the same
-    #[arg(long, value_name = "FORMAT", default_value_t = HeaderFormat::U32Le)]
-    header: HeaderFormat,
-
-    /// The largest payload that is accepted, in bytes; 64KiB and the like work
-    #[arg(long, value_name = "SIZE", default_value = "32MiB", value_parser = parse_size)]
-    max_payload: u32,
-
-    /// Threads that send and receive [default: half of the cores, at least 1]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    threads: Option<u16>,
-
-    /// Fail with exit code 4 when the figures are those of this program: a busy thread, or a schedule that is late
-    #[arg(long)]
-    strict_client: bool,
-
-    /// How long an interval of what is shown over time is
-    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = parse_time)]
-    interval: Duration,
-
-    /// A word on the run, which the result repeats: KEY=VALUE. May be given several times
-    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
-    labels: Vec<(String, String)>,
-
     /// What to print: a text, one JSON document at the end, a JSON line an interval as it runs, or a row of CSV an interval
-    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    #[arg(help_heading = "Result", long, value_name = "FORMAT", default_value = "text")]
     format: Format,
 
     /// The same as --format json
-    #[arg(long, conflicts_with = "format")]
+    #[arg(help_heading = "Result", long, conflicts_with = "format")]
     json: bool,
 
     /// Write the result into a file, and the text to standard output
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(help_heading = "Result", short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 
+    /// How long an interval of what is shown over time is
+    #[arg(help_heading = "Result", long, value_name = "TIME", default_value = "1s", value_parser = parse_time)]
+    interval: Duration,
+
+    /// A word on the run, which the result repeats: KEY=VALUE. May be given several times
+    #[arg(help_heading = "Result", long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
+    labels: Vec<(String, String)>,
+
     /// Write the histogram of each interval into a log, as the tools of HdrHistogram read it
-    #[arg(long, value_name = "FILE")]
+    #[arg(help_heading = "Result", long, value_name = "FILE")]
     hdr_log: Option<PathBuf>,
 
     /// Write the distribution of latencies into a table, as the plotter of HdrHistogram reads it
-    #[arg(long, value_name = "FILE")]
+    #[arg(help_heading = "Result", long, value_name = "FILE")]
     hgrm: Option<PathBuf>,
 
     /// Write a report with charts too, a page for a browser; a name that ends in .svg is for its charts alone
-    #[arg(long, value_name = "FILE")]
+    #[arg(help_heading = "Result", long, value_name = "FILE")]
     html: Option<PathBuf>,
+
+    /// Fail with exit code 4 when the figures are those of this program: a busy thread, or a schedule that is late
+    #[arg(help_heading = "Verdict", long)]
+    strict_client: bool,
 
     #[command(flatten)]
     gate: GateOptions,

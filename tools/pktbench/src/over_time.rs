@@ -117,7 +117,9 @@ fn line(t_s: f64, recording: &Recording) -> Interval {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arrivals::Arrival;
     use crate::output::Output;
+    use crate::plan::Pace;
     use crate::plan::tests::plan;
 
     fn sinks() -> Sinks {
@@ -154,5 +156,40 @@ mod tests {
         publish(&mut over_time, 6, u64::MAX, 0);
         let (_, lines, _) = over_time.end(SECOND * 29 / 10);
         assert_eq!(lines.iter().map(|line| line.t_s).collect::<Vec<_>>(), [1.0, 2.0, 3.0]);
+    }
+
+    /// Takes what two workers of an open loop have measured in so many intervals of 20 s, at half a million packets a second.
+    fn gather(intervals: u64) -> u64 {
+        let pace = Pace::Open { rate: 5e5, arrival: Arrival::Poisson, max_outstanding: 1 };
+        let mut over_time =
+            OverTime::new(&Plan { pace, threads: 2, interval: 20 * SECOND, ..plan() }, sinks());
+        for interval in 0..intervals {
+            for worker in 0..2 {
+                let mut recording = Recording::new(true);
+                for step in 0..100 {
+                    recording.record(10_000 + step * interval, 20_000 + step * step * 50, 50_000);
+                }
+                let next = if interval + 1 == intervals { u64::MAX } else { interval + 1 };
+                over_time.add(worker, Published { interval, next, recording });
+            }
+        }
+        let (total, lines, _) = over_time.end(20 * SECOND * intervals as u32);
+        assert_eq!(lines.len() as u64, intervals);
+        total.of_users().len()
+    }
+
+    #[test]
+    fn four_hours_take_no_more_memory_than_four_minutes_but_for_their_lines() {
+        let measured = |intervals| {
+            let mut samples = 0;
+            let memory = allocation_counter::measure(|| samples = gather(intervals));
+            (memory.bytes_max, samples)
+        };
+        let (minutes, hours) = (measured(12), measured(720));
+        assert_eq!(hours.1, 7_200_000_000);
+        // A list that grows is there twice, once of double the size.
+        let lines = 3 * 720 * size_of::<Interval>() as u64;
+        assert!(hours.0 <= minutes.0 + lines, "{hours:?}, and {minutes:?} in four minutes");
+        assert!(minutes.0 < 8 << 20, "{minutes:?}");
     }
 }

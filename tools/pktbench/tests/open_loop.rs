@@ -3,8 +3,8 @@
 mod common;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::{Answer, count, pktbench, samples, serve};
@@ -212,6 +212,43 @@ fn stalling_server(after: Duration) -> SocketAddr {
 }
 
 const STALL: Duration = Duration::from_millis(500);
+
+/// Kolmogorov and Smirnov: how far the distribution of `gaps` is from the exponential one of this mean.
+fn distance_from_exponential(gaps: &mut [f64], mean: f64) -> f64 {
+    gaps.sort_by(f64::total_cmp);
+    let count = gaps.len() as f64;
+    let distances = gaps.iter().enumerate().map(|(index, gap)| {
+        let expected = 1.0 - (-gap / mean).exp();
+        f64::max(expected - index as f64 / count, (index + 1) as f64 / count - expected)
+    });
+    distances.fold(0.0, f64::max)
+}
+
+#[test]
+#[ignore = "takes 10 s, and wants a machine that is not busy: cargo test --release -p pktbench -- --include-ignored"]
+fn poisson_arrivals_are_so_where_they_arrive() {
+    let arrived = Arc::new(Mutex::new(Vec::new()));
+    let addr = {
+        let arrived = Arc::clone(&arrived);
+        serve(move || {
+            let arrived = Arc::clone(&arrived);
+            move |_, frame| {
+                arrived.lock().unwrap().push(Instant::now());
+                Answer::Bytes(frame)
+            }
+        })
+    };
+    let load = "--rate 200 --arrival poisson --duration 10s --conns 8 --sizes 64";
+    let ran = pktbench(&format!("--connect {addr} {load} --json"));
+    assert_eq!(ran.code, Some(0), "{ran:?}");
+    let mut arrived = arrived.lock().unwrap().clone();
+    arrived.sort_unstable();
+    let mut gaps: Vec<f64> = arrived.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64()).collect();
+    let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
+    let distance = distance_from_exponential(&mut gaps, mean);
+    // What one in a thousand samples of this size exceeds.
+    assert!(distance < 1.95 / (gaps.len() as f64).sqrt(), "{distance} of {} gaps", gaps.len());
+}
 
 /// At a thousand packets a second, a stall of 500 ms in 10 s holds up 500 of 10,000: the first by 500 ms, the last by none.
 /// So one in a hundred waits for 400 ms or more, and one in a thousand for 490.

@@ -35,10 +35,13 @@ fn bad_usage_is_one_line_that_says_what_to_do() {
 }
 
 #[test]
-fn help_has_an_example_and_is_no_failure() {
+fn help_has_groups_and_examples_and_is_no_failure() {
     let ran = pktbench("--help");
     assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
-    assert!(ran.stdout.contains("Example:\n  pktbench --connect "), "{}", ran.stdout);
+    for group in ["Commands", "Server", "Load", "Time", "Result", "Verdict"] {
+        assert!(ran.stdout.contains(&format!("\n{group}:\n")), "{group}: {}", ran.stdout);
+    }
+    assert!(ran.stdout.contains("\nExamples:\n  pktbench "), "{}", ran.stdout);
 }
 
 /// A port of the loopback on which nothing listens, for as long as the connection that has it is kept.
