@@ -280,7 +280,10 @@ impl<P: FnMut(Published)> EventLoop<P> {
 
     fn finish(&mut self, place: usize, load: Load, end: End) {
         self.loading -= 1;
-        if let Some(mut connection) = load.finish(end, &mut self.tools.tally) {
+        let failed_before = self.tools.tally.errors.count();
+        let connection = load.finish(end, &mut self.tools.tally);
+        self.tools.recording.failed += self.tools.tally.errors.count() - failed_before;
+        if let Some(mut connection) = connection {
             // Where it fails, the connection is no more, and so closed.
             if connection.shutdown().is_ok() {
                 self.close(place, connection);

@@ -290,6 +290,7 @@ impl Load {
     fn count_sent(&mut self, now_ns: u64, due_ns: u64, len: usize, tools: &mut Tools) {
         let Tools { tally, recording, .. } = tools;
         let counts = due_ns >= self.schedule.measure_from_ns;
+        tally.sent += 1;
         if counts {
             self.left -= 1;
             recording.traffic.sent_packets += 1;

@@ -63,7 +63,11 @@ mod over_time;
 
 mod patience;
 
+mod view;
+
 mod progress;
+
+mod tui;
 
 mod outcome;
 

@@ -21,6 +21,7 @@ use crate::output::{Format, Output};
 use crate::plan::{Amount, MAX_RATE, Pace, Plan, Tls};
 use crate::sizes::{Sizes, parse_size};
 use crate::threshold::Condition;
+use crate::view;
 
 /// Loads a server that echoes length-prefixed packets and checks every byte that comes back.
 ///
@@ -224,6 +225,10 @@ pub(crate) struct Options {
     #[arg(help_heading = "Time", long, value_name = "TIME", default_value = "10s", value_parser = parse_time)]
     timeout: Duration,
 
+    /// Show the run as it goes on, over the whole terminal; q, Esc or Ctrl-C ends it. The result is printed as ever
+    #[arg(help_heading = "Result", long, conflicts_with = "search_max")]
+    tui: bool,
+
     /// What to print: a text, one JSON document at the end, a JSON line an interval as it runs, or a row of CSV an interval
     #[arg(help_heading = "Result", long, value_name = "FORMAT", default_value = "text")]
     format: Format,
@@ -375,6 +380,7 @@ impl Options {
             crc: self.crc,
             max_payload_len: self.max_payload,
             strict_client: self.strict_client,
+            tui: self.tui,
             labels: self.labels.into_iter().collect(),
             threads,
             server_threads: cores.saturating_sub(threads).max(1),
@@ -388,6 +394,9 @@ impl Options {
             html: self.html,
         };
         output.check()?;
+        if plan.tui {
+            view::check(&output)?;
+        }
         let mode = if plan.is_open() { Mode::Open } else { Mode::Closed };
         let (plan, gate) = (Box::new(plan), self.gate.into_gate(mode)?);
         Ok(match self.search_max {

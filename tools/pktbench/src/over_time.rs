@@ -68,6 +68,16 @@ impl OverTime {
         }
     }
 
+    /// The intervals that are whole.
+    pub(crate) fn so_far(&self) -> &[Interval] {
+        &self.lines
+    }
+
+    /// Connections that failed in them.
+    pub(crate) fn failed(&self) -> u64 {
+        self.total.failed
+    }
+
     /// Shows the last intervals of a run that was measured for `time`, and gives all of it.
     pub(crate) fn end(mut self, time: Duration) -> (Recording, Vec<Interval>, Sinks) {
         self.intervals.end();

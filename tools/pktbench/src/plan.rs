@@ -49,6 +49,8 @@ pub(crate) struct Plan {
     pub(crate) max_payload_len: u32,
     /// Whether a load that is busy with itself fails the run.
     pub(crate) strict_client: bool,
+    /// Whether the run is shown over the whole terminal.
+    pub(crate) tui: bool,
     pub(crate) labels: BTreeMap<String, String>,
     /// Threads of the load, each with at least one connection.
     pub(crate) threads: usize,
@@ -221,6 +223,7 @@ pub(crate) mod tests {
             crc: false,
             max_payload_len: 32 * 1024 * 1024,
             strict_client: false,
+            tui: false,
             labels: BTreeMap::new(),
             threads: 1,
             server_threads: 1,

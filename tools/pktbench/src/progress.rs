@@ -25,6 +25,11 @@ impl Bar {
         Self { bar, amount: plan.amount }
     }
 
+    /// Shows nothing yet, and counts from here on.
+    pub(crate) fn wait(&self) {
+        self.bar.reset_elapsed();
+    }
+
     /// Shows how far the run is: `answers` packets have been answered in `elapsed`.
     pub(crate) fn show(&self, elapsed: Duration, answers: u64) {
         if self.bar.is_hidden() {

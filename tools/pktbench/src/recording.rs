@@ -12,6 +12,8 @@ pub(crate) struct Recording {
     pub(crate) service: Histogram<u64>,
     /// The same packets, from the moment at which they were due; in an open loop alone.
     pub(crate) response: Option<Histogram<u64>>,
+    /// Connections that failed, for those who watch the run: why they did is in the tally.
+    pub(crate) failed: u64,
 }
 
 /// What was sent after the warm-up, and what came back of it. Bytes are those of payloads.
@@ -26,7 +28,8 @@ pub(crate) struct Traffic {
 
 impl Recording {
     pub(crate) fn new(is_open: bool) -> Self {
-        Self { traffic: Traffic::default(), service: new_histogram(), response: is_open.then(new_histogram) }
+        let response = is_open.then(new_histogram);
+        Self { traffic: Traffic::default(), service: new_histogram(), response, failed: 0 }
     }
 
     /// Counts the latencies of so many packets, in ns.
@@ -45,6 +48,7 @@ impl Recording {
     /// Adds what was measured elsewhere in the same mode.
     pub(crate) fn merge(&mut self, other: &Self) {
         self.traffic += other.traffic;
+        self.failed += other.failed;
         self.service += &other.service;
         if let (Some(response), Some(other)) = (&mut self.response, &other.response) {
             *response += other;

@@ -96,7 +96,7 @@ pub(crate) fn mode(config: &Config) -> String {
     }
 }
 
-fn load(config: &Config) -> String {
+pub(crate) fn load(config: &Config) -> String {
     let seconds = |seconds: f64| units::time(seconds * 1e9);
     let amount = match (config.duration_s, config.packets) {
         (_, Some(packets)) => format!("{} packets in all", units::count(packets)),
@@ -139,7 +139,7 @@ pub(crate) fn plural(count: usize, noun: &str) -> String {
     format!("{} {noun}{s}", units::count(count as u64))
 }
 
-fn server(config: &Config) -> String {
+pub(crate) fn server(config: &Config) -> String {
     match config.own_server_threads {
         None if config.tls => format!("{}, by TLS", config.server),
         None => config.server.clone(),

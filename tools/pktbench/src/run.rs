@@ -8,12 +8,14 @@
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
+use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use pktconn::ConnConfig;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::account::REMEMBERED;
 use crate::connect::Target;
@@ -26,13 +28,13 @@ use crate::over_time::OverTime;
 use crate::patience::Patience;
 use crate::payload::Block;
 use crate::plan::Plan;
-use crate::progress::Bar;
 use crate::schedule::Schedule;
 use crate::server::OwnServer;
 use crate::tally::Tally;
-use crate::worker::{Control, Event, Stop, Worker};
+use crate::view::{Moment, Running, View};
+use crate::worker::{Control, Counts, Event, Stop, Worker};
 
-/// How often the conductor looks up: often enough for a bar that moves, and too rarely to be seen in the figures.
+/// How often the conductor looks up: often enough for a view that moves, and too rarely to be seen in the figures.
 const TICK: Duration = Duration::from_millis(100);
 
 /// What workers take from the word to go to the first packet: generous, as what is late is late in the figures.
@@ -56,8 +58,9 @@ pub(crate) fn run(plan: Plan, sinks: Sinks) -> anyhow::Result<(Outcome, Sinks)> 
         .enable_all()
         .build()
         .context("cannot start the runtime of the conductor")?;
+    let view = View::open(&plan, own_addr)?;
     let mut conductor = Conductor::start(&plan, &targets.into(), own_addr, sinks)?;
-    let ran = runtime.block_on(conductor.conduct());
+    let ran = runtime.block_on(conductor.conduct(view));
     conductor.sum(ran)
 }
 
@@ -110,12 +113,14 @@ impl Conductor {
         })
     }
 
-    async fn conduct(&mut self) -> Ran {
-        let mut interrupt = pin!(interrupt());
+    async fn conduct(&mut self, mut view: View) -> Ran {
+        let mut interrupt = pin!(interrupt(self.plan.tui));
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let connected = tokio::select! {
             biased;
             () = &mut interrupt => Err(End::Interrupted),
-            connected = self.all_ready() => connected.map_err(End::NotConnected),
+            connected = self.all_ready(&mut ticks, &mut view) => connected,
         };
         let (schedule, end) = match connected {
             Err(end) => (None, end),
@@ -129,12 +134,13 @@ impl Conductor {
                 let end = tokio::select! {
                     biased;
                     () = &mut interrupt => End::Interrupted,
-                    end = self.watch(&schedule) => end,
+                    end = self.watch(&schedule, &mut ticks, &mut view) => end,
                 };
                 (Some(schedule), end)
             }
         };
         let ended_at = Instant::now();
+        drop(view);
         let waited = matches!(end, End::GaveUp);
         self.control(Control::Stop(if waited { Stop::GaveUp } else { Stop::Interrupted }));
         // Each connection takes its close timeout at most.
@@ -145,19 +151,25 @@ impl Conductor {
     }
 
     /// Waits until all connections are made and it is time to start.
-    async fn all_ready(&mut self) -> Result<(), String> {
-        self.all_connected().await?;
+    async fn all_ready(&mut self, ticks: &mut Interval, view: &mut View) -> Result<(), End> {
+        self.all_connected(ticks, view).await?;
         let Some(start_at) = self.plan.start_at else { return Ok(()) };
-        match start_at.duration_since(SystemTime::now() + self.set_up()) {
-            Ok(left) => tokio::time::sleep(left).await,
-            Err(late) => {
-                return Err(format!(
-                    "the connections were made {} after --start-at; give it more time",
-                    humantime::format_duration(Duration::from_millis(late.duration().as_millis() as u64))
-                ));
+        let left = start_at.duration_since(SystemTime::now() + self.set_up()).map_err(|late| {
+            let late = Duration::from_millis(late.duration().as_millis() as u64);
+            let late = humantime::format_duration(late);
+            End::NotConnected(format!("the connections were made {late} after --start-at; give it more time"))
+        })?;
+        let mut started = pin!(tokio::time::sleep(left));
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut started => return Ok(()),
+                _ = ticks.tick() => {}
+            }
+            if view.show(&Moment::Connecting(self.plan.conns)) {
+                return Err(End::Interrupted);
             }
         }
-        Ok(())
     }
 
     fn set_up(&self) -> Duration {
@@ -165,28 +177,36 @@ impl Conductor {
     }
 
     /// Waits until all connections are made, or the first one cannot be, and says why.
-    async fn all_connected(&mut self) -> Result<(), String> {
-        let mut missing = self.plan.conns;
-        while missing > 0 {
-            match self.events.recv().await {
-                Some(Event::Connected) => missing -= 1,
-                Some(Event::NotConnected(problem)) => return Err(problem),
+    async fn all_connected(&mut self, ticks: &mut Interval, view: &mut View) -> Result<(), End> {
+        let mut made = 0;
+        while made < self.plan.conns {
+            let event = tokio::select! {
+                biased;
+                event = self.events.recv() => event,
+                _ = ticks.tick() => match view.show(&Moment::Connecting(made)) {
+                    true => return Err(End::Interrupted),
+                    false => continue,
+                },
+            };
+            match event {
+                Some(Event::Connected) => made += 1,
+                Some(Event::NotConnected(problem)) => return Err(End::NotConnected(problem)),
                 // None works before all have been made.
                 Some(Event::Interval { .. }) => {}
-                None => return Err("a worker ended before its connections were made".to_owned()),
+                None => {
+                    let problem = "a worker ended before its connections were made";
+                    return Err(End::NotConnected(problem.to_owned()));
+                }
             }
         }
         Ok(())
     }
 
     /// Waits until all workers have ended, or it is of no use to wait any longer.
-    async fn watch(&mut self, schedule: &Schedule) -> End {
+    async fn watch(&mut self, schedule: &Schedule, ticks: &mut Interval, view: &mut View) -> End {
         let start = Instant::now();
         let stop_at = schedule.stop_at_ns.map(|stop_at_ns| schedule.clock.instant(stop_at_ns));
         let mut patience = Patience::new(self.plan.timeout, stop_at, start);
-        let bar = Bar::new(&self.plan);
-        let mut ticks = tokio::time::interval(TICK);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
             tokio::select! {
                 biased;
@@ -199,8 +219,12 @@ impl Conductor {
                 },
                 _ = ticks.tick() => {}
             }
-            let (now, (answers, is_owed)) = (Instant::now(), self.progress());
-            bar.show(now - start, answers);
+            let (now, Counts { sent, answers, is_owed }) = (Instant::now(), self.counts());
+            let (intervals, failed) = (self.over_time.so_far(), self.over_time.failed());
+            let running = Running { elapsed: now - start, sent, answers, intervals, failed };
+            if view.show(&Moment::Running(running)) {
+                return End::Interrupted;
+            }
             if patience.is_over(answers, is_owed, now) {
                 return End::GaveUp;
             }
@@ -213,9 +237,12 @@ impl Conductor {
         }
     }
 
-    fn progress(&self) -> (u64, bool) {
-        let each = self.workers.iter().map(Worker::progress);
-        each.fold((0, false), |(answers, is_owed), (more, is_too)| (answers + more, is_owed || is_too))
+    fn counts(&self) -> Counts {
+        self.workers.iter().map(Worker::counts).fold(Counts::default(), |sum, one| Counts {
+            sent: sum.sent + one.sent,
+            answers: sum.answers + one.answers,
+            is_owed: sum.is_owed || one.is_owed,
+        })
     }
 
     fn control(&self, control: Control) {
@@ -258,9 +285,15 @@ impl Conductor {
     }
 }
 
-/// Waits for Ctrl-C. Where the signal cannot be watched it ends the process, as it does by default.
-async fn interrupt() {
-    if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending::<()>().await;
-    }
+/// Waits for Ctrl-C, and where the whole terminal is taken also for what would end the process without giving it back.
+/// A signal that cannot be watched ends the process, as it does by default.
+async fn interrupt(tui: bool) {
+    let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+    let kinds = if tui { &kinds[..] } else { &kinds[..1] };
+    let mut signals: Vec<_> = kinds.iter().filter_map(|kind| signal(*kind).ok()).collect();
+    std::future::poll_fn(|cx| {
+        let came = signals.iter_mut().any(|signal| signal.poll_recv(cx).is_ready());
+        if came { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
 }

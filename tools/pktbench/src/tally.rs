@@ -15,6 +15,8 @@ use crate::size_classes::SizeClasses;
 /// The counts of a worker over the whole run, merged at the end. What is shown over time is in recordings.
 #[derive(Clone, Debug)]
 pub(crate) struct Tally {
+    /// Packets that were sent, the warm-up included.
+    pub(crate) sent: u64,
     /// Packets that have come back and answered one that was outstanding, verified or not.
     pub(crate) answers: u64,
     pub(crate) last_answer_ns: Option<u64>,
@@ -40,6 +42,7 @@ pub(crate) fn new_histogram() -> Histogram<u64> {
 impl Tally {
     pub(crate) fn new(is_open: bool) -> Self {
         Self {
+            sent: 0,
             answers: 0,
             last_answer_ns: None,
             integrity: Integrity::default(),
@@ -57,6 +60,7 @@ impl Tally {
 
     /// Adds the counts of another worker.
     pub(crate) fn merge(&mut self, other: Self) {
+        self.sent += other.sent;
         self.answers += other.answers;
         self.last_answer_ns = self.last_answer_ns.max(other.last_answer_ns);
         self.integrity += other.integrity;

@@ -5,7 +5,7 @@
 //!      '------------------- until the conductor says stop -------------'
 //! ```
 //!
-//! While packets move, a worker shares nothing with others but how many were answered, which it tells once a turn, and a
+//! While packets move, a worker shares nothing with others but a few counts, which it tells once a turn, and a
 //! recording once an interval.
 
 use std::io;
@@ -56,9 +56,20 @@ pub(crate) enum Event {
     },
 }
 
-/// How far a worker is.
+/// How far workers are.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counts {
+    /// Packets, the warm-up included.
+    pub(crate) sent: u64,
+    pub(crate) answers: u64,
+    /// Whether something has to be waited for.
+    pub(crate) is_owed: bool,
+}
+
+/// What a worker tells of it.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
+    sent: AtomicU64,
     answers: AtomicU64,
     /// Connections of which something has to be waited for.
     owed: AtomicUsize,
@@ -66,6 +77,7 @@ pub(crate) struct Progress {
 
 impl Progress {
     pub(crate) fn tell(&self, tally: &Tally, owed: usize) {
+        self.sent.store(tally.sent, Relaxed);
         self.answers.store(tally.answers, Relaxed);
         self.owed.store(owed, Relaxed);
     }
@@ -128,9 +140,11 @@ impl Worker {
         let _ = self.waker.wake();
     }
 
-    /// How many packets have been answered by now, and whether something has to be waited for.
-    pub(crate) fn progress(&self) -> (u64, bool) {
-        (self.progress.answers.load(Relaxed), self.progress.owed.load(Relaxed) > 0)
+    pub(crate) fn counts(&self) -> Counts {
+        let Progress { sent, answers, owed } = &*self.progress;
+        // What was answered was sent before: in this order no more answers are seen than packets.
+        let answers = answers.load(Relaxed);
+        Counts { sent: sent.load(Relaxed), answers, is_owed: owed.load(Relaxed) > 0 }
     }
 
     /// Waits for the end of the thread, and gives its tally.

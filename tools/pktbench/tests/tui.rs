@@ -1,0 +1,106 @@
+//! `--tui`, on a terminal and where there is none.
+
+mod common;
+
+use common::{Ran, command, count, pktbench, ran};
+use serde_json::{Value, json};
+
+const ENTER: &str = "\x1b[?1049h";
+const LEAVE: &str = "\x1b[?1049l";
+
+/// A run on a terminal of its own: the result, and what became of the terminal.
+struct OnTerminal {
+    ran: Ran,
+    screen: String,
+}
+
+/// Runs the program with the words of `args`; see the script for the steps.
+fn on_terminal(steps: &Value, args: &str) -> OnTerminal {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/on_a_terminal.py");
+    let mut python = command("python3");
+    python.args([script, &steps.to_string(), env!("CARGO_BIN_EXE_pktbench")]).args(args.split_whitespace());
+    let told = ran(&mut python);
+    let told: Value = serde_json::from_str(&told.stdout).unwrap_or_else(|error| panic!("{error}: {told:?}"));
+    let text = |name: &str| told[name].as_str().unwrap().to_owned();
+    let screen = text("screen");
+    assert_eq!(told["deeds_left"], 0, "{screen}");
+    assert_eq!(told["was_raw"], true, "keys are read one by one: {screen}");
+    assert_eq!(told["is_restored"], true, "the mode of the terminal: {screen}");
+    let code = told["code"].as_i64().map(|code| code as i32);
+    OnTerminal { ran: Ran { stdout: text("stdout"), stderr: String::new(), code }, screen }
+}
+
+impl OnTerminal {
+    /// What was written while the view was up, after a check that it was and is no more.
+    #[track_caller]
+    fn view(&self) -> &str {
+        let view = self.screen.strip_prefix(ENTER).expect("the alternate screen is entered first");
+        let (view, after) = view.split_once(LEAVE).expect("and left");
+        assert!(!after.contains(ENTER) && after.contains("\x1b[?25h"), "the cursor is back: {after:?}");
+        view
+    }
+}
+
+#[test]
+fn a_view_without_a_terminal_is_bad_usage() {
+    let ran = pktbench("--tui --packets 10");
+    assert!(ran.error_line().starts_with("error: --tui needs a terminal, "), "{ran:?}");
+    assert_eq!(ran.code, Some(2));
+}
+
+#[test]
+#[ignore = "needs python3: cargo test -p pktbench -- --include-ignored"]
+fn a_run_is_shown_to_its_end_and_the_result_goes_to_standard_output() {
+    let on_terminal = on_terminal(&json!([]), "--tui --conns 2 --duration 1s --interval 200ms --json");
+    let document = on_terminal.ran.document();
+    assert_eq!(on_terminal.ran.code, Some(0), "{document}");
+    let view = on_terminal.view();
+    for text in ["closed loop: ", "measuring", "throughput", "service latency", "█", "q ends the run"] {
+        assert!(view.contains(text), "{text} in {view}");
+    }
+}
+
+#[test]
+#[ignore = "needs python3: cargo test -p pktbench -- --include-ignored"]
+fn q_and_esc_and_ctrl_c_and_a_signal_end_the_run_with_the_results_so_far() {
+    for deed in ["key:q", "key:\x1b", "key:\x03", "signal:INT", "signal:TERM"] {
+        let steps = json!([["measuring", "key:\x1b[A"], ["throughput", deed]]);
+        let on_terminal = on_terminal(&steps, "--tui --conns 2 --duration 1h --json");
+        let document = on_terminal.ran.document();
+        assert_eq!(on_terminal.ran.code, Some(130), "{deed:?}: {document}");
+        assert_eq!(document["verdict"], "interrupted");
+        assert_eq!(count(&document, "integrity", "lost"), 0, "{document}");
+        on_terminal.view();
+    }
+}
+
+#[test]
+#[ignore = "needs python3: cargo test -p pktbench -- --include-ignored"]
+fn a_terminal_of_another_size_is_drawn_anew() {
+    let steps =
+        json!([["q ends the run", "size:20x5"], ["measuring", "size:100x30"], ["q ends the run", "key:q"]]);
+    let on_terminal = on_terminal(&steps, "--tui --conns 2 --duration 1h --json");
+    assert_eq!(on_terminal.ran.code, Some(130));
+    assert!(on_terminal.view().matches("\x1b[2J").count() >= 2, "{}", on_terminal.screen);
+}
+
+#[test]
+#[ignore = "needs python3: cargo test -p pktbench -- --include-ignored"]
+fn q_ends_the_connecting_too() {
+    let steps = json!([["connecting", "key:q"]]);
+    let on_terminal = on_terminal(&steps, "--tui --conns 100 --connect-rate 1 --json");
+    assert_eq!(on_terminal.ran.code, Some(130), "{}", on_terminal.screen);
+    on_terminal.view();
+}
+
+#[test]
+#[ignore = "needs python3: cargo test -p pktbench -- --include-ignored"]
+fn an_error_is_told_on_the_terminal_as_it_was_before() {
+    // Takes a port, and gives it back, so that nobody listens there.
+    let addr = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let on_terminal = on_terminal(&json!([]), &format!("--tui --connect {addr}"));
+    assert_eq!(on_terminal.ran.code, Some(1));
+    on_terminal.view();
+    let (_, after) = on_terminal.screen.split_once(LEAVE).unwrap();
+    assert!(after.contains(&format!("error: cannot connect to {addr}")), "{after:?}");
+}
