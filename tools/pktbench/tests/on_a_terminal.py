@@ -44,7 +44,6 @@ def do(deed):
         os.write(master, what.encode())
     elif kind == "size":
         resize(*map(int, what.split("x")))
-        child.send_signal(signal.SIGWINCH)
     else:
         child.send_signal(getattr(signal, "SIG" + what))
 

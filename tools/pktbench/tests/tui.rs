@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Ran, command, count, pktbench, ran};
+use common::{Answer, Ran, command, count, pktbench, ran, serve};
 use serde_json::{Value, json};
 
 const ENTER: &str = "\x1b[?1049h";
@@ -12,28 +12,39 @@ const LEAVE: &str = "\x1b[?1049l";
 struct OnTerminal {
     ran: Ran,
     screen: String,
+    was_raw: bool,
 }
 
 /// Runs the program with the words of `args`; see the script for the steps.
 fn on_terminal(steps: &Value, args: &str) -> OnTerminal {
+    let mut program = vec![env!("CARGO_BIN_EXE_pktbench")];
+    program.extend(args.split_whitespace());
+    any_on_terminal(steps, &program)
+}
+
+fn any_on_terminal(steps: &Value, program: &[&str]) -> OnTerminal {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/on_a_terminal.py");
     let mut python = command("python3");
-    python.args([script, &steps.to_string(), env!("CARGO_BIN_EXE_pktbench")]).args(args.split_whitespace());
+    python.args([script, &steps.to_string()]).args(program);
     let told = ran(&mut python);
     let told: Value = serde_json::from_str(&told.stdout).unwrap_or_else(|error| panic!("{error}: {told:?}"));
     let text = |name: &str| told[name].as_str().unwrap().to_owned();
     let screen = text("screen");
     assert_eq!(told["deeds_left"], 0, "{screen}");
-    assert_eq!(told["was_raw"], true, "keys are read one by one: {screen}");
     assert_eq!(told["is_restored"], true, "the mode of the terminal: {screen}");
     let code = told["code"].as_i64().map(|code| code as i32);
-    OnTerminal { ran: Ran { stdout: text("stdout"), stderr: String::new(), code }, screen }
+    OnTerminal {
+        ran: Ran { stdout: text("stdout"), stderr: String::new(), code },
+        screen,
+        was_raw: told["was_raw"] == true,
+    }
 }
 
 impl OnTerminal {
     /// What was written while the view was up, after a check that it was and is no more.
     #[track_caller]
     fn view(&self) -> &str {
+        assert!(self.was_raw, "keys are read one by one: {}", self.screen);
         let view = self.screen.strip_prefix(ENTER).expect("the alternate screen is entered first");
         let (view, after) = view.split_once(LEAVE).expect("and left");
         assert!(!after.contains(ENTER) && after.contains("\x1b[?25h"), "the cursor is back: {after:?}");
@@ -46,6 +57,28 @@ fn a_view_without_a_terminal_is_bad_usage() {
     let ran = pktbench("--tui --packets 10");
     assert!(ran.error_line().starts_with("error: --tui needs a terminal, "), "{ran:?}");
     assert_eq!(ran.code, Some(2));
+}
+
+#[test]
+#[ignore = "needs python3: cargo test -p pktbench -- --include-ignored"]
+fn lines_of_an_interval_are_not_written_over_the_view() {
+    let program = env!("CARGO_BIN_EXE_pktbench");
+    for format in ["csv", "ndjson"] {
+        let script = format!("exec {program} --tui --format {format} --packets 9 >&2");
+        let on_terminal = any_on_terminal(&json!([]), &["sh", "-c", &script]);
+        assert_eq!(on_terminal.ran.code, Some(2), "{}", on_terminal.screen);
+        assert!(on_terminal.screen.starts_with("error: --tui and lines of "), "{}", on_terminal.screen);
+        assert_eq!(on_terminal.screen.lines().count(), 1, "{}", on_terminal.screen);
+    }
+}
+
+#[test]
+#[ignore = "needs python3: cargo test -p pktbench -- --include-ignored"]
+fn a_terminal_of_no_size_is_a_terminal() {
+    let steps = json!([["measuring", "size:0x0"], ["\x1b[2J", "size:1x1"], ["\x1b[2J", "key:q"]]);
+    let on_terminal = on_terminal(&steps, "--tui --conns 2 --duration 1h --json");
+    assert_eq!(on_terminal.ran.code, Some(130), "{}", on_terminal.screen);
+    on_terminal.view();
 }
 
 #[test]
@@ -82,6 +115,21 @@ fn a_terminal_of_another_size_is_drawn_anew() {
     let on_terminal = on_terminal(&steps, "--tui --conns 2 --duration 1h --json");
     assert_eq!(on_terminal.ran.code, Some(130));
     assert!(on_terminal.view().matches("\x1b[2J").count() >= 2, "{}", on_terminal.screen);
+}
+
+#[test]
+#[ignore = "needs python3: cargo test -p pktbench -- --include-ignored"]
+fn a_connection_that_fails_is_told_while_the_others_go_on() {
+    let mut conns = 0;
+    let addr = serve(move || {
+        conns += 1;
+        let last = if conns == 1 { 20 } else { u64::MAX };
+        move |number, frame| if number == last { Answer::Last(frame) } else { Answer::Bytes(frame) }
+    });
+    let steps = json!([["1 of 2 connections failed", "key:q"]]);
+    let load = "--conns 2 --duration 1h --interval 100ms --json";
+    let on_terminal = on_terminal(&steps, &format!("--tui --connect {addr} {load}"));
+    assert_eq!(on_terminal.ran.document()["verdict"], "interrupted");
 }
 
 #[test]
