@@ -1,13 +1,15 @@
 //! `pktbench`: loads a server that echoes packets, checks every byte that comes back, and tells how fast it was.
 //!
 //! ```text
-//!   options -> plan -> run -> report, or json -> exit code
+//!   cli, options -> plan -> run -> report, or json -> exit code
 //!
 //!   run:  conductor ---- connect, go, stop ----> workers, a thread each: load, load, ...
 //!                   <--- connected, tallies ----            account: is this the packet that was expected?
 //! ```
 //!
 //! It uses the public interface of `pktconn` alone, of whose codec the load is made.
+
+mod cli;
 
 mod options;
 
@@ -111,8 +113,8 @@ mod conform;
 
 use std::process::ExitCode;
 
+use cli::Job;
 use gate::Gate;
-use options::Job;
 use output::Output;
 use plan::Plan;
 

@@ -1,14 +1,10 @@
 //! The report in HTML, and its charts as a picture.
 
-mod common;
-#[path = "common/result.rs"]
-mod result;
-
 use std::fs;
 use std::path::PathBuf;
 
-use common::{Ran, command, pktbench, ran};
-use result::{closed_loop, result};
+use crate::common::result::{closed_loop, result};
+use crate::common::{Ran, command, pktbench, ran};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

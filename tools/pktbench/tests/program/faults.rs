@@ -1,12 +1,10 @@
 //! What the program says of servers that do wrong, each in one way.
 
-mod common;
-
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 
-use common::{Answer, Ran, count, frame, pktbench, serve, serve_with_trailer};
+use crate::common::{Answer, Ran, count, frame, pktbench, serve, serve_with_trailer};
 use serde_json::Value;
 
 /// Four packets outstanding, of sizes that can all be told apart.

@@ -1,12 +1,10 @@
 //! Sound runs, most of them against the server of its own.
 
-mod common;
-
 use std::io::Read;
 use std::sync::mpsc;
 use std::time::Duration;
 
-use common::{Answer, Ran, command, count, pktbench, ran, samples, serve};
+use crate::common::{Answer, Ran, command, count, pktbench, ran, samples, serve};
 use rustix::process::{Pid, Signal, kill_process};
 
 #[test]

@@ -1,11 +1,9 @@
 //! Servers that others wrote are loaded.
 
-mod common;
-
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
 
-use common::{command, count, pktbench};
+use crate::common::{command, count, pktbench};
 
 struct Killed(Child);
 

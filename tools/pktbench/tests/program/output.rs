@@ -1,12 +1,10 @@
 //! Where results go, and in which form.
 
-mod common;
-
 use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::Command;
 
-use common::{check_schema, command, count, pktbench, ran, samples};
+use crate::common::{check_schema, command, count, pktbench, ran, samples};
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::Deserializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};

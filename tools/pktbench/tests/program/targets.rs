@@ -1,11 +1,9 @@
 //! What is loaded: servers over TLS, by Unix sockets, and several at a time.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::{count, frame, pktbench, start};
+use crate::common::{count, frame, pktbench, start};
 use pktconn::{Addr, ServerConfig, TlsServerConfig};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
@@ -90,7 +88,7 @@ fn a_certificate_is_shown_to_a_server_that_asks() {
 fn what_is_wrong_with_tls_is_one_line_that_says_what_to_do() {
     let certificates = Certificates::new();
     let (with_tls, _) = start("127.0.0.1:0", ServerConfig::new().tls(certificates.server()));
-    let without = common::serve(|| |_, _| common::Answer::Last(frame(b"no TLS")));
+    let without = crate::common::serve(|| |_, _| crate::common::Answer::Last(frame(b"no TLS")));
     let ca = certificates.path("ca.pem").display().to_string();
     for (options, expected) in [
         (format!("--connect {with_tls} --tls --tls-ca {ca}"), ["cannot speak TLS with", "--tls-server-name"]),

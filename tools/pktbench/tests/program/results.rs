@@ -1,11 +1,9 @@
 //! What becomes of results that are there: conditions, comparisons and sums.
 
-mod common;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::{count, pktbench, samples};
+use crate::common::{count, pktbench, samples};
 use serde_json::{Value, json};
 
 /// The result of a small run, with intervals in which so many packets came back.

@@ -1,8 +1,6 @@
 //! `--tui`, on a terminal and where there is none.
 
-mod common;
-
-use common::{Answer, Ran, command, count, pktbench, ran, serve};
+use crate::common::{Answer, Ran, command, count, pktbench, ran, serve};
 use serde_json::{Value, json};
 
 const ENTER: &str = "\x1b[?1049h";

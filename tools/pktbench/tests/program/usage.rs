@@ -1,10 +1,8 @@
 //! What the program says, in one line, of a command line or of a place where it cannot do its work.
 
-mod common;
-
 use std::net::{TcpListener, TcpStream};
 
-use common::{command, count, pktbench, ran};
+use crate::common::{command, count, pktbench, ran};
 
 #[test]
 fn bad_usage_is_one_line_that_says_what_to_do() {

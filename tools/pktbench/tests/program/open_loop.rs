@@ -1,13 +1,11 @@
 //! Packets that are sent when they are due, whatever the server does.
 
-mod common;
-
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use common::{Answer, count, pktbench, samples, serve};
+use crate::common::{Answer, count, pktbench, samples, serve};
 use pktconn::PacketServer;
 use serde_json::Value;
 
@@ -296,8 +294,8 @@ fn verification_by_length_and_none_at_all_miss_what_they_do_not_look_at() {
     let altering = || {
         serve(|| {
             |number, frame: Vec<u8>| match number {
-                7 => Answer::Bytes(common::frame(&vec![0xff; frame.len() - 4])),
-                8 => Answer::Bytes(common::frame(&vec![0xff; frame.len() - 3])),
+                7 => Answer::Bytes(crate::common::frame(&vec![0xff; frame.len() - 4])),
+                8 => Answer::Bytes(crate::common::frame(&vec![0xff; frame.len() - 3])),
                 _ => Answer::Bytes(frame),
             }
         })

@@ -1,10 +1,8 @@
 //! What a package installs beside the program.
 
-mod common;
-
 use std::fs;
 
-use common::pktbench;
+use crate::common::pktbench;
 
 #[test]
 fn every_shell_gets_its_completions() {

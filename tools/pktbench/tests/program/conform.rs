@@ -1,7 +1,5 @@
 //! What `pktbench conform` says of servers: of ours, and of such that do wrong, each in one way.
 
-mod common;
-
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use common::{Ran, pktbench, start};
+use crate::common::{Ran, pktbench, start};
 use pktconn::{Addr, Checksum, CodecConfig, ConnConfig, HeaderFormat, ServerConfig};
 use serde_json::Value;
 

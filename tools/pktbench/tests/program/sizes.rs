@@ -1,11 +1,9 @@
 //! Runs with each kind of sizes, and what is said of sizes that cannot be had.
 
-mod common;
-
 use std::fs;
 use std::sync::mpsc;
 
-use common::{Answer, command, count, pktbench, ran, serve};
+use crate::common::{Answer, command, count, pktbench, ran, serve};
 
 /// Two connections against the server of its own.
 fn load(sizes: &str) -> serde_json::Value {

@@ -1,6 +1,6 @@
 //! Runs the real program, and servers that speak the wire by hand and misbehave.
 
-#![allow(dead_code, reason = "each test file uses its own part of this")]
+pub(crate) mod result;
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -82,7 +82,7 @@ pub(crate) fn count(document: &Value, group: &str, name: &str) -> u64 {
 /// Checks a document against the schema that users have, and that the schema has all of its fields.
 #[track_caller]
 pub(crate) fn check_schema(document: &Value) {
-    let text = include_str!("../../schema/pktbench-1.schema.json");
+    let text = include_str!("../../../schema/pktbench-1.schema.json");
     let mut schema: Value = serde_json::from_str(text).expect("the schema is JSON");
     forbid_more(&mut schema);
     let validator = jsonschema::validator_for(&schema).expect("the schema is one");

@@ -1,9 +1,5 @@
 //! A browser shows the report.
 
-mod common;
-#[path = "common/result.rs"]
-mod result;
-
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -11,8 +7,8 @@ use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::process::Output;
 
-use common::{command, pktbench};
-use result::result;
+use crate::common::result::result;
+use crate::common::{command, pktbench};
 use tempfile::TempDir;
 
 /// A page in a place where it can be looked at after the test, target/tmp, and a browser of its own for it.
