@@ -170,7 +170,21 @@ pub(crate) struct Latencies {
     pub(crate) response: Option<Latency>,
 }
 
+impl Integrity {
+    /// Packets that did not come back whole, in order and once.
+    pub(crate) fn damaged(&self) -> u64 {
+        let Self { lost, altered, reordered, doubled, .. } = self;
+        // A document that others wrote may hold any number.
+        [lost, altered, reordered, doubled].into_iter().fold(0, |sum, count| sum.saturating_add(*count))
+    }
+}
+
 impl Latencies {
+    /// What those of [`of_users`](Self::of_users) are called.
+    pub(crate) fn name_of_users(&self) -> &'static str {
+        if self.response.is_some() { "response" } else { "service" }
+    }
+
     /// Those that users of the server see, as far as the mode shows them.
     pub(crate) fn of_users(&self) -> &Latency {
         self.response.as_ref().unwrap_or(&self.service)
@@ -283,6 +297,25 @@ impl Verdict {
             // What a shell gives a program that SIGINT ends.
             Self::Interrupted => 130,
         }
+    }
+}
+
+/// What a run is told for, if several of them are so.
+pub(crate) const WORST_FIRST: [Verdict; 9] = [
+    Verdict::Integrity,
+    Verdict::Interrupted,
+    Verdict::Failed,
+    Verdict::NoSamples,
+    Verdict::ClientSaturated,
+    Verdict::Threshold,
+    Verdict::Regression,
+    Verdict::Undecided,
+    Verdict::Pass,
+];
+
+impl Verdict {
+    pub(crate) fn worse(self, other: Self) -> Self {
+        WORST_FIRST.into_iter().find(|verdict| [self, other].contains(verdict)).unwrap_or(self)
     }
 }
 

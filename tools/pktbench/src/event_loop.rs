@@ -216,6 +216,7 @@ impl<P: FnMut(Published)> EventLoop<P> {
             self.tools.tally.client.add_cpu(start, end);
         }
         self.publish(u64::MAX);
+        self.progress.tell(&self.tools.tally, 0);
         self.tools.tally
     }
 
@@ -310,6 +311,7 @@ impl<P: FnMut(Published)> EventLoop<P> {
     }
 
     fn stop(&mut self, stop: Stop) {
+        self.owed = 0;
         for place in 0..self.places.len() {
             match std::mem::replace(&mut self.places[place], Place::Empty) {
                 Place::Loading(load, _) => self.finish(place, *load, End::Stopped(stop)),

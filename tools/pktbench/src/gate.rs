@@ -74,13 +74,13 @@ impl Gate {
             warn(&comparison);
             document.baseline = Some(comparison);
         }
-        if document.verdict == Verdict::Pass {
-            document.verdict = match document.thresholds.iter().all(|threshold| threshold.ok) {
-                true => document.baseline.as_ref().map_or(Verdict::Pass, |comparison| comparison.verdict),
-                false => Verdict::Threshold,
-            };
-            document.exit_code = document.verdict.exit_code();
-        }
+        let conditions = match document.thresholds.iter().all(|threshold| threshold.ok) {
+            true => Verdict::Pass,
+            false => Verdict::Threshold,
+        };
+        let baseline = document.baseline.as_ref().map_or(Verdict::Pass, |comparison| comparison.verdict);
+        document.verdict = document.verdict.worse(conditions).worse(baseline);
+        document.exit_code = document.verdict.exit_code();
     }
 }
 

@@ -1,5 +1,6 @@
 //! A histogram of latencies in the document: its figures, and all of it.
 
+use anyhow::ensure;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hdrhistogram::serialization::{Deserializer, Serializer, V2DeflateSerializer};
@@ -8,6 +9,9 @@ use serde::{Deserialize, Serialize};
 
 /// What is worth knowing of the latency, in percent.
 pub(crate) const PERCENTILES: [f64; 5] = [50.0, 90.0, 99.0, 99.9, 99.99];
+
+/// A million a second for nine years.
+const MAX_COUNT: u128 = 1 << 48;
 
 /// Without a sample there are no figures, and none are made up.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -41,7 +45,11 @@ impl Latency {
     /// The histogram again. The error says what is wrong with it.
     pub(crate) fn histogram(&self) -> anyhow::Result<Histogram<u64>> {
         let bytes = STANDARD.decode(&self.hdr_v2)?;
-        Ok(Deserializer::new().deserialize(&mut &bytes[..])?)
+        let histogram: Histogram<u64> = Deserializer::new().deserialize(&mut &bytes[..])?;
+        let count: u128 = histogram.iter_recorded().map(|step| u128::from(step.count_at_value())).sum();
+        // Some are to be added, and their sum to be written again.
+        ensure!(count <= MAX_COUNT, "it has {count} samples, more than any run");
+        Ok(histogram)
     }
 }
 
@@ -99,6 +107,14 @@ mod tests {
         assert_eq!((latency.count, latency.min, latency.max, latency.mean), (0, None, None, None));
         assert!(latency.percentiles.iter().all(|(_, ns)| ns.is_none()));
         assert_eq!(latency.histogram().unwrap().len(), 0);
+    }
+
+    #[test]
+    fn a_histogram_of_more_samples_than_any_run_is_an_error() {
+        let mut histogram = new_histogram();
+        histogram.record_n(1000, (1 << 48) + 1).unwrap();
+        let latency = Latency { hdr_v2: encode(&histogram), ..Latency::of(&new_histogram()) };
+        assert!(latency.histogram().unwrap_err().to_string().contains("more than any run"));
     }
 
     #[test]

@@ -144,8 +144,7 @@ fn run(plan: Plan, output: Output, gate: &Gate) -> anyhow::Result<ExitCode> {
     let (outcome, sinks) = run::run(plan, output.open()?)?;
     let mut document = json::document(&outcome);
     gate.judge(&mut document);
-    sinks.end(&document)?;
-    Ok(ExitCode::from(document.exit_code))
+    Ok(sinks.exit(&document))
 }
 
 fn log_to_stderr() {

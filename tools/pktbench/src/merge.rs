@@ -54,19 +54,6 @@ enum Form {
     Json,
 }
 
-/// What worse comes first.
-const WORST_FIRST: [Verdict; 9] = [
-    Verdict::Integrity,
-    Verdict::Interrupted,
-    Verdict::Failed,
-    Verdict::NoSamples,
-    Verdict::ClientSaturated,
-    Verdict::Threshold,
-    Verdict::Regression,
-    Verdict::Undecided,
-    Verdict::Pass,
-];
-
 /// A sum, and where it goes.
 pub(crate) struct Sum {
     document: Document,
@@ -92,6 +79,11 @@ impl Merge {
             }
             latencies(std::slice::from_ref(document)).with_context(|| format!("{name} cannot be added"))?;
         }
+        if !overlap(&documents) {
+            eprintln!(
+                "warning: they did not run at the same time; the rate of the sum is that of all the time between"
+            );
+        }
         let mut sum = sum(&documents)?;
         Gate::of(&self.threshold).judge(&mut sum);
         Ok(sum)
@@ -107,6 +99,13 @@ impl Sum {
         self.output.as_deref().map_or_else(|| Ok(Sink::stdout()), Sink::create)?.all(&text)?;
         Ok(ExitCode::from(self.document.exit_code))
     }
+}
+
+/// Whether there was a time at which all that measured anything did.
+fn overlap(parts: &[Document]) -> bool {
+    let windows = || parts.iter().map(|part| part.window).filter(|window| window.seconds > 0.0);
+    let last_start = windows().map(|window| window.start_unix_ns).max();
+    last_start <= windows().map(|window| window.end_unix_ns).min()
 }
 
 /// The first option that both have to have alike.
@@ -127,9 +126,7 @@ fn differs(one: &Config, other: &Config) -> Option<&'static str> {
 /// Of one document at least.
 fn sum(parts: &[Document]) -> anyhow::Result<Document> {
     let window = window(parts);
-    let verdicts = || parts.iter().map(|part| part.verdict);
-    let worst = WORST_FIRST.into_iter().find(|verdict| verdicts().any(|it| it == *verdict));
-    let verdict = worst.unwrap_or(Verdict::Pass);
+    let verdict = parts.iter().map(|part| part.verdict).fold(Verdict::Pass, Verdict::worse);
     Ok(Document {
         schema: SCHEMA.to_owned(),
         tool: Tool {
@@ -157,8 +154,10 @@ fn sum(parts: &[Document]) -> anyhow::Result<Document> {
 }
 
 fn window(parts: &[Document]) -> Window {
-    let start_unix_ns = parts.iter().map(|part| part.window.start_unix_ns).min().unwrap_or_default();
-    let end_unix_ns = parts.iter().map(|part| part.window.end_unix_ns).max().unwrap_or_default();
+    // One that measured nothing has none.
+    let windows = || parts.iter().map(|part| part.window).filter(|window| window.seconds > 0.0);
+    let start_unix_ns = windows().map(|window| window.start_unix_ns).min().unwrap_or_default();
+    let end_unix_ns = windows().map(|window| window.end_unix_ns).max().unwrap_or_default();
     Window { start_unix_ns, end_unix_ns, seconds: end_unix_ns.saturating_sub(start_unix_ns) as f64 / 1e9 }
 }
 
@@ -401,7 +400,25 @@ mod tests {
     }
 
     #[test]
+    fn one_that_measured_nothing_does_not_widen_the_window_and_a_gap_is_seen() {
+        let part = |start_s: u64, end_s: u64| {
+            let window = Window {
+                start_unix_ns: start_s * 1_000_000_000,
+                end_unix_ns: end_s * 1_000_000_000,
+                seconds: (end_s - start_s) as f64,
+            };
+            Document { window, ..document() }
+        };
+        let with_nothing = [part(10, 12), part(60, 60)];
+        assert_eq!(window(&with_nothing).seconds, 2.0);
+        assert!(overlap(&with_nothing) && overlap(&[part(10, 12), part(11, 13)]));
+        assert!(!overlap(&[part(10, 12), part(13, 14)]));
+    }
+
+    #[test]
     fn the_verdict_is_the_worst_one() {
+        use crate::document::WORST_FIRST;
+
         for (index, worse) in WORST_FIRST.iter().enumerate() {
             for better in &WORST_FIRST[index..] {
                 let parts = [*better, *worse].map(|verdict| Document { verdict, ..document() });

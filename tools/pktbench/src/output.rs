@@ -1,10 +1,11 @@
 //! What is printed and written at the end of a run, and in which form.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::ValueEnum;
 
-use crate::document::Document;
+use crate::document::{Document, Verdict};
 use crate::sink::Sink;
 use crate::{hgrm, html, json, report};
 
@@ -83,8 +84,21 @@ pub(crate) struct Sinks {
 }
 
 impl Sinks {
-    /// Writes what is written at the end. What fails does not keep the rest from being written.
-    pub(crate) fn end(mut self, document: &Document) -> anyhow::Result<()> {
+    /// Writes what is written at the end, and gives the exit code: what cannot be written is a failure, and hides nothing that
+    /// is worse.
+    pub(crate) fn exit(self, document: &Document) -> ExitCode {
+        let ended = self.end(document).map_or_else(
+            |error| {
+                eprintln!("error: {error:#}");
+                Verdict::Failed
+            },
+            |()| Verdict::Pass,
+        );
+        ExitCode::from(document.verdict.worse(ended).exit_code())
+    }
+
+    /// What fails does not keep the rest from being written.
+    fn end(mut self, document: &Document) -> anyhow::Result<()> {
         match self.format {
             Format::Json => self.result.line(&json::text(document)),
             Format::Ndjson => {
@@ -105,7 +119,10 @@ impl Sinks {
             ends.push(histogram.and_then(|histogram| sink.all(&hgrm::table(&histogram))));
         }
         if let Some((path, sink)) = self.html {
-            ends.push(html::text(document, &path).and_then(|text| sink.all(&text)));
+            match html::text(document, &path) {
+                Ok(text) => ends.push(sink.all(&text)),
+                Err(problem) => eprintln!("warning: {}: {problem}", path.display()),
+            }
         }
         ends.extend(self.hdr_log.map(Sink::end));
         ends.into_iter().collect()

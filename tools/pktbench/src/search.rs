@@ -5,9 +5,14 @@
 //!                    doubled                 halfway between the last that holds and the first that does not
 //! ```
 
+use std::cell::RefCell;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use crate::document::{Document, Search, Step, Verdict};
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::document::{Document, Integrity, Search, Step, Verdict};
 use crate::latency::percentile;
 use crate::output::Output;
 use crate::plan::{MAX_RATE, Pace, Plan};
@@ -40,14 +45,22 @@ impl Rates {
             (Some(holds), Some(fails)) if fails / holds > CLOSE => (holds * fails).sqrt(),
             _ => return None,
         };
-        // Digits beyond these mean nothing.
-        Some((rate * 10.0).round() / 10.0)
+        let rate = three_digits(rate);
+        let is_new =
+            self.holds.is_none_or(|holds| rate > holds) && self.fails.is_none_or(|fails| rate < fails);
+        is_new.then_some(rate)
     }
 
     fn add(&mut self, rate: f64, holds: bool) {
         let end = if holds { &mut self.holds } else { &mut self.fails };
         *end = Some(rate);
     }
+}
+
+/// More of them mean nothing.
+fn three_digits(rate: f64) -> f64 {
+    let unit = 10_f64.powf(rate.log10().floor() - 2.0);
+    (rate / unit).round() * unit
 }
 
 /// Searches, shows each step where standard output is for people, and writes the result.
@@ -61,10 +74,31 @@ pub(crate) fn find(plan: &Plan, output: Output, condition: &Condition) -> anyhow
     };
     show(&format!("search      the highest rate at which {condition}"));
     let run = |plan| Ok(json::document(&run::run(plan, Output::default().open()?)?.0));
-    let document = search(plan, condition, run, |step| show(&row(step)))?;
+    let interrupts = Interrupts::listen()?;
+    let document = search(plan, condition, run, || interrupts.any(), |step| show(&row(step)))?;
     show("");
-    sinks.end(&document)?;
-    Ok(ExitCode::from(document.exit_code))
+    Ok(sinks.exit(&document))
+}
+
+/// Ctrl-C, also between two runs: once one has listened, the process no longer ends by it.
+struct Interrupts {
+    runtime: Runtime,
+    signal: RefCell<Signal>,
+}
+
+impl Interrupts {
+    fn listen() -> anyhow::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let signal = runtime.block_on(async { signal(SignalKind::interrupt()) })?;
+        Ok(Self { runtime, signal: RefCell::new(signal) })
+    }
+
+    /// Whether there was one since it was asked last.
+    fn any(&self) -> bool {
+        let mut signal = self.signal.borrow_mut();
+        let heard = async { tokio::time::timeout(Duration::from_millis(1), signal.recv()).await };
+        self.runtime.block_on(heard).is_ok()
+    }
 }
 
 /// Tries rates by `run`, shows each by `show`, and gives the result of the highest one that holds; without one, that of the
@@ -73,6 +107,7 @@ fn search(
     plan: &Plan,
     condition: &Condition,
     mut run: impl FnMut(Plan) -> anyhow::Result<Document>,
+    interrupted: impl Fn() -> bool,
     mut show: impl FnMut(&Step),
 ) -> anyhow::Result<Document> {
     let Pace::Open { rate: first, arrival, max_outstanding } = plan.pace else {
@@ -80,36 +115,39 @@ fn search(
     };
     let mut rates = Rates { first, holds: None, fails: None };
     let mut steps = Vec::new();
-    let mut best: Option<Document> = None;
-    let mut last = None;
+    let mut best = None;
+    let (mut verdict, mut last) = (Verdict::Pass, None);
     while let Some(rate) = rates.next() {
         let pace = Pace::Open { rate, arrival, max_outstanding };
         let document = run(Plan { pace, ..plan.clone() })?;
+        if interrupted() {
+            verdict = Verdict::Interrupted;
+            last = Some(document);
+            break;
+        }
         let step = judge(&document, rate, condition);
         show(&step);
         rates.add(rate, step.ok);
-        // Without a connection no other rate has one.
-        let ends = document.verdict == Verdict::Interrupted || document.errors.connect > 0;
-        if step.ok {
-            best = Some(document);
-        } else {
-            last = Some(document);
+        // What no rate explains: bytes that are not those that were sent, and a server that is gone.
+        let Integrity { altered, reordered, doubled, .. } = document.integrity;
+        if altered.max(reordered).max(doubled) > 0 {
+            verdict = Verdict::Integrity;
+        } else if document.errors.connect > 0 {
+            verdict = Verdict::Failed;
         }
+        *(if step.ok { &mut best } else { &mut last }) = Some(document);
         steps.push(step);
-        if ends {
+        if verdict != Verdict::Pass {
             break;
         }
     }
+    if best.is_none() {
+        verdict = verdict.worse(Verdict::Threshold);
+    }
     steps.sort_by(|a, b| a.rate.total_cmp(&b.rate));
-    let interrupted = last.as_ref().is_some_and(|last| last.verdict == Verdict::Interrupted);
-    let has_none = best.is_none();
     let mut document = best.or(last).expect("there is a first step");
     document.search = Some(Search { condition: condition.to_string(), max_rate: rates.holds, steps });
-    if interrupted {
-        document.verdict = Verdict::Interrupted;
-    } else if has_none && document.verdict == Verdict::Pass {
-        document.verdict = Verdict::Threshold;
-    }
+    document.verdict = document.verdict.worse(verdict);
     document.exit_code = document.verdict.exit_code();
     Ok(document)
 }
@@ -118,16 +156,16 @@ fn judge(document: &Document, rate: f64, condition: &Condition) -> Step {
     let judged = condition.judge(document);
     let due = document.totals.sent + document.client.not_sent;
     let not_sent = document.client.not_sent as f64 / (due as f64).max(1.0);
-    let problem = if document.verdict != Verdict::Pass {
-        Some(document.errors.first.clone().unwrap_or_else(|| "packets were lost or altered".to_owned()))
-    } else if document.client.saturated {
-        Some("the load is the bottleneck".to_owned())
-    } else if !judged.ok {
-        Some(condition.to_string())
-    } else if not_sent > MAX_NOT_SENT {
-        Some(format!("{:.0} % of what was due was not sent in time", not_sent * 100.0))
-    } else {
-        None
+    let problem = match document.verdict {
+        Verdict::Failed => Some(document.errors.first.clone().unwrap_or_default()),
+        Verdict::NoSamples => Some("no packet came back".to_owned()),
+        Verdict::Integrity => Some("packets were lost or altered".to_owned()),
+        _ if document.client.saturated => Some("the load is the bottleneck".to_owned()),
+        _ if !judged.ok => Some(condition.to_string()),
+        _ if not_sent > MAX_NOT_SENT => {
+            Some(format!("{:.0} % of what was due was not sent in time", not_sent * 100.0))
+        }
+        _ => None,
     };
     let histogram = document.latency_ns.of_users().histogram().ok();
     let ns = |percent| histogram.as_ref().and_then(|histogram| percentile(histogram, percent));
@@ -197,18 +235,26 @@ mod tests {
             Ok(document)
         };
         let mut shown = 0;
-        let found = search(&plan, &"rate>=1".parse().unwrap(), run, |_| shown += 1).unwrap();
+        let condition = "rate>=0.001".parse().unwrap();
+        let found = search(&plan, &condition, run, || false, |_| shown += 1).unwrap();
         assert_eq!(shown, tried.len());
         (tried, found)
     }
 
     #[test]
     fn the_highest_rate_is_found_within_a_twentieth() {
-        for (first, capacity) in [(1000.0, 123_456.0), (1000.0, 1000.0), (50_000.0, 70.0), (1.0, 3.0)] {
+        for (first, capacity) in [
+            (1000.0, 123_456.0),
+            (1000.0, 1000.0),
+            (50_000.0, 70.0),
+            (1.0, 3.0),
+            (1000.0, 1.99),
+            (0.04, 0.055),
+        ] {
             let (tried, found) = searched(first, capacity);
             let search = found.search.unwrap();
             let max_rate = search.max_rate.unwrap();
-            assert!(max_rate <= capacity && max_rate * CLOSE >= capacity * 0.99, "{capacity}: {max_rate}");
+            assert!(max_rate <= capacity && max_rate * CLOSE >= capacity * 0.98, "{capacity}: {max_rate}");
             assert!(tried.len() < 20, "{tried:?}");
             assert!(search.steps.is_sorted_by(|a, b| a.rate < b.rate), "{:?}", search.steps);
             assert_eq!(found.verdict, Verdict::Pass);
@@ -239,7 +285,7 @@ mod tests {
 
     #[test]
     fn where_no_rate_holds_the_threshold_does_not() {
-        let (tried, found) = searched(1000.0, 0.1);
+        let (tried, found) = searched(1000.0, 0.0001);
         assert!(tried.last() < Some(&2.0) && tried.len() < 15, "{tried:?}");
         assert_eq!((found.verdict, found.exit_code), (Verdict::Threshold, 99));
         assert_eq!(found.search.unwrap().max_rate, None);
@@ -250,6 +296,47 @@ mod tests {
         let (tried, found) = searched(1e6, 1e30);
         assert_eq!(tried.last(), Some(&MAX_RATE));
         assert_eq!(found.search.unwrap().max_rate, Some(MAX_RATE));
+    }
+
+    /// What a search comes to whose third step is changed so.
+    fn ended(change: fn(&mut Document), interrupt: bool) -> Document {
+        let pace = Pace::Open { rate: 10.0, arrival: crate::arrivals::Arrival::Constant, max_outstanding: 1 };
+        let steps = std::cell::Cell::new(0);
+        let run = |_| {
+            steps.set(steps.get() + 1);
+            let mut document = document();
+            if steps.get() == 3 {
+                change(&mut document);
+            }
+            assert!(steps.get() <= 3, "the search went on");
+            Ok(document)
+        };
+        let interrupted = || interrupt && steps.get() == 3;
+        let condition = "rate>=0.001".parse().unwrap();
+        search(&Plan { pace, ..plan() }, &condition, run, interrupted, |_| {}).unwrap()
+    }
+
+    #[test]
+    fn a_search_ends_with_what_no_rate_explains_and_says_so() {
+        let altered = |document: &mut Document| {
+            document.integrity.altered = 1;
+            document.verdict = Verdict::Integrity;
+        };
+        let gone = |document: &mut Document| {
+            document.errors.connect = 1;
+            document.verdict = Verdict::Failed;
+        };
+        for (change, interrupt, verdict) in [
+            (altered as fn(&mut Document), false, Verdict::Integrity),
+            (gone, false, Verdict::Failed),
+            (altered, true, Verdict::Interrupted),
+        ] {
+            let found = ended(change, interrupt);
+            assert_eq!((found.verdict, found.exit_code), (verdict, verdict.exit_code()));
+            let search = found.search.unwrap();
+            assert_eq!(search.max_rate, Some(20.0));
+            assert_eq!(search.steps.len(), if interrupt { 2 } else { 3 });
+        }
     }
 
     #[test]

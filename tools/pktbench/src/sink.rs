@@ -58,7 +58,7 @@ impl Sink {
 
     /// Writes `text`, which is all there is.
     pub(crate) fn all(mut self, text: &str) -> anyhow::Result<()> {
-        self.line(text);
+        self.line(text.trim_end_matches('\n'));
         self.end()
     }
 

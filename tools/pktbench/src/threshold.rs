@@ -127,7 +127,7 @@ impl Figure {
     fn told(self, value: f64) -> String {
         match self {
             Self::Latency(..) => units::time(value),
-            Self::Rate => format!("{} packets/s", units::count(value as u64)),
+            Self::Rate => format!("{} packets/s", units::rate(value)),
             Self::Throughput => units::bytes_per_s(value),
             Self::Errors | Self::Lost => units::count(value as u64),
         }
@@ -237,14 +237,18 @@ impl fmt::Display for Condition {
 
 /// A condition that was judged, for people.
 pub(crate) fn told(threshold: &Threshold) -> String {
-    let Threshold { expr, value, ok } = threshold;
+    let holds = if threshold.ok { "holds" } else { "does NOT hold" };
+    format!("{} {holds}: {}", threshold.expr, measured(threshold))
+}
+
+/// What was measured, in the unit of the figure.
+pub(crate) fn measured(Threshold { expr, value, ok: _ }: &Threshold) -> String {
     let figure = expr.parse().ok().map(|condition: Condition| condition.figure);
-    let value = match (value, figure) {
+    match (value, figure) {
         (None, _) => "not measured".to_owned(),
         (Some(value), None) => value.to_string(),
         (Some(value), Some(figure)) => figure.told(*value),
-    };
-    format!("{expr} {}: {value}", if *ok { "holds" } else { "does NOT hold" })
+    }
 }
 
 /// In ns. `1.5ms`, and what times of the other options look like: `1s 500ms`.

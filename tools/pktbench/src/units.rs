@@ -46,8 +46,9 @@ pub(crate) fn bytes_per_s(rate: f64) -> String {
 
 fn three_digits(number: f64) -> String {
     match number {
-        ..10.0 => format!("{number:.2}"),
-        ..100.0 => format!("{number:.1}"),
+        // What would be rounded to one digit more has one less behind the point.
+        ..9.995 => format!("{number:.2}"),
+        ..99.95 => format!("{number:.1}"),
         _ => format!("{number:.0}"),
     }
 }
@@ -83,6 +84,8 @@ mod tests {
             (4_560_000.0, "4.56 ms"),
             (1.5e9, "1.50 s"),
             (61e9, "61.0 s"),
+            (9_996_000.0, "10.0 ms"),
+            (99_960_000.0, "100 ms"),
         ];
         for (ns, text) in cases {
             assert_eq!(time(ns), text);

@@ -32,7 +32,7 @@ use crate::sink::Sink;
 use bootstrap::{CONFIDENCE_PCT, Estimate, estimate};
 pub(crate) use limits::{Figure, Limits};
 use series::Series;
-pub(crate) use table::text;
+pub(crate) use table::{cells, text};
 
 pub(crate) fn print(comparison: &Comparison, as_json: bool) -> anyhow::Result<ExitCode> {
     let text = if as_json { json::text(comparison) } else { text(comparison) };
@@ -84,12 +84,16 @@ pub(crate) enum Finding {
 }
 
 /// What of the options makes figures incomparable. Those of an open loop are there in an open loop alone.
-const OF_THE_LOAD: [&str; 11] = [
+const OF_THE_LOAD: [&str; 14] = [
     "mode",
     "conns",
     "pipeline",
     "rate",
     "arrival",
+    "max_outstanding",
+    "verify",
+    // A percentile of an interval depends on its length.
+    "interval_s",
     "sizes",
     "crc",
     "header",

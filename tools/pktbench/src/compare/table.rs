@@ -20,9 +20,15 @@ pub(crate) fn text(comparison: &Comparison) -> String {
 }
 
 fn row(row: &Difference) -> String {
+    let [name, base, new, by, interval, finding] = cells(row);
+    format!("{name:6}{base:>12}{new:>12}{by:>10}{interval:>20}  {finding}")
+}
+
+/// The figure, base, new, the difference, its interval, and the finding.
+pub(crate) fn cells(row: &Difference) -> [String; 6] {
     let value = |value: Option<f64>| match (value, row.figure) {
         (None, _) => "-".to_owned(),
-        (Some(rate), Figure::Rate) => format!("{}/s", units::count(rate.round() as u64)),
+        (Some(rate), Figure::Rate) => format!("{}/s", units::rate(rate)),
         (Some(ns), _) => units::time(ns),
     };
     let by = row.difference_pct.map_or("-".to_owned(), |by| format!("{} %", percent(by)));
@@ -30,9 +36,14 @@ fn row(row: &Difference) -> String {
         (Some(low), Some(high)) => format!("{} to {} %", percent(low), percent(high)),
         _ => "-".to_owned(),
     };
-    let (name, base, new) = (row.figure.name(), value(row.base), value(row.new));
-    let finding = told(row.finding);
-    format!("{name:6}{base:>12}{new:>12}{by:>10}{interval:>20}  {finding}")
+    [
+        row.figure.name().to_owned(),
+        value(row.base),
+        value(row.new),
+        by,
+        interval,
+        told(row.finding).to_owned(),
+    ]
 }
 
 /// With its sign, and never longer than seven characters.

@@ -78,12 +78,12 @@ impl Server {
     }
 
     fn conn(&self) -> Result<Conn, Fault> {
-        let deadline = Instant::now() + self.timeout;
         let socket = self.connect().map_err(|error| Fault {
             detail: format!("the connection could not be made: {error}"),
             got: String::new(),
         })?;
-        let line = Line { socket, deadline, timeout: self.timeout };
+        // The first address of a name may be one that nothing answers at.
+        let line = Line { socket, deadline: Instant::now() + self.timeout, timeout: self.timeout };
         Ok(Conn { line, answers: Answers::default() })
     }
 
@@ -91,7 +91,7 @@ impl Server {
         if let Some(path) = self.addr.unix_path() {
             let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
             // It bounds the wait for a server whose backlog is full, too.
-            socket.set_write_timeout(Some(self.timeout))?;
+            socket.set_write_timeout(Some(self.timeout.max(LEAST_WAIT)))?;
             socket.connect(&SockAddr::unix(path)?)?;
             return Ok(socket);
         }
@@ -166,6 +166,9 @@ impl Conn {
     }
 }
 
+/// What a socket takes for less is no limit at all.
+const LEAST_WAIT: Duration = Duration::from_micros(1);
+
 /// The socket, and until when it is of interest.
 struct Line {
     socket: Socket,
@@ -196,7 +199,7 @@ impl fmt::Display for Stop {
 impl Line {
     fn left(&self) -> Result<Duration, Stop> {
         let left = self.deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() { Err(Stop::Silent(self.timeout)) } else { Ok(left) }
+        if left.is_zero() { Err(Stop::Silent(self.timeout)) } else { Ok(left.max(LEAST_WAIT)) }
     }
 
     /// At least one byte.

@@ -15,12 +15,12 @@ const POINTS_A_NINE: u32 = 30;
 
 pub(super) fn charts(document: &Document) -> Vec<Chart> {
     let moments = moments(&document.intervals);
-    let kind = if document.latency_ns.response.is_some() { "response" } else { "service" };
+    let kind = document.latency_ns.name_of_users();
     let charts = [
         spectrum(document),
         throughput(&moments),
         over_time(&moments, &document.intervals, kind),
-        by_size(&document.sizes, kind),
+        by_size(&document.sizes),
     ];
     charts.into_iter().flatten().collect()
 }
@@ -104,7 +104,7 @@ fn over_time(moments: &[Moment], intervals: &[Interval], kind: &str) -> Option<C
     })
 }
 
-fn by_size(classes: &[SizeClass], kind: &str) -> Option<Chart> {
+fn by_size(classes: &[SizeClass]) -> Option<Chart> {
     let line = |name, ink, figure: fn(&SizeClass) -> Option<u64>| {
         let places = classes.iter().enumerate();
         let points = places.map(|(place, class)| figure(class).map(|ns| (place as f64, ns as f64)));
@@ -118,7 +118,7 @@ fn by_size(classes: &[SizeClass], kind: &str) -> Option<Chart> {
     Some(Chart {
         id: "sizes",
         title: "Latency by size",
-        note: format!("Of {kind}, by the length of the payload."),
+        note: "Of service, by the length of the payload.".to_owned(),
         content: draw(&x, &times(&series), &series),
     })
 }

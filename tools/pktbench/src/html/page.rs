@@ -7,9 +7,10 @@ use super::charts::{charts, range};
 use super::fields::fields;
 use super::ink::as_variables;
 use super::markup::{escape, list, section, table};
-use crate::document::{Document, Errors, Integrity, Mode, SizeClass, Threshold, Verdict};
+use crate::compare::{self, Comparison};
+use crate::document::{Document, Mode, Search, SizeClass, Threshold, Verdict};
 use crate::latency::Latency;
-use crate::{report, units};
+use crate::{report, threshold, units};
 
 /// Colours, sizes and places. It names nothing outside the page.
 const STYLE: &str = include_str!("style.css");
@@ -61,11 +62,11 @@ fn started(document: &Document) -> String {
 fn tiles(document: &Document) -> String {
     let Document { totals, window, latency_ns, errors, integrity, .. } = document;
     let latency = latency_ns.of_users();
-    let kind = if latency_ns.response.is_some() { "response" } else { "service" };
+    let kind = latency_ns.name_of_users();
     let received_per_s =
         if window.seconds > 0.0 { totals.bytes_received as f64 / window.seconds } else { 0.0 };
-    let (failed, damaged) = (failed(errors), damaged(integrity));
-    let rate = units::count(totals.packets_per_s as u64);
+    let (failed, damaged) = (errors.count(), integrity.damaged());
+    let rate = units::rate(totals.packets_per_s);
     let tiles = [
         tile("packets/s", &rate, &format!("{} payload", units::bytes_per_s(received_per_s)), ""),
         tile("p50", &percentile(latency, 50.0), kind, ""),
@@ -119,11 +120,22 @@ fn chart(chart: &Chart) -> String {
 }
 
 fn tables(document: &Document) -> String {
-    let Document { thresholds, sizes, integrity, errors, client, config, .. } = document;
+    let Document { totals, window, thresholds, sizes, integrity, errors, client, config, .. } = document;
     let mut parts = Vec::new();
+    if let Some(search) = &document.search {
+        parts.push(section(
+            "search",
+            &format!("The highest rate at which {}", search.condition),
+            &steps(search),
+        ));
+    }
     if !thresholds.is_empty() {
         parts.push(section("thresholds", "Thresholds", &conditions(thresholds)));
     }
+    if let Some(comparison) = &document.baseline {
+        parts.push(section("baseline", &format!("Against {}", comparison.base), &differences(comparison)));
+    }
+    parts.push(section("totals", "Packets and bytes", &list(&fields(totals))));
     parts.push(section("percentiles", "Latency", &latencies(document)));
     if !sizes.is_empty() {
         parts.push(section("by-size", "Latency by size", &classes(sizes)));
@@ -131,6 +143,7 @@ fn tables(document: &Document) -> String {
     parts.push(section("integrity", "Integrity, in packets", &list(&fields(integrity))));
     parts.push(section("errors", "Errors, in connections", &list(&fields(errors))));
     parts.push(section("client", "This program itself", &list(&fields(client))));
+    parts.push(section("window", "Window", &list(&fields(window))));
     parts.push(section("config", "Configuration", &list(&fields(config))));
     format!("<div class=\"tables\">\n{}</div>\n", parts.concat())
 }
@@ -138,22 +151,32 @@ fn tables(document: &Document) -> String {
 fn conditions(thresholds: &[Threshold]) -> String {
     let rows = thresholds.iter().map(|threshold| {
         let holds = if threshold.ok { "✓ holds" } else { "✗ does not hold" };
-        vec![threshold.expr.clone(), measured(threshold), holds.to_owned()]
+        vec![threshold.expr.clone(), threshold::measured(threshold), holds.to_owned()]
     });
     table(&["condition", "measured", ""], &rows.collect::<Vec<_>>())
 }
 
-/// In the unit of the figure, whose name the condition begins with.
-fn measured(Threshold { expr, value, ok: _ }: &Threshold) -> String {
-    let Some(value) = *value else { return "no sample".to_owned() };
-    let (figure, _) = expr.split_once(['<', '>', '=']).unwrap_or((expr, ""));
-    match figure.rsplit(':').next().unwrap_or_default().trim() {
-        "rate" => format!("{} packets/s", units::count(value as u64)),
-        "throughput" => units::bytes_per_s(value),
-        "min" | "mean" | "max" => units::time(value),
-        percentile if percentile.starts_with('p') => units::time(value),
-        _ => units::count(value as u64),
-    }
+fn steps(search: &Search) -> String {
+    let time = |ns: Option<u64>| figure(ns.map(|ns| ns as f64));
+    let rows = search.steps.iter().map(|step| {
+        let holds = step.problem.as_ref().map_or("✓ holds".to_owned(), |problem| format!("✗ {problem}"));
+        vec![
+            units::rate(step.rate),
+            units::rate(step.packets_per_s),
+            time(step.p50_ns),
+            time(step.p99_ns),
+            holds,
+        ]
+    });
+    table(&["packets/s", "received/s", "p50", "p99", ""], &rows.collect::<Vec<_>>())
+}
+
+fn differences(comparison: &Comparison) -> String {
+    let rows = comparison.figures.iter().map(|figure| {
+        let cells = compare::cells(figure);
+        cells.to_vec()
+    });
+    table(&["", "base", "new", "difference", "99 % interval", ""], &rows.collect::<Vec<_>>())
 }
 
 fn latencies(document: &Document) -> String {
@@ -204,20 +227,4 @@ fn footer(document: &Document) -> String {
         report::plural(host.cores, "core"),
     );
     format!("<footer>\n<p>{}</p>\n<p>{}</p>\n</footer>\n", labels.collect::<String>(), escape(&made))
-}
-
-/// Packets that did not come back whole, in order and once.
-fn damaged(integrity: &Integrity) -> u64 {
-    let Integrity { lost, altered, reordered, doubled, .. } = integrity;
-    sum([*lost, *altered, *reordered, *doubled])
-}
-
-fn failed(errors: &Errors) -> u64 {
-    let Errors { connect, reset, timeout, eof, truncated, checksum, protocol, io, first: _ } = errors;
-    sum([*connect, *reset, *timeout, *eof, *truncated, *checksum, *protocol, *io])
-}
-
-/// A document that others wrote may hold any number.
-fn sum<const N: usize>(counts: [u64; N]) -> u64 {
-    counts.into_iter().fold(0, u64::saturating_add)
 }

@@ -85,7 +85,8 @@ impl Scale {
 
 /// A length that an axis can have.
 fn positive(max: f64) -> f64 {
-    if max > 0.0 && max < f64::MAX / 10.0 { max } else { 1.0 }
+    // Below, a step of it would be none.
+    if max > 1e-300 && max < f64::MAX / 10.0 { max } else { 1.0 }
 }
 
 /// 1, 2 or 5 times a power of ten, of which four to ten make `max`; the largest such.

@@ -34,10 +34,16 @@ pub(crate) fn sum(parts: &[Document], window: Window) -> Vec<Interval> {
             slots.entry(slot).and_modify(|sum| add(sum, &end)).or_insert(end);
         }
     }
+    // A few intervals of one part alone would be compared in the place of all.
+    let is_mixed = parts.iter().map(|part| part.intervals.len()).sum::<usize>() > slots.len();
     let mut until_s = 0.0_f64;
-    let in_order = slots.into_values().map(|interval| {
+    let in_order = slots.into_values().map(|mut interval| {
         until_s = until_s.max(interval.t_s);
-        Interval { t_s: until_s, ..interval }
+        interval.t_s = until_s;
+        if is_mixed {
+            (interval.p50_ns, interval.p99_ns, interval.p999_ns) = (None, None, None);
+        }
+        interval
     });
     in_order.collect()
 }
@@ -53,14 +59,9 @@ fn usual_length(intervals: &[Interval]) -> Option<f64> {
 
 /// Percentiles do not add up. The longest latency of both is that of one of them.
 fn add(sum: &mut Interval, other: &Interval) {
-    *sum = Interval {
-        t_s: sum.t_s.max(other.t_s),
-        received: sum.received.saturating_add(other.received),
-        p50_ns: None,
-        p99_ns: None,
-        p999_ns: None,
-        max_ns: sum.max_ns.max(other.max_ns),
-    };
+    sum.t_s = sum.t_s.max(other.t_s);
+    sum.received = sum.received.saturating_add(other.received);
+    sum.max_ns = sum.max_ns.max(other.max_ns);
 }
 
 #[cfg(test)]
@@ -94,7 +95,9 @@ mod tests {
         assert_eq!(received(&[a.clone(), late]), [(1.0, 10), (2.0, 20), (3.0, 1), (4.0, 2)]);
         let sum = sum(&[a, b], document().window);
         assert_eq!((sum[0].p99_ns, sum[0].max_ns), (None, Some(10)), "percentiles do not add up");
-        assert_eq!((sum[2].p99_ns, sum[2].max_ns), (Some(3), Some(3)), "one alone has what it had");
+        assert_eq!((sum[2].p99_ns, sum[2].max_ns), (None, Some(3)), "one alone is not to stand for all");
+        let alone = super::sum(&[part(0, &[(1.0, 10)])], document().window);
+        assert_eq!(alone[0].p99_ns, Some(10));
     }
 
     #[test]
