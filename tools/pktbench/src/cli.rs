@@ -22,10 +22,6 @@ use crate::{conform, html};
 /// Each connection keeps a fixed number of packets outstanding and sends the next one when one returns (a closed loop), or
 /// with --rate sends packets when they are due, whatever returns (an open loop). Without --connect the load goes to an echo
 /// server of its own, in the same process.
-///
-/// Exit code: 0 all is well, 1 no sample, a failed connection, or too few intervals for --baseline, 2 bad usage, 3 a packet
-/// was lost, altered, reordered or doubled, 4 --strict-client and a load that was busy with itself, 98 worse than --baseline allows, 99 a --threshold does not hold, 130
-/// interrupted.
 #[derive(Debug, Parser)]
 #[command(
     version,
@@ -37,7 +33,18 @@ use crate::{conform, html};
   pktbench --connect HOST:PORT --rate 50k --arrival poisson --threshold 'p99<2ms'
   pktbench --connect HOST:PORT --search-max 'p99<5ms' --duration 10s --html report.html
   pktbench compare base.json new.json
-  pktbench conform HOST:PORT"
+  pktbench conform HOST:PORT
+
+Exit codes, the worst first:
+  2    bad usage, or a file that is no result
+  3    a packet was lost, altered, reordered or doubled
+  130  interrupted; the results so far are printed
+  1    a connection failed, no packet came back, or a file cannot be written
+  4    --strict-client, and the load was busy with itself
+  99   a --threshold does not hold
+  98   worse than --baseline allows
+  1    too few intervals for --baseline
+  0    all is well"
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -61,8 +68,9 @@ enum Command {
         file: PathBuf,
     },
 
-    /// Judge a server: whether it echoes every kind of packet, and refuses what is none. Exit code: 0 all is well, 1 a case
-    /// fails or the server cannot be reached, 2 bad usage
+    /// Judge a server: whether it echoes every kind of packet, and refuses what is none
+    ///
+    /// Exit code: 0 all is well, 1 a case fails or the server cannot be reached, 2 bad usage.
     Conform(conform::Options),
 
     /// Tell whether one result is worse than another, or only looks so
@@ -82,6 +90,7 @@ enum Command {
 
     /// Write the manual pages into a directory, which is made where it is missing
     Man {
+        /// Where the pages go
         #[arg(value_name = "DIR")]
         dir: PathBuf,
     },
@@ -176,5 +185,5 @@ pub(crate) fn one_line(message: &str) -> String {
         .lines()
         .map(str::trim)
         .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
-    said.filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
+    said.filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ").replace(":; ", ": ")
 }

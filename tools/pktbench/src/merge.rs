@@ -79,6 +79,11 @@ impl Merge {
             }
             latencies(std::slice::from_ref(document)).with_context(|| format!("{name} cannot be added"))?;
         }
+        for (index, document) in documents.iter().enumerate() {
+            if documents[..index].contains(document) {
+                bail!("{} is there twice; each result adds up once", self.files[index].display());
+            }
+        }
         if !overlap(&documents) {
             eprintln!(
                 "warning: they did not run at the same time; the rate of the sum is that of all the time between"

@@ -64,7 +64,7 @@ pub(crate) struct Options {
     max_payload: u32,
 
     /// Connections
-    #[arg(help_heading = "Load", long, value_name = "N", default_value = "64", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(help_heading = "Load", short = 'c', long, value_name = "N", default_value = "64", value_parser = clap::value_parser!(u32).range(1..))]
     conns: u32,
 
     /// Connections to make in a second, such as 500 or 2k [default: as many as can be]
@@ -76,7 +76,7 @@ pub(crate) struct Options {
     pipeline: u32,
 
     /// Packets to send in a second over all connections, such as 50k or 1.5M, whatever comes back: an open loop
-    #[arg(help_heading = "Load", long, value_name = "RATE", value_parser = parse_rate)]
+    #[arg(help_heading = "Load", short = 'r', long, value_name = "RATE", value_parser = parse_rate)]
     rate: Option<f64>,
 
     /// Find the highest rate at which a condition holds, such as 'p99<5ms', by runs of --duration each, from --rate or 1k on
@@ -103,11 +103,11 @@ pub(crate) struct Options {
     verify: Verify,
 
     /// Threads that send and receive [default: half of the cores, at least 1]
-    #[arg(help_heading = "Load", long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(help_heading = "Load", short = 't', long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
 
     /// How long to send, after the warm-up [default: 10s]
-    #[arg(help_heading = "Time", long, value_name = "TIME", value_parser = parse_time)]
+    #[arg(help_heading = "Time", short = 'd', long, value_name = "TIME", value_parser = parse_time)]
     duration: Option<Duration>,
 
     /// How many packets to send, over all connections and after the warm-up, instead of a duration
@@ -136,8 +136,9 @@ pub(crate) struct Options {
     tui: bool,
 
     /// What to print: a text, one JSON document at the end, a JSON line an interval as it runs, or a row of CSV an interval
-    #[arg(help_heading = "Result", long, value_name = "FORMAT", default_value = "text")]
-    format: Format,
+    /// [default: text, or what the name of --output ends in: .json, .ndjson or .csv]
+    #[arg(help_heading = "Result", long, value_name = "FORMAT")]
+    format: Option<Format>,
 
     /// The same as --format json
     #[arg(help_heading = "Result", long, conflicts_with = "format")]
@@ -239,7 +240,11 @@ impl Options {
         };
         plan.check()?;
         let output = Output {
-            format: if self.json { Format::Json } else { self.format },
+            format: match self.format {
+                _ if self.json => Format::Json,
+                Some(format) => format,
+                None => self.output.as_deref().map_or(Format::Text, Format::of_file),
+            },
             path: self.output,
             hdr_log: self.hdr_log,
             hgrm: self.hgrm,
@@ -254,7 +259,7 @@ impl Options {
         Ok(match self.search_max {
             None => Job::Run { plan, output, gate },
             Some(condition) => {
-                condition.check(mode)?;
+                condition.check_for_search()?;
                 if output.is_live() {
                     return Err("--search-max has no lines of one run; write its result as text or json, \
                                 without --hdr-log"
@@ -372,7 +377,7 @@ mod tests {
 
     #[test]
     fn a_usage_error_is_one_line_that_says_what_to_do() {
-        let cases: [(&[&str], &str); 26] = [
+        let cases: [(&[&str], &str); 29] = [
             (&["--conn", "1"], "similar argument exists: '--conns'"),
             (&["--conns", "0"], "0 is not in 1.."),
             (&["--connect", "nowhere"], "an address is HOST:PORT"),
@@ -394,6 +399,9 @@ mod tests {
             (&["--duration", "2days"], "raise --interval to 2s"),
             (&["--start-at", "12:00"], "such as 2026-01-31T12:00:00Z"),
             (&["-o", "a", "--hgrm", "a"], "a is given twice"),
+            (&["--search-max", "rate>1k"], "write an upper bound of a latency"),
+            (&["--start-at", "2020-01-31T12:00:00Z"], "--start-at has passed"),
+            (&["--tls-ca", "x"], "not provided: --tls"),
             (&["--label", "fast"], "such as build=1234"),
             (&["--tls"], "--tls is for a server that --connect names"),
             (&["--tls", "--connect", "unix:socket"], "--tls-server-name"),

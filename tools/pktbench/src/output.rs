@@ -1,6 +1,7 @@
 //! What is printed and written at the end of a run, and in which form.
 
-use std::path::PathBuf;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::ValueEnum;
@@ -18,6 +19,18 @@ pub(crate) enum Format {
     Ndjson,
     /// A row an interval as it runs.
     Csv,
+}
+
+impl Format {
+    /// That of a file of this name.
+    pub(crate) fn of_file(path: &Path) -> Self {
+        match path.extension().and_then(OsStr::to_str) {
+            Some("json") => Self::Json,
+            Some("ndjson") => Self::Ndjson,
+            Some("csv") => Self::Csv,
+            _ => Self::Text,
+        }
+    }
 }
 
 #[derive(Debug)]

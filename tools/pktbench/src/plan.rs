@@ -126,6 +126,9 @@ impl Plan {
                 ));
             }
         }
+        if self.start_at.is_some_and(|start_at| start_at <= SystemTime::now()) {
+            return Err("--start-at has passed; give a time to come, in UTC".to_owned());
+        }
         let servers = self.connect.len();
         if self.conns < servers {
             return Err(format!("--conns {} are fewer than the servers; raise it to {servers}", self.conns));

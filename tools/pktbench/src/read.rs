@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use serde::Deserialize;
+use serde_json::Value;
 
 use crate::document::{Document, SCHEMA};
 
@@ -19,6 +20,7 @@ impl Document {
     pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
         let name = path.display();
         let text = fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
+        let text = without_events(text);
         match serde_json::from_str(&text) {
             Ok(Head { schema }) if schema == SCHEMA => {}
             Ok(Head { schema }) => bail!("{name} is of {schema:?}, and this program reads {SCHEMA} alone"),
@@ -26,6 +28,13 @@ impl Document {
         }
         serde_json::from_str(&text).with_context(|| format!("{name} is not what {SCHEMA} says"))
     }
+}
+
+/// The document at the end of NDJSON; what is something else is left as it is.
+fn without_events(text: String) -> String {
+    let last = text.trim_end().rsplit('\n').next().unwrap_or_default();
+    let event = serde_json::from_str(last).ok().filter(|event: &Value| event["event"] == "result");
+    event.map_or(text, |event| event["result"].to_string())
 }
 
 #[cfg(test)]
@@ -45,6 +54,17 @@ mod tests {
     fn what_was_written_is_read() {
         let document = document();
         assert_eq!(read(&format!("{}\n", json::text(&document))), Ok(document));
+    }
+
+    #[test]
+    fn the_last_line_of_ndjson_has_the_document() {
+        let document = document();
+        let lines = format!(
+            "{{\"event\":\"start\"}}\n{{\"event\":\"result\",\"result\":{}}}\n",
+            json::text(&document)
+        );
+        assert_eq!(read(&lines), Ok(document));
+        assert!(read("{\"event\":\"start\"}\n").is_err());
     }
 
     #[test]

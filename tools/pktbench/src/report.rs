@@ -11,6 +11,9 @@ use crate::{compare, search, threshold, units};
 /// The width of a terminal, unless its owner has made it wider.
 const WIDTH: usize = 80;
 
+/// Threads that are less busy than that did not lack a thread more.
+const BUSY_PCT: f64 = 80.0;
+
 /// Of the names on the left.
 const INDENT: usize = 12;
 
@@ -35,6 +38,13 @@ fn write(text: &mut String, document: &Document) -> fmt::Result {
     row(text, "integrity", &fates(integrity, config.verify))?;
     if errors.count() > 0 {
         row(text, "errors", &failures(errors, config))?;
+        if totals.received == 0 && errors.connect == 0 {
+            row(
+                text,
+                "",
+                "nothing came back: does the server speak this --header, --crc and --tls? 'pktbench conform' tells",
+            )?;
+        }
     }
     row(text, "client", &fared(client))?;
     if let Some(search) = &document.search {
@@ -249,6 +259,9 @@ fn fared(client: &Client) -> String {
         )
     });
     let saturated = match client.saturated {
+        true if client.cpu_pct < BUSY_PCT => {
+            "; the load is the bottleneck: it was late without being busy, so give it cores of its own"
+        }
         true => "; the load is the bottleneck: give --threads more, or another machine",
         false => "",
     };
@@ -257,17 +270,26 @@ fn fared(client: &Client) -> String {
 
 fn found(search: &Search) -> String {
     let condition = &search.condition;
-    match search.max_rate {
-        Some(rate) => {
-            format!("{} packets/s is the highest rate at which {condition}, shown above", units::rate(rate))
-        }
-        None => format!("no rate at which {condition} was found; shown above is the last one"),
+    let Some(max_rate) = search.max_rate.map(units::rate) else {
+        return format!("no rate at which {condition} was found; shown above is the last one");
+    };
+    match search::limit(search) {
+        Some(step) if search::is_bottleneck(step) => format!(
+            "at least {max_rate} packets/s, shown above, at which {condition}: at {} this program is the \
+             bottleneck",
+            units::rate(step.rate)
+        ),
+        _ => format!("{max_rate} packets/s is the highest rate at which {condition}, shown above"),
     }
 }
 
 pub(crate) fn verdict(document: &Document) -> String {
     let said = match document.verdict {
-        Verdict::Pass => "pass: every packet came back whole, in order and once",
+        Verdict::Pass => match document.config.verify {
+            Verify::Full => "pass: every packet came back whole, in order and once",
+            Verify::Len => "pass: every packet came back in its length, in order and once",
+            Verify::Off => "pass: as many packets came back as were sent, unverified",
+        },
         Verdict::Failed => "failed: a connection ended before it was done",
         Verdict::NoSamples => "failed: no packet came back that counts",
         Verdict::Integrity => "integrity violated: packets were lost, altered, reordered or doubled",

@@ -114,7 +114,7 @@ impl Conductor {
     }
 
     async fn conduct(&mut self, mut view: View) -> Ran {
-        let mut interrupt = pin!(interrupt(self.plan.tui));
+        let mut interrupt = pin!(interrupt());
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let connected = tokio::select! {
@@ -285,11 +285,10 @@ impl Conductor {
     }
 }
 
-/// Waits for Ctrl-C, and where the whole terminal is taken also for what would end the process without giving it back.
-/// A signal that cannot be watched ends the process, as it does by default.
-async fn interrupt(tui: bool) {
+/// Waits for Ctrl-C, and for what others end a program by: what was measured so far is of interest to them, too. A signal
+/// that cannot be watched ends the process, as it does by default.
+async fn interrupt() {
     let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
-    let kinds = if tui { &kinds[..] } else { &kinds[..1] };
     let mut signals: Vec<_> = kinds.iter().filter_map(|kind| signal(*kind).ok()).collect();
     std::future::poll_fn(|cx| {
         let came = signals.iter_mut().any(|signal| signal.poll_recv(cx).is_ready());

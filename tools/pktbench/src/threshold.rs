@@ -81,6 +81,16 @@ impl Condition {
         Threshold { expr: self.to_string(), value, ok }
     }
 
+    /// Refuses what does not get worse as the rate grows.
+    pub(crate) fn check_for_search(&self) -> Result<(), String> {
+        match (self.figure, self.operator) {
+            (Figure::Latency(..) | Figure::Errors | Figure::Lost, Operator::Less | Operator::LessOrEqual) => {
+                Ok(())
+            }
+            _ => Err(format!("--search-max '{self}': write an upper bound of a latency, such as 'p99<5ms'")),
+        }
+    }
+
     /// Refuses what no run of this mode can meet.
     pub(crate) fn check(&self, mode: Mode) -> Result<(), String> {
         match (self.figure, mode) {

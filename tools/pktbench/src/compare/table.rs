@@ -59,7 +59,7 @@ fn told(finding: Finding) -> &'static str {
         Finding::NoDifference => "no difference",
         Finding::Faster => "faster",
         Finding::Allowed => "slower, allowed",
-        Finding::Slower => "slower",
+        Finding::Slower => "slower, not judged",
         Finding::Regression => "REGRESSION",
         Finding::TooFewIntervals => "too few to tell",
     }

@@ -77,7 +77,13 @@ fn fewer_packets_than_connections_are_enough() {
 }
 
 #[test]
-fn an_interrupt_prints_the_results_so_far() {
+fn an_interrupt_and_the_word_to_end_print_the_results_so_far() {
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
+        interrupted_by(signal);
+    }
+}
+
+fn interrupted_by(signal: Signal) {
     let (reached, is_reached) = mpsc::channel();
     let addr = serve(move || {
         let reached = reached.clone();
@@ -93,7 +99,7 @@ fn an_interrupt_prints_the_results_so_far() {
         .spawn()
         .unwrap();
     is_reached.recv_timeout(Duration::from_secs(30)).expect("packets arrive");
-    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    kill_process(Pid::from_child(&child), signal).unwrap();
     let mut stdout = String::new();
     child.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
     let code = child.wait().unwrap().code();
@@ -137,8 +143,10 @@ fn several_runs_start_at_the_same_time() {
 }
 
 #[test]
-fn a_start_that_has_passed_is_told() {
-    let ran = pktbench("--start-at 2020-01-31T12:00:00Z --packets 100");
+fn a_start_that_passes_while_connections_are_made_is_told() {
+    let start = std::time::SystemTime::now() + Duration::from_millis(500);
+    let at = humantime::format_rfc3339_millis(start);
+    let ran = pktbench(&format!("--start-at {at} --packets 100 --conns 31 --connect-rate 20"));
     assert!(ran.error_line().contains("after --start-at; give it more time"), "{ran:?}");
     assert_eq!(ran.code, Some(1));
 }
