@@ -1,6 +1,8 @@
 //! The fields of a part of the document as names and values for people. The unit of a value is the end of the field's name
 //! there, so that a field that is added to the document is in the page without more.
 
+use std::time::{Duration, UNIX_EPOCH};
+
 use serde::Serialize;
 use serde_json::Value;
 
@@ -25,9 +27,16 @@ fn field(name: &str, value: &Value) -> (String, String) {
 }
 
 fn with_unit(name: &str, number: f64, whole: Option<u64>) -> (&str, String) {
-    let plain = || whole.map_or_else(|| format!("{number:.2}"), units::count);
+    let plain = || match whole {
+        Some(whole) => units::count(whole),
+        None if number.fract() == 0.0 => units::rate(number),
+        None => format!("{number:.2}"),
+    };
     if let Some(stem) = name.strip_suffix("_per_s") {
-        (stem, format!("{}/s", plain()))
+        (stem, format!("{}/s", units::rate(number)))
+    } else if let Some(stem) = name.strip_suffix("_unix_ns") {
+        let time = UNIX_EPOCH + Duration::from_nanos(whole.unwrap_or_default());
+        (stem, humantime::format_rfc3339_millis(time).to_string())
     } else if let Some(stem) = name.strip_suffix("_ns") {
         (stem, units::time(number))
     } else if let Some(stem) = name.strip_suffix("_s") {
@@ -58,7 +67,7 @@ mod tests {
     fn values_have_the_unit_that_their_name_ends_with() {
         let part = json!({
             "a_max_bytes": 33_554_432, "b_tls": false, "c_s": 0.5, "d_lag_p99_ns": 12_300, "e_pct": 81.6,
-            "f_per_s": 5000.0, "g": null, "h": "<0>", "i": 1234, "j_s": 0.0, "seed": 1234, "z": [1, 2],
+            "f_per_s": 5000.0, "g": null, "h": "<0>", "i": 1234, "j_s": 0.0, "k_start_unix_ns": 1_000_000_000, "rate": 20_000.0, "seed": 1234, "z": [1, 2],
         });
         let said: Vec<_> = fields(&part).into_iter().map(|(name, said)| format!("{name}: {said}")).collect();
         let expected = [
@@ -67,10 +76,12 @@ mod tests {
             "c: 500 ms",
             "d lag p99: 12.3 µs",
             "e: 82 %",
-            "f: 5000.00/s",
+            "f: 5,000/s",
             "h: <0>",
             "i: 1,234",
             "j: 0 s",
+            "k start: 1970-01-01T00:00:01.000Z",
+            "rate: 20,000",
             "seed: 1234",
             "z: [1,2]",
         ];
