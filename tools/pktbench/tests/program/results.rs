@@ -1,9 +1,11 @@
 //! What becomes of results that are there: conditions, comparisons and sums.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use crate::common::{count, pktbench, samples};
+use crate::common::{Answer, count, pktbench, samples, serve};
 use serde_json::{Value, json};
 
 /// The result of a small run, with intervals in which so many packets came back.
@@ -59,6 +61,46 @@ fn a_run_is_compared_with_its_baseline_and_a_short_one_is_undecided() {
     assert_eq!((ran.code, &document["verdict"]), (Some(1), &json!("undecided")), "{ran:?}");
     assert_eq!(document["baseline"]["figures"][0]["figure"], "rate");
     assert!(ran.stderr.starts_with("warning: the load was not the same (conns 2 and 3)"), "{ran:?}");
+}
+
+/// A server that answers a packet each `period`, by the clock: what the machine does besides is not seen in its rate.
+fn paced(period: Duration) -> SocketAddr {
+    serve(move || {
+        let mut due = Instant::now();
+        move |_, frame| {
+            due += period;
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            Answer::Bytes(frame)
+        }
+    })
+}
+
+#[test]
+#[ignore = "takes 7 s: cargo test -p pktbench -- --include-ignored"]
+fn a_real_server_that_is_a_tenth_slower_is_a_regression_and_the_same_one_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let periods_us = [1000, 1000, 1110];
+    let runs = periods_us.iter().enumerate().map(|(index, period_us)| {
+        let addr = paced(Duration::from_micros(*period_us));
+        let file = dir.path().join(format!("{index}.json"));
+        let load = "--conns 1 --pipeline 4 --sizes 64 --duration 6s --interval 200ms";
+        std::thread::spawn(move || {
+            let ran = pktbench(&format!("--connect {addr} {load} -o {}", file.display()));
+            assert_eq!(ran.code, Some(0), "{ran:?}");
+            file
+        })
+    });
+    let runs: Vec<_> = runs.collect();
+    let files: Vec<_> = runs.into_iter().map(|run| run.join().unwrap()).collect();
+    let compared = |new: usize| pktbench(&format!("compare {} {}", files[0].display(), files[new].display()));
+    let (same, slower) = (compared(1), compared(2));
+    assert_eq!(same.code, Some(0), "{}", same.stdout);
+    for figure in ["rate", "p50"] {
+        let row = same.stdout.lines().find(|line| line.starts_with(figure)).unwrap();
+        assert!(row.ends_with("  no difference"), "{}", same.stdout);
+    }
+    assert_eq!(slower.code, Some(98), "{}", slower.stdout);
+    assert!(slower.stdout.contains("REGRESSION"), "{}", slower.stdout);
 }
 
 #[test]
