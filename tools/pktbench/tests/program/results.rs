@@ -92,7 +92,10 @@ fn a_real_server_that_is_a_tenth_slower_is_a_regression_and_the_same_one_is_not(
     });
     let runs: Vec<_> = runs.collect();
     let files: Vec<_> = runs.into_iter().map(|run| run.join().unwrap()).collect();
-    let compared = |new: usize| pktbench(&format!("compare {} {}", files[0].display(), files[new].display()));
+    // In the p99 of 200 packets is what the machine does besides.
+    let limits = "--max-regress rate:5%,p50:5%";
+    let compared =
+        |new: usize| pktbench(&format!("compare {} {} {limits}", files[0].display(), files[new].display()));
     let (same, slower) = (compared(1), compared(2));
     assert_eq!(same.code, Some(0), "{}", same.stdout);
     for figure in ["rate", "p50"] {
