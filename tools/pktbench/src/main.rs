@@ -27,6 +27,8 @@ mod arrivals;
 
 mod run;
 
+mod interrupt;
+
 mod server;
 
 mod files;

@@ -62,6 +62,9 @@ impl OverTime {
     }
 
     fn show_held(&mut self, time: Duration) {
+        if self.held.is_empty() {
+            return;
+        }
         let nothing = Recording::new(self.total.response.is_some());
         for interval in std::mem::take(&mut self.held) {
             self.show(&nothing, self.end_of(interval).min(time));

@@ -8,12 +8,10 @@
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
-use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use pktconn::ConnConfig;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior};
 
@@ -21,6 +19,7 @@ use crate::account::REMEMBERED;
 use crate::connect::Target;
 use crate::document::Errors;
 use crate::files;
+use crate::interrupt::Interrupts;
 use crate::json;
 use crate::outcome::{Outcome, measured_time};
 use crate::output::Sinks;
@@ -114,12 +113,12 @@ impl Conductor {
     }
 
     async fn conduct(&mut self, mut view: View) -> Ran {
-        let mut interrupt = pin!(interrupt());
+        let mut interrupts = Interrupts::listen();
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let connected = tokio::select! {
             biased;
-            () = &mut interrupt => Err(End::Interrupted),
+            () = interrupts.next() => Err(End::Interrupted),
             connected = self.all_ready(&mut ticks, &mut view) => connected,
         };
         let (schedule, end) = match connected {
@@ -133,7 +132,7 @@ impl Conductor {
                 self.over_time.begin(&json::config(&self.plan, self.own_addr), since);
                 let end = tokio::select! {
                     biased;
-                    () = &mut interrupt => End::Interrupted,
+                    () = interrupts.next() => End::Interrupted,
                     end = self.watch(&schedule, &mut ticks, &mut view) => end,
                 };
                 (Some(schedule), end)
@@ -283,16 +282,4 @@ impl Conductor {
         };
         Ok((outcome, sinks))
     }
-}
-
-/// Waits for Ctrl-C, and for what others end a program by: what was measured so far is of interest to them, too. A signal
-/// that cannot be watched ends the process, as it does by default.
-async fn interrupt() {
-    let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
-    let mut signals: Vec<_> = kinds.iter().filter_map(|kind| signal(*kind).ok()).collect();
-    std::future::poll_fn(|cx| {
-        let came = signals.iter_mut().any(|signal| signal.poll_recv(cx).is_ready());
-        if came { Poll::Ready(()) } else { Poll::Pending }
-    })
-    .await;
 }

@@ -10,9 +10,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::document::{Document, Integrity, Search, Step, Verdict};
+use crate::interrupt::Interrupts;
 use crate::latency::percentile;
 use crate::output::Output;
 use crate::plan::{MAX_RATE, Pace, Plan};
@@ -76,29 +76,29 @@ pub(crate) fn find(plan: &Plan, output: Output, condition: &Condition) -> anyhow
     };
     show(&format!("search      the highest rate at which {condition}"));
     let run = |plan| Ok(json::document(&run::run(plan, Output::default().open()?)?.0));
-    let interrupts = Interrupts::listen()?;
-    let document = search(plan, condition, run, || interrupts.any(), |step| show(&row(step)))?;
+    let listener = Listener::start()?;
+    let document = search(plan, condition, run, || listener.heard_any(), |step| show(&row(step)))?;
     show("");
     Ok(sinks.exit(&document))
 }
 
-/// Ctrl-C, also between two runs: once one has listened, the process no longer ends by it.
-struct Interrupts {
+/// Interrupts of a search: those that end a run, and those between two of them.
+struct Listener {
     runtime: Runtime,
-    signal: RefCell<Signal>,
+    interrupts: RefCell<Interrupts>,
 }
 
-impl Interrupts {
-    fn listen() -> anyhow::Result<Self> {
+impl Listener {
+    fn start() -> anyhow::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
-        let signal = runtime.block_on(async { signal(SignalKind::interrupt()) })?;
-        Ok(Self { runtime, signal: RefCell::new(signal) })
+        let interrupts = RefCell::new(runtime.block_on(async { Interrupts::listen() }));
+        Ok(Self { runtime, interrupts })
     }
 
     /// Whether there was one since it was asked last.
-    fn any(&self) -> bool {
-        let mut signal = self.signal.borrow_mut();
-        let heard = async { tokio::time::timeout(Duration::from_millis(1), signal.recv()).await };
+    fn heard_any(&self) -> bool {
+        let mut interrupts = self.interrupts.borrow_mut();
+        let heard = async { tokio::time::timeout(Duration::from_millis(1), interrupts.next()).await };
         self.runtime.block_on(heard).is_ok()
     }
 }

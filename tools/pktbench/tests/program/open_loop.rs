@@ -1,12 +1,14 @@
 //! Packets that are sent when they are due, whatever the server does.
 
+use std::io::Read;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::common::{Answer, count, pktbench, samples, serve};
+use crate::common::{Answer, command, count, pktbench, samples, serve};
 use pktconn::PacketServer;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 /// A percentile in ns.
@@ -328,5 +330,24 @@ fn the_highest_rate_that_holds_is_searched_by_steps_that_are_shown() {
     assert_eq!(ran.code, Some(if highest.is_some() { 0 } else { 99 }));
     if let Some(step) = highest {
         assert_eq!(document["config"]["rate"], step["rate"]);
+    }
+}
+
+#[test]
+fn a_search_ends_by_the_signals_that_end_a_run_and_prints_what_it_has() {
+    for signal in [Signal::INT, Signal::TERM] {
+        let load =
+            ["--search-max", "p99<10s", "--rate", "2", "--duration", "500ms", "--conns", "1", "--json"];
+        let mut child = command(env!("CARGO_BIN_EXE_pktbench")).args(load).spawn().unwrap();
+        // In its second step or after it.
+        std::thread::sleep(Duration::from_millis(1000));
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        let mut stdout = String::new();
+        child.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(130), "{stdout}");
+        let document: Value = serde_json::from_str(&stdout).unwrap();
+        assert_eq!(document["verdict"], "interrupted");
+        // A search to its end takes twenty steps.
+        assert!(document["search"]["steps"].as_array().unwrap().len() < 5, "{document}");
     }
 }
