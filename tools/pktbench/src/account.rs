@@ -98,7 +98,7 @@ impl<T: Copy> Judgement<T> {
 
 /// How many packets met which fate. What was sent is all of these without `doubled`; what came back is `verified`,
 /// `altered`, `reordered` and `doubled`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Integrity {
     pub(crate) verified: u64,
     pub(crate) altered: u64,
@@ -215,20 +215,23 @@ impl<T> Account<T> {
 }
 
 impl Integrity {
-    /// Whether any packet was lost, altered, reordered or doubled.
-    pub(crate) fn is_violated(&self) -> bool {
-        self.altered + self.reordered + self.doubled + self.lost > 0
+    /// Packets that did not come back whole, in order and once, as far as they should have.
+    pub(crate) fn damaged(&self) -> u64 {
+        let Self { altered, reordered, doubled, lost, .. } = self;
+        [altered, reordered, doubled, lost].into_iter().fold(0, |sum, count| sum.saturating_add(*count))
     }
 }
 
+/// A document that others wrote may hold any number.
 impl std::ops::AddAssign for Integrity {
     fn add_assign(&mut self, other: Self) {
-        self.verified += other.verified;
-        self.altered += other.altered;
-        self.reordered += other.reordered;
-        self.doubled += other.doubled;
-        self.lost += other.lost;
-        self.unanswered += other.unanswered;
+        let Self { verified, altered, reordered, doubled, lost, unanswered } = other;
+        self.verified = self.verified.saturating_add(verified);
+        self.altered = self.altered.saturating_add(altered);
+        self.reordered = self.reordered.saturating_add(reordered);
+        self.doubled = self.doubled.saturating_add(doubled);
+        self.lost = self.lost.saturating_add(lost);
+        self.unanswered = self.unanswered.saturating_add(unanswered);
     }
 }
 
@@ -458,7 +461,7 @@ mod tests {
             let all = account.settle(Ending::Waited);
             assert_eq!(all.verified + all.altered + all.reordered + all.lost, 20, "round {round}: {all:?}");
             assert_eq!(all.verified + all.altered + all.reordered + all.doubled, came_back, "{all:?}");
-            assert!(all.is_violated());
+            assert!(all.damaged() > 0);
         }
     }
 }

@@ -8,7 +8,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::account::Verify;
+use crate::account::{Integrity, Verify};
 use crate::arrivals::Arrival;
 use crate::compare::Comparison;
 use crate::latency::Latency;
@@ -26,6 +26,7 @@ pub(crate) struct Document {
     pub(crate) config: Config,
     pub(crate) window: Window,
     pub(crate) totals: Totals,
+    /// Ramp and warm-up included. Without verification, `verified` are those that came back.
     pub(crate) integrity: Integrity,
     pub(crate) errors: Errors,
     pub(crate) latency_ns: Latencies,
@@ -120,17 +121,6 @@ pub(crate) struct Totals {
     pub(crate) warmup_sent: u64,
 }
 
-/// The fates of packets, the warm-up included. Without verification, `verified` are those that came back.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Integrity {
-    pub(crate) verified: u64,
-    pub(crate) lost: u64,
-    pub(crate) altered: u64,
-    pub(crate) reordered: u64,
-    pub(crate) doubled: u64,
-    pub(crate) unanswered: u64,
-}
-
 /// Connections that failed, by the way they did.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Errors {
@@ -170,12 +160,10 @@ pub(crate) struct Latencies {
     pub(crate) response: Option<Latency>,
 }
 
-impl Integrity {
-    /// Packets that did not come back whole, in order and once.
-    pub(crate) fn damaged(&self) -> u64 {
-        let Self { lost, altered, reordered, doubled, .. } = self;
-        // A document that others wrote may hold any number.
-        [lost, altered, reordered, doubled].into_iter().fold(0, |sum, count| sum.saturating_add(*count))
+impl Window {
+    /// 0 where no time was measured.
+    pub(crate) fn per_second(&self, count: u64) -> f64 {
+        if self.seconds > 0.0 { count as f64 / self.seconds } else { 0.0 }
     }
 }
 

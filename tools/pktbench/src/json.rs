@@ -6,9 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 
 use crate::clock::whole_ns;
-use crate::document::{
-    Client, Config, Document, Host, Integrity, Latencies, Mode, SCHEMA, Tool, Totals, Window,
-};
+use crate::document::{Client, Config, Document, Host, Latencies, Mode, SCHEMA, Tool, Totals, Window};
 use crate::latency::Latency;
 use crate::outcome::Outcome;
 use crate::plan::{Amount, Pace, Plan};
@@ -18,16 +16,16 @@ pub(crate) fn text(value: &impl Serialize) -> String {
 }
 
 pub(crate) fn document(outcome: &Outcome) -> Document {
-    let verdict = outcome.verdict();
+    let (verdict, window) = (outcome.verdict(), window(outcome));
     Document {
         schema: SCHEMA.to_owned(),
         tool: tool(),
         host: host(),
         labels: outcome.plan.labels.clone(),
         config: config(&outcome.plan, outcome.own_addr),
-        window: window(outcome),
-        totals: totals(outcome),
-        integrity: integrity(outcome),
+        window,
+        totals: totals(outcome, window),
+        integrity: outcome.tally.integrity,
         errors: outcome.tally.errors.clone(),
         latency_ns: latencies(outcome),
         client: client(outcome),
@@ -105,27 +103,15 @@ fn window(outcome: &Outcome) -> Window {
     }
 }
 
-fn totals(outcome: &Outcome) -> Totals {
+fn totals(outcome: &Outcome, window: Window) -> Totals {
     let traffic = &outcome.recording.traffic;
     Totals {
         sent: traffic.sent_packets,
         received: traffic.received_packets,
-        packets_per_s: outcome.packets_per_s(),
+        packets_per_s: window.per_second(traffic.received_packets),
         bytes_sent: traffic.sent_bytes,
         bytes_received: traffic.received_bytes,
         warmup_sent: traffic.warmup_packets,
-    }
-}
-
-fn integrity(outcome: &Outcome) -> Integrity {
-    let integrity = &outcome.tally.integrity;
-    Integrity {
-        verified: integrity.verified,
-        lost: integrity.lost,
-        altered: integrity.altered,
-        reordered: integrity.reordered,
-        doubled: integrity.doubled,
-        unanswered: integrity.unanswered,
     }
 }
 
@@ -153,6 +139,7 @@ mod tests {
     use crate::document::Verdict;
     use crate::outcome::tests::outcome;
     use serde_json::{Value, json};
+    use std::time::Duration;
 
     fn parsed(outcome: &Outcome) -> Value {
         serde_json::from_str(&text(&document(outcome))).unwrap()
@@ -173,6 +160,12 @@ mod tests {
         assert_eq!(document["config"]["duration_s"], Value::Null);
         assert_eq!(document["verdict"], "pass");
         assert_eq!(document["exit_code"], 0);
+    }
+
+    #[test]
+    fn no_time_is_no_rate() {
+        let outcome = Outcome { time: Duration::ZERO, ..outcome() };
+        assert_eq!(document(&outcome).totals.packets_per_s, 0.0);
     }
 
     #[test]

@@ -42,6 +42,11 @@ impl Latency {
         }
     }
 
+    /// One of [`PERCENTILES`].
+    pub(crate) fn listed(&self, percent: f64) -> Option<u64> {
+        self.percentiles.iter().find(|(known, _)| *known == percent).and_then(|(_, ns)| *ns)
+    }
+
     /// The histogram again. The error says what is wrong with it.
     pub(crate) fn histogram(&self) -> anyhow::Result<Histogram<u64>> {
         let bytes = STANDARD.decode(&self.hdr_v2)?;

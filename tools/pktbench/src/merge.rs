@@ -18,8 +18,9 @@ use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 use hdrhistogram::Histogram;
 
+use crate::account::Integrity;
 use crate::document::{
-    Client, Config, Document, Errors, Host, Integrity, Latencies, SCHEMA, Tool, Totals, Verdict, Window,
+    Client, Config, Document, Errors, Host, Latencies, SCHEMA, Tool, Totals, Verdict, Window,
 };
 use crate::gate::Gate;
 use crate::latency::Latency;
@@ -255,7 +256,7 @@ fn totals(parts: &[Document], window: Window) -> Totals {
     Totals {
         sent: add(|totals| totals.sent),
         received,
-        packets_per_s: if window.seconds > 0.0 { received as f64 / window.seconds } else { 0.0 },
+        packets_per_s: window.per_second(received),
         bytes_sent: add(|totals| totals.bytes_sent),
         bytes_received: add(|totals| totals.bytes_received),
         warmup_sent: add(|totals| totals.warmup_sent),
@@ -263,30 +264,17 @@ fn totals(parts: &[Document], window: Window) -> Totals {
 }
 
 fn integrity(parts: &[Document]) -> Integrity {
-    let add = |count| add(parts, |part| &part.integrity, count);
-    Integrity {
-        verified: add(|integrity| integrity.verified),
-        lost: add(|integrity| integrity.lost),
-        altered: add(|integrity| integrity.altered),
-        reordered: add(|integrity| integrity.reordered),
-        doubled: add(|integrity| integrity.doubled),
-        unanswered: add(|integrity| integrity.unanswered),
-    }
+    parts.iter().fold(Integrity::default(), |mut sum, part| {
+        sum += part.integrity;
+        sum
+    })
 }
 
 fn errors(parts: &[Document]) -> Errors {
-    let add = |count| add(parts, |part| &part.errors, count);
-    Errors {
-        connect: add(|errors| errors.connect),
-        reset: add(|errors| errors.reset),
-        timeout: add(|errors| errors.timeout),
-        eof: add(|errors| errors.eof),
-        truncated: add(|errors| errors.truncated),
-        checksum: add(|errors| errors.checksum),
-        protocol: add(|errors| errors.protocol),
-        io: add(|errors| errors.io),
-        first: parts.iter().find_map(|part| part.errors.first.clone()),
-    }
+    parts.iter().fold(Errors::default(), |mut sum, part| {
+        sum.merge(part.errors.clone());
+        sum
+    })
 }
 
 fn latencies(parts: &[Document]) -> anyhow::Result<Latencies> {

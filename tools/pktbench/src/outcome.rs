@@ -27,7 +27,7 @@ pub(crate) struct Outcome {
 impl Outcome {
     pub(crate) fn verdict(&self) -> Verdict {
         // What is worse comes first: a damaged packet is never hidden by what happened besides.
-        if self.tally.integrity.is_violated() {
+        if self.tally.integrity.damaged() > 0 {
             Verdict::Integrity
         } else if self.interrupted {
             Verdict::Interrupted
@@ -40,12 +40,6 @@ impl Outcome {
         } else {
             Verdict::Pass
         }
-    }
-
-    /// Packets a second that came back; 0 where no time was measured.
-    pub(crate) fn packets_per_s(&self) -> f64 {
-        let received = self.recording.traffic.received_packets;
-        if self.time.is_zero() { 0.0 } else { received as f64 / self.time.as_secs_f64() }
     }
 }
 
@@ -144,11 +138,5 @@ pub(crate) mod tests {
             let time = measured_time(&schedule, last_answer, ended_at, interrupted);
             assert_eq!(time, seconds * SECOND, "{case}");
         }
-    }
-
-    #[test]
-    fn no_time_is_no_rate() {
-        assert_eq!(Outcome { time: Duration::ZERO, ..outcome() }.packets_per_s(), 0.0);
-        assert_eq!(outcome().packets_per_s(), 1.0);
     }
 }

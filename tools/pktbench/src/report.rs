@@ -2,9 +2,9 @@
 
 use std::fmt::{self, Write};
 
-use crate::account::Verify;
+use crate::account::{Integrity, Verify};
 use crate::arrivals::Arrival;
-use crate::document::{Client, Config, Document, Errors, Integrity, Mode, Search, Totals, Verdict, Window};
+use crate::document::{Client, Config, Document, Errors, Mode, Search, Totals, Verdict, Window};
 use crate::latency::Latency;
 use crate::{compare, search, threshold, units};
 
@@ -167,10 +167,7 @@ fn packets(totals: &Totals, window: &Window) -> String {
 }
 
 fn throughput(totals: &Totals, window: &Window) -> String {
-    let rate = |bytes: u64| match window.seconds {
-        0.0 => units::bytes_per_s(0.0),
-        seconds => units::bytes_per_s(bytes as f64 / seconds),
-    };
+    let rate = |bytes| units::bytes_per_s(window.per_second(bytes));
     format!(
         "{} packets/s, payloads of {} sent and {} received",
         units::rate(totals.packets_per_s),

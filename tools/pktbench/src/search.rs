@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 
-use crate::document::{Document, Integrity, Search, Step, Verdict};
+use crate::account::Integrity;
+use crate::document::{Document, Search, Step, Verdict};
 use crate::interrupt::Interrupts;
-use crate::latency::percentile;
 use crate::output::Output;
 use crate::plan::{MAX_RATE, Pace, Plan};
 use crate::sink::Sink;
@@ -184,13 +184,12 @@ fn judge(document: &Document, rate: f64, condition: &Condition) -> Step {
         }
         _ => None,
     };
-    let histogram = document.latency_ns.of_users().histogram().ok();
-    let ns = |percent| histogram.as_ref().and_then(|histogram| percentile(histogram, percent));
+    let latency = document.latency_ns.of_users();
     Step {
         rate,
         packets_per_s: document.totals.packets_per_s,
-        p50_ns: ns(50.0),
-        p99_ns: ns(99.0),
+        p50_ns: latency.listed(50.0),
+        p99_ns: latency.listed(99.0),
         value: judged.value,
         ok: problem.is_none(),
         problem,

@@ -97,16 +97,17 @@ impl Errors {
         }
     }
 
+    /// Of documents that others wrote, too.
     pub(crate) fn merge(&mut self, other: Self) {
         let Self { connect, reset, timeout, eof, truncated, checksum, protocol, io, first } = other;
-        self.connect += connect;
-        self.reset += reset;
-        self.timeout += timeout;
-        self.eof += eof;
-        self.truncated += truncated;
-        self.checksum += checksum;
-        self.protocol += protocol;
-        self.io += io;
+        self.connect = self.connect.saturating_add(connect);
+        self.reset = self.reset.saturating_add(reset);
+        self.timeout = self.timeout.saturating_add(timeout);
+        self.eof = self.eof.saturating_add(eof);
+        self.truncated = self.truncated.saturating_add(truncated);
+        self.checksum = self.checksum.saturating_add(checksum);
+        self.protocol = self.protocol.saturating_add(protocol);
+        self.io = self.io.saturating_add(io);
         self.first = self.first.take().or(first);
     }
 }

@@ -109,7 +109,7 @@ impl Figure {
         match self {
             Self::Latency(whose, statistic) => statistic.value(whose.latency(document)?),
             Self::Rate => is_rate.then_some(totals.packets_per_s),
-            Self::Throughput => is_rate.then(|| totals.bytes_received as f64 / window.seconds),
+            Self::Throughput => is_rate.then(|| window.per_second(totals.bytes_received)),
             Self::Errors => Some(document.errors.count() as f64),
             Self::Lost => Some(document.integrity.lost as f64),
         }

@@ -63,8 +63,7 @@ fn tiles(document: &Document) -> String {
     let Document { totals, window, latency_ns, errors, integrity, .. } = document;
     let latency = latency_ns.of_users();
     let kind = latency_ns.name_of_users();
-    let received_per_s =
-        if window.seconds > 0.0 { totals.bytes_received as f64 / window.seconds } else { 0.0 };
+    let received_per_s = window.per_second(totals.bytes_received);
     let (failed, damaged) = (errors.count(), integrity.damaged());
     let rate = units::rate(totals.packets_per_s);
     let tiles = [
@@ -92,8 +91,7 @@ fn tile(name: &str, value: &str, below: &str, class: &str) -> String {
 }
 
 fn percentile(latency: &Latency, percent: f64) -> String {
-    let found = latency.percentiles.iter().find(|(known, _)| *known == percent);
-    figure(found.and_then(|(_, ns)| *ns).map(|ns| ns as f64))
+    figure(latency.listed(percent).map(|ns| ns as f64))
 }
 
 fn figure(ns: Option<f64>) -> String {
