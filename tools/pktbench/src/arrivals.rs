@@ -12,7 +12,7 @@
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use crate::payload::{GOLDEN, mix};
+use crate::random::{GOLDEN, mix};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

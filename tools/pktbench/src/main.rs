@@ -49,6 +49,8 @@ mod failure;
 
 mod load;
 
+mod random;
+
 mod payload;
 
 mod account;

@@ -12,7 +12,7 @@ use crate::{compare, search, threshold, units};
 const WIDTH: usize = 80;
 
 /// Threads that are less busy than that did not lack a thread more.
-const BUSY_PCT: f64 = 80.0;
+const FULL_PCT: f64 = 80.0;
 
 /// Of the names on the left.
 const INDENT: usize = 12;
@@ -256,7 +256,7 @@ fn fared(client: &Client) -> String {
         )
     });
     let saturated = match client.saturated {
-        true if client.cpu_pct < BUSY_PCT => {
+        true if client.cpu_pct < FULL_PCT => {
             "; the load is the bottleneck: it was late without being busy, so give it cores of its own"
         }
         true => "; the load is the bottleneck: give --threads more, or another machine",

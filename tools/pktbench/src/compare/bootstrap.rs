@@ -13,7 +13,7 @@
 use std::f64::consts::SQRT_2;
 
 use crate::compare::series::{Series, Sum};
-use crate::payload::{GOLDEN, mix};
+use crate::random::{GOLDEN, mix};
 
 /// Of each figure. With four of them, two runs of one build are told apart by chance in 1 of 25 pairs at most.
 pub(crate) const CONFIDENCE_PCT: f64 = 99.0;

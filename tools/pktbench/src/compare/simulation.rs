@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::compare::{Comparison, Limits};
 use crate::document::tests::{document, interval};
 use crate::document::{Document, Interval, Verdict};
-use crate::payload::{GOLDEN, mix};
+use crate::random::{GOLDEN, mix};
 
 /// Of figures of a run, interval by interval.
 #[derive(Clone, Copy)]
