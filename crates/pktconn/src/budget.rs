@@ -3,7 +3,7 @@
 //! ```text
 //!   receiver: bytes read and not received --.                  over it:   who holds more than a few KiB is not read,
 //!                                            +--> total             and nobody new is taken
-//!   state:    bytes in the outbox  ---------'                  for 1 s:   who holds the most is closed
+//!   state:    bytes in the send queue  ---------'                  for 1 s:   who holds the most is closed
 //! ```
 //!
 //! Each connection has an account, which it brings up to date where it has read, where it waits and where its lock is let
@@ -208,7 +208,7 @@ pub(crate) struct Account {
     budget: Arc<Budget>,
     /// Read, and not received or just received.
     read: AtomicUsize,
-    /// In the outbox.
+    /// In the send queue.
     queued: AtomicUsize,
 }
 

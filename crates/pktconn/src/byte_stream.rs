@@ -1,17 +1,19 @@
 //! What a connection runs over before it is one: a byte stream that was connected or accepted.
 
+use std::any::Any;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 #[cfg(unix)]
 use tokio::net::UnixStream;
 
 use crate::TcpConfig;
-use crate::transport::{Reader, Writer};
+use crate::transport::{Duplex, Foreign, Reader, Writer, has_unread, read_now, split, split_tcp, write_now};
 
 pub(crate) enum ByteStream {
     Tcp(TcpStream),
@@ -55,20 +57,26 @@ impl ByteStream {
     /// The halves of a connection's transport.
     pub(crate) fn split(self) -> (Reader, Writer) {
         match self {
-            Self::Tcp(stream) => {
-                let (reader, writer) = stream.into_split();
-                (Reader::Tcp(reader), Writer::Tcp(writer))
-            }
+            Self::Tcp(stream) => split_tcp(stream),
+            other => split(other),
+        }
+    }
+
+    /// Takes another way where tokio knows of no room: it learns of room in a turn of its driver alone, and whoever judges a
+    /// peer slow cannot wait for that. TLS has this stream below it.
+    fn write_past_readiness(&self, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = match self {
+            Self::Tcp(stream) => write_now(stream, buf),
             #[cfg(unix)]
-            Self::Unix(stream) => {
-                let (reader, writer) = stream.into_split();
-                (Reader::other(reader), Writer::other(writer))
-            }
+            Self::Unix(stream) => write_now(stream, buf),
             #[cfg(feature = "tls")]
-            Self::Tls(stream) => {
-                let (reader, writer) = tokio::io::split(*stream);
-                (Reader::other(reader), Writer::other(writer))
+            Self::Tls(_) => return Poll::Pending,
+        };
+        match written {
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
+                Poll::Pending
             }
+            written => Poll::Ready(written),
         }
     }
 
@@ -93,6 +101,77 @@ impl ByteStream {
     }
 }
 
+impl Duplex for ByteStream {
+    fn read_now(&self, buffer: &mut BytesMut) -> Option<io::Result<usize>> {
+        match self {
+            Self::Tcp(stream) => Some(read_now(stream, buffer)),
+            #[cfg(unix)]
+            Self::Unix(stream) => Some(read_now(stream, buffer)),
+            // What is below it is encrypted.
+            #[cfg(feature = "tls")]
+            Self::Tls(_) => None,
+        }
+    }
+
+    fn can_read_now(&self) -> bool {
+        match self {
+            Self::Tcp(_) => cfg!(unix),
+            #[cfg(unix)]
+            Self::Unix(_) => true,
+            #[cfg(feature = "tls")]
+            Self::Tls(_) => false,
+        }
+    }
+
+    fn write_now(&self, bytes: &[u8]) -> Option<io::Result<usize>> {
+        match self {
+            Self::Tcp(stream) => Some(write_now(stream, bytes)),
+            #[cfg(unix)]
+            Self::Unix(stream) => Some(write_now(stream, bytes)),
+            #[cfg(feature = "tls")]
+            Self::Tls(_) => None,
+        }
+    }
+
+    fn has_unread(&self) -> bool {
+        match self {
+            Self::Tcp(stream) => has_unread(stream),
+            #[cfg(unix)]
+            Self::Unix(stream) => has_unread(stream),
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => stream.get_ref().0.has_unread(),
+        }
+    }
+
+    fn tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Tcp(stream) => Some(stream),
+            #[cfg(unix)]
+            Self::Unix(_) => None,
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => stream.get_ref().0.tcp(),
+        }
+    }
+}
+
+/// The halves of any stream. Sockets are known for what they are, also where the application has made them.
+pub(crate) fn split_any<T>(stream: T) -> (Reader, Writer)
+where
+    T: AsyncRead + AsyncWrite + Send + 'static,
+{
+    let mut stream = Some(stream);
+    let any: &mut dyn Any = &mut stream;
+    if let Some(tcp) = any.downcast_mut::<Option<TcpStream>>().and_then(Option::take) {
+        return split_tcp(tcp);
+    }
+    #[cfg(unix)]
+    if let Some(unix) = any.downcast_mut::<Option<UnixStream>>().and_then(Option::take) {
+        return split(ByteStream::Unix(unix));
+    }
+    // It was not taken.
+    stream.map_or_else(|| split(Foreign::new(tokio::io::empty())), |stream| split(Foreign::new(stream)))
+}
+
 /// For handshakes, and for what TLS has below it.
 impl AsyncRead for ByteStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -101,16 +180,25 @@ impl AsyncRead for ByteStream {
 }
 
 impl AsyncWrite for ByteStream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.as_write().poll_write(cx, buf)
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.as_mut().as_write().poll_write(cx, buf) {
+            Poll::Pending => self.write_past_readiness(buf),
+            written => written,
+        }
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.as_write().poll_write_vectored(cx, bufs)
+        match self.as_mut().as_write().poll_write_vectored(cx, bufs) {
+            Poll::Pending => {
+                let first = bufs.iter().find(|buf| !buf.is_empty());
+                first.map_or(Poll::Pending, |buf| self.write_past_readiness(buf))
+            }
+            written => written,
+        }
     }
 
     fn is_write_vectored(&self) -> bool {

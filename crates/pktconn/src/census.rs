@@ -12,8 +12,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::budget::{Account, Budget};
+use crate::connection::shared::Shared;
 use crate::control::Control;
-use crate::shared::Shared;
 use crate::{ConnStats, ServerConfig, ServerStats};
 
 #[derive(Default)]
@@ -241,11 +241,13 @@ impl Ticket {
         self.since
     }
 
-    /// From now on it is this connection's.
-    pub(crate) fn enroll(&self, conn: &Weak<Shared>) {
+    /// From now on it is this connection's. Whether the server stops, and has told its connections: this one came too late for
+    /// that.
+    pub(crate) fn enroll(&self, conn: &Weak<Shared>) -> bool {
         if let Some(place) = self.server.census.roll().conns.get_mut(self.place) {
             *place = Weak::clone(conn);
         }
+        self.server.drains && self.server.stop.has_said()
     }
 }
 

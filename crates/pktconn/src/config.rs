@@ -4,15 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pktconn_codec::{CodecConfig, PacketCodec};
-use tokio::runtime::Handle;
+use tokio::runtime;
 
 #[cfg(feature = "tls")]
 use crate::TlsClientConfig;
+use crate::connection::machine::{Rules, Timeouts, Timing};
 use crate::error::Reason;
-use crate::flush::Timing;
 use crate::{Error, SlowConsumer, TcpConfig};
 
-/// The configuration of a connection: its frames, its outbox, its flushing, its deadlines and its close.
+/// The configuration of a connection: its frames, its send queue, its flushing, its deadlines and its close.
 ///
 /// A deadline that passes ends the connection, and says so as [`Error::timeout`]. Deadlines cost no timer for a packet: one
 /// is set when a peer is waited for in the middle of a frame, or takes no more, and then stays.
@@ -39,25 +39,20 @@ pub struct ConnConfig {
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<TlsClientConfig>,
     pub(crate) timeouts: Timeouts,
+    half_close: Option<bool>,
     pub(crate) tcp: TcpConfig,
 }
 
-/// The deadlines of a connection that was made.
-#[derive(Clone, Debug)]
-pub(crate) struct Timeouts {
-    pub(crate) close: Duration,
-    pub(crate) frame: Option<Duration>,
-    pub(crate) idle: Option<Duration>,
-    pub(crate) write: Option<Duration>,
-}
-
 impl ConnConfig {
-    /// The default limit on the outbox: enough to fill a pipe of 100 Mbit/s over 80 ms, small enough that 1,000 peers
+    /// The default limit on the send queue: enough to fill a pipe of 100 Mbit/s over 80 ms, small enough that 1,000 peers
     /// that do not read cost 1 GiB at most.
     const DEFAULT_SEND_HIGH_WATER: usize = 1024 * 1024;
 
     /// Long enough for a megabyte over a slow mobile link, short enough to wait for at a shutdown.
     const DEFAULT_CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+
+    /// Long enough for an application that is told of the end to close its side, or for a reset to come back.
+    const DEFAULT_CLOSE_GRACE: Duration = Duration::from_secs(1);
 
     /// Long enough for a handshake whose first two packets were lost (1 s and 2 s on Linux), and then some.
     const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -88,10 +83,12 @@ impl ConnConfig {
             tls: None,
             timeouts: Timeouts {
                 close: Self::DEFAULT_CLOSE_TIMEOUT,
+                close_grace: Self::DEFAULT_CLOSE_GRACE,
                 frame: Some(Self::DEFAULT_STALL_TIMEOUT),
                 idle: None,
                 write: Some(Self::DEFAULT_STALL_TIMEOUT),
             },
+            half_close: None,
             tcp: TcpConfig::new(),
         }
     }
@@ -105,10 +102,10 @@ impl ConnConfig {
         self
     }
 
-    /// Sets how many bytes may stand in the outbox: packets that were accepted and that the transport has not taken.
+    /// Sets how many bytes may stand in the send queue: packets that were accepted and that the transport has not taken.
     ///
     /// Beyond it `send` waits and `try_send` refuses, or what else [`slow_consumer`](Self::slow_consumer) says. A
-    /// packet that is larger than this passes alone, when the outbox is empty. Cost: up to so many bytes for each
+    /// packet that is larger than this passes alone, when the send queue is empty. Cost: up to so many bytes for each
     /// connection whose peer does not read. At least 1.
     ///
     /// Default: 1 MiB.
@@ -118,7 +115,7 @@ impl ConnConfig {
         self
     }
 
-    /// Sets what becomes of a packet that finds no room in the outbox.
+    /// Sets what becomes of a packet that finds no room in the send queue.
     ///
     /// Default: [`SlowConsumer::Block`], by which nothing is lost.
     #[must_use]
@@ -159,12 +156,37 @@ impl ConnConfig {
         self
     }
 
-    /// Sets how long `close` takes at most: to write what was accepted, and then to wait for the peer's own close.
+    /// Sets how long `close` takes at most: to write what was accepted, and then to wait for the peer's own close. See also
+    /// [`close_grace`](Self::close_grace).
     ///
     /// Default: 10 s.
     #[must_use]
     pub fn close_timeout(mut self, timeout: Duration) -> Self {
         self.timeouts.close = timeout;
+        self
+    }
+
+    /// Sets how long `close` waits for the peer's own close once the peer's kernel has acknowledged everything. A peer may keep
+    /// its side open for as long as it likes; a reset that comes in this time is an error of the close.
+    ///
+    /// For TCP, with TLS or without, on Linux, where the acknowledgements can be seen. Elsewhere, and for other transports,
+    /// `close` waits until [`close_timeout`](Self::close_timeout). Default: 1 s.
+    #[must_use]
+    pub fn close_grace(mut self, grace: Duration) -> Self {
+        self.timeouts.close_grace = grace;
+        self
+    }
+
+    /// Sets whether this side may go on sending after the peer has closed its own side.
+    ///
+    /// Where it may not, the connection closes as soon as [`recv`](crate::PacketConn::recv) finds the peer's close: what is
+    /// queued is written first, and later sends fail with [`is_remote_close`](Error::is_remote_close). So a server's `close`
+    /// need not wait for a client that keeps a sender.
+    ///
+    /// Default: on for connections that a server accepted, and for those made of a stream; off for those made by `connect`.
+    #[must_use]
+    pub fn half_close(mut self, on: bool) -> Self {
+        self.half_close = Some(on);
         self
     }
 
@@ -224,9 +246,9 @@ impl ConnConfig {
         self
     }
 
-    /// Sets how long bytes may stand in the outbox while the peer takes none.
+    /// Sets how long bytes may stand in the send queue while the peer takes none.
     ///
-    /// Protects from peers that do not read, or are gone: senders that wait for room in the outbox get an error then, and
+    /// Protects from peers that do not read, or are gone: senders that wait for room in the send queue get an error then, and
     /// its memory is free again. A transport that buffers takes something when it takes it into its buffer, and then when all
     /// of that was flushed. `None`: for ever. Default: 30 s.
     #[must_use]
@@ -295,26 +317,41 @@ impl ConnConfig {
     }
 }
 
+/// How a connection came to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    Connected,
+    Accepted,
+    /// Made of a stream of the application's.
+    Unknown,
+}
+
 /// What a connection looks at from its configuration while it lives. The connections of a server have theirs in common: so
 /// each holds a pointer to it, and what they look at for each packet stays in the cache.
 pub(crate) struct Settings {
-    /// At the start of a stream.
-    pub(crate) codec: PacketCodec,
-    pub(crate) timeouts: Timeouts,
-    pub(crate) slow_consumer: SlowConsumer,
-    /// That of the connections' own tasks.
-    pub(crate) runtime: Handle,
+    pub(crate) rules: Rules,
+    pub(crate) home: Home,
+}
+
+/// The runtime that a connection lives in: that of its own tasks.
+pub(crate) struct Home {
+    pub(crate) runtime: runtime::Handle,
+    pub(crate) id: runtime::Id,
 }
 
 impl Settings {
     /// Those for `config`, which was checked, of the connections of a server or of one connection. To be called in a runtime.
-    pub(crate) fn new(config: &ConnConfig) -> Arc<Self> {
-        Arc::new(Self {
+    pub(crate) fn new(config: &ConnConfig, origin: Origin) -> Arc<Self> {
+        let runtime = runtime::Handle::current();
+        let home = Home { id: runtime.id(), runtime };
+        let rules = Rules {
             codec: PacketCodec::new(config.codec),
             timeouts: config.timeouts.clone(),
             slow_consumer: config.slow_consumer,
-            runtime: Handle::current(),
-        })
+            send_high_water: config.send_high_water,
+            half_close: config.half_close.unwrap_or(origin != Origin::Connected),
+        };
+        Arc::new(Self { rules, home })
     }
 }
 

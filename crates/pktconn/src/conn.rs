@@ -1,6 +1,5 @@
 //! A connection as its user holds it: both sides in one.
 
-use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,14 +14,14 @@ use tokio::net::TcpStream;
 #[cfg(feature = "tls")]
 use crate::TlsInfo;
 use crate::addr::Addr;
-use crate::byte_stream::ByteStream;
+use crate::byte_stream::{ByteStream, split_any};
 use crate::census::Ticket;
-use crate::config::Settings;
+use crate::config::{Origin, Settings};
 use crate::connect::connect;
+use crate::connection::shared::Shared;
 use crate::ends::Ends;
-use crate::shared::Shared;
-use crate::transport::{Reader, Writer};
-use crate::{ConnConfig, ConnStats, Error, PacketReceiver, PacketSender};
+use crate::transport::Reader;
+use crate::{ConnConfig, ConnStats, Error, PacketReceiver, PacketSender, SlowConsumer};
 
 /// A connection of packets over TCP, or over anything that is `AsyncRead + AsyncWrite`.
 ///
@@ -30,7 +29,7 @@ use crate::{ConnConfig, ConnStats, Error, PacketReceiver, PacketSender};
 /// [`split`](Self::split) it to send from other tasks.
 ///
 /// Dropping it closes the connection at once: what the transport takes without waiting is still written, and the rest of
-/// the outbox is lost, as is what the peer has not read when its own bytes were not read here.
+/// the send queue is lost, as is what the peer has not read when its own bytes were not read here.
 /// [`close`](Self::close) loses nothing.
 #[derive(Debug)]
 pub struct PacketConn {
@@ -68,7 +67,7 @@ impl PacketConn {
     pub async fn connect_with(addr: impl Into<Addr>, config: ConnConfig) -> Result<Self, Error> {
         config.check()?;
         let stream = connect(&addr.into(), &config).await?;
-        Self::from_stream(stream, None, &config, &Settings::new(&config), None)
+        Self::from_stream(stream, None, &config, &Settings::new(&config, Origin::Connected), None)
     }
 
     /// Makes a connection of a TCP stream that was connected or accepted elsewhere, and sets its
@@ -85,7 +84,13 @@ impl PacketConn {
     #[expect(clippy::needless_pass_by_value, reason = "as everywhere: most callers have no other use for it")]
     pub fn from_tcp(stream: TcpStream, config: ConnConfig) -> Result<Self, Error> {
         config.check_without_connect()?;
-        Self::from_stream(ByteStream::Tcp(stream), None, &config, &Settings::new(&config), None)
+        Self::from_stream(
+            ByteStream::Tcp(stream),
+            None,
+            &config,
+            &Settings::new(&config, Origin::Unknown),
+            None,
+        )
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -99,7 +104,11 @@ impl PacketConn {
         settings: &Arc<Settings>,
         ticket: Option<Ticket>,
     ) -> Result<Self, Error> {
-        stream.set_options(&config.tcp)?;
+        if config.slow_consumer == SlowConsumer::Block {
+            stream.set_options(&config.tcp)?;
+        } else {
+            stream.set_options(&config.tcp.clone().with_few_unsent())?;
+        }
         let ends = Ends::of(&stream, peer_addr);
         let (reader, writer) = stream.split();
         let shared = Shared::new(config, settings, writer, ends, ticket);
@@ -121,10 +130,10 @@ impl PacketConn {
         T: AsyncRead + AsyncWrite + Send + 'static,
     {
         config.check_without_connect()?;
-        let (reader, writer) = tokio::io::split(io);
-        let settings = Settings::new(&config);
-        let shared = Shared::new(&config, &settings, Writer::other(writer), Ends::Unknown, None);
-        Ok(Self::from_shared(&shared, Reader::other(reader)))
+        let (reader, writer) = split_any(io);
+        let settings = Settings::new(&config, Origin::Unknown);
+        let shared = Shared::new(&config, &settings, writer, Ends::Unknown, None);
+        Ok(Self::from_shared(&shared, reader))
     }
 
     fn from_shared(shared: &Arc<Shared>, reader: Reader) -> Self {
@@ -146,10 +155,10 @@ impl PacketConn {
     ///
     /// Dropping the future loses nothing: the next call goes on where it stopped.
     pub async fn recv(&mut self) -> Result<Option<Packet>, Error> {
-        poll_fn(|cx| self.receiver.poll_recv(cx)).await
+        self.receiver.recv().await
     }
 
-    /// Accepts a packet to be sent, and waits for room in the outbox first where there is none.
+    /// Accepts a packet to be sent, and waits for room in the send queue first where there is none.
     ///
     /// See [`PacketSender::send`].
     ///
@@ -178,10 +187,10 @@ impl PacketConn {
     ///
     /// Dropping the future loses nothing: `packets` is as it was, and the next call goes on where it stopped.
     pub async fn recv_many(&mut self, packets: &mut Vec<Packet>, limit: usize) -> Result<usize, Error> {
-        poll_fn(|cx| self.receiver.poll_recv_many(cx, packets, limit)).await
+        self.receiver.recv_many(packets, limit).await
     }
 
-    /// Accepts all of `packets` to be sent, in their order, and takes them out of there; waits for room in the outbox where
+    /// Accepts all of `packets` to be sent, in their order, and takes them out of there; waits for room in the send queue where
     /// there is none.
     ///
     /// See [`PacketSender::send_many`].
@@ -198,7 +207,7 @@ impl PacketConn {
         self.sender.send_many(packets).await
     }
 
-    /// Accepts a packet to be sent if the outbox has room for it.
+    /// Accepts a packet to be sent if the send queue has room for it.
     ///
     /// # Errors
     ///
@@ -214,7 +223,7 @@ impl PacketConn {
         self.sender.queued_bytes()
     }
 
-    /// Waits until the outbox is below [`send_high_water`](ConnConfig::send_high_water). See [`PacketSender::writable`].
+    /// Waits until the send queue is below [`send_high_water`](ConnConfig::send_high_water). See [`PacketSender::writable`].
     ///
     /// # Errors
     ///

@@ -29,6 +29,8 @@ pub(crate) struct Control {
     /// When the connections that are still there are closed, once that is known.
     pub(crate) cut_at: watch::Sender<Option<Instant>>,
     pub(crate) census: Census,
+    /// Whether connections receive the end of the stream once the server stops.
+    pub(crate) drains: bool,
     #[cfg(feature = "tls")]
     tls: Option<RwLock<TlsAcceptor>>,
 }
@@ -53,6 +55,7 @@ impl ServerHandle {
             stop: Stop::default(),
             cut_at,
             census: Census::new(config),
+            drains: config.drain_on_shutdown,
             #[cfg(feature = "tls")]
             tls: config.tls.as_ref().map(TlsServerConfig::load).transpose()?.map(RwLock::new),
         })))
@@ -62,8 +65,9 @@ impl ServerHandle {
         &self.0
     }
 
-    /// Stops accepting. Handlers go on until they finish; those that would wait for their peers for ever should watch
-    /// [`stopping`](Self::stopping).
+    /// Stops accepting. On each connection `recv` returns what has arrived, and then `None`, so that a handler that receives in
+    /// a loop ends by itself. [`drain_on_shutdown`](crate::ServerConfig::drain_on_shutdown) turns that off;
+    /// [`stopping`](Self::stopping) tells handlers that wait for something else.
     pub fn shutdown(&self) {
         self.0.stop.say();
     }
@@ -152,7 +156,7 @@ pub struct ServerStats {
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct ShutdownReport {
-    /// How many ended by themselves.
+    /// How many ended by themselves, before the time was over.
     pub drained: usize,
     /// Those that were closed when the time was over.
     pub cut: Vec<CutConn>,

@@ -215,7 +215,7 @@ impl Error {
         matches!(self.0.reason, Reason::OverBudget { .. })
     }
 
-    /// `try_send` found the outbox full.
+    /// `try_send` found the send queue full.
     #[must_use]
     pub fn is_full(&self) -> bool {
         matches!(self.0.reason, Reason::Full)
@@ -280,7 +280,7 @@ impl fmt::Display for Error {
             Reason::Frame(_) => "the peer sent a frame that is not acceptable",
             Reason::Io(_) => "the transport failed",
             Reason::Tls(_) => "TLS failed",
-            Reason::Full => "the outbox is full",
+            Reason::Full => "the send queue is full",
             Reason::TooLarge(_) => "the packet is too large to be sent",
             Reason::Config(problem) => problem,
         })

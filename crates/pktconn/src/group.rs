@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use pktconn_codec::{Checksum, HeaderFormat, Packet, PacketCodec, PacketMut};
 
 use crate::PacketSender;
+use crate::connection::shared::Shared;
 use crate::error::Reason;
-use crate::shared::Shared;
 
 /// Connections that get the same packets, such as the guests of a room.
 ///
@@ -159,7 +159,7 @@ fn key(conn: &Weak<Shared>) -> usize {
 }
 
 fn send(conn: &Arc<Shared>, packet: &mut Framed) -> Result<(), Reason> {
-    let result = conn.offer(packet.in_format_of(&conn.settings.codec));
+    let result = conn.offer(packet.in_format_of(&conn.settings.rules.codec));
     if let Err(Reason::Full | Reason::TooLarge(_)) = result {
         conn.drop_newest()?;
     }

@@ -43,12 +43,12 @@
 //!
 //! ```text
 //! socket -> read buffer -> PacketCodec -> Packet -> recv()            receive
-//! send() -> outbox (encoded once, in order, bounded) -> one large write -> socket     outbox, shared, flush
+//! send() -> send queue (encoded once, in order, bounded) -> one large write -> socket     connection
 //! ```
 //!
 //! - Reading is pulled by [`recv`](PacketConn::recv): there is no task and no channel between the socket and the caller,
 //!   so a caller that does not read slows the peer down by TCP's own means.
-//! - [`send`](PacketConn::send) puts a packet into the outbox. It leaves at the end of the current turn of the scheduler,
+//! - [`send`](PacketConn::send) puts a packet into the send queue. It leaves at the end of the current turn of the scheduler,
 //!   or sooner: when the receiving side is about to wait, or when a large write's worth has gathered. So single packets
 //!   are not delayed, and many go out in one write. Nothing more need be called for that. A batch, by
 //!   [`send_many`](PacketConn::send_many), leaves at its end. Under
@@ -120,8 +120,6 @@ pub use tcp::TcpConfig;
 
 mod read;
 
-mod deadlines;
-
 mod receive;
 pub use receive::PacketReceiver;
 
@@ -132,30 +130,12 @@ mod transport;
 
 mod ends;
 
-mod outbox;
-
-mod slow;
-pub use slow::SlowConsumer;
+mod connection;
+pub use connection::machine::SlowConsumer;
 
 mod pool;
 
-mod flush;
-
-mod timer;
-
-mod sweep;
-
-mod shared;
-
-mod state;
-
-mod close;
-
-mod wait;
-
 mod turn;
-
-mod later;
 
 mod stop;
 

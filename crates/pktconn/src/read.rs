@@ -18,10 +18,10 @@ use bytes::{BufMut, BytesMut};
 use pktconn_codec::{Packet, PacketCodec};
 
 use crate::Error;
-use crate::deadlines::Deadlines;
+use crate::connection::shared::{Found, Shared};
+use crate::connection::state::is_for_now;
 use crate::error::Reason;
 use crate::pool::{self, CHUNK};
-use crate::shared::Shared;
 use crate::transport::Reader;
 use crate::turn;
 
@@ -35,6 +35,14 @@ const HALF_A_CHUNK: usize = CHUNK / 2;
 /// packets of that size and costs 1.6 times the CPU time: what has arrived of one leaves the cache for the others'.
 const PACKETS_A_TURN: u32 = 512;
 
+/// How much is received at most of what arrives after a server has begun to stop: more than the kernel holds for a connection
+/// (6 MiB by Linux's default). A peer that floods does not keep the server from stopping.
+const DRAINED_AT_MOST: usize = 8 * 1024 * 1024;
+
+/// How often a transport that cannot say what has arrived is asked again before it is taken for drained, each time after a
+/// turn of tokio's driver.
+const LOOKS: u8 = 3;
+
 /// What a receiver is: the reading half, and what has been read and not yet received.
 pub(crate) struct Reading {
     pub(crate) shared: Arc<Shared>,
@@ -46,8 +54,13 @@ pub(crate) struct Reading {
     end: End,
     /// How many packets were received since it last waited.
     in_turn: u32,
-    /// Where one is waited for.
-    deadlines: Option<Box<Deadlines>>,
+    /// Whether bytes have arrived since it last waited.
+    has_read: bool,
+    /// Whether the connection keeps the time of its waiting.
+    has_deadline: bool,
+    /// Where the server stops: how often it was looked in vain for more, and how much more is taken.
+    looks: u8,
+    drain_left: usize,
 }
 
 /// What the buffer is.
@@ -78,10 +91,13 @@ impl Reading {
             reader: Some(reader),
             buffer: BytesMut::new(),
             memory: Memory::Own,
-            codec: shared.settings.codec.clone(),
+            codec: shared.settings.rules.codec.clone(),
             end: End::NotYet,
             in_turn: 0,
-            deadlines: None,
+            has_read: false,
+            has_deadline: false,
+            looks: 0,
+            drain_left: DRAINED_AT_MOST,
         }
     }
 
@@ -134,12 +150,14 @@ impl Reading {
     /// The end, once there is one.
     #[inline]
     fn end(&mut self) -> Option<Result<(), Error>> {
-        if matches!(self.end, End::NotYet) && !self.shared.is_closed_here() { None } else { self.told_end() }
+        if matches!(self.end, End::NotYet) && !self.shared.has_signals() { None } else { self.told_end() }
     }
 
     #[cold]
     fn told_end(&mut self) -> Option<Result<(), Error>> {
-        self.stop();
+        if self.shared.is_closed_here() {
+            self.stop();
+        }
         match self.end {
             End::NotYet => None,
             End::Clean => Some(Ok(())),
@@ -160,6 +178,7 @@ impl Reading {
     #[cold]
     fn end_turn(&mut self, cx: &mut Context<'_>) {
         self.in_turn = 0;
+        self.note_undelivered();
         if self.shared.is_given_up() {
             self.end_failed();
         }
@@ -169,22 +188,55 @@ impl Reading {
     fn received(&mut self, packets: usize) {
         self.shared.received.packets.add(packets as u64);
         self.in_turn = self.in_turn.saturating_add(packets as u32);
-        if let Some(deadlines) = &mut self.deadlines {
-            deadlines.frame_received();
+        if self.has_deadline {
+            self.has_deadline = false;
+            self.shared.pause_recv(true);
         }
+        self.note_undelivered();
         // The caller may do other things for long before it receives again.
         if !self.codec.is_ready(&self.buffer) {
             self.release_memory();
+        } else if self.memory != Memory::Own {
+            self.keep_packets();
+        }
+    }
+
+    /// Packets that have arrived wait where they came in, without a copy; the rest of the chunk is for others. Where memory is
+    /// counted they do not keep a whole chunk for a few bytes.
+    fn keep_packets(&mut self) {
+        let is_counted = self.shared.account().is_some();
+        if is_counted && self.buffer.len() < MIN_READ {
+            self.release_memory();
         } else if self.memory == Memory::Chunk {
-            // Packets that have arrived wait where they came in, without a copy. The rest of the chunk is for others.
             let rest = self.buffer.split_off(self.buffer.len());
             pool::return_read_chunk(rest);
             self.memory = Memory::Part;
+        }
+        if is_counted {
+            self.note_held();
+        }
+    }
+
+    /// Tells the connection what it would discard if it ended now.
+    #[inline]
+    fn note_undelivered(&self) {
+        self.shared.received.undelivered.set(self.buffer.len() as u64);
+    }
+
+    /// Nobody waits any more: the future was dropped, or is ready.
+    pub(crate) fn pause(&mut self) {
+        if self.has_deadline {
+            self.has_deadline = false;
+            self.shared.pause_recv(false);
         }
     }
 
     /// Reads once. Ready when there are more bytes in the buffer, or an end.
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.drain_left == 0 {
+            self.end_drained();
+            return Poll::Ready(());
+        }
         if self.shared.account().is_some() {
             return self.poll_more_counted(cx);
         }
@@ -197,43 +249,116 @@ impl Reading {
     fn after_read(&mut self, read: Poll<std::io::Result<usize>>, cx: &mut Context<'_>) -> Poll<()> {
         match read {
             Poll::Ready(Ok(0)) => self.end_of_stream(),
-            Poll::Ready(Ok(count)) => {
-                self.shared.received.bytes.add(count as u64);
-                self.shared.received.reads.add(1);
-            }
+            Poll::Ready(Ok(count)) => self.note_read(count),
             Poll::Ready(Err(error)) => self.fail(&error.into()),
-            Poll::Pending => {
-                if self.begin_wait(cx) {
-                    let overdue = ready!(self.poll_overdue(cx));
-                    self.fail(&overdue);
+            Poll::Pending => return self.poll_wait(cx),
+        }
+        Poll::Ready(())
+    }
+
+    #[inline(always)]
+    fn note_read(&mut self, count: usize) {
+        self.has_read = true;
+        self.shared.received.bytes.add(count as u64);
+        self.shared.received.reads.add(1);
+        if self.shared.drains() {
+            self.drain_left = self.drain_left.saturating_sub(count);
+        }
+    }
+
+    /// A read has found nothing. Ready when there is an end after all.
+    #[inline(always)]
+    fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.in_turn = 0;
+        // An empty one is without memory already.
+        if !self.buffer.is_empty() {
+            self.release_memory();
+        }
+        self.note_undelivered();
+        let timeouts = &self.shared.settings.rules.timeouts;
+        let in_frame = !self.buffer.is_empty() && timeouts.frame.is_some();
+        let has_deadline = in_frame || timeouts.idle.is_some();
+        let found = if has_deadline {
+            self.has_deadline = true;
+            self.shared.before_timed_wait(in_frame, self.has_read, cx)
+        } else {
+            self.shared.before_wait(cx)
+        };
+        self.has_read = false;
+        match found {
+            Found::Nothing if !self.shared.drains() => Poll::Pending,
+            found => self.poll_end(found, cx),
+        }
+    }
+
+    /// A read has found nothing, and there is an end, or may be one.
+    #[cold]
+    fn poll_end(&mut self, found: Found, cx: &mut Context<'_>) -> Poll<()> {
+        match found {
+            Found::End => self.end_failed(),
+            Found::Overdue(reason) => self.fail(&reason),
+            Found::LastPackets => {
+                if !self.read_now() && matches!(self.end, End::NotYet) {
+                    if self.can_read_now() || !self.shared.wait_to_read_on(cx) {
+                        self.end_failed();
+                    } else {
+                        if self.looks < LOOKS {
+                            self.looks += 1;
+                            turn::end(cx);
+                        }
+                        return Poll::Pending;
+                    }
+                }
+            }
+            Found::Nothing => {
+                if !self.read_now() && matches!(self.end, End::NotYet) {
+                    if self.can_read_now() || self.looks >= LOOKS {
+                        self.end_drained();
+                    } else {
+                        self.looks += 1;
+                        turn::end(cx);
+                        return Poll::Pending;
+                    }
                 }
             }
         }
         Poll::Ready(())
     }
 
-    /// What is done before a wait. Whether there is something to wait for.
-    #[inline(always)]
-    fn begin_wait(&mut self, cx: &mut Context<'_>) -> bool {
-        self.in_turn = 0;
-        // An empty one is without memory already.
-        if !self.buffer.is_empty() {
-            self.release_memory();
+    /// Reads what has arrived, whatever tokio knows of it. Whether there was something, where the transport can say so.
+    fn read_now(&mut self) -> bool {
+        let Some(reader) = &mut self.reader else { return false };
+        match reader.read_now(&mut self.buffer) {
+            Some(Ok(0)) => self.end_of_stream(),
+            Some(Ok(count)) => {
+                self.note_read(count);
+                return true;
+            }
+            Some(Err(error)) if !is_for_now(&error) => self.fail(&error.into()),
+            Some(Err(_)) | None => {}
         }
-        let is_open = self.shared.before_wait(cx).is_ok();
-        if !is_open {
-            self.end_failed();
-        }
-        is_open
+        false
     }
 
-    /// The memory that its bytes take, which nothing else can use. A thread does not read into what is left of a chunk when
-    /// that is less than half: a part of one takes half as much again, by rule of thumb.
+    fn can_read_now(&self) -> bool {
+        self.reader.as_ref().is_some_and(Reader::can_read_now)
+    }
+
+    /// The server stops, and what has arrived was received.
+    fn end_drained(&mut self) {
+        self.end = End::Clean;
+        self.shared.told_end();
+        self.park();
+    }
+
+    /// The memory that its bytes keep from other use. A part of a chunk may be the only one that keeps it alive. Of a chunk that
+    /// goes back to the thread when its packets are received, a thread does not read into what is left when that is less than
+    /// half: so it counts half as much again, by rule of thumb.
     fn held(&self) -> usize {
-        match self.buffer.len() {
-            _ if self.memory == Memory::Own => self.buffer.capacity(),
-            len @ ..HALF_A_CHUNK => len + len / 2,
-            _ => CHUNK,
+        match (self.memory, self.buffer.len()) {
+            (Memory::Own, _) => self.buffer.capacity(),
+            (Memory::Chunk, len @ ..HALF_A_CHUNK) => len + len / 2,
+            (Memory::Chunk | Memory::Part, _) => CHUNK,
         }
     }
 
@@ -242,21 +367,6 @@ impl Reading {
     fn note_held(&self) {
         if let Some(account) = self.shared.account() {
             account.note_read(self.held());
-        }
-    }
-
-    /// Ready when the peer has taken too long for what is waited for.
-    #[inline(always)]
-    fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
-        let settings = &*self.shared.settings;
-        let timeouts = &settings.timeouts;
-        let in_frame = !self.buffer.is_empty() && timeouts.frame.is_some();
-        if in_frame || timeouts.idle.is_some() {
-            let deadlines = self.deadlines.get_or_insert_with(|| Box::new(Deadlines::new()));
-            deadlines.poll_overdue(settings, in_frame, self.shared.received.reads.total(), cx)
-        } else {
-            self.deadlines.take_if(|deadlines| deadlines.has_lapsed());
-            Poll::Pending
         }
     }
 
@@ -284,10 +394,16 @@ impl Reading {
     #[inline(never)]
     fn poll_more_counted(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let polled = match self.shared.may_read(self.held(), cx) {
-            // Whoever is not read is not to blame for what has not arrived: he waits without a deadline.
+            // A peer that is not read is not to blame for what has not arrived: it has no deadline.
             None => {
-                self.deadlines = None;
-                if self.begin_wait(cx) { Poll::Pending } else { Poll::Ready(()) }
+                self.pause();
+                self.in_turn = 0;
+                self.release_memory();
+                self.note_undelivered();
+                match self.shared.before_wait(cx) {
+                    Found::Nothing => Poll::Pending,
+                    found => self.poll_end(found, cx),
+                }
             }
             Some(most) => {
                 let read =
@@ -340,6 +456,7 @@ impl Reading {
             Ok(()) => match self.shared.remote_closed() {
                 Ok(()) => {
                     self.end = End::Clean;
+                    self.has_deadline = false;
                     self.release_memory();
                     self.reader = None;
                 }
@@ -373,6 +490,9 @@ impl Reading {
 
     /// Gives up the reading half and the buffer. A connection that is closing reads on without them.
     fn park(&mut self) {
+        if !self.buffer.is_empty() {
+            self.note_undelivered();
+        }
         (self.buffer, self.memory) = (BytesMut::new(), Memory::Own);
         self.note_held();
         if let Some(reader) = self.reader.take() {
@@ -424,7 +544,6 @@ fn make_room(buffer: &mut BytesMut, memory: &mut Memory, codec: &PacketCodec) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::transport::Writer;
     use std::future::poll_fn;
     use tokio::io::AsyncWriteExt;
 
@@ -502,11 +621,11 @@ mod tests {
     /// A receiver of what is written to the other end of the pipe. All that the tests write fits into it.
     fn piped() -> (Reading, tokio::io::DuplexStream) {
         let (here, there) = tokio::io::duplex(1024 * 1024);
-        let (reader, writer) = tokio::io::split(here);
+        let (reader, writer) = crate::transport::split(crate::transport::Foreign::new(here));
         let config = crate::ConnConfig::new();
-        let settings = crate::config::Settings::new(&config);
-        let shared = Shared::new(&config, &settings, Writer::other(writer), crate::ends::Ends::Unknown, None);
-        (Reading::new(&shared, Reader::other(reader)), there)
+        let settings = crate::config::Settings::new(&config, crate::config::Origin::Unknown);
+        let shared = Shared::new(&config, &settings, writer, crate::ends::Ends::Unknown, None);
+        (Reading::new(&shared, reader), there)
     }
 
     fn frame(len: usize) -> Vec<u8> {

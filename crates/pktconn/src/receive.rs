@@ -9,8 +9,8 @@ use futures_core::Stream;
 use pktconn_codec::Packet;
 
 use crate::Error;
+use crate::connection::shared::Shared;
 use crate::read::Reading;
-use crate::shared::Shared;
 use crate::transport::Reader;
 
 /// The receiving side of a connection that was [split](crate::PacketConn::split).
@@ -51,7 +51,8 @@ impl PacketReceiver {
     /// Dropping the future loses nothing: the next call goes on where it stopped. In a `select!` that is `biased`, put
     /// what must be able to stop the loop first: a peer that never pauses can make this future ready each time.
     pub async fn recv(&mut self) -> Result<Option<Packet>, Error> {
-        poll_fn(|cx| self.poll_recv(cx)).await
+        let waiting = Waiting(&mut self.reading);
+        poll_fn(|cx| waiting.0.poll_recv(cx)).await
     }
 
     /// [`recv`](Self::recv) for those who write futures by hand.
@@ -77,7 +78,8 @@ impl PacketReceiver {
     ///
     /// Dropping the future loses nothing: `packets` is as it was, and the next call goes on where it stopped.
     pub async fn recv_many(&mut self, packets: &mut Vec<Packet>, limit: usize) -> Result<usize, Error> {
-        poll_fn(|cx| self.poll_recv_many(cx, packets, limit)).await
+        let waiting = Waiting(&mut self.reading);
+        poll_fn(|cx| waiting.0.poll_recv_many(cx, packets, limit)).await
     }
 
     /// [`recv_many`](Self::recv_many) for those who write futures by hand: `packets` may be another vector at each poll.
@@ -98,6 +100,16 @@ impl PacketReceiver {
     /// Receives nothing more, because this side was closed. What arrives from now on is discarded.
     pub(crate) fn stop(&mut self) {
         self.reading.stop();
+    }
+}
+
+/// A receiver that waits. When it is dropped nobody waits any more, and no deadline passes.
+struct Waiting<'a>(&'a mut Reading);
+
+impl Drop for Waiting<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.0.pause();
     }
 }
 

@@ -1,4 +1,4 @@
-//! From packets to the outbox.
+//! From packets to the send queue.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -12,8 +12,8 @@ use pktconn_codec::Packet;
 
 #[cfg(feature = "tls")]
 use crate::TlsInfo;
+use crate::connection::shared::Shared;
 use crate::error::Reason;
-use crate::shared::Shared;
 use crate::{ConnStats, Error};
 
 /// No flush is under way.
@@ -44,7 +44,7 @@ impl PacketSender {
         &self.shared
     }
 
-    /// Accepts a packet to be sent, and waits for room in the outbox first where there is none (or does what else
+    /// Accepts a packet to be sent, and waits for room in the send queue first where there is none (or does what else
     /// [`slow_consumer`](crate::ConnConfig::slow_consumer) says).
     ///
     /// What is accepted leaves without another call, at the end of the current turn of the scheduler at the latest (under
@@ -79,7 +79,7 @@ impl PacketSender {
         accepted.map_err(|reason| Error::new(reason, vec![packet]))
     }
 
-    /// Accepts all of `packets` to be sent, in their order, and takes them out of there; waits for room in the outbox where
+    /// Accepts all of `packets` to be sent, in their order, and takes them out of there; waits for room in the send queue where
     /// there is none.
     ///
     /// For loops that work in batches: it takes less than a [`send`](Self::send) for each packet, and `packets` keeps its
@@ -114,7 +114,7 @@ impl PacketSender {
         Ok(())
     }
 
-    /// Accepts a packet to be sent if the outbox has room for it.
+    /// Accepts a packet to be sent if the send queue has room for it.
     ///
     /// # Errors
     ///
@@ -132,7 +132,7 @@ impl PacketSender {
         self.shared.queued_bytes()
     }
 
-    /// Waits until the outbox is below [`send_high_water`](crate::ConnConfig::send_high_water).
+    /// Waits until the send queue is below [`send_high_water`](crate::ConnConfig::send_high_water).
     ///
     /// A `send` that follows may have to wait all the same: others may be faster, or the packet larger than what is left.
     ///
@@ -275,7 +275,7 @@ impl std::fmt::Debug for PacketSender {
     }
 }
 
-/// Ready while the outbox is below its high-water mark, which one packet for each handle may then pass; always, where the
+/// Ready while the send queue is below its high-water mark, which one packet for each handle may then pass; always, where the
 /// [policy](crate::ConnConfig::slow_consumer) is not to wait.
 ///
 /// For code that wants a `Sink`. `SinkExt::send` flushes after each packet, where [`send`](PacketSender::send) lets them
@@ -289,7 +289,7 @@ impl Sink<Packet> for PacketSender {
 
     fn start_send(self: Pin<&mut Self>, packet: Packet) -> Result<(), Error> {
         self.flush_target.store(NO_TARGET, Relaxed);
-        // `poll_ready` saw the outbox below its mark.
+        // `poll_ready` saw the send queue below its mark.
         self.shared.force(&packet).map_err(|reason| Error::new(reason, vec![packet]))
     }
 

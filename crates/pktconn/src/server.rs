@@ -23,11 +23,11 @@ use crate::addr::Addr;
 use crate::budget;
 use crate::byte_stream::ByteStream;
 use crate::census::Ticket;
-use crate::config::Settings;
+use crate::config::{Origin, Settings};
+use crate::connection::shared::Shared;
 use crate::control::Control;
 use crate::entry::Entry;
 use crate::listener::Listener;
-use crate::shared::Shared;
 use crate::{ConnStats, Error, PacketConn, ServerConfig, ServerHandle, ShutdownReport};
 
 type HandlerResult = Result<(), Box<dyn StdError + Send + Sync>>;
@@ -183,7 +183,7 @@ impl PacketServer {
         F: Future<Output = HandlerResult> + Send + 'static,
     {
         let entry = Arc::new(Entry {
-            settings: Settings::new(&self.config.conn),
+            settings: Settings::new(&self.config.conn, Origin::Accepted),
             config: self.config.conn.clone(),
             control: Arc::clone(self.handle.control()),
             #[cfg(feature = "proxy-protocol")]
@@ -274,27 +274,41 @@ impl PacketServer {
 
 /// Waits for the handlers to finish, and within the time that is set, if one is, for connections that they have passed on.
 async fn drain(control: &Control, mut handlers: JoinSet<()>) -> ShutdownReport {
-    let open_at_first = control.census.open().len();
+    let at_first = control.census.open();
+    let open_at_first = at_first.len();
+    if control.drains {
+        // They receive what has arrived, and then the end.
+        at_first.iter().for_each(Shared::drain);
+    }
+    drop(at_first);
     let mut cut_at = control.cut_at.subscribe();
     let cut = loop {
         let due = *cut_at.borrow_and_update();
         if handlers.is_empty() && due.is_none() {
-            break Vec::new();
+            break None;
         }
         tokio::select! {
             biased;
             Some(finished) = handlers.join_next() => log_panic(finished),
-            () = control.census.emptied(), if handlers.is_empty() => break Vec::new(),
+            () = control.census.emptied(), if handlers.is_empty() => break None,
             // It is there as long as the control.
             _ = cut_at.changed() => {}
             () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
-                break control.census.open().iter().filter_map(Shared::cut).collect();
+                let open = control.census.open();
+                break Some((open.len(), open.iter().filter_map(Shared::cut).collect()));
             }
         }
     };
     // Those that are still at work.
     handlers.shutdown().await;
-    let still_open = if cut.is_empty() { control.census.open().len() } else { cut.len() };
+    // What they have left to be written and acknowledged has a moment for it.
+    let mut conns = control.census.open();
+    conns.retain(Shared::is_ending);
+    for conn in conns {
+        let wait = conn.wait();
+        poll_fn(|cx| conn.poll_over(wait.key, cx)).await;
+    }
+    let (still_open, cut) = cut.unwrap_or_else(|| (control.census.open().len(), Vec::new()));
     ShutdownReport { drained: open_at_first.saturating_sub(still_open), cut }
 }
 

@@ -23,12 +23,13 @@ use crate::{ConnConfig, Error};
 /// ```
 ///
 /// Where a server needs no more than that of its connections, a [`ConnConfig`] serves in its place.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct ServerConfig {
     pub(crate) conn: ConnConfig,
     pub(crate) max_conns: Option<usize>,
     pub(crate) max_conns_per_ip: Option<usize>,
     pub(crate) memory_budget: Option<usize>,
+    pub(crate) drain_on_shutdown: bool,
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<TlsServerConfig>,
     #[cfg(feature = "proxy-protocol")]
@@ -39,7 +40,17 @@ impl ServerConfig {
     /// The defaults, as each setter names them.
     #[must_use]
     pub fn new() -> Self {
-        Self::default()
+        Self {
+            conn: ConnConfig::new(),
+            max_conns: None,
+            max_conns_per_ip: None,
+            memory_budget: None,
+            drain_on_shutdown: true,
+            #[cfg(feature = "tls")]
+            tls: None,
+            #[cfg(feature = "proxy-protocol")]
+            proxies: None,
+        }
     }
 
     /// Sets the configuration of the server's connections.
@@ -87,6 +98,18 @@ impl ServerConfig {
     #[must_use]
     pub fn memory_budget(mut self, bytes: impl Into<Option<usize>>) -> Self {
         self.memory_budget = bytes.into();
+        self
+    }
+
+    /// Sets whether `recv` returns `None` on the server's connections once it [stops](crate::ServerHandle::shutdown), after the
+    /// packets that have arrived (8 MiB of them at most, so that a peer that floods holds nothing up). A handler that receives in
+    /// a loop then ends by itself, and its connection counts as [drained](crate::ShutdownReport::drained).
+    ///
+    /// Turn it off for handlers that have to go on receiving, and tell them by
+    /// [`stopping`](crate::ServerHandle::stopping). Default: on.
+    #[must_use]
+    pub fn drain_on_shutdown(mut self, on: bool) -> Self {
+        self.drain_on_shutdown = on;
         self
     }
 
@@ -141,6 +164,12 @@ impl ServerConfig {
             return Err(Reason::Config("proxy_protocol trusts nobody").into());
         }
         self.conn.check_without_connect()
+    }
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

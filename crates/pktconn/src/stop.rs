@@ -31,6 +31,11 @@ impl Stop {
         }
     }
 
+    /// Whether it was said.
+    pub(crate) fn has_said(&self) -> bool {
+        self.said.load(Ordering::Acquire)
+    }
+
     /// Waits for the word.
     pub(crate) fn said(&self) -> Said<'_> {
         Said { stop: self, place: None }

@@ -28,6 +28,7 @@ pub struct TcpConfig {
     user_timeout: Option<Duration>,
     send_buffer: Option<usize>,
     recv_buffer: Option<usize>,
+    notsent_lowat: Option<usize>,
 }
 
 impl TcpConfig {
@@ -38,7 +39,7 @@ impl TcpConfig {
     }
 
     /// Sets `TCP_NODELAY`: whether the kernel sends what it is given at once, also while earlier bytes are not
-    /// acknowledged. Packets are gathered in the outbox, and the kernel's own gathering only delays them.
+    /// acknowledged. Packets are gathered in the send queue, and the kernel's own gathering only delays them.
     ///
     /// Default: on.
     #[must_use]
@@ -106,6 +107,26 @@ impl TcpConfig {
         self
     }
 
+    /// Sets how many bytes the kernel takes before they can be sent (`TCP_NOTSENT_LOWAT`), on Linux and Android alone. What it
+    /// does not take waits in the send queue, where packets can still be dropped.
+    ///
+    /// The kernel takes up to 64 KiB more when it gathers bytes to one segment. What was sent and not read stands in the peer's
+    /// receive buffer, and cannot be seen from here. At least 1. Default: `None`, which is 16 KiB where a
+    /// [`slow_consumer`](crate::ConnConfig::slow_consumer) other than `Block` is set, and the system's (no limit) otherwise.
+    #[must_use]
+    pub fn notsent_lowat(mut self, bytes: impl Into<Option<usize>>) -> Self {
+        self.notsent_lowat = bytes.into();
+        self
+    }
+
+    /// The options of a connection whose packets may be dropped: the kernel is to hold few of them.
+    pub(crate) fn with_few_unsent(mut self) -> Self {
+        /// Enough to keep a link of 100 Mbit/s busy for a millisecond, which is how soon a task is woken to write more.
+        const FEW: usize = 16 * 1024;
+        self.notsent_lowat.get_or_insert(FEW);
+        self
+    }
+
     /// What cannot work.
     pub(crate) fn check(&self) -> Result<(), &'static str> {
         let second = Duration::from_secs(1);
@@ -132,6 +153,12 @@ impl TcpConfig {
             return Err("user_timeout is there on Linux and Android alone");
         }
         let sizes = 1..=i32::MAX as usize;
+        if self.notsent_lowat.is_some_and(|bytes| !sizes.contains(&bytes)) {
+            return Err("notsent_lowat must be from 1 to 2^31 - 1 bytes");
+        }
+        if self.notsent_lowat.is_some() && !cfg!(any(target_os = "linux", target_os = "android")) {
+            return Err("notsent_lowat is there on Linux and Android alone");
+        }
         if self.send_buffer.is_some_and(|bytes| !sizes.contains(&bytes)) {
             return Err("send_buffer must be from 1 to 2^31 - 1 bytes");
         }
@@ -170,6 +197,10 @@ impl TcpConfig {
         #[cfg(any(target_os = "linux", target_os = "android"))]
         if let Some(timeout) = self.user_timeout {
             socket.set_tcp_user_timeout(Some(timeout))?;
+        }
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        if let Some(bytes) = self.notsent_lowat {
+            socket.set_tcp_notsent_lowat(bytes as u32)?;
         }
         Ok(())
     }

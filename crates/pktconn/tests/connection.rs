@@ -60,7 +60,7 @@ async fn a_received_packet_is_sent_on_as_it_came() {
 
 #[tokio::test]
 async fn a_clean_remote_close_is_none_and_leaves_the_sending_side_open() {
-    let (mut conn, mut raw) = tcp_and_raw(ConnConfig::new()).await;
+    let (mut conn, mut raw) = tcp_and_raw(ConnConfig::new().half_close(true)).await;
     raw.write_all(&frame(b"last words")).await.unwrap();
     raw.shutdown().await.unwrap();
     assert_eq!(conn.recv().await.unwrap().unwrap().payload(), b"last words");
@@ -126,10 +126,10 @@ async fn a_frame_over_the_limit_ends_the_connection_and_what_came_before_is_answ
         assert!(error.is_protocol(), "{error:?}");
         assert_eq!(frame_error(&error), Some(&FrameError::PayloadTooLarge { len: 9, max: 8 }));
     }
-    raw.shutdown().await.unwrap();
     let mut bytes = Vec::new();
-    raw.read_to_end(&mut bytes).await.unwrap();
+    let end = raw.read_to_end(&mut bytes).await.unwrap_err();
     assert_eq!(bytes, frame(b"12345678"));
+    assert_eq!(end.kind(), std::io::ErrorKind::ConnectionReset, "what it sent was not delivered");
     assert!(conn.close().await.unwrap_err().is_protocol());
 }
 

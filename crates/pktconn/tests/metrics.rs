@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use common::{numbered, tcp_addr};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
-use pktconn::{Client, ClientConfig, ClientState, PacketConn, PacketServer};
+use pktconn::{Client, ClientConfig, ClientState, ConnConfig, PacketConn, PacketServer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -90,7 +90,7 @@ fn a_server_adds_what_is_new_each_second_and_all_at_its_end() {
         let mut torn = TcpStream::connect(addr).await.unwrap();
         torn.write_all(b"\x05\0\0\0abc").await.unwrap();
         torn.shutdown().await.unwrap();
-        torn.read_to_end(&mut Vec::new()).await.unwrap();
+        torn.read_to_end(&mut Vec::new()).await.unwrap_err();
         handle.shutdown();
         serving.await.unwrap();
         // This recorder starts anew with each look.
@@ -121,7 +121,8 @@ fn the_servers_of_a_process_make_one_sum() {
         }
         let mut open = Vec::new();
         for (addr, ..) in &servers {
-            let mut conn = PacketConn::connect(addr).await.unwrap();
+            let conn = PacketConn::connect_with(addr, ConnConfig::new().half_close(true)).await;
+            let mut conn = conn.unwrap();
             conn.recv().await.unwrap();
             open.push(conn);
         }

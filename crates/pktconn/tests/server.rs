@@ -47,7 +47,8 @@ async fn a_handler_that_fails_or_panics_ends_its_own_connection_alone() {
 
 #[tokio::test]
 async fn a_shutdown_accepts_no_more_and_lets_the_handlers_finish() {
-    let server = PacketServer::bind("127.0.0.1:0").await.unwrap();
+    let config = ServerConfig::new().drain_on_shutdown(false);
+    let server = PacketServer::bind_with("127.0.0.1:0", config).await.unwrap();
     let (addr, handle) = (tcp_addr(&server), server.handle());
     let serving = tokio::spawn(server.serve(moody));
     let mut conn = PacketConn::connect(addr).await.unwrap();
@@ -294,7 +295,7 @@ async fn a_shutdown_reports_who_drained_and_who_was_cut_with_what_was_not_sent()
     assert_eq!((report.drained, report.cut.len()), (2, 2));
     let of = |peer| report.cut.iter().find(|cut| cut.peer_addr == peer).unwrap();
     let unsent = &of(hungry).unsent;
-    assert_eq!(unsent.len(), 1, "the outbox holds one of that size");
+    assert_eq!(unsent.len(), 1, "the send queue holds one of that size");
     assert!(of(peers[1].local_addr()).unsent.is_empty());
 
     // What came through before is a prefix, and the end is no clean one.
@@ -309,7 +310,8 @@ async fn a_shutdown_reports_who_drained_and_who_was_cut_with_what_was_not_sent()
 
 #[tokio::test]
 async fn a_shutdown_in_which_all_finish_in_time_cuts_nobody() {
-    let server = PacketServer::bind("127.0.0.1:0").await.unwrap();
+    let config = ServerConfig::new().drain_on_shutdown(false);
+    let server = PacketServer::bind_with("127.0.0.1:0", config).await.unwrap();
     let (addr, handle) = (tcp_addr(&server), server.handle());
     let serving = tokio::spawn(server.serve(moody));
     let mut conns = Vec::new();
@@ -329,7 +331,7 @@ async fn a_shutdown_in_which_all_finish_in_time_cuts_nobody() {
 
 #[tokio::test]
 async fn a_server_listens_on_several_addresses_with_limits_in_common() {
-    let config = ServerConfig::new().max_conns(4);
+    let config = ServerConfig::new().max_conns(4).drain_on_shutdown(false);
     let server = PacketServer::bind_with("127.0.0.1:0", config).await.unwrap();
     let server = server.also_bind("127.0.0.1:0").await.unwrap();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

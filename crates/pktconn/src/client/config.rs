@@ -47,7 +47,7 @@ impl ClientConfig {
     /// Sets the configuration of each connection.
     ///
     /// Its [`send_high_water`](ConnConfig::send_high_water) is also how many bytes the client keeps for the next connection,
-    /// beside those in the outbox of the present one; its [`connect_timeout`](ConnConfig::connect_timeout) holds for each
+    /// beside those in the send queue of the present one; its [`connect_timeout`](ConnConfig::connect_timeout) holds for each
     /// attempt. An [`idle_timeout`](ConnConfig::idle_timeout), or [keepalive](crate::TcpConfig::keepalive), is how a server
     /// that is gone without a word is noticed. Senders wait where there is no room:
     /// another [`slow_consumer`](ConnConfig::slow_consumer) than [`Block`](SlowConsumer::Block) is refused.

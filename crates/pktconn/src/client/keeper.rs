@@ -178,9 +178,9 @@ impl Keeper {
 
     /// Has packets go both ways over `conn` until it or the client ends.
     async fn serve(&mut self, conn: PacketConn) -> Served {
-        let settings = &conn.shared().settings;
-        if settings.slow_consumer != SlowConsumer::Block
-            || settings.codec.config().payload_limit() < self.link.codec().config().payload_limit()
+        let rules = &conn.shared().settings.rules;
+        if rules.slow_consumer != SlowConsumer::Block
+            || rules.codec.config().payload_limit() < self.link.codec().config().payload_limit()
         {
             let problem = "a client's connection must take all that the client has accepted: connect with its ConnConfig";
             return Served::Ended(Some(Reason::Config(problem)));
@@ -269,7 +269,7 @@ impl Session {
         }
     }
 
-    /// Moves all that is queued into the outbox, over its mark: `close`, or a last write, takes it from there.
+    /// Moves all that is queued into the send queue, over its mark: `close`, or a last write, takes it from there.
     fn hand_over(&mut self, link: &Link) {
         loop {
             let sent = self.pending.iter().take_while(|packet| self.sender.shared().force(packet).is_ok());

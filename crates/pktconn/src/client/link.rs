@@ -16,8 +16,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{ClientEvent, ClientState};
 use crate::ConnConfig;
+use crate::connection::machine::SendQueue;
 use crate::error::Reason;
-use crate::outbox::Outbox;
 
 pub(super) struct Link {
     codec: PacketCodec,
@@ -40,8 +40,8 @@ pub(super) struct Link {
 #[derive(Default)]
 struct Queue {
     /// What a connection has not written: comes before the others, and has given its room up.
-    returned: Outbox,
-    frames: Outbox,
+    returned: SendQueue,
+    frames: SendQueue,
     /// How many packets were ever accepted.
     accepted: u64,
     /// Why nothing more is.
@@ -123,7 +123,7 @@ impl Link {
         if let Some(reason) = &queue.closed {
             return Err(reason.clone());
         }
-        queue.frames.push(packet, frame);
+        queue.frames.push(packet, frame, true);
         let number = queue.accepted;
         queue.accepted += 1;
         drop(queue);
@@ -142,11 +142,11 @@ impl Link {
 
     /// Puts packets that were taken before all others.
     pub(super) fn put_back(&self, packets: &[Packet]) {
-        let mut returned = Outbox::default();
+        let mut returned = SendQueue::default();
         let mut push = |packet: &Packet| {
             // It was accepted: it is within the limit.
             if let Ok(frame) = self.codec.frame(packet) {
-                returned.push(packet, &frame);
+                returned.push(packet, &frame, true);
             }
         };
         packets.iter().for_each(&mut push);

@@ -62,7 +62,7 @@ mod keeper;
 ///
 /// For the connection it has a task of its own, through which all packets pass; a [`PacketConn`] is faster. The memory that
 /// it takes is bounded: [`send_high_water`](ConnConfig::send_high_water) bytes of what is to be sent, as much again in the
-/// outbox of the connection or given back by the last one, and some hundred packets of what has arrived. While nobody
+/// send queue of the connection or given back by the last one, and some hundred packets of what has arrived. While nobody
 /// [receives](Self::recv), what arrives holds the server up, and the end of the connection may not be noticed: who has no
 /// use for it keeps a [`sender`](Self::sender) and drops the client.
 ///

@@ -1,4 +1,4 @@
-//! A task for each thread that writes what its senders left in their outboxes when they yielded.
+//! A task for each thread of a runtime that writes what its senders left in their queues when they yielded.
 //!
 //! ```text
 //!   send:       lists the connection, and wakes the sweeper if it is the first
@@ -8,17 +8,22 @@
 //!
 //! It is woken once for all the connections that sent in a turn of the scheduler, where a task for each connection would
 //! be woken for each packet that stands alone. It never waits for a transport: where one takes no more, the connection's
-//! own flusher goes on. So that nothing depends on the life of a thread or of a runtime, a sweeper that is dropped leaves
-//! what is on its list to the flushers too.
+//! own flusher goes on.
+//!
+//! A thread lists a connection with a sweeper of the connection's own runtime: a task of another runtime may not be driven, or
+//! be busy. So a thread that sends over connections of several runtimes has a sweeper in each. Nothing depends on the life
+//! of a thread or of a runtime: a sweeper that is dropped leaves what is on its list to the flushers.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use tokio::runtime::Handle;
+use tokio::runtime;
 
-use crate::shared::Shared;
+use super::shared::Shared;
+use crate::config::Home;
 use crate::turn;
 
 /// How many connections are swept in a turn. Each write counts against the 128 operations that tokio grants a task.
@@ -28,14 +33,16 @@ const CONNS_A_TURN: usize = 64;
 const MAX_SPARE: usize = 1024;
 
 thread_local! {
-    static OF_THIS_THREAD: RefCell<Option<ThreadEnd>> = const { RefCell::new(None) };
+    /// Mostly one.
+    static OF_THIS_THREAD: RefCell<Vec<(runtime::Id, ThreadEnd)>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Has the sweeper of this thread look after `shared`, which has something to write.
-pub(crate) fn enlist(shared: &Arc<Shared>, runtime: &Handle) {
-    let listed = OF_THIS_THREAD.try_with(|slot| {
-        let slot = slot.borrow();
-        slot.as_ref().is_some_and(|ThreadEnd(sweeper)| sweeper.add(shared))
+/// Has a sweeper of this thread look after `shared`, which has something to write, in the runtime that is its home.
+pub(crate) fn enlist(shared: &Arc<Shared>, home: &Home) {
+    let listed = OF_THIS_THREAD.try_with(|sweepers| {
+        let sweepers = sweepers.borrow();
+        let mine = sweepers.iter().find(|(id, _)| *id == home.id);
+        mine.is_some_and(|(_, ThreadEnd(sweeper))| sweeper.add(shared))
     });
     match listed {
         Ok(true) => {}
@@ -43,13 +50,20 @@ pub(crate) fn enlist(shared: &Arc<Shared>, runtime: &Handle) {
             let sweeper = Arc::new(Sweeper::default());
             sweeper.add(shared);
             let task = run(TaskEnd(Arc::clone(&sweeper)));
-            let last = OF_THIS_THREAD.replace(Some(ThreadEnd(sweeper)));
-            drop(last);
-            // Not with the slot borrowed: a runtime that is shut down drops the task in place.
-            runtime.spawn(task);
+            let gone = OF_THIS_THREAD.with_borrow_mut(|sweepers| {
+                let (gone, mut there): (Vec<_>, Vec<_>) = std::mem::take(sweepers)
+                    .into_iter()
+                    .partition(|(_, ThreadEnd(sweeper))| sweeper.has_ended());
+                there.push((home.id, ThreadEnd(sweeper)));
+                *sweepers = there;
+                gone
+            });
+            drop(gone);
+            // Not with the list borrowed: a runtime that is shut down drops the task in place.
+            home.runtime.spawn(task);
         }
         // The thread ends.
-        Err(_) => shared.want_flusher(),
+        Err(_) => shared.leave_to_flusher(),
     }
 }
 
@@ -70,6 +84,11 @@ struct List {
 impl Sweeper {
     fn list(&self) -> MutexGuard<'_, List> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether there is no task any more, because its runtime was shut down.
+    fn has_ended(&self) -> bool {
+        self.list().task_ended
     }
 
     /// Puts `shared` on the list; `false` when there is no task to look at it.
@@ -102,7 +121,10 @@ impl Sweeper {
         let done = list.thread_ended && list.conns.is_empty();
         drop(list);
         for shared in swept.drain(..) {
-            shared.sweep();
+            // Code of the application's, such as a waker, may panic: that must not strand the others.
+            if catch_unwind(AssertUnwindSafe(|| shared.sweep())).is_err() {
+                let _ = catch_unwind(AssertUnwindSafe(|| shared.leave_to_flusher()));
+            }
         }
         if swept.capacity() > MAX_SPARE {
             *swept = Vec::new();
@@ -136,7 +158,7 @@ impl Drop for TaskEnd {
         let conns = std::mem::take(&mut list.conns);
         drop(list);
         for shared in conns {
-            shared.want_flusher();
+            shared.leave_to_flusher();
         }
     }
 }

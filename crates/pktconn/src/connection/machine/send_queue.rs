@@ -5,9 +5,11 @@
 //!            ^ written
 //! ```
 //!
-//! Small frames are copied into one buffer, so that many of them go out in one write. A large frame is queued as it is
-//! and written from its own memory. Every chunk begins and ends between two frames and is kept until all of it is
-//! written: so what a dead connection did not take can be given back as packets. This file does no I/O.
+//! Small frames are copied into one buffer, so that many of them go out in one write. A large frame is queued as it is and
+//! written from its own memory, as long as the transport takes it. A frame that has to stay is copied where its memory may
+//! be a part of a larger read chunk, which it would keep alive: what the queue holds in memory is what it counts. Every chunk
+//! begins and ends between two frames and is kept until all of it is written: so what a dead connection did not take can be
+//! given back as packets. This file does no I/O.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -20,9 +22,13 @@ use crate::pool;
 /// One write's worth. A larger write saves next to nothing: the cost of the system call is spread over enough packets.
 pub(crate) const WRITE_WORTH: usize = pool::CHUNK;
 
-/// From this length on a frame is not copied: below it, the copy costs less than another slice of a vectored write
-/// and the reference counts of its memory.
-const LARGE_FRAME: usize = 8 * 1024;
+/// From this length on a frame is not copied before it has to stay. A shorter one is: it may be a small part of a read chunk,
+/// and eight times as much memory would be held as is counted. From half a chunk on that is twice at most, and for the
+/// moment of a turn.
+const LARGE_FRAME: usize = pool::CHUNK / 2;
+
+/// Up to this length a received packet is a part of a read chunk; a longer one has memory of its own.
+const MOST_SHARED: usize = pool::CHUNK;
 
 /// The least that a buffer of small frames has room for: a few packets of the size that most applications send.
 const MIN_OPEN: usize = 1024;
@@ -35,7 +41,7 @@ pub(crate) const MAX_SLICES: usize = 32;
 
 // Small, as each connection has one: it is mostly empty, or one buffer of small frames.
 #[derive(Default)]
-pub(crate) struct Outbox {
+pub(crate) struct SendQueue {
     sealed: Option<Box<Sealed>>,
     /// The buffer that takes the next small frame. Behind all that is sealed.
     open: BytesMut,
@@ -47,6 +53,8 @@ struct Sealed {
     chunks: VecDeque<Chunk>,
     /// How much of the first chunk the transport has taken.
     written: usize,
+    /// Whether a chunk may keep more memory alive than its own.
+    is_loose: bool,
 }
 
 enum Chunk {
@@ -129,7 +137,7 @@ impl Chunk {
     }
 }
 
-impl Outbox {
+impl SendQueue {
     /// All that is to be written, in bytes.
     pub(crate) fn len(&self) -> usize {
         self.len
@@ -144,12 +152,13 @@ impl Outbox {
         self.len + self.written() + self.open.capacity() - self.open.len()
     }
 
-    /// Appends `frame`, which is that of `packet`.
+    /// Appends `frame`, which is that of `packet`. One that `stays`, because the transport takes no more, is copied where it
+    /// may keep more memory alive than its own.
     #[inline]
-    pub(crate) fn push(&mut self, packet: &Packet, frame: &Frame<'_>) {
+    pub(crate) fn push(&mut self, packet: &Packet, frame: &Frame<'_>, stays: bool) {
         let len = frame.len();
         if len >= LARGE_FRAME {
-            self.push_large(packet, frame);
+            self.push_large(packet, frame, stays);
         } else {
             if self.open.capacity() - self.open.len() < len || self.open.len() + len > WRITE_WORTH {
                 self.make_room(len);
@@ -159,17 +168,27 @@ impl Outbox {
         self.len += len;
     }
 
-    fn push_large(&mut self, packet: &Packet, frame: &Frame<'_>) {
+    fn push_large(&mut self, packet: &Packet, frame: &Frame<'_>, stays: bool) {
         self.seal();
+        if stays && frame.len() <= MOST_SHARED {
+            let mut copy = BytesMut::with_capacity(frame.len());
+            frame.put_into(&mut copy);
+            self.push_sealed(Chunk::Small(copy), 0);
+            return;
+        }
         let parts =
             [Bytes::copy_from_slice(frame.head()), frame.body_bytes(), Bytes::copy_from_slice(frame.tail())];
-        self.push_sealed(Chunk::Large { packet: packet.clone(), parts }, 0);
+        self.push_sealed(Chunk::Large { packet: packet.clone(), parts }, 0).is_loose |=
+            frame.len() <= MOST_SHARED;
     }
 
     /// Puts a chunk behind those that are sealed. Where it is the first, so much of it was `written`.
-    fn push_sealed(&mut self, chunk: Chunk, written: usize) {
-        let sealed = self.sealed.get_or_insert_with(|| Box::new(Sealed { chunks: VecDeque::new(), written }));
+    fn push_sealed(&mut self, chunk: Chunk, written: usize) -> &mut Sealed {
+        let sealed = self
+            .sealed
+            .get_or_insert_with(|| Box::new(Sealed { chunks: VecDeque::new(), written, is_loose: false }));
         sealed.chunks.push_back(chunk);
+        sealed
     }
 
     /// How much of the first chunk the transport has taken, which is the open one where nothing is sealed.
@@ -284,7 +303,7 @@ impl Outbox {
     ) -> Dropped {
         let mut dropped = Dropped::default();
         let part_off =
-            |outbox: &mut Self| outbox.sealed.as_mut().map_or(0, |sealed| sealed.part_off_begun(codec));
+            |queue: &mut Self| queue.sealed.as_mut().map_or(0, |sealed| sealed.part_off_begun(codec));
         let mut begun = part_off(self);
         while self.len > target {
             match self.sealed.as_mut().and_then(|sealed| sealed.drop_first(begun, codec, &mut done)) {
@@ -305,15 +324,32 @@ impl Outbox {
         dropped
     }
 
-    /// Lets go of room that what is queued does not need, because it may stand for long.
-    pub(crate) fn shrink(&mut self) {
+    /// Lets go of memory that what is queued does not need, because it may stay for long: the transport takes no more.
+    pub(crate) fn compact(&mut self, mut done: impl FnMut(Packet)) {
+        self.shrink();
+        let Some(sealed) = self.sealed.as_mut().filter(|sealed| sealed.is_loose) else { return };
+        sealed.is_loose = false;
+        for chunk in &mut sealed.chunks {
+            let len = chunk.len();
+            let Chunk::Large { parts, .. } = chunk else { continue };
+            if len <= MOST_SHARED {
+                let mut copy = BytesMut::with_capacity(len);
+                parts.iter().for_each(|part| copy.extend_from_slice(part));
+                if let Chunk::Large { packet, .. } = std::mem::replace(chunk, Chunk::Small(copy)) {
+                    done(packet);
+                }
+            }
+        }
+    }
+
+    fn shrink(&mut self) {
         if self.open.capacity() > 2 * self.open.len() + MIN_OPEN {
             let exact = BytesMut::from(&self.open[..]);
             pool::return_write_buffer(std::mem::replace(&mut self.open, exact));
         }
     }
 
-    /// Empties the outbox into the packets that were not wholly written.
+    /// Empties the queue into the packets that were not wholly written.
     pub(crate) fn take_unsent(&mut self, codec: &PacketCodec) -> Vec<Packet> {
         let mut unsent = Vec::new();
         while !self.is_empty() {
@@ -364,24 +400,24 @@ mod tests {
 
     use crate::{Checksum, CodecConfig};
 
-    fn push(outbox: &mut Outbox, codec: &PacketCodec, packet: &Packet) {
-        outbox.push(packet, &codec.frame(packet).unwrap());
+    fn push(queue: &mut SendQueue, codec: &PacketCodec, packet: &Packet) {
+        queue.push(packet, &codec.frame(packet).unwrap(), false);
     }
 
-    fn pending(outbox: &Outbox) -> Vec<u8> {
+    fn pending(queue: &SendQueue) -> Vec<u8> {
         let mut slices = [IoSlice::new(&[]); MAX_SLICES];
-        let count = outbox.fill(&mut slices);
+        let count = queue.fill(&mut slices);
         slices[..count].iter().flat_map(|slice| slice.iter().copied()).collect()
     }
 
     #[test]
     fn a_large_frame_is_written_from_its_own_memory() {
         let codec = PacketCodec::default();
-        let mut outbox = Outbox::default();
+        let mut queue = SendQueue::default();
         let packet = Packet::from(vec![7; LARGE_FRAME]);
-        push(&mut outbox, &codec, &packet);
+        push(&mut queue, &codec, &packet);
         let mut slices = [IoSlice::new(&[]); MAX_SLICES];
-        assert_eq!(outbox.fill(&mut slices), 2);
+        assert_eq!(queue.fill(&mut slices), 2);
         assert_eq!(&slices[0][..], (LARGE_FRAME as u32).to_le_bytes());
         assert_eq!(slices[1].as_ptr(), packet.payload().as_ptr());
     }
@@ -389,51 +425,51 @@ mod tests {
     #[test]
     fn an_outbox_that_was_written_out_holds_no_memory() {
         let codec = PacketCodec::default();
-        let mut outbox = Outbox::default();
+        let mut queue = SendQueue::default();
         for len in [10, LARGE_FRAME, 20] {
-            push(&mut outbox, &codec, &vec![1; len].into());
+            push(&mut queue, &codec, &vec![1; len].into());
         }
-        outbox.advance(outbox.len(), drop);
-        assert!(outbox.open.capacity() == 0 && outbox.sealed.is_none());
+        queue.advance(queue.len(), drop);
+        assert!(queue.open.capacity() == 0 && queue.sealed.is_none());
     }
 
     #[test]
     fn what_stands_in_a_blocked_outbox_takes_no_more_room_than_it_needs() {
         let codec = PacketCodec::default();
-        let mut outbox = Outbox { open: BytesMut::with_capacity(WRITE_WORTH), ..Outbox::default() };
-        push(&mut outbox, &codec, &b"small".into());
-        outbox.advance(3, drop);
-        outbox.shrink();
-        assert!(outbox.open.capacity() <= 2 * MIN_OPEN, "{} bytes", outbox.open.capacity());
-        assert_eq!(pending(&outbox), b"\0small");
+        let mut queue = SendQueue { open: BytesMut::with_capacity(WRITE_WORTH), ..SendQueue::default() };
+        push(&mut queue, &codec, &b"small".into());
+        queue.advance(3, drop);
+        queue.compact(drop);
+        assert!(queue.open.capacity() <= 2 * MIN_OPEN, "{} bytes", queue.open.capacity());
+        assert_eq!(pending(&queue), b"\0small");
     }
 
     #[test]
     fn what_gathers_while_it_is_blocked_takes_little_more_room_than_its_bytes() {
         let codec = PacketCodec::default();
-        let mut outbox = Outbox::default();
+        let mut queue = SendQueue::default();
         let packets = vec![Packet::from(vec![7; 1000]); 1000];
         for batch in packets.chunks(40) {
-            outbox.make_room_for(batch);
-            batch.iter().for_each(|packet| push(&mut outbox, &codec, packet));
-            outbox.shrink();
+            queue.make_room_for(batch);
+            batch.iter().for_each(|packet| push(&mut queue, &codec, packet));
+            queue.compact(drop);
         }
-        let sealed = outbox.sealed.as_ref().expect("it is more than a write's worth");
+        let sealed = queue.sealed.as_ref().expect("it is more than a write's worth");
         let sealed = sealed.chunks.iter().map(|chunk| match chunk {
             Chunk::Small(frames) => frames.capacity(),
             Chunk::Large { .. } => panic!("there is none"),
         });
-        let room = sealed.sum::<usize>() + outbox.open.capacity();
-        assert!(room <= outbox.len() + outbox.len() / 16 + WRITE_WORTH, "{room} for {}", outbox.len());
+        let room = sealed.sum::<usize>() + queue.open.capacity();
+        assert!(room <= queue.len() + queue.len() / 16 + WRITE_WORTH, "{room} for {}", queue.len());
     }
 
     #[test]
     fn small_frames_before_a_large_one_take_no_more_room_than_they_need() {
         let codec = PacketCodec::default();
-        let mut outbox = Outbox { open: BytesMut::with_capacity(WRITE_WORTH), ..Outbox::default() };
-        push(&mut outbox, &codec, &b"small".into());
-        push(&mut outbox, &codec, &vec![7; LARGE_FRAME].into());
-        let sealed = outbox.sealed.as_ref().expect("it is sealed");
+        let mut queue = SendQueue { open: BytesMut::with_capacity(WRITE_WORTH), ..SendQueue::default() };
+        push(&mut queue, &codec, &b"small".into());
+        push(&mut queue, &codec, &vec![7; LARGE_FRAME].into());
+        let sealed = queue.sealed.as_ref().expect("it is sealed");
         let Some(Chunk::Small(frames)) = sealed.chunks.front() else { panic!("they are first") };
         assert!(frames.capacity() <= 2 * MIN_OPEN, "{} bytes", frames.capacity());
     }
@@ -441,13 +477,13 @@ mod tests {
     #[test]
     fn small_frames_gather_up_to_a_writes_worth() {
         let codec = PacketCodec::default();
-        let mut outbox = Outbox::default();
+        let mut queue = SendQueue::default();
         // 16 of these frames are a write's worth to the byte.
         for _ in 0..17 {
-            push(&mut outbox, &codec, &vec![7; WRITE_WORTH / 16 - 4].into());
+            push(&mut queue, &codec, &vec![7; WRITE_WORTH / 16 - 4].into());
         }
         let mut slices = [IoSlice::new(&[]); MAX_SLICES];
-        let count = outbox.fill(&mut slices);
+        let count = queue.fill(&mut slices);
         let lens: Vec<usize> = slices[..count].iter().map(|slice| slice.len()).collect();
         assert_eq!(lens, [WRITE_WORTH, WRITE_WORTH / 16]);
     }
@@ -455,14 +491,14 @@ mod tests {
     #[test]
     fn a_frame_that_was_written_in_part_is_unsent() {
         let codec = PacketCodec::default();
-        let mut outbox = Outbox::default();
+        let mut queue = SendQueue::default();
         // Nothing of the second frame, one byte, all but one, all of it.
         for (written, first_unsent) in [(9, 1), (9 + 1, 1), (9 + 9, 1), (9 + 10, 2)] {
             let packets: [Packet; 3] = [b"first".into(), b"second".into(), b"third".into()];
-            packets.iter().for_each(|packet| push(&mut outbox, &codec, packet));
-            outbox.advance(written, drop);
-            assert_eq!(outbox.take_unsent(&codec), packets[first_unsent..], "after {written} bytes");
-            assert!(outbox.is_empty());
+            packets.iter().for_each(|packet| push(&mut queue, &codec, packet));
+            queue.advance(written, drop);
+            assert_eq!(queue.take_unsent(&codec), packets[first_unsent..], "after {written} bytes");
+            assert!(queue.is_empty());
         }
     }
 
@@ -484,15 +520,15 @@ mod tests {
             (19 + 1, 0, &packets[2..3]),
             (0, 0, &[]),
         ] {
-            let mut outbox = Outbox::default();
-            packets.iter().for_each(|packet| push(&mut outbox, &codec, packet));
-            outbox.advance(written, drop);
-            let before = outbox.len();
-            let dropped = outbox.drop_oldest(target, &codec, drop);
-            assert_eq!(before - outbox.len(), dropped.bytes);
-            assert_eq!(pending(&outbox).len(), outbox.len());
+            let mut queue = SendQueue::default();
+            packets.iter().for_each(|packet| push(&mut queue, &codec, packet));
+            queue.advance(written, drop);
+            let before = queue.len();
+            let dropped = queue.drop_oldest(target, &codec, drop);
+            assert_eq!(before - queue.len(), dropped.bytes);
+            assert_eq!(pending(&queue).len(), queue.len());
             let begun = usize::from(written >= 9) + usize::from(written >= 19);
-            let unsent = outbox.take_unsent(&codec);
+            let unsent = queue.take_unsent(&codec);
             assert_eq!(unsent, expected, "{written} written, {target} to stay");
             assert_eq!(dropped.packets as usize, 4 - begun - unsent.len());
         }
@@ -506,7 +542,7 @@ mod tests {
         /// go out whole is given back as the packets it was.
         #[test]
         fn nothing_is_lost_doubled_or_reordered(
-            lens in prop::collection::vec(prop_oneof![0..300_usize, 7_000..9_000_usize, 60_000..70_000_usize], 1..40),
+            lens in prop::collection::vec(prop_oneof![0..300_usize, 30_000..36_000_usize, 60_000..70_000_usize], 1..40),
             takes in prop::collection::vec(1..50_000_usize, 0..60),
             crc: bool,
         ) {
@@ -514,11 +550,11 @@ mod tests {
             let codec = PacketCodec::new(CodecConfig::new().checksum(checksum));
             let packets: Vec<Packet> =
                 lens.iter().enumerate().map(|(i, &len)| vec![i as u8; len].into()).collect();
-            let mut outbox = Outbox::default();
+            let mut queue = SendQueue::default();
             let mut expected = Vec::new();
             let mut ends = Vec::new();
             for packet in &packets {
-                push(&mut outbox, &codec, packet);
+                push(&mut queue, &codec, packet);
                 let frame = codec.frame(packet).unwrap();
                 expected.extend_from_slice(frame.head());
                 expected.extend_from_slice(frame.body());
@@ -527,15 +563,15 @@ mod tests {
             }
             let mut written = Vec::new();
             for take in takes {
-                let next = pending(&outbox);
+                let next = pending(&queue);
                 let take = take.min(next.len());
                 written.extend_from_slice(&next[..take]);
-                outbox.advance(take, drop);
+                queue.advance(take, drop);
             }
             prop_assert_eq!(&written[..], &expected[..written.len()]);
-            prop_assert_eq!(outbox.len(), expected.len() - written.len());
+            prop_assert_eq!(queue.len(), expected.len() - written.len());
             let whole = ends.iter().filter(|&&end| end <= written.len()).count();
-            prop_assert_eq!(&outbox.take_unsent(&codec)[..], &packets[whole..]);
+            prop_assert_eq!(&queue.take_unsent(&codec)[..], &packets[whole..]);
         }
 
         /// Whatever is dropped in between: what comes out is whole frames in their order, and all but those that were
@@ -543,31 +579,31 @@ mod tests {
         #[test]
         fn what_is_dropped_leaves_whole_frames_in_order(
             steps in prop::collection::vec(
-                (prop_oneof![0..300_usize, 7_000..9_000_usize], 0..12_000_usize, prop::option::of(0..20_000_usize)), 1..60),
+                (prop_oneof![0..300_usize, 30_000..36_000_usize], 0..40_000_usize, prop::option::of(0..70_000_usize)), 1..60),
             crc: bool,
         ) {
             let checksum = if crc { Checksum::Crc32 } else { Checksum::None };
             let codec = PacketCodec::new(CodecConfig::new().checksum(checksum));
-            let mut outbox = Outbox::default();
+            let mut queue = SendQueue::default();
             let (mut written, mut dropped) = (BytesMut::new(), 0);
             let count = steps.len() as u64;
-            let take = |outbox: &mut Outbox, written: &mut BytesMut, count: usize| {
-                let next = pending(outbox);
+            let take = |queue: &mut SendQueue, written: &mut BytesMut, count: usize| {
+                let next = pending(queue);
                 let count = count.min(next.len());
                 written.extend_from_slice(&next[..count]);
-                outbox.advance(count, drop);
+                queue.advance(count, drop);
             };
             for (number, (len, taken, target)) in steps.into_iter().enumerate() {
-                push(&mut outbox, &codec, &vec![number as u8; len].into());
-                take(&mut outbox, &mut written, taken);
+                push(&mut queue, &codec, &vec![number as u8; len].into());
+                take(&mut queue, &mut written, taken);
                 if let Some(target) = target {
-                    dropped += outbox.drop_oldest(target, &codec, drop).packets;
+                    dropped += queue.drop_oldest(target, &codec, drop).packets;
                     // One that is begun may be larger.
-                    prop_assert!(outbox.len() <= target.max(9_100));
+                    prop_assert!(queue.len() <= target.max(36_100));
                 }
             }
-            while !outbox.is_empty() {
-                take(&mut outbox, &mut written, usize::MAX);
+            while !queue.is_empty() {
+                take(&mut queue, &mut written, usize::MAX);
             }
             let (mut decoder, mut numbers) = (PacketCodec::new(*codec.config()), Vec::new());
             let mut empty = 0;

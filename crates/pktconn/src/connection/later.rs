@@ -3,6 +3,7 @@
 //! To wake a task, or to drop a waker, the memory of a packet or a transport, can run code of the application's, and that
 //! may use the connection: under the lock it would wait for itself.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::task::Waker;
 
 /// Boxed, because most connections have nothing here at most times.
@@ -30,16 +31,28 @@ impl Later {
         self.add(Deed::Drop(Box::new(thing)));
     }
 
+    pub(crate) fn drop_some(&mut self, thing: Option<impl Send + 'static>) {
+        if let Some(thing) = thing {
+            self.drop(thing);
+        }
+    }
+
     fn add(&mut self, deed: Deed) {
         self.0.get_or_insert_default().0.push(deed);
     }
 
+    /// Does all of it. A panic in one of them, which is code of the application's, keeps the others from nothing.
     pub(crate) fn run(self) {
+        let mut panic = None;
         for deed in self.0.into_iter().flat_map(|deeds| deeds.0) {
-            match deed {
+            let done = catch_unwind(AssertUnwindSafe(|| match deed {
                 Deed::Wake(waker) => waker.wake(),
                 Deed::Drop(thing) => drop(thing),
-            }
+            }));
+            panic = panic.or(done.err());
+        }
+        if let Some(panic) = panic.filter(|_| !std::thread::panicking()) {
+            resume_unwind(panic);
         }
     }
 }

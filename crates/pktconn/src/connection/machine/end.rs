@@ -1,0 +1,421 @@
+//! How a connection comes to its end.
+//!
+//! ```text
+//!   Open ----------> Closing ----------> Finished ----------> Ended
+//!    |   close()         all written,          the peer closed too, or
+//!    |                   FIN sent              has everything and a grace passed
+//!    |
+//!    +-----------> Aborting ---------------------------------> Ended, with a reset where bytes of the peer's
+//!    |   dropped, cut,   at most 1 s for what is queued to      or of ours did not get through
+//!    |   a bad frame     be written and acknowledged
+//!    +-------------------------------------------------------> Ended
+//!        the transport failed, or the peer takes nothing
+//! ```
+//!
+//! A clean end, by FIN, says that everything was delivered. So a connection that ends without a close, while something of the
+//! peer's is undelivered, ends with a reset.
+
+use std::time::Duration;
+
+use pktconn_codec::Packet;
+use tokio::time::Instant;
+
+use super::progress::Look;
+use super::{Machine, News, Rules};
+use crate::error::{Reason, Timeout};
+use crate::transport::Acks;
+
+/// How long a connection that ends without a close may take for what is queued: enough for a round trip around the world and
+/// a lost packet of it, and too short for a peer that does not read to hold anything up.
+const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a receiver reads on after a failed write, where the transport cannot tell at once what has arrived.
+const READ_ON: Duration = Duration::from_secs(1);
+
+/// The pauses between looks at what the peer has acknowledged, which nothing tells by itself: a round trip on a local network,
+/// doubling to one around the world.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(128);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    Open,
+    /// What was accepted is being written.
+    Closing,
+    /// FIN is out.
+    Finished,
+    /// It ends without a close.
+    Aborting,
+    Ended,
+}
+
+/// What is known of an end.
+#[derive(Debug, Default)]
+pub(super) struct Ending {
+    /// When it is given up.
+    deadline: Option<Instant>,
+    /// Whether the receiver has told the end of the stream.
+    told: bool,
+    /// Since when the peer's kernel has everything.
+    all_acked: Option<Instant>,
+    /// When to look at that again, and the pause after it.
+    next_look: Option<Instant>,
+    pause: Duration,
+    /// Whether the transport is to be reset.
+    reset: bool,
+    /// Whether a receiver may find more that has arrived: after a failed write.
+    reads_on: bool,
+    /// Until when, where the receiver waits for it.
+    read_on_until: Option<Instant>,
+}
+
+impl Machine {
+    /// Fails with the reason when nothing is sent any more.
+    #[inline]
+    pub(crate) fn check_open(&self) -> Result<(), Reason> {
+        if self.phase == Phase::Open { Ok(()) } else { Err(self.stop_reason()) }
+    }
+
+    pub(crate) fn reason(&self) -> Option<Reason> {
+        self.extra.as_ref().and_then(|extra| extra.reason.clone())
+    }
+
+    pub(crate) fn stop_reason(&self) -> Reason {
+        let stopped = self.extra.as_ref().and_then(|extra| extra.stopped.clone());
+        stopped.unwrap_or(Reason::LocalClose)
+    }
+
+    pub(crate) fn failure(&self) -> Option<Reason> {
+        self.extra.as_ref().and_then(|extra| extra.failure.clone())
+    }
+
+    /// Notes what went wrong, and that nothing is sent any more for that.
+    pub(crate) fn fail(&mut self, reason: Reason) {
+        self.extra().failure.get_or_insert_with(|| reason.clone());
+        self.stop(reason);
+    }
+
+    /// Notes why nothing is sent any more, where nothing was noted before.
+    pub(crate) fn stop(&mut self, reason: Reason) {
+        let extra = self.extra();
+        extra.reason.get_or_insert_with(|| reason.clone());
+        extra.stopped.get_or_insert(reason);
+        self.tell(News::END);
+    }
+
+    /// Empties the queue into the packets that were not wholly written. Whether the first of them was begun, so that the peer
+    /// sees its end missing.
+    pub(crate) fn take_unsent(&mut self, rules: &Rules) -> (Vec<Packet>, bool) {
+        let left = self.queue.len();
+        let unsent = self.queue.take_unsent(&rules.codec);
+        let lens = unsent.iter().map(|packet| rules.codec.frame(packet).map_or(0, |frame| frame.len()));
+        let is_torn = left < lens.sum();
+        (unsent, is_torn)
+    }
+
+    // ---- the ways to the end
+
+    /// Accepts nothing more, and has the rest written. Whoever is aborting goes on with that.
+    pub(crate) fn close(&mut self, rules: &Rules, now: Instant) {
+        if self.phase > Phase::Open {
+            return;
+        }
+        self.phase = Phase::Closing;
+        self.recv_clock = None;
+        // A timeout beyond what the clock can say is none.
+        self.extra().ending.deadline = now.checked_add(rules.timeouts.close);
+        self.tell(News::END);
+        self.tell(News::TASK);
+    }
+
+    /// Ends the connection without a close, after the transport was offered what is queued. Where bytes of the peer's are
+    /// `undelivered`, that ends with a reset; what is queued then has a moment to be written and acknowledged, because a
+    /// reset discards the rest.
+    pub(crate) fn abort(&mut self, undelivered: bool, now: Instant) {
+        if self.phase >= Phase::Aborting {
+            return;
+        }
+        if !undelivered {
+            return self.end(false);
+        }
+        self.phase = Phase::Aborting;
+        self.recv_clock = None;
+        let ending = &mut self.extra().ending;
+        (ending.deadline, ending.next_look) = (now.checked_add(ABORT_TIMEOUT), None);
+        self.tell(News::END);
+        self.tell(News::TASK);
+    }
+
+    /// Ends the connection now.
+    pub(crate) fn end(&mut self, reset: bool) {
+        if self.phase == Phase::Ended {
+            return;
+        }
+        self.phase = Phase::Ended;
+        self.recv_clock = None;
+        self.blocked = false;
+        let extra = self.extra();
+        extra.ending.reset = reset;
+        extra.stall = None;
+        self.tell(News::END);
+        self.tell(News::TASK);
+    }
+
+    /// Writing has failed. What has arrived can still be received.
+    pub(super) fn write_failed(&mut self, reason: Reason) {
+        let was_open = self.phase == Phase::Open;
+        self.fail(reason);
+        self.end(false);
+        self.extra().ending.reads_on = was_open;
+    }
+
+    /// The transport has sent FIN, after all that was queued.
+    pub(crate) fn finished(&mut self, now: Instant) {
+        self.phase = Phase::Finished;
+        let ending = &mut self.extra().ending;
+        (ending.next_look, ending.pause) = (Some(now), FIRST_PAUSE);
+    }
+
+    /// The peer has closed its side between two frames. Whether that is the end of receiving alone, and no consequence of
+    /// another end.
+    pub(crate) fn peer_closed(&mut self, rules: &Rules, now: Instant) -> bool {
+        self.remote_closed = true;
+        self.recv_clock = None;
+        // Where this side is closing already, that was the last thing it waited for.
+        self.tell(News::TASK);
+        if self.phase != Phase::Open {
+            return false;
+        }
+        self.extra().reason.get_or_insert(Reason::RemoteClose);
+        self.tell(News::END);
+        if !rules.half_close {
+            self.extra().stopped.get_or_insert(Reason::RemoteClose);
+            self.close(rules, now);
+        }
+        true
+    }
+
+    /// The peer has closed its side, and nobody receives any more.
+    pub(crate) fn peer_closed_unheard(&mut self) {
+        self.remote_closed = true;
+    }
+
+    pub(crate) fn has_peer_closed(&self) -> bool {
+        self.remote_closed
+    }
+
+    /// How a connection that has ended lets go of its transport: whether by a reset.
+    pub(crate) fn ends_by_reset(&self) -> bool {
+        self.extra.as_ref().is_some_and(|extra| extra.ending.reset)
+    }
+
+    /// The receiver has told the end of the stream.
+    pub(crate) fn told_end(&mut self) {
+        self.extra().ending.told = true;
+    }
+
+    /// Whether the application knows that nothing more comes, so that to drop the connection is to close it.
+    pub(crate) fn has_told_end(&self) -> bool {
+        self.extra.as_ref().is_some_and(|extra| extra.ending.told)
+    }
+
+    // ---- reading on after a failed write
+
+    /// Whether what has arrived can still be received, though the connection has ended.
+    pub(crate) fn reads_on(&self) -> bool {
+        self.extra.as_ref().is_some_and(|extra| extra.ending.reads_on)
+    }
+
+    /// Nothing more can come.
+    pub(crate) fn stop_reading_on(&mut self) {
+        if let Some(extra) = self.extra.as_mut().filter(|extra| extra.ending.reads_on) {
+            extra.ending.reads_on = false;
+            self.tell(News::RECEIVER);
+        }
+    }
+
+    /// A receiver of a connection whose writing has failed waits for what may have arrived.
+    pub(crate) fn wait_to_read_on(&mut self, now: Instant) {
+        let ending = &mut self.extra().ending;
+        if ending.read_on_until.is_none() {
+            ending.read_on_until = now.checked_add(READ_ON);
+            self.tell(News::TASK);
+        }
+    }
+
+    // ---- time
+
+    /// Looks at all deadlines, after the transport was offered what there is. `is_first`: what was seen of it may be as old as
+    /// the last turn of tokio's driver. `probe` asks what the peer has acknowledged.
+    pub(crate) fn look(
+        &mut self,
+        rules: &Rules,
+        is_first: bool,
+        now: Instant,
+        mut probe: impl FnMut() -> Result<Acks, Reason>,
+    ) -> Look {
+        let mut look = Look { is_first, ..Look::default() };
+        if let Err(reason) = self.look_at_all(rules, now, &mut look, &mut probe) {
+            self.write_failed(reason);
+        }
+        if self.phase == Phase::Ended {
+            // Nothing of what was waited for matters any more.
+            look = Look::default();
+            self.look_at_reading_on(is_first, now, &mut look);
+        }
+        if let Some(clock) = &mut self.recv_clock {
+            clock.will_be_looked_at(look.next);
+        }
+        look
+    }
+
+    fn look_at_all(
+        &mut self,
+        rules: &Rules,
+        now: Instant,
+        look: &mut Look,
+        probe: &mut impl FnMut() -> Result<Acks, Reason>,
+    ) -> Result<(), Reason> {
+        if self.phase > Phase::Open && self.phase < Phase::Ended {
+            self.look_at_end(rules, now, look, probe)?;
+        }
+        if self.phase < Phase::Ended {
+            self.look_at_sending(rules, now, look, probe)?;
+        }
+        if self.phase == Phase::Open {
+            self.look_at_receiving(rules, now, look, probe)?;
+        }
+        Ok(())
+    }
+
+    fn look_at_reading_on(&mut self, is_first: bool, now: Instant, look: &mut Look) {
+        look.is_first = is_first;
+        let Some(ending) = self.extra.as_mut().map(|extra| &mut extra.ending) else { return };
+        if ending.reads_on && look.is_due(ending.read_on_until, now) {
+            (ending.reads_on, ending.read_on_until) = (false, None);
+            self.tell(News::RECEIVER);
+        }
+    }
+
+    fn look_at_end(
+        &mut self,
+        rules: &Rules,
+        now: Instant,
+        look: &mut Look,
+        probe: &mut impl FnMut() -> Result<Acks, Reason>,
+    ) -> Result<(), Reason> {
+        let is_late = look.is_due(self.extra().ending.deadline, now);
+        match self.phase {
+            Phase::Closing if is_late => {
+                self.fail(Reason::Timeout(Timeout::Close, rules.timeouts.close));
+                self.end(true);
+            }
+            Phase::Finished if is_late || self.remote_closed => self.end(false),
+            Phase::Finished => {
+                let acks = self.acks_when_due(now, probe)?;
+                let ending = &mut self.extra().ending;
+                if acks == Some(Acks::Missing(0)) {
+                    ending.all_acked.get_or_insert(now);
+                }
+                let due = ending.all_acked.and_then(|since| since.checked_add(rules.timeouts.close_grace));
+                if look.is_due(due, now) {
+                    // A reset that has come meanwhile is no clean close.
+                    probe()?;
+                    self.end(false);
+                } else if due.is_none() {
+                    self.look_at_acks_again(acks, now, look);
+                }
+            }
+            Phase::Aborting if is_late => self.end(true),
+            Phase::Aborting if !self.has_output() => match self.acks_when_due(now, probe)? {
+                Some(Acks::Missing(0) | Acks::NoNetwork) => self.end(true),
+                acks => self.look_at_acks_again(acks, now, look),
+            },
+            Phase::Open | Phase::Closing | Phase::Aborting | Phase::Ended => {}
+        }
+        Ok(())
+    }
+
+    /// What the peer has acknowledged, when it is time to ask for it.
+    fn acks_when_due(
+        &mut self,
+        now: Instant,
+        probe: &mut impl FnMut() -> Result<Acks, Reason>,
+    ) -> Result<Option<Acks>, Reason> {
+        if self.extra().ending.next_look.is_some_and(|at| at > now) {
+            return Ok(None);
+        }
+        probe().map(Some)
+    }
+
+    fn look_at_acks_again(&mut self, acks: Option<Acks>, now: Instant, look: &mut Look) {
+        let ending = &mut self.extra().ending;
+        match acks {
+            // It is not time yet.
+            None => {}
+            Some(Acks::Missing(_)) => {
+                ending.pause = (2 * ending.pause).clamp(FIRST_PAUSE, LONGEST_PAUSE);
+                ending.next_look = now.checked_add(ending.pause);
+            }
+            // There is nothing to look at before the deadline.
+            Some(Acks::Hidden | Acks::NoNetwork) => ending.next_look = ending.deadline,
+        }
+        look.wait_until(ending.next_look);
+    }
+
+    // ---- the time of a receiver
+
+    /// A receiver begins to wait, or goes on after it has looked in vain.
+    pub(crate) fn recv_waits(&mut self, rules: &Rules, in_frame: bool, has_read: bool, now: Instant) {
+        let clock = self.recv_clock.get_or_insert_default();
+        clock.wait(in_frame, has_read, now);
+        if clock.wants_look(&rules.timeouts) {
+            self.tell(News::TASK);
+        }
+    }
+
+    /// Nobody waits any more; `has_received`, because a frame has come.
+    pub(crate) fn recv_pauses(&mut self, has_received: bool, now: Instant) {
+        let Some(clock) = &mut self.recv_clock else { return };
+        if has_received {
+            clock.received();
+        } else {
+            clock.pause(now);
+        }
+    }
+
+    /// What the peer has missed, when a receiver has looked once more after that.
+    pub(crate) fn recv_overdue(&self, rules: &Rules) -> Option<Reason> {
+        let clock = self.recv_clock.as_ref().filter(|clock| clock.is_overdue())?;
+        clock.due(&rules.timeouts).map(|(_, reason)| reason)
+    }
+
+    fn look_at_receiving(
+        &mut self,
+        rules: &Rules,
+        now: Instant,
+        look: &mut Look,
+        probe: &mut impl FnMut() -> Result<Acks, Reason>,
+    ) -> Result<(), Reason> {
+        let Some(clock) = &self.recv_clock else { return Ok(()) };
+        if clock.is_idle() {
+            self.recv_clock = None;
+            return Ok(());
+        }
+        // What it takes of what is sent is a sign of life, too.
+        let baseline_due = clock.baseline_due(&rules.timeouts).filter(|_| self.bytes_written > 0);
+        let due = clock.due(&rules.timeouts).map(|(due, _)| due);
+        if [baseline_due, due].into_iter().flatten().any(|due| due <= now) && rules.timeouts.idle.is_some() {
+            self.acknowledged(probe()?, now);
+        }
+        let Some(clock) = &mut self.recv_clock else { return Ok(()) };
+        let baseline_due = clock.baseline_due(&rules.timeouts).filter(|_| self.bytes_written > 0);
+        look.wait_until(baseline_due);
+        let due = clock.due(&rules.timeouts).map(|(due, _)| due);
+        if !clock.is_overdue() && look.is_due(due, now) {
+            clock.set_overdue();
+            self.tell(News::RECEIVER);
+        }
+        Ok(())
+    }
+}

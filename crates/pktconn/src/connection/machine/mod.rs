@@ -1,0 +1,277 @@
+//! The sending side of a connection and its way to the end, as a pure state machine.
+//!
+//! ```text
+//!   events:   a packet is accepted, the transport took bytes or takes no more, bytes were acknowledged,
+//!             somebody closes, the peer has closed, time has passed
+//!   answers:  what is to be written, who is to be told, when to look again, how the connection ends
+//! ```
+//!
+//! It knows bytes, rules and the time that it is told. It has no transport, task, waker or clock: the driver (`state`) has
+//! these, and does what the machine answers. So a simulator can drive it through any order of events.
+
+use std::collections::VecDeque;
+
+use pktconn_codec::{Frame, Packet};
+use tokio::time::Instant;
+
+use crate::ConnConfig;
+use crate::error::Reason;
+use crate::stats::{ConnStats, Received};
+
+mod accept;
+
+mod end;
+pub(crate) use end::Phase;
+
+mod lag;
+use lag::Lag;
+
+mod progress;
+pub(crate) use progress::Outcome;
+use progress::{PassedOver, Stall};
+
+mod recv_clock;
+use recv_clock::RecvClock;
+
+mod rules;
+pub use rules::SlowConsumer;
+pub(crate) use rules::{Rules, Timeouts};
+
+mod send_queue;
+pub(crate) use send_queue::{MAX_SLICES, SendQueue, WRITE_WORTH};
+
+mod timing;
+pub(crate) use timing::Timing;
+
+pub(crate) struct Machine {
+    pub(crate) queue: SendQueue,
+    phase: Phase,
+    /// Whether the transport took no more when it was last offered something. It may have room again by now.
+    blocked: bool,
+    /// Whether the peer has closed its side.
+    remote_closed: bool,
+    news: News,
+    /// Of timed flushing.
+    timing: Option<Box<Timing>>,
+    /// Where it is limited.
+    lag: Option<Box<Lag>>,
+    /// While a receiver waits that has a deadline.
+    recv_clock: Option<Box<RecvClock>>,
+    /// What few connections need at a time, made when one does.
+    extra: Option<Box<Extra>>,
+    packets_sent: u64,
+    bytes_accepted: u64,
+    bytes_written: u64,
+    /// Of the bytes written, those that the transport has let go of; behind `bytes_written` where it buffers.
+    bytes_flushed: u64,
+    writes: u64,
+}
+
+/// What a connection has that had to wait, that ends or begins to.
+#[derive(Default)]
+struct Extra {
+    /// The senders that wait for room, by their keys, in the order in which they came.
+    line: VecDeque<u64>,
+    /// Since when the transport has taken nothing.
+    stall: Option<Stall>,
+    /// Packets that the policy for slow consumers dropped.
+    packets_dropped: u64,
+    passed_over: PassedOver,
+    /// Why the connection ended, or began to: the first reason wins.
+    reason: Option<Reason>,
+    /// Why nothing is sent any more: the first reason but the peer's clean close, after which sending may go on.
+    stopped: Option<Reason>,
+    /// What went wrong first, also where the connection was closing by then.
+    failure: Option<Reason>,
+    ending: end::Ending,
+}
+
+/// Who is to be told of what has happened, as a set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct News(u8);
+
+impl News {
+    /// Bytes have left the queue, or the line of senders has moved: those who wait for that may go on.
+    pub(crate) const PROGRESS: Self = Self(1);
+    /// The connection has ended or begins to: whoever waits may go on.
+    pub(crate) const END: Self = Self(2);
+    /// Something is to be written at the end of this turn.
+    pub(crate) const SWEEP: Self = Self(4);
+    /// The connection's task is to look at everything.
+    pub(crate) const TASK: Self = Self(8);
+    /// The receiver is to look again.
+    pub(crate) const RECEIVER: Self = Self(16);
+
+    pub(crate) fn has(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    pub(crate) fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+}
+
+impl Machine {
+    pub(crate) fn new(config: &ConnConfig) -> Self {
+        Self {
+            queue: SendQueue::default(),
+            phase: Phase::Open,
+            blocked: false,
+            remote_closed: false,
+            news: News::default(),
+            timing: config.timing().map(Box::new),
+            lag: config.send_max_lag.map(|max| Box::new(Lag::new(max))),
+            recv_clock: None,
+            extra: None,
+            packets_sent: 0,
+            bytes_accepted: 0,
+            bytes_written: 0,
+            bytes_flushed: 0,
+            writes: 0,
+        }
+    }
+
+    fn extra(&mut self) -> &mut Extra {
+        self.extra.get_or_insert_default()
+    }
+
+    fn tell(&mut self, news: News) {
+        self.news.0 |= news.0;
+    }
+
+    pub(crate) fn news(&self) -> News {
+        self.news
+    }
+
+    pub(crate) fn take_news(&mut self) -> News {
+        std::mem::take(&mut self.news)
+    }
+
+    /// Of one who has seen to it himself.
+    pub(crate) fn forget_news(&mut self, news: News) {
+        self.news.0 &= !news.0;
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.blocked
+    }
+
+    /// Whether packets wait for a time and not for the end of the turn.
+    pub(crate) fn is_timed(&self) -> bool {
+        self.timing.is_some()
+    }
+
+    pub(crate) fn bytes_accepted(&self) -> u64 {
+        self.bytes_accepted
+    }
+
+    pub(crate) fn stats(&self, received: &Received) -> ConnStats {
+        ConnStats {
+            packets_received: received.packets.total(),
+            bytes_received: received.bytes.total(),
+            reads: received.reads.total(),
+            packets_sent: self.packets_sent,
+            bytes_sent: self.bytes_written,
+            writes: self.writes,
+            queued_bytes: self.queue.len() as u64,
+            packets_dropped: self.extra.as_ref().map_or(0, |extra| extra.packets_dropped),
+        }
+    }
+
+    /// Puts a packet into the queue. Whether that is worth a look: the first of several, or a write's worth.
+    #[inline]
+    pub(crate) fn push(
+        &mut self,
+        packet: &Packet,
+        frame: &Frame<'_>,
+        now: impl FnOnce() -> Instant,
+    ) -> Pushed {
+        let was_empty = self.queue.is_empty();
+        self.queue.push(packet, frame, self.blocked);
+        self.packets_sent += 1;
+        self.bytes_accepted += frame.len() as u64;
+        if self.timing.is_some() || self.lag.is_some() {
+            self.note_pushed(frame.len(), now());
+        }
+        if self.blocked {
+            Pushed::Waits
+        } else if self.queue.len() >= WRITE_WORTH {
+            Pushed::WritesWorth
+        } else if was_empty {
+            Pushed::First
+        } else {
+            Pushed::Waits
+        }
+    }
+
+    #[cold]
+    fn note_pushed(&mut self, len: usize, now: Instant) {
+        if let Some(timing) = &mut self.timing {
+            timing.packet_queued(now);
+        }
+        let position = self.bytes_written + (self.queue.len() - len) as u64;
+        self.note_on_its_way(position, now);
+    }
+
+    fn note_on_its_way(&mut self, position: u64, now: Instant) {
+        if self.lag.as_mut().is_some_and(|lag| lag.queued(position, now)) {
+            // Its deadline passes also when nothing more is sent.
+            self.tell(News::TASK);
+        }
+    }
+
+    /// Has the connection's task look at everything.
+    pub(crate) fn want_task(&mut self) {
+        self.tell(News::TASK);
+    }
+
+    /// Has the receiver look again.
+    pub(crate) fn wake_receiver(&mut self) {
+        self.tell(News::RECEIVER);
+    }
+
+    /// When packets that gather are to be written.
+    pub(crate) fn flush_due(&self) -> Option<Instant> {
+        self.timing.as_ref().filter(|_| self.phase == Phase::Open && !self.blocked)?.due()
+    }
+
+    /// Whether there is nothing to wait for, apart from what others begin.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        match self.phase {
+            Phase::Open => !self.has_output(),
+            Phase::Closing | Phase::Finished | Phase::Aborting => false,
+            Phase::Ended => true,
+        }
+    }
+
+    /// Has what stands in the queue written: at the end of this turn, or when it is due.
+    pub(crate) fn want_write(&mut self) {
+        if !self.queue.is_empty() && !self.blocked {
+            self.tell(if self.is_timed() { News::TASK } else { News::SWEEP });
+        }
+    }
+
+    /// Counts a packet that is written from its own memory, past the queue.
+    pub(crate) fn pass_through(&mut self, len: usize, now: impl FnOnce() -> Instant) {
+        self.packets_sent += 1;
+        self.bytes_accepted += len as u64;
+        if self.lag.is_some() {
+            self.note_on_its_way(self.bytes_written, now());
+        }
+    }
+}
+
+/// What a push calls for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pushed {
+    /// Nothing: somebody has been told, or the transport takes no more.
+    Waits,
+    /// It is the first in the queue: somebody is to be told.
+    First,
+    /// So much is queued that waiting for more gains nothing.
+    WritesWorth,
+}

@@ -1,0 +1,260 @@
+//! What the transport has taken, what the peer has acknowledged, and when that took too long.
+
+use std::time::Duration;
+
+use pktconn_codec::Packet;
+use tokio::time::Instant;
+
+use super::{Machine, News, Phase, Rules, SlowConsumer};
+use crate::error::{Reason, Timeout};
+use crate::transport::Acks;
+
+/// How often the acknowledgements of a peer are looked at whose transport takes no more: a socket has room again when a third
+/// of its buffer is free, and a slow reader needs longer for that than a `write_timeout`. So a timeout is late by this at
+/// most.
+const SAMPLE: Duration = Duration::from_millis(500);
+
+/// What came of offering the transport what there is.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// It has taken everything.
+    All,
+    /// It takes no more for now.
+    Blocked,
+    Failed(Reason),
+}
+
+/// Since when a transport that is blocked has taken nothing.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stall {
+    since: Instant,
+    /// When the acknowledgements are looked at next; `None` where there are none to look at.
+    sample_at: Option<Instant>,
+    missing: Option<usize>,
+}
+
+impl Stall {
+    fn new(now: Instant) -> Self {
+        Self { since: now, sample_at: now.checked_add(SAMPLE), missing: None }
+    }
+}
+
+/// The bytes that were accepted and dropped, for those who wait for bytes to be written.
+#[derive(Default)]
+pub(super) struct PassedOver {
+    bytes: u64,
+    /// Those that were dropped behind a frame which was being written, and where that ends.
+    behind_begun: u64,
+    begun_end: u64,
+}
+
+impl PassedOver {
+    /// How many of them are behind what is written, when so much is.
+    fn until(&self, written: u64) -> u64 {
+        self.bytes + if written >= self.begun_end { self.behind_begun } else { 0 }
+    }
+
+    pub(super) fn add(&mut self, bytes: u64, written: u64, begun_end: u64) {
+        if written >= self.begun_end {
+            (self.bytes, self.behind_begun) = (self.bytes + self.behind_begun, 0);
+        }
+        self.begun_end = begun_end;
+        self.behind_begun += bytes;
+    }
+}
+
+impl Machine {
+    pub(crate) fn has_output(&self) -> bool {
+        !self.queue.is_empty() || self.is_unflushed()
+    }
+
+    /// Whether the transport holds bytes in a buffer of its own.
+    pub(crate) fn is_unflushed(&self) -> bool {
+        self.bytes_flushed < self.bytes_written
+    }
+
+    /// Whether `target` bytes, of all that were ever accepted, are written or dropped.
+    pub(crate) fn is_written(&self, target: u64) -> bool {
+        let passed_over = self.extra.as_ref().map_or(0, |extra| extra.passed_over.until(self.bytes_flushed));
+        self.bytes_flushed + passed_over >= target
+    }
+
+    /// What tells whether a write came to something.
+    pub(crate) fn bytes_out(&self) -> (u64, u64) {
+        (self.bytes_written, self.bytes_flushed)
+    }
+
+    /// The transport took `count` bytes off the front of the queue.
+    pub(crate) fn took(&mut self, count: usize, done: impl FnMut(Packet)) {
+        self.queue.advance(count, done);
+        self.took_past_queue(count);
+    }
+
+    /// The transport took `count` bytes that did not stand in the queue, which was empty.
+    pub(crate) fn took_past_queue(&mut self, count: usize) {
+        self.bytes_written += count as u64;
+        self.writes += 1;
+    }
+
+    /// The transport has let go of everything that it took.
+    pub(crate) fn flushed(&mut self) {
+        self.bytes_flushed = self.bytes_written;
+    }
+
+    /// What a write led to that began when `before` was out.
+    #[inline]
+    pub(crate) fn wrote(
+        &mut self,
+        before: (u64, u64),
+        outcome: Outcome,
+        now: impl FnOnce() -> Instant,
+        done: impl FnMut(Packet),
+    ) {
+        let was_blocked = std::mem::replace(&mut self.blocked, matches!(outcome, Outcome::Blocked));
+        let has_progressed = before != self.bytes_out();
+        if has_progressed {
+            self.tell(News::PROGRESS);
+        }
+        if self.queue.is_empty() {
+            if let Some(timing) = &mut self.timing {
+                timing.all_written();
+            }
+        }
+        match outcome {
+            Outcome::All if !was_blocked && self.recv_clock.is_none() => {}
+            Outcome::All | Outcome::Blocked => self.note_wrote(was_blocked, has_progressed, now(), done),
+            Outcome::Failed(reason) => self.write_failed(reason),
+        }
+    }
+
+    #[cold]
+    fn note_wrote(
+        &mut self,
+        was_blocked: bool,
+        has_progressed: bool,
+        now: Instant,
+        done: impl FnMut(Packet),
+    ) {
+        if let Some(clock) = self.recv_clock.as_mut().filter(|_| has_progressed) {
+            clock.alive(now);
+        }
+        if !self.blocked {
+            if let Some(extra) = &mut self.extra {
+                extra.stall = None;
+            }
+            return;
+        }
+        // It may stay for long.
+        self.queue.compact(done);
+        if !was_blocked {
+            // Somebody is to wait for the transport, and to keep the time.
+            self.tell(News::TASK);
+        }
+        let stall = &mut self.extra().stall;
+        if has_progressed || !was_blocked {
+            *stall = None;
+        }
+        stall.get_or_insert_with(|| Stall::new(now));
+    }
+
+    /// The peer's kernel was asked what it has acknowledged.
+    pub(crate) fn acknowledged(&mut self, acks: Acks, now: Instant) {
+        let end = self.bytes_written + self.queue.len() as u64;
+        let missing = match acks {
+            Acks::Missing(missing) => missing,
+            // As good as it gets.
+            Acks::Hidden | Acks::NoNetwork => 0,
+        };
+        // TLS makes of the bytes a few more: the peer is nearer than it seems then, by little.
+        let reached = self.bytes_flushed.saturating_sub(missing as u64);
+        if let Some(lag) = &mut self.lag {
+            lag.reached(reached, end);
+        }
+        if let Some(clock) = &mut self.recv_clock {
+            if clock.acked(reached) {
+                clock.alive(now);
+            }
+        }
+        let Some(stall) = self.extra.as_mut().and_then(|extra| extra.stall.as_mut()) else { return };
+        if !matches!(acks, Acks::Missing(_)) {
+            stall.sample_at = None;
+        } else if stall.missing.is_some_and(|last| missing < last) {
+            *stall = Stall { missing: Some(missing), ..Stall::new(now) };
+        } else {
+            stall.missing = Some(missing);
+            stall.sample_at = now.checked_add(SAMPLE);
+        }
+    }
+
+    /// Looks at the time that a blocked transport has, and at the lag. `Some` while there is something to wait for.
+    pub(super) fn look_at_sending(
+        &mut self,
+        rules: &Rules,
+        now: Instant,
+        look: &mut Look,
+        probe: &mut impl FnMut() -> Result<Acks, Reason>,
+    ) -> Result<(), Reason> {
+        let stall = self.stall();
+        if stall.and_then(|stall| stall.sample_at).is_some_and(|at| at <= now)
+            && rules.timeouts.write.is_some()
+        {
+            self.acknowledged(probe()?, now);
+        }
+        if let (Some(stall), Some(granted)) = (self.stall(), rules.timeouts.write) {
+            // A time beyond what the clock can say is none.
+            let due = stall.since.checked_add(granted);
+            if look.is_due(due, now) {
+                self.fail(Reason::Timeout(Timeout::Write, granted));
+                self.end(true);
+                return Ok(());
+            }
+            look.wait_until(stall.sample_at);
+        }
+        if rules.slow_consumer == SlowConsumer::Disconnect && self.phase == Phase::Open {
+            if self.lags(|| now) {
+                self.acknowledged(probe()?, now);
+            }
+            if look.is_due(self.lag.as_ref().and_then(|lag| lag.due()), now) {
+                self.disconnect_slow();
+            }
+        }
+        Ok(())
+    }
+
+    fn stall(&self) -> Option<Stall> {
+        self.extra.as_ref().and_then(|extra| extra.stall).filter(|_| self.blocked)
+    }
+}
+
+/// A look at all deadlines.
+#[derive(Debug, Default)]
+pub(crate) struct Look {
+    /// When to look again at the latest.
+    pub(crate) next: Option<Instant>,
+    /// Whether what is seen may be as old as the last turn of tokio's driver: a deadline counts after a look behind that.
+    pub(crate) is_first: bool,
+    /// Whether a deadline has passed, and is to be looked at again after such a turn.
+    pub(crate) again: bool,
+}
+
+impl Look {
+    /// Whether a deadline has passed and counts. Where it is to come, it is waited for.
+    pub(super) fn is_due(&mut self, due: Option<Instant>, now: Instant) -> bool {
+        match due {
+            Some(due) if due > now => {
+                self.wait_until(Some(due));
+                false
+            }
+            Some(_) if self.is_first => {
+                self.again = true;
+                false
+            }
+            Some(_) => true,
+            None => false,
+        }
+    }
+
+    pub(crate) fn wait_until(&mut self, at: Option<Instant>) {
+        self.next = [self.next, at].into_iter().flatten().min();
+    }
+}

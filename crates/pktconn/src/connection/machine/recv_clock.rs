@@ -1,0 +1,175 @@
+//! How long a receiver has waited: the deadlines of a frame and of silence.
+//!
+//! Only the time counts in which somebody waits in `recv`. A peer whose bytes nobody takes may be kept from sending on, and is
+//! not to blame for that; but a deadline that passes while somebody waits counts, however late it is noticed.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Timeouts;
+use crate::error::{Reason, Timeout};
+
+#[derive(Debug, Default)]
+pub(crate) struct RecvClock {
+    /// Since when a receiver waits without a pause.
+    since: Option<Instant>,
+    /// How long the rest of the present frame was waited for before that. `None` between frames.
+    frame: Option<Duration>,
+    /// How long a byte was waited for before that.
+    silent: Duration,
+    /// How far the peer's kernel had acknowledged what was sent, at some time in this silence.
+    baseline: Option<u64>,
+    /// Whether a deadline has passed: the receiver is to look once more, and then to give up.
+    is_overdue: bool,
+    /// When the connection's task looks at this by itself.
+    looked_at: Option<Instant>,
+}
+
+impl RecvClock {
+    /// A receiver begins to wait, or goes on after it has looked in vain.
+    pub(crate) fn wait(&mut self, in_frame: bool, has_read: bool, now: Instant) {
+        self.roll_up(now);
+        self.since = Some(now);
+        self.frame = in_frame.then(|| self.frame.unwrap_or_default());
+        if has_read {
+            (self.silent, self.is_overdue, self.baseline) = (Duration::ZERO, false, None);
+        }
+    }
+
+    /// Nobody waits any more.
+    pub(crate) fn pause(&mut self, now: Instant) {
+        self.roll_up(now);
+        (self.since, self.is_overdue) = (None, false);
+    }
+
+    /// A frame was received whole: the next one has a time of its own.
+    pub(crate) fn received(&mut self) {
+        *self = Self { looked_at: self.looked_at, ..Self::default() };
+    }
+
+    /// The peer has shown that it is there, in another way than by sending.
+    pub(crate) fn alive(&mut self, now: Instant) {
+        self.roll_up(now);
+        self.since = self.since.and(Some(now));
+        (self.silent, self.baseline) = (Duration::ZERO, None);
+    }
+
+    fn roll_up(&mut self, now: Instant) {
+        let Some(since) = self.since else { return };
+        let waited = now.saturating_duration_since(since);
+        self.silent += waited;
+        if let Some(frame) = &mut self.frame {
+            *frame += waited;
+        }
+        self.since = Some(now);
+    }
+
+    /// The deadline that passes first if nothing happens, and what the peer has missed then. None while nobody waits.
+    pub(crate) fn due(&self, timeouts: &Timeouts) -> Option<(Instant, Reason)> {
+        let since = self.since?;
+        let dues = [
+            (Timeout::Frame, self.frame.zip(timeouts.frame)),
+            (Timeout::Idle, Some(self.silent).zip(timeouts.idle)),
+        ];
+        let dues = dues.into_iter().filter_map(|(timeout, times)| {
+            let (waited, granted) = times?;
+            // A time beyond what the clock can say is none.
+            let due = since.checked_add(granted.saturating_sub(waited))?;
+            Some((due, Reason::Timeout(timeout, granted)))
+        });
+        dues.min_by_key(|(due, _)| *due)
+    }
+
+    /// When to look how far the peer has acknowledged what was sent: half-way through a silence, to see at its end whether the
+    /// peer has taken something.
+    pub(crate) fn baseline_due(&self, timeouts: &Timeouts) -> Option<Instant> {
+        if self.baseline.is_some() {
+            return None;
+        }
+        self.since?.checked_add((timeouts.idle? / 2).saturating_sub(self.silent))
+    }
+
+    /// Whether the connection's task looks at this too late, or not at all.
+    pub(crate) fn wants_look(&self, timeouts: &Timeouts) -> bool {
+        self.due(timeouts).is_some_and(|(due, _)| self.looked_at.is_none_or(|at| at > due))
+    }
+
+    pub(crate) fn will_be_looked_at(&mut self, at: Option<Instant>) {
+        self.looked_at = at;
+    }
+
+    /// The peer's kernel has acknowledged the first `acked` bytes: whether that is more than before in this silence.
+    pub(crate) fn acked(&mut self, acked: u64) -> bool {
+        acked > *self.baseline.get_or_insert(acked)
+    }
+
+    /// Has the receiver look once more.
+    pub(crate) fn set_overdue(&mut self) {
+        self.is_overdue = true;
+    }
+
+    pub(crate) fn is_overdue(&self) -> bool {
+        self.is_overdue
+    }
+
+    /// Whether there is nothing to be known of it any more.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.since.is_none() && self.frame.is_none() && self.silent.is_zero()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn timeouts(frame: u32, idle: u32) -> Timeouts {
+        let secs = |secs: u32| (secs > 0).then_some(secs * SECOND);
+        Timeouts { close: SECOND, close_grace: SECOND, frame: secs(frame), idle: secs(idle), write: None }
+    }
+
+    fn due_in(clock: &RecvClock, timeouts: &Timeouts, now: Instant) -> Option<Duration> {
+        clock.due(timeouts).map(|(due, _)| due.saturating_duration_since(now))
+    }
+
+    #[test]
+    fn only_the_time_counts_in_which_somebody_waits() {
+        let (start, timeouts) = (Instant::now(), timeouts(5, 20));
+        let mut clock = RecvClock::default();
+        assert!(clock.due(&timeouts).is_none() && clock.is_idle());
+        clock.wait(true, true, start);
+        clock.pause(start + 3 * SECOND);
+        assert!(clock.due(&timeouts).is_none() && !clock.is_idle());
+        let later = start + 100 * SECOND;
+        clock.wait(true, false, later);
+        assert_eq!(due_in(&clock, &timeouts, later), Some(2 * SECOND));
+    }
+
+    #[test]
+    fn bytes_end_a_silence_and_do_not_extend_a_frame() {
+        let (start, timeouts) = (Instant::now(), timeouts(5, 20));
+        let mut clock = RecvClock::default();
+        for second in 0..4 {
+            let now = start + second * SECOND;
+            clock.wait(true, true, now);
+            assert_eq!(due_in(&clock, &timeouts, now), Some((5 - second) * SECOND));
+        }
+        clock.received();
+        let now = start + 4 * SECOND;
+        clock.wait(false, false, now);
+        assert_eq!(due_in(&clock, &timeouts, now), Some(20 * SECOND));
+        clock.wait(true, true, now + SECOND);
+        assert_eq!(due_in(&clock, &timeouts, now + SECOND), Some(5 * SECOND), "a frame of its own");
+    }
+
+    #[test]
+    fn a_peer_that_takes_what_is_sent_is_not_silent() {
+        let (start, timeouts) = (Instant::now(), timeouts(0, 20));
+        let mut clock = RecvClock::default();
+        clock.wait(false, false, start);
+        clock.alive(start + 15 * SECOND);
+        assert_eq!(due_in(&clock, &timeouts, start + 15 * SECOND), Some(20 * SECOND));
+    }
+}

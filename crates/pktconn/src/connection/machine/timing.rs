@@ -1,0 +1,82 @@
+//! Timed flushing: when packets that gather are due.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Timed flushing: packets gather in the queue until none has followed for `delay`, and for `max_delay` at most.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Timing {
+    delay: Duration,
+    max_delay: Duration,
+    /// When the first and the last of the packets that stand in the queue were accepted.
+    queued: Option<(Instant, Instant)>,
+}
+
+impl Timing {
+    pub(crate) fn new(delay: Duration, max_delay: Duration) -> Self {
+        Self { delay, max_delay, queued: None }
+    }
+
+    /// A packet was accepted.
+    pub(crate) fn packet_queued(&mut self, now: Instant) {
+        self.queued = Some((self.queued.map_or(now, |(first, _)| first), now));
+    }
+
+    /// The queue is empty.
+    pub(crate) fn all_written(&mut self) {
+        self.queued = None;
+    }
+
+    /// When what stands in the queue is to be written.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        let (first, last) = self.queued?;
+        Some(later(last, self.delay).min(later(first, self.max_delay)))
+    }
+}
+
+/// A delay beyond what the clock can say is as good as 30 years, which it can.
+fn later(from: Instant, by: Duration) -> Instant {
+    from.checked_add(by).unwrap_or_else(|| from + Duration::from_secs(30 * 365 * 24 * 60 * 60))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn now() -> Instant {
+        Instant::from_std(std::time::Instant::now())
+    }
+
+    #[test]
+    fn a_packet_that_follows_puts_the_write_off_but_not_beyond_the_longest_delay() {
+        let ms = Duration::from_millis;
+        let first = now();
+        for (last_ms, due_ms) in [(0, 1), (4, 5), (9, 10), (30, 10)] {
+            let mut timing = Timing::new(ms(1), ms(10));
+            timing.packet_queued(first);
+            timing.packet_queued(first + ms(last_ms));
+            assert_eq!(timing.due(), Some(first + ms(due_ms)), "the last after {last_ms} ms");
+        }
+    }
+
+    #[test]
+    fn an_empty_queue_is_never_due_and_begins_anew() {
+        let ms = Duration::from_millis;
+        let (mut timing, first) = (Timing::new(ms(1), ms(10)), now());
+        assert_eq!(timing.due(), None);
+        timing.packet_queued(first);
+        timing.all_written();
+        assert_eq!(timing.due(), None);
+        timing.packet_queued(first + ms(30));
+        assert_eq!(timing.due(), Some(first + ms(31)));
+    }
+
+    #[test]
+    fn a_delay_beyond_the_clock_is_no_panic() {
+        let mut timing = Timing::new(Duration::from_millis(1), Duration::MAX);
+        let now = now();
+        timing.packet_queued(now);
+        assert_eq!(timing.due(), Some(now + Duration::from_millis(1)));
+    }
+}

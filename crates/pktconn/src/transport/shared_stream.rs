@@ -1,0 +1,171 @@
+//! A byte stream that is not TCP by its type: Unix sockets, TLS, and streams of the application's own.
+//!
+//! Both halves of a connection point to it, and either can take it away from the other: a connection that has ended must
+//! not keep its transport open because a receiver is kept that nobody polls.
+
+use std::io::{self, IoSlice};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use bytes::BytesMut;
+use pin_project_lite::pin_project;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::{Acks, socket};
+
+/// A byte stream, and what is known of the socket below it.
+pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send {
+    /// See [`Reader::read_now`](super::Reader::read_now).
+    fn read_now(&self, _buffer: &mut BytesMut) -> Option<io::Result<usize>> {
+        None
+    }
+
+    fn can_read_now(&self) -> bool {
+        false
+    }
+
+    /// See [`Writer::write_now`](super::Writer::write_now).
+    fn write_now(&self, _bytes: &[u8]) -> Option<io::Result<usize>> {
+        None
+    }
+
+    /// Whether bytes have arrived that were not read, as far as that can be seen.
+    fn has_unread(&self) -> bool {
+        false
+    }
+
+    /// The TCP socket that it runs over.
+    fn tcp(&self) -> Option<&TcpStream> {
+        None
+    }
+}
+
+pin_project! {
+    /// A stream of the application's.
+    pub(crate) struct Foreign<T> {
+        #[pin]
+        stream: T,
+    }
+}
+
+impl<T> Foreign<T> {
+    pub(crate) fn new(stream: T) -> Self {
+        Self { stream }
+    }
+}
+
+pub(crate) struct SharedStream(Mutex<Option<Pin<Box<dyn Duplex>>>>);
+
+impl SharedStream {
+    pub(super) fn new(stream: impl Duplex + 'static) -> Self {
+        Self(Mutex::new(Some(Box::pin(stream))))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Pin<Box<dyn Duplex>>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn take(&self) -> Option<Pin<Box<dyn Duplex>>> {
+        self.lock().take()
+    }
+
+    /// Runs `act` on the stream. A panic in it, which is code of the application's, is an error of this connection: it must
+    /// not end the task that writes for others.
+    fn with<T>(&self, act: impl FnOnce(Pin<&mut dyn Duplex>) -> Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        let mut slot = self.lock();
+        let Some(stream) = slot.as_mut() else {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::NotConnected, "the connection has ended")));
+        };
+        catch_unwind(AssertUnwindSafe(|| act(stream.as_mut()))).unwrap_or_else(|_| {
+            let broken = slot.take();
+            drop(slot);
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(broken)));
+            Poll::Ready(Err(io::Error::other("the transport panicked")))
+        })
+    }
+
+    fn inspect<T>(&self, look: impl FnOnce(&dyn Duplex) -> Option<T>) -> Option<T> {
+        self.lock().as_ref().and_then(|stream| look(&**stream))
+    }
+
+    pub(super) fn read_now(&self, buffer: &mut BytesMut) -> Option<io::Result<usize>> {
+        self.inspect(|stream| stream.read_now(buffer))
+    }
+
+    pub(super) fn can_read_now(&self) -> bool {
+        self.inspect(|stream| Some(stream.can_read_now())).unwrap_or(false)
+    }
+
+    pub(super) fn write_now(&self, bytes: &[u8]) -> Option<io::Result<usize>> {
+        self.inspect(|stream| stream.write_now(bytes))
+    }
+
+    pub(super) fn acks(&self) -> io::Result<Acks> {
+        self.inspect(|stream| stream.tcp().map(socket::acks)).unwrap_or(Ok(Acks::NoNetwork))
+    }
+
+    pub(super) fn has_unread(&self) -> bool {
+        self.inspect(|stream| Some(stream.has_unread())).unwrap_or(false)
+    }
+
+    pub(super) fn prepare_reset(&self) {
+        self.inspect(|stream| stream.tcp().map(socket::reset));
+    }
+
+    pub(super) fn poll_read(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.with(|stream| stream.poll_read(cx, buf))
+    }
+
+    pub(super) fn poll_write(&self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.with(|stream| stream.poll_write(cx, buf))
+    }
+
+    pub(super) fn poll_write_vectored(
+        &self,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.with(|stream| stream.poll_write_vectored(cx, bufs))
+    }
+
+    pub(super) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.with(|stream| stream.poll_flush(cx))
+    }
+
+    pub(super) fn poll_shutdown(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.with(|stream| stream.poll_shutdown(cx))
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Send> Duplex for Foreign<T> {}
+
+impl<T: AsyncRead> AsyncRead for Foreign<T> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.project().stream.poll_read(cx, buf)
+    }
+}
+
+impl<T: AsyncWrite> AsyncWrite for Foreign<T> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.project().stream.poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.project().stream.poll_write_vectored(cx, bufs)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.project().stream.poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.project().stream.poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,89 @@
+//! What is asked of sockets behind tokio's back, without a call of the application's.
+
+use std::io;
+
+use bytes::BytesMut;
+use tokio::net::TcpStream;
+
+use super::Acks;
+
+/// How much is read at a time: what waits in the rare case that it is looked for is a few packets.
+#[cfg(unix)]
+const SCRATCH: usize = 16 * 1024;
+
+/// Reads once, whatever tokio knows of the socket. 0 bytes are the end of the stream.
+#[cfg(unix)]
+pub(crate) fn read_now(socket: impl rustix::fd::AsFd, buffer: &mut BytesMut) -> io::Result<usize> {
+    let mut scratch = [0; SCRATCH];
+    let (count, _) = rustix::net::recv(socket, &mut scratch[..], rustix::net::RecvFlags::DONTWAIT)?;
+    buffer.extend_from_slice(&scratch[..count]);
+    Ok(count)
+}
+
+/// Writes once, whatever tokio knows of the socket.
+#[cfg(unix)]
+pub(crate) fn write_now(socket: impl rustix::fd::AsFd, bytes: &[u8]) -> io::Result<usize> {
+    use rustix::net::SendFlags;
+
+    #[cfg(not(target_vendor = "apple"))]
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    // A socket of Rust's has SO_NOSIGPIPE there.
+    #[cfg(target_vendor = "apple")]
+    let flags = SendFlags::DONTWAIT;
+    Ok(rustix::net::send(socket, bytes, flags)?)
+}
+
+/// Whether bytes have arrived that were not read.
+#[cfg(unix)]
+pub(crate) fn has_unread(socket: impl rustix::fd::AsFd) -> bool {
+    use rustix::net::RecvFlags;
+
+    let peeked = rustix::net::recv(socket, &mut [0; 1][..], RecvFlags::DONTWAIT | RecvFlags::PEEK);
+    matches!(peeked, Ok((1.., _)))
+}
+
+#[cfg(not(unix))]
+pub(crate) fn read_now(_: &TcpStream, _: &mut BytesMut) -> io::Result<usize> {
+    Err(io::ErrorKind::WouldBlock.into())
+}
+
+#[cfg(not(unix))]
+pub(crate) fn write_now(_: &TcpStream, _: &[u8]) -> io::Result<usize> {
+    Err(io::ErrorKind::WouldBlock.into())
+}
+
+#[cfg(not(unix))]
+pub(crate) fn has_unread(_: &TcpStream) -> bool {
+    false
+}
+
+/// What the peer's kernel has acknowledged.
+///
+/// # Errors
+///
+/// The socket has failed: a reset has arrived, for one.
+pub(crate) fn acks(stream: &TcpStream) -> io::Result<Acks> {
+    if let Some(error) = stream.take_error()? {
+        return Err(error);
+    }
+    // Not every sandbox lets it through.
+    Ok(match pktconn_sys::unacked_bytes(stream) {
+        Ok(Some(bytes)) => Acks::Missing(bytes),
+        Ok(None) | Err(_) => Acks::Hidden,
+    })
+}
+
+/// Has the connection end with a reset: at once on Linux, also while the other half of the socket is held elsewhere, and
+/// when the last half is dropped on other systems.
+pub(crate) fn reset(stream: &TcpStream) {
+    // Whoever closes a socket that has failed already has nothing to reset.
+    let _ = socket2::SockRef::from(stream).set_linger(Some(std::time::Duration::ZERO));
+    // Source: connect(2), AF_UNSPEC; Linux answers it with a reset.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let _ = rustix::net::connect_unspec(stream);
+}
+
+/// Tells the peer that nothing more comes, and the kernel that nothing more is read.
+pub(crate) fn send_fin(stream: &TcpStream) {
+    let _ = socket2::SockRef::from(stream).shutdown(std::net::Shutdown::Both);
+}
