@@ -170,6 +170,28 @@ fn a_buffer_that_grows_step_by_step_ends_as_large_as_its_frame() {
 }
 
 #[test]
+fn room_returns_for_any_buffer_and_any_number() {
+    let assert_none = |codec: &PacketCodec| {
+        for src in [b"", HEADER_OF_32_MIB, FRAME] {
+            assert_eq!([0, 1, usize::MAX].map(|at_least| codec.room(src, at_least)), [0; 3]);
+        }
+    };
+    let mut codec = PacketCodec::default();
+    assert_none(&codec);
+
+    assert_eq!(codec.decode_frame(&mut BytesMut::from(HEADER_OF_32_MIB)), Ok(None));
+    let frame_len = 4 + 32 * 1024 * 1024;
+    assert_eq!(codec.room(b"", usize::MAX), frame_len);
+    assert_eq!(codec.room(HEADER_OF_32_MIB, usize::MAX), frame_len - 4);
+    assert_eq!(codec.room(b"", 1), 1);
+    // Another buffer than the one with the header, and no byte asked for.
+    assert_eq!(codec.room(b"", 0), 0);
+
+    codec.decode_end(b"").unwrap_err();
+    assert_none(&codec);
+}
+
+#[test]
 fn decode_frame_leaves_all_reserving_to_the_caller() {
     let mut buffer = BytesMut::from(HEADER_OF_32_MIB);
     let capacity = buffer.capacity();

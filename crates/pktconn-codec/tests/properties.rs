@@ -66,6 +66,23 @@ fn typed() -> impl Strategy<Value = Typed> {
     ]
 }
 
+/// The first bytes of a frame: any, and those of a length near what has arrived.
+fn header() -> impl Strategy<Value = [u8; 4]> {
+    let near = (0..40_000_u32, any::<bool>())
+        .prop_map(|(len, big_endian)| if big_endian { len.to_be_bytes() } else { len.to_le_bytes() });
+    prop_oneof![any::<[u8; 4]>(), near]
+}
+
+/// Any number of bytes; many are far more than any frame has.
+fn any_len() -> impl Strategy<Value = usize> {
+    prop_oneof![
+        select(vec![0, 1, usize::MAX / 2, usize::MAX - 1, usize::MAX]),
+        0..50_000_usize,
+        any::<u32>().prop_map(|len| len as usize),
+        any::<usize>(),
+    ]
+}
+
 /// Bytes of which a typed read makes something now and then: noise, and text behind a length that may fit.
 fn readable() -> impl Strategy<Value = Vec<u8>> {
     let behind_a_length = (0..12_u8, 1..4_usize, vec(b' '..=b'~', 0..24))
@@ -182,6 +199,27 @@ proptest! {
         let frames = encode_all(&config, &at_once);
         prop_assert!(wire.starts_with(&frames));
         prop_assert_eq!(end.is_ok(), frames.len() == wire.len());
+    }
+
+    #[test]
+    fn room_is_what_is_asked_for_and_follows_what_has_arrived(
+        config in framing(),
+        header in header(),
+        arrived in prop_oneof![1 => Just(0), 3 => 0..50_000_usize],
+        at_least in any_len(),
+    ) {
+        let config = config.max_payload_len(usize::MAX);
+        let mut codec = PacketCodec::new(config);
+        let mut buffer = BytesMut::from(&header[..config.header_format().header_len()]);
+        // A header of 0 bytes without a checksum is a whole frame. Then no more is missing.
+        codec.decode_frame(&mut buffer).unwrap();
+
+        // Not always the buffer with the header: any may be asked about.
+        let src = vec![0; arrived];
+        let (room, missing) = (codec.room(&src, at_least), codec.missing(&src));
+        prop_assert!(room >= at_least.min(missing), "{} of {}", room, missing);
+        prop_assert!(room <= missing, "{} of {}", room, missing);
+        prop_assert!(room <= at_least.saturating_mul(2).saturating_add(arrived), "{} of {}", room, missing);
     }
 
     #[test]
