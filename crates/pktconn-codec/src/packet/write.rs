@@ -86,10 +86,14 @@ impl PacketMut {
     }
 
     /// An empty packet with room for a payload of `payload_len` bytes.
+    ///
+    /// # Panics
+    ///
+    /// When the capacity overflows, as with `Vec`.
     #[must_use]
     pub fn with_capacity(payload_len: usize) -> Self {
         let headroom = HeaderFormat::MAX_LEN;
-        let mut bytes = BytesMut::with_capacity(headroom + payload_len + Checksum::MAX_LEN);
+        let mut bytes = BytesMut::with_capacity(payload_len.saturating_add(headroom + Checksum::MAX_LEN));
         bytes.put_bytes(0, headroom);
         Self { bytes, headroom }
     }
@@ -100,8 +104,12 @@ impl PacketMut {
     }
 
     /// Makes room for `additional` more bytes of payload.
+    ///
+    /// # Panics
+    ///
+    /// When the capacity overflows, as with `Vec`.
     pub fn reserve(&mut self, additional: usize) {
-        self.bytes.reserve(additional + Checksum::MAX_LEN);
+        self.bytes.reserve(additional.saturating_add(Checksum::MAX_LEN));
     }
 
     /// The payload so far.
@@ -276,6 +284,18 @@ mod tests {
             assert_eq!(packet.payload(), b"\x3a\xbd\x40");
             assert_eq!(packet.payload().as_ptr(), address, "{config:?} copied the payload");
         }
+    }
+
+    #[test]
+    #[should_panic(expected = "capacity overflow")]
+    fn a_capacity_of_more_than_any_memory_holds_panics() {
+        let _ = PacketMut::with_capacity(usize::MAX);
+    }
+
+    #[test]
+    #[should_panic(expected = "capacity overflow")]
+    fn a_reserve_of_more_than_any_memory_holds_panics() {
+        PacketMut::new().reserve(usize::MAX);
     }
 
     #[test]
