@@ -8,6 +8,7 @@ use pktconn_codec::{CodecConfig, FrameError, Packet, PacketCodec, PacketMut, Rea
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
+use tokio_util::codec::Decoder;
 
 fn framing() -> impl Strategy<Value = CodecConfig> {
     select(framings().collect::<Vec<_>>())
@@ -223,6 +224,33 @@ proptest! {
     }
 
     #[test]
+    fn every_call_returns_whatever_buffers_it_is_given(
+        config in framing(),
+        limit in any_len(),
+        calls in vec((0..10_u8, stream_part(), 0..40_usize, any_len()), 1..12),
+    ) {
+        // Buffers of one codec that have nothing to do with each other, and have any room behind their bytes.
+        let mut codec = PacketCodec::new(config.max_payload_len(limit));
+        let mut packets = Vec::new();
+        for (call, bytes, spare, number) in calls {
+            let mut buffer = BytesMut::with_capacity(bytes.len() + spare);
+            buffer.extend_from_slice(&bytes);
+            match call {
+                0 => drop(codec.decode_frame(&mut buffer)),
+                1 => drop(codec.decode(&mut buffer)),
+                2 => drop(codec.decode_eof(&mut buffer)),
+                3 => drop(codec.decode_many(&mut buffer, number, &mut packets)),
+                4 => drop(codec.peek(&bytes)),
+                5 => drop(codec.decode_end(&bytes)),
+                6 => prop_assert!(codec.room(&bytes, number) <= codec.missing(&bytes)),
+                7 => drop(codec.frame_len(&bytes)),
+                8 => drop(codec.is_ready(&bytes)),
+                _ => codec = PacketCodec::new(config.max_payload_len(number)),
+            }
+        }
+    }
+
+    #[test]
     fn typed_values_are_read_as_they_were_written(config in framing(), values in vec(typed(), 0..20)) {
         let sent = written(&values).freeze_for(&config);
         let (received, end) = decode(&config, [&encode(&config, &sent).unwrap()[..]]);
@@ -291,6 +319,27 @@ proptest! {
                     }
                 }
                 Err(_) => prop_assert_eq!(packet.position(), start),
+            }
+        }
+    }
+
+    #[test]
+    fn any_number_of_bytes_is_read_when_it_is_there_and_moves_nothing_when_not(
+        payload in vec(any::<u8>(), 0..40),
+        start in any::<Index>(),
+        len in prop_oneof![0..40_usize, any_len()],
+    ) {
+        let start = start.index(payload.len() + 1);
+        let available = payload.len() - start;
+        for (origin, mut packet) in packets_of(&payload) {
+            packet.seek(start).unwrap();
+            let read = packet.read_bytes(len);
+            if len <= available {
+                prop_assert!(read.unwrap() == payload[start..start + len], "{origin}");
+                prop_assert_eq!(packet.position(), start + len);
+            } else {
+                prop_assert_eq!(read, Err(ReadError::UnexpectedEnd { needed: len, available }));
+                prop_assert_eq!(packet.position(), start);
             }
         }
     }
