@@ -178,21 +178,11 @@ fn typed(kind: &str, value: &Value) -> Typed {
     }
 }
 
-/// A value in `Ops` of "integers" that is not the one in the payload captured for it. The captured bytes
-/// decide, so the value that they hold stands in for it.
-const MISSTATED: Typed = Typed::U64(12_379_570_965_946_826_752);
-const CAPTURED: Typed = Typed::U64(0xabcd_1234_5678_0000);
-
 #[test]
 fn typed_values_are_the_captured_payload_in_both_directions() {
-    let mut misstated = 0;
     for vector in vectors().typed {
         let payload = unhex(&vector.payload_hex);
-        let mut values: Vec<Typed> = vector.ops.iter().map(|(kind, value)| typed(kind, value)).collect();
-        for value in values.iter_mut().filter(|value| **value == MISSTATED) {
-            misstated += 1;
-            *value = CAPTURED;
-        }
+        let values: Vec<Typed> = vector.ops.iter().map(|(kind, value)| typed(kind, value)).collect();
 
         let mut written = PacketMut::new();
         for value in &values {
@@ -207,7 +197,6 @@ fn typed_values_are_the_captured_payload_in_both_directions() {
             assert_eq!(packet.unread(), b"", "{}, {origin}", vector.name);
         }
     }
-    assert_eq!(misstated, 1, "`Ops` was put right: take `MISSTATED` and `CAPTURED` out");
 }
 
 fn check_stream(config: &CodecConfig, wire: &[u8], sent_on: &[(CodecConfig, &[u8])]) {
