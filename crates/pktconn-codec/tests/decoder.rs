@@ -58,6 +58,13 @@ fn every_framing_has_its_own_bytes_and_decodes_them() {
 }
 
 #[test]
+fn a_codec_keeps_its_configuration() {
+    for config in framings().map(|config| config.max_payload_len(1000)) {
+        assert_eq!(PacketCodec::new(config).config(), &config);
+    }
+}
+
+#[test]
 fn empty_packets_are_delivered_as_such() {
     let cases: [(CodecConfig, &[u8]); 4] = [
         (CodecConfig::new(), b"\0\0\0\0"),
@@ -157,6 +164,17 @@ fn a_full_buffer_is_given_room_for_about_as_much_as_it_holds() {
             "{room} bytes of room behind {}",
             buffer.len()
         );
+    }
+}
+
+#[test]
+fn a_buffer_with_room_is_left_as_it_is() {
+    for spare in [1, 100, SLACK] {
+        let mut buffer = BytesMut::with_capacity(HEADER_OF_32_MIB.len() + spare);
+        buffer.put_slice(HEADER_OF_32_MIB);
+        let (address, capacity) = (buffer.as_ptr(), buffer.capacity());
+        assert!(PacketCodec::default().decode(&mut buffer).unwrap().is_none());
+        assert_eq!((buffer.as_ptr(), buffer.capacity()), (address, capacity), "{spare} bytes of room");
     }
 }
 
@@ -588,14 +606,44 @@ fn a_batch_goes_on_where_a_frame_is_not_whole() {
     assert!(buffer.is_empty());
 }
 
+/// The capacity of a vector for `capacity` packets after a batch of up to `limit` of `count` equal ones.
+fn capacity_after_a_batch(capacity: usize, count: usize, limit: usize) -> usize {
+    let mut packets = Vec::with_capacity(capacity);
+    assert_eq!(packets.capacity(), capacity);
+    let mut wire = BytesMut::from(&FRAME.repeat(count)[..]);
+    let decoded = PacketCodec::new(checked()).decode_many(&mut wire, limit, &mut packets);
+    assert_eq!(decoded, Ok(count.min(limit)));
+    packets.capacity()
+}
+
+#[test]
+fn a_batch_makes_room_for_all_its_packets_at_once() {
+    // A vector that grows by itself would have room for 16, and for 24 when it began with 3.
+    assert_eq!(capacity_after_a_batch(0, 10, usize::MAX), 10);
+    assert_eq!(capacity_after_a_batch(3, 13, usize::MAX), 13);
+    assert_eq!(capacity_after_a_batch(13, 13, usize::MAX), 13);
+}
+
+#[test]
+fn a_batch_makes_room_for_no_more_packets_than_its_limit() {
+    assert_eq!(capacity_after_a_batch(0, 50, 10), 10);
+    // It doubles, for the two packets that are left.
+    assert_eq!(capacity_after_a_batch(3, 50, 5), 6);
+}
+
 #[test]
 fn an_empty_packet_in_front_of_large_ones_makes_no_room_for_thousands() {
-    let mut wire = BytesMut::from(&[0; 4][..]);
-    for _ in 0..30 {
-        wire.extend_from_slice(&2000_u32.to_le_bytes());
-        wire.extend_from_slice(&[7; 2000]);
-    }
+    let large = encode(&CodecConfig::new(), &vec![7; 2000].into()).unwrap();
+    let wire = [&[0; 4], &large.repeat(30)[..]].concat();
+    let decode_into = |packets: &mut Vec<Packet>| {
+        PacketCodec::default().decode_many(&mut BytesMut::from(&wire[..]), usize::MAX, packets)
+    };
     let mut packets = Vec::new();
-    assert_eq!(PacketCodec::default().decode_many(&mut wire, usize::MAX, &mut packets), Ok(31));
+    assert_eq!(decode_into(&mut packets), Ok(31));
     assert!(packets.capacity() <= 64, "room for {}", packets.capacity());
+
+    // And none where there is enough.
+    let mut packets = Vec::with_capacity(31);
+    assert_eq!(decode_into(&mut packets), Ok(31));
+    assert_eq!(packets.capacity(), 31);
 }
