@@ -14,7 +14,7 @@ use pktconn_codec::{
     Checksum, CodecConfig, CodecError, FrameError, HeaderFormat, Packet, PacketCodec, PacketMut, ReadError,
 };
 use tokio::io::{AsyncWriteExt, duplex};
-use tokio_util::codec::{Decoder, Framed};
+use tokio_util::codec::{Decoder, Encoder, Framed};
 
 const PAYLOAD: &[u8] = b"\x3a\xbd\x40";
 const FRAME: &[u8] = b"\x03\0\0\0\x3a\xbd\x40\xc0\x34\xcf\xa2";
@@ -34,6 +34,19 @@ fn checked() -> CodecConfig {
 /// What `decode` makes of `wire` as it stands, without the end of the stream.
 fn decode_once(config: CodecConfig, wire: &[u8]) -> Result<Option<Packet>, FrameError> {
     PacketCodec::new(config).decode(&mut BytesMut::from(wire)).map_err(frame_error)
+}
+
+#[test]
+fn an_encoder_makes_room_for_the_frame_and_no_more() {
+    let payload = vec![7; 1000];
+    for config in framings() {
+        let mut codec = PacketCodec::new(config);
+        let frame_len = encode(&config, &payload.clone().into()).unwrap().len();
+        let (mut of_payload, mut of_packet) = (BytesMut::new(), BytesMut::new());
+        codec.encode_payload(&payload, &mut of_payload).unwrap();
+        codec.encode(Packet::from(payload.clone()), &mut of_packet).unwrap();
+        assert_eq!((of_payload.capacity(), of_packet.capacity()), (frame_len, frame_len), "{config:?}");
+    }
 }
 
 #[test]
