@@ -267,6 +267,17 @@ fn a_received_packet_is_a_slice_of_the_read_buffer() {
 }
 
 #[test]
+fn bytes_that_are_read_share_the_memory_of_their_packet() {
+    let mut packet = Packet::from(b"raw\x05\0short\x04\0\0\0long");
+    let start = packet.payload().as_ptr();
+    let read = [packet.read_bytes(3), packet.read_var_bytes_u16(), packet.read_var_bytes_u32()];
+    for (bytes, (expected, at)) in read.into_iter().zip([(&b"raw"[..], 0), (b"short", 5), (b"long", 14)]) {
+        let bytes = bytes.unwrap();
+        assert_eq!((&bytes[..], bytes.as_ptr()), (expected, start.wrapping_add(at)));
+    }
+}
+
+#[test]
 fn a_received_packet_is_sent_on_without_a_copy() {
     for received_in in framings() {
         let wire = encode(&received_in, &PAYLOAD.into()).unwrap();
