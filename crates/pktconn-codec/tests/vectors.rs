@@ -8,8 +8,8 @@ mod common;
 use std::fs;
 use std::path::PathBuf;
 
-use common::{Typed, decode, encode, packets_of};
-use pktconn_codec::{Checksum, CodecConfig, HeaderFormat, Packet, PacketMut};
+use common::{Typed, decode, encode, packets_of, payloads};
+use pktconn_codec::{Checksum, CodecConfig, HeaderFormat, PacketMut};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -106,12 +106,7 @@ fn small_frames_are_the_captured_bytes_in_both_directions() {
                 assert_eq!(encode(&config, &packet).unwrap(), wire, "{}, {origin}", vector.name);
             }
             let (packets, end) = decode(&config, [&wire[..]]);
-            assert_eq!(
-                packets.iter().map(Packet::payload).collect::<Vec<_>>(),
-                [&payload],
-                "{}",
-                vector.name
-            );
+            assert_eq!(payloads(&packets), [&payload], "{}", vector.name);
             assert_eq!(end, Ok(()));
         }
     }
@@ -236,11 +231,11 @@ fn cut(wire: &[u8], cuts: u32) -> Vec<&[u8]> {
     ends.map(|end| &wire[std::mem::replace(&mut start, end)..end]).collect()
 }
 
-fn check_cuts(config: &CodecConfig, wire: &[u8], payloads: &[&[u8]]) {
+fn check_cuts(config: &CodecConfig, wire: &[u8], expected: &[&[u8]]) {
     assert!(wire.len() <= 16, "{} bytes can be cut in too many ways", wire.len());
     for cuts in 0..1 << (wire.len() - 1) {
         let (packets, end) = decode(config, cut(wire, cuts));
-        assert!(packets.iter().map(Packet::payload).eq(payloads.iter().copied()), "cut at {cuts:b}");
+        assert_eq!(payloads(&packets), expected, "cut at {cuts:b}");
         assert_eq!(end, Ok(()), "cut at {cuts:b}");
     }
 }
