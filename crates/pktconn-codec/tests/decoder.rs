@@ -9,7 +9,7 @@ use std::error::Error;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use common::{Typed, decode, encode, frame_error, framings, packets_of, payloads};
-use futures::{FutureExt, SinkExt, StreamExt};
+use futures::{FutureExt, SinkExt, StreamExt, TryFutureExt, TryStreamExt};
 use pktconn_codec::{
     Checksum, CodecConfig, CodecError, FrameError, HeaderFormat, Packet, PacketCodec, PacketMut, ReadError,
 };
@@ -512,7 +512,7 @@ async fn typed_values_cross_a_framed_and_come_back() {
         let (here, there) = duplex(16);
         let (mut requests, replies) = Framed::new(here, PacketCodec::new(config)).split();
         let (echo, arriving) = Framed::new(there, PacketCodec::new(config)).split();
-        // Each side closes when it has sent its last, so that what is missing is an error and not a wait.
+        // Each side closes when it has sent its last, and the first error ends all three: nothing waits for what is missing.
         let ask = async {
             for value in &values {
                 let mut request = PacketMut::new();
@@ -522,12 +522,12 @@ async fn typed_values_cross_a_framed_and_come_back() {
             requests.close().await?;
             Ok::<(), Box<dyn Error>>(())
         };
-        let (asked, echoed, replies) = tokio::join!(ask, arriving.forward(echo), replies.collect::<Vec<_>>());
-        asked.unwrap();
-        echoed.unwrap();
+        let echoed = arriving.forward(echo).err_into();
+        let replies = replies.err_into().try_collect::<Vec<_>>();
+        let ((), (), replies) = tokio::try_join!(ask, echoed, replies).unwrap();
         assert_eq!(replies.len(), values.len(), "{config:?}");
-        for (value, reply) in values.iter().zip(replies) {
-            assert_eq!(value.read_alike(&mut reply.unwrap()).as_ref(), Ok(value), "{config:?}");
+        for (value, mut reply) in values.iter().zip(replies) {
+            assert_eq!(value.read_alike(&mut reply).as_ref(), Ok(value), "{config:?}");
         }
     }
 }
