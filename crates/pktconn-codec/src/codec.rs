@@ -226,15 +226,16 @@ impl PacketCodec {
 
     /// How much room to make behind `src` so that more of the frame at its front can arrive; 0 between frames.
     ///
-    /// At most as much as has arrived and twice `at_least`, and never more than the frame lacks. The room doubles from
-    /// step to step and ends at the frame's length: a buffer that grows by these steps alone is no larger than its frame.
+    /// Never more than the frame lacks. Within that at least `at_least`, and at most what has arrived plus twice `at_least`.
+    /// The room doubles from step to step and ends at the frame's length: a buffer that grows by these steps alone is no
+    /// larger than its frame.
     #[must_use]
     pub fn room(&self, src: &[u8], at_least: usize) -> usize {
         let State::Body { frame_len } = self.state else { return 0 };
-        let mut target = frame_len;
-        while target / 2 >= src.len() + at_least {
-            target /= 2;
-        }
+        let least = src.len().saturating_add(at_least);
+        let Some(ratio) = frame_len.checked_div(least) else { return 0 };
+        // The frame's length, halved as often as that leaves enough.
+        let target = frame_len >> ratio.checked_ilog2().unwrap_or(0);
         target.saturating_sub(src.len())
     }
 

@@ -8,13 +8,13 @@ mod common;
 use std::error::Error;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use common::{Typed, decode, encode, frame_error, framings, packets_of};
-use futures::{FutureExt, SinkExt, StreamExt};
+use common::{Typed, decode, encode, frame_error, framings, packets_of, payloads};
+use futures::{FutureExt, SinkExt, StreamExt, TryFutureExt, TryStreamExt};
 use pktconn_codec::{
     Checksum, CodecConfig, CodecError, FrameError, HeaderFormat, Packet, PacketCodec, PacketMut, ReadError,
 };
 use tokio::io::{AsyncWriteExt, duplex};
-use tokio_util::codec::{Decoder, Framed};
+use tokio_util::codec::{Decoder, Encoder, Framed};
 
 const PAYLOAD: &[u8] = b"\x3a\xbd\x40";
 const FRAME: &[u8] = b"\x03\0\0\0\x3a\xbd\x40\xc0\x34\xcf\xa2";
@@ -36,6 +36,25 @@ fn decode_once(config: CodecConfig, wire: &[u8]) -> Result<Option<Packet>, Frame
     PacketCodec::new(config).decode(&mut BytesMut::from(wire)).map_err(frame_error)
 }
 
+/// What a stream of `wire` is decoded to, and how it ends.
+fn decode_all(config: &CodecConfig, wire: &[u8]) -> (Vec<Vec<u8>>, Result<(), FrameError>) {
+    let (packets, end) = decode(config, [wire]);
+    (payloads(&packets).into_iter().map(<[u8]>::to_vec).collect(), end)
+}
+
+#[test]
+fn an_encoder_makes_room_for_the_frame_and_no_more() {
+    let payload = vec![7; 1000];
+    for config in framings() {
+        let mut codec = PacketCodec::new(config);
+        let frame_len = encode(&config, &payload.clone().into()).unwrap().len();
+        let (mut of_payload, mut of_packet) = (BytesMut::new(), BytesMut::new());
+        codec.encode_payload(&payload, &mut of_payload).unwrap();
+        codec.encode(Packet::from(payload.clone()), &mut of_packet).unwrap();
+        assert_eq!((of_payload.capacity(), of_packet.capacity()), (frame_len, frame_len), "{config:?}");
+    }
+}
+
 #[test]
 fn every_framing_has_its_own_bytes_and_decodes_them() {
     let cases: [(HeaderFormat, Checksum, &[u8]); 8] = [
@@ -53,7 +72,14 @@ fn every_framing_has_its_own_bytes_and_decodes_them() {
         for (origin, packet) in packets_of(PAYLOAD) {
             assert_eq!(encode(&config, &packet).unwrap(), wire, "{config:?}, {origin}");
         }
-        assert_eq!(decode(&config, [wire]), (vec![PAYLOAD.into()], Ok(())), "{config:?}");
+        assert_eq!(decode_all(&config, wire), (vec![PAYLOAD.to_vec()], Ok(())), "{config:?}");
+    }
+}
+
+#[test]
+fn a_codec_keeps_its_configuration() {
+    for config in framings().map(|config| config.max_payload_len(1000)) {
+        assert_eq!(PacketCodec::new(config).config(), &config);
     }
 }
 
@@ -69,8 +95,7 @@ fn empty_packets_are_delivered_as_such() {
         for (origin, packet) in packets_of(b"") {
             assert_eq!(encode(&config, &packet).unwrap(), wire, "{config:?}, {origin}");
         }
-        let (packets, end) = decode(&config, [&wire.repeat(3)[..]]);
-        assert_eq!((packets, end), (vec![Packet::default(); 3], Ok(())), "{config:?}");
+        assert_eq!(decode_all(&config, &wire.repeat(3)), (vec![vec![]; 3], Ok(())), "{config:?}");
     }
 }
 
@@ -161,12 +186,45 @@ fn a_full_buffer_is_given_room_for_about_as_much_as_it_holds() {
 }
 
 #[test]
+fn a_buffer_with_room_is_left_as_it_is() {
+    for spare in [1, 100, SLACK] {
+        let mut buffer = BytesMut::with_capacity(HEADER_OF_32_MIB.len() + spare);
+        buffer.put_slice(HEADER_OF_32_MIB);
+        let (address, capacity) = (buffer.as_ptr(), buffer.capacity());
+        assert!(PacketCodec::default().decode(&mut buffer).unwrap().is_none());
+        assert_eq!((buffer.as_ptr(), buffer.capacity()), (address, capacity), "{spare} bytes of room");
+    }
+}
+
+#[test]
 fn a_buffer_that_grows_step_by_step_ends_as_large_as_its_frame() {
     let wire = [&b"\0\0\x40\0"[..], &vec![7; 4 * 1024 * 1024]].concat();
     let mut buffer = BytesMut::new();
     arrive(&mut buffer, &wire, 64 * 1024, |buffer, _| {
         assert!(buffer.capacity() <= wire.len(), "{} bytes of room", buffer.capacity());
     });
+}
+
+#[test]
+fn room_returns_for_any_buffer_and_any_number() {
+    let assert_none = |codec: &PacketCodec| {
+        for src in [b"", HEADER_OF_32_MIB, FRAME] {
+            assert_eq!([0, 1, usize::MAX].map(|at_least| codec.room(src, at_least)), [0; 3]);
+        }
+    };
+    let mut codec = PacketCodec::default();
+    assert_none(&codec);
+
+    assert_eq!(codec.decode_frame(&mut BytesMut::from(HEADER_OF_32_MIB)), Ok(None));
+    let frame_len = 4 + 32 * 1024 * 1024;
+    assert_eq!(codec.room(b"", usize::MAX), frame_len);
+    assert_eq!(codec.room(HEADER_OF_32_MIB, usize::MAX), frame_len - 4);
+    assert_eq!(codec.room(b"", 1), 1);
+    // Another buffer than the one with the header, and no byte asked for.
+    assert_eq!(codec.room(b"", 0), 0);
+
+    codec.decode_end(b"").unwrap_err();
+    assert_none(&codec);
 }
 
 #[test]
@@ -190,7 +248,8 @@ fn nothing_leaves_the_buffer_before_its_frame_is_whole() {
         assert_eq!(buffer, FRAME[..len]);
         // So that another codec, after the first was dropped, finds the frame from its start.
         buffer.put_slice(&FRAME[len..]);
-        assert_eq!(PacketCodec::new(checked()).decode_frame(&mut buffer), Ok(Some(PAYLOAD.into())));
+        let packet = PacketCodec::new(checked()).decode_frame(&mut buffer).unwrap().unwrap();
+        assert_eq!(packet.payload(), PAYLOAD);
         assert!(buffer.is_empty());
     }
 }
@@ -210,6 +269,17 @@ fn a_received_packet_is_a_slice_of_the_read_buffer() {
             assert_eq!(packet.clone().payload().as_ptr(), expected, "{config:?}");
             assert_eq!(packet.into_payload().as_ptr(), expected, "{config:?}");
         }
+    }
+}
+
+#[test]
+fn bytes_that_are_read_share_the_memory_of_their_packet() {
+    let mut packet = Packet::from(b"raw\x05\0short\x04\0\0\0long");
+    let start = packet.payload().as_ptr();
+    let read = [packet.read_bytes(3), packet.read_var_bytes_u16(), packet.read_var_bytes_u32()];
+    for (bytes, (expected, at)) in read.into_iter().zip([(&b"raw"[..], 0), (b"short", 5), (b"long", 14)]) {
+        let bytes = bytes.unwrap();
+        assert_eq!((&bytes[..], bytes.as_ptr()), (expected, start.wrapping_add(at)));
     }
 }
 
@@ -259,7 +329,8 @@ fn a_decode_error_names_its_numbers_and_sticks() {
     for (bad, error) in cases {
         let mut codec = PacketCodec::new(config);
         let mut buffer = BytesMut::from(&[FRAME, bad, FRAME].concat()[..]);
-        assert_eq!(codec.decode_frame(&mut buffer), Ok(Some(PAYLOAD.into())), "a good frame before {error}");
+        let good = codec.decode_frame(&mut buffer).unwrap().unwrap();
+        assert_eq!(good.payload(), PAYLOAD, "before {error}");
         assert_eq!(codec.decode(&mut buffer).map_err(frame_error), Err(error));
         assert_sticks(&mut codec, &mut buffer, error);
     }
@@ -280,8 +351,8 @@ fn a_truncated_stream_stays_so_when_more_bytes_follow() {
 fn a_stream_that_ends_between_frames_ends_cleanly() {
     for config in framings() {
         let wire = encode(&config, &PAYLOAD.into()).unwrap();
-        assert_eq!(decode(&config, []), (vec![], Ok(())));
-        assert_eq!(decode(&config, [&wire.repeat(2)[..]]), (vec![PAYLOAD.into(); 2], Ok(())));
+        assert_eq!(decode_all(&config, b""), (vec![], Ok(())));
+        assert_eq!(decode_all(&config, &wire.repeat(2)), (vec![PAYLOAD.to_vec(); 2], Ok(())));
     }
 }
 
@@ -290,7 +361,8 @@ fn the_end_of_the_stream_still_gives_the_packets_that_are_whole() {
     let mut codec = PacketCodec::new(checked());
     let mut buffer = BytesMut::from(&FRAME.repeat(2)[..]);
     for _ in 0..2 {
-        assert_eq!(codec.decode_eof(&mut buffer).unwrap(), Some(PAYLOAD.into()));
+        let packet = codec.decode_eof(&mut buffer).unwrap().unwrap();
+        assert_eq!(packet.payload(), PAYLOAD);
     }
     // `Framed` may ask again after the end.
     for _ in 0..2 {
@@ -304,13 +376,13 @@ fn a_stream_that_ends_in_mid_frame_is_truncated() {
     let needed = [4, 4, 4, 11, 11, 11, 11, 11, 11, 11];
     for (available, needed) in (1..FRAME.len()).zip(needed) {
         let (packets, end) = decode(&checked(), [FRAME, &FRAME[..available]]);
-        assert_eq!(packets, [PAYLOAD.into()]);
+        assert_eq!(payloads(&packets), [PAYLOAD]);
         assert_eq!(end, Err(FrameError::Truncated { needed, available }));
     }
     let short_header = CodecConfig::new().header(HeaderFormat::U16Be);
     for (wire, needed) in [(&b"\0"[..], 2), (b"\0\x03", 5), (b"\0\x03\x3a\xbd", 5)] {
         let error = FrameError::Truncated { needed, available: wire.len() };
-        assert_eq!(decode(&short_header, [wire]), (vec![], Err(error)));
+        assert_eq!(decode_all(&short_header, wire), (vec![], Err(error)));
     }
 }
 
@@ -325,7 +397,7 @@ fn each_header_ends_where_its_length_field_does() {
         for (origin, packet) in packets_of(&longest) {
             let wire = encode(&config, &packet).unwrap();
             assert_eq!(wire[..2], *b"\xff\xff", "{config:?}, {origin}");
-            assert_eq!(decode(&config, [&wire[..]]), (vec![packet], Ok(())), "{config:?}, {origin}");
+            assert!(decode_all(&config, &wire) == (vec![longest.clone()], Ok(())), "{config:?}, {origin}");
         }
         for (origin, packet) in packets_of(&[7; 65_536]) {
             let error = FrameError::PayloadTooLarge { len: 65_536, max: 65_535 };
@@ -340,7 +412,7 @@ fn a_payload_may_be_as_long_as_the_limit_and_no_longer() {
         let too_large = Err(FrameError::PayloadTooLarge { len: 4, max: 3 });
         for (origin, packet) in packets_of(b"abc") {
             let wire = encode(&config, &packet).unwrap();
-            assert_eq!(decode(&config, [&wire[..]]), (vec![packet], Ok(())), "{config:?}, {origin}");
+            assert_eq!(decode_all(&config, &wire), (vec![b"abc".to_vec()], Ok(())), "{config:?}, {origin}");
         }
         for (origin, packet) in packets_of(b"abcd") {
             assert_eq!(encode(&config, &packet), too_large, "{config:?}, {origin}");
@@ -364,7 +436,7 @@ fn the_default_limit_is_32_mib() {
 #[test]
 fn a_limit_of_zero_lets_empty_packets_pass() {
     let config = CodecConfig::new().max_payload_len(0);
-    assert_eq!(decode(&config, [&b"\0\0\0\0"[..]]), (vec![Packet::default()], Ok(())));
+    assert_eq!(decode_all(&config, b"\0\0\0\0"), (vec![vec![]], Ok(())));
     assert_eq!(decode_once(config, b"\x01\0\0\0"), Err(FrameError::PayloadTooLarge { len: 1, max: 0 }));
 }
 
@@ -381,7 +453,7 @@ fn a_flipped_bit_never_becomes_a_packet() {
                 for behind in [0, 1, 300] {
                     let rest = frame.repeat(behind);
                     let (packets, end) = decode(&config, [&frame[..], &altered, &rest]);
-                    assert_eq!(packets, [payload.to_vec().into()], "bit {bit} of {frame:x?}, {config:?}");
+                    assert_eq!(payloads(&packets), [payload], "bit {bit} of {frame:x?}, {config:?}");
                     assert!(end.is_err(), "bit {bit} of {frame:x?}, {config:?}");
                 }
             }
@@ -440,7 +512,7 @@ async fn typed_values_cross_a_framed_and_come_back() {
         let (here, there) = duplex(16);
         let (mut requests, replies) = Framed::new(here, PacketCodec::new(config)).split();
         let (echo, arriving) = Framed::new(there, PacketCodec::new(config)).split();
-        // Each side closes when it has sent its last, so that what is missing is an error and not a wait.
+        // Each side closes when it has sent its last, and the first error ends all three: nothing waits for what is missing.
         let ask = async {
             for value in &values {
                 let mut request = PacketMut::new();
@@ -450,12 +522,12 @@ async fn typed_values_cross_a_framed_and_come_back() {
             requests.close().await?;
             Ok::<(), Box<dyn Error>>(())
         };
-        let (asked, echoed, replies) = tokio::join!(ask, arriving.forward(echo), replies.collect::<Vec<_>>());
-        asked.unwrap();
-        echoed.unwrap();
+        let echoed = arriving.forward(echo).err_into();
+        let replies = replies.err_into().try_collect::<Vec<_>>();
+        let ((), (), replies) = tokio::try_join!(ask, echoed, replies).unwrap();
         assert_eq!(replies.len(), values.len(), "{config:?}");
-        for (value, reply) in values.iter().zip(replies) {
-            assert_eq!(value.read_alike(&mut reply.unwrap()).as_ref(), Ok(value), "{config:?}");
+        for (value, mut reply) in values.iter().zip(replies) {
+            assert_eq!(value.read_alike(&mut reply).as_ref(), Ok(value), "{config:?}");
         }
     }
 }
@@ -521,7 +593,7 @@ fn a_batch_ends_before_a_bad_frame_which_the_next_one_tells_for_ever() {
     let mut buffer = BytesMut::from(&[FRAME, FRAME, BAD_SUM, FRAME].concat()[..]);
     let mut packets = Vec::new();
     assert_eq!(codec.decode_many(&mut buffer, 10, &mut packets), Ok(2));
-    assert_eq!(packets, vec![Packet::from(PAYLOAD); 2]);
+    assert_eq!(payloads(&packets), [PAYLOAD; 2]);
     for _ in 0..2 {
         assert_eq!(codec.decode_many(&mut buffer, 10, &mut packets), Err(BAD_SUM_ERROR));
         assert_eq!(codec.decode_frame(&mut buffer), Err(BAD_SUM_ERROR));
@@ -562,18 +634,48 @@ fn a_batch_goes_on_where_a_frame_is_not_whole() {
     buffer.extend_from_slice(&[&FRAME[7..], FRAME].concat());
     assert_eq!(codec.decode_many(&mut buffer, 0, &mut packets), Ok(0));
     assert_eq!(codec.decode_many(&mut buffer, 10, &mut packets), Ok(2));
-    assert_eq!(packets, vec![Packet::from(PAYLOAD); 3]);
+    assert_eq!(payloads(&packets), [PAYLOAD; 3]);
     assert!(buffer.is_empty());
+}
+
+/// The capacity of a vector for `capacity` packets after a batch of up to `limit` of `count` equal ones.
+fn capacity_after_a_batch(capacity: usize, count: usize, limit: usize) -> usize {
+    let mut packets = Vec::with_capacity(capacity);
+    assert_eq!(packets.capacity(), capacity);
+    let mut wire = BytesMut::from(&FRAME.repeat(count)[..]);
+    let decoded = PacketCodec::new(checked()).decode_many(&mut wire, limit, &mut packets);
+    assert_eq!(decoded, Ok(count.min(limit)));
+    packets.capacity()
+}
+
+#[test]
+fn a_batch_makes_room_for_all_its_packets_at_once() {
+    // A vector that grows by itself would have room for 16, and for 24 when it began with 3.
+    assert_eq!(capacity_after_a_batch(0, 10, usize::MAX), 10);
+    assert_eq!(capacity_after_a_batch(3, 13, usize::MAX), 13);
+    assert_eq!(capacity_after_a_batch(13, 13, usize::MAX), 13);
+}
+
+#[test]
+fn a_batch_makes_room_for_no_more_packets_than_its_limit() {
+    assert_eq!(capacity_after_a_batch(0, 50, 10), 10);
+    // It doubles, for the two packets that are left.
+    assert_eq!(capacity_after_a_batch(3, 50, 5), 6);
 }
 
 #[test]
 fn an_empty_packet_in_front_of_large_ones_makes_no_room_for_thousands() {
-    let mut wire = BytesMut::from(&[0; 4][..]);
-    for _ in 0..30 {
-        wire.extend_from_slice(&2000_u32.to_le_bytes());
-        wire.extend_from_slice(&[7; 2000]);
-    }
+    let large = encode(&CodecConfig::new(), &vec![7; 2000].into()).unwrap();
+    let wire = [&[0; 4], &large.repeat(30)[..]].concat();
+    let decode_into = |packets: &mut Vec<Packet>| {
+        PacketCodec::default().decode_many(&mut BytesMut::from(&wire[..]), usize::MAX, packets)
+    };
     let mut packets = Vec::new();
-    assert_eq!(PacketCodec::default().decode_many(&mut wire, usize::MAX, &mut packets), Ok(31));
+    assert_eq!(decode_into(&mut packets), Ok(31));
     assert!(packets.capacity() <= 64, "room for {}", packets.capacity());
+
+    // And none where there is enough.
+    let mut packets = Vec::with_capacity(31);
+    assert_eq!(decode_into(&mut packets), Ok(31));
+    assert_eq!(packets.capacity(), 31);
 }

@@ -257,6 +257,8 @@ impl From<Packet> for Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Checksum, CodecConfig};
+    use std::hash::{BuildHasher, RandomState};
 
     #[test]
     fn debug_of_a_megabyte_fits_in_a_line() {
@@ -269,6 +271,63 @@ mod tests {
             format!("{:?}", Packet::from(b"\x00a")),
             r#"Packet { len: 2, position: 0, payload: b"\x00a" }"#
         );
+    }
+
+    /// Packets of one payload that differ in everything else: made of it, framed in two ways, and partly read.
+    fn alike(payload: &'static [u8]) -> [Packet; 4] {
+        let write = || {
+            let mut packet = PacketMut::new();
+            packet.write_bytes(payload);
+            packet
+        };
+        let checked = CodecConfig::new().checksum(Checksum::Crc32);
+        let mut read = Packet::from(payload);
+        read.seek(payload.len()).unwrap();
+        [payload.into(), write().freeze(), write().freeze_for(&checked), read]
+    }
+
+    #[test]
+    fn packets_are_equal_when_their_payloads_are() {
+        for (a, b) in alike(b"abc").into_iter().flat_map(|a| alike(b"abc").map(|b| (a.clone(), b))) {
+            assert!(a == b, "{a:?}, {b:?}");
+        }
+        let others: [&[u8]; 5] = [b"", b"ab", b"abcd", b"abd", b"bbc"];
+        for (a, b) in others.into_iter().flat_map(alike).flat_map(|b| alike(b"abc").map(|a| (a, b.clone()))) {
+            assert!(a != b, "{a:?}, {b:?}");
+        }
+    }
+
+    #[test]
+    fn a_packet_hashes_as_its_payload() {
+        let hasher = RandomState::new();
+        for payload in [&b""[..], b"abc", b"abd"] {
+            for packet in alike(payload) {
+                assert_eq!(hasher.hash_one(&packet), hasher.hash_one(payload), "{packet:?}");
+            }
+        }
+        assert_ne!(hasher.hash_one(Packet::from(b"abc")), hasher.hash_one(Packet::from(b"abd")));
+    }
+
+    #[test]
+    fn a_packet_is_its_payload_as_a_slice_and_as_bytes() {
+        for payload in [&b""[..], b"\0", b"abc"] {
+            for packet in alike(payload) {
+                assert_eq!(packet.as_ref(), payload);
+                assert_eq!(packet.is_empty(), payload.is_empty());
+                let address = packet.payload().as_ptr();
+                let bytes = Bytes::from(packet);
+                assert_eq!(bytes, payload);
+                assert!(payload.is_empty() || bytes.as_ptr() == address, "the payload was copied");
+            }
+        }
+    }
+
+    #[test]
+    fn a_packet_under_construction_becomes_one_that_is_framed() {
+        let mut packet = PacketMut::new();
+        packet.write_bytes(b"abc");
+        let packet = Packet::from(packet);
+        assert_eq!((packet.payload(), &packet.bytes()[..]), (&b"abc"[..], &b"\x03\0\0\0abc"[..]));
     }
 
     #[test]

@@ -86,10 +86,14 @@ impl PacketMut {
     }
 
     /// An empty packet with room for a payload of `payload_len` bytes.
+    ///
+    /// # Panics
+    ///
+    /// When the capacity overflows, as with `Vec`.
     #[must_use]
     pub fn with_capacity(payload_len: usize) -> Self {
         let headroom = HeaderFormat::MAX_LEN;
-        let mut bytes = BytesMut::with_capacity(headroom + payload_len + Checksum::MAX_LEN);
+        let mut bytes = BytesMut::with_capacity(payload_len.saturating_add(headroom + Checksum::MAX_LEN));
         bytes.put_bytes(0, headroom);
         Self { bytes, headroom }
     }
@@ -100,8 +104,12 @@ impl PacketMut {
     }
 
     /// Makes room for `additional` more bytes of payload.
+    ///
+    /// # Panics
+    ///
+    /// When the capacity overflows, as with `Vec`.
     pub fn reserve(&mut self, additional: usize) {
-        self.bytes.reserve(additional + Checksum::MAX_LEN);
+        self.bytes.reserve(additional.saturating_add(Checksum::MAX_LEN));
     }
 
     /// The payload so far.
@@ -276,6 +284,60 @@ mod tests {
             assert_eq!(packet.payload(), b"\x3a\xbd\x40");
             assert_eq!(packet.payload().as_ptr(), address, "{config:?} copied the payload");
         }
+    }
+
+    #[test]
+    fn a_new_packet_takes_a_line_of_the_cache() {
+        assert_eq!(PacketMut::new().bytes.capacity(), 64);
+    }
+
+    #[test]
+    fn a_reserve_is_all_that_a_payload_and_its_checksum_need() {
+        let mut packet = PacketMut::new();
+        packet.reserve(1000);
+        let capacity = packet.bytes.capacity();
+        let least = packet.headroom + 1000 + Checksum::MAX_LEN;
+        assert!((least..2 * least).contains(&capacity), "{capacity} bytes");
+        packet.write_bytes(&[7; 1000]);
+        assert_eq!(packet.bytes.capacity(), capacity, "it grew once more");
+    }
+
+    #[test]
+    fn each_write_leaves_room_for_the_checksum() {
+        let mut packet = PacketMut::with_capacity(0);
+        for _ in 0..200 {
+            packet.write_u8(7);
+            let spare = packet.bytes.capacity() - packet.bytes.len();
+            assert!(spare >= Checksum::MAX_LEN, "{spare} bytes behind {}", packet.len());
+        }
+    }
+
+    #[test]
+    fn as_a_writer_it_takes_all_bytes_at_once() {
+        let mut packet = PacketMut::new();
+        assert_eq!(packet.write(b"abc").unwrap(), 3);
+        write!(packet, "{}", 12).unwrap();
+        assert_eq!(packet.payload(), b"abc12");
+        assert_eq!(packet.as_ref(), b"abc12");
+    }
+
+    #[test]
+    fn debug_shows_the_length_and_the_first_bytes() {
+        let mut packet = PacketMut::new();
+        packet.write_bytes(b"\x00a");
+        assert_eq!(format!("{packet:?}"), r#"PacketMut { len: 2, payload: b"\x00a" }"#);
+    }
+
+    #[test]
+    #[should_panic(expected = "capacity overflow")]
+    fn a_capacity_of_more_than_any_memory_holds_panics() {
+        let _ = PacketMut::with_capacity(usize::MAX);
+    }
+
+    #[test]
+    #[should_panic(expected = "capacity overflow")]
+    fn a_reserve_of_more_than_any_memory_holds_panics() {
+        PacketMut::new().reserve(usize::MAX);
     }
 
     #[test]

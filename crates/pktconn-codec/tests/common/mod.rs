@@ -89,6 +89,11 @@ pub(crate) fn decode<'a>(
     (packets, end.map(|packet| assert_eq!(packet, None, "a packet that no byte completed")))
 }
 
+/// The payloads of `packets`: what tests compare, so that no fault of `==` hides another.
+pub(crate) fn payloads(packets: &[Packet]) -> Vec<&[u8]> {
+    packets.iter().map(Packet::payload).collect()
+}
+
 /// The error that a codec makes; it never makes one of the transport.
 pub(crate) fn frame_error(error: CodecError) -> FrameError {
     match error {
