@@ -203,6 +203,30 @@ fn floods_one_after_the_other_do_not_add_up_and_hold_no_reconnect_up() {
     assert!(most <= MIB, "{} KiB were held for nobody", most / KIB);
 }
 
+#[test]
+fn small_packets_that_wait_keep_no_chunk_each() {
+    const CONNS: usize = 100;
+    let most = most_allocated(async {
+        let (mut client, mut pipes) = piped();
+        // Another connection on the thread, which uses chunks up.
+        let (mut other, mut peer) = piped_and_raw(MIB, ConnConfig::new());
+        let large = frame(&vec![1; 60_000]);
+        for _ in 0..CONNS {
+            let mut pipe = pipes.recv().await.unwrap();
+            pipe.write_all(&frame(b"small")).await.unwrap();
+            drop(pipe);
+            client.send(b"notices it").await.unwrap();
+            sleep(SECOND).await;
+            peer.write_all(&large).await.unwrap();
+            other.recv().await.unwrap().unwrap();
+        }
+        let waiting = take_waiting(&mut client);
+        assert!(waiting.packets >= CONNS - 1, "{} packets", waiting.packets);
+        assert!(!waiting.losses.iter().any(|lost| lost.undelivered), "{:?}", waiting.losses);
+    });
+    assert!(most <= MIB, "{} KiB for {CONNS} packets of 5 bytes", most / KIB);
+}
+
 /// Has a connection bring `packets` packets and end, by a failed write or a clean close, and receives with a `pause` after
 /// each. Returns how many came and the loss.
 async fn receive_slowly(packets: u32, ends_cleanly: bool, pause: Duration) -> (u32, Lost) {

@@ -21,6 +21,7 @@ use super::inbox::BATCH;
 use super::link::Link;
 use super::{ClientConfig, ClientEvent, ClientState, Lost};
 use crate::error::{Reason, Timeout};
+use crate::pool::CHUNK;
 use crate::{ConnConfig, Error, PacketConn, PacketReceiver, PacketSender, SlowConsumer};
 
 /// What the system may hold of a connection that has ended (6 MiB, by Linux's default). A peer that is there may send on.
@@ -353,6 +354,10 @@ async fn receive_rest(
         let payload: usize = packets.iter().map(Packet::len).sum();
         // An empty one counts too.
         left = left.saturating_sub(payload + 4 * packets.len());
+        if payload < CHUNK / 2 {
+            // They may keep a chunk for themselves, as others on the thread may have used up the rest of it.
+            packets.iter_mut().for_each(|packet| *packet = packet.detach());
+        }
         link.tell(packets.drain(..).map(ClientEvent::Packet));
     }
 }
