@@ -8,24 +8,28 @@
 //! What a connection has not written goes back to the front of the queue, for the next one.
 
 use std::future::pending;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::time::Duration;
 
 use pktconn_codec::Packet;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::config::Backoff;
+use super::inbox::BATCH;
 use super::link::Link;
 use super::{ClientConfig, ClientEvent, ClientState, Lost};
 use crate::error::{Reason, Timeout};
+use crate::pool::CHUNK;
 use crate::{ConnConfig, Error, PacketConn, PacketReceiver, PacketSender, SlowConsumer};
-
-/// How many packets the receiver gets at a time.
-const BATCH: usize = 256;
 
 /// What the system may hold of a connection that has ended (6 MiB, by Linux's default). A peer that is there may send on.
 const MOST_AFTER_END: usize = 8 * 1024 * 1024;
+
+/// How long the client waits for room in the inbox, in all, after a connection has failed. A receiver that works takes the
+/// 8 MiB in less time. A reconnect is later by no more than this, and what is sent meanwhile is queued.
+const WAIT_AFTER_END: Duration = Duration::from_secs(1);
 
 pub(super) type Connecting = Pin<Box<dyn Future<Output = Result<PacketConn, Error>> + Send>>;
 pub(super) type Connector = Box<dyn Fn(ConnConfig) -> Connecting + Send + Sync>;
@@ -51,6 +55,15 @@ struct Session {
     pending: Vec<Packet>,
     /// How many were ever taken for it.
     taken: usize,
+    /// Whether packets that have arrived may never come to the inbox. True until receiving has come to its end.
+    undelivered: bool,
+}
+
+/// How receiving came to its end.
+struct Received {
+    reason: Reason,
+    /// Whether packets that had arrived may not have come to the inbox.
+    undelivered: bool,
 }
 
 /// How a connection came to its end.
@@ -191,15 +204,17 @@ impl Keeper {
         self.set_state(ClientState::Connected);
         self.link.tell([ClientEvent::Connected]);
         let (sender, mut receiver) = conn.split();
-        let session = self.session.insert(Session { sender: sender.clone(), pending: Vec::new(), taken: 0 });
+        let session = Session { sender: sender.clone(), pending: Vec::new(), taken: 0, undelivered: true };
+        let session = self.session.insert(session);
         let mut has_received = false;
         let lost = tokio::select! {
-            reason = receive(&self.link, &sender, &mut receiver, &mut has_received) => Some(reason),
+            received = receive(&self.link, &sender, &mut receiver, &mut has_received) => Some(received),
             never = session.send(&self.link) => match never {},
             () = self.link.closing.cancelled() => None,
             () = self.gone.cancelled() => None,
         };
-        if let Some(reason) = lost {
+        if let Some(Received { reason, undelivered }) = lost {
+            session.undelivered = undelivered;
             self.lose(&reason);
             if has_received || since.elapsed() >= self.config.max_backoff {
                 (self.backoff, self.failed_tries) = (self.config.backoff(), 0);
@@ -241,7 +256,7 @@ impl Keeper {
 
     /// Takes back what the present connection, which has ended, has not written, and tells of what it has.
     fn account(&mut self, reason: &Reason, mut unsent: Vec<Packet>) {
-        let Some(Session { mut pending, taken, .. }) = self.session.take() else { return };
+        let Some(Session { mut pending, taken, undelivered, .. }) = self.session.take() else { return };
         let accepted = taken - pending.len();
         // What the connector has sent stands before.
         let own = unsent.len().min(accepted);
@@ -250,7 +265,7 @@ impl Keeper {
         self.link.put_back(&unsent);
         let first = self.written;
         self.written += (accepted - own) as u64;
-        let lost = Lost { error: reason.clone().into(), written: first..self.written };
+        let lost = Lost { error: reason.clone().into(), written: first..self.written, undelivered };
         self.link.tell([ClientEvent::Lost(lost)]);
     }
 }
@@ -291,42 +306,78 @@ async fn closed_with_nothing_to_send(link: &Link) {
     }
 }
 
-/// Passes on what arrives, as fast as it is received there, and tells why the connection ended.
+/// Passes on what arrives, as fast as it is received there, until the connection ends.
 async fn receive(
     link: &Link,
     sender: &PacketSender,
     receiver: &mut PacketReceiver,
     has_received: &mut bool,
-) -> Reason {
+) -> Received {
     let mut packets = Vec::new();
-    // After the end of the connection: why, and how many bytes are still taken of what has arrived.
-    let mut end: Option<(Reason, usize)> = None;
     loop {
-        if end.is_none() {
-            if let Some(error) = end_before_room(link, sender).await {
-                let reason = error.into_reason();
-                // Once, but not for one connection after the other.
-                if link.has_more_than(BATCH) {
-                    return reason;
-                }
-                end = Some((reason, MOST_AFTER_END));
-            }
+        if let Some(error) = end_before_room(link, sender).await {
+            return receive_rest(link, error.into_reason(), receiver, has_received).await;
         }
-        match receiver.recv_many(&mut packets, BATCH).await {
-            Ok(0) => return Reason::RemoteClose,
-            Ok(_) => *has_received = true,
-            Err(error) => return error.into_reason(),
+        if let Err(received) = receive_batch(receiver, &mut packets).await {
+            return received;
         }
-        // An empty one counts too.
-        let taken = packets.iter().map(|packet| packet.len() + 4).sum();
+        *has_received = true;
         link.tell(packets.drain(..).map(ClientEvent::Packet));
-        if let Some((reason, left)) = &mut end {
-            match left.checked_sub(taken) {
-                Some(rest) => *left = rest,
-                None => return reason.clone(),
-            }
-        }
     }
+}
+
+/// Passes on what has arrived over a connection that has ended for `reason`. Where there is no room in the inbox it waits, but
+/// not for long: senders wait for the next connection, and the receiver may be one that never receives.
+async fn receive_rest(
+    link: &Link,
+    reason: Reason,
+    receiver: &mut PacketReceiver,
+    has_received: &mut bool,
+) -> Received {
+    let mut packets = Vec::new();
+    let mut waited = pin!(sleep(WAIT_AFTER_END));
+    let mut left = MOST_AFTER_END;
+    loop {
+        // Before it waits for room: mostly nothing more has arrived.
+        if let Err(received) = receive_batch(receiver, &mut packets).await {
+            return received;
+        }
+        *has_received = true;
+        let has_room = tokio::select! {
+            biased;
+            () = link.wait_for_room() => true,
+            () = &mut waited => false,
+        };
+        if left == 0 || !has_room {
+            return Received { reason, undelivered: true };
+        }
+        let payload: usize = packets.iter().map(Packet::len).sum();
+        // An empty one counts too.
+        left = left.saturating_sub(payload + 4 * packets.len());
+        if payload < CHUNK / 2 {
+            // They may keep a chunk for themselves, as others on the thread may have used up the rest of it.
+            packets.iter_mut().for_each(|packet| *packet = packet.detach());
+        }
+        link.tell(packets.drain(..).map(ClientEvent::Packet));
+    }
+}
+
+/// Receives at least one packet, or fails with the end.
+async fn receive_batch(receiver: &mut PacketReceiver, packets: &mut Vec<Packet>) -> Result<(), Received> {
+    let reason = match receiver.recv_many(packets, BATCH).await {
+        Ok(0) => Reason::RemoteClose,
+        Ok(_) => return Ok(()),
+        Err(error) => error.into_reason(),
+    };
+    // After any other end, all that had arrived has been received.
+    let undelivered = matches!(
+        reason,
+        Reason::LocalClose
+            | Reason::Timeout(Timeout::Write, _)
+            | Reason::SlowConsumer { .. }
+            | Reason::OverBudget { .. }
+    );
+    Err(Received { reason, undelivered })
 }
 
 /// Waits until the receiver has taken all packets; or for the end of the connection, if that comes before: as where a peer
@@ -338,7 +389,7 @@ async fn end_before_room(link: &Link, sender: &PacketSender) -> Option<Error> {
     tokio::select! {
         // Mostly there is room, and nothing to be waited for.
         biased;
-        () = link.wait_for_inbox() => None,
+        () = link.wait_until_clear() => None,
         error = sender.closed() => Some(error),
     }
 }

@@ -2,10 +2,9 @@
 //!
 //! ```text
 //!   send() -> queue, encoded once, bounded by `room` -> keeper
-//!   recv() <- inbox, one batch of packets at most   <- keeper
+//!   recv() <- inbox, bounded in packets and bytes   <- keeper
 //! ```
 
-use std::collections::VecDeque;
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
@@ -14,6 +13,7 @@ use pktconn_codec::{Frame, Packet, PacketCodec};
 use tokio::sync::{Notify, Semaphore, TryAcquireError, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::inbox::Inbox;
 use super::{ClientEvent, ClientState};
 use crate::ConnConfig;
 use crate::connection::machine::SendQueue;
@@ -30,7 +30,7 @@ pub(super) struct Link {
     inbox: Mutex<Inbox>,
     /// Tells the receiver that something has happened.
     happened: Notify,
-    /// Tells the keeper that the receiver has taken all packets.
+    /// Tells the keeper that the receiver has taken all packets, or enough for there to be room.
     taken: Notify,
     state: watch::Sender<ClientState>,
     /// Once nothing more is accepted, because the client was closed.
@@ -46,16 +46,6 @@ struct Queue {
     accepted: u64,
     /// Why nothing more is.
     closed: Option<Reason>,
-}
-
-#[derive(Default)]
-struct Inbox {
-    events: VecDeque<ClientEvent>,
-    /// How many of them are packets.
-    packets: usize,
-    has_ended: bool,
-    /// Whether nobody will take anything any more.
-    is_deserted: bool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -182,15 +172,17 @@ impl Link {
     // ---- receiving
 
     /// Waits until the receiver has taken all packets.
-    pub(super) async fn wait_for_inbox(&self) {
-        while !lock(&self.inbox).wants_packets() {
+    pub(super) async fn wait_until_clear(&self) {
+        while !lock(&self.inbox).is_clear() {
             self.taken.notified().await;
         }
     }
 
-    /// Whether there are more packets than `most` that the receiver has not taken.
-    pub(super) fn has_more_than(&self, most: usize) -> bool {
-        lock(&self.inbox).packets > most
+    /// Waits until there is room for packets of a connection that has ended.
+    pub(super) async fn wait_for_room(&self) {
+        while !lock(&self.inbox).has_room() {
+            self.taken.notified().await;
+        }
     }
 
     pub(super) fn tell(&self, events: impl IntoIterator<Item = ClientEvent>) {
@@ -213,25 +205,16 @@ impl Link {
     }
 
     fn try_next(&self) -> Poll<Option<ClientEvent>> {
-        let mut inbox = lock(&self.inbox);
-        let event = inbox.events.pop_front();
-        let is_packet = matches!(event, Some(ClientEvent::Packet(_)));
-        inbox.packets -= usize::from(is_packet);
-        let (is_last, has_ended) = (is_packet && inbox.packets == 0, inbox.has_ended);
-        drop(inbox);
-        if is_last {
+        let taken = lock(&self.inbox).pop();
+        if taken.has_made_room {
             self.taken.notify_one();
         }
-        if event.is_some() || has_ended { Poll::Ready(event) } else { Poll::Pending }
+        if taken.event.is_some() || taken.is_end { Poll::Ready(taken.event) } else { Poll::Pending }
     }
 
     /// The receiver is gone: what arrives from now on is discarded.
     pub(super) fn desert(&self) {
-        let mut inbox = lock(&self.inbox);
-        inbox.is_deserted = true;
-        let unread = mem::take(&mut inbox.events);
-        inbox.packets = 0;
-        drop(inbox);
+        let unread = lock(&self.inbox).desert();
         self.taken.notify_one();
         drop(unread);
     }
@@ -256,7 +239,7 @@ impl Link {
         self.refuse(reason.clone().unwrap_or(Reason::LocalClose));
         // The state first: who has received the last event finds it.
         self.state.send_replace(ClientState::Ended(reason.map(|reason| Arc::new(reason.into()))));
-        lock(&self.inbox).has_ended = true;
+        lock(&self.inbox).end();
         self.happened.notify_one();
     }
 
@@ -268,40 +251,6 @@ impl Link {
         let mut unsent = returned.take_unsent(&self.codec);
         unsent.append(&mut frames.take_unsent(&self.codec));
         unsent
-    }
-}
-
-impl Inbox {
-    fn wants_packets(&self) -> bool {
-        self.packets == 0 || self.is_deserted
-    }
-
-    fn follows_loss(&self) -> bool {
-        let mut last = self.events.iter().rev();
-        matches!((last.next(), last.next()), (Some(ClientEvent::Connected), Some(ClientEvent::Lost(_))))
-    }
-
-    /// Puts an event behind the others, and returns what is not told. Losses without a packet in between become one: so they
-    /// are few, however long nobody looks.
-    fn push(&mut self, event: ClientEvent) -> Option<ClientEvent> {
-        if self.is_deserted {
-            return Some(event);
-        }
-        match event {
-            ClientEvent::Lost(mut lost) if self.follows_loss() => {
-                self.events.pop_back();
-                let last = self.events.pop_back();
-                if let Some(ClientEvent::Lost(last)) = &last {
-                    lost.written.start = last.written.start;
-                }
-                self.events.push_back(ClientEvent::Lost(lost));
-                return last;
-            }
-            ClientEvent::Packet(_) => self.packets += 1,
-            _ => {}
-        }
-        self.events.push_back(event);
-        None
     }
 }
 

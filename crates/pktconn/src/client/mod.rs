@@ -17,6 +17,8 @@ use crate::{Addr, ConnConfig, Error, PacketConn};
 mod config;
 pub use config::ClientConfig;
 
+mod inbox;
+
 mod link;
 use link::Link;
 
@@ -60,11 +62,24 @@ mod keeper;
 /// An attempt to connect that fails is no event: its error is in the [`state`](Self::state), and goes to `tracing` at the
 /// level of debugging.
 ///
-/// For the connection it has a task of its own, through which all packets pass; a [`PacketConn`] is faster. The memory that
-/// it takes is bounded: [`send_high_water`](ConnConfig::send_high_water) bytes of what is to be sent, as much again in the
-/// send queue of the connection or given back by the last one, and some hundred packets of what has arrived. While nobody
-/// [receives](Self::recv), what arrives holds the server up, and the end of the connection may not be noticed: who has no
-/// use for it keeps a [`sender`](Self::sender) and drops the client.
+/// The client runs a task of its own, through which all packets pass; a [`PacketConn`] is faster.
+///
+/// # Memory
+///
+/// Bounded in both directions. To be sent: [`send_high_water`](ConnConfig::send_high_water) bytes in the client, and as much
+/// again in the send queue of the connection or given back by the last one.
+///
+/// Received, and not yet taken by [`recv`](Self::recv): while the connection lives, one batch, which is at most 256 packets
+/// of one read of 64 KiB, or one larger packet; and as much again in the connection. Nothing is dropped: a client that does
+/// not receive holds the server up, and a clean close by the server is noticed only behind what came before it.
+///
+/// When the connection has failed (a write failed or timed out), the client takes out of it what has arrived, so that it can
+/// connect again: until 1,024 packets or 1 MiB of payload wait, and at most two batches more. The limit holds for all
+/// connections together. At the limit the client waits one second for room, in all, and it reads 8 MiB at most. The rest is
+/// dropped, and [`Lost::undelivered`] says so. So senders and the next connection do not depend on the receiver, and a
+/// receiver that works loses nothing that it takes within that second.
+///
+/// If you never receive, keep only a [`sender`](Self::sender) and drop the client.
 ///
 /// Dropping it and all of its senders closes the connection at once: what the transport takes without waiting is still
 /// written, and the rest is lost. [`close`](Self::close) loses nothing silently.
@@ -90,8 +105,7 @@ pub enum ClientEvent {
     Connected,
     /// A packet was received.
     Packet(Packet),
-    /// The connection ended. All that was received over it came before, unless nobody has received for so long that more
-    /// waited than the client holds.
+    /// The connection ended. All that arrived over it came before, unless [`Lost::undelivered`] is set.
     Lost(Lost),
 }
 
@@ -102,10 +116,18 @@ pub enum ClientEvent {
 pub struct Lost {
     /// Why it ended.
     pub error: Error,
-    /// The packets that were handed to this connection's transport whole, from its beginning: may have been received, and are
-    /// not sent again. Which of them were answered, the application knows. By the numbers that [`send`](Client::send)
-    /// returned; what comes after is still to be sent.
+    /// Numbers of the packets that were fully written to this connection, as [`send`](Client::send) returned them. Whether the
+    /// server received them is unknown, and they are never sent again. Later numbers are still queued.
     pub written: Range<u64>,
+    /// Whether packets that had arrived over this connection may be missing before this event. `false` is a promise: all that
+    /// arrived was delivered. The packets that are missing are the last of their connection. Where several losses are told as
+    /// one, it holds for any of them.
+    ///
+    /// `true` when packets were dropped because nobody received, beyond the limits of [`Client`](Client#memory). Also `true`
+    /// where reading stopped before the end of what had arrived: the peer took nothing until the
+    /// [`write_timeout`](ConnConfig::write_timeout), the client or the connection was closed on this side, or the runtime was
+    /// shut down. A clean close by the server never sets it.
+    pub undelivered: bool,
 }
 
 /// What a [`Client`] is doing.
