@@ -39,9 +39,9 @@ const PACKETS_A_TURN: u32 = 512;
 /// (6 MiB by Linux's default). A peer that floods does not keep the server from stopping.
 const DRAINED_AT_MOST: usize = 8 * 1024 * 1024;
 
-/// How often a transport that cannot say what has arrived is asked again before it is taken for drained, each time after a
-/// turn of tokio's driver.
-const LOOKS: u8 = 3;
+/// How often a transport that cannot tell by itself what has arrived is asked before nothing has, with turns of tokio's driver
+/// in between. One does on a current-thread runtime; with several threads another one may be in the driver.
+const LOOKS: u8 = 4;
 
 /// What a receiver is: the reading half, and what has been read and not yet received.
 pub(crate) struct Reading {
@@ -284,41 +284,30 @@ impl Reading {
         } else {
             self.shared.before_wait(cx)
         };
-        self.has_read = false;
+        let has_read = std::mem::take(&mut self.has_read);
         match found {
             Found::Nothing if !self.shared.drains() => Poll::Pending,
-            found => self.poll_end(found, cx),
+            found => self.poll_end(found, has_read, cx),
         }
     }
 
-    /// A read has found nothing, and there is an end, or may be one.
+    /// A read has found nothing, and there is an end, or may be one: what tokio knows of a transport is as old as the last turn
+    /// of its driver. Where the transport cannot tell by itself what has arrived, it is asked again after some of these.
     #[cold]
-    fn poll_end(&mut self, found: Found, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_end(&mut self, found: Found, has_read: bool, cx: &mut Context<'_>) -> Poll<()> {
         match found {
             Found::End => self.end_failed(),
             Found::Overdue(reason) => self.fail(&reason),
-            Found::LastPackets => {
-                if !self.read_now() && matches!(self.end, End::NotYet) {
-                    if self.can_read_now() || !self.shared.wait_to_read_on(cx) {
-                        self.end_failed();
-                    } else {
-                        if self.looks < LOOKS {
-                            self.looks += 1;
-                            turn::end(cx);
-                        }
-                        return Poll::Pending;
-                    }
+            Found::Nothing | Found::LastPackets if self.read_now() || !matches!(self.end, End::NotYet) => {}
+            found => {
+                self.looks = if has_read { 0 } else { self.looks + 1 };
+                if !self.can_read_now() && self.looks < LOOKS {
+                    turn::end(cx);
+                    return Poll::Pending;
                 }
-            }
-            Found::Nothing => {
-                if !self.read_now() && matches!(self.end, End::NotYet) {
-                    if self.can_read_now() || self.looks >= LOOKS {
-                        self.end_drained();
-                    } else {
-                        self.looks += 1;
-                        turn::end(cx);
-                        return Poll::Pending;
-                    }
+                match found {
+                    Found::LastPackets => self.end_failed(),
+                    _ => self.end_drained(),
                 }
             }
         }
@@ -402,7 +391,7 @@ impl Reading {
                 self.note_undelivered();
                 match self.shared.before_wait(cx) {
                     Found::Nothing => Poll::Pending,
-                    found => self.poll_end(found, cx),
+                    found => self.poll_end(found, false, cx),
                 }
             }
             Some(most) => {

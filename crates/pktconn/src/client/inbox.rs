@@ -31,6 +31,8 @@ pub(super) struct Inbox {
     has_ended: bool,
     /// Whether the receiver is gone: events are dropped.
     is_deserted: bool,
+    /// Whether packets of the present connection were dropped for that.
+    has_discarded: bool,
 }
 
 /// What taking an event has changed.
@@ -57,6 +59,11 @@ impl Inbox {
     /// Adds an event, and returns one that is dropped for it. A loss becomes one with the loss before it where no packet
     /// stands in between: so losses are few, too, however long nobody receives.
     pub(super) fn push(&mut self, event: ClientEvent) -> Option<ClientEvent> {
+        match event {
+            ClientEvent::Connected => self.has_discarded = false,
+            ClientEvent::Packet(_) => self.has_discarded |= self.is_deserted,
+            ClientEvent::Lost(_) => {}
+        }
         if self.is_deserted {
             return Some(event);
         }
@@ -108,8 +115,13 @@ impl Inbox {
     /// Drops all events, also those to come, and returns those that wait.
     pub(super) fn desert(&mut self) -> VecDeque<ClientEvent> {
         self.is_deserted = true;
+        self.has_discarded |= self.packets > 0;
         (self.packets, self.bytes) = (0, 0);
         mem::take(&mut self.events)
+    }
+
+    pub(super) fn has_discarded(&self) -> bool {
+        self.has_discarded
     }
 
     /// No event is added any more.

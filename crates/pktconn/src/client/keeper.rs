@@ -240,6 +240,9 @@ impl Keeper {
             self.account(&reason, unsent);
             return Served::Ended(Some(reason));
         }
+        if self.link.has_discarded() {
+            sender.shared().note_undelivered();
+        }
         // What the transport takes without waiting still goes.
         let unsent = sender.shared().cut().map_or_else(|| sender.shared().abandon(), |cut| cut.unsent);
         self.account(&Reason::LocalClose, unsent);

@@ -219,6 +219,11 @@ impl Link {
         drop(unread);
     }
 
+    /// Whether packets of the present connection were dropped because the receiver is gone.
+    pub(super) fn has_discarded(&self) -> bool {
+        lock(&self.inbox).has_discarded()
+    }
+
     // ---- the end
 
     /// Accepts nothing more, and has the keeper send the rest.

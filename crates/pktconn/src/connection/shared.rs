@@ -181,6 +181,11 @@ impl Shared {
         });
     }
 
+    /// Notes that packets which were received did not come to the application.
+    pub(crate) fn note_undelivered(&self) {
+        self.received.undelivered.set(1);
+    }
+
     /// Whether packets that were read were not received.
     fn has_undelivered(&self) -> bool {
         self.received.undelivered.total() > 0
@@ -479,18 +484,6 @@ impl Shared {
         self.with_state(|state| state.machine.recv_pauses(has_received, Instant::now()));
     }
 
-    /// Waits for what may have arrived on a connection whose writing has failed. Whether that is still to be waited for.
-    pub(crate) fn wait_to_read_on(self: &Arc<Self>, cx: &Context<'_>) -> bool {
-        self.with_state(|state| {
-            let reads_on = state.machine.reads_on();
-            if reads_on {
-                state.machine.wait_to_read_on(Instant::now());
-                state.wait_in_recv(cx);
-            }
-            reads_on
-        })
-    }
-
     /// The receiver has told the end of the stream: dropping the connection is as good as closing it from now on.
     pub(crate) fn told_end(self: &Arc<Self>) {
         self.with_state(|state| state.machine.told_end());
@@ -580,9 +573,7 @@ impl Shared {
                 return Poll::Pending;
             }
             Poll::Ready(match state.machine.failure() {
-                Some(failure) => {
-                    Err(Error::new(failure, state.machine.take_unsent(self.rules()).0))
-                }
+                Some(failure) => Err(Error::new(failure, state.machine.take_unsent(self.rules()).0)),
                 None => Ok(()),
             })
         })

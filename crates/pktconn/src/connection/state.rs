@@ -170,7 +170,8 @@ impl State {
                 }
             }
         }
-        let spawn = news.has(News::TASK) && self.flusher == Flusher::None && self.needs_flusher();
+        let has_ended = self.machine.phase() == Phase::Ended;
+        let spawn = news.has(News::TASK) && self.flusher == Flusher::None && !has_ended;
         if spawn {
             self.flusher = Flusher::Spawned;
         } else if news.has(News::TASK) {
@@ -181,11 +182,6 @@ impl State {
             self.sweep = Sweep::Listed;
         }
         Orders { later: std::mem::take(&mut self.later), spawn, enlist }
-    }
-
-    /// Whether a connection without a flusher has something for one to do.
-    fn needs_flusher(&self) -> bool {
-        self.machine.phase() < Phase::Ended || self.machine.reads_on()
     }
 
     fn wake_flusher(&mut self) {

@@ -29,9 +29,6 @@ use crate::transport::Acks;
 /// a lost packet of it, and too short for a peer that does not read to hold anything up.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long a receiver reads on after a failed write, where the transport cannot tell at once what has arrived.
-const READ_ON: Duration = Duration::from_secs(1);
-
 /// The pauses between looks at what the peer has acknowledged, which nothing tells by itself: a round trip on a local network,
 /// doubling to one around the world.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
@@ -65,8 +62,6 @@ pub(super) struct Ending {
     reset: bool,
     /// Whether a receiver may find more that has arrived: after a failed write.
     reads_on: bool,
-    /// Until when, where the receiver waits for it.
-    read_on_until: Option<Instant>,
 }
 
 impl Machine {
@@ -234,15 +229,6 @@ impl Machine {
         }
     }
 
-    /// A receiver of a connection whose writing has failed waits for what may have arrived.
-    pub(crate) fn wait_to_read_on(&mut self, now: Instant) {
-        let ending = &mut self.extra().ending;
-        if ending.read_on_until.is_none() {
-            ending.read_on_until = now.checked_add(READ_ON);
-            self.tell(News::TASK);
-        }
-    }
-
     // ---- time
 
     /// Looks at all deadlines, after the transport was offered what there is. `is_first`: what was seen of it may be as old as
@@ -261,7 +247,6 @@ impl Machine {
         if self.phase == Phase::Ended {
             // Nothing of what was waited for matters any more.
             look = Look::default();
-            self.look_at_reading_on(is_first, now, &mut look);
         }
         if let Some(clock) = &mut self.recv_clock {
             clock.will_be_looked_at(look.next);
@@ -286,15 +271,6 @@ impl Machine {
             self.look_at_receiving(rules, now, look, probe)?;
         }
         Ok(())
-    }
-
-    fn look_at_reading_on(&mut self, is_first: bool, now: Instant, look: &mut Look) {
-        look.is_first = is_first;
-        let Some(ending) = self.extra.as_mut().map(|extra| &mut extra.ending) else { return };
-        if ending.reads_on && look.is_due(ending.read_on_until, now) {
-            (ending.reads_on, ending.read_on_until) = (false, None);
-            self.tell(News::RECEIVER);
-        }
     }
 
     fn look_at_end(
