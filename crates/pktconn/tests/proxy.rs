@@ -36,7 +36,8 @@ fn behind_local_proxies() -> ServerConfig {
 
 /// Sends what a proxy would, a packet behind it, and reads who the server takes it for.
 async fn ask(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), header: &[u8]) -> std::io::Result<String> {
-    stream.write_all(&[header, &frame(b"who?")].concat()).await?;
+    // As long as the shortest header, so that a server need not wait for more to tell that there is none.
+    stream.write_all(&[header, &frame(b"who is there?")].concat()).await?;
     let len = stream.read_u32_le().await?;
     let mut reply = vec![0; len as usize];
     stream.read_exact(&mut reply).await?;
