@@ -15,6 +15,14 @@ const SHORTEST: usize = 15;
 /// What a header of version 2 begins with: a signature, the version, the family and the length of the rest.
 const V2_PREFIX: usize = 16;
 
+/// Version 2 with its commands, in one byte.
+const V2_LOCAL: u8 = 0x20;
+const V2_PROXY: u8 = 0x21;
+
+/// The highest family and the highest protocol that are assigned in version 2.
+const V2_UNIX: u8 = 3;
+const V2_DGRAM: u8 = 2;
+
 /// The longest line of version 1, its end included, as the protocol says.
 const LONGEST_LINE: usize = 107;
 
@@ -33,12 +41,7 @@ pub(crate) async fn read_header(stream: &mut (impl AsyncRead + Unpin)) -> io::Re
     stream.read_exact(&mut header).await?;
     if header.starts_with(v2::PROTOCOL_PREFIX) {
         read_rest_of_block(stream, &mut header).await?;
-        let header = v2::Header::try_from(&header[..]).map_err(bad)?;
-        return Ok(match (header.command, header.addresses) {
-            (v2::Command::Proxy, v2::Addresses::IPv4(of)) => Some((of.source_address, of.source_port).into()),
-            (v2::Command::Proxy, v2::Addresses::IPv6(of)) => Some((of.source_address, of.source_port).into()),
-            (v2::Command::Local, _) | (_, v2::Addresses::Unspecified | v2::Addresses::Unix(_)) => None,
-        });
+        return source_of_block(&header);
     }
     if !header.starts_with(b"PROXY ") {
         return Err(bad("there is none"));
@@ -81,6 +84,10 @@ mod tests {
         let addr = read_header(&mut stream).await?;
         assert_eq!(stream, b"rest", "behind {header:?}");
         Ok(addr.map(|addr| addr.to_string()))
+    if header.starts_with(b"PROXY UNKNOWN ") {
+        // "The receiver must ignore anything presented before the CRLF is found": also what is no UTF-8.
+        return Ok(None);
+    }
     }
 
     fn block(command: u8, family: u8, rest: &[u8]) -> Vec<u8> {
@@ -89,12 +96,35 @@ mod tests {
     }
 
     #[tokio::test]
+/// The source in a whole block of version 2.
+fn source_of_block(block: &[u8]) -> io::Result<Option<SocketAddr>> {
+    let (version_and_command, family, protocol) =
+        (block[V2_PREFIX - 4], block[V2_PREFIX - 3] >> 4, block[V2_PREFIX - 3] & 0xf);
+    match version_and_command {
+        // "The receiver must accept this connection as valid and must use the real connection endpoints and discard the
+        // protocol block including the family which is ignored."
+        V2_LOCAL => return Ok(None),
+        // Where the family or the protocol is UNSPEC, "the receiver should ignore address information", of whatever length.
+        // Values that are not assigned "must be rejected as invalid by receivers": below.
+        V2_PROXY if family == 0 && protocol <= V2_DGRAM || protocol == 0 && family <= V2_UNIX => {
+            return Ok(None);
+        }
+        _ => {}
+    }
+    let header = v2::Header::try_from(block).map_err(bad)?;
+    Ok(match header.addresses {
+        v2::Addresses::IPv4(of) => Some((of.source_address, of.source_port).into()),
+        v2::Addresses::IPv6(of) => Some((of.source_address, of.source_port).into()),
+        v2::Addresses::Unspecified | v2::Addresses::Unix(_) => None,
+    })
+}
+
     async fn the_clients_address_is_what_the_header_says() {
         let v6 =
             [&[0x20, 1, 13, 184, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1][..], &[0; 16], &[0, 80, 0, 81]].concat();
         let v4 = [192, 0, 2, 7, 127, 0, 0, 1, 0x1f, 0x90, 0, 80];
         let with_tlv = [&v4[..], &[4, 0, 1, 0]].concat();
-        let cases: [(&[u8], _); 10] = [
+        let cases: [(&[u8], _); 17] = [
             (b"PROXY TCP4 192.0.2.7 127.0.0.1 8080 80\r\n", Some("192.0.2.7:8080")),
             (b"PROXY TCP6 2001:db8::1 ::1 80 81\r\n", Some("[2001:db8::1]:80")),
             (b"PROXY UNKNOWN\r\n", None),
@@ -136,12 +166,47 @@ mod tests {
 
     #[test]
     fn networks_are_those_of_the_canonical_address() {
+            // A source that the proxy does not know, or of a protocol that it has no number for.
+            (&block(0x21, 0, &[1, 2, 3]), None),
+            (&block(0x21, 0x01, &v4), None),
+            (&block(0x21, 0x10, &[1, 2, 3]), None),
+            (&block(0x21, 0x20, &v6), None),
+            (&block(0x21, 0x30, &[]), None),
+            (&block(0x21, 0x31, &[0; 216]), None),
+            (b"PROXY UNKNOWN \xff\xfe\0\r\n", None),
         let networks = ["192.0.2.0/24", "2001:db8::/32"].map(|network| network.parse().unwrap());
         for (peer, expected) in [
             ("192.0.2.200:1", true),
             ("[::ffff:192.0.2.200]:1", true),
             ("192.0.3.1:1", false),
             ("[2001:db8:9::1]:1", true),
+    #[tokio::test]
+    async fn a_local_block_is_skipped_whatever_it_says() {
+        for family in 0..=255 {
+            for len in [0, 1, 4, 11, 12, 36, 216, 1000] {
+                let header = block(0x20, family, &vec![family; len]);
+                assert_eq!(read(&header).await.unwrap(), None, "family {family:#04x} with {len} bytes");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_command_a_family_or_a_protocol_that_is_not_assigned_is_refused() {
+        for (command, family) in [
+            (0x22, 0x11),
+            (0x2f, 0),
+            (0x10, 0),
+            (0x30, 0),
+            (0x21, 0x41),
+            (0x21, 0x40),
+            (0x21, 0x13),
+            (0x21, 0x03),
+        ] {
+            let error = read(&block(command, family, &[0; 216])).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{command:#04x}, {family:#04x}");
+        }
+    }
+
             ("[::1]:1", false),
         ] {
             assert_eq!(trusts(&networks, Some(peer.parse().unwrap())), expected, "{peer}");
