@@ -79,6 +79,12 @@ pub(crate) enum Reason {
     /// From the caller: the connection is unharmed.
     TooLarge(FrameError),
     Config(&'static str),
+    /// The same, where the text names the value that cannot work.
+    #[cfg_attr(
+        not(feature = "proxy-protocol"),
+        allow(dead_code, reason = "a match is the same with every feature")
+    )]
+    BadValue(Arc<str>),
 }
 
 #[cfg(feature = "metrics")]
@@ -107,7 +113,7 @@ impl Reason {
             Self::SlowConsumer { .. } => "slow_consumer",
             Self::OverBudget { .. } => "over_budget",
             // These end no connection.
-            Self::Full | Self::TooLarge(_) | Self::Config(_) => "other",
+            Self::Full | Self::TooLarge(_) | Self::Config(_) | Self::BadValue(_) => "other",
         }
     }
 }
@@ -230,7 +236,7 @@ impl Error {
     /// The configuration contradicts itself.
     #[must_use]
     pub fn is_config(&self) -> bool {
-        matches!(self.0.reason, Reason::Config(_))
+        matches!(self.0.reason, Reason::Config(_) | Reason::BadValue(_))
     }
 
     /// The packets that the failed call did not hand to the transport, in their order.
@@ -283,6 +289,7 @@ impl fmt::Display for Error {
             Reason::Full => "the outbox is full",
             Reason::TooLarge(_) => "the packet is too large to be sent",
             Reason::Config(problem) => problem,
+            Reason::BadValue(problem) => problem,
         })
     }
 }

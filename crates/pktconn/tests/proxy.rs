@@ -91,6 +91,18 @@ async fn who_is_no_trusted_proxy_cannot_choose_its_address() {
 }
 
 #[tokio::test]
+async fn a_trusted_network_may_be_written_as_a_part_of_ipv6() {
+    let trusting = |network: &str| ServerConfig::new().proxy_protocol([network.parse().unwrap()]);
+    let (addr, _) = serve(trusting("::ffff:127.0.0.0/104")).await;
+    assert_eq!(connect_and_ask(addr, V1).await.unwrap(), "Some(192.0.2.7:8080)");
+    let error = PacketServer::bind_with("127.0.0.1:0", trusting("::ffff:127.0.0.0/8")).await.unwrap_err();
+    assert!(
+        error.is_config() && error.to_string().ends_with("write it as IPv4, such as 127.0.0.0/8"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
 async fn a_header_that_does_not_come_ends_at_the_deadline() {
     let conn = ConnConfig::new().handshake_timeout(Duration::from_millis(100));
     let (addr, handle) = serve(behind_local_proxies().conn(conn)).await;
