@@ -11,21 +11,35 @@ use socket2::SockRef;
 use tokio::net::UnixStream;
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::addr::{Addr, Kind, resolve};
+use crate::addr::{Addr, resolve};
 use crate::byte_stream::ByteStream;
 use crate::error::{Reason, Timeout};
+use crate::target::{Target, Use};
 use crate::{ConnConfig, Error, TcpConfig};
 
 /// Connects to the first of `addr`'s addresses that answers, and shakes hands where that is asked for.
 pub(crate) async fn connect(addr: &Addr, config: &ConnConfig) -> Result<ByteStream, Error> {
-    let connecting = async { connect_to_first(addr, &config.tcp).await.map_err(Reason::from) };
+    let target = check(addr, config)?;
+    let connecting = async { connect_to_first(target, &config.tcp).await.map_err(Reason::from) };
     let stream = within(config.connect_timeout, Timeout::Connect, connecting).await?;
     #[cfg(feature = "tls")]
     if let Some(tls) = &config.tls {
-        let handshake = tls.handshake(stream, addr);
+        let handshake = tls.handshake(stream, target);
         return Ok(within(config.handshake_timeout, Timeout::Handshake, handshake).await?);
     }
     Ok(stream)
+}
+
+/// Refuses an address that can never be connected to, before it is tried.
+pub(crate) fn check<'a>(addr: &'a Addr, config: &ConnConfig) -> Result<Target<'a>, Reason> {
+    let target = addr.target(Use::Connect)?;
+    #[cfg(feature = "tls")]
+    if let Some(tls) = &config.tls {
+        tls.name_for(target)?;
+    }
+    #[cfg(not(feature = "tls"))]
+    let _ = config;
+    Ok(target)
 }
 
 /// `future`, or the deadline that passed before it was ready.
@@ -38,14 +52,14 @@ pub(crate) async fn within<T>(
     tokio::time::timeout(timeout, future).await.unwrap_or(Err(Reason::Timeout(deadline, timeout)))
 }
 
-async fn connect_to_first(addr: &Addr, config: &TcpConfig) -> io::Result<ByteStream> {
-    let addrs = match addr.kind() {
-        Kind::Socket(addr) => vec![*addr],
-        Kind::Name(name) => resolve(name).await?,
+async fn connect_to_first(target: Target<'_>, config: &TcpConfig) -> io::Result<ByteStream> {
+    let addrs = match target {
+        Target::Socket(addr) => vec![addr],
+        Target::Name { host, port } => resolve(host, port).await?,
         #[cfg(unix)]
-        Kind::Unix(path) => return Ok(ByteStream::Unix(connect_at(path).await?)),
+        Target::Unix(path) => return Ok(ByteStream::Unix(connect_at(path).await?)),
         #[cfg(not(unix))]
-        Kind::Unix(_) => return Err(crate::listener::no_unix_sockets()),
+        Target::Unix(_) => return Err(io::ErrorKind::Unsupported.into()),
     };
     let mut failure = io::ErrorKind::NotFound.into();
     for addr in addrs {

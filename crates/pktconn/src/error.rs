@@ -25,7 +25,7 @@ use pktconn_codec::{FrameError, Packet};
 /// | [`is_over_budget`](Self::is_over_budget) | ended | all connections of the server held too much, and this one the most |
 /// | [`is_full`](Self::is_full) | goes on | `try_send` found no room |
 /// | [`is_payload_too_large`](Self::is_payload_too_large) | goes on | the packet to be sent is over the limit |
-/// | [`is_config`](Self::is_config) | was never made | the configuration contradicts itself |
+/// | [`is_config`](Self::is_config) | was never made | the configuration contradicts itself, or the address can never work |
 ///
 /// Packets that a failed `send`, `try_send` or `close` did not hand to the transport come back in
 /// [`into_unsent`](Self::into_unsent).
@@ -80,10 +80,6 @@ pub(crate) enum Reason {
     TooLarge(FrameError),
     Config(&'static str),
     /// The same, where the text names the value that cannot work.
-    #[cfg_attr(
-        not(feature = "proxy-protocol"),
-        allow(dead_code, reason = "a match is the same with every feature")
-    )]
     BadValue(Arc<str>),
 }
 
@@ -233,7 +229,8 @@ impl Error {
         matches!(self.0.reason, Reason::TooLarge(_))
     }
 
-    /// The configuration contradicts itself.
+    /// The configuration contradicts itself, or an address can never be connected to or listened on: trying again does not
+    /// help.
     #[must_use]
     pub fn is_config(&self) -> bool {
         matches!(self.0.reason, Reason::Config(_) | Reason::BadValue(_))

@@ -111,6 +111,8 @@ pub use conn::PacketConn;
 mod addr;
 pub use addr::Addr;
 
+mod target;
+
 mod byte_stream;
 
 mod connect;

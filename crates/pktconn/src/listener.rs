@@ -9,11 +9,12 @@ use tokio::net::TcpListener;
 #[cfg(unix)]
 use tokio::net::UnixListener;
 
-use crate::TcpConfig;
-use crate::addr::{Addr, Kind, resolve};
+use crate::addr::{Addr, resolve};
 use crate::byte_stream::ByteStream;
 #[cfg(unix)]
 use crate::socket_file::SocketFile;
+use crate::target::{Target, Use};
+use crate::{Error, TcpConfig};
 
 /// A socket that listens: bound here, or tokio's `TcpListener` or `UnixListener`. For
 /// [`PacketServer::from_listener`](crate::PacketServer::from_listener).
@@ -37,23 +38,31 @@ impl Listener {
     ///
     /// # Errors
     ///
-    /// The address does not resolve, is not of this machine, or is in use; or at the path of a Unix socket is another file.
+    /// [`is_io`](Error::is_io): the address does not resolve, is not of this machine, or is in use; or at the path of a Unix
+    /// socket is another file. [`is_config`](Error::is_config): the address can never be listened on.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future leaves nothing behind.
-    pub async fn bind(addr: impl Into<Addr>) -> io::Result<Self> {
+    pub async fn bind(addr: impl Into<Addr>) -> Result<Self, Error> {
         let addr = addr.into();
-        match addr.kind() {
-            Kind::Socket(addr) => Ok(TcpListener::bind(addr).await?.into()),
-            Kind::Name(name) => Ok(TcpListener::bind(&resolve(name).await?[..]).await?.into()),
+        let target = addr.target(Use::Listen)?;
+        Ok(Self::bind_to(target).await?)
+    }
+
+    async fn bind_to(target: Target<'_>) -> io::Result<Self> {
+        match target {
+            Target::Socket(addr) => Ok(TcpListener::bind(addr).await?.into()),
+            Target::Name { host, port } => {
+                Ok(TcpListener::bind(&resolve(host, port).await?[..]).await?.into())
+            }
             #[cfg(unix)]
-            Kind::Unix(path) => {
+            Target::Unix(path) => {
                 let (listener, file) = SocketFile::bind(path).await?;
                 Ok(Self(Socket::Unix { listener, _file: Some(file) }))
             }
             #[cfg(not(unix))]
-            Kind::Unix(_) => Err(no_unix_sockets()),
+            Target::Unix(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
@@ -106,9 +115,4 @@ impl From<UnixListener> for Listener {
     fn from(listener: UnixListener) -> Self {
         Self(Socket::Unix { listener, _file: None })
     }
-}
-
-#[cfg(not(unix))]
-pub(crate) fn no_unix_sockets() -> io::Error {
-    io::Error::new(io::ErrorKind::Unsupported, "there are no Unix sockets on this system")
 }

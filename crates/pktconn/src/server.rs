@@ -52,7 +52,7 @@ impl PacketServer {
     /// # Errors
     ///
     /// [`is_io`](Error::is_io): the address does not resolve, is not of this machine, or is in use; or at the path of a Unix
-    /// socket is another file.
+    /// socket is another file. [`is_config`](Error::is_config): the address can never be listened on.
     ///
     /// # Cancel safety
     ///
@@ -67,7 +67,7 @@ impl PacketServer {
     /// # Errors
     ///
     /// [`is_io`](Error::is_io): the address does not resolve, is not of this machine, or is in use.
-    /// [`is_config`](Error::is_config): the configuration contradicts itself.
+    /// [`is_config`](Error::is_config): the configuration contradicts itself, or the address can never be listened on.
     ///
     /// # Cancel safety
     ///
@@ -100,6 +100,7 @@ impl PacketServer {
     /// # Errors
     ///
     /// [`is_io`](Error::is_io): the address does not resolve, is not of this machine, or is in use.
+    /// [`is_config`](Error::is_config): it can never be listened on.
     ///
     /// # Cancel safety
     ///

@@ -12,9 +12,9 @@ use tokio_rustls::rustls::{self, RootCertStore};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::Error;
-use crate::addr::{Addr, Kind};
 use crate::byte_stream::ByteStream;
 use crate::error::Reason;
+use crate::target::Target;
 
 /// TLS for a server: its certificate, whom it asks for one, and the protocols it speaks.
 ///
@@ -247,19 +247,26 @@ impl TlsClientConfig {
         Ok(Arc::clone(self.loaded.get_or_init(|| Arc::new(config))))
     }
 
-    /// The handshake of a client, on a stream that was connected to `addr`.
-    pub(crate) async fn handshake(&self, stream: ByteStream, addr: &Addr) -> Result<ByteStream, Reason> {
-        let host = match (&self.server_name, addr.kind()) {
+    /// The name that the certificate of a server at `target` must be for.
+    pub(crate) fn name_for(&self, target: Target<'_>) -> Result<ServerName<'static>, Reason> {
+        let host = match (&self.server_name, target) {
             (Some(name), _) => name.clone(),
-            (None, Kind::Socket(addr)) => addr.ip().to_string(),
-            (None, Kind::Name(name)) => {
-                name.rsplit_once(':').map_or(&name[..], |(host, _port)| host).to_owned()
-            }
-            (None, Kind::Unix(_)) => {
+            (None, Target::Socket(addr)) => addr.ip().to_string(),
+            (None, Target::Name { host, .. }) => host.to_owned(),
+            (None, Target::Unix(_)) => {
                 return Err(Reason::Config("TLS over a Unix socket needs a server_name"));
             }
         };
-        let name = ServerName::try_from(host.clone()).map_err(|error| unusable(host, &error))?;
+        ServerName::try_from(host.clone()).map_err(|error| unusable(host, &error))
+    }
+
+    /// The handshake of a client, on a stream that was connected to `target`.
+    pub(crate) async fn handshake(
+        &self,
+        stream: ByteStream,
+        target: Target<'_>,
+    ) -> Result<ByteStream, Reason> {
+        let name = self.name_for(target)?;
         let connected = TlsConnector::from(self.load()?).connect(name, stream).await;
         Ok(ByteStream::Tls(Box::new(connected.map_err(failed)?.into())))
     }

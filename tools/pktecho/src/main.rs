@@ -134,9 +134,11 @@ fn cut_off(conns: u64, packets: usize) -> String {
 }
 
 /// What is wrong with the address, and what to do about it, in one line.
-fn cannot_listen(addr: &Addr, error: io::Error) -> anyhow::Error {
+fn cannot_listen(addr: &Addr, error: impl Into<anyhow::Error>) -> anyhow::Error {
     use io::ErrorKind as Kind;
-    let advice = match error.kind() {
+    let error = error.into();
+    let cause = error.root_cause();
+    let advice = match cause.downcast_ref().map_or(Kind::Other, io::Error::kind) {
         Kind::AddrInUse if addr.unix_path().is_some() => {
             "stop the program that has it, or remove the file, where it is no socket"
         }
@@ -146,7 +148,7 @@ fn cannot_listen(addr: &Addr, error: io::Error) -> anyhow::Error {
         Kind::PermissionDenied => "choose a port from 1024 on",
         _ => "choose another address, HOST:PORT",
     };
-    anyhow::Error::new(error).context(format!("cannot listen on {addr}; {advice}"))
+    anyhow::anyhow!("cannot listen on {addr}; {advice}: {cause}")
 }
 
 /// Reads the certificate again. What cannot be used leaves the one that there is.
