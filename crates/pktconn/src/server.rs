@@ -92,20 +92,33 @@ impl PacketServer {
         let config = config.into();
         config.check()?;
         let handle = ServerHandle::new(&config)?;
-        Self { listeners: Vec::new(), local_addrs: Vec::new(), config, handle }.also_listen(listener)
+        let mut server = Self { listeners: Vec::new(), local_addrs: Vec::new(), config, handle };
+        server.also_listen(listener)?;
+        Ok(server)
     }
 
     /// Has the server listen on one more address: all of them have the configuration and the limits in common.
     ///
+    /// ```
+    /// # async fn start() -> Result<(), pktconn::Error> {
+    /// let mut server = pktconn::PacketServer::bind("0.0.0.0:14572").await?;
+    /// if let Err(error) = server.also_bind("[::]:14572").await {
+    ///     eprintln!("without IPv6: {error}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
+    /// The server goes on as it was before.
     /// [`is_io`](Error::is_io): the address does not resolve, is not of this machine, or is in use.
     /// [`is_config`](Error::is_config): it can never be listened on.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future drops the server, which listens no more.
-    pub async fn also_bind(self, addr: impl Into<Addr>) -> Result<Self, Error> {
+    /// Dropping the future leaves the server as it was before.
+    pub async fn also_bind(&mut self, addr: impl Into<Addr>) -> Result<(), Error> {
         let listener = Listener::bind(addr).await?;
         self.also_listen(listener)
     }
@@ -114,13 +127,14 @@ impl PacketServer {
     ///
     /// # Errors
     ///
-    /// [`is_io`](Error::is_io): the socket has no address.
-    pub fn also_listen(mut self, listener: impl Into<Listener>) -> Result<Self, Error> {
+    /// [`is_io`](Error::is_io): the socket has no address. It is closed, and the server goes on as it was before.
+    pub fn also_listen(&mut self, listener: impl Into<Listener>) -> Result<(), Error> {
         let listener = listener.into();
         listener.set_options(&self.config.conn.tcp)?;
-        self.local_addrs.push(listener.local_addr()?);
+        let local_addr = listener.local_addr()?;
+        self.local_addrs.push(local_addr);
         self.listeners.push(listener);
-        Ok(self)
+        Ok(())
     }
 
     /// The address that the server listens on, with the real port; the first one, where it has several.
