@@ -9,6 +9,9 @@ use std::str::FromStr;
 
 use tokio::net::lookup_host;
 
+use crate::error::Reason;
+use crate::failure::Operation;
+
 /// Where a server listens, and where it is reached: over TCP, or by a Unix socket.
 ///
 /// | written as | |
@@ -70,12 +73,12 @@ impl Addr {
     }
 }
 
-/// The addresses of `host`, with `port`.
-pub(crate) async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-    let named = |error: io::Error| io::Error::new(error.kind(), format!("cannot resolve {host}: {error}"));
-    let addrs: Vec<_> = lookup_host((host, port)).await.map_err(named)?.collect();
+/// The addresses of `host`, with `port`; at least one.
+pub(crate) async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, Reason> {
+    let failed = |error| Reason::io(Operation::Resolve, Some(host), error);
+    let addrs: Vec<_> = lookup_host((host, port)).await.map_err(failed)?.collect();
     if addrs.is_empty() {
-        return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
+        return Err(failed(io::Error::new(io::ErrorKind::NotFound, "the name has no address")));
     }
     Ok(addrs)
 }

@@ -14,18 +14,21 @@ use tokio::net::{TcpSocket, TcpStream};
 use crate::addr::{Addr, resolve};
 use crate::byte_stream::ByteStream;
 use crate::error::{Reason, Timeout};
+use crate::failure::Operation;
 use crate::target::{Target, Use};
 use crate::{ConnConfig, Error, TcpConfig};
 
 /// Connects to the first of `addr`'s addresses that answers, and shakes hands where that is asked for.
 pub(crate) async fn connect(addr: &Addr, config: &ConnConfig) -> Result<ByteStream, Error> {
     let target = check(addr, config)?;
-    let connecting = async { connect_to_first(target, &config.tcp).await.map_err(Reason::from) };
-    let stream = within(config.connect_timeout, Timeout::Connect, connecting).await?;
+    let late = || format!("not connected to {target}");
+    let connecting = connect_to_first(target, &config.tcp);
+    let stream = within(config.connect_timeout, Timeout::Connect, late, connecting).await?;
     #[cfg(feature = "tls")]
     if let Some(tls) = &config.tls {
+        let late = || format!("the TLS handshake with {target} has not ended");
         let handshake = tls.handshake(stream, target);
-        return Ok(within(config.handshake_timeout, Timeout::Handshake, handshake).await?);
+        return Ok(within(config.handshake_timeout, Timeout::Handshake, late, handshake).await?);
     }
     Ok(stream)
 }
@@ -42,24 +45,29 @@ pub(crate) fn check<'a>(addr: &'a Addr, config: &ConnConfig) -> Result<Target<'a
     Ok(target)
 }
 
-/// `future`, or the deadline that passed before it was ready.
+/// `future`, or the deadline that passed before it was ready, and what had not happened by then.
 pub(crate) async fn within<T>(
     timeout: Option<Duration>,
     deadline: Timeout,
+    late: impl FnOnce() -> String,
     future: impl Future<Output = Result<T, Reason>>,
 ) -> Result<T, Reason> {
     let Some(timeout) = timeout else { return future.await };
-    tokio::time::timeout(timeout, future).await.unwrap_or(Err(Reason::Timeout(deadline, timeout)))
+    match tokio::time::timeout(timeout, future).await {
+        Ok(result) => result,
+        Err(_) => Err(Reason::TimeoutOf(deadline, timeout, late().into())),
+    }
 }
 
-async fn connect_to_first(target: Target<'_>, config: &TcpConfig) -> io::Result<ByteStream> {
+async fn connect_to_first(target: Target<'_>, config: &TcpConfig) -> Result<ByteStream, Reason> {
+    let failed = |error| Reason::io(Operation::Connect, Some(target), error);
     let addrs = match target {
         Target::Socket(addr) => vec![addr],
         Target::Name { host, port } => resolve(host, port).await?,
         #[cfg(unix)]
-        Target::Unix(path) => return Ok(ByteStream::Unix(connect_at(path).await?)),
+        Target::Unix(path) => return Ok(ByteStream::Unix(connect_at(path).await.map_err(failed)?)),
         #[cfg(not(unix))]
-        Target::Unix(_) => return Err(io::ErrorKind::Unsupported.into()),
+        Target::Unix(_) => return Err(failed(io::ErrorKind::Unsupported.into())),
     };
     let mut failure = io::ErrorKind::NotFound.into();
     for addr in addrs {
@@ -68,7 +76,7 @@ async fn connect_to_first(target: Target<'_>, config: &TcpConfig) -> io::Result<
             Err(error) => failure = error,
         }
     }
-    Err(failure)
+    Err(failed(failure))
 }
 
 async fn connect_to(addr: SocketAddr, config: &TcpConfig) -> io::Result<TcpStream> {

@@ -17,6 +17,8 @@ use crate::config::Settings;
 use crate::connect::within;
 use crate::control::Control;
 use crate::error::{Reason, Timeout};
+#[cfg(feature = "proxy-protocol")]
+use crate::failure::Operation;
 use crate::{ConnConfig, Error, PacketConn};
 
 /// What all connections of a server are made of.
@@ -66,10 +68,14 @@ impl Entry {
     ) -> Option<PacketConn> {
         #[cfg(feature = "metrics")]
         let since = ticket.since();
+        let late = || match peer {
+            Some(peer) => format!("{peer} has not ended its handshake"),
+            None => "the peer has not ended its handshake".to_owned(),
+        };
         let steps = self.steps(stream, peer, ticket);
         let shaken = tokio::select! {
             biased;
-            shaken = within(self.config.handshake_timeout, Timeout::Handshake, steps) => shaken,
+            shaken = within(self.config.handshake_timeout, Timeout::Handshake, late, steps) => shaken,
             // No packet of its has been received.
             () = self.control.stop.said() => return None,
         };
@@ -85,8 +91,7 @@ impl Entry {
         };
         self.control.census.handshake_failed();
         let peer = peer.map(tracing::field::display);
-        let error = crate::server::chain(&error);
-        tracing::debug!(peer, error, "the handshake failed");
+        tracing::debug!(peer, %error, "the handshake failed");
         None
     }
 
@@ -99,11 +104,13 @@ impl Entry {
     ) -> Result<Option<PacketConn>, Reason> {
         #[cfg(feature = "proxy-protocol")]
         if let Some(proxies) = &self.proxies {
+            let proxy = peer;
+            let no_header = |error| Reason::io(Operation::ProxyHeader, proxy, error);
             if !crate::proxy::trusts(proxies, peer) {
                 let problem = "it is none of the proxies that are trusted";
-                return Err(std::io::Error::new(std::io::ErrorKind::PermissionDenied, problem).into());
+                return Err(no_header(std::io::Error::new(std::io::ErrorKind::PermissionDenied, problem)));
             }
-            peer = crate::proxy::read_header(&mut stream).await?.or(peer);
+            peer = crate::proxy::read_header(&mut stream).await.map_err(no_header)?.or(peer);
             if peer.is_some_and(|peer| !ticket.count_for(peer)) {
                 let peer = peer.map(tracing::field::display);
                 tracing::debug!(peer, "refused: there are too many connections");
@@ -112,7 +119,7 @@ impl Entry {
         }
         #[cfg(feature = "tls")]
         if let Some(acceptor) = self.control.tls() {
-            stream = crate::tls::accept(acceptor, stream).await?;
+            stream = crate::tls::accept(acceptor, stream, peer).await?;
         }
         let conn = PacketConn::from_stream(stream, peer, &self.config, &self.settings, Some(ticket));
         conn.map(Some).map_err(Error::into_reason)

@@ -2,15 +2,19 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use pktconn_codec::{FrameError, Packet};
 
+use crate::failure::{Failure, Operation};
+
 /// The error of every call of this crate.
 ///
-/// Ask what it is by its `is_*` methods; [`source`](std::error::Error::source) leads to the
-/// [`FrameError`](crate::FrameError) or the [`io::Error`] behind it, with their numbers.
+/// Ask what it is by its `is_*` methods. Its text says what happened, with the address, the numbers and the error of the system:
+/// `cannot connect to 127.0.0.1:1: Connection refused (os error 111)`. [`source`](std::error::Error::source) leads to the
+/// [`FrameError`](crate::FrameError) or the [`io::Error`] behind it; print one of both.
 ///
 /// | | the connection | |
 /// |---|---|---|
@@ -62,11 +66,13 @@ pub(crate) enum Reason {
     RemoteClose,
     /// From the peer: the connection is at its end.
     Frame(FrameError),
-    Io(Arc<io::Error>),
+    Io(Arc<Failure>),
     #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "a match is the same with every feature"))]
-    Tls(Arc<io::Error>),
+    Tls(Arc<Failure>),
     /// And what was granted.
     Timeout(Timeout, Duration),
+    /// The same, where the text says who or what was waited for.
+    TimeoutOf(Timeout, Duration, Arc<str>),
     /// And what waited for it, in bytes.
     SlowConsumer {
         queued: usize,
@@ -105,7 +111,7 @@ impl Reason {
             Self::Frame(FrameError::Truncated { .. }) => "truncated",
             Self::Frame(_) => "protocol",
             Self::Io(_) | Self::Tls(_) => "io",
-            Self::Timeout(..) => "timeout",
+            Self::Timeout(..) | Self::TimeoutOf(..) => "timeout",
             Self::SlowConsumer { .. } => "slow_consumer",
             Self::OverBudget { .. } => "over_budget",
             // These end no connection.
@@ -130,7 +136,24 @@ impl Timeout {
 
 impl From<io::Error> for Reason {
     fn from(error: io::Error) -> Self {
-        Self::Io(Arc::new(error))
+        Self::transport(error, None)
+    }
+}
+
+impl Reason {
+    /// A connection failed, to `peer`, where that has an address.
+    pub(crate) fn transport(error: io::Error, peer: Option<SocketAddr>) -> Self {
+        Self::io(Operation::Transport, peer, error)
+    }
+
+    /// Something else failed, with the address or the host `of`.
+    pub(crate) fn io(operation: Operation, of: Option<impl ToString>, error: io::Error) -> Self {
+        Self::Io(Arc::new(Failure { operation, of: of.map(|of| of.to_string()), error }))
+    }
+
+    #[cfg(feature = "tls")]
+    pub(crate) fn tls(operation: Operation, of: Option<impl ToString>, error: io::Error) -> Self {
+        Self::Tls(Arc::new(Failure { operation, of: of.map(|of| of.to_string()), error }))
     }
 }
 
@@ -199,7 +222,7 @@ impl Error {
     #[must_use]
     pub fn timeout(&self) -> Option<Timeout> {
         match self.0.reason {
-            Reason::Timeout(timeout, _) => Some(timeout),
+            Reason::Timeout(timeout, _) | Reason::TimeoutOf(timeout, ..) => Some(timeout),
             _ => None,
         }
     }
@@ -269,6 +292,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.0.reason {
             Reason::Timeout(timeout, granted) => return write!(f, "{} within {granted:?}", timeout.missed()),
+            Reason::TimeoutOf(_, granted, what) => return write!(f, "{what} within {granted:?}"),
             Reason::SlowConsumer { queued } => {
                 return write!(f, "the peer was too slow: {queued} bytes waited for it");
             }
@@ -277,14 +301,15 @@ impl fmt::Display for Error {
             }
             Reason::LocalClose => "the connection was closed on this side",
             Reason::RemoteClose => "the peer closed the connection",
-            Reason::Frame(FrameError::Truncated { .. }) => {
-                "the peer closed the connection in the middle of a frame"
+            Reason::Frame(error @ FrameError::Truncated { .. }) => {
+                return write!(f, "the peer closed the connection in the middle of a frame: {error}");
             }
-            Reason::Frame(_) => "the peer sent a frame that is not acceptable",
-            Reason::Io(_) => "the transport failed",
-            Reason::Tls(_) => "TLS failed",
+            Reason::Frame(error) => {
+                return write!(f, "the peer sent a frame that is not acceptable: {error}");
+            }
+            Reason::Io(failure) | Reason::Tls(failure) => return failure.fmt(f),
             Reason::Full => "the outbox is full",
-            Reason::TooLarge(_) => "the packet is too large to be sent",
+            Reason::TooLarge(error) => return write!(f, "the packet is too large to be sent: {error}"),
             Reason::Config(problem) => problem,
             Reason::BadValue(problem) => problem,
         })
@@ -301,7 +326,7 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.0.reason {
             Reason::Frame(error) | Reason::TooLarge(error) => Some(error),
-            Reason::Io(error) | Reason::Tls(error) => Some(&**error),
+            Reason::Io(failure) | Reason::Tls(failure) => Some(&failure.error),
             _ => None,
         }
     }
@@ -335,7 +360,11 @@ mod tests {
             Reason::Frame(truncated),
             Reason::Frame(checksum),
             io::Error::from(io::ErrorKind::BrokenPipe).into(),
-            Reason::Tls(Arc::new(io::ErrorKind::InvalidData.into())),
+            Reason::Tls(Arc::new(Failure {
+                operation: Operation::TlsSetup,
+                of: None,
+                error: io::ErrorKind::InvalidData.into(),
+            })),
             Reason::Timeout(Timeout::Close, Duration::from_secs(1)),
             Reason::SlowConsumer { queued: 1 },
             Reason::OverBudget { held: 1 },

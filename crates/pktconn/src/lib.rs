@@ -204,6 +204,8 @@ pub use group::{Broadcast, Group};
 mod stats;
 pub use stats::ConnStats;
 
+mod failure;
+
 mod error;
 pub use error::{Error, Timeout};
 

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::task::{Context, Poll};
 
 use socket2::SockRef;
@@ -11,6 +12,8 @@ use tokio::net::UnixListener;
 
 use crate::addr::{Addr, resolve};
 use crate::byte_stream::ByteStream;
+use crate::error::Reason;
+use crate::failure::Operation;
 #[cfg(unix)]
 use crate::socket_file::SocketFile;
 use crate::target::{Target, Use};
@@ -47,23 +50,27 @@ impl Listener {
     pub async fn bind(addr: impl Into<Addr>) -> Result<Self, Error> {
         let addr = addr.into();
         let target = addr.target(Use::Listen)?;
-        Ok(Self::bind_to(target).await?)
+        let addrs = match target {
+            Target::Name { host, port } => resolve(host, port).await?,
+            Target::Socket(addr) => vec![addr],
+            Target::Unix(path) => {
+                return Self::bind_at(path).await.map_err(|error| cannot_listen(target, error).into());
+            }
+        };
+        let listener = TcpListener::bind(&addrs[..]).await.map_err(|error| cannot_listen(target, error))?;
+        Ok(listener.into())
     }
 
-    async fn bind_to(target: Target<'_>) -> io::Result<Self> {
-        match target {
-            Target::Socket(addr) => Ok(TcpListener::bind(addr).await?.into()),
-            Target::Name { host, port } => {
-                Ok(TcpListener::bind(&resolve(host, port).await?[..]).await?.into())
-            }
-            #[cfg(unix)]
-            Target::Unix(path) => {
-                let (listener, file) = SocketFile::bind(path).await?;
-                Ok(Self(Socket::Unix { listener, _file: Some(file) }))
-            }
-            #[cfg(not(unix))]
-            Target::Unix(_) => Err(io::ErrorKind::Unsupported.into()),
-        }
+    #[cfg(unix)]
+    async fn bind_at(path: &Path) -> io::Result<Self> {
+        let (listener, file) = SocketFile::bind(path).await?;
+        Ok(Self(Socket::Unix { listener, _file: Some(file) }))
+    }
+
+    #[cfg(not(unix))]
+    #[expect(clippy::unused_async, reason = "it is where there are Unix sockets")]
+    async fn bind_at(_: &Path) -> io::Result<Self> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 
     /// Sets what connections take over from the socket that they are accepted of.
@@ -101,6 +108,10 @@ impl Listener {
             }
         }
     }
+}
+
+fn cannot_listen(target: Target<'_>, error: io::Error) -> Reason {
+    Reason::io(Operation::Listen, Some(target), error)
 }
 
 impl From<TcpListener> for Listener {

@@ -26,6 +26,8 @@ use crate::census::Ticket;
 use crate::config::Settings;
 use crate::control::Control;
 use crate::entry::Entry;
+use crate::error::Reason;
+use crate::failure::{Operation, in_one_line};
 use crate::listener::Listener;
 use crate::shared::Shared;
 use crate::{ConnStats, Error, PacketConn, ServerConfig, ServerHandle, ShutdownReport};
@@ -130,8 +132,9 @@ impl PacketServer {
     /// [`is_io`](Error::is_io): the socket has no address. It is closed, and the server goes on as it was before.
     pub fn also_listen(&mut self, listener: impl Into<Listener>) -> Result<(), Error> {
         let listener = listener.into();
-        listener.set_options(&self.config.conn.tcp)?;
-        let local_addr = listener.local_addr()?;
+        let unusable = |error| Reason::io(Operation::Listen, None::<String>, error);
+        listener.set_options(&self.config.conn.tcp).map_err(unusable)?;
+        let local_addr = listener.local_addr().map_err(unusable)?;
         self.local_addrs.push(local_addr);
         self.listeners.push(listener);
         Ok(())
@@ -384,9 +387,9 @@ fn log_failure(result: HandlerResult, peer_addr: Option<SocketAddr>) {
     let Err(error) = result else { return };
     let peer = peer_addr.map(tracing::field::display);
     if error.is::<Error>() {
-        tracing::debug!(peer, error = chain(&*error), "the connection failed");
+        tracing::debug!(peer, error = in_one_line(&*error), "the connection failed");
     } else {
-        tracing::warn!(peer, error = chain(&*error), "the connection's handler failed");
+        tracing::warn!(peer, error = in_one_line(&*error), "the connection's handler failed");
     }
 }
 
@@ -394,7 +397,7 @@ fn log_end(shared: &Arc<Shared>) {
     if tracing::enabled!(tracing::Level::DEBUG) {
         let ConnStats { packets_received, packets_sent, .. } = shared.stats();
         // A handler may have passed its connection on.
-        let reason = shared.reason().map(|reason| chain(&Error::from(reason)));
+        let reason = shared.reason().map(|reason| Error::from(reason).to_string());
         let reason = reason.as_deref().unwrap_or("it goes on without its handler");
         tracing::debug!(reason, packets_received, packets_sent, "the handler has finished");
     }
@@ -405,17 +408,6 @@ fn log_panic(finished: Result<(), JoinError>) {
     if finished.is_err_and(|error| error.is_panic()) {
         tracing::error!("a connection's handler panicked; its connection is closed");
     }
-}
-
-/// An error and what is behind it, in one line.
-pub(crate) fn chain(error: &dyn StdError) -> String {
-    let mut line = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        line = format!("{line}: {error}");
-        source = error.source();
-    }
-    line
 }
 
 /// How long to wait when nothing can be accepted: a file may be closed at any moment, and a busy loop helps nobody.

@@ -3,6 +3,7 @@
 //! An [`Addr`] is made of any text, and never fails. What can never work is found here, where an address is used, and before
 //! anything is tried: a client would try it again for ever.
 
+use std::fmt;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::Path;
 
@@ -29,6 +30,18 @@ pub(crate) enum Target<'a> {
     },
     #[cfg_attr(not(unix), allow(dead_code, reason = "a match is the same on every system"))]
     Unix(&'a Path),
+}
+
+/// As it is written.
+impl fmt::Display for Target<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socket(addr) => addr.fmt(f),
+            Self::Name { host, port } if is_ipv6(host) => write!(f, "[{host}]:{port}"),
+            Self::Name { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
 }
 
 impl Addr {

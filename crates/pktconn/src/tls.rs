@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -14,6 +15,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use crate::Error;
 use crate::byte_stream::ByteStream;
 use crate::error::Reason;
+use crate::failure::Operation;
 use crate::target::Target;
 
 /// TLS for a server: its certificate, whom it asks for one, and the protocols it speaks.
@@ -268,7 +270,7 @@ impl TlsClientConfig {
     ) -> Result<ByteStream, Reason> {
         let name = self.name_for(target)?;
         let connected = TlsConnector::from(self.load()?).connect(name, stream).await;
-        Ok(ByteStream::Tls(Box::new(connected.map_err(failed)?.into())))
+        Ok(ByteStream::Tls(Box::new(connected.map_err(|error| failed(Some(target), error))?.into())))
     }
 }
 
@@ -283,8 +285,13 @@ impl fmt::Debug for TlsClientConfig {
 }
 
 /// The handshake of a server.
-pub(crate) async fn accept(acceptor: TlsAcceptor, stream: ByteStream) -> Result<ByteStream, Reason> {
-    Ok(ByteStream::Tls(Box::new(acceptor.accept(stream).await.map_err(failed)?.into())))
+pub(crate) async fn accept(
+    acceptor: TlsAcceptor,
+    stream: ByteStream,
+    peer: Option<SocketAddr>,
+) -> Result<ByteStream, Reason> {
+    let accepted = acceptor.accept(stream).await.map_err(|error| failed(peer, error))?;
+    Ok(ByteStream::Tls(Box::new(accepted.into())))
 }
 
 /// What the handshake of a connection with TLS has shown.
@@ -356,9 +363,10 @@ fn system_roots() -> Result<RootCertStore, Reason> {
 
 /// A file that is no good, or not there.
 fn unusable(what: impl fmt::Display, error: &dyn fmt::Display) -> Reason {
-    Reason::Tls(Arc::new(io::Error::new(io::ErrorKind::InvalidData, format!("cannot use {what}: {error}"))))
+    let error = io::Error::new(io::ErrorKind::InvalidData, format!("cannot use {what}: {error}"));
+    Reason::tls(Operation::TlsSetup, None::<String>, error)
 }
 
-fn failed(error: io::Error) -> Reason {
-    Reason::Tls(Arc::new(error))
+fn failed(with: Option<impl ToString>, error: io::Error) -> Reason {
+    Reason::tls(Operation::TlsHandshake, with, error)
 }
