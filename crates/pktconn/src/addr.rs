@@ -20,6 +20,9 @@ use crate::failure::Operation;
 /// | `example.org:14572` | a name, which is resolved when it is used |
 /// | `unix:/run/app.sock` | the path of a Unix socket |
 ///
+/// Of a name with several addresses, the first one that answers is connected to (RFC 8305): IPv6 and IPv4 are tried by turns, each
+/// 250 ms after the one before it, or at once when that one fails.
+///
 /// Whatever is one of these is taken as an address: a string, a [`SocketAddr`], a pair of an IP address or a name and a
 /// port. Nothing is checked before it is used: what can never be reached or listened on fails there at once, with
 /// [`is_config`](crate::Error::is_config).
@@ -75,6 +78,10 @@ impl Addr {
 
 /// The addresses of `host`, with `port`; at least one.
 pub(crate) async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, Reason> {
+    #[cfg(test)]
+    if let Some(addrs) = scripted::addrs_of(host) {
+        return Ok(addrs);
+    }
     let failed = |error| Reason::io(Operation::Resolve, Some(host), error);
     let addrs: Vec<_> = lookup_host((host, port)).await.map_err(failed)?.collect();
     if addrs.is_empty() {
@@ -178,6 +185,27 @@ impl From<(&str, u16)> for Addr {
             Ok(ip) => (ip, port).into(),
             Err(_) => Self(Kind::Name(format!("{host}:{port}"))),
         }
+    }
+}
+
+/// Hosts for tests: a resolver of a real system has none with the addresses that they need.
+#[cfg(test)]
+pub(crate) mod scripted {
+    use std::cell::RefCell;
+    use std::collections::HashMap;
+    use std::net::SocketAddr;
+
+    thread_local! {
+        static HOSTS: RefCell<HashMap<String, Vec<SocketAddr>>> = RefCell::default();
+    }
+
+    /// Has `host` resolve to `addrs` on this thread.
+    pub(crate) fn set(host: &str, addrs: &[SocketAddr]) {
+        HOSTS.with_borrow_mut(|hosts| hosts.insert(host.to_owned(), addrs.to_vec()));
+    }
+
+    pub(super) fn addrs_of(host: &str) -> Option<Vec<SocketAddr>> {
+        HOSTS.with_borrow(|hosts| hosts.get(host).cloned())
     }
 }
 

@@ -7,6 +7,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 #[cfg(feature = "proxy-protocol")]
 use ipnet::IpNet;
@@ -29,6 +30,11 @@ pub(crate) struct Entry {
     /// The networks of those proxies, where connections come through them.
     #[cfg(feature = "proxy-protocol")]
     pub(crate) proxies: Option<Arc<[IpNet]>>,
+}
+
+fn late(granted: Duration, peer: Option<SocketAddr>) -> Reason {
+    let peer = peer.map_or_else(|| "the peer".to_owned(), |peer| peer.to_string());
+    Reason::TimeoutOf(Timeout::Handshake, granted, format!("{peer} has not ended its handshake").into())
 }
 
 impl Entry {
@@ -68,14 +74,10 @@ impl Entry {
     ) -> Option<PacketConn> {
         #[cfg(feature = "metrics")]
         let since = ticket.since();
-        let late = || match peer {
-            Some(peer) => format!("{peer} has not ended its handshake"),
-            None => "the peer has not ended its handshake".to_owned(),
-        };
         let steps = self.steps(stream, peer, ticket);
         let shaken = tokio::select! {
             biased;
-            shaken = within(self.config.handshake_timeout, Timeout::Handshake, late, steps) => shaken,
+            shaken = within(self.config.handshake_timeout, steps) => shaken.unwrap_or_else(|granted| Err(late(granted, peer))),
             // No packet of its has been received.
             () = self.control.stop.said() => return None,
         };

@@ -115,6 +115,10 @@ mod target;
 
 mod byte_stream;
 
+mod happy_eyeballs;
+
+mod dial;
+
 mod connect;
 
 mod tcp;
