@@ -9,6 +9,7 @@ use std::time::Duration;
 use pktconn_codec::{FrameError, Packet};
 
 use crate::failure::{Failure, Operation};
+use crate::hint;
 
 /// The error of every call of this crate.
 ///
@@ -301,18 +302,45 @@ impl fmt::Display for Error {
             }
             Reason::LocalClose => "the connection was closed on this side",
             Reason::RemoteClose => "the peer closed the connection",
-            Reason::Frame(error @ FrameError::Truncated { .. }) => {
-                return write!(f, "the peer closed the connection in the middle of a frame: {error}");
-            }
-            Reason::Frame(error) => {
-                return write!(f, "the peer sent a frame that is not acceptable: {error}");
-            }
+            Reason::Frame(error) => return write_frame_error(error, f),
             Reason::Io(failure) | Reason::Tls(failure) => return failure.fmt(f),
             Reason::Full => "the outbox is full",
             Reason::TooLarge(error) => return write!(f, "the packet is too large to be sent: {error}"),
             Reason::Config(problem) => problem,
             Reason::BadValue(problem) => problem,
         })
+    }
+}
+
+/// What is wrong with a frame of the peer, and what may be the reason.
+fn write_frame_error(error: &FrameError, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match *error {
+        FrameError::PayloadTooLarge { len, max } => {
+            write!(f, "frame of {len} bytes exceeds the limit of {max}")?;
+            if let Some(protocol) = hint::protocol(len) {
+                write!(f, "; the bytes look like {protocol}")
+            } else if let Some(swapped) = hint::swapped(len, max) {
+                write!(
+                    f,
+                    "; in the other byte order the length is {swapped}: both sides must use one header format"
+                )
+            } else {
+                Ok(())
+            }
+        }
+        FrameError::Truncated { needed, .. } => {
+            write!(f, "the peer closed the connection in the middle of a frame: {error}")?;
+            // The length without the header, and without the checksum, if there is one.
+            let mut lens = [4, 8].into_iter().filter_map(|around| needed.checked_sub(around));
+            match lens.find_map(hint::protocol) {
+                Some(protocol) => write!(f, "; the bytes look like {protocol}"),
+                None => Ok(()),
+            }
+        }
+        FrameError::ChecksumMismatch { .. } => {
+            write!(f, "{error}; the bytes were altered on their way, or the peer sends no checksums")
+        }
+        _ => write!(f, "the peer sent a frame that is not acceptable: {error}"),
     }
 }
 
@@ -348,6 +376,39 @@ mod tests {
         assert_eq!(source.kind(), io::ErrorKind::ConnectionReset);
 
         assert!(Error::from(Reason::LocalClose).source().is_none());
+    }
+
+    #[test]
+    fn a_frame_that_is_not_acceptable_is_told_with_its_numbers_and_what_may_be_the_reason() {
+        let max = 32 * 1024 * 1024;
+        for (error, expected) in [
+            (
+                FrameError::PayloadTooLarge { len: 542_393_671, max },
+                "frame of 542393671 bytes exceeds the limit of 33554432; the bytes look like an HTTP request",
+            ),
+            (
+                FrameError::PayloadTooLarge { len: 0x0500_0000, max },
+                "frame of 83886080 bytes exceeds the limit of 33554432; in the other byte order the length is 5: both sides must use one header format",
+            ),
+            (
+                FrameError::PayloadTooLarge { len: 33_554_433, max },
+                "frame of 33554433 bytes exceeds the limit of 33554432",
+            ),
+            (
+                FrameError::Truncated { needed: 197_401, available: 7 },
+                "the peer closed the connection in the middle of a frame: the stream ended after 7 of the 197401 bytes of a frame; the bytes look like TLS",
+            ),
+            (
+                FrameError::Truncated { needed: 4, available: 1 },
+                "the peer closed the connection in the middle of a frame: the stream ended after 1 of the 4 bytes of a frame",
+            ),
+            (
+                FrameError::ChecksumMismatch { expected: 1, actual: 2 },
+                "the checksum of a frame is 0x00000001, its bytes sum up to 0x00000002; the bytes were altered on their way, or the peer sends no checksums",
+            ),
+        ] {
+            assert_eq!(Error::from(Reason::Frame(error)).to_string(), expected);
+        }
     }
 
     #[test]

@@ -210,6 +210,8 @@ pub use stats::ConnStats;
 
 mod failure;
 
+mod hint;
+
 mod error;
 pub use error::{Error, Timeout};
 

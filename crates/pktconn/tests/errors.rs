@@ -108,6 +108,32 @@ async fn a_connection_that_is_not_made_in_time_is_named() {
     assert_eq!(error.to_string(), format!("not connected to {addr} within 50ms"));
 }
 
+/// What a connection says that has received `bytes`, and then the end of the stream.
+async fn after(bytes: &[u8]) -> String {
+    let (mut conn, mut raw) = tcp_and_raw(ConnConfig::new()).await;
+    raw.write_all(bytes).await.unwrap();
+    raw.shutdown().await.unwrap();
+    conn.recv().await.unwrap_err().to_string()
+}
+
+#[tokio::test]
+async fn the_bytes_of_another_protocol_are_known() {
+    for (bytes, expected) in [
+        (
+            &b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"[..],
+            "frame of 542393671 bytes exceeds the limit of 33554432; the bytes look like an HTTP request",
+        ),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "look like an HTTP response"),
+        (b"SSH-2.0-OpenSSH_9.9\r\n", "look like SSH"),
+        // A server with TLS to a client without: an alert, and the end.
+        (b"\x15\x03\x03\x00\x02\x02\x32", "look like TLS"),
+        (b"\x00\x00\x00\x05hello", "in the other byte order the length is 5"),
+    ] {
+        let text = after(bytes).await;
+        assert!(text.contains(expected), "{text}");
+    }
+}
+
 #[cfg(feature = "tls")]
 #[tokio::test]
 async fn a_handshake_of_tls_that_fails_is_named() {
