@@ -20,6 +20,7 @@ use crate::control::Control;
 use crate::error::{Reason, Timeout};
 #[cfg(feature = "proxy-protocol")]
 use crate::failure::Operation;
+use crate::report::{Kind, Report};
 use crate::{ConnConfig, Error, PacketConn};
 
 /// What all connections of a server are made of.
@@ -27,6 +28,7 @@ pub(crate) struct Entry {
     pub(crate) config: ConnConfig,
     pub(crate) settings: Arc<Settings>,
     pub(crate) control: Arc<Control>,
+    pub(crate) report: Arc<Report>,
     /// The networks of those proxies, where connections come through them.
     #[cfg(feature = "proxy-protocol")]
     pub(crate) proxies: Option<Arc<[IpNet]>>,
@@ -53,6 +55,18 @@ impl Entry {
         #[cfg(not(feature = "tls"))]
         let has_tls = false;
         has_tls || self.is_behind_proxy()
+    }
+
+    /// Tells of a connection that there is no room for.
+    pub(crate) fn refused(&self, peer: Option<SocketAddr>) {
+        let open = self.control.census.stats().open;
+        let limits = "max_conns, max_conns_per_ip or memory_budget is reached";
+        self.report.tell(
+            Kind::Refused,
+            peer,
+            "a connection was refused",
+            format_args!("{limits}, open={open}"),
+        );
     }
 
     /// Where there is nothing to wait for.
@@ -92,8 +106,7 @@ impl Entry {
             Err(reason) => Error::from(reason),
         };
         self.control.census.handshake_failed();
-        let peer = peer.map(tracing::field::display);
-        tracing::debug!(peer, %error, "the handshake failed");
+        self.report.tell(Kind::Handshake, peer, "the handshake failed", &error);
         None
     }
 
@@ -114,8 +127,7 @@ impl Entry {
             }
             peer = crate::proxy::read_header(&mut stream).await.map_err(no_header)?.or(peer);
             if peer.is_some_and(|peer| !ticket.count_for(peer)) {
-                let peer = peer.map(tracing::field::display);
-                tracing::debug!(peer, "refused: there are too many connections");
+                self.refused(peer);
                 return Ok(None);
             }
         }

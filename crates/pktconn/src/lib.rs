@@ -170,6 +170,8 @@ pub use server::PacketServer;
 
 mod entry;
 
+mod report;
+
 #[cfg(feature = "proxy-protocol")]
 mod proxy;
 #[cfg(feature = "proxy-protocol")]

@@ -29,6 +29,7 @@ use crate::entry::Entry;
 use crate::error::Reason;
 use crate::failure::{Operation, in_one_line};
 use crate::listener::Listener;
+use crate::report::{Kind, Report};
 use crate::shared::Shared;
 use crate::{ConnStats, Error, PacketConn, ServerConfig, ServerHandle, ShutdownReport};
 
@@ -204,6 +205,7 @@ impl PacketServer {
             settings: Settings::new(&self.config.conn),
             config: self.config.conn.clone(),
             control: Arc::clone(self.handle.control()),
+            report: Arc::default(),
             #[cfg(feature = "proxy-protocol")]
             proxies: self.config.proxies.clone(),
         });
@@ -226,8 +228,7 @@ impl PacketServer {
                     pause.reset();
                     let client = peer_addr.filter(|_| !entry.is_behind_proxy());
                     let Some(ticket) = Ticket::of(&entry.control, client) else {
-                        let peer = peer_addr.map(tracing::field::display);
-                        tracing::debug!(peer, "refused: there are too many connections");
+                        entry.refused(peer_addr);
                         continue;
                     };
                     let stage = if entry.has_handshake() {
@@ -238,12 +239,13 @@ impl PacketServer {
                             Ok(conn) => Stage::ToBeCalled { with: Some((conn, Arc::clone(&handler))) },
                             // Gone between being accepted and being looked at.
                             Err(error) => {
-                                log_failure(Err(error.into()), peer_addr);
+                                entry.report.tell(Kind::Io, peer_addr, CONNECTION_FAILED, &error);
                                 continue;
                             }
                         }
                     };
-                    handlers.spawn(Handling { shared: None, span: None, stage });
+                    let report = Arc::clone(&entry.report);
+                    handlers.spawn(Handling { shared: None, span: None, report, stage });
                 }
                 Err(error) => self.wait_after(&error, &mut pause, &mut handlers).await,
             }
@@ -323,6 +325,7 @@ pin_project! {
         shared: Option<Arc<Shared>>,
         // Where somebody wants it.
         span: Option<Box<Span>>,
+        report: Arc<Report>,
         #[pin]
         stage: Stage<H, F>,
     }
@@ -372,7 +375,7 @@ where
                     let _inside = this.span.as_deref().map(Span::enter);
                     let result = ready!(handler.poll(cx));
                     if let Some(shared) = this.shared {
-                        log_failure(result, shared.ends.peer());
+                        log_failure(this.report, result, shared);
                         log_end(shared);
                     }
                     return Poll::Ready(());
@@ -382,14 +385,29 @@ where
     }
 }
 
-/// What a peer did is no reason for a line in the log of a server on the open Internet; what a handler itself says is.
-fn log_failure(result: HandlerResult, peer_addr: Option<SocketAddr>) {
+const CONNECTION_FAILED: &str = "the connection failed";
+
+const HANDLER_FAILED: &str = "the connection's handler failed";
+
+/// Tells why a connection or its handler failed, each of them once.
+fn log_failure(report: &Report, result: HandlerResult, shared: &Arc<Shared>) {
+    let peer = shared.ends.peer();
+    // Also of a connection whose handler does not pass its error on.
+    let end = shared.reason().and_then(|reason| Some((Kind::of(&reason)?, Error::from(reason).to_string())));
+    if let Some((kind, end)) = &end {
+        report.tell(*kind, peer, CONNECTION_FAILED, end);
+    }
     let Err(error) = result else { return };
-    let peer = peer_addr.map(tracing::field::display);
-    if error.is::<Error>() {
-        tracing::debug!(peer, error = in_one_line(&*error), "the connection failed");
-    } else {
-        tracing::warn!(peer, error = in_one_line(&*error), "the connection's handler failed");
+    let peer_field = peer.map(tracing::field::display);
+    match error.downcast::<Error>() {
+        Ok(error) if end.is_some_and(|(_, end)| end == error.to_string()) => {}
+        Ok(error) => match Kind::of(&error.reason()) {
+            // Of another connection: one that the handler has made.
+            Some(kind) => report.tell(kind, peer, HANDLER_FAILED, &error),
+            None => tracing::debug!(peer = peer_field, %error, "{HANDLER_FAILED}"),
+        },
+        // What a handler itself says is told always: it is not the peer who decides how often that comes.
+        Err(error) => tracing::warn!(peer = peer_field, error = in_one_line(&*error), "{HANDLER_FAILED}"),
     }
 }
 
