@@ -43,7 +43,7 @@ impl fmt::Display for Failure {
             (Operation::Resolve, _) => write!(f, "cannot resolve {:?}: ", of.unwrap_or_default()),
             (Operation::Listen, _) => write!(f, "cannot listen on {}: ", of.unwrap_or("the socket")),
             (Operation::ProxyHeader, _) => {
-                write!(f, "no PROXY header is accepted of {}: ", of.unwrap_or("the peer"))
+                write!(f, "{} cannot be taken for a proxy: ", of.unwrap_or("the peer"))
             }
             (Operation::TlsHandshake, _) => {
                 write!(f, "the TLS handshake with {} failed: ", of.unwrap_or("the peer"))

@@ -178,7 +178,7 @@ fn check_path(path: &Path, role: Use) -> Result<(), String> {
     if name.is_none() && bytes.contains(&0) {
         return Err(format!("the path of a Unix socket has a NUL in it: {path:?}"));
     }
-    // The system knows best.
+    // The length for the message, and the system for what else it refuses.
     if len > MAX_LEN || name.is_none() && SocketAddr::from_pathname(path).is_err() {
         return Err(format!(
             "the path of a Unix socket has {len} bytes, and at most {MAX_LEN} are possible: use a shorter one than {}",
