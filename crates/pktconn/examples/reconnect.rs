@@ -23,7 +23,7 @@ async fn main() -> anyhow::Result<()> {
     tokio::spawn(async move {
         while state.changed().await.is_ok() {
             if let ClientState::Waiting { error, delay, .. } = &*state.borrow_and_update() {
-                println!("no connection ({error:?}), again in {delay:.1?}");
+                println!("no connection ({error}), again in {delay:.1?}");
             }
         }
     });

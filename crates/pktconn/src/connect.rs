@@ -11,50 +11,103 @@ use socket2::SockRef;
 use tokio::net::UnixStream;
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::addr::{Addr, Kind, resolve};
+use crate::addr::{Addr, resolve};
 use crate::byte_stream::ByteStream;
+use crate::dial::dial;
 use crate::error::{Reason, Timeout};
+use crate::failure::Operation;
+use crate::happy_eyeballs::Attempts;
+use crate::target::{Target, Use};
 use crate::{ConnConfig, Error, TcpConfig};
 
 /// Connects to the first of `addr`'s addresses that answers, and shakes hands where that is asked for.
 pub(crate) async fn connect(addr: &Addr, config: &ConnConfig) -> Result<ByteStream, Error> {
-    let connecting = async { connect_to_first(addr, &config.tcp).await.map_err(Reason::from) };
-    let stream = within(config.connect_timeout, Timeout::Connect, connecting).await?;
+    let target = check(addr, config)?;
+    let mut attempts = None;
+    let connecting = connect_to_any(target, &config.tcp, &mut attempts);
+    let connected = within(config.connect_timeout, connecting).await;
+    let stream = connected.unwrap_or_else(|granted| {
+        Err(Reason::TimeoutOf(Timeout::Connect, granted, not_connected(target, attempts.as_ref()).into()))
+    })?;
     #[cfg(feature = "tls")]
     if let Some(tls) = &config.tls {
-        let handshake = tls.handshake(stream, addr);
-        return Ok(within(config.handshake_timeout, Timeout::Handshake, handshake).await?);
+        let shaken = within(config.handshake_timeout, tls.handshake(stream, target)).await;
+        return Ok(shaken.unwrap_or_else(|granted| {
+            let late = format!("the TLS handshake with {target} has not ended");
+            Err(Reason::TimeoutOf(Timeout::Handshake, granted, late.into()))
+        })?);
     }
     Ok(stream)
 }
 
-/// `future`, or the deadline that passed before it was ready.
-pub(crate) async fn within<T>(
-    timeout: Option<Duration>,
-    deadline: Timeout,
-    future: impl Future<Output = Result<T, Reason>>,
-) -> Result<T, Reason> {
-    let Some(timeout) = timeout else { return future.await };
-    tokio::time::timeout(timeout, future).await.unwrap_or(Err(Reason::Timeout(deadline, timeout)))
+/// Refuses an address that can never be connected to, before it is tried.
+pub(crate) fn check<'a>(addr: &'a Addr, config: &ConnConfig) -> Result<Target<'a>, Reason> {
+    let target = addr.target(Use::Connect)?;
+    #[cfg(feature = "tls")]
+    if let Some(tls) = &config.tls {
+        tls.name_for(target)?;
+    }
+    #[cfg(not(feature = "tls"))]
+    let _ = config;
+    Ok(target)
 }
 
-async fn connect_to_first(addr: &Addr, config: &TcpConfig) -> io::Result<ByteStream> {
-    let addrs = match addr.kind() {
-        Kind::Socket(addr) => vec![*addr],
-        Kind::Name(name) => resolve(name).await?,
-        #[cfg(unix)]
-        Kind::Unix(path) => return Ok(ByteStream::Unix(connect_at(path).await?)),
-        #[cfg(not(unix))]
-        Kind::Unix(_) => return Err(crate::listener::no_unix_sockets()),
-    };
-    let mut failure = io::ErrorKind::NotFound.into();
-    for addr in addrs {
-        match connect_to(addr, config).await {
-            Ok(stream) => return Ok(ByteStream::Tcp(stream)),
-            Err(error) => failure = error,
-        }
+/// What `future` comes to, or the time that was granted and that it was not enough.
+pub(crate) async fn within<F: Future>(granted: Option<Duration>, future: F) -> Result<F::Output, Duration> {
+    match granted {
+        None => Ok(future.await),
+        Some(granted) => tokio::time::timeout(granted, future).await.map_err(|_| granted),
     }
-    Err(failure)
+}
+
+/// Connects to the first address of `target` that answers. The attempts are left in `attempts`, once there is an address.
+async fn connect_to_any(
+    target: Target<'_>,
+    config: &TcpConfig,
+    attempts: &mut Option<Attempts>,
+) -> Result<ByteStream, Reason> {
+    let failed = |of, error| Reason::io(Operation::Connect, Some(of), error);
+    let addrs = match target {
+        Target::Socket(addr) => vec![addr],
+        Target::Name { host, port } => resolve(host, port).await?,
+        #[cfg(unix)]
+        Target::Unix(path) => {
+            let connected = connect_at(path).await;
+            return connected.map(ByteStream::Unix).map_err(|error| failed(target.to_string(), error));
+        }
+        #[cfg(not(unix))]
+        Target::Unix(_) => return Err(failed(target.to_string(), io::ErrorKind::Unsupported.into())),
+    };
+    let attempts = attempts.insert(Attempts::new(addrs));
+    if let Some(stream) = dial(attempts, |addr| connect_to(addr, config)).await {
+        return Ok(ByteStream::Tcp(stream));
+    }
+    let tried = attempts.started();
+    let Some((addr, error)) = attempts.take_most_telling() else {
+        return Err(failed(target.to_string(), io::ErrorKind::NotFound.into()));
+    };
+    Err(match target {
+        Target::Name { .. } if tried == 1 => failed(format!("{target} at {addr}"), error),
+        Target::Name { .. } => failed(format!("{target}, tried {tried} addresses; {addr}"), error),
+        Target::Socket(_) | Target::Unix(_) => failed(target.to_string(), error),
+    })
+}
+
+/// What the attempts had come to when the time was over.
+fn not_connected(target: Target<'_>, attempts: Option<&Attempts>) -> String {
+    let (Target::Name { host, .. }, attempts) = (target, attempts) else {
+        return format!("not connected to {target}");
+    };
+    let Some(attempts) = attempts else { return format!("{host:?} was not resolved") };
+    let (started, total) = (attempts.started(), attempts.total());
+    let tried = match total {
+        1 => String::new(),
+        _ => format!(", tried {started} of {total} addresses"),
+    };
+    match attempts.most_telling() {
+        None => format!("not connected to {target}{tried}"),
+        Some((addr, error)) => format!("not connected to {target}{tried}; {addr}: {error}"),
+    }
 }
 
 async fn connect_to(addr: SocketAddr, config: &TcpConfig) -> io::Result<TcpStream> {
@@ -80,7 +133,106 @@ async fn connect_at(path: &Path) -> io::Result<UnixStream> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+    use std::time::Instant;
+
     use super::*;
+    use crate::addr::scripted;
+    use crate::{Client, ClientConfig, ClientEvent, PacketConn};
+
+    /// An address that refuses connections.
+    fn refusing() -> SocketAddr {
+        TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    }
+
+    /// A listener whose backlog is full, and what fills it: Linux drops the SYNs of others that would connect.
+    #[cfg(target_os = "linux")]
+    struct Silent {
+        addr: SocketAddr,
+        _listener: socket2::Socket,
+        _filling: Vec<TcpStream>,
+    }
+
+    #[cfg(target_os = "linux")]
+    async fn silent() -> Silent {
+        let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        listener.listen(0).unwrap();
+        let addr = listener.local_addr().unwrap().as_socket().unwrap();
+        let mut filling = Vec::new();
+        while let Ok(stream) =
+            tokio::time::timeout(Duration::from_millis(100), TcpStream::connect(addr)).await
+        {
+            filling.push(stream.unwrap());
+        }
+        Silent { addr, _listener: listener, _filling: filling }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_host_whose_first_address_does_not_answer_is_reached() {
+        let silent = silent().await;
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let live = listener.local_addr().unwrap();
+        scripted::set("two.test", &[silent.addr, live]);
+        let started = Instant::now();
+        let conn = PacketConn::connect("two.test:1").await.unwrap();
+        assert_eq!(conn.peer_addr(), Some(live));
+        assert!(started.elapsed() >= Duration::from_millis(250), "{:?}", started.elapsed());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_client_reaches_a_host_whose_first_address_does_not_answer() {
+        let silent = silent().await;
+        let server = crate::PacketServer::bind("127.0.0.1:0").await.unwrap();
+        scripted::set("two.test", &[silent.addr, server.local_addr().socket_addr().unwrap()]);
+        tokio::spawn(server.serve(|mut conn| async move {
+            while let Some(packet) = conn.recv().await? {
+                conn.send(packet).await?;
+            }
+            Ok(conn.close().await?)
+        }));
+        let conn = ConnConfig::new().connect_timeout(Duration::from_secs(3));
+        let config = ClientConfig::new().conn(conn).max_tries(1);
+        let mut client = Client::new("two.test:1", config).unwrap();
+        client.send(b"hello").await.unwrap();
+        assert!(matches!(client.recv().await, Some(ClientEvent::Connected)));
+        assert!(
+            matches!(client.recv().await, Some(ClientEvent::Packet(packet)) if packet.payload() == b"hello")
+        );
+        assert!(client.state().borrow().is_connected());
+        client.close().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_error_of_a_host_tells_how_many_addresses_were_tried() {
+        let (first, second) = (refusing(), refusing());
+        scripted::set("two.test", &[first, second]);
+        let error = PacketConn::connect("two.test:1").await.unwrap_err();
+        assert!(error.is_io());
+        let expected = format!("cannot connect to two.test:1, tried 2 addresses; {first}: ");
+        assert!(error.to_string().starts_with(&expected), "{error}");
+        scripted::set("one.test", &[first, first]);
+        let error = PacketConn::connect("one.test:1").await.unwrap_err();
+        assert!(
+            error.to_string().starts_with(&format!("cannot connect to one.test:1 at {first}: ")),
+            "{error}"
+        );
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_deadline_tells_how_many_addresses_were_tried() {
+        let (silent, refusing) = (silent().await, refusing());
+        scripted::set("two.test", &[refusing, silent.addr, silent.addr]);
+        let config = ConnConfig::new().connect_timeout(Duration::from_millis(50));
+        let error = PacketConn::connect_with("two.test:1", config).await.unwrap_err();
+        assert!(error.is_timeout());
+        let text = error.to_string();
+        let expected = format!("not connected to two.test:1, tried 2 of 2 addresses; {refusing}: ");
+        assert!(text.starts_with(&expected) && text.ends_with(" within 50ms"), "{text}");
+    }
 
     #[tokio::test]
     async fn the_buffers_are_set_before_connecting() {

@@ -7,6 +7,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 #[cfg(feature = "proxy-protocol")]
 use ipnet::IpNet;
@@ -17,6 +18,9 @@ use crate::config::Settings;
 use crate::connect::within;
 use crate::control::Control;
 use crate::error::{Reason, Timeout};
+#[cfg(feature = "proxy-protocol")]
+use crate::failure::Operation;
+use crate::report::{Kind, Report};
 use crate::{ConnConfig, Error, PacketConn};
 
 /// What all connections of a server are made of.
@@ -24,9 +28,15 @@ pub(crate) struct Entry {
     pub(crate) config: ConnConfig,
     pub(crate) settings: Arc<Settings>,
     pub(crate) control: Arc<Control>,
+    pub(crate) report: Arc<Report>,
     /// The networks of those proxies, where connections come through them.
     #[cfg(feature = "proxy-protocol")]
     pub(crate) proxies: Option<Arc<[IpNet]>>,
+}
+
+fn late(granted: Duration, peer: Option<SocketAddr>) -> Reason {
+    let peer = peer.map_or_else(|| "the peer".to_owned(), |peer| peer.to_string());
+    Reason::TimeoutOf(Timeout::Handshake, granted, format!("{peer} has not ended its handshake").into())
 }
 
 impl Entry {
@@ -45,6 +55,18 @@ impl Entry {
         #[cfg(not(feature = "tls"))]
         let has_tls = false;
         has_tls || self.is_behind_proxy()
+    }
+
+    /// Tells of a connection that there is no room for.
+    pub(crate) fn refused(&self, peer: Option<SocketAddr>) {
+        let open = self.control.census.stats().open;
+        let limits = "max_conns, max_conns_per_ip or memory_budget is reached";
+        self.report.tell(
+            Kind::Refused,
+            peer,
+            "a connection was refused",
+            format_args!("{limits}, open={open}"),
+        );
     }
 
     /// Where there is nothing to wait for.
@@ -69,7 +91,7 @@ impl Entry {
         let steps = self.steps(stream, peer, ticket);
         let shaken = tokio::select! {
             biased;
-            shaken = within(self.config.handshake_timeout, Timeout::Handshake, steps) => shaken,
+            shaken = within(self.config.handshake_timeout, steps) => shaken.unwrap_or_else(|granted| Err(late(granted, peer))),
             // No packet of its has been received.
             () = self.control.stop.said() => return None,
         };
@@ -84,9 +106,7 @@ impl Entry {
             Err(reason) => Error::from(reason),
         };
         self.control.census.handshake_failed();
-        let peer = peer.map(tracing::field::display);
-        let error = crate::server::chain(&error);
-        tracing::debug!(peer, error, "the handshake failed");
+        self.report.tell(Kind::Handshake, peer, "the handshake failed", &error);
         None
     }
 
@@ -99,20 +119,21 @@ impl Entry {
     ) -> Result<Option<PacketConn>, Reason> {
         #[cfg(feature = "proxy-protocol")]
         if let Some(proxies) = &self.proxies {
+            let proxy = peer;
+            let no_header = |error| Reason::io(Operation::ProxyHeader, proxy, error);
             if !crate::proxy::trusts(proxies, peer) {
                 let problem = "it is none of the proxies that are trusted";
-                return Err(std::io::Error::new(std::io::ErrorKind::PermissionDenied, problem).into());
+                return Err(no_header(std::io::Error::new(std::io::ErrorKind::PermissionDenied, problem)));
             }
-            peer = crate::proxy::read_header(&mut stream).await?.or(peer);
+            peer = crate::proxy::read_header(&mut stream).await.map_err(no_header)?.or(peer);
             if peer.is_some_and(|peer| !ticket.count_for(peer)) {
-                let peer = peer.map(tracing::field::display);
-                tracing::debug!(peer, "refused: there are too many connections");
+                self.refused(peer);
                 return Ok(None);
             }
         }
         #[cfg(feature = "tls")]
         if let Some(acceptor) = self.control.tls() {
-            stream = crate::tls::accept(acceptor, stream).await?;
+            stream = crate::tls::accept(acceptor, stream, peer).await?;
         }
         let conn = PacketConn::from_stream(stream, peer, &self.config, &self.settings, Some(ticket));
         conn.map(Some).map_err(Error::into_reason)

@@ -2,15 +2,20 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use pktconn_codec::{FrameError, Packet};
 
+use crate::failure::{Failure, Operation};
+use crate::hint;
+
 /// The error of every call of this crate.
 ///
-/// Ask what it is by its `is_*` methods; [`source`](std::error::Error::source) leads to the
-/// [`FrameError`](crate::FrameError) or the [`io::Error`] behind it, with their numbers.
+/// Ask what it is by its `is_*` methods. Its text says what happened, with the address, the numbers and the error of the system:
+/// `cannot connect to 127.0.0.1:1: Connection refused (os error 111)`. [`source`](std::error::Error::source) leads to the
+/// [`FrameError`](crate::FrameError) or the [`io::Error`] behind it; print one of both.
 ///
 /// | | the connection | |
 /// |---|---|---|
@@ -25,7 +30,7 @@ use pktconn_codec::{FrameError, Packet};
 /// | [`is_over_budget`](Self::is_over_budget) | ended | all connections of the server held too much, and this one the most |
 /// | [`is_full`](Self::is_full) | goes on | `try_send` found no room |
 /// | [`is_payload_too_large`](Self::is_payload_too_large) | goes on | the packet to be sent is over the limit |
-/// | [`is_config`](Self::is_config) | was never made | the configuration contradicts itself |
+/// | [`is_config`](Self::is_config) | was never made | the configuration contradicts itself, or the address can never work |
 ///
 /// Packets that a failed `send`, `try_send` or `close` did not hand to the transport come back in
 /// [`into_unsent`](Self::into_unsent).
@@ -62,11 +67,13 @@ pub(crate) enum Reason {
     RemoteClose,
     /// From the peer: the connection is at its end.
     Frame(FrameError),
-    Io(Arc<io::Error>),
+    Io(Arc<Failure>),
     #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "a match is the same with every feature"))]
-    Tls(Arc<io::Error>),
+    Tls(Arc<Failure>),
     /// And what was granted.
     Timeout(Timeout, Duration),
+    /// The same, where the text says who or what was waited for.
+    TimeoutOf(Timeout, Duration, Arc<str>),
     /// And what waited for it, in bytes.
     SlowConsumer {
         queued: usize,
@@ -79,6 +86,8 @@ pub(crate) enum Reason {
     /// From the caller: the connection is unharmed.
     TooLarge(FrameError),
     Config(&'static str),
+    /// The same, where the text names the value that cannot work.
+    BadValue(Arc<str>),
 }
 
 #[cfg(feature = "metrics")]
@@ -103,11 +112,11 @@ impl Reason {
             Self::Frame(FrameError::Truncated { .. }) => "truncated",
             Self::Frame(_) => "protocol",
             Self::Io(_) | Self::Tls(_) => "io",
-            Self::Timeout(..) => "timeout",
+            Self::Timeout(..) | Self::TimeoutOf(..) => "timeout",
             Self::SlowConsumer { .. } => "slow_consumer",
             Self::OverBudget { .. } => "over_budget",
             // These end no connection.
-            Self::Full | Self::TooLarge(_) | Self::Config(_) => "other",
+            Self::Full | Self::TooLarge(_) | Self::Config(_) | Self::BadValue(_) => "other",
         }
     }
 }
@@ -128,7 +137,26 @@ impl Timeout {
 
 impl From<io::Error> for Reason {
     fn from(error: io::Error) -> Self {
-        Self::Io(Arc::new(error))
+        Self::io(Operation::Transport, None::<SocketAddr>, error)
+    }
+}
+
+impl Reason {
+    /// Names the peer of the connection whose transport failed.
+    pub(crate) fn name_peer(&self, peer: SocketAddr) {
+        if let Self::Io(failure) = self {
+            failure.of.get_or_init(|| peer.to_string());
+        }
+    }
+
+    /// Something else failed, with the address or the host `of`.
+    pub(crate) fn io(operation: Operation, of: Option<impl ToString>, error: io::Error) -> Self {
+        Self::Io(Arc::new(Failure::new(operation, of, error)))
+    }
+
+    #[cfg(feature = "tls")]
+    pub(crate) fn tls(operation: Operation, of: Option<impl ToString>, error: io::Error) -> Self {
+        Self::Tls(Arc::new(Failure::new(operation, of, error)))
     }
 }
 
@@ -197,7 +225,7 @@ impl Error {
     #[must_use]
     pub fn timeout(&self) -> Option<Timeout> {
         match self.0.reason {
-            Reason::Timeout(timeout, _) => Some(timeout),
+            Reason::Timeout(timeout, _) | Reason::TimeoutOf(timeout, ..) => Some(timeout),
             _ => None,
         }
     }
@@ -227,10 +255,11 @@ impl Error {
         matches!(self.0.reason, Reason::TooLarge(_))
     }
 
-    /// The configuration contradicts itself.
+    /// The configuration contradicts itself, or an address can never be connected to or listened on: trying again does not
+    /// help.
     #[must_use]
     pub fn is_config(&self) -> bool {
-        matches!(self.0.reason, Reason::Config(_))
+        matches!(self.0.reason, Reason::Config(_) | Reason::BadValue(_))
     }
 
     /// The packets that the failed call did not hand to the transport, in their order.
@@ -266,6 +295,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.0.reason {
             Reason::Timeout(timeout, granted) => return write!(f, "{} within {granted:?}", timeout.missed()),
+            Reason::TimeoutOf(_, granted, what) => return write!(f, "{what} within {granted:?}"),
             Reason::SlowConsumer { queued } => {
                 return write!(f, "the peer was too slow: {queued} bytes waited for it");
             }
@@ -274,16 +304,45 @@ impl fmt::Display for Error {
             }
             Reason::LocalClose => "the connection was closed on this side",
             Reason::RemoteClose => "the peer closed the connection",
-            Reason::Frame(FrameError::Truncated { .. }) => {
-                "the peer closed the connection in the middle of a frame"
-            }
-            Reason::Frame(_) => "the peer sent a frame that is not acceptable",
-            Reason::Io(_) => "the transport failed",
-            Reason::Tls(_) => "TLS failed",
+            Reason::Frame(error) => return write_frame_error(error, f),
+            Reason::Io(failure) | Reason::Tls(failure) => return failure.fmt(f),
             Reason::Full => "the send queue is full",
-            Reason::TooLarge(_) => "the packet is too large to be sent",
+            Reason::TooLarge(error) => return write!(f, "the packet is too large to be sent: {error}"),
             Reason::Config(problem) => problem,
+            Reason::BadValue(problem) => problem,
         })
+    }
+}
+
+/// What is wrong with a frame of the peer, and what may be the reason.
+fn write_frame_error(error: &FrameError, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match *error {
+        FrameError::PayloadTooLarge { len, max } => {
+            write!(f, "frame of {len} bytes exceeds the limit of {max}")?;
+            if let Some(protocol) = hint::protocol(len) {
+                write!(f, "; the bytes look like {protocol}")
+            } else if let Some(swapped) = hint::swapped(len, max) {
+                write!(
+                    f,
+                    "; in the other byte order the length is {swapped}: both sides must use one header format"
+                )
+            } else {
+                Ok(())
+            }
+        }
+        FrameError::Truncated { needed, .. } => {
+            write!(f, "the peer closed the connection in the middle of a frame: {error}")?;
+            // The length without the header, and without the checksum, if there is one.
+            let mut lens = [4, 8].into_iter().filter_map(|around| needed.checked_sub(around));
+            match lens.find_map(hint::protocol) {
+                Some(protocol) => write!(f, "; the bytes look like {protocol}"),
+                None => Ok(()),
+            }
+        }
+        FrameError::ChecksumMismatch { .. } => {
+            write!(f, "{error}; the bytes were altered on their way, or the peer sends no checksums")
+        }
+        _ => write!(f, "the peer sent a frame that is not acceptable: {error}"),
     }
 }
 
@@ -297,7 +356,7 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match &self.0.reason {
             Reason::Frame(error) | Reason::TooLarge(error) => Some(error),
-            Reason::Io(error) | Reason::Tls(error) => Some(&**error),
+            Reason::Io(failure) | Reason::Tls(failure) => Some(&failure.error),
             _ => None,
         }
     }
@@ -322,6 +381,39 @@ mod tests {
     }
 
     #[test]
+    fn a_frame_that_is_not_acceptable_is_told_with_its_numbers_and_what_may_be_the_reason() {
+        let max = 32 * 1024 * 1024;
+        for (error, expected) in [
+            (
+                FrameError::PayloadTooLarge { len: 542_393_671, max },
+                "frame of 542393671 bytes exceeds the limit of 33554432; the bytes look like an HTTP request",
+            ),
+            (
+                FrameError::PayloadTooLarge { len: 0x0500_0000, max },
+                "frame of 83886080 bytes exceeds the limit of 33554432; in the other byte order the length is 5: both sides must use one header format",
+            ),
+            (
+                FrameError::PayloadTooLarge { len: 33_554_433, max },
+                "frame of 33554433 bytes exceeds the limit of 33554432",
+            ),
+            (
+                FrameError::Truncated { needed: 197_401, available: 7 },
+                "the peer closed the connection in the middle of a frame: the stream ended after 7 of the 197401 bytes of a frame; the bytes look like TLS",
+            ),
+            (
+                FrameError::Truncated { needed: 4, available: 1 },
+                "the peer closed the connection in the middle of a frame: the stream ended after 1 of the 4 bytes of a frame",
+            ),
+            (
+                FrameError::ChecksumMismatch { expected: 1, actual: 2 },
+                "the checksum of a frame is 0x00000001, its bytes sum up to 0x00000002; the bytes were altered on their way, or the peer sends no checksums",
+            ),
+        ] {
+            assert_eq!(Error::from(Reason::Frame(error)).to_string(), expected);
+        }
+    }
+
+    #[test]
     fn each_reason_is_one_thing_alone() {
         let truncated = FrameError::Truncated { needed: 4, available: 1 };
         let checksum = FrameError::ChecksumMismatch { expected: 1, actual: 2 };
@@ -331,7 +423,11 @@ mod tests {
             Reason::Frame(truncated),
             Reason::Frame(checksum),
             io::Error::from(io::ErrorKind::BrokenPipe).into(),
-            Reason::Tls(Arc::new(io::ErrorKind::InvalidData.into())),
+            Reason::Tls(Arc::new(Failure::new(
+                Operation::TlsSetup,
+                None::<SocketAddr>,
+                io::ErrorKind::InvalidData.into(),
+            ))),
             Reason::Timeout(Timeout::Close, Duration::from_secs(1)),
             Reason::SlowConsumer { queued: 1 },
             Reason::OverBudget { held: 1 },

@@ -111,7 +111,13 @@ pub use conn::PacketConn;
 mod addr;
 pub use addr::Addr;
 
+mod target;
+
 mod byte_stream;
+
+mod happy_eyeballs;
+
+mod dial;
 
 mod connect;
 
@@ -143,6 +149,8 @@ mod server;
 pub use server::PacketServer;
 
 mod entry;
+
+mod report;
 
 #[cfg(feature = "proxy-protocol")]
 mod proxy;
@@ -181,6 +189,10 @@ pub use group::{Broadcast, Group};
 
 mod stats;
 pub use stats::ConnStats;
+
+mod failure;
+
+mod hint;
 
 mod error;
 pub use error::{Error, Timeout};

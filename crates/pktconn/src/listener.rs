@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::task::{Context, Poll};
 
 use socket2::SockRef;
@@ -9,11 +10,14 @@ use tokio::net::TcpListener;
 #[cfg(unix)]
 use tokio::net::UnixListener;
 
-use crate::TcpConfig;
-use crate::addr::{Addr, Kind, resolve};
+use crate::addr::{Addr, resolve};
 use crate::byte_stream::ByteStream;
+use crate::error::Reason;
+use crate::failure::Operation;
 #[cfg(unix)]
 use crate::socket_file::SocketFile;
+use crate::target::{Target, Use};
+use crate::{Error, TcpConfig};
 
 /// A socket that listens: bound here, or tokio's `TcpListener` or `UnixListener`. For
 /// [`PacketServer::from_listener`](crate::PacketServer::from_listener).
@@ -37,24 +41,36 @@ impl Listener {
     ///
     /// # Errors
     ///
-    /// The address does not resolve, is not of this machine, or is in use; or at the path of a Unix socket is another file.
+    /// [`is_io`](Error::is_io): the address does not resolve, is not of this machine, or is in use; or at the path of a Unix
+    /// socket is another file. [`is_config`](Error::is_config): the address can never be listened on.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future leaves nothing behind.
-    pub async fn bind(addr: impl Into<Addr>) -> io::Result<Self> {
+    pub async fn bind(addr: impl Into<Addr>) -> Result<Self, Error> {
         let addr = addr.into();
-        match addr.kind() {
-            Kind::Socket(addr) => Ok(TcpListener::bind(addr).await?.into()),
-            Kind::Name(name) => Ok(TcpListener::bind(&resolve(name).await?[..]).await?.into()),
-            #[cfg(unix)]
-            Kind::Unix(path) => {
-                let (listener, file) = SocketFile::bind(path).await?;
-                Ok(Self(Socket::Unix { listener, _file: Some(file) }))
+        let target = addr.target(Use::Listen)?;
+        let addrs = match target {
+            Target::Name { host, port } => resolve(host, port).await?,
+            Target::Socket(addr) => vec![addr],
+            Target::Unix(path) => {
+                return Self::bind_at(path).await.map_err(|error| cannot_listen(target, error).into());
             }
-            #[cfg(not(unix))]
-            Kind::Unix(_) => Err(no_unix_sockets()),
-        }
+        };
+        let listener = TcpListener::bind(&addrs[..]).await.map_err(|error| cannot_listen(target, error))?;
+        Ok(listener.into())
+    }
+
+    #[cfg(unix)]
+    async fn bind_at(path: &Path) -> io::Result<Self> {
+        let (listener, file) = SocketFile::bind(path).await?;
+        Ok(Self(Socket::Unix { listener, _file: Some(file) }))
+    }
+
+    #[cfg(not(unix))]
+    #[expect(clippy::unused_async, reason = "it is where there are Unix sockets")]
+    async fn bind_at(_: &Path) -> io::Result<Self> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 
     /// Sets what connections take over from the socket that they are accepted of.
@@ -94,6 +110,10 @@ impl Listener {
     }
 }
 
+fn cannot_listen(target: Target<'_>, error: io::Error) -> Reason {
+    Reason::io(Operation::Listen, Some(target), error)
+}
+
 impl From<TcpListener> for Listener {
     fn from(listener: TcpListener) -> Self {
         Self(Socket::Tcp(listener))
@@ -106,9 +126,4 @@ impl From<UnixListener> for Listener {
     fn from(listener: UnixListener) -> Self {
         Self(Socket::Unix { listener, _file: None })
     }
-}
-
-#[cfg(not(unix))]
-pub(crate) fn no_unix_sockets() -> io::Error {
-    io::Error::new(io::ErrorKind::Unsupported, "there are no Unix sockets on this system")
 }

@@ -27,7 +27,10 @@ use crate::config::{Origin, Settings};
 use crate::connection::shared::Shared;
 use crate::control::Control;
 use crate::entry::Entry;
+use crate::error::Reason;
+use crate::failure::{Operation, in_one_line};
 use crate::listener::Listener;
+use crate::report::{Kind, Report};
 use crate::{ConnStats, Error, PacketConn, ServerConfig, ServerHandle, ShutdownReport};
 
 type HandlerResult = Result<(), Box<dyn StdError + Send + Sync>>;
@@ -52,7 +55,7 @@ impl PacketServer {
     /// # Errors
     ///
     /// [`is_io`](Error::is_io): the address does not resolve, is not of this machine, or is in use; or at the path of a Unix
-    /// socket is another file.
+    /// socket is another file. [`is_config`](Error::is_config): the address can never be listened on.
     ///
     /// # Cancel safety
     ///
@@ -67,7 +70,7 @@ impl PacketServer {
     /// # Errors
     ///
     /// [`is_io`](Error::is_io): the address does not resolve, is not of this machine, or is in use.
-    /// [`is_config`](Error::is_config): the configuration contradicts itself.
+    /// [`is_config`](Error::is_config): the configuration contradicts itself, or the address can never be listened on.
     ///
     /// # Cancel safety
     ///
@@ -92,19 +95,33 @@ impl PacketServer {
         let config = config.into();
         config.check()?;
         let handle = ServerHandle::new(&config)?;
-        Self { listeners: Vec::new(), local_addrs: Vec::new(), config, handle }.also_listen(listener)
+        let mut server = Self { listeners: Vec::new(), local_addrs: Vec::new(), config, handle };
+        server.also_listen(listener)?;
+        Ok(server)
     }
 
     /// Has the server listen on one more address: all of them have the configuration and the limits in common.
     ///
+    /// ```
+    /// # async fn start() -> Result<(), pktconn::Error> {
+    /// let mut server = pktconn::PacketServer::bind("0.0.0.0:14572").await?;
+    /// if let Err(error) = server.also_bind("[::]:14572").await {
+    ///     eprintln!("without IPv6: {error}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
+    /// The server goes on as it was before.
     /// [`is_io`](Error::is_io): the address does not resolve, is not of this machine, or is in use.
+    /// [`is_config`](Error::is_config): it can never be listened on.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future drops the server, which listens no more.
-    pub async fn also_bind(self, addr: impl Into<Addr>) -> Result<Self, Error> {
+    /// Dropping the future leaves the server as it was before.
+    pub async fn also_bind(&mut self, addr: impl Into<Addr>) -> Result<(), Error> {
         let listener = Listener::bind(addr).await?;
         self.also_listen(listener)
     }
@@ -113,13 +130,15 @@ impl PacketServer {
     ///
     /// # Errors
     ///
-    /// [`is_io`](Error::is_io): the socket has no address.
-    pub fn also_listen(mut self, listener: impl Into<Listener>) -> Result<Self, Error> {
+    /// [`is_io`](Error::is_io): the socket has no address. It is closed, and the server goes on as it was before.
+    pub fn also_listen(&mut self, listener: impl Into<Listener>) -> Result<(), Error> {
         let listener = listener.into();
-        listener.set_options(&self.config.conn.tcp)?;
-        self.local_addrs.push(listener.local_addr()?);
+        let unusable = |error| Reason::io(Operation::Listen, None::<String>, error);
+        listener.set_options(&self.config.conn.tcp).map_err(unusable)?;
+        let local_addr = listener.local_addr().map_err(unusable)?;
+        self.local_addrs.push(local_addr);
         self.listeners.push(listener);
-        Ok(self)
+        Ok(())
     }
 
     /// The address that the server listens on, with the real port; the first one, where it has several.
@@ -186,6 +205,7 @@ impl PacketServer {
             settings: Settings::new(&self.config.conn, Origin::Accepted),
             config: self.config.conn.clone(),
             control: Arc::clone(self.handle.control()),
+            report: Arc::default(),
             #[cfg(feature = "proxy-protocol")]
             proxies: self.config.proxies.clone(),
         });
@@ -208,8 +228,7 @@ impl PacketServer {
                     pause.reset();
                     let client = peer_addr.filter(|_| !entry.is_behind_proxy());
                     let Some(ticket) = Ticket::of(&entry.control, client) else {
-                        let peer = peer_addr.map(tracing::field::display);
-                        tracing::debug!(peer, "refused: there are too many connections");
+                        entry.refused(peer_addr);
                         continue;
                     };
                     let stage = if entry.has_handshake() {
@@ -220,12 +239,13 @@ impl PacketServer {
                             Ok(conn) => Stage::ToBeCalled { with: Some((conn, Arc::clone(&handler))) },
                             // Gone between being accepted and being looked at.
                             Err(error) => {
-                                log_failure(Err(error.into()), peer_addr);
+                                entry.report.tell(Kind::Io, peer_addr, CONNECTION_FAILED, &error);
                                 continue;
                             }
                         }
                     };
-                    handlers.spawn(Handling { shared: None, span: None, stage });
+                    let report = Arc::clone(&entry.report);
+                    handlers.spawn(Handling { shared: None, span: None, report, stage });
                 }
                 Err(error) => self.wait_after(&error, &mut pause, &mut handlers).await,
             }
@@ -319,6 +339,7 @@ pin_project! {
         shared: Option<Arc<Shared>>,
         // Where somebody wants it.
         span: Option<Box<Span>>,
+        report: Arc<Report>,
         #[pin]
         stage: Stage<H, F>,
     }
@@ -368,7 +389,7 @@ where
                     let _inside = this.span.as_deref().map(Span::enter);
                     let result = ready!(handler.poll(cx));
                     if let Some(shared) = this.shared {
-                        log_failure(result, shared.ends.peer());
+                        log_failure(this.report, result, shared);
                         log_end(shared);
                     }
                     return Poll::Ready(());
@@ -378,14 +399,29 @@ where
     }
 }
 
-/// What a peer did is no reason for a line in the log of a server on the open Internet; what a handler itself says is.
-fn log_failure(result: HandlerResult, peer_addr: Option<SocketAddr>) {
+const CONNECTION_FAILED: &str = "the connection failed";
+
+const HANDLER_FAILED: &str = "the connection's handler failed";
+
+/// Tells why a connection or its handler failed, each of them once.
+fn log_failure(report: &Report, result: HandlerResult, shared: &Arc<Shared>) {
+    let peer = shared.ends.peer();
+    // Also of a connection whose handler does not pass its error on.
+    let end = shared.reason().and_then(|reason| Some((Kind::of(&reason)?, Error::from(reason).to_string())));
+    if let Some((kind, end)) = &end {
+        report.tell(*kind, peer, CONNECTION_FAILED, end);
+    }
     let Err(error) = result else { return };
-    let peer = peer_addr.map(tracing::field::display);
-    if error.is::<Error>() {
-        tracing::debug!(peer, error = chain(&*error), "the connection failed");
-    } else {
-        tracing::warn!(peer, error = chain(&*error), "the connection's handler failed");
+    let peer_field = peer.map(tracing::field::display);
+    match error.downcast::<Error>() {
+        Ok(error) if end.is_some_and(|(_, end)| end == error.to_string()) => {}
+        Ok(error) => match Kind::of(&error.reason()) {
+            // Of another connection: one that the handler has made.
+            Some(kind) => report.tell(kind, peer, HANDLER_FAILED, &error),
+            None => tracing::debug!(peer = peer_field, %error, "{HANDLER_FAILED}"),
+        },
+        // What a handler itself says is told always: it is not the peer who decides how often that comes.
+        Err(error) => tracing::warn!(peer = peer_field, error = in_one_line(&*error), "{HANDLER_FAILED}"),
     }
 }
 
@@ -393,7 +429,7 @@ fn log_end(shared: &Arc<Shared>) {
     if tracing::enabled!(tracing::Level::DEBUG) {
         let ConnStats { packets_received, packets_sent, .. } = shared.stats();
         // A handler may have passed its connection on.
-        let reason = shared.reason().map(|reason| chain(&Error::from(reason)));
+        let reason = shared.reason().map(|reason| Error::from(reason).to_string());
         let reason = reason.as_deref().unwrap_or("it goes on without its handler");
         tracing::debug!(reason, packets_received, packets_sent, "the handler has finished");
     }
@@ -404,17 +440,6 @@ fn log_panic(finished: Result<(), JoinError>) {
     if finished.is_err_and(|error| error.is_panic()) {
         tracing::error!("a connection's handler panicked; its connection is closed");
     }
-}
-
-/// An error and what is behind it, in one line.
-pub(crate) fn chain(error: &dyn StdError) -> String {
-    let mut line = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        line = format!("{line}: {error}");
-        source = error.source();
-    }
-    line
 }
 
 /// How long to wait when nothing can be accepted: a file may be closed at any moment, and a busy loop helps nobody.

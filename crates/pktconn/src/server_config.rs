@@ -132,6 +132,9 @@ impl ServerConfig {
     /// [`max_conns_per_ip`](Self::max_conns_per_ip) counts; where the proxy speaks for itself, its own. The header comes
     /// before TLS, within [`handshake_timeout`](ConnConfig::handshake_timeout).
     ///
+    /// An IPv4 network may be written as a part of IPv6, with 96 more bits: `::ffff:10.0.0.0/104` is `10.0.0.0/8`, and
+    /// `::ffff:10.0.0.0/8` is refused. Any other IPv6 network, also `::/0`, has no IPv4 addresses in it.
+    ///
     /// Default: without.
     ///
     /// ```
@@ -144,7 +147,7 @@ impl ServerConfig {
     #[cfg(feature = "proxy-protocol")]
     #[must_use]
     pub fn proxy_protocol(mut self, trusted: impl IntoIterator<Item = IpNet>) -> Self {
-        self.proxies = Some(trusted.into_iter().collect());
+        self.proxies = Some(trusted.into_iter().map(crate::proxy::canonical).collect());
         self
     }
 
@@ -160,8 +163,13 @@ impl ServerConfig {
             return Err(Reason::Config("memory_budget must be at least 1 MiB").into());
         }
         #[cfg(feature = "proxy-protocol")]
-        if self.proxies.as_ref().is_some_and(|networks| networks.is_empty()) {
-            return Err(Reason::Config("proxy_protocol trusts nobody").into());
+        if let Some(networks) = &self.proxies {
+            if networks.is_empty() {
+                return Err(Reason::Config("proxy_protocol trusts nobody").into());
+            }
+            if let Some(problem) = networks.iter().find_map(crate::proxy::problem) {
+                return Err(Reason::BadValue(problem.into()).into());
+            }
         }
         self.conn.check_without_connect()
     }

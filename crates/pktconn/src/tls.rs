@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -12,9 +13,10 @@ use tokio_rustls::rustls::{self, RootCertStore};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::Error;
-use crate::addr::{Addr, Kind};
 use crate::byte_stream::ByteStream;
 use crate::error::Reason;
+use crate::failure::Operation;
+use crate::target::Target;
 
 /// TLS for a server: its certificate, whom it asks for one, and the protocols it speaks.
 ///
@@ -247,21 +249,28 @@ impl TlsClientConfig {
         Ok(Arc::clone(self.loaded.get_or_init(|| Arc::new(config))))
     }
 
-    /// The handshake of a client, on a stream that was connected to `addr`.
-    pub(crate) async fn handshake(&self, stream: ByteStream, addr: &Addr) -> Result<ByteStream, Reason> {
-        let host = match (&self.server_name, addr.kind()) {
+    /// The name that the certificate of a server at `target` must be for.
+    pub(crate) fn name_for(&self, target: Target<'_>) -> Result<ServerName<'static>, Reason> {
+        let host = match (&self.server_name, target) {
             (Some(name), _) => name.clone(),
-            (None, Kind::Socket(addr)) => addr.ip().to_string(),
-            (None, Kind::Name(name)) => {
-                name.rsplit_once(':').map_or(&name[..], |(host, _port)| host).to_owned()
-            }
-            (None, Kind::Unix(_)) => {
+            (None, Target::Socket(addr)) => addr.ip().to_string(),
+            (None, Target::Name { host, .. }) => host.to_owned(),
+            (None, Target::Unix(_)) => {
                 return Err(Reason::Config("TLS over a Unix socket needs a server_name"));
             }
         };
-        let name = ServerName::try_from(host.clone()).map_err(|error| unusable(host, &error))?;
+        ServerName::try_from(host.clone()).map_err(|error| unusable(host, &error))
+    }
+
+    /// The handshake of a client, on a stream that was connected to `target`.
+    pub(crate) async fn handshake(
+        &self,
+        stream: ByteStream,
+        target: Target<'_>,
+    ) -> Result<ByteStream, Reason> {
+        let name = self.name_for(target)?;
         let connected = TlsConnector::from(self.load()?).connect(name, stream).await;
-        Ok(ByteStream::Tls(Box::new(connected.map_err(failed)?.into())))
+        Ok(ByteStream::Tls(Box::new(connected.map_err(|error| failed(Some(target), error))?.into())))
     }
 }
 
@@ -276,8 +285,13 @@ impl fmt::Debug for TlsClientConfig {
 }
 
 /// The handshake of a server.
-pub(crate) async fn accept(acceptor: TlsAcceptor, stream: ByteStream) -> Result<ByteStream, Reason> {
-    Ok(ByteStream::Tls(Box::new(acceptor.accept(stream).await.map_err(failed)?.into())))
+pub(crate) async fn accept(
+    acceptor: TlsAcceptor,
+    stream: ByteStream,
+    peer: Option<SocketAddr>,
+) -> Result<ByteStream, Reason> {
+    let accepted = acceptor.accept(stream).await.map_err(|error| failed(peer, error))?;
+    Ok(ByteStream::Tls(Box::new(accepted.into())))
 }
 
 /// What the handshake of a connection with TLS has shown.
@@ -349,9 +363,10 @@ fn system_roots() -> Result<RootCertStore, Reason> {
 
 /// A file that is no good, or not there.
 fn unusable(what: impl fmt::Display, error: &dyn fmt::Display) -> Reason {
-    Reason::Tls(Arc::new(io::Error::new(io::ErrorKind::InvalidData, format!("cannot use {what}: {error}"))))
+    let error = io::Error::new(io::ErrorKind::InvalidData, format!("cannot use {what}: {error}"));
+    Reason::tls(Operation::TlsSetup, None::<String>, error)
 }
 
-fn failed(error: io::Error) -> Reason {
-    Reason::Tls(Arc::new(error))
+fn failed(with: Option<impl ToString>, error: io::Error) -> Reason {
+    Reason::tls(Operation::TlsHandshake, with, error)
 }

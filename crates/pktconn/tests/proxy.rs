@@ -14,6 +14,10 @@ use tokio::net::TcpStream;
 const V1: &[u8] = b"PROXY TCP4 192.0.2.7 127.0.0.1 8080 80\r\n";
 const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x07\x7f\0\0\x01\x1f\x90\0\x50";
 const V2_LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
+/// As some balancers send it: with the family of the check, and without its addresses.
+const V2_LOCAL_OF_TCP: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\x11\0\x02??";
+/// A family that is not assigned.
+const V2_LOCAL_OF_NOTHING: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\xff\0\x02??";
 
 /// Answers each packet with the address of its peer.
 async fn who(mut conn: PacketConn) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
@@ -36,7 +40,8 @@ fn behind_local_proxies() -> ServerConfig {
 
 /// Sends what a proxy would, a packet behind it, and reads who the server takes it for.
 async fn ask(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), header: &[u8]) -> std::io::Result<String> {
-    stream.write_all(&[header, &frame(b"who?")].concat()).await?;
+    // As long as the shortest header, so that a server need not wait for more to tell that there is none.
+    stream.write_all(&[header, &frame(b"who is there?")].concat()).await?;
     let len = stream.read_u32_le().await?;
     let mut reply = vec![0; len as usize];
     stream.read_exact(&mut reply).await?;
@@ -54,9 +59,11 @@ async fn the_peer_is_the_client_of_whom_the_header_tells() {
         assert_eq!(connect_and_ask(addr, header).await.unwrap(), "Some(192.0.2.7:8080)");
     }
     // A proxy that asks whether the server is well speaks for itself.
-    let mut stream = TcpStream::connect(addr).await.unwrap();
-    let itself = stream.local_addr().unwrap();
-    assert_eq!(ask(&mut stream, V2_LOCAL).await.unwrap(), format!("{:?}", Some(itself)));
+    for header in [V2_LOCAL, V2_LOCAL_OF_TCP, V2_LOCAL_OF_NOTHING, b"PROXY UNKNOWN \xff\r\n"] {
+        let mut stream = TcpStream::connect(addr).await.unwrap();
+        let itself = stream.local_addr().unwrap();
+        assert_eq!(ask(&mut stream, header).await.unwrap(), format!("{:?}", Some(itself)), "{header:?}");
+    }
     assert_eq!(handle.stats().handshakes_failed, 0);
 }
 
@@ -81,6 +88,18 @@ async fn who_is_no_trusted_proxy_cannot_choose_its_address() {
     assert!(connect_and_ask(addr, V1).await.is_err());
     let nobody = PacketServer::bind_with("127.0.0.1:0", ServerConfig::new().proxy_protocol([])).await;
     assert!(nobody.unwrap_err().is_config());
+}
+
+#[tokio::test]
+async fn a_trusted_network_may_be_written_as_a_part_of_ipv6() {
+    let trusting = |network: &str| ServerConfig::new().proxy_protocol([network.parse().unwrap()]);
+    let (addr, _) = serve(trusting("::ffff:127.0.0.0/104")).await;
+    assert_eq!(connect_and_ask(addr, V1).await.unwrap(), "Some(192.0.2.7:8080)");
+    let error = PacketServer::bind_with("127.0.0.1:0", trusting("::ffff:127.0.0.0/8")).await.unwrap_err();
+    assert!(
+        error.is_config() && error.to_string().ends_with("write it as IPv4, such as 127.0.0.0/8"),
+        "{error}"
+    );
 }
 
 #[tokio::test]

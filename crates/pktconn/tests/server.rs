@@ -330,13 +330,26 @@ async fn a_shutdown_in_which_all_finish_in_time_cuts_nobody() {
 }
 
 #[tokio::test]
+async fn a_server_serves_on_when_it_cannot_listen_on_one_more_address() {
+    let mut server = PacketServer::bind("127.0.0.1:0").await.unwrap();
+    let addr = tcp_addr(&server);
+    assert!(server.also_bind(addr).await.unwrap_err().is_io());
+    assert!(server.also_bind("localhost").await.unwrap_err().is_config());
+    assert_eq!(server.local_addrs(), [addr.into()]);
+    tokio::spawn(server.serve(moody));
+    let mut conn = PacketConn::connect(addr).await.unwrap();
+    assert_echoes(&mut conn).await;
+    conn.close().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_server_listens_on_several_addresses_with_limits_in_common() {
     let config = ServerConfig::new().max_conns(4).drain_on_shutdown(false);
-    let server = PacketServer::bind_with("127.0.0.1:0", config).await.unwrap();
-    let server = server.also_bind("127.0.0.1:0").await.unwrap();
+    let mut server = PacketServer::bind_with("127.0.0.1:0", config).await.unwrap();
+    server.also_bind("127.0.0.1:0").await.unwrap();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let third = listener.local_addr().unwrap();
-    let server = server.also_listen(listener).unwrap();
+    server.also_listen(listener).unwrap();
     assert_eq!(server.local_addrs()[0], server.local_addr());
     let (addrs, handle) =
         (server.local_addrs().iter().map(|addr| addr.socket_addr().unwrap()), server.handle());

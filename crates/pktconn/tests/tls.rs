@@ -95,9 +95,9 @@ async fn packets_pass_whole_and_in_order_over_tcp_and_by_a_unix_socket() {
     let authority = Authority::new();
     let identity = authority.identity("localhost");
     let config = ServerConfig::new().tls(authority.server(&identity));
-    let (server, tcp) = serve(config).await;
+    let (mut server, tcp) = serve(config).await;
     let unix = Addr::unix(authority.file("socket"));
-    let server = server.also_bind(&unix).await.unwrap();
+    server.also_bind(&unix).await.unwrap();
     tokio::spawn(server.serve(echo));
     for addr in [Addr::from(("localhost", tcp.port())), tcp.into(), unix] {
         let mut conn = connect(&addr, authority.client().server_name("localhost")).await.unwrap();

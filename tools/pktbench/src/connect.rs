@@ -38,7 +38,11 @@ impl Target {
     pub(crate) fn of(plan: &Plan) -> anyhow::Result<Vec<Self>> {
         let tls = match &plan.tls {
             None => None,
-            Some(Tls { config, server_name }) => Some((config.to_rustls()?, server_name.as_deref())),
+            Some(Tls { config, server_name }) => {
+                // Its text says what its source says.
+                let config = config.to_rustls().map_err(|error| anyhow::anyhow!("{error}"))?;
+                Some((config, server_name.as_deref()))
+            }
         };
         plan.connect.iter().map(|addr| Self::new(addr, tls.as_ref())).collect()
     }

@@ -22,7 +22,7 @@ impl OwnServer {
     pub(crate) fn start(config: ConnConfig, threads: usize) -> anyhow::Result<Self> {
         let runtime = runtime(threads)?;
         let server = runtime.block_on(PacketServer::bind_with((Ipv4Addr::LOCALHOST, 0), config));
-        let server = server.context("cannot start an echo server on 127.0.0.1")?;
+        let server = server.map_err(|error| anyhow::anyhow!("cannot start an echo server: {error}"))?;
         let addr = server.local_addr().socket_addr().context("the echo server has no address")?;
         let handle = server.handle();
         let thread = std::thread::Builder::new()

@@ -45,7 +45,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", in_one_line(&error));
             ExitCode::FAILURE
         }
     }
@@ -134,9 +134,11 @@ fn cut_off(conns: u64, packets: usize) -> String {
 }
 
 /// What is wrong with the address, and what to do about it, in one line.
-fn cannot_listen(addr: &Addr, error: io::Error) -> anyhow::Error {
+fn cannot_listen(addr: &Addr, error: impl Into<anyhow::Error>) -> anyhow::Error {
     use io::ErrorKind as Kind;
-    let advice = match error.kind() {
+    let error = error.into();
+    let cause = error.root_cause();
+    let advice = match cause.downcast_ref().map_or(Kind::Other, io::Error::kind) {
         Kind::AddrInUse if addr.unix_path().is_some() => {
             "stop the program that has it, or remove the file, where it is no socket"
         }
@@ -146,15 +148,28 @@ fn cannot_listen(addr: &Addr, error: io::Error) -> anyhow::Error {
         Kind::PermissionDenied => "choose a port from 1024 on",
         _ => "choose another address, HOST:PORT",
     };
-    anyhow::Error::new(error).context(format!("cannot listen on {addr}; {advice}"))
+    anyhow::anyhow!("cannot listen on {addr}; {advice}: {cause}")
+}
+
+/// An error and what is behind it. One of `pktconn` says what its source says.
+fn in_one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for text in error.chain().map(ToString::to_string).filter(|text| !text.is_empty()) {
+        if line.is_empty() {
+            line = text;
+        } else if !line.ends_with(&text) {
+            line = format!("{line}: {text}");
+        }
+    }
+    line
 }
 
 /// Reads the certificate again. What cannot be used leaves the one that there is.
 fn reload(options: &Options, workers: &[Worker]) {
     let Some(tls) = options.tls() else { return };
     for worker in workers {
-        if let Err(error) = worker.set_tls(&tls).map_err(anyhow::Error::new) {
-            tracing::warn!("the certificate is not replaced: {error:#}");
+        if let Err(error) = worker.set_tls(&tls) {
+            tracing::warn!("the certificate is not replaced: {error}");
             return;
         }
     }

@@ -171,7 +171,7 @@ impl Worker {
         config: ServerConfig,
         board: Arc<Board>,
     ) -> anyhow::Result<(Self, impl Future<Output = ()> + Send + 'static)> {
-        let mut server = None;
+        let mut server: Option<PacketServer> = None;
         for socket in sockets {
             let listener = match socket {
                 Socket::Tcp(listener) => tokio::net::TcpListener::from_std(listener)?.into(),
@@ -180,10 +180,10 @@ impl Worker {
                     Listener::bind(&addr).await.map_err(|error| cannot_listen(&addr, error))?
                 }
             };
-            server = Some(match server {
-                None => PacketServer::from_listener(listener, config.clone())?,
-                Some(server) => PacketServer::also_listen(server, listener)?,
-            });
+            match &mut server {
+                None => server = Some(PacketServer::from_listener(listener, config.clone())?),
+                Some(server) => server.also_listen(listener)?,
+            }
         }
         let server = server.context("there is nothing to listen on")?;
         let (handle, addrs) = (server.handle(), server.local_addrs().to_vec());

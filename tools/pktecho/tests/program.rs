@@ -104,6 +104,27 @@ fn a_second_signal_ends_it_at_once() {
 }
 
 #[test]
+fn what_a_client_sends_instead_of_packets_is_a_warning_by_default() {
+    let mut server = Server::start(&["--threads", "1"]);
+    let mut client = TcpStream::connect(&server.addr).unwrap();
+    let client_addr = client.local_addr().unwrap().to_string();
+    client.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    // The end, or a reset.
+    let _ = client.read_to_end(&mut Vec::new());
+    server.signal("TERM");
+    let mut stderr = server.child.stderr.take().unwrap();
+    server.finish();
+    let mut warning = String::new();
+    stderr.read_to_string(&mut warning).unwrap();
+    assert_eq!(warning.lines().count(), 1, "{warning}");
+    for part in
+        ["WARN", &client_addr, "frame of 542393671 bytes exceeds the limit of 33554432", "HTTP request"]
+    {
+        assert!(warning.contains(part), "{part:?} is not in {warning}");
+    }
+}
+
+#[test]
 fn what_a_client_has_not_read_is_told_of_when_it_is_cut_off() {
     let mut server = Server::start(&["--threads", "1", "--drain-timeout", "50ms"]);
     let mut stream = TcpStream::connect(&server.addr).unwrap();

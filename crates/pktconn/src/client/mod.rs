@@ -173,8 +173,9 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`is_config`](Error::is_config): the configuration contradicts itself. That an attempt fails is no error here, but a
-    /// [state](Self::state).
+    /// [`is_config`](Error::is_config): the configuration contradicts itself, or the address can never be connected to, such as
+    /// one without a port. With TLS, [`is_tls`](Error::is_tls): its host can have no certificate. That an attempt fails is no
+    /// error here, but a [state](Self::state).
     ///
     /// A server that takes clients only after a word of theirs, or refuses their certificates by TLS 1.3, is a connection until
     /// it ends: packets are sent over it. Have [`with_connector`](Self::with_connector) wait for a first packet there.
@@ -184,6 +185,8 @@ impl Client {
     /// Outside of a tokio runtime.
     pub fn new(addr: impl Into<Addr>, config: ClientConfig) -> Result<Self, Error> {
         let addr = addr.into();
+        // What can never work is not tried again and again.
+        crate::connect::check(&addr, &config.conn)?;
         Self::with_connector(config, move |config| {
             let addr = addr.clone();
             async move { Ok(PacketConn::connect_with(addr, config).await?) }

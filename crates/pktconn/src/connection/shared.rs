@@ -111,6 +111,9 @@ impl Shared {
     }
 
     fn settle(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
+        if let (Some(reason), Some(peer)) = (state.machine.new_failure(), self.ends.peer()) {
+            reason.name_peer(peer);
+        }
         let orders = state.take_orders();
         let account = self.account.as_ref().filter(|account| account.note_queued(state.machine.queue.held()));
         drop(state);

@@ -1,0 +1,123 @@
+//! An address that can never work is refused at once, wherever one is used, and the message says what to write instead.
+
+use pktconn::{Addr, Client, ClientConfig, Error, PacketConn, PacketServer};
+
+/// Addresses that nothing can be reached at, and a part of what is said of each.
+fn never() -> Vec<(Addr, &'static str)> {
+    let texts = [
+        ("", "write HOST:PORT, such as localhost:14572"),
+        ("localhost", "\"localhost\" has no port: write localhost:14572"),
+        ("localhost:", "\"localhost:\" has no port: write localhost:14572"),
+        ("example.org", "write example.org:14572"),
+        ("127.0.0.1", "write 127.0.0.1:14572"),
+        ("::1", "write [::1]:14572"),
+        ("::1:80", "or [::1]:80"),
+        ("[::1]", "write [::1]:14572"),
+        ("[::1]80", "write [::1]:14572"),
+        ("[::1", "write it as in [::1]:14572"),
+        ("[::1:80", "write it as in [::1]:14572"),
+        ("[localhost]:80", "write it as in [::1]:14572"),
+        ("[]:80", "write it as in [::1]:14572"),
+        ("14572", "write localhost:14572"),
+        ("localhost:65536", "a port is at most 65535"),
+        ("127.0.0.1:99999", "a port is at most 65535"),
+        ("localhost:http", "write localhost:14572"),
+        ("localhost:-1", "write localhost:14572"),
+        (":80", ":80"),
+        (":", ":14572"),
+        ("tcp://localhost:80", "HOST:PORT"),
+        ("/run/app.sock", "write unix:/run/app.sock"),
+        ("./app.sock", "write unix:./app.sock"),
+        ("a b:80", "no host"),
+        ("a\0b:80", "no host"),
+        ("localhost/:80", "no host"),
+        ("a:b:80", "no host"),
+        ("unix:", "write unix:/run/app.sock"),
+        ("unix:a\0b", "NUL"),
+    ];
+    let mut all: Vec<_> = texts.map(|(text, said)| (Addr::from(text), said)).into();
+    all.push((Addr::unix("a".repeat(108)), "108 bytes"));
+    all.push((Addr::unix(""), "write unix:/run/app.sock"));
+    all.push((("", 80).into(), ":80"));
+    all.push((("localhost:80", 81).into(), "no host"));
+    all
+}
+
+fn assert_refused(error: &Error, addr: &Addr, said: &str) {
+    assert!(error.is_config(), "{addr:?}: {error:?}");
+    assert!(error.to_string().contains(said), "{addr:?}: {error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_that_can_never_work_is_refused_at_once() {
+    for (addr, said) in never() {
+        assert_refused(&PacketConn::connect(&addr).await.unwrap_err(), &addr, said);
+        assert_refused(&Client::new(&addr, ClientConfig::new()).unwrap_err(), &addr, said);
+        let server = PacketServer::bind(&addr).await;
+        if said == "write localhost:14572" && addr.to_string() == "14572" {
+            assert_refused(&server.unwrap_err(), &addr, "write 0.0.0.0:14572");
+        } else {
+            assert_refused(&server.unwrap_err(), &addr, said);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn port_0_is_for_listening_alone() {
+    for addr in ["127.0.0.1:0", "[::1]:0", "localhost:0"] {
+        let addr = Addr::from(addr);
+        for error in [
+            PacketConn::connect(&addr).await.unwrap_err(),
+            Client::new(&addr, ClientConfig::new()).unwrap_err(),
+        ] {
+            assert_refused(&error, &addr, "port 0");
+        }
+    }
+    for addr in ["127.0.0.1:0", "localhost:0"] {
+        assert!(PacketServer::bind(addr).await.is_ok(), "{addr}");
+    }
+}
+
+#[tokio::test]
+async fn a_host_in_any_form_that_works_is_taken() {
+    let server = PacketServer::bind("127.0.0.1:0").await.unwrap();
+    let port = server.local_addr().socket_addr().unwrap().port();
+    for addr in
+        [Addr::from(format!("localhost:{port}")), ("localhost", port).into(), ("127.0.0.1", port).into()]
+    {
+        assert!(PacketConn::connect(&addr).await.is_ok(), "{addr}");
+    }
+    for addr in
+        ["example.org:1", "[fe80::1%lo]:1", "[fe80::1%1]:1", "xn--bcher-kva.example:1", "a_b:65535", "unix:a"]
+    {
+        assert!(Client::new(addr, ClientConfig::new()).is_ok(), "{addr}");
+    }
+    assert!(Client::new(("fe80::1%lo", 1), ClientConfig::new()).is_ok());
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn an_abstract_name_is_connected_to_and_not_listened_at() {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixListener};
+
+    let name = format!("pktconn-test-{}", std::process::id());
+    let _listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+    let addr = Addr::unix(format!("\0{name}"));
+    assert!(PacketConn::connect(&addr).await.is_ok());
+    let other = Addr::unix(format!("\0{name}-other"));
+    assert_refused(&PacketServer::bind(&other).await.unwrap_err(), &other, "from_listener");
+}
+
+#[cfg(feature = "tls")]
+#[tokio::test]
+async fn a_client_with_tls_is_refused_an_address_that_no_certificate_can_be_for() {
+    use pktconn::{ConnConfig, TlsClientConfig};
+
+    let with = |tls| ClientConfig::new().conn(ConnConfig::new().tls(tls));
+    let error = Client::new("unix:/run/app.sock", with(TlsClientConfig::new())).unwrap_err();
+    assert!(error.is_config() && error.to_string().contains("server_name"), "{error}");
+    assert!(Client::new("a..b:1", with(TlsClientConfig::new())).unwrap_err().is_tls());
+    let named = TlsClientConfig::new().server_name("localhost");
+    assert!(Client::new("unix:/run/app.sock", with(named)).is_ok());
+}
