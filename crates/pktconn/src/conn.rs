@@ -1,5 +1,6 @@
 //! A connection as its user holds it: both sides in one.
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -155,7 +156,8 @@ impl PacketConn {
     ///
     /// Dropping the future loses nothing: the next call goes on where it stopped.
     pub async fn recv(&mut self) -> Result<Option<Packet>, Error> {
-        self.receiver.recv().await
+        let waiting = self.receiver.waiting();
+        poll_fn(|cx| waiting.0.poll_recv(cx)).await
     }
 
     /// Accepts a packet to be sent, and waits for room in the send queue first where there is none.
@@ -187,7 +189,8 @@ impl PacketConn {
     ///
     /// Dropping the future loses nothing: `packets` is as it was, and the next call goes on where it stopped.
     pub async fn recv_many(&mut self, packets: &mut Vec<Packet>, limit: usize) -> Result<usize, Error> {
-        self.receiver.recv_many(packets, limit).await
+        let waiting = self.receiver.waiting();
+        poll_fn(|cx| waiting.0.poll_recv_many(cx, packets, limit)).await
     }
 
     /// Accepts all of `packets` to be sent, in their order, and takes them out of there; waits for room in the send queue where

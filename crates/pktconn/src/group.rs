@@ -1,6 +1,7 @@
 //! One packet to many connections.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use pktconn_codec::{Checksum, HeaderFormat, Packet, PacketCodec, PacketMut};
@@ -130,7 +131,11 @@ impl<T> Group<T> {
         let mut result = Broadcast::default();
         let mut gone = Vec::new();
         for member in members.iter().filter(|member| filter(&member.tag)) {
-            let sent = member.conn.upgrade().map(|conn| send(&conn, &mut framed));
+            // A transport of the application's that panics ends its own connection alone.
+            let sent = member.conn.upgrade().map(|conn| {
+                let sent = catch_unwind(AssertUnwindSafe(|| send(&conn, &mut framed)));
+                sent.unwrap_or_else(|_| Err(conn.stop_reason()))
+            });
             match sent {
                 Some(Ok(())) => result.delivered += 1,
                 Some(Err(Reason::Full | Reason::TooLarge(_))) => result.dropped += 1,

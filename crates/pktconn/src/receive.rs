@@ -51,7 +51,7 @@ impl PacketReceiver {
     /// Dropping the future loses nothing: the next call goes on where it stopped. In a `select!` that is `biased`, put
     /// what must be able to stop the loop first: a peer that never pauses can make this future ready each time.
     pub async fn recv(&mut self) -> Result<Option<Packet>, Error> {
-        let waiting = Waiting(&mut self.reading);
+        let waiting = self.waiting();
         poll_fn(|cx| waiting.0.poll_recv(cx)).await
     }
 
@@ -78,7 +78,7 @@ impl PacketReceiver {
     ///
     /// Dropping the future loses nothing: `packets` is as it was, and the next call goes on where it stopped.
     pub async fn recv_many(&mut self, packets: &mut Vec<Packet>, limit: usize) -> Result<usize, Error> {
-        let waiting = Waiting(&mut self.reading);
+        let waiting = self.waiting();
         poll_fn(|cx| waiting.0.poll_recv_many(cx, packets, limit)).await
     }
 
@@ -97,6 +97,12 @@ impl PacketReceiver {
         self.reading.poll_recv_many(cx, packets, limit)
     }
 
+    /// For the time of a call.
+    #[inline]
+    pub(crate) fn waiting(&mut self) -> Waiting<'_> {
+        Waiting(&mut self.reading)
+    }
+
     /// Receives nothing more, because this side was closed. What arrives from now on is discarded.
     pub(crate) fn stop(&mut self) {
         self.reading.stop();
@@ -104,7 +110,7 @@ impl PacketReceiver {
 }
 
 /// A receiver that waits. When it is dropped nobody waits any more, and no deadline passes.
-struct Waiting<'a>(&'a mut Reading);
+pub(crate) struct Waiting<'a>(pub(crate) &'a mut Reading);
 
 impl Drop for Waiting<'_> {
     #[inline]

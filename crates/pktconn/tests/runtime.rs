@@ -207,14 +207,40 @@ fn a_transport_that_panics_under_the_flusher_fails_its_connection() {
 }
 
 #[test]
-fn a_transport_that_panics_under_a_handle_fails_its_connection() {
+fn a_transport_that_panics_under_a_handle_panics_in_its_task_alone() {
     without_hanging(async {
         for transport in [Panics::writing(), Panics::reading()] {
-            let mut conn = PacketConn::new(transport, ConnConfig::new()).unwrap();
-            conn.send(b"unsent").await.unwrap();
-            let error = conn.recv().await.unwrap_err();
-            assert!(error.is_io(), "{error:?}");
-            assert!(conn.send(b"unsent").await.unwrap_err().is_io());
+            let task = tokio::spawn(async {
+                let mut conn = PacketConn::new(transport, ConnConfig::new()).unwrap();
+                conn.send(b"unsent").await.unwrap();
+                conn.recv().await
+            });
+            // The connection is dropped while the panic unwinds, and the transport would panic once more.
+            assert!(task.await.unwrap_err().is_panic());
+        }
+    });
+}
+
+#[test]
+fn a_transport_that_panics_is_no_matter_of_those_who_are_sent_the_same() {
+    without_hanging(async {
+        let group = pktconn::Group::new();
+        let bad = PacketConn::new(Panics::writing(), ConnConfig::new()).unwrap();
+        group.join(&bad, ());
+        let mut others = Vec::new();
+        for _ in 0..10 {
+            let (here, there) = tokio::io::duplex(1024 * 1024);
+            let conn = PacketConn::new(here, ConnConfig::new()).unwrap();
+            group.join(&conn, ());
+            others.push((conn, there));
+        }
+        // So much is written at once.
+        let told = group.broadcast(vec![7; 100_000]);
+        assert!(told.delivered >= 10, "{told:?}");
+        assert!(bad.closed().await.is_io());
+        for (_conn, mut there) in others {
+            let mut bytes = vec![0; 100_004];
+            tokio::io::AsyncReadExt::read_exact(&mut there, &mut bytes).await.unwrap();
         }
     });
 }
@@ -226,7 +252,8 @@ fn a_transport_that_panicked_under_one_handle_fails_the_senders() {
         let (sender, _receiver) = conn.split();
         let other = sender.clone();
         // So much is written at once, by the one who sends it.
-        tokio::spawn(async move { other.send(vec![0; 100_000]).await }).await.unwrap().unwrap();
+        let task = tokio::spawn(async move { other.send(vec![0; 100_000]).await });
+        assert!(task.await.unwrap_err().is_panic());
         assert!(sender.send(b"unsent").await.unwrap_err().is_io());
         assert!(sender.closed().await.is_io());
     });

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::flush::Next;
 use super::later::Later;
-use super::machine::{MAX_SLICES, Machine, News, Outcome, Phase, Pushed, Rules};
+use super::machine::{MAX_SLICES, Machine, News, Outcome, Phase, Rules};
 use super::wait::Waiters;
 use crate::error::Reason;
 use crate::transport::{Acks, Reader, Writer};
@@ -146,8 +146,24 @@ impl State {
     }
 
     /// What is to be done when the lock is let go of.
+    #[inline]
     pub(crate) fn take_orders(&mut self) -> Orders {
         let news = self.machine.take_news();
+        if news.is_within(News::OF_WRITING) && self.waiters.is_none() {
+            return self.orders(news, false);
+        }
+        self.take_all_orders(news)
+    }
+
+    fn orders(&mut self, news: News, spawn: bool) -> Orders {
+        let enlist = news.has(News::SWEEP) && self.sweep == Sweep::No;
+        if enlist {
+            self.sweep = Sweep::Listed;
+        }
+        Orders { later: std::mem::take(&mut self.later), spawn, enlist }
+    }
+
+    fn take_all_orders(&mut self, news: News) -> Orders {
         if self.machine.phase() == Phase::Ended {
             self.release_transport();
         }
@@ -177,11 +193,7 @@ impl State {
         } else if news.has(News::TASK) {
             self.wake_flusher();
         }
-        let enlist = news.has(News::SWEEP) && self.sweep == Sweep::No;
-        if enlist {
-            self.sweep = Sweep::Listed;
-        }
-        Orders { later: std::mem::take(&mut self.later), spawn, enlist }
+        self.orders(news, spawn)
     }
 
     fn wake_flusher(&mut self) {
@@ -198,14 +210,13 @@ impl State {
     /// Puts a packet into the queue, and sees to it that it leaves.
     #[inline]
     pub(crate) fn push(&mut self, packet: &Packet, frame: &Frame<'_>) {
-        let pushed = self.machine.push(packet, frame, Instant::now);
-        if pushed != Pushed::Waits {
-            self.pushed(pushed);
+        if self.machine.push(packet, frame, Instant::now) {
+            self.pushed();
         }
     }
 
-    fn pushed(&mut self, pushed: Pushed) {
-        if pushed == Pushed::WritesWorth {
+    fn pushed(&mut self) {
+        if self.machine.has_writes_worth() {
             self.write_out();
         }
         self.machine.want_write();
@@ -312,7 +323,7 @@ impl State {
     /// Writes what was sent before the receiver waits; under timed flushing it is not due for that.
     #[inline]
     pub(crate) fn write_before_wait(&mut self) {
-        if !self.machine.queue.is_empty() && !self.machine.is_timed() && !self.machine.is_blocked() {
+        if !self.machine.queue.is_empty() && !self.machine.gathers() && !self.machine.is_blocked() {
             self.write_out();
         }
     }
@@ -326,7 +337,7 @@ impl State {
 
     /// Whether a batch of one packet need not go through the queue.
     pub(crate) fn writes_through(&self) -> bool {
-        self.machine.queue.is_empty() && !self.machine.is_blocked() && !self.machine.is_timed()
+        self.machine.queue.is_empty() && !self.machine.is_blocked() && !self.machine.gathers()
     }
 
     /// Writes a packet from its own memory, where its frame stands there whole, as that of one that was received. What the
@@ -361,7 +372,7 @@ impl State {
     /// Goes on by the queue, after so much was taken of the packet.
     #[cold]
     fn write_rest(&mut self, packet: &Packet, frame: &Frame<'_>, taken: Poll<io::Result<usize>>) {
-        let _ = self.machine.push(packet, frame, Instant::now);
+        self.machine.push(packet, frame, Instant::now);
         match taken {
             Poll::Ready(Err(error)) => return self.wrote(self.machine.bytes_out(), Poll::Ready(Err(error))),
             Poll::Ready(Ok(taken @ 1..)) => {

@@ -4,7 +4,6 @@
 //! not keep its transport open because a receiver is kept that nobody polls.
 
 use std::io::{self, IoSlice};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -72,19 +71,13 @@ impl SharedStream {
         self.lock().take()
     }
 
-    /// Runs `act` on the stream. A panic in it, which is code of the application's, is an error of this connection: it must
-    /// not end the task that writes for others.
+    /// Runs `act` on the stream.
+    #[inline]
     fn with<T>(&self, act: impl FnOnce(Pin<&mut dyn Duplex>) -> Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        let mut slot = self.lock();
-        let Some(stream) = slot.as_mut() else {
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::NotConnected, "the connection has ended")));
-        };
-        catch_unwind(AssertUnwindSafe(|| act(stream.as_mut()))).unwrap_or_else(|_| {
-            let broken = slot.take();
-            drop(slot);
-            let _ = catch_unwind(AssertUnwindSafe(|| drop(broken)));
-            Poll::Ready(Err(io::Error::other("the transport panicked")))
-        })
+        match self.lock().as_mut() {
+            Some(stream) => act(stream.as_mut()),
+            None => Poll::Ready(Err(io::Error::new(io::ErrorKind::NotConnected, "the connection has ended"))),
+        }
     }
 
     fn inspect<T>(&self, look: impl FnOnce(&dyn Duplex) -> Option<T>) -> Option<T> {

@@ -51,6 +51,8 @@ pub(crate) struct Machine {
     /// Whether the peer has closed its side.
     remote_closed: bool,
     news: News,
+    /// Whether it matters when a packet is queued.
+    is_timed: bool,
     /// Of timed flushing.
     timing: Option<Box<Timing>>,
     /// Where it is limited.
@@ -101,6 +103,8 @@ impl News {
     pub(crate) const TASK: Self = Self(8);
     /// The receiver is to look again.
     pub(crate) const RECEIVER: Self = Self(16);
+    /// What concerns nobody who waits.
+    pub(crate) const OF_WRITING: Self = Self(1 | 4);
 
     pub(crate) fn has(self, other: Self) -> bool {
         self.0 & other.0 != 0
@@ -108,6 +112,11 @@ impl News {
 
     pub(crate) fn is_empty(self) -> bool {
         self.0 == 0
+    }
+
+    /// Whether it is no news but those of `others`.
+    pub(crate) fn is_within(self, others: Self) -> bool {
+        self.0 & !others.0 == 0
     }
 }
 
@@ -119,6 +128,7 @@ impl Machine {
             blocked: false,
             remote_closed: false,
             news: News::default(),
+            is_timed: config.timing().is_some() || config.send_max_lag.is_some(),
             timing: config.timing().map(Box::new),
             lag: config.send_max_lag.map(|max| Box::new(Lag::new(max))),
             recv_clock: None,
@@ -161,7 +171,7 @@ impl Machine {
     }
 
     /// Whether packets wait for a time and not for the end of the turn.
-    pub(crate) fn is_timed(&self) -> bool {
+    pub(crate) fn gathers(&self) -> bool {
         self.timing.is_some()
     }
 
@@ -182,30 +192,24 @@ impl Machine {
         }
     }
 
-    /// Puts a packet into the queue. Whether that is worth a look: the first of several, or a write's worth.
+    /// Puts a packet into the queue. Whether somebody is to see to it: it is the first in the queue, or so much is queued that
+    /// waiting for more gains nothing.
     #[inline]
-    pub(crate) fn push(
-        &mut self,
-        packet: &Packet,
-        frame: &Frame<'_>,
-        now: impl FnOnce() -> Instant,
-    ) -> Pushed {
+    pub(crate) fn push(&mut self, packet: &Packet, frame: &Frame<'_>, now: impl FnOnce() -> Instant) -> bool {
         let was_empty = self.queue.is_empty();
         self.queue.push(packet, frame, self.blocked);
         self.packets_sent += 1;
         self.bytes_accepted += frame.len() as u64;
-        if self.timing.is_some() || self.lag.is_some() {
+        if self.is_timed {
             self.note_pushed(frame.len(), now());
         }
-        if self.blocked {
-            Pushed::Waits
-        } else if self.queue.len() >= WRITE_WORTH {
-            Pushed::WritesWorth
-        } else if was_empty {
-            Pushed::First
-        } else {
-            Pushed::Waits
-        }
+        (was_empty || self.has_writes_worth()) && !self.blocked
+    }
+
+    /// Whether so much is queued that waiting for more gains nothing.
+    #[inline]
+    pub(crate) fn has_writes_worth(&self) -> bool {
+        self.queue.len() >= WRITE_WORTH
     }
 
     #[cold]
@@ -251,7 +255,7 @@ impl Machine {
     /// Has what stands in the queue written: at the end of this turn, or when it is due.
     pub(crate) fn want_write(&mut self) {
         if !self.queue.is_empty() && !self.blocked {
-            self.tell(if self.is_timed() { News::TASK } else { News::SWEEP });
+            self.tell(if self.gathers() { News::TASK } else { News::SWEEP });
         }
     }
 
@@ -259,19 +263,8 @@ impl Machine {
     pub(crate) fn pass_through(&mut self, len: usize, now: impl FnOnce() -> Instant) {
         self.packets_sent += 1;
         self.bytes_accepted += len as u64;
-        if self.lag.is_some() {
+        if self.is_timed {
             self.note_on_its_way(self.bytes_written, now());
         }
     }
-}
-
-/// What a push calls for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Pushed {
-    /// Nothing: somebody has been told, or the transport takes no more.
-    Waits,
-    /// It is the first in the queue: somebody is to be told.
-    First,
-    /// So much is queued that waiting for more gains nothing.
-    WritesWorth,
 }

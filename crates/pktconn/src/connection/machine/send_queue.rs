@@ -69,6 +69,13 @@ pub(crate) struct Dropped {
     pub(crate) bytes: usize,
 }
 
+/// The parts of a frame of `len` bytes, one after the other.
+fn joined(len: usize, parts: [&[u8]; 3]) -> BytesMut {
+    let mut frame = BytesMut::with_capacity(len);
+    parts.iter().for_each(|part| frame.extend_from_slice(part));
+    frame
+}
+
 /// The length of the first of whole frames that this very codec has encoded.
 fn first_frame_len(codec: &PacketCodec, frames: &[u8]) -> usize {
     match codec.frame_len(frames) {
@@ -171,9 +178,10 @@ impl SendQueue {
     fn push_large(&mut self, packet: &Packet, frame: &Frame<'_>, stays: bool) {
         self.seal();
         if stays && frame.len() <= MOST_SHARED {
-            let mut copy = BytesMut::with_capacity(frame.len());
-            frame.put_into(&mut copy);
-            self.push_sealed(Chunk::Small(copy), 0);
+            self.push_sealed(
+                Chunk::Small(joined(frame.len(), [frame.head(), frame.body(), frame.tail()])),
+                0,
+            );
             return;
         }
         let parts =
@@ -333,8 +341,7 @@ impl SendQueue {
             let len = chunk.len();
             let Chunk::Large { parts, .. } = chunk else { continue };
             if len <= MOST_SHARED {
-                let mut copy = BytesMut::with_capacity(len);
-                parts.iter().for_each(|part| copy.extend_from_slice(part));
+                let copy = joined(len, parts.each_ref().map(|part| &part[..]));
                 if let Chunk::Large { packet, .. } = std::mem::replace(chunk, Chunk::Small(copy)) {
                     done(packet);
                 }
