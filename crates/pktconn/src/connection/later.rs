@@ -42,9 +42,18 @@ impl Later {
     }
 
     /// Does all of it. A panic in one of them, which is code of the application's, keeps the others from nothing.
+    #[inline]
     pub(crate) fn run(self) {
+        if let Some(deeds) = self.0 {
+            deeds.run();
+        }
+    }
+}
+
+impl Deeds {
+    fn run(self) {
         let mut panic = None;
-        for deed in self.0.into_iter().flat_map(|deeds| deeds.0) {
+        for deed in self.0 {
             let done = catch_unwind(AssertUnwindSafe(|| match deed {
                 Deed::Wake(waker) => waker.wake(),
                 Deed::Drop(thing) => drop(thing),

@@ -12,7 +12,7 @@ use pktconn_codec::{Frame, FrameError, Packet};
 use tokio::time::Instant;
 
 use super::flush::{self, Next};
-use super::machine::{Machine, Phase, Rules};
+use super::machine::{Machine, News, Phase, Rules};
 use super::state::State;
 use super::sweep;
 use super::wait::Wait;
@@ -111,8 +111,8 @@ impl Shared {
     }
 
     fn settle(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
-        if let (Some(reason), Some(peer)) = (state.machine.new_failure(), self.ends.peer()) {
-            reason.name_peer(peer);
+        if state.machine.news().has(News::END) {
+            self.name_failure(&state.machine);
         }
         let orders = state.take_orders();
         let account = self.account.as_ref().filter(|account| account.note_queued(state.machine.queue.held()));
@@ -127,6 +127,14 @@ impl Shared {
             sweep::enlist(self, &self.settings.home);
         }
         orders.later.run();
+    }
+
+    /// Tells those who will be told of a failure whose connection it was.
+    #[cold]
+    fn name_failure(&self, machine: &Machine) {
+        if let (Some(reason), Some(peer)) = (machine.failure(), self.ends.peer()) {
+            reason.name_peer(peer);
+        }
     }
 
     #[inline]

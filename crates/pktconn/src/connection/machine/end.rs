@@ -84,11 +84,6 @@ impl Machine {
         self.extra.as_ref().and_then(|extra| extra.failure.clone())
     }
 
-    /// What went wrong, where somebody is to be told of it.
-    pub(crate) fn new_failure(&self) -> Option<&Reason> {
-        self.extra.as_ref().filter(|_| self.news.has(News::END))?.failure.as_ref()
-    }
-
     /// Notes what went wrong, and that nothing is sent any more for that.
     pub(crate) fn fail(&mut self, reason: Reason) {
         self.extra().failure.get_or_insert_with(|| reason.clone());
