@@ -9,7 +9,7 @@ use std::time::Duration;
 use common::tcp_and_raw;
 use pktconn::{Addr, ConnConfig, Error, PacketConn, PacketServer};
 use socket2::SockRef;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
 /// Where nobody listens any more.

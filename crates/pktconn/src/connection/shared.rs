@@ -470,11 +470,12 @@ impl Shared {
         self.with_state(|state| {
             let found = Self::wait_in_recv(state, cx);
             if matches!(found, Found::Nothing) {
-                let overdue = if has_read { None } else { state.machine.recv_overdue(self.rules()) };
+                let now = Instant::now();
+                let overdue = if has_read { None } else { state.machine.recv_overdue(self.rules(), now) };
                 if let Some(reason) = overdue {
                     return Found::Overdue(reason);
                 }
-                state.machine.recv_waits(self.rules(), in_frame, has_read, Instant::now());
+                state.machine.recv_waits(self.rules(), in_frame, has_read, now);
             }
             found
         })

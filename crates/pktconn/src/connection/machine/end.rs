@@ -361,9 +361,10 @@ impl Machine {
     }
 
     /// What the peer has missed, when a receiver has looked once more after that.
-    pub(crate) fn recv_overdue(&self, rules: &Rules) -> Option<Reason> {
+    pub(crate) fn recv_overdue(&self, rules: &Rules, now: Instant) -> Option<Reason> {
         let clock = self.recv_clock.as_ref().filter(|clock| clock.is_overdue())?;
-        clock.due(&rules.timeouts).map(|(_, reason)| reason)
+        // It may have taken something meanwhile, which is a sign of life.
+        clock.due(&rules.timeouts).filter(|(due, _)| *due <= now).map(|(_, reason)| reason)
     }
 
     fn look_at_receiving(
@@ -374,8 +375,14 @@ impl Machine {
         probe: &mut impl FnMut() -> Result<Acks, Reason>,
     ) -> Result<(), Reason> {
         let Some(clock) = &self.recv_clock else { return Ok(()) };
-        if clock.is_idle() {
-            self.recv_clock = None;
+        if !clock.is_running() {
+            // A receiver in a loop comes back soon: the timer is left as it is, as to set one costs as much as some packets.
+            let lapses = clock.lapses(&rules.timeouts, now);
+            if lapses.is_some_and(|at| at > now) {
+                look.wait_until(lapses);
+            } else if clock.is_blank() {
+                self.recv_clock = None;
+            }
             return Ok(());
         }
         // What it takes of what is sent is a sign of life, too.

@@ -30,10 +30,10 @@ impl RecvClock {
     /// A receiver begins to wait, or goes on after it has looked in vain.
     pub(crate) fn wait(&mut self, in_frame: bool, has_read: bool, now: Instant) {
         self.roll_up(now);
-        self.since = Some(now);
+        (self.since, self.is_overdue) = (Some(now), false);
         self.frame = in_frame.then(|| self.frame.unwrap_or_default());
         if has_read {
-            (self.silent, self.is_overdue, self.baseline) = (Duration::ZERO, false, None);
+            (self.silent, self.baseline) = (Duration::ZERO, None);
         }
     }
 
@@ -113,9 +113,19 @@ impl RecvClock {
         self.is_overdue
     }
 
-    /// Whether there is nothing to be known of it any more.
-    pub(crate) fn is_idle(&self) -> bool {
-        self.since.is_none() && self.frame.is_none() && self.silent.is_zero()
+    /// Whether somebody waits.
+    pub(crate) fn is_running(&self) -> bool {
+        self.since.is_some()
+    }
+
+    /// When no more looks at it are worth a timer, where nobody waits.
+    pub(crate) fn lapses(&self, timeouts: &Timeouts, now: Instant) -> Option<Instant> {
+        self.looked_at.or_else(|| now.checked_add(timeouts.idle.max(timeouts.frame)?))
+    }
+
+    /// Whether it knows nothing that counts for the next wait.
+    pub(crate) fn is_blank(&self) -> bool {
+        !self.is_running() && self.frame.is_none() && self.silent.is_zero()
     }
 }
 
@@ -138,10 +148,10 @@ mod tests {
     fn only_the_time_counts_in_which_somebody_waits() {
         let (start, timeouts) = (Instant::now(), timeouts(5, 20));
         let mut clock = RecvClock::default();
-        assert!(clock.due(&timeouts).is_none() && clock.is_idle());
+        assert!(clock.due(&timeouts).is_none() && !clock.is_running());
         clock.wait(true, true, start);
         clock.pause(start + 3 * SECOND);
-        assert!(clock.due(&timeouts).is_none() && !clock.is_idle());
+        assert!(clock.due(&timeouts).is_none() && !clock.is_running());
         let later = start + 100 * SECOND;
         clock.wait(true, false, later);
         assert_eq!(due_in(&clock, &timeouts, later), Some(2 * SECOND));
