@@ -142,7 +142,7 @@ async fn a_handshake_of_tls_that_fails_is_named() {
     tokio::spawn(async move {
         let (mut stream, _) = plain.accept().await.unwrap();
         stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
-        stream.read_to_end(&mut Vec::new()).await
+        tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut Vec::new()).await
     });
     let dir = tempfile::tempdir().unwrap();
     let ca = dir.path().join("ca.pem");
