@@ -83,7 +83,7 @@ async fn world(mut queue: mpsc::Receiver<Event>) {
                 news.write_u32(total);
                 // Encoded once, whatever the number of players.
                 let news = news.freeze();
-                // One whose outbox is full does not keep up: it is left out rather than waited for.
+                // One whose send queue is full does not keep up: it is left out rather than waited for.
                 players.retain(|_, player| match player.try_send(news.clone()) {
                     Ok(()) => true,
                     Err(error) => error.is_full(),

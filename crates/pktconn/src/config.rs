@@ -124,12 +124,16 @@ impl ConnConfig {
         self
     }
 
-    /// Sets for how long a peer may lag behind before there is no room for it, however few bytes are queued: since when the
-    /// transport has not taken all that there was.
+    /// Sets the longest time that a byte may take from when it was queued to when the peer's kernel has acknowledged it. Beyond
+    /// it there is no room for the peer, however few bytes are queued.
     ///
-    /// For a policy that drops or disconnects; refused under [`SlowConsumer::Block`]. `DropOldest` drops all that was not
-    /// begun then. `Disconnect` ends the connection at that time, also when nothing more is sent. `None`, the default: for
-    /// ever.
+    /// Acknowledgements are seen for TCP on Linux, with TLS or without. Elsewhere, and for other transports, the time ends when
+    /// the transport has taken the byte. What stands in the peer's receive buffer is acknowledged, and cannot be seen. The time
+    /// is known to a sixteenth of the limit.
+    ///
+    /// For a policy that drops or disconnects; refused under [`SlowConsumer::Block`]. `DropOldest` then drops everything that
+    /// the transport has taken nothing of, when the next packet is sent. `Disconnect` ends the connection at that time, also
+    /// when nothing more is sent. Default: `None`, no limit.
     #[must_use]
     pub fn send_max_lag(mut self, lag: impl Into<Option<Duration>>) -> Self {
         self.send_max_lag = lag.into();
@@ -223,9 +227,9 @@ impl ConnConfig {
         self
     }
 
-    /// Sets how long a frame takes at most, from its first byte to its last, while [`recv`](crate::PacketConn::recv) waits
-    /// for it. Bytes that drip do not extend it. Where nobody has waited for more than a second when the time was over, it
-    /// begins anew: the peer may have been kept from sending on.
+    /// Sets how long a frame takes at most, from its first byte to its last. Only the time counts in which
+    /// [`recv`](crate::PacketConn::recv) waits; it goes on when a `recv` was dropped and another one waits. Bytes that drip do not
+    /// extend it.
     ///
     /// Protects from peers that hold connections, and memory for what they have sent, with next to no traffic. Choose it
     /// for the largest packet over the slowest link: 32 MiB within 30 s are 9 Mbit/s. `None`: for ever. Default: 30 s.
@@ -235,22 +239,27 @@ impl ConnConfig {
         self
     }
 
-    /// Sets how long a peer may send nothing while [`recv`](crate::PacketConn::recv) waits. Where nobody has waited for more
-    /// than a second when the time was over, it begins anew.
+    /// Sets how long a peer may show no sign of life while [`recv`](crate::PacketConn::recv) waits: it sends nothing, and takes
+    /// nothing of what is sent to it. For TCP on Linux its kernel's acknowledgements count as taking.
     ///
-    /// Protects from peers that are gone without a word, where the protocol has them say something now and then. Cost: 220
-    /// bytes for each connection that idles, and to read the clock for each read. Default: `None`, for ever.
+    /// Only the time counts in which `recv` waits. A call of `poll_recv`, or a `Stream`, waits from when it was pending to the
+    /// next call. A deadline that passes while somebody waits counts, however late the thread notices it.
+    ///
+    /// Protects from peers that are gone without notice, where the protocol has them send something now and then. Cost: a small
+    /// task for each connection that waits, and one look at the clock for each read. Default: `None`, for ever.
     #[must_use]
     pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.timeouts.idle = timeout.into();
         self
     }
 
-    /// Sets how long bytes may stand in the send queue while the peer takes none.
+    /// Sets how long bytes may stand in the send queue while the peer takes none. It takes some when the transport takes them,
+    /// and, for TCP on Linux, when the peer's kernel acknowledges some. That is looked at twice a second, so the connection ends
+    /// half a second late at most.
     ///
-    /// Protects from peers that do not read, or are gone: senders that wait for room in the send queue get an error then, and
-    /// its memory is free again. A transport that buffers takes something when it takes it into its buffer, and then when all
-    /// of that was flushed. `None`: for ever. Default: 30 s.
+    /// Protects from peers that do not read, or are gone: senders that wait for room get an error then, and the memory of the
+    /// queue is free again. For transports that buffer, progress is a write into the buffer or a completed flush. `None`: for
+    /// ever. Default: 30 s.
     #[must_use]
     pub fn write_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.timeouts.write = timeout.into();

@@ -29,9 +29,18 @@ use crate::{ConnConfig, ConnStats, Error, PacketReceiver, PacketSender, SlowCons
 /// One type whatever the transport is. Also a [`Stream`] of received packets and a [`Sink`] of those to be sent.
 /// [`split`](Self::split) it to send from other tasks.
 ///
-/// Dropping it closes the connection at once: what the transport takes without waiting is still written, and the rest of
-/// the send queue is lost, as is what the peer has not read when its own bytes were not read here.
-/// [`close`](Self::close) loses nothing.
+/// # Dropping
+///
+/// [`close`](Self::close) loses nothing. Dropping a connection without it ends the connection:
+///
+/// - After [`recv`](Self::recv) has returned `None`, as if it had been closed, in the background.
+/// - While packets of the peer are undelivered (they have arrived, and were not received), by a reset: the peer must not take
+///   the end for a clean one. What was sent has up to 1 s to be written and acknowledged before that. With TLS there is no
+///   `close_notify`. A Unix socket shows the peer a reset only where the kernel still holds what it has sent.
+/// - Otherwise at once: what the transport takes without waiting is still written, and the rest of the send queue is lost.
+///
+/// The same holds when the handler of a server returns, fails or panics. A reset that comes when FIN is out already, because
+/// the peer sent something later, looks like a clean close to a peer that has read FIN.
 #[derive(Debug)]
 pub struct PacketConn {
     sender: PacketSender,

@@ -72,7 +72,7 @@ impl ServerHandle {
         self.0.stop.say();
     }
 
-    /// Stops accepting, and closes the connections that are still there after `timeout`, those among them that their handlers
+    /// Stops as [`shutdown`](Self::shutdown) does, and closes the connections that are still there after `timeout`, those among them that their handlers
     /// have passed on. Their packets that were not written come back in the [`ShutdownReport`].
     ///
     /// When it is called again, the last call counts: so a second signal may end at once what the first one granted time.

@@ -37,7 +37,11 @@ impl PacketReceiver {
     /// Before it waits it has what was sent written, so that a loop of `recv` and `send` answers at once and in batches
     /// (but not under [`flush_delay`](crate::ConnConfig::flush_delay)). For the rest of a frame it waits until
     /// [`frame_timeout`](crate::ConnConfig::frame_timeout), and for a peer that sends nothing until
-    /// [`idle_timeout`](crate::ConnConfig::idle_timeout), which is for ever by default.
+    /// [`idle_timeout`](crate::ConnConfig::idle_timeout), which is for ever by default. Once the connection's server stops, it
+    /// returns what has arrived and then `None` (see
+    /// [`drain_on_shutdown`](crate::ServerConfig::drain_on_shutdown)).
+    ///
+    /// What arrived before a write failed is received first, and then the error is returned.
     ///
     /// # Errors
     ///

@@ -174,7 +174,8 @@ impl PacketSender {
     /// when it is next polled; one that is neither polled nor dropped keeps its bytes unread, and `close` waits in vain
     /// until the deadline.
     ///
-    /// The deadline is [`close_timeout`](crate::ConnConfig::close_timeout) after the first call.
+    /// The deadline is [`close_timeout`](crate::ConnConfig::close_timeout) after the first call. A peer that keeps its own side
+    /// open is waited for until [`close_grace`](crate::ConnConfig::close_grace) after its kernel has acknowledged everything.
     ///
     /// # Errors
     ///

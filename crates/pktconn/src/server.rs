@@ -164,8 +164,8 @@ impl PacketServer {
     /// [granted](ServerHandle::shutdown_within) for that is over: then it closes the connections that are still there, and
     /// drops their handlers.
     ///
-    /// The handler owns its connection. It should [`close`](PacketConn::close) it at its end: dropping it loses what the
-    /// peer has not taken yet. A handler that fails or panics ends its own connection alone, and is logged: at the level of
+    /// The handler owns its connection. It should [`close`](PacketConn::close) it at its end: [dropping](PacketConn#dropping) it
+    /// may lose what the peer has not taken yet. A handler that fails or panics ends its own connection alone, and is logged: at the level of
     /// warnings, and where it fails with an [`Error`] of this crate, which is mostly the peer's doing, at that of debugging.
     /// It may fail with any error, boxed: where its work is a function with an error of its own, `Ok(work(conn).await?)`
     /// boxes it.

@@ -95,7 +95,7 @@ async fn the_packets_that_found_no_room_are_left_when_the_future_is_dropped() {
     let (conn, _raw) = piped_and_raw(10, ConnConfig::new().send_high_water(100));
     let mut packets: Vec<Packet> = (0..10).map(|byte| vec![byte; 26].into()).collect();
     assert!(drop_after(1, conn.send_many(&mut packets)).await.is_none());
-    // Three frames of 30 bytes fit the outbox; a fourth does not, with 10 bytes in the pipe.
+    // Three frames of 30 bytes fit the send queue; a fourth does not, with 10 bytes in the pipe.
     assert_eq!(packets, (3..10).map(|byte| vec![byte; 26].into()).collect::<Vec<_>>());
     assert_eq!(conn.stats().queued_bytes, 80);
 }

@@ -71,7 +71,7 @@ async fn watch(healthy: &mut PacketConn, handle: &ServerHandle, done: impl Fn() 
 async fn clients_that_never_read_are_closed_and_others_do_not_notice() {
     let (addr, handle, ends) = serve(Some(4096)).await;
     let mut healthy = PacketConn::connect(addr).await.unwrap();
-    // Each alone would fill its outbox, of 1 MiB.
+    // Each alone would fill its send queue, of 1 MiB.
     let hungry: Vec<_> = (0..20)
         .map(|_| {
             tokio::spawn(async move {

@@ -383,7 +383,7 @@ async fn a_close_under_a_peer_that_does_not_read_gives_back_the_rest() {
         accepted += 1;
         sleep(SECOND).await;
     }
-    // Frames of 10 bytes in the pipe, in the outbox and in the queue.
+    // Frames of 10 bytes in the pipe, in the send queue and in the queue.
     assert!(accepted >= 2 + 3 + 3, "{accepted}");
     let error = client.close().await.unwrap_err();
     assert!(error.is_timeout(), "{error:?}");
@@ -608,7 +608,7 @@ async fn a_peer_that_takes_nothing_is_left_at_the_deadline_also_while_nobody_rec
             pipe = next;
         }
     }
-    assert!(started.elapsed() >= 30 * SECOND, "the outbox took it all");
+    assert!(started.elapsed() >= 30 * SECOND, "the send queue took it all");
     drop(pipe);
 }
 
@@ -804,7 +804,7 @@ async fn run_cuts(cuts: Vec<Cut>, packets: u32, high_water: usize) {
     assert!(told_len <= most_written, "{told_len} of {most_written} bytes");
 }
 
-/// Some are so large that the outbox does not copy them.
+/// Some are so large that the send queue does not copy them.
 fn some_packet(number: u32) -> Packet {
     if number % 7 == 3 { numbered(number).payload().repeat(30).into() } else { numbered(number) }
 }

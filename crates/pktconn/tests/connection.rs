@@ -175,8 +175,8 @@ async fn a_transport_that_fails_is_an_io_error_for_every_call() {
 }
 
 #[tokio::test]
-async fn the_outbox_is_bounded_and_try_send_gives_the_packet_back() {
-    // The pipe takes 64 bytes, and the outbox holds 1,000 beyond that.
+async fn the_queue_is_bounded_and_try_send_gives_the_packet_back() {
+    // The pipe takes 64 bytes, and the send queue holds 1,000 beyond that.
     let (conn, _raw) = piped_and_raw(64, ConnConfig::new().send_high_water(1000));
     let mut accepted = 0;
     let error = loop {
@@ -208,7 +208,7 @@ async fn send_waits_for_room_in_the_order_of_the_calls() {
 }
 
 #[tokio::test]
-async fn a_packet_larger_than_the_outbox_passes_alone() {
+async fn a_packet_larger_than_the_queue_passes_alone() {
     let (here, mut there) = piped_pair(64, ConnConfig::new().send_high_water(100));
     here.send(b"first").await.unwrap();
     let large = vec![7; 100_000];

@@ -200,7 +200,7 @@ async fn the_flush_of_a_sink_ends_though_other_senders_never_pause() {
     sink.feed(numbered(1)).await.unwrap();
     let mut bytes = [0; 100];
     for _ in 0..15 {
-        // There is always more in the outbox.
+        // There is always more in the send queue.
         while other.try_send(numbered(2)).is_ok() {}
         if let Some(flushed) = drop_after(1, SinkExt::flush(&mut sink)).await {
             return flushed.unwrap();

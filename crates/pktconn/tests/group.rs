@@ -93,7 +93,7 @@ async fn each_member_without_room_has_a_policy_of_its_own() {
         (conn, peer)
     });
     assert_eq!(counts(group.broadcast(vec![1; 100])), (4, 0, 0));
-    // 64 bytes of it are in the pipe, the rest in the outbox. Offering it is what puts them there.
+    // 64 bytes of it are in the pipe, the rest in the send queue. Offering it is what puts them there.
     tokio::task::yield_now().await;
     assert_eq!(counts(group.broadcast(vec![2; 100])), (1, 2, 1));
     assert_eq!(counts(group.broadcast(vec![3; 100])), (1, 2, 0));

@@ -138,7 +138,7 @@ async fn a_peer_that_half_closes_still_gets_its_replies() {
     let addr = tcp_addr(&server);
     tokio::spawn(server.serve(moody));
     let mut raw = tokio::net::TcpStream::connect(addr).await.unwrap();
-    // More than the outbox and the sockets' buffers hold, so that the server has to wait for this side to read.
+    // More than the send queue and the sockets' buffers hold, so that the server has to wait for this side to read.
     let requests: Vec<u8> = (0..40_000).flat_map(|number| frame(numbered(number).payload())).collect();
     let (mut reader, mut writer) = raw.split();
     let sending = async {

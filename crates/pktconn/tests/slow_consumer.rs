@@ -97,7 +97,7 @@ async fn drop_oldest_delivers_what_is_being_written_and_the_latest() {
 }
 
 #[tokio::test]
-async fn a_packet_that_is_larger_than_the_outbox_takes_the_place_of_all_others() {
+async fn a_packet_that_is_larger_than_the_queue_takes_the_place_of_all_others() {
     let (conn, mut peer) = slow(3, SlowConsumer::DropOldest);
     for number in 0..5 {
         conn.send(numbered(number)).await.unwrap();
@@ -113,7 +113,7 @@ async fn a_packet_that_is_larger_than_the_outbox_takes_the_place_of_all_others()
 #[tokio::test]
 async fn nobody_is_slow_who_was_not_offered_what_there_is() {
     for policy in [SlowConsumer::DropNewest, SlowConsumer::DropOldest, SlowConsumer::Disconnect] {
-        // The pipe has room for all, and the outbox for one.
+        // The pipe has room for all, and the send queue for one.
         let config = ConnConfig::new().send_high_water(104).slow_consumer(policy);
         let (conn, peer) = piped_and_raw(10_000, config);
         for number in 0..10 {
@@ -225,7 +225,7 @@ async fn a_flush_waits_for_what_is_being_written_and_not_for_what_was_dropped() 
 }
 
 #[tokio::test]
-async fn writable_waits_until_the_outbox_is_below_its_mark() {
+async fn writable_waits_until_the_queue_is_below_its_mark() {
     let (conn, mut peer) = slow(2, SlowConsumer::Block);
     conn.writable().await.unwrap();
     for number in 0..2 {

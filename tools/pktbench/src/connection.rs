@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A load generator must take less time for a packet than the server under test. Loading through `PacketConn`, which has a
-//! task, an outbox and a packet of its own for each, took a quarter more CPU time, the kernel's included, with 32 packets
+//! task, a send queue and a packet of its own for each, took a quarter more CPU time, the kernel's included, with 32 packets
 //! outstanding on each of 64 connections, and a third more with one on each of 1,000.
 
 use std::io;

@@ -94,7 +94,7 @@ fn clients_that_never_read_hold_little_and_are_gone_in_time() {
             (stream, 0)
         })
         .collect();
-    // A burst each 80 ms, and not all of them at once: 200 KB/s of each, so that the outboxes are full before the first one
+    // A burst each 80 ms, and not all of them at once: 200 KB/s of each, so that the send queuees are full before the first one
     // is ended for it.
     let (mut peak, mut first_gone, mut stuck_since) = (0, None, Instant::now());
     let started = Instant::now();
@@ -123,7 +123,7 @@ fn clients_that_never_read_hold_little_and_are_gone_in_time() {
     }
     let grown = (peak - before) / CLIENTS as u64;
     eprintln!("1,000 clients that never read: {grown} bytes for each, the first gone after {first_gone:?}");
-    assert!(grown >= 512 * 1024, "{grown} bytes: the outboxes were not even filled");
+    assert!(grown >= 512 * 1024, "{grown} bytes: the send queuees were not even filled");
     assert!(grown <= (1024 + 128) * 1024, "{grown} bytes for each");
     assert_unharmed("1,000 clients that never read", calm, healthy.p99(), 2.0);
 }

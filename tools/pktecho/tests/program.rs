@@ -149,7 +149,7 @@ fn what_a_client_has_not_read_is_told_of_when_it_is_cut_off() {
     let start = "warning: cut off 1 connection that had not finished, ";
     let packets = warning.strip_prefix(start).and_then(|rest| rest.strip_suffix(" packets unsent\n"));
     let packets: usize = packets.unwrap_or_else(|| panic!("{warning}")).parse().unwrap();
-    // An outbox of 1 MiB holds 131,072 of them.
+    // An send queue of 1 MiB holds 131,072 of them.
     assert!((100_000..=131_073).contains(&packets), "{packets}");
 }
 
@@ -408,7 +408,7 @@ fn clients_that_are_silent_or_slow_are_ended_when_that_was_asked_for() {
 
 #[test]
 fn a_client_that_does_not_read_gets_what_the_policy_says() {
-    // A fifth of them more than an outbox and the kernel's buffers have room for.
+    // A fifth of them more than a send queue and the kernel's buffers have room for.
     const COUNT: u32 = 50_000;
     let frame = |number: u32| [&1000_u32.to_le_bytes(), &number.to_le_bytes()[..], &[7; 996]].concat();
     let packets: Vec<u8> = (0..COUNT).flat_map(frame).collect();
@@ -438,7 +438,7 @@ fn a_client_that_does_not_read_gets_what_the_policy_says() {
         if policy == "drop-oldest" {
             assert_eq!(numbers.last(), Some(&(COUNT - 1)));
         } else {
-            // An outbox of them, at the least.
+            // An send queue of them, at the least.
             assert!(numbers.iter().copied().take(1000).eq(0..1000));
         }
     }

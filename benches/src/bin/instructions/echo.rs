@@ -1,7 +1,7 @@
 //! Echo turns of a connection, over a peer in memory.
 //!
 //! ```text
-//!   peer: all frames of a turn --> recv, send, recv waits: the outbox is written --> peer: the reply is whole, next turn
+//!   peer: all frames of a turn --> recv, send, recv waits: the send queue is written --> peer: the reply is whole, next turn
 //! ```
 
 use std::io::{self, IoSlice};

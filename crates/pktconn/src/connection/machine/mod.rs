@@ -34,6 +34,8 @@ mod recv_clock;
 use recv_clock::RecvClock;
 
 mod rules;
+#[cfg(test)]
+mod simulation;
 pub use rules::SlowConsumer;
 pub(crate) use rules::{Rules, Timeouts};
 

@@ -430,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn an_outbox_that_was_written_out_holds_no_memory() {
+    fn a_queue_that_was_written_out_holds_no_memory() {
         let codec = PacketCodec::default();
         let mut queue = SendQueue::default();
         for len in [10, LARGE_FRAME, 20] {
@@ -441,7 +441,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_in_a_blocked_outbox_takes_no_more_room_than_it_needs() {
+    fn what_stands_in_a_blocked_queue_takes_no_more_room_than_it_needs() {
         let codec = PacketCodec::default();
         let mut queue = SendQueue { open: BytesMut::with_capacity(WRITE_WORTH), ..SendQueue::default() };
         push(&mut queue, &codec, &b"small".into());

@@ -1,0 +1,273 @@
+//! The machine against a model of a kernel and a peer, by seed: the deadlines and ends that need acknowledgements, which no
+//! transport in memory has.
+
+use std::time::Duration;
+
+use pktconn_codec::PacketCodec;
+use tokio::time::Instant;
+
+use super::{Machine, Outcome, Phase, Rules, SlowConsumer, Timeouts};
+use crate::ConnConfig;
+use crate::error::{Reason, Timeout};
+use crate::transport::Acks;
+
+const MS: Duration = Duration::from_millis(1);
+const WRITE: Duration = Duration::from_secs(5);
+const CLOSE: Duration = Duration::from_secs(8);
+const GRACE: Duration = Duration::from_secs(1);
+const LAG: Duration = Duration::from_millis(1600);
+
+/// How late a deadline may be noticed: by the samples and the pauses between looks, and by a confirming look.
+const SLACK: Duration = Duration::from_millis(700);
+
+/// `SplitMix64`.
+struct Rng(u64);
+
+impl Rng {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % end
+    }
+}
+
+/// A socket: what it has taken, what the peer has acknowledged, and when.
+struct Kernel {
+    taken: u64,
+    acked: u64,
+    buffer: u64,
+    fin: bool,
+    /// When bytes were taken or acknowledged last.
+    progress_at: Instant,
+    /// When each byte up to a position was queued, and when everything was acknowledged.
+    queued: Vec<(u64, Instant)>,
+    all_acked_at: Option<Instant>,
+}
+
+struct World {
+    rng: Rng,
+    rules: Rules,
+    machine: Machine,
+    kernel: Kernel,
+    now: Instant,
+    closing_at: Option<Instant>,
+    aborting_at: Option<Instant>,
+    blocked_at: Instant,
+    ended: bool,
+}
+
+impl World {
+    fn new(seed: u64, start: Instant) -> Self {
+        let mut rng = Rng(seed);
+        let slow_consumer =
+            [SlowConsumer::Block, SlowConsumer::DropOldest, SlowConsumer::Disconnect][rng.below(3) as usize];
+        let mut config = ConnConfig::new().slow_consumer(slow_consumer).send_high_water(50_000);
+        if slow_consumer != SlowConsumer::Block {
+            config = config.send_max_lag(LAG);
+        }
+        let timeouts =
+            Timeouts { close: CLOSE, close_grace: GRACE, frame: None, idle: None, write: Some(WRITE) };
+        let rules = Rules {
+            codec: PacketCodec::default(),
+            timeouts,
+            slow_consumer,
+            send_high_water: 50_000,
+            half_close: true,
+        };
+        let kernel = Kernel {
+            taken: 0,
+            acked: 0,
+            buffer: 1000 + rng.below(100_000),
+            fin: false,
+            progress_at: start,
+            queued: Vec::new(),
+            all_acked_at: None,
+        };
+        Self {
+            machine: Machine::new(&config),
+            rng,
+            rules,
+            kernel,
+            now: start,
+            closing_at: None,
+            aborting_at: None,
+            blocked_at: start,
+            ended: false,
+        }
+    }
+
+    fn send(&mut self) {
+        let packet = vec![7; self.rng.below(5000) as usize].into();
+        let frame = self.rules.codec.frame(&packet).unwrap();
+        let now = self.now;
+        if self.machine.check_open().is_err() {
+            return;
+        }
+        if !self.machine.has_room(frame.len(), &self.rules, || now) {
+            self.write();
+            let missing = self.missing();
+            self.machine.acknowledged(Acks::Missing(missing), now);
+            if !self.machine.has_room(frame.len(), &self.rules, || now)
+                && self.machine.make_room(frame.len(), &self.rules, now, drop).is_err()
+            {
+                return;
+            }
+        }
+        self.machine.push(&packet, &frame, || now);
+        // Dropped packets make the positions move up; the exact ages are those of the lag's own test.
+        let end = self.kernel.taken + self.machine.queue.len() as u64;
+        self.kernel.queued.retain(|(position, _)| *position < end);
+        self.kernel.queued.push((end, now));
+    }
+
+    /// What the driver does with what there is.
+    fn write(&mut self) {
+        if self.machine.phase() == Phase::Ended {
+            return;
+        }
+        let before = self.machine.bytes_out();
+        let room = self.kernel.buffer.saturating_sub(self.kernel.taken - self.kernel.acked);
+        let count = room.min(self.machine.queue.len() as u64);
+        if count > 0 {
+            self.machine.took(count as usize, drop);
+            self.machine.flushed();
+            self.kernel.taken += count;
+            (self.kernel.progress_at, self.kernel.all_acked_at) = (self.now, None);
+        }
+        let outcome = if self.machine.queue.is_empty() { Outcome::All } else { Outcome::Blocked };
+        let (now, was_blocked) = (self.now, self.machine.is_blocked());
+        self.machine.wrote(before, outcome, || now, drop);
+        if !was_blocked {
+            self.blocked_at = now;
+        }
+        if self.machine.phase() == Phase::Closing && !self.machine.has_output() {
+            (self.kernel.fin, self.kernel.all_acked_at) = (true, None);
+            self.machine.finished(now);
+        }
+    }
+
+    fn missing(&self) -> usize {
+        (self.kernel.taken - self.kernel.acked) as usize
+            + usize::from(self.kernel.fin && self.kernel.all_acked_at.is_none())
+    }
+
+    /// The peer reads, and its kernel acknowledges.
+    fn acknowledge(&mut self) {
+        let missing = self.kernel.taken - self.kernel.acked;
+        let count = match self.rng.below(3) {
+            0 => missing,
+            1 => missing.min(100),
+            _ => missing / 2,
+        };
+        if count > 0 {
+            self.kernel.acked += count;
+            self.kernel.progress_at = self.now;
+        }
+        if self.kernel.acked == self.kernel.taken {
+            self.kernel.all_acked_at.get_or_insert(self.now);
+        }
+    }
+
+    /// The flusher: looks until nothing is due, and says when it looks again.
+    fn look(&mut self) -> Option<Instant> {
+        self.write();
+        for is_first in [true, false] {
+            let missing = self.missing();
+            let look = self.machine.look(&self.rules, is_first, self.now, || Ok(Acks::Missing(missing)));
+            self.check_end();
+            if !look.again {
+                assert!(
+                    look.next.is_none_or(|next| next > self.now),
+                    "it would look again at once, for ever"
+                );
+                return look.next;
+            }
+            assert!(is_first, "a second look is the last one");
+            self.write();
+        }
+        unreachable!("the second look says when the next one is")
+    }
+
+    fn check_end(&mut self) {
+        if self.ended || self.machine.phase() != Phase::Ended {
+            return;
+        }
+        self.ended = true;
+        let since_progress = self.now - self.kernel.progress_at;
+        match self.machine.failure() {
+            Some(Reason::Timeout(Timeout::Write, _)) => {
+                assert!(since_progress >= WRITE, "the peer took something {since_progress:?} ago");
+            }
+            Some(Reason::Timeout(Timeout::Close, _)) => {
+                assert!(self.now - self.closing_at.unwrap() >= CLOSE);
+            }
+            Some(Reason::SlowConsumer { .. }) if self.machine.lags(|| self.now) => {
+                let oldest = self.kernel.queued.iter().find(|(end, _)| *end > self.kernel.acked);
+                assert!(oldest.is_none_or(|(_, at)| self.now - *at >= LAG - LAG / 8), "it did not lag");
+            }
+            Some(Reason::SlowConsumer { .. }) => {}
+            None if self.aborting_at.is_some() => assert!(self.machine.ends_by_reset()),
+            None => assert!(!self.machine.ends_by_reset() && !self.machine.has_output(), "a clean end"),
+            Some(other) => panic!("{other:?}"),
+        }
+    }
+
+    /// What is overdue though everybody looks when he said.
+    fn check_waiting(&self) {
+        if self.ended {
+            return;
+        }
+        let blocked_for = self.now - self.kernel.progress_at.max(self.blocked_at);
+        assert!(
+            !self.machine.is_blocked() || blocked_for <= WRITE + SLACK,
+            "nothing was taken for {blocked_for:?}"
+        );
+        for (since, most) in [(self.closing_at, CLOSE), (self.aborting_at, Duration::from_secs(1))] {
+            let within = since.map_or(Duration::ZERO, |since| self.now - since);
+            assert!(within <= most + SLACK, "{:?} for {within:?}", self.machine.phase());
+        }
+        if let (Phase::Finished, Some(at)) = (self.machine.phase(), self.kernel.all_acked_at) {
+            assert!(self.now - at <= GRACE + SLACK, "everything is with the peer for {:?}", self.now - at);
+        }
+    }
+
+    fn run(&mut self) {
+        let mut next = self.look();
+        for _ in 0..60 {
+            match self.rng.below(12) {
+                0..=4 => self.send(),
+                5..=7 => self.acknowledge(),
+                8 if self.rng.below(12) == 0 && self.closing_at.is_none() => {
+                    self.machine.stop(Reason::LocalClose);
+                    self.machine.close(&self.rules, self.now);
+                    self.closing_at.get_or_insert(self.now);
+                }
+                8 if self.rng.below(12) == 0 && self.machine.phase() == Phase::Open => {
+                    self.machine.stop(Reason::LocalClose);
+                    self.machine.abort(true, self.now);
+                    self.aborting_at.get_or_insert(self.now);
+                }
+                _ => {
+                    // To the next deadline, or not so far.
+                    let step = (1 + self.rng.below(3000) as u32) * MS;
+                    let until = next.map_or(self.now + step, |next| next.min(self.now + step));
+                    self.now = until.max(self.now);
+                }
+            }
+            next = self.look();
+            self.check_waiting();
+        }
+    }
+}
+
+#[test]
+fn deadlines_and_ends_by_acknowledgements_hold_for_each_seed() {
+    let seeds = std::env::var("PKTCONN_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(10_000);
+    let start = Instant::now();
+    for seed in 0..seeds {
+        let ran = std::panic::catch_unwind(|| World::new(seed, start).run());
+        assert!(ran.is_ok(), "seed {seed}");
+    }
+}
