@@ -535,7 +535,7 @@ impl Shared {
 
     /// Takes the reading half over from a receiver that reads no more.
     pub(crate) fn park_reader(self: &Arc<Self>, reader: Reader) {
-        self.with_state(|state| state.park_reader(reader));
+        self.with_state(|state| state.park_reader(reader, self.has_undelivered()));
     }
 
     // ---- the end

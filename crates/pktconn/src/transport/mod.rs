@@ -96,6 +96,14 @@ impl Reader {
             Self::Other(stream) => stream.can_read_now(),
         }
     }
+
+    /// Has the end of the transport not look like a clean close, where this half is the last to go.
+    pub(crate) fn reset(&self) {
+        match self {
+            Self::Tcp(reader) => socket::reset(AsRef::<TcpStream>::as_ref(reader)),
+            Self::Other(stream) => stream.prepare_reset(),
+        }
+    }
 }
 
 impl Writer {
