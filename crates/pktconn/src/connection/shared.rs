@@ -179,9 +179,22 @@ impl Shared {
                 return state.machine.close(self.rules(), Instant::now());
             }
             state.write_last();
-            let undelivered = self.has_undelivered() || state.has_unread();
+            let undelivered = self.has_undelivered() || self.would_look_clean(state);
             state.machine.abort(undelivered, Instant::now());
         });
+    }
+
+    /// Whether the peer would take an end now for a clean close, though packets of its own were not received, or packets for it
+    /// are lost: where the transport has stopped between two of them, no frame is cut that would tell. In the first case what is
+    /// queued has a moment to leave; in the second it goes.
+    fn would_look_clean(&self, state: &mut State) -> bool {
+        if state.has_unread() {
+            return true;
+        }
+        let (unsent, is_torn) = state.machine.take_unsent(self.rules());
+        let is_hidden = !unsent.is_empty() && !is_torn;
+        state.later.drop(unsent);
+        is_hidden
     }
 
     /// Notes that packets which were received did not come to the application.
@@ -524,8 +537,9 @@ impl Shared {
                 Reason::Frame(_) if state.machine.phase() > Phase::Open => state.machine.want_task(),
                 Reason::Frame(_) | Reason::Timeout(..) => {
                     state.write_last();
-                    let undelivered =
-                        self.has_undelivered() || matches!(reason, Reason::Frame(_)) || state.has_unread();
+                    let undelivered = self.has_undelivered()
+                        || matches!(reason, Reason::Frame(_))
+                        || self.would_look_clean(state);
                     state.machine.abort(undelivered, Instant::now());
                 }
                 _ => state.machine.end(false),
