@@ -866,6 +866,72 @@ async fn what_has_arrived_is_received_though_a_write_failed_first() {
     }
 }
 
+/// The same where everything happens in one turn of the scheduler: what tokio knows of the socket is older than the packets.
+#[test]
+fn what_arrives_in_the_turn_of_a_failed_write_is_received() {
+    for over in ALL {
+        for how in [Receives::Recv, Receives::Many, Receives::Stream, Receives::Select] {
+            for busy in [false, true] {
+                let (pass, passed) = std::sync::mpsc::channel();
+                let (go, gone) = std::sync::mpsc::channel::<()>();
+                let (done, is_done) = std::sync::mpsc::channel();
+                let (tell, told) = tokio::sync::oneshot::channel();
+                let theirs = std::thread::spawn(move || {
+                    let theirs = runtime();
+                    let mut there = theirs.block_on(async {
+                        // Accepted there, and connected here.
+                        let (server, route) = over.bind(ServerConfig::new()).await;
+                        tell.send(route).ok().unwrap();
+                        tokio::spawn(server.serve(move |conn| {
+                            pass.send(conn).unwrap();
+                            async { Ok(()) }
+                        }));
+                        loop {
+                            if let Ok(conn) = passed.try_recv() {
+                                break conn;
+                            }
+                            tokio::time::sleep(Duration::from_millis(1)).await;
+                        }
+                    });
+                    // A packet that it does not take has its end come with a reset.
+                    theirs.block_on(async { assert!(there.recv().await.unwrap().is_some()) });
+                    gone.recv().unwrap();
+                    theirs.block_on(async {
+                        there.send_many(&mut (0..20).map(numbered).collect()).await.unwrap();
+                        there.flush().await.unwrap();
+                        drop(there);
+                        let_it_arrive().await;
+                    });
+                    done.send(()).unwrap();
+                });
+                runtime().block_on(async {
+                    let route = told.await.unwrap();
+                    let mut here = route.connect(ConnConfig::new()).await;
+                    here.send_many(&mut vec![Packet::from(b"one"), b"two".into()]).await.unwrap();
+                    assert!(timeout(Duration::from_millis(50), here.recv()).await.is_err());
+                    if busy {
+                        for _ in 0..128 {
+                            tokio::task::coop::consume_budget().await;
+                        }
+                    }
+                    go.send(()).unwrap();
+                    // In place: this runtime gets no turn.
+                    is_done.recv().unwrap();
+                    let mut packets = vec![Packet::from(b"nobody there"); 4];
+                    for _ in 0..20 {
+                        let _ = tokio::task::unconstrained(here.send_many(&mut packets)).await;
+                        packets.resize(4, Packet::from(b"nobody there"));
+                    }
+                    let (count, end) = soon("the end", receive_by(how, &mut here)).await;
+                    assert_eq!(count, 20, "{over:?} {how:?}, busy: {busy}; {end:?}");
+                    assert!(end.is_err(), "{over:?} {how:?}, busy: {busy}");
+                });
+                theirs.join().unwrap();
+            }
+        }
+    }
+}
+
 // ---- closing
 
 #[tokio::test]
