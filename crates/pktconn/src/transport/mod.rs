@@ -19,6 +19,8 @@ mod shared_stream;
 pub(crate) use shared_stream::{Duplex, Foreign, SharedStream};
 
 mod socket;
+#[cfg(feature = "tls")]
+pub(crate) use socket::{SCRATCH, recv_now};
 pub(crate) use socket::{has_unread, read_now, write_now};
 
 pub(crate) enum Reader {
