@@ -213,7 +213,7 @@ async fn clients_that_flood_are_received_from_for_a_bounded_time() {
                 }
             }));
         }
-        while handle.traffic().packets_received < 1000 {
+        while handle.stats().open < 2 || handle.traffic().packets_received < 1000 {
             tokio::time::sleep(ms(1)).await;
         }
         let began = Instant::now();
@@ -500,4 +500,33 @@ async fn connections_that_wait_for_memory_receive_the_end_too() {
     assert!(soon("the end", peer.recv()).await.unwrap().is_none());
     drop((greedy, held));
     soon("the report", serving).await.unwrap();
+}
+
+/// On several threads, one of which may just be waiting for sockets while the other one looks.
+#[test]
+fn what_arrives_just_before_the_stop_is_received_on_several_threads() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        for over in ALL {
+            for run in 0..100 {
+                let (route, handle, serving, mut passed) = passing_on(over, ServerConfig::new()).await;
+                let (peer, mut peer_receiver) = route.connect(ConnConfig::new()).await.split();
+                let conn = soon("a connection", passed.recv()).await.unwrap();
+                let receiving = tokio::spawn(receive_by(Receives::Recv, conn));
+                tokio::time::sleep(ms(1)).await;
+                peer.send_many(&mut (0..5).map(numbered).collect()).await.unwrap();
+                peer.flush().await.unwrap();
+                handle.shutdown();
+                let (count, sender) = soon("the end", receiving).await.unwrap();
+                assert_eq!(count, 5, "{over:?}, run {run}");
+                drop(sender);
+                assert!(
+                    soon("the end", peer_receiver.recv()).await.unwrap().is_none(),
+                    "{over:?}, run {run}"
+                );
+                drop((peer, peer_receiver));
+                soon("the report", serving).await.unwrap();
+            }
+        }
+    });
 }
