@@ -660,7 +660,11 @@ impl Shared {
             let (unsent, is_torn) = state.machine.take_unsent(self.rules());
             let looks_clean = !unsent.is_empty() && !is_torn;
             let undelivered = looks_clean || self.has_undelivered() || state.has_unread();
-            state.machine.abort(undelivered, Instant::now());
+            // A close that loses nothing, as after that of the peer, goes on: over TLS the peer would miss its end.
+            let is_closing = matches!(state.machine.phase(), Phase::Closing | Phase::Finished);
+            if undelivered || !unsent.is_empty() || !is_closing {
+                state.machine.abort(undelivered, Instant::now());
+            }
             unsent
         })
     }
