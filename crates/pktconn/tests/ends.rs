@@ -659,6 +659,15 @@ async fn dropping_the_receiver_ends_nothing_while_a_sender_lives() {
 
 #[tokio::test]
 async fn a_reply_arrives_though_the_handler_returns_with_undelivered_input() {
+    assert_replies_arrive().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reply_arrives_on_several_threads_too() {
+    assert_replies_arrive().await;
+}
+
+async fn assert_replies_arrive() {
     for over in ALL {
         for (runs, len) in [(100, 20), (100, 500_000)] {
             let (server, route) = over.bind(ServerConfig::new()).await;
@@ -1064,4 +1073,79 @@ async fn an_accepted_connection_sends_on_after_its_peer_has_closed() {
     let mut bytes = Vec::new();
     soon("the end", raw.read_to_end(&mut bytes)).await.unwrap();
     assert_eq!(bytes, frame(b"after the end"));
+}
+
+/// The server closes, and its client, which keeps its connection up, lets go of this one.
+#[tokio::test]
+async fn a_close_towards_a_client_of_which_everything_was_delivered_is_clean() {
+    for over in ALL {
+        for queued in [false, true] {
+            let (server, route) = over.bind(ServerConfig::new()).await;
+            let (tell, mut told) = mpsc::unbounded_channel();
+            tokio::spawn(server.serve(move |mut conn| {
+                let tell = tell.clone();
+                async move {
+                    conn.recv().await?;
+                    conn.send(b"goodbye").await?;
+                    tell.send(conn.close().await).unwrap();
+                    Ok(())
+                }
+            }));
+            let config = ClientConfig::new().conn(route.config(ConnConfig::new()));
+            let mut client = Client::new(&route.addr, config).unwrap();
+            client.send(b"hello").await.unwrap();
+            assert!(matches!(client.recv().await, Some(ClientEvent::Connected)));
+            if queued {
+                client.send(b"more, which nobody receives").await.unwrap();
+            }
+            assert!(matches!(soon("goodbye", client.recv()).await, Some(ClientEvent::Packet(_))));
+            match soon("the end", client.recv()).await {
+                Some(ClientEvent::Lost(lost)) => assert!(lost.error.is_remote_close(), "{over:?}: {lost:?}"),
+                other => panic!("{over:?}: {other:?}"),
+            }
+            let closed = soon("the close", told.recv()).await.unwrap();
+            assert!(closed.is_ok(), "{over:?}, queued: {queued}: {closed:?}");
+        }
+    }
+}
+
+/// Packets that gather under a flush delay do not wait for that at the end.
+#[tokio::test]
+async fn what_waits_for_its_flush_delay_leaves_at_the_end() {
+    for over in ALL {
+        for undelivered in [false, true] {
+            for told in [false, true] {
+                let config = ConnConfig::new().flush_delay(Duration::from_secs(3600));
+                let (mut here, there) = over.pair_with(config, ConnConfig::new()).await;
+                let (peer, mut receiver) = there.split();
+                if undelivered {
+                    peer.send(b"undelivered").await.unwrap();
+                    peer.flush().await.unwrap();
+                    let_it_arrive().await;
+                } else if told {
+                    let peer = peer.clone();
+                    tokio::spawn(async move { peer.close().await });
+                    assert!(here.recv().await.unwrap().is_none());
+                }
+                here.send(b"the last words").await.unwrap();
+                drop(here);
+                if undelivered || !told {
+                    let packet = soon("the last words", receiver.recv()).await;
+                    assert_eq!(
+                        packet.unwrap().unwrap().payload(),
+                        b"the last words",
+                        "{over:?} {undelivered}"
+                    );
+                    let end = soon("the end", receiver.recv()).await;
+                    let is_clean = !undelivered && over != Over::Tls;
+                    assert_eq!(end.is_ok(), is_clean, "{over:?} {undelivered}: {end:?}");
+                } else {
+                    // It has closed, and receives nothing more; but it learns whether that was clean.
+                    drop(receiver);
+                    let closed = soon("the close", peer.close()).await;
+                    assert!(closed.is_ok(), "{over:?}: {closed:?}");
+                }
+            }
+        }
+    }
 }
