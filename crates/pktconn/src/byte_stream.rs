@@ -13,6 +13,8 @@ use tokio::net::TcpStream;
 use tokio::net::UnixStream;
 
 use crate::TcpConfig;
+#[cfg(feature = "tls")]
+use crate::transport::recv_now;
 use crate::transport::{Duplex, Foreign, Reader, Writer, has_unread, read_now, split, split_tcp, write_now};
 
 pub(crate) enum ByteStream {
@@ -62,6 +64,18 @@ impl ByteStream {
         }
     }
 
+    /// Reads what has arrived for the TLS above it, whatever tokio knows of the socket.
+    #[cfg(feature = "tls")]
+    pub(crate) fn recv_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => recv_now(stream, buffer),
+            #[cfg(unix)]
+            Self::Unix(stream) => recv_now(stream, buffer),
+            // TLS runs over none of its own.
+            Self::Tls(_) => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
     /// Takes another way where tokio knows of no room: it learns of room in a turn of its driver alone, and whoever judges a
     /// peer slow cannot wait for that. TLS has this stream below it.
     fn write_past_readiness(&self, buf: &[u8]) -> Poll<io::Result<usize>> {
@@ -102,15 +116,14 @@ impl ByteStream {
 }
 
 impl Duplex for ByteStream {
-    fn read_now(&self, buffer: &mut BytesMut) -> Option<io::Result<usize>> {
-        match self {
-            Self::Tcp(stream) => Some(read_now(stream, buffer)),
+    fn read_now(self: Pin<&mut Self>, buffer: &mut BytesMut) -> Option<io::Result<usize>> {
+        Some(match self.get_mut() {
+            Self::Tcp(stream) => read_now(&*stream, buffer),
             #[cfg(unix)]
-            Self::Unix(stream) => Some(read_now(stream, buffer)),
-            // What is below it is encrypted.
+            Self::Unix(stream) => read_now(&*stream, buffer),
             #[cfg(feature = "tls")]
-            Self::Tls(_) => None,
-        }
+            Self::Tls(stream) => crate::tls::read_now(stream, buffer),
+        })
     }
 
     fn can_read_now(&self) -> bool {
@@ -119,7 +132,7 @@ impl Duplex for ByteStream {
             #[cfg(unix)]
             Self::Unix(_) => true,
             #[cfg(feature = "tls")]
-            Self::Tls(_) => false,
+            Self::Tls(stream) => stream.get_ref().0.can_read_now(),
         }
     }
 

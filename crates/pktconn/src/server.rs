@@ -304,13 +304,12 @@ async fn drain(control: &Control, mut handlers: JoinSet<()>) -> ShutdownReport {
     let mut cut_at = control.cut_at.subscribe();
     let cut = loop {
         let due = *cut_at.borrow_and_update();
-        if handlers.is_empty() && due.is_none() {
-            break None;
-        }
         tokio::select! {
             biased;
             Some(finished) = handlers.join_next() => log_panic(finished),
             () = control.census.emptied(), if handlers.is_empty() => break None,
+            // They may yet be given a time.
+            () = ending_are_over(control), if handlers.is_empty() && due.is_none() => break None,
             // It is there as long as the control.
             _ = cut_at.changed() => {}
             () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
@@ -321,15 +320,19 @@ async fn drain(control: &Control, mut handlers: JoinSet<()>) -> ShutdownReport {
     };
     // Those that are still at work.
     handlers.shutdown().await;
-    // What they have left to be written and acknowledged has a moment for it.
+    ending_are_over(control).await;
+    let (still_open, cut) = cut.unwrap_or_else(|| (control.census.open().len(), Vec::new()));
+    ShutdownReport { drained: open_at_first.saturating_sub(still_open), cut }
+}
+
+/// Waits for the connections that end by themselves: what they have left to be written and acknowledged has a time for it.
+async fn ending_are_over(control: &Control) {
     let mut conns = control.census.open();
     conns.retain(Shared::is_ending);
     for conn in conns {
         let wait = conn.wait();
         poll_fn(|cx| conn.poll_over(wait.key, cx)).await;
     }
-    let (still_open, cut) = cut.unwrap_or_else(|| (control.census.open().len(), Vec::new()));
-    ShutdownReport { drained: open_at_first.saturating_sub(still_open), cut }
 }
 
 pin_project! {

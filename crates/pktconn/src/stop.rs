@@ -12,6 +12,8 @@ use std::task::{Context, Poll, Waker};
 
 use slab::Slab;
 
+use crate::connection::later::Later;
+
 #[derive(Debug, Default)]
 pub(crate) struct Stop {
     /// Written under the lock, and read without.
@@ -26,9 +28,9 @@ impl Stop {
         self.said.store(true, Ordering::Release);
         let wakers = mem::take(&mut *waiting);
         drop(waiting);
-        for (_, waker) in wakers {
-            waker.wake();
-        }
+        let mut later = Later::default();
+        wakers.into_iter().for_each(|(_, waker)| later.wake(waker));
+        later.run();
     }
 
     /// Whether it was said.

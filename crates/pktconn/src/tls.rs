@@ -1,22 +1,24 @@
 //! TLS, by rustls: what a server and a client need for it, and what a connection tells of it.
 
 use std::fmt;
-use std::io;
+use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+use bytes::BytesMut;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
-use tokio_rustls::rustls::{self, RootCertStore};
-use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_rustls::rustls::{self, ConnectionCommon, RootCertStore, SideData};
+use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use crate::Error;
 use crate::byte_stream::ByteStream;
 use crate::error::Reason;
 use crate::failure::Operation;
 use crate::target::Target;
+use crate::transport::SCRATCH;
 
 /// TLS for a server: its certificate, whom it asks for one, and the protocols it speaks.
 ///
@@ -369,4 +371,48 @@ fn unusable(what: impl fmt::Display, error: &dyn fmt::Display) -> Reason {
 
 fn failed(with: Option<impl ToString>, error: io::Error) -> Reason {
     Reason::tls(Operation::TlsHandshake, with, error)
+}
+
+/// Reads what has arrived, whatever tokio knows of the socket below. 0 bytes are the end of the stream.
+pub(crate) fn read_now(stream: &mut TlsStream<ByteStream>, buffer: &mut BytesMut) -> io::Result<usize> {
+    match stream {
+        TlsStream::Client(stream) => {
+            let (socket, session) = stream.get_mut();
+            read_session_now(socket, session, buffer)
+        }
+        TlsStream::Server(stream) => {
+            let (socket, session) = stream.get_mut();
+            read_session_now(socket, session, buffer)
+        }
+    }
+}
+
+fn read_session_now<S: SideData>(
+    socket: &ByteStream,
+    session: &mut ConnectionCommon<S>,
+    buffer: &mut BytesMut,
+) -> io::Result<usize> {
+    let mut scratch = [0; SCRATCH];
+    loop {
+        match session.reader().read(&mut scratch) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            read => {
+                let count = read?;
+                buffer.extend_from_slice(&scratch[..count]);
+                return Ok(count);
+            }
+        }
+        session.read_tls(&mut Arrived(socket))?;
+        let processed = session.process_new_packets();
+        processed.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    }
+}
+
+/// What a socket holds.
+struct Arrived<'a>(&'a ByteStream);
+
+impl Read for Arrived<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.recv_now(buffer)
+    }
 }

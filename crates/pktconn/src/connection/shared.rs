@@ -4,6 +4,7 @@
 //! packets that come without. No code of the application runs under it but a transport of its own. `state` is what it guards; this file is what the handles do with it.
 
 use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -101,6 +102,15 @@ impl Shared {
         result
     }
 
+    /// The same for a task that sees to other connections too, or to its own for all of its handles: a panic in what was left
+    /// to be done, which is code of the application's, ends nothing else.
+    fn with_state_contained<T>(self: &Arc<Self>, act: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.state.lock().unwrap_or_else(|poisoned| self.mend(poisoned));
+        let result = act(&mut state);
+        let _ = catch_unwind(AssertUnwindSafe(|| self.settle(state)));
+        result
+    }
+
     /// Ends a connection of which code has panicked under the lock.
     #[cold]
     fn mend<'a>(&self, poisoned: PoisonError<MutexGuard<'a, State>>) -> MutexGuard<'a, State> {
@@ -156,7 +166,7 @@ impl Shared {
 
     /// Ends the connection because those of its server hold too much, and this one among the most.
     pub(crate) fn end_over_budget(self: &Arc<Self>, held: usize) {
-        self.with_state(|state| {
+        self.with_state_contained(|state| {
             if state.machine.phase() < Phase::Ended {
                 state.machine.fail(Reason::OverBudget { held });
                 self.signal(CLOSED);
@@ -187,9 +197,22 @@ impl Shared {
                 return state.machine.close(self.rules(), Instant::now());
             }
             state.write_last();
-            let undelivered = self.has_undelivered() || state.has_unread();
+            let undelivered = self.has_undelivered() || self.would_look_clean(state);
             state.machine.abort(undelivered, Instant::now());
         });
+    }
+
+    /// Whether the peer would take an end now for a clean close, though packets of its own were not received, or packets for it
+    /// are lost: where the transport has stopped between two of them, no frame is cut that would tell. In the first case what is
+    /// queued has a moment to leave; in the second it goes.
+    fn would_look_clean(&self, state: &mut State) -> bool {
+        if state.has_unread() {
+            return true;
+        }
+        let (unsent, is_torn) = state.machine.take_unsent(self.rules());
+        let is_hidden = !unsent.is_empty() && !is_torn;
+        state.later.drop(unsent);
+        is_hidden
     }
 
     /// Notes that packets which were received did not come to the application.
@@ -443,7 +466,7 @@ impl Shared {
     /// Has the receiver take what has arrived, and then end.
     pub(crate) fn drain(self: &Arc<Self>) {
         self.signal(DRAINS);
-        self.with_state(|state| state.machine.wake_receiver());
+        self.with_state_contained(|state| state.machine.wake_receiver());
     }
 
     /// Whether the connection has ended for a peer that takes nothing. It may still send, and without a pause: of one that is
@@ -533,8 +556,9 @@ impl Shared {
                 Reason::Frame(_) if state.machine.phase() > Phase::Open => state.machine.want_task(),
                 Reason::Frame(_) | Reason::Timeout(..) => {
                     state.write_last();
-                    let undelivered =
-                        self.has_undelivered() || matches!(reason, Reason::Frame(_)) || state.has_unread();
+                    let undelivered = self.has_undelivered()
+                        || matches!(reason, Reason::Frame(_))
+                        || self.would_look_clean(state);
                     state.machine.abort(undelivered, Instant::now());
                 }
                 _ => state.machine.end(false),
@@ -544,7 +568,7 @@ impl Shared {
 
     /// Takes the reading half over from a receiver that reads no more.
     pub(crate) fn park_reader(self: &Arc<Self>, reader: Reader) {
-        self.with_state(|state| state.park_reader(reader));
+        self.with_state(|state| state.park_reader(reader, self.has_undelivered()));
     }
 
     // ---- the end
@@ -614,7 +638,7 @@ impl Shared {
     /// Ends the connection because the time to close it is over, and takes what was not written. `None` where it had ended
     /// before, but for the peer's close.
     pub(crate) fn cut(self: &Arc<Self>) -> Option<CutConn> {
-        self.with_state(|state| {
+        self.with_state_contained(|state| {
             let phase = state.machine.phase();
             if phase == Phase::Ended {
                 return None;
@@ -645,7 +669,11 @@ impl Shared {
             let (unsent, is_torn) = state.machine.take_unsent(self.rules());
             let looks_clean = !unsent.is_empty() && !is_torn;
             let undelivered = looks_clean || self.has_undelivered() || state.has_unread();
-            state.machine.abort(undelivered, Instant::now());
+            // A close that loses nothing, as after that of the peer, goes on: over TLS the peer would miss its end.
+            let is_closing = matches!(state.machine.phase(), Phase::Closing | Phase::Finished);
+            if undelivered || !unsent.is_empty() || !is_closing {
+                state.machine.abort(undelivered, Instant::now());
+            }
             unsent
         })
     }
@@ -666,12 +694,12 @@ impl Shared {
     }
 
     pub(crate) fn run_flusher(self: &Arc<Self>, is_first: bool, cx: &mut Context<'_>) -> Next {
-        self.with_state(|state| state.run_flusher(self.rules(), is_first, cx))
+        self.with_state_contained(|state| state.run_flusher(self.rules(), is_first, cx))
     }
 
     /// Of a flusher that is dropped before its end: the runtime is gone. What the transport takes without waiting still goes.
     pub(crate) fn flusher_gone(self: &Arc<Self>) {
-        self.with_state(|state| {
+        self.with_state_contained(|state| {
             state.write_last();
             state.lost(self.has_undelivered());
         });

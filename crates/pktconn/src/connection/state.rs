@@ -492,15 +492,19 @@ impl State {
     // ---- the end
 
     /// Takes the reading half over from a receiver that reads no more.
-    pub(crate) fn park_reader(&mut self, reader: Reader) {
+    pub(crate) fn park_reader(&mut self, reader: Reader, undelivered: bool) {
         if self.machine.phase() < Phase::Ended && !self.machine.has_peer_closed() {
             self.reader = Some(Box::new(reader));
             if self.machine.phase() > Phase::Open {
                 self.machine.want_task();
             }
-        } else {
-            self.later.drop(reader);
+            return;
         }
+        // It was left to the receiver after a failed write. That need not be the peer's doing: the runtime may be gone.
+        if undelivered && self.machine.reads_on() {
+            reader.reset();
+        }
+        self.later.drop(reader);
     }
 
     /// Whether the kernel holds bytes that were not received.
@@ -515,6 +519,9 @@ impl State {
             self.machine.fail(io::Error::other(lost).into());
             let reset = undelivered || self.machine.has_output() || self.has_unread();
             self.machine.end(reset);
+        } else if undelivered && self.machine.reads_on() {
+            // The last write has found the runtime gone.
+            self.machine.reset_at_end();
         }
         self.machine.stop_reading_on();
     }

@@ -19,6 +19,8 @@ mod shared_stream;
 pub(crate) use shared_stream::{Duplex, Foreign, SharedStream};
 
 mod socket;
+#[cfg(feature = "tls")]
+pub(crate) use socket::{SCRATCH, recv_now};
 pub(crate) use socket::{has_unread, read_now, write_now};
 
 pub(crate) enum Reader {
@@ -94,6 +96,14 @@ impl Reader {
         match self {
             Self::Tcp(_) => cfg!(unix),
             Self::Other(stream) => stream.can_read_now(),
+        }
+    }
+
+    /// Has the end of the transport not look like a clean close, where this half is the last to go.
+    pub(crate) fn reset(&self) {
+        match self {
+            Self::Tcp(reader) => socket::reset(AsRef::<TcpStream>::as_ref(reader)),
+            Self::Other(stream) => stream.prepare_reset(),
         }
     }
 }

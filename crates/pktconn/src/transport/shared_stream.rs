@@ -18,7 +18,7 @@ use super::{Acks, socket};
 /// A byte stream, and what is known of the socket below it.
 pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send {
     /// See [`Reader::read_now`](super::Reader::read_now).
-    fn read_now(&self, _buffer: &mut BytesMut) -> Option<io::Result<usize>> {
+    fn read_now(self: Pin<&mut Self>, _buffer: &mut BytesMut) -> Option<io::Result<usize>> {
         None
     }
 
@@ -85,7 +85,7 @@ impl SharedStream {
     }
 
     pub(super) fn read_now(&self, buffer: &mut BytesMut) -> Option<io::Result<usize>> {
-        self.inspect(|stream| stream.read_now(buffer))
+        self.lock().as_mut().and_then(|stream| stream.as_mut().read_now(buffer))
     }
 
     pub(super) fn can_read_now(&self) -> bool {

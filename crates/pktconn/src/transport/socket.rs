@@ -8,15 +8,22 @@ use tokio::net::TcpStream;
 use super::Acks;
 
 /// How much is read at a time: what waits in the rare case that it is looked for is a few packets.
-#[cfg(unix)]
-const SCRATCH: usize = 16 * 1024;
+#[cfg(any(unix, feature = "tls"))]
+pub(crate) const SCRATCH: usize = 16 * 1024;
 
 /// Reads once, whatever tokio knows of the socket. 0 bytes are the end of the stream.
 #[cfg(unix)]
 pub(crate) fn read_now(socket: impl rustix::fd::AsFd, buffer: &mut BytesMut) -> io::Result<usize> {
     let mut scratch = [0; SCRATCH];
-    let (count, _) = rustix::net::recv(socket, &mut scratch[..], rustix::net::RecvFlags::DONTWAIT)?;
+    let count = recv_now(socket, &mut scratch)?;
     buffer.extend_from_slice(&scratch[..count]);
+    Ok(count)
+}
+
+/// The same, into memory of a size that is given.
+#[cfg(unix)]
+pub(crate) fn recv_now(socket: impl rustix::fd::AsFd, buffer: &mut [u8]) -> io::Result<usize> {
+    let (count, _) = rustix::net::recv(socket, buffer, rustix::net::RecvFlags::DONTWAIT)?;
     Ok(count)
 }
 
@@ -44,6 +51,11 @@ pub(crate) fn has_unread(socket: impl rustix::fd::AsFd) -> bool {
 
 #[cfg(not(unix))]
 pub(crate) fn read_now(_: &TcpStream, _: &mut BytesMut) -> io::Result<usize> {
+    Err(io::ErrorKind::WouldBlock.into())
+}
+
+#[cfg(not(unix))]
+pub(crate) fn recv_now(_: &TcpStream, _: &mut [u8]) -> io::Result<usize> {
     Err(io::ErrorKind::WouldBlock.into())
 }
 

@@ -204,6 +204,11 @@ impl Machine {
         self.extra.as_ref().is_some_and(|extra| extra.ending.reset)
     }
 
+    /// Has a connection that has ended let go of its transport by a reset.
+    pub(crate) fn reset_at_end(&mut self) {
+        self.extra().ending.reset = true;
+    }
+
     /// The receiver has told the end of the stream.
     pub(crate) fn told_end(&mut self) {
         self.extra().ending.told = true;

@@ -1,0 +1,606 @@
+//! Connections and runtimes: several of these in a process or on a thread, those that are gone, and code of the application's
+//! that panics in one of them.
+#![cfg(unix)]
+
+mod common;
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::task::{Context, Wake, Waker};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use common::{numbered, piped_and_raw, piped_pair, tcp_pair};
+use futures::{SinkExt, StreamExt};
+use pktconn::{ConnConfig, Packet, PacketConn, PacketServer, ServerConfig};
+use tokio::io::AsyncReadExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Builder, Runtime};
+use tokio::time::timeout;
+
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+const fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+/// Runs `test` on a thread, and fails where it hangs.
+fn without_hanging(what: &str, test: impl FnOnce() + Send + 'static) {
+    let (done, finished) = mpsc::channel();
+    let thread = thread::spawn(move || {
+        test();
+        let _ = done.send(());
+    });
+    match finished.recv_timeout(Duration::from_secs(20)) {
+        Ok(()) | Err(mpsc::RecvTimeoutError::Disconnected) => thread.join().unwrap(),
+        Err(mpsc::RecvTimeoutError::Timeout) => panic!("{what}: it had not ended after 20 s"),
+    }
+}
+
+/// An echo server on a thread and a runtime of its own.
+fn echo_server() -> std::net::SocketAddr {
+    let (tell, told) = mpsc::channel();
+    thread::spawn(move || {
+        runtime().block_on(async {
+            let server = PacketServer::bind("127.0.0.1:0").await.unwrap();
+            tell.send(common::tcp_addr(&server)).unwrap();
+            server
+                .serve(|mut conn| async move {
+                    while let Some(packet) = conn.recv().await? {
+                        conn.send(packet).await?;
+                    }
+                    Ok(conn.close().await?)
+                })
+                .await;
+        });
+    });
+    told.recv().unwrap()
+}
+
+// ---- several runtimes
+
+#[test]
+fn blocking_clients_with_a_runtime_each_take_turns_on_one_thread() {
+    without_hanging("clients", || {
+        let addr = echo_server();
+        let mut clients: Vec<_> = (0..5)
+            .map(|_| {
+                let runtime = runtime();
+                let conn = runtime.block_on(PacketConn::connect(addr)).unwrap();
+                (runtime, conn)
+            })
+            .collect();
+        for number in 0..50 {
+            for (runtime, conn) in &mut clients {
+                runtime.block_on(async {
+                    conn.send(numbered(number)).await.unwrap();
+                    // Another task of it, so that it is not the receiver that writes.
+                    tokio::task::yield_now().await;
+                });
+            }
+            for (runtime, conn) in &mut clients {
+                assert_eq!(runtime.block_on(conn.recv()).unwrap(), Some(numbered(number)));
+            }
+        }
+        for (runtime, mut conn) in clients {
+            runtime.block_on(conn.close()).unwrap();
+        }
+    });
+}
+
+#[test]
+fn what_is_sent_in_one_runtime_over_a_connection_of_another_leaves_while_the_sender_is_busy() {
+    without_hanging("a send", || {
+        let (pass, passed) = mpsc::channel();
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let home = thread::spawn(move || {
+            runtime().block_on(async {
+                pass.send(tcp_pair(ConnConfig::new()).await).unwrap();
+                let _ = stopped.await;
+            });
+        });
+        let (here, mut there) = passed.recv().unwrap();
+        // The receiver is read by a third one.
+        let reading = thread::spawn(move || {
+            runtime().block_on(async {
+                for number in 0..20 {
+                    assert_eq!(there.recv().await.unwrap(), Some(numbered(number)));
+                }
+                there
+            })
+        });
+        let sender = runtime();
+        for number in 0..20 {
+            sender.block_on(async { here.send(numbered(number)).await.unwrap() });
+            // Nothing drives this runtime now.
+            thread::sleep(ms(2));
+        }
+        let there = reading.join().unwrap();
+        drop((here, there));
+        stop.send(()).unwrap();
+        home.join().unwrap();
+    });
+}
+
+/// A thread for each core, and a broadcast by all of them over the connections of all.
+#[test]
+fn threads_with_a_runtime_each_send_over_each_others_connections() {
+    const THREADS: usize = 3;
+    const PACKETS: u32 = 200;
+    without_hanging("the threads", || {
+        let (pass, passed) = mpsc::channel();
+        let (finish, finished) = tokio::sync::watch::channel(false);
+        let threads: Vec<_> = (0..THREADS)
+            .map(|_| {
+                let (pass, mut finished) = (pass.clone(), finished.clone());
+                thread::spawn(move || {
+                    runtime().block_on(async {
+                        let (here, there) = tcp_pair(ConnConfig::new()).await;
+                        let (sender, receiver) = here.split();
+                        let (task, mut tasks) = tokio::sync::mpsc::unbounded_channel::<Vec<_>>();
+                        pass.send((sender, there, task)).unwrap();
+                        let senders = tasks.recv().await.unwrap();
+                        for number in 0..PACKETS {
+                            for sender in &senders {
+                                let sender: &pktconn::PacketSender = sender;
+                                sender.send(numbered(number)).await.unwrap();
+                            }
+                            if number % 7 == 0 {
+                                tokio::task::yield_now().await;
+                            }
+                        }
+                        finished.wait_for(|is| *is).await.unwrap();
+                        drop(receiver);
+                    });
+                })
+            })
+            .collect();
+        let all: Vec<_> = (0..THREADS).map(|_| passed.recv().unwrap()).collect();
+        let senders: Vec<_> = all.iter().map(|(sender, ..)| sender.clone()).collect();
+        let receiving: Vec<_> = all
+            .into_iter()
+            .map(|(_, mut there, task)| {
+                task.send(senders.clone()).unwrap();
+                thread::spawn(move || {
+                    runtime().block_on(async {
+                        for _ in 0..THREADS as u32 * PACKETS {
+                            there.recv().await.unwrap().unwrap();
+                        }
+                    });
+                    there
+                })
+            })
+            .collect();
+        let ends: Vec<_> = receiving.into_iter().map(|thread| thread.join().unwrap()).collect();
+        finish.send(true).unwrap();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        drop(ends);
+    });
+}
+
+// ---- a runtime that is shut down
+
+#[derive(Clone, Copy, Debug)]
+enum Uses {
+    Sends,
+    SendsMany,
+    WaitsForRoom,
+    Flushes,
+    Closes,
+    Receives,
+    ReceivesWithDeadlines,
+    Streams,
+    Sinks,
+    WaitsForTheEnd,
+}
+
+const USES: [Uses; 10] = [
+    Uses::Sends,
+    Uses::SendsMany,
+    Uses::WaitsForRoom,
+    Uses::Flushes,
+    Uses::Closes,
+    Uses::Receives,
+    Uses::ReceivesWithDeadlines,
+    Uses::Streams,
+    Uses::Sinks,
+    Uses::WaitsForTheEnd,
+];
+
+/// Uses a connection until it says that it has ended.
+async fn use_up(mut conn: PacketConn, how: Uses) {
+    match how {
+        Uses::Sends => while conn.send(vec![7; 10_000]).await.is_ok() {},
+        Uses::SendsMany => while conn.send_many(&mut vec![Packet::from(vec![7; 10_000]); 3]).await.is_ok() {},
+        Uses::WaitsForRoom => {
+            while conn.writable().await.is_ok() {
+                let _ = conn.try_send(vec![7; 10_000]);
+            }
+        }
+        Uses::Flushes => {
+            // A flush of nothing is no error, whatever has become of the connection.
+            while conn.flush().await.is_ok() {
+                if conn.try_send(vec![7; 10_000]).is_err_and(|error| !error.is_full()) {
+                    break;
+                }
+            }
+        }
+        Uses::Closes => {
+            let _ = conn.send(vec![7; 8 << 20]).await;
+            let _ = conn.close().await;
+        }
+        Uses::Receives | Uses::ReceivesWithDeadlines => while let Ok(Some(_)) = conn.recv().await {},
+        Uses::Streams => while conn.next().await.is_some() {},
+        Uses::Sinks => while SinkExt::send(&mut conn, Packet::from(vec![7; 10_000])).await.is_ok() {},
+        Uses::WaitsForTheEnd => {
+            let sender = conn.split().0;
+            let _ = sender.send(vec![7; 8 << 20]).await;
+            sender.closed().await;
+        }
+    }
+}
+
+#[test]
+fn whatever_waits_for_a_connection_ends_when_its_runtime_is_shut_down_under_it() {
+    for how in USES {
+        for multi_thread in [false, true] {
+            for delay in [0, 5] {
+                without_hanging(&format!("{how:?}, {multi_thread}"), move || {
+                    let theirs = if multi_thread {
+                        Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+                    } else {
+                        runtime()
+                    };
+                    let config = ConnConfig::new().send_high_water(16 << 20).close_timeout(ms(60_000));
+                    let config = match how {
+                        Uses::ReceivesWithDeadlines => config.idle_timeout(Duration::from_secs(3600)),
+                        _ => config.write_timeout(None),
+                    };
+                    let (conn, raw) = theirs.block_on(async {
+                        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+                        let addr = listener.local_addr().unwrap();
+                        let (conn, raw) =
+                            tokio::join!(PacketConn::connect_with(addr, config), listener.accept());
+                        (conn.unwrap(), raw.unwrap().0)
+                    });
+                    let using = thread::spawn(move || runtime().block_on(use_up(conn, how)));
+                    let until = Instant::now() + ms(delay);
+                    theirs.block_on(async {
+                        while Instant::now() < until {
+                            tokio::time::sleep(ms(1)).await;
+                        }
+                    });
+                    drop(theirs);
+                    using.join().unwrap();
+                    drop(raw);
+                });
+            }
+        }
+    }
+}
+
+#[test]
+fn a_connection_can_be_used_without_a_panic_after_its_runtime_is_gone() {
+    for how in USES {
+        without_hanging(&format!("{how:?}"), move || {
+            let config = ConnConfig::new()
+                .idle_timeout(ms(100))
+                .frame_timeout(ms(100))
+                .write_timeout(ms(100))
+                .close_timeout(ms(100));
+            let (conn, there) = runtime().block_on(tcp_pair(config));
+            if matches!(how, Uses::Receives | Uses::Streams) {
+                // Outside of any runtime.
+                futures::executor::block_on(use_up(conn, how));
+            } else {
+                runtime().block_on(use_up(conn, how));
+            }
+            drop(there);
+        });
+    }
+}
+
+// ---- threads without a runtime, and tasks of another kind
+
+#[test]
+fn a_thread_without_a_runtime_sends_flushes_receives_and_closes() {
+    without_hanging("the thread", || {
+        let theirs = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (mut here, mut there) = theirs.block_on(tcp_pair(ConnConfig::new()));
+        let echoing = theirs.spawn(async move {
+            while let Some(packet) = there.recv().await.unwrap() {
+                there.send(packet).await.unwrap();
+            }
+            there.close().await
+        });
+        futures::executor::block_on(async {
+            for number in 0..100 {
+                here.send(numbered(number)).await.unwrap();
+                if number % 10 == 0 {
+                    here.flush().await.unwrap();
+                }
+                assert_eq!(here.recv().await.unwrap(), Some(numbered(number)));
+            }
+            here.close().await.unwrap();
+        });
+        theirs.block_on(echoing).unwrap().unwrap();
+    });
+}
+
+#[test]
+fn what_is_sent_before_a_task_blocks_its_thread_leaves() {
+    without_hanging("a blocked task", || {
+        let theirs = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        theirs.block_on(async {
+            for in_place in [true, false] {
+                let (here, mut there) = tcp_pair(ConnConfig::new()).await;
+                let (unblock, blocked) = mpsc::channel::<()>();
+                let blocking = if in_place {
+                    tokio::spawn(async move {
+                        tokio::task::block_in_place(|| {
+                            here.try_send(b"before").unwrap();
+                            blocked.recv().unwrap();
+                        });
+                    })
+                } else {
+                    tokio::task::spawn_blocking(move || {
+                        here.try_send(b"before").unwrap();
+                        blocked.recv().unwrap();
+                    })
+                };
+                let packet = timeout(Duration::from_secs(5), there.recv()).await.expect("it has not left");
+                assert_eq!(packet.unwrap().unwrap().payload(), b"before");
+                unblock.send(()).unwrap();
+                blocking.await.unwrap();
+            }
+        });
+    });
+}
+
+#[test]
+fn connections_work_in_a_local_set() {
+    without_hanging("a local set", || {
+        let local = tokio::task::LocalSet::new();
+        local.block_on(&runtime(), async {
+            let (mut here, mut there) = tcp_pair(ConnConfig::new()).await;
+            let echoing = tokio::task::spawn_local(async move {
+                while let Some(packet) = there.recv().await.unwrap() {
+                    there.send(packet).await.unwrap();
+                }
+                there.close().await
+            });
+            let large = vec![7; 3 << 20];
+            for number in 0..100 {
+                here.send(numbered(number)).await.unwrap();
+            }
+            for number in 0..100 {
+                assert_eq!(here.recv().await.unwrap(), Some(numbered(number)));
+            }
+            here.send(large.clone()).await.unwrap();
+            assert_eq!(here.recv().await.unwrap().unwrap().payload(), large);
+            here.close().await.unwrap();
+            echoing.await.unwrap().unwrap();
+        });
+        // The set is dropped with a connection in one of its tasks, outside of the runtime.
+        let runtime = runtime();
+        let local = tokio::task::LocalSet::new();
+        let mut there = local.block_on(&runtime, async {
+            let (here, there) = tcp_pair(ConnConfig::new()).await;
+            tokio::task::spawn_local(async move {
+                here.send(b"goodbye").await.unwrap();
+                std::future::pending::<()>().await;
+                drop(here);
+            });
+            tokio::task::yield_now().await;
+            there
+        });
+        drop(local);
+        runtime.block_on(async {
+            assert_eq!(there.recv().await.unwrap().unwrap().payload(), b"goodbye");
+            assert!(there.recv().await.unwrap().is_none());
+        });
+    });
+}
+
+#[test]
+fn runtimes_that_come_and_go_on_a_thread_leave_nothing_behind() {
+    let round = || {
+        runtime().block_on(async {
+            let (here, mut there) = piped_pair(4096, ConnConfig::new());
+            here.send(b"hello").await.unwrap();
+            assert!(there.recv().await.unwrap().is_some());
+            // Left to the sweeper, which the runtime takes with it.
+            here.send(b"again").await.unwrap();
+        });
+    };
+    (0..20).for_each(|_| round());
+    let measured = allocation_counter::measure(|| (0..200).for_each(|_| round()));
+    assert!(measured.bytes_current < 4096, "{} bytes", measured.bytes_current);
+}
+
+// ---- code of the application's that panics
+
+/// The memory of a packet, which panics when it is dropped.
+struct PanicsWhenDropped(Vec<u8>, Arc<AtomicBool>);
+
+impl AsRef<[u8]> for PanicsWhenDropped {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for PanicsWhenDropped {
+    fn drop(&mut self) {
+        self.1.store(true, Ordering::Relaxed);
+        if !thread::panicking() {
+            panic!("the memory of a packet panics, as it was made to");
+        }
+    }
+}
+
+/// A packet that is queued as it is, and dropped when it was written.
+fn panicking_packet(len: usize) -> (Packet, Arc<AtomicBool>) {
+    let was_dropped = Arc::new(AtomicBool::new(false));
+    let memory = PanicsWhenDropped(vec![7; len], Arc::clone(&was_dropped));
+    (Bytes::from_owner(memory).into(), was_dropped)
+}
+
+struct PanicsWhenWoken(AtomicUsize);
+
+impl Wake for PanicsWhenWoken {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        panic!("a waker panics, as it was made to");
+    }
+}
+
+fn panicking_waker() -> (Arc<PanicsWhenWoken>, Waker) {
+    let counts = Arc::new(PanicsWhenWoken(AtomicUsize::new(0)));
+    (Arc::clone(&counts), Arc::clone(&counts).into())
+}
+
+#[tokio::test]
+async fn memory_that_panics_when_it_is_dropped_strands_no_other_connection() {
+    let (before, mut raw_before) = piped_and_raw(4096, ConnConfig::new());
+    let (bad, _raw_bad) = piped_and_raw(1 << 20, ConnConfig::new());
+    let (after, mut raw_after) = piped_and_raw(4096, ConnConfig::new());
+    // A small one first, so that it is the sweeper that writes.
+    let (packet, was_dropped) = panicking_packet(40_000);
+    before.try_send(b"hello").unwrap();
+    bad.try_send(packet).unwrap();
+    after.try_send(b"hello").unwrap();
+    for raw in [&mut raw_before, &mut raw_after] {
+        timeout(ms(5000), raw.read_exact(&mut [0; 9])).await.expect("it has not left").unwrap();
+    }
+    assert!(was_dropped.load(Ordering::Relaxed), "nothing has panicked");
+    after.try_send(b"again").unwrap();
+    timeout(ms(5000), raw_after.read_exact(&mut [0; 9])).await.expect("it has not left").unwrap();
+}
+
+/// It waits for its bytes to leave, and the connection's own task, which writes them, wakes it.
+#[tokio::test]
+async fn a_waker_that_panics_strands_neither_its_connection_nor_another() {
+    let (before, mut raw_before) = piped_and_raw(4096, ConnConfig::new());
+    let (bad, mut raw_bad) = piped_and_raw(4096, ConnConfig::new());
+    let (after, mut raw_after) = piped_and_raw(4096, ConnConfig::new());
+    let (counts, waker) = panicking_waker();
+    bad.send(vec![7; 10_000]).await.unwrap();
+    {
+        let mut flushing = pin!(bad.flush());
+        assert!(flushing.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        before.try_send(b"hello").unwrap();
+        timeout(ms(5000), raw_bad.read_exact(&mut [0; 10_004])).await.expect("it has not left").unwrap();
+        after.try_send(b"hello").unwrap();
+        for raw in [&mut raw_before, &mut raw_after] {
+            timeout(ms(5000), raw.read_exact(&mut [0; 9])).await.expect("it has not left").unwrap();
+        }
+        assert!(counts.0.load(Ordering::Relaxed) > 0, "nothing has panicked");
+    }
+    for (conn, raw) in [(&bad, &mut raw_bad), (&after, &mut raw_after)] {
+        conn.try_send(b"again").unwrap();
+        timeout(ms(5000), raw.read_exact(&mut [0; 9])).await.expect("it has not left").unwrap();
+    }
+}
+
+/// To close a connection for the memory budget drops what is queued.
+#[tokio::test]
+async fn memory_that_panics_does_not_end_the_server_that_frees_it() {
+    let config = ServerConfig::new().memory_budget(1 << 20).conn(ConnConfig::new().send_high_water(64 << 20));
+    let server = PacketServer::bind_with("127.0.0.1:0", config).await.unwrap();
+    let (addr, handle) = (common::tcp_addr(&server), server.handle());
+    let (pass, mut passed) = tokio::sync::mpsc::unbounded_channel();
+    let serving = tokio::spawn(server.serve(move |conn| {
+        let _ = pass.send(conn);
+        async { Ok(()) }
+    }));
+    let _deaf = TcpStream::connect(addr).await.unwrap();
+    let conn = passed.recv().await.unwrap();
+    for _ in 0..3 {
+        conn.send(panicking_packet(8 << 20).0).await.unwrap();
+    }
+    let reason = timeout(ms(8000), conn.closed()).await.unwrap();
+    assert!(reason.is_over_budget(), "{reason:?}");
+    tokio::time::sleep(ms(20)).await;
+    assert!(!serving.is_finished(), "the server has ended");
+    assert_eq!(handle.stats().closed_over_budget, 1);
+    let _other = TcpStream::connect(addr).await.unwrap();
+    assert!(timeout(ms(5000), passed.recv()).await.unwrap().is_some());
+}
+
+/// A receiver of an executor of the application's, whose waker panics when the server tells it of the end.
+#[tokio::test]
+async fn a_waker_that_panics_when_a_server_stops_keeps_the_others_from_nothing() {
+    let server = PacketServer::bind("127.0.0.1:0").await.unwrap();
+    let (addr, handle) = (common::tcp_addr(&server), server.handle());
+    let (pass, mut passed) = tokio::sync::mpsc::unbounded_channel();
+    let serving = tokio::spawn(server.serve(move |conn| {
+        let _ = pass.send(conn);
+        async { Ok(()) }
+    }));
+    let mut conns = Vec::new();
+    let mut peers = Vec::new();
+    for _ in 0..3 {
+        peers.push(TcpStream::connect(addr).await.unwrap());
+        conns.push(passed.recv().await.unwrap());
+    }
+    let (counts, waker) = panicking_waker();
+    let mut bad = conns.remove(1);
+    {
+        let mut receiving = pin!(bad.recv());
+        assert!(receiving.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        let others: Vec<_> = conns
+            .into_iter()
+            .map(|mut conn| tokio::spawn(async move { conn.recv().await.map(|packet| packet.is_none()) }))
+            .collect();
+        tokio::task::yield_now().await;
+        handle.shutdown();
+        for other in others {
+            let end = timeout(ms(5000), other).await.expect("it has not been told").unwrap();
+            assert!(end.unwrap());
+        }
+    }
+    assert!(counts.0.load(Ordering::Relaxed) > 0, "nothing has panicked");
+    drop(bad);
+    timeout(ms(5000), serving).await.unwrap().expect("the server has panicked");
+}
+
+/// Where the connection's own task writes them.
+#[tokio::test]
+async fn packets_behind_one_whose_memory_panics_leave() {
+    let (mut bad, mut raw) = piped_and_raw(1000, ConnConfig::new());
+    let (packet, was_dropped) = panicking_packet(40_000);
+    bad.send(packet).await.unwrap();
+    bad.send(b"behind it").await.unwrap();
+    tokio::task::yield_now().await;
+    let reading = tokio::spawn(async move {
+        let mut bytes = Vec::new();
+        raw.read_to_end(&mut bytes).await.map(|_| bytes)
+    });
+    while !was_dropped.load(Ordering::Relaxed) {
+        tokio::time::sleep(ms(1)).await;
+    }
+    timeout(ms(5000), bad.flush()).await.expect("the flush waits for ever").unwrap();
+    timeout(ms(5000), bad.close()).await.expect("the close waits for ever").unwrap();
+    let bytes = timeout(ms(5000), reading).await.expect("the peer waits for ever").unwrap().unwrap();
+    assert_eq!(bytes.len(), 4 + 40_000 + 4 + 9);
+}
+
+/// What waits for a server to stop is told of it, whatever another one does.
+#[tokio::test]
+async fn a_waker_that_panics_when_it_is_told_of_the_stop_keeps_the_others_from_nothing() {
+    let server = PacketServer::bind("127.0.0.1:0").await.unwrap();
+    let (bad, handle) = (server.handle(), server.handle());
+    let (counts, waker) = panicking_waker();
+    let mut stopping = pin!(bad.stopping());
+    assert!(stopping.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    let serving = tokio::spawn(server.serve(|_| async { Ok(()) }));
+    tokio::task::yield_now().await;
+    let stopped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| handle.shutdown()));
+    assert!(stopped.is_err() && counts.0.load(Ordering::Relaxed) == 1);
+    timeout(ms(5000), serving).await.expect("it has not been told").unwrap();
+}
