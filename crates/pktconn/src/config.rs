@@ -105,8 +105,9 @@ impl ConnConfig {
     /// Sets how many bytes may stand in the send queue: packets that were accepted and that the transport has not taken.
     ///
     /// Beyond it `send` waits and `try_send` refuses, or what else [`slow_consumer`](Self::slow_consumer) says. A
-    /// packet that is larger than this passes alone, when the send queue is empty. Cost: up to so many bytes for each
-    /// connection whose peer does not read. At least 1.
+    /// packet that is larger than this passes alone, when the send queue is empty. One of more than 64 KiB of which the transport
+    /// has taken a part counts whole until it has taken the rest. Cost: up to so many bytes, and 128 KiB, for each connection
+    /// whose peer does not read. At least 1.
     ///
     /// Default: 1 MiB.
     #[must_use]

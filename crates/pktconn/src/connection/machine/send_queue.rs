@@ -152,6 +152,17 @@ impl SendQueue {
         self.len == 0
     }
 
+    /// How much of the queue is in use: all that is to be written, and what was written of a large frame that was begun, whose
+    /// memory is there until the rest is written, too.
+    #[inline]
+    pub(crate) fn occupied(&self) -> usize {
+        self.len
+            + self
+                .sealed
+                .as_ref()
+                .map_or(0, |sealed| if sealed.written > MOST_SHARED { sealed.written } else { 0 })
+    }
+
     /// The memory that it takes: with the room that is left in its open buffer, and with what is written of its first chunk.
     pub(crate) fn held(&self) -> usize {
         self.len + self.written() + self.open.capacity() - self.open.len()
