@@ -107,6 +107,14 @@ impl Writer {
         }
     }
 
+    /// The socket, of a connection over TCP without anything in between.
+    pub(crate) fn tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Tcp(writer) => writer.stream(),
+            Self::Other(_) => None,
+        }
+    }
+
     /// What the peer's kernel has acknowledged of what the transport took.
     ///
     /// # Errors
