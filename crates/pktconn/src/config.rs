@@ -118,6 +118,10 @@ impl ConnConfig {
 
     /// Sets what becomes of a packet that finds no room in the send queue.
     ///
+    /// A peer is slow only if the transport was offered what is queued and did not take it. Sockets and TLS are asked directly.
+    /// What is known of a stream of the application's own may be as old as the last turn of tokio's driver: `send` and
+    /// `send_many` yield once there before they drop a packet or disconnect; `try_send` and broadcasts do not.
+    ///
     /// Default: [`SlowConsumer::Block`], by which nothing is lost.
     #[must_use]
     pub fn slow_consumer(mut self, policy: SlowConsumer) -> Self {

@@ -99,6 +99,14 @@ impl Reader {
 }
 
 impl Writer {
+    /// Whether [`write_now`](Self::write_now), or the stream itself, takes what there is room for, whatever tokio knows of it.
+    pub(crate) fn can_write_now(&self) -> bool {
+        match self {
+            Self::Tcp(_) => cfg!(unix),
+            Self::Other(stream) => stream.can_write_now(),
+        }
+    }
+
     /// Writes what the transport has room for, without asking tokio whether it has. `None` where it has no such way.
     pub(crate) fn write_now(&mut self, bytes: &[u8]) -> Option<io::Result<usize>> {
         match self {
