@@ -72,13 +72,14 @@ impl Shared {
     ) -> Arc<Self> {
         Arc::new_cyclic(|conn| {
             let is_stopping = ticket.as_ref().is_some_and(|ticket| ticket.enroll(conn));
-            let judges_late = config.slow_consumer != SlowConsumer::Block && !writer.can_write_now();
+            let may_drop = config.slow_consumer != SlowConsumer::Block;
+            let judges_late = may_drop && !writer.can_write_now();
             Self {
                 settings: Arc::clone(settings),
                 received: Received::default(),
                 signals: AtomicU8::new(if is_stopping { DRAINS } else { 0 }),
                 judges_late,
-                state: Mutex::new(State::new(writer, Machine::new(config))),
+                state: Mutex::new(State::new(writer, Machine::new(config), may_drop)),
                 next_key: AtomicU64::new(0),
                 handles: AtomicUsize::new(0),
                 ends,

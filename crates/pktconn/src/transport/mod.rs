@@ -107,6 +107,14 @@ impl Writer {
         }
     }
 
+    /// Whether it may have a buffer of its own in front of a socket.
+    pub(crate) fn may_gather(&self) -> bool {
+        match self {
+            Self::Tcp(_) => false,
+            Self::Other(stream) => !stream.can_read_now(),
+        }
+    }
+
     /// Writes what the transport has room for, without asking tokio whether it has. `None` where it has no such way.
     pub(crate) fn write_now(&mut self, bytes: &[u8]) -> Option<io::Result<usize>> {
         match self {
