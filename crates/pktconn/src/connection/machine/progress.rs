@@ -28,14 +28,20 @@ pub(crate) enum Outcome {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stall {
     since: Instant,
-    /// When the acknowledgements are looked at next; `None` where there are none to look at.
+    /// When the acknowledgements are looked at next: at first at once, to tell later whether there were more. `None` where
+    /// there are none to look at.
     sample_at: Option<Instant>,
     missing: Option<usize>,
 }
 
 impl Stall {
     fn new(now: Instant) -> Self {
-        Self { since: now, sample_at: now.checked_add(SAMPLE), missing: None }
+        Self { since: now, sample_at: Some(now), missing: None }
+    }
+
+    /// The first time at once: the stall may have begun after `now`, in this very turn.
+    fn wants_sample(&self, now: Instant) -> bool {
+        self.sample_at.is_some_and(|at| at <= now || self.missing.is_none())
     }
 }
 
@@ -178,9 +184,10 @@ impl Machine {
         let Some(stall) = self.extra.as_mut().and_then(|extra| extra.stall.as_mut()) else { return };
         if !matches!(acks, Acks::Missing(_)) {
             stall.sample_at = None;
-        } else if stall.missing.is_some_and(|last| missing < last) {
-            *stall = Stall { missing: Some(missing), ..Stall::new(now) };
         } else {
+            if stall.missing.is_some_and(|last| missing < last) {
+                stall.since = now;
+            }
             stall.missing = Some(missing);
             stall.sample_at = now.checked_add(SAMPLE);
         }
@@ -195,9 +202,7 @@ impl Machine {
         probe: &mut impl FnMut() -> Result<Acks, Reason>,
     ) -> Result<(), Reason> {
         let stall = self.stall();
-        if stall.and_then(|stall| stall.sample_at).is_some_and(|at| at <= now)
-            && rules.timeouts.write.is_some()
-        {
+        if stall.is_some_and(|stall| stall.wants_sample(now)) && rules.timeouts.write.is_some() {
             self.acknowledged(probe()?, now);
         }
         if let (Some(stall), Some(granted)) = (self.stall(), rules.timeouts.write) {
