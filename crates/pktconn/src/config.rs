@@ -129,8 +129,9 @@ impl ConnConfig {
         self
     }
 
-    /// Sets for how long a peer may lag behind before there is no room for it, however few bytes are queued: since when the
-    /// transport has not taken all that there was.
+    /// Sets for how long a peer may lag behind before there is no room for it, however few bytes are queued. The lag counts from
+    /// when a byte was queued until the peer's kernel has acknowledged it, for TCP on Linux, with TLS or without; elsewhere until
+    /// the transport has taken it.
     ///
     /// For a policy that drops or disconnects; refused under [`SlowConsumer::Block`]. `DropOldest` drops all that was not
     /// begun then. `Disconnect` ends the connection at that time, also when nothing more is sent. `None`, the default: for
@@ -229,8 +230,8 @@ impl ConnConfig {
     }
 
     /// Sets how long a frame takes at most, from its first byte to its last, while [`recv`](crate::PacketConn::recv) waits
-    /// for it. Bytes that drip do not extend it. Where nobody has waited for more than a second when the time was over, it
-    /// begins anew: the peer may have been kept from sending on.
+    /// for it. Bytes that drip do not extend it. Only the time counts in which somebody waits: a peer whose bytes nobody takes may
+    /// be kept from sending on.
     ///
     /// Protects from peers that hold connections, and memory for what they have sent, with next to no traffic. Choose it
     /// for the largest packet over the slowest link: 32 MiB within 30 s are 9 Mbit/s. `None`: for ever. Default: 30 s.
@@ -240,8 +241,11 @@ impl ConnConfig {
         self
     }
 
-    /// Sets how long a peer may send nothing while [`recv`](crate::PacketConn::recv) waits. Where nobody has waited for more
-    /// than a second when the time was over, it begins anew.
+    /// Sets how long a peer may give no sign of life while [`recv`](crate::PacketConn::recv) waits: send nothing, and take
+    /// nothing of what is sent to it. Only the time counts in which somebody waits.
+    ///
+    /// That its kernel acknowledges bytes is a sign of life, for TCP on Linux. It is looked for in the second half of the time,
+    /// and for what was sent last. Elsewhere it is that the transport takes bytes.
     ///
     /// Protects from peers that are gone without a word, where the protocol has them say something now and then. Cost: 220
     /// bytes for each connection that idles, and to read the clock for each read. Default: `None`, for ever.

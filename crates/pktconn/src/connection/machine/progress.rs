@@ -128,21 +128,30 @@ impl Machine {
         }
         match outcome {
             Outcome::All if !was_blocked && self.recv_clock.is_none() => {}
-            Outcome::All | Outcome::Blocked => self.note_wrote(was_blocked, has_progressed, now(), done),
+            Outcome::All | Outcome::Blocked => {
+                let flushed = has_progressed.then_some(before.1);
+                self.note_wrote(was_blocked, flushed, now(), done);
+            }
             Outcome::Failed(reason) => self.write_failed(reason),
         }
     }
 
+    /// `progressed_from`: where the transport has taken something, how much it had let go of before.
     #[cold]
     fn note_wrote(
         &mut self,
         was_blocked: bool,
-        has_progressed: bool,
+        progressed_from: Option<u64>,
         now: Instant,
         done: impl FnMut(Packet),
     ) {
-        if let Some(clock) = self.recv_clock.as_mut().filter(|_| has_progressed) {
-            clock.alive(now);
+        if let (Some(clock), Some(flushed)) = (&mut self.recv_clock, progressed_from) {
+            // Who makes room is there. A kernel that has room takes bytes for a peer that is gone, too.
+            if was_blocked {
+                clock.alive_at(now, now);
+            } else {
+                clock.sent(flushed, now);
+            }
         }
         if !self.blocked {
             if let Some(extra) = &mut self.extra {
@@ -157,7 +166,7 @@ impl Machine {
             self.tell(News::TASK);
         }
         let stall = &mut self.extra().stall;
-        if has_progressed || !was_blocked {
+        if progressed_from.is_some() || !was_blocked {
             *stall = None;
         }
         stall.get_or_insert_with(|| Stall::new(now));
@@ -177,9 +186,7 @@ impl Machine {
             lag.reached(reached, end);
         }
         if let Some(clock) = &mut self.recv_clock {
-            if clock.acked(reached) {
-                clock.alive(now);
-            }
+            clock.acked(reached, now);
         }
         let Some(stall) = self.extra.as_mut().and_then(|extra| extra.stall.as_mut()) else { return };
         if !matches!(acks, Acks::Missing(_)) {
