@@ -116,21 +116,17 @@ impl AsyncWrite for Peer {
     }
 }
 
-/// A stream of packets of `kept` bytes, each with others that fill up the chunk it comes in. The others are 5 bytes
-/// longer, so that they can be told apart.
+/// A stream of packets of `kept` bytes, each with others that fill up the chunk it comes in; of small ones, for them to be
+/// many soon, the eighth part of a chunk. The others can be told apart by their length.
 fn one_kept_of_each_chunk(kept: usize) -> Vec<u8> {
+    let len = if kept < 1000 { CHUNK / 8 } else { CHUNK };
     let mut pattern = frame(&vec![7; kept]);
-    let filler = frame(&vec![1; kept + 5]);
-    if kept < 1000 {
-        let filler = frame(&[1; 6000]);
-        pattern.extend(filler.repeat((CHUNK - pattern.len()) / filler.len()));
-    } else {
-        while pattern.len() + filler.len() < CHUNK {
-            pattern.extend_from_slice(&filler);
-        }
+    let filler = frame(&vec![1; kept.max(2000) + 5]);
+    while pattern.len() + filler.len() < len {
+        pattern.extend_from_slice(&filler);
     }
-    if pattern.len() + 5 < CHUNK {
-        let rest = CHUNK - pattern.len() - 4;
+    if pattern.len() + 5 < len {
+        let rest = len - pattern.len() - 4;
         pattern.extend(frame(&vec![2; if rest == kept { rest - 1 } else { rest }]));
     }
     pattern
@@ -247,8 +243,8 @@ fn assert_full_queues_are_within_their_marks(config: &ConnConfig, highs: &[usize
     let mut excess = Vec::new();
     for way in WAYS {
         for kept in SIZES {
-            // Of a chunk for each byte a large queue is long in coming.
-            let highs = highs.iter().filter(|&&high| high <= 4000 * kept.max(4));
+            // Of a few bytes for each chunk a large queue is long in coming.
+            let highs = highs.iter().filter(|&&high| high <= 4096 * kept.max(4));
             excess.extend(highs.filter_map(|&high| excess_of_a_full_queue(kept, way, config, high)));
         }
     }
@@ -457,7 +453,7 @@ fn held_for(peers: usize, bytes: &[u8], received: usize) -> (usize, usize) {
                 match socket.write(bytes) {
                     Ok(count) => bytes = &bytes[count..],
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                        sleep(Duration::from_millis(1)).await
+                        sleep(Duration::from_millis(1)).await;
                     }
                     Err(error) => panic!("{error}"),
                 }

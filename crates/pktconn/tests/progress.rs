@@ -156,6 +156,16 @@ impl AsyncWrite for Gated {
     }
 }
 
+/// Runs `test` for each of `cases`, each in a thread of its own: they take their time.
+fn for_each_at_once<T: Copy + Send + Sync>(cases: &[T], test: impl Fn(T) + Sync) {
+    thread::scope(|scope| {
+        for &case in cases {
+            let test = &test;
+            scope.spawn(move || test(case));
+        }
+    });
+}
+
 fn assert_is(error: &Error, timeout: Timeout) {
     assert_eq!(error.timeout(), Some(timeout), "{error:?}");
 }
@@ -225,7 +235,7 @@ fn a_steady_reader_is_not_ended_within_some_timeouts() {
 /// On a thread whose turns take longer than the timeout, the readers are as steady as elsewhere.
 #[test]
 fn a_steady_reader_is_not_ended_on_a_thread_whose_turns_are_long() {
-    for granted in [ms(1200), ms(2500)] {
+    for_each_at_once(&[ms(1200), ms(2500)], |granted| {
         let (peer, accepted) = tcp_pair(16 * KIB, MIB);
         let reader = thread::spawn(move || read_steadily(peer, 400, secs(9)));
         runtime().block_on(async {
@@ -241,13 +251,13 @@ fn a_steady_reader_is_not_ended_on_a_thread_whose_turns_are_long() {
             assert!(reason.is_none(), "{granted:?}: {reason:?}");
         });
         reader.join().unwrap();
-    }
+    });
 }
 
 /// A peer that takes nothing is ended on time, and also one that had taken some.
 #[test]
 fn a_peer_that_takes_nothing_more_is_ended_on_time() {
-    for takes_for in [ms(0), ms(300), ms(1200)] {
+    for_each_at_once(&[ms(0), ms(300), ms(1200)], |takes_for| {
         let (mut peer, accepted) = tcp_pair(16 * KIB, 256 * KIB);
         let (tell, told) = mpsc::channel();
         let reader = thread::spawn(move || {
@@ -274,7 +284,7 @@ fn a_peer_that_takes_nothing_more_is_ended_on_time() {
         // What stands in the peer's kernel was acknowledged a little after it was read, or before.
         assert!(after >= ms(1500) && after <= ms(2800), "it read for {takes_for:?}: {after:?}");
         reader.join().unwrap();
-    }
+    });
 }
 
 /// Bytes that leave count, whoever writes them: here each way in turn, and never the connection's own task alone.
@@ -378,18 +388,22 @@ fn the_time_to_write_passes_when_the_clock_is_advanced() {
 /// A client that downloads and sends nothing is there.
 #[test]
 fn a_client_that_is_downloading_is_not_idle() {
-    for (step, recv_buffer, send_buffer) in [(400, 16 * KIB, MIB), (1600, 64 * KIB, 256 * KIB)] {
-        let (peer, accepted) = tcp_pair(recv_buffer, send_buffer);
-        let reader = thread::spawn(move || read_steadily(peer, step, secs(7)));
-        runtime().block_on(async {
-            let config = ConnConfig::new().idle_timeout(secs(2)).send_high_water(8 * MIB).write_timeout(None);
-            let mut conn = PacketConn::from_tcp(to_tokio(accepted), config).unwrap();
-            conn.send(vec![7; 7 * MIB]).await.unwrap();
-            let received = timeout(secs(6), conn.recv()).await;
-            assert!(received.is_err(), "{step} B each 10 ms: {received:?}");
-        });
-        reader.join().unwrap();
-    }
+    for_each_at_once(
+        &[(400, 16 * KIB, MIB), (1600, 64 * KIB, 256 * KIB)],
+        |(step, recv_buffer, send_buffer)| {
+            let (peer, accepted) = tcp_pair(recv_buffer, send_buffer);
+            let reader = thread::spawn(move || read_steadily(peer, step, secs(7)));
+            runtime().block_on(async {
+                let config =
+                    ConnConfig::new().idle_timeout(secs(2)).send_high_water(8 * MIB).write_timeout(None);
+                let mut conn = PacketConn::from_tcp(to_tokio(accepted), config).unwrap();
+                conn.send(vec![7; 7 * MIB]).await.unwrap();
+                let received = timeout(secs(6), conn.recv()).await;
+                assert!(received.is_err(), "{step} B each 10 ms: {received:?}");
+            });
+            reader.join().unwrap();
+        },
+    );
 }
 
 /// One that gets small packets now and then, and whose kernel acknowledges them, is there.
@@ -455,7 +469,7 @@ fn a_peer_that_takes_nothing_is_idle_though_something_is_sent_to_it_now_and_then
 /// while it is waited for.
 #[test]
 fn a_peer_that_does_nothing_is_idle_on_time_though_a_packet_was_sent_to_it_at_the_start() {
-    for sent_at in [None, Some(ms(0)), Some(ms(100)), Some(ms(700))] {
+    for_each_at_once(&[None, Some(ms(0)), Some(ms(100)), Some(ms(700))], |sent_at| {
         let (peer, accepted) = tcp_pair(64 * KIB, 64 * KIB);
         runtime().block_on(async {
             let config = ConnConfig::new().idle_timeout(ms(2000));
@@ -478,7 +492,7 @@ fn a_peer_that_does_nothing_is_idle_on_time_though_a_packet_was_sent_to_it_at_th
             assert!(took >= ms(1990) && took <= ms(2300) + life, "sent at {sent_at:?}: {took:?}");
         });
         drop(peer);
-    }
+    });
 }
 
 /// Over a pipe, what it takes while there is more is a sign of life.
@@ -523,7 +537,11 @@ fn no_deadline_passes_while_nobody_receives() {
             }
             let again = Instant::now();
             assert!(conn.recv().await.unwrap_err().is_timeout());
-            assert!(again.elapsed().abs_diff(secs(4)) <= ms(10), "in a frame: {in_frame}: {:?}", again.elapsed());
+            assert!(
+                again.elapsed().abs_diff(secs(4)) <= ms(10),
+                "in a frame: {in_frame}: {:?}",
+                again.elapsed()
+            );
         }
     });
 }
@@ -548,7 +566,11 @@ fn a_stream_that_is_pending_has_deadlines() {
                 };
                 assert_is(&error, Timeout::Idle);
             }
-            assert!(started.elapsed().abs_diff(secs(10)) <= ms(10), "by hand: {by_hand}: {:?}", started.elapsed());
+            assert!(
+                started.elapsed().abs_diff(secs(10)) <= ms(10),
+                "by hand: {by_hand}: {:?}",
+                started.elapsed()
+            );
         }
     });
 }
@@ -733,8 +755,7 @@ fn senders_that_give_up_leave_the_others_in_their_order() {
 fn those_who_wait_are_not_woken_for_nothing() {
     paused_runtime().block_on(async {
         let (conn, gate) = full(1000).await;
-        let mut sends: Vec<_> =
-            (0..100).map(|_| tokio_test::task::spawn(conn.send(vec![1; 96]))).collect();
+        let mut sends: Vec<_> = (0..100).map(|_| tokio_test::task::spawn(conn.send(vec![1; 96]))).collect();
         for send in &mut sends {
             assert!(send.poll().is_pending());
         }
@@ -847,8 +868,7 @@ fn a_send_that_is_dropped_at_any_poll_was_accepted_whole_or_not_at_all() {
                     let_others_run().await;
                 }
             };
-            let (sent, ()) =
-                tokio::join!(common::drop_after(polls, conn.send(vec![1; 500])), granting);
+            let (sent, ()) = tokio::join!(common::drop_after(polls, conn.send(vec![1; 500])), granting);
             let accepted = conn.stats().packets_sent - before;
             assert_eq!(accepted, u64::from(sent.is_some()), "after {polls} polls");
             gate.grant(10_000);
@@ -902,8 +922,9 @@ mod tls {
         });
         runtime().block_on(async {
             let tls = TlsServerConfig::new(&chain, &key);
-            let server =
-                PacketServer::bind_with("127.0.0.1:0", ServerConfig::new().tls(tls).conn(conn)).await.unwrap();
+            let server = PacketServer::bind_with("127.0.0.1:0", ServerConfig::new().tls(tls).conn(conn))
+                .await
+                .unwrap();
             tell_addr.send(server.local_addr().socket_addr().unwrap()).unwrap();
             let (give, mut given) = tokio::sync::mpsc::unbounded_channel();
             let serving = tokio::spawn(server.serve(move |conn| {

