@@ -694,3 +694,77 @@ fn a_connection_that_has_waited_for_a_frame_is_idle_again_after_the_time_for_it(
         idle.get() / KIB
     );
 }
+
+/// What TLS holds in front of a socket that takes nothing, and what a server says, for `sent` bytes to each of the clients.
+#[cfg(feature = "tls")]
+fn held_behind_tls(clients: usize, sent: usize) -> (usize, usize) {
+    use pktconn::{TcpConfig, TlsClientConfig, TlsServerConfig};
+
+    let dir = tempfile::tempdir().unwrap();
+    let key_pair = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+    let (chain, key) = (dir.path().join("chain.pem"), dir.path().join("key.pem"));
+    std::fs::write(&chain, params.self_signed(&key_pair).unwrap().pem()).unwrap();
+    std::fs::write(&key, key_pair.serialize_pem()).unwrap();
+    let ca = chain.clone();
+    let (tell_addr, addr) = std::sync::mpsc::channel::<std::net::SocketAddr>();
+    let (done, is_done) = std::sync::mpsc::channel::<()>();
+    let peers = std::thread::spawn(move || {
+        let addr = addr.recv().unwrap();
+        runtime().block_on(async {
+            let tls = TlsClientConfig::new().ca(ca).server_name("localhost");
+            let config = ConnConfig::new().tls(tls).tcp(TcpConfig::new().recv_buffer(8 * KIB));
+            let mut conns = Vec::new();
+            for _ in 0..clients {
+                conns.push(PacketConn::connect_with(addr, config.clone()).await.unwrap());
+            }
+            let _ = is_done.recv();
+        });
+    });
+    let runtime = runtime();
+    let said = Cell::new(0);
+    let (_, left) = growth(&runtime, async || {
+        let conn = ConnConfig::new().write_timeout(None).tcp(TcpConfig::new().send_buffer(16 * KIB));
+        let tls = TlsServerConfig::new(&chain, &key);
+        let config = ServerConfig::new().conn(conn).tls(tls).memory_budget(1024 * MIB);
+        let server = PacketServer::bind_with("127.0.0.1:0", config).await.unwrap();
+        tell_addr.send(server.local_addr().socket_addr().unwrap()).unwrap();
+        let (handle, ready) = (server.handle(), Arc::new(Mutex::new(0)));
+        let (stopping, counted) = (handle.clone(), Arc::clone(&ready));
+        let serving = tokio::spawn(server.serve(move |conn| {
+            let (stopping, counted) = (stopping.clone(), Arc::clone(&counted));
+            async move {
+                for _ in 0..sent / 1000 {
+                    conn.send(vec![7; 996]).await?;
+                }
+                *counted.lock().unwrap() += 1;
+                stopping.stopping().await;
+                Ok(())
+            }
+        }));
+        while *ready.lock().unwrap() < clients {
+            sleep(Duration::from_millis(10)).await;
+        }
+        sleep(Duration::from_millis(300)).await;
+        said.set(handle.stats().held_bytes);
+        (serving, ready)
+    });
+    drop(done);
+    peers.join().unwrap();
+    (left, said.get())
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn held_bytes_follow_what_tls_holds_for_peers_that_do_not_read() {
+    let clients = 50;
+    let (idle, _) = held_behind_tls(clients, 0);
+    for sent in [60_000, 300_000] {
+        let (left, said) = held_behind_tls(clients, sent);
+        let held = left.saturating_sub(idle);
+        println!("{sent} B sent: {} KiB are held, {} KiB are said", held / KIB, said / KIB);
+        let base = clients * (GRAIN + 12 * KIB) + MIB;
+        assert!(held <= said + base, "{sent} B: {} KiB are held, {} KiB are said", held / KIB, said / KIB);
+        assert!(said <= held + base, "{sent} B: {} KiB are held, {} KiB are said", held / KIB, said / KIB);
+    }
+}

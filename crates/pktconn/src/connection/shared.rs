@@ -120,7 +120,7 @@ impl Shared {
             reason.name_peer(peer);
         }
         let orders = state.take_orders();
-        let account = self.account.as_ref().filter(|account| account.note_queued(state.machine.queue.held()));
+        let account = self.account.as_ref().filter(|account| account.note_queued(state.machine.held()));
         drop(state);
         if let Some(account) = account {
             account.budget().tell();

@@ -79,6 +79,15 @@ impl Machine {
         self.bytes_flushed < self.bytes_written
     }
 
+    /// The memory that what is to be sent takes, with what a transport is known to have in a buffer of its own.
+    pub(crate) fn held(&self) -> usize {
+        /// The most that rustls holds back of what it has encrypted.
+        const MOST_BUFFERED: u64 = 64 * 1024;
+        // With the end the transport is gone.
+        let buffered = if self.phase == Phase::Ended { 0 } else { self.bytes_written - self.bytes_flushed };
+        self.queue.held() + buffered.min(MOST_BUFFERED) as usize
+    }
+
     /// Whether `target` bytes, of all that were ever accepted, are written or dropped.
     pub(crate) fn is_written(&self, target: u64) -> bool {
         let passed_over = self.extra.as_ref().map_or(0, |extra| extra.passed_over.until(self.bytes_flushed));
