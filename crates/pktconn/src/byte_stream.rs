@@ -146,6 +146,11 @@ impl Duplex for ByteStream {
         }
     }
 
+    /// TLS writes into a stream of this kind, which does.
+    fn can_write_now(&self) -> bool {
+        cfg!(unix)
+    }
+
     fn has_unread(&self) -> bool {
         match self {
             Self::Tcp(stream) => has_unread(stream),

@@ -105,8 +105,9 @@ impl ConnConfig {
     /// Sets how many bytes may stand in the send queue: packets that were accepted and that the transport has not taken.
     ///
     /// Beyond it `send` waits and `try_send` refuses, or what else [`slow_consumer`](Self::slow_consumer) says. A
-    /// packet that is larger than this passes alone, when the send queue is empty. Cost: up to so many bytes for each
-    /// connection whose peer does not read. At least 1.
+    /// packet that is larger than this passes alone, when the send queue is empty. One of more than 64 KiB of which the transport
+    /// has taken a part counts whole until it has taken the rest. Cost: up to so many bytes, and 128 KiB, for each connection
+    /// whose peer does not read. At least 1.
     ///
     /// Default: 1 MiB.
     #[must_use]
@@ -116,6 +117,10 @@ impl ConnConfig {
     }
 
     /// Sets what becomes of a packet that finds no room in the send queue.
+    ///
+    /// A peer is slow only if the transport was offered what is queued and did not take it. Sockets and TLS are asked directly.
+    /// What is known of a stream of the application's own may be as old as the last turn of tokio's driver: `send` and
+    /// `send_many` yield once there before they drop a packet or disconnect; `try_send` and broadcasts do not.
     ///
     /// Default: [`SlowConsumer::Block`], by which nothing is lost.
     #[must_use]
@@ -240,7 +245,8 @@ impl ConnConfig {
     }
 
     /// Sets how long a peer may show no sign of life while [`recv`](crate::PacketConn::recv) waits: it sends nothing, and takes
-    /// nothing of what is sent to it. For TCP on Linux its kernel's acknowledgements count as taking.
+    /// nothing of what is sent to it. For TCP on Linux, taking means that its kernel acknowledges bytes, which is looked at in the
+    /// second half of the time and at its end. Elsewhere it means that the transport takes bytes.
     ///
     /// Only the time counts in which `recv` waits. A call of `poll_recv`, or a `Stream`, waits from when it was pending to the
     /// next call. A deadline that passes while somebody waits counts, however late the thread notices it.

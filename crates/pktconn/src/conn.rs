@@ -141,6 +141,10 @@ impl PacketConn {
     {
         config.check_without_connect()?;
         let (reader, writer) = split_any(io);
+        if let Some(stream) = writer.tcp().filter(|_| config.slow_consumer != SlowConsumer::Block) {
+            // Where that fails the socket has, and says so to who uses it.
+            let _ = config.tcp.clone().with_few_unsent().set_notsent_lowat(stream);
+        }
         let settings = Settings::new(&config, Origin::Unknown);
         let shared = Shared::new(&config, &settings, writer, Ends::Unknown, None);
         Ok(Self::from_shared(&shared, reader))

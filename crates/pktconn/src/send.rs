@@ -66,11 +66,21 @@ impl PacketSender {
     pub async fn send(&self, packet: impl Into<Packet>) -> Result<(), Error> {
         let packet = packet.into();
         self.flush_target.store(NO_TARGET, Relaxed);
+        if self.shared.judges_late() {
+            Box::pin(self.let_look(std::slice::from_ref(&packet))).await;
+        }
         match self.shared.offer_or_drop(&packet) {
             Ok(()) => Ok(()),
             // Boxed: so the future of a send that need not wait, which is most of them, stays small.
             Err(Reason::Full) => Box::pin(self.send_in_turn(packet)).await,
             Err(reason) => Err(Error::new(reason, vec![packet])),
+        }
+    }
+
+    /// Gives tokio a turn to look at the transport, where `packets` have no room as far as is known.
+    async fn let_look(&self, packets: &[Packet]) {
+        if !self.shared.have_room(packets) {
+            tokio::task::yield_now().await;
         }
     }
 
@@ -96,6 +106,9 @@ impl PacketSender {
     /// When the future is dropped, the packets that were not accepted are still in `packets`.
     pub async fn send_many(&self, packets: &mut Vec<Packet>) -> Result<(), Error> {
         self.flush_target.store(NO_TARGET, Relaxed);
+        if self.shared.judges_late() {
+            Box::pin(self.let_look(packets)).await;
+        }
         let mut batch = Batch { packets, accepted: 0 };
         while batch.accepted < batch.packets.len() {
             match self.shared.offer_many(&batch.packets[batch.accepted..], &mut batch.accepted) {

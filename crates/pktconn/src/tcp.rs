@@ -198,10 +198,16 @@ impl TcpConfig {
         if let Some(timeout) = self.user_timeout {
             socket.set_tcp_user_timeout(Some(timeout))?;
         }
+        self.set_notsent_lowat(stream)
+    }
+
+    pub(crate) fn set_notsent_lowat(&self, stream: &TcpStream) -> io::Result<()> {
         #[cfg(any(target_os = "linux", target_os = "android"))]
         if let Some(bytes) = self.notsent_lowat {
-            socket.set_tcp_notsent_lowat(bytes as u32)?;
+            SockRef::from(stream).set_tcp_notsent_lowat(bytes as u32)?;
         }
+        #[cfg(not(any(target_os = "linux", target_os = "android")))]
+        let _ = stream;
         Ok(())
     }
 }

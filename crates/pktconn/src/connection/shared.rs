@@ -38,6 +38,8 @@ pub(crate) struct Shared {
     account: Option<Box<Account>>,
     pub(crate) received: Received,
     signals: AtomicU8,
+    /// Whether a peer is judged by a transport of which is known what tokio knew in the last turn of its driver.
+    judges_late: bool,
     state: Mutex<State>,
     /// The key of the next future that waits.
     next_key: AtomicU64,
@@ -71,11 +73,14 @@ impl Shared {
     ) -> Arc<Self> {
         Arc::new_cyclic(|conn| {
             let is_stopping = ticket.as_ref().is_some_and(|ticket| ticket.enroll(conn));
+            let may_drop = config.slow_consumer != SlowConsumer::Block;
+            let judges_late = may_drop && !writer.can_write_now();
             Self {
                 settings: Arc::clone(settings),
                 received: Received::default(),
                 signals: AtomicU8::new(if is_stopping { DRAINS } else { 0 }),
-                state: Mutex::new(State::new(writer, Machine::new(config))),
+                judges_late,
+                state: Mutex::new(State::new(writer, Machine::new(config), may_drop)),
                 next_key: AtomicU64::new(0),
                 handles: AtomicUsize::new(0),
                 ends,
@@ -125,7 +130,7 @@ impl Shared {
             self.name_failure(&state.machine);
         }
         let orders = state.take_orders();
-        let account = self.account.as_ref().filter(|account| account.note_queued(state.machine.queue.held()));
+        let account = self.account.as_ref().filter(|account| account.note_queued(state.machine.held()));
         drop(state);
         if let Some(account) = account {
             account.budget().tell();
@@ -260,6 +265,27 @@ impl Shared {
             }
             state.push(packet, &frame);
             Ok(())
+        })
+    }
+
+    /// Whether a peer may look slow because tokio has not looked at the transport for long: let it look before you judge.
+    #[inline]
+    pub(crate) fn judges_late(&self) -> bool {
+        self.judges_late
+    }
+
+    /// Whether all of `packets` have room, after the transport was offered what there is. Those that are refused for another
+    /// reason have.
+    pub(crate) fn have_room(self: &Arc<Self>, packets: &[Packet]) -> bool {
+        let lens = packets.iter().filter_map(|packet| self.rules().codec.frame(packet).ok());
+        let len = lens.map(|frame| frame.len()).sum();
+        self.with_state(|state| {
+            let has_room = |machine: &Machine| machine.has_room(len, self.rules(), Instant::now);
+            if state.machine.check_open().is_err() || has_room(&state.machine) {
+                return true;
+            }
+            state.write_all_now();
+            state.machine.check_open().is_err() || has_room(&state.machine)
         })
     }
 

@@ -21,12 +21,17 @@ use crate::error::Reason;
 use crate::transport::{Acks, Reader, Writer};
 use crate::turn;
 
+/// How much a transport with a buffer of its own is given at a time where packets may be dropped: one record of TLS.
+const FEW: usize = 16 * 1024;
+
 pub(crate) struct State {
     pub(crate) machine: Machine,
     /// The writing half; gone with the end.
     writer: Option<Writer>,
     /// The reading half, once the receiver has given it up: what is left to do with it is to wait for the peer's close.
     reader: Option<Box<Reader>>,
+    /// Whether the transport may gather bytes in a buffer of its own, where packets that may be dropped are to be few.
+    keeps_few: bool,
     pub(crate) flusher: Flusher,
     pub(crate) sweep: Sweep,
     /// What is done when the lock is let go of.
@@ -78,8 +83,9 @@ pub(crate) struct Orders {
 }
 
 impl State {
-    pub(crate) fn new(writer: Writer, machine: Machine) -> Self {
+    pub(crate) fn new(writer: Writer, machine: Machine, may_drop: bool) -> Self {
         Self {
+            keeps_few: may_drop && writer.may_gather(),
             machine,
             writer: Some(writer),
             reader: None,
@@ -283,8 +289,18 @@ impl State {
     fn poll_write_all(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Self { machine, writer: Some(writer), later, .. } = self else { return Poll::Ready(Ok(())) };
         while !machine.queue.is_empty() {
+            if self.keeps_few && machine.is_unflushed() {
+                ready!(Pin::new(&mut *writer).poll_flush(cx))?;
+                machine.flushed();
+            }
             let writer = Pin::new(&mut *writer);
             let taken = ready!(match machine.queue.single() {
+                Some(frames) if self.keeps_few => writer.poll_write(cx, &frames[..frames.len().min(FEW)]),
+                None if self.keeps_few => {
+                    let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+                    machine.queue.fill(&mut slices);
+                    writer.poll_write(cx, &slices[0][..slices[0].len().min(FEW)])
+                }
                 Some(frames) => writer.poll_write(cx, frames),
                 None => {
                     let mut slices = [IoSlice::new(&[]); MAX_SLICES];

@@ -109,11 +109,35 @@ impl Reader {
 }
 
 impl Writer {
+    /// Whether [`write_now`](Self::write_now), or the stream itself, takes what there is room for, whatever tokio knows of it.
+    pub(crate) fn can_write_now(&self) -> bool {
+        match self {
+            Self::Tcp(_) => cfg!(unix),
+            Self::Other(stream) => stream.can_write_now(),
+        }
+    }
+
+    /// Whether it may have a buffer of its own in front of a socket.
+    pub(crate) fn may_gather(&self) -> bool {
+        match self {
+            Self::Tcp(_) => false,
+            Self::Other(stream) => !stream.can_read_now(),
+        }
+    }
+
     /// Writes what the transport has room for, without asking tokio whether it has. `None` where it has no such way.
     pub(crate) fn write_now(&mut self, bytes: &[u8]) -> Option<io::Result<usize>> {
         match self {
             Self::Tcp(writer) => writer.stream().map(|stream| socket::write_now(stream, bytes)),
             Self::Other(stream) => stream.write_now(bytes),
+        }
+    }
+
+    /// The socket, of a connection over TCP without anything in between.
+    pub(crate) fn tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Tcp(writer) => writer.stream(),
+            Self::Other(_) => None,
         }
     }
 

@@ -31,6 +31,11 @@ pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send {
         None
     }
 
+    /// See [`Writer::can_write_now`](super::Writer::can_write_now).
+    fn can_write_now(&self) -> bool {
+        false
+    }
+
     /// Whether bytes have arrived that were not read, as far as that can be seen.
     fn has_unread(&self) -> bool {
         false
@@ -94,6 +99,10 @@ impl SharedStream {
 
     pub(super) fn write_now(&self, bytes: &[u8]) -> Option<io::Result<usize>> {
         self.inspect(|stream| stream.write_now(bytes))
+    }
+
+    pub(super) fn can_write_now(&self) -> bool {
+        self.inspect(|stream| Some(stream.can_write_now())).unwrap_or(false)
     }
 
     pub(super) fn acks(&self) -> io::Result<Acks> {

@@ -9,13 +9,13 @@ use pktconn_codec::Packet;
 impl Machine {
     /// Whether the queue is below its high-water mark.
     pub(crate) fn is_below_mark(&self, rules: &Rules) -> bool {
-        self.queue.len() < rules.send_high_water
+        self.queue.occupied() < rules.send_high_water
     }
 
     /// Whether a frame of `len` bytes may join the queue. One that is larger than the queue passes alone.
     #[inline]
     pub(crate) fn has_room(&self, len: usize, rules: &Rules, now: impl FnOnce() -> Instant) -> bool {
-        (self.queue.is_empty() || self.queue.len() + len <= rules.send_high_water) && !self.lags(now)
+        (self.queue.is_empty() || self.queue.occupied() + len <= rules.send_high_water) && !self.lags(now)
     }
 
     /// Whether the peer lags behind for longer than it may, as far as is known.
@@ -37,7 +37,10 @@ impl Machine {
         match rules.slow_consumer {
             SlowConsumer::Block | SlowConsumer::DropNewest => Err(Reason::Full),
             SlowConsumer::DropOldest => {
-                let target = if self.lags(|| now) { 0 } else { rules.send_high_water.saturating_sub(len) };
+                // Of a large frame that was begun.
+                let written = self.queue.occupied() - self.queue.len();
+                let room = rules.send_high_water.saturating_sub(written + len);
+                let target = if self.lags(|| now) { 0 } else { room };
                 self.drop_oldest(target, rules, done);
                 Ok(())
             }

@@ -28,14 +28,20 @@ pub(crate) enum Outcome {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stall {
     since: Instant,
-    /// When the acknowledgements are looked at next; `None` where there are none to look at.
+    /// When the acknowledgements are looked at next: at first at once, to tell later whether there were more. `None` where
+    /// there are none to look at.
     sample_at: Option<Instant>,
     missing: Option<usize>,
 }
 
 impl Stall {
     fn new(now: Instant) -> Self {
-        Self { since: now, sample_at: now.checked_add(SAMPLE), missing: None }
+        Self { since: now, sample_at: Some(now), missing: None }
+    }
+
+    /// The first time at once: the stall may have begun after `now`, in this very turn.
+    fn wants_sample(&self, now: Instant) -> bool {
+        self.sample_at.is_some_and(|at| at <= now || self.missing.is_none())
     }
 }
 
@@ -71,6 +77,15 @@ impl Machine {
     /// Whether the transport holds bytes in a buffer of its own.
     pub(crate) fn is_unflushed(&self) -> bool {
         self.bytes_flushed < self.bytes_written
+    }
+
+    /// The memory that what is to be sent takes, with what a transport is known to have in a buffer of its own.
+    pub(crate) fn held(&self) -> usize {
+        /// The most that rustls holds back of what it has encrypted.
+        const MOST_BUFFERED: u64 = 64 * 1024;
+        // With the end the transport is gone.
+        let buffered = if self.phase == Phase::Ended { 0 } else { self.bytes_written - self.bytes_flushed };
+        self.queue.held() + buffered.min(MOST_BUFFERED) as usize
     }
 
     /// Whether `target` bytes, of all that were ever accepted, are written or dropped.
@@ -122,21 +137,30 @@ impl Machine {
         }
         match outcome {
             Outcome::All if !was_blocked && self.recv_clock.is_none() => {}
-            Outcome::All | Outcome::Blocked => self.note_wrote(was_blocked, has_progressed, now(), done),
+            Outcome::All | Outcome::Blocked => {
+                let flushed = has_progressed.then_some(before.1);
+                self.note_wrote(was_blocked, flushed, now(), done);
+            }
             Outcome::Failed(reason) => self.write_failed(reason),
         }
     }
 
+    /// `progressed_from`: where the transport has taken something, how much it had let go of before.
     #[cold]
     fn note_wrote(
         &mut self,
         was_blocked: bool,
-        has_progressed: bool,
+        progressed_from: Option<u64>,
         now: Instant,
         done: impl FnMut(Packet),
     ) {
-        if let Some(clock) = self.recv_clock.as_mut().filter(|_| has_progressed) {
-            clock.alive(now);
+        if let (Some(clock), Some(flushed)) = (&mut self.recv_clock, progressed_from) {
+            // Who makes room is there. A kernel that has room takes bytes for a peer that is gone, too.
+            if was_blocked {
+                clock.alive_at(now, now);
+            } else {
+                clock.sent(flushed, now);
+            }
         }
         if !self.blocked {
             if let Some(extra) = &mut self.extra {
@@ -151,7 +175,7 @@ impl Machine {
             self.tell(News::TASK);
         }
         let stall = &mut self.extra().stall;
-        if has_progressed || !was_blocked {
+        if progressed_from.is_some() || !was_blocked {
             *stall = None;
         }
         stall.get_or_insert_with(|| Stall::new(now));
@@ -171,16 +195,15 @@ impl Machine {
             lag.reached(reached, end);
         }
         if let Some(clock) = &mut self.recv_clock {
-            if clock.acked(reached) {
-                clock.alive(now);
-            }
+            clock.acked(reached, now);
         }
         let Some(stall) = self.extra.as_mut().and_then(|extra| extra.stall.as_mut()) else { return };
         if !matches!(acks, Acks::Missing(_)) {
             stall.sample_at = None;
-        } else if stall.missing.is_some_and(|last| missing < last) {
-            *stall = Stall { missing: Some(missing), ..Stall::new(now) };
         } else {
+            if stall.missing.is_some_and(|last| missing < last) {
+                stall.since = now;
+            }
             stall.missing = Some(missing);
             stall.sample_at = now.checked_add(SAMPLE);
         }
@@ -195,9 +218,7 @@ impl Machine {
         probe: &mut impl FnMut() -> Result<Acks, Reason>,
     ) -> Result<(), Reason> {
         let stall = self.stall();
-        if stall.and_then(|stall| stall.sample_at).is_some_and(|at| at <= now)
-            && rules.timeouts.write.is_some()
-        {
+        if stall.is_some_and(|stall| stall.wants_sample(now)) && rules.timeouts.write.is_some() {
             self.acknowledged(probe()?, now);
         }
         if let (Some(stall), Some(granted)) = (self.stall(), rules.timeouts.write) {

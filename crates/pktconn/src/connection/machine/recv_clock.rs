@@ -20,6 +20,8 @@ pub(crate) struct RecvClock {
     silent: Duration,
     /// How far the peer's kernel had acknowledged what was sent, at some time in this silence.
     baseline: Option<u64>,
+    /// The last bytes that were sent in this silence: from which one on, and when.
+    sent: Option<(u64, Instant)>,
     /// Whether a deadline has passed: the receiver is to look once more, and then to give up.
     is_overdue: bool,
     /// When the connection's task looks at this by itself.
@@ -33,7 +35,8 @@ impl RecvClock {
         (self.since, self.is_overdue) = (Some(now), false);
         self.frame = in_frame.then(|| self.frame.unwrap_or_default());
         if has_read {
-            (self.silent, self.baseline) = (Duration::ZERO, None);
+            self.silent = Duration::ZERO;
+            (self.baseline, self.sent) = (None, None);
         }
     }
 
@@ -48,11 +51,18 @@ impl RecvClock {
         *self = Self { looked_at: self.looked_at, ..Self::default() };
     }
 
-    /// The peer has shown that it is there, in another way than by sending.
-    pub(crate) fn alive(&mut self, now: Instant) {
+    /// The peer has shown that it was there at that time, in another way than by sending.
+    pub(crate) fn alive_at(&mut self, at: Instant, now: Instant) {
         self.roll_up(now);
-        self.since = self.since.and(Some(now));
-        (self.silent, self.baseline) = (Duration::ZERO, None);
+        self.silent = self.silent.min(now.saturating_duration_since(at));
+        (self.baseline, self.sent) = (None, None);
+    }
+
+    /// The transport took the bytes from this one on, and more may follow.
+    pub(crate) fn sent(&mut self, from: u64, now: Instant) {
+        if self.since.is_some() {
+            self.sent = Some((from, now));
+        }
     }
 
     fn roll_up(&mut self, now: Instant) {
@@ -99,9 +109,14 @@ impl RecvClock {
         self.looked_at = at;
     }
 
-    /// The peer's kernel has acknowledged the first `acked` bytes: whether that is more than before in this silence.
-    pub(crate) fn acked(&mut self, acked: u64) -> bool {
-        acked > *self.baseline.get_or_insert(acked)
+    /// The peer's kernel has acknowledged the first `acked` bytes. Where that is some of those that were sent last, it was
+    /// there since then; where it is more than before in this silence, it is there.
+    pub(crate) fn acked(&mut self, acked: u64, now: Instant) {
+        match self.sent {
+            Some((from, at)) if acked > from => self.alive_at(at, now),
+            _ if acked > *self.baseline.get_or_insert(acked) => self.alive_at(now, now),
+            _ => {}
+        }
     }
 
     /// Has the receiver look once more.
@@ -179,7 +194,20 @@ mod tests {
         let (start, timeouts) = (Instant::now(), timeouts(0, 20));
         let mut clock = RecvClock::default();
         clock.wait(false, false, start);
-        clock.alive(start + 15 * SECOND);
+        clock.alive_at(start + 15 * SECOND, start + 15 * SECOND);
         assert_eq!(due_in(&clock, &timeouts, start + 15 * SECOND), Some(20 * SECOND));
+    }
+
+    #[test]
+    fn what_was_sent_is_a_sign_of_life_when_it_was_acknowledged() {
+        let (start, timeouts) = (Instant::now(), timeouts(0, 20));
+        let at = |second: u32| start + second * SECOND;
+        let mut clock = RecvClock::default();
+        clock.wait(false, false, start);
+        clock.sent(100, at(3));
+        clock.acked(100, at(10));
+        assert_eq!(due_in(&clock, &timeouts, at(10)), Some(10 * SECOND), "it has nothing of it");
+        clock.acked(101, at(15));
+        assert_eq!(due_in(&clock, &timeouts, at(15)), Some(8 * SECOND), "it was there after 3 s");
     }
 }

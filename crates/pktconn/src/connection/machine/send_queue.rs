@@ -62,6 +62,11 @@ enum Chunk {
     Large { packet: Packet, parts: [Bytes; 3] },
 }
 
+/// Whether a buffer that takes no more frames is larger than it need be: two frames of 22 KiB in one of 64 KiB.
+fn is_roomy(frames: &BytesMut) -> bool {
+    frames.capacity() - frames.len() > frames.len() / 16 + MIN_OPEN
+}
+
 /// What was dropped to make room.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Dropped {
@@ -154,6 +159,17 @@ impl SendQueue {
         self.len == 0
     }
 
+    /// How much of the queue is in use: all that is to be written, and what was written of a large frame that was begun, whose
+    /// memory is there until the rest is written, too.
+    #[inline]
+    pub(crate) fn occupied(&self) -> usize {
+        self.len
+            + self
+                .sealed
+                .as_ref()
+                .map_or(0, |sealed| if sealed.written > MOST_SHARED { sealed.written } else { 0 })
+    }
+
     /// The memory that it takes: with the room that is left in its open buffer, and with what is written of its first chunk.
     pub(crate) fn held(&self) -> usize {
         self.len + self.written() + self.open.capacity() - self.open.len()
@@ -168,7 +184,7 @@ impl SendQueue {
             self.push_large(packet, frame, stays);
         } else {
             if self.open.capacity() - self.open.len() < len || self.open.len() + len > WRITE_WORTH {
-                self.make_room(len);
+                self.make_room(len, stays);
             }
             frame.put_into(&mut self.open);
         }
@@ -176,7 +192,7 @@ impl SendQueue {
     }
 
     fn push_large(&mut self, packet: &Packet, frame: &Frame<'_>, stays: bool) {
-        self.seal();
+        self.seal(stays);
         if stays && frame.len() <= MOST_SHARED {
             self.push_sealed(
                 Chunk::Small(joined(frame.len(), [frame.head(), frame.body(), frame.tail()])),
@@ -207,9 +223,9 @@ impl SendQueue {
         }
     }
 
-    fn make_room(&mut self, len: usize) {
+    fn make_room(&mut self, len: usize, stays: bool) {
         if self.open.len() + len > WRITE_WORTH {
-            self.seal();
+            self.seal(stays);
         }
         self.grow_by(len);
     }
@@ -324,7 +340,7 @@ impl SendQueue {
                 None if self.open.is_empty() => break,
                 // It comes next. Not before: each packet without room would then begin another one.
                 None => {
-                    self.seal();
+                    self.seal(true);
                     begun = part_off(self);
                 }
             }
@@ -339,12 +355,15 @@ impl SendQueue {
         sealed.is_loose = false;
         for chunk in &mut sealed.chunks {
             let len = chunk.len();
-            let Chunk::Large { parts, .. } = chunk else { continue };
-            if len <= MOST_SHARED {
-                let copy = joined(len, parts.each_ref().map(|part| &part[..]));
-                if let Chunk::Large { packet, .. } = std::mem::replace(chunk, Chunk::Small(copy)) {
-                    done(packet);
+            match chunk {
+                Chunk::Small(frames) if is_roomy(frames) => *frames = BytesMut::from(&frames[..]),
+                Chunk::Large { parts, .. } if len <= MOST_SHARED => {
+                    let copy = joined(len, parts.each_ref().map(|part| &part[..]));
+                    if let Chunk::Large { packet, .. } = std::mem::replace(chunk, Chunk::Small(copy)) {
+                        done(packet);
+                    }
                 }
+                Chunk::Small(_) | Chunk::Large { .. } => {}
             }
         }
     }
@@ -368,7 +387,7 @@ impl SendQueue {
     /// Takes the first packets out, as many as are in a chunk, and puts those that were not wholly written behind `unsent`.
     pub(crate) fn take_chunk(&mut self, codec: &PacketCodec, unsent: &mut Vec<Packet>) {
         if self.sealed.is_none() {
-            self.seal();
+            self.seal(false);
         }
         let Some(sealed) = &mut self.sealed else { return };
         let written = std::mem::take(&mut sealed.written);
@@ -390,12 +409,18 @@ impl SendQueue {
         }
     }
 
-    fn seal(&mut self) {
+    /// Begins a new buffer of small frames. The last one keeps no room that it has no use for any more, where it `stays`.
+    fn seal(&mut self, stays: bool) {
         if !self.open.is_empty() {
             let written = self.written();
             self.shrink();
-            let frames = std::mem::take(&mut self.open);
-            self.push_sealed(Chunk::Small(frames), written);
+            let mut frames = std::mem::take(&mut self.open);
+            let is_roomy = is_roomy(&frames);
+            if is_roomy && stays {
+                let exact = BytesMut::from(&frames[..]);
+                pool::return_write_buffer(std::mem::replace(&mut frames, exact));
+            }
+            self.push_sealed(Chunk::Small(frames), written).is_loose |= is_roomy && !stays;
         }
     }
 }
