@@ -1,14 +1,13 @@
 //! Who is slow, and what a slow peer gets, over sockets of the system.
 
 use std::io::{self, Read, Write};
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::mpsc;
 use std::task::{Context, Poll};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use pktconn::{ConnConfig, Error, Group, Packet, PacketConn, SlowConsumer, TcpConfig};
+use pktconn::{ConnConfig, Error, Group, Packet, PacketConn, SlowConsumer};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, Runtime};
@@ -454,9 +453,10 @@ fn a_batch_over_a_wrapped_socket_is_whole_and_in_order() {
 #[cfg(feature = "tls")]
 mod tls {
     use super::*;
+    use std::net::SocketAddr;
     use std::path::PathBuf;
 
-    use pktconn::{PacketServer, ServerConfig, TlsClientConfig, TlsServerConfig};
+    use pktconn::{PacketServer, ServerConfig, TcpConfig, TlsClientConfig, TlsServerConfig};
     use rcgen::{CertificateParams, KeyPair};
     use tempfile::TempDir;
 
