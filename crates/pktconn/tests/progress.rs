@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Context, Poll, Waker};
@@ -609,6 +609,7 @@ fn a_loop_that_drops_recv_often_times_out() {
 }
 
 /// Bytes that were there in time are received, though the thread looks at them beyond the deadline.
+#[cfg(unix)]
 #[test]
 fn what_arrived_in_time_is_received_though_the_thread_was_busy_beyond_the_deadline() {
     for over_tcp in [true, false] {
@@ -618,7 +619,7 @@ fn what_arrived_in_time_is_received_though_the_thread_was_busy_beyond_the_deadli
                 let config = ConnConfig::new().idle_timeout(granted).frame_timeout(granted);
                 let whole = frame(b"hello");
                 let (start, rest) = whole.split_at(if in_frame { 5 } else { 0 });
-                let (mut conn, mut peer): (_, Box<dyn Write + Send>) = if over_tcp {
+                let (mut conn, mut peer): (_, Box<dyn io::Write + Send>) = if over_tcp {
                     let (peer, accepted) = tcp_pair(64 * KIB, 64 * KIB);
                     (PacketConn::from_tcp(to_tokio(accepted), config).unwrap(), Box::new(peer))
                 } else {
