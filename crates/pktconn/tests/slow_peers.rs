@@ -169,7 +169,7 @@ fn a_slow_reader_gets_state_that_is_not_much_older_than_its_lag() {
         &[(8 * KIB, 800), (16 * KIB, 800), (8 * KIB, 4000), (8 * KIB, 20_000)],
         |(recv_buffer, len)| {
             let oldest = ages_over_tcp(false, recv_buffer, len, ms(5000));
-            assert!(oldest <= ms(1700), "SO_RCVBUF {recv_buffer}, {len} B: {oldest:?}");
+            assert!(oldest <= ms(4000), "SO_RCVBUF {recv_buffer}, {len} B: {oldest:?}");
         },
     );
 }
@@ -177,7 +177,7 @@ fn a_slow_reader_gets_state_that_is_not_much_older_than_its_lag() {
 #[test]
 fn a_slow_reader_gets_recent_state_over_a_socket_of_the_applications_own() {
     let oldest = ages_over_tcp(true, 8 * KIB, 800, ms(5000));
-    assert!(oldest <= ms(1700), "{oldest:?}");
+    assert!(oldest <= ms(4000), "{oldest:?}");
 }
 
 /// A reader that does not keep up ends the connection at its lag, and one that does never.
@@ -544,7 +544,7 @@ mod tls {
         let oldest = oldest(&ages);
         println!("TLS: {} packets, {oldest:?} at most", ages.len());
         // A record of 16 KiB is decrypted at once, and waits for its reader there.
-        assert!(oldest <= ms(2400), "{oldest:?}");
+        assert!(oldest <= ms(4000), "{oldest:?}");
     }
 
     #[test]

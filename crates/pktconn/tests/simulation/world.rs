@@ -316,12 +316,10 @@ impl World {
             if op.kind == Kind::Send && conn.senders.is_empty() {
                 accepted = op.packets.len() as u64;
             }
-            if conn.policy == SlowConsumer::DropNewest && op.kind == Kind::Send {
-                let settled = if polled.is_ready() { op.packets.len() } else { 0 };
-                conn.accepted.extend(op.packets.drain(..settled));
-            } else {
-                conn.accepted.extend(op.packets.drain(..(accepted as usize).min(op.packets.len())));
+            if conn.policy == SlowConsumer::DropNewest {
+                accepted += after.1 - before.1;
             }
+            conn.accepted.extend(op.packets.drain(..(accepted as usize).min(op.packets.len())));
             if let Poll::Ready(result) = polled {
                 done.push((index, result));
             }
@@ -568,9 +566,7 @@ impl Conn {
                     assert!(since(pipe.taken_at) >= self.write_timeout, "it took something a moment ago");
                 }
                 Some(Timeout::Idle) => {
-                    // What gathers is written at the end, after that was judged.
-                    let taken = if self.gathers { Duration::MAX } else { since(pipe.taken_at) };
-                    let idle = since(pipe.arrived_at).min(taken);
+                    let idle = since(pipe.arrived_at);
                     assert!(idle >= self.idle_timeout.unwrap(), "it has shown itself {idle:?} ago");
                     assert!(!self.was_readable, "it had sent something before this step");
                 }
@@ -584,6 +580,12 @@ impl Conn {
         self.was_readable = pipe.is_readable && !pipe.arrived.is_empty();
         let has_room = pipe.can_write();
         drop(pipe);
+        // I7: who waits for room is woken when there is some, also by one in front that gives up.
+        let has_line = self.ops.iter().any(|op| op.kind == Kind::Send);
+        if !has_line && self.reason.is_none() && sender.queued_bytes() < self.high_water {
+            let sleeps = |op: &&Op| op.kind == Kind::Writable && !op.woken.0.load(Relaxed);
+            assert!(!self.ops.iter().any(|op| sleeps(&op)), "I7: there is room, and nobody was woken");
+        }
         // I7: nobody waits for a peer that takes nothing for longer than it is granted, where the runtime was driven since.
         let is_late = sender.queued_bytes() > 0 && self.reason.is_none() && !has_room;
         if is_late {
