@@ -161,6 +161,16 @@ impl Duplex for ByteStream {
         }
     }
 
+    fn is_local(&self) -> bool {
+        match self {
+            Self::Tcp(_) => false,
+            #[cfg(unix)]
+            Self::Unix(_) => true,
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => stream.get_ref().0.is_local(),
+        }
+    }
+
     fn tcp(&self) -> Option<&TcpStream> {
         match self {
             Self::Tcp(stream) => Some(stream),

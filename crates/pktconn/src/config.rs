@@ -178,8 +178,8 @@ impl ConnConfig {
     /// Sets how long `close` waits for the peer's own close once the peer's kernel has acknowledged everything. A peer may keep
     /// its side open for as long as it likes; a reset that comes in this time is an error of the close.
     ///
-    /// For TCP, with TLS or without, on Linux, where the acknowledgements can be seen. Elsewhere, and for other transports,
-    /// `close` waits until [`close_timeout`](Self::close_timeout). Default: 1 s.
+    /// For TCP on Linux, where the acknowledgements can be seen, and for Unix sockets, with TLS or without. Elsewhere, and for
+    /// other transports, `close` waits until [`close_timeout`](Self::close_timeout). Default: 1 s.
     #[must_use]
     pub fn close_grace(mut self, grace: Duration) -> Self {
         self.timeouts.close_grace = grace;

@@ -291,7 +291,8 @@ impl PacketConn {
     /// Splits the connection into a sender, which can be cloned, and a receiver, for different tasks.
     ///
     /// To [`close`](PacketSender::close) it then, go on receiving or drop the receiver. With one that is kept and not polled,
-    /// a close takes all of its [`close_timeout`](ConnConfig::close_timeout).
+    /// a close does not see the peer's own, and takes until [`close_grace`](ConnConfig::close_grace) or
+    /// [`close_timeout`](ConnConfig::close_timeout).
     #[must_use]
     pub fn split(self) -> (PacketSender, PacketReceiver) {
         (self.sender, self.receiver)

@@ -18,9 +18,10 @@ use crate::transport::Reader;
 /// Also a [`Stream`] of packets. It ends after a clean close of the peer, and after the first error.
 ///
 /// Dropping it leaves the senders as they are, but nothing is read any more, so that the peer's own sending comes to a
-/// stop and its close is not noticed. When the senders are gone too, the connection is closed at once.
+/// stop and its close is not noticed. When the senders are gone too, the connection [ends](crate::PacketConn#dropping).
 ///
-/// While it is neither polled nor dropped, a [`close`](crate::PacketSender::close) by a sender waits until its deadline.
+/// While it is neither polled nor dropped, a [`close`](crate::PacketSender::close) by a sender does not see the peer's close, and
+/// waits until its grace or its deadline.
 pub struct PacketReceiver {
     /// Boxed, because a task that owns a connection has room for it several times: in each of the futures that it was
     /// passed through.

@@ -5,9 +5,10 @@ mod common;
 
 use std::fs;
 use std::os::unix::net::UnixListener;
+use std::time::Duration;
 
 use common::numbered;
-use pktconn::{Addr, PacketConn, PacketServer};
+use pktconn::{Addr, ConnConfig, PacketConn, PacketServer};
 
 async fn echo(mut conn: PacketConn) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     while let Some(packet) = conn.recv().await? {
@@ -104,4 +105,17 @@ async fn a_listener_that_was_handed_down_keeps_its_file() {
     handle.shutdown();
     serving.await.unwrap();
     assert!(path.exists());
+}
+
+#[tokio::test]
+async fn a_close_waits_a_grace_for_a_peer_that_keeps_its_side_open() {
+    let (here, _there) = tokio::net::UnixStream::pair().unwrap();
+    let config =
+        ConnConfig::new().close_grace(Duration::from_millis(50)).close_timeout(Duration::from_secs(600));
+    let mut conn = PacketConn::new(here, config).unwrap();
+    conn.send(b"all of it").await.unwrap();
+    tokio::time::timeout(Duration::from_secs(60), conn.close())
+        .await
+        .expect("its kernel has everything")
+        .unwrap();
 }

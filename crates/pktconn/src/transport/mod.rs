@@ -36,11 +36,11 @@ pub(crate) enum Writer {
 /// What is known of the bytes that a transport took.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Acks {
-    /// So many bytes are not acknowledged by the peer's kernel, a FIN included.
+    /// So many bytes are not acknowledged by the peer's kernel, a FIN included; none, of a Unix socket.
     Missing(usize),
     /// The system does not tell; Linux does.
     Hidden,
-    /// There is no network in between: what the transport took is with the peer.
+    /// There is no socket that could tell, such as for a pipe in memory.
     NoNetwork,
 }
 

@@ -41,6 +41,11 @@ pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send {
         false
     }
 
+    /// Whether what it takes is at once in the hands of the peer's kernel, which is this one.
+    fn is_local(&self) -> bool {
+        false
+    }
+
     /// The TCP socket that it runs over.
     fn tcp(&self) -> Option<&TcpStream> {
         None
@@ -106,7 +111,11 @@ impl SharedStream {
     }
 
     pub(super) fn acks(&self) -> io::Result<Acks> {
-        self.inspect(|stream| stream.tcp().map(socket::acks)).unwrap_or(Ok(Acks::NoNetwork))
+        let acks = self.inspect(|stream| match stream.tcp() {
+            None if stream.is_local() => Some(Ok(Acks::Missing(0))),
+            tcp => tcp.map(socket::acks),
+        });
+        acks.unwrap_or(Ok(Acks::NoNetwork))
     }
 
     pub(super) fn has_unread(&self) -> bool {
