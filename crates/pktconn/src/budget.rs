@@ -276,6 +276,16 @@ mod tests {
     }
 
     #[test]
+    fn differences_of_less_than_two_kib_are_not_noted() {
+        let budget = Arc::new(Budget::new(1000 * 1024));
+        let account = Account::new(&budget);
+        for (bytes, noted) in [(2047, 0), (2048, 2048), (4095, 2048), (1, 2048), (4096, 4096), (0, 0)] {
+            account.note_queued(bytes);
+            assert_eq!((account.held(), budget.held()), (noted, noted), "after {bytes}");
+        }
+    }
+
+    #[test]
     fn without_its_watch_nobody_is_paused() {
         let budget = Arc::new(Budget::new(1000));
         let account = Account::new(&budget);

@@ -507,6 +507,40 @@ mod tests {
     }
 
     #[test]
+    fn room_for_a_batch_is_made_once() {
+        let codec = PacketCodec::default();
+        let mut queue = SendQueue::default();
+        let packets = vec![Packet::from(vec![7; 1000]); 50];
+        queue.make_room_for(&packets);
+        let (room, capacity) = (queue.open.as_ptr(), queue.open.capacity());
+        assert!(capacity >= 50 * 1004 && capacity <= WRITE_WORTH, "{capacity} bytes");
+        packets.iter().for_each(|packet| push(&mut queue, &codec, packet));
+        assert_eq!((queue.open.as_ptr(), queue.open.len()), (room, 50 * 1004), "it was not copied");
+        // A second batch gets what is left of a write's worth, and large packets none of it.
+        queue.make_room_for(&[vec![7; 2 * LARGE_FRAME].into()]);
+        assert_eq!(queue.open.capacity(), capacity);
+    }
+
+    #[test]
+    fn a_buffer_of_small_frames_grows_by_large_steps() {
+        let codec = PacketCodec::default();
+        // One that has lent nothing yet.
+        std::thread::spawn(move || {
+            let mut queue = SendQueue::default();
+            let mut capacities = Vec::new();
+            while queue.len() < WRITE_WORTH - 8 {
+                push(&mut queue, &codec, &b"1234".into());
+                if capacities.last() != Some(&queue.open.capacity()) {
+                    capacities.push(queue.open.capacity());
+                }
+            }
+            assert_eq!(capacities, [MIN_OPEN, 4 * MIN_OPEN, 16 * MIN_OPEN, WRITE_WORTH]);
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
     fn small_frames_gather_up_to_a_writes_worth() {
         let codec = PacketCodec::default();
         let mut queue = SendQueue::default();
