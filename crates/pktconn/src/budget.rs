@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::census::Census;
 
-/// What makes no difference to the total.
+/// The steps in which accounts count, so that connections share no line of memory at each packet.
 const GRAIN: usize = 2 * 1024;
 
 /// Who holds less is read also under pressure, so much at a time. A server with 1,000 connections then grows by 8 MiB at
@@ -240,7 +240,10 @@ impl Account {
 
     fn note(&self, of: &AtomicUsize, bytes: usize) -> bool {
         let last = of.load(Relaxed);
-        if last == bytes || (bytes > 0 && bytes.abs_diff(last) < GRAIN) {
+        // Rounded up: what is counted is never less than what is held. Down only by more than it takes to go up again.
+        let rounded = bytes.next_multiple_of(GRAIN);
+        let bytes = if rounded < last && bytes > 0 { rounded + GRAIN } else { rounded };
+        if bytes == last || (bytes > last && rounded <= last) {
             return false;
         }
         of.store(bytes, Relaxed);
@@ -267,19 +270,29 @@ mod tests {
         for bytes in [0, 100_000, 5000, 5001, 0, 1, 300_000] {
             first.note_read(bytes);
             second.note_queued(bytes);
-            assert!(budget.held().abs_diff(2 * bytes) <= 2 * GRAIN, "{} for {bytes} each", budget.held());
+            let most = 2 * bytes + 4 * GRAIN;
+            assert!((2 * bytes..=most).contains(&budget.held()), "{} for {bytes} each", budget.held());
         }
         first.note_read(0);
-        assert_eq!((first.held(), budget.held()), (0, 300_000));
+        assert_eq!((first.held(), budget.held()), (0, 300_000_usize.next_multiple_of(GRAIN)));
         drop((first, second));
         assert_eq!(budget.held(), 0);
     }
 
     #[test]
-    fn differences_of_less_than_two_kib_are_not_noted() {
+    fn what_is_counted_is_no_less_than_what_is_held_and_changes_by_steps() {
         let budget = Arc::new(Budget::new(1000 * 1024));
         let account = Account::new(&budget);
-        for (bytes, noted) in [(2047, 0), (2048, 2048), (4095, 2048), (1, 2048), (4096, 4096), (0, 0)] {
+        for (bytes, noted) in [
+            (1, 2048),
+            (2048, 2048),
+            (2049, 4096),
+            (2048, 4096),
+            (1, 4096),
+            (9000, 10_240),
+            (1, 4096),
+            (0, 0),
+        ] {
             account.note_queued(bytes);
             assert_eq!((account.held(), budget.held()), (noted, noted), "after {bytes}");
         }
@@ -298,18 +311,19 @@ mod tests {
 
     #[test]
     fn pressure_begins_beyond_the_budget_and_ends_below_an_eighth_less() {
-        let budget = Arc::new(Budget::new(80_000));
+        const KIB: usize = 1024;
+        let budget = Arc::new(Budget::new(80 * KIB));
         let (first, second) = (Account::new(&budget), Account::new(&budget));
         let waker = Waker::noop();
-        assert!(!first.note_queued(80_000) && !budget.is_pressed());
+        assert!(!first.note_queued(80 * KIB) && !budget.is_pressed());
         assert!(!budget.pause(0, waker), "there is nothing to wait for");
-        assert!(second.note_queued(5000) && budget.is_pressed());
-        assert!(!second.note_queued(10_000), "it was told once");
+        assert!(second.note_queued(5 * KIB) && budget.is_pressed());
+        assert!(!second.note_queued(10 * KIB), "it was told once");
         assert!(budget.pause(0, waker));
-        assert!(!first.note_queued(65_000), "it is not yet low enough");
+        assert!(!first.note_queued(64 * KIB), "it is not yet low enough");
         budget.relax();
         assert!(budget.is_pressed());
-        assert!(first.note_queued(60_000));
+        assert!(first.note_queued(56 * KIB));
         budget.relax();
         assert!(!budget.is_pressed() && !budget.pause(0, waker));
     }
