@@ -513,7 +513,7 @@ mod tests {
         let packets = vec![Packet::from(vec![7; 1000]); 50];
         queue.make_room_for(&packets);
         let (room, capacity) = (queue.open.as_ptr(), queue.open.capacity());
-        assert!(capacity >= 50 * 1004 && capacity <= WRITE_WORTH, "{capacity} bytes");
+        assert!((50 * 1004..=WRITE_WORTH).contains(&capacity), "{capacity} bytes");
         packets.iter().for_each(|packet| push(&mut queue, &codec, packet));
         assert_eq!((queue.open.as_ptr(), queue.open.len()), (room, 50 * 1004), "it was not copied");
         // A second batch gets what is left of a write's worth, and large packets none of it.
