@@ -159,7 +159,7 @@ class Echo(unittest.TestCase):
         self.assertEqual(bystander.receive(), b"still served")
         bystander.close()
         errors = self.stop_cleanly(server)
-        self.assertIn(f"a payload of {LIMIT + 1} bytes is over the limit of {LIMIT}", errors)
+        self.assertIn(f"frame of {LIMIT + 1} bytes exceeds the limit of {LIMIT}", errors)
 
     def test_a_wrong_checksum_closes_the_connection(self):
         server = self.start("--crc", log="pktconn=debug")
