@@ -116,7 +116,7 @@ impl ConnConfig {
         self
     }
 
-    /// Sets what becomes of a packet that finds no room in the send queue.
+    /// Sets what to do with a packet that finds no room in the send queue.
     ///
     /// A peer is slow only if the transport was offered what is queued and did not take it. Sockets and TLS are asked directly.
     /// What is known of a stream of the application's own may be as old as the last turn of tokio's driver: `send` and

@@ -142,7 +142,7 @@ impl PacketConn {
         config.check_without_connect()?;
         let (reader, writer) = split_any(io);
         if let Some(stream) = writer.tcp().filter(|_| config.slow_consumer != SlowConsumer::Block) {
-            // Where that fails the socket has, and says so to who uses it.
+            // If that fails, the socket has failed: the next read or write returns the error.
             let _ = config.tcp.clone().with_few_unsent().set_notsent_lowat(stream);
         }
         let settings = Settings::new(&config, Origin::Unknown);

@@ -41,7 +41,7 @@ pub(crate) enum Next {
 }
 
 /// Ends the connection when its flusher is dropped before its end, because its runtime was shut down. Nothing that was
-/// accepted would be written any more, and whoever waits for that would wait for ever.
+/// accepted would be written any more, and callers that wait for it would wait for ever.
 struct EndWithFlusher(Option<Arc<Shared>>);
 
 impl Drop for EndWithFlusher {

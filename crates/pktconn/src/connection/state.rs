@@ -74,7 +74,7 @@ pub(crate) enum Sweep {
     Listed,
 }
 
-/// What is to be done by whoever lets go of the lock.
+/// What to do after the lock is released.
 #[derive(Default)]
 pub(crate) struct Orders {
     pub(crate) later: Later,

@@ -97,7 +97,7 @@ pub(crate) struct News(u8);
 impl News {
     /// Bytes have left the queue, or the line of senders has moved: those who wait for that may go on.
     pub(crate) const PROGRESS: Self = Self(1);
-    /// The connection has ended or begins to: whoever waits may go on.
+    /// The connection has ended or begins to: all callers that wait may go on.
     pub(crate) const END: Self = Self(2);
     /// Something is to be written at the end of this turn.
     pub(crate) const SWEEP: Self = Self(4);
