@@ -90,6 +90,13 @@ pub(crate) enum Reason {
     BadValue(Arc<str>),
 }
 
+impl Reason {
+    /// Whether another try would fail as well.
+    pub(crate) fn is_config(&self) -> bool {
+        matches!(self, Self::Config(_) | Self::BadValue(_))
+    }
+}
+
 #[cfg(feature = "metrics")]
 impl Reason {
     /// All that end a connection.
@@ -259,7 +266,7 @@ impl Error {
     /// help.
     #[must_use]
     pub fn is_config(&self) -> bool {
-        matches!(self.0.reason, Reason::Config(_) | Reason::BadValue(_))
+        self.0.reason.is_config()
     }
 
     /// The packets that the failed call did not hand to the transport, in their order.

@@ -204,6 +204,27 @@ async fn a_connection_that_has_lasted_is_a_success_without_a_packet() {
     assert!(matches!(&*state.wait_for(ClientState::is_ended).await.unwrap(), ClientState::Ended(Some(_))));
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_can_never_work_is_not_repeated() {
+    let tries = Arc::new(AtomicU32::new(0));
+    let client = Client::with_connector(ClientConfig::new(), {
+        let tries = Arc::clone(&tries);
+        move |config| {
+            tries.fetch_add(1, Ordering::Relaxed);
+            // Without a port.
+            async move { Ok(PacketConn::connect_with("localhost", config).await?) }
+        }
+    })
+    .unwrap();
+    client.send(b"kept").await.unwrap();
+    let mut state = client.state();
+    let ended = timeout(3600 * SECOND, state.wait_for(ClientState::is_ended)).await;
+    assert!(matches!(&*ended.unwrap().unwrap(), ClientState::Ended(Some(error)) if error.is_config()));
+    let error = client.close().await.unwrap_err();
+    assert!(error.is_config() && error.unsent() == [b"kept".into()], "{error:?}");
+    assert_eq!(tries.load(Ordering::Relaxed), 1);
+}
+
 fn is_waiting(state: &ClientState, tried: u32) -> bool {
     matches!(state, ClientState::Waiting { failed_tries, .. } if *failed_tries == tried)
 }

@@ -155,7 +155,8 @@ impl Keeper {
             if closing.is_cancelled() {
                 return self.has_unsent().then_some(reason);
             }
-            if self.config.max_tries.is_some_and(|most| self.failed_tries >= most) {
+            let has_tried_enough = self.config.max_tries.is_some_and(|most| self.failed_tries >= most);
+            if has_tried_enough || reason.is_config() {
                 return Some(reason);
             }
             let delay = self.backoff.next();

@@ -148,7 +148,8 @@ pub enum ClientState {
         /// Why the last attempt failed, or the connection ended.
         error: Arc<Error>,
     },
-    /// The client has ended: because it was closed or dropped, or after [`max_tries`](ClientConfig::max_tries). With the error
+    /// The client has ended: because it was closed or dropped, after [`max_tries`](ClientConfig::max_tries), or because an
+    /// attempt failed that can never work ([`is_config`](Error::is_config)). With the error
     /// that kept it from sending everything, or that of the last attempt.
     Ended(Option<Arc<Error>>),
 }
@@ -198,7 +199,8 @@ impl Client {
     ///
     /// The connection is to be made with the [`ConnConfig`] that is passed. What the connector receives is no event, and what
     /// it sends has no number and is never sent again. What it fails with, boxed, is the `source` of an [`is_io`](Error::is_io)
-    /// where it is no [`Error`]. Nothing else may send over the connection later, as a
+    /// where it is no [`Error`]. One that is [`is_config`](Error::is_config) ends the client: another attempt would fail as well.
+    /// Nothing else may send over the connection later, as a
     /// [`Group`](crate::Group) would: the client's account of what was written would be wrong. Put a `tokio::time::timeout` around what waits for the peer: but for
     /// the [`close_timeout`](ConnConfig::close_timeout) of a client that is closed, nothing else ends an attempt.
     ///
