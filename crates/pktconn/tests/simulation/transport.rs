@@ -103,9 +103,9 @@ impl Pipe {
         self.room > 0 || self.can_fail()
     }
 
-    /// Whether the next write fails.
+    /// Whether the next write fails: what has failed once fails for good.
     pub(crate) fn can_fail(&self) -> bool {
-        self.peer == PeerEnd::Reset || self.taken.len() >= self.fails_at
+        self.has_failed || self.peer == PeerEnd::Reset || self.taken.len() >= self.fails_at
     }
 
     fn can_read(&self) -> bool {
