@@ -1,7 +1,8 @@
-//! What clients can do to a server on the open Internet, and a client that must not notice.
+//! What clients can do to a server on the open Internet, and a healthy client beside them, which is served all the time.
 //!
-//! They run one after another, as each has the machine to itself: a healthy client sends a packet every millisecond and
-//! checks the reply, first alone and then beside the attack.
+//! The tests run one after another. The healthy client sends a packet every millisecond and checks the reply. What it is
+//! promised is asserted as a count: so many answers while the attack goes on. With `PKTCONN_TIMES=1` it is measured alone
+//! first, and its p99 beside the attack is asserted too; that needs an idle machine.
 
 #![cfg(target_os = "linux")]
 
@@ -15,8 +16,8 @@ use std::time::{Duration, Instant};
 
 use common::Server;
 use common::attack::{
-    Healthy, SECOND, alone, assert_unharmed, calm_p99, connect, cpu_time, echo, is_gone, numbered,
-    open_files, resident_bytes, wait_until_gone,
+    HANG_GUARD, Healthy, SECOND, alone, assert_unharmed, asserts_times, calm_p99, connect, cpu_time,
+    deadline, echo, is_gone, numbered, open_files, resident_bytes, wait_until_gone,
 };
 use common::tls::Certificate;
 use pktconn::{ConnConfig, PacketConn, TlsClientConfig};
@@ -38,13 +39,18 @@ fn headers_without_a_body_cost_next_to_nothing_and_are_gone_in_time() {
             stream
         })
         .collect();
-    let deadline = Instant::now() + 4 * SECOND;
-    thread::sleep(SECOND);
-    let grown = resident_bytes(&server).saturating_sub(before);
+    let deadline = deadline(4 * SECOND);
+    // Connections are accepted in their order: the server has them all, and reads from them between the healthy client's packets.
+    echo(&mut TcpStream::connect(&server.addr).unwrap(), 1);
+    let mut grown = 0;
+    for _ in 0..20 {
+        healthy.expect_answers(25);
+        grown = grown.max(resident_bytes(&server).saturating_sub(before));
+    }
     eprintln!("1,000 headers: {grown} bytes");
     assert!(grown <= 1000 * 8 * 1024, "{grown} bytes");
     wait_until_gone(streams, deadline);
-    assert_unharmed("1,000 headers", calm, healthy.p99(), 1.5);
+    assert_unharmed("1,000 headers", calm, healthy, 1.5);
 }
 
 #[test]
@@ -61,19 +67,21 @@ fn connections_that_drip_are_gone_in_time() {
         let byte = bytes.next().unwrap();
         // One that is gone refuses it, or is told of as gone.
         streams.retain_mut(|stream| stream.write(&[byte]).is_ok() && !is_gone(stream));
-        let deadline = *begun.get_or_insert_with(|| Instant::now() + 4 * SECOND);
-        if Instant::now() + SECOND > deadline {
+        let deadline = *begun.get_or_insert_with(|| deadline(4 * SECOND));
+        if streams.is_empty() || Instant::now() + SECOND > deadline {
             break wait_until_gone(streams, deadline);
         }
+        healthy.expect_answers(100);
         thread::sleep(SECOND);
     }
-    assert_unharmed("2,000 connections that drip", calm, healthy.p99(), 1.5);
+    assert_unharmed("2,000 connections that drip", calm, healthy, 1.5);
 }
 
 #[test]
 #[ignore = "takes 20 s of a machine of its own: cargo test --release -p pktecho -- --include-ignored"]
 fn clients_that_never_read_hold_little_and_are_gone_in_time() {
-    const CLIENTS: usize = 1000;
+    // Each has to fill its send queue of 1 MiB within 8 s. Not every machine can do that for 1,000 of them.
+    let clients = if asserts_times() { 1000 } else { 200 };
     let _alone = alone();
     let server = Server::start(&["--threads", "1", "--write-timeout", "8s"]);
     let calm = calm_p99(&server);
@@ -85,7 +93,7 @@ fn clients_that_never_read_hold_little_and_are_gone_in_time() {
         burst.extend_from_slice(&len.to_le_bytes());
         burst.extend(std::iter::repeat_n(7, len as usize));
     }
-    let mut streams: Vec<_> = (0..CLIENTS)
+    let mut streams: Vec<_> = (0..clients)
         .map(|_| {
             let stream = connect(&server);
             // What the kernel holds for the client is none of the server's.
@@ -94,13 +102,15 @@ fn clients_that_never_read_hold_little_and_are_gone_in_time() {
             (stream, 0)
         })
         .collect();
-    // A burst each 80 ms, and not all of them at once: 200 KB/s of each, so that the send queuees are full before the first one
+    // A burst each 80 ms, and not all of them at once: 200 KB/s of each, so that the send queues are full before the first one
     // is ended for it.
     let (mut peak, mut first_gone, mut stuck_since) = (0, None, Instant::now());
     let started = Instant::now();
     let mut next = 0;
+    let stuck_limit = if asserts_times() { 9 * SECOND } else { HANG_GUARD };
+    let answered = healthy.answered();
     while !streams.is_empty() {
-        for _ in 0..CLIENTS / 80 + 1 {
+        for _ in 0..clients / 80 + 1 {
             next = if next < streams.len() { next } else { 0 };
             let Some((stream, sent)) = streams.get_mut(next) else { break };
             match stream.write(&burst[*sent..]) {
@@ -117,15 +127,19 @@ fn clients_that_never_read_hold_little_and_are_gone_in_time() {
             }
         }
         peak = peak.max(resident_bytes(&server));
-        // Nothing is read of anyone who is stuck: his time has begun before.
-        assert!(stuck_since.elapsed() < 9 * SECOND, "{} connections are still there", streams.len());
+        // The server reads nothing from a client that is stuck: the time to write has begun before.
+        assert!(stuck_since.elapsed() < stuck_limit, "{} connections are still there", streams.len());
         thread::sleep(Duration::from_millis(1));
     }
-    let grown = (peak - before) / CLIENTS as u64;
-    eprintln!("1,000 clients that never read: {grown} bytes for each, the first gone after {first_gone:?}");
-    assert!(grown >= 512 * 1024, "{grown} bytes: the send queuees were not even filled");
+    let answered = healthy.answered() - answered;
+    assert!(answered >= 100, "{answered} answers beside them");
+    let grown = (peak - before) / clients as u64;
+    eprintln!(
+        "{clients} clients that never read: {grown} bytes for each, the first gone after {first_gone:?}"
+    );
+    assert!(grown >= 512 * 1024, "{grown} bytes: the send queues were not even filled");
     assert!(grown <= (1024 + 128) * 1024, "{grown} bytes for each");
-    assert_unharmed("1,000 clients that never read", calm, healthy.p99(), 2.0);
+    assert_unharmed("clients that never read", calm, healthy, 2.0);
 }
 
 #[test]
@@ -147,7 +161,14 @@ fn a_thousand_hungry_clients_stay_within_the_memory_budget() {
     };
     let mut streams: Vec<_> = (0..CLIENTS).map(dial).collect();
     let (started, mut peak, mut gone, mut next) = (Instant::now(), 0, 0, 0);
-    while started.elapsed() < 10 * SECOND {
+    let answered = healthy.answered();
+    // For as long as it takes until the budget is reached and clients were closed for it.
+    let goes_on = |peak, gone| match asserts_times() {
+        true => started.elapsed() < 10 * SECOND,
+        false => peak < BUDGET || gone < 20 || healthy.answered() < answered + 1000,
+    };
+    while goes_on(peak, gone) {
+        assert!(started.elapsed() < 4 * HANG_GUARD, "{peak} bytes at most, {gone} times one was closed");
         // A round in 80 ms: the attack, the server and the healthy client have two cores to share.
         for _ in 0..CLIENTS / 80 + 1 {
             next = (next + 1) % CLIENTS;
@@ -174,7 +195,7 @@ fn a_thousand_hungry_clients_stay_within_the_memory_budget() {
     assert!(peak >= BUDGET, "{peak} bytes: the budget was not even reached");
     assert!(peak <= BUDGET + (32 << 20), "{peak} bytes");
     assert!(gone > 0, "nobody gave way");
-    assert_unharmed("1,000 hungry clients", calm, healthy.p99(), 2.0);
+    assert_unharmed("1,000 hungry clients", calm, healthy, 2.0);
 }
 
 #[test]
@@ -197,15 +218,18 @@ fn a_flood_of_empty_packets_starves_nobody() {
     let started = Instant::now();
     let zeros = vec![0; 64 * 1024];
     let mut sent = 0;
-    while started.elapsed() < 3 * SECOND {
+    let answered = healthy.answered();
+    // It stops when the healthy client was served beside it, which fails after 20 s without an answer.
+    while started.elapsed() < 3 * SECOND || healthy.answered() < answered + 500 {
         sending.write_all(&zeros).unwrap();
         sent += zeros.len();
     }
-    let attacked = healthy.p99();
+    assert!(healthy.answered() >= answered + 500);
+    let rate = (sent / 4) as f64 / started.elapsed().as_secs_f64();
+    eprintln!("a flood of empty packets: {rate:.0} a second");
+    assert_unharmed("a flood of empty packets", calm, healthy, 3.0);
     sending.shutdown(std::net::Shutdown::Write).unwrap();
     assert_eq!(reader.join().unwrap(), sent, "all of them are answered");
-    eprintln!("a flood of empty packets: {} a second", sent / 4 / 3);
-    assert_unharmed("a flood of empty packets", calm, attacked, 3.0);
 }
 
 #[test]
@@ -217,24 +241,27 @@ fn at_the_limit_on_open_files_those_who_are_there_are_served_and_no_time_is_burn
     let server = Server::spawn(Command::new("sh").args(["-c", &command]));
     let calm = calm_p99(&server);
     let healthy = Healthy::start(&server);
-    thread::sleep(Duration::from_millis(100));
+    healthy.expect_answers(1);
     let dialed: Vec<_> = (0..1000).map(|_| TcpStream::connect(&server.addr).unwrap()).collect();
-    thread::sleep(SECOND);
-    assert_unharmed("1,000 dials at a limit of 256 files", calm, healthy.p99(), 1.5);
+    healthy.expect_answers(500);
+    assert_unharmed("1,000 dials at a limit of 256 files", calm, healthy, 1.5);
     // Without the healthy client, whose packets cost more.
     let before = cpu_time(&server);
     thread::sleep(3 * SECOND);
     let used = cpu_time(&server) - before;
     eprintln!("at the limit: {used:?} of CPU time in 3 s");
-    assert!(used < 3 * SECOND / 20, "{used:?} of CPU time in 3 s");
+    // A loop that never sleeps takes a core. Otherwise it is next to nothing, on a slow machine too.
+    let limit = if asserts_times() { 3 * SECOND / 20 } else { 3 * SECOND / 4 };
+    assert!(used < limit, "{used:?} of CPU time in 3 s");
 
     drop(dialed);
     let room_since = Instant::now();
     let mut stream = TcpStream::connect(&server.addr).unwrap();
+    stream.set_read_timeout(Some(HANG_GUARD)).unwrap();
     echo(&mut stream, 1);
     let elapsed = room_since.elapsed();
     eprintln!("served {elapsed:?} after there was room");
-    assert!(elapsed < SECOND, "it took {elapsed:?} to be served again");
+    assert!(!asserts_times() || elapsed < SECOND, "it took {elapsed:?} to be served again");
 }
 
 #[test]
@@ -253,31 +280,36 @@ fn resets_in_the_middle_of_frames_leave_nothing_behind() {
         stream.write_all(&frame[..offset]).unwrap();
         SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
     };
-    let at_rest = || {
-        // Until the server has seen them all: it has a file for each that it has not.
-        let mut last = (open_files(&server), resident_bytes(&server));
-        loop {
-            thread::sleep(Duration::from_millis(200));
-            let now = (open_files(&server), resident_bytes(&server));
-            if now == last {
-                return now;
-            }
-            last = now;
+    let served = || {
+        let mut stream = TcpStream::connect(&server.addr).unwrap();
+        stream.set_read_timeout(Some(HANG_GUARD)).unwrap();
+        echo(&mut stream, 1);
+    };
+    let wait_for_files = |files: usize| {
+        let give_up_at = Instant::now() + HANG_GUARD;
+        while open_files(&server) != files {
+            assert!(Instant::now() < give_up_at, "{} files instead of {files}", open_files(&server));
+            thread::sleep(Duration::from_millis(1));
         }
     };
+    let files = open_files(&server);
+    let resident_at_rest = || {
+        // Connections are accepted in their order: when this one is served, the server has a file for each that has not ended.
+        served();
+        wait_for_files(files);
+        resident_bytes(&server)
+    };
     (0..5000).for_each(reset);
-    let (files, bytes) = at_rest();
+    let bytes = resident_at_rest();
     (0..20_000).for_each(reset);
-    let (files_after, bytes_after) = at_rest();
-    eprintln!("20,000 resets: {files} files and {bytes} bytes before, {files_after} and {bytes_after} after");
-    assert_eq!(files_after, files);
+    let bytes_after = resident_at_rest();
+    eprintln!("20,000 resets: {bytes} bytes before, {bytes_after} after");
     // 13 bytes for each would be seen; how many were open at once makes a difference too.
     assert!(bytes_after <= bytes + 256 * 1024, "{bytes} bytes before, {bytes_after} after");
-    echo(&mut TcpStream::connect(&server.addr).unwrap(), 1);
     // Its tasks are its connections: a server with one that has not ended does not end by itself.
     server.signal("TERM");
     let summary = server.finish();
-    assert!(summary.contains("over 25001 connections"), "{summary}");
+    assert!(summary.contains("over 25002 connections"), "{summary}");
 }
 
 /// A client that sends as fast as it can until the connection ends, and checks that what comes back is, from its first packet
@@ -337,7 +369,8 @@ fn stopped_fifty_times_under_full_load_it_alters_and_tears_nothing() {
         let received: u32 = ends.iter().map(|(received, _)| received).sum();
         // Fails unless it exits with 0.
         let summary = server.finish();
-        assert!(stopped.elapsed() < 10 * SECOND, "it took {:?}", stopped.elapsed());
+        let limit = if asserts_times() { 10 * SECOND } else { 4 * HANG_GUARD };
+        assert!(stopped.elapsed() < limit, "it took {:?}", stopped.elapsed());
         let answered: u32 =
             summary.strip_prefix("echoed ").unwrap().split(' ').next().unwrap().parse().unwrap();
         // Whatever the server has answered has come back, unless a client saw a reset.
@@ -380,13 +413,18 @@ fn clients_that_connect_and_say_nothing_of_tls_delay_nobody_and_are_gone_in_time
     };
     let calm = median_time();
     let streams: Vec<_> = (0..1000).map(|_| connect(&server)).collect();
-    let deadline = Instant::now() + 4 * SECOND;
+    let deadline = deadline(4 * SECOND);
+    // One at least is served while all of them are there, however slow the machine is.
+    time_to_reply();
+    assert!(!streams.iter().any(is_gone), "the silent ones were gone before");
     let attacked = median_time();
-    assert!(Instant::now() + SECOND < deadline, "it was over before the silent ones were gone");
     eprintln!(
         "1,000 silent clients of TLS: a new one was served in {calm:?} alone and in {attacked:?} beside them"
     );
-    assert!(attacked <= (2 * calm).max(calm + 2 * SECOND / 1000), "{calm:?} rose to {attacked:?}");
+    if asserts_times() {
+        assert!(Instant::now() + SECOND < deadline, "the silent ones were gone before");
+        assert!(attacked <= (2 * calm).max(calm + 2 * SECOND / 1000), "{calm:?} rose to {attacked:?}");
+    }
     wait_until_gone(streams, deadline);
     time_to_reply();
 }
