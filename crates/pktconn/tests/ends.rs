@@ -13,15 +13,15 @@ use std::time::Duration;
 use common::{frame, numbered};
 use futures::StreamExt;
 use pktconn::{
-    Checksum, Client, ClientConfig, ClientEvent, CodecConfig, ConnConfig, HeaderFormat, Packet, PacketConn,
-    ServerConfig, SlowConsumer, TcpConfig,
+    Checksum, Client, ClientConfig, ClientEvent, CodecConfig, HeaderFormat, Packet, PacketConn, ServerConfig,
+    SlowConsumer, TcpConfig,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
-use transports::{ALL, Over, let_it_arrive, soon, within};
+use transports::{ALL, Over, assert_within, let_it_arrive, patient, soon};
 
 type HandlerResult = Result<(), Box<dyn StdError + Send + Sync>>;
 
@@ -107,7 +107,7 @@ async fn dropping_the_last_handle_with_undelivered_packets_is_no_clean_end() {
                 [Drops::Whole, Drops::SenderFirst, Drops::ReceiverFirst, Drops::CloneLast, Drops::InATask]
             {
                 for finds in BOTH {
-                    let (mut here, mut there) = over.pair(ConnConfig::new()).await;
+                    let (mut here, mut there) = over.pair(patient()).await;
                     leave_undelivered(place, &mut here, &there).await;
                     match drops {
                         Drops::Whole => drop(here),
@@ -143,7 +143,7 @@ async fn dropping_the_last_handle_with_undelivered_packets_is_no_clean_end() {
 async fn what_arrives_after_the_receiver_was_dropped_is_undelivered_when_the_last_sender_goes() {
     for over in ALL {
         for finds in BOTH {
-            let (here, mut there) = over.pair(ConnConfig::new()).await;
+            let (here, mut there) = over.pair(patient()).await;
             let (sender, receiver) = here.split();
             drop(receiver);
             there.send(b"to nobody").await.unwrap();
@@ -159,7 +159,7 @@ async fn what_arrives_after_the_receiver_was_dropped_is_undelivered_when_the_las
 async fn packets_of_a_batch_that_was_not_taken_whole_are_undelivered() {
     for over in [Over::Tcp, Over::Tls] {
         for as_stream in [false, true] {
-            let (mut here, mut there) = over.pair(ConnConfig::new()).await;
+            let (mut here, mut there) = over.pair(patient()).await;
             there.send_many(&mut (0..10).map(numbered).collect()).await.unwrap();
             if as_stream {
                 let (_sender, mut receiver) = here.split();
@@ -177,7 +177,7 @@ async fn packets_of_a_batch_that_was_not_taken_whole_are_undelivered() {
 /// A frame of which a part has arrived is undelivered too.
 #[tokio::test]
 async fn dropping_a_connection_in_the_middle_of_a_frame_is_no_clean_end() {
-    let (mut here, mut raw) = common::tcp_and_raw(ConnConfig::new()).await;
+    let (mut here, mut raw) = common::tcp_and_raw(patient()).await;
     raw.write_all(&frame(b"never whole")[..7]).await.unwrap();
     let_it_arrive().await;
     assert!(timeout(Duration::from_millis(20), here.recv()).await.is_err());
@@ -223,11 +223,11 @@ async fn a_handler_that_ends_with_undelivered_packets_ends_its_connection_unclea
             Handler::IsDroppedWithItsServer,
         ] {
             for finds in BOTH {
-                let (server, route) = over.bind(ServerConfig::new()).await;
+                let (server, route) = over.bind(ServerConfig::from(patient())).await;
                 let handle = server.handle();
                 let (took, mut taken) = mpsc::unbounded_channel();
                 let serving = tokio::spawn(server.serve(move |conn| end(way, conn, took.clone())));
-                let mut peer = route.connect(ConnConfig::new()).await;
+                let mut peer = route.connect(patient()).await;
                 peer.send_many(&mut vec![Packet::from(b"one"), b"two".into()]).await.unwrap();
                 if over == Over::Unix {
                     // In the kernel.
@@ -264,11 +264,11 @@ async fn a_client_is_told_of_an_unclean_end_and_of_what_was_written() {
             Handler::IsCut,
             Handler::IsDroppedWithItsServer,
         ] {
-            let (server, route) = over.bind(ServerConfig::new()).await;
+            let (server, route) = over.bind(ServerConfig::from(patient())).await;
             let handle = server.handle();
             let (took, mut taken) = mpsc::unbounded_channel();
             let serving = tokio::spawn(server.serve(move |conn| end(way, conn, took.clone())));
-            let config = ClientConfig::new().conn(route.config(ConnConfig::new()));
+            let config = ClientConfig::new().conn(route.config(patient()));
             let mut client = Client::new(&route.addr, config.max_tries(1)).unwrap();
             client.send(b"one").await.unwrap();
             assert!(matches!(client.recv().await, Some(ClientEvent::Connected)));
@@ -316,7 +316,7 @@ fn a_runtime_that_is_shut_down_with_undelivered_packets_ends_them_uncleanly() {
                         runtime()
                     };
                     theirs.block_on(async {
-                        let (server, route) = over.bind(ServerConfig::new()).await;
+                        let (server, route) = over.bind(ServerConfig::from(patient())).await;
                         route_out.send(route).unwrap();
                         let serving = server
                             .serve(move |conn| end(Handler::IsDroppedWithItsServer, conn, took.clone()));
@@ -333,7 +333,7 @@ fn a_runtime_that_is_shut_down_with_undelivered_packets_ends_them_uncleanly() {
                 });
                 let route = route_in.recv().unwrap();
                 rt.block_on(async {
-                    let mut peer = route.connect(ConnConfig::new()).await;
+                    let mut peer = route.connect(patient()).await;
                     peer.send_many(&mut vec![Packet::from(b"one"), b"two".into()]).await.unwrap();
                     taken.recv().await.unwrap();
                     peer.send(b"three").await.unwrap();
@@ -361,7 +361,7 @@ fn a_connection_that_outlives_its_runtime_with_undelivered_packets_ends_uncleanl
         accepted.set_nonblocking(true).unwrap();
         let here = theirs.block_on(async {
             let stream = TcpStream::from_std(accepted).unwrap();
-            let mut here = PacketConn::from_tcp(stream, ConnConfig::new()).unwrap();
+            let mut here = PacketConn::from_tcp(stream, patient()).unwrap();
             rt.spawn(async {});
             std::thread::scope(|scope| {
                 scope.spawn(|| {
@@ -393,7 +393,7 @@ async fn a_frame_that_is_not_acceptable_ends_the_connection_uncleanly_with_the_r
             for kept in [false, true] {
                 for finds in BOTH {
                     let case = (over, name, kept);
-                    let configs = (ConnConfig::new().codec(codec), ConnConfig::new().codec(peers));
+                    let configs = (patient().codec(codec), patient().codec(peers));
                     let (here, mut there) = over.pair_with(configs.0, configs.1).await;
                     let (sender, mut receiver) = here.split();
                     sender.send(b"a reply").await.unwrap();
@@ -411,7 +411,7 @@ async fn a_frame_that_is_not_acceptable_ends_the_connection_uncleanly_with_the_r
                     } else if finds == Finds::ByClose {
                         assert_is_not_clean(&mut there, finds, case).await;
                     }
-                    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+                    assert_within(Duration::from_millis(1500), began.elapsed(), case);
                     drop(kept);
                 }
             }
@@ -422,7 +422,7 @@ async fn a_frame_that_is_not_acceptable_ends_the_connection_uncleanly_with_the_r
 #[tokio::test]
 async fn a_frame_that_was_cut_short_ends_with_a_reset_after_the_reply() {
     for kept in [false, true] {
-        let (here, mut raw) = common::tcp_and_raw(ConnConfig::new()).await;
+        let (here, mut raw) = common::tcp_and_raw(patient()).await;
         let (sender, mut receiver) = here.split();
         sender.send(b"a reply").await.unwrap();
         raw.write_all(&frame(b"never whole")[..7]).await.unwrap();
@@ -440,7 +440,7 @@ async fn a_frame_that_was_cut_short_ends_with_a_reset_after_the_reply() {
 #[tokio::test]
 async fn a_frame_that_came_too_late_ends_with_a_reset_after_the_reply() {
     for kept in [false, true] {
-        let config = ConnConfig::new().frame_timeout(Duration::from_millis(50));
+        let config = patient().frame_timeout(Duration::from_millis(50));
         let (here, mut raw) = common::tcp_and_raw(config).await;
         let (sender, mut receiver) = here.split();
         sender.send(b"a reply").await.unwrap();
@@ -459,7 +459,7 @@ async fn a_frame_that_came_too_late_ends_with_a_reset_after_the_reply() {
 #[tokio::test]
 async fn a_peer_that_was_silent_for_too_long_sees_a_clean_end() {
     for kept in [false, true] {
-        let config = ConnConfig::new().idle_timeout(Duration::from_millis(50));
+        let config = patient().idle_timeout(Duration::from_millis(50));
         let (here, mut raw) = common::tcp_and_raw(config).await;
         let (sender, mut receiver) = here.split();
         sender.send(b"goodbye").await.unwrap();
@@ -479,13 +479,13 @@ async fn a_peer_that_was_silent_for_too_long_sees_a_clean_end() {
 async fn a_client_that_is_dropped_with_packets_in_its_inbox_ends_uncleanly() {
     for over in [Over::Tcp, Over::Tls] {
         for finds in BOTH {
-            let (server, route) = over.bind(ServerConfig::new()).await;
+            let (server, route) = over.bind(ServerConfig::from(patient())).await;
             let (pass, mut passed) = mpsc::unbounded_channel();
             tokio::spawn(server.serve(move |conn| {
                 pass.send(conn).unwrap();
                 async { Ok(()) }
             }));
-            let config = ClientConfig::new().conn(route.config(ConnConfig::new()));
+            let config = ClientConfig::new().conn(route.config(patient()));
             let mut client = Client::new(&route.addr, config).unwrap();
             assert!(matches!(client.recv().await, Some(ClientEvent::Connected)));
             let mut peer = passed.recv().await.unwrap();
@@ -508,7 +508,7 @@ async fn dropping_a_connection_of_which_everything_was_delivered_is_a_clean_end(
     for over in [Over::Tcp, Over::Unix] {
         for drops in [Drops::Whole, Drops::SenderFirst, Drops::ReceiverFirst] {
             for finds in BOTH {
-                let (mut here, mut there) = over.pair(ConnConfig::new()).await;
+                let (mut here, mut there) = over.pair(patient()).await;
                 there.send_many(&mut (0..5).map(numbered).collect()).await.unwrap();
                 for number in 0..5 {
                     assert_eq!(here.recv().await.unwrap(), Some(numbered(number)));
@@ -544,7 +544,7 @@ async fn dropping_a_connection_of_which_everything_was_delivered_is_a_clean_end(
 async fn dropping_a_connection_whose_end_was_received_delivers_all_that_was_sent() {
     for over in ALL {
         for by_stream in [false, true] {
-            let (mut here, there) = over.pair(ConnConfig::new().send_high_water(4 << 20)).await;
+            let (mut here, there) = over.pair(patient().send_high_water(4 << 20)).await;
             let (peer, mut receiver) = there.split();
             let reading = tokio::spawn(async move {
                 // It reads only when everything was handed over.
@@ -578,7 +578,7 @@ async fn dropping_a_connection_whose_end_was_received_delivers_all_that_was_sent
 #[tokio::test]
 async fn all_replies_arrive_at_a_peer_that_half_closes_though_their_handle_is_dropped_at_once() {
     for over in [Over::Tcp, Over::Unix] {
-        let config = ConnConfig::new().send_high_water(8 << 20);
+        let config = patient().send_high_water(8 << 20);
         let (mut here, mut raw): (PacketConn, Box<dyn RawStream>) = match over {
             Over::Unix => {
                 let (a, b) = UnixStream::pair().unwrap();
@@ -617,7 +617,7 @@ async fn a_close_with_unread_input_is_clean() {
     for over in ALL {
         for place in [Undelivered::InTheBuffer, Undelivered::InTheKernel] {
             for finds in BOTH {
-                let (mut here, mut there) = over.pair(ConnConfig::new()).await;
+                let (mut here, mut there) = over.pair(patient()).await;
                 leave_undelivered(place, &mut here, &there).await;
                 here.send(b"goodbye").await.unwrap();
                 let closing = tokio::spawn(async move { here.close().await });
@@ -642,7 +642,7 @@ async fn a_close_with_unread_input_is_clean() {
 #[tokio::test]
 async fn dropping_the_receiver_ends_nothing_while_a_sender_lives() {
     for over in ALL {
-        let (mut here, mut there) = over.pair(ConnConfig::new()).await;
+        let (mut here, mut there) = over.pair(patient()).await;
         leave_undelivered(Undelivered::InTheBuffer, &mut here, &there).await;
         let (sender, receiver) = here.split();
         drop(receiver);
@@ -670,21 +670,21 @@ async fn a_reply_arrives_on_several_threads_too() {
 async fn assert_replies_arrive() {
     for over in ALL {
         for (runs, len) in [(100, 20), (100, 500_000)] {
-            let (server, route) = over.bind(ServerConfig::new()).await;
+            let (server, route) = over.bind(ServerConfig::from(patient())).await;
             tokio::spawn(server.serve(move |mut conn| async move {
                 conn.recv().await?;
                 conn.send(vec![7; len]).await?;
                 Ok(())
             }));
             for run in 0..runs {
-                let mut peer = route.connect(ConnConfig::new()).await;
+                let mut peer = route.connect(patient()).await;
                 let began = Instant::now();
                 peer.send_many(&mut vec![Packet::from(b"one"), b"two".into(), b"three".into()])
                     .await
                     .unwrap();
                 match soon("the reply", peer.recv()).await {
                     Ok(Some(reply)) => assert_eq!(reply.len(), len),
-                    // The machine was too busy to read it within the second that a reply has.
+                    // The machine was too busy for the second that a reply has, which counts as an end.
                     Err(_) if began.elapsed() >= Duration::from_secs(1) => continue,
                     other => panic!("{over:?}, {len} bytes, run {run}: {other:?}"),
                 }
@@ -698,32 +698,29 @@ async fn assert_replies_arrive() {
 /// A peer that does not read holds up an end without a close for a second, and not longer.
 #[tokio::test]
 async fn a_peer_that_does_not_read_sees_the_end_within_a_second_and_a_half() {
-    within(Duration::from_millis(1500), async || {
-        let config = ConnConfig::new()
-            .send_high_water(64 << 20)
-            .tcp(TcpConfig::new().send_buffer(64 * 1024).recv_buffer(64 * 1024));
-        let (here, mut raw) = common::tcp_and_raw(config).await;
-        here.send(vec![7; 32 << 20]).await.unwrap();
-        raw.write_all(&frame(b"undelivered")).await.unwrap();
-        let_it_arrive().await;
-        let began = Instant::now();
-        drop(here);
-        // Only a write tells it: it does not read.
-        let writing = async {
-            while raw.write_all(b"x").await.is_ok() {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        soon("the end", writing).await;
-        began.elapsed()
-    })
-    .await;
+    let config = patient()
+        .send_high_water(64 << 20)
+        .tcp(TcpConfig::new().send_buffer(64 * 1024).recv_buffer(64 * 1024));
+    let (here, mut raw) = common::tcp_and_raw(config).await;
+    here.send(vec![7; 32 << 20]).await.unwrap();
+    raw.write_all(&frame(b"undelivered")).await.unwrap();
+    let_it_arrive().await;
+    let began = Instant::now();
+    drop(here);
+    // Only a write tells it: it does not read.
+    let writing = async {
+        while raw.write_all(b"x").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    soon("the end", writing).await;
+    assert_within(Duration::from_millis(1500), began.elapsed(), "the end");
 }
 
 /// A clean end says that everything was delivered: also of what this side has queued.
 #[tokio::test]
 async fn a_drop_that_loses_queued_packets_is_no_clean_end() {
-    let config = ConnConfig::new()
+    let config = patient()
         .codec(CodecConfig::new().header(HeaderFormat::U16Le).max_payload_len(1000))
         .send_high_water(64 << 20)
         .tcp(TcpConfig::new().send_buffer(16 * 1024).recv_buffer(16 * 1024));
@@ -743,36 +740,30 @@ async fn a_drop_that_loses_queued_packets_is_no_clean_end() {
 async fn handles_that_are_kept_and_not_polled_do_not_hold_up_the_end_of_one_that_is_cut() {
     for over in ALL {
         for queued in [10, 4 << 20] {
-            within(Duration::from_millis(1500), async || cut_with_kept_handles(over, queued).await).await;
+            let config = patient().send_high_water(8 << 20);
+            let (server, route) = over.bind(config.into()).await;
+            let handle = server.handle();
+            let (pass, mut passed) = mpsc::unbounded_channel();
+            let serving = tokio::spawn(server.serve(move |conn| {
+                pass.send(conn.split()).unwrap();
+                std::future::pending()
+            }));
+            let mut peer = route.connect(patient()).await;
+            let kept = passed.recv().await.unwrap();
+            kept.0.send(vec![7; queued]).await.unwrap();
+            peer.send(b"undelivered").await.unwrap();
+            peer.flush().await.unwrap();
+            let_it_arrive().await;
+            let began = Instant::now();
+            handle.shutdown_within(Duration::ZERO);
+            let report = soon("the report", serving).await.unwrap();
+            assert_within(Duration::from_millis(1500), began.elapsed(), (over, queued));
+            assert_eq!(report.cut.len(), 1);
+            let (count, end) = soon("the end", receive_all(&mut peer)).await;
+            assert!(end.is_err(), "{over:?}, {queued} bytes: {count} packets and a clean end");
+            drop(kept);
         }
     }
-}
-
-/// How long it took.
-async fn cut_with_kept_handles(over: Over, queued: usize) -> Duration {
-    let config = ConnConfig::new().send_high_water(8 << 20);
-    let (server, route) = over.bind(config.into()).await;
-    let handle = server.handle();
-    let (pass, mut passed) = mpsc::unbounded_channel();
-    let serving = tokio::spawn(server.serve(move |conn| {
-        pass.send(conn.split()).unwrap();
-        std::future::pending()
-    }));
-    let mut peer = route.connect(ConnConfig::new()).await;
-    let kept = passed.recv().await.unwrap();
-    kept.0.send(vec![7; queued]).await.unwrap();
-    peer.send(b"undelivered").await.unwrap();
-    peer.flush().await.unwrap();
-    let_it_arrive().await;
-    let began = Instant::now();
-    handle.shutdown_within(Duration::ZERO);
-    let report = soon("the report", serving).await.unwrap();
-    let took = began.elapsed();
-    assert_eq!(report.cut.len(), 1);
-    let (count, end) = soon("the end", receive_all(&mut peer)).await;
-    assert!(end.is_err(), "{over:?}, {queued} bytes: {count} packets and a clean end");
-    drop(kept);
-    took
 }
 
 // ---- a peer that takes nothing
@@ -781,13 +772,13 @@ async fn cut_with_kept_handles(over: Over, queued: usize) -> Duration {
 async fn a_peer_that_takes_nothing_sees_the_end_though_the_receiver_is_kept() {
     for over in ALL {
         for disconnect in [false, true] {
-            let config = ConnConfig::new().send_high_water(16 << 20);
+            let config = patient().send_high_water(16 << 20);
             let config = if disconnect {
                 config.slow_consumer(SlowConsumer::Disconnect).send_max_lag(Duration::from_millis(100))
             } else {
                 config.write_timeout(Duration::from_millis(100))
             };
-            let (here, mut there) = over.pair_with(config, ConnConfig::new()).await;
+            let (here, mut there) = over.pair_with(config, patient()).await;
             let (sender, receiver) = here.split();
             sender.send(vec![7; 14 << 20]).await.unwrap();
             let reason = soon("the end", sender.closed()).await;
@@ -856,7 +847,7 @@ async fn what_has_arrived_is_received_though_a_write_failed_first() {
     for over in ALL {
         for how in [Receives::Recv, Receives::Many, Receives::Stream, Receives::Select] {
             for busy in [false, true] {
-                let (mut here, mut there) = over.pair(ConnConfig::new()).await;
+                let (mut here, mut there) = over.pair(patient()).await;
                 // So that the end of `there` comes with a reset: it has not received all.
                 here.send_many(&mut vec![Packet::from(b"one"), b"two".into()]).await.unwrap();
                 assert!(there.recv().await.unwrap().is_some());
@@ -900,7 +891,7 @@ fn what_arrives_in_the_turn_of_a_failed_write_is_received() {
                     let theirs = runtime();
                     let mut there = theirs.block_on(async {
                         // Accepted there, and connected here.
-                        let (server, route) = over.bind(ServerConfig::new()).await;
+                        let (server, route) = over.bind(ServerConfig::from(patient())).await;
                         tell.send(route).ok().unwrap();
                         tokio::spawn(server.serve(move |conn| {
                             pass.send(conn).unwrap();
@@ -926,7 +917,7 @@ fn what_arrives_in_the_turn_of_a_failed_write_is_received() {
                 });
                 runtime().block_on(async {
                     let route = told.await.unwrap();
-                    let mut here = route.connect(ConnConfig::new()).await;
+                    let mut here = route.connect(patient()).await;
                     here.send_many(&mut vec![Packet::from(b"one"), b"two".into()]).await.unwrap();
                     assert!(timeout(Duration::from_millis(50), here.recv()).await.is_err());
                     if busy {
@@ -958,26 +949,24 @@ fn what_arrives_in_the_turn_of_a_failed_write_is_received() {
 async fn a_close_waits_a_grace_for_a_peer_that_keeps_its_side_open() {
     for over in [Over::Tcp, Over::Tls] {
         for grace in [None, Some(Duration::from_millis(100))] {
-            let mut config = ConnConfig::new();
+            let mut config = patient();
             if let Some(grace) = grace {
                 config = config.close_grace(grace);
             }
             let grace = grace.unwrap_or(Duration::from_secs(1));
-            within(grace + Duration::from_millis(900), async || {
-                let (mut here, mut there) = over.pair_with(config.clone(), ConnConfig::new()).await;
-                here.send(b"the last").await.unwrap();
-                let began = Instant::now();
-                let closing = tokio::spawn(async move {
-                    here.close().await.unwrap();
-                    began.elapsed()
-                });
-                assert!(there.recv().await.unwrap().is_some());
-                let took = soon("the close", closing).await.unwrap();
-                assert!(took >= grace, "{over:?}: {took:?}");
-                assert!(there.recv().await.unwrap().is_none(), "{over:?}");
-                took
-            })
-            .await;
+            let (mut here, mut there) = over.pair_with(config, patient()).await;
+            here.send(b"the last").await.unwrap();
+            let began = Instant::now();
+            let closing = tokio::spawn(async move {
+                here.close().await.unwrap();
+                began.elapsed()
+            });
+            assert!(there.recv().await.unwrap().is_some());
+            let took = soon("the close", closing).await.unwrap();
+            // No deadline passes before its time, on any machine.
+            assert!(took >= grace, "{over:?}: {took:?}");
+            assert_within(grace + Duration::from_millis(900), took, over);
+            assert!(there.recv().await.unwrap().is_none(), "{over:?}");
         }
     }
 }
@@ -986,29 +975,37 @@ async fn a_close_waits_a_grace_for_a_peer_that_keeps_its_side_open() {
 async fn a_reset_within_the_grace_is_an_error_of_the_close() {
     for split in [false, true] {
         for late in [false, true] {
-            let (here, mut there) = common::tcp_pair(ConnConfig::new()).await;
-            let (sender, receiver) = here.split();
-            let receiver = split.then_some(receiver);
-            sender.send_many(&mut vec![Packet::from(b"one"), b"two".into()]).await.unwrap();
-            assert!(there.recv().await.unwrap().is_some());
-            let closing = tokio::spawn(async move { sender.close().await });
-            if late {
-                tokio::time::sleep(Duration::from_millis(300)).await;
+            loop {
+                let (here, mut there) = common::tcp_pair(patient()).await;
+                let (sender, receiver) = here.split();
+                let receiver = split.then_some(receiver);
+                sender.send_many(&mut vec![Packet::from(b"one"), b"two".into()]).await.unwrap();
+                assert!(there.recv().await.unwrap().is_some());
+                let began = Instant::now();
+                let closing = tokio::spawn(async move { sender.close().await });
+                if late {
+                    tokio::time::sleep(Duration::from_millis(300)).await;
+                }
+                drop(there);
+                // A slow machine may be late for the grace of a second.
+                let is_in_time = began.elapsed() < Duration::from_millis(900);
+                let closed = soon("the close", closing).await.unwrap();
+                drop(receiver);
+                if is_in_time {
+                    assert!(
+                        closed.as_ref().is_err_and(pktconn::Error::is_io),
+                        "split {split}, late {late}: {closed:?}"
+                    );
+                    break;
+                }
             }
-            drop(there);
-            let closed = soon("the close", closing).await.unwrap();
-            assert!(
-                closed.as_ref().is_err_and(pktconn::Error::is_io),
-                "split {split}, late {late}: {closed:?}"
-            );
-            drop(receiver);
         }
     }
 }
 
 #[tokio::test]
 async fn a_close_waits_for_a_peer_that_acknowledges_nothing_until_its_timeout() {
-    let config = ConnConfig::new()
+    let config = patient()
         .send_high_water(32 << 20)
         .close_timeout(Duration::from_millis(1500))
         .close_grace(Duration::from_millis(10));
@@ -1020,7 +1017,8 @@ async fn a_close_waits_for_a_peer_that_acknowledges_nothing_until_its_timeout() 
     let error = soon("the close", here.close()).await.unwrap_err();
     assert_eq!(error.timeout(), Some(pktconn::Timeout::Close));
     let took = began.elapsed();
-    assert!(took >= Duration::from_millis(1500) && took < Duration::from_secs(5), "{took:?}");
+    assert!(took >= Duration::from_millis(1500), "{took:?}");
+    assert_within(Duration::from_millis(2000), took, "the close");
     let unsent = error.into_unsent();
     assert!(!unsent.is_empty() && unsent.iter().all(|packet| packet.len() == 1 << 20));
     drop(raw);
@@ -1029,7 +1027,7 @@ async fn a_close_waits_for_a_peer_that_acknowledges_nothing_until_its_timeout() 
 #[tokio::test]
 async fn a_client_closes_with_its_server_and_writes_what_is_queued_first() {
     for over in ALL {
-        let config = ConnConfig::new().send_high_water(8 << 20);
+        let config = patient().send_high_water(8 << 20);
         let (here, there) = over.pair(config).await;
         let (server, mut server_receiver) = here.split();
         let (sender, mut receiver) = there.split();
@@ -1053,7 +1051,7 @@ async fn half_close_is_what_it_was_set_to() {
     for on in [false, true] {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let config = ConnConfig::new().half_close(on);
+        let config = patient().half_close(on);
         let (conn, accepted) = tokio::join!(PacketConn::connect_with(addr, config), listener.accept());
         let (mut conn, mut raw) = (conn.unwrap(), accepted.unwrap().0);
         raw.shutdown().await.unwrap();
@@ -1071,7 +1069,7 @@ async fn half_close_is_what_it_was_set_to() {
 #[tokio::test]
 async fn an_accepted_connection_sends_on_after_its_peer_has_closed() {
     let (mut here, mut raw) = {
-        let (server, route) = Over::Tcp.bind(ServerConfig::new()).await;
+        let (server, route) = Over::Tcp.bind(ServerConfig::from(patient())).await;
         let (pass, mut passed) = mpsc::unbounded_channel();
         tokio::spawn(server.serve(move |conn| {
             pass.send(conn).unwrap();
@@ -1095,7 +1093,7 @@ async fn an_accepted_connection_sends_on_after_its_peer_has_closed() {
 async fn a_close_towards_a_client_of_which_everything_was_delivered_is_clean() {
     for over in ALL {
         for queued in [false, true] {
-            let (server, route) = over.bind(ServerConfig::new()).await;
+            let (server, route) = over.bind(ServerConfig::from(patient())).await;
             let (tell, mut told) = mpsc::unbounded_channel();
             tokio::spawn(server.serve(move |mut conn| {
                 let tell = tell.clone();
@@ -1106,7 +1104,7 @@ async fn a_close_towards_a_client_of_which_everything_was_delivered_is_clean() {
                     Ok(())
                 }
             }));
-            let config = ClientConfig::new().conn(route.config(ConnConfig::new()));
+            let config = ClientConfig::new().conn(route.config(patient()));
             let mut client = Client::new(&route.addr, config).unwrap();
             client.send(b"hello").await.unwrap();
             assert!(matches!(client.recv().await, Some(ClientEvent::Connected)));
@@ -1130,8 +1128,8 @@ async fn what_waits_for_its_flush_delay_leaves_at_the_end() {
     for over in ALL {
         for undelivered in [false, true] {
             for told in [false, true] {
-                let config = ConnConfig::new().flush_delay(Duration::from_secs(3600));
-                let (mut here, there) = over.pair_with(config, ConnConfig::new()).await;
+                let config = patient().flush_delay(Duration::from_secs(3600));
+                let (mut here, there) = over.pair_with(config, patient()).await;
                 let (peer, mut receiver) = there.split();
                 if undelivered {
                     peer.send(b"undelivered").await.unwrap();

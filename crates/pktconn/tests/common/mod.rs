@@ -1,14 +1,27 @@
-//! Connections in pairs, and frames written by hand.
+//! Connections in pairs, frames written by hand, and what to assert about time.
 #![allow(dead_code, reason = "each test crate uses its own part of this")]
 
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use pktconn::{ConnConfig, Packet, PacketConn, PacketServer};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+
+/// The longest that a test waits for anything. It only ends a test that hangs, so it is far above what a slow machine takes.
+pub(crate) const HANG_GUARD: Duration = Duration::from_secs(60);
+
+/// A deadline that no test waits for. Where all other deadlines are this long, a connection that ends has ended by the one that
+/// the test is about.
+pub(crate) const HOUR: Duration = Duration::from_secs(3600);
+
+/// Whether to assert times of the real clock, which a busy machine can break. `.ci/nightly times` sets `PKTCONN_TIMES=1`.
+pub(crate) fn asserts_times() -> bool {
+    std::env::var_os("PKTCONN_TIMES").is_some_and(|value| value == "1")
+}
 
 /// Where a server over TCP is reached.
 pub(crate) fn tcp_addr(server: &PacketServer) -> SocketAddr {

@@ -9,6 +9,8 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
+use crate::common::{HANG_GUARD, HOUR, asserts_times};
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Over {
     Tcp,
@@ -17,6 +19,16 @@ pub(crate) enum Over {
 }
 
 pub(crate) const ALL: [Over; 3] = [Over::Tcp, Over::Tls, Over::Unix];
+
+/// Deadlines of an hour: whatever ends within [`HANG_GUARD`] has not waited for one of them.
+pub(crate) fn patient() -> ConnConfig {
+    ConnConfig::new()
+        .connect_timeout(HOUR)
+        .handshake_timeout(HOUR)
+        .frame_timeout(HOUR)
+        .write_timeout(HOUR)
+        .close_timeout(HOUR)
+}
 
 /// How a server is reached.
 #[derive(Clone)]
@@ -105,20 +117,14 @@ pub(crate) async fn let_it_arrive() {
 
 /// Fails a test that hangs.
 pub(crate) async fn soon<F: Future>(what: &str, future: F) -> F::Output {
-    match tokio::time::timeout(Duration::from_secs(8), future).await {
+    match tokio::time::timeout(HANG_GUARD, future).await {
         Ok(output) => output,
-        Err(_) => panic!("{what}: not within 8 s"),
+        Err(_) => panic!("{what}: not within {HANG_GUARD:?}"),
     }
 }
 
-/// Fails where none of three runs of `measure` takes less than `limit`: a busy machine may be late once.
-pub(crate) async fn within(limit: Duration, mut measure: impl AsyncFnMut() -> Duration) {
-    let mut took = Vec::new();
-    for _ in 0..3 {
-        took.push(measure().await);
-        if took.last() < Some(&limit) {
-            return;
-        }
-    }
-    panic!("{took:?}, and not less than {limit:?}");
+/// Where times are asserted, `took` has to be less than `limit`.
+#[track_caller]
+pub(crate) fn assert_within(limit: Duration, took: Duration, case: impl std::fmt::Debug) {
+    assert!(!asserts_times() || took < limit, "{case:?}: it took {took:?}, and not less than {limit:?}");
 }
