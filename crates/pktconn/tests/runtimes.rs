@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use common::{numbered, piped_and_raw, piped_pair, tcp_pair};
+use common::{HANG_GUARD, numbered, piped_and_raw, piped_pair, tcp_pair};
 use futures::{SinkExt, StreamExt};
 use pktconn::{ConnConfig, Packet, PacketConn, PacketServer, ServerConfig};
 use tokio::io::AsyncReadExt;
@@ -36,9 +36,10 @@ fn without_hanging(what: &str, test: impl FnOnce() + Send + 'static) {
         test();
         let _ = done.send(());
     });
-    match finished.recv_timeout(Duration::from_secs(20)) {
+    // Longer than the waits inside of it, which say more.
+    match finished.recv_timeout(2 * HANG_GUARD) {
         Ok(()) | Err(mpsc::RecvTimeoutError::Disconnected) => thread.join().unwrap(),
-        Err(mpsc::RecvTimeoutError::Timeout) => panic!("{what}: it had not ended after 20 s"),
+        Err(mpsc::RecvTimeoutError::Timeout) => panic!("{what}: it hangs"),
     }
 }
 
@@ -353,7 +354,7 @@ fn what_is_sent_before_a_task_blocks_its_thread_leaves() {
                         blocked.recv().unwrap();
                     })
                 };
-                let packet = timeout(Duration::from_secs(5), there.recv()).await.expect("it has not left");
+                let packet = timeout(HANG_GUARD, there.recv()).await.expect("it has not left");
                 assert_eq!(packet.unwrap().unwrap().payload(), b"before");
                 unblock.send(()).unwrap();
                 blocking.await.unwrap();
@@ -475,11 +476,11 @@ async fn memory_that_panics_when_it_is_dropped_strands_no_other_connection() {
     bad.try_send(packet).unwrap();
     after.try_send(b"hello").unwrap();
     for raw in [&mut raw_before, &mut raw_after] {
-        timeout(ms(5000), raw.read_exact(&mut [0; 9])).await.expect("it has not left").unwrap();
+        timeout(HANG_GUARD, raw.read_exact(&mut [0; 9])).await.expect("it has not left").unwrap();
     }
     assert!(was_dropped.load(Ordering::Relaxed), "nothing has panicked");
     after.try_send(b"again").unwrap();
-    timeout(ms(5000), raw_after.read_exact(&mut [0; 9])).await.expect("it has not left").unwrap();
+    timeout(HANG_GUARD, raw_after.read_exact(&mut [0; 9])).await.expect("it has not left").unwrap();
 }
 
 /// It waits for its bytes to leave, and the connection's own task, which writes them, wakes it.
@@ -494,16 +495,16 @@ async fn a_waker_that_panics_strands_neither_its_connection_nor_another() {
         let mut flushing = pin!(bad.flush());
         assert!(flushing.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
         before.try_send(b"hello").unwrap();
-        timeout(ms(5000), raw_bad.read_exact(&mut [0; 10_004])).await.expect("it has not left").unwrap();
+        timeout(HANG_GUARD, raw_bad.read_exact(&mut [0; 10_004])).await.expect("it has not left").unwrap();
         after.try_send(b"hello").unwrap();
         for raw in [&mut raw_before, &mut raw_after] {
-            timeout(ms(5000), raw.read_exact(&mut [0; 9])).await.expect("it has not left").unwrap();
+            timeout(HANG_GUARD, raw.read_exact(&mut [0; 9])).await.expect("it has not left").unwrap();
         }
         assert!(counts.0.load(Ordering::Relaxed) > 0, "nothing has panicked");
     }
     for (conn, raw) in [(&bad, &mut raw_bad), (&after, &mut raw_after)] {
         conn.try_send(b"again").unwrap();
-        timeout(ms(5000), raw.read_exact(&mut [0; 9])).await.expect("it has not left").unwrap();
+        timeout(HANG_GUARD, raw.read_exact(&mut [0; 9])).await.expect("it has not left").unwrap();
     }
 }
 
@@ -523,13 +524,13 @@ async fn memory_that_panics_does_not_end_the_server_that_frees_it() {
     for _ in 0..3 {
         conn.send(panicking_packet(8 << 20).0).await.unwrap();
     }
-    let reason = timeout(ms(8000), conn.closed()).await.unwrap();
+    let reason = timeout(HANG_GUARD, conn.closed()).await.unwrap();
     assert!(reason.is_over_budget(), "{reason:?}");
     tokio::time::sleep(ms(20)).await;
     assert!(!serving.is_finished(), "the server has ended");
     assert_eq!(handle.stats().closed_over_budget, 1);
     let _other = TcpStream::connect(addr).await.unwrap();
-    assert!(timeout(ms(5000), passed.recv()).await.unwrap().is_some());
+    assert!(timeout(HANG_GUARD, passed.recv()).await.unwrap().is_some());
 }
 
 /// A receiver of an executor of the application's, whose waker panics when the server tells it of the end.
@@ -560,13 +561,13 @@ async fn a_waker_that_panics_when_a_server_stops_keeps_the_others_from_nothing()
         tokio::task::yield_now().await;
         handle.shutdown();
         for other in others {
-            let end = timeout(ms(5000), other).await.expect("it has not been told").unwrap();
+            let end = timeout(HANG_GUARD, other).await.expect("it has not been told").unwrap();
             assert!(end.unwrap());
         }
     }
     assert!(counts.0.load(Ordering::Relaxed) > 0, "nothing has panicked");
     drop(bad);
-    timeout(ms(5000), serving).await.unwrap().expect("the server has panicked");
+    timeout(HANG_GUARD, serving).await.unwrap().expect("the server has panicked");
 }
 
 /// Where the connection's own task writes them.
@@ -584,9 +585,9 @@ async fn packets_behind_one_whose_memory_panics_leave() {
     while !was_dropped.load(Ordering::Relaxed) {
         tokio::time::sleep(ms(1)).await;
     }
-    timeout(ms(5000), bad.flush()).await.expect("the flush waits for ever").unwrap();
-    timeout(ms(5000), bad.close()).await.expect("the close waits for ever").unwrap();
-    let bytes = timeout(ms(5000), reading).await.expect("the peer waits for ever").unwrap().unwrap();
+    timeout(HANG_GUARD, bad.flush()).await.expect("the flush waits for ever").unwrap();
+    timeout(HANG_GUARD, bad.close()).await.expect("the close waits for ever").unwrap();
+    let bytes = timeout(HANG_GUARD, reading).await.expect("the peer waits for ever").unwrap().unwrap();
     assert_eq!(bytes.len(), 4 + 40_000 + 4 + 9);
 }
 
@@ -602,5 +603,5 @@ async fn a_waker_that_panics_when_it_is_told_of_the_stop_keeps_the_others_from_n
     tokio::task::yield_now().await;
     let stopped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| handle.shutdown()));
     assert!(stopped.is_err() && counts.0.load(Ordering::Relaxed) == 1);
-    timeout(ms(5000), serving).await.expect("it has not been told").unwrap();
+    timeout(HANG_GUARD, serving).await.expect("it has not been told").unwrap();
 }
