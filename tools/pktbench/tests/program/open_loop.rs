@@ -3,10 +3,10 @@
 use std::io::Read;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-use crate::common::{Answer, command, count, pktbench, samples, serve};
+use crate::common::{Answer, asserts_times, command, count, pktbench, samples, serve};
 use pktconn::PacketServer;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -85,7 +85,10 @@ fn what_waits_for_a_slow_server_is_told_and_no_memory_is_taken_for_it() {
     assert_eq!(sent + count(&document, "client", "not_sent"), 500_000, "{document}");
     // That of packets which were due at the beginning, and sent at the end.
     assert!(document["latency_ns"]["response"]["max"].as_u64().unwrap() > 300_000_000, "{document}");
-    assert!(percentile(&document["latency_ns"]["service"], 50.0) < 300_000_000, "{document}");
+    // And that from when they were sent is one of some 40 ms.
+    let [service, response] = ["service", "response"].map(|latency| &document["latency_ns"][latency]);
+    assert!(percentile(service, 50.0) < percentile(response, 50.0), "{document}");
+    assert!(!asserts_times() || percentile(service, 50.0) < 300_000_000, "{document}");
 }
 
 #[test]
@@ -109,32 +112,22 @@ fn an_open_loop_over_a_server_that_dies_ends_with_what_was_measured() {
 
 #[test]
 fn connections_with_little_to_send_are_open_to_the_end_and_the_window_is_the_time() {
-    let open = Arc::new(AtomicUsize::new(0));
+    let closed = Arc::new(AtomicUsize::new(0));
     let most_closed = Arc::new(AtomicUsize::new(0));
     let addr = {
-        let open = Arc::clone(&open);
+        let (closed, most_closed) = (Arc::clone(&closed), Arc::clone(&most_closed));
         serve(move || {
             // A connection is dropped when its server is.
-            let guard = Guard(Arc::clone(&open));
-            open.fetch_add(1, Relaxed);
+            let guard = Guard(Arc::clone(&closed));
+            let most_closed = Arc::clone(&most_closed);
             move |_, frame| {
-                let _ = &guard;
+                // The last one comes when all others have nothing more to send.
+                most_closed.fetch_max(guard.0.load(Relaxed), Relaxed);
                 Answer::Bytes(frame)
             }
         })
     };
-    let watching = {
-        let (open, most_closed) = (Arc::clone(&open), Arc::clone(&most_closed));
-        std::thread::spawn(move || {
-            while open.load(Relaxed) < 20 {
-                std::thread::yield_now();
-            }
-            std::thread::sleep(Duration::from_millis(500));
-            most_closed.store(20 - open.load(Relaxed), Relaxed);
-        })
-    };
     let ran = pktbench(&format!("--connect {addr} --conns 20 --rate 4 --duration 2s --json"));
-    watching.join().unwrap();
     let document = ran.document();
     assert_eq!(ran.code, Some(0), "{document}");
     assert_eq!(most_closed.load(Relaxed), 0, "closed before the end");
@@ -147,7 +140,7 @@ struct Guard(Arc<AtomicUsize>);
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
+        self.0.fetch_add(1, Relaxed);
     }
 }
 
@@ -246,8 +239,14 @@ fn poisson_arrivals_are_so_where_they_arrive() {
     let mut gaps: Vec<f64> = arrived.windows(2).map(|pair| (pair[1] - pair[0]).as_secs_f64()).collect();
     let mean = gaps.iter().sum::<f64>() / gaps.len() as f64;
     let distance = distance_from_exponential(&mut gaps, mean);
-    // What one in a thousand samples of this size exceeds.
-    assert!(distance < 1.95 / (gaps.len() as f64).sqrt(), "{distance} of {} gaps", gaps.len());
+    // Five standard deviations of a count of 2,000.
+    assert!(arrived.len().abs_diff(2000) <= 224, "{} packets arrived", arrived.len());
+    // What one in a thousand samples of this size exceeds, where they arrive as they are sent.
+    assert!(
+        !asserts_times() || distance < 1.95 / (gaps.len() as f64).sqrt(),
+        "{distance} of {} gaps",
+        gaps.len()
+    );
 }
 
 /// At a thousand packets a second, a stall of 500 ms in 10 s holds up 500 of 10,000: the first by 500 ms, the last by none.
@@ -261,21 +260,28 @@ fn a_stall_is_in_the_response_times_of_an_open_loop_and_hidden_by_a_closed_one()
     let document = ran.document();
     let response = &document["latency_ns"]["response"];
     assert!(response["max"].as_u64() >= Some(450_000_000), "{document}");
-    is_within_a_tenth(percentile(response, 99.0), 400);
-    is_within_a_tenth(percentile(response, 99.9), 490);
+    // The others are late too: one in a hundred by 400 ms on an idle machine, and by more on a busy one.
+    assert!(percentile(response, 99.0) >= 360_000_000, "{document}");
+    if asserts_times() {
+        is_within_a_tenth(percentile(response, 99.0), 400);
+        is_within_a_tenth(percentile(response, 99.9), 490);
+    }
     let stalled = document["intervals"]
         .as_array()
         .unwrap()
         .iter()
         .filter(|interval| interval["max_ns"].as_u64() >= Some(450_000_000));
-    assert_eq!(stalled.count(), 1, "{document}");
+    let stalled = stalled.count();
+    assert!(if asserts_times() { stalled == 1 } else { stalled >= 1 }, "{stalled}: {document}");
 
+    let open_p99 = percentile(response, 99.0);
     let addr = stalling_server(Duration::from_secs(3));
     let ran = pktbench(&format!("--connect {addr} {load} --json"));
     let document = ran.document();
     let service = &document["latency_ns"]["service"];
     assert!(service["max"].as_u64() >= Some(450_000_000), "{document}");
-    assert!(percentile(service, 99.9) < 100_000_000, "{document}");
+    assert!(percentile(service, 99.0) < open_p99, "{document}");
+    assert!(!asserts_times() || percentile(service, 99.9) < 100_000_000, "{document}");
 }
 
 #[test]
@@ -336,11 +342,26 @@ fn the_highest_rate_that_holds_is_searched_by_steps_that_are_shown() {
 #[test]
 fn a_search_ends_by_the_signals_that_end_a_run_and_prints_what_it_has() {
     for signal in [Signal::INT, Signal::TERM] {
-        let load =
-            ["--search-max", "p99<10s", "--rate", "2", "--duration", "500ms", "--conns", "1", "--json"];
-        let mut child = command(env!("CARGO_BIN_EXE_pktbench")).args(load).spawn().unwrap();
-        // In its second step or after it.
-        std::thread::sleep(Duration::from_millis(1000));
+        // Each step connects anew.
+        let (reached, is_reached) = mpsc::channel();
+        let mut conns = 0;
+        let addr = serve(move || {
+            conns += 1;
+            let reached = (conns == 2).then(|| reached.clone());
+            move |_, frame| {
+                if let Some(reached) = &reached {
+                    let _ = reached.send(());
+                }
+                Answer::Bytes(frame)
+            }
+        });
+        let load = "--search-max p99<10s --rate 2 --duration 500ms --conns 1 --json";
+        let mut child = command(env!("CARGO_BIN_EXE_pktbench"))
+            .args(["--connect", &addr.to_string()])
+            .args(load.split(' '))
+            .spawn()
+            .unwrap();
+        is_reached.recv_timeout(Duration::from_secs(60)).expect("a second step");
         kill_process(Pid::from_child(&child), signal).unwrap();
         let mut stdout = String::new();
         child.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
@@ -348,6 +369,6 @@ fn a_search_ends_by_the_signals_that_end_a_run_and_prints_what_it_has() {
         let document: Value = serde_json::from_str(&stdout).unwrap();
         assert_eq!(document["verdict"], "interrupted");
         // A search to its end takes twenty steps.
-        assert!(document["search"]["steps"].as_array().unwrap().len() < 5, "{document}");
+        assert!((1..15).contains(&document["search"]["steps"].as_array().unwrap().len()), "{document}");
     }
 }

@@ -120,7 +120,7 @@ fn the_soft_limit_on_open_files_is_raised() {
 
 #[test]
 fn several_runs_start_at_the_same_time() {
-    let start = std::time::SystemTime::now() + Duration::from_millis(1500);
+    let start = std::time::SystemTime::now() + Duration::from_secs(4);
     let at = humantime::format_rfc3339_millis(start).to_string();
     let start_ns = start.duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
     let children = [0, 1].map(|_| {
@@ -144,9 +144,10 @@ fn several_runs_start_at_the_same_time() {
 
 #[test]
 fn a_start_that_passes_while_connections_are_made_is_told() {
-    let start = std::time::SystemTime::now() + Duration::from_millis(500);
+    // Two seconds to begin with, and three to connect.
+    let start = std::time::SystemTime::now() + Duration::from_secs(2);
     let at = humantime::format_rfc3339_millis(start);
-    let ran = pktbench(&format!("--start-at {at} --packets 100 --conns 31 --connect-rate 20"));
+    let ran = pktbench(&format!("--start-at {at} --packets 100 --conns 61 --connect-rate 20"));
     assert!(ran.error_line().contains("after --start-at; give it more time"), "{ran:?}");
     assert_eq!(ran.code, Some(1));
 }
