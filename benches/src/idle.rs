@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use anyhow::{Result, ensure};
 use serde::Serialize;
 
 use crate::ServerSpec;
@@ -48,6 +49,21 @@ impl IdleResult {
             fresh_bytes_per_conn: per_conn(memory.fresh_rss_bytes),
             used_bytes_per_conn: per_conn(memory.used_rss_bytes),
         }
+    }
+
+    /// Checks what a connection costs, before and after use.
+    ///
+    /// # Errors
+    ///
+    /// When one of them is above `limit_bytes`.
+    pub fn check(&self, limit_bytes: f64) -> Result<()> {
+        let (fresh, used) = (self.fresh_bytes_per_conn, self.used_bytes_per_conn);
+        ensure!(
+            fresh <= limit_bytes && used <= limit_bytes,
+            "{}: an idle connection costs {fresh:.0} B fresh and {used:.0} B after use, above the limit of {limit_bytes:.0} B",
+            self.name
+        );
+        Ok(())
     }
 
     /// A row under [`IDLE_TABLE_HEAD`].
@@ -107,6 +123,16 @@ mod tests {
     fn a_row_holds_what_came_with_each_connection() {
         let result = IdleResult::new(&"bare=echo -v".parse().unwrap(), 1000, MEMORY);
         assert_eq!(result.row(), "| bare | 1000 | 500 | -1 | 3.2 |");
+    }
+
+    #[test]
+    fn a_connection_that_costs_more_than_the_limit_fails_the_check() {
+        let result = IdleResult::new(&"bare=echo -v".parse().unwrap(), 1000, MEMORY);
+        assert!(result.check(500.0).is_ok());
+        assert_eq!(
+            result.check(499.0).unwrap_err().to_string(),
+            "bare: an idle connection costs 500 B fresh and -1 B after use, above the limit of 499 B"
+        );
     }
 
     #[test]

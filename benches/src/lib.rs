@@ -9,7 +9,10 @@ mod plan;
 pub use plan::{Regime, ServerSpec, SizeRange};
 
 mod standard;
-pub use standard::{STANDARD_REGIMES, program_beside, standard_servers};
+pub use standard::{
+    IDLE_CHECK_CONNS, IDLE_LIMIT_BYTES, STANDARD_REGIMES, check_ratios, checked_regimes, checked_servers,
+    program_beside, standard_servers,
+};
 
 mod process;
 pub use process::{Pinning, ServerProcess};

@@ -22,9 +22,9 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
 use pktconn_benches::{
-    IDLE_TABLE_HEAD, IdleResult, Memory, OutputFile, Pattern, Pinning, Reading, ServerProcess, ServerSpec,
-    SizeRange, Steady, check_open_file_limit, open_files, peak_rss_bytes, raise_open_file_limit, rss_bytes,
-    standard_servers, usable_cores,
+    IDLE_CHECK_CONNS, IDLE_LIMIT_BYTES, IDLE_TABLE_HEAD, IdleResult, Memory, OutputFile, Pattern, Pinning,
+    Reading, ServerProcess, ServerSpec, SizeRange, Steady, check_open_file_limit, checked_servers,
+    open_files, peak_rss_bytes, raise_open_file_limit, rss_bytes, standard_servers, usable_cores,
 };
 
 /// Measures the memory that an idle connection costs echo servers; prints a Markdown table.
@@ -37,6 +37,10 @@ struct Options {
     /// Connections
     #[arg(long = "conns", default_values = ["1000", "5000", "9000"], value_parser = clap::value_parser!(u32).range(1..))]
     conns: Vec<u32>,
+    /// Fails where an idle connection costs pktecho more than 1536 B of resident memory, before or after use. Runs pktecho
+    /// alone, with 2000 connections
+    #[arg(long, conflicts_with_all = ["servers", "conns"])]
+    check: bool,
     /// Payload sizes in bytes, drawn uniformly, both ends included
     #[arg(long, default_value = "0-2048")]
     sizes: SizeRange,
@@ -90,6 +94,10 @@ fn main() -> ExitCode {
 fn run(mut options: Options) -> Result<()> {
     // The servers inherit the limit.
     raise_open_file_limit();
+    if options.check {
+        options.servers = checked_servers(&env::current_exe()?)?.split_off(1);
+        options.conns = vec![IDLE_CHECK_CONNS];
+    }
     for &conns in &options.conns {
         check_open_file_limit(conns as usize, 1)?;
     }
@@ -108,7 +116,16 @@ fn run(mut options: Options) -> Result<()> {
             results.push(result);
         }
     }
-    json.map_or(Ok(()), |file| file.write_json(&results))
+    if let Some(file) = json {
+        file.write_json(&results)?;
+    }
+    if options.check {
+        for result in &results {
+            result.check(IDLE_LIMIT_BYTES)?;
+        }
+        println!("within the limit of {IDLE_LIMIT_BYTES} B");
+    }
+    Ok(())
 }
 
 fn measure(spec: &ServerSpec, conns: usize, options: &Options) -> Result<Memory> {

@@ -21,8 +21,8 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Parser;
 use pktconn_benches::{
-    Comparison, HALF_RATE_TABLE_HEAD, OutputFile, RegimeResult, TABLE_HEAD, clock_ticks_per_s,
-    half_rate_table_rows, plot_svg, table_rows,
+    Comparison, HALF_RATE_TABLE_HEAD, OutputFile, RegimeResult, TABLE_HEAD, check_ratios, checked_regimes,
+    clock_ticks_per_s, half_rate_table_rows, plot_svg, table_rows,
 };
 
 use measure::Setup;
@@ -51,7 +51,8 @@ fn run(options: &Options) -> Result<()> {
     let svg = options.svg.as_deref().map(OutputFile::create).transpose()?;
     let mut regimes = Vec::new();
     println!("{TABLE_HEAD}");
-    for &regime in &options.regimes {
+    let checked = if options.check { checked_regimes()? } else { Vec::new() };
+    for &regime in if options.check { &checked } else { &options.regimes } {
         let result = setup.measure(regime)?;
         println!("{}", table_rows(&result).join("\n"));
         warn_if_disturbed(&result);
@@ -66,7 +67,22 @@ fn run(options: &Options) -> Result<()> {
     if let Some(file) = svg {
         file.write_text(&plot_svg(&regimes, options.duration.as_secs_f64())?)?;
     }
-    json.map_or(Ok(()), |file| file.write_json(&comparison(options, regimes)))
+    let verdicts: Vec<_> =
+        if options.check { regimes.iter().map(check_ratios).collect() } else { Vec::new() };
+    if let Some(file) = json {
+        file.write_json(&comparison(options, regimes))?;
+    }
+    // All of them, and the last failure as the error.
+    verdicts.into_iter().fold(Ok(()), |all, verdict| match verdict {
+        Ok(line) => {
+            println!("{line}");
+            all
+        }
+        Err(error) => {
+            println!("{error}");
+            Err(error)
+        }
+    })
 }
 
 fn warn_if_disturbed(result: &RegimeResult) {

@@ -8,8 +8,8 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use pktconn_benches::{
     HalfRateRound, LoadReport, NotKeptUp, Pinning, Regime, RegimeResult, Round, ServerProcess, ServerResult,
-    ServerSpec, SizeRange, clock_ticks_per_s, core_busy_ticks, cpu_ticks, median, peak_rss_bytes,
-    program_beside, standard_servers,
+    ServerSpec, SizeRange, checked_servers, clock_ticks_per_s, core_busy_ticks, cpu_ticks, median,
+    peak_rss_bytes, program_beside, standard_servers,
 };
 
 use crate::options::Options;
@@ -42,6 +42,7 @@ impl<'a> Setup<'a> {
         pinning.check()?;
         let executable = env::current_exe()?;
         let servers = match options.servers.as_slice() {
+            [] if options.check => checked_servers(&executable)?,
             [] => standard_servers(&executable)?,
             servers => servers.to_vec(),
         };

@@ -32,6 +32,10 @@ pub(crate) struct Options {
     /// for all servers: latencies of a server that is not loaded to its limit
     #[arg(long)]
     pub(crate) half_rate: bool,
+    /// Fails where the CPU time of pktecho, as a ratio to the bare server, exceeds the limit of a regime. Runs these two
+    /// servers in the regimes that have a limit: 1000x1, 64x1 and 64x32
+    #[arg(long, conflicts_with_all = ["servers", "regimes", "sizes", "half_rate"])]
+    pub(crate) check: bool,
     /// Core of the servers
     #[arg(long, default_value_t = 0)]
     pub(crate) server_core: usize,
