@@ -100,7 +100,7 @@ impl Budget {
     }
 
     /// Leaves the waker of the receiver at `place`, unless the pressure is off.
-    pub(crate) fn pause(&self, place: usize, waker: &Waker) -> bool {
+    fn pause(&self, place: usize, waker: &Waker) -> bool {
         let mut paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
         // Under the lock: who clears it looks here after that.
         let is_pressed = self.is_pressed();
@@ -119,6 +119,14 @@ impl Budget {
         // Who has added to it meanwhile has seen it set, and told nobody.
         if self.total.load(SeqCst) > self.limit {
             self.is_pressed.store(true, SeqCst);
+        }
+    }
+
+    /// Wakes the receiver at `place`.
+    fn resume(&self, place: usize) {
+        let waker = self.paused.lock().unwrap_or_else(PoisonError::into_inner).remove(&place);
+        if let Some(waker) = waker {
+            waker.wake();
         }
     }
 
@@ -210,11 +218,20 @@ pub(crate) struct Account {
     read: AtomicUsize,
     /// In the send queue.
     queued: AtomicUsize,
+    /// Its place among the connections of its server.
+    place: usize,
+    is_paused: AtomicBool,
 }
 
 impl Account {
-    pub(crate) fn new(budget: &Arc<Budget>) -> Self {
-        Self { budget: Arc::clone(budget), read: AtomicUsize::new(0), queued: AtomicUsize::new(0) }
+    pub(crate) fn new(budget: &Arc<Budget>, place: usize) -> Self {
+        Self {
+            budget: Arc::clone(budget),
+            read: AtomicUsize::new(0),
+            queued: AtomicUsize::new(0),
+            place,
+            is_paused: AtomicBool::new(false),
+        }
     }
 
     pub(crate) fn budget(&self) -> &Budget {
@@ -223,7 +240,26 @@ impl Account {
 
     /// In bytes, to some KiB.
     pub(crate) fn held(&self) -> usize {
-        self.read.load(Relaxed) + self.queued.load(Relaxed)
+        self.read.load(SeqCst) + self.queued.load(SeqCst)
+    }
+
+    /// Leaves the waker of the receiver, unless the connection holds little or the pressure is off.
+    pub(crate) fn pause(&self, waker: &Waker) -> bool {
+        if self.held() < FEW || !self.budget.pause(self.place, waker) {
+            return false;
+        }
+        self.is_paused.store(true, SeqCst);
+        // What was written meanwhile has woken nobody.
+        !self.resume_if_few()
+    }
+
+    /// Wakes the receiver where what was written has left the connection with little. Not under its lock.
+    pub(crate) fn resume_if_few(&self) -> bool {
+        let resumes = self.is_paused.load(SeqCst) && self.held() < FEW && self.is_paused.swap(false, SeqCst);
+        if resumes {
+            self.budget.resume(self.place);
+        }
+        resumes
     }
 
     /// Notes what is read.
@@ -240,13 +276,15 @@ impl Account {
 
     fn note(&self, of: &AtomicUsize, bytes: usize) -> bool {
         let last = of.load(Relaxed);
-        // Rounded up: what is counted is never less than what is held. Down only by more than it takes to go up again.
+        // Rounded up: what is counted is never less than what is held. Down only by more than it takes to go up again, but
+        // under pressure, which pauses nobody who holds little.
         let rounded = bytes.next_multiple_of(GRAIN);
-        let bytes = if rounded < last && bytes > 0 { rounded + GRAIN } else { rounded };
+        let is_slow = rounded < last && bytes > 0 && !self.budget.is_pressed();
+        let bytes = if is_slow { rounded + GRAIN } else { rounded };
         if bytes == last || (bytes > last && rounded <= last) {
             return false;
         }
-        of.store(bytes, Relaxed);
+        of.store(bytes, SeqCst);
         if bytes > last { self.budget.add(bytes - last) } else { self.budget.take_off(last - bytes) }
     }
 }
@@ -266,7 +304,7 @@ mod tests {
     #[test]
     fn the_total_is_what_the_accounts_hold_and_nothing_when_they_are_gone() {
         let budget = Arc::new(Budget::new(1000 * 1024));
-        let (first, second) = (Account::new(&budget), Account::new(&budget));
+        let (first, second) = (Account::new(&budget, 0), Account::new(&budget, 0));
         for bytes in [0, 100_000, 5000, 5001, 0, 1, 300_000] {
             first.note_read(bytes);
             second.note_queued(bytes);
@@ -282,7 +320,7 @@ mod tests {
     #[test]
     fn what_is_counted_is_no_less_than_what_is_held_and_changes_by_steps() {
         let budget = Arc::new(Budget::new(1000 * 1024));
-        let account = Account::new(&budget);
+        let account = Account::new(&budget, 0);
         for (bytes, noted) in [
             (1, 2048),
             (2048, 2048),
@@ -299,9 +337,24 @@ mod tests {
     }
 
     #[test]
+    fn who_holds_little_is_read_under_pressure_as_soon_as_its_queue_is_written() {
+        let budget = Arc::new(Budget::new(80 * 1024));
+        let (large, small) = (Account::new(&budget, 0), Account::new(&budget, 1));
+        large.note_read(100 * 1024);
+        // The buffer that the thread lends for one small packet.
+        small.note_queued(64 * 1024);
+        assert!(small.pause(Waker::noop()));
+        assert!(!small.resume_if_few());
+        small.note_queued(10);
+        assert!(small.held() < FEW && small.resume_if_few());
+        assert!(budget.paused.lock().unwrap().is_empty() && budget.is_pressed());
+        assert!(!small.pause(Waker::noop()) && large.pause(Waker::noop()));
+    }
+
+    #[test]
     fn without_its_watch_nobody_is_paused() {
         let budget = Arc::new(Budget::new(1000));
-        let account = Account::new(&budget);
+        let account = Account::new(&budget, 0);
         account.note_queued(5000);
         assert!(budget.pause(0, Waker::noop()));
         drop(Retire(&budget));
@@ -313,7 +366,7 @@ mod tests {
     fn pressure_begins_beyond_the_budget_and_ends_below_an_eighth_less() {
         const KIB: usize = 1024;
         let budget = Arc::new(Budget::new(80 * KIB));
-        let (first, second) = (Account::new(&budget), Account::new(&budget));
+        let (first, second) = (Account::new(&budget, 0), Account::new(&budget, 0));
         let waker = Waker::noop();
         assert!(!first.note_queued(80 * KIB) && !budget.is_pressed());
         assert!(!budget.pause(0, waker), "there is nothing to wait for");

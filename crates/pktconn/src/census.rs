@@ -221,13 +221,9 @@ impl Ticket {
         is_counted
     }
 
-    pub(crate) fn place(&self) -> usize {
-        self.place
-    }
-
     /// An account for what it holds, where that is counted.
     pub(crate) fn account(&self) -> Option<Account> {
-        self.server.census.budget.as_ref().map(Account::new)
+        self.server.census.budget.as_ref().map(|budget| Account::new(budget, self.place))
     }
 
     /// Notes what went through its connection, which is about to leave.

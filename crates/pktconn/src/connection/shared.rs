@@ -130,10 +130,14 @@ impl Shared {
             self.name_failure(&state.machine);
         }
         let orders = state.take_orders();
-        let account = self.account.as_ref().filter(|account| account.note_queued(state.machine.held()));
+        let is_to_tell =
+            self.account.as_ref().is_some_and(|account| account.note_queued(state.machine.held()));
         drop(state);
-        if let Some(account) = account {
-            account.budget().tell();
+        if let Some(account) = &self.account {
+            if is_to_tell {
+                account.budget().tell();
+            }
+            account.resume_if_few();
         }
         if orders.spawn {
             self.settings.home.runtime.spawn(flush::flusher(Arc::clone(self)));
@@ -164,9 +168,7 @@ impl Shared {
             return Some(usize::MAX);
         };
         account.note_read(read);
-        let place = self.ticket.as_ref().map_or(0, Ticket::place);
-        let is_paused = account.held() >= FEW && account.budget().pause(place, cx.waker());
-        (!is_paused).then_some(FEW)
+        (!account.pause(cx.waker())).then_some(FEW)
     }
 
     /// Ends the connection because those of its server hold too much, and this one among the most.
