@@ -55,12 +55,24 @@ struct Sealed {
     written: usize,
     /// Whether a chunk may keep more memory alive than its own.
     is_loose: bool,
+    /// The memory of all chunks.
+    memory: usize,
 }
 
 enum Chunk {
-    Small(BytesMut),
-    Large { packet: Packet, parts: [Bytes; 3] },
+    /// Its memory is that of the whole buffer, also where frames at the start of it were dropped.
+    Small {
+        frames: BytesMut,
+        memory: usize,
+    },
+    Large {
+        packet: Packet,
+        parts: [Bytes; 3],
+    },
 }
+
+/// What a chunk takes beside its frames: its place in a list that doubles when it is full.
+const PLACE: usize = 2 * size_of::<Chunk>();
 
 /// Whether a buffer that takes no more frames is larger than it need be: two frames of 22 KiB in one of 64 KiB.
 fn is_roomy(frames: &BytesMut) -> bool {
@@ -96,7 +108,7 @@ impl Sealed {
         if self.written == 0 {
             return 0;
         }
-        let Some(Chunk::Small(frames)) = self.chunks.front_mut() else { return 1 };
+        let Some(Chunk::Small { frames, .. }) = self.chunks.front_mut() else { return 1 };
         let len = loop {
             let len = first_frame_len(codec, frames);
             if len > self.written {
@@ -109,9 +121,12 @@ impl Sealed {
                 return 0;
             }
         };
-        let rest = frames.split_off(len);
-        if !rest.is_empty() {
-            self.chunks.insert(1, Chunk::Small(rest));
+        if frames.len() > len {
+            // A copy, so that each of the two has memory of its own.
+            let begun = Chunk::small(BytesMut::from(&frames[..len]));
+            frames.advance(len);
+            self.memory += begun.memory();
+            self.chunks.push_front(begun);
         }
         1
     }
@@ -124,7 +139,7 @@ impl Sealed {
         done: &mut impl FnMut(Packet),
     ) -> Option<usize> {
         let (len, is_chunk) = match self.chunks.get_mut(begun)? {
-            Chunk::Small(frames) => {
+            Chunk::Small { frames, .. } => {
                 let len = first_frame_len(codec, frames);
                 frames.advance(len);
                 (len, frames.is_empty())
@@ -132,8 +147,9 @@ impl Sealed {
             large @ Chunk::Large { .. } => (large.len(), true),
         };
         if is_chunk {
-            if let Some(Chunk::Large { packet, .. }) = self.chunks.remove(begun) {
-                done(packet);
+            if let Some(chunk) = self.chunks.remove(begun) {
+                self.memory -= chunk.memory();
+                chunk.done(done);
             }
         }
         Some(len)
@@ -141,10 +157,30 @@ impl Sealed {
 }
 
 impl Chunk {
+    fn small(frames: BytesMut) -> Self {
+        Self::Small { memory: frames.capacity(), frames }
+    }
+
     fn len(&self) -> usize {
         match self {
-            Self::Small(frames) => frames.len(),
+            Self::Small { frames, .. } => frames.len(),
             Self::Large { parts, .. } => parts.iter().map(Bytes::len).sum(),
+        }
+    }
+
+    fn memory(&self) -> usize {
+        let memory = match self {
+            Self::Small { memory, .. } => *memory,
+            // It may keep a whole read chunk alive.
+            Self::Large { .. } => self.len().max(MOST_SHARED),
+        };
+        memory + PLACE
+    }
+
+    /// Gives a packet whose own memory was queued to `done`.
+    fn done(self, done: &mut impl FnMut(Packet)) {
+        if let Self::Large { packet, .. } = self {
+            done(packet);
         }
     }
 }
@@ -170,9 +206,10 @@ impl SendQueue {
                 .map_or(0, |sealed| if sealed.written > MOST_SHARED { sealed.written } else { 0 })
     }
 
-    /// The memory that it takes: with the room that is left in its open buffer, and with what is written of its first chunk.
+    /// The memory that it takes: with the room that is left in its buffers, with what is written of its first chunk, and with
+    /// what was dropped of others.
     pub(crate) fn held(&self) -> usize {
-        self.len + self.written() + self.open.capacity() - self.open.len()
+        self.sealed.as_ref().map_or(0, |sealed| sealed.memory) + self.open.capacity()
     }
 
     /// Appends `frame`, which is that of `packet`. One that `stays`, because the transport takes no more, is copied where it
@@ -195,7 +232,7 @@ impl SendQueue {
         self.seal(stays);
         if stays && frame.len() <= MOST_SHARED {
             self.push_sealed(
-                Chunk::Small(joined(frame.len(), [frame.head(), frame.body(), frame.tail()])),
+                Chunk::small(joined(frame.len(), [frame.head(), frame.body(), frame.tail()])),
                 0,
             );
             return;
@@ -208,9 +245,10 @@ impl SendQueue {
 
     /// Puts a chunk behind those that are sealed. Where it is the first, so much of it was `written`.
     fn push_sealed(&mut self, chunk: Chunk, written: usize) -> &mut Sealed {
-        let sealed = self
-            .sealed
-            .get_or_insert_with(|| Box::new(Sealed { chunks: VecDeque::new(), written, is_loose: false }));
+        let sealed = self.sealed.get_or_insert_with(|| {
+            Box::new(Sealed { chunks: VecDeque::new(), written, is_loose: false, memory: 0 })
+        });
+        sealed.memory += chunk.memory();
         sealed.chunks.push_back(chunk);
         sealed
     }
@@ -275,7 +313,7 @@ impl SendQueue {
         };
         for chunk in self.sealed.iter().flat_map(|sealed| &sealed.chunks).take(MAX_SLICES) {
             match chunk {
-                Chunk::Small(frames) => add(frames),
+                Chunk::Small { frames, .. } => add(frames),
                 Chunk::Large { parts, .. } => parts.iter().for_each(|part| add(part)),
             }
         }
@@ -299,8 +337,9 @@ impl SendQueue {
                     return;
                 }
                 sealed.written -= chunk_len;
-                if let Some(Chunk::Large { packet, .. }) = sealed.chunks.pop_front() {
-                    done(packet);
+                if let Some(chunk) = sealed.chunks.pop_front() {
+                    sealed.memory -= chunk.memory();
+                    chunk.done(&mut done);
                 }
             }
             self.sealed = None;
@@ -355,16 +394,16 @@ impl SendQueue {
         sealed.is_loose = false;
         for chunk in &mut sealed.chunks {
             let len = chunk.len();
-            match chunk {
-                Chunk::Small(frames) if is_roomy(frames) => *frames = BytesMut::from(&frames[..]),
+            let copy = match chunk {
+                Chunk::Small { frames, .. } if is_roomy(frames) => BytesMut::from(&frames[..]),
                 Chunk::Large { parts, .. } if len <= MOST_SHARED => {
-                    let copy = joined(len, parts.each_ref().map(|part| &part[..]));
-                    if let Chunk::Large { packet, .. } = std::mem::replace(chunk, Chunk::Small(copy)) {
-                        done(packet);
-                    }
+                    joined(len, parts.each_ref().map(|part| &part[..]))
                 }
-                Chunk::Small(_) | Chunk::Large { .. } => {}
-            }
+                Chunk::Small { .. } | Chunk::Large { .. } => continue,
+            };
+            let last = std::mem::replace(chunk, Chunk::small(copy));
+            sealed.memory = sealed.memory + chunk.memory() - last.memory();
+            last.done(&mut done);
         }
     }
 
@@ -392,11 +431,12 @@ impl SendQueue {
         let Some(sealed) = &mut self.sealed else { return };
         let written = std::mem::take(&mut sealed.written);
         let Some(chunk) = sealed.chunks.pop_front() else { return };
+        sealed.memory -= chunk.memory();
         self.sealed.take_if(|sealed| sealed.chunks.is_empty());
         let chunk_len = chunk.len();
         self.len -= chunk_len - written;
         match chunk {
-            Chunk::Small(mut frames) => {
+            Chunk::Small { mut frames, .. } => {
                 let mut codec = PacketCodec::new(*codec.config());
                 // Own frames, encoded by this very codec: they decode.
                 while let Ok(Some(packet)) = codec.decode_frame(&mut frames) {
@@ -420,7 +460,7 @@ impl SendQueue {
                 let exact = BytesMut::from(&frames[..]);
                 pool::return_write_buffer(std::mem::replace(&mut frames, exact));
             }
-            self.push_sealed(Chunk::Small(frames), written).is_loose |= is_roomy && !stays;
+            self.push_sealed(Chunk::small(frames), written).is_loose |= is_roomy && !stays;
         }
     }
 }
@@ -466,6 +506,34 @@ mod tests {
     }
 
     #[test]
+    fn the_memory_of_a_queue_is_all_that_its_buffers_take() {
+        let codec = PacketCodec::default();
+        let mut queue = SendQueue::default();
+        let packet = Packet::from(vec![7; 996]);
+        for _ in 0..60 {
+            push(&mut queue, &codec, &packet);
+        }
+        queue.drop_oldest(1000, &codec, drop);
+        assert_eq!(queue.len(), 1000);
+        assert!(queue.held() >= 60_000, "{} B: the dropped frames are still in its buffer", queue.held());
+        queue.take_unsent(&codec);
+        // A part of a frame that is being written, and another frame behind it.
+        for _ in 0..3 {
+            push(&mut queue, &codec, &packet);
+        }
+        queue.advance(1, drop);
+        queue.drop_oldest(0, &codec, drop);
+        assert_eq!((queue.len(), queue.held()), (999, 1000 + PLACE));
+        queue.advance(999, drop);
+        push(&mut queue, &codec, &vec![7; LARGE_FRAME].into());
+        assert_eq!(queue.held(), pool::CHUNK + PLACE, "it may be a part of a chunk");
+        queue.compact(drop);
+        assert_eq!(queue.held(), LARGE_FRAME + 4 + PLACE);
+        queue.advance(queue.len(), drop);
+        assert_eq!(queue.held(), 0);
+    }
+
+    #[test]
     fn what_stands_in_a_blocked_queue_takes_no_more_room_than_it_needs() {
         let codec = PacketCodec::default();
         let mut queue = SendQueue { open: BytesMut::with_capacity(WRITE_WORTH), ..SendQueue::default() };
@@ -488,7 +556,7 @@ mod tests {
         }
         let sealed = queue.sealed.as_ref().expect("it is more than a write's worth");
         let sealed = sealed.chunks.iter().map(|chunk| match chunk {
-            Chunk::Small(frames) => frames.capacity(),
+            Chunk::Small { frames, .. } => frames.capacity(),
             Chunk::Large { .. } => panic!("there is none"),
         });
         let room = sealed.sum::<usize>() + queue.open.capacity();
@@ -502,7 +570,7 @@ mod tests {
         push(&mut queue, &codec, &b"small".into());
         push(&mut queue, &codec, &vec![7; LARGE_FRAME].into());
         let sealed = queue.sealed.as_ref().expect("it is sealed");
-        let Some(Chunk::Small(frames)) = sealed.chunks.front() else { panic!("they are first") };
+        let Some(Chunk::Small { frames, .. }) = sealed.chunks.front() else { panic!("they are first") };
         assert!(frames.capacity() <= 2 * MIN_OPEN, "{} bytes", frames.capacity());
     }
 
