@@ -317,6 +317,9 @@ impl Reading {
     /// Reads what has arrived, whatever tokio knows of it. Whether there was something, where the transport can say so.
     fn read_now(&mut self) -> bool {
         let Some(reader) = &mut self.reader else { return false };
+        if !self.buffer.is_empty() {
+            make_room(&mut self.buffer, &mut self.memory, &self.codec);
+        }
         match reader.read_now(&mut self.buffer) {
             Some(Ok(0)) => self.end_of_stream(),
             Some(Ok(count)) => {

@@ -18,7 +18,7 @@ use crate::byte_stream::ByteStream;
 use crate::error::Reason;
 use crate::failure::Operation;
 use crate::target::Target;
-use crate::transport::SCRATCH;
+use crate::transport::{SCRATCH, room_for_read_now};
 
 /// TLS for a server: its certificate, whom it asks for one, and the protocols it speaks.
 ///
@@ -394,7 +394,7 @@ fn read_session_now<S: SideData>(
 ) -> io::Result<usize> {
     let mut scratch = [0; SCRATCH];
     loop {
-        match session.reader().read(&mut scratch) {
+        match session.reader().read(&mut scratch[..room_for_read_now(buffer)]) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             read => {
                 let count = read?;

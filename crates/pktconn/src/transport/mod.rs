@@ -20,7 +20,7 @@ pub(crate) use shared_stream::{Duplex, Foreign, SharedStream};
 
 mod socket;
 #[cfg(feature = "tls")]
-pub(crate) use socket::{SCRATCH, recv_now};
+pub(crate) use socket::{SCRATCH, recv_now, room_for_read_now};
 pub(crate) use socket::{has_unread, read_now, write_now};
 
 pub(crate) enum Reader {

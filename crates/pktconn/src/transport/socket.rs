@@ -11,11 +11,17 @@ use super::Acks;
 #[cfg(any(unix, feature = "tls"))]
 pub(crate) const SCRATCH: usize = 16 * 1024;
 
+/// How much may be read behind what is in `buffer`. Beyond its room it would double, though a frame has almost arrived.
+#[cfg(any(unix, feature = "tls"))]
+pub(crate) fn room_for_read_now(buffer: &BytesMut) -> usize {
+    if buffer.is_empty() { SCRATCH } else { SCRATCH.min(buffer.capacity() - buffer.len()) }
+}
+
 /// Reads once, whatever tokio knows of the socket. 0 bytes are the end of the stream.
 #[cfg(unix)]
 pub(crate) fn read_now(socket: impl rustix::fd::AsFd, buffer: &mut BytesMut) -> io::Result<usize> {
     let mut scratch = [0; SCRATCH];
-    let count = recv_now(socket, &mut scratch)?;
+    let count = recv_now(socket, &mut scratch[..room_for_read_now(buffer)])?;
     buffer.extend_from_slice(&scratch[..count]);
     Ok(count)
 }
@@ -98,4 +104,22 @@ pub(crate) fn reset(stream: &TcpStream) {
 /// Tells the peer that nothing more comes, and the kernel that nothing more is read.
 pub(crate) fn send_fin(stream: &TcpStream) {
     let _ = socket2::SockRef::from(stream).shutdown(std::net::Shutdown::Both);
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn a_read_behind_tokios_back_leaves_a_buffer_as_large_as_it_is() {
+        let (here, mut there) = std::os::unix::net::UnixStream::pair().unwrap();
+        there.write_all(&[7; 5000]).unwrap();
+        let mut buffer = BytesMut::with_capacity(100_000);
+        buffer.resize(99_000, 7);
+        assert_eq!(read_now(&here, &mut buffer).unwrap(), 1000);
+        assert_eq!((buffer.len(), buffer.capacity()), (100_000, 100_000));
+        let mut empty = BytesMut::new();
+        assert_eq!(read_now(&here, &mut empty).unwrap(), 4000);
+    }
 }
