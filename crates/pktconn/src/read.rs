@@ -70,7 +70,7 @@ enum Memory {
     Own,
     /// The thread's chunk.
     Chunk,
-    /// A part of a chunk that has gone back to the thread.
+    /// A part of a chunk that the thread reads into no more, or into the rest of it.
     Part,
 }
 
@@ -439,7 +439,7 @@ impl Reading {
         }
         // What is more than that keeps the chunk: to copy it at each wait would make a peer that drips costly.
         if self.memory == Memory::Chunk {
-            self.memory = Memory::Own;
+            self.memory = Memory::Part;
         }
     }
 
@@ -684,6 +684,20 @@ mod tests {
             assert!(is_waiting(&mut receiver).await);
             assert_eq!((receiver.buffer.capacity(), receiver.memory), (5, Memory::Own), "after {first}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_part_of_a_chunk_counts_as_the_chunk_that_it_keeps() {
+        let (mut receiver, mut peer) = piped();
+        // Another connection has read into the start of the chunk.
+        let mut chunk = pool::read_chunk(0);
+        chunk.extend_from_slice(&[7; 20_000]);
+        let _packet = chunk.split().freeze();
+        pool::return_read_chunk(chunk);
+        peer.write_all(&frame(30_000)[..17_000]).await.unwrap();
+        assert!(is_waiting(&mut receiver).await);
+        assert!(receiver.buffer.capacity() < CHUNK);
+        assert_eq!(receiver.held(), CHUNK);
     }
 
     #[tokio::test]
