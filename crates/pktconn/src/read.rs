@@ -513,14 +513,18 @@ fn make_room(buffer: &mut BytesMut, memory: &mut Memory, codec: &PacketCodec) {
     let is_chunk = *memory == Memory::Chunk;
     if len + missing > CHUNK {
         let room = codec.room(buffer, MIN_READ);
-        if is_chunk {
+        // `reserve` would double what is in front of the frame too: packets that were received.
+        let begins_with_frame = *memory == Memory::Own && len >= CHUNK;
+        if is_chunk || (spare == 0 && !begins_with_frame) {
             let mut own = BytesMut::with_capacity(len + room);
             own.extend_from_slice(buffer);
-            pool::return_read_chunk(std::mem::replace(buffer, own));
+            let last = std::mem::replace(buffer, own);
+            if is_chunk {
+                pool::return_read_chunk(last);
+            }
             *memory = Memory::Own;
         } else if spare == 0 {
             buffer.reserve(room);
-            *memory = Memory::Own;
         }
     } else if spare < least_room(missing, is_chunk) && !(is_chunk && buffer.try_reclaim(CHUNK - len)) {
         let mut chunk = pool::read_chunk(len + missing);
@@ -576,6 +580,24 @@ mod tests {
                 assert!(capacity <= len, "{capacity} bytes of room for a frame of {len}");
             });
             assert_eq!(memory, Memory::Own, "the thread does not get such a buffer");
+        }
+    }
+
+    #[test]
+    fn a_buffer_for_a_large_frame_has_no_room_for_what_was_in_front_of_it() {
+        const LEN: usize = 1024 * 1024;
+        let head = (LEN as u32 - 4).to_le_bytes();
+        for memory in [Memory::Own, Memory::Part] {
+            let mut codec = PacketCodec::default();
+            let mut buffer = BytesMut::from(&[&frame(7000)[..], &head, &[7; 9000]].concat()[..]);
+            let mut memory = memory;
+            drop(codec.decode_frame(&mut buffer).unwrap().unwrap());
+            while codec.decode_frame(&mut buffer).unwrap().is_none() {
+                make_room(&mut buffer, &mut memory, &codec);
+                let room = buffer.capacity() - buffer.len();
+                assert!(buffer.capacity() <= LEN, "{} bytes for a frame of {LEN}", buffer.capacity());
+                buffer.extend_from_slice(&vec![7; room]);
+            }
         }
     }
 
