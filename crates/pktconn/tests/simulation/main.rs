@@ -7,8 +7,12 @@
 //! PKTCONN_SEED=4711 cargo test -p pktconn --test simulation
 //! ```
 
+#[cfg(unix)]
+mod handlers;
 mod hoard;
 mod rng;
+#[cfg(unix)]
+mod server_memory;
 mod transport;
 mod world;
 
@@ -43,4 +47,10 @@ fn the_promises_hold_whatever_happens() {
 #[test]
 fn queues_hold_no_more_memory_than_they_may() {
     for_each_seed("queues_hold_no_more_memory_than_they_may", hoard::simulate);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_server_holds_what_it_says_and_what_its_budget_allows() {
+    for_each_seed("a_server_holds_what_it_says_and_what_its_budget_allows", server_memory::simulate);
 }
