@@ -258,3 +258,23 @@ fn a_transport_that_panicked_under_one_handle_fails_the_senders() {
         assert!(sender.closed().await.is_io());
     });
 }
+
+#[test]
+fn a_transport_that_panics_under_a_handle_that_stays_is_told_to_those_who_wait() {
+    without_hanging(async {
+        let conn = PacketConn::new(Panics::writing(), ConnConfig::new()).unwrap();
+        let (sender, mut receiver) = conn.split();
+        let sender = std::sync::Arc::new(sender);
+        let [closed, sends] = [(); 2].map(|()| std::sync::Arc::clone(&sender));
+        let closed = tokio::spawn(async move { closed.closed().await });
+        let receiving = tokio::spawn(async move { receiver.recv().await });
+        tokio::task::yield_now().await;
+        let task = tokio::spawn(async move { sends.send(vec![0; 100_000]).await });
+        assert!(task.await.unwrap_err().is_panic());
+        // Nobody uses the sender any more, which is still there.
+        for error in [closed.await.unwrap(), receiving.await.unwrap().unwrap_err()] {
+            assert!(error.is_io() && error.to_string().contains("panicked"), "{error}");
+        }
+        drop(sender);
+    });
+}

@@ -50,6 +50,21 @@ pub(crate) struct Shared {
     ticket: Option<Ticket>,
 }
 
+const RUNTIME_GONE: &str = "the runtime of the connection was shut down";
+
+const TRANSPORT_PANICKED: &str = "the transport of the connection panicked";
+
+/// Ends a connection when code panics under its lock: dropped where that unwinds, behind the lock, and forgotten otherwise.
+/// Those who wait are told then, also where nobody uses the connection any more.
+struct EndOnPanic<'a>(&'a Arc<Shared>);
+
+impl Drop for EndOnPanic<'_> {
+    #[cold]
+    fn drop(&mut self) {
+        self.0.with_state_contained(|_| ());
+    }
+}
+
 /// What a receiver does that has found nothing to read.
 #[derive(Debug)]
 pub(crate) enum Found {
@@ -99,8 +114,10 @@ impl Shared {
     /// it wants, which a runtime that is shut down drops in place, so that they take the lock to end the connection.
     #[inline]
     fn with_state<T>(self: &Arc<Self>, act: impl FnOnce(&mut State) -> T) -> T {
+        let end_on_panic = EndOnPanic(self);
         let mut state = self.state.lock().unwrap_or_else(|poisoned| self.mend(poisoned));
         let result = act(&mut state);
+        std::mem::forget(end_on_panic);
         if state.has_orders() || self.account.is_some() {
             self.settle(state);
         }
@@ -121,7 +138,7 @@ impl Shared {
     fn mend<'a>(&self, poisoned: PoisonError<MutexGuard<'a, State>>) -> MutexGuard<'a, State> {
         self.state.clear_poison();
         let mut state = poisoned.into_inner();
-        state.lost(self.has_undelivered());
+        state.lost(TRANSPORT_PANICKED, self.has_undelivered());
         state
     }
 
@@ -729,7 +746,7 @@ impl Shared {
     pub(crate) fn flusher_gone(self: &Arc<Self>) {
         self.with_state_contained(|state| {
             state.write_last();
-            state.lost(self.has_undelivered());
+            state.lost(RUNTIME_GONE, self.has_undelivered());
         });
     }
 }

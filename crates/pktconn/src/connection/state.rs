@@ -528,11 +528,10 @@ impl State {
         self.writer.as_ref().is_some_and(Writer::has_unread)
     }
 
-    /// Ends a connection that nobody takes to its end: the runtime was shut down, or a lock was poisoned.
-    pub(crate) fn lost(&mut self, undelivered: bool) {
+    /// Ends a connection that nobody takes to its end, and says why: the runtime was shut down, or the transport panicked.
+    pub(crate) fn lost(&mut self, why: &'static str, undelivered: bool) {
         if self.machine.phase() < Phase::Ended {
-            let lost = "the runtime of the connection was shut down";
-            self.machine.fail(io::Error::other(lost).into());
+            self.machine.fail(io::Error::other(why).into());
             let reset = undelivered || self.machine.has_output() || self.has_unread();
             self.machine.end(reset);
         } else if undelivered && self.machine.reads_on() {
