@@ -12,6 +12,7 @@
 
 use std::collections::HashMap;
 use std::future::pending;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
@@ -21,6 +22,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::census::Census;
+use crate::connection::later::Later;
 
 /// The steps in which accounts count, so that connections share no line of memory at each packet.
 const GRAIN: usize = 2 * 1024;
@@ -104,9 +106,10 @@ impl Budget {
         let mut paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
         // Under the lock: who clears it looks here after that.
         let is_pressed = self.is_pressed();
-        if is_pressed {
-            paused.insert(place, waker.clone());
-        }
+        let replaced = if is_pressed { paused.insert(place, waker.clone()) } else { None };
+        drop(paused);
+        // It may run code of the application's.
+        drop(replaced);
         is_pressed
     }
 
@@ -141,7 +144,10 @@ impl Budget {
             *paused = HashMap::new();
         }
         drop(paused);
-        wakers.into_iter().for_each(Waker::wake);
+        let mut later = Later::default();
+        wakers.into_iter().for_each(|waker| later.wake(waker));
+        // A waker is code of the application's, and may panic: that must not end the server.
+        let _ = catch_unwind(AssertUnwindSafe(|| later.run()));
         has_more
     }
 }

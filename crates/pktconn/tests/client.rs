@@ -4,7 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use pktconn::{
@@ -612,6 +612,154 @@ async fn a_connector_that_panics_ends_the_client_which_gives_back_what_was_not_w
     let error = client.close().await.unwrap_err();
     let unsent: Vec<_> = error.unsent().iter().map(|packet| packet.payload()[0]).collect();
     assert!(error.is_io() && unsent == [2, 3, 4], "{error:?} {unsent:?}");
+}
+
+/// What the application has given, and what panics: wakers, and the memory of packets.
+struct Panics(Vec<u8>);
+
+impl Wake for Panics {
+    fn wake(self: Arc<Self>) {
+        panic!("a waker panics, as it was made to");
+    }
+}
+
+impl AsRef<[u8]> for Panics {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Panics {
+    fn drop(&mut self) {
+        // A waker is dropped by the test.
+        if !self.0.is_empty() && !std::thread::panicking() {
+            panic!("the memory of a packet panics, as it was made to");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waker_that_panics_does_not_end_the_client_that_wakes_it() {
+    let config = ClientConfig::new().conn(ConnConfig::new().send_high_water(100));
+    let (mut client, mut pipes) = piped(config, 50);
+    let waker = Waker::from(Arc::new(Panics(Vec::new())));
+    let mut cx = Context::from_waker(&waker);
+    let (sender, mut state) = (client.sender(), client.state());
+    let mut waiting = Box::pin(async { drop(client.recv().await) });
+    let mut watching = Box::pin(state.wait_for(ClientState::is_ended));
+    assert!(waiting.as_mut().poll(&mut cx).is_pending() && watching.as_mut().poll(&mut cx).is_pending());
+    // There is a connection, which is an event and another state.
+    let mut pipe = pipes.recv().await.unwrap();
+    sleep(SECOND).await;
+    while sender.try_send(vec![1; 50]).is_ok() {
+        sleep(SECOND).await;
+    }
+    let mut sending = Box::pin(sender.send(vec![2; 90]));
+    assert!(sending.as_mut().poll(&mut cx).is_pending());
+    let reading = tokio::spawn(async move { pipe.read_to_end(&mut Vec::new()).await });
+    sleep(SECOND).await;
+    drop(sending);
+    assert!(sender.state().borrow().is_connected(), "{:?}", sender.state());
+    sender.close().await.unwrap();
+    assert!(reading.await.unwrap().unwrap() > 100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn memory_that_panics_does_not_end_the_client_that_frees_it() {
+    for len in [40_000, 100_000, 1_000_000] {
+        let (client, mut pipes) = piped(ClientConfig::new(), 2 << 20);
+        let mut pipe = pipes.recv().await.unwrap();
+        let sender = client.sender();
+        let packet = Packet::from(bytes::Bytes::from_owner(Panics(vec![7; len])));
+        // A smaller one is copied, and freed here.
+        let sent = tokio::spawn(async move { sender.send(packet).await }).await;
+        assert!(sent.is_ok() || len < 65_536);
+        client.send(b"behind it").await.unwrap();
+        pipe.read_exact(&mut vec![0; 4 + len + 4 + 9]).await.unwrap();
+        client.send(b"later").await.unwrap();
+        pipe.read_exact(&mut [0; 4 + 5]).await.unwrap();
+    }
+}
+
+/// A pipe that panics at the first write but so many.
+struct PanicsWhenWritten(DuplexStream, u32);
+
+impl AsyncRead for PanicsWhenWritten {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for PanicsWhenWritten {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.1 = self.1.checked_sub(1).expect("a transport panics, as it was made to");
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_transport_that_panics_is_a_loss_and_each_packet_is_written_or_sent_again() {
+    // In their own memory as a whole; by the batch; and as soon as they are a write's worth.
+    for (packets, len) in [(1, 40_000), (20, 100), (20, 30_000)] {
+        for writes in 0..4 {
+            let (made, mut pipes) = unbounded_channel();
+            let nth = AtomicU32::new(0);
+            let mut client = Client::with_connector(ClientConfig::new(), move |config| {
+                let (here, there) = tokio::io::duplex(2 << 20);
+                let sent = made.send(there);
+                let writes = if nth.fetch_add(1, Ordering::Relaxed) == 0 { writes } else { u32::MAX };
+                async move {
+                    sent?;
+                    Ok(PacketConn::new(PanicsWhenWritten(here, writes), config)?)
+                }
+            })
+            .unwrap();
+            let payload = |number: u8| vec![number; len];
+            for number in 0..packets {
+                // As it was received, with its header.
+                let packet = Packet::from(payload(number));
+                client.send(if packets == 1 { received(&packet).await } else { packet }).await.unwrap();
+            }
+            let (_first, mut second) = (pipes.recv().await.unwrap(), None);
+            let mut written = 0;
+            sleep(SECOND).await;
+            while let Ok(Some(event)) = timeout(SECOND, client.recv()).await {
+                if let ClientEvent::Lost(lost) = event {
+                    assert!(lost.error.to_string().contains("panicked"), "{}", lost.error);
+                    assert_eq!(lost.written.start, 0);
+                    written = lost.written.end;
+                    second = Some(pipes.recv().await.unwrap());
+                }
+            }
+            let Some(mut second) = second else { continue };
+            for number in written..u64::from(packets) {
+                let mut bytes = vec![0; 4 + len];
+                timeout(SECOND, second.read_exact(&mut bytes)).await.expect("it is missing").unwrap();
+                assert_eq!(bytes[4..], payload(number as u8), "{packets} of {len}, {writes} writes");
+            }
+            let more = timeout(SECOND, second.read_u8()).await;
+            assert!(more.is_err(), "{packets} of {len}, {writes} writes: one came twice");
+        }
+    }
+}
+
+/// `packet` as it comes from a peer.
+async fn received(packet: &Packet) -> Packet {
+    let (here, mut there) = common::piped_pair(1 << 20, ConnConfig::new());
+    here.send(packet.clone()).await.unwrap();
+    there.recv().await.unwrap().unwrap()
 }
 
 #[tokio::test(start_paused = true)]

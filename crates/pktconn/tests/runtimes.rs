@@ -13,10 +13,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use common::{HANG_GUARD, numbered, piped_and_raw, piped_pair, tcp_pair};
+use common::{HANG_GUARD, frame, numbered, piped_and_raw, piped_pair, tcp_pair};
 use futures::{SinkExt, StreamExt};
 use pktconn::{ConnConfig, Packet, PacketConn, PacketServer, ServerConfig};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
@@ -529,6 +529,47 @@ async fn memory_that_panics_does_not_end_the_server_that_frees_it() {
     tokio::time::sleep(ms(20)).await;
     assert!(!serving.is_finished(), "the server has ended");
     assert_eq!(handle.stats().closed_over_budget, 1);
+    let _other = TcpStream::connect(addr).await.unwrap();
+    assert!(timeout(HANG_GUARD, passed.recv()).await.unwrap().is_some());
+}
+
+/// A receiver that waits for memory, and whose waker panics when there is some again.
+#[tokio::test]
+async fn a_waker_that_panics_when_memory_is_free_again_does_not_end_the_server() {
+    let config = ServerConfig::new().memory_budget(1 << 20).conn(ConnConfig::new().send_high_water(64 << 20));
+    let server = PacketServer::bind_with("127.0.0.1:0", config).await.unwrap();
+    let addr = common::tcp_addr(&server);
+    let (pass, mut passed) = tokio::sync::mpsc::unbounded_channel();
+    let serving = tokio::spawn(server.serve(move |conn| {
+        let _ = pass.send(conn);
+        async { Ok(()) }
+    }));
+    let _deaf = TcpStream::connect(addr).await.unwrap();
+    let holder = passed.recv().await.unwrap();
+    let mut peer = TcpStream::connect(addr).await.unwrap();
+    let mut conn = passed.recv().await.unwrap();
+    // Half of a frame, which is enough to be paused.
+    peer.write_all(&frame(&[7; 20_000])[..10_000]).await.unwrap();
+    while conn.stats().bytes_received < 10_000 {
+        let _ = timeout(ms(5), conn.recv()).await;
+    }
+    let (counts, waker) = panicking_waker();
+    {
+        let mut receiving = pin!(conn.recv());
+        holder.send(vec![7; 16 << 20]).await.unwrap();
+        assert!(receiving.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        assert!(timeout(HANG_GUARD, holder.closed()).await.unwrap().is_over_budget());
+        drop(holder);
+        let woken = async {
+            while counts.0.load(Ordering::Relaxed) == 0 {
+                tokio::time::sleep(ms(5)).await;
+            }
+        };
+        timeout(HANG_GUARD, woken).await.expect("nothing has panicked");
+        assert!(receiving.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    }
+    tokio::time::sleep(ms(20)).await;
+    assert!(!serving.is_finished(), "the server has ended");
     let _other = TcpStream::connect(addr).await.unwrap();
     assert!(timeout(HANG_GUARD, passed.recv()).await.unwrap().is_some());
 }

@@ -7,9 +7,11 @@
 //!
 //! What a connection has not written goes back to the front of the queue, for the next one.
 
-use std::future::pending;
+use std::future::{pending, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use pktconn_codec::Packet;
@@ -18,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::config::Backoff;
 use super::inbox::BATCH;
-use super::link::Link;
+use super::link::{Link, contained};
 use super::{ClientConfig, ClientEvent, ClientState, Lost};
 use crate::error::{Reason, Timeout};
 use crate::pool::CHUNK;
@@ -187,7 +189,7 @@ impl Keeper {
     }
 
     fn set_state(&self, state: ClientState) {
-        self.link.state().send_replace(state);
+        self.link.set_state(state);
     }
 
     /// Has packets go both ways over `conn` until it or the client ends.
@@ -266,7 +268,7 @@ impl Keeper {
         let own = unsent.len().min(accepted);
         unsent.drain(..unsent.len() - own);
         unsent.append(&mut pending);
-        self.link.put_back(&unsent);
+        self.link.put_back(unsent);
         let first = self.written;
         self.written += (accepted - own) as u64;
         let lost = Lost { error: reason.clone().into(), written: first..self.written, undelivered };
@@ -282,7 +284,9 @@ impl Session {
                 link.take(&mut self.pending).await;
                 self.taken += self.pending.len();
             }
-            if self.sender.send_many(&mut self.pending).await.is_err() {
+            // One that panics has failed its connection, where it was the transport's doing: the next one says so.
+            let sent = unless_it_panics(self.sender.send_many(&mut self.pending)).await;
+            if sent.is_some_and(|sent| sent.is_err()) {
                 return pending().await;
             }
         }
@@ -293,13 +297,23 @@ impl Session {
         loop {
             let sent = self.pending.iter().take_while(|packet| self.sender.shared().force(packet).is_ok());
             let sent = sent.count();
-            self.pending.drain(..sent);
+            contained(|| drop(self.pending.drain(..sent)));
             if !self.pending.is_empty() || !link.try_take(&mut self.pending) {
                 return;
             }
             self.taken += self.pending.len();
         }
     }
+}
+
+/// `None` where it panics: to send drops the memory of packets, which is code of the application's.
+async fn unless_it_panics<F: Future>(future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    poll_fn(|cx| {
+        let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx)));
+        polled.map_or(Poll::Ready(None), |polled| polled.map(Some))
+    })
+    .await
 }
 
 /// Ready when the client is closed while nothing is to be sent.

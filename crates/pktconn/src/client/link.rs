@@ -6,6 +6,7 @@
 //! ```
 
 use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
@@ -48,6 +49,12 @@ struct Queue {
     closed: Option<Reason>,
 }
 
+/// Runs code that the application may have given: a waker, or the memory of a packet that is dropped. A panic there is not to
+/// end the client's task, and with it all that the client has accepted.
+pub(super) fn contained(act: impl FnOnce()) {
+    let _ = catch_unwind(AssertUnwindSafe(act));
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -76,6 +83,10 @@ impl Link {
 
     pub(super) fn state(&self) -> &watch::Sender<ClientState> {
         &self.state
+    }
+
+    pub(super) fn set_state(&self, state: ClientState) {
+        contained(|| drop(self.state.send_replace(state)));
     }
 
     // ---- sending
@@ -131,7 +142,7 @@ impl Link {
     }
 
     /// Puts packets that were taken before all others.
-    pub(super) fn put_back(&self, packets: &[Packet]) {
+    pub(super) fn put_back(&self, packets: Vec<Packet>) {
         let mut returned = SendQueue::default();
         let mut push = |packet: &Packet| {
             // It was accepted: it is within the limit.
@@ -143,6 +154,8 @@ impl Link {
         let mut queue = lock(&self.queue);
         queue.returned.take_unsent(&self.codec).iter().for_each(push);
         queue.returned = returned;
+        drop(queue);
+        contained(|| drop(packets));
     }
 
     /// Takes packets out of the queue: a write's worth, or all where there are fewer. Waits for the first.
@@ -165,7 +178,8 @@ impl Link {
         let config = self.codec.config();
         let around = config.header_format().header_len() + config.checksum_kind().checksum_len();
         let lens = packets[before..].iter().map(|packet| packet.len() + around);
-        self.room.add_permits(lens.map(|len| len.min(self.max_room)).sum());
+        let room = lens.map(|len| len.min(self.max_room)).sum();
+        contained(|| self.room.add_permits(room));
         packets.len() > before
     }
 
@@ -190,8 +204,8 @@ impl Link {
         // To drop one may run code of the application's: not under the lock.
         let untold: Vec<_> = events.into_iter().filter_map(|event| inbox.push(event)).collect();
         drop(inbox);
-        self.happened.notify_one();
-        drop(untold);
+        contained(|| self.happened.notify_one());
+        contained(|| drop(untold));
     }
 
     /// Takes the next event; `None` when there will be no more.
@@ -241,11 +255,11 @@ impl Link {
 
     /// Of a keeper that keeps no longer: why not everything was sent, if so.
     pub(super) fn end(&self, reason: Option<Reason>) {
-        self.refuse(reason.clone().unwrap_or(Reason::LocalClose));
+        contained(|| self.refuse(reason.clone().unwrap_or(Reason::LocalClose)));
         // The state first: who has received the last event finds it.
-        self.state.send_replace(ClientState::Ended(reason.map(|reason| Arc::new(reason.into()))));
+        self.set_state(ClientState::Ended(reason.map(|reason| Arc::new(reason.into()))));
         lock(&self.inbox).end();
-        self.happened.notify_one();
+        contained(|| self.happened.notify_one());
     }
 
     /// What was not sent, of a client that has ended. Told once.
@@ -268,8 +282,8 @@ mod tests {
         let link = Link::new(&ConnConfig::new().send_high_water(10));
         let packet = |number| Packet::from(vec![number; 6]);
         assert!(matches!(link.try_accept(&packet(7)), Ok(0)));
-        link.put_back(&[packet(4), packet(5), packet(6)]);
-        link.put_back(&[packet(1), packet(2), packet(3)]);
+        link.put_back(vec![packet(4), packet(5), packet(6)]);
+        link.put_back(vec![packet(1), packet(2), packet(3)]);
         assert_eq!(link.queued_bytes(), 7 * 10);
         assert!(matches!(link.try_accept(&packet(8)), Err(Reason::Full)));
         let mut taken = Vec::new();

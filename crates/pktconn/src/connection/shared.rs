@@ -341,8 +341,7 @@ impl Shared {
             if let [packet] = packets {
                 if state.writes_through() && !state.machine.lags(Instant::now) {
                     let frame = rules.codec.frame(packet).map_err(Reason::TooLarge)?;
-                    state.write_through(packet, &frame);
-                    *accepted += 1;
+                    state.write_through(packet, &frame, accepted);
                     return state.machine.check_open();
                 }
             }
@@ -354,8 +353,9 @@ impl Shared {
                 if !state.machine.has_room(frame.len(), rules, Instant::now) {
                     self.make_room(state, frame.len())?;
                 }
-                state.push(packet, &frame);
+                // Before a transport may panic: what stands in the queue has been accepted.
                 *accepted += 1;
+                state.push(packet, &frame);
                 // Pushing may write, and so find the connection broken.
                 state.machine.check_open()?;
             }

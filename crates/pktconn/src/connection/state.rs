@@ -357,11 +357,13 @@ impl State {
     }
 
     /// Writes a packet from its own memory, where its frame stands there whole, as that of one that was received. What the
-    /// transport does not take goes into the queue, which was [empty](Self::writes_through).
+    /// transport does not take goes into the queue, which was [empty](Self::writes_through). Counts it in `accepted`.
     #[inline]
-    pub(crate) fn write_through(&mut self, packet: &Packet, frame: &Frame<'_>) {
+    pub(crate) fn write_through(&mut self, packet: &Packet, frame: &Frame<'_>, accepted: &mut usize) {
         let taken =
             if frame.body().len() == frame.len() { self.write_body(frame) } else { Poll::Ready(Ok(0)) };
+        // Only now: had the transport panicked, the packet would be nowhere.
+        *accepted += 1;
         match taken {
             Poll::Ready(Ok(taken)) if taken == frame.len() => {
                 self.machine.pass_through(frame.len(), Instant::now);
