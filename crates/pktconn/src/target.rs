@@ -99,9 +99,7 @@ fn host_and_port(text: &str, role: Use) -> Result<(&str, u16), String> {
     }
     // It may have lost its brackets.
     let shown = if is_ipv6(host) { format!("[{host}]") } else { host.to_owned() };
-    if !is_ipv6(host)
-        && host.contains(|c: char| c.is_whitespace() || c.is_control() || "/\\[]@:?#".contains(c))
-    {
+    if !is_ipv6(host) && !can_be_resolved(host) {
         return Err(format!(
             "{text:?} has no host that can be resolved: {host:?} is no host name; write HOST:PORT, such as localhost:{SOME_PORT}"
         ));
@@ -114,6 +112,34 @@ fn host_and_port(text: &str, role: Use) -> Result<(&str, u16), String> {
         }
         Err(_) => Err(format!("{text:?} has port {port:?}, which is no number: write {shown}:{SOME_PORT}")),
     }
+}
+
+/// Whether there can be a host of that name, or an IPv4 address that is written so.
+fn can_be_resolved(host: &str) -> bool {
+    // The root, which a name may end with, is no host itself.
+    let host = host.strip_suffix('.').unwrap_or(host);
+    let labels: Vec<_> = host.split('.').collect();
+    // RFC 1123 and 952, and the underscore, which some systems have in the names of theirs.
+    let is_of_host = |c: char| {
+        if c.is_ascii() {
+            c.is_ascii_alphanumeric() || "-_".contains(c)
+        } else {
+            !c.is_whitespace() && !c.is_control()
+        }
+    };
+    // RFC 1035, 2.3.4; how long a name of other letters is, the resolver says.
+    let is_too_long = host.is_ascii() && (host.len() > 253 || labels.iter().any(|label| label.len() > 63));
+    labels.iter().all(|label| !label.is_empty() && label.chars().all(is_of_host))
+        && !is_too_long
+        && !is_bad_ipv4(&labels)
+}
+
+/// Whether they are numbers, as of an IPv4 address, but too many or too large. No top-level domain is a number. One with a
+/// leading zero is octal.
+fn is_bad_ipv4(labels: &[&str]) -> bool {
+    let are_numbers = labels.iter().all(|label| label.bytes().all(|byte| byte.is_ascii_digit()));
+    let is_large = |label: &&str| !label.starts_with('0') && label.parse::<u8>().is_err();
+    are_numbers && (labels.len() > 4 || labels.len() == 4 && labels.iter().any(is_large))
 }
 
 /// The parts of `[HOST]:PORT`, of which `rest` is what comes behind the first bracket.
@@ -217,11 +243,29 @@ mod tests {
             ("fe80::1%eth0:80", "fe80::1%eth0", 80),
             ("[fe80::1%eth0]:80", "fe80::1%eth0", 80),
             ("1.2.3:80", "1.2.3", 80),
+            ("0177.0.0.01:80", "0177.0.0.01", 80),
+            ("b\u{fc}cher.example.:80", "b\u{fc}cher.example.", 80),
         ] {
             let addr = Addr::from(text);
             for role in [Use::Connect, Use::Listen] {
                 assert_eq!(addr.target(role).unwrap(), Target::Name { host, port }, "{text}");
             }
+        }
+    }
+
+    #[test]
+    fn a_name_may_be_as_long_as_the_domain_name_system_has_them() {
+        let name = |labels: usize, last: usize| format!("{}{}", "abcdefg.".repeat(labels), "a".repeat(last));
+        for (host, fits) in [
+            (name(0, 63), true),
+            (name(0, 64), false),
+            (name(31, 5), true),
+            (name(31, 5) + ".", true),
+            (name(31, 6), false),
+            (name(31, 6) + ".", false),
+        ] {
+            let addr = Addr::from((&*host, 80));
+            assert_eq!(addr.target(Use::Connect).is_ok(), fits, "{} bytes: {host}", host.len());
         }
     }
 

@@ -32,6 +32,16 @@ fn never() -> Vec<(Addr, &'static str)> {
         ("a\0b:80", "no host"),
         ("localhost/:80", "no host"),
         ("a:b:80", "no host"),
+        (".:80", "no host"),
+        ("a..b:80", "no host"),
+        ("localhost..:80", "no host"),
+        ("${HOST}:80", "no host"),
+        ("<host>:80", "no host"),
+        ("'localhost':80", "no host"),
+        ("one.example,two.example:80", "no host"),
+        ("*:80", "no host"),
+        ("127.0.0.256:80", "no host"),
+        ("127.0.0.0.1:80", "no host"),
         ("unix:", "write unix:/run/app.sock"),
         ("unix:a\0b", "NUL"),
     ];
@@ -87,9 +97,17 @@ async fn a_host_in_any_form_that_works_is_taken() {
     {
         assert!(PacketConn::connect(&addr).await.is_ok(), "{addr}");
     }
-    for addr in
-        ["example.org:1", "[fe80::1%lo]:1", "[fe80::1%1]:1", "xn--bcher-kva.example:1", "a_b:65535", "unix:a"]
-    {
+    for addr in [
+        "example.org:1",
+        "[fe80::1%lo]:1",
+        "[fe80::1%1]:1",
+        "xn--bcher-kva.example:1",
+        "a_b:65535",
+        "127.1:1",
+        "0:1",
+        "a.:1",
+        "unix:a",
+    ] {
         assert!(Client::new(addr, ClientConfig::new()).is_ok(), "{addr}");
     }
     assert!(Client::new(("fe80::1%lo", 1), ClientConfig::new()).is_ok());
@@ -117,7 +135,7 @@ async fn a_client_with_tls_is_refused_an_address_that_no_certificate_can_be_for(
     let with = |tls| ClientConfig::new().conn(ConnConfig::new().tls(tls));
     let error = Client::new("unix:/run/app.sock", with(TlsClientConfig::new())).unwrap_err();
     assert!(error.is_config() && error.to_string().contains("server_name"), "{error}");
-    assert!(Client::new("a..b:1", with(TlsClientConfig::new())).unwrap_err().is_tls());
+    assert!(Client::new("-a.b:1", with(TlsClientConfig::new())).unwrap_err().is_tls());
     let named = TlsClientConfig::new().server_name("localhost");
     assert!(Client::new("unix:/run/app.sock", with(named)).is_ok());
 }
