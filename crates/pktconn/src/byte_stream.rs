@@ -22,7 +22,7 @@ pub(crate) enum ByteStream {
     #[cfg(unix)]
     Unix(UnixStream),
     #[cfg(feature = "tls")]
-    Tls(Box<tokio_rustls::TlsStream<ByteStream>>),
+    Tls(Box<crate::tls::Tls>),
 }
 
 impl ByteStream {
@@ -32,7 +32,7 @@ impl ByteStream {
             #[cfg(unix)]
             Self::Unix(_) => Ok(()),
             #[cfg(feature = "tls")]
-            Self::Tls(stream) => stream.get_ref().0.set_options(config),
+            Self::Tls(stream) => stream.below().set_options(config),
         }
     }
 
@@ -42,7 +42,7 @@ impl ByteStream {
             #[cfg(unix)]
             Self::Unix(_) => None,
             #[cfg(feature = "tls")]
-            Self::Tls(stream) => stream.get_ref().0.local_addr(),
+            Self::Tls(stream) => stream.below().local_addr(),
         }
     }
 
@@ -52,7 +52,7 @@ impl ByteStream {
             #[cfg(unix)]
             Self::Unix(_) => None,
             #[cfg(feature = "tls")]
-            Self::Tls(stream) => stream.get_ref().0.peer_addr(),
+            Self::Tls(stream) => stream.below().peer_addr(),
         }
     }
 
@@ -100,7 +100,7 @@ impl ByteStream {
             #[cfg(unix)]
             Self::Unix(stream) => Pin::new(stream),
             #[cfg(feature = "tls")]
-            Self::Tls(stream) => Pin::new(stream),
+            Self::Tls(stream) => Pin::new(&mut **stream),
         }
     }
 
@@ -110,7 +110,7 @@ impl ByteStream {
             #[cfg(unix)]
             Self::Unix(stream) => Pin::new(stream),
             #[cfg(feature = "tls")]
-            Self::Tls(stream) => Pin::new(stream),
+            Self::Tls(stream) => Pin::new(stream.stream_mut()),
         }
     }
 }
@@ -122,7 +122,7 @@ impl Duplex for ByteStream {
             #[cfg(unix)]
             Self::Unix(stream) => read_now(&*stream, buffer),
             #[cfg(feature = "tls")]
-            Self::Tls(stream) => crate::tls::read_now(stream, buffer),
+            Self::Tls(stream) => stream.read_now(buffer),
         })
     }
 
@@ -132,7 +132,7 @@ impl Duplex for ByteStream {
             #[cfg(unix)]
             Self::Unix(_) => true,
             #[cfg(feature = "tls")]
-            Self::Tls(stream) => stream.get_ref().0.can_read_now(),
+            Self::Tls(stream) => stream.below().can_read_now(),
         }
     }
 
@@ -157,7 +157,7 @@ impl Duplex for ByteStream {
             #[cfg(unix)]
             Self::Unix(stream) => has_unread(stream),
             #[cfg(feature = "tls")]
-            Self::Tls(stream) => stream.get_ref().0.has_unread(),
+            Self::Tls(stream) => stream.below().has_unread(),
         }
     }
 
@@ -167,7 +167,7 @@ impl Duplex for ByteStream {
             #[cfg(unix)]
             Self::Unix(_) => true,
             #[cfg(feature = "tls")]
-            Self::Tls(stream) => stream.get_ref().0.is_local(),
+            Self::Tls(stream) => stream.below().is_local(),
         }
     }
 
@@ -177,7 +177,7 @@ impl Duplex for ByteStream {
             #[cfg(unix)]
             Self::Unix(_) => None,
             #[cfg(feature = "tls")]
-            Self::Tls(stream) => stream.get_ref().0.tcp(),
+            Self::Tls(stream) => stream.below().tcp(),
         }
     }
 }
@@ -235,7 +235,7 @@ impl AsyncWrite for ByteStream {
             #[cfg(unix)]
             Self::Unix(stream) => stream.is_write_vectored(),
             #[cfg(feature = "tls")]
-            Self::Tls(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.stream().is_write_vectored(),
         }
     }
 

@@ -32,7 +32,7 @@ impl Ends {
         let (local, peer) = (stream.local_addr(), peer.or_else(|| stream.peer_addr()));
         #[cfg(feature = "tls")]
         if let ByteStream::Tls(stream) = stream {
-            return Self::Other(Box::new(Both { local, peer, tls: Some(TlsInfo::of(stream)) }));
+            return Self::Other(Box::new(Both { local, peer, tls: Some(TlsInfo::of(stream.stream())) }));
         }
         Self::new(local, peer)
     }

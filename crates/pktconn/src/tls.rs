@@ -4,9 +4,12 @@ use std::fmt;
 use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
@@ -272,7 +275,7 @@ impl TlsClientConfig {
     ) -> Result<ByteStream, Reason> {
         let name = self.name_for(target)?;
         let connected = TlsConnector::from(self.load()?).connect(name, stream).await;
-        Ok(ByteStream::Tls(Box::new(connected.map_err(|error| failed(Some(target), error))?.into())))
+        Ok(ByteStream::Tls(Box::new(Tls::new(connected.map_err(|error| failed(Some(target), error))?))))
     }
 }
 
@@ -293,7 +296,7 @@ pub(crate) async fn accept(
     peer: Option<SocketAddr>,
 ) -> Result<ByteStream, Reason> {
     let accepted = acceptor.accept(stream).await.map_err(|error| failed(peer, error))?;
-    Ok(ByteStream::Tls(Box::new(accepted.into())))
+    Ok(ByteStream::Tls(Box::new(Tls::new(accepted))))
 }
 
 /// What the handshake of a connection with TLS has shown.
@@ -373,34 +376,94 @@ fn failed(with: Option<impl ToString>, error: io::Error) -> Reason {
     Reason::tls(Operation::TlsHandshake, with, error)
 }
 
-/// Reads what has arrived, whatever tokio knows of the socket below. 0 bytes are the end of the stream.
-pub(crate) fn read_now(stream: &mut TlsStream<ByteStream>, buffer: &mut BytesMut) -> io::Result<usize> {
-    match stream {
-        TlsStream::Client(stream) => {
-            let (socket, session) = stream.get_mut();
-            read_session_now(socket, session, buffer)
+/// A byte stream with TLS over it.
+pub(crate) struct Tls {
+    stream: TlsStream<ByteStream>,
+    /// Why nothing more can be read, where bytes that had arrived before were still to come.
+    failed: Option<io::Error>,
+}
+
+impl Tls {
+    fn new(stream: impl Into<TlsStream<ByteStream>>) -> Self {
+        Self { stream: stream.into(), failed: None }
+    }
+
+    pub(crate) fn stream(&self) -> &TlsStream<ByteStream> {
+        &self.stream
+    }
+
+    pub(crate) fn stream_mut(&mut self) -> &mut TlsStream<ByteStream> {
+        &mut self.stream
+    }
+
+    /// What TLS runs over.
+    pub(crate) fn below(&self) -> &ByteStream {
+        self.stream.get_ref().0
+    }
+
+    /// Reads what has arrived, whatever tokio knows of the socket below. 0 bytes are the end of the stream.
+    pub(crate) fn read_now(&mut self, buffer: &mut BytesMut) -> io::Result<usize> {
+        let scratch = &mut [0; SCRATCH][..room_for_read_now(buffer)];
+        let read = match (self.failed.take(), &mut self.stream) {
+            (Some(error), _) => Err(error),
+            (None, TlsStream::Client(stream)) => {
+                let (socket, session) = stream.get_mut();
+                read_session_now(socket, session, scratch)
+            }
+            (None, TlsStream::Server(stream)) => {
+                let (socket, session) = stream.get_mut();
+                read_session_now(socket, session, scratch)
+            }
+        };
+        let count = read.or_else(|error| self.put_off(error, scratch))?;
+        buffer.extend_from_slice(&scratch[..count]);
+        Ok(count)
+    }
+
+    /// What stands before a record that is not acceptable, or before an alert, has arrived and comes first.
+    #[cold]
+    fn put_off(&mut self, error: io::Error, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut reader = match &mut self.stream {
+            TlsStream::Client(stream) => stream.get_mut().1.reader(),
+            TlsStream::Server(stream) => stream.get_mut().1.reader(),
+        };
+        match reader.read(buffer) {
+            Ok(count @ 1..) => {
+                self.failed = Some(error);
+                Ok(count)
+            }
+            Ok(_) | Err(_) => Err(error),
         }
-        TlsStream::Server(stream) => {
-            let (socket, session) = stream.get_mut();
-            read_session_now(socket, session, buffer)
-        }
+    }
+}
+
+impl AsyncRead for Tls {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let read = match self.failed.take() {
+            Some(error) => Err(error),
+            None => ready!(Pin::new(&mut self.stream).poll_read(cx, buf)),
+        };
+        Poll::Ready(read.or_else(|error| {
+            let count = self.put_off(error, buf.initialize_unfilled())?;
+            buf.advance(count);
+            Ok(())
+        }))
     }
 }
 
 fn read_session_now<S: SideData>(
     socket: &ByteStream,
     session: &mut ConnectionCommon<S>,
-    buffer: &mut BytesMut,
+    buffer: &mut [u8],
 ) -> io::Result<usize> {
-    let mut scratch = [0; SCRATCH];
     loop {
-        match session.reader().read(&mut scratch[..room_for_read_now(buffer)]) {
+        match session.reader().read(buffer) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            read => {
-                let count = read?;
-                buffer.extend_from_slice(&scratch[..count]);
-                return Ok(count);
-            }
+            read => return read,
         }
         session.read_tls(&mut Arrived(socket))?;
         let processed = session.process_new_packets();

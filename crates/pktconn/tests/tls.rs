@@ -437,3 +437,41 @@ async fn a_frame_cut_anywhere_arrives_over_tls() {
     raw.shutdown().await.unwrap();
     assert_eq!(raw.read(&mut [0; 1]).await.unwrap(), 0, "closed with all that TLS asks for");
 }
+
+/// A record that was altered, or an alert, may come in the same read as what stands before it.
+#[tokio::test]
+async fn what_arrives_before_a_bad_record_is_received() {
+    use std::io::Write;
+
+    let authority = Authority::new();
+    let (server, addr) =
+        serve(ServerConfig::new().tls(authority.server(&authority.identity("localhost")))).await;
+    let (pass, mut passed) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(server.serve(move |conn| {
+        pass.send(conn).unwrap();
+        async { Ok(()) }
+    }));
+    let connector = tokio_rustls::TlsConnector::from(authority.client().to_rustls().unwrap());
+    for len in [3, 1000, 100_000] {
+        let stream = TcpStream::connect(addr).await.unwrap();
+        let mut raw = connector.connect("localhost".try_into().unwrap(), stream).await.unwrap();
+        let mut conn = passed.recv().await.unwrap();
+        let payload = vec![7; len];
+        let (socket, session) = raw.get_mut();
+        let mut records = Vec::new();
+        for _ in 0..2 {
+            for part in frame(&payload).chunks(1000) {
+                session.writer().write_all(part).unwrap();
+                session.write_tls(&mut records).unwrap();
+            }
+        }
+        records.extend([&[0x17, 3, 3, 0, 32][..], &[0; 32]].concat());
+        socket.write_all(&records).await.unwrap();
+        for number in 0..2 {
+            let packet = conn.recv().await.unwrap_or_else(|error| panic!("{number} of {len} bytes: {error}"));
+            assert!(packet.unwrap().payload() == payload, "{number} of {len} bytes");
+        }
+        let end = tokio::time::timeout(Duration::from_secs(20), conn.recv()).await.expect("no end");
+        assert!(end.unwrap_err().is_io());
+    }
+}

@@ -14,7 +14,11 @@ pub(crate) const SCRATCH: usize = 16 * 1024;
 /// How much may be read behind what is in `buffer`. Beyond its room it would double, though a frame has almost arrived.
 #[cfg(any(unix, feature = "tls"))]
 pub(crate) fn room_for_read_now(buffer: &BytesMut) -> usize {
-    if buffer.is_empty() { SCRATCH } else { SCRATCH.min(buffer.capacity() - buffer.len()) }
+    match buffer.capacity() - buffer.len() {
+        // To read nothing would look like the end of the stream.
+        0 => SCRATCH,
+        room => room.min(SCRATCH),
+    }
 }
 
 /// Reads once, whatever tokio knows of the socket. 0 bytes are the end of the stream.
