@@ -146,6 +146,14 @@ impl Duplex for ByteStream {
         }
     }
 
+    #[cfg(feature = "tls")]
+    fn held_back(&self) -> Option<usize> {
+        match self {
+            Self::Tls(stream) => Some(stream.held_back()),
+            _ => None,
+        }
+    }
+
     /// TLS writes into a stream of this kind, which does.
     fn can_write_now(&self) -> bool {
         cfg!(unix)

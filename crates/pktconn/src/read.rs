@@ -30,6 +30,9 @@ const MIN_READ: usize = CHUNK / 4;
 
 const HALF_A_CHUNK: usize = CHUNK / 2;
 
+/// How much rustls makes room for behind what it holds back (0.23).
+const RUSTLS_READ: usize = 4 * 1024;
+
 /// How many packets a receiver gets before others on its thread have a turn. A chunk holds 16,384 empty ones, and tokio
 /// itself counts reads, not packets. To count bytes too, and so yield after each mebibyte, is fairer to connections with
 /// packets of that size and costs 1.6 times the CPU time: what has arrived of one leaves the cache for the others'.
@@ -52,6 +55,8 @@ pub(crate) struct Reading {
     memory: Memory,
     codec: PacketCodec,
     end: End,
+    /// What the transport held back when it was last waited for.
+    held_back: usize,
     /// How many packets were received since it last waited.
     in_turn: u32,
     /// Whether bytes have arrived since it last waited.
@@ -93,6 +98,7 @@ impl Reading {
             memory: Memory::Own,
             codec: shared.settings.rules.codec.clone(),
             end: End::NotYet,
+            held_back: 0,
             in_turn: 0,
             has_read: false,
             has_deadline: false,
@@ -251,9 +257,22 @@ impl Reading {
             Poll::Ready(Ok(0)) => self.end_of_stream(),
             Poll::Ready(Ok(count)) => self.note_read(count),
             Poll::Ready(Err(error)) => self.fail(&error.into()),
-            Poll::Pending => return self.poll_wait(cx),
+            Poll::Pending => {
+                self.note_held_back();
+                return self.poll_wait(cx);
+            }
         }
         Poll::Ready(())
+    }
+
+    /// A part of a record of TLS is a part of a frame, and a sign of life.
+    #[inline(always)]
+    fn note_held_back(&mut self) {
+        let held_back = self.reader.as_ref().map_or(0, Reader::held_back);
+        if held_back != self.held_back {
+            self.has_read |= held_back > 0;
+            self.held_back = held_back;
+        }
     }
 
     #[inline(always)]
@@ -276,7 +295,7 @@ impl Reading {
         }
         self.note_undelivered();
         let timeouts = &self.shared.settings.rules.timeouts;
-        let in_frame = !self.buffer.is_empty() && timeouts.frame.is_some();
+        let in_frame = timeouts.frame.is_some() && (!self.buffer.is_empty() || self.held_back > 0);
         let has_deadline = in_frame || timeouts.idle.is_some();
         let found = if has_deadline {
             self.has_deadline = true;
@@ -347,11 +366,13 @@ impl Reading {
     /// goes back to the thread when its packets are received, a thread does not read into what is left when that is less than
     /// half: so it counts half as much again, by rule of thumb.
     fn held(&self) -> usize {
-        match (self.memory, self.buffer.len()) {
+        let read = match (self.memory, self.buffer.len()) {
             (Memory::Own, _) => self.buffer.capacity(),
             (Memory::Chunk, len @ ..HALF_A_CHUNK) => len + len / 2,
             (Memory::Chunk | Memory::Part, _) => CHUNK,
-        }
+        };
+        // rustls has room for as much again as it reads at a time.
+        read + if self.held_back > 0 { self.held_back + RUSTLS_READ } else { 0 }
     }
 
     /// What was read stays on the account, also when the caller has received it, until it comes for more.

@@ -1,7 +1,7 @@
 //! TLS, by rustls: what a server and a client need for it, and what a connection tells of it.
 
 use std::fmt;
-use std::io::{self, Read};
+use std::io::{self, IoSlice, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
@@ -274,7 +274,7 @@ impl TlsClientConfig {
         target: Target<'_>,
     ) -> Result<ByteStream, Reason> {
         let name = self.name_for(target)?;
-        let connected = TlsConnector::from(self.load()?).connect(name, stream).await;
+        let connected = TlsConnector::from(self.load()?).connect(name, Below::new(stream)).await;
         Ok(ByteStream::Tls(Box::new(Tls::new(connected.map_err(|error| failed(Some(target), error))?))))
     }
 }
@@ -295,7 +295,7 @@ pub(crate) async fn accept(
     stream: ByteStream,
     peer: Option<SocketAddr>,
 ) -> Result<ByteStream, Reason> {
-    let accepted = acceptor.accept(stream).await.map_err(|error| failed(peer, error))?;
+    let accepted = acceptor.accept(Below::new(stream)).await.map_err(|error| failed(peer, error))?;
     Ok(ByteStream::Tls(Box::new(Tls::new(accepted))))
 }
 
@@ -312,7 +312,7 @@ pub struct TlsInfo {
 }
 
 impl TlsInfo {
-    pub(crate) fn of(stream: &tokio_rustls::TlsStream<ByteStream>) -> Self {
+    pub(crate) fn of(stream: &TlsStream<Below>) -> Self {
         let (_, common) = stream.get_ref();
         let certificates = common.peer_certificates().unwrap_or_default();
         let server_name = match stream {
@@ -378,27 +378,32 @@ fn failed(with: Option<impl ToString>, error: io::Error) -> Reason {
 
 /// A byte stream with TLS over it.
 pub(crate) struct Tls {
-    stream: TlsStream<ByteStream>,
+    stream: TlsStream<Below>,
     /// Why nothing more can be read, where bytes that had arrived before were still to come.
     failed: Option<io::Error>,
 }
 
 impl Tls {
-    fn new(stream: impl Into<TlsStream<ByteStream>>) -> Self {
+    fn new(stream: impl Into<TlsStream<Below>>) -> Self {
         Self { stream: stream.into(), failed: None }
     }
 
-    pub(crate) fn stream(&self) -> &TlsStream<ByteStream> {
+    pub(crate) fn stream(&self) -> &TlsStream<Below> {
         &self.stream
     }
 
-    pub(crate) fn stream_mut(&mut self) -> &mut TlsStream<ByteStream> {
+    pub(crate) fn stream_mut(&mut self) -> &mut TlsStream<Below> {
         &mut self.stream
     }
 
     /// What TLS runs over.
     pub(crate) fn below(&self) -> &ByteStream {
-        self.stream.get_ref().0
+        &self.stream.get_ref().0.stream
+    }
+
+    /// How many bytes of a record have arrived that is not whole yet: nothing of it can be read.
+    pub(crate) fn held_back(&self) -> usize {
+        self.stream.get_ref().0.records.arrived
     }
 
     /// Reads what has arrived, whatever tokio knows of the socket below. 0 bytes are the end of the stream.
@@ -455,8 +460,95 @@ impl AsyncRead for Tls {
     }
 }
 
+/// What TLS runs over.
+pub(crate) struct Below {
+    stream: ByteStream,
+    records: Records,
+}
+
+impl Below {
+    fn new(stream: ByteStream) -> Self {
+        Self { stream, records: Records::default() }
+    }
+}
+
+impl AsyncRead for Below {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        self.records.note(&buf.filled()[before..]);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Below {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// Where the bytes that have arrived end in a record. rustls does not tell.
+#[derive(Debug, Default)]
+struct Records {
+    /// That of the present record, as far as it has arrived.
+    header: [u8; Self::HEADER_LEN],
+    /// How many bytes of the present record have arrived; 0 between two of them.
+    arrived: usize,
+    /// How many are missing, where the header is whole.
+    missing: usize,
+}
+
+impl Records {
+    /// A type, a version, and the length of what follows (RFC 8446, 5.1).
+    const HEADER_LEN: usize = 5;
+
+    fn note(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let in_header = self.arrived < Self::HEADER_LEN;
+            let missing = if in_header { Self::HEADER_LEN - self.arrived } else { self.missing };
+            let (these, others) = bytes.split_at(missing.min(bytes.len()));
+            if in_header {
+                self.header[self.arrived..][..these.len()].copy_from_slice(these);
+            }
+            self.arrived += these.len();
+            self.missing = match (in_header, these.len() == missing) {
+                (true, true) => u16::from_be_bytes([self.header[3], self.header[4]]).into(),
+                _ => missing - these.len(),
+            };
+            if self.missing == 0 {
+                self.arrived = 0;
+            }
+            bytes = others;
+        }
+    }
+}
+
 fn read_session_now<S: SideData>(
-    socket: &ByteStream,
+    socket: &mut Below,
     session: &mut ConnectionCommon<S>,
     buffer: &mut [u8],
 ) -> io::Result<usize> {
@@ -472,10 +564,34 @@ fn read_session_now<S: SideData>(
 }
 
 /// What a socket holds.
-struct Arrived<'a>(&'a ByteStream);
+struct Arrived<'a>(&'a mut Below);
 
 impl Read for Arrived<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.recv_now(buffer)
+        let count = self.0.stream.recv_now(buffer)?;
+        self.0.records.note(&buffer[..count]);
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_arrived_of_a_record_is_known_however_it_is_cut() {
+        // Records of 0, 1 and 700 bytes.
+        let record = |len: u16| [&[0x17, 3, 3][..], &len.to_be_bytes(), &vec![0xff; len.into()]].concat();
+        let stream = [record(0), record(1), record(700), record(0)].concat();
+        let starts = [0, 5, 11, 716, 721];
+        for step in [1, 2, 3, 5, 7, 300, 1000] {
+            let mut records = Records::default();
+            for (number, part) in stream.chunks(step).enumerate() {
+                records.note(part);
+                let end = number * step + part.len();
+                let start = starts.iter().rfind(|start| **start <= end).unwrap();
+                assert_eq!(records.arrived, end - start, "{end} bytes in steps of {step}");
+            }
+        }
     }
 }

@@ -475,3 +475,67 @@ async fn what_arrives_before_a_bad_record_is_received() {
         assert!(end.unwrap_err().is_io());
     }
 }
+
+/// The records of a frame of `len` bytes, as a client of `connector` sends it to the server at `addr`, and its socket.
+async fn records(
+    connector: &tokio_rustls::TlsConnector,
+    addr: std::net::SocketAddr,
+    len: usize,
+) -> (Vec<u8>, tokio_rustls::client::TlsStream<TcpStream>) {
+    use std::io::Write;
+
+    let stream = TcpStream::connect(addr).await.unwrap();
+    let mut raw = connector.connect("localhost".try_into().unwrap(), stream).await.unwrap();
+    let mut records = Vec::new();
+    let (_, session) = raw.get_mut();
+    session.writer().write_all(&frame(&vec![7; len])).unwrap();
+    session.write_tls(&mut records).unwrap();
+    (records, raw)
+}
+
+/// Nothing can be read of a record that is not whole, which may be as long as 16 KiB.
+#[tokio::test]
+async fn a_part_of_a_record_is_a_part_of_a_frame_and_is_counted() {
+    let authority = Authority::new();
+    let conn = ConnConfig::new().frame_timeout(Duration::from_millis(500));
+    let config = ServerConfig::new().tls(authority.server(&authority.identity("localhost"))).conn(conn);
+    let (server, addr) = serve(config.memory_budget(1 << 20)).await;
+    let handle = server.handle();
+    let (pass, mut passed) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(server.serve(move |conn| {
+        pass.send(conn).unwrap();
+        async { Ok(()) }
+    }));
+    let connector = tokio_rustls::TlsConnector::from(authority.client().to_rustls().unwrap());
+    for part in [1, 5, 100, 15_000] {
+        let (records, mut raw) = records(&connector, addr, 15_000).await;
+        let mut conn = passed.recv().await.unwrap();
+        raw.get_mut().0.write_all(&records[..part]).await.unwrap();
+        let receiving = tokio::spawn(async move { (conn.recv().await, conn) });
+        let counted = async {
+            while handle.stats().held_bytes < part {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), counted).await.expect("it is not counted");
+        let end = tokio::time::timeout(Duration::from_secs(20), receiving).await.expect("it waits for ever");
+        let (received, _conn) = end.unwrap();
+        assert_eq!(received.unwrap_err().timeout(), Some(pktconn::Timeout::Frame), "{part} bytes");
+    }
+}
+
+#[tokio::test]
+async fn a_peer_whose_record_drips_is_not_idle() {
+    let authority = Authority::new();
+    let conn = ConnConfig::new().frame_timeout(None).idle_timeout(Duration::from_secs(2));
+    let config = ServerConfig::new().tls(authority.server(&authority.identity("localhost"))).conn(conn);
+    let (server, addr) = serve(config).await;
+    tokio::spawn(server.serve(echo));
+    let connector = tokio_rustls::TlsConnector::from(authority.client().to_rustls().unwrap());
+    let (records, mut raw) = records(&connector, addr, 10).await;
+    for byte in &records {
+        tokio::time::sleep(Duration::from_millis(80)).await;
+        raw.get_mut().0.write_all(&[*byte]).await.unwrap();
+    }
+    raw.read_exact(&mut [0; 14]).await.unwrap();
+}

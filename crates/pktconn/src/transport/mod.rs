@@ -99,6 +99,14 @@ impl Reader {
         }
     }
 
+    /// How many bytes have arrived and cannot be read before more have: those of a record of TLS.
+    pub(crate) fn held_back(&self) -> usize {
+        match self {
+            Self::Tcp(_) => 0,
+            Self::Other(stream) => stream.held_back(),
+        }
+    }
+
     /// Has the end of the transport not look like a clean close, where this half is the last to go.
     pub(crate) fn reset(&self) {
         match self {

@@ -41,6 +41,11 @@ pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send {
         false
     }
 
+    /// How many bytes have arrived and cannot be read before more have. `None` where there are never any.
+    fn held_back(&self) -> Option<usize> {
+        None
+    }
+
     /// Whether what it takes is at once in the hands of the peer's kernel, which is this one.
     fn is_local(&self) -> bool {
         false
@@ -66,15 +71,19 @@ impl<T> Foreign<T> {
     }
 }
 
-pub(crate) struct SharedStream(Mutex<Option<Pin<Box<dyn Duplex>>>>);
+pub(crate) struct SharedStream {
+    stream: Mutex<Option<Pin<Box<dyn Duplex>>>>,
+    /// Whether it may hold bytes back.
+    holds_back: bool,
+}
 
 impl SharedStream {
     pub(super) fn new(stream: impl Duplex + 'static) -> Self {
-        Self(Mutex::new(Some(Box::pin(stream))))
+        Self { holds_back: stream.held_back().is_some(), stream: Mutex::new(Some(Box::pin(stream))) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Pin<Box<dyn Duplex>>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.stream.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn take(&self) -> Option<Pin<Box<dyn Duplex>>> {
@@ -120,6 +129,13 @@ impl SharedStream {
 
     pub(super) fn has_unread(&self) -> bool {
         self.inspect(|stream| Some(stream.has_unread())).unwrap_or(false)
+    }
+
+    pub(super) fn held_back(&self) -> usize {
+        if !self.holds_back {
+            return 0;
+        }
+        self.inspect(|stream| stream.held_back()).unwrap_or(0)
     }
 
     pub(super) fn prepare_reset(&self) {
