@@ -125,12 +125,9 @@ impl Budget {
         }
     }
 
-    /// Wakes the receiver at `place`.
-    fn resume(&self, place: usize) {
-        let waker = self.paused.lock().unwrap_or_else(PoisonError::into_inner).remove(&place);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+    /// Takes the waker of the receiver at `place`, unless it was woken.
+    fn unpause(&self, place: usize) -> Option<Waker> {
+        self.paused.lock().unwrap_or_else(PoisonError::into_inner).remove(&place)
     }
 
     /// Wakes some of those who are paused. Whether there are more.
@@ -256,16 +253,14 @@ impl Account {
         }
         self.is_paused.store(true, SeqCst);
         // What was written meanwhile has woken nobody.
-        !self.resume_if_few()
+        self.resume_if_few().is_none()
     }
 
-    /// Wakes the receiver where what was written has left the connection with little. Not under its lock.
-    pub(crate) fn resume_if_few(&self) -> bool {
+    /// The waker of a receiver that is paused, where what was written has left the connection with little. It is to be woken,
+    /// but not under a lock.
+    pub(crate) fn resume_if_few(&self) -> Option<Waker> {
         let resumes = self.is_paused.load(SeqCst) && self.held() < FEW && self.is_paused.swap(false, SeqCst);
-        if resumes {
-            self.budget.resume(self.place);
-        }
-        resumes
+        if resumes { self.budget.unpause(self.place) } else { None }
     }
 
     /// Notes what is read.
@@ -350,9 +345,9 @@ mod tests {
         // The buffer that the thread lends for one small packet.
         small.note_queued(64 * 1024);
         assert!(small.pause(Waker::noop()));
-        assert!(!small.resume_if_few());
+        assert!(small.resume_if_few().is_none());
         small.note_queued(10);
-        assert!(small.held() < FEW && small.resume_if_few());
+        assert!(small.held() < FEW && small.resume_if_few().is_some());
         assert!(budget.paused.lock().unwrap().is_empty() && budget.is_pressed());
         assert!(!small.pause(Waker::noop()) && large.pause(Waker::noop()));
     }

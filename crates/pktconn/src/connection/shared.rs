@@ -146,7 +146,7 @@ impl Shared {
         if state.machine.news().has(News::END) {
             self.name_failure(&state.machine);
         }
-        let orders = state.take_orders();
+        let mut orders = state.take_orders();
         let is_to_tell =
             self.account.as_ref().is_some_and(|account| account.note_queued(state.machine.held()));
         drop(state);
@@ -154,7 +154,9 @@ impl Shared {
             if is_to_tell {
                 account.budget().tell();
             }
-            account.resume_if_few();
+            if let Some(waker) = account.resume_if_few() {
+                orders.later.wake(waker);
+            }
         }
         if orders.spawn {
             self.settings.home.runtime.spawn(flush::flusher(Arc::clone(self)));
