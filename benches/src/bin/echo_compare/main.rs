@@ -72,17 +72,18 @@ fn run(options: &Options) -> Result<()> {
     if let Some(file) = json {
         file.write_json(&comparison(options, regimes))?;
     }
-    // All of them, and the last failure as the error.
-    verdicts.into_iter().fold(Ok(()), |all, verdict| match verdict {
-        Ok(line) => {
-            println!("{line}");
-            all
+    // All of them are told, and the last failure is the error.
+    let mut checked = Ok(());
+    for verdict in verdicts {
+        match verdict {
+            Ok(line) => println!("{line}"),
+            Err(error) => {
+                println!("{error}");
+                checked = Err(error);
+            }
         }
-        Err(error) => {
-            println!("{error}");
-            Err(error)
-        }
-    })
+    }
+    checked
 }
 
 fn warn_if_disturbed(result: &RegimeResult) {
