@@ -314,8 +314,7 @@ fn resets_in_the_middle_of_frames_leave_nothing_behind() {
 
 /// A client that sends as fast as it can until the connection ends, and checks that what comes back is, from its first packet
 /// on, what it has sent. Returns how many packets came back, and whether the end was a clean one.
-fn load_until_the_end(addr: &str) -> (u32, bool) {
-    let mut sending = TcpStream::connect(addr).unwrap();
+fn load_until_the_end(mut sending: TcpStream) -> (u32, bool) {
     let mut reading = sending.try_clone().unwrap();
     let writer = thread::spawn(move || {
         let mut number = 0;
@@ -358,8 +357,9 @@ fn stopped_fifty_times_under_full_load_it_alters_and_tears_nothing() {
         let server = Server::start(&["--threads", threads]);
         let clients: Vec<_> = (0..4)
             .map(|_| {
-                let addr = server.addr.clone();
-                thread::spawn(move || load_until_the_end(&addr))
+                // Here, so that the server is not stopped before.
+                let stream = TcpStream::connect(&server.addr).unwrap();
+                thread::spawn(move || load_until_the_end(stream))
             })
             .collect();
         thread::sleep(Duration::from_millis(20 + round));
