@@ -469,6 +469,12 @@ impl World {
             "I5: after {after}: {held} B are held, {said} B are said, {} are open, {in_hand} have packets in hand",
             stats.open
         );
+        // Of each queue no byte is missing, and each is counted in whole steps.
+        let senders = self.handlers.senders.lock().unwrap();
+        let open = senders.iter().flatten().filter(|sender| sender.close_reason().is_none());
+        let queued: usize = open.map(|sender| sender.queued_bytes().next_multiple_of(GRAIN)).sum();
+        drop(senders);
+        assert!(queued <= said, "I5: after {after}: {queued} B are queued, {said} B are said");
         // A part of a chunk counts as a whole one where it is a quarter of it or more. A packet that is queued for many counts
         // for each, and one that was received for its receiver too.
         if self.counts_once() {
