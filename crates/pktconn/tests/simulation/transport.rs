@@ -133,8 +133,12 @@ impl AsyncRead for Transport {
         let mut pipe = self.pipe();
         if pipe.is_readable && !pipe.arrived.is_empty() {
             let count = buf.remaining().min(pipe.arrived.len());
-            let bytes: Vec<u8> = pipe.arrived.drain(..count).collect();
-            buf.put_slice(&bytes);
+            // By slices: byte by byte takes most of the time of a debug build.
+            let (front, back) = pipe.arrived.as_slices();
+            let at_front = count.min(front.len());
+            buf.put_slice(&front[..at_front]);
+            buf.put_slice(&back[..count - at_front]);
+            pipe.arrived.drain(..count);
             pipe.arrived_at = Instant::now();
             return Poll::Ready(Ok(()));
         }
