@@ -92,6 +92,11 @@ impl ServerConfig {
     /// refused. When that does not help within a second, those that hold the most are closed, until an eighth of the
     /// budget is free: they end with [`is_over_budget`](Error::is_over_budget), and lose what was queued for them.
     ///
+    /// The budget may be exceeded by the read that reaches it, which can double the buffer of one large frame, and for each
+    /// connection by 8 KiB of reads and by 64 KiB that move from what was read into its queue. What handlers send to *other*
+    /// connections is not stopped: until the second has passed, each queue may fill to
+    /// [`send_high_water`](ConnConfig::send_high_water).
+    ///
     /// Protects the memory of the machine from many connections that each stay within
     /// [`send_high_water`](ConnConfig::send_high_water) and the limit on a payload. Beside it stand some KiB for each
     /// connection, and what handlers keep. At least 1 MiB. Default: `None`, without.
