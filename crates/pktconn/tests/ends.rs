@@ -13,8 +13,8 @@ use std::time::Duration;
 use common::{frame, numbered};
 use futures::StreamExt;
 use pktconn::{
-    Checksum, Client, ClientConfig, ClientEvent, CodecConfig, HeaderFormat, Packet, PacketConn, ServerConfig,
-    SlowConsumer, TcpConfig,
+    Checksum, Client, ClientConfig, ClientEvent, CodecConfig, ConnConfig, HeaderFormat, Packet, PacketConn,
+    ServerConfig, SlowConsumer, TcpConfig,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
@@ -383,6 +383,42 @@ fn a_connection_that_outlives_its_runtime_with_undelivered_packets_ends_uncleanl
 }
 
 // ---- what the peer has done wrong
+
+#[test]
+fn a_packet_that_finds_its_runtime_gone_is_lost_and_the_end_is_not_clean() {
+    for over in [Over::Tcp, Over::Tls] {
+        for closes in [false, true] {
+            let (mine, others) = (runtime(), runtime());
+            let (server, route) = others.block_on(over.bind(ServerConfig::new()));
+            let (pass, mut passed) = mpsc::unbounded_channel();
+            others.spawn(server.serve(move |conn| {
+                pass.send(conn).unwrap();
+                async { Ok(()) }
+            }));
+            let connecting = mine.spawn(async move { route.connect(ConnConfig::new()).await });
+            let (mut here, mut there) = others.block_on(async {
+                let driven = std::thread::spawn(move || {
+                    let here = mine.block_on(connecting).unwrap();
+                    mine.shutdown_background();
+                    here
+                });
+                let there = passed.recv().await.unwrap();
+                (driven.join().unwrap(), there)
+            });
+            let case = format!("{over:?}, closes: {closes}");
+            others.block_on(async {
+                // It is written at once, or the end says that it was not.
+                let _ = here.send(vec![7; 1 << 20]).await;
+                if closes {
+                    soon(&case, here.close()).await.unwrap_err();
+                }
+                drop(here);
+                let end = soon(&case, there.recv()).await;
+                assert!(end.is_err(), "{case}: it looks like a clean close");
+            });
+        }
+    }
+}
 
 #[tokio::test]
 async fn a_frame_that_is_not_acceptable_ends_the_connection_uncleanly_with_the_reply_before_it() {

@@ -519,7 +519,7 @@ impl State {
             return;
         }
         // It was left to the receiver after a failed write. That need not be the peer's doing: the runtime may be gone.
-        if undelivered && self.machine.reads_on() {
+        if (undelivered || self.machine.ends_by_reset()) && self.machine.reads_on() {
             reader.reset();
         }
         self.later.drop(reader);

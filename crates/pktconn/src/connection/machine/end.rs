@@ -156,11 +156,12 @@ impl Machine {
         self.tell(News::TASK);
     }
 
-    /// Writing has failed. What has arrived can still be received.
+    /// Writing has failed. What has arrived can still be received. That need not be the peer's doing: the runtime may be gone,
+    /// and the peer is not to take the end for a clean close then, where packets for it are lost.
     pub(super) fn write_failed(&mut self, reason: Reason) {
         let was_open = self.phase == Phase::Open;
         self.fail(reason);
-        self.end(false);
+        self.end(self.has_output());
         self.extra().ending.reads_on = was_open;
     }
 
