@@ -84,8 +84,8 @@ struct Conn {
     is_closed: bool,
     /// Whether something to be read was known to tokio before this step.
     was_readable: bool,
-    /// Since when its transport takes nothing of what is queued, and how much it had taken by then.
-    blocked_since: Option<(Instant, usize)>,
+    /// Since when its transport was known to take nothing of what is queued.
+    blocked_since: Option<Instant>,
 }
 
 /// A packet that says which one it is.
@@ -423,7 +423,7 @@ impl World {
                 self.driver_turn(runtime);
             }
             let now = self.runtimes[runtime].block_on(async { Instant::now() });
-            for conn in self.conns.iter().filter(|conn| conn.runtime == runtime) {
+            for conn in self.conns.iter_mut().filter(|conn| conn.runtime == runtime) {
                 conn.check_left();
                 conn.check_not_late(now);
             }
@@ -585,7 +585,6 @@ impl Conn {
             self.reason = reason;
         }
         self.was_readable = pipe.is_readable && !pipe.arrived.is_empty();
-        let has_room = pipe.can_write();
         drop(pipe);
         // I7: who waits for room is woken when there is some, also by one in front that gives up.
         let has_line = self.ops.iter().any(|op| op.kind == Kind::Send);
@@ -593,24 +592,28 @@ impl Conn {
             let sleeps = |op: &&Op| op.kind == Kind::Writable && !op.woken.0.load(Relaxed);
             assert!(!self.ops.iter().any(|op| sleeps(&op)), "I7: there is room, and nobody was woken");
         }
-        let taken = self.transport.pipe().taken.len();
-        let is_blocked = sender.queued_bytes() > 0 && self.reason.is_none() && !has_room;
-        let since = self.blocked_since.filter(|(_, before)| *before == taken).unwrap_or((now, taken));
-        self.blocked_since = is_blocked.then_some(since);
     }
 
-    /// When its runtime was driven: nobody waits for a peer that takes nothing for longer than it is granted.
-    fn check_not_late(&self, now: Instant) {
-        let is_open = self.senders.first().is_some_and(|sender| sender.close_reason().is_none());
-        let Some((since, taken)) = self.blocked_since.filter(|_| is_open) else { return };
+    /// When its runtime was driven: nobody waits for a peer that takes nothing for longer than it is granted. The time begins at a
+    /// turn of the runtime in which the connection has found that the peer takes nothing.
+    fn check_not_late(&mut self, now: Instant) {
         let pipe = self.transport.pipe();
-        if pipe.taken.len() == taken && !pipe.can_write() {
-            let waited = now.saturating_duration_since(since);
-            assert!(
-                waited < self.write_timeout + SLACK,
-                "I7: it waits for a peer that takes nothing, {waited:?}"
-            );
+        // Where packets wait for others to follow, it may not yet have been offered one.
+        let (taken_at, can_write) = (pipe.taken_at, pipe.can_write() || pipe.is_writable);
+        drop(pipe);
+        let waits = |sender: &PacketSender| sender.queued_bytes() > 0 && sender.close_reason().is_none();
+        if can_write || !self.senders.first().is_some_and(waits) {
+            self.blocked_since = None;
+            return;
         }
+        // What it has let go of a buffer of its own counts, too.
+        let since = self.blocked_since.filter(|since| *since >= taken_at).unwrap_or(now);
+        self.blocked_since = Some(since);
+        let waited = now.saturating_duration_since(since);
+        assert!(
+            waited < self.write_timeout + SLACK,
+            "I7: it waits for a peer that takes nothing, {waited:?}"
+        );
     }
 
     /// When there was room and time for everything.
