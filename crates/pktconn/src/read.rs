@@ -55,7 +55,8 @@ pub(crate) struct Reading {
     memory: Memory,
     codec: PacketCodec,
     end: End,
-    /// What the transport held back when it was last waited for.
+    /// Whether the transport may hold bytes back, and how many it did when it was last waited for.
+    may_hold_back: bool,
     held_back: usize,
     /// How many packets were received since it last waited.
     in_turn: u32,
@@ -93,6 +94,7 @@ impl Reading {
         shared.add_handle();
         Self {
             shared: Arc::clone(shared),
+            may_hold_back: reader.may_hold_back(),
             reader: Some(reader),
             buffer: BytesMut::new(),
             memory: Memory::Own,
@@ -257,22 +259,9 @@ impl Reading {
             Poll::Ready(Ok(0)) => self.end_of_stream(),
             Poll::Ready(Ok(count)) => self.note_read(count),
             Poll::Ready(Err(error)) => self.fail(&error.into()),
-            Poll::Pending => {
-                self.note_held_back();
-                return self.poll_wait(cx);
-            }
+            Poll::Pending => return self.poll_wait(cx),
         }
         Poll::Ready(())
-    }
-
-    /// A part of a record of TLS is a part of a frame, and a sign of life.
-    #[inline(always)]
-    fn note_held_back(&mut self) {
-        let held_back = self.reader.as_ref().map_or(0, Reader::held_back);
-        if held_back != self.held_back {
-            self.has_read |= held_back > 0;
-            self.held_back = held_back;
-        }
     }
 
     #[inline(always)]
@@ -289,13 +278,15 @@ impl Reading {
     #[inline(always)]
     fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.in_turn = 0;
+        let holds_back = self.may_hold_back && self.note_held_back();
         // An empty one is without memory already.
         if !self.buffer.is_empty() {
             self.release_memory();
         }
         self.note_undelivered();
         let timeouts = &self.shared.settings.rules.timeouts;
-        let in_frame = timeouts.frame.is_some() && (!self.buffer.is_empty() || self.held_back > 0);
+        let has_part = !self.buffer.is_empty() || holds_back;
+        let in_frame = has_part && timeouts.frame.is_some();
         let has_deadline = in_frame || timeouts.idle.is_some();
         let found = if has_deadline {
             self.has_deadline = true;
@@ -308,6 +299,16 @@ impl Reading {
             Found::Nothing if !self.shared.drains() => Poll::Pending,
             found => self.poll_end(found, has_read, cx),
         }
+    }
+
+    /// A part of a record of TLS is a part of a frame, and a sign of life. Whether there is one.
+    #[cold]
+    #[inline(never)]
+    fn note_held_back(&mut self) -> bool {
+        let held_back = self.reader.as_ref().map_or(0, Reader::held_back);
+        self.has_read |= held_back > 0 && held_back != self.held_back;
+        self.held_back = held_back;
+        held_back > 0
     }
 
     /// A read has found nothing, and there is an end, or may be one: what tokio knows of a transport is as old as the last turn

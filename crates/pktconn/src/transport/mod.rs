@@ -99,11 +99,19 @@ impl Reader {
         }
     }
 
+    /// Whether [`held_back`](Self::held_back) may be more than 0.
+    pub(crate) fn may_hold_back(&self) -> bool {
+        match self {
+            Self::Tcp(_) => false,
+            Self::Other(stream) => stream.held_back().is_some(),
+        }
+    }
+
     /// How many bytes have arrived and cannot be read before more have: those of a record of TLS.
     pub(crate) fn held_back(&self) -> usize {
         match self {
             Self::Tcp(_) => 0,
-            Self::Other(stream) => stream.held_back(),
+            Self::Other(stream) => stream.held_back().unwrap_or(0),
         }
     }
 

@@ -71,19 +71,15 @@ impl<T> Foreign<T> {
     }
 }
 
-pub(crate) struct SharedStream {
-    stream: Mutex<Option<Pin<Box<dyn Duplex>>>>,
-    /// Whether it may hold bytes back.
-    holds_back: bool,
-}
+pub(crate) struct SharedStream(Mutex<Option<Pin<Box<dyn Duplex>>>>);
 
 impl SharedStream {
     pub(super) fn new(stream: impl Duplex + 'static) -> Self {
-        Self { holds_back: stream.held_back().is_some(), stream: Mutex::new(Some(Box::pin(stream))) }
+        Self(Mutex::new(Some(Box::pin(stream))))
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Pin<Box<dyn Duplex>>>> {
-        self.stream.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn take(&self) -> Option<Pin<Box<dyn Duplex>>> {
@@ -131,11 +127,8 @@ impl SharedStream {
         self.inspect(|stream| Some(stream.has_unread())).unwrap_or(false)
     }
 
-    pub(super) fn held_back(&self) -> usize {
-        if !self.holds_back {
-            return 0;
-        }
-        self.inspect(|stream| stream.held_back()).unwrap_or(0)
+    pub(super) fn held_back(&self) -> Option<usize> {
+        self.inspect(|stream| stream.held_back())
     }
 
     pub(super) fn prepare_reset(&self) {
