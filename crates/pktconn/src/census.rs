@@ -239,9 +239,9 @@ impl Ticket {
 
     /// From now on it is this connection's. Whether the server stops, and has told its connections: this one came too late for
     /// that.
-    pub(crate) fn enroll(&self, conn: &Weak<Shared>) -> bool {
+    pub(crate) fn enroll(&self, conn: &Arc<Shared>) -> bool {
         if let Some(place) = self.server.census.roll().conns.get_mut(self.place) {
-            *place = Weak::clone(conn);
+            *place = Arc::downgrade(conn);
         }
         self.server.drains && self.server.stop.has_said()
     }

@@ -86,23 +86,25 @@ impl Shared {
         ends: Ends,
         ticket: Option<Ticket>,
     ) -> Arc<Self> {
-        Arc::new_cyclic(|conn| {
-            let is_stopping = ticket.as_ref().is_some_and(|ticket| ticket.enroll(conn));
-            let may_drop = config.slow_consumer != SlowConsumer::Block;
-            let judges_late = may_drop && !writer.can_write_now();
-            Self {
-                settings: Arc::clone(settings),
-                received: Received::default(),
-                signals: AtomicU8::new(if is_stopping { DRAINS } else { 0 }),
-                judges_late,
-                state: Mutex::new(State::new(writer, Machine::new(config), may_drop)),
-                next_key: AtomicU64::new(0),
-                handles: AtomicUsize::new(0),
-                ends,
-                account: ticket.as_ref().and_then(Ticket::account).map(Box::new),
-                ticket,
-            }
-        })
+        let may_drop = config.slow_consumer != SlowConsumer::Block;
+        let judges_late = may_drop && !writer.can_write_now();
+        let shared = Arc::new(Self {
+            settings: Arc::clone(settings),
+            received: Received::default(),
+            signals: AtomicU8::new(0),
+            judges_late,
+            state: Mutex::new(State::new(writer, Machine::new(config), may_drop)),
+            next_key: AtomicU64::new(0),
+            handles: AtomicUsize::new(0),
+            ends,
+            account: ticket.as_ref().and_then(Ticket::account).map(Box::new),
+            ticket,
+        });
+        // Only now: whoever finds it in the list can use it.
+        if shared.ticket.as_ref().is_some_and(|ticket| ticket.enroll(&shared)) {
+            shared.signal(DRAINS);
+        }
+        shared
     }
 
     #[inline]
