@@ -131,10 +131,11 @@ impl<T> Group<T> {
         let mut result = Broadcast::default();
         let mut gone = Vec::new();
         for member in members.iter().filter(|member| filter(&member.tag)) {
-            // A transport of the application's that panics ends its own connection alone.
+            // A transport of the application's that panics ends its own connection alone. One that goes on has accepted the
+            // packet: what panicked then was a waker, or the memory of another packet.
             let sent = member.conn.upgrade().map(|conn| {
                 let sent = catch_unwind(AssertUnwindSafe(|| send(&conn, &mut framed)));
-                sent.unwrap_or_else(|_| Err(conn.stop_reason()))
+                sent.unwrap_or_else(|_| conn.check_open())
             });
             match sent {
                 Some(Ok(())) => result.delivered += 1,

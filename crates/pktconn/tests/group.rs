@@ -186,3 +186,37 @@ async fn nobody_is_left_out_who_was_not_offered_what_there_is() {
     }
     drop(conns);
 }
+
+/// Memory of a packet that panics when it is freed.
+struct Panics(Vec<u8>);
+
+impl AsRef<[u8]> for Panics {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Panics {
+    fn drop(&mut self) {
+        panic!("memory panics, as it was made to");
+    }
+}
+
+#[tokio::test]
+async fn a_member_stays_one_whose_old_packet_panics_when_it_is_dropped() {
+    const LEN: usize = 100_000;
+    let policy = ConnConfig::new().send_high_water(2 * LEN).slow_consumer(SlowConsumer::DropOldest);
+    let (conn, mut peer) = piped_and_raw(64, policy);
+    let group = Group::new();
+    group.join(&conn, ());
+    assert_eq!(counts(group.broadcast(vec![1; LEN])), (1, 0, 0));
+    let old = Packet::from(bytes::Bytes::from_owner(Panics(vec![2; LEN - 10])));
+    conn.try_send(old).unwrap();
+    assert_eq!(counts(group.broadcast(vec![3; LEN - 10])), (1, 0, 0), "in the place of the old one");
+    assert_eq!((group.len(), conn.stats().packets_dropped), (1, 1));
+    let mut bytes = vec![0; 4 + LEN + 4];
+    peer.read_exact(&mut bytes).await.unwrap();
+    let mut last = vec![0; LEN - 10];
+    peer.read_exact(&mut last).await.unwrap();
+    assert!(last.iter().all(|byte| *byte == 3));
+}

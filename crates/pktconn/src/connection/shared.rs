@@ -626,6 +626,11 @@ impl Shared {
         self.with_state(|state| state.machine.reason())
     }
 
+    /// Fails where nothing is sent any more.
+    pub(crate) fn check_open(self: &Arc<Self>) -> Result<(), Reason> {
+        self.with_state(|state| state.machine.check_open())
+    }
+
     /// Why nothing is sent or received any more, of a connection of which that holds.
     pub(crate) fn stop_reason(self: &Arc<Self>) -> Reason {
         self.with_state(|state| state.machine.stop_reason())
