@@ -113,7 +113,9 @@ fn the_servers_of_a_process_make_one_sum() {
     recorded(|snapshotter| async move {
         let mut servers = Vec::new();
         for _ in 0..3 {
-            let server = PacketServer::bind("127.0.0.1:0").await.unwrap();
+            // Clients that keep their side open for a second are there until they close it.
+            let config = ConnConfig::new().close_grace(Duration::from_secs(10));
+            let server = PacketServer::bind_with("127.0.0.1:0", config).await.unwrap();
             let (addr, handle) = (tcp_addr(&server), server.handle());
             let serving = tokio::spawn(server.serve(|mut conn| async move { Ok(conn.close().await?) }));
             servers.push((addr, handle, serving));
