@@ -137,6 +137,10 @@ fn faulty(wrong: Wrong, limit: usize, has_crc: bool) -> SocketAddr {
                 // What becomes of the others is settled before this connection is closed.
                 let is_truncated = error.kind() == ErrorKind::UnexpectedEof;
                 is_dead.store(wrong == Wrong::DiesOfTruncated && is_truncated, Ordering::SeqCst);
+                if error.kind() != ErrorKind::InvalidData {
+                    // One that was closed itself, perhaps, and not a bad one.
+                    return;
+                }
                 for other in all.lock().unwrap().drain(..) {
                     let _ = other.shutdown(Shutdown::Both);
                 }
