@@ -12,7 +12,6 @@
 
 use std::collections::HashMap;
 use std::future::pending;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
@@ -22,7 +21,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::census::Census;
-use crate::connection::later::Later;
+use crate::connection::later::{Later, contained};
 
 /// The steps in which accounts count, so that connections share no line of memory at each packet.
 const GRAIN: usize = 2 * 1024;
@@ -144,7 +143,7 @@ impl Budget {
         let mut later = Later::default();
         wakers.into_iter().for_each(|waker| later.wake(waker));
         // A waker is code of the application's, and may panic: that must not end the server.
-        let _ = catch_unwind(AssertUnwindSafe(|| later.run()));
+        contained(|| later.run());
         has_more
     }
 }

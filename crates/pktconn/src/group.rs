@@ -1,12 +1,12 @@
 //! One packet to many connections.
 
 use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use pktconn_codec::{Checksum, HeaderFormat, Packet, PacketCodec, PacketMut};
 
 use crate::PacketSender;
+use crate::connection::later::contained;
 use crate::connection::shared::Shared;
 use crate::error::Reason;
 
@@ -133,10 +133,10 @@ impl<T> Group<T> {
         for member in members.iter().filter(|member| filter(&member.tag)) {
             // A transport of the application's that panics ends its own connection alone. One that goes on has accepted the
             // packet: what panicked then was a waker, or the memory of another packet.
-            let sent = member.conn.upgrade().map(|conn| {
-                let sent = catch_unwind(AssertUnwindSafe(|| send(&conn, &mut framed)));
-                sent.unwrap_or_else(|_| conn.check_open())
-            });
+            let sent = member
+                .conn
+                .upgrade()
+                .map(|conn| contained(|| send(&conn, &mut framed)).unwrap_or_else(|| conn.check_open()));
             match sent {
                 Some(Ok(())) => result.delivered += 1,
                 Some(Err(Reason::Full | Reason::TooLarge(_))) => result.dropped += 1,

@@ -710,6 +710,32 @@ impl AsyncWrite for PanicsWhenWritten {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_transport_that_panics_while_a_client_closes_gives_back_what_was_not_written() {
+    // Whether the close finds the packets sent already is up to chance.
+    for run in 0..60 {
+        let (made, mut pipes) = unbounded_channel();
+        let client = Client::with_connector(ClientConfig::new().max_tries(1), move |config| {
+            let (here, there) = tokio::io::duplex(2 << 20);
+            made.send(there).unwrap();
+            async move { Ok(PacketConn::new(PanicsWhenWritten(here, run % 3), config)?) }
+        })
+        .unwrap();
+        for number in 0..3 {
+            client.try_send(vec![number; 100_000]).unwrap();
+        }
+        let mut closing = Box::pin(client.close());
+        // Before there is a connection.
+        assert!(closing.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        let unsent = closing.await.unwrap_err().into_unsent();
+        let mut bytes = Vec::new();
+        pipes.recv().await.unwrap().read_to_end(&mut bytes).await.unwrap();
+        let written = bytes.len() / 100_004;
+        let unsent: Vec<_> = unsent.iter().map(|packet| usize::from(packet.payload()[0])).collect();
+        assert_eq!(unsent, (written..3).collect::<Vec<_>>(), "{} bytes were written", bytes.len());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_transport_that_panics_is_a_loss_and_each_packet_is_written_or_sent_again() {
     // In their own memory as a whole; by the batch; and as soon as they are a write's worth.
     for (packets, len) in [(1, 40_000), (20, 100), (20, 30_000)] {

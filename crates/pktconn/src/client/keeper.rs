@@ -8,7 +8,6 @@
 //! What a connection has not written goes back to the front of the queue, for the next one.
 
 use std::future::{pending, poll_fn};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
@@ -20,8 +19,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::config::Backoff;
 use super::inbox::BATCH;
-use super::link::{Link, contained};
+use super::link::Link;
 use super::{ClientConfig, ClientEvent, ClientState, Lost};
+use crate::connection::later::contained;
 use crate::error::{Reason, Timeout};
 use crate::pool::CHUNK;
 use crate::{ConnConfig, Error, PacketConn, PacketReceiver, PacketSender, SlowConsumer};
@@ -295,8 +295,9 @@ impl Session {
     /// Moves all that is queued into the send queue, over its mark: `close`, or a last write, takes it from there.
     fn hand_over(&mut self, link: &Link) {
         loop {
-            let sent = self.pending.iter().take_while(|packet| self.sender.shared().force(packet).is_ok());
-            let sent = sent.count();
+            // One under which the transport panics was accepted before, and the next one fails.
+            let force = |packet: &&Packet| contained(|| self.sender.shared().force(packet)).unwrap_or(Ok(()));
+            let sent = self.pending.iter().take_while(|packet| force(packet).is_ok()).count();
             contained(|| drop(self.pending.drain(..sent)));
             if !self.pending.is_empty() || !link.try_take(&mut self.pending) {
                 return;
@@ -309,11 +310,8 @@ impl Session {
 /// `None` where it panics: to send drops the memory of packets, which is code of the application's.
 async fn unless_it_panics<F: Future>(future: F) -> Option<F::Output> {
     let mut future = pin!(future);
-    poll_fn(|cx| {
-        let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx)));
-        polled.map_or(Poll::Ready(None), |polled| polled.map(Some))
-    })
-    .await
+    poll_fn(|cx| contained(|| future.as_mut().poll(cx)).map_or(Poll::Ready(None), |polled| polled.map(Some)))
+        .await
 }
 
 /// Ready when the client is closed while nothing is to be sent.

@@ -6,7 +6,6 @@
 //! ```
 
 use std::mem;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
@@ -17,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::inbox::Inbox;
 use super::{ClientEvent, ClientState};
 use crate::ConnConfig;
+use crate::connection::later::contained;
 use crate::connection::machine::SendQueue;
 use crate::error::Reason;
 
@@ -47,12 +47,6 @@ struct Queue {
     accepted: u64,
     /// Why nothing more is.
     closed: Option<Reason>,
-}
-
-/// Runs code that the application may have given: a waker, or the memory of a packet that is dropped. A panic there is not to
-/// end the client's task, and with it all that the client has accepted.
-pub(super) fn contained(act: impl FnOnce()) {
-    let _ = catch_unwind(AssertUnwindSafe(act));
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

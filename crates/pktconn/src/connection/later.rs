@@ -6,6 +6,12 @@
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::task::Waker;
 
+/// Runs code that may be the application's: a waker, a transport, the memory of a packet that is dropped. A panic in it ends
+/// nothing else; `None` then.
+pub(crate) fn contained<T>(act: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(act)).ok()
+}
+
 /// Boxed, because most connections have nothing here at most times.
 #[derive(Default)]
 pub(crate) struct Later(Option<Box<Deeds>>);

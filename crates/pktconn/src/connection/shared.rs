@@ -4,7 +4,6 @@
 //! packets that come without. No code of the application runs under it but a transport of its own. `state` is what it guards; this file is what the handles do with it.
 
 use std::future::poll_fn;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -13,6 +12,7 @@ use pktconn_codec::{Frame, FrameError, Packet};
 use tokio::time::Instant;
 
 use super::flush::{self, Next};
+use super::later::contained;
 use super::machine::{Machine, News, Phase, Rules};
 use super::state::State;
 use super::sweep;
@@ -100,7 +100,7 @@ impl Shared {
             account: ticket.as_ref().and_then(Ticket::account).map(Box::new),
             ticket,
         });
-        // Only now: whoever finds it in the list can use it.
+        // It is listed when it is complete: the server may use what is in its list at any time.
         if shared.ticket.as_ref().is_some_and(|ticket| ticket.enroll(&shared)) {
             shared.signal(DRAINS);
         }
@@ -131,7 +131,7 @@ impl Shared {
     fn with_state_contained<T>(self: &Arc<Self>, act: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.state.lock().unwrap_or_else(|poisoned| self.mend(poisoned));
         let result = act(&mut state);
-        let _ = catch_unwind(AssertUnwindSafe(|| self.settle(state)));
+        contained(|| self.settle(state));
         result
     }
 

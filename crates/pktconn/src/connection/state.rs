@@ -5,7 +5,6 @@
 
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 
@@ -14,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::flush::Next;
-use super::later::Later;
+use super::later::{Later, contained};
 use super::machine::{MAX_SLICES, Machine, News, Outcome, Phase, Rules};
 use super::wait::Waiters;
 use crate::error::Reason;
@@ -414,7 +413,7 @@ impl State {
     /// the second one, and would abort the process.
     pub(crate) fn write_last(&mut self) {
         if self.machine.phase() < Phase::Finished && self.machine.has_output() {
-            let _ = catch_unwind(AssertUnwindSafe(|| self.write_all_now()));
+            contained(|| self.write_all_now());
         }
     }
 

@@ -16,12 +16,12 @@
 
 use std::cell::RefCell;
 use std::future::poll_fn;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use tokio::runtime;
 
+use super::later::contained;
 use super::shared::Shared;
 use crate::config::Home;
 use crate::turn;
@@ -122,8 +122,8 @@ impl Sweeper {
         drop(list);
         for shared in swept.drain(..) {
             // Code of the application's, such as a waker, may panic: that must not strand the others.
-            if catch_unwind(AssertUnwindSafe(|| shared.sweep())).is_err() {
-                let _ = catch_unwind(AssertUnwindSafe(|| shared.leave_to_flusher()));
+            if contained(|| shared.sweep()).is_none() {
+                contained(|| shared.leave_to_flusher());
             }
         }
         if swept.capacity() > MAX_SPARE {
