@@ -228,7 +228,7 @@ impl Reading {
     /// Tells the connection what it would discard if it ended now.
     #[inline]
     fn note_undelivered(&self) {
-        self.shared.received.undelivered.set(self.buffer.len() as u64);
+        self.shared.note_undelivered(!self.buffer.is_empty());
     }
 
     /// Nobody waits any more: the future was dropped, or is ready.

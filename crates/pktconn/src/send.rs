@@ -112,17 +112,16 @@ impl PacketSender {
         let mut batch = Batch { packets, accepted: 0 };
         while batch.accepted < batch.packets.len() {
             match self.shared.offer_many(&batch.packets[batch.accepted..], &mut batch.accepted) {
-                Ok(()) => {}
-                Err(Reason::Full) if self.shared.drops_newest() => {
-                    self.shared.drop_newest()?;
-                    batch.accepted += 1;
-                }
-                Err(Reason::Full) => {
-                    Box::pin(self.shared.accept_in_turn(&batch.packets[batch.accepted])).await?;
-                    batch.accepted += 1;
-                }
+                Ok(()) => continue,
+                Err(Reason::Full) => {}
                 Err(reason) => return Err(reason.into()),
             }
+            if self.shared.drops_newest() {
+                self.shared.drop_newest()?;
+            } else {
+                Box::pin(self.shared.accept_in_turn(&batch.packets[batch.accepted])).await?;
+            }
+            batch.accepted += 1;
         }
         Ok(())
     }

@@ -337,14 +337,16 @@ async fn ending_are_over(control: &Control) {
 
 pin_project! {
     /// A connection at work. No async block, which has room for the connection beside that of the handler that it went to.
+    // In this order in memory: each poll looks at the span, and at the handler.
+    #[repr(C)]
     struct Handling<H, F> {
-        // Once there is one.
-        shared: Option<Arc<Shared>>,
         // Where somebody wants it.
         span: Option<Box<Span>>,
-        report: Arc<Report>,
         #[pin]
         stage: Stage<H, F>,
+        // Once there is one.
+        shared: Option<Arc<Shared>>,
+        report: Arc<Report>,
     }
 }
 

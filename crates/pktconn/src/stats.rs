@@ -56,8 +56,6 @@ pub(crate) struct Received {
     pub(crate) packets: Counter,
     pub(crate) bytes: Counter,
     pub(crate) reads: Counter,
-    /// Bytes that were read and whose packets were not received: what an end would discard.
-    pub(crate) undelivered: Counter,
 }
 
 /// A counter with one writer: no atomic read-modify-write is needed, which would cost as much as decoding a packet.
@@ -67,10 +65,6 @@ pub(crate) struct Counter(AtomicU64);
 impl Counter {
     pub(crate) fn add(&self, count: u64) {
         self.0.store(self.0.load(Relaxed).wrapping_add(count), Relaxed);
-    }
-
-    pub(crate) fn set(&self, count: u64) {
-        self.0.store(count, Relaxed);
     }
 
     pub(crate) fn total(&self) -> u64 {

@@ -3,43 +3,33 @@
 use std::cell::Cell;
 use std::error::Error;
 use std::future::poll_fn;
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use pktconn::{Packet, PacketConn, PacketReceiver, PacketServer, ServerHandle, ShutdownReport};
+use pktconn::{Packet, PacketConn, PacketReceiver, PacketServer, ShutdownReport};
 
 use crate::say;
-use crate::tally::{Board, Totals, connections};
+use crate::tally::{Board, Tally, Totals, connections};
 
 /// Packets that are taken at a time, if so many have arrived.
 const BATCH: usize = 64;
 
 /// Serves until the server is shut down and its connections have finished.
 pub(crate) async fn serve(server: PacketServer, board: Arc<Board>) -> ShutdownReport {
-    let handle = server.handle();
-    server.serve(move |conn| echo(conn, Arc::clone(&board), handle.clone())).await
+    server.serve(move |conn| echo(conn, board.open())).await
 }
 
-/// One connection. An `async fn` would hold each of its arguments twice, and all connections idle in here.
+/// One connection, until its peer closes or the server stops. An `async fn` would hold each of its arguments twice, and all
+/// connections idle in here.
 fn echo(
     conn: PacketConn,
-    board: Arc<Board>,
-    server: ServerHandle,
+    tally: Tally,
 ) -> impl Future<Output = Result<(), Box<dyn Error + Send + Sync>>> {
     let (sender, mut receiver) = conn.split();
     async move {
-        let tally = board.open();
-        let mut stopping = pin!(server.stopping());
         loop {
-            // What has arrived is answered before the stop is looked at. A peer that never pauses cannot put it off for
-            // ever: tokio has each task wait once in a while, but not for this stop.
-            let mut packets = tokio::select! {
-                biased;
-                received = receive(&mut receiver) => received?,
-                () = &mut stopping => break,
-            };
+            let mut packets = poll_fn(|cx| poll_batch(&mut receiver, cx)).await?;
             if packets.is_empty() {
                 break;
             }
@@ -59,18 +49,18 @@ thread_local! {
     static SPARE: Cell<Vec<Packet>> = const { Cell::new(Vec::new()) };
 }
 
-/// Waits for packets; none at the end of the stream.
-async fn receive(receiver: &mut PacketReceiver) -> Result<Vec<Packet>, pktconn::Error> {
-    poll_fn(|cx| {
-        let mut packets = SPARE.take();
-        let received = receiver.poll_recv_many(cx, &mut packets, BATCH);
-        if received.is_pending() {
-            SPARE.set(packets);
-            return Poll::Pending;
-        }
-        received.map_ok(|_| packets)
-    })
-    .await
+/// The packets that have arrived; none at the end of the stream.
+fn poll_batch(
+    receiver: &mut PacketReceiver,
+    cx: &mut Context<'_>,
+) -> Poll<Result<Vec<Packet>, pktconn::Error>> {
+    let mut packets = SPARE.take();
+    let received = receiver.poll_recv_many(cx, &mut packets, BATCH);
+    if received.is_pending() {
+        SPARE.set(packets);
+        return Poll::Pending;
+    }
+    received.map_ok(|_| packets)
 }
 
 /// Prints a line a second, for ever.

@@ -1,6 +1,7 @@
 //! How much was echoed, counted without anything that two threads write at the same time, and without memory for each
 //! connection.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -33,15 +34,15 @@ pub(crate) struct Totals {
 }
 
 /// A connection that is open, as the board sees it.
-pub(crate) struct Tally<'a> {
-    board: &'a Board,
+pub(crate) struct Tally {
+    board: Arc<Board>,
 }
 
 impl Board {
     /// Begins the tally of one more connection; dropping it ends it.
-    pub(crate) fn open(&self) -> Tally<'_> {
+    pub(crate) fn open(self: &Arc<Self>) -> Tally {
         self.accepted.fetch_add(1, Relaxed);
-        Tally { board: self }
+        Tally { board: Arc::clone(self) }
     }
 
     pub(crate) fn totals(&self) -> Totals {
@@ -85,7 +86,7 @@ pub(crate) fn connections(count: u64) -> String {
     format!("{count} connection{}", if count == 1 { "" } else { "s" })
 }
 
-impl Tally<'_> {
+impl Tally {
     /// Counts packets, and the bytes of their payloads.
     pub(crate) fn add(&self, count: usize, payload_len: usize) {
         let shard = self.board.shard();
@@ -94,7 +95,7 @@ impl Tally<'_> {
     }
 }
 
-impl Drop for Tally<'_> {
+impl Drop for Tally {
     fn drop(&mut self) {
         self.board.ended.fetch_add(1, Relaxed);
     }
@@ -106,7 +107,7 @@ mod tests {
 
     #[test]
     fn a_connection_counts_while_it_is_open_and_after_it_has_ended() {
-        let board = Board::default();
+        let board = Arc::new(Board::default());
         let (first, second) = (board.open(), board.open());
         first.add(1, 10);
         second.add(1, 0);

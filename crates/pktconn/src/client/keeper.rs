@@ -244,7 +244,7 @@ impl Keeper {
             return Served::Ended(Some(reason));
         }
         if self.link.has_discarded() {
-            sender.shared().note_undelivered();
+            sender.shared().note_undelivered(true);
         }
         // What the transport takes without waiting still goes.
         let unsent = sender.shared().cut().map_or_else(|| sender.shared().abandon(), |cut| cut.unsent);

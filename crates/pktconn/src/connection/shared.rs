@@ -4,7 +4,7 @@
 //! packets that come without. No code of the application runs under it but a transport of its own. `state` is what it guards; this file is what the handles do with it.
 
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
@@ -38,6 +38,8 @@ pub(crate) struct Shared {
     account: Option<Box<Account>>,
     pub(crate) received: Received,
     signals: AtomicU8,
+    /// Whether an end would discard packets that were read and not received.
+    has_undelivered: AtomicBool,
     /// Whether a peer is judged by a transport of which is known what tokio knew in the last turn of its driver.
     judges_late: bool,
     state: Mutex<State>,
@@ -92,6 +94,7 @@ impl Shared {
             settings: Arc::clone(settings),
             received: Received::default(),
             signals: AtomicU8::new(0),
+            has_undelivered: AtomicBool::new(false),
             judges_late,
             state: Mutex::new(State::new(writer, Machine::new(config), may_drop)),
             next_key: AtomicU64::new(0),
@@ -243,14 +246,14 @@ impl Shared {
         is_hidden
     }
 
-    /// Notes that packets which were received did not come to the application.
-    pub(crate) fn note_undelivered(&self) {
-        self.received.undelivered.set(1);
+    /// Notes whether packets that were read have not come to the application.
+    #[inline]
+    pub(crate) fn note_undelivered(&self, are_some: bool) {
+        self.has_undelivered.store(are_some, Ordering::Relaxed);
     }
 
-    /// Whether packets that were read were not received.
     fn has_undelivered(&self) -> bool {
-        self.received.undelivered.total() > 0
+        self.has_undelivered.load(Ordering::Relaxed)
     }
 
     fn signal(&self, signal: u8) {

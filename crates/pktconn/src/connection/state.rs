@@ -23,22 +23,24 @@ use crate::turn;
 /// How much a transport with a buffer of its own is given at a time where packets may be dropped: one record of TLS.
 const FEW: usize = 16 * 1024;
 
+// In this order in memory: what each packet needs, and the rest.
+#[repr(C)]
 pub(crate) struct State {
-    pub(crate) machine: Machine,
     /// The writing half; gone with the end.
     writer: Option<Writer>,
+    /// The task that waits in `recv`.
+    receiver: Option<Waker>,
+    /// Other tasks that wait; most connections have none.
+    waiters: Option<Box<Waiting>>,
+    /// What is done when the lock is let go of.
+    pub(crate) later: Later,
+    pub(crate) machine: Machine,
     /// The reading half, once the receiver has given it up: what is left to do with it is to wait for the peer's close.
     reader: Option<Box<Reader>>,
     /// Whether the transport may gather bytes in a buffer of its own, where packets that may be dropped are to be few.
     keeps_few: bool,
     pub(crate) flusher: Flusher,
     pub(crate) sweep: Sweep,
-    /// What is done when the lock is let go of.
-    pub(crate) later: Later,
-    /// The task that waits in `recv`.
-    receiver: Option<Waker>,
-    /// Other tasks that wait; most connections have none.
-    waiters: Option<Box<Waiting>>,
 }
 
 /// Those who wait for a connection, and its own task.
@@ -366,10 +368,13 @@ impl State {
         match taken {
             Poll::Ready(Ok(taken)) if taken == frame.len() => {
                 self.machine.pass_through(frame.len(), Instant::now);
+                let before = self.machine.bytes_out();
                 self.machine.took_past_queue(taken);
-                if self.machine.is_unflushed() {
-                    self.write_out();
+                if self.writer.as_ref().is_some_and(Writer::may_gather) {
+                    return self.write_out();
                 }
+                self.machine.flushed();
+                self.wrote(before, Poll::Ready(Ok(())));
             }
             taken => self.write_rest(packet, frame, taken),
         }

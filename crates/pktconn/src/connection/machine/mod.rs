@@ -45,30 +45,32 @@ pub(crate) use send_queue::{MAX_SLICES, SendQueue, WRITE_WORTH};
 mod timing;
 pub(crate) use timing::Timing;
 
+// In this order in memory: what each packet needs, and the rest.
+#[repr(C)]
 pub(crate) struct Machine {
-    pub(crate) queue: SendQueue,
-    phase: Phase,
-    /// Whether the transport took no more when it was last offered something. It may have room again by now.
-    blocked: bool,
-    /// Whether the peer has closed its side.
-    remote_closed: bool,
-    news: News,
-    /// Whether it matters when a packet is queued.
-    is_timed: bool,
-    /// Of timed flushing.
-    timing: Option<Box<Timing>>,
-    /// Where it is limited.
-    lag: Option<Box<Lag>>,
-    /// While a receiver waits that has a deadline.
-    recv_clock: Option<Box<RecvClock>>,
-    /// What few connections need at a time, made when one does.
-    extra: Option<Box<Extra>>,
     packets_sent: u64,
     bytes_accepted: u64,
     bytes_written: u64,
     /// Of the bytes written, those that the transport has let go of; behind `bytes_written` where it buffers.
     bytes_flushed: u64,
     writes: u64,
+    phase: Phase,
+    /// Whether the transport took no more when it was last offered something. It may have room again by now.
+    blocked: bool,
+    /// Whether the peer has closed its side.
+    remote_closed: bool,
+    news: News,
+    /// Whether it matters when a packet is queued: there is a `timing` or a `lag`.
+    is_timed: bool,
+    /// While a receiver waits that has a deadline.
+    recv_clock: Option<Box<RecvClock>>,
+    /// What few connections need at a time, made when one does.
+    extra: Option<Box<Extra>>,
+    pub(crate) queue: SendQueue,
+    /// Of timed flushing.
+    timing: Option<Box<Timing>>,
+    /// Where it is limited.
+    lag: Option<Box<Lag>>,
 }
 
 /// What a connection has that had to wait, that ends or begins to.
@@ -174,7 +176,7 @@ impl Machine {
 
     /// Whether packets wait for a time and not for the end of the turn.
     pub(crate) fn gathers(&self) -> bool {
-        self.timing.is_some()
+        self.is_timed && self.timing.is_some()
     }
 
     pub(crate) fn bytes_accepted(&self) -> u64 {

@@ -130,7 +130,7 @@ impl Machine {
         if has_progressed {
             self.tell(News::PROGRESS);
         }
-        if self.queue.is_empty() {
+        if self.is_timed && self.queue.is_empty() {
             if let Some(timing) = &mut self.timing {
                 timing.all_written();
             }
