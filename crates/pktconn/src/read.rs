@@ -47,21 +47,24 @@ const DRAINED_AT_MOST: usize = 8 * 1024 * 1024;
 const LOOKS: u8 = 4;
 
 /// What a receiver is: the reading half, and what has been read and not yet received.
+// In this order in memory: what each packet needs, and the rest.
+#[repr(C)]
 pub(crate) struct Reading {
     pub(crate) shared: Arc<Shared>,
     /// Gone once nothing more is received.
     reader: Option<Reader>,
     buffer: BytesMut,
     memory: Memory,
-    codec: PacketCodec,
     end: End,
-    /// Whether the transport may hold bytes back, and how many it did when it was last waited for.
+    /// Whether the transport may hold bytes back.
     may_hold_back: bool,
-    held_back: usize,
-    /// How many packets were received since it last waited.
-    in_turn: u32,
     /// Whether bytes have arrived since it last waited.
     has_read: bool,
+    /// How many packets were received since it last waited.
+    in_turn: u32,
+    codec: PacketCodec,
+    /// How many bytes the transport held back when it was last waited for.
+    held_back: usize,
     /// Whether the connection keeps the time of its waiting.
     has_deadline: bool,
     /// Where the server stops: how often it was looked in vain for more, and how much more is taken.

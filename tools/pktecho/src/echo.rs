@@ -22,10 +22,7 @@ pub(crate) async fn serve(server: PacketServer, board: Arc<Board>) -> ShutdownRe
 
 /// One connection, until its peer closes or the server stops. An `async fn` would hold each of its arguments twice, and all
 /// connections idle in here.
-fn echo(
-    conn: PacketConn,
-    tally: Tally,
-) -> impl Future<Output = Result<(), Box<dyn Error + Send + Sync>>> {
+fn echo(conn: PacketConn, tally: Tally) -> impl Future<Output = Result<(), Box<dyn Error + Send + Sync>>> {
     let (sender, mut receiver) = conn.split();
     async move {
         loop {

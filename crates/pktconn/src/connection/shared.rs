@@ -346,7 +346,7 @@ impl Shared {
                 return Err(Reason::Full);
             }
             if let [packet] = packets {
-                if state.writes_through() && !state.machine.lags(Instant::now) {
+                if state.writes_through() {
                     let frame = rules.codec.frame(packet).map_err(Reason::TooLarge)?;
                     state.write_through(packet, &frame, accepted);
                     return state.machine.check_open();
@@ -362,9 +362,10 @@ impl Shared {
                 }
                 // Before a transport may panic: what stands in the queue has been accepted.
                 *accepted += 1;
-                state.push(packet, &frame);
-                // Pushing may write, and so find the connection broken.
-                state.machine.check_open()?;
+                if state.push(packet, &frame) {
+                    // It may have written, and so found the connection broken.
+                    state.machine.check_open()?;
+                }
             }
             state.write_batch();
             state.machine.check_open()

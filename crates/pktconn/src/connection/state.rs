@@ -214,12 +214,14 @@ impl State {
 
     // ---- writing
 
-    /// Puts a packet into the queue, and sees to it that it leaves.
+    /// Puts a packet into the queue, and sees to it that it leaves. Whether it may have written.
     #[inline]
-    pub(crate) fn push(&mut self, packet: &Packet, frame: &Frame<'_>) {
-        if self.machine.push(packet, frame, Instant::now) {
+    pub(crate) fn push(&mut self, packet: &Packet, frame: &Frame<'_>) -> bool {
+        let is_to_see_to = self.machine.push(packet, frame, Instant::now);
+        if is_to_see_to {
             self.pushed();
         }
+        is_to_see_to
     }
 
     fn pushed(&mut self) {
@@ -354,7 +356,7 @@ impl State {
 
     /// Whether a batch of one packet need not go through the queue.
     pub(crate) fn writes_through(&self) -> bool {
-        self.machine.queue.is_empty() && !self.machine.is_blocked() && !self.machine.gathers()
+        self.machine.queue.is_empty() && !self.machine.is_blocked() && !self.machine.is_timed()
     }
 
     /// Writes a packet from its own memory, where its frame stands there whole, as that of one that was received. What the
@@ -367,17 +369,23 @@ impl State {
         *accepted += 1;
         match taken {
             Poll::Ready(Ok(taken)) if taken == frame.len() => {
-                self.machine.pass_through(frame.len(), Instant::now);
-                let before = self.machine.bytes_out();
-                self.machine.took_past_queue(taken);
-                if self.writer.as_ref().is_some_and(Writer::may_gather) {
-                    return self.write_out();
-                }
-                self.machine.flushed();
-                self.wrote(before, Poll::Ready(Ok(())));
+                self.wrote_through(taken);
             }
             taken => self.write_rest(packet, frame, taken),
         }
+    }
+
+    /// The transport took a packet of `len` bytes that did not go through the queue.
+    #[inline(never)]
+    fn wrote_through(&mut self, len: usize) {
+        let before = self.machine.bytes_out();
+        self.machine.pass_through(len);
+        self.machine.took_past_queue(len);
+        if self.writer.as_ref().is_some_and(Writer::may_gather) {
+            return self.write_out();
+        }
+        self.machine.flushed();
+        self.wrote(before, Poll::Ready(Ok(())));
     }
 
     fn write_body(&mut self, frame: &Frame<'_>) -> Poll<io::Result<usize>> {

@@ -21,7 +21,7 @@ impl Machine {
     /// Whether the peer lags behind for longer than it may, as far as is known.
     #[inline]
     pub(crate) fn lags(&self, now: impl FnOnce() -> Instant) -> bool {
-        self.is_timed && self.lag.as_ref().and_then(|lag| lag.due()).is_some_and(|due| due <= now())
+        self.lag.as_ref().and_then(|lag| lag.due()).is_some_and(|due| due <= now())
     }
 
     /// What the policy does for a frame of `len` bytes that has no room, after the transport was offered what there is and has

@@ -264,11 +264,13 @@ impl Machine {
     }
 
     /// Counts a packet that is written from its own memory, past the queue.
-    pub(crate) fn pass_through(&mut self, len: usize, now: impl FnOnce() -> Instant) {
+    pub(crate) fn pass_through(&mut self, len: usize) {
         self.packets_sent += 1;
         self.bytes_accepted += len as u64;
-        if self.is_timed {
-            self.note_on_its_way(self.bytes_written, now());
-        }
+    }
+
+    /// Whether it matters when a packet is sent.
+    pub(crate) fn is_timed(&self) -> bool {
+        self.is_timed
     }
 }

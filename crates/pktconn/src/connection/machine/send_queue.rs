@@ -41,13 +41,12 @@ pub(crate) const MAX_SLICES: usize = 32;
 
 // Small, as each connection has one: it is mostly empty, or one buffer of small frames.
 #[derive(Default)]
-#[repr(C)]
 pub(crate) struct SendQueue {
-    /// All that the transport has not taken, in bytes. First in memory: of an empty queue nothing else is looked at.
-    len: usize,
     sealed: Option<Box<Sealed>>,
     /// The buffer that takes the next small frame. Behind all that is sealed.
     open: BytesMut,
+    /// All that the transport has not taken, in bytes.
+    len: usize,
 }
 
 struct Sealed {
