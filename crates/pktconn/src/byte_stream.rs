@@ -159,6 +159,16 @@ impl Duplex for ByteStream {
         cfg!(unix)
     }
 
+    fn may_gather(&self) -> bool {
+        match self {
+            Self::Tcp(_) => false,
+            #[cfg(unix)]
+            Self::Unix(_) => false,
+            #[cfg(feature = "tls")]
+            Self::Tls(_) => true,
+        }
+    }
+
     fn has_unread(&self) -> bool {
         match self {
             Self::Tcp(stream) => has_unread(stream),

@@ -539,3 +539,105 @@ async fn a_peer_whose_record_drips_is_not_idle() {
     }
     raw.read_exact(&mut [0; 14]).await.unwrap();
 }
+
+/// How many bytes the kernel holds of what `from` has written to `to`, which has read nothing: those that are on their way when
+/// it is asked may be counted twice, or not at all.
+#[cfg(target_os = "linux")]
+fn in_kernel(from: std::net::SocketAddr, to: std::net::SocketAddr) -> usize {
+    let hex = |addr: std::net::SocketAddr| {
+        let std::net::IpAddr::V4(ip) = addr.ip() else { panic!("{addr} is not IPv4") };
+        format!("{:08X}:{:04X}", u32::from_ne_bytes(ip.octets()), addr.port())
+    };
+    let (from, to) = (hex(from), hex(to));
+    let table = fs::read_to_string("/proc/net/tcp").unwrap();
+    let queued = |line: &str| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        let (sent, received) = fields.get(4)?.split_once(':')?;
+        let waiting = match (fields[1], fields[2]) {
+            (local, remote) if (local, remote) == (&from, &to) => sent,
+            (local, remote) if (local, remote) == (&to, &from) => received,
+            _ => return None,
+        };
+        usize::from_str_radix(waiting, 16).ok()
+    };
+    table.lines().filter_map(queued).sum()
+}
+
+/// How many bytes of packets TLS has taken and not given to the kernel, by what it has `written` since the kernel held `before`:
+/// records of `record_len` bytes at most, each with 22 bytes of its own.
+#[cfg(target_os = "linux")]
+async fn held_by_tls(conn: &PacketConn, record_len: usize, before: usize) -> usize {
+    let (from, to) = (conn.local_addr().unwrap(), conn.peer_addr().unwrap());
+    let look = || {
+        let written = conn.stats().bytes_sent as usize;
+        (before + written + 22 * written.div_ceil(record_len)).saturating_sub(in_kernel(from, to))
+    };
+    let (mut last, mut held) = (usize::MAX, look());
+    // Until nothing is on its way.
+    while held > 0 && held != last {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        (last, held) = (held, look());
+    }
+    held
+}
+
+/// A server's connection with TLS, and its client, which has read nothing but what belongs to the handshake.
+#[cfg(target_os = "linux")]
+async fn unread(config: ConnConfig) -> (PacketConn, tokio_rustls::client::TlsStream<TcpStream>) {
+    let authority = Authority::new();
+    let tls = authority.server(&authority.identity("localhost"));
+    let (server, addr) = serve(ServerConfig::new().tls(tls).conn(config)).await;
+    let (pass, mut passed) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(server.serve(move |conn| {
+        pass.send(conn).unwrap();
+        std::future::pending()
+    }));
+    let connector = tokio_rustls::TlsConnector::from(authority.client().to_rustls().unwrap());
+    let stream = TcpStream::connect(addr).await.unwrap();
+    let raw = connector.connect("localhost".try_into().unwrap(), stream).await.unwrap();
+    (passed.recv().await.unwrap(), raw)
+}
+
+/// One packet at a time, each of which was received, goes from its own memory past the send queue.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn what_tls_holds_back_is_not_flushed_and_leaves_when_there_is_room() {
+    let (mut conn, mut raw) = unread(ConnConfig::new()).await;
+    raw.write_all(&frame(&[7; 8188])).await.unwrap();
+    let packet = conn.recv().await.unwrap().unwrap();
+    let before = in_kernel(conn.local_addr().unwrap(), conn.peer_addr().unwrap());
+    let mut sent = 0;
+    while held_by_tls(&conn, 8192, before).await == 0 {
+        conn.send_many(&mut vec![packet.clone()]).await.unwrap();
+        sent += 1;
+        assert!(sent < 10_000, "the kernel takes everything");
+    }
+    assert!(tokio::time::timeout(Duration::from_millis(50), conn.flush()).await.is_err());
+    let reading = async {
+        let mut received = vec![0; sent * 8192];
+        raw.read_exact(&mut received).await.unwrap();
+        assert!(received.chunks(8192).all(|chunk| chunk == frame(&[7; 8188])));
+    };
+    tokio::time::timeout(Duration::from_secs(20), reading).await.expect("the last packets stay behind");
+    conn.flush().await.unwrap();
+}
+
+/// What is in there cannot be dropped for what is newer.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn where_packets_may_be_dropped_tls_holds_back_one_record() {
+    let config = ConnConfig::new().slow_consumer(pktconn::SlowConsumer::DropOldest);
+    let (conn, _raw) = unread(config).await;
+    let before = in_kernel(conn.local_addr().unwrap(), conn.peer_addr().unwrap());
+    // Until the kernel takes no more for good.
+    let (mut last, mut held) = (u64::MAX, 0);
+    while conn.stats().packets_dropped == 0 || conn.stats().bytes_sent != last {
+        last = conn.stats().bytes_sent;
+        for _ in 0..100 {
+            conn.send(vec![7; 8188]).await.unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        held = held_by_tls(&conn, 16 * 1024, before).await;
+    }
+    assert!((1..=17 * 1024).contains(&held), "it holds {held} bytes");
+}

@@ -137,7 +137,7 @@ impl Writer {
     pub(crate) fn may_gather(&self) -> bool {
         match self {
             Self::Tcp(_) => false,
-            Self::Other(stream) => !stream.can_read_now(),
+            Self::Other(stream) => stream.may_gather(),
         }
     }
 

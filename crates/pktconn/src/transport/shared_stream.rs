@@ -36,6 +36,11 @@ pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send {
         false
     }
 
+    /// See [`Writer::may_gather`](super::Writer::may_gather).
+    fn may_gather(&self) -> bool {
+        true
+    }
+
     /// Whether bytes have arrived that were not read, as far as that can be seen.
     fn has_unread(&self) -> bool {
         false
@@ -113,6 +118,10 @@ impl SharedStream {
 
     pub(super) fn can_write_now(&self) -> bool {
         self.inspect(|stream| Some(stream.can_write_now())).unwrap_or(false)
+    }
+
+    pub(super) fn may_gather(&self) -> bool {
+        self.inspect(|stream| Some(stream.may_gather())).unwrap_or(false)
     }
 
     pub(super) fn acks(&self) -> io::Result<Acks> {
