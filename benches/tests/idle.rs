@@ -5,7 +5,6 @@
 use std::{
     fs,
     net::TcpListener,
-    path::Path,
     process::{Command, Output},
     thread,
 };
@@ -23,7 +22,8 @@ fn stderr(output: &Output) -> String {
 
 #[test]
 fn each_server_has_a_row_and_its_readings_for_each_number_of_connections() {
-    let json = Path::new(env!("CARGO_TARGET_TMPDIR")).join("idle.json");
+    let folder = tempfile::tempdir().unwrap();
+    let json = folder.path().join("idle.json");
     let output = idle(&[
         "--server",
         BARE,
@@ -75,8 +75,8 @@ fn a_server_that_does_not_echo_is_an_error_of_one_line_and_is_stopped() {
     let address = listener.local_addr().unwrap();
     // Closes the one connection of the warm-up.
     let deaf = thread::spawn(move || drop(listener.accept().unwrap()));
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let (script, pid) = (folder.join("idle_deaf.sh"), folder.join("idle_deaf.pid"));
+    let folder = tempfile::tempdir().unwrap();
+    let (script, pid) = (folder.path().join("deaf.sh"), folder.path().join("deaf.pid"));
     fs::write(&script, "echo $$ > $2; echo listening on $1; exec sleep 1000\n").unwrap();
     let server = format!("deaf=sh {} {address} {}", script.display(), pid.display());
     let output = idle(&["--server", &server, "--conns", "1"]);
