@@ -198,9 +198,8 @@ fn close_largest(census: &Census, budget: &Budget) {
         if left <= budget.low_mark() || held == 0 {
             break;
         }
-        conn.end_over_budget(held);
+        closed += u64::from(conn.end_over_budget(held));
         left = left.saturating_sub(held);
-        closed += 1;
     }
     if closed == 0 {
         return;

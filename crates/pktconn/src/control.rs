@@ -144,7 +144,8 @@ pub struct ServerStats {
     /// Connections that never came to their first packet, because of what has to come before it: the header of a proxy, TLS.
     pub handshakes_failed: u64,
     /// Connections that were closed because all together were over the
-    /// [`memory_budget`](crate::ServerConfig::memory_budget).
+    /// [`memory_budget`](crate::ServerConfig::memory_budget): as many as end with
+    /// [`is_over_budget`](crate::Error::is_over_budget). One that had failed before is none of them.
     pub closed_over_budget: u64,
     /// Connections that are there now, those in their handshakes among them: each up to when its handler has finished and the last of its handles is dropped.
     pub open: usize,

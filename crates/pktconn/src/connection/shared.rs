@@ -195,9 +195,13 @@ impl Shared {
         (!account.pause(cx.waker())).then_some(FEW)
     }
 
-    /// Ends the connection because those of its server hold too much, and this one among the most.
-    pub(crate) fn end_over_budget(self: &Arc<Self>, held: usize) {
+    /// Ends the connection because those of its server hold too much, and this one among the most. Whether that closes it: one
+    /// that had failed before, or that no handle is left of, was at its end anyway, and there is nobody to be told.
+    pub(crate) fn end_over_budget(self: &Arc<Self>, held: usize) -> bool {
         self.with_state_contained(|state| {
+            let is_in_use = self.handles.load(Ordering::Acquire) > 0;
+            let closes =
+                is_in_use && state.machine.phase() < Phase::Ended && state.machine.failure().is_none();
             if state.machine.phase() < Phase::Ended {
                 state.machine.fail(Reason::OverBudget { held });
                 self.signal(CLOSED);
@@ -206,7 +210,8 @@ impl Shared {
                 let unsent = std::mem::take(&mut state.machine.queue);
                 state.later.drop(unsent);
             }
-        });
+            closes
+        })
     }
 
     pub(crate) fn add_handle(&self) {
@@ -803,5 +808,35 @@ mod tests {
             assert_eq!(closed.is_err(), failure.is_some());
             assert!(started.elapsed().is_zero(), "it took until the deadline");
         }
+    }
+
+    /// A connection with a packet in its queue, which its transport does not take, and the other end of that.
+    fn stuck() -> (Arc<Shared>, tokio::io::DuplexStream) {
+        let config = ConnConfig::new();
+        let (here, there) = tokio::io::duplex(1);
+        let (_reader, writer) = split(Foreign::new(tokio::io::join(tokio::io::empty(), here)));
+        let settings = Settings::new(&config, Origin::Unknown);
+        let shared = Shared::new(&config, &settings, writer, Ends::Unknown, None);
+        shared.add_handle();
+        assert!(shared.offer(&Packet::from(vec![7; 100])).is_ok());
+        (shared, there)
+    }
+
+    /// Its server counts it then as one that was closed for the budget, and whoever uses it is told so.
+    #[tokio::test(start_paused = true)]
+    async fn the_budget_closes_what_is_in_use_and_has_not_failed() {
+        let ((open, _open), (failed, _failed), (unused, _unused)) = (stuck(), stuck(), stuck());
+        let truncated = FrameError::Truncated { needed: 9, available: 1 };
+        failed.receive_failed(&Reason::Frame(truncated));
+        unused.note_undelivered(true);
+        unused.drop_handle();
+        assert!([&open, &failed, &unused].iter().all(|shared| !shared.has_ended()));
+        let closed = [&open, &failed, &unused].map(|shared| shared.end_over_budget(1));
+        assert_eq!(closed, [true, false, false]);
+        assert!([&open, &failed, &unused].iter().all(|shared| shared.has_ended()));
+        let told =
+            [&open, &failed, &unused].map(|shared| matches!(shared.stop_reason(), Reason::OverBudget { .. }));
+        assert_eq!(told, closed);
+        assert!(!open.end_over_budget(1), "it has ended");
     }
 }
