@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use pktconn_codec::{Checksum, HeaderFormat, Packet, PacketCodec, PacketMut};
 
 use crate::PacketSender;
-use crate::connection::later::contained;
+use crate::connection::deferred::catch_panic;
 use crate::connection::shared::Shared;
 use crate::error::Reason;
 
@@ -136,7 +136,7 @@ impl<T> Group<T> {
             let sent = member
                 .conn
                 .upgrade()
-                .map(|conn| contained(|| send(&conn, &mut framed)).unwrap_or_else(|| conn.check_open()));
+                .map(|conn| catch_panic(|| send(&conn, &mut framed)).unwrap_or_else(|| conn.check_open()));
             match sent {
                 Some(Ok(())) => result.delivered += 1,
                 Some(Err(Reason::Full | Reason::TooLarge(_))) => result.dropped += 1,

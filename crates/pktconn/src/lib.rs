@@ -102,84 +102,21 @@
 
 #![forbid(unsafe_code)]
 
-mod config;
-pub use config::ConnConfig;
-
-mod conn;
-pub use conn::PacketConn;
-
-mod addr;
-pub use addr::Addr;
-
-mod target;
-
-mod byte_stream;
-
-mod happy_eyeballs;
-
-mod dial;
-
-mod connect;
-
-mod tcp;
-pub use tcp::TcpConfig;
-
-mod read;
-
-mod receive;
-pub use receive::PacketReceiver;
-
-mod send;
-pub use send::PacketSender;
+mod error;
+pub use error::{Error, Timeout};
 
 mod transport;
-
-mod ends;
+pub use transport::{Addr, Listener, TcpConfig};
+#[cfg(feature = "tls")]
+pub use transport::{TlsClientConfig, TlsInfo, TlsServerConfig};
 
 mod connection;
-pub use connection::machine::SlowConsumer;
-
-mod pool;
-
-mod turn;
-
-mod stop;
+pub use connection::{
+    ConnConfig, ConnStats, CutConn, PacketConn, PacketReceiver, PacketSender, SlowConsumer,
+};
 
 mod server;
-pub use server::PacketServer;
-
-mod entry;
-
-mod report;
-
-#[cfg(feature = "proxy-protocol")]
-mod proxy;
-#[cfg(feature = "proxy-protocol")]
-pub use ipnet::IpNet;
-
-#[cfg(feature = "tls")]
-mod tls;
-#[cfg(feature = "tls")]
-pub use tls::{TlsClientConfig, TlsInfo, TlsServerConfig};
-
-mod listener;
-pub use listener::Listener;
-
-#[cfg(unix)]
-mod socket_file;
-
-mod server_config;
-pub use server_config::ServerConfig;
-
-mod budget;
-
-#[cfg(feature = "metrics")]
-mod metrics;
-
-mod control;
-pub use control::{CutConn, ServerHandle, ServerStats, ShutdownReport};
-
-mod census;
+pub use server::{PacketServer, ServerConfig, ServerHandle, ServerStats, ShutdownReport};
 
 mod client;
 pub use client::{Client, ClientConfig, ClientEvent, ClientSender, ClientState, Lost};
@@ -187,15 +124,8 @@ pub use client::{Client, ClientConfig, ClientEvent, ClientSender, ClientState, L
 mod group;
 pub use group::{Broadcast, Group};
 
-mod stats;
-pub use stats::ConnStats;
-
-mod failure;
-
-mod hint;
-
-mod error;
-pub use error::{Error, Timeout};
+#[cfg(feature = "proxy-protocol")]
+pub use ipnet::IpNet;
 
 pub use pktconn_codec::{
     Checksum, CodecConfig, CodecError, Frame, FrameError, HeaderFormat, Packet, PacketCodec, PacketMut,

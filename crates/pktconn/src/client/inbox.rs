@@ -11,7 +11,7 @@
 use std::collections::VecDeque;
 use std::mem;
 
-use super::{ClientEvent, Lost};
+use super::event::{ClientEvent, Lost};
 
 /// How many packets are added at a time, at most.
 pub(super) const BATCH: usize = 256;
@@ -263,10 +263,10 @@ mod tests {
                     prop_assert_eq!(
                         has_made_room,
                         (!was_clear && inbox.is_clear()) || (!had_room && inbox.has_room()),
-                        "the keeper would sleep on, or wake for nothing"
+                        "the task would sleep on, or wake for nothing"
                     );
                     if index < conn.ended_at {
-                        // The keeper waits, and so the peer.
+                        // The task waits, and so the peer.
                         while !inbox.is_clear() {
                             received.take(&mut inbox, 1);
                         }

@@ -1,8 +1,8 @@
-//! What the handles of a client and its keeper share.
+//! What the handles of a client and its task share.
 //!
 //! ```text
-//!   send() -> queue, encoded once, bounded by `room` -> keeper
-//!   recv() <- inbox, bounded in packets and bytes   <- keeper
+//!   send() -> queue, encoded once, bounded by `room` -> task
+//!   recv() <- inbox, bounded in packets and bytes   <- task
 //! ```
 
 use std::mem;
@@ -13,10 +13,10 @@ use pktconn_codec::{Frame, Packet, PacketCodec};
 use tokio::sync::{Notify, Semaphore, TryAcquireError, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::event::{ClientEvent, ClientState};
 use super::inbox::Inbox;
-use super::{ClientEvent, ClientState};
 use crate::ConnConfig;
-use crate::connection::later::contained;
+use crate::connection::deferred::catch_panic;
 use crate::connection::machine::SendQueue;
 use crate::error::Reason;
 
@@ -80,7 +80,7 @@ impl Link {
     }
 
     pub(super) fn set_state(&self, state: ClientState) {
-        contained(|| drop(self.state.send_replace(state)));
+        catch_panic(|| drop(self.state.send_replace(state)));
     }
 
     // ---- sending
@@ -149,7 +149,7 @@ impl Link {
         queue.returned.take_unsent(&self.codec).iter().for_each(push);
         queue.returned = returned;
         drop(queue);
-        contained(|| drop(packets));
+        catch_panic(|| drop(packets));
     }
 
     /// Takes packets out of the queue: a write's worth, or all where there are fewer. Waits for the first.
@@ -173,7 +173,7 @@ impl Link {
         let around = config.header_format().header_len() + config.checksum_kind().checksum_len();
         let lens = packets[before..].iter().map(|packet| packet.len() + around);
         let room = lens.map(|len| len.min(self.max_room)).sum();
-        contained(|| self.room.add_permits(room));
+        catch_panic(|| self.room.add_permits(room));
         packets.len() > before
     }
 
@@ -198,8 +198,8 @@ impl Link {
         // To drop one may run code of the application's: not under the lock.
         let untold: Vec<_> = events.into_iter().filter_map(|event| inbox.push(event)).collect();
         drop(inbox);
-        contained(|| self.happened.notify_one());
-        contained(|| drop(untold));
+        catch_panic(|| self.happened.notify_one());
+        catch_panic(|| drop(untold));
     }
 
     /// Takes the next event; `None` when there will be no more.
@@ -249,11 +249,11 @@ impl Link {
 
     /// Of a keeper that keeps no longer: why not everything was sent, if so.
     pub(super) fn end(&self, reason: Option<Reason>) {
-        contained(|| self.refuse(reason.clone().unwrap_or(Reason::LocalClose)));
+        catch_panic(|| self.refuse(reason.clone().unwrap_or(Reason::LocalClose)));
         // The state first: who has received the last event finds it.
         self.set_state(ClientState::Ended(reason.map(|reason| Arc::new(reason.into()))));
         lock(&self.inbox).end();
-        contained(|| self.happened.notify_one());
+        catch_panic(|| self.happened.notify_one());
     }
 
     /// What was not sent, of a client that has ended. Told once.

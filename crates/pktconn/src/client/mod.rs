@@ -4,9 +4,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
 
 use pktconn_codec::Packet;
 use tokio::sync::watch;
@@ -17,12 +15,20 @@ use crate::{Addr, ConnConfig, Error, PacketConn};
 mod config;
 pub use config::ClientConfig;
 
+mod event;
+pub use event::{ClientEvent, ClientState, Lost};
+
 mod inbox;
 
 mod link;
 use link::Link;
 
-mod keeper;
+#[cfg(feature = "metrics")]
+mod metrics;
+
+mod receive;
+
+mod reconnect;
 
 /// A client that keeps a connection up: it connects by itself, and again when the connection is lost, after pauses that
 /// grow.
@@ -94,78 +100,7 @@ pub struct Client {
 #[derive(Clone)]
 pub struct ClientSender {
     link: Arc<Link>,
-    _keeper: Arc<DropGuard>,
-}
-
-/// What happens to a [`Client`], in its order.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum ClientEvent {
-    /// There is a connection.
-    Connected,
-    /// A packet was received.
-    Packet(Packet),
-    /// The connection ended. All that arrived over it came before, unless [`Lost::undelivered`] is set.
-    Lost(Lost),
-}
-
-/// The end of one of a client's connections. Several in a row that nobody has received may be told as one, where no packet
-/// came in between.
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct Lost {
-    /// Why it ended.
-    pub error: Error,
-    /// Numbers of the packets that were fully written to this connection, as [`send`](Client::send) returned them. Whether the
-    /// server received them is unknown, and they are never sent again. Later numbers are still queued.
-    pub written: Range<u64>,
-    /// Whether packets that had arrived over this connection may be missing before this event. `false` is a promise: all that
-    /// arrived was delivered. The packets that are missing are the last of their connection. Where several losses are told as
-    /// one, it holds for any of them.
-    ///
-    /// `true` when packets were dropped because nobody received, beyond the limits of [`Client`](Client#memory). Also `true`
-    /// where reading stopped before the end of what had arrived: the peer took nothing until the
-    /// [`write_timeout`](ConnConfig::write_timeout), the client or the connection was closed on this side, or the runtime was
-    /// shut down. A clean close by the server never sets it.
-    pub undelivered: bool,
-}
-
-/// What a [`Client`] is doing.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum ClientState {
-    /// An attempt to connect is under way.
-    Connecting,
-    /// There is a connection.
-    Connected,
-    /// The next attempt is waited for.
-    #[non_exhaustive]
-    Waiting {
-        /// How many attempts in a row have failed.
-        failed_tries: u32,
-        /// How long after the last one the next follows.
-        delay: Duration,
-        /// Why the last attempt failed, or the connection ended.
-        error: Arc<Error>,
-    },
-    /// The client has ended: because it was closed or dropped, after [`max_tries`](ClientConfig::max_tries), or because an
-    /// attempt failed that can never work ([`is_config`](Error::is_config)). With the error
-    /// that kept it from sending everything, or that of the last attempt.
-    Ended(Option<Arc<Error>>),
-}
-
-impl ClientState {
-    /// Whether there is a connection.
-    #[must_use]
-    pub fn is_connected(&self) -> bool {
-        matches!(self, Self::Connected)
-    }
-
-    /// Whether the client has ended.
-    #[must_use]
-    pub fn is_ended(&self) -> bool {
-        matches!(self, Self::Ended(_))
-    }
+    _task: Arc<DropGuard>,
 }
 
 impl Client {
@@ -187,7 +122,7 @@ impl Client {
     pub fn new(addr: impl Into<Addr>, config: ClientConfig) -> Result<Self, Error> {
         let addr = addr.into();
         // What can never work is not tried again and again.
-        crate::connect::check(&addr, &config.conn)?;
+        crate::connection::connect::check(&addr, &config.conn)?;
         Self::with_connector(config, move |config| {
             let addr = addr.clone();
             async move { Ok(PacketConn::connect_with(addr, config).await?) }
@@ -205,8 +140,7 @@ impl Client {
     /// the [`close_timeout`](ConnConfig::close_timeout) of a client that is closed, nothing else ends an attempt.
     ///
     /// ```no_run
-    /// use std::time::Duration;
-    /// use pktconn::{Client, ClientConfig, PacketConn};
+    ///     /// use pktconn::{Client, ClientConfig, PacketConn};
     ///
     /// # async fn example() -> Result<(), pktconn::Error> {
     /// let addr = "example.org:14572".to_owned();
@@ -236,14 +170,14 @@ impl Client {
         F: Future<Output = Result<PacketConn, Box<dyn StdError + Send + Sync>>> + Send + 'static,
     {
         config.check()?;
-        let connector: keeper::Connector = Box::new(move |config| {
+        let connector: reconnect::Connector = Box::new(move |config| {
             let connecting = connector(config);
             Box::pin(async move { connecting.await.map_err(into_error) })
         });
         let link = Arc::new(Link::new(&config.conn));
         let gone = CancellationToken::new();
-        tokio::spawn(keeper::keep(Arc::clone(&link), config, connector, gone.clone()));
-        Ok(Self { sender: ClientSender { link, _keeper: Arc::new(gone.drop_guard()) } })
+        tokio::spawn(reconnect::keep(Arc::clone(&link), config, connector, gone.clone()));
+        Ok(Self { sender: ClientSender { link, _task: Arc::new(gone.drop_guard()) } })
     }
 
     /// Waits for the next event; `None` when the client has ended, and all was told.

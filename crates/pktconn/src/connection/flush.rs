@@ -20,13 +20,12 @@
 
 use std::future::{Future, poll_fn};
 use std::sync::Arc;
-use std::task::{Poll, ready};
+use std::task::{Context, Poll, ready};
 
 use tokio::time::Instant;
 
-use super::shared::Shared;
 use super::timer::Timer;
-use crate::turn;
+use crate::connection::yielding;
 
 /// What the flusher is to do when it has done what it could.
 pub(crate) enum Next {
@@ -40,28 +39,37 @@ pub(crate) enum Next {
     End,
 }
 
+/// A connection, as its flusher sees it.
+pub(crate) trait Flushed: Send + Sync + 'static {
+    /// A turn of the flusher. `is_first` unless it is one [again](Next::Again).
+    fn run_flusher(self: &Arc<Self>, is_first: bool, cx: &mut Context<'_>) -> Next;
+
+    /// The flusher is dropped before its end: the runtime is gone.
+    fn flusher_gone(self: &Arc<Self>);
+}
+
 /// Ends the connection when its flusher is dropped before its end, because its runtime was shut down. Nothing that was
 /// accepted would be written any more, and callers that wait for it would wait for ever.
-struct EndWithFlusher(Option<Arc<Shared>>);
+struct EndWithFlusher<T: Flushed>(Option<Arc<T>>);
 
-impl Drop for EndWithFlusher {
+impl<T: Flushed> Drop for EndWithFlusher<T> {
     fn drop(&mut self) {
-        if let Some(shared) = self.0.take() {
-            shared.flusher_gone();
+        if let Some(conn) = self.0.take() {
+            conn.flusher_gone();
         }
     }
 }
 
 /// The task of a connection that writes what no one else writes.
-pub(crate) fn flusher(shared: Arc<Shared>) -> impl Future<Output = ()> + Send + 'static {
+pub(crate) fn flusher<T: Flushed>(conn: Arc<T>) -> impl Future<Output = ()> + Send + 'static {
     // Made before the first turn, which a runtime that is shut down does not grant.
-    let mut shared = EndWithFlusher(Some(shared));
+    let mut guard = EndWithFlusher(Some(conn));
     // A turn of it is bounded by the queue: and what it finds to take no more is to be no limit of tokio's.
     tokio::task::unconstrained(async move {
         let mut timer = Timer::default();
         let mut is_first = true;
         poll_fn(|cx| {
-            let Some(conn) = &shared.0 else { return Poll::Ready(()) };
+            let Some(conn) = &guard.0 else { return Poll::Ready(()) };
             loop {
                 let next = conn.run_flusher(is_first, cx);
                 is_first = true;
@@ -70,12 +78,12 @@ pub(crate) fn flusher(shared: Arc<Shared>) -> impl Future<Output = ()> + Send + 
                     Next::At(due) => ready!(timer.poll_until(due, cx)),
                     Next::Again => {
                         is_first = false;
-                        turn::end(cx);
+                        yielding::yield_turn(cx);
                         return Poll::Pending;
                     }
                     Next::End => {
                         // It has retired: another one may be there by now.
-                        shared.0 = None;
+                        guard.0 = None;
                         return Poll::Ready(());
                     }
                 }

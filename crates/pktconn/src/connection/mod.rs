@@ -6,11 +6,37 @@
 //!
 //! This layer must not know servers, clients or groups.
 
-pub(crate) mod flush;
-pub(crate) mod later;
+pub(crate) mod config;
+pub use config::ConnConfig;
+
+pub(crate) mod stats;
+pub use stats::ConnStats;
+
+mod cut;
+pub use cut::CutConn;
+
 pub(crate) mod machine;
+pub use machine::SlowConsumer;
+
+pub(crate) mod deferred;
+mod flush;
+pub(crate) mod memory;
+pub(crate) mod pool;
 pub(crate) mod shared;
-pub(crate) mod state;
-pub(crate) mod sweep;
-pub(crate) mod timer;
-pub(crate) mod wait;
+mod state;
+mod sweep;
+mod timer;
+mod waiters;
+mod yielding;
+
+mod frame_reader;
+mod packet_receiver;
+pub use packet_receiver::PacketReceiver;
+
+mod packet_sender;
+pub use packet_sender::PacketSender;
+
+pub(crate) mod connect;
+
+mod packet_conn;
+pub use packet_conn::PacketConn;

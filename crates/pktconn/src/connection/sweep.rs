@@ -18,13 +18,13 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::thread::LocalKey;
 
 use tokio::runtime;
 
-use super::later::contained;
-use super::shared::Shared;
-use crate::config::Home;
-use crate::turn;
+use super::deferred::catch_panic;
+use crate::connection::config::Home;
+use crate::connection::yielding;
 
 /// How many connections are swept in a turn. Each write counts against the 128 operations that tokio grants a task.
 const CONNS_A_TURN: usize = 64;
@@ -32,25 +32,32 @@ const CONNS_A_TURN: usize = 64;
 /// A list that has grown beyond this, in a burst, is given up when it is empty.
 const MAX_SPARE: usize = 1024;
 
-thread_local! {
-    /// Mostly one.
-    static OF_THIS_THREAD: RefCell<Vec<(runtime::Id, ThreadEnd)>> = const { RefCell::new(Vec::new()) };
+/// A connection, as a sweeper sees it.
+pub(crate) trait Swept: Send + Sync + 'static {
+    /// Writes what is still in the send queue.
+    fn sweep(self: &Arc<Self>);
+
+    /// Leaves what is in the send queue to the connection's flusher.
+    fn leave_to_flusher(self: &Arc<Self>);
 }
 
-/// Has a sweeper of this thread look after `shared`, which has something to write, in the runtime that is its home.
-pub(crate) fn enlist(shared: &Arc<Shared>, home: &Home) {
-    let listed = OF_THIS_THREAD.try_with(|sweepers| {
+/// The sweepers of a thread, one for each runtime that its connections live in: mostly one.
+pub(crate) type OfThread<T> = RefCell<Vec<(runtime::Id, ThreadEnd<T>)>>;
+
+/// Has a sweeper of this thread look after `conn`, which has something to write, in the runtime that is its home.
+pub(crate) fn enlist<T: Swept>(conn: &Arc<T>, home: &Home, of_this_thread: &'static LocalKey<OfThread<T>>) {
+    let listed = of_this_thread.try_with(|sweepers| {
         let sweepers = sweepers.borrow();
         let mine = sweepers.iter().find(|(id, _)| *id == home.id);
-        mine.is_some_and(|(_, ThreadEnd(sweeper))| sweeper.add(shared))
+        mine.is_some_and(|(_, ThreadEnd(sweeper))| sweeper.add(conn))
     });
     match listed {
         Ok(true) => {}
         Ok(false) => {
             let sweeper = Arc::new(Sweeper::default());
-            sweeper.add(shared);
+            sweeper.add(conn);
             let task = run(TaskEnd(Arc::clone(&sweeper)));
-            let gone = OF_THIS_THREAD.with_borrow_mut(|sweepers| {
+            let gone = of_this_thread.with_borrow_mut(|sweepers| {
                 let (gone, mut there): (Vec<_>, Vec<_>) = std::mem::take(sweepers)
                     .into_iter()
                     .partition(|(_, ThreadEnd(sweeper))| sweeper.has_ended());
@@ -63,16 +70,14 @@ pub(crate) fn enlist(shared: &Arc<Shared>, home: &Home) {
             home.runtime.spawn(task);
         }
         // The thread ends.
-        Err(_) => shared.leave_to_flusher(),
+        Err(_) => conn.leave_to_flusher(),
     }
 }
 
-#[derive(Default)]
-struct Sweeper(Mutex<List>);
+struct Sweeper<T>(Mutex<List<T>>);
 
-#[derive(Default)]
-struct List {
-    conns: Vec<Arc<Shared>>,
+struct List<T> {
+    conns: Vec<Arc<T>>,
     /// That of the task, once it has run.
     waker: Option<Waker>,
     /// Whether the task is gone, so that nothing can be listed any more.
@@ -81,8 +86,15 @@ struct List {
     thread_ended: bool,
 }
 
-impl Sweeper {
-    fn list(&self) -> MutexGuard<'_, List> {
+impl<T> Default for Sweeper<T> {
+    fn default() -> Self {
+        let list = List { conns: Vec::new(), waker: None, task_ended: false, thread_ended: false };
+        Self(Mutex::new(list))
+    }
+}
+
+impl<T> Sweeper<T> {
+    fn list(&self) -> MutexGuard<'_, List<T>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -91,13 +103,13 @@ impl Sweeper {
         self.list().task_ended
     }
 
-    /// Puts `shared` on the list; `false` when there is no task to look at it.
-    fn add(&self, shared: &Arc<Shared>) -> bool {
+    /// Puts `conn` on the list; `false` when there is no task to look at it.
+    fn add(&self, conn: &Arc<T>) -> bool {
         let mut list = self.list();
         if list.task_ended {
             return false;
         }
-        list.conns.push(Arc::clone(shared));
+        list.conns.push(Arc::clone(conn));
         if list.conns.len() == 1 {
             if let Some(waker) = &list.waker {
                 waker.wake_by_ref();
@@ -105,9 +117,11 @@ impl Sweeper {
         }
         true
     }
+}
 
+impl<T: Swept> Sweeper<T> {
     /// A turn of the task. `swept` is empty, and the list's next one.
-    fn sweep(&self, swept: &mut Vec<Arc<Shared>>, cx: &mut Context<'_>) -> Poll<()> {
+    fn sweep(&self, swept: &mut Vec<Arc<T>>, cx: &mut Context<'_>) -> Poll<()> {
         let mut list = self.list();
         if !list.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             list.waker = Some(cx.waker().clone());
@@ -116,14 +130,14 @@ impl Sweeper {
             std::mem::swap(&mut list.conns, swept);
         } else {
             swept.extend(list.conns.drain(..CONNS_A_TURN));
-            turn::end(cx);
+            yielding::yield_turn(cx);
         }
         let done = list.thread_ended && list.conns.is_empty();
         drop(list);
-        for shared in swept.drain(..) {
+        for conn in swept.drain(..) {
             // Code of the application's, such as a waker, may panic: that must not strand the others.
-            if contained(|| shared.sweep()).is_none() {
-                contained(|| shared.leave_to_flusher());
+            if catch_panic(|| conn.sweep()).is_none() {
+                catch_panic(|| conn.leave_to_flusher());
             }
         }
         if swept.capacity() > MAX_SPARE {
@@ -134,9 +148,9 @@ impl Sweeper {
 }
 
 /// The thread's end of a sweeper. The task has nothing to wait for when it is gone.
-struct ThreadEnd(Arc<Sweeper>);
+pub(crate) struct ThreadEnd<T>(Arc<Sweeper<T>>);
 
-impl Drop for ThreadEnd {
+impl<T> Drop for ThreadEnd<T> {
     fn drop(&mut self) {
         let mut list = self.0.list();
         list.thread_ended = true;
@@ -149,21 +163,21 @@ impl Drop for ThreadEnd {
 }
 
 /// The task's end of a sweeper. What is on the list when it is gone is left to the flushers.
-struct TaskEnd(Arc<Sweeper>);
+struct TaskEnd<T: Swept>(Arc<Sweeper<T>>);
 
-impl Drop for TaskEnd {
+impl<T: Swept> Drop for TaskEnd<T> {
     fn drop(&mut self) {
         let mut list = self.0.list();
         list.task_ended = true;
         let conns = std::mem::take(&mut list.conns);
         drop(list);
-        for shared in conns {
-            shared.leave_to_flusher();
+        for conn in conns {
+            conn.leave_to_flusher();
         }
     }
 }
 
-async fn run(sweeper: TaskEnd) {
+async fn run<T: Swept>(sweeper: TaskEnd<T>) {
     let mut swept = Vec::new();
     poll_fn(|cx| sweeper.0.sweep(&mut swept, cx)).await;
 }

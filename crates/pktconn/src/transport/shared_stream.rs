@@ -13,7 +13,7 @@ use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::{Acks, socket};
+use super::socket::{self, Acks};
 
 /// A byte stream, and what is known of the socket below it.
 pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send {

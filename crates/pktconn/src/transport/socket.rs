@@ -5,7 +5,16 @@ use std::io;
 use bytes::BytesMut;
 use tokio::net::TcpStream;
 
-use super::Acks;
+/// What is known of the bytes that a transport took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Acks {
+    /// So many bytes are not acknowledged by the peer's kernel, a FIN included; none, of a Unix socket.
+    Missing(usize),
+    /// The system does not tell; Linux does.
+    Hidden,
+    /// There is no socket that could tell, such as for a pipe in memory.
+    NoNetwork,
+}
 
 /// How much is read at a time: what waits in the rare case that it is looked for is a few packets.
 #[cfg(any(unix, feature = "tls"))]

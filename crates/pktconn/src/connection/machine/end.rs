@@ -1,25 +1,11 @@
-//! How a connection comes to its end.
-//!
-//! ```text
-//!   Open ----------> Closing ----------> Finished ----------> Ended
-//!    |   close()         all written,          the peer closed too, or
-//!    |                   FIN sent              has everything and a grace passed
-//!    |
-//!    +-----------> Aborting ---------------------------------> Ended, with a reset where bytes of the peer's
-//!    |   dropped, cut,   at most 1 s for what is queued to      or of ours did not get through
-//!    |   a bad frame     be written and acknowledged
-//!    +-------------------------------------------------------> Ended
-//!        the transport failed, or the peer takes nothing
-//! ```
-//!
-//! A clean end, by FIN, says that everything was delivered. So a connection that ends without a close, while something of the
-//! peer's is undelivered, ends with a reset.
+//! The ways to the end of a connection, and what is done on them.
 
 use std::time::Duration;
 
 use pktconn_codec::Packet;
 use tokio::time::Instant;
 
+use super::phase::Phase;
 use super::progress::Look;
 use super::{Machine, News, Rules};
 use crate::error::{Reason, Timeout};
@@ -33,36 +19,6 @@ const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
 /// doubling to one around the world.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(128);
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Phase {
-    Open,
-    /// What was accepted is being written.
-    Closing,
-    /// FIN is out.
-    Finished,
-    /// It ends without a close.
-    Aborting,
-    Ended,
-}
-
-/// What is known of an end.
-#[derive(Debug, Default)]
-pub(super) struct Ending {
-    /// When it is given up.
-    deadline: Option<Instant>,
-    /// Whether the receiver has told the end of the stream.
-    told: bool,
-    /// Since when the peer's kernel has everything.
-    all_acked: Option<Instant>,
-    /// When to look at that again, and the pause after it.
-    next_look: Option<Instant>,
-    pause: Duration,
-    /// Whether the transport is to be reset.
-    reset: bool,
-    /// Whether a receiver may find more that has arrived: after a failed write.
-    reads_on: bool,
-}
 
 impl Machine {
     /// Fails with the reason when nothing is sent any more.

@@ -15,20 +15,25 @@ use pktconn_codec::{Frame, Packet};
 use tokio::time::Instant;
 
 use crate::ConnConfig;
+use crate::connection::stats::{ConnStats, Received};
 use crate::error::Reason;
-use crate::stats::{ConnStats, Received};
 
 mod accept;
 
 mod end;
-pub(crate) use end::Phase;
+
+mod phase;
+use phase::Ending;
+pub(crate) use phase::Phase;
 
 mod lag;
 use lag::Lag;
 
 mod progress;
 pub(crate) use progress::Outcome;
-use progress::{PassedOver, Stall};
+
+mod stall;
+use stall::{PassedOver, Stall};
 
 mod recv_clock;
 use recv_clock::RecvClock;
@@ -89,7 +94,7 @@ struct Extra {
     stopped: Option<Reason>,
     /// What went wrong first, also where the connection was closing by then.
     failure: Option<Reason>,
-    ending: end::Ending,
+    ending: Ending,
 }
 
 /// Who is to be told of what has happened, as a set.

@@ -1,0 +1,38 @@
+//! Making a connection to an address: a stream, and TLS over it.
+
+use crate::connection::config::ConnConfig;
+use crate::error::Reason;
+#[cfg(feature = "tls")]
+use crate::error::Timeout;
+use crate::transport::addr::Addr;
+use crate::transport::byte_stream::ByteStream;
+use crate::transport::connect;
+use crate::transport::target::{Target, Use};
+
+/// Connects to the first of `addr`'s addresses that answers, and shakes hands where that is asked for.
+pub(crate) async fn connect(addr: &Addr, config: &ConnConfig) -> Result<ByteStream, Reason> {
+    let target = check(addr, config)?;
+    let stream = connect::connect(target, &config.tcp, config.connect_timeout).await?;
+    #[cfg(feature = "tls")]
+    if let Some(tls) = &config.tls {
+        let shaken = connect::within(config.handshake_timeout, tls.handshake(stream, target)).await;
+        let shaken = shaken.unwrap_or_else(|granted| {
+            let late = format!("the TLS handshake with {target} has not ended");
+            Err(Reason::TimeoutOf(Timeout::Handshake, granted, late.into()))
+        });
+        return shaken.map(ByteStream::from);
+    }
+    Ok(stream.into())
+}
+
+/// Refuses an address that can never be connected to, before it is tried.
+pub(crate) fn check<'a>(addr: &'a Addr, config: &ConnConfig) -> Result<Target<'a>, Reason> {
+    let target = addr.target(Use::Connect)?;
+    #[cfg(feature = "tls")]
+    if let Some(tls) = &config.tls {
+        tls.name_for(target)?;
+    }
+    #[cfg(not(feature = "tls"))]
+    let _ = config;
+    Ok(target)
+}

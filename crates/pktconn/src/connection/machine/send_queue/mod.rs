@@ -1,0 +1,636 @@
+//! The queue of what is to be written: frames in order, encoded once.
+//!
+//! ```text
+//!   sealed: [ small frames, 64 KiB ][ large frame ][ small frames ]      open: [ small frames ... ]
+//!            ^ written
+//! ```
+//!
+//! Small frames are copied into one buffer, so that many of them go out in one write. A large frame is queued as it is and
+//! written from its own memory, as long as the transport takes it. A frame that has to stay is copied where its memory may
+//! be a part of a larger read chunk, which it would keep alive: what the queue holds in memory is what it counts. Every chunk
+//! begins and ends between two frames and is kept until all of it is written: so what a dead connection did not take can be
+//! given back as packets. This file does no I/O.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+use bytes::{Buf, Bytes, BytesMut};
+use pktconn_codec::{Frame, Packet, PacketCodec};
+
+use crate::connection::pool;
+
+mod chunk;
+use chunk::{Chunk, MIN_OPEN, MOST_SHARED, is_roomy};
+
+mod sealed;
+use sealed::Sealed;
+
+/// One write's worth. A larger write saves next to nothing: the cost of the system call is spread over enough packets.
+pub(crate) const WRITE_WORTH: usize = pool::CHUNK;
+
+/// From this length on a frame is not copied before it has to stay. A shorter one is: it may be a small part of a read chunk,
+/// and eight times as much memory would be held as is counted. From half a chunk on that is twice at most, and for the
+/// moment of a turn.
+const LARGE_FRAME: usize = pool::CHUNK / 2;
+
+/// The longest header and checksum.
+const MAX_AROUND: usize = 8;
+
+/// How many slices a write takes at most; more would only make the kernel's own array larger.
+pub(crate) const MAX_SLICES: usize = 32;
+
+// Small, as each connection has one: it is mostly empty, or one buffer of small frames.
+#[derive(Default)]
+pub(crate) struct SendQueue {
+    sealed: Option<Box<Sealed>>,
+    /// The buffer that takes the next small frame. Behind all that is sealed.
+    open: BytesMut,
+    /// All that the transport has not taken, in bytes.
+    len: usize,
+}
+
+/// What was dropped to make room.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Dropped {
+    pub(crate) packets: u64,
+    pub(crate) bytes: usize,
+}
+
+/// The parts of a frame of `len` bytes, one after the other.
+fn joined(len: usize, parts: [&[u8]; 3]) -> BytesMut {
+    let mut frame = BytesMut::with_capacity(len);
+    parts.iter().for_each(|part| frame.extend_from_slice(part));
+    frame
+}
+
+impl SendQueue {
+    /// All that is to be written, in bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// How much of the queue is in use: all that is to be written, and what was written of a large frame that was begun, whose
+    /// memory is there until the rest is written, too.
+    #[inline]
+    pub(crate) fn occupied(&self) -> usize {
+        self.len
+            + self
+                .sealed
+                .as_ref()
+                .map_or(0, |sealed| if sealed.written > MOST_SHARED { sealed.written } else { 0 })
+    }
+
+    /// The memory that it takes: with the room that is left in its buffers, with what is written of its first chunk, and with
+    /// what was dropped of others.
+    pub(crate) fn held(&self) -> usize {
+        self.sealed.as_ref().map_or(0, |sealed| sealed.memory) + self.open.capacity()
+    }
+
+    /// Appends `frame`, which is that of `packet`. One that `stays`, because the transport takes no more, is copied where it
+    /// may keep more memory alive than its own.
+    #[inline]
+    pub(crate) fn push(&mut self, packet: &Packet, frame: &Frame<'_>, stays: bool) {
+        let len = frame.len();
+        if len >= LARGE_FRAME {
+            self.push_large(packet, frame, stays);
+        } else {
+            if self.open.capacity() - self.open.len() < len || self.open.len() + len > WRITE_WORTH {
+                self.make_room(len, stays);
+            }
+            frame.put_into(&mut self.open);
+        }
+        self.len += len;
+    }
+
+    fn push_large(&mut self, packet: &Packet, frame: &Frame<'_>, stays: bool) {
+        self.seal(stays);
+        if stays && frame.len() <= MOST_SHARED {
+            self.push_sealed(
+                Chunk::small(joined(frame.len(), [frame.head(), frame.body(), frame.tail()])),
+                0,
+            );
+            return;
+        }
+        let parts =
+            [Bytes::copy_from_slice(frame.head()), frame.body_bytes(), Bytes::copy_from_slice(frame.tail())];
+        self.push_sealed(Chunk::Large { packet: packet.clone(), parts }, 0).is_loose |=
+            frame.len() <= MOST_SHARED;
+    }
+
+    /// Puts a chunk behind those that are sealed. Where it is the first, so much of it was `written`.
+    fn push_sealed(&mut self, chunk: Chunk, written: usize) -> &mut Sealed {
+        let sealed = self.sealed.get_or_insert_with(|| {
+            Box::new(Sealed { chunks: VecDeque::new(), written, is_loose: false, memory: 0 })
+        });
+        sealed.memory += chunk.memory();
+        sealed.chunks.push_back(chunk);
+        sealed
+    }
+
+    /// How much of the first chunk the transport has taken, which is the open one where nothing is sealed.
+    fn written(&self) -> usize {
+        match &self.sealed {
+            None => self.open.len() - self.len,
+            Some(sealed) => sealed.written,
+        }
+    }
+
+    fn make_room(&mut self, len: usize, stays: bool) {
+        if self.open.len() + len > WRITE_WORTH {
+            self.seal(stays);
+        }
+        self.grow_by(len);
+    }
+
+    /// Makes room for the small ones of `packets`, which are about to be pushed.
+    pub(crate) fn make_room_for(&mut self, packets: &[Packet]) {
+        let worth = WRITE_WORTH - self.open.len();
+        if self.open.capacity() - self.open.len() < worth {
+            let lens = packets.iter().map(|packet| packet.len() + MAX_AROUND);
+            let small: usize = lens.filter(|&len| len < LARGE_FRAME).sum();
+            self.grow_by(small.min(worth));
+        }
+    }
+
+    /// Makes room for `len` bytes more in the open buffer, which holds a write's worth at most.
+    fn grow_by(&mut self, len: usize) {
+        if self.open.capacity() == 0 {
+            self.open = pool::write_buffer();
+        }
+        let least = self.open.len() + len;
+        if self.open.capacity() < least {
+            // Who has sent a few packets may send many: by large steps, because each copies what is there. Not by
+            // `reserve`, which may take twice of what a write is worth.
+            let capacity = least.max(4 * self.open.capacity()).clamp(MIN_OPEN, WRITE_WORTH);
+            let mut larger = BytesMut::with_capacity(capacity);
+            larger.extend_from_slice(&self.open);
+            self.open = larger;
+        }
+    }
+
+    /// All that is to be written, where it stands in one buffer: as it mostly does.
+    pub(crate) fn single(&self) -> Option<&[u8]> {
+        if self.sealed.is_none() { Some(&self.open[self.open.len() - self.len..]) } else { None }
+    }
+
+    /// Points `slices` to what is to be written next, and returns how many of them it took.
+    pub(crate) fn fill<'a>(&'a self, slices: &mut [IoSlice<'a>; MAX_SLICES]) -> usize {
+        let mut skip = self.written();
+        let mut count = 0;
+        let mut add = |bytes: &'a [u8]| {
+            let skipped = skip.min(bytes.len());
+            skip -= skipped;
+            if skipped < bytes.len() && count < MAX_SLICES {
+                slices[count] = IoSlice::new(&bytes[skipped..]);
+                count += 1;
+            }
+        };
+        for chunk in self.sealed.iter().flat_map(|sealed| &sealed.chunks).take(MAX_SLICES) {
+            match chunk {
+                Chunk::Small { frames, .. } => add(frames),
+                Chunk::Large { parts, .. } => parts.iter().for_each(|part| add(part)),
+            }
+        }
+        // Behind more chunks than were looked at, the open one is not next.
+        if self.sealed.as_ref().is_none_or(|sealed| sealed.chunks.len() < MAX_SLICES) {
+            add(&self.open);
+        }
+        count
+    }
+
+    /// Takes off what the transport has taken. The packets whose own memory was written go to `done`: to drop them may run
+    /// code of the application's.
+    pub(crate) fn advance(&mut self, count: usize, mut done: impl FnMut(Packet)) {
+        debug_assert!(count <= self.len, "the transport took {count} bytes of {}", self.len);
+        self.len -= count;
+        if let Some(sealed) = &mut self.sealed {
+            sealed.written += count;
+            while let Some(chunk) = sealed.chunks.front() {
+                let chunk_len = chunk.len();
+                if sealed.written < chunk_len {
+                    return;
+                }
+                sealed.written -= chunk_len;
+                if let Some(chunk) = sealed.chunks.pop_front() {
+                    sealed.memory -= chunk.memory();
+                    chunk.done(&mut done);
+                }
+            }
+            self.sealed = None;
+        }
+        if self.is_empty() {
+            // An idle connection holds no buffer.
+            pool::return_write_buffer(std::mem::take(&mut self.open));
+        }
+    }
+
+    /// What is left of a frame that was written in part, after packets were dropped behind it.
+    pub(crate) fn begun_len(&self) -> usize {
+        let begun = self.sealed.as_ref().filter(|sealed| sealed.written > 0);
+        begun.and_then(|sealed| Some(sealed.chunks.front()?.len() - sealed.written)).unwrap_or(0)
+    }
+
+    /// Drops the oldest packets that the transport has taken nothing of, until no more than `target` bytes are left or none
+    /// such. Packets with memory of their own go to `done`.
+    pub(crate) fn drop_oldest(
+        &mut self,
+        target: usize,
+        codec: &PacketCodec,
+        mut done: impl FnMut(Packet),
+    ) -> Dropped {
+        let mut dropped = Dropped::default();
+        let part_off =
+            |queue: &mut Self| queue.sealed.as_mut().map_or(0, |sealed| sealed.part_off_begun(codec));
+        let mut begun = part_off(self);
+        while self.len > target {
+            match self.sealed.as_mut().and_then(|sealed| sealed.drop_first(begun, codec, &mut done)) {
+                Some(len) => {
+                    dropped.packets += 1;
+                    dropped.bytes += len;
+                    self.len -= len;
+                    self.sealed.take_if(|sealed| sealed.chunks.is_empty());
+                }
+                None if self.open.is_empty() => break,
+                // It comes next. Not before: each packet without room would then begin another one.
+                None => {
+                    self.seal(true);
+                    begun = part_off(self);
+                }
+            }
+        }
+        dropped
+    }
+
+    /// Lets go of memory that what is queued does not need, because it may stay for long: the transport takes no more.
+    pub(crate) fn compact(&mut self, mut done: impl FnMut(Packet)) {
+        self.shrink();
+        let Some(sealed) = self.sealed.as_mut().filter(|sealed| sealed.is_loose) else { return };
+        sealed.is_loose = false;
+        for chunk in &mut sealed.chunks {
+            let len = chunk.len();
+            let copy = match chunk {
+                Chunk::Small { frames, .. } if is_roomy(frames) => BytesMut::from(&frames[..]),
+                Chunk::Large { parts, .. } if len <= MOST_SHARED => {
+                    joined(len, parts.each_ref().map(|part| &part[..]))
+                }
+                Chunk::Small { .. } | Chunk::Large { .. } => continue,
+            };
+            let last = std::mem::replace(chunk, Chunk::small(copy));
+            sealed.memory = sealed.memory + chunk.memory() - last.memory();
+            last.done(&mut done);
+        }
+    }
+
+    fn shrink(&mut self) {
+        if self.open.capacity() > 2 * self.open.len() + MIN_OPEN {
+            let exact = BytesMut::from(&self.open[..]);
+            pool::return_write_buffer(std::mem::replace(&mut self.open, exact));
+        }
+    }
+
+    /// Empties the queue into the packets that were not wholly written.
+    pub(crate) fn take_unsent(&mut self, codec: &PacketCodec) -> Vec<Packet> {
+        let mut unsent = Vec::new();
+        while !self.is_empty() {
+            self.take_chunk(codec, &mut unsent);
+        }
+        unsent
+    }
+
+    /// Takes the first packets out, as many as are in a chunk, and puts those that were not wholly written behind `unsent`.
+    pub(crate) fn take_chunk(&mut self, codec: &PacketCodec, unsent: &mut Vec<Packet>) {
+        if self.sealed.is_none() {
+            self.seal(false);
+        }
+        let Some(sealed) = &mut self.sealed else { return };
+        let written = std::mem::take(&mut sealed.written);
+        let Some(chunk) = sealed.chunks.pop_front() else { return };
+        sealed.memory -= chunk.memory();
+        self.sealed.take_if(|sealed| sealed.chunks.is_empty());
+        let chunk_len = chunk.len();
+        self.len -= chunk_len - written;
+        match chunk {
+            Chunk::Small { mut frames, .. } => {
+                let mut codec = PacketCodec::new(*codec.config());
+                // Own frames, encoded by this very codec: they decode.
+                while let Ok(Some(packet)) = codec.decode_frame(&mut frames) {
+                    if chunk_len - frames.remaining() > written {
+                        unsent.push(packet);
+                    }
+                }
+            }
+            Chunk::Large { packet, .. } => unsent.push(packet),
+        }
+    }
+
+    /// Begins a new buffer of small frames. The last one keeps no room that it has no use for any more, where it `stays`.
+    fn seal(&mut self, stays: bool) {
+        if !self.open.is_empty() {
+            let written = self.written();
+            self.shrink();
+            let mut frames = std::mem::take(&mut self.open);
+            let is_roomy = is_roomy(&frames);
+            if is_roomy && stays {
+                let exact = BytesMut::from(&frames[..]);
+                pool::return_write_buffer(std::mem::replace(&mut frames, exact));
+            }
+            self.push_sealed(Chunk::small(frames), written).is_loose |= is_roomy && !stays;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::chunk::PLACE;
+    use super::*;
+    use proptest::prelude::*;
+
+    use crate::{Checksum, CodecConfig};
+
+    fn push(queue: &mut SendQueue, codec: &PacketCodec, packet: &Packet) {
+        queue.push(packet, &codec.frame(packet).unwrap(), false);
+    }
+
+    fn pending(queue: &SendQueue) -> Vec<u8> {
+        let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+        let count = queue.fill(&mut slices);
+        slices[..count].iter().flat_map(|slice| slice.iter().copied()).collect()
+    }
+
+    #[test]
+    fn a_large_frame_is_written_from_its_own_memory() {
+        let codec = PacketCodec::default();
+        let mut queue = SendQueue::default();
+        let packet = Packet::from(vec![7; LARGE_FRAME]);
+        push(&mut queue, &codec, &packet);
+        let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+        assert_eq!(queue.fill(&mut slices), 2);
+        assert_eq!(&slices[0][..], (LARGE_FRAME as u32).to_le_bytes());
+        assert_eq!(slices[1].as_ptr(), packet.payload().as_ptr());
+    }
+
+    #[test]
+    fn a_queue_that_was_written_out_holds_no_memory() {
+        let codec = PacketCodec::default();
+        let mut queue = SendQueue::default();
+        for len in [10, LARGE_FRAME, 20] {
+            push(&mut queue, &codec, &vec![1; len].into());
+        }
+        queue.advance(queue.len(), drop);
+        assert!(queue.open.capacity() == 0 && queue.sealed.is_none());
+    }
+
+    #[test]
+    fn the_memory_of_a_queue_is_all_that_its_buffers_take() {
+        let codec = PacketCodec::default();
+        let mut queue = SendQueue::default();
+        let packet = Packet::from(vec![7; 996]);
+        for _ in 0..60 {
+            push(&mut queue, &codec, &packet);
+        }
+        queue.drop_oldest(1000, &codec, drop);
+        assert_eq!(queue.len(), 1000);
+        assert!(queue.held() >= 60_000, "{} B: the dropped frames are still in its buffer", queue.held());
+        queue.take_unsent(&codec);
+        // A part of a frame that is being written, and another frame behind it.
+        for _ in 0..3 {
+            push(&mut queue, &codec, &packet);
+        }
+        queue.advance(1, drop);
+        queue.drop_oldest(0, &codec, drop);
+        assert_eq!((queue.len(), queue.held()), (999, 1000 + PLACE));
+        queue.advance(999, drop);
+        push(&mut queue, &codec, &vec![7; LARGE_FRAME].into());
+        assert_eq!(queue.held(), pool::CHUNK + PLACE, "it may be a part of a chunk");
+        queue.compact(drop);
+        assert_eq!(queue.held(), LARGE_FRAME + 4 + PLACE);
+        queue.advance(queue.len(), drop);
+        assert_eq!(queue.held(), 0);
+    }
+
+    #[test]
+    fn what_stands_in_a_blocked_queue_takes_no_more_room_than_it_needs() {
+        let codec = PacketCodec::default();
+        let mut queue = SendQueue { open: BytesMut::with_capacity(WRITE_WORTH), ..SendQueue::default() };
+        push(&mut queue, &codec, &b"small".into());
+        queue.advance(3, drop);
+        queue.compact(drop);
+        assert!(queue.open.capacity() <= 2 * MIN_OPEN, "{} bytes", queue.open.capacity());
+        assert_eq!(pending(&queue), b"\0small");
+    }
+
+    #[test]
+    fn what_gathers_while_it_is_blocked_takes_little_more_room_than_its_bytes() {
+        let codec = PacketCodec::default();
+        let mut queue = SendQueue::default();
+        let packets = vec![Packet::from(vec![7; 1000]); 1000];
+        for batch in packets.chunks(40) {
+            queue.make_room_for(batch);
+            batch.iter().for_each(|packet| push(&mut queue, &codec, packet));
+            queue.compact(drop);
+        }
+        let sealed = queue.sealed.as_ref().expect("it is more than a write's worth");
+        let sealed = sealed.chunks.iter().map(|chunk| match chunk {
+            Chunk::Small { frames, .. } => frames.capacity(),
+            Chunk::Large { .. } => panic!("there is none"),
+        });
+        let room = sealed.sum::<usize>() + queue.open.capacity();
+        assert!(room <= queue.len() + queue.len() / 16 + WRITE_WORTH, "{room} for {}", queue.len());
+    }
+
+    #[test]
+    fn small_frames_before_a_large_one_take_no_more_room_than_they_need() {
+        let codec = PacketCodec::default();
+        let mut queue = SendQueue { open: BytesMut::with_capacity(WRITE_WORTH), ..SendQueue::default() };
+        push(&mut queue, &codec, &b"small".into());
+        push(&mut queue, &codec, &vec![7; LARGE_FRAME].into());
+        let sealed = queue.sealed.as_ref().expect("it is sealed");
+        let Some(Chunk::Small { frames, .. }) = sealed.chunks.front() else { panic!("they are first") };
+        assert!(frames.capacity() <= 2 * MIN_OPEN, "{} bytes", frames.capacity());
+    }
+
+    #[test]
+    fn room_for_a_batch_is_made_once() {
+        let codec = PacketCodec::default();
+        let mut queue = SendQueue::default();
+        let packets = vec![Packet::from(vec![7; 1000]); 50];
+        queue.make_room_for(&packets);
+        let (room, capacity) = (queue.open.as_ptr(), queue.open.capacity());
+        assert!((50 * 1004..=WRITE_WORTH).contains(&capacity), "{capacity} bytes");
+        packets.iter().for_each(|packet| push(&mut queue, &codec, packet));
+        assert_eq!((queue.open.as_ptr(), queue.open.len()), (room, 50 * 1004), "it was not copied");
+        // A second batch gets what is left of a write's worth, and large packets none of it.
+        queue.make_room_for(&[vec![7; 2 * LARGE_FRAME].into()]);
+        assert_eq!(queue.open.capacity(), capacity);
+    }
+
+    #[test]
+    fn a_buffer_of_small_frames_grows_by_large_steps() {
+        let codec = PacketCodec::default();
+        // One that has lent nothing yet.
+        std::thread::spawn(move || {
+            let mut queue = SendQueue::default();
+            let mut capacities = Vec::new();
+            while queue.len() < WRITE_WORTH - 8 {
+                push(&mut queue, &codec, &b"1234".into());
+                if capacities.last() != Some(&queue.open.capacity()) {
+                    capacities.push(queue.open.capacity());
+                }
+            }
+            assert_eq!(capacities, [MIN_OPEN, 4 * MIN_OPEN, 16 * MIN_OPEN, WRITE_WORTH]);
+        })
+        .join()
+        .unwrap();
+    }
+
+    #[test]
+    fn small_frames_gather_up_to_a_writes_worth() {
+        let codec = PacketCodec::default();
+        let mut queue = SendQueue::default();
+        // 16 of these frames are a write's worth to the byte.
+        for _ in 0..17 {
+            push(&mut queue, &codec, &vec![7; WRITE_WORTH / 16 - 4].into());
+        }
+        let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+        let count = queue.fill(&mut slices);
+        let lens: Vec<usize> = slices[..count].iter().map(|slice| slice.len()).collect();
+        assert_eq!(lens, [WRITE_WORTH, WRITE_WORTH / 16]);
+    }
+
+    #[test]
+    fn a_frame_that_was_written_in_part_is_unsent() {
+        let codec = PacketCodec::default();
+        let mut queue = SendQueue::default();
+        // Nothing of the second frame, one byte, all but one, all of it.
+        for (written, first_unsent) in [(9, 1), (9 + 1, 1), (9 + 9, 1), (9 + 10, 2)] {
+            let packets: [Packet; 3] = [b"first".into(), b"second".into(), b"third".into()];
+            packets.iter().for_each(|packet| push(&mut queue, &codec, packet));
+            queue.advance(written, drop);
+            assert_eq!(queue.take_unsent(&codec), packets[first_unsent..], "after {written} bytes");
+            assert!(queue.is_empty());
+        }
+    }
+
+    #[test]
+    fn the_oldest_that_were_not_begun_are_dropped() {
+        let codec = PacketCodec::default();
+        // Frames of 9, 10, LARGE_FRAME + 4 and 9 bytes.
+        let packets: [Packet; 4] =
+            [b"first".into(), b"second".into(), vec![7; LARGE_FRAME].into(), b"third".into()];
+        let large = LARGE_FRAME + 4;
+        for (written, target, expected) in [
+            (0, usize::MAX, &packets[..]),
+            (0, 19 + large, &packets[1..]),
+            (9, 9 + large, &packets[2..]),
+            // The first is begun, and stays.
+            (1, 8 + 9 + large, &[&packets[..1], &packets[2..]].concat()),
+            (1, 8 + 9, &[&packets[..1], &packets[3..]].concat()),
+            (1, 0, &packets[..1]),
+            (19 + 1, 0, &packets[2..3]),
+            (0, 0, &[]),
+        ] {
+            let mut queue = SendQueue::default();
+            packets.iter().for_each(|packet| push(&mut queue, &codec, packet));
+            queue.advance(written, drop);
+            let before = queue.len();
+            let dropped = queue.drop_oldest(target, &codec, drop);
+            assert_eq!(before - queue.len(), dropped.bytes);
+            assert_eq!(pending(&queue).len(), queue.len());
+            let begun = usize::from(written >= 9) + usize::from(written >= 19);
+            let unsent = queue.take_unsent(&codec);
+            assert_eq!(unsent, expected, "{written} written, {target} to stay");
+            assert_eq!(dropped.packets as usize, 4 - begun - unsent.len());
+        }
+    }
+
+    proptest! {
+        // Megabytes pass through each case; 32 of them take a second or two in a debug build.
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        /// Whatever is pushed and however the transport takes it: the bytes come out once, in order, and what did not
+        /// go out whole is given back as the packets it was.
+        #[test]
+        fn nothing_is_lost_doubled_or_reordered(
+            lens in prop::collection::vec(prop_oneof![0..300_usize, 30_000..36_000_usize, 60_000..70_000_usize], 1..40),
+            takes in prop::collection::vec(1..50_000_usize, 0..60),
+            crc: bool,
+        ) {
+            let checksum = if crc { Checksum::Crc32 } else { Checksum::None };
+            let codec = PacketCodec::new(CodecConfig::new().checksum(checksum));
+            let packets: Vec<Packet> =
+                lens.iter().enumerate().map(|(i, &len)| vec![i as u8; len].into()).collect();
+            let mut queue = SendQueue::default();
+            let mut expected = Vec::new();
+            let mut ends = Vec::new();
+            for packet in &packets {
+                push(&mut queue, &codec, packet);
+                let frame = codec.frame(packet).unwrap();
+                expected.extend_from_slice(frame.head());
+                expected.extend_from_slice(frame.body());
+                expected.extend_from_slice(frame.tail());
+                ends.push(expected.len());
+            }
+            let mut written = Vec::new();
+            for take in takes {
+                let next = pending(&queue);
+                let take = take.min(next.len());
+                written.extend_from_slice(&next[..take]);
+                queue.advance(take, drop);
+            }
+            prop_assert_eq!(&written[..], &expected[..written.len()]);
+            prop_assert_eq!(queue.len(), expected.len() - written.len());
+            let whole = ends.iter().filter(|&&end| end <= written.len()).count();
+            prop_assert_eq!(&queue.take_unsent(&codec)[..], &packets[whole..]);
+        }
+
+        /// Whatever is dropped in between: what comes out is whole frames in their order, and all but those that were
+        /// dropped.
+        #[test]
+        fn what_is_dropped_leaves_whole_frames_in_order(
+            steps in prop::collection::vec(
+                (prop_oneof![0..300_usize, 30_000..36_000_usize], 0..40_000_usize, prop::option::of(0..70_000_usize)), 1..60),
+            crc: bool,
+        ) {
+            let checksum = if crc { Checksum::Crc32 } else { Checksum::None };
+            let codec = PacketCodec::new(CodecConfig::new().checksum(checksum));
+            let mut queue = SendQueue::default();
+            let (mut written, mut dropped) = (BytesMut::new(), 0);
+            let count = steps.len() as u64;
+            let take = |queue: &mut SendQueue, written: &mut BytesMut, count: usize| {
+                let next = pending(queue);
+                let count = count.min(next.len());
+                written.extend_from_slice(&next[..count]);
+                queue.advance(count, drop);
+            };
+            for (number, (len, taken, target)) in steps.into_iter().enumerate() {
+                push(&mut queue, &codec, &vec![number as u8; len].into());
+                take(&mut queue, &mut written, taken);
+                if let Some(target) = target {
+                    dropped += queue.drop_oldest(target, &codec, drop).packets;
+                    // One that is begun may be larger.
+                    prop_assert!(queue.len() <= target.max(36_100));
+                }
+            }
+            while !queue.is_empty() {
+                take(&mut queue, &mut written, usize::MAX);
+            }
+            let (mut decoder, mut numbers) = (PacketCodec::new(*codec.config()), Vec::new());
+            let mut empty = 0;
+            while let Some(packet) = decoder.decode_frame(&mut written).unwrap() {
+                match packet.payload() {
+                    [] => empty += 1,
+                    payload => {
+                        prop_assert!(payload.iter().all(|byte| *byte == payload[0]));
+                        numbers.push(payload[0]);
+                    }
+                }
+            }
+            prop_assert!(written.is_empty() && numbers.is_sorted());
+            prop_assert_eq!(numbers.len() as u64 + empty + dropped, count);
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! What the flusher and the sweeper do with a connection.
+
+use std::sync::Arc;
+use std::task::Context;
+
+use super::Shared;
+use crate::connection::flush::{Flushed, Next};
+use crate::connection::state::State;
+use crate::connection::sweep::Swept;
+
+const RUNTIME_GONE: &str = "the runtime of the connection was shut down";
+
+impl Swept for Shared {
+    fn sweep(self: &Arc<Self>) {
+        self.with_state(State::run_sweeper);
+    }
+
+    fn leave_to_flusher(self: &Arc<Self>) {
+        self.with_state(State::leave_to_flusher);
+    }
+}
+
+impl Flushed for Shared {
+    fn run_flusher(self: &Arc<Self>, is_first: bool, cx: &mut Context<'_>) -> Next {
+        self.with_state_contained(|state| state.run_flusher(self.rules(), is_first, cx))
+    }
+
+    /// What the transport takes without waiting still goes.
+    fn flusher_gone(self: &Arc<Self>) {
+        self.with_state_contained(|state| {
+            state.write_last();
+            state.lost(RUNTIME_GONE, self.has_undelivered());
+        });
+    }
+}

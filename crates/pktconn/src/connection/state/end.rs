@@ -1,0 +1,148 @@
+//! The turns of the flusher, and the end of the transport.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+use super::{Flusher, State};
+use crate::connection::flush::Next;
+use crate::connection::machine::{News, Outcome, Phase, Rules};
+use crate::connection::yielding;
+use crate::error::Reason;
+use crate::transport::{Acks, Reader, Writer};
+
+impl State {
+    /// A turn of the flusher: writes what is due, takes a connection towards its end, and looks at all deadlines. `is_first`:
+    /// where a deadline has passed, it comes back after a turn of tokio's driver.
+    pub(crate) fn run_flusher(&mut self, rules: &Rules, is_first: bool, cx: &mut Context<'_>) -> Next {
+        self.flusher = Flusher::Waiting;
+        let waker = &mut self.waiters().flusher;
+        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            let replaced = waker.replace(cx.waker().clone());
+            self.later.drop_some(replaced);
+        }
+        let now = Instant::now();
+        let flush_due = self.machine.flush_due().filter(|&due| due > now);
+        if flush_due.is_none() && self.machine.phase() < Phase::Ended {
+            self.write_with(cx);
+        }
+        if self.machine.phase() > Phase::Open && self.machine.phase() < Phase::Ended {
+            if let Err(error) = self.poll_end(cx) {
+                self.machine.wrote(self.machine.bytes_out(), Outcome::Failed(error.into()), || now, drop);
+            }
+        }
+        let Self { machine, writer, .. } = self;
+        let mut look = machine.look(rules, is_first, now, || {
+            let acks = writer.as_ref().map_or(Ok(Acks::NoNetwork), Writer::acks);
+            acks.map_err(Reason::from)
+        });
+        look.wait_until(flush_due);
+        // It has just looked at everything.
+        self.machine.forget_news(News::TASK);
+        if look.again {
+            Next::Again
+        } else if let Some(at) = look.next {
+            Next::At(at)
+        } else if self.machine.is_at_rest() {
+            self.retire_flusher();
+            Next::End
+        } else {
+            Next::Wake
+        }
+    }
+
+    /// The flusher ends: there is nothing to wait for.
+    fn retire_flusher(&mut self) {
+        self.flusher = Flusher::None;
+        if let Some(waiters) = &mut self.waiters {
+            self.later.drop_some(waiters.flusher.take());
+        }
+    }
+
+    /// Takes both directions of a connection that ends as far as they go.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let is_written = self.machine.phase() == Phase::Closing && !self.machine.has_output();
+        if let Some(writer) = self.writer.as_mut().filter(|_| is_written) {
+            if Pin::new(writer).poll_shutdown(cx)?.is_ready() {
+                self.machine.finished(Instant::now());
+            }
+        }
+        // One that aborts leaves unread what it will not deliver: so the kernel tells the peer.
+        if matches!(self.machine.phase(), Phase::Closing | Phase::Finished) {
+            if let Some(reader) = &mut self.reader {
+                if poll_discard(reader, cx)?.is_ready() {
+                    self.later.drop_some(self.reader.take());
+                    self.machine.peer_closed_unheard();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the reading half over from a receiver that reads no more.
+    pub(crate) fn park_reader(&mut self, reader: Reader, undelivered: bool) {
+        if self.machine.phase() < Phase::Ended && !self.machine.has_peer_closed() {
+            self.reader = Some(Box::new(reader));
+            if self.machine.phase() > Phase::Open {
+                self.machine.want_task();
+            }
+            return;
+        }
+        // It was left to the receiver after a failed write. That need not be the peer's doing: the runtime may be gone.
+        if (undelivered || self.machine.ends_by_reset()) && self.machine.reads_on() {
+            reader.reset();
+        }
+        self.later.drop(reader);
+    }
+
+    /// Whether the kernel holds bytes that were not received.
+    pub(crate) fn has_unread(&self) -> bool {
+        self.writer.as_ref().is_some_and(Writer::has_unread)
+    }
+
+    /// Ends a connection that nobody takes to its end, and says why: the runtime was shut down, or the transport panicked.
+    pub(crate) fn lost(&mut self, why: &'static str, undelivered: bool) {
+        if self.machine.phase() < Phase::Ended {
+            self.machine.fail(io::Error::other(why).into());
+            let reset = undelivered || self.machine.has_output() || self.has_unread();
+            self.machine.end(reset);
+        } else if undelivered && self.machine.reads_on() {
+            // The last write has found the runtime gone.
+            self.machine.reset_at_end();
+        }
+        self.machine.stop_reading_on();
+    }
+
+    /// Lets go of the transport of a connection that has ended.
+    pub(super) fn release_transport(&mut self) {
+        if let Some(writer) = self.writer.take() {
+            if self.machine.reads_on() {
+                self.later.drop(writer);
+            } else {
+                let reader_is_elsewhere = self.reader.is_none() && !self.machine.has_peer_closed();
+                let stream = writer.release(self.machine.ends_by_reset(), reader_is_elsewhere);
+                self.later.drop_some(stream);
+            }
+        }
+        self.later.drop_some(self.reader.take());
+    }
+}
+
+/// Reads and discards until the peer closes.
+fn poll_discard(reader: &mut Reader, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// A peer that floods is not worth more at a time; others on the same thread want their turn.
+    const READS_A_TURN: usize = 16;
+    let mut scratch = [0; 8 * 1024];
+    for _ in 0..READS_A_TURN {
+        let mut buf = ReadBuf::new(&mut scratch);
+        ready!(Pin::new(&mut *reader).poll_read(cx, &mut buf))?;
+        if buf.filled().is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+    }
+    yielding::yield_turn(cx);
+    Poll::Pending
+}

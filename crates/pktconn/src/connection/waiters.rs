@@ -1,0 +1,32 @@
+//! The wakers of futures that wait for a connection.
+
+use std::task::{Context, Waker};
+
+/// The wakers of futures that wait, each under the key of its future.
+#[derive(Default)]
+pub(crate) struct Waiters(Vec<(u64, Waker)>);
+
+impl Waiters {
+    /// Leaves a waker, and returns the one that it replaces, to be dropped without a lock.
+    pub(crate) fn register(&mut self, key: u64, cx: &Context<'_>) -> Option<Waker> {
+        match self.0.iter_mut().find(|(registered, _)| *registered == key) {
+            Some((_, waker)) if waker.will_wake(cx.waker()) => None,
+            Some((_, waker)) => Some(std::mem::replace(waker, cx.waker().clone())),
+            None => {
+                self.0.push((key, cx.waker().clone()));
+                None
+            }
+        }
+    }
+
+    pub(crate) fn remove(&mut self, key: u64) -> Option<Waker> {
+        let index = self.0.iter().position(|(registered, _)| *registered == key)?;
+        Some(self.0.swap_remove(index).1)
+    }
+
+    pub(crate) fn take_all(&mut self, take: impl FnMut(Waker)) {
+        if !self.0.is_empty() {
+            std::mem::take(&mut self.0).into_iter().map(|(_, waker)| waker).for_each(take);
+        }
+    }
+}
