@@ -1,126 +1,44 @@
 //! `pktbench`: loads a server that echoes packets, checks every byte that comes back, and tells how fast it was.
 //!
 //! ```text
-//!   cli, options -> plan -> run -> report, or json -> exit code
+//!   cli -> plan -> run -> result -> judge -> report -> exit code
 //!
 //!   run:  conductor ---- connect, go, stop ----> workers, a thread each: load, load, ...
-//!                   <--- connected, tallies ----            account: is this the packet that was expected?
+//!                   <--- connected, tallies ----            verify: is this the packet that was expected?
 //! ```
 //!
 //! It uses the public interface of `pktconn` alone, of whose codec the load is made.
 
-mod cli;
-
-mod options;
+mod traffic;
 
 mod plan;
 
-mod clock;
+mod result;
 
-mod schedule;
-
-mod sizes;
-
-mod size_file;
-
-mod arrivals;
-
-mod run;
-
-mod interrupt;
-
-mod server;
-
-mod files;
-
-mod worker;
-
-mod connect;
-
-mod alarm;
-
-mod event_loop;
-
-mod connection;
-
-mod stream;
-
-mod failure;
+mod record;
 
 mod load;
 
-mod random;
-
-mod payload;
-
-mod account;
-
-mod tally;
-
-mod recording;
-
-mod size_classes;
-
-mod client;
-
-mod intervals;
-
-mod over_time;
-
-mod patience;
-
-mod view;
-
-mod progress;
-
-mod tui;
-
-mod outcome;
+mod judge;
 
 mod report;
 
-mod html;
-
-mod document;
-
-mod latency;
-
-mod json;
-
-mod output;
-
-mod live;
-
-mod sink;
-
-mod hdr_log;
-
-mod hgrm;
-
-mod read;
-
-mod threshold;
-
-mod compare;
-
-mod gate;
-
 mod merge;
 
-mod search;
-
-mod units;
-
-mod manual;
+mod run;
 
 mod conform;
 
+mod cli;
+
 use std::process::ExitCode;
 
-use cli::Job;
-use gate::Gate;
-use output::Output;
+use cli::{Job, manual};
+use judge::gate::Gate;
 use plan::Plan;
+use report::output::Output;
+use report::{comparison, html};
+use run::{conductor, search, to_document};
 
 fn main() -> ExitCode {
     let job = match Job::from_args() {
@@ -132,7 +50,7 @@ fn main() -> ExitCode {
         Job::Run { plan, output, gate } => run(*plan, output, &gate),
         Job::Search { plan, output, condition } => search::find(&plan, output, &condition),
         Job::Conform(plan) => conform::run(plan),
-        Job::Compare { comparison, json } => compare::print(&comparison, json),
+        Job::Compare { comparison, json } => comparison::print(&comparison, json),
         Job::Merge(sum) => sum.write(),
         Job::Completions(shell) => manual::completions(shell).map(|()| ExitCode::SUCCESS),
         Job::Html { document, file } => html::write(&document, &file).map(|()| ExitCode::SUCCESS),
@@ -145,8 +63,8 @@ fn main() -> ExitCode {
 }
 
 fn run(plan: Plan, output: Output, gate: &Gate) -> anyhow::Result<ExitCode> {
-    let (outcome, sinks) = run::run(plan, output.open()?)?;
-    let mut document = json::document(&outcome);
+    let (outcome, sinks) = conductor::run(plan, output.open()?)?;
+    let mut document = to_document::document(&outcome);
     gate.judge(&mut document);
     Ok(sinks.exit(&document))
 }

@@ -18,7 +18,7 @@ use pktconn::Addr;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::conform::cases::{Case, Others, Step};
-use crate::connect::resolve;
+use crate::load::connect::resolve;
 
 /// Where the server is.
 pub(crate) struct Server {

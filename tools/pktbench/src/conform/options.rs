@@ -6,8 +6,7 @@ use clap::Args;
 use pktconn::{Addr, CodecConfig, HeaderFormat};
 
 use crate::conform::wire::Format;
-use crate::options::{parse_addr, parse_time};
-use crate::sizes::parse_size;
+use crate::traffic::parse::{parse_addr, parse_size, parse_time};
 
 /// Which server to judge, and what it says it speaks.
 #[derive(Debug, Args)]

@@ -6,8 +6,8 @@
 
 use pktconn::HeaderFormat;
 
-use crate::payload::{Block, Packets};
-use crate::sizes::Law;
+use crate::traffic::payload::{Block, Packets};
+use crate::traffic::sizes::Law;
 
 /// What the server says it speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

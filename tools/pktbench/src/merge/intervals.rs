@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::document::{Document, Interval, Window};
+use crate::result::document::{Document, Interval, Window};
 
 /// By how much the lengths of the intervals may differ, as clocks do.
 const ALIKE: f64 = 0.1;
@@ -67,7 +67,7 @@ fn add(sum: &mut Interval, other: &Interval) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::document::tests::{document, interval};
+    use crate::result::document::tests::{document, interval};
 
     /// Began so many ms after the second 10, with intervals that end at these times and have so many packets.
     fn part(late_ms: u64, intervals: &[(f64, u64)]) -> Document {

@@ -1,0 +1,99 @@
+//! What is compared, and how much worse it may be: `rate:5%,p99:10%`.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::result::comparison::Figure;
+
+/// How much worse a figure may be, in percent. One that is not named is shown, and is no regression.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Limits(Vec<(Figure, f64)>);
+
+/// A server that is a tenth slower is beyond them, by its rate in a closed loop and by its median in an open one. The
+/// highest percentile of short intervals rests on a few packets: it has a limit for whoever names it.
+impl Default for Limits {
+    fn default() -> Self {
+        Self(vec![(Figure::Rate, 5.0), (Figure::P50, 5.0), (Figure::P99, 10.0)])
+    }
+}
+
+impl Limits {
+    pub(crate) fn of(&self, figure: Figure) -> Option<f64> {
+        self.0.iter().find(|(named, _)| *named == figure).map(|(_, percent)| *percent)
+    }
+}
+
+impl FromStr for Limits {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut limits = Self(Vec::new());
+        for part in text.split(',') {
+            let (figure, percent) = parse_limit(part.trim()).ok_or_else(|| {
+                format!(
+                    "'{part}' is no limit; write rate, p50, p99 or p99.9 with its percentage, such as rate:5%"
+                )
+            })?;
+            if limits.of(figure).is_some() {
+                return Err(format!("{} has two limits; write one", figure.name()));
+            }
+            limits.0.push((figure, percent));
+        }
+        Ok(limits)
+    }
+}
+
+fn parse_limit(text: &str) -> Option<(Figure, f64)> {
+    let (name, percent) = text.split_once(':')?;
+    let figure = Figure::ALL.into_iter().find(|figure| figure.name() == name)?;
+    let percent: f64 = percent.strip_suffix('%')?.parse().ok()?;
+    (percent.is_finite() && percent.is_sign_positive()).then_some((figure, percent))
+}
+
+impl fmt::Display for Limits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let limits: Vec<_> =
+            self.0.iter().map(|(figure, percent)| format!("{}:{percent}%", figure.name())).collect();
+        f.write_str(&limits.join(","))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_figure_that_is_not_named_has_no_limit() {
+        let limits: Limits = "rate:5%, p99.9:12.5%".parse().unwrap();
+        assert_eq!(Figure::ALL.map(|figure| limits.of(figure)), [Some(5.0), None, None, Some(12.5)]);
+        assert_eq!(limits.to_string(), "rate:5%,p99.9:12.5%");
+        assert_eq!(Limits::default().to_string().parse(), Ok(Limits::default()));
+    }
+
+    #[test]
+    fn what_is_no_limit_is_refused_with_what_to_write() {
+        for text in [
+            "",
+            "rate",
+            "rate:5",
+            "rate:%",
+            "rate:-5%",
+            "rate:NaN%",
+            "rate:inf%",
+            "p98:5%",
+            "rate:5%,",
+            ":5%",
+        ] {
+            let problem = text.parse::<Limits>().expect_err(text);
+            assert!(problem.ends_with("such as rate:5%") && !problem.contains('\n'), "{text}: {problem}");
+        }
+        assert_eq!("rate:5%,rate:6%".parse::<Limits>(), Err("rate has two limits; write one".to_owned()));
+    }
+
+    #[test]
+    fn a_lower_rate_is_worse_and_so_is_a_longer_latency() {
+        assert!(Figure::Rate.is_worse(-0.1) && !Figure::Rate.is_worse(0.1));
+        assert!(Figure::P50.is_worse(0.1) && !Figure::P50.is_worse(-0.1));
+        assert!(!Figure::ALL.iter().any(|figure| figure.is_worse(0.0)));
+    }
+}

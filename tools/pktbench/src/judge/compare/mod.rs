@@ -1,0 +1,265 @@
+//! Whether one run was slower than another, or only looks so.
+//!
+//! ```text
+//!   BASE.json --> series of a figure --.
+//!                                       bootstrap --> difference and its interval --> finding
+//!   NEW.json  --> series of a figure --'                                  limits --'
+//! ```
+//!
+//! A difference whose interval has 0 in it is noise. One for the worse is a regression where the estimate is beyond the
+//! limit besides: an interval that reaches beyond it alone would make a regression of every short run.
+
+mod limits;
+
+mod series;
+
+mod bootstrap;
+
+#[cfg(test)]
+mod simulation;
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::result::comparison::{Comparison, Difference, Figure, Finding};
+use crate::result::document::{Config, Document};
+use crate::result::verdict::Verdict;
+use bootstrap::{CONFIDENCE_PCT, Estimate, estimate};
+pub(crate) use limits::Limits;
+use series::Series;
+
+/// What of the options makes figures incomparable. Those of an open loop are there in an open loop alone.
+const OF_THE_LOAD: [&str; 14] = [
+    "mode",
+    "conns",
+    "pipeline",
+    "rate",
+    "arrival",
+    "max_outstanding",
+    "verify",
+    // A percentile of an interval depends on its length.
+    "interval_s",
+    "sizes",
+    "crc",
+    "header",
+    "tls",
+    "own_server",
+    "threads",
+];
+
+impl Figure {
+    /// By how much two runs of one build may differ besides what varies within each of them, as a standard deviation: where
+    /// memory lies, and which core has what, stays as it is for a run and is another thing in the next. No pair of runs
+    /// shows it, so it is assumed. A tenth is told from it, and without it each small shift of a long run would be
+    /// something: a shift of 1 % was called a difference in every fourth pair of 30 intervals.
+    fn run_to_run(self) -> f64 {
+        match self {
+            Self::Rate | Self::P50 => 0.0125,
+            Self::P99 => 0.025,
+            Self::P999 => 0.05,
+        }
+    }
+}
+
+impl Comparison {
+    pub(crate) fn of(base: &Document, base_path: &Path, new: &Document, limits: &Limits) -> Self {
+        let figures = Figure::ALL.iter().map(|figure| Difference::of(base, new, *figure, limits));
+        // A file without the highest percentile lacks nothing, unless it is to be judged by it.
+        let is_there = |figure: &Difference| {
+            figure.figure != Figure::P999
+                || figure.limit_pct.is_some()
+                || figure.base.or(figure.new).is_some()
+        };
+        let figures: Vec<_> = figures.filter(is_there).collect();
+        Self {
+            base: base_path.display().to_string(),
+            confidence_pct: CONFIDENCE_PCT,
+            differs: differences(&base.config, &new.config),
+            verdict: verdict(&figures),
+            figures,
+        }
+    }
+
+    /// A line that says what is not the same about the load, if there is something.
+    pub(crate) fn warning(&self) -> Option<String> {
+        let differs = self.differs.join(", ");
+        (!differs.is_empty()).then(|| {
+            format!("the load was not the same ({differs}), so the difference may be that of the load")
+        })
+    }
+}
+
+impl Difference {
+    fn of(base: &Document, new: &Document, figure: Figure, limits: &Limits) -> Self {
+        let (base, new) = (Series::of(base, figure), Series::of(new, figure));
+        let estimate = estimate(&base, &new, figure.run_to_run());
+        let value = |series: &Series| (series.len() > 0).then(|| series.log().exp());
+        let percent =
+            |log: fn(&Estimate) -> f64| estimate.as_ref().map(|estimate| log(estimate).exp_m1() * 100.0);
+        let (difference_pct, limit_pct) = (percent(|it| it.log), limits.of(figure));
+        let (low_pct, high_pct) = (percent(|it| it.low), percent(|it| it.high));
+        let finding = match (difference_pct, low_pct, high_pct) {
+            (Some(difference), Some(low), Some(high)) => finding(figure, difference, (low, high), limit_pct),
+            _ => Finding::TooFewIntervals,
+        };
+        Self {
+            figure,
+            base: value(&base),
+            new: value(&new),
+            difference_pct,
+            low_pct,
+            high_pct,
+            limit_pct,
+            finding,
+        }
+    }
+}
+
+/// All in percent.
+fn finding(figure: Figure, difference: f64, (low, high): (f64, f64), limit: Option<f64>) -> Finding {
+    let (worse, better) =
+        ([low, high].map(|end| figure.is_worse(end)), [low, high].map(|end| figure.is_worse(-end)));
+    match limit {
+        _ if better == [true, true] => Finding::Faster,
+        _ if worse != [true, true] => Finding::NoDifference,
+        None => Finding::Slower,
+        Some(limit) if difference.abs() > limit => Finding::Regression,
+        Some(_) => Finding::Allowed,
+    }
+}
+
+fn verdict(figures: &[Difference]) -> Verdict {
+    let is = |finding| figures.iter().any(|figure| figure.limit_pct.is_some() && figure.finding == finding);
+    if is(Finding::Regression) {
+        Verdict::Regression
+    } else if is(Finding::TooFewIntervals) {
+        Verdict::Undecided
+    } else {
+        Verdict::Pass
+    }
+}
+
+/// `conns 64 and 128`, for each option of the load that is not the same.
+fn differences(base: &Config, new: &Config) -> Vec<String> {
+    // By the names of the document, which are those of the options.
+    let values = |config: &Config| serde_json::to_value(config).unwrap_or_default();
+    let (base, new) = (values(base), values(new));
+    let told = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let differing = OF_THE_LOAD.iter().filter(|name| base[**name] != new[**name]);
+    differing.map(|name| format!("{name} {} and {}", told(&base[*name]), told(&new[*name]))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::comparison::text;
+    use crate::result::document::tests::{document, interval};
+    use crate::result::document::{Interval, Mode};
+
+    /// Twenty intervals with these figures, but for some noise of 1 %.
+    fn steady(rate: u64, p99_ns: u64) -> Document {
+        let of = |index: u64| {
+            let noisy = |figure: u64| Some(figure + figure * (index % 3) / 100);
+            Interval {
+                p50_ns: noisy(p99_ns / 2),
+                p99_ns: noisy(p99_ns),
+                ..interval((index + 1) as f64, rate + rate * (index % 3) / 100)
+            }
+        };
+        Document { intervals: (0..20).map(of).collect(), ..document() }
+    }
+
+    fn findings(base: &Document, new: &Document, limits: &str) -> (Vec<Finding>, Verdict) {
+        let comparison = Comparison::of(base, Path::new("base.json"), new, &limits.parse().unwrap());
+        (comparison.figures.iter().map(|figure| figure.finding).collect(), comparison.verdict)
+    }
+
+    #[test]
+    fn a_difference_for_the_worse_is_a_regression_beyond_its_limit_alone() {
+        use Finding::{Allowed, Faster, NoDifference, Regression, Slower};
+        let base = steady(100_000, 1_000_000);
+        let cases = [
+            (
+                steady(100_000, 1_000_000),
+                "rate:5%,p50:5%",
+                [NoDifference, NoDifference, NoDifference],
+                Verdict::Pass,
+            ),
+            (
+                steady(80_000, 1_000_000),
+                "rate:5%",
+                [Regression, NoDifference, NoDifference],
+                Verdict::Regression,
+            ),
+            (steady(80_000, 1_000_000), "rate:25%", [Allowed, NoDifference, NoDifference], Verdict::Pass),
+            (steady(80_000, 1_000_000), "p50:1%", [Slower, NoDifference, NoDifference], Verdict::Pass),
+            (steady(120_000, 800_000), "rate:5%,p99:5%", [Faster, Faster, Faster], Verdict::Pass),
+            (
+                steady(100_000, 1_250_000),
+                "p50:30%,p99:5%",
+                [NoDifference, Allowed, Regression],
+                Verdict::Regression,
+            ),
+        ];
+        for (new, limits, expected, verdict) in cases {
+            assert_eq!(findings(&base, &new, limits), (expected.to_vec(), verdict), "{limits}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_told_and_has_a_limit_is_undecided() {
+        let base = steady(100_000, 1_000_000);
+        let few = Document { intervals: base.intervals[..4].to_vec(), ..document() };
+        let (figures, verdict) = findings(&base, &few, "rate:5%");
+        assert_eq!((figures, verdict), (vec![Finding::TooFewIntervals; 3], Verdict::Undecided));
+        let (figures, verdict) = findings(&base, &base, "p99.9:5%");
+        assert_eq!((figures[3], verdict), (Finding::TooFewIntervals, Verdict::Undecided));
+        assert_eq!(findings(&document(), &document(), "rate:5%").1, Verdict::Undecided);
+    }
+
+    #[test]
+    fn a_regression_of_one_figure_counts_though_another_one_cannot_be_told() {
+        let (base, new) = (steady(100_000, 1_000_000), steady(80_000, 1_000_000));
+        assert_eq!(findings(&base, &new, "rate:5%,p99.9:5%").1, Verdict::Regression);
+    }
+
+    #[test]
+    fn a_load_that_was_not_the_same_is_told_of() {
+        let base = document();
+        let mut new = document();
+        assert_eq!(Comparison::of(&base, Path::new("b"), &new, &Limits::default()).warning(), None);
+        (new.config.mode, new.config.conns, new.config.crc) = (Mode::Open, 128, true);
+        new.config.seed = 99;
+        let comparison = Comparison::of(&base, Path::new("b"), &new, &Limits::default());
+        assert_eq!(comparison.differs, ["mode closed and open", "conns 10 and 128", "crc false and true"]);
+        assert!(comparison.warning().unwrap().contains("conns 10 and 128"));
+    }
+
+    #[test]
+    fn intervals_that_say_anything_at_all_are_no_reason_to_panic() {
+        let odd = |t_s: f64, received, ns| Interval {
+            p50_ns: ns,
+            p99_ns: ns,
+            p999_ns: ns,
+            ..interval(t_s, received)
+        };
+        let wild =
+            [(0.0, 0, None), (-1.0, u64::MAX, Some(0)), (1e300, 5, Some(u64::MAX)), (2e300, 0, Some(1))];
+        let wild: Vec<_> =
+            wild.iter().cycle().take(40).map(|&(t_s, received, ns)| odd(t_s, received, ns)).collect();
+        let wild = Document { intervals: wild, ..document() };
+        let nothing =
+            Document { intervals: (1..9).map(|t| odd(f64::from(t), 0, None)).collect(), ..document() };
+        for (base, new) in [(&wild, &nothing), (&nothing, &wild), (&nothing, &nothing)] {
+            let comparison = Comparison::of(base, Path::new("b"), new, &Limits::default());
+            assert!(!text(&comparison).is_empty());
+            assert_eq!(
+                serde_json::from_str::<Comparison>(&serde_json::to_string(&comparison).unwrap())
+                    .unwrap()
+                    .verdict,
+                comparison.verdict
+            );
+        }
+    }
+}

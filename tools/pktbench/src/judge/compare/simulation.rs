@@ -1,0 +1,113 @@
+//! What the comparison says of runs whose truth is known: made up, with the noise of real ones.
+
+use std::f64::consts::TAU;
+use std::path::Path;
+
+use crate::judge::compare::{Comparison, Limits};
+use crate::result::document::tests::{document, interval};
+use crate::result::document::{Document, Interval};
+use crate::result::verdict::Verdict;
+use crate::traffic::random::{GOLDEN, mix};
+
+/// Of figures of a run, interval by interval.
+#[derive(Clone, Copy)]
+struct Noise {
+    intervals: usize,
+    /// Standard deviations of the logarithms.
+    rate: f64,
+    p99: f64,
+    /// How much an interval is like the one before.
+    memory: f64,
+    /// What differs from run to run, of the rate. The p99 differs by twice as much.
+    between: f64,
+}
+
+const NOISE: Noise = Noise { intervals: 30, rate: 0.04, p99: 0.10, memory: 0.0, between: 0.0 };
+
+/// Pairs of each simulation.
+const PAIRS: u64 = 100;
+
+struct Normal(u64);
+
+impl Normal {
+    fn uniform(&mut self) -> f64 {
+        self.0 = self.0.wrapping_add(GOLDEN);
+        ((mix(self.0) >> 11) as f64 + 0.5) / (1_u64 << 53) as f64
+    }
+
+    /// By the method of Box and Muller.
+    fn draw(&mut self) -> f64 {
+        (-2.0 * self.uniform().ln()).sqrt() * (TAU * self.uniform()).cos()
+    }
+
+    /// Each like the one before by `memory`, of unit variance, around a common shift.
+    fn series(&mut self, noise: Noise, deviation: f64, between: f64) -> Vec<f64> {
+        let shift = between * self.draw();
+        let mut last = self.draw();
+        let mut next = || {
+            let value = shift + deviation * last;
+            last = noise.memory * last + (1.0 - noise.memory.powi(2)).sqrt() * self.draw();
+            value
+        };
+        (0..noise.intervals).map(|_| next()).collect()
+    }
+}
+
+/// A run of a server that takes `slowdown` times as long as it should.
+fn run(noise: Noise, slowdown: f64, seed: u64) -> Document {
+    let mut normal = Normal(mix(seed));
+    let rate = normal.series(noise, noise.rate, noise.between);
+    let p50 = normal.series(noise, noise.rate, noise.between);
+    let p99 = normal.series(noise, noise.p99, 2.0 * noise.between);
+    let p999 = normal.series(noise, 2.0 * noise.p99, 4.0 * noise.between);
+    let of = |index: usize| {
+        let ns = |typical: f64, log: f64| Some((typical * slowdown * log.exp()) as u64);
+        let received = (100_000.0 / slowdown * rate[index].exp()) as u64;
+        Interval {
+            p50_ns: ns(400e3, p50[index]),
+            p99_ns: ns(900e3, p99[index]),
+            p999_ns: ns(2e6, p999[index]),
+            ..interval((index + 1) as f64, received)
+        }
+    };
+    Document { intervals: (0..noise.intervals).map(of).collect(), ..document() }
+}
+
+/// Of how many pairs, in percent, it is true.
+fn share(noise: Noise, slowdown: f64, is_so: impl Fn(&Comparison) -> bool) -> f64 {
+    let compared = |pair: u64| {
+        let (base, new) = (run(noise, 1.0, 2 * pair), run(noise, slowdown, 2 * pair + 1));
+        is_so(&Comparison::of(&base, Path::new("base.json"), &new, &Limits::default()))
+    };
+    (0..PAIRS).filter(|pair| compared(*pair)).count() as f64 * 100.0 / PAIRS as f64
+}
+
+/// An interval of any figure that leaves out 0 is one too many.
+fn is_alike(comparison: &Comparison) -> bool {
+    use crate::judge::compare::Finding::NoDifference;
+    comparison.figures.len() == 4 && comparison.figures.iter().all(|figure| figure.finding == NoDifference)
+}
+
+fn is_regression(comparison: &Comparison) -> bool {
+    comparison.verdict == Verdict::Regression
+}
+
+#[test]
+fn two_runs_of_one_build_are_called_alike_in_19_of_20_pairs() {
+    for intervals in [10, 30] {
+        for (memory, between) in [(0.0, 0.0), (0.3, 0.01)] {
+            let noise = Noise { intervals, memory, between, ..NOISE };
+            let alike = share(noise, 1.0, is_alike);
+            assert!(alike >= 95.0, "{intervals} intervals, memory {memory}, between {between}: {alike} %");
+        }
+    }
+}
+
+#[test]
+fn a_server_that_is_a_tenth_slower_is_called_a_regression_in_18_of_20_pairs() {
+    for (memory, between) in [(0.0, 0.0), (0.3, 0.01)] {
+        let noise = Noise { memory, between, ..NOISE };
+        let regressions = share(noise, 1.1, is_regression);
+        assert!(regressions >= 90.0, "memory {memory}, between {between}: {regressions} %");
+    }
+}

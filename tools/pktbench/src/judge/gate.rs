@@ -1,0 +1,158 @@
+//! What a run has to pass besides its own checks: conditions, and a baseline. For the pipelines that build the server.
+//!
+//! ```text
+//!   run --> document --judge--> the same, with thresholds, the comparison, and a verdict that may be worse
+//! ```
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::judge::compare::Limits;
+use crate::judge::threshold::Condition;
+use crate::result::comparison::Comparison;
+use crate::result::document::{Document, Mode};
+use crate::result::verdict::Verdict;
+
+/// As it stands on the command line.
+#[derive(Debug, Args)]
+pub(crate) struct GateOptions {
+    /// A condition on the result: a figure (p50, p99.9 and the like, mean, max, rate, throughput, errors or lost), one of
+    /// < <= > >=, and a bound, such as 'p99<2ms', 'service:max<1s' or 'rate>=50k'. May be given several times; the exit code
+    /// is 99 when one does not hold
+    #[arg(help_heading = "Verdict", long, value_name = "CONDITION")]
+    threshold: Vec<Condition>,
+
+    /// An earlier result, as --json prints it, that this run is not to be worse than; the exit code is 98 when it is
+    #[arg(help_heading = "Verdict", long, value_name = "FILE")]
+    baseline: Option<PathBuf>,
+
+    /// How much worse than --baseline rate, p50, p99 and p99.9 may be; what is not named is no regression [default:
+    /// rate:5%,p50:5%,p99:10%]
+    #[arg(help_heading = "Verdict", long, value_name = "LIST", requires = "baseline")]
+    max_regress: Option<Limits>,
+}
+
+/// What a run is judged by.
+#[derive(Debug, Default)]
+pub(crate) struct Gate {
+    conditions: Vec<Condition>,
+    /// A whole document.
+    baseline: Option<Box<Baseline>>,
+}
+
+#[derive(Debug)]
+struct Baseline {
+    path: PathBuf,
+    document: Document,
+    limits: Limits,
+}
+
+impl GateOptions {
+    /// Reads the baseline: a file that is no result is better told of before the run than after it.
+    pub(crate) fn into_gate(self, mode: Mode) -> Result<Gate, String> {
+        self.threshold.iter().try_for_each(|condition| condition.check(mode))?;
+        let limits = self.max_regress.unwrap_or_default();
+        let read = |path: PathBuf| {
+            let document = Document::read(&path).map_err(|error| format!("--baseline: {error:#}"))?;
+            Ok::<_, String>(Box::new(Baseline { path, document, limits }))
+        };
+        Ok(Gate { conditions: self.threshold, baseline: self.baseline.map(read).transpose()? })
+    }
+}
+
+impl Gate {
+    /// Of conditions alone.
+    pub(crate) fn of(conditions: &[Condition]) -> Self {
+        Self { conditions: conditions.to_vec(), baseline: None }
+    }
+
+    /// Adds what it finds to the document. A verdict that is bad already stays: what made it so is the first thing to see to.
+    pub(crate) fn judge(&self, document: &mut Document) {
+        document.thresholds = self.conditions.iter().map(|condition| condition.judge(document)).collect();
+        if let Some(baseline) = &self.baseline {
+            let Baseline { path, document: base, limits } = &**baseline;
+            let comparison = Comparison::of(base, path, document, limits);
+            warn(&comparison);
+            document.baseline = Some(comparison);
+        }
+        let conditions = match document.thresholds.iter().all(|threshold| threshold.ok) {
+            true => Verdict::Pass,
+            false => Verdict::Threshold,
+        };
+        let baseline = document.baseline.as_ref().map_or(Verdict::Pass, |comparison| comparison.verdict);
+        document.verdict = document.verdict.worse(conditions).worse(baseline);
+        document.exit_code = document.verdict.exit_code();
+    }
+}
+
+/// Says on standard error what makes the comparison doubtful.
+pub(crate) fn warn(comparison: &Comparison) {
+    if let Some(warning) = comparison.warning() {
+        eprintln!("warning: {warning}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::result::document::tests::{document, interval};
+    use crate::result::json;
+
+    fn gate(conditions: &[&str], baseline: Option<Document>) -> Gate {
+        let limits = "rate:5%".parse().unwrap();
+        let baseline = baseline
+            .map(|document| Box::new(Baseline { path: PathBuf::from("base.json"), document, limits }));
+        Gate { conditions: conditions.iter().map(|text| text.parse().unwrap()).collect(), baseline }
+    }
+
+    fn at_rate(received: u64) -> Document {
+        let intervals = (1..=20).map(|t_s| interval(f64::from(t_s), received)).collect();
+        Document { intervals, ..document() }
+    }
+
+    fn judged(gate: &Gate, mut document: Document) -> Document {
+        gate.judge(&mut document);
+        document
+    }
+
+    #[test]
+    fn a_condition_that_does_not_hold_is_the_verdict_of_a_run_that_is_well_besides() {
+        let document = judged(&gate(&["lost<1", "max<1us"], None), document());
+        let holds: Vec<_> = document.thresholds.iter().map(|it| (it.expr.as_str(), it.ok)).collect();
+        assert_eq!(holds, [("lost<1", true), ("max<1us", false)]);
+        assert_eq!((document.verdict, document.exit_code), (Verdict::Threshold, 99));
+        assert_eq!(judged(&gate(&["lost<1"], None), self::document()).verdict, Verdict::Pass);
+    }
+
+    #[test]
+    fn a_verdict_that_is_worse_stays() {
+        let lossy = Document { verdict: Verdict::Integrity, exit_code: 3, ..at_rate(50) };
+        let document = judged(&gate(&["max<1us"], Some(at_rate(100))), lossy);
+        assert_eq!((document.verdict, document.exit_code), (Verdict::Integrity, 3));
+        assert!(!document.thresholds[0].ok);
+        assert_eq!(document.baseline.unwrap().verdict, Verdict::Regression);
+    }
+
+    #[test]
+    fn a_baseline_is_judged_after_the_conditions() {
+        let baseline = Some(at_rate(100));
+        let of = |conditions: &[&str], new| judged(&gate(conditions, baseline.clone()), new).verdict;
+        assert_eq!(of(&[], at_rate(100)), Verdict::Pass);
+        assert_eq!(of(&[], at_rate(50)), Verdict::Regression);
+        assert_eq!(of(&["max<1us"], at_rate(50)), Verdict::Threshold);
+        assert_eq!(of(&[], document()), Verdict::Undecided, "no intervals");
+    }
+
+    #[test]
+    fn the_comparison_is_in_the_document_and_in_the_report() {
+        let document = judged(&gate(&["lost<1"], Some(at_rate(100))), at_rate(50));
+        let again: Document = serde_json::from_str(&json::text(&document)).unwrap();
+        assert_eq!(again.baseline.unwrap().figures.len(), 3);
+        let text = crate::report::text::text(&document);
+        assert!(text.contains("\nthreshold   lost<1 holds: 0\n"), "{text}");
+        assert!(text.contains("\nagainst base.json\nfigure "), "{text}");
+        assert!(text.ends_with("code 98)"), "{text}");
+        assert!(!json::text(&self::document()).contains("baseline"), "not asked for");
+    }
+}

@@ -1,0 +1,306 @@
+//! Making connections, and what to do when one cannot be made.
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use pktconn::Addr;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::{self, CertificateError, ClientConfig, ClientConnection};
+
+use crate::load::stream::{Socket, Stream};
+use crate::plan::{Plan, Tls};
+
+/// Enough to hide the way to a distant server, and with many workers still few against the backlog of a listener.
+const AT_ONCE: usize = 32;
+
+/// A server, resolved.
+pub(crate) struct Target {
+    place: Place,
+    tls: Option<(TlsConnector, ServerName<'static>)>,
+}
+
+enum Place {
+    Tcp(Vec<SocketAddr>),
+    Unix(PathBuf),
+}
+
+impl Target {
+    /// Those of `plan`.
+    pub(crate) fn of(plan: &Plan) -> anyhow::Result<Vec<Self>> {
+        let tls = match &plan.tls {
+            None => None,
+            Some(Tls { config, server_name }) => {
+                // Its text says what its source says.
+                let config = config.to_rustls().map_err(|error| anyhow::anyhow!("{error}"))?;
+                Some((config, server_name.as_deref()))
+            }
+        };
+        plan.connect.iter().map(|addr| Self::new(addr, tls.as_ref())).collect()
+    }
+
+    fn new(addr: &Addr, tls: Option<&(Arc<ClientConfig>, Option<&str>)>) -> anyhow::Result<Self> {
+        let name = addr.to_string();
+        let (place, host) = match addr.unix_path() {
+            Some(path) => (Place::Unix(path.to_owned()), None),
+            None => (Place::Tcp(resolve(&name)?), name.rsplit_once(':').map(|(host, _port)| host)),
+        };
+        let tls = tls.map(|(config, server_name)| {
+            let name = server_name.or(host).unwrap_or_default().trim_matches(['[', ']']).to_owned();
+            let server_name = ServerName::try_from(name.clone()).with_context(|| {
+                format!("{name:?} is no name of a server; give it with --tls-server-name")
+            })?;
+            anyhow::Ok((Arc::clone(config).into(), server_name))
+        });
+        Ok(Self { place, tls: tls.transpose()? })
+    }
+}
+
+impl From<SocketAddr> for Target {
+    fn from(addr: SocketAddr) -> Self {
+        Self { place: Place::Tcp(vec![addr]), tls: None }
+    }
+}
+
+/// The addresses of `HOST:PORT`.
+pub(crate) fn resolve(addr: &str) -> anyhow::Result<Vec<SocketAddr>> {
+    let addrs = addr.to_socket_addrs();
+    let addrs: Vec<_> = addrs
+        .with_context(|| format!("cannot resolve {addr}; check the name, or give an IP address"))?
+        .collect();
+    ensure!(!addrs.is_empty(), "the name of {addr} has no address; check it, or give an IP address");
+    Ok(addrs)
+}
+
+/// Makes the connections with these numbers, to the targets by turns, and at a `rate` each of them at its time. The error is
+/// a line that says what is wrong and what to do.
+pub(crate) async fn connect(
+    targets: &Arc<[Target]>,
+    conns: impl Iterator<Item = usize>,
+    rate: Option<f64>,
+    timeout: Duration,
+    connected: impl Fn(),
+) -> Result<Vec<(usize, Stream)>, String> {
+    let mut streams = Vec::new();
+    let mut connecting = JoinSet::new();
+    let mut conns = conns.fuse();
+    let start = Instant::now();
+    loop {
+        // Those at a rate come one after the other, however long each of them takes.
+        while rate.is_some() || connecting.len() < AT_ONCE {
+            let Some(conn) = conns.next() else { break };
+            let targets = Arc::clone(targets);
+            connecting.spawn(async move {
+                if let Some(rate) = rate {
+                    tokio::time::sleep_until(start + Duration::from_secs_f64(conn as f64 / rate)).await;
+                }
+                let target = &targets[conn % targets.len()];
+                target
+                    .connect(Instant::now() + timeout)
+                    .await
+                    .map(|stream| (conn, stream))
+                    .map_err(|error| target.problem(&error))
+            });
+        }
+        match connecting.join_next().await {
+            None => return Ok(streams),
+            Some(Ok(stream)) => streams.push(stream?),
+            Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
+        }
+        connected();
+    }
+}
+
+/// Why a connection could not be made.
+struct NotConnected {
+    error: io::Error,
+    in_handshake: bool,
+}
+
+impl NotConnected {
+    fn advice(&self) -> &'static str {
+        use io::ErrorKind as Kind;
+        let tls = self.error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+        match (self.error.kind(), tls) {
+            (_, Some(rustls::Error::InvalidCertificate(CertificateError::Other(_)))) => {
+                "its certificate may be an authority's own: make it one with basicConstraints=CA:FALSE"
+            }
+            (_, Some(rustls::Error::InvalidCertificate(_))) => {
+                "name the authority that signed it with --tls-ca, or whom it is for with --tls-server-name"
+            }
+            _ if is_file_limit(&self.error) => "raise the limit with 'ulimit -n', or lower --conns",
+            (Kind::TimedOut, _) if self.in_handshake => {
+                "check that the server speaks TLS, or raise --timeout"
+            }
+            (Kind::UnexpectedEof | Kind::ConnectionReset, _) if self.in_handshake => {
+                "check that the server speaks TLS, and its limits: it has closed the connection"
+            }
+            _ if self.in_handshake => "check that the server speaks TLS, and what it asks of its clients",
+            (Kind::ConnectionRefused | Kind::NotFound, _) => {
+                "start the server, or leave --connect out to load one of its own"
+            }
+            (Kind::ConnectionReset, _) => {
+                "the server took no more connections: look at its limits, or lower --conns"
+            }
+            (Kind::TimedOut, _) => "check the address and the firewall, or raise --timeout",
+            (Kind::AddrNotAvailable, _) => {
+                "no local port is free: lower --conns, or wait until closed ones are free again"
+            }
+            _ => "check the address and the network",
+        }
+    }
+}
+
+/// What came of it, unless that took too long.
+async fn until<T>(deadline: Instant, doing: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let late = |_| io::Error::new(io::ErrorKind::TimedOut, "no answer within --timeout");
+    tokio::time::timeout_at(deadline, doing).await.map_err(late)?
+}
+
+impl From<io::Error> for NotConnected {
+    fn from(error: io::Error) -> Self {
+        Self { error, in_handshake: false }
+    }
+}
+
+impl Target {
+    async fn connect(&self, deadline: Instant) -> Result<Stream, NotConnected> {
+        match &self.place {
+            Place::Tcp(addrs) => {
+                let stream = until(deadline, TcpStream::connect(&addrs[..])).await?;
+                stream.set_nodelay(true)?;
+                let (stream, tls) = self.shake_hands(stream, deadline).await?;
+                Ok(Stream::new(Socket::Tcp(mio::net::TcpStream::from_std(stream.into_std()?)), tls))
+            }
+            Place::Unix(path) => {
+                let (stream, tls) =
+                    self.shake_hands(until(deadline, connect_at(path)).await?, deadline).await?;
+                Ok(Stream::new(Socket::Unix(mio::net::UnixStream::from_std(stream.into_std()?)), tls))
+            }
+        }
+    }
+
+    async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        stream: S,
+        deadline: Instant,
+    ) -> Result<(S, Option<ClientConnection>), NotConnected> {
+        let Some((connector, server_name)) = &self.tls else { return Ok((stream, None)) };
+        let shaken = until(deadline, connector.connect(server_name.clone(), stream)).await;
+        let (stream, tls) = shaken.map_err(|error| NotConnected { error, in_handshake: true })?.into_inner();
+        Ok((stream, Some(tls)))
+    }
+
+    fn problem(&self, not_connected: &NotConnected) -> String {
+        let name = match &self.place {
+            Place::Tcp(addrs) => addrs.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(" or "),
+            Place::Unix(path) => Addr::unix(path).to_string(),
+        };
+        let NotConnected { error, in_handshake } = not_connected;
+        let what = if *in_handshake { "speak TLS with" } else { "connect to" };
+        format!("cannot {what} {name}: {error}; {}", not_connected.advice())
+    }
+}
+
+/// A server whose backlog is full is said to block, and nothing tells when it does no more: it is asked again.
+async fn connect_at(path: &Path) -> io::Result<UnixStream> {
+    loop {
+        match UnixStream::connect(path).await {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            connected => return connected,
+        }
+    }
+}
+
+/// EMFILE, of the process, and ENFILE, of the system: the same numbers on every Unix, and no `ErrorKind` of their own.
+fn is_file_limit(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(24 | 23))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn advice(error: io::Error) -> &'static str {
+        NotConnected::from(error).advice()
+    }
+
+    #[test]
+    fn too_many_open_files_come_with_the_command_that_allows_more() {
+        for os_error in [23, 24] {
+            let error = io::Error::from_raw_os_error(os_error);
+            assert!(error.to_string().to_lowercase().contains("too many open files"), "{error}");
+            assert!(advice(error).contains("ulimit -n"));
+        }
+    }
+
+    #[test]
+    fn every_failure_comes_with_advice_of_its_own() {
+        use io::ErrorKind as Kind;
+        let kinds = [
+            Kind::ConnectionRefused,
+            Kind::ConnectionReset,
+            Kind::TimedOut,
+            Kind::AddrNotAvailable,
+            Kind::NetworkUnreachable,
+        ];
+        let unknown = rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer);
+        let certificate = NotConnected { error: io::Error::other(unknown), in_handshake: true };
+        let no_tls = [Kind::UnexpectedEof, Kind::TimedOut, Kind::InvalidData]
+            .map(|kind| NotConnected { error: kind.into(), in_handshake: true }.advice());
+        let mut all: std::collections::HashSet<_> = kinds.map(|kind| advice(kind.into())).into();
+        all.insert(certificate.advice());
+        all.extend(no_tls);
+        assert_eq!(all.len(), kinds.len() + 4);
+    }
+
+    #[test]
+    fn a_name_without_an_address_is_an_error_that_names_it() {
+        // `.invalid` is reserved for names that do not exist (RFC 2606).
+        let error = resolve("nowhere.invalid:80").unwrap_err().to_string();
+        assert!(error.starts_with("cannot resolve nowhere.invalid:80; "), "{error}");
+        assert_eq!(resolve("[::1]:80").unwrap(), ["[::1]:80".parse().unwrap()]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn at_a_rate_each_connection_is_made_at_its_time() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let targets: Arc<[Target]> = [listener.local_addr().unwrap().into()].into();
+        let (begun, times) = (Instant::now(), std::cell::RefCell::new(Vec::new()));
+        // Those of the second worker of two.
+        let connected = connect(&targets, [1, 3, 5].into_iter(), Some(10.0), Duration::from_secs(10), || {
+            times.borrow_mut().push(begun.elapsed().as_millis() as u64);
+        });
+        assert!(connected.await.is_ok());
+        let times = times.take();
+        assert!(times.iter().zip([100, 300, 500]).all(|(ms, due)| ms.abs_diff(due) <= 5), "{times:?}");
+        assert_eq!(times.len(), 3);
+    }
+
+    #[tokio::test]
+    async fn connections_go_to_the_targets_by_turns() {
+        let listeners = [(); 3].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+        let targets: Arc<[Target]> =
+            listeners.iter().map(|listener| listener.local_addr().unwrap().into()).collect();
+        let streams = connect(&targets, 5..9, None, Duration::from_secs(10), || {})
+            .await
+            .unwrap_or_else(|error| panic!("{error}"));
+        let mut conns: Vec<_> = streams.iter().map(|(conn, _)| *conn).collect();
+        conns.sort_unstable();
+        assert_eq!(conns, [5, 6, 7, 8]);
+        for (listener, expected) in listeners.iter().zip([1, 1, 2]) {
+            listener.set_nonblocking(true).unwrap();
+            assert_eq!(std::iter::from_fn(|| listener.accept().ok()).count(), expected);
+        }
+    }
+}

@@ -1,0 +1,461 @@
+//! The sum of several results: load generators on several machines that loaded a server at the same time.
+//!
+//! ```text
+//!   A.json --> histogram --.
+//!   B.json --> histogram ----added--> figures made anew      percentiles are never averaged
+//!   C.json --> histogram --'
+//! ```
+//!
+//! Counts are added. The window is from the first beginning to the last end, by the clocks of the machines.
+
+mod intervals;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::{Args, ValueEnum};
+use hdrhistogram::Histogram;
+
+use crate::judge::gate::Gate;
+use crate::judge::threshold::Condition;
+use crate::record::histogram::new_histogram;
+use crate::report::sink::Sink;
+use crate::report::text;
+use crate::result::document::{
+    Client, Config, Document, Errors, Host, Latencies, SCHEMA, Tool, Totals, Window,
+};
+use crate::result::json;
+use crate::result::latency::Latency;
+use crate::result::verdict::Verdict;
+use crate::traffic::verify::Integrity;
+
+/// What to add up.
+#[derive(Debug, Args)]
+pub(crate) struct Merge {
+    /// Results, as --json prints them
+    #[arg(required = true, num_args = 2.., value_name = "FILE")]
+    files: Vec<PathBuf>,
+
+    /// Where to write the sum [default: standard output]
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+
+    /// How to write the sum [default: json into a file, else text]
+    #[arg(long, value_name = "FORMAT", value_enum)]
+    format: Option<Form>,
+
+    /// A condition on the sum, such as 'p99<2ms'. May be given several times
+    #[arg(long, value_name = "CONDITION")]
+    threshold: Vec<Condition>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Form {
+    Text,
+    Json,
+}
+
+/// A sum, and where it goes.
+pub(crate) struct Sum {
+    document: Document,
+    output: Option<PathBuf>,
+    format: Form,
+}
+
+impl Merge {
+    /// Adds them up. Files that cannot be read, or do not belong together, are an error.
+    pub(crate) fn into_sum(self) -> anyhow::Result<Sum> {
+        let document = self.merged()?;
+        let format = self.format.unwrap_or(if self.output.is_some() { Form::Json } else { Form::Text });
+        Ok(Sum { document, output: self.output, format })
+    }
+
+    fn merged(&self) -> anyhow::Result<Document> {
+        let documents =
+            self.files.iter().map(|path| Document::read(path)).collect::<anyhow::Result<Vec<_>>>()?;
+        for (path, document) in self.files.iter().zip(&documents) {
+            let (first, name) = (self.files[0].display(), path.display());
+            if let Some(option) = differs(&documents[0].config, &document.config) {
+                bail!("{first} and {name} differ in {option}; only runs of the same load add up");
+            }
+            latencies(std::slice::from_ref(document)).with_context(|| format!("{name} cannot be added"))?;
+        }
+        for (index, document) in documents.iter().enumerate() {
+            if documents[..index].contains(document) {
+                bail!("{} is there twice; each result adds up once", self.files[index].display());
+            }
+        }
+        if !overlap(&documents) {
+            eprintln!(
+                "warning: they did not run at the same time; the rate of the sum is that of all the time between"
+            );
+        }
+        let mut sum = sum(&documents)?;
+        Gate::of(&self.threshold).judge(&mut sum);
+        Ok(sum)
+    }
+}
+
+impl Sum {
+    pub(crate) fn write(&self) -> anyhow::Result<ExitCode> {
+        let text = match self.format {
+            Form::Json => json::text(&self.document),
+            Form::Text => text::text(&self.document),
+        };
+        self.output.as_deref().map_or_else(|| Ok(Sink::stdout()), Sink::create)?.all(&text)?;
+        Ok(ExitCode::from(self.document.exit_code))
+    }
+}
+
+/// Whether there was a time at which all that measured anything did.
+fn overlap(parts: &[Document]) -> bool {
+    let windows = || parts.iter().map(|part| part.window).filter(|window| window.seconds > 0.0);
+    let last_start = windows().map(|window| window.start_unix_ns).max();
+    last_start <= windows().map(|window| window.end_unix_ns).min()
+}
+
+/// The first option that both have to have alike.
+fn differs(one: &Config, other: &Config) -> Option<&'static str> {
+    let options = [
+        ("mode", one.mode == other.mode),
+        ("sizes", one.sizes == other.sizes),
+        ("header", one.header == other.header),
+        ("crc", one.crc == other.crc),
+        ("tls", one.tls == other.tls),
+        ("pipeline", one.pipeline == other.pipeline),
+        ("arrival", one.arrival == other.arrival),
+        ("verify", one.verify == other.verify),
+    ];
+    options.into_iter().find(|(_, alike)| !alike).map(|(name, _)| name)
+}
+
+/// Of one document at least.
+fn sum(parts: &[Document]) -> anyhow::Result<Document> {
+    let window = window(parts);
+    let verdict = parts.iter().map(|part| part.verdict).fold(Verdict::Pass, Verdict::worse);
+    Ok(Document {
+        schema: SCHEMA.to_owned(),
+        tool: Tool {
+            name: joined(parts, |part| part.tool.name.clone()),
+            version: joined(parts, |part| part.tool.version.clone()),
+        },
+        host: host(parts),
+        labels: labels(parts),
+        config: config(parts),
+        totals: totals(parts, window),
+        window,
+        integrity: integrity(parts),
+        errors: errors(parts),
+        latency_ns: latencies(parts)?,
+        client: client(parts),
+        intervals: intervals::sum(parts, window),
+        // Percentiles do not add up.
+        sizes: Vec::new(),
+        search: None,
+        thresholds: Vec::new(),
+        baseline: None,
+        verdict,
+        exit_code: verdict.exit_code(),
+    })
+}
+
+fn window(parts: &[Document]) -> Window {
+    // One that measured nothing has none.
+    let windows = || parts.iter().map(|part| part.window).filter(|window| window.seconds > 0.0);
+    let start_unix_ns = windows().map(|window| window.start_unix_ns).min().unwrap_or_default();
+    let end_unix_ns = windows().map(|window| window.end_unix_ns).max().unwrap_or_default();
+    Window { start_unix_ns, end_unix_ns, seconds: end_unix_ns.saturating_sub(start_unix_ns) as f64 / 1e9 }
+}
+
+fn config(parts: &[Document]) -> Config {
+    let first = &parts[0].config;
+    let configs = || parts.iter().map(|part| &part.config);
+    let add = |count: fn(&Config) -> usize| configs().map(count).fold(0, usize::saturating_add);
+    let longest = |time: fn(&Config) -> f64| configs().map(time).fold(0.0, f64::max);
+    // Every field is named, so that whoever adds one decides what its sum is.
+    Config {
+        mode: first.mode,
+        server: joined(parts, |part| part.config.server.clone()),
+        tls: first.tls,
+        own_server: configs().any(|config| config.own_server),
+        own_server_threads: configs()
+            .filter_map(|config| config.own_server_threads)
+            .reduce(usize::saturating_add),
+        conns: add(|config| config.conns),
+        connect_rate: rates(parts, |config| config.connect_rate),
+        pipeline: first.pipeline,
+        rate: rates(parts, |config| config.rate),
+        arrival: first.arrival,
+        max_outstanding: configs().filter_map(|config| config.max_outstanding).max(),
+        verify: first.verify,
+        sizes: first.sizes.clone(),
+        duration_s: configs().filter_map(|config| config.duration_s).reduce(f64::max),
+        // Where some ran for a time there is no number that all would have sent.
+        packets: configs()
+            .map(|config| config.packets)
+            .reduce(|sum, one| Some(sum?.saturating_add(one?)))
+            .flatten(),
+        ramp_s: longest(|config| config.ramp_s),
+        interval_s: longest(|config| config.interval_s),
+        warmup_s: longest(|config| config.warmup_s),
+        timeout_s: longest(|config| config.timeout_s),
+        seed: first.seed,
+        header: first.header.clone(),
+        crc: first.crc,
+        max_payload_bytes: configs().map(|config| config.max_payload_bytes).max().unwrap_or_default(),
+        threads: add(|config| config.threads),
+    }
+}
+
+/// Their sum; where one has none there is none of all.
+fn rates(parts: &[Document], rate: fn(&Config) -> Option<f64>) -> Option<f64> {
+    parts.iter().map(|part| rate(&part.config)).sum()
+}
+
+/// What all of them say, or with commas between where they do not say the same.
+fn joined(parts: &[Document], said: impl Fn(&Document) -> String) -> String {
+    let mut all: Vec<String> = Vec::new();
+    for said in parts.iter().map(said) {
+        if !all.contains(&said) {
+            all.push(said);
+        }
+    }
+    all.join(", ")
+}
+
+fn host(parts: &[Document]) -> Host {
+    let cores: BTreeMap<&str, usize> =
+        parts.iter().map(|part| (part.host.name.as_str(), part.host.cores)).collect();
+    Host {
+        name: joined(parts, |part| part.host.name.clone()),
+        os: joined(parts, |part| part.host.os.clone()),
+        arch: joined(parts, |part| part.host.arch.clone()),
+        cores: cores.into_values().fold(0, usize::saturating_add),
+    }
+}
+
+fn labels(parts: &[Document]) -> BTreeMap<String, String> {
+    let mut labels: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for (key, value) in parts.iter().flat_map(|part| &part.labels) {
+        let values = labels.entry(key.clone()).or_default();
+        if !values.contains(&value.as_str()) {
+            values.push(value);
+        }
+    }
+    labels.into_iter().map(|(key, values)| (key, values.join(","))).collect()
+}
+
+/// A sum that a file cannot make panic.
+fn add<T>(parts: &[Document], of: fn(&Document) -> &T, count: fn(&T) -> u64) -> u64 {
+    parts.iter().map(|part| count(of(part))).fold(0, u64::saturating_add)
+}
+
+fn totals(parts: &[Document], window: Window) -> Totals {
+    let add = |count| add(parts, |part| &part.totals, count);
+    let received = add(|totals| totals.received);
+    Totals {
+        sent: add(|totals| totals.sent),
+        received,
+        packets_per_s: window.per_second(received),
+        bytes_sent: add(|totals| totals.bytes_sent),
+        bytes_received: add(|totals| totals.bytes_received),
+        warmup_sent: add(|totals| totals.warmup_sent),
+    }
+}
+
+fn integrity(parts: &[Document]) -> Integrity {
+    parts.iter().fold(Integrity::default(), |mut sum, part| {
+        sum += part.integrity;
+        sum
+    })
+}
+
+fn errors(parts: &[Document]) -> Errors {
+    parts.iter().fold(Errors::default(), |mut sum, part| {
+        sum.merge(part.errors.clone());
+        sum
+    })
+}
+
+fn latencies(parts: &[Document]) -> anyhow::Result<Latencies> {
+    let services = parts.iter().map(|part| &part.latency_ns.service);
+    let responses: Vec<_> = parts.iter().filter_map(|part| part.latency_ns.response.as_ref()).collect();
+    // A part without them would be missing in their sum.
+    let response = match responses.len() == parts.len() {
+        true => Some(Latency::of(&added(responses.into_iter())?)),
+        false => None,
+    };
+    Ok(Latencies { service: Latency::of(&added(services)?), response })
+}
+
+fn added<'a>(latencies: impl Iterator<Item = &'a Latency>) -> anyhow::Result<Histogram<u64>> {
+    let mut sum = new_histogram();
+    for latency in latencies {
+        let histogram = latency.histogram().context("a histogram is damaged")?;
+        sum.add(&histogram).context("a histogram has latencies beyond those of this program")?;
+    }
+    Ok(sum)
+}
+
+fn client(parts: &[Document]) -> Client {
+    let threads = |part: &Document| part.config.threads as f64;
+    let all_threads: f64 = parts.iter().map(threads).sum();
+    let cpu_pct: f64 = parts.iter().map(|part| part.client.cpu_pct * threads(part)).sum();
+    Client {
+        cpu_pct: if all_threads > 0.0 { cpu_pct / all_threads } else { 0.0 },
+        schedule_lag_p99_ns: parts.iter().filter_map(|part| part.client.schedule_lag_p99_ns).max(),
+        not_sent: add(parts, |part| &part.client, |client| client.not_sent),
+        saturated: parts.iter().any(|part| part.client.saturated),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::result::document::tests::{document, interval};
+    use crate::result::document::{Interval, Mode};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    fn histogram(latencies_ns: &[u64]) -> Histogram<u64> {
+        let mut histogram = new_histogram();
+        latencies_ns.iter().for_each(|ns| histogram.saturating_record(*ns));
+        histogram
+    }
+
+    fn part(latencies_ns: &[u64]) -> Document {
+        let mut document = document();
+        document.latency_ns.service = Latency::of(&histogram(latencies_ns));
+        document
+    }
+
+    proptest! {
+        // A histogram is compressed and read again in each.
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn the_sum_has_the_figures_of_all_samples_together(
+            parts in vec(vec(1..4_000_000_000_000_u64, 0..50), 2..5),
+            is_open: bool,
+        ) {
+            let of = |latencies_ns: &Vec<u64>| {
+                let mut part = part(latencies_ns);
+                part.latency_ns.response = is_open.then(|| part.latency_ns.service.clone());
+                part
+            };
+            let sum = sum(&parts.iter().map(of).collect::<Vec<_>>()).unwrap();
+            let union = Latency::of(&histogram(&parts.concat()));
+            prop_assert_eq!(&sum.latency_ns.service, &union);
+            prop_assert_eq!(sum.latency_ns.response, is_open.then_some(union));
+        }
+    }
+
+    #[test]
+    fn counts_are_added_and_the_window_is_that_of_all() {
+        let (one, mut other) = (document(), document());
+        other.window = Window { start_unix_ns: 11_000_000_000, end_unix_ns: 14_000_000_000, seconds: 3.0 };
+        other.totals.received = 6;
+        other.integrity.lost = 1;
+        (other.errors.eof, other.errors.first) = (1, Some("gone".to_owned()));
+        (other.config.threads, other.config.server) = (3, "b:1".to_owned());
+        other.host = Host { name: "elsewhere".to_owned(), cores: 5, ..other.host };
+        other.client = Client { cpu_pct: 80.0, schedule_lag_p99_ns: Some(7), not_sent: 4, saturated: true };
+        let sum = sum(&[one.clone(), other]).unwrap();
+        assert_eq!(
+            sum.window,
+            Window { start_unix_ns: 10_000_000_000, end_unix_ns: 14_000_000_000, seconds: 4.0 }
+        );
+        assert_eq!((sum.totals.sent, sum.totals.received, sum.totals.packets_per_s), (4, 8, 2.0));
+        assert_eq!((sum.integrity.verified, sum.integrity.lost), (4, 1));
+        assert_eq!((sum.errors.count(), sum.errors.first.as_deref()), (1, Some("gone")));
+        assert_eq!((sum.config.conns, sum.config.threads, sum.config.packets), (20, 4, Some(2000)));
+        assert_eq!(sum.config.server, "127.0.0.1:14572, b:1");
+        assert_eq!(sum.host.name, format!("{}, elsewhere", one.host.name));
+        assert_eq!(sum.host.cores, one.host.cores + 5);
+        let client = Client { cpu_pct: 60.0, schedule_lag_p99_ns: Some(7), not_sent: 4, saturated: true };
+        assert_eq!(sum.client, client, "percent of the CPU by threads: (0 + 3 x 80) / 4");
+    }
+
+    #[test]
+    fn labels_are_joined_where_they_are_not_the_same() {
+        let labelled = |pairs: &[(&str, &str)]| {
+            let labels = pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+            Document { labels: labels.collect(), ..document() }
+        };
+        let parts = [
+            labelled(&[("build", "a1"), ("zone", "x")]),
+            labelled(&[("build", "a1"), ("zone", "y"), ("note", "second")]),
+        ];
+        assert_eq!(
+            sum(&parts).unwrap().labels,
+            labelled(&[("build", "a1"), ("note", "second"), ("zone", "x,y")]).labels
+        );
+    }
+
+    #[test]
+    fn one_that_measured_nothing_does_not_widen_the_window_and_a_gap_is_seen() {
+        let part = |start_s: u64, end_s: u64| {
+            let window = Window {
+                start_unix_ns: start_s * 1_000_000_000,
+                end_unix_ns: end_s * 1_000_000_000,
+                seconds: (end_s - start_s) as f64,
+            };
+            Document { window, ..document() }
+        };
+        let with_nothing = [part(10, 12), part(60, 60)];
+        assert_eq!(window(&with_nothing).seconds, 2.0);
+        assert!(overlap(&with_nothing) && overlap(&[part(10, 12), part(11, 13)]));
+        assert!(!overlap(&[part(10, 12), part(13, 14)]));
+    }
+
+    #[test]
+    fn the_verdict_is_the_worst_one() {
+        use crate::result::verdict::WORST_FIRST;
+
+        for (index, worse) in WORST_FIRST.iter().enumerate() {
+            for better in &WORST_FIRST[index..] {
+                let parts = [*better, *worse].map(|verdict| Document { verdict, ..document() });
+                let sum = sum(&parts).unwrap();
+                assert_eq!((sum.verdict, sum.exit_code), (*worse, worse.exit_code()));
+            }
+        }
+    }
+
+    #[test]
+    fn response_times_that_a_part_lacks_are_not_those_of_the_sum() {
+        let mut open = document();
+        open.latency_ns.response = Some(open.latency_ns.service.clone());
+        assert_eq!(sum(&[open, document()]).unwrap().latency_ns.response, None);
+    }
+
+    #[test]
+    fn only_what_was_loaded_alike_adds_up() {
+        let base = document().config;
+        assert_eq!(differs(&base, &Config { conns: 99, seed: 3, ..base.clone() }), None);
+        let cases = [
+            ("mode", Config { mode: Mode::Open, ..base.clone() }),
+            ("sizes", Config { sizes: "9".to_owned(), ..base.clone() }),
+            ("header", Config { header: "u16be".to_owned(), ..base.clone() }),
+            ("crc", Config { crc: true, ..base.clone() }),
+            ("tls", Config { tls: true, ..base.clone() }),
+            ("pipeline", Config { pipeline: Some(9), ..base.clone() }),
+        ];
+        for (option, config) in cases {
+            assert_eq!(differs(&base, &config), Some(option));
+        }
+    }
+
+    #[test]
+    fn numbers_at_the_end_of_their_range_are_no_reason_to_panic() {
+        let mut odd = document();
+        (odd.totals.received, odd.integrity.lost, odd.errors.io) = (u64::MAX, u64::MAX, u64::MAX);
+        (odd.window.start_unix_ns, odd.window.end_unix_ns) = (u64::MAX, 0);
+        (odd.config.conns, odd.config.packets, odd.config.threads) = (usize::MAX, Some(u64::MAX), 0);
+        odd.intervals = vec![Interval { max_ns: Some(u64::MAX), ..interval(1.0, u64::MAX) }];
+        let sum = sum(&[odd.clone(), odd]).unwrap();
+        assert_eq!((sum.totals.received, sum.window.seconds), (u64::MAX, 0.0));
+        assert!(crate::report::text::text(&sum).contains("verdict"));
+    }
+}

@@ -1,0 +1,277 @@
+//! What a run is to do: the options, checked against each other, and what follows from them for each part of the run.
+
+pub(crate) mod clock;
+
+pub(crate) mod schedule;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant, SystemTime};
+
+use pktconn::{Addr, Checksum, CodecConfig, HeaderFormat, TlsClientConfig};
+
+use crate::plan::clock::{Clock, whole_ns};
+use crate::plan::schedule::Schedule;
+use crate::traffic::arrivals::Arrival;
+use crate::traffic::sizes::Sizes;
+use crate::traffic::verify::Verify;
+
+/// Of `--rate`, packets a second: more than any machine sends.
+pub(crate) const MAX_RATE: f64 = 1e9;
+
+/// What is shown over time is shown to people, and what a worker does for it is not to be seen in the figures.
+const MIN_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Each takes some 100 bytes of memory, and of the result.
+pub(crate) const MAX_INTERVALS: u32 = 100_000;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    /// The servers to load; without one, a server of its own.
+    pub(crate) connect: Vec<Addr>,
+    pub(crate) tls: Option<Tls>,
+    pub(crate) conns: usize,
+    /// Connections that are made in a second; `None` for as many as can be.
+    pub(crate) connect_rate: Option<f64>,
+    pub(crate) pace: Pace,
+    /// Closed loop: packets outstanding on each connection.
+    pub(crate) pipeline: usize,
+    pub(crate) verify: Verify,
+    pub(crate) sizes: Sizes,
+    pub(crate) amount: Amount,
+    /// When to send the first packet; `None` for as soon as all connections are made.
+    pub(crate) start_at: Option<SystemTime>,
+    /// Over which time the load grows, before the warm-up.
+    pub(crate) ramp: Duration,
+    pub(crate) warmup: Duration,
+    /// From one line of what is shown over time to the next.
+    pub(crate) interval: Duration,
+    /// How long to wait for a connection, and for what is outstanding at the end.
+    pub(crate) timeout: Duration,
+    pub(crate) seed: u64,
+    pub(crate) header: HeaderFormat,
+    pub(crate) crc: bool,
+    pub(crate) max_payload_len: u32,
+    /// Whether a load that is busy with itself fails the run.
+    pub(crate) strict_client: bool,
+    /// Whether the run is shown over the whole terminal.
+    pub(crate) tui: bool,
+    pub(crate) labels: BTreeMap<String, String>,
+    /// Threads of the load, each with at least one connection.
+    pub(crate) threads: usize,
+    /// Threads of the server of its own.
+    pub(crate) server_threads: usize,
+}
+
+/// How to speak TLS.
+#[derive(Clone, Debug)]
+pub(crate) struct Tls {
+    pub(crate) config: TlsClientConfig,
+    /// Whom the certificate must be for, if not the host that is connected to.
+    pub(crate) server_name: Option<String>,
+}
+
+/// When to send the next packet.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Pace {
+    /// When one has come back.
+    Closed,
+    /// When it is due: so many a second over all connections, whatever has come back.
+    Open {
+        rate: f64,
+        arrival: Arrival,
+        /// On each connection; what is due beyond waits.
+        max_outstanding: usize,
+    },
+}
+
+/// How much to send after the warm-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Amount {
+    Time(Duration),
+    /// Over all connections.
+    Packets(u64),
+}
+
+impl Plan {
+    /// Refuses what cannot work. The error says what, and what to do.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let (len, max) = (self.sizes.law.max_len(), self.max_payload_len);
+        if len > max {
+            let enough = match len.is_power_of_two() && len >= 1 << 20 {
+                true => format!("{}MiB", len >> 20),
+                false => len.to_string(),
+            };
+            return Err(format!(
+                "--sizes of up to {len} bytes are above the limit of {max}; raise it with --max-payload {enough}"
+            ));
+        }
+        let sayable = self.header.max_payload_len();
+        if len as usize > sayable {
+            return Err(format!(
+                "--sizes of up to {len} bytes are more than --header {} can say, {sayable}",
+                self.header
+            ));
+        }
+        if self.amount == Amount::Time(Duration::ZERO) {
+            return Err("--duration 0s sends nothing; give it a time, such as 10s".to_owned());
+        }
+        if self.timeout.is_zero() {
+            return Err("--timeout 0s waits for no packet; give it a time, such as 10s".to_owned());
+        }
+        if self.interval < MIN_INTERVAL {
+            return Err(format!("--interval is at least {}ms", MIN_INTERVAL.as_millis()));
+        }
+        if let Amount::Time(duration) = self.amount {
+            let most = self.interval * MAX_INTERVALS;
+            if duration > most {
+                return Err(format!(
+                    "--duration has more than {MAX_INTERVALS} intervals; raise --interval to {}s",
+                    duration.as_secs().div_ceil(MAX_INTERVALS.into())
+                ));
+            }
+        }
+        if self.start_at.is_some_and(|start_at| start_at <= SystemTime::now()) {
+            return Err("--start-at has passed; give a time to come, in UTC".to_owned());
+        }
+        let servers = self.connect.len();
+        if self.conns < servers {
+            return Err(format!("--conns {} are fewer than the servers; raise it to {servers}", self.conns));
+        }
+        if let Some(tls) = &self.tls {
+            if self.has_own_server() {
+                return Err(
+                    "--tls is for a server that --connect names; that of its own speaks none".to_owned()
+                );
+            }
+            if tls.server_name.is_none() && self.connect.iter().any(|addr| addr.unix_path().is_some()) {
+                return Err("--tls over a Unix socket needs --tls-server-name".to_owned());
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn has_own_server(&self) -> bool {
+        self.connect.is_empty()
+    }
+
+    /// The format of the packets, on both sides.
+    pub(crate) fn codec(&self) -> CodecConfig {
+        let checksum = if self.crc { Checksum::Crc32 } else { Checksum::None };
+        CodecConfig::new()
+            .header(self.header)
+            .checksum(checksum)
+            .max_payload_len(self.max_payload_len as usize)
+    }
+
+    /// The connections of a worker, of `threads` in all: by turns, so that those that are due one after the other are not
+    /// those of one worker.
+    pub(crate) fn conns_of(&self, worker: usize) -> impl Iterator<Item = usize> + use<> {
+        (worker..self.conns).step_by(self.threads)
+    }
+
+    /// How many packets a connection sends after the warm-up, where their number is given: the same on each, and one
+    /// more on the first ones where they do not divide.
+    pub(crate) fn packets_of(&self, conn: usize) -> Option<u64> {
+        let Amount::Packets(packets) = self.amount else { return None };
+        let conns = self.conns as u64;
+        Some(packets / conns + u64::from((conn as u64) < packets % conns))
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self.pace, Pace::Open { .. })
+    }
+
+    /// Packets outstanding on a connection at most.
+    pub(crate) fn most_outstanding(&self) -> usize {
+        match self.pace {
+            Pace::Closed => self.pipeline,
+            Pace::Open { max_outstanding, .. } => max_outstanding,
+        }
+    }
+
+    pub(crate) fn schedule(&self, start: Instant) -> Schedule {
+        let measure_from_ns = whole_ns(self.ramp + self.warmup);
+        let stop_at_ns = match self.amount {
+            Amount::Time(duration) => Some(measure_from_ns + whole_ns(duration)),
+            Amount::Packets(_) => None,
+        };
+        Schedule {
+            clock: Clock::new(start),
+            measure_from_ns,
+            stop_at_ns,
+            interval_ns: whole_ns(self.interval),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A plan for tests to change.
+    pub(crate) fn plan() -> Plan {
+        Plan {
+            connect: Vec::new(),
+            tls: None,
+            conns: 10,
+            connect_rate: None,
+            pace: Pace::Closed,
+            pipeline: 1,
+            verify: Verify::Full,
+            sizes: "0-2048".parse().unwrap(),
+            amount: Amount::Packets(1000),
+            start_at: None,
+            ramp: Duration::ZERO,
+            warmup: Duration::ZERO,
+            interval: Duration::from_secs(1),
+            timeout: Duration::from_secs(10),
+            seed: 1,
+            header: HeaderFormat::U32Le,
+            crc: false,
+            max_payload_len: 32 * 1024 * 1024,
+            strict_client: false,
+            tui: false,
+            labels: BTreeMap::new(),
+            threads: 1,
+            server_threads: 1,
+        }
+    }
+
+    #[test]
+    fn every_connection_belongs_to_one_worker_and_every_worker_has_one() {
+        for (conns, threads) in [(1, 1), (10, 3), (7, 7), (1000, 64)] {
+            let plan = Plan { conns, threads, ..plan() };
+            let shares: Vec<Vec<_>> = (0..threads).map(|worker| plan.conns_of(worker).collect()).collect();
+            assert!(shares.iter().all(|share| !share.is_empty()), "{conns} on {threads}: {shares:?}");
+            let mut all: Vec<_> = shares.into_iter().flatten().collect();
+            all.sort_unstable();
+            assert!(all.into_iter().eq(0..conns), "{conns} on {threads}");
+        }
+    }
+
+    #[test]
+    fn the_shares_of_the_connections_add_up_to_the_packets() {
+        for (packets, conns) in [(1000, 10), (1003, 10), (3, 10), (1, 1)] {
+            let plan = Plan { amount: Amount::Packets(packets), conns, ..plan() };
+            let shares: Vec<_> = (0..conns).map(|conn| plan.packets_of(conn).unwrap()).collect();
+            assert_eq!(shares.iter().sum::<u64>(), packets);
+            assert!(shares.iter().max().unwrap() - shares.iter().min().unwrap() <= 1, "{shares:?}");
+        }
+        assert_eq!(Plan { amount: Amount::Time(Duration::from_secs(1)), ..plan() }.packets_of(0), None);
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_with_a_way_out() {
+        let sizes = |text: &str| text.parse().unwrap();
+        let cases = [
+            (Plan { sizes: sizes("0-64MiB"), ..plan() }, "--max-payload 64MiB"),
+            (Plan { sizes: sizes("9"), max_payload_len: 8, ..plan() }, "--max-payload 9"),
+            (Plan { amount: Amount::Time(Duration::ZERO), ..plan() }, "such as 10s"),
+        ];
+        for (plan, expected) in cases {
+            let problem = plan.check().unwrap_err();
+            assert!(problem.contains(expected), "{problem}");
+        }
+        assert_eq!(plan().check(), Ok(()));
+    }
+}

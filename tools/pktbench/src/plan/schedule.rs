@@ -1,0 +1,69 @@
+//! The plan on the clock: known once all connections are there.
+//!
+//! ```text
+//!   0 ---- ramp, warm-up ----> measure_from ---- interval 0 | interval 1 | ... ----> stop_at ---- answers ---->
+//! ```
+//!
+//! What still comes back after `stop_at` belongs to the last interval.
+
+use crate::plan::clock::Clock;
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Schedule {
+    pub(crate) clock: Clock,
+    /// Packets that are due from here on count.
+    pub(crate) measure_from_ns: u64,
+    /// Nothing is sent from here on; `None` where a number of packets ends the run.
+    pub(crate) stop_at_ns: Option<u64>,
+    pub(crate) interval_ns: u64,
+}
+
+impl Schedule {
+    /// The interval in which `now_ns` is. The first one has the warm-up too, of which nothing counts.
+    pub(crate) fn interval(&self, now_ns: u64) -> u64 {
+        let interval = now_ns.saturating_sub(self.measure_from_ns) / self.interval_ns;
+        interval.min(self.last_interval())
+    }
+
+    /// When that one ends; `None` where it lasts to the end of the run.
+    pub(crate) fn end_of_interval(&self, interval: u64) -> Option<u64> {
+        (interval < self.last_interval()).then(|| self.measure_from_ns + (interval + 1) * self.interval_ns)
+    }
+
+    fn last_interval(&self) -> u64 {
+        self.stop_at_ns.map_or(u64::MAX, |stop_at_ns| {
+            (stop_at_ns - self.measure_from_ns).saturating_sub(1) / self.interval_ns
+        })
+    }
+
+    pub(crate) fn is_stopped(&self, now_ns: u64) -> bool {
+        self.stop_at_ns.is_some_and(|stop_at_ns| now_ns >= stop_at_ns)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    fn schedule(stop_at_ns: Option<u64>) -> Schedule {
+        Schedule { clock: Clock::new(Instant::now()), measure_from_ns: 100, stop_at_ns, interval_ns: 10 }
+    }
+
+    #[test]
+    fn intervals_begin_after_the_warm_up_and_the_last_one_has_what_comes_late() {
+        let cases = [(0, 0), (100, 0), (109, 0), (110, 1), (124, 2), (125, 2), (999, 2)];
+        for (now_ns, interval) in cases {
+            assert_eq!(schedule(Some(125)).interval(now_ns), interval, "{now_ns}");
+        }
+        assert_eq!(schedule(Some(120)).interval(120), 1, "no interval of nothing at the end");
+        assert_eq!(schedule(None).interval(999), 89);
+    }
+
+    #[test]
+    fn the_last_interval_has_no_end_of_its_own() {
+        let ends = [0, 1, 2].map(|interval| schedule(Some(125)).end_of_interval(interval));
+        assert_eq!(ends, [Some(110), Some(120), None]);
+        assert_eq!(schedule(None).end_of_interval(89), Some(1000));
+    }
+}

@@ -1,0 +1,108 @@
+//! What is shown over time: the recordings of all workers, an interval after the other.
+//!
+//! ```text
+//!   worker 0 -- 0: ... --- 1: ... --- 2: ... ---->
+//!   worker 1 -- 0: ... ------- 1: ... ---------->        an interval is whole when all workers are past it
+//! ```
+
+use std::collections::BTreeMap;
+
+use crate::record::recording::Published;
+use crate::record::recording::Recording;
+
+/// Gathers what workers publish.
+pub(crate) struct Intervals {
+    is_open: bool,
+    /// The interval that each worker has come to.
+    reached: Vec<u64>,
+    pending: BTreeMap<u64, Recording>,
+    next: u64,
+}
+
+/// All that was recorded in an interval.
+pub(crate) struct Whole {
+    pub(crate) interval: u64,
+    pub(crate) recording: Recording,
+}
+
+impl Intervals {
+    pub(crate) fn new(workers: usize, is_open: bool) -> Self {
+        Self { is_open, reached: vec![0; workers], pending: BTreeMap::new(), next: 0 }
+    }
+
+    /// Takes what a worker has published.
+    pub(crate) fn add(&mut self, worker: usize, published: Published) {
+        let Published { interval, next, recording } = published;
+        self.reached[worker] = next;
+        match self.pending.get_mut(&interval) {
+            Some(pending) => pending.merge(&recording),
+            None => drop(self.pending.insert(interval, recording)),
+        }
+    }
+
+    /// Notes that all workers have ended, whatever they have published.
+    pub(crate) fn end(&mut self) {
+        self.reached.fill(u64::MAX);
+    }
+
+    /// Whether all workers have ended.
+    pub(crate) fn have_ended(&self) -> bool {
+        self.reached.iter().all(|reached| *reached == u64::MAX)
+    }
+
+    /// The next one that is whole. Where all workers have ended, that is the last one of which there is a recording.
+    pub(crate) fn next_whole(&mut self) -> Option<Whole> {
+        let passed = self.reached.iter().copied().min()?;
+        if self.next >= passed || (self.have_ended() && self.pending.is_empty()) {
+            return None;
+        }
+        let interval = self.next;
+        self.next += 1;
+        let recording = self.pending.remove(&interval).unwrap_or_else(|| Recording::new(self.is_open));
+        Some(Whole { interval, recording })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn publish(intervals: &mut Intervals, worker: usize, interval: u64, next: u64, packets: u64) {
+        let mut recording = Recording::new(false);
+        recording.record(1000, 1000, packets);
+        intervals.add(worker, Published { interval, next, recording });
+    }
+
+    fn whole(intervals: &mut Intervals) -> Vec<(u64, u64)> {
+        let next = || intervals.next_whole();
+        std::iter::from_fn(next).map(|whole| (whole.interval, whole.recording.service.len())).collect()
+    }
+
+    #[test]
+    fn an_interval_is_whole_when_the_slowest_worker_is_past_it() {
+        let mut intervals = Intervals::new(2, false);
+        publish(&mut intervals, 0, 0, 1, 5);
+        publish(&mut intervals, 0, 1, 2, 6);
+        assert_eq!(whole(&mut intervals), []);
+        publish(&mut intervals, 1, 0, 1, 7);
+        assert_eq!(whole(&mut intervals), [(0, 12)]);
+        publish(&mut intervals, 1, 1, 2, 8);
+        assert_eq!(whole(&mut intervals), [(1, 14)]);
+    }
+
+    #[test]
+    fn an_interval_in_which_nothing_came_back_is_there_too() {
+        let mut intervals = Intervals::new(1, false);
+        publish(&mut intervals, 0, 0, 3, 5);
+        assert_eq!(whole(&mut intervals), [(0, 5), (1, 0), (2, 0)]);
+    }
+
+    #[test]
+    fn after_the_last_recording_there_are_no_more() {
+        let mut intervals = Intervals::new(2, false);
+        publish(&mut intervals, 0, 0, u64::MAX, 1);
+        publish(&mut intervals, 1, 0, 2, 2);
+        publish(&mut intervals, 1, 2, u64::MAX, 4);
+        assert_eq!(whole(&mut intervals), [(0, 3), (1, 0), (2, 4)]);
+    }
+}

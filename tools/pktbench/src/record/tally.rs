@@ -1,0 +1,134 @@
+//! What a worker has counted, in constant memory, and the sum of all workers.
+
+use std::io;
+
+use pktconn::FrameError;
+
+use crate::record::failure::Failure;
+use crate::record::saturation::ClientTally;
+use crate::record::size_classes::SizeClasses;
+use crate::result::document::Errors;
+use crate::traffic::verify::Integrity;
+
+/// The counts of a worker over the whole run, merged at the end. What is shown over time is in recordings.
+#[derive(Clone, Debug)]
+pub(crate) struct Tally {
+    /// Packets that were sent, the warm-up included.
+    pub(crate) sent: u64,
+    /// Packets that have come back and answered one that was outstanding, verified or not.
+    pub(crate) answers: u64,
+    pub(crate) last_answer_ns: Option<u64>,
+    /// Of connections that have ended, the warm-up included.
+    pub(crate) integrity: Integrity,
+    pub(crate) errors: Errors,
+    pub(crate) client: ClientTally,
+    pub(crate) sizes: SizeClasses,
+}
+
+impl Tally {
+    pub(crate) fn new(is_open: bool) -> Self {
+        Self {
+            sent: 0,
+            answers: 0,
+            last_answer_ns: None,
+            integrity: Integrity::default(),
+            errors: Errors::default(),
+            client: ClientTally::new(is_open),
+            sizes: SizeClasses::default(),
+        }
+    }
+
+    /// Counts an answer that came at this time of the run.
+    pub(crate) fn answered(&mut self, now_ns: u64) {
+        self.answers += 1;
+        self.last_answer_ns = Some(now_ns);
+    }
+
+    /// Adds the counts of another worker.
+    pub(crate) fn merge(&mut self, other: Self) {
+        self.sent += other.sent;
+        self.answers += other.answers;
+        self.last_answer_ns = self.last_answer_ns.max(other.last_answer_ns);
+        self.integrity += other.integrity;
+        self.errors.merge(other.errors);
+        self.client.merge(&other.client);
+        self.sizes.merge(&other.sizes);
+    }
+}
+
+impl Errors {
+    /// Counts the failure of connection `conn`.
+    pub(crate) fn add(&mut self, conn: usize, failure: &Failure, unanswered: u64) {
+        *self.counter(failure) += 1;
+        self.first.get_or_insert_with(|| {
+            format!("connection {conn}: {failure} (packets unanswered: {unanswered})")
+        });
+    }
+
+    /// Counts a connection that is well, on which so many packets have not come back in time.
+    pub(crate) fn add_timeout(&mut self, conn: usize, lost: u64) {
+        self.timeout += 1;
+        self.first
+            .get_or_insert_with(|| format!("connection {conn}: packets not back within --timeout: {lost}"));
+    }
+
+    fn counter(&mut self, failure: &Failure) -> &mut u64 {
+        match failure {
+            Failure::Closed => &mut self.eof,
+            Failure::Frame(FrameError::Truncated { .. }) => &mut self.truncated,
+            Failure::Frame(FrameError::ChecksumMismatch { .. }) => &mut self.checksum,
+            Failure::Frame(_) => &mut self.protocol,
+            Failure::Io(error) if is_reset(error) => &mut self.reset,
+            Failure::Io(_) => &mut self.io,
+        }
+    }
+
+    /// Of documents that others wrote, too.
+    pub(crate) fn merge(&mut self, other: Self) {
+        let Self { connect, reset, timeout, eof, truncated, checksum, protocol, io, first } = other;
+        self.connect = self.connect.saturating_add(connect);
+        self.reset = self.reset.saturating_add(reset);
+        self.timeout = self.timeout.saturating_add(timeout);
+        self.eof = self.eof.saturating_add(eof);
+        self.truncated = self.truncated.saturating_add(truncated);
+        self.checksum = self.checksum.saturating_add(checksum);
+        self.protocol = self.protocol.saturating_add(protocol);
+        self.io = self.io.saturating_add(io);
+        self.first = self.first.take().or(first);
+    }
+}
+
+/// As a write says it, too.
+fn is_reset(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::histogram::{MAX_LATENCY, new_histogram};
+
+    #[test]
+    fn merging_adds_up_and_keeps_the_first_failure_and_the_last_answer() {
+        let (mut sum, mut other) = (Tally::new(false), Tally::new(false));
+        sum.answered(2000);
+        sum.errors.add(3, &Failure::Closed, 2);
+        other.answered(1000);
+        other.answered(1000);
+        other.errors.add(9, &Failure::Closed, 1);
+        sum.merge(other);
+        assert_eq!((sum.answers, sum.last_answer_ns), (3, Some(2000)));
+        assert_eq!((sum.errors.count(), sum.errors.eof), (2, 2));
+        let first = "connection 3: the peer closed the connection (packets unanswered: 2)";
+        assert_eq!(sum.errors.first.as_deref(), Some(first));
+    }
+
+    #[test]
+    fn a_latency_beyond_the_bounds_counts_as_the_longest() {
+        let mut histogram = new_histogram();
+        histogram.saturating_record(5 * MAX_LATENCY.as_nanos() as u64);
+        histogram.saturating_record(0);
+        assert_eq!(histogram.len(), 2);
+        assert!(histogram.max() >= MAX_LATENCY.as_nanos() as u64);
+    }
+}

@@ -1,0 +1,149 @@
+//! The comparison as a table for people, in 80 columns.
+
+use std::fmt::Write;
+use std::process::ExitCode;
+
+use crate::report::sink::Sink;
+use crate::result::comparison::{Comparison, Difference, Figure, Finding};
+use crate::result::json;
+use crate::result::units;
+use crate::result::verdict::Verdict;
+
+/// Beyond it a number says no more than that it is large.
+const MAX_PCT: f64 = 9999.0;
+
+pub(crate) fn print(comparison: &Comparison, as_json: bool) -> anyhow::Result<ExitCode> {
+    let text = if as_json { json::text(comparison) } else { text(comparison) };
+    Sink::stdout().all(&text)?;
+    Ok(ExitCode::from(comparison.verdict.exit_code()))
+}
+
+pub(crate) fn text(comparison: &Comparison) -> String {
+    let confidence = format!("{} % interval", comparison.confidence_pct);
+    let mut text = format!("{:6}{:>12}{:>12}{:>10}{confidence:>20}\n", "figure", "base", "new", "by");
+    for figure in &comparison.figures {
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "{}", row(figure));
+    }
+    text + &verdict(comparison)
+}
+
+fn row(row: &Difference) -> String {
+    let [name, base, new, by, interval, finding] = cells(row);
+    format!("{name:6}{base:>12}{new:>12}{by:>10}{interval:>20}  {finding}")
+}
+
+/// The figure, base, new, the difference, its interval, and the finding.
+pub(crate) fn cells(row: &Difference) -> [String; 6] {
+    let value = |value: Option<f64>| match (value, row.figure) {
+        (None, _) => "-".to_owned(),
+        (Some(rate), Figure::Rate) => format!("{}/s", units::rate(rate)),
+        (Some(ns), _) => units::time(ns),
+    };
+    let by = row.difference_pct.map_or("-".to_owned(), |by| format!("{} %", percent(by)));
+    let interval = match (row.low_pct, row.high_pct) {
+        (Some(low), Some(high)) => format!("{} to {} %", percent(low), percent(high)),
+        _ => "-".to_owned(),
+    };
+    [
+        row.figure.name().to_owned(),
+        value(row.base),
+        value(row.new),
+        by,
+        interval,
+        told(row.finding).to_owned(),
+    ]
+}
+
+/// With its sign, and never longer than seven characters.
+fn percent(percent: f64) -> String {
+    match percent {
+        percent if percent.abs() < 1000.0 => format!("{percent:+.1}"),
+        percent => format!("{:+.0}", percent.clamp(-MAX_PCT, MAX_PCT)),
+    }
+}
+
+fn told(finding: Finding) -> &'static str {
+    match finding {
+        Finding::NoDifference => "no difference",
+        Finding::Faster => "faster",
+        Finding::Allowed => "slower, allowed",
+        Finding::Slower => "slower, not judged",
+        Finding::Regression => "REGRESSION",
+        Finding::TooFewIntervals => "too few to tell",
+    }
+}
+
+fn verdict(comparison: &Comparison) -> String {
+    let worst = |finding| {
+        let figures = comparison.figures.iter().filter(|figure| figure.finding == finding);
+        let limits = figures.filter_map(|figure| Some((figure.figure.name(), figure.limit_pct?)));
+        limits.map(|(name, limit)| format!("{name}:{limit}%")).collect::<Vec<_>>().join(",")
+    };
+    match comparison.verdict {
+        Verdict::Regression => format!("regression: worse than is allowed ({})", worst(Finding::Regression)),
+        Verdict::Undecided => "undecided: too few intervals; measure for a longer time".to_owned(),
+        _ => "no regression".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn difference(figure: Figure, values: (f64, f64), by: [f64; 3], finding: Finding) -> Difference {
+        Difference {
+            figure,
+            base: Some(values.0),
+            new: Some(values.1),
+            difference_pct: Some(by[0]),
+            low_pct: Some(by[1]),
+            high_pct: Some(by[2]),
+            limit_pct: Some(5.0),
+            finding,
+        }
+    }
+
+    fn comparison(figures: Vec<Difference>, verdict: Verdict) -> Comparison {
+        Comparison {
+            base: "base.json".to_owned(),
+            confidence_pct: 99.0,
+            figures,
+            differs: Vec::new(),
+            verdict,
+        }
+    }
+
+    #[test]
+    fn a_figure_is_a_row_with_its_word_at_the_end() {
+        let rate =
+            difference(Figure::Rate, (166_629.4, 149_966.0), [-10.0, -12.2, -7.75], Finding::Regression);
+        let p50 = difference(Figure::P50, (393e3, 397e3), [1.04, -2.1, 4.2], Finding::NoDifference);
+        let few = Difference {
+            difference_pct: None,
+            low_pct: None,
+            high_pct: None,
+            new: None,
+            ..difference(Figure::P99, (2.5e6, 0.0), [0.0; 3], Finding::TooFewIntervals)
+        };
+        let expected = "\
+figure        base         new        by       99 % interval
+rate     166,629/s   149,966/s   -10.0 %     -12.2 to -7.8 %  REGRESSION
+p50         393 µs      397 µs    +1.0 %      -2.1 to +4.2 %  no difference
+p99        2.50 ms           -         -                   -  too few to tell
+regression: worse than is allowed (rate:5%)";
+        assert_eq!(text(&comparison(vec![rate, p50, few], Verdict::Regression)), expected);
+    }
+
+    #[test]
+    fn the_largest_numbers_stay_within_80_columns() {
+        let large = [f64::MAX, -1e9, 1e300];
+        let figures = vec![
+            difference(Figure::Rate, (99_999_999.0, 99_999_999.0), large, Finding::Allowed),
+            difference(Figure::P999, (3.6e12, 3.6e12), large, Finding::TooFewIntervals),
+        ];
+        let text = text(&comparison(figures, Verdict::Undecided));
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        assert!(text.contains("+9999 %"), "{text}");
+    }
+}

@@ -1,0 +1,178 @@
+//! The charts of a result. What there is nothing of has no chart.
+
+use hdrhistogram::Histogram;
+
+use super::canvas::Point;
+use super::chart::{Axis, Chart, Series, Shape, draw};
+use super::ink::Ink;
+use super::scale::{self, Scale};
+use super::timeline::{Moment, moments, together};
+use crate::result::document::{Document, Interval, SizeClass};
+use crate::result::latency::Latency;
+
+/// Enough that a curve has no corners, over each tenth of the samples that the one before leaves.
+const POINTS_A_NINE: u32 = 30;
+
+pub(super) fn charts(document: &Document) -> Vec<Chart> {
+    let moments = moments(&document.intervals);
+    let kind = document.latency_ns.name_of_users();
+    let charts = [
+        spectrum(document),
+        throughput(&moments),
+        over_time(&moments, &document.intervals, kind),
+        by_size(&document.sizes),
+    ];
+    charts.into_iter().flatten().collect()
+}
+
+fn spectrum(document: &Document) -> Option<Chart> {
+    let service = curve("service", Ink::Blue, &document.latency_ns.service);
+    let response = document.latency_ns.response.as_ref();
+    let response = response.and_then(|latency| curve("response", Ink::Orange, latency));
+    let series: Vec<Series> = [response, service].into_iter().flatten().collect();
+    let samples = points(&series).map(|(tail, _)| tail).reduce(f64::max)?;
+    let x = Axis { scale: Scale::percentiles(samples), name: "percentile of packets" };
+    let y = times(&series);
+    Some(Chart {
+        id: "spectrum",
+        title: "Latency by percentile",
+        note: match series.len() {
+            1 => "Each mark to the right leaves a tenth of the packets before it.".to_owned(),
+            _ => "Response is from when a packet was due, service from when it was sent.".to_owned(),
+        },
+        content: draw(&x, &y, &series),
+    })
+}
+
+/// `None` without a sample, or where the document holds no histogram that can be read.
+fn curve(name: &'static str, ink: Ink, latency: &Latency) -> Option<Series> {
+    let histogram = latency.histogram().ok().filter(|histogram| !histogram.is_empty())?;
+    let samples = histogram.len();
+    let points = tails(samples).map(|tail| Some((tail, at_tail(&histogram, tail))));
+    // Of all samples the slowest has the last place.
+    let slowest = Some((samples as f64, histogram.max() as f64));
+    Some(Series { name, ink, shape: Shape::Line, points: points.chain([slowest]).collect() })
+}
+
+/// `1 / (1 - quantile)` from 1 to about the number of samples, in equal steps of its logarithm.
+fn tails(samples: u64) -> impl Iterator<Item = f64> {
+    let steps = ((samples as f64).log10() * f64::from(POINTS_A_NINE)) as u32;
+    (0..=steps).map(|step| 10_f64.powf(f64::from(step) / f64::from(POINTS_A_NINE)))
+}
+
+fn at_tail(histogram: &Histogram<u64>, tail: f64) -> f64 {
+    histogram.value_at_quantile(1.0 - 1.0 / tail) as f64
+}
+
+fn throughput(moments: &[Moment]) -> Option<Chart> {
+    let last = moments.last().filter(|_| moments.len() > 1)?;
+    let points: Vec<_> = moments.iter().map(|moment| Some((moment.middle_s, moment.packets_per_s))).collect();
+    let max = moments.iter().map(|moment| moment.packets_per_s).fold(0.0, f64::max);
+    let y = Axis { scale: Scale::linear(max, scale::count), name: "packets/s" };
+    let series = [Series { name: "throughput", ink: Ink::Teal, shape: Shape::Filled, points }];
+    Some(Chart {
+        id: "throughput",
+        title: "Throughput over time",
+        note: "Packets that came back, in each interval.".to_owned(),
+        content: draw(&seconds(last), &y, &series),
+    })
+}
+
+fn over_time(moments: &[Moment], intervals: &[Interval], kind: &str) -> Option<Chart> {
+    let last = moments.last().filter(|_| moments.len() > 1)?;
+    let line = |name, ink, figure: fn(&Moment) -> Option<u64>| Series {
+        name,
+        ink,
+        shape: Shape::Line,
+        points: moments.iter().map(|at| figure(at).map(|ns| (at.middle_s, ns as f64))).collect(),
+    };
+    let series = [
+        line("p99.9", Ink::Magenta, |moment| moment.p999_ns),
+        line("p99", Ink::Violet, |moment| moment.p99_ns),
+        line("p50", Ink::Green, |moment| moment.p50_ns),
+    ];
+    points(&series).next()?;
+    let note = match together(intervals) {
+        1 => format!("Of {kind}, in each interval."),
+        thinned => format!("Of {kind}; each point is the worst of {thinned} intervals."),
+    };
+    Some(Chart {
+        id: "latency",
+        title: "Latency over time",
+        note,
+        content: draw(&seconds(last), &times(&series), &series),
+    })
+}
+
+fn by_size(classes: &[SizeClass]) -> Option<Chart> {
+    let line = |name, ink, figure: fn(&SizeClass) -> Option<u64>| {
+        let places = classes.iter().enumerate();
+        let points = places.map(|(place, class)| figure(class).map(|ns| (place as f64, ns as f64)));
+        Series { name, ink, shape: Shape::Dotted, points: points.collect() }
+    };
+    let series =
+        [line("p99", Ink::Violet, |class| class.p99_ns), line("p50", Ink::Green, |class| class.p50_ns)];
+    points(&series).next()?;
+    let names = classes.iter().map(|class| range(class.from_bytes, class.to_bytes)).collect();
+    let x = Axis { scale: Scale::places(names), name: "payload in bytes, 1K is 1024" };
+    Some(Chart {
+        id: "sizes",
+        title: "Latency by size",
+        note: "Of service, by the length of the payload.".to_owned(),
+        content: draw(&x, &times(&series), &series),
+    })
+}
+
+/// `0`, `64–127`, `1K–2K`: short, as they stand beside each other.
+pub(super) fn range(from: u32, to: u32) -> String {
+    // A class ends with the byte before a round number.
+    let (from, end) = (u64::from(from), u64::from(to) + 1);
+    let unit = [(1 << 20, "M"), (1 << 10, "K")];
+    let unit = unit.into_iter().find(|(unit, _)| from >= *unit && from % unit == 0 && end % unit == 0);
+    match unit {
+        _ if end <= from + 1 => from.to_string(),
+        Some((unit, name)) => format!("{}{name}–{}{name}", from / unit, end / unit),
+        None => format!("{from}–{to}"),
+    }
+}
+
+fn seconds(last: &Moment) -> Axis {
+    Axis { scale: Scale::up_to(last.end_s, scale::count), name: "time since the start, s" }
+}
+
+fn times(series: &[Series]) -> Axis {
+    let values: Vec<f64> = points(series).map(|(_, ns)| ns).collect();
+    Axis { scale: Scale::fitting(values.iter().copied(), scale::time), name: "latency" }
+}
+
+fn points(series: &[Series]) -> impl Iterator<Item = Point> {
+    series.iter().flat_map(|series| series.points.iter().copied().flatten())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_curve_ends_at_the_slowest_sample() {
+        let mut histogram = crate::record::histogram::new_histogram();
+        histogram.record_n(1_000, 999).unwrap();
+        histogram.record(50_000).unwrap();
+        let curve = curve("service", Ink::Blue, &Latency::of(&histogram)).unwrap();
+        let (tail, slowest) = curve.points.last().unwrap().unwrap();
+        assert_eq!(tail, 1000.0);
+        assert!((49_900.0..=50_100.0).contains(&slowest), "{slowest}");
+        assert_eq!(curve.points[0], Some((1.0, 1_000.0)));
+    }
+
+    #[test]
+    fn sizes_are_short_enough_to_stand_beside_each_other() {
+        assert_eq!(range(0, 0), "0");
+        assert_eq!(range(64, 127), "64–127");
+        assert_eq!(range(65_536, 131_071), "64K–128K");
+        assert_eq!(range(1024, 2047), "1K–2K");
+        assert_eq!(range(1000, 2000), "1000–2000");
+        assert_eq!(range(1 << 31, u32::MAX), "2048M–4096M");
+        assert_eq!((range(2048, 2048), range(9, 2)), ("2048".to_owned(), "9".to_owned()));
+    }
+}

@@ -1,0 +1,90 @@
+//! The fields of a part of the document as names and values for people. The unit of a value is the end of the field's name
+//! there, so that a field that is added to the document is in the page without more.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::result::units;
+
+/// Without those that say nothing.
+pub(super) fn fields(part: &impl Serialize) -> Vec<(String, String)> {
+    // What the document is made of can be written, and all its parts have names.
+    let Ok(Value::Object(fields)) = serde_json::to_value(part) else { return Vec::new() };
+    fields.iter().filter(|(_, value)| !value.is_null()).map(|(name, value)| field(name, value)).collect()
+}
+
+fn field(name: &str, value: &Value) -> (String, String) {
+    let (stem, said) = match value {
+        Value::Bool(true) => (name, "yes".to_owned()),
+        Value::Bool(false) => (name, "no".to_owned()),
+        Value::String(text) => (name, text.clone()),
+        Value::Number(number) => with_unit(name, number.as_f64().unwrap_or_default(), number.as_u64()),
+        _ => (name, value.to_string()),
+    };
+    (stem.replace('_', " "), said)
+}
+
+fn with_unit(name: &str, number: f64, whole: Option<u64>) -> (&str, String) {
+    let plain = || match whole {
+        Some(whole) => units::count(whole),
+        None if number.fract() == 0.0 => units::rate(number),
+        None => format!("{number:.2}"),
+    };
+    if let Some(stem) = name.strip_suffix("_per_s") {
+        (stem, format!("{}/s", units::rate(number)))
+    } else if let Some(stem) = name.strip_suffix("_unix_ns") {
+        let time = UNIX_EPOCH + Duration::from_nanos(whole.unwrap_or_default());
+        (stem, humantime::format_rfc3339_millis(time).to_string())
+    } else if let Some(stem) = name.strip_suffix("_ns") {
+        (stem, units::time(number))
+    } else if let Some(stem) = name.strip_suffix("_s") {
+        let zero = (number == 0.0).then(|| "0 s".to_owned());
+        (stem, zero.unwrap_or_else(|| units::time(number * 1e9)))
+    } else if let Some(stem) = name.strip_suffix("_bytes") {
+        (stem, format!("{} B", plain()))
+    } else if let Some(stem) = name.strip_suffix("_pct") {
+        (stem, format!("{number:.0} %"))
+    } else if name == "seed" {
+        // It is to be typed again.
+        (name, number_as_typed(number, whole))
+    } else {
+        (name, plain())
+    }
+}
+
+fn number_as_typed(number: f64, whole: Option<u64>) -> String {
+    whole.map_or_else(|| number.to_string(), |whole| whole.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn values_have_the_unit_that_their_name_ends_with() {
+        let part = json!({
+            "a_max_bytes": 33_554_432, "b_tls": false, "c_s": 0.5, "d_lag_p99_ns": 12_300, "e_pct": 81.6,
+            "f_per_s": 5000.0, "g": null, "h": "<0>", "i": 1234, "j_s": 0.0, "k_start_unix_ns": 1_000_000_000, "rate": 20_000.0, "seed": 1234, "z": [1, 2],
+        });
+        let said: Vec<_> = fields(&part).into_iter().map(|(name, said)| format!("{name}: {said}")).collect();
+        let expected = [
+            "a max: 33,554,432 B",
+            "b tls: no",
+            "c: 500 ms",
+            "d lag p99: 12.3 µs",
+            "e: 82 %",
+            "f: 5,000/s",
+            "h: <0>",
+            "i: 1,234",
+            "j: 0 s",
+            "k start: 1970-01-01T00:00:01.000Z",
+            "rate: 20,000",
+            "seed: 1234",
+            "z: [1,2]",
+        ];
+        assert_eq!(said, expected);
+    }
+}

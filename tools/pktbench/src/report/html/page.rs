@@ -1,0 +1,232 @@
+//! The page from the top to the foot: verdict, key figures, charts, tables.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use super::chart::{Chart, view_box};
+use super::charts::{charts, range};
+use super::fields::fields;
+use super::ink::as_variables;
+use super::markup::{escape, list, section, table};
+use crate::judge::threshold;
+use crate::report::comparison;
+use crate::report::text;
+use crate::result::comparison::Comparison;
+use crate::result::document::{Document, Mode, Search, SizeClass, Threshold};
+use crate::result::latency::Latency;
+use crate::result::units;
+use crate::result::verdict::Verdict;
+
+/// Colours, sizes and places. It names nothing outside the page.
+const STYLE: &str = include_str!("style.css");
+
+/// One page that needs nothing else, and no network.
+pub(crate) fn page(document: &Document) -> String {
+    let title = format!("pktbench: {}", document.config.server);
+    let parts =
+        [header(document), tiles(document), figures(&charts(document)), tables(document), footer(document)];
+    format!(
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n\
+         <meta name=\"color-scheme\" content=\"light dark\"/>\n<title>{}</title>\n<style>\n{STYLE}</style>\n\
+         </head>\n<body>\n<main>\n{}</main>\n</body>\n</html>\n",
+        escape(&title),
+        parts.concat()
+    )
+}
+
+fn header(document: &Document) -> String {
+    let verdict = text::verdict(document);
+    let (word, why) = verdict.split_once(": ").unwrap_or((&verdict, ""));
+    let mood = match document.verdict {
+        Verdict::Pass => "good",
+        Verdict::Interrupted | Verdict::ClientSaturated => "fair",
+        _ => "bad",
+    };
+    let mode = text::mode(&document.config);
+    let (mode, meaning) = mode.split_once(": ").unwrap_or((&mode, ""));
+    let caution = if document.config.mode == Mode::Closed { " caution" } else { "" };
+    format!(
+        "<header>\n<p class=\"above\">pktbench, {}</p>\n<h1>{}</h1>\n\
+         <p class=\"verdict\"><strong class=\"badge {mood}\">{}</strong> {}</p>\n\
+         <p class=\"mode{caution}\"><strong>{}</strong> {}</p>\n</header>\n",
+        escape(&started(document)),
+        escape(&document.config.server),
+        escape(word),
+        escape(why),
+        escape(mode),
+        escape(meaning),
+    )
+}
+
+fn started(document: &Document) -> String {
+    let since = UNIX_EPOCH + Duration::from_nanos(document.window.start_unix_ns);
+    humantime::format_rfc3339_seconds(since).to_string()
+}
+
+fn tiles(document: &Document) -> String {
+    let Document { totals, window, latency_ns, errors, integrity, .. } = document;
+    let latency = latency_ns.of_users();
+    let kind = latency_ns.name_of_users();
+    let received_per_s = window.per_second(totals.bytes_received);
+    let (failed, damaged) = (errors.count(), integrity.damaged());
+    let rate = units::rate(totals.packets_per_s);
+    let tiles = [
+        tile("packets/s", &rate, &format!("{} payload", units::bytes_per_s(received_per_s)), ""),
+        tile("p50", &percentile(latency, 50.0), kind, ""),
+        tile("p99", &percentile(latency, 99.0), kind, ""),
+        tile("p99.9", &percentile(latency, 99.9), kind, ""),
+        tile("max", &figure(latency.max.map(|ns| ns as f64)), kind, ""),
+        tile(
+            "errors",
+            &units::count(failed),
+            &format!("{} damaged packets", units::count(damaged)),
+            if failed > 0 || damaged > 0 { " alarm" } else { "" },
+        ),
+    ];
+    format!("<section class=\"tiles\" aria-label=\"key figures\">\n{}</section>\n", tiles.concat())
+}
+
+fn tile(name: &str, value: &str, below: &str, class: &str) -> String {
+    let (name, value, below) = (escape(name), escape(value), escape(below));
+    format!(
+        "<div class=\"tile{class}\"><span class=\"name\">{name}</span> <strong>{value}</strong> \
+         <span class=\"below\">{below}</span></div>\n"
+    )
+}
+
+fn percentile(latency: &Latency, percent: f64) -> String {
+    figure(latency.listed(percent).map(|ns| ns as f64))
+}
+
+fn figure(ns: Option<f64>) -> String {
+    ns.map_or_else(|| "-".to_owned(), units::time)
+}
+
+fn figures(charts: &[Chart]) -> String {
+    if charts.is_empty() {
+        return String::new();
+    }
+    let figures: String = charts.iter().map(chart).collect();
+    format!("<section class=\"charts\" aria-label=\"charts\">\n{figures}</section>\n")
+}
+
+fn chart(chart: &Chart) -> String {
+    let Chart { id, title, note, content } = chart;
+    let (title, note, view_box) = (escape(title), escape(note), view_box());
+    format!(
+        "<figure class=\"card\" id=\"{id}\">\n<figcaption><h2>{title}</h2><p>{note}</p></figcaption>\n\
+         <svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"{view_box}\" role=\"img\" \
+         aria-labelledby=\"{id}-title\">\n<title id=\"{id}-title\">{title}. {note}</title>\n{}\n</svg>\n</figure>\n",
+        as_variables(content)
+    )
+}
+
+fn tables(document: &Document) -> String {
+    let Document { totals, window, thresholds, sizes, integrity, errors, client, config, .. } = document;
+    let mut parts = Vec::new();
+    if let Some(search) = &document.search {
+        parts.push(section(
+            "search",
+            &format!("The highest rate at which {}", search.condition),
+            &steps(search),
+        ));
+    }
+    if !thresholds.is_empty() {
+        parts.push(section("thresholds", "Thresholds", &conditions(thresholds)));
+    }
+    if let Some(comparison) = &document.baseline {
+        parts.push(section("baseline", &format!("Against {}", comparison.base), &differences(comparison)));
+    }
+    parts.push(section("totals", "Packets and bytes", &list(&fields(totals))));
+    parts.push(section("percentiles", "Latency", &latencies(document)));
+    if !sizes.is_empty() {
+        parts.push(section("by-size", "Latency by size", &classes(sizes)));
+    }
+    parts.push(section("integrity", "Integrity, in packets", &list(&fields(integrity))));
+    parts.push(section("errors", "Errors, in connections", &list(&fields(errors))));
+    parts.push(section("client", "This program itself", &list(&fields(client))));
+    parts.push(section("window", "Window", &list(&fields(window))));
+    parts.push(section("config", "Configuration", &list(&fields(config))));
+    format!("<div class=\"tables\">\n{}</div>\n", parts.concat())
+}
+
+fn conditions(thresholds: &[Threshold]) -> String {
+    let rows = thresholds.iter().map(|threshold| {
+        let holds = if threshold.ok { "✓ holds" } else { "✗ does not hold" };
+        vec![threshold.expr.clone(), threshold::measured(threshold), holds.to_owned()]
+    });
+    table(&["condition", "measured", ""], &rows.collect::<Vec<_>>())
+}
+
+fn steps(search: &Search) -> String {
+    let time = |ns: Option<u64>| figure(ns.map(|ns| ns as f64));
+    let rows = search.steps.iter().map(|step| {
+        let holds = step.problem.as_ref().map_or("✓ holds".to_owned(), |problem| format!("✗ {problem}"));
+        vec![
+            units::rate(step.rate),
+            units::rate(step.packets_per_s),
+            time(step.p50_ns),
+            time(step.p99_ns),
+            holds,
+        ]
+    });
+    table(&["packets/s", "received/s", "p50", "p99", ""], &rows.collect::<Vec<_>>())
+}
+
+fn differences(comparison: &Comparison) -> String {
+    let rows = comparison.figures.iter().map(|figure| {
+        let cells = comparison::cells(figure);
+        cells.to_vec()
+    });
+    table(&["", "base", "new", "difference", "99 % interval", ""], &rows.collect::<Vec<_>>())
+}
+
+fn latencies(document: &Document) -> String {
+    let columns = [
+        ("service", Some(&document.latency_ns.service)),
+        ("response", document.latency_ns.response.as_ref()),
+    ];
+    let columns: Vec<_> = columns.into_iter().filter_map(|(name, latency)| Some((name, latency?))).collect();
+    let row = |name: String, of: &dyn Fn(&Latency) -> String| {
+        [name].into_iter().chain(columns.iter().map(|(_, latency)| of(latency))).collect()
+    };
+    let mut rows: Vec<Vec<String>> = vec![
+        row("packets".to_owned(), &|latency| units::count(latency.count)),
+        row("min".to_owned(), &|latency| figure(latency.min.map(|ns| ns as f64))),
+        row("mean".to_owned(), &|latency| figure(latency.mean)),
+        row("standard deviation".to_owned(), &|latency| figure(latency.stddev)),
+    ];
+    for (percent, _) in &document.latency_ns.service.percentiles {
+        rows.push(row(format!("p{percent}"), &|latency| percentile(latency, *percent)));
+    }
+    rows.push(row("max".to_owned(), &|latency| figure(latency.max.map(|ns| ns as f64))));
+    let names: Vec<_> = [""].into_iter().chain(columns.iter().map(|(name, _)| *name)).collect();
+    table(&names, &rows)
+}
+
+fn classes(sizes: &[SizeClass]) -> String {
+    let rows = sizes.iter().map(|class| {
+        let time = |ns: Option<u64>| figure(ns.map(|ns| ns as f64));
+        let size = range(class.from_bytes, class.to_bytes);
+        vec![size, units::count(class.count), time(class.p50_ns), time(class.p99_ns)]
+    });
+    table(&["payload in bytes", "packets", "p50", "p99"], &rows.collect::<Vec<_>>())
+}
+
+fn footer(document: &Document) -> String {
+    let Document { tool, host, labels, .. } = document;
+    let labels = labels.iter().map(|(name, value)| {
+        let (name, value) = (escape(name), escape(value));
+        format!("<span class=\"label\">{name} = {value}</span> ")
+    });
+    let made = format!(
+        "{} {} on {}, {} {}, {}",
+        tool.name,
+        tool.version,
+        host.name,
+        host.os,
+        host.arch,
+        text::plural(host.cores, "core"),
+    );
+    format!("<footer>\n<p>{}</p>\n<p>{}</p>\n</footer>\n", labels.collect::<String>(), escape(&made))
+}

@@ -1,0 +1,48 @@
+//! The charts of a result as one picture, for a manual or a ticket: two beside each other, on a light ground.
+
+use super::chart::{Chart, HEIGHT, WIDTH, view_box};
+use super::charts::charts;
+use super::markup::escape;
+use crate::result::document::Document;
+
+const MARGIN: f64 = 16.0;
+
+/// Of the words above a chart.
+const TITLE: f64 = 40.0;
+
+/// `None` where there is nothing to draw.
+pub(super) fn picture(document: &Document) -> Option<String> {
+    let charts = charts(document);
+    let columns = charts.len().min(2);
+    let rows = charts.len().div_ceil(2);
+    let width = MARGIN + columns as f64 * (WIDTH + MARGIN);
+    let height = MARGIN + rows as f64 * (TITLE + HEIGHT + MARGIN);
+    let placed = charts.iter().enumerate().map(|(index, chart)| {
+        let (column, row) = (index % 2, index / 2);
+        let x = MARGIN + column as f64 * (WIDTH + MARGIN);
+        placed(chart, x, MARGIN + row as f64 * (TITLE + HEIGHT + MARGIN))
+    });
+    (columns > 0).then(|| {
+        format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" \
+             viewBox=\"0 0 {width} {height}\" font-family=\"sans-serif\">\n\
+             <title>Charts of a run of pktbench</title>\n\
+             <rect width=\"{width}\" height=\"{height}\" fill=\"#FFFFFF\"/>\n{}</svg>\n",
+            placed.collect::<String>()
+        )
+    })
+}
+
+fn placed(chart: &Chart, x: f64, y: f64) -> String {
+    let Chart { id: _, title, note, content } = chart;
+    let (title_y, note_y, chart_y) = (y + 14.0, y + 32.0, y + TITLE);
+    format!(
+        "<text x=\"{x}\" y=\"{title_y}\" font-size=\"15\" font-weight=\"bold\" fill=\"#1F2328\">{}</text>\n\
+         <text x=\"{x}\" y=\"{note_y}\" font-size=\"12\" fill=\"#5B6470\">{}</text>\n\
+         <svg x=\"{x}\" y=\"{chart_y}\" width=\"{WIDTH}\" height=\"{HEIGHT}\" viewBox=\"{}\" \
+         overflow=\"visible\">\n{content}\n</svg>\n",
+        escape(title),
+        escape(note),
+        view_box()
+    )
+}

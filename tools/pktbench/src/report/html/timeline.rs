@@ -1,0 +1,83 @@
+//! The intervals of a run as points of a line, no more of them than can be told apart.
+
+use crate::result::document::Interval;
+
+/// About one for each dot of a screen that the chart has.
+const MOST_MOMENTS: usize = 400;
+
+/// One interval, or the worst of several.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Moment {
+    pub(super) middle_s: f64,
+    pub(super) end_s: f64,
+    pub(super) packets_per_s: f64,
+    pub(super) p50_ns: Option<u64>,
+    pub(super) p99_ns: Option<u64>,
+    pub(super) p999_ns: Option<u64>,
+}
+
+/// Of how many intervals a moment is.
+pub(super) fn together(intervals: &[Interval]) -> usize {
+    intervals.len().div_ceil(MOST_MOMENTS).max(1)
+}
+
+pub(super) fn moments(intervals: &[Interval]) -> Vec<Moment> {
+    let mut from_s = 0.0;
+    let mut moments = Vec::new();
+    for intervals in intervals.chunks(together(intervals)) {
+        let end_s = intervals.iter().map(|interval| interval.t_s).fold(from_s, f64::max);
+        // An interval without length has no rate.
+        if end_s > from_s {
+            moments.push(moment(intervals, from_s, end_s));
+        }
+        from_s = end_s;
+    }
+    moments
+}
+
+fn moment(intervals: &[Interval], from_s: f64, end_s: f64) -> Moment {
+    let received: f64 = intervals.iter().map(|interval| interval.received as f64).sum();
+    // A percentile of several intervals cannot be had from theirs; the worst of them is no better than it.
+    let worst = |figure: fn(&Interval) -> Option<u64>| intervals.iter().filter_map(figure).max();
+    Moment {
+        middle_s: from_s + (end_s - from_s) / 2.0,
+        end_s,
+        packets_per_s: received / (end_s - from_s),
+        p50_ns: worst(|interval| interval.p50_ns),
+        p99_ns: worst(|interval| interval.p99_ns),
+        p999_ns: worst(|interval| interval.p999_ns),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn interval(t_s: f64, received: u64, p99_ns: Option<u64>) -> Interval {
+        Interval { t_s, received, p50_ns: None, p99_ns, p999_ns: None, max_ns: None }
+    }
+
+    #[test]
+    fn a_short_last_interval_has_the_rate_of_its_own_time() {
+        let moments = moments(&[interval(1.0, 100, Some(7)), interval(1.5, 40, None)]);
+        let rates: Vec<_> = moments.iter().map(|moment| (moment.middle_s, moment.packets_per_s)).collect();
+        assert_eq!(rates, [(0.5, 100.0), (1.25, 80.0)]);
+        assert_eq!((moments[0].p99_ns, moments[1].p99_ns), (Some(7), None));
+    }
+
+    #[test]
+    fn a_long_run_keeps_its_packets_and_its_worst_intervals() {
+        let stall = |second| if second == 1234 { 9_000 } else { 5 };
+        let second = |second: u64| interval(second as f64 + 1.0, 10, Some(stall(second)));
+        let moments = moments(&(0..3600).map(second).collect::<Vec<_>>());
+        assert_eq!(moments.len(), MOST_MOMENTS);
+        assert!(moments.iter().all(|moment| moment.packets_per_s == 10.0));
+        assert_eq!(moments.iter().filter(|moment| moment.p99_ns == Some(9_000)).count(), 1);
+    }
+
+    #[test]
+    fn an_interval_that_ends_before_it_begins_is_left_out() {
+        let moments = moments(&[interval(1.0, 1, None), interval(1.0, 1, None), interval(-3.0, 1, None)]);
+        assert_eq!(moments.len(), 1);
+    }
+}

@@ -1,0 +1,47 @@
+//! A search for the highest rate, for people.
+
+use crate::result::document::{Search, Step};
+use crate::result::units;
+
+pub(crate) const BOTTLENECK: &str = "the load is the bottleneck";
+
+/// The lowest rate that does not hold, above the highest that does.
+pub(crate) fn limit(search: &Search) -> Option<&Step> {
+    let max_rate = search.max_rate.unwrap_or(0.0);
+    search.steps.iter().find(|step| !step.ok && step.rate > max_rate)
+}
+
+/// Whether it says nothing of the server.
+pub(crate) fn is_bottleneck(step: &Step) -> bool {
+    step.problem.as_deref() == Some(BOTTLENECK)
+}
+
+/// A step; in 80 columns, but for long reasons.
+pub(crate) fn row(step: &Step) -> String {
+    let time = |ns: Option<u64>| ns.map_or("-".to_owned(), |ns| units::time(ns as f64));
+    let what = step.problem.as_ref().map_or("holds".to_owned(), |problem| format!("no: {problem}"));
+    format!(
+        "{:>13}/s  p50 {:>7}  p99 {:>7}  {what}",
+        units::rate(step.rate),
+        time(step.p50_ns),
+        time(step.p99_ns)
+    )
+}
+
+/// The steps by their rates, with a bar for the p99 on a logarithmic scale.
+pub(crate) fn curve(search: &Search) -> Vec<String> {
+    const WIDTH: f64 = 28.0;
+    let p99 = || search.steps.iter().filter_map(|step| step.p99_ns).filter(|ns| *ns > 0);
+    let (least, most) = (p99().min().unwrap_or(1) as f64, p99().max().unwrap_or(1) as f64);
+    let bar = |ns: u64| {
+        let share = if most > least { (ns.max(1) as f64 / least).ln() / (most / least).ln() } else { 0.0 };
+        "#".repeat(1 + (share * WIDTH) as usize)
+    };
+    let row = |step: &Step| {
+        let p99 = step.p99_ns.map_or("-".to_owned(), |ns| units::time(ns as f64));
+        let holds = if step.ok { "holds" } else { "" };
+        let bar = step.p99_ns.map_or(String::new(), bar);
+        format!("{:>13}/s  p99 {p99:>7}  {holds:5}  {bar}", units::rate(step.rate)).trim_end().to_owned()
+    };
+    search.steps.iter().map(row).collect()
+}

@@ -1,0 +1,57 @@
+//! `--tui`: a run as it goes on, over the whole terminal.
+//!
+//! ```text
+//!   conductor -- a moment, every tick --> course: phase, time left, speed --> frame --> screen
+//!             <------------- the end of the run is asked for ---------------- keys -----'
+//! ```
+//!
+//! All of it is on the conductor's thread, and of what workers tell anyway: the load does not know of it.
+
+mod charts;
+
+mod course;
+
+mod frame;
+
+mod screen;
+
+use std::net::SocketAddr;
+
+use anyhow::Context;
+
+use crate::plan::Plan;
+use crate::report::moment::Moment;
+use crate::result::config;
+use crate::result::document::Config;
+use course::Course;
+use frame::Picture;
+use screen::Screen;
+
+/// One frame in so many ticks of the conductor: five a second are as many as anyone reads.
+const TICKS_A_FRAME: u64 = 2;
+
+pub(crate) struct Tui {
+    config: Config,
+    course: Course,
+    ticks: u64,
+    screen: Screen,
+}
+
+impl Tui {
+    /// Takes the terminal, until it is dropped.
+    pub(crate) fn open(plan: &Plan, own_addr: Option<SocketAddr>) -> anyhow::Result<Self> {
+        let screen = Screen::enter().context("--tui cannot use the terminal; leave it out")?;
+        Ok(Self { config: config::config(plan, own_addr), course: Course::new(plan), ticks: 0, screen })
+    }
+
+    /// Draws the moment when it is time to. Whether a key has asked for the end of the run.
+    pub(crate) fn show(&mut self, moment: &Moment<'_>) -> bool {
+        self.course.follow(moment);
+        if self.ticks % TICKS_A_FRAME == 0 {
+            let Self { config, course, screen, .. } = self;
+            screen.draw(|frame| frame::draw(frame, &Picture { config, course, moment }));
+        }
+        self.ticks += 1;
+        self.screen.ends()
+    }
+}

@@ -1,0 +1,48 @@
+//! What a run was asked for, as its document says it.
+
+use std::net::SocketAddr;
+
+use super::document::{Config, Mode};
+use crate::plan::{Amount, Pace, Plan};
+
+pub(crate) fn config(plan: &Plan, own_addr: Option<SocketAddr>) -> Config {
+    let (duration_s, packets) = match plan.amount {
+        Amount::Time(duration) => (Some(duration.as_secs_f64()), None),
+        Amount::Packets(packets) => (None, Some(packets)),
+    };
+    let (rate, arrival, max_outstanding) = match plan.pace {
+        Pace::Closed => (None, None, None),
+        Pace::Open { rate, arrival, max_outstanding } => (Some(rate), Some(arrival), Some(max_outstanding)),
+    };
+    Config {
+        mode: if plan.is_open() { Mode::Open } else { Mode::Closed },
+        server: servers(plan, own_addr),
+        tls: plan.tls.is_some(),
+        own_server: plan.has_own_server(),
+        own_server_threads: plan.has_own_server().then_some(plan.server_threads),
+        conns: plan.conns,
+        connect_rate: plan.connect_rate,
+        pipeline: (!plan.is_open()).then_some(plan.pipeline),
+        rate,
+        arrival,
+        max_outstanding,
+        verify: plan.verify,
+        sizes: plan.sizes.to_string(),
+        duration_s,
+        packets,
+        ramp_s: plan.ramp.as_secs_f64(),
+        interval_s: plan.interval.as_secs_f64(),
+        warmup_s: plan.warmup.as_secs_f64(),
+        timeout_s: plan.timeout.as_secs_f64(),
+        seed: plan.seed,
+        header: plan.header.to_string(),
+        crc: plan.crc,
+        max_payload_bytes: plan.max_payload_len,
+        threads: plan.threads,
+    }
+}
+
+fn servers(plan: &Plan, own_addr: Option<SocketAddr>) -> String {
+    let own = own_addr.iter().map(ToString::to_string);
+    own.chain(plan.connect.iter().map(ToString::to_string)).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,143 @@
+//! What a run came to, and the verdict on it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use crate::plan::Plan;
+use crate::plan::schedule::Schedule;
+use crate::record::recording::Recording;
+use crate::record::tally::Tally;
+use crate::result::document::Interval;
+use crate::result::verdict::Verdict;
+
+pub(crate) struct Outcome {
+    pub(crate) plan: Arc<Plan>,
+    /// Where the server of its own was, if there was one.
+    pub(crate) own_addr: Option<SocketAddr>,
+    pub(crate) tally: Tally,
+    pub(crate) recording: Recording,
+    pub(crate) intervals: Vec<Interval>,
+    /// When the first packet that counts could be sent.
+    pub(crate) since: SystemTime,
+    /// How long packets were measured.
+    pub(crate) time: Duration,
+    pub(crate) interrupted: bool,
+}
+
+impl Outcome {
+    pub(crate) fn verdict(&self) -> Verdict {
+        // What is worse comes first: a damaged packet is never hidden by what happened besides.
+        if self.tally.integrity.damaged() > 0 {
+            Verdict::Integrity
+        } else if self.interrupted {
+            Verdict::Interrupted
+        } else if self.tally.errors.count() > 0 {
+            Verdict::Failed
+        } else if self.recording.service.is_empty() {
+            Verdict::NoSamples
+        } else if self.plan.strict_client && self.tally.client.is_saturated() {
+            Verdict::ClientSaturated
+        } else {
+            Verdict::Pass
+        }
+    }
+}
+
+/// From the first packet that counts to the last one that came back. Where packets were sent for a time, that time
+/// counts to its end even if nothing came back any more: a server that stalls is not to look fast.
+pub(crate) fn measured_time(
+    schedule: &Schedule,
+    last_answer_ns: Option<u64>,
+    ended_at_ns: u64,
+    interrupted: bool,
+) -> Duration {
+    let last_answer_ns = last_answer_ns.unwrap_or(schedule.measure_from_ns);
+    let until_ns = match schedule.stop_at_ns {
+        _ if interrupted => ended_at_ns,
+        Some(stop_at_ns) => last_answer_ns.max(stop_at_ns.min(ended_at_ns)),
+        None => last_answer_ns,
+    };
+    Duration::from_nanos(until_ns.saturating_sub(schedule.measure_from_ns))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::plan::clock::Clock;
+    use crate::plan::tests::plan;
+    use std::time::Instant;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// The outcome of a run in which two packets came back after 10 and 30 µs.
+    pub(crate) fn outcome() -> Outcome {
+        let mut tally = Tally::new(false);
+        let mut recording = Recording::new(false);
+        for latency_us in [10, 30] {
+            tally.answered(latency_us * 1000);
+            tally.sizes.record(2048, latency_us * 1000);
+            tally.integrity.verified += 1;
+            recording.record(latency_us * 1000, latency_us * 1000, 1);
+            recording.traffic.sent_packets += 1;
+            recording.traffic.sent_bytes += 2048;
+            recording.traffic.received_packets += 1;
+            recording.traffic.received_bytes += 2048;
+        }
+        Outcome {
+            plan: Arc::new(plan()),
+            own_addr: "127.0.0.1:14572".parse().ok(),
+            tally,
+            recording,
+            intervals: Vec::new(),
+            since: SystemTime::UNIX_EPOCH + 10 * SECOND,
+            time: 2 * SECOND,
+            interrupted: false,
+        }
+    }
+
+    /// The outcome of one in which nothing came back.
+    pub(crate) fn nothing() -> Outcome {
+        Outcome { tally: Tally::new(false), recording: Recording::new(false), ..outcome() }
+    }
+
+    #[test]
+    fn the_verdict_is_the_worst_of_what_happened() {
+        let mut run = outcome();
+        assert_eq!(run.verdict(), Verdict::Pass);
+        run.tally.errors.eof = 1;
+        assert_eq!(run.verdict(), Verdict::Failed);
+        run.interrupted = true;
+        assert_eq!(run.verdict(), Verdict::Interrupted);
+        run.tally.integrity.altered = 1;
+        assert_eq!(run.verdict(), Verdict::Integrity);
+
+        let mut empty = nothing();
+        empty.tally.integrity.unanswered = 5;
+        assert_eq!(empty.verdict(), Verdict::NoSamples);
+    }
+
+    #[test]
+    fn time_runs_to_the_last_packet_but_a_stall_at_the_end_counts() {
+        let at = |seconds: u64| seconds * 1_000_000_000;
+        let schedule = |stop_at_ns| Schedule {
+            clock: Clock::new(Instant::now()),
+            measure_from_ns: at(1),
+            stop_at_ns,
+            interval_ns: at(1),
+        };
+        let (timed, counted) = (schedule(Some(at(11))), schedule(None));
+        let cases = [
+            (timed, Some(at(12)), at(13), false, 11, "the last packets come after the end"),
+            (timed, Some(at(3)), at(20), false, 10, "the server stalls"),
+            (timed, Some(at(3)), at(3), false, 2, "all connections fail"),
+            (timed, Some(at(3)), at(5), true, 4, "interrupted"),
+            (timed, None, at(0), true, 0, "interrupted in the warm-up"),
+            (counted, Some(at(4)), at(14), false, 3, "a number of packets, and then one that is lost"),
+        ];
+        for (schedule, last_answer, ended_at, interrupted, seconds, case) in cases {
+            let time = measured_time(&schedule, last_answer, ended_at, interrupted);
+            assert_eq!(time, seconds * SECOND, "{case}");
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! The outcome of a run as a document.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::plan::clock::whole_ns;
+use crate::result::config::config;
+use crate::result::document::{Client, Document, Host, Latencies, SCHEMA, Totals, Window};
+use crate::result::json;
+use crate::result::latency::Latency;
+use crate::run::outcome::Outcome;
+
+pub(crate) fn document(outcome: &Outcome) -> Document {
+    let (verdict, window) = (outcome.verdict(), window(outcome));
+    Document {
+        schema: SCHEMA.to_owned(),
+        tool: json::tool(),
+        host: host(),
+        labels: outcome.plan.labels.clone(),
+        config: config(&outcome.plan, outcome.own_addr),
+        window,
+        totals: totals(outcome, window),
+        integrity: outcome.tally.integrity,
+        errors: outcome.tally.errors.clone(),
+        latency_ns: latencies(outcome),
+        client: client(outcome),
+        intervals: outcome.intervals.clone(),
+        sizes: outcome.tally.sizes.to_document(),
+        search: None,
+        thresholds: Vec::new(),
+        baseline: None,
+        verdict,
+        exit_code: verdict.exit_code(),
+    }
+}
+
+fn host() -> Host {
+    Host {
+        name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        os: std::env::consts::OS.to_owned(),
+        arch: std::env::consts::ARCH.to_owned(),
+        cores: std::thread::available_parallelism().map_or(1, usize::from),
+    }
+}
+
+fn window(outcome: &Outcome) -> Window {
+    let unix_ns = |time: SystemTime| whole_ns(time.duration_since(UNIX_EPOCH).unwrap_or_default());
+    Window {
+        start_unix_ns: unix_ns(outcome.since),
+        end_unix_ns: unix_ns(outcome.since + outcome.time),
+        seconds: outcome.time.as_secs_f64(),
+    }
+}
+
+fn totals(outcome: &Outcome, window: Window) -> Totals {
+    let traffic = &outcome.recording.traffic;
+    Totals {
+        sent: traffic.sent_packets,
+        received: traffic.received_packets,
+        packets_per_s: window.per_second(traffic.received_packets),
+        bytes_sent: traffic.sent_bytes,
+        bytes_received: traffic.received_bytes,
+        warmup_sent: traffic.warmup_packets,
+    }
+}
+
+fn latencies(outcome: &Outcome) -> Latencies {
+    let recording = &outcome.recording;
+    Latencies {
+        service: Latency::of(&recording.service),
+        response: recording.response.as_ref().map(Latency::of),
+    }
+}
+
+fn client(outcome: &Outcome) -> Client {
+    let client = &outcome.tally.client;
+    Client {
+        cpu_pct: client.cpu_pct(),
+        schedule_lag_p99_ns: client.lag_p99_ns(),
+        not_sent: client.not_sent,
+        saturated: client.is_saturated(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::result::verdict::Verdict;
+    use crate::run::outcome::tests::outcome;
+    use serde_json::{Value, json};
+    use std::time::Duration;
+
+    fn parsed(outcome: &Outcome) -> Value {
+        serde_json::from_str(&json::text(&document(outcome))).unwrap()
+    }
+
+    #[test]
+    fn the_document_says_what_was_measured() {
+        let document = parsed(&outcome());
+        assert_eq!(document["schema"], "pktbench/1");
+        assert_eq!(
+            document["window"],
+            json!({"start_unix_ns": 10_000_000_000_u64, "end_unix_ns": 12_000_000_000_u64, "seconds": 2.0})
+        );
+        assert_eq!(document["totals"]["packets_per_s"], 1.0);
+        assert_eq!(document["latency_ns"]["service"]["count"], 2);
+        assert_eq!(document["latency_ns"]["service"]["percentiles"][4][0], 99.99);
+        assert_eq!(document["latency_ns"]["response"], Value::Null);
+        assert_eq!(document["config"]["duration_s"], Value::Null);
+        assert_eq!(document["verdict"], "pass");
+        assert_eq!(document["exit_code"], 0);
+    }
+
+    #[test]
+    fn no_time_is_no_rate() {
+        let outcome = Outcome { time: Duration::ZERO, ..outcome() };
+        assert_eq!(document(&outcome).totals.packets_per_s, 0.0);
+    }
+
+    #[test]
+    fn what_is_read_again_is_what_was_written() {
+        let document = document(&outcome());
+        assert_eq!(serde_json::from_str::<Document>(&json::text(&document)).unwrap(), document);
+        assert_eq!(document.verdict, Verdict::Pass);
+    }
+}

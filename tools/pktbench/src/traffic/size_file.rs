@@ -1,0 +1,157 @@
+//! A file of sizes, such as a capture of real traffic gives: the first field of each line, in the order of the file.
+//!
+//! ```text
+//!   len,time          the first line that says something, where it begins with no number: a header
+//!   1460,0.000
+//!   # a remark        no size, as an empty line is none
+//!   64KiB,0.013
+//! ```
+//!
+//! The whole file is read before the run, so that nothing waits for a disk in it; of a line more is not kept than its size.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+
+use crate::traffic::parse::parse_size;
+
+/// The most lines of a file: 40 MB of memory.
+const MAX_LINES: u64 = 10_000_000;
+
+/// The longest line, with its end. What is no text may have no end of a line at all.
+const MAX_LINE_LEN: u64 = 4096;
+
+/// The sizes of the file at `path`, one at least.
+pub(crate) fn read(path: &str) -> Result<Vec<u32>, String> {
+    let file = File::open(path).map_err(|error| unreadable(path, &error))?;
+    sizes(BufReader::new(file), path, MAX_LINES)
+}
+
+fn sizes(mut file: impl BufRead, path: &str, max_lines: u64) -> Result<Vec<u32>, String> {
+    let (mut sizes, mut line) = (Vec::new(), Vec::new());
+    let mut header_may_come = true;
+    for number in 1_u64.. {
+        line.clear();
+        let len = file.by_ref().take(MAX_LINE_LEN).read_until(b'\n', &mut line);
+        let len = len.map_err(|error| unreadable(path, &error))?;
+        if len == 0 {
+            break;
+        }
+        let refused = |problem: &str| {
+            // A line of the terminal, whatever stands in the file.
+            Err(format!("{path}, line {number}: {}", problem.replace(char::is_control, "?")))
+        };
+        if number > max_lines {
+            return refused(&format!(
+                "{max_lines} lines are the most; write fewer, which are sent again and again"
+            ));
+        }
+        if len as u64 == MAX_LINE_LEN {
+            return refused("the line is too long; write a size, or one and a comma");
+        }
+        let line = String::from_utf8_lossy(&line);
+        let Some(field) = first_field(&line) else { continue };
+        if std::mem::take(&mut header_may_come) && is_header(field) {
+            continue;
+        }
+        match parse_size(field) {
+            Ok(size) => sizes.push(size),
+            Err(problem) => return refused(&problem),
+        }
+    }
+    match sizes.is_empty() {
+        false => Ok(sizes),
+        true => Err(format!("{path} has no size in it; write one in each line, in bytes")),
+    }
+}
+
+fn unreadable(path: &str, error: &io::Error) -> String {
+    format!("cannot read {path}: {error}; give a file with a size in each line")
+}
+
+/// `None` for a line that says nothing.
+fn first_field(line: &str) -> Option<&str> {
+    // Spreadsheets mark their text with U+FEFF.
+    let line = line.trim_start_matches('\u{feff}').trim();
+    if line.is_empty() || line.starts_with('#') {
+        return None;
+    }
+    let field = line.split(',').next()?;
+    Some(field.trim().trim_matches('"').trim())
+}
+
+/// Not where a number is meant, or a bad one in the first line would go unnoticed.
+fn is_header(field: &str) -> bool {
+    !field.starts_with(|first: char| first.is_ascii_digit() || "+-.".contains(first))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(text: &str) -> Result<Vec<u32>, String> {
+        sizes(text.as_bytes(), "x.csv", 9)
+    }
+
+    #[test]
+    fn the_first_field_of_each_line_is_a_size() {
+        assert_eq!(of("1460\n52\n0\n"), Ok(vec![1460, 52, 0]));
+        assert_eq!(of("1460,0.1,a\r\n 64KiB , 0.2\r\n\"52\",\"0.3\""), Ok(vec![1460, 65_536, 52]));
+    }
+
+    #[test]
+    fn a_header_blank_lines_and_remarks_are_no_sizes() {
+        assert_eq!(of("\n# sizes\nlen,time\n\n9,1\n  # 7\n \t\n8\n"), Ok(vec![9, 8]));
+        assert_eq!(of("\u{feff}9\n8\n"), Ok(vec![9, 8]), "no header");
+        assert_eq!(of("\u{feff}len\n8\n"), Ok(vec![8]));
+    }
+
+    #[test]
+    fn a_bad_line_is_named() {
+        let cases = [
+            ("len\n1\nmany\n", "x.csv, line 3: 'many' is no size; write bytes, such as 512"),
+            ("len\nlen\n1\n", "x.csv, line 2: 'len'"),
+            ("# no header\n-5\n", "x.csv, line 2: '-5'"),
+            ("4294967296\n", "x.csv, line 1: 4294967296 is more than a packet can have"),
+            ("1\n\n,5\n", "x.csv, line 3: ''"),
+            ("1\n\u{1b}[31m\n", "x.csv, line 2: '?[31m' is no size"),
+        ];
+        for (text, expected) in cases {
+            let problem = of(text).unwrap_err();
+            assert!(problem.starts_with(expected), "{text:?}: {problem}");
+        }
+        let problem = sizes(&b"1\n\xff\xfe\n"[..], "x.csv", 9).unwrap_err();
+        assert!(problem.starts_with("x.csv, line 2: "), "{problem}");
+    }
+
+    #[test]
+    fn a_file_without_a_size_is_refused() {
+        for text in ["", "\n\n", "len,time\n", "# 5\n"] {
+            let problem = of(text).unwrap_err();
+            assert_eq!(problem, "x.csv has no size in it; write one in each line, in bytes", "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_without_an_end_is_not_read_without_an_end() {
+        let endless = |byte| sizes(BufReader::new(io::repeat(byte)), "x.csv", 1000).unwrap_err();
+        assert!(endless(0).starts_with("x.csv, line 1: the line is too long; "), "{}", endless(0));
+        let problem = endless(b'\n');
+        assert!(problem.starts_with("x.csv, line 1001: 1000 lines are the most; "), "{problem}");
+    }
+
+    #[test]
+    fn as_many_lines_as_are_allowed_are_read() {
+        assert_eq!(sizes(&b"7\n\n8\n"[..], "x.csv", 3), Ok(vec![7, 8]));
+        assert!(sizes(&b"7\n\n8\n"[..], "x.csv", 2).is_err());
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        for path in [dir.path().to_path_buf(), dir.path().join("missing.csv")] {
+            let path = path.to_str().unwrap();
+            let problem = read(path).unwrap_err();
+            assert!(problem.starts_with(&format!("cannot read {path}: ")), "{problem}");
+        }
+    }
+}

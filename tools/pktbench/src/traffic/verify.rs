@@ -1,0 +1,467 @@
+//! Whether what comes back on a connection is what was sent, whole, in order and once.
+//!
+//! ```text
+//!   sent                 0  1  2  3  4  5  6  7  8
+//!   came back            0  1     3  4
+//!                              ^           ^
+//!                       overtaken: 2       expected: 5 6 7 8, in this order
+//! ```
+//!
+//! A packet that comes back ahead of older ones overtakes them. An overtaken packet that still comes is reordered, as
+//! RFC 4737 has it; one that never comes is lost. What equals no outstanding packet is doubled when it equals one that
+//! was answered, and otherwise the altered answer to the next one.
+//!
+//! Packets of less than 8 bytes may be alike. A fault of such a packet may be given another name, and two that are the
+//! same bytes can change places; but their number is right, and the exit code is.
+//!
+//! Nothing in here reads a socket or a clock.
+
+use std::collections::VecDeque;
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+use crate::traffic::payload::{Packets, TELLING_LEN};
+
+/// How far back an answered packet is remembered, to tell a doubled packet from an altered one. It is looked at for
+/// wrong packets alone.
+pub(crate) const REMEMBERED: u64 = 1024;
+
+/// How much of a packet that comes back is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Verify {
+    /// Every byte.
+    Full,
+    /// Its length: packets of the same length are taken for each other.
+    Len,
+    /// Nothing: what comes back is taken for the packet that was expected.
+    Off,
+}
+
+impl Verify {
+    fn is_same(self, sent: &[u8], received: &[u8]) -> bool {
+        match self {
+            Self::Full => sent == received,
+            Self::Len => sent.len() == received.len(),
+            Self::Off => true,
+        }
+    }
+
+    /// How far back an answered packet is remembered that equals one of `len` bytes. Of packets that are alike only the last
+    /// one is, or every altered one would equal some.
+    fn remembered(self, len: usize) -> u64 {
+        if self == Self::Full && len >= TELLING_LEN { REMEMBERED } else { 1 }
+    }
+}
+
+/// The account of one connection. `T` is what the caller wants to know again when a packet comes back.
+pub(crate) struct Account<T> {
+    packets: Packets,
+    verify: Verify,
+    /// Sent, and not overtaken: in the order in which they have to come back. The last one has number `next - 1`.
+    expected: VecDeque<Outstanding<T>>,
+    /// Sent before a packet that has come back.
+    overtaken: Vec<Outstanding<T>>,
+    /// The number of the next packet to be sent.
+    next: u64,
+    integrity: Integrity,
+}
+
+struct Outstanding<T> {
+    payload: &'static [u8],
+    note: T,
+}
+
+/// What a packet that came back is, with the note of the one that it answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Judgement<T> {
+    /// Whole, and not overtaken.
+    Verified(T),
+    /// Whole, and later than a packet that was sent after it.
+    Reordered(T),
+    /// Other bytes than were sent.
+    Altered(T),
+    /// The answer to a packet that had one already, or to none.
+    Doubled,
+}
+
+impl<T: Copy> Judgement<T> {
+    /// The note of the packet that was answered, if one was.
+    pub(crate) fn note(&self) -> Option<T> {
+        match *self {
+            Self::Verified(note) | Self::Reordered(note) | Self::Altered(note) => Some(note),
+            Self::Doubled => None,
+        }
+    }
+}
+
+/// How many packets met which fate. What was sent is all of these without `doubled`; what came back is `verified`,
+/// `altered`, `reordered` and `doubled`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Integrity {
+    pub(crate) verified: u64,
+    pub(crate) altered: u64,
+    pub(crate) reordered: u64,
+    pub(crate) doubled: u64,
+    /// Overtaken and never come, or not come in time on a connection that was well.
+    pub(crate) lost: u64,
+    /// Outstanding when the connection failed or the run was interrupted.
+    pub(crate) unanswered: u64,
+}
+
+/// What became of a connection, as far as its account is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// It is well. What has not come by now is lost.
+    Waited,
+    /// It failed, or nobody waits any more.
+    Cut,
+}
+
+impl<T> Account<T> {
+    pub(crate) fn new(packets: Packets, verify: Verify) -> Self {
+        Self {
+            packets,
+            verify,
+            expected: VecDeque::new(),
+            overtaken: Vec::new(),
+            next: 0,
+            integrity: Integrity::default(),
+        }
+    }
+
+    /// The payload to be sent `ahead` packets after the next one. It is not outstanding before [`sent`](Self::sent) says
+    /// so.
+    pub(crate) fn upcoming(&self, ahead: usize) -> &'static [u8] {
+        self.packets.payload(self.next + ahead as u64)
+    }
+
+    /// Notes that the next packet was sent, and returns its payload.
+    pub(crate) fn sent(&mut self, note: T) -> &'static [u8] {
+        let payload = self.upcoming(0);
+        self.next += 1;
+        self.expected.push_back(Outstanding { payload, note });
+        payload
+    }
+
+    /// Whether nothing was sent yet.
+    pub(crate) fn is_new(&self) -> bool {
+        self.next == 0
+    }
+
+    /// How many packets have not come back.
+    pub(crate) fn outstanding(&self) -> usize {
+        self.expected.len() + self.overtaken.len()
+    }
+
+    /// Judges a packet that came back.
+    pub(crate) fn receive(&mut self, payload: &[u8]) -> Judgement<T> {
+        // The one case that is to be fast.
+        if self.expected.front().is_some_and(|next| self.verify.is_same(next.payload, payload)) {
+            self.integrity.verified += 1;
+            return Judgement::Verified(self.answer_expected(0));
+        }
+        self.receive_unexpected(payload)
+    }
+
+    #[cold]
+    fn receive_unexpected(&mut self, payload: &[u8]) -> Judgement<T> {
+        let verify = self.verify;
+        let is_same = |packet: &Outstanding<T>| verify.is_same(packet.payload, payload);
+        if let Some(index) = self.expected.iter().position(is_same) {
+            self.integrity.verified += 1;
+            return Judgement::Verified(self.answer_expected(index));
+        }
+        if let Some(index) = self.overtaken.iter().position(is_same) {
+            self.integrity.reordered += 1;
+            return Judgement::Reordered(self.overtaken.remove(index).note);
+        }
+        if self.outstanding() == 0 || self.was_answered(payload) {
+            self.integrity.doubled += 1;
+            return Judgement::Doubled;
+        }
+        self.integrity.altered += 1;
+        Judgement::Altered(match self.expected.is_empty() {
+            false => self.answer_expected(0),
+            true => self.overtaken.remove(0).note,
+        })
+    }
+
+    /// Takes the expected packet at `index` off; those before it are overtaken.
+    fn answer_expected(&mut self, index: usize) -> T {
+        self.overtaken.extend(self.expected.drain(..index));
+        let answered = self.expected.pop_front();
+        answered.expect("the caller found a packet at this index").note
+    }
+
+    fn was_answered(&self, payload: &[u8]) -> bool {
+        let end = self.next - self.expected.len() as u64;
+        let start = end.saturating_sub(self.verify.remembered(payload.len()));
+        (start..end).any(|number| self.verify.is_same(self.packets.payload(number), payload))
+    }
+
+    /// Closes the account: what is outstanding now will not be answered.
+    pub(crate) fn settle(mut self, ending: Ending) -> Integrity {
+        // Order is what the connection promises: an overtaken packet is late or lost, however the connection ended.
+        self.integrity.lost += self.overtaken.len() as u64;
+        let expected = self.expected.len() as u64;
+        match ending {
+            Ending::Waited => self.integrity.lost += expected,
+            Ending::Cut => self.integrity.unanswered += expected,
+        }
+        self.integrity
+    }
+}
+
+impl Integrity {
+    /// Packets that did not come back whole, in order and once, as far as they should have.
+    pub(crate) fn damaged(&self) -> u64 {
+        let Self { altered, reordered, doubled, lost, .. } = self;
+        [altered, reordered, doubled, lost].into_iter().fold(0, |sum, count| sum.saturating_add(*count))
+    }
+}
+
+/// A document that others wrote may hold any number.
+impl std::ops::AddAssign for Integrity {
+    fn add_assign(&mut self, other: Self) {
+        let Self { verified, altered, reordered, doubled, lost, unanswered } = other;
+        self.verified = self.verified.saturating_add(verified);
+        self.altered = self.altered.saturating_add(altered);
+        self.reordered = self.reordered.saturating_add(reordered);
+        self.doubled = self.doubled.saturating_add(doubled);
+        self.lost = self.lost.saturating_add(lost);
+        self.unanswered = self.unanswered.saturating_add(unanswered);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::OnceLock;
+
+    use crate::traffic::payload::Block;
+    use crate::traffic::sizes::Law;
+    use Judgement::{Altered, Doubled, Reordered, Verified};
+
+    const LONG: Law = Law::Uniform { min_len: 8, max_len: 64 };
+
+    /// One for all tests: a block is never freed.
+    fn block() -> Block {
+        static BLOCK: OnceLock<Block> = OnceLock::new();
+        *BLOCK.get_or_init(|| Block::new(LONG.max_len(), 1))
+    }
+
+    /// An account with packets 0 to `sent - 1` outstanding, each with its number as the note, and their payloads.
+    fn account(sizes: Law, sent: u64) -> (Account<u64>, Vec<Vec<u8>>) {
+        account_with(Verify::Full, sizes, sent)
+    }
+
+    fn account_with(verify: Verify, sizes: Law, sent: u64) -> (Account<u64>, Vec<Vec<u8>>) {
+        let mut account = Account::new(Packets::new(block(), sizes, 1, 0, 1), verify);
+        let mut payloads = Vec::new();
+        for number in 0..sent {
+            let payload = account.sent(number);
+            payloads.push(payload.to_vec());
+        }
+        (account, payloads)
+    }
+
+    fn receive_all(account: &mut Account<u64>, payloads: &[Vec<u8>]) -> Vec<Judgement<u64>> {
+        payloads.iter().map(|payload| account.receive(payload)).collect()
+    }
+
+    #[test]
+    fn what_comes_back_as_it_was_sent_is_verified() {
+        let (mut account, payloads) = account(Law::Uniform { min_len: 0, max_len: 64 }, 200);
+        let judgements = receive_all(&mut account, &payloads);
+        assert!(judgements.into_iter().eq((0..200).map(Verified)));
+        assert_eq!(account.outstanding(), 0);
+        assert_eq!(account.settle(Ending::Waited), Integrity { verified: 200, ..Integrity::default() });
+    }
+
+    #[test]
+    fn a_dropped_packet_is_overtaken_and_then_lost() {
+        for ending in [Ending::Waited, Ending::Cut] {
+            let (mut account, mut payloads) = account(LONG, 4);
+            payloads.remove(1);
+            assert_eq!(receive_all(&mut account, &payloads), [Verified(0), Verified(2), Verified(3)]);
+            assert_eq!(account.outstanding(), 1);
+            assert_eq!(account.settle(ending), Integrity { verified: 3, lost: 1, ..Integrity::default() });
+        }
+    }
+
+    #[test]
+    fn a_packet_that_does_not_come_is_lost_on_a_sound_connection_and_unanswered_on_a_cut_one() {
+        for (ending, lost, unanswered) in [(Ending::Waited, 2, 0), (Ending::Cut, 0, 2)] {
+            let (mut account, payloads) = account(LONG, 3);
+            account.receive(&payloads[0]);
+            let expected = Integrity { verified: 1, lost, unanswered, ..Integrity::default() };
+            assert_eq!(account.settle(ending), expected);
+        }
+    }
+
+    #[test]
+    fn of_two_that_change_places_the_later_one_is_reordered() {
+        let (mut account, mut payloads) = account(LONG, 4);
+        payloads.swap(1, 2);
+        assert_eq!(
+            receive_all(&mut account, &payloads),
+            [Verified(0), Verified(2), Reordered(1), Verified(3)]
+        );
+        assert_eq!(
+            account.settle(Ending::Waited),
+            Integrity { verified: 3, reordered: 1, ..Integrity::default() }
+        );
+    }
+
+    #[test]
+    fn a_packet_that_comes_twice_is_doubled_whenever_it_comes_again() {
+        for again_at in [2, 3, 4] {
+            let (mut account, mut payloads) = account(LONG, 4);
+            payloads.insert(again_at, payloads[1].clone());
+            let judgements = receive_all(&mut account, &payloads);
+            assert_eq!(judgements[again_at], Doubled, "again at {again_at}");
+            assert_eq!(
+                account.settle(Ending::Waited),
+                Integrity { verified: 4, doubled: 1, ..Integrity::default() }
+            );
+        }
+    }
+
+    #[test]
+    fn a_packet_that_nothing_asked_for_is_doubled() {
+        let (mut account, payloads) = account(LONG, 1);
+        account.receive(&payloads[0]);
+        assert_eq!(account.receive(b"what is this?"), Doubled);
+    }
+
+    #[test]
+    fn a_flipped_bit_anywhere_is_an_altered_packet() {
+        let (_, payloads) = account(LONG, 3);
+        for byte in 0..payloads[1].len() {
+            for bit in 0..8 {
+                let (mut account, mut payloads) = account(LONG, 3);
+                payloads[1][byte] ^= 1 << bit;
+                let judgements = receive_all(&mut account, &payloads);
+                assert_eq!(judgements, [Verified(0), Altered(1), Verified(2)], "bit {bit} of byte {byte}");
+                assert_eq!(
+                    account.settle(Ending::Waited),
+                    Integrity { verified: 2, altered: 1, ..Integrity::default() }
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_packet_that_is_cut_or_grown_is_altered() {
+        let len = account(LONG, 3).1[1].len();
+        for new_len in (0..len).chain([len + 1]) {
+            let (mut account, mut payloads) = account(LONG, 3);
+            payloads[1].resize(new_len, 0);
+            let judgements = receive_all(&mut account, &payloads);
+            assert_eq!(judgements, [Verified(0), Altered(1), Verified(2)], "{len} bytes cut to {new_len}");
+        }
+    }
+
+    #[test]
+    fn a_packet_of_another_connection_is_altered() {
+        let (mut account, _) = account(LONG, 1);
+        let other = Packets::new(block(), LONG, 1, 1, 2).payload(0);
+        assert_eq!(account.receive(other), Altered(0));
+    }
+
+    #[test]
+    fn an_altered_packet_after_a_dropped_one_is_not_taken_for_it() {
+        let (mut account, mut payloads) = account(LONG, 4);
+        payloads[2][0] ^= 1;
+        payloads[3][0] ^= 1;
+        payloads.remove(0);
+        assert_eq!(receive_all(&mut account, &payloads), [Verified(1), Altered(2), Altered(3)]);
+        let expected = Integrity { verified: 1, altered: 2, lost: 1, ..Integrity::default() };
+        assert_eq!(account.settle(Ending::Waited), expected);
+    }
+
+    #[test]
+    fn an_altered_packet_that_was_overtaken_is_altered() {
+        let (mut account, mut payloads) = account(LONG, 2);
+        payloads.swap(0, 1);
+        payloads[1][0] ^= 1;
+        assert_eq!(receive_all(&mut account, &payloads), [Verified(1), Altered(0)]);
+        assert_eq!(account.outstanding(), 0);
+    }
+
+    #[test]
+    fn empty_packets_are_told_by_their_number() {
+        let sizes = Law::Uniform { min_len: 0, max_len: 0 };
+        let (mut one_missing, payloads) = account(sizes, 5);
+        receive_all(&mut one_missing, &payloads[1..]);
+        assert_eq!(
+            one_missing.settle(Ending::Waited),
+            Integrity { verified: 4, lost: 1, ..Integrity::default() }
+        );
+        let (mut one_more, payloads) = account(sizes, 5);
+        receive_all(&mut one_more, &payloads);
+        assert_eq!(one_more.receive(b""), Doubled);
+    }
+
+    #[test]
+    fn a_long_packet_is_remembered_after_many_others() {
+        let (mut account, payloads) = account(LONG, REMEMBERED);
+        receive_all(&mut account, &payloads);
+        let upcoming = account.sent(REMEMBERED);
+        assert_eq!(account.receive(&payloads[1]), Doubled);
+        assert_eq!(account.receive(upcoming), Verified(REMEMBERED));
+    }
+
+    #[test]
+    fn by_length_alone_a_packet_that_is_dropped_cut_or_comes_twice_is_told_and_an_altered_byte_is_not() {
+        let settled = |wrong: fn(&mut Vec<Vec<u8>>)| {
+            let (mut account, mut payloads) = account_with(Verify::Len, LONG, 6);
+            assert!(payloads.windows(2).all(|pair| pair[0].len() != pair[1].len()));
+            wrong(&mut payloads);
+            receive_all(&mut account, &payloads);
+            account.settle(Ending::Waited)
+        };
+        let expected = Integrity { verified: 5, ..Integrity::default() };
+        assert_eq!(settled(|payloads| payloads[2][0] ^= 1), Integrity { verified: 6, ..expected });
+        assert_eq!(settled(|payloads| drop(payloads.remove(2))), Integrity { lost: 1, ..expected });
+        assert_eq!(settled(|payloads| payloads[2].resize(99, 0)), Integrity { altered: 1, ..expected });
+        let twice = settled(|payloads| payloads.insert(3, payloads[2].clone()));
+        assert_eq!(twice, Integrity { verified: 6, doubled: 1, ..expected });
+    }
+
+    #[test]
+    fn without_verification_packets_are_counted() {
+        for (received, lost, doubled) in [(6, 0, 0), (5, 1, 0), (7, 0, 1)] {
+            let (mut account, mut payloads) = account_with(Verify::Off, LONG, 6);
+            payloads.resize(received, Vec::new());
+            payloads.reverse();
+            receive_all(&mut account, &payloads);
+            let verified = received.min(6) as u64;
+            let expected = Integrity { verified, lost, doubled, ..Integrity::default() };
+            assert_eq!(account.settle(Ending::Waited), expected);
+        }
+    }
+
+    /// Whatever a server does, what was sent and what came back add up.
+    #[test]
+    fn the_fates_add_up_to_what_was_sent_and_to_what_came_back() {
+        for round in 0..200_usize {
+            let sizes = Law::Uniform { min_len: 0, max_len: if round % 2 == 0 { 3 } else { 64 } };
+            let (mut account, mut payloads) = account(sizes, 20);
+            let at = |step: usize| (round * 7 + step * 13) % 18;
+            payloads.swap(at(0), at(1));
+            payloads.insert(at(2), payloads[at(3)].clone());
+            payloads[at(4)].push(0);
+            payloads.remove(at(5));
+            payloads.truncate(20 - round % 3);
+            let came_back = payloads.len() as u64;
+            receive_all(&mut account, &payloads);
+            let all = account.settle(Ending::Waited);
+            assert_eq!(all.verified + all.altered + all.reordered + all.lost, 20, "round {round}: {all:?}");
+            assert_eq!(all.verified + all.altered + all.reordered + all.doubled, came_back, "{all:?}");
+            assert!(all.damaged() > 0);
+        }
+    }
+}
