@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use pktconn::{Packet, PacketConn, PacketReceiver, PacketServer, ShutdownReport};
 
-use crate::say;
+use crate::messages::say;
 use crate::tally::{Board, Tally, Totals, connections};
 
 /// Packets that are taken at a time, if so many have arrived.

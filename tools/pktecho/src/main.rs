@@ -4,6 +4,7 @@
 //! interface of `pktconn` alone: what it reaches, any program can.
 
 mod echo;
+mod messages;
 mod metrics;
 mod options;
 mod tally;
@@ -18,6 +19,7 @@ use anyhow::Context;
 use pktconn::{Addr, CutConn};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use messages::{cannot_listen, say};
 use options::Options;
 use tally::{Board, connections};
 use threads::{Sharing, Worker, listen};
@@ -133,24 +135,6 @@ fn cut_off(conns: u64, packets: usize) -> String {
     format!("warning: cut off {} that had not finished{unsent}", connections(conns))
 }
 
-/// What is wrong with the address, and what to do about it, in one line.
-fn cannot_listen(addr: &Addr, error: impl Into<anyhow::Error>) -> anyhow::Error {
-    use io::ErrorKind as Kind;
-    let error = error.into();
-    let cause = error.root_cause();
-    let advice = match cause.downcast_ref().map_or(Kind::Other, io::Error::kind) {
-        Kind::AddrInUse if addr.unix_path().is_some() => {
-            "stop the program that has it, or remove the file, where it is no socket"
-        }
-        _ if addr.unix_path().is_some() => "choose another path with --listen unix:PATH",
-        Kind::AddrInUse => "stop the program that has it, or choose another port (0: a free one)",
-        Kind::AddrNotAvailable => "choose an address of this machine, or 0.0.0.0 for all of them",
-        Kind::PermissionDenied => "choose a port from 1024 on",
-        _ => "choose another address, HOST:PORT",
-    };
-    anyhow::anyhow!("cannot listen on {addr}; {advice}: {cause}")
-}
-
 /// An error and what is behind it. One of `pktconn` says what its source says.
 fn in_one_line(error: &anyhow::Error) -> String {
     let mut line = String::new();
@@ -211,10 +195,4 @@ impl Signals {
             }
         }
     }
-}
-
-/// Prints a line at once, also into a pipe. A reader that has gone away is no reason to stop serving.
-fn say(line: &str) {
-    let mut stdout = std::io::stdout().lock();
-    let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
 }

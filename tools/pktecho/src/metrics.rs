@@ -32,8 +32,9 @@ const HANDSHAKE_SECONDS: [f64; 9] = [0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5,
 
 /// Has what is counted from now on served at `addr`, and tells the address with the real port.
 pub(crate) async fn serve_at(addr: &Addr) -> anyhow::Result<SocketAddr> {
-    let listener =
-        TcpListener::bind(addr.to_string()).await.map_err(|error| crate::cannot_listen(addr, error))?;
+    let listener = TcpListener::bind(addr.to_string())
+        .await
+        .map_err(|error| crate::messages::cannot_listen(addr, error))?;
     let local_addr = listener.local_addr()?;
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(buckets_of("pktconn_connection_duration_seconds"), &CONNECTION_SECONDS)?

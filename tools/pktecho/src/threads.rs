@@ -28,8 +28,8 @@ use socket2::{Domain, Type};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 
-use crate::cannot_listen;
 use crate::echo;
+use crate::messages::cannot_listen;
 use crate::tally::Board;
 
 /// How several threads share the connections.
