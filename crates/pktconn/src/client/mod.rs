@@ -140,7 +140,9 @@ impl Client {
     /// the [`close_timeout`](ConnConfig::close_timeout) of a client that is closed, nothing else ends an attempt.
     ///
     /// ```no_run
-    ///     /// use pktconn::{Client, ClientConfig, PacketConn};
+    /// use std::time::Duration;
+    ///
+    /// use pktconn::{Client, ClientConfig, PacketConn};
     ///
     /// # async fn example() -> Result<(), pktconn::Error> {
     /// let addr = "example.org:14572".to_owned();

@@ -23,7 +23,7 @@ use crate::transport::plain_stream::PlainStream;
 /// let tls = TlsServerConfig::new("chain.pem", "key.pem").client_ca("clients.pem");
 /// let server = PacketServer::bind_with("[::]:14572", ServerConfig::new().tls(tls.clone())).await?;
 /// let handle = server.handle();
-/// // Deferred, when there is a new certificate in these files; connections that are there go on.
+/// // Later, when there is a new certificate in these files; connections that are there go on.
 /// handle.set_tls(&tls)?;
 /// # Ok(())
 /// # }
