@@ -16,7 +16,7 @@ pub struct ServerStats {
     pub handshakes_failed: u64,
     /// Connections that were closed because all together were over the
     /// [`memory_budget`](crate::ServerConfig::memory_budget): as many as end with
-    /// [`is_over_budget`](crate::Error::is_over_budget). One that had failed before is none of them.
+    /// [`is_over_budget`](crate::Error::is_over_budget). A connection that had already failed is not counted.
     pub closed_over_budget: u64,
     /// Connections that are there now, those in their handshakes among them: each up to when its handler has finished and the last of its handles is dropped.
     pub open: usize,

@@ -166,7 +166,7 @@ mod tests {
         }
     }
 
-    /// A connection with a packet in its queue, which its transport does not take, and the other end of that.
+    /// A connection whose transport does not take the packet in its queue, and the other end of that transport.
     fn stuck() -> (Arc<Shared>, tokio::io::DuplexStream) {
         let config = ConnConfig::new();
         let (here, there) = tokio::io::duplex(1);
@@ -178,7 +178,7 @@ mod tests {
         (shared, there)
     }
 
-    /// Its server counts it then as one that was closed for the budget, and whoever uses it is told so.
+    /// The server counts exactly the connections whose users get this error.
     #[tokio::test(start_paused = true)]
     async fn the_budget_closes_what_is_in_use_and_has_not_failed() {
         let ((open, _open), (failed, _failed), (unused, _unused)) = (stuck(), stuck(), stuck());

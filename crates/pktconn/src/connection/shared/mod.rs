@@ -1,7 +1,8 @@
 //! What all handles of a connection and its flusher share, behind one lock.
 //!
 //! The lock is held for a copy of small frames, or for a write that does not block; of a batch, also for the checksums of
-//! packets that come without. No code of the application runs under it but a transport of its own. `state` is what it guards; this file is what the handles do with it.
+//! packets that come without. No code of the application runs under it but a transport of its own. `state` is what the lock
+//! guards. The handles use it through `send`, `recv` and `end`; the tasks of the connection through `tasks`.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
@@ -202,8 +203,10 @@ impl Shared {
         (!account.pause(cx.waker())).then_some(FEW)
     }
 
-    /// Ends the connection because those of its server hold too much, and this one among the most. Whether that closes it: one
-    /// that had failed before, or that no handle is left of, was at its end anyway, and there is nobody to be told.
+    /// Ends the connection because the connections of its server hold too much memory, and this one holds more than most.
+    ///
+    /// Returns whether to count it as closed for the budget. A connection that had already failed, or that has no handle any
+    /// more, was ending anyway: no caller gets this error.
     pub(crate) fn end_over_budget(self: &Arc<Self>, held: usize) -> bool {
         self.with_state_contained(|state| {
             let is_in_use = self.handles.load(Ordering::Acquire) > 0;

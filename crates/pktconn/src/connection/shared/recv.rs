@@ -105,8 +105,8 @@ impl Shared {
         self.with_state(|state| state.machine.told_end());
     }
 
-    /// The peer closed its side between two frames. It may still receive. Fails where that is not what ended receiving:
-    /// a reset that writing ran into is the end of the stream for who reads after it.
+    /// The peer closed its side between two frames. It may still receive. Fails where something else ended
+    /// receiving: after a write has failed with a reset, a read finds the end of the stream too.
     pub(crate) fn remote_closed(self: &Arc<Self>) -> Result<(), Reason> {
         self.with_state(|state| {
             if !state.machine.peer_closed(self.rules(), Instant::now()) {
