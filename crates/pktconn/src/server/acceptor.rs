@@ -58,7 +58,7 @@ impl Acceptor {
         has_tls || self.is_behind_proxy()
     }
 
-    /// Tells of a connection that there is no room for.
+    /// Logs that there was no room for a connection.
     pub(crate) fn refused(&self, peer: Option<SocketAddr>) {
         let open = self.control.registry.stats().open;
         let limits = "max_conns, max_conns_per_ip or memory_budget is reached";
@@ -70,17 +70,17 @@ impl Acceptor {
         );
     }
 
-    /// Where there is nothing to wait for.
+    /// The connection, once nothing comes before its first packet any more.
     pub(crate) fn open(
         &self,
-        stream: PlainStream,
+        stream: impl Into<ByteStream>,
         peer: Option<SocketAddr>,
         ticket: Ticket,
     ) -> Result<PacketConn, Error> {
         PacketConn::from_stream(stream.into(), peer, &self.config, &self.settings, Some(Box::new(ticket)))
     }
 
-    /// Where there is. `None` when it did not come to a connection.
+    /// Does what comes before the first packet. `None` when it did not come to a connection.
     pub(crate) async fn shake_hands(
         self: Arc<Self>,
         stream: PlainStream,
@@ -133,14 +133,10 @@ impl Acceptor {
             }
         }
         #[cfg(feature = "tls")]
-        let stream = match self.control.tls() {
-            Some(acceptor) => crate::transport::tls::accept(acceptor, stream, peer).await?.into(),
-            None => ByteStream::from(stream),
-        };
-        #[cfg(not(feature = "tls"))]
-        let stream = ByteStream::from(stream);
-        let conn =
-            PacketConn::from_stream(stream, peer, &self.config, &self.settings, Some(Box::new(ticket)));
-        conn.map(Some).map_err(Error::into_reason)
+        if let Some(acceptor) = self.control.tls() {
+            let stream = crate::transport::tls::accept(acceptor, stream, peer).await?;
+            return self.open(stream, peer, ticket).map(Some).map_err(Error::into_reason);
+        }
+        self.open(stream, peer, ticket).map(Some).map_err(Error::into_reason)
     }
 }
