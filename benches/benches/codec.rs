@@ -137,7 +137,9 @@ fn encode(c: &mut Criterion) {
                     b.iter(|| {
                         buffer.clear();
                         for _ in 0..count {
-                            codec.encode(black_box(&packet), &mut buffer).expect("it is below the limit");
+                            codec
+                                .encode_frame(black_box(&packet), &mut buffer)
+                                .expect("it is below the limit");
                         }
                         black_box(&buffer);
                     });

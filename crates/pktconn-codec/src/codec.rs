@@ -1,43 +1,46 @@
-//! The state machine between bytes and packets.
+//! The decoder and encoder: a state machine between bytes and packets.
 //!
 //! ```text
-//!             header whole              frame whole
-//!   Head ----------------> Body ----------------> Head, with a packet
+//!          header complete        frame complete
+//!   Head ----------------> Body ----------------> Head, and returns a packet
 //!    |  too large           |  wrong checksum, end of the stream
 //!    +-------> Failed <-----+     every later call: the same error
 //! ```
 //!
-//! Nothing is taken from the buffer before a frame is whole in it, so that a reader that is dropped at any point loses
-//! nothing, and a packet can keep its header.
+//! A frame stays in the buffer until it is complete. So a reader can be dropped at any point without losing bytes, and a packet can
+//! keep its header.
+//!
+//! The methods with `#[doc(hidden)]` are for `pktconn` and its tools. They can change in any release.
 
 use bytes::{BufMut, BytesMut};
-use tokio_util::codec::{Decoder, Encoder};
 
 use crate::config::Framing;
 use crate::frame::Frame;
-use crate::{CodecConfig, CodecError, FrameError, Packet};
+use crate::{CodecConfig, FrameError, Packet};
 
-/// Room made for the first bytes of a frame that is not whole yet; beyond it, room follows what has arrived. The size of
-/// `Framed`'s own first buffer (tokio-util 0.7).
-const FIRST_CHUNK: usize = 8 * 1024;
-
-/// Room is made for at most so many packets on the strength of the lengths of others: some 4 KiB of them. An empty packet in
-/// front of large ones promises thousands.
+/// The largest number of packets to reserve a vector for by an estimate: 4 KiB of them. A first packet that is empty would make
+/// the estimate thousands.
 const MOST_LIKELY: usize = 64;
 
-/// The codec of packets, for `tokio_util::codec::Framed` and for connections.
+/// Decodes and encodes packets.
 ///
-/// As a [`Decoder`] it makes a [`Packet`] of every frame, without a copy: the packet is a slice of the read buffer. As an
-/// [`Encoder`] it takes a `Packet` or a `&Packet`.
+/// Use it in three ways:
 ///
-/// The read buffer grows with the bytes that arrive, to at most twice as many plus 8 KiB, never by what a header claims.
+/// - With the feature `tokio-util` (on by default) it is a `Decoder` of [`Packet`] and an `Encoder<Packet>`, for
+///   `tokio_util::codec::Framed`. The read buffer of a `Framed` then grows with the bytes that arrive, to at most twice as many
+///   plus 8 KiB, whatever length a header announces.
+/// - With I/O of your own: [`decode_frame`](Self::decode_frame), [`decode_end`](Self::decode_end) and
+///   [`encode_frame`](Self::encode_frame).
+/// - With blocking I/O: the functions of [`blocking`](crate::blocking).
 ///
-/// After an error the stream is out of step: every later call of `decode` returns that error again.
-// Small, as each connection has one of its own.
+/// A decoded packet is a slice of the read buffer: nothing is copied.
+///
+/// After an error the decoder no longer knows where a frame begins: every later call returns the same error.
+// Small, because each connection has one.
 #[derive(Clone, Debug)]
 pub struct PacketCodec {
     config: CodecConfig,
-    /// What follows from the configuration, and is asked for with each frame.
+    /// Derived from `config`, because each frame needs it.
     payload_limit: u32,
     around_len: u8,
     state: State,
@@ -72,15 +75,15 @@ impl PacketCodec {
         &self.config
     }
 
-    /// Takes the next packet off the front of `src`, or `None` while it is not whole.
+    /// Removes the first packet from the front of `src`. Returns `None` while its frame is incomplete: append more bytes to
+    /// `src` and call again.
     ///
-    /// This is `decode` of [`Decoder`] with the error of a frame alone. It reserves nothing: the caller decides how much
-    /// to read, see [`missing`](Self::missing).
+    /// This never reserves memory in `src`.
     ///
     /// # Errors
     ///
-    /// [`FrameError::PayloadTooLarge`] and [`FrameError::ChecksumMismatch`], from then on for ever.
-    // In its caller the packet stays in registers: to pass it through memory costs half as much again as all of the rest.
+    /// [`FrameError::PayloadTooLarge`] or [`FrameError::ChecksumMismatch`]; every later call returns the same error.
+    // Inlined, so that the packet stays in registers: passing it through memory makes decoding half as expensive again.
     #[inline(always)]
     pub fn decode_frame(&mut self, src: &mut BytesMut) -> Result<Option<Packet>, FrameError> {
         match self.whole_frame(src) {
@@ -92,13 +95,14 @@ impl PacketCodec {
         }
     }
 
-    /// Takes up to `limit` packets off the front of `src` and appends them to `packets`. Returns how many: none while the
-    /// first is not whole.
+    /// Moves up to `limit` packets from the front of `src` to `packets`. Returns their number: 0 while the first frame is
+    /// incomplete.
     ///
     /// # Errors
     ///
-    /// Those of `decode_frame`, of the first packet. Before a bad one that is not the first, this returns the good ones;
-    /// the next call returns the error.
+    /// The errors of `decode_frame`, if the first frame is bad. If a later one is, this returns the packets before it, and the
+    /// next call returns the error.
+    #[doc(hidden)]
     #[inline]
     pub fn decode_many(
         &mut self,
@@ -111,8 +115,8 @@ impl PacketCodec {
             match self.decode_frame(src) {
                 Ok(Some(packet)) => {
                     if packets.len() == packets.capacity() {
-                        // As many as the rest holds if they go on like this: a vector that doubles on its own would be
-                        // copied for each step, and whoever gives its memory up between batches pays for that each time.
+                        // As many as `src` holds if the rest have the average length so far. A vector that doubles would be
+                        // copied at each step, for every batch of a caller that does not keep the vector.
                         let taken_len = (len_before - src.len()) / (count + 1);
                         let likely = src.len() / taken_len.max(1) + 1;
                         packets.reserve(likely.min(limit - count).min(MOST_LIKELY));
@@ -129,22 +133,13 @@ impl PacketCodec {
         Ok(count)
     }
 
-    /// Looks at the packet at the front of `src`, or `None` while it is not whole: its payload, and how many bytes its frame
-    /// takes. For those who only read what arrives: `src` may be any memory, and nothing of it is kept.
-    ///
-    /// The next call begins at another frame: go on behind this one.
-    ///
-    /// ```
-    /// let mut codec = pktconn_codec::PacketCodec::default();
-    /// let stream = b"\x02\0\0\0hi\x01\0\0\0";
-    /// assert_eq!(codec.peek(stream), Ok(Some((&b"hi"[..], 6))));
-    /// assert_eq!(codec.peek(&stream[6..]), Ok(None));
-    /// assert!(codec.decode_end(&stream[6..]).is_err(), "the second one is not whole");
-    /// ```
+    /// The payload of the first packet in `src` and the length of its frame, or `None` while the frame is incomplete. Nothing is
+    /// copied or kept, so `src` can be any memory. Call it next with the bytes behind this frame.
     ///
     /// # Errors
     ///
-    /// Those of `decode_frame`.
+    /// The errors of `decode_frame`.
+    #[doc(hidden)]
     #[inline]
     pub fn peek<'a>(&mut self, src: &'a [u8]) -> Result<Option<(&'a [u8], usize)>, FrameError> {
         match self.whole_frame(src) {
@@ -158,8 +153,8 @@ impl PacketCodec {
         }
     }
 
-    /// The length of the frame at the front of `bytes` when it is whole; it is to be taken off then. What is known of one
-    /// that is not is kept.
+    /// The length of the frame at the front of `bytes` once it is complete. The caller must then remove it. The state remembers
+    /// the length of an incomplete frame.
     #[inline(always)]
     fn whole_frame(&mut self, bytes: &[u8]) -> Result<Option<usize>, FrameError> {
         let frame_len = match self.state {
@@ -184,11 +179,11 @@ impl PacketCodec {
         }
     }
 
-    /// Judges the bytes that are left in `src` at the end of the stream, after `decode_frame` has returned `None`.
+    /// Checks the end of the stream: `src` holds the bytes that are left after `decode_frame` has returned `None`.
     ///
     /// # Errors
     ///
-    /// [`FrameError::Truncated`] when the stream ended in the middle of a frame; an earlier error again.
+    /// [`FrameError::Truncated`] if the stream ended inside a frame, or the error that an earlier call has returned.
     pub fn decode_end(&mut self, src: &[u8]) -> Result<(), FrameError> {
         let needed = match &self.state {
             State::Head if src.is_empty() => return Ok(()),
@@ -199,8 +194,8 @@ impl PacketCodec {
         Err(self.fail(FrameError::Truncated { needed, available: src.len() }))
     }
 
-    /// Whether a whole frame stands at the front of `src`, or one of which more bytes would make no good one: whether
-    /// [`decode_frame`](Self::decode_frame) has something to say.
+    /// Whether `decode_frame` would return a packet or an error.
+    #[doc(hidden)]
     #[must_use]
     #[inline]
     pub fn is_ready(&self, src: &[u8]) -> bool {
@@ -214,7 +209,8 @@ impl PacketCodec {
         }
     }
 
-    /// How many bytes the frame at the front of `src` still lacks, as far as its header tells; 0 between frames.
+    /// How many bytes of the frame at the front of `src` are missing; 0 while its header is incomplete.
+    #[doc(hidden)]
     #[must_use]
     #[inline]
     pub fn missing(&self, src: &[u8]) -> usize {
@@ -224,41 +220,54 @@ impl PacketCodec {
         }
     }
 
-    /// How much room to make behind `src` so that more of the frame at its front can arrive; 0 between frames.
+    /// How much memory to reserve behind `src` for the rest of an incomplete frame, in bytes; 0 while its header is incomplete.
     ///
-    /// Never more than the frame lacks. Within that at least `at_least`, and at most what has arrived plus twice `at_least`.
-    /// The room doubles from step to step and ends at the frame's length: a buffer that grows by these steps alone is no
-    /// larger than its frame.
+    /// Never more than is missing. Up to that, at least `at_least` and at most `src.len() + 2 * at_least`. A buffer that grows
+    /// by these steps doubles each time and ends exactly at the frame's length.
+    #[doc(hidden)]
     #[must_use]
     pub fn room(&self, src: &[u8], at_least: usize) -> usize {
         let State::Body { frame_len } = self.state else { return 0 };
         let least = src.len().saturating_add(at_least);
         let Some(ratio) = frame_len.checked_div(least) else { return 0 };
-        // The frame's length, halved as often as that leaves enough.
+        // The frame's length, halved as long as the result is still large enough.
         let target = frame_len >> ratio.checked_ilog2().unwrap_or(0);
         target.saturating_sub(src.len())
+    }
+
+    /// Appends the frame of `packet` to `dst`. A packet that was received in the same format is copied as it is, not encoded again.
+    ///
+    /// # Errors
+    ///
+    /// [`FrameError::PayloadTooLarge`] if its payload exceeds the limit; `dst` is unchanged.
+    #[inline]
+    pub fn encode_frame(&self, packet: &Packet, dst: &mut BytesMut) -> Result<(), FrameError> {
+        self.frame(packet)?.put_into(dst);
+        Ok(())
     }
 
     /// The bytes of `packet` on the wire.
     ///
     /// # Errors
     ///
-    /// [`FrameError::PayloadTooLarge`] when its payload is over the limit.
+    /// [`FrameError::PayloadTooLarge`] if its payload exceeds the limit.
+    #[doc(hidden)]
     #[inline]
     pub fn frame<'a>(&self, packet: &'a Packet) -> Result<Frame<'a>, FrameError> {
         Frame::new(packet, self.config.framing, self.payload_limit as usize)
     }
 
-    /// Appends the frame of a packet of these bytes to `dst`. It takes less than to make the packet first.
+    /// Appends the frame of a packet with this payload to `dst`, without making a [`Packet`].
     ///
     /// # Errors
     ///
-    /// [`FrameError::PayloadTooLarge`] when they are over the limit; `dst` is as it was.
+    /// [`FrameError::PayloadTooLarge`] if it exceeds the limit; `dst` is unchanged.
+    #[doc(hidden)]
     #[inline]
     pub fn encode_payload(&self, payload: &[u8], dst: &mut BytesMut) -> Result<(), FrameError> {
         let (len, max) = (payload.len(), self.payload_limit as usize);
         let Framing { header, checksum } = self.config.framing;
-        // The limit is one that the length field can say.
+        // The length field can hold the limit.
         let Some(head) = header.write(len).filter(|_| len <= max) else {
             return Err(FrameError::PayloadTooLarge { len, max });
         };
@@ -269,11 +278,12 @@ impl PacketCodec {
         Ok(())
     }
 
-    /// The length of the frame at the front of `src`, once its header is whole: of all of it, with header and checksum.
+    /// The length of the frame at the front of `src`, with header and checksum. `None` while its header is incomplete.
     ///
     /// # Errors
     ///
-    /// [`FrameError::PayloadTooLarge`] when it announces a payload over the limit.
+    /// [`FrameError::PayloadTooLarge`] if it announces a payload over the limit.
+    #[doc(hidden)]
     #[inline]
     pub fn frame_len(&self, src: &[u8]) -> Result<Option<usize>, FrameError> {
         let Some(len) = self.config.framing.header.read(src) else { return Ok(None) };
@@ -281,7 +291,7 @@ impl PacketCodec {
         if len > max {
             return Err(FrameError::PayloadTooLarge { len, max });
         }
-        // Saturates on 32-bit targets alone, at a length that no buffer there can reach.
+        // Saturates only on 32-bit targets, at a length that no buffer there can reach.
         Ok(Some(len.saturating_add(self.around_len.into())))
     }
 
@@ -295,46 +305,5 @@ impl PacketCodec {
 impl Default for PacketCodec {
     fn default() -> Self {
         Self::new(CodecConfig::default())
-    }
-}
-
-impl Decoder for PacketCodec {
-    type Item = Packet;
-    type Error = CodecError;
-
-    #[inline]
-    fn decode(&mut self, src: &mut BytesMut) -> Result<Option<Packet>, CodecError> {
-        let packet = self.decode_frame(src)?;
-        // Only a full buffer grows.
-        if packet.is_none() && src.capacity() == src.len() {
-            src.reserve(self.room(src, FIRST_CHUNK / 2));
-        }
-        Ok(packet)
-    }
-
-    fn decode_eof(&mut self, src: &mut BytesMut) -> Result<Option<Packet>, CodecError> {
-        match self.decode_frame(src)? {
-            Some(packet) => Ok(Some(packet)),
-            None => Ok(self.decode_end(src).map(|()| None)?),
-        }
-    }
-}
-
-impl Encoder<&Packet> for PacketCodec {
-    type Error = CodecError;
-
-    #[inline]
-    fn encode(&mut self, packet: &Packet, dst: &mut BytesMut) -> Result<(), CodecError> {
-        self.frame(packet)?.put_into(dst);
-        Ok(())
-    }
-}
-
-impl Encoder<Packet> for PacketCodec {
-    type Error = CodecError;
-
-    #[inline]
-    fn encode(&mut self, packet: Packet, dst: &mut BytesMut) -> Result<(), CodecError> {
-        self.encode(&packet, dst)
     }
 }

@@ -12,12 +12,18 @@
 //!   on the wire announces it.
 //! - Other length fields ([`HeaderFormat`]) speak to peers that are not Go.
 //!
-//! This crate knows no socket, no clock and no task. [`PacketCodec`] is a [`Decoder`](tokio_util::codec::Decoder) and
-//! an [`Encoder`](tokio_util::codec::Encoder); the crate `pktconn` builds connections on it.
+//! The crate does no I/O and has no clock and no task. Use it in one of these ways:
+//!
+//! - [`PacketCodec`] in a `tokio_util::codec::Framed`, as below (feature `tokio-util`, on by default);
+//! - [`blocking::read_packet`] and [`blocking::write_packet`] over `std::io` streams;
+//! - [`PacketCodec::decode_frame`] and [`PacketCodec::encode_frame`] with any other I/O. The example `smol` does that.
+//!
+//! Without the feature `tokio-util` no part of tokio is compiled. The crate `pktconn` has connections, servers and clients.
 //!
 //! # In a `Framed`
 //!
-//! ```
+#![cfg_attr(feature = "tokio-util", doc = "```")]
+#![cfg_attr(not(feature = "tokio-util"), doc = "```ignore")]
 //! use futures::{SinkExt, StreamExt};
 //! use pktconn_codec::{Packet, PacketCodec, PacketMut};
 //! use tokio_util::codec::Framed;
@@ -41,6 +47,7 @@
 //! ```
 
 #![forbid(unsafe_code)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod wire;
 pub use wire::{HeaderFormat, UnknownHeaderFormat};
@@ -55,15 +62,21 @@ mod packet;
 pub use packet::{Packet, PacketMut};
 
 mod frame;
+#[doc(hidden)]
 pub use frame::Frame;
 
 mod codec;
 pub use codec::PacketCodec;
 
+#[cfg(feature = "tokio-util")]
+mod framed;
+
+pub mod blocking;
+
 mod error;
 pub use error::{CodecError, FrameError, ReadError, WriteError};
 
 /// The example of the README compiles.
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "tokio-util"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -4,7 +4,6 @@ use std::hint::black_box;
 
 use bytes::{Bytes, BytesMut};
 use pktconn::{Checksum, CodecConfig, Packet, PacketCodec, PacketMut};
-use tokio_util::codec::Encoder;
 
 use crate::echo::{self, How};
 
@@ -78,7 +77,7 @@ fn frames(checksum: Checksum, payload_len: usize, count: u32) -> BytesMut {
     let (mut codec, packet) = (codec(checksum), framed(checksum, payload_len));
     let mut wire = BytesMut::with_capacity((payload_len + 8) * count as usize);
     for _ in 0..count {
-        codec.encode(&packet, &mut wire).expect("it is below the limit");
+        codec.encode_frame(&packet, &mut wire).expect("it is below the limit");
     }
     wire
 }
@@ -97,7 +96,7 @@ fn encode(packet: &Packet, times: u32) {
     let mut buffer = BytesMut::with_capacity(4096);
     for _ in 0..times {
         buffer.clear();
-        codec.encode(black_box(packet), &mut buffer).expect("it is below the limit");
+        codec.encode_frame(black_box(packet), &mut buffer).expect("it is below the limit");
         black_box(&buffer);
     }
 }

@@ -21,15 +21,16 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use crate::config::Framing;
 
-/// A whole packet: an immutable payload and a read cursor.
+/// Room in front of a payload that [`Packet::into_mut`] has copied: two `u64`, such as an id and a time.
+const PREPEND_ROOM: usize = 16;
+
+/// A packet: an immutable payload and a read cursor.
 ///
-/// Cloning is cheap (the bytes are shared) and gives the clone a cursor of its own. Two packets are equal when their
-/// payloads are; the cursor does not count.
+/// - Make one with [`PacketMut`], or from `Bytes`, `Vec<u8>`, `String` or `&'static [u8]` without a copy, or from `&str`.
+/// - Read it with the typed `read_*` methods (little-endian, checked), as a [`Buf`], or as the slice [`payload`](Self::payload).
+/// - Cloning shares the bytes; each clone has its own cursor. Two packets are equal if their payloads are, wherever the cursors are.
 ///
-/// Read it by the typed `read_*` methods, little-endian and checked, or as a [`Buf`], or as the slice that
-/// [`payload`](Self::payload) gives. Make one with [`PacketMut`], or from bytes: `Bytes`, `Vec<u8>`, `&'static [u8]`.
-///
-/// A received packet shares its memory with the packets that arrived with it: see [`detach`](Self::detach).
+/// A received packet shares its memory with packets that arrived with it. Call [`detach`](Self::detach) on a packet that you keep.
 #[derive(Clone, Default)]
 pub struct Packet {
     bytes: Bytes,
@@ -111,10 +112,13 @@ impl Packet {
         self.bytes
     }
 
-    /// Turns the packet into one that can be written on: what is written is appended to the payload.
+    /// Turns the packet into one that can be changed: append to its payload, or [prepend](PacketMut::prepend_bytes) to it.
     ///
-    /// Takes the bytes over when this packet is their only owner, and copies the payload otherwise. A received packet
-    /// is not the only owner while the connection, or another packet that arrived with it, holds the same buffer.
+    /// If this packet is the only owner of its memory, nothing is copied. Otherwise the payload is copied to new memory with 16 free
+    /// bytes in front, enough to prepend an id. A received packet shares its memory with the connection and with packets that
+    /// arrived with it, so it is usually copied; [`PacketSender::send_parts`] forwards a large payload with an id in front without a copy.
+    ///
+    /// [`PacketSender::send_parts`]: https://docs.rs/pktconn/latest/pktconn/struct.PacketSender.html#method.send_parts
     #[must_use]
     pub fn into_mut(self) -> PacketMut {
         let (header_len, payload_end) = (self.header_len(), self.header_len() + self.len());
@@ -125,7 +129,7 @@ impl Packet {
             }
             Err(shared) => {
                 let payload = &shared[header_len..payload_end];
-                let mut packet = PacketMut::with_capacity(payload.len());
+                let mut packet = PacketMut::with_headroom(PREPEND_ROOM, payload.len());
                 packet.write_bytes(payload);
                 packet
             }
@@ -239,6 +243,19 @@ impl From<&'static [u8]> for Packet {
 impl<const N: usize> From<&'static [u8; N]> for Packet {
     fn from(payload: &'static [u8; N]) -> Self {
         payload.as_slice().into()
+    }
+}
+
+/// Copies the text.
+impl From<&str> for Packet {
+    fn from(payload: &str) -> Self {
+        Bytes::copy_from_slice(payload.as_bytes()).into()
+    }
+}
+
+impl From<String> for Packet {
+    fn from(payload: String) -> Self {
+        payload.into_bytes().into()
     }
 }
 

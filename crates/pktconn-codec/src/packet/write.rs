@@ -92,7 +92,12 @@ impl PacketMut {
     /// When the capacity overflows, as with `Vec`.
     #[must_use]
     pub fn with_capacity(payload_len: usize) -> Self {
-        let headroom = HeaderFormat::MAX_LEN;
+        Self::with_headroom(0, payload_len)
+    }
+
+    /// An empty packet with room for a payload of `payload_len` bytes, and for `prepend_len` bytes in front of it.
+    pub(super) fn with_headroom(prepend_len: usize, payload_len: usize) -> Self {
+        let headroom = HeaderFormat::MAX_LEN + prepend_len;
         let mut bytes = BytesMut::with_capacity(payload_len.saturating_add(headroom + Checksum::MAX_LEN));
         bytes.put_bytes(0, headroom);
         Self { bytes, headroom }
@@ -179,6 +184,28 @@ impl PacketMut {
     pub fn write_bytes(&mut self, bytes: &[u8]) {
         self.reserve(bytes.len());
         self.bytes.put_slice(bytes);
+    }
+
+    /// Puts bytes in front of the payload: an id, for instance.
+    ///
+    /// A packet from [`Packet::into_mut`] that was copied has 16 free bytes there. Without enough room in front, this copies the
+    /// payload once and leaves as much room again.
+    ///
+    /// ```
+    /// # use pktconn_codec::Packet;
+    /// let received = Packet::from("payload");
+    /// let mut forwarded = received.into_mut();
+    /// forwarded.prepend_bytes(&7_u32.to_le_bytes());
+    /// assert_eq!(forwarded.payload(), b"\x07\0\0\0payload");
+    /// ```
+    pub fn prepend_bytes(&mut self, bytes: &[u8]) {
+        if self.headroom < bytes.len() + HeaderFormat::MAX_LEN {
+            let mut roomy = Self::with_headroom(2 * bytes.len(), self.len());
+            roomy.write_bytes(self.payload());
+            *self = roomy;
+        }
+        self.headroom -= bytes.len();
+        self.bytes[self.headroom..][..bytes.len()].copy_from_slice(bytes);
     }
 
     variable_writes! {

@@ -31,9 +31,12 @@ pub(crate) fn encode(config: &CodecConfig, packet: &Packet) -> Result<Vec<u8>, F
     // What is in the buffer already must stay in front of the frame, and alone when there is none.
     let mut by_reference = BytesMut::from("before");
     let mut by_value = by_reference.clone();
-    let results = [codec.encode(packet, &mut by_reference), codec.encode(packet.clone(), &mut by_value)];
+    let results = [
+        codec.encode_frame(packet, &mut by_reference),
+        codec.encode(packet.clone(), &mut by_value).map_err(frame_error),
+    ];
     for (result, buffer) in results.into_iter().zip([by_reference, by_value]) {
-        assert_eq!(result.map_err(frame_error).err(), parts.as_ref().err().copied());
+        assert_eq!(result.err(), parts.as_ref().err().copied());
         let appended = buffer.strip_prefix(b"before").expect("a frame is appended");
         assert!(appended == parts.as_deref().unwrap_or_default(), "an encoder differs from the parts");
     }
