@@ -101,6 +101,7 @@
 //! | `pktconn_client_failed_tries_total` | counter | its attempts that failed |
 
 #![forbid(unsafe_code)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod error;
 pub use error::{Error, Timeout};
@@ -112,11 +113,15 @@ pub use transport::{TlsClientConfig, TlsInfo, TlsServerConfig};
 
 mod connection;
 pub use connection::{
-    ConnConfig, ConnStats, CutConn, PacketConn, PacketReceiver, PacketSender, SlowConsumer,
+    ConnConfig, ConnId, ConnStats, CutConn, PacketConn, PacketReceiver, PacketSender, PacketSink, SendPermit,
+    SinkSource, SlowConsumer,
 };
 
 mod server;
-pub use server::{PacketServer, ServerConfig, ServerHandle, ServerStats, ShutdownReport};
+pub use server::{
+    BoxError, ConnHandler, HandlerResult, PacketServer, ServerConfig, ServerHandle, ServerStats,
+    ShutdownReport,
+};
 
 mod client;
 pub use client::{Client, ClientConfig, ClientEvent, ClientSender, ClientState, Lost};
@@ -128,8 +133,8 @@ pub use group::{Broadcast, Group};
 pub use ipnet::IpNet;
 
 pub use pktconn_codec::{
-    Checksum, CodecConfig, CodecError, Frame, FrameError, HeaderFormat, Packet, PacketCodec, PacketMut,
-    ReadError, UnknownHeaderFormat, WriteError,
+    Checksum, CodecConfig, CodecError, FrameError, HeaderFormat, Packet, PacketCodec, PacketMut, ReadError,
+    UnknownHeaderFormat, WriteError,
 };
 
 /// The examples of the READMEs compile.
@@ -141,3 +146,45 @@ mod readmes {
     #[doc = include_str!("../../../README.md")]
     struct OfTheRepository;
 }
+
+/// Mistakes that must not compile, because they would do something else than they say.
+///
+/// A connection that receives in one arm of a `select!` and sends in another needs a `sender`:
+///
+/// ```compile_fail,E0502
+/// # async fn trap(mut conn: pktconn::PacketConn) {
+/// tokio::select! {
+///     _ = conn.recv() => {}
+///     _ = conn.send("hello") => {}
+/// }
+/// # }
+/// ```
+///
+/// ```
+/// # async fn works(mut conn: pktconn::PacketConn) {
+/// let sender = conn.sender();
+/// tokio::select! {
+///     _ = conn.recv() => {}
+///     _ = sender.send("hello") => {}
+/// }
+/// # }
+/// ```
+///
+/// Neither a connection nor a sender is a `Sink`: `SinkExt::send` would take the place of `send`.
+///
+/// ```compile_fail,E0277
+/// fn needs_sink(_: impl futures::Sink<pktconn::Packet>) {}
+/// # fn trap(conn: pktconn::PacketConn) {
+/// needs_sink(conn);
+/// # }
+/// ```
+///
+/// ```
+/// fn needs_sink(_: impl futures::Sink<pktconn::Packet>) {}
+/// # fn works(conn: pktconn::PacketConn) {
+/// needs_sink(conn.sender().into_sink());
+/// needs_sink(conn.into_sink());
+/// # }
+/// ```
+#[cfg(doctest)]
+struct Traps;

@@ -268,13 +268,13 @@ async fn it_is_a_stream_that_ends_after_a_clean_close_or_an_error() {
 }
 
 #[tokio::test]
-async fn it_is_a_sink_that_waits_for_room_and_closes() {
+async fn its_sink_waits_for_room_and_closes() {
     let (here, mut there) = piped_pair(64, ConnConfig::new().send_high_water(500));
-    let mut sink = here;
+    let mut sink = here.into_sink();
     let sending = async {
         let mut packets = futures::stream::iter(0..200).map(|number| Ok(numbered(number)));
-        SinkExt::send_all(&mut sink, &mut packets).await.unwrap();
-        SinkExt::close(&mut sink).await.unwrap();
+        sink.send_all(&mut packets).await.unwrap();
+        sink.close().await.unwrap();
     };
     let receiving = async {
         let packets: Vec<Packet> = (&mut there).map(Result::unwrap).collect().await;
@@ -286,15 +286,16 @@ async fn it_is_a_sink_that_waits_for_room_and_closes() {
 
 #[tokio::test]
 async fn as_a_sink_it_is_not_ready_above_the_mark_and_not_flushed_before_all_is_written() {
-    let (mut sink, mut raw) = piped_and_raw(100, ConnConfig::new().send_high_water(500));
+    let (conn, mut raw) = piped_and_raw(100, ConnConfig::new().send_high_water(500));
+    let mut sink = conn.into_sink();
     sink.feed(vec![1; 596].into()).await.unwrap();
     assert!(drop_after(1, sink.feed(vec![2; 10].into())).await.is_none());
-    assert!(drop_after(1, SinkExt::flush(&mut sink)).await.is_none());
+    assert!(drop_after(1, sink.flush()).await.is_none());
     raw.read_exact(&mut [0; 100]).await.unwrap();
     sink.feed(vec![2; 10].into()).await.unwrap();
-    assert!(drop_after(1, SinkExt::flush(&mut sink)).await.is_none());
+    assert!(drop_after(1, sink.flush()).await.is_none());
     let mut rest = [0; 600 - 100 + 14];
-    let (flushed, read) = tokio::join!(SinkExt::flush(&mut sink), raw.read_exact(&mut rest));
+    let (flushed, read) = tokio::join!(sink.flush(), raw.read_exact(&mut rest));
     flushed.unwrap();
     read.unwrap();
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use common::{drop_after, frame, numbered, piped_and_raw, piped_pair, tcp_and_raw};
 use futures::SinkExt;
-use pktconn::{ConnConfig, PacketSender};
+use pktconn::ConnConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
@@ -195,14 +195,14 @@ async fn what_a_transport_buffers_leaves_though_nobody_waits_for_it() {
 #[tokio::test]
 async fn the_flush_of_a_sink_ends_though_other_senders_never_pause() {
     let (conn, mut raw) = piped_and_raw(100, ConnConfig::new().send_high_water(1000));
-    let (mut sink, _receiver) = conn.split();
-    let other = sink.clone();
+    let (other, _receiver) = conn.split();
+    let mut sink = other.clone().into_sink();
     sink.feed(numbered(1)).await.unwrap();
     let mut bytes = [0; 100];
     for _ in 0..15 {
         // There is always more in the send queue.
         while other.try_send(numbered(2)).is_ok() {}
-        if let Some(flushed) = drop_after(1, SinkExt::flush(&mut sink)).await {
+        if let Some(flushed) = drop_after(1, sink.flush()).await {
             return flushed.unwrap();
         }
         raw.read_exact(&mut bytes).await.unwrap();
@@ -214,31 +214,33 @@ async fn the_flush_of_a_sink_ends_though_other_senders_never_pause() {
 #[tokio::test]
 async fn the_flush_of_a_sink_covers_what_it_sent_since_it_was_first_polled() {
     let (conn, mut raw) = piped_and_raw(100, ConnConfig::new());
-    let (mut sink, _receiver) = conn.split();
+    let (sender, _receiver) = conn.split();
+    let mut sink = sender.clone().into_sink();
     sink.feed(vec![1; 146].into()).await.unwrap();
-    assert!(drop_after(1, SinkExt::flush(&mut sink)).await.is_none());
+    assert!(drop_after(1, sink.flush()).await.is_none());
     sink.feed(vec![2; 96].into()).await.unwrap();
     // What is left of the first frame, and half of the second, is in the pipe.
     raw.read_exact(&mut [0; 100]).await.unwrap();
     tokio::task::yield_now().await;
-    assert!(drop_after(1, SinkExt::flush(&mut sink)).await.is_none());
+    assert!(drop_after(1, sink.flush()).await.is_none());
     raw.read_exact(&mut [0; 100]).await.unwrap();
-    SinkExt::flush(&mut sink).await.unwrap();
+    sink.flush().await.unwrap();
 }
 
 #[tokio::test]
 async fn a_flush_of_a_sink_covers_what_was_sent_otherwise_since_an_earlier_one() {
     let (conn, mut raw) = piped_and_raw(100, ConnConfig::new());
-    let (mut sink, _receiver) = conn.split();
+    let (sender, _receiver) = conn.split();
+    let mut sink = sender.clone().into_sink();
     sink.feed(vec![1; 146].into()).await.unwrap();
-    assert!(drop_after(1, SinkExt::flush(&mut sink)).await.is_none());
+    assert!(drop_after(1, sink.flush()).await.is_none());
     raw.read_exact(&mut [0; 100]).await.unwrap();
     tokio::task::yield_now().await;
-    PacketSender::send(&sink, vec![2; 496]).await.unwrap();
-    assert!(drop_after(1, SinkExt::flush(&mut sink)).await.is_none());
-    PacketSender::try_send(&sink, vec![3; 96]).unwrap();
+    sender.send(vec![2; 496]).await.unwrap();
+    assert!(drop_after(1, sink.flush()).await.is_none());
+    sender.try_send(vec![3; 96]).unwrap();
     let mut rest = [0; 50 + 500 + 100];
-    let (flushed, read) = tokio::join!(SinkExt::flush(&mut sink), raw.read_exact(&mut rest));
+    let (flushed, read) = tokio::join!(sink.flush(), raw.read_exact(&mut rest));
     flushed.unwrap();
     read.unwrap();
 }

@@ -163,11 +163,10 @@ fn sending_side(peer: &Peer, config: ConnConfig) -> (PacketConn, Group) {
 /// Sends `packet` if that needs no waiting. Whether it was accepted, or dropped by a policy.
 fn offer(conn: &mut PacketConn, group: &Group, way: Way, packet: Packet) -> bool {
     match way {
-        // Not `conn.send`, which is that of `SinkExt` here.
-        Way::Send => PacketConn::send(conn, packet).now_or_never().is_some_and(|sent| sent.is_ok()),
+        Way::Send => conn.send(packet).now_or_never().is_some_and(|sent| sent.is_ok()),
         Way::SendMany => conn.send_many(&mut vec![packet]).now_or_never().is_some_and(|sent| sent.is_ok()),
         Way::TrySend => conn.try_send(packet).is_ok(),
-        Way::Sink => conn.feed(packet).now_or_never().is_some_and(|sent| sent.is_ok()),
+        Way::Sink => conn.sender().into_sink().feed(packet).now_or_never().is_some_and(|sent| sent.is_ok()),
         Way::Broadcast => group.broadcast(packet).delivered == 1,
     }
 }

@@ -837,12 +837,12 @@ fn who_waits_behind_a_sender_is_woken_when_that_is_dropped_or_served() {
                 }));
                 assert!(front.poll().is_pending());
                 let behind = tokio::spawn({
-                    let mut sender = sender.clone();
+                    let sender = sender.clone();
                     async move {
                         match way {
                             0 => sender.send(Packet::from(vec![2; 50])).await,
                             1 => sender.writable().await,
-                            _ => sender.feed(vec![2; 50].into()).await,
+                            _ => sender.into_sink().feed(vec![2; 50].into()).await,
                         }
                     }
                 });
@@ -884,8 +884,8 @@ fn writable_and_a_sink_do_not_wait_for_a_sender_that_is_not_polled() {
             async move { sender.writable().await }
         });
         let fed = tokio::spawn({
-            let mut sender = sender.clone();
-            async move { sender.feed(vec![2; 50].into()).await }
+            let sender = sender.clone();
+            async move { sender.into_sink().feed(vec![2; 50].into()).await }
         });
         let_others_run().await;
         gate.grant(1000);

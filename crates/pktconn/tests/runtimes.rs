@@ -237,7 +237,10 @@ async fn use_up(mut conn: PacketConn, how: Uses) {
         }
         Uses::Receives | Uses::ReceivesWithDeadlines => while let Ok(Some(_)) = conn.recv().await {},
         Uses::Streams => while conn.next().await.is_some() {},
-        Uses::Sinks => while SinkExt::send(&mut conn, Packet::from(vec![7; 10_000])).await.is_ok() {},
+        Uses::Sinks => {
+            let mut sink = conn.into_sink();
+            while sink.send(Packet::from(vec![7; 10_000])).await.is_ok() {}
+        }
         Uses::WaitsForTheEnd => {
             let sender = conn.split().0;
             let _ = sender.send(vec![7; 8 << 20]).await;

@@ -49,8 +49,9 @@ async fn send_all(conn: &mut PacketConn, way: usize, numbers: std::ops::Range<u8
         }
         1 => conn.send_many(&mut numbers.map(numbered).collect()).await.unwrap(),
         _ => {
+            let mut sink = conn.sender().into_sink();
             for number in numbers {
-                futures::SinkExt::feed(conn, numbered(number)).await.unwrap();
+                futures::SinkExt::feed(&mut sink, numbered(number)).await.unwrap();
             }
         }
     }

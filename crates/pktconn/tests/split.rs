@@ -180,16 +180,17 @@ async fn every_task_that_waits_is_woken() {
 #[tokio::test]
 async fn closing_a_sender_as_a_sink_waits_for_the_end() {
     let (here, mut raw) = piped_and_raw(10, ConnConfig::new());
-    let (mut sink, receiver) = here.split();
+    let (sender, receiver) = here.split();
     drop(receiver);
+    let mut sink = sender.into_sink();
     sink.feed(vec![1; 96].into()).await.unwrap();
-    assert!(drop_after(1, SinkExt::close(&mut sink)).await.is_none());
+    assert!(drop_after(1, sink.close()).await.is_none());
     let mut bytes = Vec::new();
     let reading = async {
         raw.read_to_end(&mut bytes).await.unwrap();
         raw.shutdown().await.unwrap();
     };
-    let (closed, ()) = tokio::join!(SinkExt::close(&mut sink), reading);
+    let (closed, ()) = tokio::join!(sink.close(), reading);
     closed.unwrap();
     assert_eq!(bytes.len(), 100);
 }
@@ -226,7 +227,7 @@ async fn a_failure_before_the_own_close_is_what_the_receiver_is_told() {
 async fn a_sink_does_not_pass_a_waiting_sender_by_for_ever() {
     let (here, mut there) = piped_pair(1000, ConnConfig::new().send_high_water(10_000));
     let (sender, _receiver) = here.split();
-    let mut sink = sender.clone();
+    let mut sink = sender.clone().into_sink();
     let feeding = tokio::spawn(async move {
         for _ in 0..10_000 {
             sink.feed(vec![1; 100].into()).await.unwrap();

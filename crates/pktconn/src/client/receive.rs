@@ -95,6 +95,7 @@ async fn receive_batch(receiver: &mut PacketReceiver, packets: &mut Vec<Packet>)
         reason,
         Reason::LocalClose
             | Reason::Timeout(Timeout::Write, _)
+            | Reason::MutualStall(_)
             | Reason::SlowConsumer { .. }
             | Reason::OverBudget { .. }
     );

@@ -9,6 +9,9 @@
 pub(crate) mod config;
 pub use config::ConnConfig;
 
+mod id;
+pub use id::ConnId;
+
 pub(crate) mod stats;
 pub use stats::ConnStats;
 
@@ -34,9 +37,12 @@ mod packet_receiver;
 pub use packet_receiver::PacketReceiver;
 
 mod packet_sender;
-pub use packet_sender::PacketSender;
+pub use packet_sender::{PacketSender, SendPermit};
 
 pub(crate) mod connect;
 
 mod packet_conn;
 pub use packet_conn::PacketConn;
+
+mod packet_sink;
+pub use packet_sink::{PacketSink, SinkSource};

@@ -1,4 +1,4 @@
-//! A connection as its user holds it: both sides in one.
+//! A connection: both directions in one value.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_core::Stream;
-use futures_sink::Sink;
 use pktconn_codec::Packet;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -22,25 +21,27 @@ use crate::transport::addr::Addr;
 use crate::transport::byte_stream::{ByteStream, split_any};
 use crate::transport::endpoints::Endpoints;
 use crate::transport::plain_stream::PlainStream;
-use crate::{ConnConfig, ConnStats, Error, PacketReceiver, PacketSender, SlowConsumer};
+use crate::{ConnConfig, ConnId, ConnStats, Error, PacketReceiver, PacketSender, PacketSink, SlowConsumer};
 
-/// A connection of packets over TCP, or over anything that is `AsyncRead + AsyncWrite`.
+/// A connection of packets over TCP, TLS, a Unix socket or any other byte stream.
 ///
-/// One type whatever the transport is. Also a [`Stream`] of received packets and a [`Sink`] of those to be sent.
-/// [`split`](Self::split) it to send from other tasks.
+/// It is also a [`Stream`] of received packets. For code that needs a `Sink`, there is [`into_sink`](Self::into_sink).
+///
+/// To receive and send at the same time, in one `select!` or in several tasks, send by a [`sender`](Self::sender) or
+/// [`split`](Self::split) the connection. See also [how not to deadlock](PacketSender::send#deadlock).
 ///
 /// # Dropping
 ///
-/// [`close`](Self::close) loses nothing. Dropping a connection without it ends the connection:
+/// [`close`](Self::close) delivers what was sent. Dropping the last handle without `close` ends the connection:
 ///
-/// - After [`recv`](Self::recv) has returned `None`, as if it had been closed, in the background.
-/// - While packets of the peer are undelivered (they have arrived, and were not received), by a reset: the peer must not take
-///   the end for a clean one. What was sent has up to 1 s to be written and acknowledged before that. With TLS there is no
-///   `close_notify`. A Unix socket shows the peer a reset only where the kernel still holds what it has sent.
-/// - Otherwise at once: what the transport takes without waiting is still written, and the rest of the send queue is lost.
+/// - After [`recv`](Self::recv) has returned `None`: like `close`, in the background.
+/// - While packets of the peer are undelivered (they arrived and were not received): by a reset, so that the peer does not take
+///   the end for a clean close. Before the reset, what was sent has up to 1 s to be written and acknowledged. With TLS there is no
+///   `close_notify`. Over a Unix socket the peer sees a reset only if the kernel still holds bytes that it sent.
+/// - Otherwise at once: what the transport accepts without waiting is written, and the rest of the send queue is lost.
 ///
-/// The same holds when the handler of a server returns, fails or panics. A reset that comes when FIN is out already, because
-/// the peer sent something later, looks like a clean close to a peer that has read FIN.
+/// The same holds if the handler of a server returns, fails or panics. A reset after FIN, because the peer sent something later,
+/// looks like a clean close to a peer that has read the FIN.
 #[derive(Debug)]
 pub struct PacketConn {
     sender: PacketSender,
@@ -48,12 +49,13 @@ pub struct PacketConn {
 }
 
 impl PacketConn {
-    /// Connects to an [address](Addr), over TCP or by a Unix socket, with the default configuration.
+    /// Connects to an [address](Addr) over TCP or a Unix socket, with the default configuration.
     ///
     /// # Errors
     ///
-    /// [`is_io`](Error::is_io): the address does not resolve, or none of its addresses can be reached.
-    /// [`is_timeout`](Error::is_timeout): it took longer than 10 s.
+    /// - [`is_io`](Error::is_io): the name does not resolve, or none of its addresses can be reached.
+    /// - [`is_timeout`](Error::is_timeout): it took longer than 10 s.
+    /// - [`is_config`](Error::is_config): the address can never work, for example because it has no port.
     ///
     /// # Cancel safety
     ///
@@ -62,14 +64,15 @@ impl PacketConn {
         Self::connect_with(addr, ConnConfig::new()).await
     }
 
-    /// Connects to an [address](Addr), over TCP or by a Unix socket, with a configuration of the caller's.
+    /// Connects to an [address](Addr) over TCP or a Unix socket.
     ///
     /// # Errors
     ///
-    /// [`is_io`](Error::is_io): the address does not resolve, or none of its addresses can be reached.
-    /// [`is_timeout`](Error::is_timeout): it took longer than [`connect_timeout`](ConnConfig::connect_timeout), or with TLS
-    /// then longer than its `handshake_timeout`. [`is_tls`](Error::is_tls): the handshake of TLS failed.
-    /// [`is_config`](Error::is_config): the configuration contradicts itself.
+    /// - [`is_io`](Error::is_io): the name does not resolve, or none of its addresses can be reached.
+    /// - [`is_timeout`](Error::is_timeout): it took longer than [`connect_timeout`](ConnConfig::connect_timeout), or the TLS handshake
+    ///   took longer than `handshake_timeout`.
+    /// - [`is_tls`](Error::is_tls): the TLS handshake failed.
+    /// - [`is_config`](Error::is_config): the configuration contradicts itself, or the address can never work.
     ///
     /// # Cancel safety
     ///
@@ -80,13 +83,13 @@ impl PacketConn {
         Self::from_stream(stream, None, &config, &Settings::new(&config, Origin::Connected), None)
     }
 
-    /// Makes a connection of a TCP stream that was connected or accepted elsewhere, and sets its
-    /// [options](ConnConfig::tcp), of which `TCP_NODELAY` is on by default.
+    /// Makes a connection of a TCP stream that you connected or accepted, and sets its [options](ConnConfig::tcp). `TCP_NODELAY` is on
+    /// by default.
     ///
     /// # Errors
     ///
-    /// [`is_io`](Error::is_io): the socket is no longer connected. [`is_config`](Error::is_config): the configuration
-    /// contradicts itself.
+    /// - [`is_io`](Error::is_io): the socket is not connected any more.
+    /// - [`is_config`](Error::is_config): the configuration contradicts itself.
     ///
     /// # Panics
     ///
@@ -125,7 +128,7 @@ impl PacketConn {
         Ok(Self::from_shared(&shared, reader))
     }
 
-    /// Makes a connection over any byte stream: a pipe in memory, a stream of TLS that was made elsewhere.
+    /// Makes a connection over any byte stream, such as an in-memory pipe or a TLS stream of your own.
     ///
     /// # Errors
     ///
@@ -154,86 +157,110 @@ impl PacketConn {
         Self { sender: PacketSender::new(shared), receiver: PacketReceiver::new(shared, reader) }
     }
 
-    /// Receives the next packet, or `None` once the peer has closed its side between two frames.
+    /// Receives the next packet. Returns `None` after the peer has closed its side between two frames.
     ///
-    /// See [`PacketReceiver::recv`].
+    /// See [`PacketReceiver::recv`]. It borrows the connection mutably: to send while it waits, for example in another arm of a
+    /// `select!`, use a [`sender`](Self::sender) or [`split`](Self::split):
+    ///
+    /// ```
+    /// # use pktconn::{Error, Packet, PacketConn};
+    /// # async fn example(mut conn: PacketConn, mut updates: tokio::sync::mpsc::Receiver<Packet>) -> Result<(), Error> {
+    /// let sender = conn.sender();
+    /// loop {
+    ///     tokio::select! {
+    ///         received = conn.recv() => match received? {
+    ///             Some(packet) => println!("{packet:?}"),
+    ///             None => break,
+    ///         },
+    ///         permit = sender.reserve(), if !updates.is_empty() => {
+    ///             if let Ok(update) = updates.try_recv() {
+    ///                 permit?.send(update)?;
+    ///             }
+    ///         }
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
-    /// The connection has ended, and every later call says the same: [`is_truncated`](Error::is_truncated),
+    /// The connection has ended; every later call returns the same: [`is_truncated`](Error::is_truncated),
     /// [`is_protocol`](Error::is_protocol), [`is_timeout`](Error::is_timeout),
-    /// [`is_slow_consumer`](Error::is_slow_consumer) or [`is_io`](Error::is_io); after `close`,
-    /// [`is_local_close`](Error::is_local_close).
+    /// [`is_slow_consumer`](Error::is_slow_consumer), [`is_over_budget`](Error::is_over_budget) or [`is_io`](Error::is_io); after
+    /// `close`, [`is_local_close`](Error::is_local_close).
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future loses nothing: the next call goes on where it stopped.
+    /// Dropping the future loses nothing: the next call continues where it stopped.
     pub async fn recv(&mut self) -> Result<Option<Packet>, Error> {
         let waiting = self.receiver.waiting();
         poll_fn(|cx| waiting.0.poll_recv(cx)).await
     }
 
-    /// Accepts a packet to be sent, and waits for room in the send queue first where there is none.
+    /// Queues a packet. Waits while the send queue has no room for it.
     ///
-    /// See [`PacketSender::send`].
+    /// See [`PacketSender::send`], and [there](PacketSender::send#deadlock) why a loop should not await it between two `recv`s if
+    /// the peer may do the same.
     ///
     /// # Errors
     ///
-    /// [`is_payload_too_large`](Error::is_payload_too_large): the connection goes on. Any other: the connection has
-    /// ended, and says why. The packet comes back in [`into_unsent`](Error::into_unsent).
+    /// - [`is_payload_too_large`](Error::is_payload_too_large): the packet exceeds the limit. The connection is not affected.
+    /// - Any other: the connection has ended, and this is the reason.
+    ///
+    /// The packet comes back in [`into_unsent`](Error::into_unsent).
     ///
     /// # Cancel safety
     ///
-    /// The packet is accepted whole when the future completes, and not at all when it is dropped before.
+    /// The packet is accepted when the future completes. If the future is dropped before that, nothing was accepted.
     pub async fn send(&self, packet: impl Into<Packet>) -> Result<(), Error> {
         self.sender.send(packet).await
     }
 
-    /// Receives the packets that have arrived, at most `limit`, and appends them to `packets`; waits for the first. Returns
-    /// how many, or 0 once the peer has closed its side between two frames.
+    /// Receives the packets that have arrived, up to `limit`, and appends them to `packets`. Waits for the first. Returns their number,
+    /// or 0 after the peer has closed its side between two frames.
     ///
     /// See [`PacketReceiver::recv_many`].
     ///
     /// # Errors
     ///
-    /// Those of [`recv`](Self::recv). What came before an error is received first.
+    /// Those of [`recv`](Self::recv), after the packets that came before the error.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future loses nothing: `packets` is as it was, and the next call goes on where it stopped.
+    /// Dropping the future loses nothing: `packets` is unchanged, and the next call continues where it stopped.
     pub async fn recv_many(&mut self, packets: &mut Vec<Packet>, limit: usize) -> Result<usize, Error> {
         let waiting = self.receiver.waiting();
         poll_fn(|cx| waiting.0.poll_recv_many(cx, packets, limit)).await
     }
 
-    /// Accepts all of `packets` to be sent, in their order, and takes them out of there; waits for room in the send queue where
-    /// there is none.
+    /// Queues all `packets` in order and removes them from the vector. Waits while the send queue has no room.
     ///
     /// See [`PacketSender::send_many`].
     ///
     /// # Errors
     ///
-    /// Those of [`send`](Self::send). The packets that were not accepted, the one that failed first, are still in
-    /// `packets`, and not in the error.
+    /// Those of [`send`](Self::send). The packets that were not accepted stay in `packets`, the one that failed first; they are not in
+    /// the error.
     ///
     /// # Cancel safety
     ///
-    /// When the future is dropped, the packets that were not accepted are still in `packets`.
+    /// If the future is dropped, the packets that were not accepted stay in `packets`.
     pub async fn send_many(&self, packets: &mut Vec<Packet>) -> Result<(), Error> {
         self.sender.send_many(packets).await
     }
 
-    /// Accepts a packet to be sent if the send queue has room for it.
+    /// Queues a packet if the send queue has room for it. Does not wait.
     ///
     /// # Errors
     ///
-    /// [`is_full`](Error::is_full) when there is no room now; otherwise as [`send`](Self::send). The packet comes back in
-    /// [`into_unsent`](Error::into_unsent).
+    /// [`is_full`](Error::is_full) if there is no room, or if other senders wait for room; otherwise those of [`send`](Self::send).
+    /// The packet comes back in [`into_unsent`](Error::into_unsent).
     pub fn try_send(&self, packet: impl Into<Packet>) -> Result<(), Error> {
         self.sender.try_send(packet)
     }
 
-    /// How many bytes of accepted packets the transport has not taken yet. See [`PacketSender::queued_bytes`].
+    /// The number of bytes that are accepted and not yet taken by the transport. See [`PacketSender::queued_bytes`].
     #[must_use]
     pub fn queued_bytes(&self) -> usize {
         self.sender.queued_bytes()
@@ -243,7 +270,7 @@ impl PacketConn {
     ///
     /// # Errors
     ///
-    /// The connection has ended, or ends before.
+    /// The connection has ended, and this is the reason.
     ///
     /// # Cancel safety
     ///
@@ -252,53 +279,75 @@ impl PacketConn {
         self.sender.writable().await
     }
 
-    /// Waits until everything that was accepted before this call is written to the transport.
-    ///
-    /// Not needed for packets to leave. See [`PacketSender::flush`].
+    /// Waits until everything that was accepted before this call is written to the transport. Packets leave without it. See
+    /// [`PacketSender::flush`].
     ///
     /// # Errors
     ///
-    /// The connection ended before.
+    /// The connection ended before everything was written.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future changes nothing: what was accepted is written all the same.
+    /// Dropping the future changes nothing: accepted packets are written anyway.
     pub async fn flush(&self) -> Result<(), Error> {
         self.sender.flush().await
     }
 
-    /// Closes the connection and loses nothing: writes out what was accepted, sends FIN, and reads on until the peer
-    /// closes its side too. What arrives meanwhile is discarded.
+    /// Closes the connection and loses nothing: writes what was accepted, sends FIN, and waits until the peer closes its side. What
+    /// arrives meanwhile is discarded.
     ///
     /// The deadline is [`close_timeout`](ConnConfig::close_timeout) after the first call. See [`PacketSender::close`].
     ///
     /// # Errors
     ///
-    /// [`is_timeout`](Error::is_timeout) when the deadline passed before all was written, [`is_io`](Error::is_io) when
-    /// the transport failed, and the error of a connection that had already failed. The packets that were not wholly
-    /// written come back in [`into_unsent`](Error::into_unsent).
+    /// - [`is_timeout`](Error::is_timeout): the deadline passed before everything was written.
+    /// - [`is_io`](Error::is_io): the transport failed.
+    /// - Any other: the connection had failed before, for this reason.
+    ///
+    /// Packets that were not completely written come back in [`into_unsent`](Error::into_unsent).
     ///
     /// # Cancel safety
     ///
-    /// The close goes on when the future is dropped, as long as the connection is there; a further call waits for its
-    /// end.
+    /// If the future is dropped, the close goes on while the connection exists. A second call waits for its end.
     pub async fn close(&mut self) -> Result<(), Error> {
         self.sender.shared().close();
-        self.receiver.stop();
+        self.stop_receiving();
         self.sender.close().await
+    }
+
+    /// Discards from now on what arrives: this side was closed.
+    pub(crate) fn stop_receiving(&mut self) {
+        self.receiver.stop();
+    }
+
+    /// A sender beside the connection: to send from another task, or in a `select!` beside [`recv`](Self::recv).
+    ///
+    /// The connection ends when it and all its senders are dropped.
+    #[must_use]
+    pub fn sender(&self) -> PacketSender {
+        self.sender.clone()
     }
 
     /// Splits the connection into a sender, which can be cloned, and a receiver, for different tasks.
     ///
-    /// To [`close`](PacketSender::close) it then, go on receiving or drop the receiver. With one that is kept and not polled,
-    /// a close does not see the peer's own, and takes until [`close_grace`](ConnConfig::close_grace) or
+    /// To [`close`](PacketSender::close) it then, keep receiving or drop the receiver. If the receiver is kept and not polled, a close
+    /// does not see the peer's close and waits until [`close_grace`](ConnConfig::close_grace) or
     /// [`close_timeout`](ConnConfig::close_timeout).
     #[must_use]
     pub fn split(self) -> (PacketSender, PacketReceiver) {
         (self.sender, self.receiver)
     }
 
-    /// Waits until the connection ends or begins to, and tells why. See [`PacketSender::closed`].
+    /// Makes a `Sink` and `Stream` of the connection, for code that needs these.
+    ///
+    /// The connection itself is not a `Sink`: with `SinkExt` in scope, `conn.send(..)` would mean `SinkExt::send`, which flushes after
+    /// each packet.
+    #[must_use]
+    pub fn into_sink(self) -> PacketSink<Self> {
+        PacketSink::new(self)
+    }
+
+    /// Waits until the connection ends or begins to end. Returns the first reason. See [`PacketSender::closed`].
     ///
     /// # Cancel safety
     ///
@@ -307,31 +356,38 @@ impl PacketConn {
         self.sender.closed().await
     }
 
-    /// Why the connection ended or begins to: the first reason of all, or `None` while it is open.
+    /// Why the connection ended or began to end: the first reason. `None` while it is open.
     #[must_use]
     pub fn close_reason(&self) -> Option<Error> {
         self.sender.close_reason()
     }
 
-    /// What went through the connection so far.
+    /// Counts of packets, bytes, reads and writes so far.
     #[must_use]
     pub fn stats(&self) -> ConnStats {
         self.sender.stats()
     }
 
-    /// The address of this side, of a TCP connection made by `connect`, `from_tcp` or a server.
+    /// The connection's number, unique in the process.
+    #[must_use]
+    pub fn id(&self) -> ConnId {
+        self.sender.id()
+    }
+
+    /// The address of this side, of a TCP connection that was made by `connect`, `from_tcp` or a server.
     #[must_use]
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.sender.local_addr()
     }
 
-    /// The address of the peer, of a TCP connection made by `connect`, `from_tcp` or a server.
+    /// The address of the peer, of a TCP connection that was made by `connect`, `from_tcp` or a server. See
+    /// [`PacketSender::peer_addr`].
     #[must_use]
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.sender.peer_addr()
     }
 
-    /// What the handshake has shown, of a connection with TLS that was made by `connect` or a server.
+    /// What the TLS handshake has shown, of a connection that was made by `connect` or a server with TLS.
     #[cfg(feature = "tls")]
     #[must_use]
     pub fn tls(&self) -> Option<&TlsInfo> {
@@ -351,28 +407,5 @@ impl Stream for PacketConn {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         Pin::new(&mut self.receiver).poll_next(cx)
-    }
-}
-
-/// For code that wants a `Sink`: see [that of `PacketSender`](PacketSender#impl-Sink<Packet>-for-PacketSender).
-impl Sink<Packet> for PacketConn {
-    type Error = Error;
-
-    fn poll_ready(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        Sink::poll_ready(Pin::new(&mut self.sender), cx)
-    }
-
-    fn start_send(mut self: Pin<&mut Self>, packet: Packet) -> Result<(), Error> {
-        Sink::start_send(Pin::new(&mut self.sender), packet)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        Sink::poll_flush(Pin::new(&mut self.sender), cx)
-    }
-
-    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        self.sender.shared().close();
-        self.receiver.stop();
-        Sink::poll_close(Pin::new(&mut self.sender), cx)
     }
 }

@@ -2,82 +2,104 @@
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::task::{Context, Poll, ready};
 
-use futures_sink::Sink;
 use pktconn_codec::Packet;
 
 #[cfg(feature = "tls")]
 use crate::TlsInfo;
 use crate::connection::shared::Shared;
 use crate::error::Reason;
-use crate::{ConnStats, Error};
+use crate::{ConnId, ConnStats, Error, PacketSink};
 
-/// No flush is under way.
-const NO_TARGET: u64 = u64::MAX;
-
-/// The sending side of a connection that was [split](crate::PacketConn::split).
+/// The sending side of a connection: from [`PacketConn::sender`] or [`PacketConn::split`](crate::PacketConn::split).
 ///
-/// Clone it and hand it to any task; packets go out in the order in which `send` accepted them. Also a [`Sink`] of
-/// packets.
+/// Clone it and hand it to any task. Packets leave in the order in which `send` accepted them.
 ///
-/// Dropping it is no close, as long as other handles are there: see [`close`](Self::close).
+/// Dropping a sender does not close the connection while other handles exist: see [`close`](Self::close).
+///
+/// [`PacketConn::sender`]: crate::PacketConn::sender
 pub struct PacketSender {
     shared: Arc<Shared>,
-    /// Under which it waits as a `Sink`.
-    key: u64,
-    /// What its flush as a `Sink` waits for, in bytes of all that were ever accepted; [`NO_TARGET`] between flushes, and
-    /// when it has sent more. Other senders go on, and to wait for theirs too might take for ever.
-    flush_target: AtomicU64,
 }
 
 impl PacketSender {
     pub(crate) fn new(shared: &Arc<Shared>) -> Self {
         shared.add_handle();
-        Self { shared: Arc::clone(shared), key: shared.next_key(), flush_target: AtomicU64::new(NO_TARGET) }
+        Self { shared: Arc::clone(shared) }
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
 
-    /// Accepts a packet to be sent, and waits for room in the send queue first where there is none (or does what else
-    /// [`slow_consumer`](crate::ConnConfig::slow_consumer) says).
+    /// Queues a packet. Waits while the send queue has no room for it, or does what
+    /// [`slow_consumer`](crate::ConnConfig::slow_consumer) says.
     ///
-    /// What is accepted leaves without another call, at the end of the current turn of the scheduler at the latest (under
-    /// [`flush_delay`](crate::ConnConfig::flush_delay), when that has passed). Waiting senders are served in their order.
+    /// An accepted packet leaves without another call, at the end of the current scheduler turn at the latest. With
+    /// [`flush_delay`](crate::ConnConfig::flush_delay) it leaves after that delay. Waiting senders are served in order.
+    ///
+    /// The wait for room ends with [`write_timeout`](crate::ConnConfig::write_timeout) if the peer takes no bytes at all. A peer that
+    /// takes few bytes can make it longer: wrap the call in `tokio::time::timeout` if that matters. Do not keep a waiting future
+    /// without polling it: it holds its place in front of later senders.
+    ///
+    /// # Deadlock
+    ///
+    /// Do not await `send` in the loop that calls `recv`, if the peer may do the same: both sides can wait for room and neither reads,
+    /// until the write timeout. Wait for room beside `recv` instead:
+    ///
+    /// ```
+    /// use std::collections::VecDeque;
+    /// # use pktconn::{Error, Packet, PacketConn};
+    /// # fn answer(request: Packet) -> Vec<Packet> { vec![request] }
+    ///
+    /// async fn serve(mut conn: PacketConn) -> Result<(), Error> {
+    ///     let sender = conn.sender();
+    ///     let mut replies = VecDeque::new();
+    ///     loop {
+    ///         tokio::select! {
+    ///             received = conn.recv() => match received? {
+    ///                 Some(request) => replies.extend(answer(request)),
+    ///                 None => break,
+    ///             },
+    ///             permit = sender.reserve(), if !replies.is_empty() => {
+    ///                 if let Some(reply) = replies.pop_front() {
+    ///                     permit?.send(reply)?;
+    ///                 }
+    ///             }
+    ///         }
+    ///     }
+    ///     for reply in replies {
+    ///         sender.send(reply).await?;
+    ///     }
+    ///     conn.close().await
+    /// }
+    /// ```
     ///
     /// # Errors
     ///
-    /// [`is_payload_too_large`](Error::is_payload_too_large): the connection goes on. Any other: the connection has
-    /// ended, and says why; after a clean close of the peer alone, sending goes on working. The packet comes back in
-    /// [`into_unsent`](Error::into_unsent).
+    /// - [`is_payload_too_large`](Error::is_payload_too_large): the packet exceeds the limit. The connection is not affected.
+    /// - Any other: the connection has ended, and this is the reason. After a clean close by the peer, sending still works.
     ///
-    /// A peer that takes nothing is waited for until [`write_timeout`](crate::ConnConfig::write_timeout). One that takes
-    /// little may have the caller wait for longer: put a `tokio::time::timeout` around it where that matters. Poll or drop
-    /// a future that waits: it stands in the line, before all that come later.
+    /// The packet comes back in [`into_unsent`](Error::into_unsent).
     ///
     /// # Cancel safety
     ///
-    /// The packet is accepted whole when the future completes, and not at all when it is dropped before.
+    /// The packet is accepted when the future completes. If the future is dropped before that, nothing was accepted.
     pub async fn send(&self, packet: impl Into<Packet>) -> Result<(), Error> {
         let packet = packet.into();
-        self.flush_target.store(NO_TARGET, Relaxed);
         if self.shared.judges_late() {
             Box::pin(self.let_look(std::slice::from_ref(&packet))).await;
         }
         match self.shared.offer_or_drop(&packet) {
             Ok(()) => Ok(()),
-            // Boxed: so the future of a send that need not wait, which is most of them, stays small.
+            // Boxed, so that the future stays small: most sends do not wait.
             Err(Reason::Full) => Box::pin(self.send_in_turn(packet)).await,
             Err(reason) => Err(Error::new(reason, vec![packet])),
         }
     }
 
-    /// Gives tokio a turn to look at the transport, where `packets` have no room as far as is known.
+    /// Lets tokio look at the transport if `packets` seem to have no room.
     async fn let_look(&self, packets: &[Packet]) {
         if !self.shared.have_room(packets) {
             tokio::task::yield_now().await;
@@ -89,23 +111,20 @@ impl PacketSender {
         accepted.map_err(|reason| Error::new(reason, vec![packet]))
     }
 
-    /// Accepts all of `packets` to be sent, in their order, and takes them out of there; waits for room in the send queue where
-    /// there is none.
+    /// Queues all `packets` in order and removes them from the vector. Waits while the send queue has no room.
     ///
-    /// For loops that work in batches: it takes less than a [`send`](Self::send) for each packet, and `packets` keeps its
-    /// memory for the next batch. Where a single packet waits for others to join it, a batch is written at its end (but not
-    /// under [`flush_delay`](crate::ConnConfig::flush_delay)). Other senders' packets may come in between.
+    /// For loops that work in batches: it is cheaper than a [`send`](Self::send) per packet, and `packets` keeps its memory for the
+    /// next batch. The batch is written when its last packet is queued (with [`flush_delay`](crate::ConnConfig::flush_delay), after
+    /// that delay). Packets of other senders can come in between.
     ///
     /// # Errors
     ///
-    /// Those of `send`. The packets that were not accepted, the one that failed first, are still in `packets`, and not in
-    /// the error.
+    /// Those of `send`. The packets that were not accepted stay in `packets`, the one that failed first; they are not in the error.
     ///
     /// # Cancel safety
     ///
-    /// When the future is dropped, the packets that were not accepted are still in `packets`.
+    /// If the future is dropped, the packets that were not accepted stay in `packets`.
     pub async fn send_many(&self, packets: &mut Vec<Packet>) -> Result<(), Error> {
-        self.flush_target.store(NO_TARGET, Relaxed);
         if self.shared.judges_late() {
             Box::pin(self.let_look(packets)).await;
         }
@@ -126,19 +145,39 @@ impl PacketSender {
         Ok(())
     }
 
-    /// Accepts a packet to be sent if the send queue has room for it.
+    /// Queues a packet if the send queue has room for it. Does not wait.
     ///
     /// # Errors
     ///
-    /// [`is_full`](Error::is_full) when there is no room now, or when others wait for it; otherwise as [`send`](Self::send). The packet comes back in
-    /// [`into_unsent`](Error::into_unsent).
+    /// [`is_full`](Error::is_full) if there is no room, or if other senders wait for room; otherwise those of [`send`](Self::send).
+    /// The packet comes back in [`into_unsent`](Error::into_unsent).
     pub fn try_send(&self, packet: impl Into<Packet>) -> Result<(), Error> {
         let packet = packet.into();
-        self.flush_target.store(NO_TARGET, Relaxed);
         self.shared.offer(&packet).map_err(|reason| Error::new(reason, vec![packet]))
     }
 
-    /// How many bytes of accepted packets the transport has not taken yet: frames, with their headers and checksums.
+    /// Waits until the send queue accepts a packet, and returns a permit to send one.
+    ///
+    /// Use it as an arm of a `select!` beside `recv`: see [`send`](Self::send#deadlock).
+    ///
+    /// A permit does not reserve bytes. Like a [`PacketSink`], it waits until the queue is below
+    /// [`send_high_water`](crate::ConnConfig::send_high_water), and its packet may exceed that. With a
+    /// [policy](crate::ConnConfig::slow_consumer) that does not wait, this returns at once, and the policy applies to the packet.
+    ///
+    /// # Errors
+    ///
+    /// The connection has ended, and this is the reason.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
+    pub async fn reserve(&self) -> Result<SendPermit<'_>, Error> {
+        let wait = self.shared.wait();
+        poll_fn(|cx| self.shared.poll_ready(wait.key, cx)).await?;
+        Ok(SendPermit { sender: self })
+    }
+
+    /// The number of bytes that are accepted and not yet taken by the transport: frames, with headers and checksums.
     #[must_use]
     pub fn queued_bytes(&self) -> usize {
         self.shared.queued_bytes()
@@ -146,11 +185,12 @@ impl PacketSender {
 
     /// Waits until the send queue is below [`send_high_water`](crate::ConnConfig::send_high_water).
     ///
-    /// A `send` that follows may have to wait all the same: others may be faster, or the packet larger than what is left.
+    /// A `send` after it may still wait: another sender may be faster, or the packet may be larger than the room. To send a packet
+    /// without waiting again, use [`reserve`](Self::reserve).
     ///
     /// # Errors
     ///
-    /// The connection has ended, or ends before.
+    /// The connection has ended, and this is the reason.
     ///
     /// # Cancel safety
     ///
@@ -162,53 +202,54 @@ impl PacketSender {
 
     /// Waits until everything that was accepted before this call is written to the transport.
     ///
-    /// Not needed for packets to leave: see [`send`](Self::send). It cuts a `flush_delay` short, and tells when a packet
-    /// is in the kernel's hands, which is not yet the peer's.
+    /// Packets leave without it. Call it to end a `flush_delay` early, or to know that packets are in the kernel's buffers; the peer
+    /// need not have received them.
     ///
     /// # Errors
     ///
-    /// The connection ended before.
+    /// The connection ended before everything was written.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future changes nothing: what was accepted is written all the same.
+    /// Dropping the future changes nothing: accepted packets are written anyway.
     pub async fn flush(&self) -> Result<(), Error> {
         let target = self.shared.bytes_accepted();
         let wait = self.shared.wait();
         poll_fn(|cx| self.shared.poll_flushed(target, wait.key, cx)).await.map_err(Error::from)
     }
 
-    /// Closes the connection, for all of its handles: writes out what was accepted, sends FIN, and waits for the peer to
-    /// close its side too.
+    /// Closes the connection for all its handles: writes what was accepted, sends FIN, and waits until the peer closes its side.
     ///
-    /// Until then the connection reads on and discards what arrives: to close a socket with bytes unread would reset it,
-    /// and so destroy what was sent and the peer has not read. Senders that wait get an error, and so does the receiver
-    /// when it is next polled; one that is neither polled nor dropped keeps its bytes unread, and `close` waits in vain
-    /// until the deadline.
+    /// Until then it reads and discards what arrives: closing a socket with unread bytes would reset the connection, and the peer
+    /// could lose packets that it has not read yet. Waiting senders get an error, and the receiver gets one at its next call. A
+    /// receiver that is kept and neither polled nor dropped leaves bytes unread; `close` then waits until its deadline.
     ///
-    /// The deadline is [`close_timeout`](crate::ConnConfig::close_timeout) after the first call. A peer that keeps its own side
-    /// open is waited for until [`close_grace`](crate::ConnConfig::close_grace) after its kernel has acknowledged everything.
+    /// The deadline is [`close_timeout`](crate::ConnConfig::close_timeout) after the first call. If the peer keeps its side open, the
+    /// wait ends [`close_grace`](crate::ConnConfig::close_grace) after the peer's kernel has acknowledged everything.
     ///
     /// # Errors
     ///
-    /// [`is_timeout`](Error::is_timeout) when the deadline passed before all was written, [`is_io`](Error::is_io) when
-    /// the transport failed, and the error of a connection that had already failed. The packets that were not wholly
-    /// written come back in [`into_unsent`](Error::into_unsent), but for those of a connection that its server has
-    /// [cut](crate::ServerHandle::shutdown_within), which says [`is_local_close`](Error::is_local_close) here. A peer that got FIN and does not close its side by the
-    /// deadline is no error.
+    /// - [`is_timeout`](Error::is_timeout): the deadline passed before everything was written.
+    /// - [`is_io`](Error::is_io): the transport failed.
+    /// - [`is_local_close`](Error::is_local_close): the server has [cut](crate::ServerHandle::shutdown_within) the connection. Its
+    ///   packets are in the server's report.
+    /// - Any other: the connection had failed before, for this reason.
+    ///
+    /// Packets that were not completely written come back in [`into_unsent`](Error::into_unsent). A peer that got FIN and does not
+    /// close its side by the deadline is not an error.
     ///
     /// # Cancel safety
     ///
-    /// The close goes on when the future is dropped, as long as a handle is there; a further call waits for its end.
+    /// If the future is dropped, the close goes on while a handle exists. A second call waits for its end.
     pub async fn close(&self) -> Result<(), Error> {
         self.shared.close();
         let wait = self.shared.wait();
         poll_fn(|cx| self.shared.poll_ended(wait.key, cx)).await
     }
 
-    /// Waits until the connection ends or begins to, and tells why: the first reason of all.
+    /// Waits until the connection ends or begins to end. Returns the first reason.
     ///
-    /// A clean close of the peer counts, although packets can still be sent then. It is noticed by receiving alone.
+    /// A clean close by the peer counts, although packets can still be sent after it. Only receiving notices it.
     ///
     /// # Cancel safety
     ///
@@ -218,31 +259,44 @@ impl PacketSender {
         poll_fn(|cx| self.shared.poll_reason(wait.key, cx)).await.into()
     }
 
-    /// Why the connection ended or begins to: the first reason of all, or `None` while it is open.
+    /// Why the connection ended or began to end: the first reason. `None` while it is open.
     #[must_use]
     pub fn close_reason(&self) -> Option<Error> {
         self.shared.reason().map(Error::from)
     }
 
-    /// What went through the connection so far.
+    /// Counts of packets, bytes, reads and writes so far.
     #[must_use]
     pub fn stats(&self) -> ConnStats {
         self.shared.stats()
     }
 
-    /// The address of this side, of a TCP connection made by `connect`, `from_tcp` or a server.
+    /// The connection's number, unique in the process. All handles of a connection return the same one.
+    #[must_use]
+    pub fn id(&self) -> ConnId {
+        self.shared.id
+    }
+
+    /// Makes a [`Sink`](futures_sink::Sink) of this sender, for code that needs one.
+    #[must_use]
+    pub fn into_sink(self) -> PacketSink {
+        PacketSink::new(self)
+    }
+
+    /// The address of this side, of a TCP connection that was made by `connect`, `from_tcp` or a server.
     #[must_use]
     pub fn local_addr(&self) -> Option<SocketAddr> {
         self.shared.ends.local()
     }
 
-    /// The address of the peer, of a TCP connection made by `connect`, `from_tcp` or a server.
+    /// The address of the peer, of a TCP connection that was made by `connect`, `from_tcp` or a server. An IPv4 address is never
+    /// written as an IPv6 one (`::ffff:192.0.2.1`), also on a listener for both.
     #[must_use]
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.shared.ends.peer()
     }
 
-    /// What the handshake has shown, of a connection with TLS that was made by `connect` or a server.
+    /// What the TLS handshake has shown, of a connection that was made by `connect` or a server with TLS.
     #[cfg(feature = "tls")]
     #[must_use]
     pub fn tls(&self) -> Option<&TlsInfo> {
@@ -250,8 +304,27 @@ impl PacketSender {
     }
 }
 
-/// Packets that are being sent. Those that were accepted are taken out at the end, all at once: one by one would move the
-/// rest each time.
+/// A permit to send one packet without waiting: from [`PacketSender::reserve`].
+#[derive(Debug)]
+#[must_use = "a permit sends nothing by itself"]
+pub struct SendPermit<'a> {
+    sender: &'a PacketSender,
+}
+
+impl SendPermit<'_> {
+    /// Queues a packet. Does not wait.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`PacketSender::send`]: the payload is too large, or the connection has ended since the permit was given. The packet
+    /// comes back in [`into_unsent`](Error::into_unsent).
+    pub fn send(self, packet: impl Into<Packet>) -> Result<(), Error> {
+        let packet = packet.into();
+        self.sender.shared.force(&packet).map_err(|reason| Error::new(reason, vec![packet]))
+    }
+}
+
+/// Packets that are being sent. Accepted ones are removed at the end, all at once: one by one would move the rest each time.
 struct Batch<'a> {
     packets: &'a mut Vec<Packet>,
     accepted: usize,
@@ -277,7 +350,6 @@ impl Clone for PacketSender {
 
 impl Drop for PacketSender {
     fn drop(&mut self) {
-        self.shared.forget(self.key);
         self.shared.drop_handle();
     }
 }
@@ -285,41 +357,5 @@ impl Drop for PacketSender {
 impl std::fmt::Debug for PacketSender {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("PacketSender").field("peer_addr", &self.shared.ends.peer()).finish_non_exhaustive()
-    }
-}
-
-/// Ready while the send queue is below its high-water mark, which one packet for each handle may then pass; always, where the
-/// [policy](crate::ConnConfig::slow_consumer) is not to wait.
-///
-/// For code that wants a `Sink`. `SinkExt::send` flushes after each packet, where [`send`](PacketSender::send) lets them
-/// gather; and while `SinkExt` is in scope, it is what `send` means on a `&mut PacketSender`.
-impl Sink<Packet> for PacketSender {
-    type Error = Error;
-
-    fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        self.shared.poll_ready(self.key, cx).map_err(Error::from)
-    }
-
-    fn start_send(self: Pin<&mut Self>, packet: Packet) -> Result<(), Error> {
-        self.flush_target.store(NO_TARGET, Relaxed);
-        // `poll_ready` saw the send queue below its mark.
-        self.shared.force(&packet).map_err(|reason| Error::new(reason, vec![packet]))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        let target = match self.flush_target.load(Relaxed) {
-            NO_TARGET => self.shared.bytes_accepted(),
-            target => target,
-        };
-        self.flush_target.store(target, Relaxed);
-        let flushed = ready!(self.shared.poll_flushed(target, self.key, cx));
-        self.flush_target.store(NO_TARGET, Relaxed);
-        Poll::Ready(flushed.map_err(Error::from))
-    }
-
-    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        self.shared.close();
-        ready!(self.shared.poll_ended(self.key, cx))?;
-        Poll::Ready(Ok(()))
     }
 }

@@ -109,6 +109,7 @@ impl Error {
     pub fn timeout(&self) -> Option<Timeout> {
         match self.0.reason {
             Reason::Timeout(timeout, _) | Reason::TimeoutOf(timeout, ..) => Some(timeout),
+            Reason::MutualStall(_) => Some(Timeout::Write),
             _ => None,
         }
     }

@@ -44,6 +44,8 @@ pub(crate) enum Reason {
     Timeout(Timeout, Duration),
     /// The same, where the text says who or what was waited for.
     TimeoutOf(Timeout, Duration, Arc<str>),
+    /// The write timeout passed while received bytes waited unread here. And what was granted.
+    MutualStall(Duration),
     /// And what waited for it, in bytes.
     SlowConsumer {
         queued: usize,
@@ -89,7 +91,7 @@ impl Reason {
             Self::Frame(FrameError::Truncated { .. }) => "truncated",
             Self::Frame(_) => "protocol",
             Self::Io(_) | Self::Tls(_) => "io",
-            Self::Timeout(..) | Self::TimeoutOf(..) => "timeout",
+            Self::Timeout(..) | Self::TimeoutOf(..) | Self::MutualStall(_) => "timeout",
             Self::SlowConsumer { .. } => "slow_consumer",
             Self::OverBudget { .. } => "over_budget",
             // These end no connection.
@@ -153,6 +155,13 @@ impl fmt::Display for Reason {
         f.write_str(match self {
             Self::Timeout(timeout, granted) => return write!(f, "{} within {granted:?}", timeout.missed()),
             Self::TimeoutOf(_, granted, what) => return write!(f, "{what} within {granted:?}"),
+            Self::MutualStall(granted) => {
+                return write!(
+                    f,
+                    "the peer does not read: it took nothing within {granted:?}, and received bytes wait unread here: \
+                     both sides may be sending only"
+                );
+            }
             Self::SlowConsumer { queued } => {
                 return write!(f, "the peer was too slow: {queued} bytes waited for it");
             }

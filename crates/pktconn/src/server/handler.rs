@@ -14,7 +14,11 @@ use crate::connection::shared::Shared;
 use crate::error::failure::in_one_line;
 use crate::{ConnStats, Error, PacketConn};
 
-pub(super) type HandlerResult = Result<(), Box<dyn StdError + Send + Sync>>;
+/// Any error, as handlers return it: `?` converts into it.
+pub type BoxError = Box<dyn StdError + Send + Sync>;
+
+/// What a handler returns. An error is logged, and ends only the handler's connection.
+pub type HandlerResult = Result<(), BoxError>;
 
 pin_project! {
     /// A connection at work. No async block, which has room for the connection beside that of the handler that it went to.

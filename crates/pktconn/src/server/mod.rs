@@ -28,6 +28,7 @@ mod failure_log;
 mod acceptor;
 
 mod handler;
+pub use handler::{BoxError, HandlerResult};
 
 mod drain;
 
@@ -35,3 +36,6 @@ mod accept_pause;
 
 mod serve;
 pub use serve::PacketServer;
+
+mod serve_conn;
+pub use serve_conn::ConnHandler;

@@ -1,6 +1,6 @@
 //! Who is at both ends, in as little memory as most connections need.
 
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 
 #[cfg(feature = "tls")]
 use crate::TlsInfo;
@@ -29,7 +29,8 @@ pub(crate) struct Both {
 impl Endpoints {
     /// Those of `stream`. `peer` where it is known: a socket that was reset tells it no more, and one to a proxy another.
     pub(crate) fn of(stream: &ByteStream, peer: Option<SocketAddr>) -> Self {
-        let (local, peer) = (stream.local_addr(), peer.or_else(|| stream.peer_addr()));
+        let local = stream.local_addr().map(canonical);
+        let peer = peer.or_else(|| stream.peer_addr()).map(canonical);
         #[cfg(feature = "tls")]
         if let ByteStream::Tls(stream) = stream {
             return Self::Other(Box::new(Both { local, peer, tls: Some(TlsInfo::of(stream)) }));
@@ -72,6 +73,15 @@ impl Endpoints {
             Self::V4 { peer, .. } => Some((*peer).into()),
             Self::Other(both) => both.peer,
         }
+    }
+}
+
+/// An IPv4 address as itself, also where a socket for both families has it within IPv6 (`::ffff:192.0.2.1`).
+pub(crate) fn canonical(addr: SocketAddr) -> SocketAddr {
+    match addr.ip().to_canonical() {
+        IpAddr::V4(ip) => (ip, addr.port()).into(),
+        // As it is, with its scope.
+        IpAddr::V6(_) => addr,
     }
 }
 

@@ -13,6 +13,7 @@ use tokio::net::UnixListener;
 use crate::error::Reason;
 use crate::error::failure::Operation;
 use crate::transport::addr::{Addr, resolve};
+use crate::transport::endpoints::canonical;
 use crate::transport::plain_stream::PlainStream;
 #[cfg(unix)]
 use crate::transport::socket_file::SocketFile;
@@ -99,9 +100,9 @@ impl Listener {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<(PlainStream, Option<SocketAddr>)>> {
         match &self.0 {
-            Socket::Tcp(listener) => {
-                listener.poll_accept(cx).map_ok(|(stream, peer)| (PlainStream::Tcp(stream), Some(peer)))
-            }
+            Socket::Tcp(listener) => listener
+                .poll_accept(cx)
+                .map_ok(|(stream, peer)| (PlainStream::Tcp(stream), Some(canonical(peer)))),
             #[cfg(unix)]
             Socket::Unix { listener, .. } => {
                 listener.poll_accept(cx).map_ok(|(stream, _peer)| (PlainStream::Unix(stream), None))

@@ -166,6 +166,13 @@ impl Machine {
         }
     }
 
+    /// Whether bytes of the peer wait unread here, while the transport is blocked.
+    pub(crate) fn note_unread(&mut self, has_unread: bool) {
+        if let Some(stall) = self.extra.as_mut().and_then(|extra| extra.stall.as_mut()) {
+            stall.has_unread = has_unread;
+        }
+    }
+
     /// Looks at the time that a blocked transport has, and at the lag. `Some` while there is something to wait for.
     pub(super) fn look_at_sending(
         &mut self,
@@ -182,7 +189,11 @@ impl Machine {
             // A time beyond what the clock can say is none.
             let due = stall.since.checked_add(granted);
             if look.is_due(due, now) {
-                self.fail(Reason::Timeout(Timeout::Write, granted));
+                self.fail(if stall.has_unread {
+                    Reason::MutualStall(granted)
+                } else {
+                    Reason::Timeout(Timeout::Write, granted)
+                });
                 self.end(true);
                 return Ok(());
             }

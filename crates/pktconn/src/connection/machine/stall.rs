@@ -10,11 +10,13 @@ pub(super) struct Stall {
     /// there are none to look at.
     pub(super) sample_at: Option<Instant>,
     pub(super) missing: Option<usize>,
+    /// Whether bytes that the peer has sent wait unread here.
+    pub(super) has_unread: bool,
 }
 
 impl Stall {
     pub(super) fn new(now: Instant) -> Self {
-        Self { since: now, sample_at: Some(now), missing: None }
+        Self { since: now, sample_at: Some(now), missing: None, has_unread: false }
     }
 
     /// The first time at once: the stall may have begun after `now`, in this very turn.

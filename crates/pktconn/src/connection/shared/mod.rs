@@ -22,7 +22,7 @@ use crate::connection::stats::Received;
 use crate::error::Reason;
 use crate::transport::Writer;
 use crate::transport::endpoints::Endpoints;
-use crate::{ConnConfig, ConnStats, SlowConsumer};
+use crate::{ConnConfig, ConnId, ConnStats, SlowConsumer};
 
 mod end;
 
@@ -59,6 +59,7 @@ pub(crate) struct Shared {
     /// Senders and the receiver; the last one to go ends the connection.
     handles: AtomicUsize,
     pub(crate) ends: Endpoints,
+    pub(crate) id: ConnId,
     /// Its place among others, where it has one.
     membership: Option<Box<dyn Membership>>,
 }
@@ -108,6 +109,7 @@ impl Shared {
             next_key: AtomicU64::new(0),
             handles: AtomicUsize::new(0),
             ends,
+            id: ConnId::next(),
             account: membership.as_ref().and_then(|membership| membership.account()).map(Box::new),
             membership,
         });

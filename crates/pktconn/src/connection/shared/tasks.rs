@@ -22,7 +22,9 @@ impl Swept for Shared {
 
 impl Flushed for Shared {
     fn run_flusher(self: &Arc<Self>, is_first: bool, cx: &mut Context<'_>) -> Next {
-        self.with_state_contained(|state| state.run_flusher(self.rules(), is_first, cx))
+        self.with_state_contained(|state| {
+            state.run_flusher(self.rules(), is_first, self.has_undelivered(), cx)
+        })
     }
 
     /// What the transport takes without waiting still goes.

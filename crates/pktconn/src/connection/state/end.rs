@@ -17,7 +17,13 @@ use crate::transport::{Acks, Reader, Writer};
 impl State {
     /// A turn of the flusher: writes what is due, takes a connection towards its end, and looks at all deadlines. `is_first`:
     /// where a deadline has passed, it comes back after a turn of tokio's driver.
-    pub(crate) fn run_flusher(&mut self, rules: &Rules, is_first: bool, cx: &mut Context<'_>) -> Next {
+    pub(crate) fn run_flusher(
+        &mut self,
+        rules: &Rules,
+        is_first: bool,
+        undelivered: bool,
+        cx: &mut Context<'_>,
+    ) -> Next {
         self.flusher = Flusher::Waiting;
         let waker = &mut self.waiters().flusher;
         if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
@@ -33,6 +39,10 @@ impl State {
             if let Err(error) = self.poll_end(cx) {
                 self.machine.wrote(self.machine.bytes_out(), Outcome::Failed(error.into()), || now, drop);
             }
+        }
+        if self.machine.is_blocked() {
+            let has_unread = undelivered || self.has_unread();
+            self.machine.note_unread(has_unread);
         }
         let Self { machine, writer, .. } = self;
         let mut look = machine.look(rules, is_first, now, || {
