@@ -45,8 +45,12 @@ fn rows_of_csv_have_a_head_and_an_interval_each() {
     let rows: Vec<Vec<&str>> = ran.stdout.lines().map(|line| line.split(',').collect()).collect();
     assert_eq!(rows[0], ["t_s", "received", "p50_ns", "p99_ns", "p999_ns", "max_ns"]);
     assert_eq!(rows.len(), 6, "{rows:?}");
-    let figures = rows[1..].iter().flatten().map(|figure| figure.parse::<f64>());
-    assert!(figures.clone().all(|figure| figure.is_ok()), "{rows:?}");
+    for row in &rows[1..] {
+        let figures: Vec<_> = row.iter().map(|figure| figure.parse::<f64>()).collect();
+        // On a busy machine an interval may pass without an answer: it has no latencies.
+        let expected = if figures[1] == Ok(0.0) { 2 } else { 6 };
+        assert_eq!(figures.iter().flatten().count(), expected, "{rows:?}");
+    }
 }
 
 #[test]
