@@ -29,8 +29,8 @@ impl Checksum {
         }
     }
 
-    /// What follows a frame whose header and payload are the concatenation of `parts`.
-    pub(crate) fn trailer(self, parts: [&[u8]; 2]) -> Inline {
+    /// The bytes after a payload: the checksum of header and payload, which are the concatenation of `parts`.
+    pub(crate) fn trailer<'a>(self, parts: impl IntoIterator<Item = &'a [u8]>) -> Inline {
         match self {
             Self::None => Inline::default(),
             Self::Crc32 => Inline::new(crc32(parts).to_le_bytes()),
@@ -46,14 +46,14 @@ impl Checksum {
                 // A frame is whole when this is called, so the sum is there; were it not, it would not match.
                 let (summed, sum) = frame.split_last_chunk().unwrap_or((frame, &[0; 4]));
                 let expected = u32::from_le_bytes(*sum);
-                let actual = crc32([summed, &[]]);
+                let actual = crc32([summed]);
                 if expected == actual { Ok(()) } else { Err((expected, actual)) }
             }
         }
     }
 }
 
-fn crc32(parts: [&[u8]; 2]) -> u32 {
+fn crc32<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     for part in parts {
         hasher.update(part);

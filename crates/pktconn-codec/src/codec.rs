@@ -12,10 +12,10 @@
 //!
 //! The methods with `#[doc(hidden)]` are for `pktconn` and its tools. They can change in any release.
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::config::Framing;
-use crate::frame::Frame;
+use crate::frame::{Frame, PartsFrame};
 use crate::{CodecConfig, FrameError, Packet};
 
 /// The largest number of packets to reserve a vector for by an estimate: 4 KiB of them. A first packet that is empty would make
@@ -255,6 +255,16 @@ impl PacketCodec {
     #[inline]
     pub fn frame<'a>(&self, packet: &'a Packet) -> Result<Frame<'a>, FrameError> {
         Frame::new(packet, self.config.framing, self.payload_limit as usize)
+    }
+
+    /// The bytes on the wire of a packet whose payload is the concatenation of `parts`.
+    ///
+    /// # Errors
+    ///
+    /// [`FrameError::PayloadTooLarge`] if they exceed the limit.
+    #[doc(hidden)]
+    pub fn frame_of_parts<'a>(&self, parts: &'a [Bytes]) -> Result<PartsFrame<'a>, FrameError> {
+        PartsFrame::new(parts, self.config.framing, self.payload_limit as usize)
     }
 
     /// Appends the frame of a packet with this payload to `dst`, without making a [`Packet`].

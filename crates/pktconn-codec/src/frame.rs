@@ -1,4 +1,4 @@
-//! A packet as it stands on the wire, in up to three parts.
+//! The frame of a packet: its bytes on the wire, without a copy of the payload.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -6,54 +6,60 @@ use crate::config::Framing;
 use crate::wire::Inline;
 use crate::{FrameError, Packet};
 
-/// The bytes of one packet on the wire: `head`, `body` and `tail`, one after the other.
+/// The bytes of one packet on the wire: `head`, `body` and `tail`.
 ///
-/// The body is a part of the packet's own memory. It holds the header and the checksum too where the packet came with
-/// the right ones around it; what is missing stands in the head and the tail. So a frame is written without a copy of
-/// the payload, by [`PacketCodec::frame`](crate::PacketCodec::frame) and a vectored write.
+/// The body is part of the packet's own memory. If the packet was received or made in the same format, the body includes the header and
+/// the checksum, and head and tail are empty.
 pub struct Frame<'a> {
     head: Inline,
     body: &'a [u8],
     tail: Inline,
-    owner: &'a Bytes,
-    /// Of all three together.
+    packet: &'a Packet,
+    /// The length of all three.
     len: usize,
 }
 
 impl<'a> Frame<'a> {
-    /// The frame of `packet` in `framing`, when its payload has at most `max` bytes.
+    /// The frame of `packet`, if its payload has at most `max` bytes.
     #[inline]
     pub(crate) fn new(packet: &'a Packet, framing: Framing, max: usize) -> Result<Self, FrameError> {
-        let (len, owner) = (packet.len(), packet.bytes());
+        let len = packet.len();
         if len > max {
             return Err(FrameError::PayloadTooLarge { len, max });
         }
         if packet.framing() == Some(framing) {
-            return Ok(Self::of_parts(Inline::default(), owner, Inline::default(), owner));
+            return Ok(Self::of_parts(Inline::default(), packet.bytes(), Inline::default(), packet));
         }
         Self::around(packet, framing).ok_or(FrameError::PayloadTooLarge { len, max })
     }
 
-    /// The frame of a packet that does not stand in `framing` yet; `None` where the length field is too small for it.
+    /// The frame of a packet that is not in this format yet. `None` if the length field cannot hold its length.
     fn around(packet: &'a Packet, framing: Framing) -> Option<Self> {
         let (len, owner) = (packet.len(), packet.bytes());
         Some(match packet.framing() {
             Some(present) if present.header == framing.header => {
                 let body = &owner[..present.header.header_len() + len];
-                Self::of_parts(Inline::default(), body, framing.checksum.trailer([body, &[]]), owner)
+                Self::of_parts(Inline::default(), body, framing.checksum.trailer([body]), packet)
             }
             _ => {
                 let head = framing.header.write(len)?;
                 let body = packet.payload();
-                Self::of_parts(head, body, framing.checksum.trailer([head.as_slice(), body]), owner)
+                Self::of_parts(head, body, framing.checksum.trailer([head.as_slice(), body]), packet)
             }
         })
     }
 
     #[inline]
-    fn of_parts(head: Inline, body: &'a [u8], tail: Inline, owner: &'a Bytes) -> Self {
+    fn of_parts(head: Inline, body: &'a [u8], tail: Inline, packet: &'a Packet) -> Self {
         let len = head.as_slice().len() + body.len() + tail.as_slice().len();
-        Self { head, body, tail, owner, len }
+        Self { head, body, tail, packet, len }
+    }
+
+    /// The packet.
+    #[must_use]
+    #[inline]
+    pub fn packet(&self) -> &'a Packet {
+        self.packet
     }
 
     /// The length of the whole frame, in bytes.
@@ -64,27 +70,27 @@ impl<'a> Frame<'a> {
         self.len
     }
 
-    /// What goes out before the body: a header, or nothing.
+    /// The bytes before the body: the header, or nothing.
     #[must_use]
     #[inline]
     pub fn head(&self) -> &[u8] {
         self.head.as_slice()
     }
 
-    /// The payload, and what else of the frame stands around it in memory.
+    /// The payload, with header and checksum if these are next to it in memory.
     #[must_use]
     #[inline]
     pub fn body(&self) -> &'a [u8] {
         self.body
     }
 
-    /// The body as `Bytes` that share the packet's memory.
+    /// The body, sharing the packet's memory.
     #[must_use]
     pub fn body_bytes(&self) -> Bytes {
-        self.owner.slice_ref(self.body)
+        self.packet.bytes().slice_ref(self.body)
     }
 
-    /// What goes out behind the body: a checksum, or nothing.
+    /// The bytes after the body: the checksum, or nothing.
     #[must_use]
     #[inline]
     pub fn tail(&self) -> &[u8] {
@@ -94,7 +100,7 @@ impl<'a> Frame<'a> {
     /// Appends the whole frame to `buffer`.
     #[inline]
     pub fn put_into(&self, buffer: &mut BytesMut) {
-        // Of a packet that is sent on as it came, only the body is there.
+        // A packet that is forwarded as it came has only a body.
         if self.body.len() == self.len {
             return buffer.extend_from_slice(self.body);
         }
@@ -102,5 +108,64 @@ impl<'a> Frame<'a> {
         self.head.put_into(buffer);
         buffer.put_slice(self.body);
         self.tail.put_into(buffer);
+    }
+}
+
+/// The frame of a payload in several parts.
+pub struct PartsFrame<'a> {
+    head: Inline,
+    parts: &'a [Bytes],
+    tail: Inline,
+    /// The length of head, parts and tail.
+    len: usize,
+}
+
+impl<'a> PartsFrame<'a> {
+    /// The frame of the joined `parts`, if they have at most `max` bytes.
+    pub(crate) fn new(parts: &'a [Bytes], framing: Framing, max: usize) -> Result<Self, FrameError> {
+        let len = parts.iter().map(Bytes::len).fold(0, usize::saturating_add);
+        let Some(head) = framing.header.write(len).filter(|_| len <= max) else {
+            return Err(FrameError::PayloadTooLarge { len, max });
+        };
+        let summed = std::iter::once(head.as_slice()).chain(parts.iter().map(|part| &part[..]));
+        let tail = framing.checksum.trailer(summed);
+        Ok(Self { head, parts, tail, len: framing.around_len() + len })
+    }
+
+    /// The length of the whole frame, in bytes.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "a frame has a header: it is never empty")]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Appends the whole frame to `buffer`.
+    pub fn put_into(&self, buffer: &mut BytesMut) {
+        buffer.reserve(self.len);
+        self.head.put_into(buffer);
+        self.parts.iter().for_each(|part| buffer.put_slice(part));
+        self.tail.put_into(buffer);
+    }
+
+    /// The frame in pieces: parts of at least `shared_from` bytes are shared, everything else is copied.
+    #[must_use]
+    pub fn pieces(&self, shared_from: usize) -> Vec<Bytes> {
+        let (mut pieces, mut copied) = (Vec::new(), BytesMut::new());
+        copied.extend_from_slice(self.head.as_slice());
+        for part in self.parts {
+            if part.len() < shared_from {
+                copied.extend_from_slice(part);
+                continue;
+            }
+            if !copied.is_empty() {
+                pieces.push(copied.split().freeze());
+            }
+            pieces.push(part.clone());
+        }
+        copied.extend_from_slice(self.tail.as_slice());
+        if !copied.is_empty() {
+            pieces.push(copied.freeze());
+        }
+        pieces
     }
 }

@@ -63,7 +63,7 @@ pub use packet::{Packet, PacketMut};
 
 mod frame;
 #[doc(hidden)]
-pub use frame::Frame;
+pub use frame::{Frame, PartsFrame};
 
 mod codec;
 pub use codec::PacketCodec;

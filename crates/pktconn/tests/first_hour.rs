@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use common::{
     HANG_GUARD, HOUR, drop_after, numbered, piped_and_raw, piped_pair, tcp_addr, tcp_and_raw, tcp_pair,
 };
 use futures::{SinkExt, StreamExt};
-use pktconn::{ConnConfig, Error, Packet, PacketCodec, PacketConn, PacketServer, Timeout};
+use pktconn::{ConnConfig, Error, Packet, PacketCodec, PacketConn, PacketServer, SlowConsumer, Timeout};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 use tokio_util::codec::Framed;
@@ -258,4 +259,78 @@ async fn an_ipv4_peer_of_a_listener_for_both_families_has_an_ipv4_address() {
     let addrs = timeout(HANG_GUARD, addrs.recv()).await.unwrap().unwrap();
     assert_eq!(addrs, (conn.local_addr().unwrap(), conn.peer_addr().unwrap()));
     assert!(addrs.0.is_ipv4() && addrs.1.is_ipv4());
+}
+
+#[tokio::test]
+async fn a_payload_in_parts_is_one_packet_in_every_format() {
+    use pktconn::{Checksum, CodecConfig, HeaderFormat};
+    let parts =
+        |len| [Bytes::from_static(b"id"), Bytes::new(), Bytes::from(vec![7; len]), Bytes::from(vec![8; len])];
+    for header in [HeaderFormat::U32Le, HeaderFormat::U16Be] {
+        for checksum in [Checksum::None, Checksum::Crc32] {
+            let codec = CodecConfig::new().header(header).checksum(checksum).max_payload_len(200_000);
+            // Less than a packet, so that senders wait.
+            let config = ConnConfig::new().codec(codec).send_high_water(10_000);
+            let (mut conn, mut peer) = tcp_pair(config).await;
+            let lens = [0, 100, 16_000, 40_000, 90_000]
+                .into_iter()
+                .filter(|len| 2 * len + 2 <= codec.payload_limit());
+            let lens: Vec<_> = lens.flat_map(|len| [len; 20]).collect();
+            let sending = async {
+                for &len in &lens {
+                    conn.send_parts(&parts(len)).await.unwrap();
+                }
+                let error = conn.send_parts(&parts(100_000)).await.unwrap_err();
+                assert!(error.is_payload_too_large());
+                assert!(error.into_unsent() == [Packet::from(parts(100_000).concat())]);
+                conn.close().await.unwrap();
+            };
+            let receiving = async {
+                for &len in &lens {
+                    let packet = timeout(HANG_GUARD, peer.recv()).await.unwrap().unwrap().unwrap();
+                    assert!(packet.payload() == parts(len).concat(), "{len}");
+                }
+                assert_eq!(peer.recv().await.unwrap(), None);
+                peer.close().await.unwrap();
+            };
+            tokio::join!(sending, receiving);
+        }
+    }
+}
+
+#[tokio::test]
+async fn parts_that_were_not_sent_come_back_as_packets() {
+    let parts = [Bytes::from_static(b"id"), Bytes::from(vec![7; 100_000])];
+    let (mut conn, raw) = piped_and_raw(1000, ConnConfig::new().send_high_water(150_000));
+    conn.send_parts(&parts).await.unwrap();
+    assert!(drop_after(1, conn.send_parts(&parts)).await.is_none(), "there is no room for a second one");
+    drop(raw);
+    let unsent = conn.close().await.unwrap_err().into_unsent();
+    assert!(unsent == [Packet::from(parts.concat())]);
+    let error = conn.send_parts(&parts).await.unwrap_err();
+    assert!(error.into_unsent() == [Packet::from(parts.concat())]);
+}
+
+#[tokio::test]
+async fn parts_obey_the_policy_for_slow_consumers() {
+    let parts = |number| [Bytes::from(vec![number; 8]), Bytes::from(vec![number; 40_000])];
+    for (policy, left) in [(SlowConsumer::DropNewest, 2), (SlowConsumer::DropOldest, 3)] {
+        let (mut conn, mut peer) =
+            piped_pair(1000, ConnConfig::new().slow_consumer(policy).send_high_water(90_000));
+        for number in 1..=3 {
+            conn.send_parts(&parts(number)).await.unwrap();
+        }
+        assert_eq!(conn.stats().packets_dropped, 1, "{policy:?}");
+        // The first one was begun.
+        let receiving = async {
+            for number in [1, left] {
+                assert!(peer.recv().await.unwrap().unwrap().payload() == parts(number).concat());
+            }
+            assert_eq!(peer.recv().await.unwrap(), None);
+            peer.close().await
+        };
+        let (closed, peer_closed) = tokio::join!(conn.close(), receiving);
+        closed.unwrap();
+        peer_closed.unwrap();
+    }
 }

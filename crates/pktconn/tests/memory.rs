@@ -353,7 +353,7 @@ fn a_sender_behind_a_large_frame_goes_on_when_the_last_byte_is_taken() {
     paused_runtime().block_on(async {
         for way in 0..3 {
             let peer = Peer::takes(MIB - 100);
-            let mut conn = PacketConn::new(peer.clone(), ConnConfig::new().write_timeout(None)).unwrap();
+            let conn = PacketConn::new(peer.clone(), ConnConfig::new().write_timeout(None)).unwrap();
             conn.send(vec![1; MIB - 100]).await.unwrap();
             conn.flush().now_or_never();
             assert_eq!(conn.queued_bytes(), 4);
@@ -361,7 +361,7 @@ fn a_sender_behind_a_large_frame_goes_on_when_the_last_byte_is_taken() {
                 match way {
                     0 => conn.send(vec![2; MIB - 100]).await,
                     1 => conn.send_many(&mut vec![vec![2; MIB - 100].into()]).await,
-                    _ => conn.feed(vec![2; MIB - 100].into()).await,
+                    _ => conn.sender().into_sink().feed(vec![2; MIB - 100].into()).await,
                 }
             };
             let (sent, ()) = tokio::join!(tokio::time::timeout(Duration::from_secs(5), waiting), async {

@@ -237,7 +237,7 @@ impl PacketMut {
                 let frame_start = self.headroom - header.len();
                 let _ = self.bytes.split_to(frame_start);
                 self.bytes[..header.len()].copy_from_slice(header);
-                let trailer = framing.checksum.trailer([&self.bytes, &[]]);
+                let trailer = framing.checksum.trailer([&self.bytes[..]]);
                 self.bytes.put_slice(trailer.as_slice());
                 Packet::from_frame(self.bytes.freeze(), framing)
             }

@@ -91,7 +91,7 @@ impl Link {
         let Ok(room) = self.room.acquire_many(self.room_for(frame.len())).await else {
             return Err(self.closed());
         };
-        let number = self.push(packet, &frame)?;
+        let number = self.push(&frame)?;
         room.forget();
         Ok(number)
     }
@@ -103,7 +103,7 @@ impl Link {
             TryAcquireError::Closed => self.closed(),
             TryAcquireError::NoPermits => Reason::Full,
         })?;
-        let number = self.push(packet, &frame)?;
+        let number = self.push(&frame)?;
         room.forget();
         Ok(number)
     }
@@ -113,12 +113,12 @@ impl Link {
         frame_len.min(self.max_room) as u32
     }
 
-    fn push(&self, packet: &Packet, frame: &Frame<'_>) -> Result<u64, Reason> {
+    fn push(&self, frame: &Frame<'_>) -> Result<u64, Reason> {
         let mut queue = lock(&self.queue);
         if let Some(reason) = &queue.closed {
             return Err(reason.clone());
         }
-        queue.frames.push(packet, frame, true);
+        queue.frames.push(frame, true);
         let number = queue.accepted;
         queue.accepted += 1;
         drop(queue);
@@ -141,7 +141,7 @@ impl Link {
         let mut push = |packet: &Packet| {
             // It was accepted: it is within the limit.
             if let Ok(frame) = self.codec.frame(packet) {
-                returned.push(packet, &frame, true);
+                returned.push(&frame, true);
             }
         };
         packets.iter().for_each(&mut push);

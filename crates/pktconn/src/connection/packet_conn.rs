@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use futures_core::Stream;
 use pktconn_codec::Packet;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -21,7 +22,7 @@ use crate::transport::addr::Addr;
 use crate::transport::byte_stream::{ByteStream, split_any};
 use crate::transport::endpoints::Endpoints;
 use crate::transport::plain_stream::PlainStream;
-use crate::{ConnConfig, ConnId, ConnStats, Error, PacketReceiver, PacketSender, PacketSink, SlowConsumer};
+use crate::{ConnConfig, ConnId, ConnStats, Error, PacketReceiver, PacketSender, SlowConsumer};
 
 /// A connection of packets over TCP, TLS, a Unix socket or any other byte stream.
 ///
@@ -250,6 +251,20 @@ impl PacketConn {
         self.sender.send_many(packets).await
     }
 
+    /// Queues one packet whose payload is the concatenation of `parts`, without copying large parts. See
+    /// [`PacketSender::send_parts`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`send`](Self::send), of the joined payload. It comes back as one packet in [`into_unsent`](Error::into_unsent).
+    ///
+    /// # Cancel safety
+    ///
+    /// The packet is accepted when the future completes. If the future is dropped before that, nothing was accepted.
+    pub async fn send_parts(&self, parts: &[Bytes]) -> Result<(), Error> {
+        self.sender.send_parts(parts).await
+    }
+
     /// Queues a packet if the send queue has room for it. Does not wait.
     ///
     /// # Errors
@@ -336,15 +351,6 @@ impl PacketConn {
     #[must_use]
     pub fn split(self) -> (PacketSender, PacketReceiver) {
         (self.sender, self.receiver)
-    }
-
-    /// Makes a `Sink` and `Stream` of the connection, for code that needs these.
-    ///
-    /// The connection itself is not a `Sink`: with `SinkExt` in scope, `conn.send(..)` would mean `SinkExt::send`, which flushes after
-    /// each packet.
-    #[must_use]
-    pub fn into_sink(self) -> PacketSink<Self> {
-        PacketSink::new(self)
     }
 
     /// Waits until the connection ends or begins to end. Returns the first reason. See [`PacketSender::closed`].

@@ -4,13 +4,14 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use pktconn_codec::Packet;
 
 #[cfg(feature = "tls")]
 use crate::TlsInfo;
 use crate::connection::shared::Shared;
 use crate::error::Reason;
-use crate::{ConnId, ConnStats, Error, PacketSink};
+use crate::{ConnId, ConnStats, Error};
 
 /// The sending side of a connection: from [`PacketConn::sender`] or [`PacketConn::split`](crate::PacketConn::split).
 ///
@@ -145,6 +146,33 @@ impl PacketSender {
         Ok(())
     }
 
+    /// Queues one packet whose payload is the concatenation of `parts`, without copying large parts: a gateway prepends an id to a
+    /// payload that it forwards. Waits like [`send`](Self::send).
+    ///
+    /// A frame of less than 32 KiB is copied into the send queue, like any small packet. In a larger one, parts of 32 KiB and more are
+    /// written from their own memory.
+    ///
+    /// ```
+    /// # async fn example(backend: pktconn::PacketSender, user: u64, packet: pktconn::Packet) -> Result<(), pktconn::Error> {
+    /// let id = bytes::Bytes::copy_from_slice(&user.to_le_bytes());
+    /// backend.send_parts(&[id, packet.into_payload()]).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of `send`, of the joined payload. It comes back as one packet in [`into_unsent`](Error::into_unsent).
+    ///
+    /// # Cancel safety
+    ///
+    /// The packet is accepted when the future completes. If the future is dropped before that, nothing was accepted.
+    pub async fn send_parts(&self, parts: &[Bytes]) -> Result<(), Error> {
+        // Boxed, so that the future stays small in the tasks that hold it.
+        let accepted = Box::pin(self.shared.accept_parts(parts)).await;
+        accepted.map_err(|reason| Error::new(reason, vec![parts.concat().into()]))
+    }
+
     /// Queues a packet if the send queue has room for it. Does not wait.
     ///
     /// # Errors
@@ -160,7 +188,7 @@ impl PacketSender {
     ///
     /// Use it as an arm of a `select!` beside `recv`: see [`send`](Self::send#deadlock).
     ///
-    /// A permit does not reserve bytes. Like a [`PacketSink`], it waits until the queue is below
+    /// A permit does not reserve bytes. Like a [`PacketSink`](crate::PacketSink), it waits until the queue is below
     /// [`send_high_water`](crate::ConnConfig::send_high_water), and its packet may exceed that. With a
     /// [policy](crate::ConnConfig::slow_consumer) that does not wait, this returns at once, and the policy applies to the packet.
     ///
@@ -275,12 +303,6 @@ impl PacketSender {
     #[must_use]
     pub fn id(&self) -> ConnId {
         self.shared.id
-    }
-
-    /// Makes a [`Sink`](futures_sink::Sink) of this sender, for code that needs one.
-    #[must_use]
-    pub fn into_sink(self) -> PacketSink {
-        PacketSink::new(self)
     }
 
     /// The address of this side, of a TCP connection that was made by `connect`, `from_tcp` or a server.

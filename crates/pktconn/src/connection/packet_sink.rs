@@ -66,8 +66,27 @@ impl std::fmt::Debug for WakerKey {
     }
 }
 
+impl PacketConn {
+    /// Makes a `Sink` and `Stream` of the connection, for code that needs these.
+    ///
+    /// The connection itself is not a `Sink`: with `SinkExt` in scope, `conn.send(..)` would mean `SinkExt::send`, which flushes after
+    /// each packet.
+    #[must_use]
+    pub fn into_sink(self) -> PacketSink<Self> {
+        PacketSink::new(self)
+    }
+}
+
+impl PacketSender {
+    /// Makes a [`Sink`](futures_sink::Sink) of this sender, for code that needs one.
+    #[must_use]
+    pub fn into_sink(self) -> PacketSink {
+        PacketSink::new(self)
+    }
+}
+
 impl<T: SinkSource> PacketSink<T> {
-    pub(crate) fn new(inner: T) -> Self {
+    fn new(inner: T) -> Self {
         let shared = Arc::clone(inner.as_ref().shared());
         let key = shared.next_key();
         Self { inner, wakers: WakerKey { shared, key }, flush_target: None }

@@ -11,7 +11,6 @@
 
 use std::collections::VecDeque;
 
-use pktconn_codec::{Frame, Packet};
 use tokio::time::Instant;
 
 use crate::ConnConfig;
@@ -45,7 +44,7 @@ pub use rules::SlowConsumer;
 pub(crate) use rules::{Rules, Timeouts};
 
 mod send_queue;
-pub(crate) use send_queue::{MAX_SLICES, SendQueue, WRITE_WORTH};
+pub(crate) use send_queue::{MAX_SLICES, Outgoing, SendQueue, WRITE_WORTH};
 
 mod timing;
 pub(crate) use timing::Timing;
@@ -204,9 +203,9 @@ impl Machine {
     /// Puts a packet into the queue. Whether somebody is to see to it: it is the first in the queue, or so much is queued that
     /// waiting for more gains nothing.
     #[inline]
-    pub(crate) fn push(&mut self, packet: &Packet, frame: &Frame<'_>, now: impl FnOnce() -> Instant) -> bool {
+    pub(crate) fn push(&mut self, frame: &impl Outgoing, now: impl FnOnce() -> Instant) -> bool {
         let was_empty = self.queue.is_empty();
-        self.queue.push(packet, frame, self.blocked);
+        self.queue.push(frame, self.blocked);
         self.packets_sent += 1;
         self.bytes_accepted += frame.len() as u64;
         if self.is_timed {

@@ -119,7 +119,7 @@ impl World {
                 return;
             }
         }
-        self.machine.push(&packet, &frame, || now);
+        self.machine.push(&frame, || now);
         // Dropped packets make the positions move up; the exact ages are those of the lag's own test.
         let end = self.kernel.taken + self.machine.queue.len() as u64;
         self.kernel.queued.retain(|(position, _)| *position < end);

@@ -4,12 +4,13 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use pktconn_codec::{Frame, Packet};
+use bytes::Bytes;
+use pktconn_codec::Packet;
 use tokio::time::Instant;
 
 use super::Shared;
 use crate::SlowConsumer;
-use crate::connection::machine::{Machine, Phase};
+use crate::connection::machine::{Machine, Outgoing, Phase};
 use crate::connection::state::State;
 use crate::error::Reason;
 
@@ -19,6 +20,11 @@ impl Shared {
     pub(crate) fn offer(self: &Arc<Self>, packet: &Packet) -> Result<(), Reason> {
         // Its checksum is computed before the lock is taken, which other senders wait for.
         let frame = self.rules().codec.frame(packet).map_err(Reason::TooLarge)?;
+        self.offer_frame(&frame)
+    }
+
+    #[inline]
+    fn offer_frame(self: &Arc<Self>, frame: &impl Outgoing) -> Result<(), Reason> {
         self.with_state(|state| {
             state.machine.check_open()?;
             if state.machine.is_waited_for() {
@@ -27,7 +33,7 @@ impl Shared {
             if !state.machine.has_room(frame.len(), self.rules(), Instant::now) {
                 self.make_room(state, frame.len())?;
             }
-            state.push(packet, &frame);
+            state.push(frame);
             Ok(())
         })
     }
@@ -42,7 +48,11 @@ impl Shared {
     /// reason have.
     pub(crate) fn have_room(self: &Arc<Self>, packets: &[Packet]) -> bool {
         let lens = packets.iter().filter_map(|packet| self.rules().codec.frame(packet).ok());
-        let len = lens.map(|frame| frame.len()).sum();
+        self.has_room(lens.map(|frame| frame.len()).sum())
+    }
+
+    /// Whether `len` bytes have room, after the transport was offered what there is, or will be refused for another reason.
+    fn has_room(self: &Arc<Self>, len: usize) -> bool {
         self.with_state(|state| {
             let has_room = |machine: &Machine| machine.has_room(len, self.rules(), Instant::now);
             if state.machine.check_open().is_err() || has_room(&state.machine) {
@@ -86,7 +96,7 @@ impl Shared {
             if let [packet] = packets {
                 if state.writes_through() {
                     let frame = rules.codec.frame(packet).map_err(Reason::TooLarge)?;
-                    state.write_through(packet, &frame, accepted);
+                    state.write_through(&frame, accepted);
                     return state.machine.check_open();
                 }
             }
@@ -100,7 +110,7 @@ impl Shared {
                 }
                 // Before a transport may panic: what stands in the queue has been accepted.
                 *accepted += 1;
-                if state.push(packet, &frame) {
+                if state.push(&frame) {
                     // It may have written, and so found the connection broken.
                     state.machine.check_open()?;
                 }
@@ -118,7 +128,7 @@ impl Shared {
         let frame = self.rules().codec.frame(packet).map_err(Reason::TooLarge)?;
         self.with_state(|state| {
             state.machine.check_open()?;
-            state.push(packet, &frame);
+            state.push(&frame);
             Ok(())
         })
     }
@@ -150,15 +160,31 @@ impl Shared {
     /// Waits for room, behind those that have waited for longer, and puts `packet` into the queue.
     pub(crate) async fn accept_in_turn(self: &Arc<Self>, packet: &Packet) -> Result<(), Reason> {
         let frame = self.rules().codec.frame(packet).map_err(Reason::TooLarge)?;
+        self.accept_frame_in_turn(&frame).await
+    }
+
+    async fn accept_frame_in_turn(self: &Arc<Self>, frame: &impl Outgoing) -> Result<(), Reason> {
         // It gives the place in the line up, whether it is served or dropped.
         let wait = self.wait();
-        poll_fn(|cx| self.poll_accept(packet, &frame, wait.key, cx)).await
+        poll_fn(|cx| self.poll_accept(frame, wait.key, cx)).await
+    }
+
+    /// Puts a payload in parts into the queue, as a packet: waits for room, or does what the policy says.
+    pub(crate) async fn accept_parts(self: &Arc<Self>, parts: &[Bytes]) -> Result<(), Reason> {
+        let frame = self.rules().codec.frame_of_parts(parts).map_err(Reason::TooLarge)?;
+        if self.judges_late() && !self.has_room(frame.len()) {
+            tokio::task::yield_now().await;
+        }
+        match self.offer_frame(&frame) {
+            Err(Reason::Full) if self.drops_newest() => self.drop_newest(),
+            Err(Reason::Full) => self.accept_frame_in_turn(&frame).await,
+            offered => offered,
+        }
     }
 
     fn poll_accept(
         self: &Arc<Self>,
-        packet: &Packet,
-        frame: &Frame<'_>,
+        frame: &impl Outgoing,
         key: u64,
         cx: &Context<'_>,
     ) -> Poll<Result<(), Reason>> {
@@ -171,7 +197,7 @@ impl Shared {
                     state.machine.check_open()?;
                 }
                 if has_room(&state.machine) {
-                    state.push(packet, frame);
+                    state.push(frame);
                     return Poll::Ready(Ok(()));
                 }
             }

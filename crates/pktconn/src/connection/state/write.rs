@@ -5,13 +5,13 @@ use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker, ready};
 
-use pktconn_codec::{Frame, Packet};
+use pktconn_codec::Frame;
 use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
 use super::{State, Sweep};
 use crate::connection::deferred::catch_panic;
-use crate::connection::machine::{MAX_SLICES, News, Outcome, Phase};
+use crate::connection::machine::{MAX_SLICES, News, Outcome, Outgoing, Phase};
 use crate::transport::{Acks, Writer};
 
 /// How much a transport with a buffer of its own is given at a time where packets may be dropped: one record of TLS.
@@ -20,8 +20,8 @@ const FEW: usize = 16 * 1024;
 impl State {
     /// Puts a packet into the queue, and sees to it that it leaves. Whether it may have written.
     #[inline]
-    pub(crate) fn push(&mut self, packet: &Packet, frame: &Frame<'_>) -> bool {
-        let is_to_see_to = self.machine.push(packet, frame, Instant::now);
+    pub(crate) fn push(&mut self, frame: &impl Outgoing) -> bool {
+        let is_to_see_to = self.machine.push(frame, Instant::now);
         if is_to_see_to {
             self.pushed();
         }
@@ -166,7 +166,7 @@ impl State {
     /// Writes a packet from its own memory, where its frame stands there whole, as that of one that was received. What the
     /// transport does not take goes into the queue, which was [empty](Self::writes_through). Counts it in `accepted`.
     #[inline]
-    pub(crate) fn write_through(&mut self, packet: &Packet, frame: &Frame<'_>, accepted: &mut usize) {
+    pub(crate) fn write_through(&mut self, frame: &Frame<'_>, accepted: &mut usize) {
         let taken =
             if frame.body().len() == frame.len() { self.write_body(frame) } else { Poll::Ready(Ok(0)) };
         // Only now: had the transport panicked, the packet would be nowhere.
@@ -175,7 +175,7 @@ impl State {
             Poll::Ready(Ok(taken)) if taken == frame.len() => {
                 self.wrote_through(taken);
             }
-            taken => self.write_rest(packet, frame, taken),
+            taken => self.write_rest(frame, taken),
         }
     }
 
@@ -205,8 +205,8 @@ impl State {
 
     /// Goes on by the queue, after so much was taken of the packet.
     #[cold]
-    fn write_rest(&mut self, packet: &Packet, frame: &Frame<'_>, taken: Poll<io::Result<usize>>) {
-        self.machine.push(packet, frame, Instant::now);
+    fn write_rest(&mut self, frame: &Frame<'_>, taken: Poll<io::Result<usize>>) {
+        self.machine.push(frame, Instant::now);
         match taken {
             Poll::Ready(Err(error)) => return self.wrote(self.machine.bytes_out(), Poll::Ready(Err(error))),
             Poll::Ready(Ok(taken @ 1..)) => {

@@ -14,24 +14,22 @@
 use std::collections::VecDeque;
 use std::io::IoSlice;
 
-use bytes::{Buf, Bytes, BytesMut};
-use pktconn_codec::{Frame, Packet, PacketCodec};
+use bytes::{Buf, BytesMut};
+use pktconn_codec::{Packet, PacketCodec};
 
 use crate::connection::pool;
 
 mod chunk;
-use chunk::{Chunk, MIN_OPEN, MOST_SHARED, is_roomy};
+use chunk::{Chunk, LARGE_FRAME, MIN_OPEN, MOST_SHARED, is_roomy};
+
+mod outgoing;
+pub(crate) use outgoing::Outgoing;
 
 mod sealed;
 use sealed::Sealed;
 
 /// One write's worth. A larger write saves next to nothing: the cost of the system call is spread over enough packets.
 pub(crate) const WRITE_WORTH: usize = pool::CHUNK;
-
-/// From this length on a frame is not copied before it has to stay. A shorter one is: it may be a small part of a read chunk,
-/// and eight times as much memory would be held as is counted. From half a chunk on that is twice at most, and for the
-/// moment of a turn.
-const LARGE_FRAME: usize = pool::CHUNK / 2;
 
 /// The longest header and checksum.
 const MAX_AROUND: usize = 8;
@@ -54,13 +52,6 @@ pub(crate) struct SendQueue {
 pub(crate) struct Dropped {
     pub(crate) packets: u64,
     pub(crate) bytes: usize,
-}
-
-/// The parts of a frame of `len` bytes, one after the other.
-fn joined(len: usize, parts: [&[u8]; 3]) -> BytesMut {
-    let mut frame = BytesMut::with_capacity(len);
-    parts.iter().for_each(|part| frame.extend_from_slice(part));
-    frame
 }
 
 impl SendQueue {
@@ -90,13 +81,13 @@ impl SendQueue {
         self.sealed.as_ref().map_or(0, |sealed| sealed.memory) + self.open.capacity()
     }
 
-    /// Appends `frame`, which is that of `packet`. One that `stays`, because the transport takes no more, is copied where it
-    /// may keep more memory alive than its own.
+    /// Appends `frame`. One that `stays`, because the transport takes no more, is copied if it may keep more memory alive than its
+    /// own.
     #[inline]
-    pub(crate) fn push(&mut self, packet: &Packet, frame: &Frame<'_>, stays: bool) {
+    pub(crate) fn push(&mut self, frame: &impl Outgoing, stays: bool) {
         let len = frame.len();
         if len >= LARGE_FRAME {
-            self.push_large(packet, frame, stays);
+            self.push_large(frame, stays);
         } else {
             if self.open.capacity() - self.open.len() < len || self.open.len() + len > WRITE_WORTH {
                 self.make_room(len, stays);
@@ -106,19 +97,20 @@ impl SendQueue {
         self.len += len;
     }
 
-    fn push_large(&mut self, packet: &Packet, frame: &Frame<'_>, stays: bool) {
+    fn push_large(&mut self, frame: &impl Outgoing, stays: bool) {
         self.seal(stays);
         if stays && frame.len() <= MOST_SHARED {
-            self.push_sealed(
-                Chunk::small(joined(frame.len(), [frame.head(), frame.body(), frame.tail()])),
-                0,
-            );
+            let mut copy = BytesMut::with_capacity(frame.len());
+            frame.put_into(&mut copy);
+            self.push_sealed(Chunk::small(copy), 0);
             return;
         }
-        let parts =
-            [Bytes::copy_from_slice(frame.head()), frame.body_bytes(), Bytes::copy_from_slice(frame.tail())];
-        self.push_sealed(Chunk::Large { packet: packet.clone(), parts }, 0).is_loose |=
-            frame.len() <= MOST_SHARED;
+        let mut chunk = frame.to_chunk();
+        if stays {
+            chunk.detach(&mut |_| ());
+        }
+        let is_loose = !stays && chunk.is_loose();
+        self.push_sealed(chunk, 0).is_loose |= is_loose;
     }
 
     /// Puts a chunk behind those that are sealed. Where it is the first, so much of it was `written`.
@@ -193,6 +185,7 @@ impl SendQueue {
             match chunk {
                 Chunk::Small { frames, .. } => add(frames),
                 Chunk::Large { parts, .. } => parts.iter().for_each(|part| add(part)),
+                Chunk::Pieces(pieces) => pieces.iter().for_each(|piece| add(piece)),
             }
         }
         // Behind more chunks than were looked at, the open one is not next.
@@ -271,17 +264,9 @@ impl SendQueue {
         let Some(sealed) = self.sealed.as_mut().filter(|sealed| sealed.is_loose) else { return };
         sealed.is_loose = false;
         for chunk in &mut sealed.chunks {
-            let len = chunk.len();
-            let copy = match chunk {
-                Chunk::Small { frames, .. } if is_roomy(frames) => BytesMut::from(&frames[..]),
-                Chunk::Large { parts, .. } if len <= MOST_SHARED => {
-                    joined(len, parts.each_ref().map(|part| &part[..]))
-                }
-                Chunk::Small { .. } | Chunk::Large { .. } => continue,
-            };
-            let last = std::mem::replace(chunk, Chunk::small(copy));
-            sealed.memory = sealed.memory + chunk.memory() - last.memory();
-            last.done(&mut done);
+            let before = chunk.memory();
+            chunk.detach(&mut done);
+            sealed.memory = sealed.memory + chunk.memory() - before;
         }
     }
 
@@ -324,6 +309,11 @@ impl SendQueue {
                 }
             }
             Chunk::Large { packet, .. } => unsent.push(packet),
+            Chunk::Pieces(pieces) => {
+                let mut frame = BytesMut::with_capacity(chunk_len);
+                pieces.iter().for_each(|piece| frame.extend_from_slice(piece));
+                unsent.extend(PacketCodec::new(*codec.config()).decode_frame(&mut frame).ok().flatten());
+            }
         }
     }
 
@@ -347,12 +337,13 @@ impl SendQueue {
 mod tests {
     use super::chunk::PLACE;
     use super::*;
+    use bytes::Bytes;
     use proptest::prelude::*;
 
     use crate::{Checksum, CodecConfig};
 
     fn push(queue: &mut SendQueue, codec: &PacketCodec, packet: &Packet) {
-        queue.push(packet, &codec.frame(packet).unwrap(), false);
+        queue.push(&codec.frame(packet).unwrap(), false);
     }
 
     fn pending(queue: &SendQueue) -> Vec<u8> {
@@ -436,7 +427,7 @@ mod tests {
         let sealed = queue.sealed.as_ref().expect("it is more than a write's worth");
         let sealed = sealed.chunks.iter().map(|chunk| match chunk {
             Chunk::Small { frames, .. } => frames.capacity(),
-            Chunk::Large { .. } => panic!("there is none"),
+            Chunk::Large { .. } | Chunk::Pieces(_) => panic!("there is none"),
         });
         let room = sealed.sum::<usize>() + queue.open.capacity();
         assert!(room <= queue.len() + queue.len() / 16 + WRITE_WORTH, "{room} for {}", queue.len());
@@ -451,6 +442,63 @@ mod tests {
         let sealed = queue.sealed.as_ref().expect("it is sealed");
         let Some(Chunk::Small { frames, .. }) = sealed.chunks.front() else { panic!("they are first") };
         assert!(frames.capacity() <= 2 * MIN_OPEN, "{} bytes", frames.capacity());
+    }
+
+    /// The frame of a payload in `parts`, pushed.
+    fn push_parts(queue: &mut SendQueue, codec: &PacketCodec, parts: &[Bytes], stays: bool) {
+        queue.push(&codec.frame_of_parts(parts).unwrap(), stays);
+    }
+
+    /// Pushes every other packet in parts.
+    fn push_either_way(queue: &mut SendQueue, codec: &PacketCodec, number: usize, packet: &Packet) {
+        if number % 2 == 0 {
+            return push(queue, codec, packet);
+        }
+        let mut rest = packet.clone().into_payload();
+        let first = rest.split_to(rest.len().min(8));
+        push_parts(queue, codec, &[first, rest], false);
+    }
+
+    #[test]
+    fn large_parts_are_written_from_their_own_memory_and_small_ones_are_copied() {
+        let codec = PacketCodec::new(CodecConfig::new().checksum(Checksum::Crc32));
+        let mut queue = SendQueue::default();
+        let (id, payload) = (Bytes::from_static(b"12345678"), Bytes::from(vec![7; 100_000]));
+        let parts = [id.clone(), payload.clone(), id.clone(), Bytes::new(), payload.clone()];
+        push_parts(&mut queue, &codec, &parts, false);
+        let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+        assert_eq!(queue.fill(&mut slices), 5);
+        assert_eq!(slices.map(|slice| slice.len())[..5], [12, 100_000, 8, 100_000, 4]);
+        assert_eq!(slices[1].as_ptr(), payload.as_ptr());
+        assert_eq!(slices[3].as_ptr(), payload.as_ptr());
+        let joined = Packet::from(parts.concat());
+        let mut whole = BytesMut::new();
+        codec.encode_frame(&joined, &mut whole).unwrap();
+        assert!(pending(&queue) == whole, "one frame");
+        // A packet that was begun comes back whole.
+        queue.advance(50_000, drop);
+        assert!(pending(&queue) == whole[50_000..]);
+        assert!(queue.take_unsent(&codec) == [joined]);
+        assert_eq!((queue.len(), queue.held()), (0, 0));
+    }
+
+    #[test]
+    fn parts_that_stay_keep_no_read_chunk_alive() {
+        let codec = PacketCodec::default();
+        let part = || Bytes::from(vec![7; LARGE_FRAME]);
+        for stays in [true, false] {
+            let mut queue = SendQueue::default();
+            let parts = [part(), part(), part()];
+            push_parts(&mut queue, &codec, &parts, stays);
+            let mut given = 0;
+            if !stays {
+                assert!(queue.held() >= 3 * MOST_SHARED, "each may be a part of a chunk");
+                queue.compact(|_| given += 1);
+            }
+            assert_eq!(given, if stays { 0 } else { 3 });
+            assert!(parts.iter().all(Bytes::is_unique), "they were copied");
+            assert!(pending(&queue)[4..] == parts.concat());
+        }
     }
 
     #[test]
@@ -566,8 +614,8 @@ mod tests {
             let mut queue = SendQueue::default();
             let mut expected = Vec::new();
             let mut ends = Vec::new();
-            for packet in &packets {
-                push(&mut queue, &codec, packet);
+            for (i, packet) in packets.iter().enumerate() {
+                push_either_way(&mut queue, &codec, i, packet);
                 let frame = codec.frame(packet).unwrap();
                 expected.extend_from_slice(frame.head());
                 expected.extend_from_slice(frame.body());
@@ -607,7 +655,7 @@ mod tests {
                 queue.advance(count, drop);
             };
             for (number, (len, taken, target)) in steps.into_iter().enumerate() {
-                push(&mut queue, &codec, &vec![number as u8; len].into());
+                push_either_way(&mut queue, &codec, number, &vec![number as u8; len].into());
                 take(&mut queue, &mut written, taken);
                 if let Some(target) = target {
                     dropped += queue.drop_oldest(target, &codec, drop).packets;

@@ -1,0 +1,50 @@
+//! What the send queue accepts: frames of packets, and of payloads in parts.
+
+use bytes::{Bytes, BytesMut};
+use pktconn_codec::{Frame, PartsFrame};
+
+use super::chunk::{Chunk, LARGE_FRAME};
+
+/// A frame to be sent.
+pub(crate) trait Outgoing {
+    /// Its length in bytes, with header and checksum.
+    fn len(&self) -> usize;
+
+    /// Appends the frame to `buffer`.
+    fn put_into(&self, buffer: &mut BytesMut);
+
+    /// The frame as a chunk that shares the memory of the payload.
+    fn to_chunk(&self) -> Chunk;
+}
+
+impl Outgoing for Frame<'_> {
+    #[inline]
+    fn len(&self) -> usize {
+        self.len()
+    }
+
+    #[inline]
+    fn put_into(&self, buffer: &mut BytesMut) {
+        self.put_into(buffer);
+    }
+
+    fn to_chunk(&self) -> Chunk {
+        let parts =
+            [Bytes::copy_from_slice(self.head()), self.body_bytes(), Bytes::copy_from_slice(self.tail())];
+        Chunk::Large { packet: self.packet().clone(), parts }
+    }
+}
+
+impl Outgoing for PartsFrame<'_> {
+    fn len(&self) -> usize {
+        self.len()
+    }
+
+    fn put_into(&self, buffer: &mut BytesMut) {
+        self.put_into(buffer);
+    }
+
+    fn to_chunk(&self) -> Chunk {
+        Chunk::Pieces(self.pieces(LARGE_FRAME))
+    }
+}
