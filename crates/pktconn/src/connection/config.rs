@@ -40,6 +40,8 @@ pub struct ConnConfig {
     pub(crate) tls: Option<TlsClientConfig>,
     pub(crate) timeouts: Timeouts,
     half_close: Option<bool>,
+    pub(crate) heartbeat: Option<Duration>,
+    skip_empty: bool,
     pub(crate) tcp: TcpConfig,
 }
 
@@ -89,6 +91,8 @@ impl ConnConfig {
                 write: Some(Self::DEFAULT_STALL_TIMEOUT),
             },
             half_close: None,
+            heartbeat: None,
+            skip_empty: false,
             tcp: TcpConfig::new(),
         }
     }
@@ -244,6 +248,31 @@ impl ConnConfig {
         self
     }
 
+    /// Sends an empty packet when nothing else was sent for `interval`, so that the peer never waits for longer than that.
+    ///
+    /// For peers that have an idle timeout or sit behind a firewall that forgets idle connections, and that ignore empty packets. Set
+    /// it to half of the peer's timeout. If the peer is also a `pktconn`, it sets [`skip_empty`](Self::skip_empty). To notice that a
+    /// peer is gone, set [`idle_timeout`](Self::idle_timeout) on the other side.
+    ///
+    /// A heartbeat is sent at the earliest half an interval after the last packet. It counts as a packet in
+    /// [`ConnStats`](crate::ConnStats). While bytes wait for the peer, none is sent. Cost: a small task and a timer for each connection,
+    /// nothing for a packet. Default: `None`, no heartbeats.
+    #[must_use]
+    pub fn heartbeat(mut self, interval: impl Into<Option<Duration>>) -> Self {
+        self.heartbeat = interval.into();
+        self
+    }
+
+    /// Discards received packets that are empty: the peer's [heartbeats](Self::heartbeat).
+    ///
+    /// They count as a sign of life for [`idle_timeout`](Self::idle_timeout), and not in
+    /// [`packets_received`](crate::ConnStats::packets_received). Default: off, an empty packet is received like any other.
+    #[must_use]
+    pub fn skip_empty(mut self, on: bool) -> Self {
+        self.skip_empty = on;
+        self
+    }
+
     /// Sets how long a peer may show no sign of life while [`recv`](crate::PacketConn::recv) waits: it sends nothing, and takes
     /// nothing of what is sent to it. For TCP on Linux, taking means that its kernel acknowledges bytes, which is looked at in the
     /// second half of the time and at its end. Elsewhere it means that the transport takes bytes.
@@ -295,6 +324,7 @@ impl ConnConfig {
             (self.timeouts.frame, "frame_timeout must not be zero"),
             (self.timeouts.idle, "idle_timeout must not be zero"),
             (self.timeouts.write, "write_timeout must not be zero"),
+            (self.heartbeat, "heartbeat must not be zero"),
         ];
         if let Some((_, problem)) = timeouts.into_iter().find(|(timeout, _)| *timeout == Some(Duration::ZERO))
         {
@@ -346,6 +376,7 @@ pub(crate) enum Origin {
 pub(crate) struct Settings {
     pub(crate) rules: Rules,
     pub(crate) home: Home,
+    pub(crate) skips_empty: bool,
 }
 
 /// The runtime that a connection lives in: that of its own tasks.
@@ -366,7 +397,7 @@ impl Settings {
             send_high_water: config.send_high_water,
             half_close: config.half_close.unwrap_or(origin != Origin::Connected),
         };
-        Arc::new(Self { rules, home })
+        Arc::new(Self { rules, home, skips_empty: config.skip_empty })
     }
 }
 
@@ -392,6 +423,7 @@ mod tests {
             (ConnConfig::new().frame_timeout(ms(0)), "frame_timeout"),
             (ConnConfig::new().idle_timeout(ms(0)), "idle_timeout"),
             (ConnConfig::new().write_timeout(ms(0)), "write_timeout"),
+            (ConnConfig::new().heartbeat(ms(0)), "heartbeat"),
             (ConnConfig::new().tcp(TcpConfig::new().keepalive(ms(999))), "keepalive"),
             (ConnConfig::new().tcp(TcpConfig::new().send_buffer(0)), "send_buffer"),
             (ConnConfig::new().send_max_lag(ms(4)), "slow_consumer"),

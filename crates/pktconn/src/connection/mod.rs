@@ -44,5 +44,7 @@ pub(crate) mod connect;
 mod packet_conn;
 pub use packet_conn::PacketConn;
 
+mod channels;
+
 mod packet_sink;
 pub use packet_sink::{PacketSink, SinkSource};

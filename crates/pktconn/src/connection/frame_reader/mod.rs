@@ -45,6 +45,8 @@ pub(crate) struct FrameReader {
     buffer: BytesMut,
     memory: Memory,
     end: End,
+    /// Whether empty packets, which are heartbeats, are discarded.
+    skips_empty: bool,
     /// Whether the transport may hold bytes back.
     may_hold_back: bool,
     /// Whether bytes have arrived since it last waited.
@@ -86,6 +88,7 @@ impl FrameReader {
         shared.add_handle();
         Self {
             shared: Arc::clone(shared),
+            skips_empty: shared.settings.skips_empty,
             may_hold_back: reader.may_hold_back(),
             reader: Some(reader),
             buffer: BytesMut::new(),
@@ -108,6 +111,7 @@ impl FrameReader {
             }
             ready!(self.poll_turn(cx));
             match self.codec.decode_frame(&mut self.buffer) {
+                Ok(Some(packet)) if self.skips_empty && packet.is_empty() => self.arrived(1),
                 Ok(Some(packet)) => {
                     self.received(1);
                     return Poll::Ready(Ok(Some(packet)));
@@ -138,7 +142,15 @@ impl FrameReader {
             }
             match self.codec.decode_many(&mut self.buffer, limit, packets) {
                 Ok(0) => ready!(self.poll_more(cx)),
-                Ok(count) => {
+                Ok(mut count) => {
+                    if self.skips_empty {
+                        let empty = remove_empty(packets, count);
+                        self.arrived(empty);
+                        count -= empty;
+                        if count == 0 {
+                            continue;
+                        }
+                    }
                     self.received(count);
                     return Poll::Ready(Ok(count));
                 }
@@ -187,18 +199,24 @@ impl FrameReader {
 
     fn received(&mut self, packets: usize) {
         self.shared.received.packets.add(packets as u64);
-        self.in_turn = self.in_turn.saturating_add(packets as u32);
-        if self.has_deadline {
-            self.has_deadline = false;
-            self.shared.pause_recv(true);
-        }
-        self.note_undelivered();
+        self.arrived(packets);
         // The caller may do other things for long before it receives again.
         if !self.codec.is_ready(&self.buffer) {
             self.release_memory();
         } else if self.memory != Memory::Own {
             self.keep_packets();
         }
+    }
+
+    /// Packets have come, whether or not the caller gets them.
+    #[inline]
+    fn arrived(&mut self, packets: usize) {
+        self.in_turn = self.in_turn.saturating_add(packets as u32);
+        if self.has_deadline {
+            self.has_deadline = false;
+            self.shared.pause_recv(true);
+        }
+        self.note_undelivered();
     }
 
     /// Tells the connection what it would discard if it ended now.
@@ -277,6 +295,21 @@ impl Drop for FrameReader {
         self.park();
         self.shared.drop_handle();
     }
+}
+
+/// Removes the empty ones of the last `count` packets, and returns their number.
+fn remove_empty(packets: &mut Vec<Packet>, count: usize) -> usize {
+    let first = packets.len() - count;
+    let mut kept = first;
+    for at in first..packets.len() {
+        if !packets[at].is_empty() {
+            packets.swap(kept, at);
+            kept += 1;
+        }
+    }
+    let removed = packets.len() - kept;
+    packets.truncate(kept);
+    removed
 }
 
 #[cfg(test)]

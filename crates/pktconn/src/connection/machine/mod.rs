@@ -10,6 +10,7 @@
 //! these, and does what the machine answers. So a simulator can drive it through any order of events.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -24,6 +25,9 @@ mod end;
 mod phase;
 use phase::Ending;
 pub(crate) use phase::Phase;
+
+mod heartbeat;
+use heartbeat::Heartbeat;
 
 mod lag;
 use lag::Lag;
@@ -75,6 +79,7 @@ pub(crate) struct Machine {
     timing: Option<Box<Timing>>,
     /// Where it is limited.
     lag: Option<Box<Lag>>,
+    heartbeat: Option<Box<Heartbeat>>,
 }
 
 /// What a connection has that had to wait, that ends or begins to.
@@ -139,6 +144,7 @@ impl Machine {
             is_timed: config.timing().is_some() || config.send_max_lag.is_some(),
             timing: config.timing().map(Box::new),
             lag: config.send_max_lag.map(|max| Box::new(Lag::new(max))),
+            heartbeat: None,
             recv_clock: None,
             extra: None,
             packets_sent: 0,
@@ -241,6 +247,26 @@ impl Machine {
         self.tell(News::TASK);
     }
 
+    /// Begins to keep the time for heartbeats.
+    pub(crate) fn start_heartbeat(&mut self, interval: Duration, now: Instant) {
+        self.heartbeat = Some(Box::new(Heartbeat::new(interval, now)));
+        self.tell(News::TASK);
+    }
+
+    /// Whether to send an empty packet now, because nothing else was sent. Not while bytes wait: the peer gets these first.
+    pub(crate) fn heartbeat_is_due(&mut self, now: Instant) -> bool {
+        let Some(heartbeat) = self.heartbeat.as_mut().filter(|_| self.phase == Phase::Open) else {
+            return false;
+        };
+        if self.queue.is_empty() { heartbeat.look(self.packets_sent, now) } else { heartbeat.pass(now) }
+    }
+
+    /// When to ask for it again.
+    pub(crate) fn heartbeat_look(&self) -> Option<Instant> {
+        let heartbeat = self.heartbeat.as_ref().filter(|_| self.phase == Phase::Open)?;
+        Some(heartbeat.look_at())
+    }
+
     /// Has the receiver look again.
     pub(crate) fn wake_receiver(&mut self) {
         self.tell(News::RECEIVER);
@@ -254,7 +280,7 @@ impl Machine {
     /// Whether there is nothing to wait for, apart from what others begin.
     pub(crate) fn is_at_rest(&self) -> bool {
         match self.phase {
-            Phase::Open => !self.has_output(),
+            Phase::Open => !self.has_output() && self.heartbeat.is_none(),
             Phase::Closing | Phase::Finished | Phase::Aborting => false,
             Phase::Ended => true,
         }

@@ -113,6 +113,9 @@ impl Shared {
             account: membership.as_ref().and_then(|membership| membership.account()).map(Box::new),
             membership,
         });
+        if let Some(interval) = config.heartbeat {
+            shared.with_state(|state| state.machine.start_heartbeat(interval, Instant::now()));
+        }
         // It is listed when it is complete: the server may use what is in its list at any time.
         if shared.membership.as_ref().is_some_and(|membership| membership.enroll(&shared)) {
             shared.signal(DRAINS);

@@ -4,6 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use pktconn_codec::Packet;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
@@ -31,6 +32,11 @@ impl State {
             self.later.drop_some(replaced);
         }
         let now = Instant::now();
+        if self.machine.heartbeat_is_due(now) {
+            if let Ok(frame) = rules.codec.frame(&Packet::default()) {
+                self.machine.push(&frame, || now);
+            }
+        }
         let flush_due = self.machine.flush_due().filter(|&due| due > now);
         if flush_due.is_none() && self.machine.phase() < Phase::Ended {
             self.write_with(cx);
@@ -50,6 +56,7 @@ impl State {
             acks.map_err(Reason::from)
         });
         look.wait_until(flush_due);
+        look.wait_until(self.machine.heartbeat_look());
         // It has just looked at everything.
         self.machine.forget_news(News::TASK);
         if look.again {
