@@ -1,19 +1,20 @@
 //! One packet to many connections.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use pktconn_codec::{Checksum, HeaderFormat, Packet, PacketCodec, PacketMut};
 
-use crate::PacketSender;
 use crate::connection::deferred::catch_panic;
 use crate::connection::shared::Shared;
 use crate::error::Reason;
+use crate::{PacketSender, SlowConsumer};
 
-/// Connections that get the same packets, such as the guests of a room.
+/// Connections that get the same packets, such as the players in a room.
 ///
-/// Each member can have a tag, a name or a team, for [`broadcast_if`](Self::broadcast_if) to choose by. A member whose
-/// connection ends is one no more: the group does not keep a connection open. Clones are the same group.
+/// Each member has a tag: a name, a team. [`broadcast_if`](Self::broadcast_if) chooses members by it. A member leaves when its
+/// connection ends: the group does not keep a connection open. Clones are the same group.
 ///
 /// ```
 /// use pktconn::{ConnConfig, Group, PacketConn};
@@ -25,37 +26,43 @@ use crate::error::Reason;
 ///
 /// let room = Group::new();
 /// room.join(&conn, "alice");
-/// let told = room.broadcast(b"hello");
-/// assert_eq!((told.delivered, told.dropped, told.gone), (1, 0, 0));
+/// let sent = room.broadcast("hello");
+/// assert_eq!((sent.accepted, sent.dropped, sent.gone), (1, 0, 0));
 /// assert_eq!(peer.recv().await?.unwrap().payload(), b"hello");
-/// room.broadcast_if(b"to all but alice", |name| *name != "alice");
+/// room.broadcast_if("to all but alice", |name| *name != "alice");
 /// # Ok(())
 /// # }
 /// ```
-pub struct Group<T = ()>(Arc<Mutex<Members<T>>>);
+pub struct Group<T = ()> {
+    members: Arc<Mutex<Members<T>>>,
+    /// `None`: each connection has its own.
+    policy: Option<SlowConsumer>,
+}
 
 struct Members<T> {
-    /// By the address of what they share, which no other has while one of these points to it.
+    /// By the address of the shared state, which is unique while a `Weak` points to it.
     conns: HashMap<usize, Arc<Member<T>>>,
-    /// With so many of them, those that have ended are looked for.
+    /// Those that joined as the only one with their tag.
+    by_tag: HashMap<Arc<T>, Arc<Member<T>>>,
+    /// The number of members at which those that have ended are removed.
     look_at: usize,
 }
 
 struct Member<T> {
     conn: Weak<Shared>,
-    tag: T,
+    tag: Arc<T>,
 }
 
-/// What became of a packet that was sent to a [`Group`]: how many members it concerned.
+/// What happened to a packet that was sent to a [`Group`], as numbers of members.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Broadcast {
-    /// Connections that accepted it.
-    pub delivered: usize,
-    /// Connections that had no room for it, or whose limit on a payload it is over. They count it in
+    /// Members that accepted it.
+    pub accepted: usize,
+    /// Members that had no room for it, or whose payload limit it exceeds. They count it in
     /// [`packets_dropped`](crate::ConnStats::packets_dropped).
     pub dropped: usize,
-    /// Connections that had ended, or ended for being [too slow](crate::SlowConsumer::Disconnect): members no more.
+    /// Members whose connection had ended, or was ended as [too slow](SlowConsumer::Disconnect). They have left the group.
     pub gone: usize,
 }
 
@@ -65,80 +72,103 @@ impl<T> Group<T> {
     /// A group without members.
     #[must_use]
     pub fn new() -> Self {
-        Self(Arc::new(Mutex::new(Members { conns: HashMap::new(), look_at: Self::FIRST_LOOK })))
+        let members = Members { conns: HashMap::new(), by_tag: HashMap::new(), look_at: Self::FIRST_LOOK };
+        Self { members: Arc::new(Mutex::new(members)), policy: None }
+    }
+
+    /// Sets what a broadcast does to a member that has no room for the packet, whatever
+    /// [`slow_consumer`](crate::ConnConfig::slow_consumer) its connection has for [`send`](PacketSender::send). For example, broadcasts drop
+    /// packets or disconnect slow members, while `send` waits. A broadcast never waits: `Block` drops the packet for that member.
+    ///
+    /// It holds for this handle and its later clones. [`DropOldest`](SlowConsumer::DropOldest) drops the oldest packets of the member's
+    /// queue, also those that were not broadcast. Default: the policy of each connection.
+    #[must_use]
+    pub fn slow_consumer(mut self, policy: SlowConsumer) -> Self {
+        self.policy = Some(policy);
+        self
     }
 
     fn members(&self) -> MutexGuard<'_, Members<T>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes a connection a member. One that is a member already gets the new tag.
+    /// Makes a connection a member. A connection that is a member already gets the new tag.
+    ///
+    /// Several members can have the same tag. For one member for each tag, use [`join_as`](Self::join_as).
     pub fn join(&self, conn: impl AsRef<PacketSender>, tag: T) {
         let conn = Arc::downgrade(conn.as_ref().shared());
         let mut members = self.members();
-        let last = members.conns.insert(key(&conn), Arc::new(Member { conn, tag }));
-        let mut ended = Vec::new();
-        if members.conns.len() >= members.look_at {
-            // Where nobody broadcasts, nobody else notices.
-            members.conns.retain(|_, member| {
-                let is_there = member.conn.strong_count() > 0;
-                if !is_there {
-                    ended.push(Arc::clone(member));
-                }
-                is_there
-            });
-            let capacity = 2 * members.conns.len();
-            members.conns.shrink_to(capacity);
-            members.look_at = (2 * members.conns.len()).max(Self::FIRST_LOOK);
-        }
+        let removed = members.insert(Arc::new(Member { conn, tag: Arc::new(tag) }));
         drop(members);
-        // To drop a tag may run code of the application's.
-        drop((last, ended));
+        // Dropping a tag may run code of the application.
+        drop(removed);
     }
 
-    /// Takes a connection out; says whether it was a member.
+    /// Removes a connection. Returns whether it was a member.
     pub fn leave(&self, conn: impl AsRef<PacketSender>) -> bool {
         let key = key(&Arc::downgrade(conn.as_ref().shared()));
         let left = self.members().conns.remove(&key);
         left.is_some()
     }
 
-    /// How many connections are members, those that have ended and were not noticed yet among them.
+    /// The number of members. Connections that have ended count until the group notices.
     #[must_use]
     pub fn len(&self) -> usize {
         self.members().conns.len()
     }
 
-    /// Whether there is no member.
+    /// Whether there are no members.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Sends a packet to all members. It is encoded once for all that have the same format, and does not wait for any: what
-    /// becomes of it where there is no room is the matter of each connection's
-    /// [`slow_consumer`](crate::ConnConfig::slow_consumer). Under [`Block`](crate::SlowConsumer::Block), where nobody can
-    /// be kept waiting here, it is dropped for that member.
+    /// Sends a packet to all members. It is encoded once for all members of the same format, and does not wait for any of them: see
+    /// [`slow_consumer`](Self::slow_consumer) for a member that has no room.
     pub fn broadcast(&self, packet: impl Into<Packet>) -> Broadcast {
         self.broadcast_if(packet, |_| true)
     }
 
-    /// Sends a packet to the members whose tag `filter` accepts, as [`broadcast`](Self::broadcast) does to all.
-    pub fn broadcast_if(&self, packet: impl Into<Packet>, mut filter: impl FnMut(&T) -> bool) -> Broadcast {
-        let mut framed = Framed::new(packet.into());
-        // Sending and choosing may run code of the application's, which may use the group.
+    /// Sends a packet to the members whose tag `filter` accepts. See [`broadcast`](Self::broadcast).
+    pub fn broadcast_if(&self, packet: impl Into<Packet>, filter: impl FnMut(&T) -> bool) -> Broadcast {
+        self.send_to(packet.into(), filter, Shared::offer_with)
+    }
+
+    /// Sends a packet to all members that replaces the queued packet with the same `key`, where a member has not taken that one yet: for
+    /// the state of something, of which a slow member needs only the latest. See [`PacketSender::try_send_latest`].
+    pub fn broadcast_latest(&self, key: u64, packet: impl Into<Packet>) -> Broadcast {
+        self.send_to(packet.into(), |_| true, |conn, packet, policy| conn.offer_latest(key, packet, policy))
+    }
+
+    fn send_to(
+        &self,
+        packet: Packet,
+        mut filter: impl FnMut(&T) -> bool,
+        offer: impl Fn(&Arc<Shared>, &Packet, SlowConsumer) -> Result<(), Reason>,
+    ) -> Broadcast {
+        let mut framed = Framed::new(packet);
+        // Sending and choosing may run code of the application, which may use the group.
         let members: Vec<_> = self.members().conns.values().map(Arc::clone).collect();
+        let mut send = |conn: Arc<Shared>| {
+            let rules = &conn.settings.rules;
+            let result =
+                offer(&conn, framed.in_format_of(&rules.codec), self.policy.unwrap_or(rules.slow_consumer));
+            if let Err(Reason::Full | Reason::TooLarge(_)) = result {
+                conn.drop_newest()?;
+            }
+            result
+        };
         let mut result = Broadcast::default();
         let mut gone = Vec::new();
         for member in members.iter().filter(|member| filter(&member.tag)) {
-            // A transport of the application's that panics ends its own connection alone. One that goes on has accepted the
-            // packet: what panicked then was a waker, or the memory of another packet.
+            // A transport of the application that panics ends only its own connection. If the connection is still open, it has accepted
+            // the packet: a waker panicked, or the memory of another packet.
             let sent = member
                 .conn
                 .upgrade()
-                .map(|conn| catch_panic(|| send(&conn, &mut framed)).unwrap_or_else(|| conn.check_open()));
+                .map(|conn| catch_panic(|| send(Arc::clone(&conn))).unwrap_or_else(|| conn.check_open()));
             match sent {
-                Some(Ok(())) => result.delivered += 1,
+                Some(Ok(())) => result.accepted += 1,
                 Some(Err(Reason::Full | Reason::TooLarge(_))) => result.dropped += 1,
                 Some(Err(_)) | None => gone.push(member),
             }
@@ -147,12 +177,9 @@ impl<T> Group<T> {
         if !gone.is_empty() {
             let mut members = self.members();
             for member in gone {
-                // Unless it has joined anew.
-                if let Some(present) = members.conns.get(&key(&member.conn)) {
-                    if Arc::ptr_eq(present, member) {
-                        // Not the last one of it: so nothing is dropped under the lock.
-                        members.conns.remove(&key(&member.conn));
-                    }
+                // Unless it has joined again. `members` above still holds it: nothing is dropped under the lock.
+                if members.has(member) {
+                    members.conns.remove(&key(&member.conn));
                 }
             }
         }
@@ -160,19 +187,98 @@ impl<T> Group<T> {
     }
 }
 
+impl<T: Eq + Hash> Group<T> {
+    /// Makes a connection the only member with this tag that joined in this way. Returns the one that it replaces, if its connection is
+    /// still there: close it, or send it a last packet.
+    ///
+    /// ```
+    /// # use pktconn::{Group, PacketConn};
+    /// # async fn example(users: Group<u64>, conn: PacketConn) {
+    /// if let Some(old) = users.join_as(&conn, 4711) {
+    ///     let _ = old.try_send("you logged in elsewhere");
+    ///     let _ = old.close().await;
+    /// }
+    /// # }
+    /// ```
+    pub fn join_as(&self, conn: impl AsRef<PacketSender>, tag: T) -> Option<PacketSender> {
+        let conn = Arc::downgrade(conn.as_ref().shared());
+        let member = Arc::new(Member { conn, tag: Arc::new(tag) });
+        let mut members = self.members();
+        let replaced = members.by_tag.remove(&member.tag).filter(|replaced| members.has(replaced));
+        let mut removed = Vec::new();
+        if let Some(replaced) = &replaced {
+            removed.extend(members.conns.remove(&key(&replaced.conn)));
+        }
+        removed.extend(members.insert(Arc::clone(&member)));
+        if members.by_tag.len() >= 2 * members.conns.len().max(Self::FIRST_LOOK) {
+            // Members that left otherwise.
+            let mut by_tag = std::mem::take(&mut members.by_tag);
+            by_tag.retain(|_, member| {
+                let is_there = members.has(member);
+                if !is_there {
+                    removed.push(Arc::clone(member));
+                }
+                is_there
+            });
+            members.by_tag = by_tag;
+        }
+        let is_same = replaced.as_ref().is_some_and(|replaced| replaced.conn.ptr_eq(&member.conn));
+        members.by_tag.insert(Arc::clone(&member.tag), member);
+        drop(members);
+        // Dropping a tag may run code of the application.
+        drop(removed);
+        replaced.filter(|_| !is_same).and_then(|replaced| sender(&replaced))
+    }
+
+    /// The member that [joined as](Self::join_as) `tag`. `None` if it has left or its connection has ended.
+    #[must_use]
+    pub fn get(&self, tag: &T) -> Option<PacketSender> {
+        let members = self.members();
+        let member = members.by_tag.get(tag).filter(|member| members.has(member))?;
+        sender(member)
+    }
+}
+
+/// A sender of a member whose connection has not ended.
+fn sender<T>(member: &Member<T>) -> Option<PacketSender> {
+    let conn = member.conn.upgrade()?;
+    // Not of a connection whose last handle is gone: it is ending.
+    conn.check_open().ok()?;
+    Some(PacketSender::new(&conn))
+}
+
 fn key(conn: &Weak<Shared>) -> usize {
     conn.as_ptr() as usize
 }
 
-fn send(conn: &Arc<Shared>, packet: &mut Framed) -> Result<(), Reason> {
-    let result = conn.offer(packet.in_format_of(&conn.settings.rules.codec));
-    if let Err(Reason::Full | Reason::TooLarge(_)) = result {
-        conn.drop_newest()?;
+impl<T> Members<T> {
+    /// Whether `member` is one: neither replaced nor gone.
+    fn has(&self, member: &Arc<Member<T>>) -> bool {
+        self.conns.get(&key(&member.conn)).is_some_and(|present| Arc::ptr_eq(present, member))
     }
-    result
+
+    /// Adds a member. Returns the one that it replaces, and others whose connections have ended: to be dropped without the lock.
+    fn insert(&mut self, member: Arc<Member<T>>) -> Vec<Arc<Member<T>>> {
+        let mut removed = Vec::new();
+        removed.extend(self.conns.insert(key(&member.conn), member));
+        if self.conns.len() >= self.look_at {
+            // If nobody broadcasts, nothing else notices ended connections.
+            self.conns.retain(|_, member| {
+                let is_there = member.conn.strong_count() > 0;
+                if !is_there {
+                    removed.push(Arc::clone(member));
+                }
+                is_there
+            });
+            let capacity = 2 * self.conns.len();
+            self.conns.shrink_to(capacity);
+            self.look_at = (2 * self.conns.len()).max(Group::<T>::FIRST_LOOK);
+        }
+        removed
+    }
 }
 
-/// A packet in the formats that were asked for: mostly one.
+/// A packet in the formats that members have: mostly one.
 struct Framed {
     packet: Packet,
     copies: Vec<(Format, Packet)>,
@@ -185,15 +291,15 @@ impl Framed {
         Self { packet, copies: Vec::new() }
     }
 
-    /// The packet with all that stands around it on the wire: so no member has to compute a checksum.
+    /// The packet with header and checksum, so that no member has to compute them.
     fn in_format_of(&mut self, codec: &PacketCodec) -> &Packet {
         let config = codec.config();
         let format = (config.header_format(), config.checksum_kind());
-        // Before the look at the packet itself, which takes a checksum where it is not ready.
+        // Before the look at the packet itself, which computes a checksum if it has none.
         if let Some(at) = self.copies.iter().position(|(of_copy, _)| *of_copy == format) {
             return &self.copies[at].1;
         }
-        // One that is over the limit is refused, whatever its format.
+        // A packet over the limit is refused, whatever its format.
         if codec.frame(&self.packet).map_or(true, |frame| frame.body().len() == frame.len()) {
             return &self.packet;
         }
@@ -206,7 +312,7 @@ impl Framed {
 
 impl<T> Clone for Group<T> {
     fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
+        Self { members: Arc::clone(&self.members), policy: self.policy }
     }
 }
 

@@ -9,7 +9,7 @@ use pktconn::{
 use tokio::io::AsyncReadExt;
 
 fn counts(broadcast: Broadcast) -> (usize, usize, usize) {
-    (broadcast.delivered, broadcast.dropped, broadcast.gone)
+    (broadcast.accepted, broadcast.dropped, broadcast.gone)
 }
 
 #[tokio::test]
@@ -219,4 +219,144 @@ async fn a_member_stays_one_whose_old_packet_panics_when_it_is_dropped() {
     let mut last = vec![0; LEN - 10];
     peer.read_exact(&mut last).await.unwrap();
     assert!(last.iter().all(|byte| *byte == 3));
+}
+
+/// The payloads that arrive until `peer` finds the end.
+async fn all_payloads(peer: &mut pktconn::PacketConn) -> Vec<Vec<u8>> {
+    let mut payloads = Vec::new();
+    while let Some(packet) = peer.recv().await.unwrap() {
+        payloads.push(packet.payload().to_vec());
+    }
+    payloads
+}
+
+#[tokio::test]
+async fn a_slow_member_gets_the_latest_packet_of_each_key() {
+    let (mut conn, mut peer) = piped_pair(64, ConnConfig::new().send_high_water(1000));
+    let group = Group::new();
+    group.join(&conn, ());
+    // The send queue is full, and stays so.
+    assert_eq!(counts(group.broadcast(vec![0; 996])), (1, 0, 0));
+    tokio::task::yield_now().await;
+    for state in 1..=100_u8 {
+        for key in [7, 8] {
+            assert_eq!(counts(group.broadcast_latest(key, vec![state, key as u8])), (1, 0, 0));
+        }
+    }
+    assert_eq!(counts(group.broadcast(vec![1; 96])), (0, 1, 0));
+    assert_eq!(conn.stats().packets_dropped, 2 * 99 + 1);
+    assert_eq!(conn.stats().queued_bytes, 1000 - 64 + 2 * 6);
+    let (payloads, closed) = tokio::join!(all_payloads(&mut peer), async {
+        conn.flush().await.unwrap();
+        assert_eq!(conn.queued_bytes(), 0);
+        group.broadcast_latest(7, "a new one");
+        conn.close().await
+    });
+    closed.unwrap();
+    assert_eq!(payloads, [vec![0; 996], vec![100, 7], vec![100, 8], b"a new one".to_vec()]);
+}
+
+#[tokio::test]
+async fn within_a_turn_a_packet_replaces_the_last_one_with_its_key() {
+    let (mut conn, mut peer) = piped_pair(1000, ConnConfig::new());
+    conn.try_send_latest(1, "old").unwrap();
+    conn.try_send_latest(1, "new").unwrap();
+    conn.try_send("between").unwrap();
+    conn.try_send_latest(1, "newer").unwrap();
+    let (payloads, closed) = tokio::join!(all_payloads(&mut peer), conn.close());
+    closed.unwrap();
+    assert_eq!(payloads, [&b"new"[..], b"between", b"newer"]);
+}
+
+#[tokio::test]
+async fn keyed_packets_leave_without_another_call() {
+    let (conn, mut peer) = piped_pair(1000, ConnConfig::new());
+    conn.try_send_latest(1, "state").unwrap();
+    assert_eq!(peer.recv().await.unwrap(), Some("state".into()));
+    // Also behind a queue that was full.
+    conn.send(vec![0; 5000]).await.unwrap();
+    tokio::task::yield_now().await;
+    conn.try_send_latest(1, "older").unwrap();
+    conn.try_send_latest(1, "latest").unwrap();
+    assert_eq!(peer.recv().await.unwrap().unwrap().len(), 5000);
+    assert_eq!(peer.recv().await.unwrap(), Some("latest".into()));
+}
+
+#[tokio::test]
+async fn keyed_packets_are_bounded_by_the_mark_and_come_back_when_the_connection_fails() {
+    let (mut conn, raw) = piped_and_raw(10, ConnConfig::new().send_high_water(1000));
+    conn.send(vec![0; 996]).await.unwrap();
+    tokio::task::yield_now().await;
+    let accepted = (0..100).filter(|key| conn.try_send_latest(*key, vec![1; 96]).is_ok()).count();
+    assert_eq!(accepted, 10);
+    let error = conn.try_send_latest(77, "no room").unwrap_err();
+    assert!(error.is_full() && error.into_unsent() == [Packet::from("no room")]);
+    // What waits can still be replaced.
+    conn.try_send_latest(3, vec![3; 96]).unwrap();
+    drop(raw);
+    let unsent = conn.close().await.unwrap_err().into_unsent();
+    assert_eq!(unsent.len(), 11);
+    assert_eq!(unsent[4], vec![3; 96].into());
+    assert!(conn.try_send_latest(3, "late").unwrap_err().is_local_close());
+}
+
+#[tokio::test]
+async fn a_group_has_a_policy_of_its_own() {
+    let config = ConnConfig::new().send_high_water(1000);
+    let (conn, _peer) = piped_pair(64, config.clone());
+    let group = Group::new().slow_consumer(SlowConsumer::Disconnect);
+    group.join(&conn, ());
+    assert_eq!(counts(group.broadcast(vec![0; 996])), (1, 0, 0));
+    assert_eq!(counts(group.broadcast(vec![1; 96])), (0, 0, 1));
+    assert!(conn.close_reason().unwrap().is_slow_consumer());
+
+    // And connections that would disconnect only lose the packet.
+    let (conn, _peer) = piped_pair(64, config.slow_consumer(SlowConsumer::Disconnect));
+    let group = group.clone().slow_consumer(SlowConsumer::Block);
+    group.join(&conn, ());
+    assert_eq!(counts(group.broadcast(vec![0; 996])), (1, 0, 0));
+    assert_eq!(counts(group.broadcast(vec![1; 96])), (0, 1, 0));
+    assert!(conn.close_reason().is_none());
+}
+
+#[tokio::test]
+async fn a_member_is_found_by_its_tag_and_replaced_by_the_next_one() {
+    let group = Group::new();
+    let (first, mut first_peer) = piped_pair(4096, ConnConfig::new());
+    let (second, mut second_peer) = piped_pair(4096, ConnConfig::new());
+    assert!(group.get(&"alice").is_none());
+    assert!(group.join_as(&first, "alice").is_none());
+    assert_eq!(group.get(&"alice").unwrap().id(), first.id());
+    assert!(group.join_as(&first, "alice").is_none(), "it does not replace itself");
+
+    let replaced = group.join_as(&second, "alice").unwrap();
+    assert_eq!((replaced.id(), group.len()), (first.id(), 1));
+    replaced.send("you logged in elsewhere").await.unwrap();
+    group.get(&"alice").unwrap().send("welcome").await.unwrap();
+    assert_eq!(first_peer.recv().await.unwrap(), Some("you logged in elsewhere".into()));
+    assert_eq!(second_peer.recv().await.unwrap(), Some("welcome".into()));
+
+    // Another tag, by either way, and the old one is free.
+    group.join(&second, "bob");
+    assert!(group.get(&"alice").is_none());
+    assert!(group.join_as(&first, "alice").is_none());
+    assert!(group.leave(&first));
+    assert!(group.get(&"alice").is_none());
+    assert!(group.join_as(&first, "alice").is_none(), "it had left");
+    drop((first, replaced));
+    assert!(group.get(&"alice").is_none(), "its connection has ended");
+}
+
+#[tokio::test]
+async fn members_that_come_and_go_by_tag_leave_nothing_behind() {
+    let group = Group::new();
+    let tag = std::sync::Arc::new(());
+    for number in 0..2000 {
+        let (conn, _peer) = piped_pair(64, ConnConfig::new());
+        group.join_as(&conn, (number, tag.clone()));
+        if number % 2 == 0 {
+            group.leave(&conn);
+        }
+    }
+    assert!(std::sync::Arc::strong_count(&tag) < 400, "{} tags are kept", std::sync::Arc::strong_count(&tag));
 }

@@ -167,7 +167,7 @@ fn offer(conn: &mut PacketConn, group: &Group, way: Way, packet: Packet) -> bool
         Way::SendMany => conn.send_many(&mut vec![packet]).now_or_never().is_some_and(|sent| sent.is_ok()),
         Way::TrySend => conn.try_send(packet).is_ok(),
         Way::Sink => conn.sender().into_sink().feed(packet).now_or_never().is_some_and(|sent| sent.is_ok()),
-        Way::Broadcast => group.broadcast(packet).delivered == 1,
+        Way::Broadcast => group.broadcast(packet).accepted == 1,
     }
 }
 

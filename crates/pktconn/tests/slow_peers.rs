@@ -388,7 +388,7 @@ async fn send_by(conn: &PacketConn, group: &Group, way: Way, packet: Packet) -> 
         Way::TrySend => conn.try_send(packet),
         Way::Broadcast => {
             let told = group.broadcast(packet);
-            return if told.delivered == 1 { Ok(()) } else { Err(format!("{told:?}")) };
+            return if told.accepted == 1 { Ok(()) } else { Err(format!("{told:?}")) };
         }
     };
     sent.map_err(|error| error.to_string())

@@ -106,12 +106,12 @@ impl ConnConfig {
         self
     }
 
-    /// Sets how many bytes may stand in the send queue: packets that were accepted and that the transport has not taken.
+    /// Sets the high-water mark of the send queue, in bytes: packets that are accepted and not yet taken by the transport.
     ///
-    /// Beyond it `send` waits and `try_send` refuses, or what else [`slow_consumer`](Self::slow_consumer) says. A
-    /// packet that is larger than this passes alone, when the send queue is empty. One of more than 64 KiB of which the transport
-    /// has taken a part counts whole until it has taken the rest. Cost: up to so many bytes, and 128 KiB, for each connection
-    /// whose peer does not read. At least 1.
+    /// Above it `send` waits and `try_send` fails, or the policy [`slow_consumer`](Self::slow_consumer) applies. A packet that is larger
+    /// than the mark is accepted when the queue is empty. A packet of more than 64 KiB counts whole until the transport has taken all of
+    /// it. Keyed packets ([`try_send_latest`](crate::PacketSender::try_send_latest)) have the same limit once more. Cost: up to this many
+    /// bytes plus 128 KiB for each connection whose peer does not read. At least 1.
     ///
     /// Default: 1 MiB.
     #[must_use]

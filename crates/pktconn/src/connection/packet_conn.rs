@@ -275,6 +275,16 @@ impl PacketConn {
         self.sender.try_send(packet)
     }
 
+    /// Queues a packet that replaces the queued packet with the same `key`. Does not wait. See [`PacketSender::try_send_latest`].
+    ///
+    /// # Errors
+    ///
+    /// [`is_full`](Error::is_full) if there is no room for a new key; otherwise those of [`send`](Self::send). The packet comes back in
+    /// [`into_unsent`](Error::into_unsent).
+    pub fn try_send_latest(&self, key: u64, packet: impl Into<Packet>) -> Result<(), Error> {
+        self.sender.try_send_latest(key, packet)
+    }
+
     /// The number of bytes that are accepted and not yet taken by the transport. See [`PacketSender::queued_bytes`].
     #[must_use]
     pub fn queued_bytes(&self) -> usize {

@@ -184,6 +184,24 @@ impl PacketSender {
         self.shared.offer(&packet).map_err(|reason| Error::new(reason, vec![packet]))
     }
 
+    /// Queues a packet that replaces the queued packet with the same `key`, if the transport has not taken that one: for the state of
+    /// something, of which the peer needs only the latest. Does not wait.
+    ///
+    /// To a peer that reads fast enough every packet is sent, in order. To a slow one, keyed packets wait behind everything that was
+    /// accepted before them and are replaced until then; a packet that was sent later without a key can overtake them. They wait until
+    /// they hold [`send_high_water`](crate::ConnConfig::send_high_water) bytes, also if the send queue is full. Replaced packets count in
+    /// [`packets_dropped`](ConnStats::packets_dropped).
+    ///
+    /// # Errors
+    ///
+    /// [`is_full`](Error::is_full) if there is no room for a new key; otherwise those of [`send`](Self::send). The packet comes back in
+    /// [`into_unsent`](Error::into_unsent).
+    pub fn try_send_latest(&self, key: u64, packet: impl Into<Packet>) -> Result<(), Error> {
+        let packet = packet.into();
+        let offered = self.shared.offer_latest(key, &packet, self.shared.settings.rules.slow_consumer);
+        offered.map_err(|reason| Error::new(reason, vec![packet]))
+    }
+
     /// Waits until the send queue accepts a packet, and returns a permit to send one.
     ///
     /// Use it as an arm of a `select!` beside `recv`: see [`send`](Self::send#deadlock).

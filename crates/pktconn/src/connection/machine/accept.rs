@@ -24,17 +24,18 @@ impl Machine {
         self.lag.as_ref().and_then(|lag| lag.due()).is_some_and(|due| due <= now())
     }
 
-    /// What the policy does for a frame of `len` bytes that has no room, after the transport was offered what there is and has
+    /// What `policy` does for a frame of `len` bytes that has no room, after the transport was offered what there is and has
     /// not taken it. [`Reason::Full`] where the packet is to wait or to be dropped. Packets with memory of their own go to
     /// `done`.
     pub(crate) fn make_room(
         &mut self,
         len: usize,
+        policy: SlowConsumer,
         rules: &Rules,
         now: Instant,
         done: impl FnMut(Packet),
     ) -> Result<(), Reason> {
-        match rules.slow_consumer {
+        match policy {
             SlowConsumer::Block | SlowConsumer::DropNewest => Err(Reason::Full),
             SlowConsumer::DropOldest => {
                 // Of a large frame that was begun.
@@ -71,7 +72,7 @@ impl Machine {
     }
 
     /// Ends the connection of a peer that is too slow.
-    pub(super) fn disconnect_slow(&mut self) -> Reason {
+    pub(crate) fn disconnect_slow(&mut self) -> Reason {
         let reason = Reason::SlowConsumer { queued: self.queue.len() };
         self.fail(reason.clone());
         self.end(true);

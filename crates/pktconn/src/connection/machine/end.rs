@@ -57,6 +57,7 @@ impl Machine {
     /// Empties the queue into the packets that were not wholly written. Whether the first of them was begun, so that the peer
     /// sees its end missing.
     pub(crate) fn take_unsent(&mut self, rules: &Rules) -> (Vec<Packet>, bool) {
+        self.queue_all_latest(Instant::now);
         let left = self.queue.len();
         let unsent = self.queue.take_unsent(&rules.codec);
         let lens = unsent.iter().map(|packet| rules.codec.frame(packet).map_or(0, |frame| frame.len()));
@@ -71,6 +72,7 @@ impl Machine {
         if self.phase > Phase::Open {
             return;
         }
+        self.queue_all_latest(|| now);
         self.phase = Phase::Closing;
         self.recv_clock = None;
         // A timeout beyond what the clock can say is none.
@@ -89,6 +91,7 @@ impl Machine {
         if !undelivered {
             return self.end(false);
         }
+        self.queue_all_latest(|| now);
         self.phase = Phase::Aborting;
         self.recv_clock = None;
         let ending = &mut self.extra().ending;

@@ -29,8 +29,14 @@ pub(crate) use phase::Phase;
 mod heartbeat;
 use heartbeat::Heartbeat;
 
+mod keyed;
+
 mod lag;
 use lag::Lag;
+
+mod latest;
+pub(crate) use latest::Encoded;
+use latest::Latest;
 
 mod progress;
 pub(crate) use progress::Outcome;
@@ -70,6 +76,8 @@ pub(crate) struct Machine {
     news: News,
     /// Whether it matters when a packet is queued: there is a `timing` or a `lag`.
     is_timed: bool,
+    /// Whether keyed packets wait behind the queue.
+    has_latest: bool,
     /// While a receiver waits that has a deadline.
     recv_clock: Option<Box<RecvClock>>,
     /// What few connections need at a time, made when one does.
@@ -89,8 +97,9 @@ struct Extra {
     line: VecDeque<u64>,
     /// Since when the transport has taken nothing.
     stall: Option<Stall>,
-    /// Packets that the policy for slow consumers dropped.
+    /// Packets that the policy for slow consumers dropped, and those that newer ones have replaced.
     packets_dropped: u64,
+    latest: Latest,
     passed_over: PassedOver,
     /// Why the connection ended, or began to: the first reason wins.
     reason: Option<Reason>,
@@ -141,6 +150,7 @@ impl Machine {
             blocked: false,
             remote_closed: false,
             news: News::default(),
+            has_latest: false,
             is_timed: config.timing().is_some() || config.send_max_lag.is_some(),
             timing: config.timing().map(Box::new),
             lag: config.send_max_lag.map(|max| Box::new(Lag::new(max))),
@@ -201,18 +211,32 @@ impl Machine {
             packets_sent: self.packets_sent,
             bytes_sent: self.bytes_written,
             writes: self.writes,
-            queued_bytes: self.queue.len() as u64,
+            queued_bytes: self.queued_bytes() as u64,
             packets_dropped: self.extra.as_ref().map_or(0, |extra| extra.packets_dropped),
         }
+    }
+
+    /// The bytes that were accepted and not yet taken by the transport.
+    pub(crate) fn queued_bytes(&self) -> usize {
+        self.queue.len() + self.latest_len()
     }
 
     /// Puts a packet into the queue. Whether somebody is to see to it: it is the first in the queue, or so much is queued that
     /// waiting for more gains nothing.
     #[inline]
-    pub(crate) fn push(&mut self, frame: &impl Outgoing, now: impl FnOnce() -> Instant) -> bool {
+    pub(crate) fn push(&mut self, frame: &impl Outgoing, mut now: impl FnMut() -> Instant) -> bool {
+        if self.has_latest && !self.blocked {
+            // They were accepted before.
+            self.queue_due_latest(&mut now);
+        }
+        self.packets_sent += 1;
+        self.enqueue(frame, now)
+    }
+
+    #[inline]
+    fn enqueue(&mut self, frame: &impl Outgoing, now: impl FnOnce() -> Instant) -> bool {
         let was_empty = self.queue.is_empty();
         self.queue.push(frame, self.blocked);
-        self.packets_sent += 1;
         self.bytes_accepted += frame.len() as u64;
         if self.is_timed {
             self.note_pushed(frame.len(), now());
@@ -258,7 +282,11 @@ impl Machine {
         let Some(heartbeat) = self.heartbeat.as_mut().filter(|_| self.phase == Phase::Open) else {
             return false;
         };
-        if self.queue.is_empty() { heartbeat.look(self.packets_sent, now) } else { heartbeat.pass(now) }
+        if self.queue.is_empty() && !self.has_latest {
+            heartbeat.look(self.packets_sent, now)
+        } else {
+            heartbeat.pass(now)
+        }
     }
 
     /// When to ask for it again.
@@ -288,7 +316,7 @@ impl Machine {
 
     /// Has what stands in the queue written: at the end of this turn, or when it is due.
     pub(crate) fn want_write(&mut self) {
-        if !self.queue.is_empty() && !self.blocked {
+        if (!self.queue.is_empty() || self.has_latest) && !self.blocked {
             self.tell(if self.gathers() { News::TASK } else { News::SWEEP });
         }
     }

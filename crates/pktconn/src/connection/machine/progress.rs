@@ -28,7 +28,7 @@ pub(crate) enum Outcome {
 
 impl Machine {
     pub(crate) fn has_output(&self) -> bool {
-        !self.queue.is_empty() || self.is_unflushed()
+        !self.queue.is_empty() || self.is_unflushed() || self.has_latest
     }
 
     /// Whether the transport holds bytes in a buffer of its own.
@@ -42,7 +42,7 @@ impl Machine {
         const MOST_BUFFERED: u64 = 64 * 1024;
         // With the end the transport is gone.
         let buffered = if self.phase == Phase::Ended { 0 } else { self.bytes_written - self.bytes_flushed };
-        self.queue.held() + buffered.min(MOST_BUFFERED) as usize
+        self.queue.held() + self.latest_held() + buffered.min(MOST_BUFFERED) as usize
     }
 
     /// Whether `target` bytes, of all that were ever accepted, are written or dropped.

@@ -114,7 +114,10 @@ impl World {
             let missing = self.missing();
             self.machine.acknowledged(Acks::Missing(missing), now);
             if !self.machine.has_room(frame.len(), &self.rules, || now)
-                && self.machine.make_room(frame.len(), &self.rules, now, drop).is_err()
+                && self
+                    .machine
+                    .make_room(frame.len(), self.rules.slow_consumer, &self.rules, now, drop)
+                    .is_err()
             {
                 return;
             }

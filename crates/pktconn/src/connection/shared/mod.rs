@@ -222,6 +222,7 @@ impl Shared {
                 self.signal(CLOSED);
                 state.machine.end(true);
                 // To free memory is what it is for.
+                state.machine.queue_all_latest(Instant::now);
                 let unsent = std::mem::take(&mut state.machine.queue);
                 state.later.drop(unsent);
             }

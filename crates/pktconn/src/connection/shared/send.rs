@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::Shared;
 use crate::SlowConsumer;
-use crate::connection::machine::{Machine, Outgoing, Phase};
+use crate::connection::machine::{Encoded, Machine, Outgoing, Phase};
 use crate::connection::state::State;
 use crate::error::Reason;
 
@@ -18,22 +18,62 @@ impl Shared {
     /// Puts `packet` into the queue if there is room for it and nobody waits for that. [`Reason::Full`] otherwise.
     #[inline]
     pub(crate) fn offer(self: &Arc<Self>, packet: &Packet) -> Result<(), Reason> {
+        self.offer_with(packet, self.rules().slow_consumer)
+    }
+
+    /// [Offers](Self::offer) `packet`, with a policy that may differ from the connection's.
+    #[inline]
+    pub(crate) fn offer_with(self: &Arc<Self>, packet: &Packet, policy: SlowConsumer) -> Result<(), Reason> {
         // Its checksum is computed before the lock is taken, which other senders wait for.
         let frame = self.rules().codec.frame(packet).map_err(Reason::TooLarge)?;
-        self.offer_frame(&frame)
+        self.offer_frame(&frame, policy)
     }
 
     #[inline]
-    fn offer_frame(self: &Arc<Self>, frame: &impl Outgoing) -> Result<(), Reason> {
+    fn offer_frame(self: &Arc<Self>, frame: &impl Outgoing, policy: SlowConsumer) -> Result<(), Reason> {
         self.with_state(|state| {
             state.machine.check_open()?;
             if state.machine.is_waited_for() {
                 return Err(Reason::Full);
             }
             if !state.machine.has_room(frame.len(), self.rules(), Instant::now) {
-                self.make_room(state, frame.len())?;
+                self.make_room(state, frame.len(), policy)?;
             }
             state.push(frame);
+            Ok(())
+        })
+    }
+
+    /// Accepts a packet that replaces one that waits with the same key. [`Reason::Full`] if there is none and no room.
+    pub(crate) fn offer_latest(
+        self: &Arc<Self>,
+        key: u64,
+        packet: &Packet,
+        policy: SlowConsumer,
+    ) -> Result<(), Reason> {
+        let frame = self.rules().codec.frame(packet).map_err(Reason::TooLarge)?;
+        let frame = Encoded::new(&frame);
+        let len = frame.len();
+        self.with_state(|state| {
+            state.machine.check_open()?;
+            let frame = match state.machine.replace_latest(key, frame) {
+                Ok(replaced) => {
+                    state.later.drop(replaced);
+                    return Ok(());
+                }
+                Err(frame) => frame,
+            };
+            if state.machine.lags(Instant::now) {
+                self.make_room(state, len, policy)?;
+            }
+            if !state.machine.has_room_for_latest(len, self.rules()) {
+                return Err(match policy {
+                    SlowConsumer::Disconnect => state.machine.disconnect_slow(),
+                    _ => Reason::Full,
+                });
+            }
+            state.machine.put_latest(key, frame);
+            state.machine.want_write();
             Ok(())
         })
     }
@@ -66,7 +106,7 @@ impl Shared {
     /// Makes room for a frame of `len` bytes that has none, where that can be had or the policy makes it. [`Reason::Full`]
     /// where it is to wait or to be dropped.
     #[cold]
-    fn make_room(&self, state: &mut State, len: usize) -> Result<(), Reason> {
+    fn make_room(&self, state: &mut State, len: usize, policy: SlowConsumer) -> Result<(), Reason> {
         // A peer is slow only if it was offered what there is.
         state.write_all_now();
         state.machine.check_open()?;
@@ -77,7 +117,7 @@ impl Shared {
             return Ok(());
         }
         let State { machine, later, .. } = state;
-        machine.make_room(len, self.rules(), now, |packet| later.drop(packet))
+        machine.make_room(len, policy, self.rules(), now, |packet| later.drop(packet))
     }
 
     /// Puts packets into the queue, and counts them in `accepted`, until one of them has to wait or is refused. Writes
@@ -106,7 +146,7 @@ impl Shared {
             for packet in packets {
                 let frame = rules.codec.frame(packet).map_err(Reason::TooLarge)?;
                 if !state.machine.has_room(frame.len(), rules, Instant::now) {
-                    self.make_room(state, frame.len())?;
+                    self.make_room(state, frame.len(), rules.slow_consumer)?;
                 }
                 // Before a transport may panic: what stands in the queue has been accepted.
                 *accepted += 1;
@@ -175,7 +215,7 @@ impl Shared {
         if self.judges_late() && !self.has_room(frame.len()) {
             tokio::task::yield_now().await;
         }
-        match self.offer_frame(&frame) {
+        match self.offer_frame(&frame, self.rules().slow_consumer) {
             Err(Reason::Full) if self.drops_newest() => self.drop_newest(),
             Err(Reason::Full) => self.accept_frame_in_turn(&frame).await,
             offered => offered,
@@ -230,12 +270,15 @@ impl Shared {
     }
 
     pub(crate) fn queued_bytes(self: &Arc<Self>) -> usize {
-        self.with_state(|state| state.machine.queue.len())
+        self.with_state(|state| state.machine.queued_bytes())
     }
 
     /// How many bytes were ever accepted: what a flush that begins now has to wait for.
     pub(crate) fn bytes_accepted(self: &Arc<Self>) -> u64 {
-        self.with_state(|state| state.machine.bytes_accepted())
+        self.with_state(|state| {
+            state.machine.queue_all_latest(Instant::now);
+            state.machine.bytes_accepted()
+        })
     }
 
     /// Waits until `target` bytes, of all that were ever accepted, are written.

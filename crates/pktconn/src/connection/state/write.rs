@@ -95,7 +95,13 @@ impl State {
 
     fn poll_write_all(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let Self { machine, writer: Some(writer), later, .. } = self else { return Poll::Ready(Ok(())) };
-        while !machine.queue.is_empty() {
+        loop {
+            if machine.has_latest() {
+                machine.queue_due_latest(Instant::now);
+            }
+            if machine.queue.is_empty() {
+                break;
+            }
             if self.keeps_few && machine.is_unflushed() {
                 ready!(Pin::new(&mut *writer).poll_flush(cx))?;
                 machine.flushed();
@@ -126,6 +132,9 @@ impl State {
     /// What a socket takes though tokio knows of no room.
     fn write_past_readiness(&mut self) -> Poll<io::Result<()>> {
         let Self { machine, writer: Some(writer), later, .. } = self else { return Poll::Pending };
+        if machine.has_latest() {
+            machine.queue_due_latest(Instant::now);
+        }
         if machine.queue.is_empty() {
             // It has bytes in a buffer of its own.
             return Poll::Pending;
@@ -146,7 +155,7 @@ impl State {
     /// Writes what was sent before the receiver waits; under timed flushing it is not due for that.
     #[inline]
     pub(crate) fn write_before_wait(&mut self) {
-        if !self.machine.queue.is_empty() && !self.machine.gathers() && !self.machine.is_blocked() {
+        if self.machine.has_queued() && !self.machine.gathers() && !self.machine.is_blocked() {
             self.write_out();
         }
     }
@@ -160,7 +169,7 @@ impl State {
 
     /// Whether a batch of one packet need not go through the queue.
     pub(crate) fn writes_through(&self) -> bool {
-        self.machine.queue.is_empty() && !self.machine.is_blocked() && !self.machine.is_timed()
+        !self.machine.has_queued() && !self.machine.is_blocked() && !self.machine.is_timed()
     }
 
     /// Writes a packet from its own memory, where its frame stands there whole, as that of one that was received. What the
@@ -221,7 +230,7 @@ impl State {
     /// A turn of the sweeper.
     pub(crate) fn run_sweeper(&mut self) {
         self.sweep = Sweep::No;
-        if !self.machine.queue.is_empty() && !self.machine.is_blocked() {
+        if self.machine.has_queued() && !self.machine.is_blocked() {
             self.write_out();
         }
     }

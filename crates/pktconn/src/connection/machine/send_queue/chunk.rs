@@ -6,7 +6,7 @@ use pktconn_codec::Packet;
 use crate::connection::pool;
 
 /// Up to this length a received packet is a part of a read chunk; a longer one has memory of its own.
-pub(super) const MOST_SHARED: usize = pool::CHUNK;
+pub(crate) const MOST_SHARED: usize = pool::CHUNK;
 
 /// From this length on a frame is not copied before it has to stay. A shorter one is: it may be a small part of a read chunk,
 /// and eight times as much memory would be held as is counted. From half a chunk on that is twice at most, and for the

@@ -20,7 +20,8 @@ use pktconn_codec::{Packet, PacketCodec};
 use crate::connection::pool;
 
 mod chunk;
-use chunk::{Chunk, LARGE_FRAME, MIN_OPEN, MOST_SHARED, is_roomy};
+pub(crate) use chunk::{Chunk, MOST_SHARED};
+use chunk::{LARGE_FRAME, MIN_OPEN, is_roomy};
 
 mod outgoing;
 pub(crate) use outgoing::Outgoing;
