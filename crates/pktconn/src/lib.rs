@@ -129,6 +129,8 @@ pub use client::{Client, ClientConfig, ClientEvent, ClientSender, ClientState, L
 mod group;
 pub use group::{Broadcast, Group};
 
+pub mod guide;
+
 #[cfg(feature = "proxy-protocol")]
 pub use ipnet::IpNet;
 

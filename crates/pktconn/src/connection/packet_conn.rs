@@ -29,7 +29,7 @@ use crate::{ConnConfig, ConnId, ConnStats, Error, PacketReceiver, PacketSender, 
 /// It is also a [`Stream`] of received packets. For code that needs a `Sink`, there is [`into_sink`](Self::into_sink).
 ///
 /// To receive and send at the same time, in one `select!` or in several tasks, send by a [`sender`](Self::sender) or
-/// [`split`](Self::split) the connection. See also [how not to deadlock](PacketSender::send#deadlock).
+/// [`split`](Self::split) the connection. See also the guide on [deadlocks](crate::guide::backpressure).
 ///
 /// # Dropping
 ///
@@ -201,8 +201,8 @@ impl PacketConn {
 
     /// Queues a packet. Waits while the send queue has no room for it.
     ///
-    /// See [`PacketSender::send`], and [there](PacketSender::send#deadlock) why a loop should not await it between two `recv`s if
-    /// the peer may do the same.
+    /// See [`PacketSender::send`]. A loop should not await it between two `recv`s if the peer may do the same: see the guide on
+    /// [deadlocks](crate::guide::backpressure).
     ///
     /// # Errors
     ///

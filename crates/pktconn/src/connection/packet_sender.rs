@@ -204,7 +204,7 @@ impl PacketSender {
 
     /// Waits until the send queue accepts a packet, and returns a permit to send one.
     ///
-    /// Use it as an arm of a `select!` beside `recv`: see [`send`](Self::send#deadlock).
+    /// Use it as an arm of a `select!` beside `recv`: see the guide on [deadlocks](crate::guide::backpressure).
     ///
     /// A permit does not reserve bytes. Like a [`PacketSink`](crate::PacketSink), it waits until the queue is below
     /// [`send_high_water`](crate::ConnConfig::send_high_water), and its packet may exceed that. With a

@@ -1,0 +1,32 @@
+#![doc = include_str!("../guide/README.md")]
+
+#[doc = include_str!("../guide/from_go.md")]
+pub mod from_go {}
+
+#[doc = include_str!("../guide/from_length_delimited.md")]
+pub mod from_length_delimited {}
+
+#[doc = include_str!("../guide/request_response.md")]
+pub mod request_response {}
+
+#[doc = include_str!("../guide/backpressure.md")]
+pub mod backpressure {}
+
+#[doc = include_str!("../guide/slow_consumers.md")]
+pub mod slow_consumers {}
+
+#[doc = include_str!("../guide/shutdown.md")]
+pub mod shutdown {}
+
+#[doc = include_str!("../guide/heartbeats.md")]
+pub mod heartbeats {}
+
+#[cfg(feature = "tls")]
+#[doc = include_str!("../guide/tls.md")]
+pub mod tls {}
+
+#[doc = include_str!("../guide/runtimes.md")]
+pub mod runtimes {}
+
+#[doc = include_str!("../guide/testing.md")]
+pub mod testing {}
