@@ -3,7 +3,7 @@
 pub(crate) mod result;
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -191,7 +191,12 @@ fn serve_one(
         stream.read_exact(&mut frame[4..])?;
         match behaviour(number, frame) {
             Answer::Bytes(bytes) => stream.write_all(&bytes)?,
-            Answer::Last(bytes) => return stream.write_all(&bytes),
+            Answer::Last(bytes) => {
+                stream.write_all(&bytes)?;
+                // Closing with unread bytes would reset the connection, and discard answers that are on their way.
+                stream.shutdown(Shutdown::Write)?;
+                return io::copy(&mut stream, &mut io::sink()).map(drop);
+            }
             Answer::Flood(bytes) => loop {
                 stream.write_all(&bytes)?;
             },
