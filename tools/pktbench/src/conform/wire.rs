@@ -6,8 +6,8 @@
 
 use pktconn::HeaderFormat;
 
-use crate::traffic::payload::{Block, Packets};
-use crate::traffic::sizes::Law;
+use crate::traffic::payload::{PayloadBlock, PayloadSequence};
+use crate::traffic::sizes::Distribution;
 
 /// What the server says it speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +43,7 @@ impl Format {
 #[derive(Clone, Copy)]
 pub(crate) struct Frames {
     pub(crate) format: Format,
-    block: Block,
+    block: PayloadBlock,
 }
 
 /// Any would do; the same one has a server meet the same bytes each time.
@@ -52,13 +52,19 @@ const SEED: u64 = 1;
 impl Frames {
     /// It holds as much memory as the longest payload has, to the end of the process.
     pub(crate) fn new(format: Format) -> Self {
-        Self { format, block: Block::new(format.max_payload_len, 1) }
+        Self { format, block: PayloadBlock::new(format.max_payload_len, 1) }
     }
 
     /// The frame of packet `number`. Its payload has `len` bytes, or the limit's where those are fewer.
     pub(crate) fn frame(&self, number: u64, len: u32) -> Vec<u8> {
         let len = len.min(self.format.max_payload_len);
-        let packets = Packets::new(self.block, Law::Uniform { min_len: len, max_len: len }, SEED, 0, 1);
+        let packets = PayloadSequence::new(
+            self.block,
+            Distribution::Uniform { min_len: len, max_len: len },
+            SEED,
+            0,
+            1,
+        );
         self.format.frame(packets.payload(number))
     }
 

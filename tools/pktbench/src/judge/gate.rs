@@ -17,7 +17,7 @@ use crate::result::verdict::Verdict;
 /// As it stands on the command line.
 #[derive(Debug, Args)]
 pub(crate) struct GateOptions {
-    /// A condition on the result: a figure (p50, p99.9 and the like, mean, max, rate, throughput, errors or lost), one of
+    /// A condition on the result: a metric (p50, p99.9 and the like, mean, max, rate, throughput, errors or lost), one of
     /// < <= > >=, and a bound, such as 'p99<2ms', 'service:max<1s' or 'rate>=50k'. May be given several times; the exit code
     /// is 99 when one does not hold
     #[arg(help_heading = "Verdict", long, value_name = "CONDITION")]
@@ -148,7 +148,7 @@ mod tests {
     fn the_comparison_is_in_the_document_and_in_the_report() {
         let document = judged(&gate(&["lost<1"], Some(at_rate(100))), at_rate(50));
         let again: Document = serde_json::from_str(&json::text(&document)).unwrap();
-        assert_eq!(again.baseline.unwrap().figures.len(), 3);
+        assert_eq!(again.baseline.unwrap().metrics.len(), 3);
         let text = crate::report::text::text(&document);
         assert!(text.contains("\nthreshold   lost<1 holds: 0\n"), "{text}");
         assert!(text.contains("\nagainst base.json\nfigure "), "{text}");

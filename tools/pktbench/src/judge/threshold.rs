@@ -2,10 +2,10 @@
 //!
 //! ```text
 //!   service:  p99.9    <=        5ms
-//!   whose     figure   operator  bound, in the unit of the figure
+//!   kind     metric   operator  bound, in the unit of the metric
 //! ```
 //!
-//! A figure that was not measured meets no condition: a run that received nothing is not a fast one. What a condition
+//! A metric that was not measured meets no condition: a run that received nothing is not a fast one. What a condition
 //! that does not hold does to the run is decided in [`crate::judge::gate`].
 
 use std::fmt;
@@ -21,15 +21,15 @@ use crate::result::units;
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Condition {
     expr: String,
-    figure: Figure,
+    metric: Metric,
     operator: Operator,
-    /// In the unit of the figure.
+    /// In the unit of the metric.
     bound: f64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Figure {
-    Latency(Whose, Statistic),
+enum Metric {
+    Latency(LatencyKind, Statistic),
     /// Packets received a second.
     Rate,
     /// Bytes of payload received a second.
@@ -39,9 +39,9 @@ enum Figure {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Whose {
+enum LatencyKind {
     /// What users of the server see, as far as the mode shows it.
-    Users,
+    Primary,
     Service,
     Response,
 }
@@ -76,15 +76,15 @@ const MULTIPLES: [(&str, f64); 4] = [("", 1.0), ("k", 1e3), ("M", 1e6), ("G", 1e
 
 impl Condition {
     pub(crate) fn judge(&self, document: &Document) -> Threshold {
-        let value = self.figure.value(document);
+        let value = self.metric.value(document);
         let ok = value.is_some_and(|value| self.operator.holds(value, self.bound));
         Threshold { expr: self.to_string(), value, ok }
     }
 
     /// Refuses what does not get worse as the rate grows.
     pub(crate) fn check_for_search(&self) -> Result<(), String> {
-        match (self.figure, self.operator) {
-            (Figure::Latency(..) | Figure::Errors | Figure::Lost, Operator::Less | Operator::LessOrEqual) => {
+        match (self.metric, self.operator) {
+            (Metric::Latency(..) | Metric::Errors | Metric::Lost, Operator::Less | Operator::LessOrEqual) => {
                 Ok(())
             }
             _ => Err(format!("--search-max '{self}': write an upper bound of a latency, such as 'p99<5ms'")),
@@ -93,8 +93,8 @@ impl Condition {
 
     /// Refuses what no run of this mode can meet.
     pub(crate) fn check(&self, mode: Mode) -> Result<(), String> {
-        match (self.figure, mode) {
-            (Figure::Latency(Whose::Response, _), Mode::Closed) => Err(format!(
+        match (self.metric, mode) {
+            (Metric::Latency(LatencyKind::Response, _), Mode::Closed) => Err(format!(
                 "--threshold '{self}': a closed loop has no response times; write service: or load at a rate"
             )),
             _ => Ok(()),
@@ -102,12 +102,12 @@ impl Condition {
     }
 }
 
-impl Figure {
+impl Metric {
     fn value(self, document: &Document) -> Option<f64> {
         let Document { totals, window, .. } = document;
         let is_rate = totals.received > 0 && window.seconds > 0.0;
         match self {
-            Self::Latency(whose, statistic) => statistic.value(whose.latency(document)?),
+            Self::Latency(kind, statistic) => statistic.value(kind.latency(document)?),
             Self::Rate => is_rate.then_some(totals.packets_per_s),
             Self::Throughput => is_rate.then(|| window.per_second(totals.bytes_received)),
             Self::Errors => Some(document.errors.count() as f64),
@@ -134,7 +134,7 @@ impl Figure {
         }
     }
 
-    fn told(self, value: f64) -> String {
+    fn describe(self, value: f64) -> String {
         match self {
             Self::Latency(..) => units::time(value),
             Self::Rate => format!("{} packets/s", units::rate(value)),
@@ -144,11 +144,11 @@ impl Figure {
     }
 }
 
-impl Whose {
+impl LatencyKind {
     fn latency(self, document: &Document) -> Option<&Latency> {
         let latencies = &document.latency_ns;
         match self {
-            Self::Users => Some(latencies.of_users()),
+            Self::Primary => Some(latencies.primary()),
             Self::Service => Some(&latencies.service),
             Self::Response => latencies.response.as_ref(),
         }
@@ -181,40 +181,40 @@ impl FromStr for Condition {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let split = |(sign, operator)| text.split_once(sign).map(|(figure, bound)| (figure, operator, bound));
-        let (figure, operator, bound) = OPERATORS.into_iter().find_map(split).ok_or(
-            "write a figure, one of < <= > >=, and a bound, such as 'p99<2ms' or 'rate>=50k'".to_owned(),
+        let split = |(sign, operator)| text.split_once(sign).map(|(metric, bound)| (metric, operator, bound));
+        let (metric, operator, bound) = OPERATORS.into_iter().find_map(split).ok_or(
+            "write a metric, one of < <= > >=, and a bound, such as 'p99<2ms' or 'rate>=50k'".to_owned(),
         )?;
-        let figure: Figure = figure.trim().parse()?;
+        let metric: Metric = metric.trim().parse()?;
         let bound = bound.trim();
-        let bound = figure
+        let bound = metric
             .bound(bound)
-            .ok_or_else(|| format!("'{bound}' is no bound here; write {}", figure.example()))?;
-        Ok(Self { expr: text.trim().to_owned(), figure, operator, bound })
+            .ok_or_else(|| format!("'{bound}' is no bound here; write {}", metric.example()))?;
+        Ok(Self { expr: text.trim().to_owned(), metric, operator, bound })
     }
 }
 
-impl FromStr for Figure {
+impl FromStr for Metric {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (whose, name) = match text.split_once(':') {
+        let (kind, name) = match text.split_once(':') {
             None => (None, text),
-            Some(("service", name)) => (Some(Whose::Service), name),
-            Some(("response", name)) => (Some(Whose::Response), name),
-            Some((whose, _)) => return Err(format!("'{whose}:' is nobody's; write service: or response:")),
+            Some(("service", name)) => (Some(LatencyKind::Service), name),
+            Some(("response", name)) => (Some(LatencyKind::Response), name),
+            Some((kind, _)) => return Err(format!("'{kind}:' is nobody's; write service: or response:")),
         };
-        let figure = match name {
+        let metric = match name {
             "rate" => Self::Rate,
             "throughput" => Self::Throughput,
             "errors" => Self::Errors,
             "lost" => Self::Lost,
-            name => Self::Latency(whose.unwrap_or(Whose::Users), name.parse()?),
+            name => Self::Latency(kind.unwrap_or(LatencyKind::Primary), name.parse()?),
         };
-        match figure {
-            Self::Latency(..) => Ok(figure),
-            _ if whose.is_some() => Err(format!("'{text}': service: and response: are for latencies alone")),
-            figure => Ok(figure),
+        match metric {
+            Self::Latency(..) => Ok(metric),
+            _ if kind.is_some() => Err(format!("'{text}': service: and response: are for latencies alone")),
+            metric => Ok(metric),
         }
     }
 }
@@ -230,7 +230,7 @@ impl FromStr for Statistic {
             "max" => Ok(Self::Max),
             text => text.strip_prefix('p').and_then(percent).map(Self::Percentile).ok_or_else(|| {
                 format!(
-                    "'{text}' is no figure; write p50, p99.9 (above p0, below p100), mean, max, rate, throughput, \
+                    "'{text}' is no metric; write p50, p99.9 (above p0, below p100), mean, max, rate, throughput, \
                      errors or lost"
                 )
             }),
@@ -246,18 +246,18 @@ impl fmt::Display for Condition {
 }
 
 /// A condition that was judged, for people.
-pub(crate) fn told(threshold: &Threshold) -> String {
+pub(crate) fn describe(threshold: &Threshold) -> String {
     let holds = if threshold.ok { "holds" } else { "does NOT hold" };
     format!("{} {holds}: {}", threshold.expr, measured(threshold))
 }
 
-/// What was measured, in the unit of the figure.
+/// What was measured, in the unit of the metric.
 pub(crate) fn measured(Threshold { expr, value, ok: _ }: &Threshold) -> String {
-    let figure = expr.parse().ok().map(|condition: Condition| condition.figure);
-    match (value, figure) {
+    let metric = expr.parse().ok().map(|condition: Condition| condition.metric);
+    match (value, metric) {
         (None, _) => "not measured".to_owned(),
         (Some(value), None) => value.to_string(),
-        (Some(value), Some(figure)) => figure.told(*value),
+        (Some(value), Some(metric)) => metric.describe(*value),
     }
 }
 
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bound_is_in_the_unit_of_its_figure() {
+    fn a_bound_is_in_the_unit_of_its_metric() {
         let cases = [
             ("p99<2ms", 2e6),
             ("p99 < 1.5ms", 1.5e6),
@@ -332,9 +332,9 @@ mod tests {
             ("p99<1e3ms", "a time with its unit, such as 2ms"),
             ("p100<2ms", "below p100"),
             ("p0<2ms", "above p0"),
-            ("p9.9.9<2ms", "'p9.9.9' is no figure"),
-            ("pinf<2ms", "'pinf' is no figure"),
-            ("<2ms", "'' is no figure"),
+            ("p9.9.9<2ms", "'p9.9.9' is no metric"),
+            ("pinf<2ms", "'pinf' is no metric"),
+            ("<2ms", "'' is no metric"),
             ("rate>fast", "such as 50000, 50k"),
             ("rate>50K", "such as 50000, 50k"),
             ("rate>-1", "such as 50000, 50k"),
@@ -439,7 +439,7 @@ mod tests {
             ("response:p50<2ms", "response:p50<2ms does NOT hold: not measured"),
         ];
         for (text, expected) in cases {
-            assert_eq!(told(&condition(text).judge(&document)), expected);
+            assert_eq!(describe(&condition(text).judge(&document)), expected);
         }
     }
 }

@@ -20,15 +20,15 @@ use crate::load::stream::{Socket, Stream};
 use crate::plan::{Plan, Tls};
 
 /// Enough to hide the way to a distant server, and with many workers still few against the backlog of a listener.
-const AT_ONCE: usize = 32;
+const MAX_CONCURRENT: usize = 32;
 
 /// A server, resolved.
 pub(crate) struct Target {
-    place: Place,
+    address: Address,
     tls: Option<(TlsConnector, ServerName<'static>)>,
 }
 
-enum Place {
+enum Address {
     Tcp(Vec<SocketAddr>),
     Unix(PathBuf),
 }
@@ -49,9 +49,9 @@ impl Target {
 
     fn new(addr: &Addr, tls: Option<&(Arc<ClientConfig>, Option<&str>)>) -> anyhow::Result<Self> {
         let name = addr.to_string();
-        let (place, host) = match addr.unix_path() {
-            Some(path) => (Place::Unix(path.to_owned()), None),
-            None => (Place::Tcp(resolve(&name)?), name.rsplit_once(':').map(|(host, _port)| host)),
+        let (address, host) = match addr.unix_path() {
+            Some(path) => (Address::Unix(path.to_owned()), None),
+            None => (Address::Tcp(resolve(&name)?), name.rsplit_once(':').map(|(host, _port)| host)),
         };
         let tls = tls.map(|(config, server_name)| {
             let name = server_name.or(host).unwrap_or_default().trim_matches(['[', ']']).to_owned();
@@ -60,13 +60,13 @@ impl Target {
             })?;
             anyhow::Ok((Arc::clone(config).into(), server_name))
         });
-        Ok(Self { place, tls: tls.transpose()? })
+        Ok(Self { address, tls: tls.transpose()? })
     }
 }
 
 impl From<SocketAddr> for Target {
     fn from(addr: SocketAddr) -> Self {
-        Self { place: Place::Tcp(vec![addr]), tls: None }
+        Self { address: Address::Tcp(vec![addr]), tls: None }
     }
 }
 
@@ -95,7 +95,7 @@ pub(crate) async fn connect(
     let start = Instant::now();
     loop {
         // Those at a rate come one after the other, however long each of them takes.
-        while rate.is_some() || connecting.len() < AT_ONCE {
+        while rate.is_some() || connecting.len() < MAX_CONCURRENT {
             let Some(conn) = conns.next() else { break };
             let targets = Arc::clone(targets);
             connecting.spawn(async move {
@@ -120,12 +120,12 @@ pub(crate) async fn connect(
 }
 
 /// Why a connection could not be made.
-struct NotConnected {
+struct ConnectError {
     error: io::Error,
     in_handshake: bool,
 }
 
-impl NotConnected {
+impl ConnectError {
     fn advice(&self) -> &'static str {
         use io::ErrorKind as Kind;
         let tls = self.error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
@@ -160,53 +160,53 @@ impl NotConnected {
 }
 
 /// What came of it, unless that took too long.
-async fn until<T>(deadline: Instant, doing: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+async fn with_deadline<T>(deadline: Instant, doing: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     let late = |_| io::Error::new(io::ErrorKind::TimedOut, "no answer within --timeout");
     tokio::time::timeout_at(deadline, doing).await.map_err(late)?
 }
 
-impl From<io::Error> for NotConnected {
+impl From<io::Error> for ConnectError {
     fn from(error: io::Error) -> Self {
         Self { error, in_handshake: false }
     }
 }
 
 impl Target {
-    async fn connect(&self, deadline: Instant) -> Result<Stream, NotConnected> {
-        match &self.place {
-            Place::Tcp(addrs) => {
-                let stream = until(deadline, TcpStream::connect(&addrs[..])).await?;
+    async fn connect(&self, deadline: Instant) -> Result<Stream, ConnectError> {
+        match &self.address {
+            Address::Tcp(addrs) => {
+                let stream = with_deadline(deadline, TcpStream::connect(&addrs[..])).await?;
                 stream.set_nodelay(true)?;
-                let (stream, tls) = self.shake_hands(stream, deadline).await?;
+                let (stream, tls) = self.tls_handshake(stream, deadline).await?;
                 Ok(Stream::new(Socket::Tcp(mio::net::TcpStream::from_std(stream.into_std()?)), tls))
             }
-            Place::Unix(path) => {
+            Address::Unix(path) => {
                 let (stream, tls) =
-                    self.shake_hands(until(deadline, connect_at(path)).await?, deadline).await?;
+                    self.tls_handshake(with_deadline(deadline, connect_at(path)).await?, deadline).await?;
                 Ok(Stream::new(Socket::Unix(mio::net::UnixStream::from_std(stream.into_std()?)), tls))
             }
         }
     }
 
-    async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
+    async fn tls_handshake<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         stream: S,
         deadline: Instant,
-    ) -> Result<(S, Option<ClientConnection>), NotConnected> {
+    ) -> Result<(S, Option<ClientConnection>), ConnectError> {
         let Some((connector, server_name)) = &self.tls else { return Ok((stream, None)) };
-        let shaken = until(deadline, connector.connect(server_name.clone(), stream)).await;
-        let (stream, tls) = shaken.map_err(|error| NotConnected { error, in_handshake: true })?.into_inner();
+        let shaken = with_deadline(deadline, connector.connect(server_name.clone(), stream)).await;
+        let (stream, tls) = shaken.map_err(|error| ConnectError { error, in_handshake: true })?.into_inner();
         Ok((stream, Some(tls)))
     }
 
-    fn problem(&self, not_connected: &NotConnected) -> String {
-        let name = match &self.place {
-            Place::Tcp(addrs) => addrs.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(" or "),
-            Place::Unix(path) => Addr::unix(path).to_string(),
+    fn problem(&self, connect_error: &ConnectError) -> String {
+        let name = match &self.address {
+            Address::Tcp(addrs) => addrs.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(" or "),
+            Address::Unix(path) => Addr::unix(path).to_string(),
         };
-        let NotConnected { error, in_handshake } = not_connected;
+        let ConnectError { error, in_handshake } = connect_error;
         let what = if *in_handshake { "speak TLS with" } else { "connect to" };
-        format!("cannot {what} {name}: {error}; {}", not_connected.advice())
+        format!("cannot {what} {name}: {error}; {}", connect_error.advice())
     }
 }
 
@@ -232,7 +232,7 @@ mod tests {
     use super::*;
 
     fn advice(error: io::Error) -> &'static str {
-        NotConnected::from(error).advice()
+        ConnectError::from(error).advice()
     }
 
     #[test]
@@ -255,9 +255,9 @@ mod tests {
             Kind::NetworkUnreachable,
         ];
         let unknown = rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer);
-        let certificate = NotConnected { error: io::Error::other(unknown), in_handshake: true };
+        let certificate = ConnectError { error: io::Error::other(unknown), in_handshake: true };
         let no_tls = [Kind::UnexpectedEof, Kind::TimedOut, Kind::InvalidData]
-            .map(|kind| NotConnected { error: kind.into(), in_handshake: true }.advice());
+            .map(|kind| ConnectError { error: kind.into(), in_handshake: true }.advice());
         let mut all: std::collections::HashSet<_> = kinds.map(|kind| advice(kind.into())).into();
         all.insert(certificate.advice());
         all.extend(no_tls);

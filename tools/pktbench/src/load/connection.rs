@@ -16,7 +16,7 @@ use bytes::{Buf, BytesMut};
 use mio::event::Source;
 use pktconn::{CodecConfig, FrameError, PacketCodec};
 
-use crate::load::stream::{Got, Stream};
+use crate::load::stream::{ReadOutcome, Stream};
 use crate::plan::clock::Clock;
 use crate::record::failure::Failure;
 
@@ -81,12 +81,12 @@ impl Connection {
         buffer: &mut [u8],
         clock: Clock,
         mut take: impl FnMut(u64, &[u8]),
-    ) -> Result<Got, Failure> {
+    ) -> Result<ReadOutcome, Failure> {
         let Self { stream, codec, partial, .. } = self;
         let is_partial = !partial.is_empty();
         let room = if is_partial { partial.room(codec, buffer.len()) } else { &mut *buffer };
         let (len, got) = match stream.read(room)? {
-            Some((_, Got::Nothing)) => return Ok(Got::Nothing),
+            Some((_, ReadOutcome::WouldBlock)) => return Ok(ReadOutcome::WouldBlock),
             Some(read) => read,
             None => {
                 codec.decode_end(partial.filled())?;
@@ -115,7 +115,7 @@ impl Connection {
     }
 
     /// Reads once, and throws it away.
-    pub(crate) fn discard(&mut self, buffer: &mut [u8]) -> Result<Got, Failure> {
+    pub(crate) fn discard(&mut self, buffer: &mut [u8]) -> Result<ReadOutcome, Failure> {
         self.stream.discard(buffer)?.ok_or(Failure::Closed)
     }
 }

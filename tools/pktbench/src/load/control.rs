@@ -29,7 +29,7 @@ pub(crate) struct Counts {
     pub(crate) sent: u64,
     pub(crate) answers: u64,
     /// Whether something has to be waited for.
-    pub(crate) is_owed: bool,
+    pub(crate) has_outstanding: bool,
 }
 
 /// What a worker tells of it.
@@ -38,13 +38,13 @@ pub(crate) struct Progress {
     pub(super) sent: AtomicU64,
     pub(super) answers: AtomicU64,
     /// Connections of which something has to be waited for.
-    pub(super) owed: AtomicUsize,
+    pub(super) awaiting_peer: AtomicUsize,
 }
 
 impl Progress {
-    pub(crate) fn tell(&self, tally: &Tally, owed: usize) {
+    pub(crate) fn update(&self, tally: &Tally, awaiting_peer: usize) {
         self.sent.store(tally.sent, Relaxed);
         self.answers.store(tally.answers, Relaxed);
-        self.owed.store(owed, Relaxed);
+        self.awaiting_peer.store(awaiting_peer, Relaxed);
     }
 }

@@ -3,7 +3,7 @@
 //! ```text
 //!   a queue of what is due next -- wake ---.
 //!                                           v
-//!   poll: sockets, alarm, conductor --> each load has its turn --> queue
+//!   poll: sockets, timer, conductor --> each load has its turn --> queue
 //!                                           '-- at the end of an interval: the recording goes to the conductor
 //! ```
 
@@ -16,22 +16,22 @@ use std::time::{Duration, Instant};
 use mio::{Events, Interest, Poll, Token};
 use tokio::sync::watch;
 
-use crate::load::alarm::Alarm;
 use crate::load::connection::Connection;
 use crate::load::control::{Control, Progress, Stop};
-use crate::load::pacing::{End, Load, Tools, Turn};
-use crate::load::stream::{Got, Stream};
+use crate::load::pacing::{ConnectionDriver, DriveResult, End, WorkerState};
+use crate::load::stream::{ReadOutcome, Stream};
+use crate::load::timer::Timer;
 use crate::plan::Plan;
 use crate::plan::schedule::Schedule;
 use crate::record::recording::{Published, Recording};
 use crate::record::saturation::CpuTime;
 use crate::record::tally::Tally;
-use crate::traffic::payload::Block;
+use crate::traffic::payload::PayloadBlock;
 
-/// Of the conductor's waker. Connections have their place in the loop, counted from 0.
+/// Of the conductor's waker. Connections have their slot in the loop, counted from 0.
 pub(crate) const WAKER: Token = Token(usize::MAX);
 
-const ALARM: Token = Token(usize::MAX - 1);
+const TIMER: Token = Token(usize::MAX - 1);
 
 /// Many sockets are ready in one call of the system.
 const EVENTS: usize = 1024;
@@ -41,44 +41,44 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub(crate) struct EventLoop<P> {
     poll: Poll,
-    alarm: Alarm,
+    timer: Timer,
     control: watch::Receiver<Control>,
     schedule: Schedule,
     is_open: bool,
     /// For the conductor.
     progress: Arc<Progress>,
     /// Loads of which something has to be waited for.
-    owed: usize,
+    awaiting_peer: usize,
     publish: P,
     /// The interval that is recorded.
     interval: u64,
     /// When one ends, or what counts begins or ends.
-    next_mark_ns: u64,
+    next_boundary_ns: u64,
     /// At the beginning of what counts, and at the end of sending.
     cpu: [Option<CpuTime>; 2],
-    places: Vec<Place>,
-    loading: usize,
+    slots: Vec<Slot>,
+    active: usize,
     closing: usize,
-    /// When which place is to be woken: each has one entry at most.
-    due: BinaryHeap<Reverse<(u64, usize)>>,
+    /// When which slot is to be woken: each has one entry at most.
+    wakeups: BinaryHeap<Reverse<(u64, usize)>>,
     /// Places that go on although nothing tells of them: sockets tell of what is new alone.
-    again: Vec<usize>,
-    tools: Tools,
+    run_again: Vec<usize>,
+    state: WorkerState,
 }
 
-enum Place {
-    Loading(Box<Load>, Marks),
+enum Slot {
+    Active(Box<ConnectionDriver>, Flags),
     /// Its FIN is on the way; waits for that of the server, so that neither side resets the other.
     Closing(Connection),
     Empty,
 }
 
-/// What the loop knows of a load.
+/// What the loop knows of a driver.
 #[derive(Clone, Copy, Default)]
-struct Marks {
+struct Flags {
     /// Whether it is in the queue of what is due.
     is_queued: bool,
-    is_owed: bool,
+    awaits_peer: bool,
 }
 
 impl<P: FnMut(Published)> EventLoop<P> {
@@ -92,37 +92,43 @@ impl<P: FnMut(Published)> EventLoop<P> {
     ) -> io::Result<Self> {
         let is_open = plan.is_open();
         Ok(Self {
-            alarm: Alarm::new(poll.registry(), ALARM)?,
+            timer: Timer::new(poll.registry(), TIMER)?,
             poll,
             control,
             schedule,
             is_open,
             progress,
-            owed: 0,
+            awaiting_peer: 0,
             publish,
             interval: 0,
-            next_mark_ns: schedule.measure_from_ns,
+            next_boundary_ns: schedule.measure_from_ns,
             cpu: [None; 2],
-            places: Vec::new(),
-            loading: 0,
+            slots: Vec::new(),
+            active: 0,
             closing: 0,
-            due: BinaryHeap::new(),
-            again: Vec::new(),
-            tools: Tools::new(is_open),
+            wakeups: BinaryHeap::new(),
+            run_again: Vec::new(),
+            state: WorkerState::new(is_open),
         })
     }
 
     /// Takes connection `index`, which is loaded once the loop [runs](Self::run).
-    pub(crate) fn add(&mut self, index: usize, stream: Stream, plan: &Plan, block: Block) -> io::Result<()> {
-        let place = self.places.len();
+    pub(crate) fn add(
+        &mut self,
+        index: usize,
+        stream: Stream,
+        plan: &Plan,
+        block: PayloadBlock,
+    ) -> io::Result<()> {
+        let slot = self.slots.len();
         let connection = Connection::new(stream, plan.codec());
-        let mut load = Box::new(Load::new(index, connection, plan, block, self.schedule));
+        let mut driver = Box::new(ConnectionDriver::new(index, connection, plan, block, self.schedule));
         let both = Interest::READABLE | Interest::WRITABLE;
-        self.poll.registry().register(load.connection().source(), Token(place), both)?;
-        self.loading += 1;
-        self.places.push(Place::Loading(load, Marks { is_queued: true, is_owed: false }));
+        self.poll.registry().register(driver.connection().source(), Token(slot), both)?;
+        self.active += 1;
+        self.slots.push(Slot::Active(driver, Flags { is_queued: true, awaits_peer: false }));
         // Each has its first turn, if only to find that it has nothing to send.
-        self.due.push(Reverse((0, place)));
+        self.wakeups.push(Reverse((0, slot)));
         Ok(())
     }
 
@@ -132,15 +138,15 @@ impl<P: FnMut(Published)> EventLoop<P> {
         let mut close_deadline = None;
         loop {
             let mut now_ns = self.schedule.clock.now_ns();
-            if now_ns >= self.next_mark_ns {
-                self.pass_mark(now_ns);
+            if now_ns >= self.next_boundary_ns {
+                self.cross_boundary(now_ns);
             }
             if self.wake_due(now_ns) {
                 now_ns = self.schedule.clock.now_ns();
             }
-            let mut wait = self.until_mark(now_ns);
-            if self.loading == 0 {
-                self.take_cpu_time(now_ns, true);
+            let mut wait = self.until_boundary(now_ns);
+            if self.active == 0 {
+                self.record_cpu_time(now_ns, true);
                 let deadline = *close_deadline.get_or_insert_with(|| Instant::now() + CLOSE_TIMEOUT);
                 let left = deadline.saturating_duration_since(Instant::now());
                 if self.closing == 0 || left.is_zero() {
@@ -148,49 +154,49 @@ impl<P: FnMut(Published)> EventLoop<P> {
                 }
                 wait = Some(left);
             }
-            match self.due.peek() {
-                _ if !self.again.is_empty() => wait = Some(Duration::ZERO),
+            match self.wakeups.peek() {
+                _ if !self.run_again.is_empty() => wait = Some(Duration::ZERO),
                 Some(Reverse((due_ns, _))) if *due_ns <= now_ns => wait = Some(Duration::ZERO),
-                Some(Reverse((due_ns, _))) => wait = self.alarm.set(*due_ns, self.schedule.clock, wait)?,
+                Some(Reverse((due_ns, _))) => wait = self.timer.set(*due_ns, self.schedule.clock, wait)?,
                 None => {}
             }
-            self.progress.tell(&self.tools.tally, self.owed);
+            self.progress.update(&self.state.tally, self.awaiting_peer);
             match self.poll.poll(&mut events, wait) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 polled => polled?,
             }
-            let again = std::mem::take(&mut self.again);
+            let again = std::mem::take(&mut self.run_again);
             for event in &events {
                 match event.token() {
-                    WAKER => self.look_at_control(),
-                    ALARM => {}
-                    Token(place) => self.turn(place, event.is_read_closed()),
+                    WAKER => self.check_control(),
+                    TIMER => {}
+                    Token(slot) => self.drive(slot, event.is_read_closed()),
                 }
             }
-            for place in again {
-                self.turn(place, true);
+            for slot in again {
+                self.drive(slot, true);
             }
             // One that was told of too has had two turns.
-            self.again.sort_unstable();
-            self.again.dedup();
+            self.run_again.sort_unstable();
+            self.run_again.dedup();
         }
     }
 
     /// Publishes the recording of an interval that is over, and takes the CPU time where what counts begins and ends.
-    fn pass_mark(&mut self, now_ns: u64) {
+    fn cross_boundary(&mut self, now_ns: u64) {
         let schedule = self.schedule;
         let interval = schedule.interval(now_ns);
         if interval > self.interval {
             self.publish(interval);
         }
-        self.take_cpu_time(now_ns, schedule.is_stopped(now_ns));
+        self.record_cpu_time(now_ns, schedule.is_stopped(now_ns));
         let stop_at_ns = schedule.stop_at_ns.filter(|stop_at_ns| *stop_at_ns > now_ns);
-        let marks = [schedule.end_of_interval(interval), stop_at_ns];
-        self.next_mark_ns = marks.into_iter().flatten().min().unwrap_or(u64::MAX);
+        let flags = [schedule.end_of_interval(interval), stop_at_ns];
+        self.next_boundary_ns = flags.into_iter().flatten().min().unwrap_or(u64::MAX);
     }
 
     /// Once at the beginning and once at the end, which may be the same moment.
-    fn take_cpu_time(&mut self, now_ns: u64, at_end: bool) {
+    fn record_cpu_time(&mut self, now_ns: u64, at_end: bool) {
         let [start, end] = &mut self.cpu;
         start.get_or_insert_with(|| CpuTime::of_this_thread(now_ns));
         if at_end {
@@ -199,104 +205,110 @@ impl<P: FnMut(Published)> EventLoop<P> {
     }
 
     fn publish(&mut self, next: u64) {
-        let recording = std::mem::replace(&mut self.tools.recording, Recording::new(self.is_open));
+        let recording = std::mem::replace(&mut self.state.recording, Recording::new(self.is_open));
         (self.publish)(Published { interval: self.interval, next, recording });
         self.interval = next;
     }
 
     fn end(mut self) -> Tally {
         if let [Some(start), Some(end)] = self.cpu {
-            self.tools.tally.client.add_cpu(start, end);
+            self.state.tally.client.add_cpu(start, end);
         }
         self.publish(u64::MAX);
-        self.progress.tell(&self.tools.tally, 0);
-        self.tools.tally
+        self.progress.update(&self.state.tally, 0);
+        self.state.tally
     }
 
-    fn until_mark(&self, now_ns: u64) -> Option<Duration> {
-        let left_ns = self.next_mark_ns.saturating_sub(now_ns);
-        (self.next_mark_ns < u64::MAX).then(|| Duration::from_nanos(left_ns))
+    fn until_boundary(&self, now_ns: u64) -> Option<Duration> {
+        let left_ns = self.next_boundary_ns.saturating_sub(now_ns);
+        (self.next_boundary_ns < u64::MAX).then(|| Duration::from_nanos(left_ns))
     }
 
     /// Wakes the loads of which packets are due. Whether there were any.
     fn wake_due(&mut self, now_ns: u64) -> bool {
         let mut any = false;
         // Those that are due again by now have their next turn after the answers of others.
-        let mut most = self.due.len();
-        while let Some(&Reverse((due_ns, place))) = self.due.peek() {
+        let mut most = self.wakeups.len();
+        while let Some(&Reverse((due_ns, slot))) = self.wakeups.peek() {
             if due_ns > now_ns || most == 0 {
                 break;
             }
             most -= 1;
             any = true;
-            self.due.pop();
-            match std::mem::replace(&mut self.places[place], Place::Empty) {
-                Place::Loading(mut load, marks) => {
-                    let turn = load.wake(&mut self.tools);
-                    self.go_on(place, load, Marks { is_queued: false, ..marks }, turn);
+            self.wakeups.pop();
+            match std::mem::replace(&mut self.slots[slot], Slot::Empty) {
+                Slot::Active(mut driver, flags) => {
+                    let result = driver.send_due(&mut self.state);
+                    self.reschedule(slot, driver, Flags { is_queued: false, ..flags }, result);
                 }
-                other => self.places[place] = other,
+                other => self.slots[slot] = other,
             }
         }
         any
     }
 
-    fn turn(&mut self, place: usize, read_closed: bool) {
-        match std::mem::replace(&mut self.places[place], Place::Empty) {
-            Place::Loading(mut load, marks) => {
-                let turn = load.turn(&mut self.tools, read_closed);
-                self.go_on(place, load, marks, turn);
+    fn drive(&mut self, slot: usize, read_closed: bool) {
+        match std::mem::replace(&mut self.slots[slot], Slot::Empty) {
+            Slot::Active(mut driver, flags) => {
+                let result = driver.drive(&mut self.state, read_closed);
+                self.reschedule(slot, driver, flags, result);
             }
-            Place::Closing(connection) => {
+            Slot::Closing(connection) => {
                 self.closing -= 1;
-                self.close(place, connection);
+                self.close(slot, connection);
             }
-            Place::Empty => {}
+            Slot::Empty => {}
         }
     }
 
-    fn go_on(&mut self, place: usize, load: Box<Load>, mut marks: Marks, turn: Turn) {
-        self.owed -= usize::from(marks.is_owed);
-        match turn {
-            Turn::Waits => {}
-            Turn::Again => self.again.push(place),
-            Turn::Ended(end) => return self.finish(place, *load, end),
+    fn reschedule(
+        &mut self,
+        slot: usize,
+        driver: Box<ConnectionDriver>,
+        mut flags: Flags,
+        result: DriveResult,
+    ) {
+        self.awaiting_peer -= usize::from(flags.awaits_peer);
+        match result {
+            DriveResult::WaitForSocket => {}
+            DriveResult::RunAgain => self.run_again.push(slot),
+            DriveResult::Ended(end) => return self.finish(slot, *driver, end),
         }
-        marks.is_owed = load.is_owed();
-        self.owed += usize::from(marks.is_owed);
-        if !marks.is_queued {
-            let wakes_at = load.wakes_at();
-            self.due.extend(wakes_at.map(|at_ns| Reverse((at_ns, place))));
-            marks.is_queued = wakes_at.is_some();
+        flags.awaits_peer = driver.awaits_peer();
+        self.awaiting_peer += usize::from(flags.awaits_peer);
+        if !flags.is_queued {
+            let next_send_ns = driver.next_send_ns();
+            self.wakeups.extend(next_send_ns.map(|at_ns| Reverse((at_ns, slot))));
+            flags.is_queued = next_send_ns.is_some();
         }
-        self.places[place] = Place::Loading(load, marks);
+        self.slots[slot] = Slot::Active(driver, flags);
     }
 
-    fn finish(&mut self, place: usize, load: Load, end: End) {
-        self.loading -= 1;
-        let failed_before = self.tools.tally.errors.count();
-        let connection = load.finish(end, &mut self.tools.tally);
-        self.tools.recording.failed += self.tools.tally.errors.count() - failed_before;
+    fn finish(&mut self, slot: usize, driver: ConnectionDriver, end: End) {
+        self.active -= 1;
+        let failed_before = self.state.tally.errors.count();
+        let connection = driver.finish(end, &mut self.state.tally);
+        self.state.recording.failed += self.state.tally.errors.count() - failed_before;
         if let Some(mut connection) = connection {
             // Where it fails, the connection is no more, and so closed.
             if connection.shutdown().is_ok() {
-                self.close(place, connection);
+                self.close(slot, connection);
             }
         }
     }
 
     /// Reads and discards what is there, and waits for more until the server has closed its side.
-    fn close(&mut self, place: usize, mut connection: Connection) {
-        match connection.discard(&mut self.tools.buffer) {
-            Ok(Got::Nothing) => {}
-            Ok(_) => self.again.push(place),
+    fn close(&mut self, slot: usize, mut connection: Connection) {
+        match connection.discard(&mut self.state.buffer) {
+            Ok(ReadOutcome::WouldBlock) => {}
+            Ok(_) => self.run_again.push(slot),
             Err(_closed) => return,
         }
         self.closing += 1;
-        self.places[place] = Place::Closing(connection);
+        self.slots[slot] = Slot::Closing(connection);
     }
 
-    fn look_at_control(&mut self) {
+    fn check_control(&mut self) {
         let control = *self.control.borrow();
         if let Control::Stop(stop) = control {
             self.stop(stop);
@@ -304,11 +316,11 @@ impl<P: FnMut(Published)> EventLoop<P> {
     }
 
     fn stop(&mut self, stop: Stop) {
-        self.owed = 0;
-        for place in 0..self.places.len() {
-            match std::mem::replace(&mut self.places[place], Place::Empty) {
-                Place::Loading(load, _) => self.finish(place, *load, End::Stopped(stop)),
-                other => self.places[place] = other,
+        self.awaiting_peer = 0;
+        for slot in 0..self.slots.len() {
+            match std::mem::replace(&mut self.slots[slot], Slot::Empty) {
+                Slot::Active(driver, _) => self.finish(slot, *driver, End::Stopped(stop)),
+                other => self.slots[slot] = other,
             }
         }
     }

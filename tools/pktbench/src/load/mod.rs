@@ -1,6 +1,6 @@
 //! The connections, and the threads that drive them.
 
-pub(crate) mod alarm;
+pub(crate) mod timer;
 
 pub(crate) mod stream;
 

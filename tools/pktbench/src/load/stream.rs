@@ -20,12 +20,12 @@ pub(crate) enum Socket {
 
 /// What a read came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Got {
+pub(crate) enum ReadOutcome {
     /// There may be more.
-    Full,
+    MaybeMore,
     /// All that was there.
-    Short,
-    Nothing,
+    Drained,
+    WouldBlock,
 }
 
 impl Stream {
@@ -67,7 +67,7 @@ impl Stream {
     }
 
     /// Reads once into `room`, which is not empty. `None` at the end of the stream.
-    pub(crate) fn read(&mut self, room: &mut [u8]) -> io::Result<Option<(usize, Got)>> {
+    pub(crate) fn read(&mut self, room: &mut [u8]) -> io::Result<Option<(usize, ReadOutcome)>> {
         let room_len = room.len();
         let (len, is_all) = match &mut self.tls {
             None => {
@@ -86,9 +86,9 @@ impl Stream {
             }
         };
         Ok(match len {
-            None => Some((0, Got::Nothing)),
+            None => Some((0, ReadOutcome::WouldBlock)),
             Some(0) => None,
-            Some(len) => Some((len, if is_all { Got::Short } else { Got::Full })),
+            Some(len) => Some((len, if is_all { ReadOutcome::Drained } else { ReadOutcome::MaybeMore })),
         })
     }
 
@@ -106,11 +106,11 @@ impl Stream {
     }
 
     /// Reads once and throws it away, as it stands on the wire. `None` at the end of the stream.
-    pub(crate) fn discard(&mut self, buffer: &mut [u8]) -> io::Result<Option<Got>> {
+    pub(crate) fn discard(&mut self, buffer: &mut [u8]) -> io::Result<Option<ReadOutcome>> {
         Ok(match retried(|| self.socket.read(buffer))? {
-            None => Some(Got::Nothing),
+            None => Some(ReadOutcome::WouldBlock),
             Some(0) => None,
-            Some(len) => Some(if len < buffer.len() { Got::Short } else { Got::Full }),
+            Some(len) => Some(if len < buffer.len() { ReadOutcome::Drained } else { ReadOutcome::MaybeMore }),
         })
     }
 }

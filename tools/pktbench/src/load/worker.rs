@@ -27,7 +27,7 @@ use crate::plan::Plan;
 use crate::plan::schedule::Schedule;
 use crate::record::recording::Published;
 use crate::record::tally::Tally;
-use crate::traffic::payload::Block;
+use crate::traffic::payload::PayloadBlock;
 
 /// What a worker tells the conductor. That it has ended it tells by dropping its sender.
 pub(crate) enum Event {
@@ -51,11 +51,11 @@ pub(crate) struct Worker {
 }
 
 /// A worker as its thread sees it.
-struct Work {
+struct WorkerThread {
     index: usize,
     plan: Arc<Plan>,
     targets: Arc<[Target]>,
-    block: Block,
+    block: PayloadBlock,
     control: watch::Receiver<Control>,
     events: mpsc::UnboundedSender<Event>,
     progress: Arc<Progress>,
@@ -66,7 +66,7 @@ impl Worker {
         index: usize,
         plan: &Arc<Plan>,
         targets: &Arc<[Target]>,
-        block: Block,
+        block: PayloadBlock,
         events: mpsc::UnboundedSender<Event>,
     ) -> anyhow::Result<Self> {
         const CANNOT_START: &str = "cannot start a thread of the load";
@@ -76,7 +76,7 @@ impl Worker {
         let waker = Waker::new(poll.registry(), WAKER).context(CANNOT_START)?;
         let (control, receiver) = watch::channel(Control::Connect);
         let progress = Arc::new(Progress::default());
-        let work = Work {
+        let work = WorkerThread {
             index,
             plan: Arc::clone(plan),
             targets: Arc::clone(targets),
@@ -99,10 +99,10 @@ impl Worker {
     }
 
     pub(crate) fn counts(&self) -> Counts {
-        let Progress { sent, answers, owed } = &*self.progress;
+        let Progress { sent, answers, awaiting_peer } = &*self.progress;
         // What was answered was sent before: in this order no more answers are seen than packets.
         let answers = answers.load(Relaxed);
-        Counts { sent: sent.load(Relaxed), answers, is_owed: owed.load(Relaxed) > 0 }
+        Counts { sent: sent.load(Relaxed), answers, has_outstanding: awaiting_peer.load(Relaxed) > 0 }
     }
 
     /// Waits for the end of the thread, and gives its tally.
@@ -114,7 +114,7 @@ impl Worker {
     }
 }
 
-impl Work {
+impl WorkerThread {
     fn run(mut self, runtime: Runtime, poll: Poll) -> io::Result<Tally> {
         let Some((streams, schedule)) = runtime.block_on(self.prepare()) else {
             return Ok(Tally::new(self.plan.is_open()));

@@ -95,7 +95,7 @@ pub(crate) enum Amount {
 impl Plan {
     /// Refuses what cannot work. The error says what, and what to do.
     pub(crate) fn check(&self) -> Result<(), String> {
-        let (len, max) = (self.sizes.law.max_len(), self.max_payload_len);
+        let (len, max) = (self.sizes.distribution.max_len(), self.max_payload_len);
         if len > max {
             let enough = match len.is_power_of_two() && len >= 1 << 20 {
                 true => format!("{}MiB", len >> 20),

@@ -20,7 +20,7 @@ pub(crate) struct Intervals {
 }
 
 /// All that was recorded in an interval.
-pub(crate) struct Whole {
+pub(crate) struct CompleteInterval {
     pub(crate) interval: u64,
     pub(crate) recording: Recording,
 }
@@ -46,20 +46,20 @@ impl Intervals {
     }
 
     /// Whether all workers have ended.
-    pub(crate) fn have_ended(&self) -> bool {
+    pub(crate) fn all_ended(&self) -> bool {
         self.reached.iter().all(|reached| *reached == u64::MAX)
     }
 
     /// The next one that is whole. Where all workers have ended, that is the last one of which there is a recording.
-    pub(crate) fn next_whole(&mut self) -> Option<Whole> {
+    pub(crate) fn next_complete(&mut self) -> Option<CompleteInterval> {
         let passed = self.reached.iter().copied().min()?;
-        if self.next >= passed || (self.have_ended() && self.pending.is_empty()) {
+        if self.next >= passed || (self.all_ended() && self.pending.is_empty()) {
             return None;
         }
         let interval = self.next;
         self.next += 1;
         let recording = self.pending.remove(&interval).unwrap_or_else(|| Recording::new(self.is_open));
-        Some(Whole { interval, recording })
+        Some(CompleteInterval { interval, recording })
     }
 }
 
@@ -74,7 +74,7 @@ mod tests {
     }
 
     fn whole(intervals: &mut Intervals) -> Vec<(u64, u64)> {
-        let next = || intervals.next_whole();
+        let next = || intervals.next_complete();
         std::iter::from_fn(next).map(|whole| (whole.interval, whole.recording.service.len())).collect()
     }
 

@@ -41,7 +41,7 @@ impl Recording {
     }
 
     /// Those that users of the server see, as far as the mode shows them.
-    pub(crate) fn of_users(&self) -> &Histogram<u64> {
+    pub(crate) fn primary(&self) -> &Histogram<u64> {
         self.response.as_ref().unwrap_or(&self.service)
     }
 

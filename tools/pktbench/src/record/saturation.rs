@@ -7,13 +7,13 @@ use crate::record::histogram::new_histogram;
 use crate::result::latency::percentile;
 
 /// A thread that is busy for so much of its time has none to spare: what it waits for is itself.
-const BUSY_PCT: f64 = 95.0;
+const SATURATED_CPU_PCT: f64 = 95.0;
 
 /// Of fewer packets, one that was late says nothing.
-const ENOUGH: u64 = 100;
+const MIN_PACKETS: u64 = 100;
 
 /// A schedule that is kept by and large. What a busy machine takes to run a thread again is well below.
-const LATE_NS: u64 = 1_000_000;
+const MAX_LAG_P99_NS: u64 = 1_000_000;
 
 /// Counted by a worker, and merged.
 #[derive(Clone, Debug)]
@@ -47,7 +47,7 @@ impl ClientTally {
     }
 
     /// Counts a packet of an open loop that was sent so late.
-    pub(crate) fn late(&mut self, lag_ns: u64) {
+    pub(crate) fn record_lag(&mut self, lag_ns: u64) {
         if let Some(lag) = &mut self.lag {
             lag.saturating_record(lag_ns);
         }
@@ -82,8 +82,8 @@ impl ClientTally {
 
     pub(crate) fn is_saturated(&self) -> bool {
         let packets = self.lag.as_ref().map_or(0, Histogram::len);
-        let is_late = self.lag_p99_ns().is_some_and(|ns| ns > LATE_NS);
-        self.busiest_pct >= BUSY_PCT || (is_late && packets >= ENOUGH)
+        let is_late = self.lag_p99_ns().is_some_and(|ns| ns > MAX_LAG_P99_NS);
+        self.busiest_pct >= SATURATED_CPU_PCT || (is_late && packets >= MIN_PACKETS)
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::process::ExitCode;
 
 use crate::report::sink::Sink;
-use crate::result::comparison::{Comparison, Difference, Figure, Finding};
+use crate::result::comparison::{Comparison, Difference, Finding, Metric};
 use crate::result::json;
 use crate::result::units;
 use crate::result::verdict::Verdict;
@@ -20,10 +20,10 @@ pub(crate) fn print(comparison: &Comparison, as_json: bool) -> anyhow::Result<Ex
 
 pub(crate) fn text(comparison: &Comparison) -> String {
     let confidence = format!("{} % interval", comparison.confidence_pct);
-    let mut text = format!("{:6}{:>12}{:>12}{:>10}{confidence:>20}\n", "figure", "base", "new", "by");
-    for figure in &comparison.figures {
+    let mut text = format!("{:6}{:>12}{:>12}{:>10}{confidence:>20}\n", "metric", "base", "new", "by");
+    for metric in &comparison.metrics {
         // Writing to a string does not fail.
-        let _ = writeln!(text, "{}", row(figure));
+        let _ = writeln!(text, "{}", row(metric));
     }
     text + &verdict(comparison)
 }
@@ -33,11 +33,11 @@ fn row(row: &Difference) -> String {
     format!("{name:6}{base:>12}{new:>12}{by:>10}{interval:>20}  {finding}")
 }
 
-/// The figure, base, new, the difference, its interval, and the finding.
+/// The metric, base, new, the difference, its interval, and the finding.
 pub(crate) fn cells(row: &Difference) -> [String; 6] {
-    let value = |value: Option<f64>| match (value, row.figure) {
+    let value = |value: Option<f64>| match (value, row.metric) {
         (None, _) => "-".to_owned(),
-        (Some(rate), Figure::Rate) => format!("{}/s", units::rate(rate)),
+        (Some(rate), Metric::Rate) => format!("{}/s", units::rate(rate)),
         (Some(ns), _) => units::time(ns),
     };
     let by = row.difference_pct.map_or("-".to_owned(), |by| format!("{} %", percent(by)));
@@ -46,12 +46,12 @@ pub(crate) fn cells(row: &Difference) -> [String; 6] {
         _ => "-".to_owned(),
     };
     [
-        row.figure.name().to_owned(),
+        row.metric.name().to_owned(),
         value(row.base),
         value(row.new),
         by,
         interval,
-        told(row.finding).to_owned(),
+        describe(row.finding).to_owned(),
     ]
 }
 
@@ -63,7 +63,7 @@ fn percent(percent: f64) -> String {
     }
 }
 
-fn told(finding: Finding) -> &'static str {
+fn describe(finding: Finding) -> &'static str {
     match finding {
         Finding::NoDifference => "no difference",
         Finding::Faster => "faster",
@@ -76,8 +76,8 @@ fn told(finding: Finding) -> &'static str {
 
 fn verdict(comparison: &Comparison) -> String {
     let worst = |finding| {
-        let figures = comparison.figures.iter().filter(|figure| figure.finding == finding);
-        let limits = figures.filter_map(|figure| Some((figure.figure.name(), figure.limit_pct?)));
+        let metrics = comparison.metrics.iter().filter(|metric| metric.finding == finding);
+        let limits = metrics.filter_map(|metric| Some((metric.metric.name(), metric.limit_pct?)));
         limits.map(|(name, limit)| format!("{name}:{limit}%")).collect::<Vec<_>>().join(",")
     };
     match comparison.verdict {
@@ -91,9 +91,9 @@ fn verdict(comparison: &Comparison) -> String {
 mod tests {
     use super::*;
 
-    fn difference(figure: Figure, values: (f64, f64), by: [f64; 3], finding: Finding) -> Difference {
+    fn difference(metric: Metric, values: (f64, f64), by: [f64; 3], finding: Finding) -> Difference {
         Difference {
-            figure,
+            metric,
             base: Some(values.0),
             new: Some(values.1),
             difference_pct: Some(by[0]),
@@ -104,30 +104,30 @@ mod tests {
         }
     }
 
-    fn comparison(figures: Vec<Difference>, verdict: Verdict) -> Comparison {
+    fn comparison(metrics: Vec<Difference>, verdict: Verdict) -> Comparison {
         Comparison {
             base: "base.json".to_owned(),
             confidence_pct: 99.0,
-            figures,
+            metrics,
             differs: Vec::new(),
             verdict,
         }
     }
 
     #[test]
-    fn a_figure_is_a_row_with_its_word_at_the_end() {
+    fn a_metric_is_a_row_with_its_word_at_the_end() {
         let rate =
-            difference(Figure::Rate, (166_629.4, 149_966.0), [-10.0, -12.2, -7.75], Finding::Regression);
-        let p50 = difference(Figure::P50, (393e3, 397e3), [1.04, -2.1, 4.2], Finding::NoDifference);
+            difference(Metric::Rate, (166_629.4, 149_966.0), [-10.0, -12.2, -7.75], Finding::Regression);
+        let p50 = difference(Metric::P50, (393e3, 397e3), [1.04, -2.1, 4.2], Finding::NoDifference);
         let few = Difference {
             difference_pct: None,
             low_pct: None,
             high_pct: None,
             new: None,
-            ..difference(Figure::P99, (2.5e6, 0.0), [0.0; 3], Finding::TooFewIntervals)
+            ..difference(Metric::P99, (2.5e6, 0.0), [0.0; 3], Finding::TooFewIntervals)
         };
         let expected = "\
-figure        base         new        by       99 % interval
+metric        base         new        by       99 % interval
 rate     166,629/s   149,966/s   -10.0 %     -12.2 to -7.8 %  REGRESSION
 p50         393 µs      397 µs    +1.0 %      -2.1 to +4.2 %  no difference
 p99        2.50 ms           -         -                   -  too few to tell
@@ -138,11 +138,11 @@ regression: worse than is allowed (rate:5%)";
     #[test]
     fn the_largest_numbers_stay_within_80_columns() {
         let large = [f64::MAX, -1e9, 1e300];
-        let figures = vec![
-            difference(Figure::Rate, (99_999_999.0, 99_999_999.0), large, Finding::Allowed),
-            difference(Figure::P999, (3.6e12, 3.6e12), large, Finding::TooFewIntervals),
+        let metrics = vec![
+            difference(Metric::Rate, (99_999_999.0, 99_999_999.0), large, Finding::Allowed),
+            difference(Metric::P999, (3.6e12, 3.6e12), large, Finding::TooFewIntervals),
         ];
-        let text = text(&comparison(figures, Verdict::Undecided));
+        let text = text(&comparison(metrics, Verdict::Undecided));
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
         assert!(text.contains("+9999 %"), "{text}");
     }

@@ -18,7 +18,7 @@ pub(crate) mod output;
 
 pub(crate) mod live;
 
-pub(crate) mod moment;
+pub(crate) mod status;
 
 pub(crate) mod progress;
 

@@ -16,10 +16,10 @@ use crate::traffic::verify::{Integrity, Verify};
 const WIDTH: usize = 80;
 
 /// Threads that are less busy than that did not lack a thread more.
-const FULL_PCT: f64 = 80.0;
+const BUSY_PCT: f64 = 80.0;
 
 /// Of the names on the left.
-const INDENT: usize = 12;
+const NAME_WIDTH: usize = 12;
 
 pub(crate) fn text(document: &Document) -> String {
     let mut text = String::new();
@@ -39,9 +39,9 @@ fn write(text: &mut String, document: &Document) -> fmt::Result {
     writeln!(text)?;
     latencies(text, &latency_ns.service, latency_ns.response.as_ref())?;
     writeln!(text)?;
-    row(text, "integrity", &fates(integrity, config.verify))?;
+    row(text, "integrity", &integrity_text(integrity, config.verify))?;
     if errors.count() > 0 {
-        row(text, "errors", &failures(errors, config))?;
+        row(text, "errors", &errors_text(errors, config))?;
         if totals.received == 0 && errors.connect == 0 {
             row(
                 text,
@@ -50,15 +50,15 @@ fn write(text: &mut String, document: &Document) -> fmt::Result {
             )?;
         }
     }
-    row(text, "client", &fared(client))?;
+    row(text, "client", &client_text(client))?;
     if let Some(search) = &document.search {
-        row(text, "search", &found(search))?;
+        row(text, "search", &search_text(search))?;
         for line in search::curve(search) {
             writeln!(text, "{line}")?;
         }
     }
     for threshold in &document.thresholds {
-        row(text, "threshold", &threshold::told(threshold))?;
+        row(text, "threshold", &threshold::describe(threshold))?;
     }
     if let Some(comparison) = &document.baseline {
         writeln!(text, "\nagainst {}\n{}\n", comparison.base, comparison::text(comparison))?;
@@ -70,16 +70,16 @@ fn write(text: &mut String, document: &Document) -> fmt::Result {
 }
 
 /// A name and what there is to say, wrapped between words.
-fn row(text: &mut String, name: &str, said: &str) -> fmt::Result {
-    let mut column = INDENT;
-    write!(text, "{name:INDENT$}")?;
-    for (index, word) in said.split(' ').enumerate() {
+fn row(text: &mut String, name: &str, value: &str) -> fmt::Result {
+    let mut column = NAME_WIDTH;
+    write!(text, "{name:NAME_WIDTH$}")?;
+    for (index, word) in value.split(' ').enumerate() {
         let width = word.chars().count();
         if index == 0 {
             column += width;
         } else if column + 1 + width > WIDTH {
-            write!(text, "\n{:INDENT$}", "")?;
-            column = INDENT + width;
+            write!(text, "\n{:NAME_WIDTH$}", "")?;
+            column = NAME_WIDTH + width;
         } else {
             text.push(' ');
             column += 1 + width;
@@ -186,16 +186,16 @@ fn latencies(text: &mut String, service: &Latency, response: Option<&Latency>) -
     }
     let percents = service.percentiles.iter().map(|(percent, _)| format!("p{percent}"));
     let names = ["min", "mean"].map(str::to_owned).into_iter().chain(percents).chain(["max".to_owned()]);
-    figures(text, "latency", names)?;
-    figures(text, "service", times(service))?;
-    response.map_or(Ok(()), |response| figures(text, "response", times(response)))
+    cells(text, "latency", names)?;
+    cells(text, "service", times(service))?;
+    response.map_or(Ok(()), |response| cells(text, "response", times(response)))
 }
 
-fn figures(text: &mut String, name: &str, figures: impl Iterator<Item = String>) -> fmt::Result {
-    write!(text, "{name:INDENT$}")?;
-    for (index, figure) in figures.enumerate() {
+fn cells(text: &mut String, name: &str, cells: impl Iterator<Item = String>) -> fmt::Result {
+    write!(text, "{name:NAME_WIDTH$}")?;
+    for (index, cell) in cells.enumerate() {
         let width = if index == 0 { 7 } else { 8 };
-        write!(text, "{figure:>width$}")?;
+        write!(text, "{cell:>width$}")?;
     }
     writeln!(text)
 }
@@ -210,7 +210,7 @@ fn times(latency: &Latency) -> impl Iterator<Item = String> {
         .map(|ns| ns.map_or("-".to_owned(), units::time))
 }
 
-fn fates(integrity: &Integrity, verify: Verify) -> String {
+fn integrity_text(integrity: &Integrity, verify: Verify) -> String {
     let whole = match verify {
         Verify::Full => "verified",
         Verify::Len => "verified by length",
@@ -218,9 +218,9 @@ fn fates(integrity: &Integrity, verify: Verify) -> String {
     };
     let fates = [
         (whole, integrity.verified),
-        ("altered", integrity.altered),
+        ("altered", integrity.corrupted),
         ("reordered", integrity.reordered),
-        ("doubled", integrity.doubled),
+        ("doubled", integrity.duplicated),
         ("lost", integrity.lost),
         ("unanswered", integrity.unanswered),
     ];
@@ -228,7 +228,7 @@ fn fates(integrity: &Integrity, verify: Verify) -> String {
     format!("{packets} (packets)")
 }
 
-fn failures(errors: &Errors, config: &Config) -> String {
+fn errors_text(errors: &Errors, config: &Config) -> String {
     let kinds = [
         ("connect", errors.connect),
         ("reset", errors.reset),
@@ -250,7 +250,7 @@ fn failures(errors: &Errors, config: &Config) -> String {
     )
 }
 
-fn fared(client: &Client) -> String {
+fn client_text(client: &Client) -> String {
     let cpu = format!("threads {:.0} % busy", client.cpu_pct);
     let lag = client.schedule_lag_p99_ns.map_or(String::new(), |ns| {
         format!(
@@ -260,7 +260,7 @@ fn fared(client: &Client) -> String {
         )
     });
     let saturated = match client.saturated {
-        true if client.cpu_pct < FULL_PCT => {
+        true if client.cpu_pct < BUSY_PCT => {
             "; the load is the bottleneck: it was late without being busy, so give it cores of its own"
         }
         true => "; the load is the bottleneck: give --threads more, or another machine",
@@ -269,7 +269,7 @@ fn fared(client: &Client) -> String {
     format!("{cpu}{lag}{saturated}")
 }
 
-fn found(search: &Search) -> String {
+fn search_text(search: &Search) -> String {
     let condition = &search.condition;
     let Some(max_rate) = search.max_rate.map(units::rate) else {
         return format!("no rate at which {condition} was found; shown above is the last one");
@@ -285,7 +285,7 @@ fn found(search: &Search) -> String {
 }
 
 pub(crate) fn verdict(document: &Document) -> String {
-    let said = match document.verdict {
+    let value = match document.verdict {
         Verdict::Pass => match document.config.verify {
             Verify::Full => "pass: every packet came back whole, in order and once",
             Verify::Len => "pass: every packet came back in its length, in order and once",
@@ -294,13 +294,13 @@ pub(crate) fn verdict(document: &Document) -> String {
         Verdict::Failed => "failed: a connection ended before it was done",
         Verdict::NoSamples => "failed: no packet came back that counts",
         Verdict::Integrity => "integrity violated: packets were lost, altered, reordered or doubled",
-        Verdict::ClientSaturated => "client saturated: the figures are those of this program",
+        Verdict::ClientSaturated => "client saturated: the cells are those of this program",
         Verdict::Regression => "regression: worse than the baseline by more than is allowed",
         Verdict::Undecided => "undecided: too few intervals to compare with the baseline",
         Verdict::Threshold => "threshold: a condition does not hold",
         Verdict::Interrupted => "interrupted: these are the results so far",
     };
-    format!("{said} (exit code {})", document.exit_code)
+    format!("{value} (exit code {})", document.exit_code)
 }
 
 #[cfg(test)]

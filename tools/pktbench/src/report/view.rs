@@ -5,9 +5,9 @@ use std::io::{IsTerminal, stderr, stdout};
 use std::net::SocketAddr;
 
 use crate::plan::Plan;
-use crate::report::moment::Moment;
 use crate::report::output::{Format, Output};
 use crate::report::progress::Bar;
+use crate::report::status::RunStatus;
 use crate::report::tui::Tui;
 
 pub(crate) enum View {
@@ -23,12 +23,12 @@ impl View {
         })
     }
 
-    /// Shows the moment. Whether a key has asked for the end of the run.
-    pub(crate) fn show(&mut self, moment: &Moment<'_>) -> bool {
-        match (self, moment) {
-            (Self::Bar(bar), Moment::Connecting(_)) => bar.wait(),
-            (Self::Bar(bar), Moment::Running(running)) => bar.show(running.elapsed, running.answers),
-            (Self::Tui(tui), moment) => return tui.show(moment),
+    /// Shows the status. Whether a key has asked for the end of the run.
+    pub(crate) fn show(&mut self, status: &RunStatus<'_>) -> bool {
+        match (self, status) {
+            (Self::Bar(bar), RunStatus::Connecting(_)) => bar.wait(),
+            (Self::Bar(bar), RunStatus::Running(running)) => bar.show(running.elapsed, running.answers),
+            (Self::Tui(tui), status) => return tui.show(status),
         }
         false
     }

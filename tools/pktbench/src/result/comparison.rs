@@ -11,17 +11,19 @@ pub(crate) struct Comparison {
     pub(crate) base: String,
     /// Of the intervals, in percent.
     pub(crate) confidence_pct: f64,
-    pub(crate) figures: Vec<Difference>,
-    /// What of the load was not the same, which may be what the figures show.
+    #[serde(rename = "figures")]
+    pub(crate) metrics: Vec<Difference>,
+    /// What of the load was not the same, which may be what the metrics show.
     pub(crate) differs: Vec<String>,
     /// `Pass`, `Regression` or `Undecided`.
     pub(crate) verdict: Verdict,
 }
 
-/// Of one figure. What there are too few intervals for is `None`.
+/// Of one metric. What there are too few intervals for is `None`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Difference {
-    pub(crate) figure: Figure,
+    #[serde(rename = "figure")]
+    pub(crate) metric: Metric,
     /// Packets/s or ns, over the intervals.
     pub(crate) base: Option<f64>,
     pub(crate) new: Option<f64>,
@@ -47,9 +49,9 @@ pub(crate) enum Finding {
     TooFewIntervals,
 }
 
-/// A figure that each interval has.
+/// A metric that each interval has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Figure {
+pub(crate) enum Metric {
     /// Packets received a second.
     #[serde(rename = "rate")]
     Rate,
@@ -61,7 +63,7 @@ pub(crate) enum Figure {
     P999,
 }
 
-impl Figure {
+impl Metric {
     pub(crate) const ALL: [Self; 4] = [Self::Rate, Self::P50, Self::P99, Self::P999];
 
     pub(crate) fn name(self) -> &'static str {

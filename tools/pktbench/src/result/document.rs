@@ -169,13 +169,13 @@ impl Window {
 }
 
 impl Latencies {
-    /// What those of [`of_users`](Self::of_users) are called.
-    pub(crate) fn name_of_users(&self) -> &'static str {
+    /// What those of [`primary`](Self::primary) are called.
+    pub(crate) fn primary_name(&self) -> &'static str {
         if self.response.is_some() { "response" } else { "service" }
     }
 
     /// Those that users of the server see, as far as the mode shows them.
-    pub(crate) fn of_users(&self) -> &Latency {
+    pub(crate) fn primary(&self) -> &Latency {
         self.response.as_ref().unwrap_or(&self.service)
     }
 }

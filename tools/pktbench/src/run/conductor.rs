@@ -21,8 +21,8 @@ use crate::load::worker::{Event, Worker};
 use crate::plan::Plan;
 use crate::plan::schedule::Schedule;
 use crate::record::tally::Tally;
-use crate::report::moment::{Moment, Running};
 use crate::report::output::Sinks;
+use crate::report::status::{RunStatus, Running};
 use crate::report::view::View;
 use crate::result::config;
 use crate::result::document::Errors;
@@ -32,8 +32,8 @@ use crate::run::outcome::{Outcome, measured_time};
 use crate::run::over_time::OverTime;
 use crate::run::patience::Patience;
 use crate::run::server::OwnServer;
-use crate::traffic::payload::Block;
-use crate::traffic::verify::REMEMBERED;
+use crate::traffic::payload::PayloadBlock;
+use crate::traffic::verify::HISTORY_LEN;
 
 /// How often the conductor looks up: often enough for a view that moves, and too rarely to be seen in the figures.
 const TICK: Duration = Duration::from_millis(100);
@@ -99,9 +99,9 @@ impl Conductor {
         sinks: Sinks,
     ) -> anyhow::Result<Self> {
         // A search has several runs of the same sizes, and a block is never freed.
-        static BLOCK: OnceLock<Block> = OnceLock::new();
-        let distinct = plan.most_outstanding() + REMEMBERED as usize;
-        let block = *BLOCK.get_or_init(|| Block::new(plan.sizes.law.max_len(), distinct));
+        static BLOCK: OnceLock<PayloadBlock> = OnceLock::new();
+        let distinct = plan.most_outstanding() + HISTORY_LEN as usize;
+        let block = *BLOCK.get_or_init(|| PayloadBlock::new(plan.sizes.distribution.max_len(), distinct));
         let (sender, events) = mpsc::unbounded_channel();
         let workers =
             (0..plan.threads).map(|index| Worker::start(index, plan, targets, block, sender.clone()));
@@ -167,7 +167,7 @@ impl Conductor {
                 () = &mut started => return Ok(()),
                 _ = ticks.tick() => {}
             }
-            if view.show(&Moment::Connecting(self.plan.conns)) {
+            if view.show(&RunStatus::Connecting(self.plan.conns)) {
                 return Err(End::Interrupted);
             }
         }
@@ -184,7 +184,7 @@ impl Conductor {
             let event = tokio::select! {
                 biased;
                 event = self.events.recv() => event,
-                _ = ticks.tick() => match view.show(&Moment::Connecting(made)) {
+                _ = ticks.tick() => match view.show(&RunStatus::Connecting(made)) {
                     true => return Err(End::Interrupted),
                     false => continue,
                 },
@@ -220,13 +220,13 @@ impl Conductor {
                 },
                 _ = ticks.tick() => {}
             }
-            let (now, Counts { sent, answers, is_owed }) = (Instant::now(), self.counts());
+            let (now, Counts { sent, answers, has_outstanding }) = (Instant::now(), self.counts());
             let (intervals, failed) = (self.over_time.so_far(), self.over_time.failed());
             let running = Running { elapsed: now - start, sent, answers, intervals, failed };
-            if view.show(&Moment::Running(running)) {
+            if view.show(&RunStatus::Running(running)) {
                 return End::Interrupted;
             }
-            if patience.is_over(answers, is_owed, now) {
+            if patience.is_over(answers, has_outstanding, now) {
                 return End::GaveUp;
             }
         }
@@ -242,7 +242,7 @@ impl Conductor {
         self.workers.iter().map(Worker::counts).fold(Counts::default(), |sum, one| Counts {
             sent: sum.sent + one.sent,
             answers: sum.answers + one.answers,
-            is_owed: sum.is_owed || one.is_owed,
+            has_outstanding: sum.has_outstanding || one.has_outstanding,
         })
     }
 

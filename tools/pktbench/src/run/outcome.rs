@@ -28,7 +28,7 @@ pub(crate) struct Outcome {
 impl Outcome {
     pub(crate) fn verdict(&self) -> Verdict {
         // What is worse comes first: a damaged packet is never hidden by what happened besides.
-        if self.tally.integrity.damaged() > 0 {
+        if self.tally.integrity.violations() > 0 {
             Verdict::Integrity
         } else if self.interrupted {
             Verdict::Interrupted
@@ -109,7 +109,7 @@ pub(crate) mod tests {
         assert_eq!(run.verdict(), Verdict::Failed);
         run.interrupted = true;
         assert_eq!(run.verdict(), Verdict::Interrupted);
-        run.tally.integrity.altered = 1;
+        run.tally.integrity.corrupted = 1;
         assert_eq!(run.verdict(), Verdict::Integrity);
 
         let mut empty = nothing();

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::time::{Duration, SystemTime};
 
 use crate::plan::{Amount, MAX_INTERVALS, Plan};
-use crate::record::intervals::{Intervals, Whole};
+use crate::record::intervals::{CompleteInterval, Intervals};
 use crate::record::recording::Published;
 use crate::record::recording::Recording;
 use crate::report::output::Sinks;
@@ -48,8 +48,10 @@ impl OverTime {
     pub(crate) fn add(&mut self, worker: usize, published: Published) {
         self.intervals.add(worker, published);
         // How long the last ones are is known at the end alone.
-        while !self.intervals.have_ended() {
-            let Some(Whole { interval, recording }) = self.intervals.next_whole() else { break };
+        while !self.intervals.all_ended() {
+            let Some(CompleteInterval { interval, recording }) = self.intervals.next_complete() else {
+                break;
+            };
             if self.holds && recording.traffic.received_packets == 0 {
                 self.total.merge(&recording);
                 self.held.end = interval + 1;
@@ -84,10 +86,10 @@ impl OverTime {
     /// Shows the last intervals of a run that was measured for `time`, and gives all of it.
     pub(crate) fn end(mut self, time: Duration) -> (Recording, Vec<Interval>, Sinks) {
         self.intervals.end();
-        let last: Vec<_> = std::iter::from_fn(|| self.intervals.next_whole()).collect();
+        let last: Vec<_> = std::iter::from_fn(|| self.intervals.next_complete()).collect();
         self.show_held(time);
         let count = last.len();
-        for (index, Whole { interval, recording }) in last.into_iter().enumerate() {
+        for (index, CompleteInterval { interval, recording }) in last.into_iter().enumerate() {
             let end = if index + 1 == count { time } else { self.end_of(interval).min(time) };
             self.show(&recording, end);
         }
@@ -116,7 +118,7 @@ impl OverTime {
 }
 
 fn line(t_s: f64, recording: &Recording) -> Interval {
-    let latency_ns = recording.of_users();
+    let latency_ns = recording.primary();
     Interval {
         t_s,
         received: recording.traffic.received_packets,
@@ -188,7 +190,7 @@ mod tests {
         }
         let (total, lines, _) = over_time.end(20 * SECOND * intervals as u32);
         assert_eq!(lines.len() as u64, intervals);
-        total.of_users().len()
+        total.primary().len()
     }
 
     #[test]

@@ -133,8 +133,8 @@ fn search(
             let step = judge(&document, rate, condition);
             show(&step);
             // What no rate explains: bytes that are not those that were sent, and a server that is gone.
-            let Integrity { altered, reordered, doubled, .. } = document.integrity;
-            if altered.max(reordered).max(doubled) > 0 {
+            let Integrity { corrupted, reordered, duplicated, .. } = document.integrity;
+            if corrupted.max(reordered).max(duplicated) > 0 {
                 verdict = Verdict::Integrity;
             } else if document.errors.connect > 0 {
                 verdict = Verdict::Failed;
@@ -184,7 +184,7 @@ fn judge(document: &Document, rate: f64, condition: &Condition) -> Step {
         }
         _ => None,
     };
-    let latency = document.latency_ns.of_users();
+    let latency = document.latency_ns.primary();
     Step {
         rate,
         packets_per_s: document.totals.packets_per_s,
@@ -310,7 +310,7 @@ mod tests {
     #[test]
     fn a_search_ends_with_what_no_rate_explains_and_says_so() {
         let altered = |document: &mut Document| {
-            document.integrity.altered = 1;
+            document.integrity.corrupted = 1;
             document.verdict = Verdict::Integrity;
         };
         let gone = |document: &mut Document| {

@@ -1,7 +1,7 @@
 //! When the packets of a connection are due in an open loop: known from their number, whatever the server does.
 //!
 //! ```text
-//!   arrivals by a clock that ticks once a packet:   0.3   1.3   2.3   3.3 ...        constant, each connection at its place
+//!   arrivals by a clock that packets once a packet:   0.3   1.3   2.3   3.3 ...        constant, each connection at its place
 //!                                                     0.2 0.9     2.8  3.1 ...       Poisson: exponential gaps of mean 1
 //!   the same in time, with a ramp:                  |.   .  . . ...........          the rate grows to its full, and stays
 //! ```
@@ -32,7 +32,7 @@ pub(crate) struct Arrivals {
     key: u64,
     drawn: u64,
     /// When the next packet is due, in packets and in ns.
-    tick: f64,
+    position: f64,
     due_ns: u64,
 }
 
@@ -53,13 +53,13 @@ impl Arrivals {
             // Not those of the sizes.
             key: mix(mix(!seed).wrapping_add(conn as u64)),
             drawn: 0,
-            tick: conn as f64 / conns as f64,
+            position: conn as f64 / conns as f64,
             due_ns: 0,
         };
         if arrival == Arrival::Poisson {
-            arrivals.tick = arrivals.draw_gap();
+            arrivals.position = arrivals.draw_gap();
         }
-        arrivals.due_ns = arrivals.ns_of(arrivals.tick);
+        arrivals.due_ns = arrivals.ns_at(arrivals.position);
         arrivals
     }
 
@@ -70,24 +70,24 @@ impl Arrivals {
 
     /// Goes on to the packet after.
     pub(crate) fn advance(&mut self) {
-        self.tick += match self.arrival {
+        self.position += match self.arrival {
             Arrival::Constant => 1.0,
             Arrival::Poisson => self.draw_gap(),
         };
-        self.due_ns = self.ns_of(self.tick);
+        self.due_ns = self.ns_at(self.position);
     }
 
     /// How many packets are due from the next one on, and before `end_ns`: of Poisson arrivals as many as are expected. There
     /// may be more than anyone wants to go through.
-    pub(crate) fn count_to(&self, end_ns: u64) -> u64 {
+    pub(crate) fn count_until(&self, end_ns: u64) -> u64 {
         if end_ns <= self.due_ns {
             return 0;
         }
-        let ticks = self.tick_of(end_ns) - self.tick;
+        let packets = self.position_at(end_ns) - self.position;
         match self.arrival {
             // The first is due at the beginning.
-            Arrival::Constant => ticks.ceil().max(1.0) as u64,
-            Arrival::Poisson => ticks.round() as u64 + 1,
+            Arrival::Constant => packets.ceil().max(1.0) as u64,
+            Arrival::Poisson => packets.round() as u64 + 1,
         }
     }
 
@@ -100,8 +100,8 @@ impl Arrivals {
         -uniform.ln()
     }
 
-    /// The inverse of [`ns_of`](Self::ns_of).
-    fn tick_of(&self, ns: u64) -> f64 {
+    /// The inverse of [`ns_at`](Self::ns_at).
+    fn position_at(&self, ns: u64) -> f64 {
         let (ns, in_ramp) = (ns as f64, self.rate * self.ramp_ns / 2.0);
         if ns < self.ramp_ns {
             self.rate * ns * ns / self.ramp_ns / 2.0
@@ -111,12 +111,12 @@ impl Arrivals {
     }
 
     /// The time by which so many packets are due: in the ramp they grow with its square.
-    fn ns_of(&self, tick: f64) -> u64 {
+    fn ns_at(&self, position: f64) -> u64 {
         let in_ramp = self.rate * self.ramp_ns / 2.0;
-        let ns = if tick < in_ramp {
-            (2.0 * tick * self.ramp_ns / self.rate).sqrt()
+        let ns = if position < in_ramp {
+            (2.0 * position * self.ramp_ns / self.rate).sqrt()
         } else {
-            self.ramp_ns + (tick - in_ramp) / self.rate
+            self.ramp_ns + (position - in_ramp) / self.rate
         };
         ns as u64
     }
@@ -151,7 +151,7 @@ mod tests {
     fn a_constant_schedule_does_not_drift_in_a_day() {
         let mut arrivals = Arrivals::new(Arrival::Constant, 300.0, 0, 1, 0, 1);
         let (day_ns, packets) = (24 * 60 * 60 * SECOND_NS, 24 * 60 * 60 * 300);
-        assert_eq!(arrivals.count_to(day_ns), packets);
+        assert_eq!(arrivals.count_until(day_ns), packets);
         (0..packets).for_each(|_| arrivals.advance());
         assert!(arrivals.due_ns().abs_diff(day_ns) < 1000);
     }
@@ -159,7 +159,7 @@ mod tests {
     #[test]
     fn a_ramp_grows_to_the_rate_and_sends_half_of_it_on_the_way() {
         let arrivals = Arrivals::new(Arrival::Constant, 1000.0, 2 * SECOND_NS, 1, 0, 1);
-        let counts = [1, 2, 3].map(|seconds| arrivals.count_to(seconds * SECOND_NS));
+        let counts = [1, 2, 3].map(|seconds| arrivals.count_until(seconds * SECOND_NS));
         assert_eq!(counts, [250, 1000, 2000]);
     }
 
@@ -170,7 +170,7 @@ mod tests {
         {
             let mut arrivals = Arrivals::new(arrival, 900.0, ramp_ns, 1, 1, 3);
             for end_ns in [0, 1, 7_000_000, 500_000_000, 3_000_000_000, 30_000_000_000] {
-                let counted = arrivals.count_to(end_ns);
+                let counted = arrivals.count_until(end_ns);
                 let mut exact = 0;
                 while arrivals.due_ns() < end_ns {
                     arrivals.advance();
@@ -180,7 +180,7 @@ mod tests {
                 let spread =
                     if arrival == Arrival::Poisson { 5.0 * (exact as f64).sqrt() + 1.0 } else { 0.0 };
                 assert!(counted.abs_diff(exact) as f64 <= spread, "{arrival:?}: {counted} for {exact}");
-                assert_eq!(arrivals.count_to(end_ns), 0);
+                assert_eq!(arrivals.count_until(end_ns), 0);
             }
         }
     }

@@ -11,24 +11,24 @@
 //! through the offsets in an order of its own.
 
 use crate::traffic::random::{GOLDEN, mix};
-use crate::traffic::sizes::Law;
+use crate::traffic::sizes::Distribution;
 
 /// The least number of offsets: with packets of 2 KiB, a third of a first-level cache. With eight times as many, 32 packets
 /// of 0 to 2048 B outstanding on each of 64 connections took 30 % more time of this program's own.
 const MIN_OFFSETS: u64 = 1 << 13;
 
 /// From this length on two packets of a connection differ.
-pub(crate) const TELLING_LEN: usize = 8;
+pub(crate) const DISTINCT_LEN: usize = 8;
 
 /// The bytes of which all payloads are slices.
 #[derive(Clone, Copy)]
-pub(crate) struct Block {
+pub(crate) struct PayloadBlock {
     bytes: &'static [u8],
     /// How many offsets there are: a power of two.
     offsets: u64,
 }
 
-impl Block {
+impl PayloadBlock {
     /// A block for payloads of up to `max_len` bytes, of which `distinct` that follow each other on a connection differ. It
     /// is never freed: a process makes one.
     pub(crate) fn new(max_len: u32, distinct: usize) -> Self {
@@ -42,9 +42,9 @@ impl Block {
 
 /// The packets of one connection.
 #[derive(Clone, Copy)]
-pub(crate) struct Packets {
-    block: Block,
-    lens: Lens,
+pub(crate) struct PayloadSequence {
+    block: PayloadBlock,
+    len_source: LenSource,
     /// What makes the sizes of this connection its own.
     key: u64,
     first_offset: u64,
@@ -52,15 +52,15 @@ pub(crate) struct Packets {
     step: u64,
 }
 
-/// The law of the sizes, as far as it can be worked out before the first packet.
+/// The distribution of the sizes, as far as it can be worked out before the first packet.
 #[derive(Clone, Copy)]
-enum Lens {
+enum LenSource {
     Uniform {
         min_len: u64,
         /// How many sizes there are.
         span: u64,
     },
-    Drawn(&'static [u32]),
+    Sampled(&'static [u32]),
     Trace {
         table: &'static [u32],
         /// The entry of packet 0.
@@ -68,37 +68,43 @@ enum Lens {
     },
 }
 
-impl Lens {
-    fn new(law: Law, conn: usize, conns: usize) -> Self {
-        match law {
-            Law::Uniform { min_len, max_len } => {
+impl LenSource {
+    fn new(distribution: Distribution, conn: usize, conns: usize) -> Self {
+        match distribution {
+            Distribution::Uniform { min_len, max_len } => {
                 let (min_len, max_len) = (u64::from(min_len), u64::from(max_len));
                 Self::Uniform { min_len, span: max_len - min_len + 1 }
             }
-            Law::Drawn(table) => Self::Drawn(table),
-            Law::Trace(table) => {
+            Distribution::Sampled(table) => Self::Sampled(table),
+            Distribution::Trace(table) => {
                 Self::Trace { table, first: conn as u64 * table.len() as u64 / conns as u64 }
             }
         }
     }
 }
 
-impl Packets {
-    /// The packets of connection `conn` of `conns`. `block` was made for the largest size of `law`.
-    pub(crate) fn new(block: Block, law: Law, seed: u64, conn: usize, conns: usize) -> Self {
+impl PayloadSequence {
+    /// The packets of connection `conn` of `conns`. `block` was made for the largest size of `distribution`.
+    pub(crate) fn new(
+        block: PayloadBlock,
+        distribution: Distribution,
+        seed: u64,
+        conn: usize,
+        conns: usize,
+    ) -> Self {
         let key = mix(mix(seed).wrapping_add(conn as u64));
         let (first_offset, step) = (mix(key), mix(key.wrapping_add(1)) | 1);
-        Self { block, lens: Lens::new(law, conn, conns), key, first_offset, step }
+        Self { block, len_source: LenSource::new(distribution, conn, conns), key, first_offset, step }
     }
 
     /// The payload of packet `number`, counted from 0.
     pub(crate) fn payload(&self, number: u64) -> &'static [u8] {
-        let len = match self.lens {
-            Lens::Uniform { min_len, span } => min_len + self.draw(number, span),
-            Lens::Drawn(table) => u64::from(table[self.draw(number, table.len() as u64) as usize]),
-            Lens::Trace { table, first } => u64::from(table[entry(number, first, table.len() as u64)]),
+        let len = match self.len_source {
+            LenSource::Uniform { min_len, span } => min_len + self.draw(number, span),
+            LenSource::Sampled(table) => u64::from(table[self.draw(number, table.len() as u64) as usize]),
+            LenSource::Trace { table, first } => u64::from(table[entry(number, first, table.len() as u64)]),
         };
-        let Block { bytes, offsets } = self.block;
+        let PayloadBlock { bytes, offsets } = self.block;
         let offset = self.first_offset.wrapping_add(number.wrapping_mul(self.step)) & (offsets - 1);
         &bytes[offset as usize..(offset + len) as usize]
     }
@@ -126,17 +132,17 @@ mod tests {
 
     use crate::traffic::sizes::Sizes;
 
-    const SIZES: Law = Law::Uniform { min_len: 0, max_len: 64 };
+    const SIZES: Distribution = Distribution::Uniform { min_len: 0, max_len: 64 };
 
-    fn block() -> Block {
-        Block::new(SIZES.max_len(), 1)
+    fn block() -> PayloadBlock {
+        PayloadBlock::new(SIZES.max_len(), 1)
     }
 
     #[test]
     fn the_same_seed_and_connection_give_the_same_packets() {
         let block = block();
         let packets = |seed, conn| -> Vec<_> {
-            (0..50).map(|k| Packets::new(block, SIZES, seed, conn, 9).payload(k)).collect()
+            (0..50).map(|k| PayloadSequence::new(block, SIZES, seed, conn, 9).payload(k)).collect()
         };
         assert_eq!(packets(7, 3), packets(7, 3));
         assert_ne!(packets(7, 3), packets(8, 3), "another seed");
@@ -146,9 +152,10 @@ mod tests {
     /// Results of other versions can be compared only where the load is the same.
     #[test]
     fn the_packets_of_a_seed_are_those_of_every_version() {
-        let block = Block::new(2048, 1);
+        let block = PayloadBlock::new(2048, 1);
         let lens = |min_len, max_len, seed, conn| {
-            let packets = Packets::new(block, Law::Uniform { min_len, max_len }, seed, conn, 64);
+            let packets =
+                PayloadSequence::new(block, Distribution::Uniform { min_len, max_len }, seed, conn, 64);
             [0, 1, 2, 3, 4, 1_000_000, u64::MAX].map(|k| packets.payload(k).len())
         };
         assert_eq!(lens(0, 2048, 1, 0), [910, 524, 180, 595, 1160, 1411, 137]);
@@ -156,21 +163,23 @@ mod tests {
         assert_eq!(lens(0, 2048, 42, 0), [1642, 1259, 922, 422, 819, 1459, 92]);
         assert_eq!(lens(64, 1500, 1, 0), [702, 431, 190, 481, 877, 1053, 160]);
         assert_eq!(lens(512, 512, 1, 0), [512; 7]);
-        let packets = Packets::new(block, Law::Uniform { min_len: 8, max_len: 8 }, 1, 0, 1);
+        let packets = PayloadSequence::new(block, Distribution::Uniform { min_len: 8, max_len: 8 }, 1, 0, 1);
         assert_eq!(packets.payload(0), [243, 114, 95, 136, 251, 207, 227, 41]);
         assert_eq!(packets.payload(1_000_000), [140, 96, 15, 18, 118, 110, 32, 112]);
     }
 
     #[test]
     fn sizes_reach_both_ends_and_never_pass_them() {
-        let packets = Packets::new(block(), Law::Uniform { min_len: 3, max_len: 6 }, 1, 0, 1);
+        let packets =
+            PayloadSequence::new(block(), Distribution::Uniform { min_len: 3, max_len: 6 }, 1, 0, 1);
         let lens: HashSet<_> = (0..1000).map(|k| packets.payload(k).len()).collect();
         assert_eq!(lens, HashSet::from([3, 4, 5, 6]));
     }
 
     /// How often each length comes in `count` packets.
-    fn counts(law: Law, count: u64) -> BTreeMap<usize, u64> {
-        let packets = Packets::new(Block::new(law.max_len(), 1), law, 1, 0, 1);
+    fn counts(distribution: Distribution, count: u64) -> BTreeMap<usize, u64> {
+        let packets =
+            PayloadSequence::new(PayloadBlock::new(distribution.max_len(), 1), distribution, 1, 0, 1);
         let mut counts = BTreeMap::new();
         (0..count).for_each(|k| *counts.entry(packets.payload(k).len()).or_default() += 1);
         counts
@@ -178,8 +187,8 @@ mod tests {
 
     #[test]
     fn a_drawn_size_comes_as_often_as_its_weight_says() {
-        let law = "list:0@2,64@9,300@4,1024@1".parse::<Sizes>().unwrap().law;
-        let counts = counts(law, 16_000);
+        let distribution = "list:0@2,64@9,300@4,1024@1".parse::<Sizes>().unwrap().distribution;
+        let counts = counts(distribution, 16_000);
         let weights = [(0, 2000.0), (64, 9000.0), (300, 4000.0), (1024, 1000.0)];
         assert!(counts.keys().copied().eq(weights.map(|(len, _)| len)), "{counts:?}");
         let chi_square: f64 =
@@ -190,12 +199,12 @@ mod tests {
 
     #[test]
     fn exponential_sizes_have_their_mean_and_stay_in_their_table() {
-        let law = "exp:512".parse::<Sizes>().unwrap().law;
-        let counts = counts(law, 100_000);
+        let distribution = "exp:512".parse::<Sizes>().unwrap().distribution;
+        let counts = counts(distribution, 100_000);
         let sum: u64 = counts.iter().map(|(&len, count)| len as u64 * count).sum();
         let mean = sum as f64 / 100_000.0;
         assert!((mean / 512.0 - 1.0).abs() < 0.02, "{mean}");
-        assert_eq!(counts.keys().max(), Some(&(law.max_len() as usize)));
+        assert_eq!(counts.keys().max(), Some(&(distribution.max_len() as usize)));
         let above: u64 = counts.range(513..).map(|(_, count)| count).sum();
         assert!((36_000..37_600).contains(&above), "e^-1 of all are above the mean, not {above}");
     }
@@ -204,7 +213,8 @@ mod tests {
     fn a_trace_is_sent_in_its_order_and_begun_anew_at_its_end() {
         let block = block();
         let lens = |conn, conns, numbers: Range<u64>| {
-            let packets = Packets::new(block, Law::Trace(&[10, 20, 30, 40, 50]), 7, conn, conns);
+            let packets =
+                PayloadSequence::new(block, Distribution::Trace(&[10, 20, 30, 40, 50]), 7, conn, conns);
             numbers.map(|k| packets.payload(k).len()).collect::<Vec<_>>()
         };
         assert_eq!(lens(0, 3, 0..12), [10, 20, 30, 40, 50, 10, 20, 30, 40, 50, 10, 20]);
@@ -217,21 +227,25 @@ mod tests {
 
     #[test]
     fn the_largest_payload_at_the_last_offset_is_in_the_block() {
-        let packets = Packets::new(block(), Law::Uniform { min_len: 64, max_len: 64 }, 1, 0, 1);
+        let packets =
+            PayloadSequence::new(block(), Distribution::Uniform { min_len: 64, max_len: 64 }, 1, 0, 1);
         assert!((0..packets.block.offsets).all(|k| packets.payload(k).len() == 64));
     }
 
     #[test]
     fn no_two_packets_begin_at_the_same_offset_before_all_have_been_used() {
         for distinct in [1, 66_000] {
-            let block = Block::new(SIZES.max_len(), distinct);
+            let block = PayloadBlock::new(SIZES.max_len(), distinct);
             assert!(block.offsets >= distinct as u64);
-            for law in [Law::Uniform { min_len: 8, max_len: 8 }, Law::Drawn(&[8, 9]), Law::Trace(&[8, 8, 64])]
-            {
-                let packets = Packets::new(block, law, 1, 0, 1);
+            for distribution in [
+                Distribution::Uniform { min_len: 8, max_len: 8 },
+                Distribution::Sampled(&[8, 9]),
+                Distribution::Trace(&[8, 8, 64]),
+            ] {
+                let packets = PayloadSequence::new(block, distribution, 1, 0, 1);
                 let mut addresses: Vec<_> = (0..block.offsets).map(|k| packets.payload(k).as_ptr()).collect();
                 addresses.sort_unstable();
-                assert!(addresses.windows(2).all(|pair| pair[0] != pair[1]), "{law:?}");
+                assert!(addresses.windows(2).all(|pair| pair[0] != pair[1]), "{distribution:?}");
             }
         }
     }
@@ -240,7 +254,7 @@ mod tests {
     fn no_eight_bytes_stand_twice_in_the_block() {
         let mut words: Vec<u64> = block()
             .bytes
-            .windows(TELLING_LEN)
+            .windows(DISTINCT_LEN)
             .map(|bytes| bytes.iter().fold(0, |word, &byte| word << 8 | u64::from(byte)))
             .collect();
         words.sort_unstable();

@@ -1,9 +1,9 @@
-//! Sizes as they stand on the command line, and the law that the size of each packet follows.
+//! Sizes as they stand on the command line, and the distribution that the size of each packet follows.
 //!
 //! ```text
 //!   512, fixed:512, 0-2048   Uniform   from the least to the largest
-//!   list:64@9,1024@1         Drawn     |64|64|64|64|64|64|64|64|64|1024|      one entry, each as likely as another
-//!   exp:512                  Drawn     |0|0|0|..|355|..|4264|4613|            the same, of 4096 entries
+//!   list:64@9,1024@1         Sampled     |64|64|64|64|64|64|64|64|64|1024|      one entry, each as likely as another
+//!   exp:512                  Sampled     |0|0|0|..|355|..|4264|4613|            the same, of 4096 entries
 //!   file:SIZES.csv           Trace     |1460|52|1460|..                       one entry after the other
 //! ```
 //!
@@ -18,37 +18,37 @@ use crate::traffic::size_file;
 /// The most entries of a table that a list of weights is spread out to: 256 KiB, which a second-level cache holds.
 const MAX_WEIGHTS: u64 = 1 << 16;
 
-/// Entries of the table of an exponential law, 16 KiB: its largest size is the one that one packet of 8192 reaches, and
+/// Entries of the table of an exponential distribution, 16 KiB: its largest size is the one that one packet of 8192 reaches, and
 /// half of a first-level cache is left to payloads.
 const EXP_ENTRIES: u32 = 4096;
 
-const LAWS: &str = "write 512, 0-2048, fixed:512, list:64@9,1024@1, exp:512 or file:SIZES.csv";
+const SYNTAX: &str = "write 512, 0-2048, fixed:512, list:64@9,1024@1, exp:512 or file:SIZES.csv";
 
 /// The sizes of payloads, and how they stand on the command line, in bytes: whoever writes that again gets them again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Sizes {
     text: String,
-    pub(crate) law: Law,
+    pub(crate) distribution: Distribution,
 }
 
 /// Which size comes how often, in bytes. A table has an entry at least, and is never freed: a process parses its command
 /// line once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Law {
+pub(crate) enum Distribution {
     /// Each size as likely as another, both ends included.
     Uniform { min_len: u32, max_len: u32 },
     /// Each entry as likely as another; at most 2^32 of them.
-    Drawn(&'static [u32]),
+    Sampled(&'static [u32]),
     /// The entries in their order, and the first one again after the last.
     Trace(&'static [u32]),
 }
 
-impl Law {
+impl Distribution {
     /// The largest size.
     pub(crate) fn max_len(&self) -> u32 {
         match *self {
             Self::Uniform { max_len, .. } => max_len,
-            Self::Drawn(table) | Self::Trace(table) => table.iter().copied().max().unwrap_or_default(),
+            Self::Sampled(table) | Self::Trace(table) => table.iter().copied().max().unwrap_or_default(),
         }
     }
 }
@@ -63,7 +63,7 @@ impl FromStr for Sizes {
             Some(("list", items)) => list(items),
             Some(("exp", mean)) => exponential(mean),
             Some(("file", path)) => file(path),
-            Some((word, _)) => Err(format!("'{word}' is no kind of sizes; {LAWS}")),
+            Some((word, _)) => Err(format!("'{word}' is no kind of sizes; {SYNTAX}")),
         }
     }
 }
@@ -82,7 +82,7 @@ fn span(text: &str) -> Result<Sizes, String> {
         return Err(format!("the low end is above the high end; write {high}-{low}"));
     }
     let text = if min_len == max_len { min_len.to_string() } else { format!("{min_len}-{max_len}") };
-    Ok(Sizes { text, law: Law::Uniform { min_len, max_len } })
+    Ok(Sizes { text, distribution: Distribution::Uniform { min_len, max_len } })
 }
 
 fn fixed(size: &str) -> Result<Sizes, String> {
@@ -90,7 +90,10 @@ fn fixed(size: &str) -> Result<Sizes, String> {
         Ok(_) => format!("fixed is one size, such as fixed:512; for all of a span write {size} alone"),
         Err(_) => problem,
     })?;
-    Ok(Sizes { text: format!("fixed:{len}"), law: Law::Uniform { min_len: len, max_len: len } })
+    Ok(Sizes {
+        text: format!("fixed:{len}"),
+        distribution: Distribution::Uniform { min_len: len, max_len: len },
+    })
 }
 
 fn list(items: &str) -> Result<Sizes, String> {
@@ -107,9 +110,9 @@ fn list(items: &str) -> Result<Sizes, String> {
         ));
     }
     let table = items.iter().flat_map(|&(len, weight)| (0..weight / divisor).map(move |_| len));
-    let law = Law::Drawn(table.collect::<Vec<_>>().leak());
+    let distribution = Distribution::Sampled(table.collect::<Vec<_>>().leak());
     let items: Vec<_> = items.iter().map(|(len, weight)| format!("{len}@{weight}")).collect();
-    Ok(Sizes { text: format!("list:{}", items.join(",")), law })
+    Ok(Sizes { text: format!("list:{}", items.join(",")), distribution })
 }
 
 /// A size with its weight.
@@ -147,14 +150,17 @@ fn exponential(mean: &str) -> Result<Sizes, String> {
         owed -= len;
         table.push(len as u32);
     }
-    Ok(Sizes { text: format!("exp:{mean}"), law: Law::Drawn(table.leak()) })
+    Ok(Sizes { text: format!("exp:{mean}"), distribution: Distribution::Sampled(table.leak()) })
 }
 
 fn file(path: &str) -> Result<Sizes, String> {
     if path.is_empty() {
         return Err("the file has no name; write file:SIZES.csv".to_owned());
     }
-    Ok(Sizes { text: format!("file:{path}"), law: Law::Trace(size_file::read(path)?.leak()) })
+    Ok(Sizes {
+        text: format!("file:{path}"),
+        distribution: Distribution::Trace(size_file::read(path)?.leak()),
+    })
 }
 
 #[cfg(test)]
@@ -166,7 +172,9 @@ mod tests {
     }
 
     fn drawn(text: &str) -> &'static [u32] {
-        let Law::Drawn(table) = sizes(text).law else { panic!("{text} is not drawn from a table") };
+        let Distribution::Sampled(table) = sizes(text).distribution else {
+            panic!("{text} is not drawn from a table")
+        };
         table
     }
 
@@ -195,7 +203,7 @@ mod tests {
             ("1KiB-64KiB", (1024, 65_536)),
         ];
         for (text, (min_len, max_len)) in cases {
-            assert_eq!(sizes(text).law, Law::Uniform { min_len, max_len }, "{text}");
+            assert_eq!(sizes(text).distribution, Distribution::Uniform { min_len, max_len }, "{text}");
         }
         for text in ["", "-", "1-", "-1", "1-2-3"] {
             assert!(text.parse::<Sizes>().is_err(), "{text:?}");
@@ -224,7 +232,7 @@ mod tests {
         assert_eq!(drawn("list:64@300000,1024@100000"), [64, 64, 64, 1024], "what divides all is left out");
         assert_eq!(drawn("list:5@4294967295"), [5]);
         assert_eq!(drawn("list:1@65535,2@1").len(), 65_536);
-        assert_eq!(sizes("list:64@1,9KiB@2,0@4").law.max_len(), 9216);
+        assert_eq!(sizes("list:64@1,9KiB@2,0@4").distribution.max_len(), 9216);
     }
 
     #[test]
@@ -238,14 +246,14 @@ mod tests {
     }
 
     #[test]
-    fn an_exponential_table_has_the_shares_of_the_law() {
+    fn an_exponential_table_has_the_shares_of_the_distribution() {
         let table = drawn("exp:1000");
         // Above k times the mean are e^-k of all.
         for (above, expected) in [(500, 0.6065), (1000, 0.3679), (3000, 0.0498), (6000, 0.0025)] {
             let share = table.iter().filter(|&&len| len > above).count() as f64 / table.len() as f64;
             assert!((share - expected).abs() < 0.0005, "{share} above {above}");
         }
-        let max_len = sizes("exp:1000").law.max_len();
+        let max_len = sizes("exp:1000").distribution.max_len();
         assert!((9010..=9012).contains(&max_len), "1000 times the logarithm of 8192, not {max_len}");
     }
 

@@ -8,10 +8,10 @@
 //! ```
 //!
 //! A packet that comes back ahead of older ones overtakes them. An overtaken packet that still comes is reordered, as
-//! RFC 4737 has it; one that never comes is lost. What equals no outstanding packet is doubled when it equals one that
-//! was answered, and otherwise the altered answer to the next one.
+//! RFC 4737 has it; one that never comes is lost. What equals no outstanding packet is duplicated when it equals one that
+//! was answered, and otherwise the corrupted answer to the next one.
 //!
-//! Packets of less than 8 bytes may be alike. A fault of such a packet may be given another name, and two that are the
+//! PayloadSequence of less than 8 bytes may be alike. A fault of such a packet may be given another name, and two that are the
 //! same bytes can change places; but their number is right, and the exit code is.
 //!
 //! Nothing in here reads a socket or a clock.
@@ -21,11 +21,11 @@ use std::collections::VecDeque;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use crate::traffic::payload::{Packets, TELLING_LEN};
+use crate::traffic::payload::{DISTINCT_LEN, PayloadSequence};
 
-/// How far back an answered packet is remembered, to tell a doubled packet from an altered one. It is looked at for
+/// How far back an answered packet is history_len, to tell a duplicated packet from an corrupted one. It is looked at for
 /// wrong packets alone.
-pub(crate) const REMEMBERED: u64 = 1024;
+pub(crate) const HISTORY_LEN: u64 = 1024;
 
 /// How much of a packet that comes back is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -48,16 +48,16 @@ impl Verify {
         }
     }
 
-    /// How far back an answered packet is remembered that equals one of `len` bytes. Of packets that are alike only the last
-    /// one is, or every altered one would equal some.
-    fn remembered(self, len: usize) -> u64 {
-        if self == Self::Full && len >= TELLING_LEN { REMEMBERED } else { 1 }
+    /// How far back an answered packet is history_len that equals one of `len` bytes. Of packets that are alike only the last
+    /// one is, or every corrupted one would equal some.
+    fn history_len(self, len: usize) -> u64 {
+        if self == Self::Full && len >= DISTINCT_LEN { HISTORY_LEN } else { 1 }
     }
 }
 
-/// The account of one connection. `T` is what the caller wants to know again when a packet comes back.
-pub(crate) struct Account<T> {
-    packets: Packets,
+/// The verifier of one connection. `T` is what the caller wants to know again when a packet comes back.
+pub(crate) struct Verifier<T> {
+    payloads: PayloadSequence,
     verify: Verify,
     /// Sent, and not overtaken: in the order in which they have to come back. The last one has number `next - 1`.
     expected: VecDeque<Outstanding<T>>,
@@ -70,10 +70,10 @@ pub(crate) struct Account<T> {
 
 struct Outstanding<T> {
     payload: &'static [u8],
-    note: T,
+    context: T,
 }
 
-/// What a packet that came back is, with the note of the one that it answers.
+/// What a packet that came back is, with the context of the one that it answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Judgement<T> {
     /// Whole, and not overtaken.
@@ -81,48 +81,50 @@ pub(crate) enum Judgement<T> {
     /// Whole, and later than a packet that was sent after it.
     Reordered(T),
     /// Other bytes than were sent.
-    Altered(T),
+    Corrupted(T),
     /// The answer to a packet that had one already, or to none.
-    Doubled,
+    Duplicated,
 }
 
 impl<T: Copy> Judgement<T> {
-    /// The note of the packet that was answered, if one was.
-    pub(crate) fn note(&self) -> Option<T> {
+    /// The context of the packet that was answered, if one was.
+    pub(crate) fn context(&self) -> Option<T> {
         match *self {
-            Self::Verified(note) | Self::Reordered(note) | Self::Altered(note) => Some(note),
-            Self::Doubled => None,
+            Self::Verified(context) | Self::Reordered(context) | Self::Corrupted(context) => Some(context),
+            Self::Duplicated => None,
         }
     }
 }
 
-/// How many packets met which fate. What was sent is all of these without `doubled`; what came back is `verified`,
-/// `altered`, `reordered` and `doubled`.
+/// How many packets met which fate. What was sent is all of these without `duplicated`; what came back is `verified`,
+/// `corrupted`, `reordered` and `duplicated`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Integrity {
     pub(crate) verified: u64,
-    pub(crate) altered: u64,
+    #[serde(rename = "altered")]
+    pub(crate) corrupted: u64,
     pub(crate) reordered: u64,
-    pub(crate) doubled: u64,
+    #[serde(rename = "doubled")]
+    pub(crate) duplicated: u64,
     /// Overtaken and never come, or not come in time on a connection that was well.
     pub(crate) lost: u64,
     /// Outstanding when the connection failed or the run was interrupted.
     pub(crate) unanswered: u64,
 }
 
-/// What became of a connection, as far as its account is concerned.
+/// What became of a connection, as far as its verifier is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ending {
+pub(crate) enum Unreceived {
     /// It is well. What has not come by now is lost.
-    Waited,
+    Lost,
     /// It failed, or nobody waits any more.
-    Cut,
+    Unanswered,
 }
 
-impl<T> Account<T> {
-    pub(crate) fn new(packets: Packets, verify: Verify) -> Self {
+impl<T> Verifier<T> {
+    pub(crate) fn new(payloads: PayloadSequence, verify: Verify) -> Self {
         Self {
-            packets,
+            payloads,
             verify,
             expected: VecDeque::new(),
             overtaken: Vec::new(),
@@ -134,19 +136,19 @@ impl<T> Account<T> {
     /// The payload to be sent `ahead` packets after the next one. It is not outstanding before [`sent`](Self::sent) says
     /// so.
     pub(crate) fn upcoming(&self, ahead: usize) -> &'static [u8] {
-        self.packets.payload(self.next + ahead as u64)
+        self.payloads.payload(self.next + ahead as u64)
     }
 
     /// Notes that the next packet was sent, and returns its payload.
-    pub(crate) fn sent(&mut self, note: T) -> &'static [u8] {
+    pub(crate) fn sent(&mut self, context: T) -> &'static [u8] {
         let payload = self.upcoming(0);
         self.next += 1;
-        self.expected.push_back(Outstanding { payload, note });
+        self.expected.push_back(Outstanding { payload, context });
         payload
     }
 
     /// Whether nothing was sent yet.
-    pub(crate) fn is_new(&self) -> bool {
+    pub(crate) fn is_unused(&self) -> bool {
         self.next == 0
     }
 
@@ -175,16 +177,16 @@ impl<T> Account<T> {
         }
         if let Some(index) = self.overtaken.iter().position(is_same) {
             self.integrity.reordered += 1;
-            return Judgement::Reordered(self.overtaken.remove(index).note);
+            return Judgement::Reordered(self.overtaken.remove(index).context);
         }
         if self.outstanding() == 0 || self.was_answered(payload) {
-            self.integrity.doubled += 1;
-            return Judgement::Doubled;
+            self.integrity.duplicated += 1;
+            return Judgement::Duplicated;
         }
-        self.integrity.altered += 1;
-        Judgement::Altered(match self.expected.is_empty() {
+        self.integrity.corrupted += 1;
+        Judgement::Corrupted(match self.expected.is_empty() {
             false => self.answer_expected(0),
-            true => self.overtaken.remove(0).note,
+            true => self.overtaken.remove(0).context,
         })
     }
 
@@ -192,44 +194,44 @@ impl<T> Account<T> {
     fn answer_expected(&mut self, index: usize) -> T {
         self.overtaken.extend(self.expected.drain(..index));
         let answered = self.expected.pop_front();
-        answered.expect("the caller found a packet at this index").note
+        answered.expect("the caller found a packet at this index").context
     }
 
     fn was_answered(&self, payload: &[u8]) -> bool {
         let end = self.next - self.expected.len() as u64;
-        let start = end.saturating_sub(self.verify.remembered(payload.len()));
-        (start..end).any(|number| self.verify.is_same(self.packets.payload(number), payload))
+        let start = end.saturating_sub(self.verify.history_len(payload.len()));
+        (start..end).any(|number| self.verify.is_same(self.payloads.payload(number), payload))
     }
 
-    /// Closes the account: what is outstanding now will not be answered.
-    pub(crate) fn settle(mut self, ending: Ending) -> Integrity {
+    /// Closes the verifier: what is outstanding now will not be answered.
+    pub(crate) fn settle(mut self, unreceived: Unreceived) -> Integrity {
         // Order is what the connection promises: an overtaken packet is late or lost, however the connection ended.
         self.integrity.lost += self.overtaken.len() as u64;
         let expected = self.expected.len() as u64;
-        match ending {
-            Ending::Waited => self.integrity.lost += expected,
-            Ending::Cut => self.integrity.unanswered += expected,
+        match unreceived {
+            Unreceived::Lost => self.integrity.lost += expected,
+            Unreceived::Unanswered => self.integrity.unanswered += expected,
         }
         self.integrity
     }
 }
 
 impl Integrity {
-    /// Packets that did not come back whole, in order and once, as far as they should have.
-    pub(crate) fn damaged(&self) -> u64 {
-        let Self { altered, reordered, doubled, lost, .. } = self;
-        [altered, reordered, doubled, lost].into_iter().fold(0, |sum, count| sum.saturating_add(*count))
+    /// PayloadSequence that did not come back whole, in order and once, as far as they should have.
+    pub(crate) fn violations(&self) -> u64 {
+        let Self { corrupted, reordered, duplicated, lost, .. } = self;
+        [corrupted, reordered, duplicated, lost].into_iter().fold(0, |sum, count| sum.saturating_add(*count))
     }
 }
 
 /// A document that others wrote may hold any number.
 impl std::ops::AddAssign for Integrity {
     fn add_assign(&mut self, other: Self) {
-        let Self { verified, altered, reordered, doubled, lost, unanswered } = other;
+        let Self { verified, corrupted, reordered, duplicated, lost, unanswered } = other;
         self.verified = self.verified.saturating_add(verified);
-        self.altered = self.altered.saturating_add(altered);
+        self.corrupted = self.corrupted.saturating_add(corrupted);
         self.reordered = self.reordered.saturating_add(reordered);
-        self.doubled = self.doubled.saturating_add(doubled);
+        self.duplicated = self.duplicated.saturating_add(duplicated);
         self.lost = self.lost.saturating_add(lost);
         self.unanswered = self.unanswered.saturating_add(unanswered);
     }
@@ -240,77 +242,80 @@ mod tests {
     use super::*;
     use std::sync::OnceLock;
 
-    use crate::traffic::payload::Block;
-    use crate::traffic::sizes::Law;
-    use Judgement::{Altered, Doubled, Reordered, Verified};
+    use crate::traffic::payload::PayloadBlock;
+    use crate::traffic::sizes::Distribution;
+    use Judgement::{Corrupted, Duplicated, Reordered, Verified};
 
-    const LONG: Law = Law::Uniform { min_len: 8, max_len: 64 };
+    const LONG: Distribution = Distribution::Uniform { min_len: 8, max_len: 64 };
 
     /// One for all tests: a block is never freed.
-    fn block() -> Block {
-        static BLOCK: OnceLock<Block> = OnceLock::new();
-        *BLOCK.get_or_init(|| Block::new(LONG.max_len(), 1))
+    fn block() -> PayloadBlock {
+        static BLOCK: OnceLock<PayloadBlock> = OnceLock::new();
+        *BLOCK.get_or_init(|| PayloadBlock::new(LONG.max_len(), 1))
     }
 
-    /// An account with packets 0 to `sent - 1` outstanding, each with its number as the note, and their payloads.
-    fn account(sizes: Law, sent: u64) -> (Account<u64>, Vec<Vec<u8>>) {
-        account_with(Verify::Full, sizes, sent)
+    /// An verifier with packets 0 to `sent - 1` outstanding, each with its number as the context, and their payloads.
+    fn verifier(sizes: Distribution, sent: u64) -> (Verifier<u64>, Vec<Vec<u8>>) {
+        verifier_with(Verify::Full, sizes, sent)
     }
 
-    fn account_with(verify: Verify, sizes: Law, sent: u64) -> (Account<u64>, Vec<Vec<u8>>) {
-        let mut account = Account::new(Packets::new(block(), sizes, 1, 0, 1), verify);
+    fn verifier_with(verify: Verify, sizes: Distribution, sent: u64) -> (Verifier<u64>, Vec<Vec<u8>>) {
+        let mut verifier = Verifier::new(PayloadSequence::new(block(), sizes, 1, 0, 1), verify);
         let mut payloads = Vec::new();
         for number in 0..sent {
-            let payload = account.sent(number);
+            let payload = verifier.sent(number);
             payloads.push(payload.to_vec());
         }
-        (account, payloads)
+        (verifier, payloads)
     }
 
-    fn receive_all(account: &mut Account<u64>, payloads: &[Vec<u8>]) -> Vec<Judgement<u64>> {
-        payloads.iter().map(|payload| account.receive(payload)).collect()
+    fn receive_all(verifier: &mut Verifier<u64>, payloads: &[Vec<u8>]) -> Vec<Judgement<u64>> {
+        payloads.iter().map(|payload| verifier.receive(payload)).collect()
     }
 
     #[test]
     fn what_comes_back_as_it_was_sent_is_verified() {
-        let (mut account, payloads) = account(Law::Uniform { min_len: 0, max_len: 64 }, 200);
-        let judgements = receive_all(&mut account, &payloads);
+        let (mut verifier, payloads) = verifier(Distribution::Uniform { min_len: 0, max_len: 64 }, 200);
+        let judgements = receive_all(&mut verifier, &payloads);
         assert!(judgements.into_iter().eq((0..200).map(Verified)));
-        assert_eq!(account.outstanding(), 0);
-        assert_eq!(account.settle(Ending::Waited), Integrity { verified: 200, ..Integrity::default() });
+        assert_eq!(verifier.outstanding(), 0);
+        assert_eq!(verifier.settle(Unreceived::Lost), Integrity { verified: 200, ..Integrity::default() });
     }
 
     #[test]
     fn a_dropped_packet_is_overtaken_and_then_lost() {
-        for ending in [Ending::Waited, Ending::Cut] {
-            let (mut account, mut payloads) = account(LONG, 4);
+        for unreceived in [Unreceived::Lost, Unreceived::Unanswered] {
+            let (mut verifier, mut payloads) = verifier(LONG, 4);
             payloads.remove(1);
-            assert_eq!(receive_all(&mut account, &payloads), [Verified(0), Verified(2), Verified(3)]);
-            assert_eq!(account.outstanding(), 1);
-            assert_eq!(account.settle(ending), Integrity { verified: 3, lost: 1, ..Integrity::default() });
+            assert_eq!(receive_all(&mut verifier, &payloads), [Verified(0), Verified(2), Verified(3)]);
+            assert_eq!(verifier.outstanding(), 1);
+            assert_eq!(
+                verifier.settle(unreceived),
+                Integrity { verified: 3, lost: 1, ..Integrity::default() }
+            );
         }
     }
 
     #[test]
     fn a_packet_that_does_not_come_is_lost_on_a_sound_connection_and_unanswered_on_a_cut_one() {
-        for (ending, lost, unanswered) in [(Ending::Waited, 2, 0), (Ending::Cut, 0, 2)] {
-            let (mut account, payloads) = account(LONG, 3);
-            account.receive(&payloads[0]);
+        for (unreceived, lost, unanswered) in [(Unreceived::Lost, 2, 0), (Unreceived::Unanswered, 0, 2)] {
+            let (mut verifier, payloads) = verifier(LONG, 3);
+            verifier.receive(&payloads[0]);
             let expected = Integrity { verified: 1, lost, unanswered, ..Integrity::default() };
-            assert_eq!(account.settle(ending), expected);
+            assert_eq!(verifier.settle(unreceived), expected);
         }
     }
 
     #[test]
     fn of_two_that_change_places_the_later_one_is_reordered() {
-        let (mut account, mut payloads) = account(LONG, 4);
+        let (mut verifier, mut payloads) = verifier(LONG, 4);
         payloads.swap(1, 2);
         assert_eq!(
-            receive_all(&mut account, &payloads),
+            receive_all(&mut verifier, &payloads),
             [Verified(0), Verified(2), Reordered(1), Verified(3)]
         );
         assert_eq!(
-            account.settle(Ending::Waited),
+            verifier.settle(Unreceived::Lost),
             Integrity { verified: 3, reordered: 1, ..Integrity::default() }
         );
     }
@@ -318,36 +323,36 @@ mod tests {
     #[test]
     fn a_packet_that_comes_twice_is_doubled_whenever_it_comes_again() {
         for again_at in [2, 3, 4] {
-            let (mut account, mut payloads) = account(LONG, 4);
+            let (mut verifier, mut payloads) = verifier(LONG, 4);
             payloads.insert(again_at, payloads[1].clone());
-            let judgements = receive_all(&mut account, &payloads);
-            assert_eq!(judgements[again_at], Doubled, "again at {again_at}");
+            let judgements = receive_all(&mut verifier, &payloads);
+            assert_eq!(judgements[again_at], Duplicated, "again at {again_at}");
             assert_eq!(
-                account.settle(Ending::Waited),
-                Integrity { verified: 4, doubled: 1, ..Integrity::default() }
+                verifier.settle(Unreceived::Lost),
+                Integrity { verified: 4, duplicated: 1, ..Integrity::default() }
             );
         }
     }
 
     #[test]
     fn a_packet_that_nothing_asked_for_is_doubled() {
-        let (mut account, payloads) = account(LONG, 1);
-        account.receive(&payloads[0]);
-        assert_eq!(account.receive(b"what is this?"), Doubled);
+        let (mut verifier, payloads) = verifier(LONG, 1);
+        verifier.receive(&payloads[0]);
+        assert_eq!(verifier.receive(b"what is this?"), Duplicated);
     }
 
     #[test]
     fn a_flipped_bit_anywhere_is_an_altered_packet() {
-        let (_, payloads) = account(LONG, 3);
+        let (_, payloads) = verifier(LONG, 3);
         for byte in 0..payloads[1].len() {
             for bit in 0..8 {
-                let (mut account, mut payloads) = account(LONG, 3);
+                let (mut verifier, mut payloads) = verifier(LONG, 3);
                 payloads[1][byte] ^= 1 << bit;
-                let judgements = receive_all(&mut account, &payloads);
-                assert_eq!(judgements, [Verified(0), Altered(1), Verified(2)], "bit {bit} of byte {byte}");
+                let judgements = receive_all(&mut verifier, &payloads);
+                assert_eq!(judgements, [Verified(0), Corrupted(1), Verified(2)], "bit {bit} of byte {byte}");
                 assert_eq!(
-                    account.settle(Ending::Waited),
-                    Integrity { verified: 2, altered: 1, ..Integrity::default() }
+                    verifier.settle(Unreceived::Lost),
+                    Integrity { verified: 2, corrupted: 1, ..Integrity::default() }
                 );
             }
         }
@@ -355,92 +360,92 @@ mod tests {
 
     #[test]
     fn a_packet_that_is_cut_or_grown_is_altered() {
-        let len = account(LONG, 3).1[1].len();
+        let len = verifier(LONG, 3).1[1].len();
         for new_len in (0..len).chain([len + 1]) {
-            let (mut account, mut payloads) = account(LONG, 3);
+            let (mut verifier, mut payloads) = verifier(LONG, 3);
             payloads[1].resize(new_len, 0);
-            let judgements = receive_all(&mut account, &payloads);
-            assert_eq!(judgements, [Verified(0), Altered(1), Verified(2)], "{len} bytes cut to {new_len}");
+            let judgements = receive_all(&mut verifier, &payloads);
+            assert_eq!(judgements, [Verified(0), Corrupted(1), Verified(2)], "{len} bytes cut to {new_len}");
         }
     }
 
     #[test]
     fn a_packet_of_another_connection_is_altered() {
-        let (mut account, _) = account(LONG, 1);
-        let other = Packets::new(block(), LONG, 1, 1, 2).payload(0);
-        assert_eq!(account.receive(other), Altered(0));
+        let (mut verifier, _) = verifier(LONG, 1);
+        let other = PayloadSequence::new(block(), LONG, 1, 1, 2).payload(0);
+        assert_eq!(verifier.receive(other), Corrupted(0));
     }
 
     #[test]
     fn an_altered_packet_after_a_dropped_one_is_not_taken_for_it() {
-        let (mut account, mut payloads) = account(LONG, 4);
+        let (mut verifier, mut payloads) = verifier(LONG, 4);
         payloads[2][0] ^= 1;
         payloads[3][0] ^= 1;
         payloads.remove(0);
-        assert_eq!(receive_all(&mut account, &payloads), [Verified(1), Altered(2), Altered(3)]);
-        let expected = Integrity { verified: 1, altered: 2, lost: 1, ..Integrity::default() };
-        assert_eq!(account.settle(Ending::Waited), expected);
+        assert_eq!(receive_all(&mut verifier, &payloads), [Verified(1), Corrupted(2), Corrupted(3)]);
+        let expected = Integrity { verified: 1, corrupted: 2, lost: 1, ..Integrity::default() };
+        assert_eq!(verifier.settle(Unreceived::Lost), expected);
     }
 
     #[test]
     fn an_altered_packet_that_was_overtaken_is_altered() {
-        let (mut account, mut payloads) = account(LONG, 2);
+        let (mut verifier, mut payloads) = verifier(LONG, 2);
         payloads.swap(0, 1);
         payloads[1][0] ^= 1;
-        assert_eq!(receive_all(&mut account, &payloads), [Verified(1), Altered(0)]);
-        assert_eq!(account.outstanding(), 0);
+        assert_eq!(receive_all(&mut verifier, &payloads), [Verified(1), Corrupted(0)]);
+        assert_eq!(verifier.outstanding(), 0);
     }
 
     #[test]
     fn empty_packets_are_told_by_their_number() {
-        let sizes = Law::Uniform { min_len: 0, max_len: 0 };
-        let (mut one_missing, payloads) = account(sizes, 5);
+        let sizes = Distribution::Uniform { min_len: 0, max_len: 0 };
+        let (mut one_missing, payloads) = verifier(sizes, 5);
         receive_all(&mut one_missing, &payloads[1..]);
         assert_eq!(
-            one_missing.settle(Ending::Waited),
+            one_missing.settle(Unreceived::Lost),
             Integrity { verified: 4, lost: 1, ..Integrity::default() }
         );
-        let (mut one_more, payloads) = account(sizes, 5);
+        let (mut one_more, payloads) = verifier(sizes, 5);
         receive_all(&mut one_more, &payloads);
-        assert_eq!(one_more.receive(b""), Doubled);
+        assert_eq!(one_more.receive(b""), Duplicated);
     }
 
     #[test]
     fn a_long_packet_is_remembered_after_many_others() {
-        let (mut account, payloads) = account(LONG, REMEMBERED);
-        receive_all(&mut account, &payloads);
-        let upcoming = account.sent(REMEMBERED);
-        assert_eq!(account.receive(&payloads[1]), Doubled);
-        assert_eq!(account.receive(upcoming), Verified(REMEMBERED));
+        let (mut verifier, payloads) = verifier(LONG, HISTORY_LEN);
+        receive_all(&mut verifier, &payloads);
+        let upcoming = verifier.sent(HISTORY_LEN);
+        assert_eq!(verifier.receive(&payloads[1]), Duplicated);
+        assert_eq!(verifier.receive(upcoming), Verified(HISTORY_LEN));
     }
 
     #[test]
     fn by_length_alone_a_packet_that_is_dropped_cut_or_comes_twice_is_told_and_an_altered_byte_is_not() {
         let settled = |wrong: fn(&mut Vec<Vec<u8>>)| {
-            let (mut account, mut payloads) = account_with(Verify::Len, LONG, 6);
+            let (mut verifier, mut payloads) = verifier_with(Verify::Len, LONG, 6);
             assert!(payloads.windows(2).all(|pair| pair[0].len() != pair[1].len()));
             wrong(&mut payloads);
-            receive_all(&mut account, &payloads);
-            account.settle(Ending::Waited)
+            receive_all(&mut verifier, &payloads);
+            verifier.settle(Unreceived::Lost)
         };
         let expected = Integrity { verified: 5, ..Integrity::default() };
         assert_eq!(settled(|payloads| payloads[2][0] ^= 1), Integrity { verified: 6, ..expected });
         assert_eq!(settled(|payloads| drop(payloads.remove(2))), Integrity { lost: 1, ..expected });
-        assert_eq!(settled(|payloads| payloads[2].resize(99, 0)), Integrity { altered: 1, ..expected });
+        assert_eq!(settled(|payloads| payloads[2].resize(99, 0)), Integrity { corrupted: 1, ..expected });
         let twice = settled(|payloads| payloads.insert(3, payloads[2].clone()));
-        assert_eq!(twice, Integrity { verified: 6, doubled: 1, ..expected });
+        assert_eq!(twice, Integrity { verified: 6, duplicated: 1, ..expected });
     }
 
     #[test]
     fn without_verification_packets_are_counted() {
-        for (received, lost, doubled) in [(6, 0, 0), (5, 1, 0), (7, 0, 1)] {
-            let (mut account, mut payloads) = account_with(Verify::Off, LONG, 6);
+        for (received, lost, duplicated) in [(6, 0, 0), (5, 1, 0), (7, 0, 1)] {
+            let (mut verifier, mut payloads) = verifier_with(Verify::Off, LONG, 6);
             payloads.resize(received, Vec::new());
             payloads.reverse();
-            receive_all(&mut account, &payloads);
+            receive_all(&mut verifier, &payloads);
             let verified = received.min(6) as u64;
-            let expected = Integrity { verified, lost, doubled, ..Integrity::default() };
-            assert_eq!(account.settle(Ending::Waited), expected);
+            let expected = Integrity { verified, lost, duplicated, ..Integrity::default() };
+            assert_eq!(verifier.settle(Unreceived::Lost), expected);
         }
     }
 
@@ -448,8 +453,8 @@ mod tests {
     #[test]
     fn the_fates_add_up_to_what_was_sent_and_to_what_came_back() {
         for round in 0..200_usize {
-            let sizes = Law::Uniform { min_len: 0, max_len: if round % 2 == 0 { 3 } else { 64 } };
-            let (mut account, mut payloads) = account(sizes, 20);
+            let sizes = Distribution::Uniform { min_len: 0, max_len: if round % 2 == 0 { 3 } else { 64 } };
+            let (mut verifier, mut payloads) = verifier(sizes, 20);
             let at = |step: usize| (round * 7 + step * 13) % 18;
             payloads.swap(at(0), at(1));
             payloads.insert(at(2), payloads[at(3)].clone());
@@ -457,11 +462,11 @@ mod tests {
             payloads.remove(at(5));
             payloads.truncate(20 - round % 3);
             let came_back = payloads.len() as u64;
-            receive_all(&mut account, &payloads);
-            let all = account.settle(Ending::Waited);
-            assert_eq!(all.verified + all.altered + all.reordered + all.lost, 20, "round {round}: {all:?}");
-            assert_eq!(all.verified + all.altered + all.reordered + all.doubled, came_back, "{all:?}");
-            assert!(all.damaged() > 0);
+            receive_all(&mut verifier, &payloads);
+            let all = verifier.settle(Unreceived::Lost);
+            assert_eq!(all.verified + all.corrupted + all.reordered + all.lost, 20, "round {round}: {all:?}");
+            assert_eq!(all.verified + all.corrupted + all.reordered + all.duplicated, came_back, "{all:?}");
+            assert!(all.violations() > 0);
         }
     }
 }

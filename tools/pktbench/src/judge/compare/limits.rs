@@ -3,23 +3,23 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::result::comparison::Figure;
+use crate::result::comparison::Metric;
 
-/// How much worse a figure may be, in percent. One that is not named is shown, and is no regression.
+/// How much worse a metric may be, in percent. One that is not named is shown, and is no regression.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Limits(Vec<(Figure, f64)>);
+pub(crate) struct Limits(Vec<(Metric, f64)>);
 
 /// A server that is a tenth slower is beyond them, by its rate in a closed loop and by its median in an open one. The
 /// highest percentile of short intervals rests on a few packets: it has a limit for whoever names it.
 impl Default for Limits {
     fn default() -> Self {
-        Self(vec![(Figure::Rate, 5.0), (Figure::P50, 5.0), (Figure::P99, 10.0)])
+        Self(vec![(Metric::Rate, 5.0), (Metric::P50, 5.0), (Metric::P99, 10.0)])
     }
 }
 
 impl Limits {
-    pub(crate) fn of(&self, figure: Figure) -> Option<f64> {
-        self.0.iter().find(|(named, _)| *named == figure).map(|(_, percent)| *percent)
+    pub(crate) fn of(&self, metric: Metric) -> Option<f64> {
+        self.0.iter().find(|(named, _)| *named == metric).map(|(_, percent)| *percent)
     }
 }
 
@@ -29,31 +29,31 @@ impl FromStr for Limits {
     fn from_str(text: &str) -> Result<Self, String> {
         let mut limits = Self(Vec::new());
         for part in text.split(',') {
-            let (figure, percent) = parse_limit(part.trim()).ok_or_else(|| {
+            let (metric, percent) = parse_limit(part.trim()).ok_or_else(|| {
                 format!(
                     "'{part}' is no limit; write rate, p50, p99 or p99.9 with its percentage, such as rate:5%"
                 )
             })?;
-            if limits.of(figure).is_some() {
-                return Err(format!("{} has two limits; write one", figure.name()));
+            if limits.of(metric).is_some() {
+                return Err(format!("{} has two limits; write one", metric.name()));
             }
-            limits.0.push((figure, percent));
+            limits.0.push((metric, percent));
         }
         Ok(limits)
     }
 }
 
-fn parse_limit(text: &str) -> Option<(Figure, f64)> {
+fn parse_limit(text: &str) -> Option<(Metric, f64)> {
     let (name, percent) = text.split_once(':')?;
-    let figure = Figure::ALL.into_iter().find(|figure| figure.name() == name)?;
+    let metric = Metric::ALL.into_iter().find(|metric| metric.name() == name)?;
     let percent: f64 = percent.strip_suffix('%')?.parse().ok()?;
-    (percent.is_finite() && percent.is_sign_positive()).then_some((figure, percent))
+    (percent.is_finite() && percent.is_sign_positive()).then_some((metric, percent))
 }
 
 impl fmt::Display for Limits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let limits: Vec<_> =
-            self.0.iter().map(|(figure, percent)| format!("{}:{percent}%", figure.name())).collect();
+            self.0.iter().map(|(metric, percent)| format!("{}:{percent}%", metric.name())).collect();
         f.write_str(&limits.join(","))
     }
 }
@@ -63,9 +63,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_figure_that_is_not_named_has_no_limit() {
+    fn a_metric_that_is_not_named_has_no_limit() {
         let limits: Limits = "rate:5%, p99.9:12.5%".parse().unwrap();
-        assert_eq!(Figure::ALL.map(|figure| limits.of(figure)), [Some(5.0), None, None, Some(12.5)]);
+        assert_eq!(Metric::ALL.map(|metric| limits.of(metric)), [Some(5.0), None, None, Some(12.5)]);
         assert_eq!(limits.to_string(), "rate:5%,p99.9:12.5%");
         assert_eq!(Limits::default().to_string().parse(), Ok(Limits::default()));
     }
@@ -92,8 +92,8 @@ mod tests {
 
     #[test]
     fn a_lower_rate_is_worse_and_so_is_a_longer_latency() {
-        assert!(Figure::Rate.is_worse(-0.1) && !Figure::Rate.is_worse(0.1));
-        assert!(Figure::P50.is_worse(0.1) && !Figure::P50.is_worse(-0.1));
-        assert!(!Figure::ALL.iter().any(|figure| figure.is_worse(0.0)));
+        assert!(Metric::Rate.is_worse(-0.1) && !Metric::Rate.is_worse(0.1));
+        assert!(Metric::P50.is_worse(0.1) && !Metric::P50.is_worse(-0.1));
+        assert!(!Metric::ALL.iter().any(|metric| metric.is_worse(0.0)));
     }
 }

@@ -1,9 +1,9 @@
 //! Whether one run was slower than another, or only looks so.
 //!
 //! ```text
-//!   BASE.json --> series of a figure --.
+//!   BASE.json --> series of a metric --.
 //!                                       bootstrap --> difference and its interval --> finding
-//!   NEW.json  --> series of a figure --'                                  limits --'
+//!   NEW.json  --> series of a metric --'                                  limits --'
 //! ```
 //!
 //! A difference whose interval has 0 in it is noise. One for the worse is a regression where the estimate is beyond the
@@ -22,15 +22,15 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::result::comparison::{Comparison, Difference, Figure, Finding};
+use crate::result::comparison::{Comparison, Difference, Finding, Metric};
 use crate::result::document::{Config, Document};
 use crate::result::verdict::Verdict;
 use bootstrap::{CONFIDENCE_PCT, Estimate, estimate};
 pub(crate) use limits::Limits;
 use series::Series;
 
-/// What of the options makes figures incomparable. Those of an open loop are there in an open loop alone.
-const OF_THE_LOAD: [&str; 14] = [
+/// What of the options makes metrics incomparable. Those of an open loop are there in an open loop alone.
+const LOAD_OPTIONS: [&str; 14] = [
     "mode",
     "conns",
     "pipeline",
@@ -48,7 +48,7 @@ const OF_THE_LOAD: [&str; 14] = [
     "threads",
 ];
 
-impl Figure {
+impl Metric {
     /// By how much two runs of one build may differ besides what varies within each of them, as a standard deviation: where
     /// memory lies, and which core has what, stays as it is for a run and is another thing in the next. No pair of runs
     /// shows it, so it is assumed. A tenth is told from it, and without it each small shift of a long run would be
@@ -64,20 +64,20 @@ impl Figure {
 
 impl Comparison {
     pub(crate) fn of(base: &Document, base_path: &Path, new: &Document, limits: &Limits) -> Self {
-        let figures = Figure::ALL.iter().map(|figure| Difference::of(base, new, *figure, limits));
+        let metrics = Metric::ALL.iter().map(|metric| Difference::of(base, new, *metric, limits));
         // A file without the highest percentile lacks nothing, unless it is to be judged by it.
-        let is_there = |figure: &Difference| {
-            figure.figure != Figure::P999
-                || figure.limit_pct.is_some()
-                || figure.base.or(figure.new).is_some()
+        let is_there = |metric: &Difference| {
+            metric.metric != Metric::P999
+                || metric.limit_pct.is_some()
+                || metric.base.or(metric.new).is_some()
         };
-        let figures: Vec<_> = figures.filter(is_there).collect();
+        let metrics: Vec<_> = metrics.filter(is_there).collect();
         Self {
             base: base_path.display().to_string(),
             confidence_pct: CONFIDENCE_PCT,
             differs: differences(&base.config, &new.config),
-            verdict: verdict(&figures),
-            figures,
+            verdict: verdict(&metrics),
+            metrics,
         }
     }
 
@@ -91,20 +91,20 @@ impl Comparison {
 }
 
 impl Difference {
-    fn of(base: &Document, new: &Document, figure: Figure, limits: &Limits) -> Self {
-        let (base, new) = (Series::of(base, figure), Series::of(new, figure));
-        let estimate = estimate(&base, &new, figure.run_to_run());
+    fn of(base: &Document, new: &Document, metric: Metric, limits: &Limits) -> Self {
+        let (base, new) = (Series::of(base, metric), Series::of(new, metric));
+        let estimate = estimate(&base, &new, metric.run_to_run());
         let value = |series: &Series| (series.len() > 0).then(|| series.log().exp());
         let percent =
             |log: fn(&Estimate) -> f64| estimate.as_ref().map(|estimate| log(estimate).exp_m1() * 100.0);
-        let (difference_pct, limit_pct) = (percent(|it| it.log), limits.of(figure));
+        let (difference_pct, limit_pct) = (percent(|it| it.log), limits.of(metric));
         let (low_pct, high_pct) = (percent(|it| it.low), percent(|it| it.high));
         let finding = match (difference_pct, low_pct, high_pct) {
-            (Some(difference), Some(low), Some(high)) => finding(figure, difference, (low, high), limit_pct),
+            (Some(difference), Some(low), Some(high)) => finding(metric, difference, (low, high), limit_pct),
             _ => Finding::TooFewIntervals,
         };
         Self {
-            figure,
+            metric,
             base: value(&base),
             new: value(&new),
             difference_pct,
@@ -117,9 +117,9 @@ impl Difference {
 }
 
 /// All in percent.
-fn finding(figure: Figure, difference: f64, (low, high): (f64, f64), limit: Option<f64>) -> Finding {
+fn finding(metric: Metric, difference: f64, (low, high): (f64, f64), limit: Option<f64>) -> Finding {
     let (worse, better) =
-        ([low, high].map(|end| figure.is_worse(end)), [low, high].map(|end| figure.is_worse(-end)));
+        ([low, high].map(|end| metric.is_worse(end)), [low, high].map(|end| metric.is_worse(-end)));
     match limit {
         _ if better == [true, true] => Finding::Faster,
         _ if worse != [true, true] => Finding::NoDifference,
@@ -129,8 +129,8 @@ fn finding(figure: Figure, difference: f64, (low, high): (f64, f64), limit: Opti
     }
 }
 
-fn verdict(figures: &[Difference]) -> Verdict {
-    let is = |finding| figures.iter().any(|figure| figure.limit_pct.is_some() && figure.finding == finding);
+fn verdict(metrics: &[Difference]) -> Verdict {
+    let is = |finding| metrics.iter().any(|metric| metric.limit_pct.is_some() && metric.finding == finding);
     if is(Finding::Regression) {
         Verdict::Regression
     } else if is(Finding::TooFewIntervals) {
@@ -145,9 +145,9 @@ fn differences(base: &Config, new: &Config) -> Vec<String> {
     // By the names of the document, which are those of the options.
     let values = |config: &Config| serde_json::to_value(config).unwrap_or_default();
     let (base, new) = (values(base), values(new));
-    let told = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    let differing = OF_THE_LOAD.iter().filter(|name| base[**name] != new[**name]);
-    differing.map(|name| format!("{name} {} and {}", told(&base[*name]), told(&new[*name]))).collect()
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let differing = LOAD_OPTIONS.iter().filter(|name| base[**name] != new[**name]);
+    differing.map(|name| format!("{name} {} and {}", text(&base[*name]), text(&new[*name]))).collect()
 }
 
 #[cfg(test)]
@@ -157,10 +157,10 @@ mod tests {
     use crate::result::document::tests::{document, interval};
     use crate::result::document::{Interval, Mode};
 
-    /// Twenty intervals with these figures, but for some noise of 1 %.
+    /// Twenty intervals with these metrics, but for some noise of 1 %.
     fn steady(rate: u64, p99_ns: u64) -> Document {
         let of = |index: u64| {
-            let noisy = |figure: u64| Some(figure + figure * (index % 3) / 100);
+            let noisy = |metric: u64| Some(metric + metric * (index % 3) / 100);
             Interval {
                 p50_ns: noisy(p99_ns / 2),
                 p99_ns: noisy(p99_ns),
@@ -172,7 +172,7 @@ mod tests {
 
     fn findings(base: &Document, new: &Document, limits: &str) -> (Vec<Finding>, Verdict) {
         let comparison = Comparison::of(base, Path::new("base.json"), new, &limits.parse().unwrap());
-        (comparison.figures.iter().map(|figure| figure.finding).collect(), comparison.verdict)
+        (comparison.metrics.iter().map(|metric| metric.finding).collect(), comparison.verdict)
     }
 
     #[test]
@@ -211,15 +211,15 @@ mod tests {
     fn what_cannot_be_told_and_has_a_limit_is_undecided() {
         let base = steady(100_000, 1_000_000);
         let few = Document { intervals: base.intervals[..4].to_vec(), ..document() };
-        let (figures, verdict) = findings(&base, &few, "rate:5%");
-        assert_eq!((figures, verdict), (vec![Finding::TooFewIntervals; 3], Verdict::Undecided));
-        let (figures, verdict) = findings(&base, &base, "p99.9:5%");
-        assert_eq!((figures[3], verdict), (Finding::TooFewIntervals, Verdict::Undecided));
+        let (metrics, verdict) = findings(&base, &few, "rate:5%");
+        assert_eq!((metrics, verdict), (vec![Finding::TooFewIntervals; 3], Verdict::Undecided));
+        let (metrics, verdict) = findings(&base, &base, "p99.9:5%");
+        assert_eq!((metrics[3], verdict), (Finding::TooFewIntervals, Verdict::Undecided));
         assert_eq!(findings(&document(), &document(), "rate:5%").1, Verdict::Undecided);
     }
 
     #[test]
-    fn a_regression_of_one_figure_counts_though_another_one_cannot_be_told() {
+    fn a_regression_of_one_metric_counts_though_another_one_cannot_be_told() {
         let (base, new) = (steady(100_000, 1_000_000), steady(80_000, 1_000_000));
         assert_eq!(findings(&base, &new, "rate:5%,p99.9:5%").1, Verdict::Regression);
     }

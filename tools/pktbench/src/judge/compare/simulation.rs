@@ -9,7 +9,7 @@ use crate::result::document::{Document, Interval};
 use crate::result::verdict::Verdict;
 use crate::traffic::random::{GOLDEN, mix};
 
-/// Of figures of a run, interval by interval.
+/// Of metrics of a run, interval by interval.
 #[derive(Clone, Copy)]
 struct Noise {
     intervals: usize,
@@ -82,10 +82,10 @@ fn share(noise: Noise, slowdown: f64, is_so: impl Fn(&Comparison) -> bool) -> f6
     (0..PAIRS).filter(|pair| compared(*pair)).count() as f64 * 100.0 / PAIRS as f64
 }
 
-/// An interval of any figure that leaves out 0 is one too many.
+/// An interval of any metric that leaves out 0 is one too many.
 fn is_alike(comparison: &Comparison) -> bool {
     use crate::judge::compare::Finding::NoDifference;
-    comparison.figures.len() == 4 && comparison.figures.iter().all(|figure| figure.finding == NoDifference)
+    comparison.metrics.len() == 4 && comparison.metrics.iter().all(|metric| metric.finding == NoDifference)
 }
 
 fn is_regression(comparison: &Comparison) -> bool {

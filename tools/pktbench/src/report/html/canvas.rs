@@ -6,10 +6,10 @@ use plotters::prelude::{
 };
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::ink::Ink;
+use super::palette::ChartColor;
 
 /// plotters places things at whole numbers: so many of them are one unit, for curves without stairs.
-pub(super) const FINENESS: f64 = 10.0;
+pub(super) const SUBUNITS: f64 = 10.0;
 
 /// What plotters divides a font size by before it writes it.
 const FONT_SCALE: f64 = 1.24;
@@ -33,7 +33,7 @@ impl Canvas<'_> {
     pub(super) fn content(width: f64, height: f64, draw: impl FnOnce(&Canvas<'_>)) -> String {
         let mut svg = String::new();
         {
-            let (width, height) = fine((width, height));
+            let (width, height) = to_subunits((width, height));
             let area = SVGBackend::with_string(&mut svg, (width as u32, height as u32)).into_drawing_area();
             draw(&Canvas { area });
         }
@@ -41,27 +41,27 @@ impl Canvas<'_> {
         content.map_or_else(String::new, |(content, _)| content.trim().to_owned())
     }
 
-    pub(super) fn line(&self, points: &[Point], width: f64, ink: Ink) {
-        let points: Vec<_> = points.iter().copied().map(fine).collect();
-        let style = ink.rgb().stroke_width((width * FINENESS) as u32);
+    pub(super) fn line(&self, points: &[Point], width: f64, color: ChartColor) {
+        let points: Vec<_> = points.iter().copied().map(to_subunits).collect();
+        let style = color.rgb().stroke_width((width * SUBUNITS) as u32);
         self.area.draw(&PathElement::new(points, style)).expect(INTO_A_STRING);
     }
 
-    pub(super) fn area(&self, points: &[Point], opacity: f64, ink: Ink) {
-        let points: Vec<_> = points.iter().copied().map(fine).collect();
-        self.area.draw(&Polygon::new(points, ink.rgb().mix(opacity))).expect(INTO_A_STRING);
+    pub(super) fn area(&self, points: &[Point], opacity: f64, color: ChartColor) {
+        let points: Vec<_> = points.iter().copied().map(to_subunits).collect();
+        self.area.draw(&Polygon::new(points, color.rgb().mix(opacity))).expect(INTO_A_STRING);
     }
 
-    pub(super) fn dot(&self, at: Point, radius: f64, ink: Ink) {
-        let dot = Circle::new(fine(at), radius * FINENESS, ink.rgb().filled());
+    pub(super) fn dot(&self, at: Point, radius: f64, color: ChartColor) {
+        let dot = Circle::new(to_subunits(at), radius * SUBUNITS, color.rgb().filled());
         self.area.draw(&dot).expect(INTO_A_STRING);
     }
 
-    pub(super) fn words(&self, words: &str, at: Point, anchor: HPos, ink: Ink) {
-        let font = ("sans-serif", FONT_SIZE * FINENESS * FONT_SCALE).into_font();
-        let color = ink.rgb();
+    pub(super) fn text(&self, words: &str, at: Point, anchor: HPos, color: ChartColor) {
+        let font = ("sans-serif", FONT_SIZE * SUBUNITS * FONT_SCALE).into_font();
+        let color = color.rgb();
         let style = TextStyle::from(font).color(&color).pos(Pos::new(anchor, VPos::Center));
-        self.area.draw(&Text::new(words, fine(at), style)).expect(INTO_A_STRING);
+        self.area.draw(&Text::new(words, to_subunits(at), style)).expect(INTO_A_STRING);
     }
 }
 
@@ -70,6 +70,6 @@ pub(super) fn width_of(words: &str) -> f64 {
     words.chars().count() as f64 * LETTER_WIDTH
 }
 
-fn fine((x, y): Point) -> (i32, i32) {
-    ((x * FINENESS).round() as i32, (y * FINENESS).round() as i32)
+fn to_subunits((x, y): Point) -> (i32, i32) {
+    ((x * SUBUNITS).round() as i32, (y * SUBUNITS).round() as i32)
 }

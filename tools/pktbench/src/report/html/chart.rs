@@ -12,8 +12,8 @@
 
 use plotters::style::text_anchor::HPos;
 
-use super::canvas::{Canvas, FINENESS, FONT_SIZE, Point, width_of};
-use super::ink::Ink;
+use super::canvas::{Canvas, FONT_SIZE, Point, SUBUNITS, width_of};
+use super::palette::ChartColor;
 use super::scale::Scale;
 
 /// A chart, drawn in the colours of a light page.
@@ -32,7 +32,7 @@ pub(super) struct Axis {
 
 pub(super) struct Series {
     pub(super) name: &'static str,
-    pub(super) ink: Ink,
+    pub(super) color: ChartColor,
     pub(super) shape: Shape,
     /// Where nothing was measured the line is broken.
     pub(super) points: Vec<Option<Point>>,
@@ -62,7 +62,7 @@ const SWATCH: f64 = 16.0;
 
 /// What `viewBox` has to be around the content.
 pub(super) fn view_box() -> String {
-    format!("0 0 {} {}", WIDTH * FINENESS, HEIGHT * FINENESS)
+    format!("0 0 {} {}", WIDTH * SUBUNITS, HEIGHT * SUBUNITS)
 }
 
 pub(super) fn draw(x: &Axis, y: &Axis, series: &[Series]) -> String {
@@ -77,29 +77,29 @@ pub(super) fn draw(x: &Axis, y: &Axis, series: &[Series]) -> String {
 }
 
 fn draw_y(canvas: &Canvas<'_>, axis: &Axis) {
-    canvas.words(axis.name, (2.0, FONT_SIZE), HPos::Left, Ink::Muted);
+    canvas.text(axis.name, (2.0, FONT_SIZE), HPos::Left, ChartColor::Muted);
     for (value, name) in &axis.scale.ticks {
         let y = y_of(axis, *value);
-        canvas.line(&[(LEFT, y), (RIGHT, y)], 1.0, Ink::Grid);
-        canvas.words(name, (LEFT - 8.0, y), HPos::Right, Ink::Muted);
+        canvas.line(&[(LEFT, y), (RIGHT, y)], 1.0, ChartColor::Grid);
+        canvas.text(name, (LEFT - 8.0, y), HPos::Right, ChartColor::Muted);
     }
 }
 
 fn draw_x(canvas: &Canvas<'_>, axis: &Axis) {
-    canvas.line(&[(LEFT, BOTTOM), (RIGHT, BOTTOM)], 1.0, Ink::Muted);
-    let every = every(axis);
+    canvas.line(&[(LEFT, BOTTOM), (RIGHT, BOTTOM)], 1.0, ChartColor::Muted);
+    let label_step = label_step(axis);
     for (index, (value, name)) in axis.scale.ticks.iter().enumerate() {
         let x = x_of(axis, *value);
-        canvas.line(&[(x, BOTTOM), (x, BOTTOM + 4.0)], 1.0, Ink::Muted);
-        if index % every == 0 {
-            canvas.words(name, (x, BOTTOM + 14.0), HPos::Center, Ink::Muted);
+        canvas.line(&[(x, BOTTOM), (x, BOTTOM + 4.0)], 1.0, ChartColor::Muted);
+        if index % label_step == 0 {
+            canvas.text(name, (x, BOTTOM + 14.0), HPos::Center, ChartColor::Muted);
         }
     }
-    canvas.words(axis.name, ((LEFT + RIGHT) / 2.0, HEIGHT - 9.0), HPos::Center, Ink::Muted);
+    canvas.text(axis.name, ((LEFT + RIGHT) / 2.0, HEIGHT - 9.0), HPos::Center, ChartColor::Muted);
 }
 
 /// So that no name runs into the next: 2 leaves out each other one.
-fn every(axis: &Axis) -> usize {
+fn label_step(axis: &Axis) -> usize {
     let ticks = &axis.scale.ticks;
     let fits = |every: &usize| {
         let names: Vec<_> = ticks.iter().step_by(*every).collect();
@@ -117,16 +117,16 @@ fn draw_series(canvas: &Canvas<'_>, x: &Axis, y: &Axis, series: &Series) {
     for run in points.split(Option::is_none) {
         let run: Vec<_> = run.iter().copied().flatten().collect();
         let [first, .., last] = run[..] else {
-            run.iter().for_each(|point| canvas.dot(*point, 2.5, series.ink));
+            run.iter().for_each(|point| canvas.dot(*point, 2.5, series.color));
             continue;
         };
         if series.shape == Shape::Filled {
             let ground = [(last.0, BOTTOM), (first.0, BOTTOM)];
-            canvas.area(&[&run[..], &ground].concat(), 0.12, series.ink);
+            canvas.area(&[&run[..], &ground].concat(), 0.12, series.color);
         }
-        canvas.line(&run, 1.8, series.ink);
+        canvas.line(&run, 1.8, series.color);
         if series.shape == Shape::Dotted {
-            run.iter().for_each(|point| canvas.dot(*point, 3.0, series.ink));
+            run.iter().for_each(|point| canvas.dot(*point, 3.0, series.color));
         }
     }
 }
@@ -139,9 +139,9 @@ fn draw_legend(canvas: &Canvas<'_>, series: &[Series]) {
     let mut right = RIGHT;
     for series in series.iter().rev() {
         let name = right - width_of(series.name);
-        canvas.words(series.name, (name, FONT_SIZE), HPos::Left, Ink::Text);
+        canvas.text(series.name, (name, FONT_SIZE), HPos::Left, ChartColor::Text);
         let swatch = name - 6.0;
-        canvas.line(&[(swatch - SWATCH, FONT_SIZE), (swatch, FONT_SIZE)], 2.5, series.ink);
+        canvas.line(&[(swatch - SWATCH, FONT_SIZE), (swatch, FONT_SIZE)], 2.5, series.color);
         right = swatch - SWATCH - GAP;
     }
 }
@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     fn every_of(names: usize, name: &str) -> usize {
-        every(&Axis { scale: Scale::places(vec![name.to_owned(); names]), name: "" })
+        label_step(&Axis { scale: Scale::places(vec![name.to_owned(); names]), name: "" })
     }
 
     #[test]

@@ -4,31 +4,31 @@ use hdrhistogram::Histogram;
 
 use super::canvas::Point;
 use super::chart::{Axis, Chart, Series, Shape, draw};
-use super::ink::Ink;
+use super::palette::ChartColor;
 use super::scale::{self, Scale};
-use super::timeline::{Moment, moments, together};
+use super::timeline::{TimelinePoint, intervals_per_point, timeline};
 use crate::result::document::{Document, Interval, SizeClass};
 use crate::result::latency::Latency;
 
 /// Enough that a curve has no corners, over each tenth of the samples that the one before leaves.
-const POINTS_A_NINE: u32 = 30;
+const POINTS_PER_NINE: u32 = 30;
 
 pub(super) fn charts(document: &Document) -> Vec<Chart> {
-    let moments = moments(&document.intervals);
-    let kind = document.latency_ns.name_of_users();
+    let timeline = timeline(&document.intervals);
+    let kind = document.latency_ns.primary_name();
     let charts = [
         spectrum(document),
-        throughput(&moments),
-        over_time(&moments, &document.intervals, kind),
+        throughput(&timeline),
+        over_time(&timeline, &document.intervals, kind),
         by_size(&document.sizes),
     ];
     charts.into_iter().flatten().collect()
 }
 
 fn spectrum(document: &Document) -> Option<Chart> {
-    let service = curve("service", Ink::Blue, &document.latency_ns.service);
+    let service = curve("service", ChartColor::Blue, &document.latency_ns.service);
     let response = document.latency_ns.response.as_ref();
-    let response = response.and_then(|latency| curve("response", Ink::Orange, latency));
+    let response = response.and_then(|latency| curve("response", ChartColor::Orange, latency));
     let series: Vec<Series> = [response, service].into_iter().flatten().collect();
     let samples = points(&series).map(|(tail, _)| tail).reduce(f64::max)?;
     let x = Axis { scale: Scale::percentiles(samples), name: "percentile of packets" };
@@ -45,31 +45,31 @@ fn spectrum(document: &Document) -> Option<Chart> {
 }
 
 /// `None` without a sample, or where the document holds no histogram that can be read.
-fn curve(name: &'static str, ink: Ink, latency: &Latency) -> Option<Series> {
+fn curve(name: &'static str, color: ChartColor, latency: &Latency) -> Option<Series> {
     let histogram = latency.histogram().ok().filter(|histogram| !histogram.is_empty())?;
     let samples = histogram.len();
     let points = tails(samples).map(|tail| Some((tail, at_tail(&histogram, tail))));
     // Of all samples the slowest has the last place.
     let slowest = Some((samples as f64, histogram.max() as f64));
-    Some(Series { name, ink, shape: Shape::Line, points: points.chain([slowest]).collect() })
+    Some(Series { name, color, shape: Shape::Line, points: points.chain([slowest]).collect() })
 }
 
 /// `1 / (1 - quantile)` from 1 to about the number of samples, in equal steps of its logarithm.
 fn tails(samples: u64) -> impl Iterator<Item = f64> {
-    let steps = ((samples as f64).log10() * f64::from(POINTS_A_NINE)) as u32;
-    (0..=steps).map(|step| 10_f64.powf(f64::from(step) / f64::from(POINTS_A_NINE)))
+    let steps = ((samples as f64).log10() * f64::from(POINTS_PER_NINE)) as u32;
+    (0..=steps).map(|step| 10_f64.powf(f64::from(step) / f64::from(POINTS_PER_NINE)))
 }
 
 fn at_tail(histogram: &Histogram<u64>, tail: f64) -> f64 {
     histogram.value_at_quantile(1.0 - 1.0 / tail) as f64
 }
 
-fn throughput(moments: &[Moment]) -> Option<Chart> {
-    let last = moments.last().filter(|_| moments.len() > 1)?;
-    let points: Vec<_> = moments.iter().map(|moment| Some((moment.middle_s, moment.packets_per_s))).collect();
-    let max = moments.iter().map(|moment| moment.packets_per_s).fold(0.0, f64::max);
+fn throughput(timeline: &[TimelinePoint]) -> Option<Chart> {
+    let last = timeline.last().filter(|_| timeline.len() > 1)?;
+    let points: Vec<_> = timeline.iter().map(|point| Some((point.middle_s, point.packets_per_s))).collect();
+    let max = timeline.iter().map(|point| point.packets_per_s).fold(0.0, f64::max);
     let y = Axis { scale: Scale::linear(max, scale::count), name: "packets/s" };
-    let series = [Series { name: "throughput", ink: Ink::Teal, shape: Shape::Filled, points }];
+    let series = [Series { name: "throughput", color: ChartColor::Teal, shape: Shape::Filled, points }];
     Some(Chart {
         id: "throughput",
         title: "Throughput over time",
@@ -78,21 +78,21 @@ fn throughput(moments: &[Moment]) -> Option<Chart> {
     })
 }
 
-fn over_time(moments: &[Moment], intervals: &[Interval], kind: &str) -> Option<Chart> {
-    let last = moments.last().filter(|_| moments.len() > 1)?;
-    let line = |name, ink, figure: fn(&Moment) -> Option<u64>| Series {
+fn over_time(timeline: &[TimelinePoint], intervals: &[Interval], kind: &str) -> Option<Chart> {
+    let last = timeline.last().filter(|_| timeline.len() > 1)?;
+    let line = |name, color, figure: fn(&TimelinePoint) -> Option<u64>| Series {
         name,
-        ink,
+        color,
         shape: Shape::Line,
-        points: moments.iter().map(|at| figure(at).map(|ns| (at.middle_s, ns as f64))).collect(),
+        points: timeline.iter().map(|at| figure(at).map(|ns| (at.middle_s, ns as f64))).collect(),
     };
     let series = [
-        line("p99.9", Ink::Magenta, |moment| moment.p999_ns),
-        line("p99", Ink::Violet, |moment| moment.p99_ns),
-        line("p50", Ink::Green, |moment| moment.p50_ns),
+        line("p99.9", ChartColor::Magenta, |point| point.p999_ns),
+        line("p99", ChartColor::Violet, |point| point.p99_ns),
+        line("p50", ChartColor::Green, |point| point.p50_ns),
     ];
     points(&series).next()?;
-    let note = match together(intervals) {
+    let note = match intervals_per_point(intervals) {
         1 => format!("Of {kind}, in each interval."),
         thinned => format!("Of {kind}; each point is the worst of {thinned} intervals."),
     };
@@ -105,13 +105,15 @@ fn over_time(moments: &[Moment], intervals: &[Interval], kind: &str) -> Option<C
 }
 
 fn by_size(classes: &[SizeClass]) -> Option<Chart> {
-    let line = |name, ink, figure: fn(&SizeClass) -> Option<u64>| {
+    let line = |name, color, figure: fn(&SizeClass) -> Option<u64>| {
         let places = classes.iter().enumerate();
         let points = places.map(|(place, class)| figure(class).map(|ns| (place as f64, ns as f64)));
-        Series { name, ink, shape: Shape::Dotted, points: points.collect() }
+        Series { name, color, shape: Shape::Dotted, points: points.collect() }
     };
-    let series =
-        [line("p99", Ink::Violet, |class| class.p99_ns), line("p50", Ink::Green, |class| class.p50_ns)];
+    let series = [
+        line("p99", ChartColor::Violet, |class| class.p99_ns),
+        line("p50", ChartColor::Green, |class| class.p50_ns),
+    ];
     points(&series).next()?;
     let names = classes.iter().map(|class| range(class.from_bytes, class.to_bytes)).collect();
     let x = Axis { scale: Scale::places(names), name: "payload in bytes, 1K is 1024" };
@@ -136,7 +138,7 @@ pub(super) fn range(from: u32, to: u32) -> String {
     }
 }
 
-fn seconds(last: &Moment) -> Axis {
+fn seconds(last: &TimelinePoint) -> Axis {
     Axis { scale: Scale::up_to(last.end_s, scale::count), name: "time since the start, s" }
 }
 
@@ -158,7 +160,7 @@ mod tests {
         let mut histogram = crate::record::histogram::new_histogram();
         histogram.record_n(1_000, 999).unwrap();
         histogram.record(50_000).unwrap();
-        let curve = curve("service", Ink::Blue, &Latency::of(&histogram)).unwrap();
+        let curve = curve("service", ChartColor::Blue, &Latency::of(&histogram)).unwrap();
         let (tail, slowest) = curve.points.last().unwrap().unwrap();
         assert_eq!(tail, 1000.0);
         assert!((49_900.0..=50_100.0).contains(&slowest), "{slowest}");

@@ -15,7 +15,7 @@ mod markup;
 
 mod fields;
 
-mod picture;
+mod svg;
 
 mod charts;
 
@@ -27,7 +27,7 @@ mod scale;
 
 mod canvas;
 
-mod ink;
+mod palette;
 
 use std::path::Path;
 
@@ -40,7 +40,7 @@ use crate::result::document::Document;
 pub(crate) fn text(document: &Document, path: &Path) -> anyhow::Result<String> {
     match path.extension() {
         Some(extension) if extension == "svg" => {
-            picture::picture(document).context("there is nothing to draw: the result has no sample")
+            svg::svg(document).context("there is nothing to draw: the result has no sample")
         }
         _ => Ok(page::page(document)),
     }

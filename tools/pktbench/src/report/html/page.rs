@@ -5,8 +5,8 @@ use std::time::{Duration, UNIX_EPOCH};
 use super::chart::{Chart, view_box};
 use super::charts::{charts, range};
 use super::fields::fields;
-use super::ink::as_variables;
 use super::markup::{escape, list, section, table};
+use super::palette::as_variables;
 use crate::judge::threshold;
 use crate::report::comparison;
 use crate::report::text;
@@ -22,8 +22,13 @@ const STYLE: &str = include_str!("style.css");
 /// One page that needs nothing else, and no network.
 pub(crate) fn page(document: &Document) -> String {
     let title = format!("pktbench: {}", document.config.server);
-    let parts =
-        [header(document), tiles(document), figures(&charts(document)), tables(document), footer(document)];
+    let parts = [
+        header(document),
+        tiles(document),
+        chart_section(&charts(document)),
+        tables(document),
+        footer(document),
+    ];
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n\
          <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n\
@@ -65,22 +70,22 @@ fn started(document: &Document) -> String {
 
 fn tiles(document: &Document) -> String {
     let Document { totals, window, latency_ns, errors, integrity, .. } = document;
-    let latency = latency_ns.of_users();
-    let kind = latency_ns.name_of_users();
+    let latency = latency_ns.primary();
+    let kind = latency_ns.primary_name();
     let received_per_s = window.per_second(totals.bytes_received);
-    let (failed, damaged) = (errors.count(), integrity.damaged());
+    let (failed, violations) = (errors.count(), integrity.violations());
     let rate = units::rate(totals.packets_per_s);
     let tiles = [
         tile("packets/s", &rate, &format!("{} payload", units::bytes_per_s(received_per_s)), ""),
         tile("p50", &percentile(latency, 50.0), kind, ""),
         tile("p99", &percentile(latency, 99.0), kind, ""),
         tile("p99.9", &percentile(latency, 99.9), kind, ""),
-        tile("max", &figure(latency.max.map(|ns| ns as f64)), kind, ""),
+        tile("max", &whole_time(latency.max), kind, ""),
         tile(
             "errors",
             &units::count(failed),
-            &format!("{} damaged packets", units::count(damaged)),
-            if failed > 0 || damaged > 0 { " alarm" } else { "" },
+            &format!("{} violations packets", units::count(violations)),
+            if failed > 0 || violations > 0 { " alarm" } else { "" },
         ),
     ];
     format!("<section class=\"tiles\" aria-label=\"key figures\">\n{}</section>\n", tiles.concat())
@@ -95,14 +100,18 @@ fn tile(name: &str, value: &str, below: &str, class: &str) -> String {
 }
 
 fn percentile(latency: &Latency, percent: f64) -> String {
-    figure(latency.listed(percent).map(|ns| ns as f64))
+    whole_time(latency.listed(percent))
 }
 
-fn figure(ns: Option<f64>) -> String {
+fn time(ns: Option<f64>) -> String {
     ns.map_or_else(|| "-".to_owned(), units::time)
 }
 
-fn figures(charts: &[Chart]) -> String {
+fn whole_time(ns: Option<u64>) -> String {
+    time(ns.map(|ns| ns as f64))
+}
+
+fn chart_section(charts: &[Chart]) -> String {
     if charts.is_empty() {
         return String::new();
     }
@@ -159,14 +168,13 @@ fn conditions(thresholds: &[Threshold]) -> String {
 }
 
 fn steps(search: &Search) -> String {
-    let time = |ns: Option<u64>| figure(ns.map(|ns| ns as f64));
     let rows = search.steps.iter().map(|step| {
         let holds = step.problem.as_ref().map_or("✓ holds".to_owned(), |problem| format!("✗ {problem}"));
         vec![
             units::rate(step.rate),
             units::rate(step.packets_per_s),
-            time(step.p50_ns),
-            time(step.p99_ns),
+            whole_time(step.p50_ns),
+            whole_time(step.p99_ns),
             holds,
         ]
     });
@@ -174,8 +182,8 @@ fn steps(search: &Search) -> String {
 }
 
 fn differences(comparison: &Comparison) -> String {
-    let rows = comparison.figures.iter().map(|figure| {
-        let cells = comparison::cells(figure);
+    let rows = comparison.metrics.iter().map(|metric| {
+        let cells = comparison::cells(metric);
         cells.to_vec()
     });
     table(&["", "base", "new", "difference", "99 % interval", ""], &rows.collect::<Vec<_>>())
@@ -192,23 +200,22 @@ fn latencies(document: &Document) -> String {
     };
     let mut rows: Vec<Vec<String>> = vec![
         row("packets".to_owned(), &|latency| units::count(latency.count)),
-        row("min".to_owned(), &|latency| figure(latency.min.map(|ns| ns as f64))),
-        row("mean".to_owned(), &|latency| figure(latency.mean)),
-        row("standard deviation".to_owned(), &|latency| figure(latency.stddev)),
+        row("min".to_owned(), &|latency| whole_time(latency.min)),
+        row("mean".to_owned(), &|latency| time(latency.mean)),
+        row("standard deviation".to_owned(), &|latency| time(latency.stddev)),
     ];
     for (percent, _) in &document.latency_ns.service.percentiles {
         rows.push(row(format!("p{percent}"), &|latency| percentile(latency, *percent)));
     }
-    rows.push(row("max".to_owned(), &|latency| figure(latency.max.map(|ns| ns as f64))));
+    rows.push(row("max".to_owned(), &|latency| whole_time(latency.max)));
     let names: Vec<_> = [""].into_iter().chain(columns.iter().map(|(name, _)| *name)).collect();
     table(&names, &rows)
 }
 
 fn classes(sizes: &[SizeClass]) -> String {
     let rows = sizes.iter().map(|class| {
-        let time = |ns: Option<u64>| figure(ns.map(|ns| ns as f64));
         let size = range(class.from_bytes, class.to_bytes);
-        vec![size, units::count(class.count), time(class.p50_ns), time(class.p99_ns)]
+        vec![size, units::count(class.count), whole_time(class.p50_ns), whole_time(class.p99_ns)]
     });
     table(&["payload in bytes", "packets", "p50", "p99"], &rows.collect::<Vec<_>>())
 }

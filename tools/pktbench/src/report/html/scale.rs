@@ -12,10 +12,10 @@ pub(super) struct Scale {
 }
 
 /// Below this ratio of the largest to the smallest value, all of them can be told apart on a linear axis.
-const WIDE: f64 = 12.0;
+const MIN_LOG_RATIO: f64 = 12.0;
 
 /// What fits beside an axis.
-const MOST_TICKS: f64 = 7.0;
+const MAX_TICKS: f64 = 7.0;
 
 impl Scale {
     /// From 0 to the round number that no value is above.
@@ -35,7 +35,7 @@ impl Scale {
     pub(super) fn fitting(values: impl Iterator<Item = f64> + Clone, label: fn(f64) -> String) -> Self {
         let max = values.clone().fold(1.0, f64::max);
         let min = values.fold(max, f64::min).max(1.0);
-        if max / min < WIDE { Self::linear(max, label) } else { Self::log(min, max, label) }
+        if max / min < MIN_LOG_RATIO { Self::linear(max, label) } else { Self::log(min, max, label) }
     }
 
     fn log(min: f64, max: f64, label: fn(f64) -> String) -> Self {
@@ -44,10 +44,10 @@ impl Scale {
         let from = round.clone().filter(|value| *value <= min).fold(10_f64.powi(first), f64::max);
         let to = round.clone().filter(|value| *value >= max).fold(f64::INFINITY, f64::min);
         let within = |value: &f64| (from..=to).contains(value);
-        let every = ((f64::from(last - first) / MOST_TICKS).ceil() as i32).max(1);
+        let every = ((f64::from(last - first) / MAX_TICKS).ceil() as i32).max(1);
         let powers = (first..=last).step_by(every as usize).map(|power| 10_f64.powi(power));
         let ticks: Vec<f64> = match round.clone().filter(within).count() {
-            count if count as f64 <= MOST_TICKS => round.filter(within).collect(),
+            count if count as f64 <= MAX_TICKS => round.filter(within).collect(),
             _ => powers.filter(within).collect(),
         };
         let ticks = ticks.into_iter().map(|value| (value, label(value))).collect();

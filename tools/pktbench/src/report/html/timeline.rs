@@ -3,11 +3,11 @@
 use crate::result::document::Interval;
 
 /// About one for each dot of a screen that the chart has.
-const MOST_MOMENTS: usize = 400;
+const MAX_POINTS: usize = 400;
 
 /// One interval, or the worst of several.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Moment {
+pub(super) struct TimelinePoint {
     pub(super) middle_s: f64,
     pub(super) end_s: f64,
     pub(super) packets_per_s: f64,
@@ -16,30 +16,30 @@ pub(super) struct Moment {
     pub(super) p999_ns: Option<u64>,
 }
 
-/// Of how many intervals a moment is.
-pub(super) fn together(intervals: &[Interval]) -> usize {
-    intervals.len().div_ceil(MOST_MOMENTS).max(1)
+/// Of how many intervals a point is.
+pub(super) fn intervals_per_point(intervals: &[Interval]) -> usize {
+    intervals.len().div_ceil(MAX_POINTS).max(1)
 }
 
-pub(super) fn moments(intervals: &[Interval]) -> Vec<Moment> {
+pub(super) fn timeline(intervals: &[Interval]) -> Vec<TimelinePoint> {
     let mut from_s = 0.0;
-    let mut moments = Vec::new();
-    for intervals in intervals.chunks(together(intervals)) {
+    let mut timeline = Vec::new();
+    for intervals in intervals.chunks(intervals_per_point(intervals)) {
         let end_s = intervals.iter().map(|interval| interval.t_s).fold(from_s, f64::max);
         // An interval without length has no rate.
         if end_s > from_s {
-            moments.push(moment(intervals, from_s, end_s));
+            timeline.push(point(intervals, from_s, end_s));
         }
         from_s = end_s;
     }
-    moments
+    timeline
 }
 
-fn moment(intervals: &[Interval], from_s: f64, end_s: f64) -> Moment {
+fn point(intervals: &[Interval], from_s: f64, end_s: f64) -> TimelinePoint {
     let received: f64 = intervals.iter().map(|interval| interval.received as f64).sum();
     // A percentile of several intervals cannot be had from theirs; the worst of them is no better than it.
     let worst = |figure: fn(&Interval) -> Option<u64>| intervals.iter().filter_map(figure).max();
-    Moment {
+    TimelinePoint {
         middle_s: from_s + (end_s - from_s) / 2.0,
         end_s,
         packets_per_s: received / (end_s - from_s),
@@ -59,25 +59,25 @@ mod tests {
 
     #[test]
     fn a_short_last_interval_has_the_rate_of_its_own_time() {
-        let moments = moments(&[interval(1.0, 100, Some(7)), interval(1.5, 40, None)]);
-        let rates: Vec<_> = moments.iter().map(|moment| (moment.middle_s, moment.packets_per_s)).collect();
+        let timeline = timeline(&[interval(1.0, 100, Some(7)), interval(1.5, 40, None)]);
+        let rates: Vec<_> = timeline.iter().map(|point| (point.middle_s, point.packets_per_s)).collect();
         assert_eq!(rates, [(0.5, 100.0), (1.25, 80.0)]);
-        assert_eq!((moments[0].p99_ns, moments[1].p99_ns), (Some(7), None));
+        assert_eq!((timeline[0].p99_ns, timeline[1].p99_ns), (Some(7), None));
     }
 
     #[test]
     fn a_long_run_keeps_its_packets_and_its_worst_intervals() {
         let stall = |second| if second == 1234 { 9_000 } else { 5 };
         let second = |second: u64| interval(second as f64 + 1.0, 10, Some(stall(second)));
-        let moments = moments(&(0..3600).map(second).collect::<Vec<_>>());
-        assert_eq!(moments.len(), MOST_MOMENTS);
-        assert!(moments.iter().all(|moment| moment.packets_per_s == 10.0));
-        assert_eq!(moments.iter().filter(|moment| moment.p99_ns == Some(9_000)).count(), 1);
+        let timeline = timeline(&(0..3600).map(second).collect::<Vec<_>>());
+        assert_eq!(timeline.len(), MAX_POINTS);
+        assert!(timeline.iter().all(|point| point.packets_per_s == 10.0));
+        assert_eq!(timeline.iter().filter(|point| point.p99_ns == Some(9_000)).count(), 1);
     }
 
     #[test]
     fn an_interval_that_ends_before_it_begins_is_left_out() {
-        let moments = moments(&[interval(1.0, 1, None), interval(1.0, 1, None), interval(-3.0, 1, None)]);
-        assert_eq!(moments.len(), 1);
+        let timeline = timeline(&[interval(1.0, 1, None), interval(1.0, 1, None), interval(-3.0, 1, None)]);
+        assert_eq!(timeline.len(), 1);
     }
 }

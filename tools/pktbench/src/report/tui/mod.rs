@@ -1,7 +1,7 @@
 //! `--tui`: a run as it goes on, over the whole terminal.
 //!
 //! ```text
-//!   conductor -- a moment, every tick --> course: phase, time left, speed --> frame --> screen
+//!   conductor -- a status, every tick --> tracker: phase, time left, speed --> frame --> screen
 //!             <------------- the end of the run is asked for ---------------- keys -----'
 //! ```
 //!
@@ -9,9 +9,9 @@
 
 mod charts;
 
-mod course;
+mod phase;
 
-mod frame;
+mod layout;
 
 mod screen;
 
@@ -20,19 +20,19 @@ use std::net::SocketAddr;
 use anyhow::Context;
 
 use crate::plan::Plan;
-use crate::report::moment::Moment;
+use crate::report::status::RunStatus;
 use crate::result::config;
 use crate::result::document::Config;
-use course::Course;
-use frame::Picture;
+use layout::View;
+use phase::PhaseTracker;
 use screen::Screen;
 
 /// One frame in so many ticks of the conductor: five a second are as many as anyone reads.
-const TICKS_A_FRAME: u64 = 2;
+const TICKS_PER_FRAME: u64 = 2;
 
 pub(crate) struct Tui {
     config: Config,
-    course: Course,
+    tracker: PhaseTracker,
     ticks: u64,
     screen: Screen,
 }
@@ -41,15 +41,20 @@ impl Tui {
     /// Takes the terminal, until it is dropped.
     pub(crate) fn open(plan: &Plan, own_addr: Option<SocketAddr>) -> anyhow::Result<Self> {
         let screen = Screen::enter().context("--tui cannot use the terminal; leave it out")?;
-        Ok(Self { config: config::config(plan, own_addr), course: Course::new(plan), ticks: 0, screen })
+        Ok(Self {
+            config: config::config(plan, own_addr),
+            tracker: PhaseTracker::new(plan),
+            ticks: 0,
+            screen,
+        })
     }
 
-    /// Draws the moment when it is time to. Whether a key has asked for the end of the run.
-    pub(crate) fn show(&mut self, moment: &Moment<'_>) -> bool {
-        self.course.follow(moment);
-        if self.ticks % TICKS_A_FRAME == 0 {
-            let Self { config, course, screen, .. } = self;
-            screen.draw(|frame| frame::draw(frame, &Picture { config, course, moment }));
+    /// Draws the status when it is time to. Whether a key has asked for the end of the run.
+    pub(crate) fn show(&mut self, status: &RunStatus<'_>) -> bool {
+        self.tracker.record(status);
+        if self.ticks % TICKS_PER_FRAME == 0 {
+            let Self { config, tracker, screen, .. } = self;
+            screen.draw(|frame| layout::draw(frame, &View { config, tracker, status }));
         }
         self.ticks += 1;
         self.screen.ends()

@@ -14,8 +14,8 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::Paragraph;
 
 use super::charts::{self, PERCENTILES, kind};
-use super::course::Course;
-use crate::report::moment::{Moment, Running};
+use super::phase::PhaseTracker;
+use crate::report::status::{RunStatus, Running};
 use crate::report::text::{self, plural};
 use crate::result::document::Config;
 use crate::result::units;
@@ -24,41 +24,40 @@ use crate::result::units;
 const INDENT: usize = 12;
 
 /// Lines of a terminal that has room for the configuration, and for charts besides.
-const ROOMY: u16 = 10;
-const ROOM_FOR_CHARTS: u16 = 16;
+const MIN_ROWS_FOR_CONFIG: u16 = 10;
+const MIN_ROWS_FOR_CHARTS: u16 = 16;
 
-const HINT: &str = "q ends the run";
+const STOP_HINT: &str = "q ends the run";
 
 /// What a frame shows.
-pub(super) struct Picture<'a> {
+pub(super) struct View<'a> {
     pub(super) config: &'a Config,
-    pub(super) course: &'a Course,
-    pub(super) moment: &'a Moment<'a>,
+    pub(super) tracker: &'a PhaseTracker,
+    pub(super) status: &'a RunStatus<'a>,
 }
 
-pub(super) fn draw(frame: &mut Frame<'_>, picture: &Picture<'_>) {
+pub(super) fn draw(frame: &mut Frame<'_>, view: &View<'_>) {
     let area = frame.area();
-    let configuration = if area.height >= ROOMY { 3 } else { 0 };
+    let configuration = if area.height >= MIN_ROWS_FOR_CONFIG { 3 } else { 0 };
     let rows =
         Layout::vertical([Constraint::Length(configuration), Constraint::Length(5), Constraint::Fill(1)]);
     let [top, middle, rest] = rows.areas(area);
-    configured(frame, top, picture.config);
+    configured(frame, top, view.config);
     let rows: [Rect; 5] = Layout::vertical([Constraint::Length(1); 5]).areas(middle);
-    let standing = picture.course.standing(picture.moment);
-    frame.render_widget(gauge(standing.done, rows[0].width), rows[0]);
-    frame.render_widget(row(standing.phase, vec![standing.left.bold()]), rows[1]);
-    let running = match picture.moment {
-        Moment::Connecting(_) => None,
-        Moment::Running(running) => Some(running),
+    let phase_status = view.tracker.phase_status(view.status);
+    frame.render_widget(gauge(phase_status.done, rows[0].width), rows[0]);
+    frame.render_widget(row(phase_status.phase, vec![phase_status.left.bold()]), rows[1]);
+    let running = match view.status {
+        RunStatus::Connecting(_) => None,
+        RunStatus::Running(running) => Some(running),
     };
     if let Some(running) = running {
-        let lines =
-            [speed(picture, running), latency(picture.config, running), packets(picture.config, running)];
+        let lines = [speed(view, running), latency(view.config, running), packets(view.config, running)];
         for (line, row) in lines.into_iter().zip(&rows[2..]) {
             frame.render_widget(line, *row);
         }
-        if area.height >= ROOM_FOR_CHARTS {
-            charts::draw(frame, rest, picture.config, running.intervals);
+        if area.height >= MIN_ROWS_FOR_CHARTS {
+            charts::draw(frame, rest, view.config, running.intervals);
         }
     }
 }
@@ -66,10 +65,10 @@ pub(super) fn draw(frame: &mut Frame<'_>, picture: &Picture<'_>) {
 fn configured(frame: &mut Frame<'_>, area: Rect, config: &Config) {
     let [first, rest] = Layout::vertical([Constraint::Length(1), Constraint::Fill(1)]).areas(area);
     let width = usize::from(area.width);
-    let room = width.saturating_sub(HINT.len() + 2);
+    let room = width.saturating_sub(STOP_HINT.len() + 2);
     let server = cut(&format!("pktbench: {}", text::server(config)), room);
     frame.render_widget(Line::from(server).bold(), first);
-    frame.render_widget(Line::from(HINT).dim().right_aligned(), first);
+    frame.render_widget(Line::from(STOP_HINT).dim().right_aligned(), first);
     let lines = [text::mode(config), text::load(config)].map(|text| Line::from(cut(&text, width)).dim());
     frame.render_widget(Paragraph::new(lines.to_vec()), rest);
 }
@@ -81,8 +80,8 @@ fn gauge(done: f64, width: u16) -> Line<'static> {
     vec!["█".repeat(full).cyan(), "░".repeat(rest).dim()].into()
 }
 
-fn speed(picture: &Picture<'_>, running: &Running<'_>) -> Line<'static> {
-    let now = picture.course.packets_per_s().map_or("-".to_owned(), units::rate);
+fn speed(view: &View<'_>, running: &Running<'_>) -> Line<'static> {
+    let now = view.tracker.packets_per_s().map_or("-".to_owned(), units::rate);
     let mut text = format!("{now} packets/s now");
     if let Some(last) = running.intervals.last() {
         let received: u64 = running.intervals.iter().map(|interval| interval.received).sum();
@@ -168,23 +167,27 @@ mod tests {
         (1..=count).map(interval).collect()
     }
 
-    fn running(seconds: u64, intervals: &[Interval]) -> Moment<'_> {
+    fn running(seconds: u64, intervals: &[Interval]) -> RunStatus<'_> {
         let elapsed = Duration::from_secs(seconds);
-        Moment::Running(Running { elapsed, sent: 21_010, answers: 21_000, intervals, failed: 0 })
+        RunStatus::Running(Running { elapsed, sent: 21_010, answers: 21_000, intervals, failed: 0 })
     }
 
-    fn drawn(plan: &Plan, moment: &Moment<'_>, (width, height): (u16, u16)) -> Vec<String> {
+    fn drawn(plan: &Plan, status: &RunStatus<'_>, (width, height): (u16, u16)) -> Vec<String> {
         let mut config = config::config(plan, "127.0.0.1:14572".parse().ok());
         config.threads = 1;
-        let mut course = Course::new(plan);
-        if let Moment::Running(running) = moment {
+        let mut tracker = PhaseTracker::new(plan);
+        if let RunStatus::Running(running) = status {
             let elapsed = running.elapsed.saturating_sub(Duration::from_millis(500));
-            course.follow(&Moment::Running(Running { elapsed, answers: running.answers - 500, ..*running }));
+            tracker.record(&RunStatus::Running(Running {
+                elapsed,
+                answers: running.answers - 500,
+                ..*running
+            }));
         }
-        course.follow(moment);
+        tracker.record(status);
         let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
-        let picture = Picture { config: &config, course: &course, moment };
-        terminal.draw(|frame| draw(frame, &picture)).unwrap();
+        let view = View { config: &config, tracker: &tracker, status };
+        terminal.draw(|frame| draw(frame, &view)).unwrap();
         let cells = terminal.backend().buffer().content();
         let row = |cells: &[ratatui::buffer::Cell]| cells.iter().map(Cell::symbol).collect::<String>();
         cells.chunks(usize::from(width).max(1)).map(|cells| row(cells).trim_end().to_owned()).collect()
@@ -226,13 +229,13 @@ packets     10 outstanding, 21,010 sent, no connection failed
     fn each_phase_is_named_beside_what_is_left() {
         let plan = ten_seconds();
         let cases = [
-            (Moment::Connecting(3), "connecting", "3 of 10 connections"),
+            (RunStatus::Connecting(3), "connecting", "3 of 10 connections"),
             (running(1, &[]), "warm-up", "11s left"),
             (running(4, &[]), "measuring", "8s left"),
             (running(13, &[]), "waiting", "for 10 answers, 9s at most"),
         ];
-        for (moment, phase, left) in cases {
-            let lines = drawn(&plan, &moment, (80, 24));
+        for (status, phase, left) in cases {
+            let lines = drawn(&plan, &status, (80, 24));
             assert!(lines[4].starts_with(phase) && lines[4].ends_with(left), "{lines:#?}");
         }
     }
@@ -249,19 +252,19 @@ packets     10 outstanding, 21,010 sent, no connection failed
 
     #[test]
     fn a_failed_connection_is_told() {
-        let moment = running(5, &[]);
-        let Moment::Running(running) = moment else { unreachable!("it is one") };
-        let lines = drawn(&ten_seconds(), &Moment::Running(Running { failed: 2, ..running }), (80, 24));
+        let status = running(5, &[]);
+        let RunStatus::Running(running) = status else { unreachable!("it is one") };
+        let lines = drawn(&ten_seconds(), &RunStatus::Running(Running { failed: 2, ..running }), (80, 24));
         assert_eq!(lines[7], "packets     10 outstanding, 21,010 sent, 2 of 10 connections failed");
     }
 
     #[test]
     fn no_size_of_a_terminal_is_a_panic() {
         let shown = intervals(200);
-        for moment in [Moment::Connecting(3), running(8, &shown[..1]), running(9, &shown)] {
+        for status in [RunStatus::Connecting(3), running(8, &shown[..1]), running(9, &shown)] {
             for width in (0..14).chain(38..42).chain([20, 80, 300]) {
                 for height in (0..7).chain(8..12).chain(14..19).chain([24, 100]) {
-                    drawn(&ten_seconds(), &moment, (width, height));
+                    drawn(&ten_seconds(), &status, (width, height));
                 }
             }
         }
@@ -281,7 +284,7 @@ packets     10 outstanding, 21,010 sent, no connection failed
         let path = format!("unix:/\x1b[2J\n{}", "long/".repeat(100));
         let plan = Plan { connect: vec![path.as_str().into()], ..ten_seconds() };
         let lines = drawn(&plan, &running(5, &[]), (80, 24));
-        assert!(lines[0].contains("…") && lines[0].ends_with(HINT), "{lines:#?}");
+        assert!(lines[0].contains("…") && lines[0].ends_with(STOP_HINT), "{lines:#?}");
         assert!(!lines.concat().contains(['\x1b', '\n']), "{lines:#?}");
     }
 

@@ -11,7 +11,7 @@ const MARGIN: f64 = 16.0;
 const TITLE: f64 = 40.0;
 
 /// `None` where there is nothing to draw.
-pub(super) fn picture(document: &Document) -> Option<String> {
+pub(super) fn svg(document: &Document) -> Option<String> {
     let charts = charts(document);
     let columns = charts.len().min(2);
     let rows = charts.len().div_ceil(2);

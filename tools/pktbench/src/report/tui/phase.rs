@@ -8,14 +8,14 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::plan::{Amount, Plan};
-use crate::report::moment::{Moment, Running};
+use crate::report::status::{RunStatus, Running};
 use crate::report::text::plural;
 use crate::result::units;
 
 /// Over which time the speed is taken: less of it jumps about.
-const NOW: Duration = Duration::from_secs(1);
+const SPEED_WINDOW: Duration = Duration::from_secs(1);
 
-pub(super) struct Course {
+pub(super) struct PhaseTracker {
     conns: usize,
     amount: Amount,
     timeout: Duration,
@@ -36,14 +36,14 @@ struct Counts {
 
 /// A phase, and how the whole run stands in it.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Standing {
+pub(super) struct PhaseStatus {
     pub(super) phase: &'static str,
     /// From 0 to 1.
     pub(super) done: f64,
     pub(super) left: String,
 }
 
-impl Course {
+impl PhaseTracker {
     pub(super) fn new(plan: &Plan) -> Self {
         Self {
             conns: plan.conns,
@@ -56,15 +56,15 @@ impl Course {
         }
     }
 
-    pub(super) fn follow(&mut self, moment: &Moment<'_>) {
-        let Moment::Running(Running { elapsed: at, sent, answers, .. }) = *moment else { return };
+    pub(super) fn record(&mut self, status: &RunStatus<'_>) {
+        let RunStatus::Running(Running { elapsed: at, sent, answers, .. }) = *status else { return };
         let counts = Counts { at, sent, answers };
         if at < self.measure_from {
             self.before = counts;
         }
         self.recent.push_back(counts);
         // One that is as old as that, or older, stays to be counted from.
-        while self.recent.get(1).is_some_and(|second| second.at + NOW <= at) {
+        while self.recent.get(1).is_some_and(|second| second.at + SPEED_WINDOW <= at) {
             self.recent.pop_front();
         }
     }
@@ -76,13 +76,17 @@ impl Course {
         (time > 0.0).then(|| (last.answers - first.answers) as f64 / time)
     }
 
-    pub(super) fn standing(&self, moment: &Moment<'_>) -> Standing {
-        let running = match moment {
-            Moment::Connecting(made) => {
+    pub(super) fn phase_status(&self, status: &RunStatus<'_>) -> PhaseStatus {
+        let running = match status {
+            RunStatus::Connecting(made) => {
                 let left = format!("{} of {}", units::count(*made as u64), plural(self.conns, "connection"));
-                return Standing { phase: "connecting", done: share(*made as f64, self.conns as f64), left };
+                return PhaseStatus {
+                    phase: "connecting",
+                    done: share(*made as f64, self.conns as f64),
+                    left,
+                };
             }
-            Moment::Running(running) => running,
+            RunStatus::Running(running) => running,
         };
         match self.amount {
             Amount::Time(duration) => self.for_time(running, self.measure_from + duration),
@@ -99,23 +103,23 @@ impl Course {
         }
     }
 
-    fn for_time(&self, running: &Running<'_>, end: Duration) -> Standing {
+    fn for_time(&self, running: &Running<'_>, end: Duration) -> PhaseStatus {
         let elapsed = running.elapsed;
         if elapsed >= end {
             let left = (end + self.timeout).saturating_sub(elapsed);
             return waiting(running, &format!(", {} at most", seconds(left)));
         }
-        Standing {
+        PhaseStatus {
             phase: self.before_measuring(elapsed).unwrap_or("measuring"),
             done: share(elapsed.as_secs_f64(), end.as_secs_f64()),
             left: format!("{} left", seconds(end - elapsed)),
         }
     }
 
-    fn for_packets(&self, running: &Running<'_>, packets: u64) -> Standing {
+    fn for_packets(&self, running: &Running<'_>, packets: u64) -> PhaseStatus {
         if let Some(phase) = self.before_measuring(running.elapsed) {
             let left = format!("{} until packets count", seconds(self.measure_from - running.elapsed));
-            return Standing { phase, done: 0.0, left };
+            return PhaseStatus { phase, done: 0.0, left };
         }
         if running.sent - self.before.sent >= packets {
             return waiting(running, "");
@@ -125,7 +129,7 @@ impl Course {
         let time = self.packets_per_s().map(|speed| missing as f64 / speed);
         // A speed of nothing has no end.
         let time = time.and_then(|time| Duration::try_from_secs_f64(time).ok());
-        Standing {
+        PhaseStatus {
             phase: "measuring",
             done: share(answers as f64, packets as f64),
             left: match time {
@@ -136,9 +140,13 @@ impl Course {
     }
 }
 
-fn waiting(running: &Running<'_>, at_most: &str) -> Standing {
+fn waiting(running: &Running<'_>, at_most: &str) -> PhaseStatus {
     let outstanding = running.sent.saturating_sub(running.answers) as usize;
-    Standing { phase: "waiting", done: 1.0, left: format!("for {}{at_most}", plural(outstanding, "answer")) }
+    PhaseStatus {
+        phase: "waiting",
+        done: 1.0,
+        left: format!("for {}{at_most}", plural(outstanding, "answer")),
+    }
 }
 
 fn share(part: f64, whole: f64) -> f64 {
@@ -156,26 +164,26 @@ mod tests {
     use super::*;
     use crate::plan::tests::plan;
 
-    fn running(elapsed_ms: u64, sent: u64, answers: u64) -> Moment<'static> {
+    fn running(elapsed_ms: u64, sent: u64, answers: u64) -> RunStatus<'static> {
         let elapsed = Duration::from_millis(elapsed_ms);
-        Moment::Running(Running { elapsed, sent, answers, intervals: &[], failed: 0 })
+        RunStatus::Running(Running { elapsed, sent, answers, intervals: &[], failed: 0 })
     }
 
-    fn course(amount: Amount) -> Course {
+    fn tracker(amount: Amount) -> PhaseTracker {
         let (ramp, warmup) = (Duration::from_secs(1), Duration::from_secs(2));
-        Course::new(&Plan { amount, ramp, warmup, ..plan() })
+        PhaseTracker::new(&Plan { amount, ramp, warmup, ..plan() })
     }
 
-    fn said(course: &Course, moment: &Moment<'_>) -> (&'static str, String, f64) {
-        let Standing { phase, done, left } = course.standing(moment);
+    fn said(tracker: &PhaseTracker, status: &RunStatus<'_>) -> (&'static str, String, f64) {
+        let PhaseStatus { phase, done, left } = tracker.phase_status(status);
         (phase, left, done)
     }
 
     #[test]
     fn a_run_for_a_time_tells_each_phase_and_the_time_left_in_whole_seconds() {
-        let course = course(Amount::Time(Duration::from_secs(7)));
+        let tracker = tracker(Amount::Time(Duration::from_secs(7)));
         let cases = [
-            (Moment::Connecting(5), ("connecting", "5 of 10 connections", 0.5)),
+            (RunStatus::Connecting(5), ("connecting", "5 of 10 connections", 0.5)),
             (running(0, 0, 0), ("ramp", "10s left", 0.0)),
             (running(1000, 0, 0), ("warm-up", "9s left", 0.1)),
             (running(5000, 9, 9), ("measuring", "5s left", 0.5)),
@@ -183,17 +191,17 @@ mod tests {
             (running(10_000, 9, 8), ("waiting", "for 1 answer, 10s at most", 1.0)),
             (running(99_000, 9, 0), ("waiting", "for 9 answers, 0s at most", 1.0)),
         ];
-        for (moment, (phase, left, done)) in cases {
-            assert_eq!(said(&course, &moment), (phase, left.to_owned(), done), "{moment:?}");
+        for (status, (phase, left, done)) in cases {
+            assert_eq!(said(&tracker, &status), (phase, left.to_owned(), done), "{status:?}");
         }
     }
 
     #[test]
     fn a_number_of_packets_does_not_count_those_of_the_warm_up() {
-        let mut course = course(Amount::Packets(1000));
-        let mut after = |moment: Moment<'_>| {
-            course.follow(&moment);
-            said(&course, &moment)
+        let mut tracker = tracker(Amount::Packets(1000));
+        let mut after = |status: RunStatus<'_>| {
+            tracker.record(&status);
+            said(&tracker, &status)
         };
         assert_eq!(after(running(0, 0, 0)), ("ramp", "3s until packets count".to_owned(), 0.0));
         assert_eq!(after(running(2900, 501, 500)).0, "warm-up");
@@ -204,26 +212,26 @@ mod tests {
 
     #[test]
     fn a_server_that_answers_nothing_leaves_the_time_unsaid() {
-        let mut course = Course::new(&plan());
-        course.follow(&running(0, 0, 0));
-        course.follow(&running(500, 10, 0));
-        assert_eq!(said(&course, &running(500, 10, 0)).1, "1,000 packets left");
+        let mut tracker = PhaseTracker::new(&plan());
+        tracker.record(&running(0, 0, 0));
+        tracker.record(&running(500, 10, 0));
+        assert_eq!(said(&tracker, &running(500, 10, 0)).1, "1,000 packets left");
     }
 
     #[test]
     fn the_speed_is_that_of_the_last_second() {
-        let mut course = Course::new(&plan());
-        assert_eq!(course.packets_per_s(), None);
-        course.follow(&running(0, 0, 0));
-        assert_eq!(course.packets_per_s(), None, "a moment is no time");
+        let mut tracker = PhaseTracker::new(&plan());
+        assert_eq!(tracker.packets_per_s(), None);
+        tracker.record(&running(0, 0, 0));
+        assert_eq!(tracker.packets_per_s(), None, "a status is no time");
         for tick in 1..=20 {
-            course.follow(&running(tick * 100, 1000, tick * 10));
+            tracker.record(&running(tick * 100, 1000, tick * 10));
         }
-        assert_eq!(course.packets_per_s(), Some(100.0));
+        assert_eq!(tracker.packets_per_s(), Some(100.0));
         for tick in 21..=30 {
-            course.follow(&running(tick * 100, 1000, 200));
+            tracker.record(&running(tick * 100, 1000, 200));
         }
-        assert_eq!(course.packets_per_s(), Some(0.0));
-        assert!(course.recent.len() <= 12, "memory for a second: {}", course.recent.len());
+        assert_eq!(tracker.packets_per_s(), Some(0.0));
+        assert!(tracker.recent.len() <= 12, "memory for a second: {}", tracker.recent.len());
     }
 }

@@ -6,7 +6,7 @@ use crate::result::document::Interval;
 
 /// How far a run is.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Moment<'a> {
+pub(crate) enum RunStatus<'a> {
     /// So many connections are there.
     Connecting(usize),
     Running(Running<'a>),

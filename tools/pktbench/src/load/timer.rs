@@ -10,7 +10,7 @@ use mio::{Registry, Token};
 
 use crate::plan::clock::Clock;
 
-pub(crate) struct Alarm {
+pub(crate) struct Timer {
     #[cfg(target_os = "linux")]
     timer: rustix::fd::OwnedFd,
     /// What it is set to.
@@ -19,7 +19,7 @@ pub(crate) struct Alarm {
 }
 
 #[cfg(target_os = "linux")]
-impl Alarm {
+impl Timer {
     pub(crate) fn new(registry: &Registry, token: Token) -> io::Result<Self> {
         use std::os::fd::AsRawFd;
 
@@ -44,7 +44,7 @@ impl Alarm {
 
         if self.at_ns != at_ns {
             let once = Timespec { tv_sec: 0, tv_nsec: 0 };
-            // None at all would be no alarm.
+            // None at all would be no timer.
             let left = Duration::from_nanos(at_ns.saturating_sub(clock.now_ns()).max(1));
             let time = Timespec {
                 tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
@@ -62,7 +62,7 @@ impl Alarm {
 }
 
 #[cfg(not(target_os = "linux"))]
-impl Alarm {
+impl Timer {
     pub(crate) fn new(_: &Registry, _: Token) -> io::Result<Self> {
         Ok(Self {})
     }

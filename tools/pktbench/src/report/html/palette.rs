@@ -4,7 +4,7 @@
 use plotters::style::RGBColor;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ink {
+pub(super) enum ChartColor {
     Text,
     Muted,
     Grid,
@@ -16,7 +16,7 @@ pub(super) enum Ink {
     Magenta,
 }
 
-impl Ink {
+impl ChartColor {
     pub(super) const ALL: [Self; 9] = [
         Self::Text,
         Self::Muted,
@@ -52,8 +52,8 @@ impl Ink {
 
 /// The drawing with variables in the place of its colours.
 pub(super) fn as_variables(svg: &str) -> String {
-    Ink::ALL.iter().fold(svg.to_owned(), |svg, ink| {
-        let (name, value) = ink.named();
+    ChartColor::ALL.iter().fold(svg.to_owned(), |svg, color| {
+        let (name, value) = color.named();
         svg.replace(&format!("\"#{value:06X}\""), &format!("\"var(--{name})\""))
     })
 }
@@ -66,8 +66,8 @@ mod tests {
     fn every_ink_is_a_variable_of_the_style_for_light_and_for_dark() {
         let style = include_str!("style.css");
         let (light, dark) = style.split_once("@media (prefers-color-scheme: dark)").unwrap();
-        for ink in Ink::ALL {
-            let (name, value) = ink.named();
+        for color in ChartColor::ALL {
+            let (name, value) = color.named();
             assert!(light.contains(&format!("--{name}: #{value:06x};")), "{name}");
             assert!(dark.contains(&format!("--{name}: #")), "{name}");
         }
@@ -75,8 +75,12 @@ mod tests {
 
     #[test]
     fn no_two_inks_are_one_colour() {
-        for ink in Ink::ALL {
-            assert_eq!(Ink::ALL.iter().filter(|other| other.rgb() == ink.rgb()).count(), 1, "{ink:?}");
+        for color in ChartColor::ALL {
+            assert_eq!(
+                ChartColor::ALL.iter().filter(|other| other.rgb() == color.rgb()).count(),
+                1,
+                "{color:?}"
+            );
         }
     }
 }
