@@ -1,15 +1,16 @@
-//! The comparison as a table for people, in 80 columns.
+//! A comparison of two results as a table of 80 columns, or as JSON. The judging is in `judge::compare`.
 
 use std::fmt::Write;
 use std::process::ExitCode;
 
+use crate::judge::compare::MIN_INTERVALS;
 use crate::report::sink::Sink;
 use crate::result::comparison::{Comparison, Difference, Finding, Metric};
 use crate::result::json;
 use crate::result::units;
 use crate::result::verdict::Verdict;
 
-/// Beyond it a number says no more than that it is large.
+/// Larger differences are shown as this number, so that the columns keep their width.
 const MAX_PCT: f64 = 9999.0;
 
 pub(crate) fn print(comparison: &Comparison, as_json: bool) -> anyhow::Result<ExitCode> {
@@ -19,8 +20,8 @@ pub(crate) fn print(comparison: &Comparison, as_json: bool) -> anyhow::Result<Ex
 }
 
 pub(crate) fn text(comparison: &Comparison) -> String {
-    let confidence = format!("{} % interval", comparison.confidence_pct);
-    let mut text = format!("{:6}{:>12}{:>12}{:>10}{confidence:>20}\n", "metric", "base", "new", "by");
+    let confidence = format!("{} % confidence", comparison.confidence_pct);
+    let mut text = format!("{:6}{:>12}{:>12}{:>10}{confidence:>20}\n", "metric", "base", "new", "change");
     for metric in &comparison.metrics {
         // Writing to a string does not fail.
         let _ = writeln!(text, "{}", row(metric));
@@ -29,18 +30,18 @@ pub(crate) fn text(comparison: &Comparison) -> String {
 }
 
 fn row(row: &Difference) -> String {
-    let [name, base, new, by, interval, finding] = cells(row);
-    format!("{name:6}{base:>12}{new:>12}{by:>10}{interval:>20}  {finding}")
+    let [name, base, new, change, interval, finding] = cells(row);
+    format!("{name:6}{base:>12}{new:>12}{change:>10}{interval:>20}  {finding}")
 }
 
-/// The metric, base, new, the difference, its interval, and the finding.
+/// The cells of a row: metric, base, new, change, confidence interval, finding.
 pub(crate) fn cells(row: &Difference) -> [String; 6] {
     let value = |value: Option<f64>| match (value, row.metric) {
         (None, _) => "-".to_owned(),
         (Some(rate), Metric::Rate) => format!("{}/s", units::rate(rate)),
         (Some(ns), _) => units::time(ns),
     };
-    let by = row.difference_pct.map_or("-".to_owned(), |by| format!("{} %", percent(by)));
+    let change = row.difference_pct.map_or("-".to_owned(), |change| format!("{} %", percent(change)));
     let interval = match (row.low_pct, row.high_pct) {
         (Some(low), Some(high)) => format!("{} to {} %", percent(low), percent(high)),
         _ => "-".to_owned(),
@@ -49,13 +50,13 @@ pub(crate) fn cells(row: &Difference) -> [String; 6] {
         row.metric.name().to_owned(),
         value(row.base),
         value(row.new),
-        by,
+        change,
         interval,
         describe(row.finding).to_owned(),
     ]
 }
 
-/// With its sign, and never longer than seven characters.
+/// With a sign; at most seven characters.
 fn percent(percent: f64) -> String {
     match percent {
         percent if percent.abs() < 1000.0 => format!("{percent:+.1}"),
@@ -68,21 +69,25 @@ fn describe(finding: Finding) -> &'static str {
         Finding::NoDifference => "no difference",
         Finding::Faster => "faster",
         Finding::Allowed => "slower, allowed",
-        Finding::Slower => "slower, not judged",
+        Finding::Slower => "slower, no limit",
         Finding::Regression => "REGRESSION",
-        Finding::TooFewIntervals => "too few to tell",
+        Finding::TooFewIntervals => "too few intervals",
     }
 }
 
 fn verdict(comparison: &Comparison) -> String {
-    let worst = |finding| {
+    let limits_of = |finding| {
         let metrics = comparison.metrics.iter().filter(|metric| metric.finding == finding);
         let limits = metrics.filter_map(|metric| Some((metric.metric.name(), metric.limit_pct?)));
         limits.map(|(name, limit)| format!("{name}:{limit}%")).collect::<Vec<_>>().join(",")
     };
     match comparison.verdict {
-        Verdict::Regression => format!("regression: worse than is allowed ({})", worst(Finding::Regression)),
-        Verdict::Undecided => "undecided: too few intervals; measure for a longer time".to_owned(),
+        Verdict::Regression => {
+            format!("regression: beyond the limit of --max-regress ({})", limits_of(Finding::Regression))
+        }
+        Verdict::Undecided => format!(
+            "undecided: fewer than {MIN_INTERVALS} intervals with samples in one of the results; run longer"
+        ),
         _ => "no regression".to_owned(),
     }
 }
@@ -91,14 +96,14 @@ fn verdict(comparison: &Comparison) -> String {
 mod tests {
     use super::*;
 
-    fn difference(metric: Metric, values: (f64, f64), by: [f64; 3], finding: Finding) -> Difference {
+    fn difference(metric: Metric, values: (f64, f64), change: [f64; 3], finding: Finding) -> Difference {
         Difference {
             metric,
             base: Some(values.0),
             new: Some(values.1),
-            difference_pct: Some(by[0]),
-            low_pct: Some(by[1]),
-            high_pct: Some(by[2]),
+            difference_pct: Some(change[0]),
+            low_pct: Some(change[1]),
+            high_pct: Some(change[2]),
             limit_pct: Some(5.0),
             finding,
         }
@@ -115,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_metric_is_a_row_with_its_word_at_the_end() {
+    fn a_metric_is_a_row_that_ends_with_its_finding() {
         let rate =
             difference(Metric::Rate, (166_629.4, 149_966.0), [-10.0, -12.2, -7.75], Finding::Regression);
         let p50 = difference(Metric::P50, (393e3, 397e3), [1.04, -2.1, 4.2], Finding::NoDifference);
@@ -127,11 +132,11 @@ mod tests {
             ..difference(Metric::P99, (2.5e6, 0.0), [0.0; 3], Finding::TooFewIntervals)
         };
         let expected = "\
-metric        base         new        by       99 % interval
+metric        base         new    change     99 % confidence
 rate     166,629/s   149,966/s   -10.0 %     -12.2 to -7.8 %  REGRESSION
 p50         393 µs      397 µs    +1.0 %      -2.1 to +4.2 %  no difference
-p99        2.50 ms           -         -                   -  too few to tell
-regression: worse than is allowed (rate:5%)";
+p99        2.50 ms           -         -                   -  too few intervals
+regression: beyond the limit of --max-regress (rate:5%)";
         assert_eq!(text(&comparison(vec![rate, p50, few], Verdict::Regression)), expected);
     }
 

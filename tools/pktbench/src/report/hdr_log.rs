@@ -1,8 +1,8 @@
-//! The histograms of all intervals, in the log format of HdrHistogram, version 1.3.
+//! `--hdr-log`: the histograms of all intervals, in version 1.3 of HdrHistogram's log format.
 //!
 //! ```text
 //!   #[StartTime: 1795714781.390 (seconds since epoch), ...]
-//!   Tag=service,0.000,1.000,12.345,HISTFAAA...                  begin and length in s, the maximum in ms, the histogram in ns
+//!   Tag=service,0.000,1.000,12.345,HISTFAAA...      start and length in s, maximum in ms, histogram in ns
 //! ```
 
 use std::time::{SystemTime, UNIX_EPOCH};

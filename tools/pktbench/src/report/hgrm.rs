@@ -1,15 +1,15 @@
-//! The distribution of latencies as a table, as HdrHistogram's tools print and plot it. Values are in ms.
+//! `--hgrm`: the distribution of latencies as a table in the text format of HdrHistogram's plotter. Values are in ms.
 
 use hdrhistogram::Histogram;
 
-/// Steps from a percentile to the one that is twice as rare.
-const TICKS: u32 = 5;
+/// Rows for each halving of the distance to 100 %, the default of HdrHistogram's tools.
+const ROWS_PER_HALVING: u32 = 5;
 
 pub(crate) fn table(histogram: &Histogram<u64>) -> String {
     let ms = |ns: f64| ns / 1e6;
     let mut text =
         format!("{:>12} {:>14} {:>10} {:>14}\n\n", "Value", "Percentile", "TotalCount", "1/(1-Percentile)");
-    for step in histogram.iter_quantiles(TICKS) {
+    for step in histogram.iter_quantiles(ROWS_PER_HALVING) {
         let value = ms(step.value_iterated_to() as f64);
         let quantile = step.quantile_iterated_to();
         let count = histogram.count_between(0, step.value_iterated_to());

@@ -1,4 +1,4 @@
-//! What is written while the run goes on: a line an interval.
+//! Output while the run goes on: a line of NDJSON or CSV for each interval, and the HdrHistogram log.
 
 use std::time::SystemTime;
 
@@ -10,7 +10,7 @@ use crate::report::output::{Format, Sinks};
 use crate::result::document::{Config, Interval, SCHEMA, Tool};
 use crate::result::json;
 
-/// A line of NDJSON. The last one is the document itself, as `result`.
+/// A line of NDJSON. The last line, with the document as `result`, is written by `output`.
 #[derive(Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 enum Event<'a> {
@@ -25,11 +25,11 @@ enum Event<'a> {
     },
 }
 
-/// The columns of a row of CSV; those of latency are empty without a sample.
+/// The columns of CSV. The latency columns are empty in an interval without a sample.
 const COLUMNS: &str = "t_s,received,p50_ns,p99_ns,p999_ns,max_ns";
 
 impl Sinks {
-    /// Shows what begins, and counts from this time on.
+    /// Writes the headers. The times of all intervals are relative to `since`.
     pub(crate) fn begin(&mut self, config: &Config, since: SystemTime) {
         match self.format {
             Format::Text | Format::Json => {}
@@ -44,7 +44,7 @@ impl Sinks {
         }
     }
 
-    /// Shows an interval that began at `from_s`.
+    /// Writes a complete interval that began at `from_s`.
     pub(crate) fn show(&mut self, from_s: f64, interval: &Interval, recording: &Recording) {
         match self.format {
             Format::Text | Format::Json => {}

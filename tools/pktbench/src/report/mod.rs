@@ -1,4 +1,5 @@
-//! How a result is shown, and where it is written.
+//! Shows a run and its result (text, HTML, terminal) and writes files (JSON, NDJSON, CSV, HdrHistogram formats). This
+//! layer measures and judges nothing.
 
 pub(crate) mod sink;
 

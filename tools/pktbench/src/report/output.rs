@@ -1,4 +1,4 @@
-//! What is printed and written at the end of a run, and in which form.
+//! Writes the result at the end of a run, in the format and to the files of the command line, and gives the exit code.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -17,16 +17,16 @@ use crate::result::verdict::Verdict;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
     Text,
-    /// One document, at the end.
+    /// One JSON document at the end.
     Json,
-    /// Lines of JSON as it runs, and the document at the end.
+    /// A line of JSON for each interval as the run goes on, and the document at the end.
     Ndjson,
-    /// A row an interval as it runs.
+    /// A row for each interval as the run goes on.
     Csv,
 }
 
 impl Format {
-    /// That of a file of this name.
+    /// The format that the extension of a file name asks for.
     pub(crate) fn of_file(path: &Path) -> Self {
         match path.extension().and_then(OsStr::to_str) {
             Some("json") => Self::Json,
@@ -44,33 +44,35 @@ pub(crate) struct Output {
     pub(crate) path: Option<PathBuf>,
     pub(crate) hdr_log: Option<PathBuf>,
     pub(crate) hgrm: Option<PathBuf>,
-    /// A page, or a picture.
+    /// An HTML page, or an SVG picture if the name ends in `.svg`.
     pub(crate) html: Option<PathBuf>,
 }
 
 impl Output {
-    /// Refuses a file that two of them would be written to.
+    /// An error if two outputs go to the same file.
     pub(crate) fn check(&self) -> Result<(), String> {
         let files = [&self.path, &self.hdr_log, &self.hgrm, &self.html].map(Option::as_deref);
         let mut files: Vec<_> = files.into_iter().flatten().collect();
         files.sort_unstable();
         match files.windows(2).find(|pair| pair[0] == pair[1]) {
-            Some(pair) => Err(format!("{} is given twice; write to files of their own", pair[0].display())),
+            Some(pair) => {
+                Err(format!("{} is given twice; use a different file for each output", pair[0].display()))
+            }
             None => Ok(()),
         }
     }
 
-    /// Whether anything is written while a run goes on.
+    /// Whether lines are written while the run goes on.
     pub(crate) fn is_live(&self) -> bool {
         matches!(self.format, Format::Ndjson | Format::Csv) || self.hdr_log.is_some()
     }
 
-    /// Whether standard output is for people.
+    /// Whether standard output gets text for people.
     pub(crate) fn prints_text(&self) -> bool {
         self.format == Format::Text || self.path.is_some()
     }
 
-    /// Makes all files, so that what cannot be written is known before the run.
+    /// Opens all files, so that a file that cannot be written is an error before the run.
     pub(crate) fn open(self) -> anyhow::Result<Sinks> {
         Ok(Sinks {
             format: self.format,
@@ -83,14 +85,14 @@ impl Output {
     }
 }
 
-/// Nothing is written but at the end of a run, to standard output.
+/// Text to standard output at the end of the run, and no files.
 impl Default for Output {
     fn default() -> Self {
         Self { format: Format::Text, path: None, hdr_log: None, hgrm: None, html: None }
     }
 }
 
-/// Where each of them goes.
+/// The open destinations of an [`Output`].
 pub(crate) struct Sinks {
     pub(crate) format: Format,
     is_file: bool,
@@ -101,8 +103,8 @@ pub(crate) struct Sinks {
 }
 
 impl Sinks {
-    /// Writes what is written at the end, and gives the exit code: what cannot be written is a failure, and hides nothing that
-    /// is worse.
+    /// Writes the result and returns the exit code. A failed write counts as [`Verdict::Failed`], unless the verdict of
+    /// the document is worse.
     pub(crate) fn exit(self, document: &Document) -> ExitCode {
         let ended = self.end(document).map_or_else(
             |error| {
@@ -114,14 +116,14 @@ impl Sinks {
         ExitCode::from(document.verdict.worse(ended).exit_code())
     }
 
-    /// What fails does not keep the rest from being written.
+    /// Writes everything even if a part fails, and returns the first failure.
     fn end(mut self, document: &Document) -> anyhow::Result<()> {
         match self.format {
             Format::Json => self.result.line(&json::text(document)),
             Format::Ndjson => {
                 self.result.line(&json::text(&serde_json::json!({ "event": "result", "result": document })));
             }
-            // Its rows are all there is.
+            // The rows were written during the run.
             Format::Csv => {}
             Format::Text => print_to(&mut self.result, document),
         }
@@ -146,9 +148,9 @@ impl Sinks {
     }
 }
 
-/// The text for people.
+/// Writes the text for people.
 fn print_to(sink: &mut Sink, document: &Document) {
-    // Else nothing was measured: a line on standard error says it all.
+    // After a failed connect nothing was measured; the error on standard error is enough.
     if document.errors.connect == 0 {
         sink.line(&text::text(document));
     }

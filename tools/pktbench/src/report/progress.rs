@@ -1,4 +1,4 @@
-//! The bar on a terminal. It goes to standard error, and into a pipe nothing of it does.
+//! The progress bar on standard error. It draws nothing if standard error is not a terminal.
 
 use std::time::Duration;
 
@@ -18,19 +18,18 @@ impl Bar {
             Amount::Time(duration) => (plan.ramp + plan.warmup + duration).as_millis() as u64,
             Amount::Packets(packets) => packets,
         };
-        // Draws nothing where standard error is no terminal.
         let bar = ProgressBar::new(len);
         let style = ProgressStyle::with_template("{elapsed_precise} [{wide_bar}] {msg}");
         bar.set_style(style.expect("the template is a constant").progress_chars("=> "));
         Self { bar, amount: plan.amount }
     }
 
-    /// Shows nothing yet, and counts from here on.
-    pub(crate) fn wait(&self) {
+    /// Shows nothing yet. The elapsed time is counted from the last call.
+    pub(crate) fn restart_clock(&self) {
         self.bar.reset_elapsed();
     }
 
-    /// Shows how far the run is: `answers` packets have been answered in `elapsed`.
+    /// Shows the progress: `answers` packets were answered within `elapsed`.
     pub(crate) fn show(&self, elapsed: Duration, answers: u64) {
         if self.bar.is_hidden() {
             return;

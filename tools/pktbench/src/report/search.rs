@@ -1,22 +1,23 @@
-//! A search for the highest rate, for people.
+//! The steps of `--search-max` as text: a line for each step while the search runs, and a chart at the end.
 
 use crate::result::document::{Search, Step};
 use crate::result::units;
 
-pub(crate) const BOTTLENECK: &str = "the load is the bottleneck";
+/// The `problem` of a step whose rate the load generator could not send. [`is_saturated`] recognizes it.
+pub(crate) const SATURATED: &str = "the load generator is saturated";
 
-/// The lowest rate that does not hold, above the highest that does.
+/// The step with the lowest rate above `max_rate` at which the condition does not hold: what ended the search.
 pub(crate) fn limit(search: &Search) -> Option<&Step> {
     let max_rate = search.max_rate.unwrap_or(0.0);
     search.steps.iter().find(|step| !step.ok && step.rate > max_rate)
 }
 
-/// Whether it says nothing of the server.
-pub(crate) fn is_bottleneck(step: &Step) -> bool {
-    step.problem.as_deref() == Some(BOTTLENECK)
+/// Whether the step failed because of the load generator. Such a step says nothing about the server.
+pub(crate) fn is_saturated(step: &Step) -> bool {
+    step.problem.as_deref() == Some(SATURATED)
 }
 
-/// A step; in 80 columns, but for long reasons.
+/// A step as a line. It fits in 80 columns unless the reason is long.
 pub(crate) fn row(step: &Step) -> String {
     let time = |ns: Option<u64>| ns.map_or("-".to_owned(), |ns| units::time(ns as f64));
     let what = step.problem.as_ref().map_or("holds".to_owned(), |problem| format!("no: {problem}"));
@@ -28,7 +29,7 @@ pub(crate) fn row(step: &Step) -> String {
     )
 }
 
-/// The steps by their rates, with a bar for the p99 on a logarithmic scale.
+/// A chart: a line for each step, sorted by rate, with a bar for its p99 on a logarithmic scale.
 pub(crate) fn curve(search: &Search) -> Vec<String> {
     const WIDTH: f64 = 28.0;
     let p99 = || search.steps.iter().filter_map(|step| step.p99_ns).filter(|ns| *ns > 0);

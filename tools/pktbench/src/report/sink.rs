@@ -1,4 +1,4 @@
-//! Where a result goes: standard output, or a file. What cannot be written is told once, at the end of the run.
+//! The destination of a result: standard output or a file. A write error is kept and reported once, by [`Sink::end`].
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
@@ -14,8 +14,8 @@ pub(crate) struct Sink {
 
 enum To {
     Stdout(io::Stdout),
-    /// What was in it is there until something is written.
-    Old(File),
+    /// An existing file keeps its content until the first write.
+    Untouched(File),
     File(File),
 }
 
@@ -24,15 +24,16 @@ impl Sink {
         Self { name: "standard output".to_owned(), to: To::Stdout(io::stdout()), failed: None }
     }
 
-    /// A new file, or an old one that is emptied before the first line: a run that does not begin leaves it as it is.
+    /// Opens or creates the file. An existing file is emptied at the first write, so a run that does not start
+    /// leaves it unchanged.
     pub(crate) fn create(path: &Path) -> anyhow::Result<Self> {
         let name = path.display().to_string();
         let file = File::options().write(true).create(true).truncate(false).open(path);
         let file = file.with_context(|| format!("cannot write to {name}"))?;
-        Ok(Self { name, to: To::Old(file), failed: None })
+        Ok(Self { name, to: To::Untouched(file), failed: None })
     }
 
-    /// Writes all of `text` and a line end, for whoever reads along. After a failure it writes no more.
+    /// Writes `text` and a line end, and flushes. Does nothing after an earlier failure.
     pub(crate) fn line(&mut self, text: &str) {
         if self.failed.is_none() {
             let mut line = String::with_capacity(text.len() + 1);
@@ -43,8 +44,8 @@ impl Sink {
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if let To::Old(file) = &self.to {
-            // A pipe has no length.
+        if let To::Untouched(file) = &self.to {
+            // The length of a pipe or a device cannot be set.
             if file.metadata()?.is_file() {
                 file.set_len(0)?;
             }
@@ -52,20 +53,20 @@ impl Sink {
         }
         match &mut self.to {
             To::Stdout(stdout) => stdout.write_all(bytes).and_then(|()| stdout.flush()),
-            To::Old(file) | To::File(file) => file.write_all(bytes),
+            To::Untouched(file) | To::File(file) => file.write_all(bytes),
         }
     }
 
-    /// Writes `text`, which is all there is.
+    /// Writes `text` and finishes. An error is a failed write.
     pub(crate) fn all(mut self, text: &str) -> anyhow::Result<()> {
         self.line(text.trim_end_matches('\n'));
         self.end()
     }
 
-    /// Whether all was written.
+    /// Finishes. An error is the first failed write.
     pub(crate) fn end(self) -> anyhow::Result<()> {
         match self.failed {
-            // A reader that has gone away is no reason for another exit code.
+            // A reader that closed the pipe, such as `head`, does not change the exit code.
             Some(error) if error.kind() != ErrorKind::BrokenPipe => {
                 Err(error).with_context(|| format!("cannot write to {}", self.name))
             }

@@ -1,13 +1,12 @@
-//! How far a run is, as it is shown while it goes on.
+//! The progress of a run that the conductor passes to the view.
 
 use std::time::Duration;
 
 use crate::result::document::Interval;
 
-/// How far a run is.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum RunStatus<'a> {
-    /// So many connections are there.
+    /// The number of connections made so far.
     Connecting(usize),
     Running(Running<'a>),
 }
@@ -16,11 +15,12 @@ pub(crate) enum RunStatus<'a> {
 pub(crate) struct Running<'a> {
     /// Since the start of the load.
     pub(crate) elapsed: Duration,
-    /// Packets, the warm-up included.
+    /// Packets sent, including the warm-up.
     pub(crate) sent: u64,
+    /// Packets answered, including the warm-up.
     pub(crate) answers: u64,
-    /// Those that are whole.
+    /// The complete intervals.
     pub(crate) intervals: &'a [Interval],
-    /// Connections, in these intervals.
+    /// Connections that failed in these intervals.
     pub(crate) failed: u64,
 }

@@ -1,4 +1,4 @@
-//! The result as a text for people, in 80 columns.
+//! The report that people read: a result as text in 80 columns. It computes nothing; programs read the JSON instead.
 
 use std::fmt::{self, Write};
 
@@ -12,13 +12,13 @@ use crate::result::verdict::Verdict;
 use crate::traffic::arrivals::Arrival;
 use crate::traffic::verify::{Integrity, Verify};
 
-/// The width of a terminal, unless its owner has made it wider.
+/// The default width of a terminal.
 const WIDTH: usize = 80;
 
-/// Threads that are less busy than that did not lack a thread more.
+/// A load generator that sends late while its threads are less busy than this lacks CPU cores, not threads.
 const BUSY_PCT: f64 = 80.0;
 
-/// Of the names on the left.
+/// Width of the column with the row names.
 const NAME_WIDTH: usize = 12;
 
 pub(crate) fn text(document: &Document) -> String {
@@ -46,7 +46,8 @@ fn write(text: &mut String, document: &Document) -> fmt::Result {
             row(
                 text,
                 "",
-                "nothing came back: does the server speak this --header, --crc and --tls? 'pktbench conform' tells",
+                "no response at all: check that the server uses the same --header, --crc and --tls; \
+                 'pktbench conform' tests its wire format",
             )?;
         }
     }
@@ -61,7 +62,7 @@ fn write(text: &mut String, document: &Document) -> fmt::Result {
         row(text, "threshold", &threshold::describe(threshold))?;
     }
     if let Some(comparison) = &document.baseline {
-        writeln!(text, "\nagainst {}\n{}\n", comparison.base, comparison::text(comparison))?;
+        writeln!(text, "\ncompared with {}\n{}\n", comparison.base, comparison::text(comparison))?;
     }
     row(text, "verdict", &verdict(document))?;
     // The caller ends the last line.
@@ -69,7 +70,7 @@ fn write(text: &mut String, document: &Document) -> fmt::Result {
     Ok(())
 }
 
-/// A name and what there is to say, wrapped between words.
+/// Writes a row: its name, and its value wrapped between words.
 fn row(text: &mut String, name: &str, value: &str) -> fmt::Result {
     let mut column = NAME_WIDTH;
     write!(text, "{name:NAME_WIDTH$}")?;
@@ -92,8 +93,8 @@ fn row(text: &mut String, name: &str, value: &str) -> fmt::Result {
 pub(crate) fn mode(config: &Config) -> String {
     match config.mode {
         Mode::Closed => {
-            "closed loop: a packet is sent when one has come back, so nothing is sent during a stall, \
-                         and high percentiles hide it"
+            "closed loop: a connection sends its next packet when a response arrives; nothing is sent while the \
+             server stalls, so high percentiles hide stalls"
                 .to_owned()
         }
         Mode::Open => {
@@ -102,7 +103,7 @@ pub(crate) fn mode(config: &Config) -> String {
                 Arrival::Poisson => " with Poisson arrivals",
             });
             format!(
-                "open loop: {} packets/s{arrival}, whatever comes back; response times run from when a packet was \
+                "open loop: {} packets/s{arrival}, regardless of responses; response times start when a packet was \
                  due",
                 units::rate(config.rate.unwrap_or_default())
             )
@@ -113,7 +114,7 @@ pub(crate) fn mode(config: &Config) -> String {
 pub(crate) fn load(config: &Config) -> String {
     let seconds = |seconds: f64| units::time(seconds * 1e9);
     let amount = match (config.duration_s, config.packets) {
-        (_, Some(packets)) => format!("{} packets in all", units::count(packets)),
+        (_, Some(packets)) => format!("{} packets in total", units::count(packets)),
         (duration_s, None) => format!("for {}", seconds(duration_s.unwrap_or_default())),
     };
     let warmup = match config.warmup_s {
@@ -123,7 +124,7 @@ pub(crate) fn load(config: &Config) -> String {
     };
     let header = match config.header.as_str() {
         "u32le" => String::new(),
-        header => format!(" behind a length of {header}"),
+        header => format!(", header {header}"),
     };
     let ramp = match config.ramp_s {
         0.0 => String::new(),
@@ -134,16 +135,16 @@ pub(crate) fn load(config: &Config) -> String {
         (None, most) => format!("up to {} outstanding", plural(most.unwrap_or_default(), "packet")),
     };
     format!(
-        "{} x {outstanding}, payloads of {}{header}{}, {amount}{ramp}{warmup}, on {}, seed {}",
+        "{} with {outstanding} each, payloads of {}{header}{}, {amount}{ramp}{warmup}, on {}, seed {}",
         plural(config.conns, "connection"),
         sizes(&config.sizes),
-        if config.crc { " with CRC-32" } else { "" },
+        if config.crc { ", CRC-32" } else { "" },
         plural(config.threads, "thread"),
         config.seed,
     )
 }
 
-/// A number gets its unit; a law says that it is one.
+/// Adds the unit to a size or a range; `list:`, `exp:` and `file:` are printed as they are.
 fn sizes(sizes: &str) -> String {
     if sizes.contains(':') { sizes.to_owned() } else { format!("{sizes} B") }
 }
@@ -155,10 +156,10 @@ pub(crate) fn plural(count: usize, noun: &str) -> String {
 
 pub(crate) fn server(config: &Config) -> String {
     match config.own_server_threads {
-        None if config.tls => format!("{}, by TLS", config.server),
+        None if config.tls => format!("{} (TLS)", config.server),
         None => config.server.clone(),
         Some(threads) => format!(
-            "{}, an echo server of its own, in this process on {}",
+            "{} (built-in echo server in this process, on {})",
             config.server,
             plural(threads, "thread")
         ),
@@ -173,7 +174,7 @@ fn packets(totals: &Totals, window: &Window) -> String {
 fn throughput(totals: &Totals, window: &Window) -> String {
     let rate = |bytes| units::bytes_per_s(window.per_second(bytes));
     format!(
-        "{} packets/s, payloads of {} sent and {} received",
+        "{} packets/s, payload {} sent and {} received",
         units::rate(totals.packets_per_s),
         rate(totals.bytes_sent),
         rate(totals.bytes_received)
@@ -182,7 +183,7 @@ fn throughput(totals: &Totals, window: &Window) -> String {
 
 fn latencies(text: &mut String, service: &Latency, response: Option<&Latency>) -> fmt::Result {
     if service.count == 0 {
-        return row(text, "latency", "no sample");
+        return row(text, "latency", "no samples");
     }
     let percents = service.percentiles.iter().map(|(percent, _)| format!("p{percent}"));
     let names = ["min", "mean"].map(str::to_owned).into_iter().chain(percents).chain(["max".to_owned()]);
@@ -211,21 +212,20 @@ fn times(latency: &Latency) -> impl Iterator<Item = String> {
 }
 
 fn integrity_text(integrity: &Integrity, verify: Verify) -> String {
-    let whole = match verify {
-        Verify::Full => "verified",
-        Verify::Len => "verified by length",
-        Verify::Off => "came back unverified",
+    let verified = match verify {
+        Verify::Full => "packets verified",
+        Verify::Len => "packets verified by length",
+        Verify::Off => "packets received, not verified",
     };
-    let fates = [
-        (whole, integrity.verified),
-        ("altered", integrity.corrupted),
+    let counts = [
+        (verified, integrity.verified),
+        ("corrupted", integrity.corrupted),
         ("reordered", integrity.reordered),
-        ("doubled", integrity.duplicated),
+        ("duplicated", integrity.duplicated),
         ("lost", integrity.lost),
         ("unanswered", integrity.unanswered),
     ];
-    let packets = fates.map(|(fate, count)| format!("{} {fate}", units::count(count))).join(", ");
-    format!("{packets} (packets)")
+    counts.map(|(name, count)| format!("{} {name}", units::count(count))).join(", ")
 }
 
 fn errors_text(errors: &Errors, config: &Config) -> String {
@@ -241,29 +241,30 @@ fn errors_text(errors: &Errors, config: &Config) -> String {
     ];
     let kinds = kinds.iter().filter(|(_, count)| *count > 0);
     let kinds: Vec<_> = kinds.map(|(kind, count)| format!("{} {kind}", units::count(*count))).collect();
+    let first = errors.first.as_ref().map_or(String::new(), |first| format!("; first error: {first}"));
     format!(
-        "{} of {} failed ({}); {}",
+        "{} of {} failed ({}){first}",
         units::count(errors.count()),
         plural(config.conns, "connection"),
         kinds.join(", "),
-        errors.first.as_deref().unwrap_or_default()
     )
 }
 
 fn client_text(client: &Client) -> String {
-    let cpu = format!("threads {:.0} % busy", client.cpu_pct);
+    let cpu = format!("load generator threads {:.0} % busy", client.cpu_pct);
     let lag = client.schedule_lag_p99_ns.map_or(String::new(), |ns| {
         format!(
-            ", schedule p99 {} late, {} packets due and not sent",
+            ", schedule lag p99 {}, {} packets missed (due but not sent)",
             units::time(ns as f64),
             units::count(client.not_sent)
         )
     });
     let saturated = match client.saturated {
         true if client.cpu_pct < BUSY_PCT => {
-            "; the load is the bottleneck: it was late without being busy, so give it cores of its own"
+            "; the load generator is saturated: it sent packets late although its threads were not busy, so give \
+             it dedicated CPU cores"
         }
-        true => "; the load is the bottleneck: give --threads more, or another machine",
+        true => "; the load generator is saturated: raise --threads or use another machine",
         false => "",
     };
     format!("{cpu}{lag}{saturated}")
@@ -272,35 +273,40 @@ fn client_text(client: &Client) -> String {
 fn search_text(search: &Search) -> String {
     let condition = &search.condition;
     let Some(max_rate) = search.max_rate.map(units::rate) else {
-        return format!("no rate at which {condition} was found; shown above is the last one");
+        return format!(
+            "no rate found at which {condition} holds; the figures above are from the last rate tried"
+        );
     };
     match search::limit(search) {
-        Some(step) if search::is_bottleneck(step) => format!(
-            "at least {max_rate} packets/s, shown above, at which {condition}: at {} this program is the \
-             bottleneck",
+        Some(step) if search::is_saturated(step) => format!(
+            "{condition} holds at {max_rate} packets/s (shown above), the highest rate that the load generator can \
+             test: at {} packets/s it is saturated",
             units::rate(step.rate)
         ),
-        _ => format!("{max_rate} packets/s is the highest rate at which {condition}, shown above"),
+        _ => format!("{max_rate} packets/s is the highest rate at which {condition} holds (shown above)"),
     }
 }
 
+/// The verdict, a colon, its meaning, and the exit code. The HTML report splits it at the colon.
 pub(crate) fn verdict(document: &Document) -> String {
-    let value = match document.verdict {
+    let verdict = match document.verdict {
         Verdict::Pass => match document.config.verify {
-            Verify::Full => "pass: every packet came back whole, in order and once",
-            Verify::Len => "pass: every packet came back in its length, in order and once",
-            Verify::Off => "pass: as many packets came back as were sent, unverified",
+            Verify::Full => "pass: every packet came back intact, in order and exactly once",
+            Verify::Len => "pass: every packet came back with its length, in order and exactly once",
+            Verify::Off => "pass: as many packets came back as were sent (contents not verified)",
         },
-        Verdict::Failed => "failed: a connection ended before it was done",
-        Verdict::NoSamples => "failed: no packet came back that counts",
-        Verdict::Integrity => "integrity violated: packets were lost, altered, reordered or doubled",
-        Verdict::ClientSaturated => "client saturated: the cells are those of this program",
-        Verdict::Regression => "regression: worse than the baseline by more than is allowed",
-        Verdict::Undecided => "undecided: too few intervals to compare with the baseline",
-        Verdict::Threshold => "threshold: a condition does not hold",
-        Verdict::Interrupted => "interrupted: these are the results so far",
+        Verdict::Failed => "failed: at least one connection failed",
+        Verdict::NoSamples => "failed: none of the measured packets came back",
+        Verdict::Integrity => "integrity violated: packets were lost, corrupted, reordered or duplicated",
+        Verdict::ClientSaturated => {
+            "client saturated: the load generator reached its limit, so the figures say little about the server"
+        }
+        Verdict::Regression => "regression: worse than the baseline by more than --max-regress allows",
+        Verdict::Undecided => "undecided: too few intervals to compare with the baseline; run longer",
+        Verdict::Threshold => "threshold: at least one condition does not hold",
+        Verdict::Interrupted => "interrupted: the results cover the run until the interrupt",
     };
-    format!("{value} (exit code {})", document.exit_code)
+    format!("{verdict} (exit code {})", document.exit_code)
 }
 
 #[cfg(test)]
@@ -312,23 +318,24 @@ mod tests {
     #[test]
     fn a_report_has_a_unit_on_every_figure_and_80_columns() {
         let expected = "\
-mode        closed loop: a packet is sent when one has come back, so nothing is
-            sent during a stall, and high percentiles hide it
-load        10 connections x 1 packet outstanding, payloads of 0-2048 B, 1,000
-            packets in all, on 1 thread, seed 1
-server      127.0.0.1:14572, an echo server of its own, in this process on 1
-            thread
+mode        closed loop: a connection sends its next packet when a response
+            arrives; nothing is sent while the server stalls, so high
+            percentiles hide stalls
+load        10 connections with 1 packet outstanding each, payloads of 0-2048 B,
+            1,000 packets in total, on 1 thread, seed 1
+server      127.0.0.1:14572 (built-in echo server in this process, on 1 thread)
 
 packets     2 sent, 2 received, in 2.000 s
-throughput  1.00 packets/s, payloads of 2.00 KiB/s sent and 2.00 KiB/s received
+throughput  1.00 packets/s, payload 2.00 KiB/s sent and 2.00 KiB/s received
 
 latency         min    mean     p50     p90     p99   p99.9  p99.99     max
 service     10.0 µs 20.0 µs 10.0 µs 30.0 µs 30.0 µs 30.0 µs 30.0 µs 30.0 µs
 
-integrity   2 verified, 0 altered, 0 reordered, 0 doubled, 0 lost, 0 unanswered
-            (packets)
-client      threads 0 % busy
-verdict     pass: every packet came back whole, in order and once (exit code 0)";
+integrity   2 packets verified, 0 corrupted, 0 reordered, 0 duplicated, 0 lost,
+            0 unanswered
+client      load generator threads 0 % busy
+verdict     pass: every packet came back intact, in order and exactly once (exit
+            code 0)";
         assert_eq!(text(&document(&outcome())), expected);
         assert!(expected.lines().all(|line| line.chars().count() <= WIDTH));
     }
@@ -336,7 +343,7 @@ verdict     pass: every packet came back whole, in order and once (exit code 0)"
     #[test]
     fn a_run_without_a_sample_shows_no_latency() {
         let text = text(&document(&nothing()));
-        assert!(text.contains("\nlatency     no sample\n"), "{text}");
+        assert!(text.contains("\nlatency     no samples\n"), "{text}");
         assert!(text.ends_with("(exit code 1)"), "{text}");
     }
 }

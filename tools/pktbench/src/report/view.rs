@@ -1,5 +1,5 @@
-//! What a run shows of itself while it goes on: a bar, or with `--tui` the whole terminal. Both go to standard error, so that
-//! the result has standard output for itself.
+//! What a run shows while it goes on: a progress bar, or with `--tui` a view that fills the terminal. Both go to
+//! standard error, so that standard output has only the result.
 
 use std::io::{IsTerminal, stderr, stdout};
 use std::net::SocketAddr;
@@ -23,10 +23,10 @@ impl View {
         })
     }
 
-    /// Shows the status. Whether a key has asked for the end of the run.
+    /// Shows the status. Returns whether a key asks to end the run.
     pub(crate) fn show(&mut self, status: &RunStatus<'_>) -> bool {
         match (self, status) {
-            (Self::Bar(bar), RunStatus::Connecting(_)) => bar.wait(),
+            (Self::Bar(bar), RunStatus::Connecting(_)) => bar.restart_clock(),
             (Self::Bar(bar), RunStatus::Running(running)) => bar.show(running.elapsed, running.answers),
             (Self::Tui(tui), status) => return tui.show(status),
         }
@@ -34,16 +34,16 @@ impl View {
     }
 }
 
-/// Refuses `--tui` where it has no terminal for itself.
+/// An error if `--tui` has no terminal, or if other output would go to the same terminal.
 pub(crate) fn check(output: &Output) -> Result<(), String> {
     if !stderr().is_terminal() {
-        return Err("--tui needs a terminal, and standard error is none; leave it out".to_owned());
+        return Err("--tui needs a terminal, but standard error is not one; run without --tui".to_owned());
     }
     let is_live = matches!(output.format, Format::Ndjson | Format::Csv);
     if is_live && output.path.is_none() && stdout().is_terminal() {
         return Err(
-            "--tui and lines of an interval each need a terminal of their own; write the lines into a \
-                    file with --output"
+            "--tui and --format csv or ndjson would both write to this terminal; write the lines into a file with \
+             --output"
                 .to_owned(),
         );
     }

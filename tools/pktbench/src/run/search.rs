@@ -14,7 +14,7 @@ use tokio::runtime::{Builder, Runtime};
 use crate::judge::threshold::Condition;
 use crate::plan::{MAX_RATE, Pace, Plan};
 use crate::report::output::Output;
-use crate::report::search::{BOTTLENECK, is_bottleneck, limit, row};
+use crate::report::search::{SATURATED, is_saturated, limit, row};
 use crate::report::sink::Sink;
 use crate::result::document::{Document, Search, Step};
 use crate::result::verdict::Verdict;
@@ -161,7 +161,7 @@ fn search(
     let mut document = best.or(last).expect("there is a first step");
     document.search = Some(Search { condition: condition.to_string(), max_rate: rates.holds, steps });
     let limit = document.search.as_ref().and_then(limit);
-    if plan.strict_client && limit.is_some_and(is_bottleneck) {
+    if plan.strict_client && limit.is_some_and(is_saturated) {
         verdict = verdict.worse(Verdict::ClientSaturated);
     }
     document.verdict = document.verdict.worse(verdict);
@@ -177,7 +177,7 @@ fn judge(document: &Document, rate: f64, condition: &Condition) -> Step {
         Verdict::Failed => Some(document.errors.first.clone().unwrap_or_default()),
         Verdict::NoSamples => Some("no packet came back".to_owned()),
         Verdict::Integrity => Some("packets were lost or altered".to_owned()),
-        _ if document.client.saturated => Some(BOTTLENECK.to_owned()),
+        _ if document.client.saturated => Some(SATURATED.to_owned()),
         _ if !judged.ok => Some(condition.to_string()),
         _ if not_sent > MAX_NOT_SENT => {
             Some(format!("{:.0} % of what was due was not sent in time", not_sent * 100.0))
@@ -351,7 +351,7 @@ mod tests {
         let found = search(&plan, &condition, run, || false, |_| {}).unwrap();
         let search = found.search.unwrap();
         assert!(search.max_rate > Some(45.0), "{tried:?}");
-        assert!(limit(&search).is_some_and(is_bottleneck));
+        assert!(limit(&search).is_some_and(is_saturated));
         assert_eq!(found.verdict, Verdict::ClientSaturated);
     }
 

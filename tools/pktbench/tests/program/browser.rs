@@ -43,21 +43,21 @@ impl Browser {
         output
     }
 
-    /// The colours of a screenshot and how many dots of it have them, the most frequent first.
+    /// The colors of a screenshot and how many dots of it have them, the most frequent first.
     #[track_caller]
-    fn colours(&self, name: &str, scheme: &str, size: (u32, u32)) -> Vec<(Rgb, usize)> {
+    fn colors(&self, name: &str, scheme: &str, size: (u32, u32)) -> Vec<(Rgb, usize)> {
         let file = self.page.with_file_name(format!("{name}.png"));
         let _ = fs::remove_file(&file);
         let screenshot = format!("--screenshot={}", file.display());
         let window = format!("--window-size={},{}", size.0, size.1);
         self.run(&[&screenshot, &window, "--hide-scrollbars", scheme]);
-        colours(&file, size)
+        colors(&file, size)
     }
 }
 
 type Rgb = [u8; 3];
 
-fn colours(file: &Path, size: (u32, u32)) -> Vec<(Rgb, usize)> {
+fn colors(file: &Path, size: (u32, u32)) -> Vec<(Rgb, usize)> {
     let mut png = png::Decoder::new(BufReader::new(File::open(file).unwrap())).read_info().unwrap();
     let mut bytes = vec![0; png.output_buffer_size().unwrap()];
     let info = png.next_frame(&mut bytes).unwrap();
@@ -96,10 +96,10 @@ fn chromium_shows_it_light_and_dark_wide_and_narrow() {
     ] {
         for (size, width_name) in [((1280, 2200), "wide"), ((420, 4200), "narrow")] {
             let name = format!("{scheme_name}-{width_name}");
-            let colours = browser.colours(&name, scheme, size);
-            // Cards take most of the page, and the line of a chart is drawn in its colour of this scheme.
-            assert_eq!(colours[0].0, ground, "{name}");
-            assert!(colours.iter().any(|(colour, count)| *colour == line && *count > 50), "{name}");
+            let colors = browser.colors(&name, scheme, size);
+            // Cards take most of the page, and the line of a chart is drawn in its color of this scheme.
+            assert_eq!(colors[0].0, ground, "{name}");
+            assert!(colors.iter().any(|(color, count)| *color == line && *count > 50), "{name}");
         }
     }
 }

@@ -82,7 +82,7 @@ fn a_page_needs_no_network() {
 }
 
 #[test]
-fn colours_of_charts_are_those_that_the_reader_prefers() {
+fn colors_of_charts_are_those_that_the_reader_prefers() {
     let page = drawn(&result(), "page.html");
     let (_, figures) = page.split_once("<section class=\"charts\"").unwrap();
     let (figures, _) = figures.split_once("</section>").unwrap();

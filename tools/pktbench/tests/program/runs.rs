@@ -32,7 +32,7 @@ fn the_report_for_people_says_that_the_server_is_its_own() {
     assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
     assert!(ran.stdout.contains(", an echo server of its own, in this process"), "{}", ran.stdout);
     assert!(ran.stdout.contains("\npackets     100 sent, 100 received, in "), "{}", ran.stdout);
-    assert!(!ran.stdout.contains(['\r', '\u{1b}']), "a bar, or colours: {:?}", ran.stdout);
+    assert!(!ran.stdout.contains(['\r', '\u{1b}']), "a bar, or colors: {:?}", ran.stdout);
 }
 
 #[test]

@@ -25,6 +25,7 @@ use serde_json::Value;
 use crate::result::comparison::{Comparison, Difference, Finding, Metric};
 use crate::result::document::{Config, Document};
 use crate::result::verdict::Verdict;
+pub(crate) use bootstrap::MIN_INTERVALS;
 use bootstrap::{CONFIDENCE_PCT, Estimate, estimate};
 pub(crate) use limits::Limits;
 use series::Series;

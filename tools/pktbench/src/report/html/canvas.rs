@@ -1,4 +1,4 @@
-//! What a chart is drawn on: lines, areas, dots and words, in units of which text is 12 high.
+//! Draws lines, areas, dots and text as SVG. The unit is a pixel of a text that is 12 pixels high.
 
 use plotters::coord::Shift;
 use plotters::prelude::{
@@ -8,15 +8,15 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::palette::ChartColor;
 
-/// plotters places things at whole numbers: so many of them are one unit, for curves without stairs.
+/// `plotters` accepts only integer coordinates. Each unit has this many steps, so that curves look smooth.
 pub(super) const SUBUNITS: f64 = 10.0;
 
-/// What plotters divides a font size by before it writes it.
+/// `plotters` divides a font size by this before it writes it.
 const FONT_SCALE: f64 = 1.24;
 
 pub(super) const FONT_SIZE: f64 = 12.0;
 
-/// Of a letter in the widest font that browsers fall back on, `DejaVu` Sans.
+/// The average width of a letter in `DejaVu` Sans, the widest font that browsers fall back on.
 const LETTER_WIDTH: f64 = 7.4;
 
 pub(super) type Point = (f64, f64);
@@ -25,11 +25,10 @@ pub(super) struct Canvas<'a> {
     area: DrawingArea<SVGBackend<'a>, Shift>,
 }
 
-/// Why drawing does not fail.
-const INTO_A_STRING: &str = "a string takes what is drawn into it";
+const DRAWING_IN_MEMORY: &str = "drawing into a string does not fail";
 
 impl Canvas<'_> {
-    /// What `draw` has drawn, as the content of an `svg` element.
+    /// Calls `draw` and returns what it has drawn: the content of an `svg` element.
     pub(super) fn content(width: f64, height: f64, draw: impl FnOnce(&Canvas<'_>)) -> String {
         let mut svg = String::new();
         {
@@ -44,30 +43,30 @@ impl Canvas<'_> {
     pub(super) fn line(&self, points: &[Point], width: f64, color: ChartColor) {
         let points: Vec<_> = points.iter().copied().map(to_subunits).collect();
         let style = color.rgb().stroke_width((width * SUBUNITS) as u32);
-        self.area.draw(&PathElement::new(points, style)).expect(INTO_A_STRING);
+        self.area.draw(&PathElement::new(points, style)).expect(DRAWING_IN_MEMORY);
     }
 
     pub(super) fn area(&self, points: &[Point], opacity: f64, color: ChartColor) {
         let points: Vec<_> = points.iter().copied().map(to_subunits).collect();
-        self.area.draw(&Polygon::new(points, color.rgb().mix(opacity))).expect(INTO_A_STRING);
+        self.area.draw(&Polygon::new(points, color.rgb().mix(opacity))).expect(DRAWING_IN_MEMORY);
     }
 
     pub(super) fn dot(&self, at: Point, radius: f64, color: ChartColor) {
         let dot = Circle::new(to_subunits(at), radius * SUBUNITS, color.rgb().filled());
-        self.area.draw(&dot).expect(INTO_A_STRING);
+        self.area.draw(&dot).expect(DRAWING_IN_MEMORY);
     }
 
-    pub(super) fn text(&self, words: &str, at: Point, anchor: HPos, color: ChartColor) {
+    pub(super) fn text(&self, text: &str, at: Point, anchor: HPos, color: ChartColor) {
         let font = ("sans-serif", FONT_SIZE * SUBUNITS * FONT_SCALE).into_font();
         let color = color.rgb();
         let style = TextStyle::from(font).color(&color).pos(Pos::new(anchor, VPos::Center));
-        self.area.draw(&Text::new(words, to_subunits(at), style)).expect(INTO_A_STRING);
+        self.area.draw(&Text::new(text, to_subunits(at), style)).expect(DRAWING_IN_MEMORY);
     }
 }
 
-/// How wide words are, about.
-pub(super) fn width_of(words: &str) -> f64 {
-    words.chars().count() as f64 * LETTER_WIDTH
+/// The approximate width of `text`.
+pub(super) fn width_of(text: &str) -> f64 {
+    text.chars().count() as f64 * LETTER_WIDTH
 }
 
 fn to_subunits((x, y): Point) -> (i32, i32) {

@@ -1,4 +1,4 @@
-//! A chart: series between two axes.
+//! Draws a chart: series between two axes, and a legend.
 //!
 //! ```text
 //!  unit of y                 -- one  -- other     legend
@@ -16,7 +16,7 @@ use super::canvas::{Canvas, FONT_SIZE, Point, SUBUNITS, width_of};
 use super::palette::ChartColor;
 use super::scale::Scale;
 
-/// A chart, drawn in the colours of a light page.
+/// A chart, drawn in the colors of a light page.
 pub(super) struct Chart {
     pub(super) id: &'static str,
     pub(super) title: &'static str,
@@ -34,7 +34,7 @@ pub(super) struct Series {
     pub(super) name: &'static str,
     pub(super) color: ChartColor,
     pub(super) shape: Shape,
-    /// Where nothing was measured the line is broken.
+    /// `None` where nothing was measured: the line has a gap there.
     pub(super) points: Vec<Option<Point>>,
 }
 
@@ -45,22 +45,23 @@ pub(super) enum Shape {
     Dotted,
 }
 
-/// Small enough that words can be read where a telephone shows it, and large enough that two fit beside each other.
+/// Small enough for readable text on a phone. Two charts fit next to each other on a wide screen.
 pub(super) const WIDTH: f64 = 480.0;
 pub(super) const HEIGHT: f64 = 280.0;
 
-/// The ends of the axes.
+/// The ends of the axes, in units of the canvas.
 const LEFT: f64 = 60.0;
 const RIGHT: f64 = WIDTH - 24.0;
 const TOP: f64 = 36.0;
 const BOTTOM: f64 = HEIGHT - 44.0;
 
-/// Between two words of one line.
+/// Space between two labels.
 const GAP: f64 = 8.0;
 
+/// Length of the colored line in the legend.
 const SWATCH: f64 = 16.0;
 
-/// What `viewBox` has to be around the content.
+/// The `viewBox` attribute for the content of a chart.
 pub(super) fn view_box() -> String {
     format!("0 0 {} {}", WIDTH * SUBUNITS, HEIGHT * SUBUNITS)
 }
@@ -98,7 +99,7 @@ fn draw_x(canvas: &Canvas<'_>, axis: &Axis) {
     canvas.text(axis.name, ((LEFT + RIGHT) / 2.0, HEIGHT - 9.0), HPos::Center, ChartColor::Muted);
 }
 
-/// So that no name runs into the next: 2 leaves out each other one.
+/// Label every n-th tick, so that the labels do not overlap.
 fn label_step(axis: &Axis) -> usize {
     let ticks = &axis.scale.ticks;
     let fits = |every: &usize| {
@@ -114,24 +115,25 @@ fn label_step(axis: &Axis) -> usize {
 fn draw_series(canvas: &Canvas<'_>, x: &Axis, y: &Axis, series: &Series) {
     let placed = |point: &Option<Point>| point.map(|(at, value)| (x_of(x, at), y_of(y, value)));
     let points: Vec<_> = series.points.iter().map(placed).collect();
-    for run in points.split(Option::is_none) {
-        let run: Vec<_> = run.iter().copied().flatten().collect();
-        let [first, .., last] = run[..] else {
-            run.iter().for_each(|point| canvas.dot(*point, 2.5, series.color));
+    for line in points.split(Option::is_none) {
+        let line: Vec<_> = line.iter().copied().flatten().collect();
+        let [first, .., last] = line[..] else {
+            line.iter().for_each(|point| canvas.dot(*point, 2.5, series.color));
             continue;
         };
         if series.shape == Shape::Filled {
             let ground = [(last.0, BOTTOM), (first.0, BOTTOM)];
-            canvas.area(&[&run[..], &ground].concat(), 0.12, series.color);
+            canvas.area(&[&line[..], &ground].concat(), 0.12, series.color);
         }
-        canvas.line(&run, 1.8, series.color);
+        canvas.line(&line, 1.8, series.color);
         if series.shape == Shape::Dotted {
-            run.iter().for_each(|point| canvas.dot(*point, 3.0, series.color));
+            line.iter().for_each(|point| canvas.dot(*point, 3.0, series.color));
         }
     }
 }
 
-/// At the right, where the name of the other axis is not. One series alone is what the title says.
+/// Drawn at the right, because the name of the y axis is at the left. A single series needs no legend: the title names
+/// it.
 fn draw_legend(canvas: &Canvas<'_>, series: &[Series]) {
     if series.len() < 2 {
         return;
@@ -158,13 +160,16 @@ fn y_of(axis: &Axis, value: f64) -> f64 {
 mod tests {
     use super::*;
 
-    fn every_of(names: usize, name: &str) -> usize {
-        label_step(&Axis { scale: Scale::places(vec![name.to_owned(); names]), name: "" })
+    fn label_step_of(names: usize, name: &str) -> usize {
+        label_step(&Axis { scale: Scale::categories(vec![name.to_owned(); names]), name: "" })
     }
 
     #[test]
-    fn names_that_would_run_into_each_other_are_left_out() {
-        assert_eq!((every_of(7, "64–127"), every_of(14, "64–127"), every_of(22, "64–127")), (1, 2, 3));
-        assert_eq!((every_of(1, &"long ".repeat(99)), every_of(0, "")), (1, 1));
+    fn labels_that_would_overlap_are_left_out() {
+        assert_eq!(
+            (label_step_of(7, "64–127"), label_step_of(14, "64–127"), label_step_of(22, "64–127")),
+            (1, 2, 3)
+        );
+        assert_eq!((label_step_of(1, &"long ".repeat(99)), label_step_of(0, "")), (1, 1));
     }
 }

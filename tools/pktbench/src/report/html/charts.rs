@@ -1,4 +1,4 @@
-//! The charts of a result. What there is nothing of has no chart.
+//! Chooses the charts of a result and their data. There is no chart for what was not measured.
 
 use hdrhistogram::Histogram;
 
@@ -10,7 +10,7 @@ use super::timeline::{TimelinePoint, intervals_per_point, timeline};
 use crate::result::document::{Document, Interval, SizeClass};
 use crate::result::latency::Latency;
 
-/// Enough that a curve has no corners, over each tenth of the samples that the one before leaves.
+/// Points of a curve for each nine of the percentile, such as from p90 to p99: enough for a smooth curve.
 const POINTS_PER_NINE: u32 = 30;
 
 pub(super) fn charts(document: &Document) -> Vec<Chart> {
@@ -31,30 +31,30 @@ fn spectrum(document: &Document) -> Option<Chart> {
     let response = response.and_then(|latency| curve("response", ChartColor::Orange, latency));
     let series: Vec<Series> = [response, service].into_iter().flatten().collect();
     let samples = points(&series).map(|(tail, _)| tail).reduce(f64::max)?;
-    let x = Axis { scale: Scale::percentiles(samples), name: "percentile of packets" };
+    let x = Axis { scale: Scale::percentiles(samples), name: "percentile" };
     let y = times(&series);
     Some(Chart {
         id: "spectrum",
         title: "Latency by percentile",
         note: match series.len() {
-            1 => "Each mark to the right leaves a tenth of the packets before it.".to_owned(),
-            _ => "Response is from when a packet was due, service from when it was sent.".to_owned(),
+            1 => "At p90, 1 packet in 10 is slower; at p99, 1 in 100; and so on.".to_owned(),
+            _ => "Response time starts when a packet was due, service time when it was sent.".to_owned(),
         },
         content: draw(&x, &y, &series),
     })
 }
 
-/// `None` without a sample, or where the document holds no histogram that can be read.
+/// `None` if there is no sample, or if the histogram of the document cannot be read.
 fn curve(name: &'static str, color: ChartColor, latency: &Latency) -> Option<Series> {
     let histogram = latency.histogram().ok().filter(|histogram| !histogram.is_empty())?;
     let samples = histogram.len();
     let points = tails(samples).map(|tail| Some((tail, at_tail(&histogram, tail))));
-    // Of all samples the slowest has the last place.
+    // The curve ends at the slowest sample.
     let slowest = Some((samples as f64, histogram.max() as f64));
     Some(Series { name, color, shape: Shape::Line, points: points.chain([slowest]).collect() })
 }
 
-/// `1 / (1 - quantile)` from 1 to about the number of samples, in equal steps of its logarithm.
+/// Values of `1 / (1 - quantile)` from 1 to about the number of samples, in equal steps of the logarithm.
 fn tails(samples: u64) -> impl Iterator<Item = f64> {
     let steps = ((samples as f64).log10() * f64::from(POINTS_PER_NINE)) as u32;
     (0..=steps).map(|step| 10_f64.powf(f64::from(step) / f64::from(POINTS_PER_NINE)))
@@ -73,7 +73,7 @@ fn throughput(timeline: &[TimelinePoint]) -> Option<Chart> {
     Some(Chart {
         id: "throughput",
         title: "Throughput over time",
-        note: "Packets that came back, in each interval.".to_owned(),
+        note: "Packets received per second, in each interval.".to_owned(),
         content: draw(&seconds(last), &y, &series),
     })
 }
@@ -93,8 +93,8 @@ fn over_time(timeline: &[TimelinePoint], intervals: &[Interval], kind: &str) -> 
     ];
     points(&series).next()?;
     let note = match intervals_per_point(intervals) {
-        1 => format!("Of {kind}, in each interval."),
-        thinned => format!("Of {kind}; each point is the worst of {thinned} intervals."),
+        1 => format!("Percentiles of the {kind} time, in each interval."),
+        count => format!("Percentiles of the {kind} time; each point is the worst of {count} intervals."),
     };
     Some(Chart {
         id: "latency",
@@ -116,18 +116,18 @@ fn by_size(classes: &[SizeClass]) -> Option<Chart> {
     ];
     points(&series).next()?;
     let names = classes.iter().map(|class| range(class.from_bytes, class.to_bytes)).collect();
-    let x = Axis { scale: Scale::places(names), name: "payload in bytes, 1K is 1024" };
+    let x = Axis { scale: Scale::categories(names), name: "payload bytes (1K = 1024)" };
     Some(Chart {
         id: "sizes",
         title: "Latency by size",
-        note: "Of service, by the length of the payload.".to_owned(),
+        note: "Service time by payload length.".to_owned(),
         content: draw(&x, &times(&series), &series),
     })
 }
 
-/// `0`, `64–127`, `1K–2K`: short, as they stand beside each other.
+/// `0`, `64–127`, `1K–2K`: short, because the labels of the axis stand next to each other.
 pub(super) fn range(from: u32, to: u32) -> String {
-    // A class ends with the byte before a round number.
+    // `to` is included: it is one less than a round number.
     let (from, end) = (u64::from(from), u64::from(to) + 1);
     let unit = [(1 << 20, "M"), (1 << 10, "K")];
     let unit = unit.into_iter().find(|(unit, _)| from >= *unit && from % unit == 0 && end % unit == 0);
@@ -139,7 +139,7 @@ pub(super) fn range(from: u32, to: u32) -> String {
 }
 
 fn seconds(last: &TimelinePoint) -> Axis {
-    Axis { scale: Scale::up_to(last.end_s, scale::count), name: "time since the start, s" }
+    Axis { scale: Scale::up_to(last.end_s, scale::count), name: "time since the start (s)" }
 }
 
 fn times(series: &[Series]) -> Axis {
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_short_enough_to_stand_beside_each_other() {
+    fn size_ranges_have_short_labels() {
         assert_eq!(range(0, 0), "0");
         assert_eq!(range(64, 127), "64–127");
         assert_eq!(range(65_536, 131_071), "64K–128K");

@@ -1,5 +1,5 @@
-//! The fields of a part of the document as names and values for people. The unit of a value is the end of the field's name
-//! there, so that a field that is added to the document is in the page without more.
+//! Turns a part of the document into names and values for people. The unit of a value is taken from the end of the
+//! field's name (`_ns`, `_bytes`, `_pct`), so a new field of the document appears in the page without a change here.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -8,22 +8,33 @@ use serde_json::Value;
 
 use crate::result::units;
 
-/// Without those that say nothing.
+/// The names and values of all fields that are not `null`.
 pub(super) fn fields(part: &impl Serialize) -> Vec<(String, String)> {
-    // What the document is made of can be written, and all its parts have names.
+    // All parts of a document serialize to objects.
     let Ok(Value::Object(fields)) = serde_json::to_value(part) else { return Vec::new() };
     fields.iter().filter(|(_, value)| !value.is_null()).map(|(name, value)| field(name, value)).collect()
 }
 
 fn field(name: &str, value: &Value) -> (String, String) {
-    let (stem, said) = match value {
+    let (stem, text) = match value {
         Value::Bool(true) => (name, "yes".to_owned()),
         Value::Bool(false) => (name, "no".to_owned()),
         Value::String(text) => (name, text.clone()),
         Value::Number(number) => with_unit(name, number.as_f64().unwrap_or_default(), number.as_u64()),
         _ => (name, value.to_string()),
     };
-    (stem.replace('_', " "), said)
+    (label(stem), text)
+}
+
+/// The name that people read. Some JSON keys differ from the terms of the report.
+fn label(key: &str) -> String {
+    match key {
+        "altered" => "corrupted".to_owned(),
+        "doubled" => "duplicated".to_owned(),
+        "not_sent" => "missed".to_owned(),
+        "first" => "first error".to_owned(),
+        _ => key.replace('_', " "),
+    }
 }
 
 fn with_unit(name: &str, number: f64, whole: Option<u64>) -> (&str, String) {
@@ -47,7 +58,7 @@ fn with_unit(name: &str, number: f64, whole: Option<u64>) -> (&str, String) {
     } else if let Some(stem) = name.strip_suffix("_pct") {
         (stem, format!("{number:.0} %"))
     } else if name == "seed" {
-        // It is to be typed again.
+        // Without thousands separators, so that it can be copied to --seed.
         (name, number_as_typed(number, whole))
     } else {
         (name, plain())
@@ -64,14 +75,17 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn values_have_the_unit_that_their_name_ends_with() {
+    fn the_end_of_a_name_gives_the_unit_of_the_value() {
         let part = json!({
-            "a_max_bytes": 33_554_432, "b_tls": false, "c_s": 0.5, "d_lag_p99_ns": 12_300, "e_pct": 81.6,
-            "f_per_s": 5000.0, "g": null, "h": "<0>", "i": 1234, "j_s": 0.0, "k_start_unix_ns": 1_000_000_000, "rate": 20_000.0, "seed": 1234, "z": [1, 2],
+            "a_max_bytes": 33_554_432, "altered": 5, "b_tls": false, "c_s": 0.5, "d_lag_p99_ns": 12_300,
+            "e_pct": 81.6, "f_per_s": 5000.0, "g": null, "h": "<0>", "i": 1234, "j_s": 0.0,
+            "k_start_unix_ns": 1_000_000_000, "rate": 20_000.0, "seed": 1234, "z": [1, 2],
         });
-        let said: Vec<_> = fields(&part).into_iter().map(|(name, said)| format!("{name}: {said}")).collect();
+        let rows: Vec<_> =
+            fields(&part).into_iter().map(|(name, value)| format!("{name}: {value}")).collect();
         let expected = [
             "a max: 33,554,432 B",
+            "corrupted: 5",
             "b tls: no",
             "c: 500 ms",
             "d lag p99: 12.3 µs",
@@ -85,6 +99,6 @@ mod tests {
             "seed: 1234",
             "z: [1,2]",
         ];
-        assert_eq!(said, expected);
+        assert_eq!(rows, expected);
     }
 }

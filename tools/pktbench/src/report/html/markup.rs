@@ -1,6 +1,6 @@
-//! Text as HTML and SVG have it, and tables of it.
+//! Escapes text for HTML and SVG, and builds sections and tables.
 
-/// As it stands between tags and in an attribute.
+/// Escapes `text` for use between tags and in attributes.
 pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for letter in text.chars() {
@@ -10,7 +10,7 @@ pub(super) fn escape(text: &str) -> String {
             '&' => escaped.push_str("&amp;"),
             '"' => escaped.push_str("&quot;"),
             '\'' => escaped.push_str("&#39;"),
-            // No page may have them, and no reader could see them.
+            // HTML forbids these control characters.
             '\0'..='\x08' | '\x0b'..='\x1f' | '\x7f' => escaped.push('\u{fffd}'),
             _ => escaped.push(letter),
         }
@@ -18,7 +18,7 @@ pub(super) fn escape(text: &str) -> String {
     escaped
 }
 
-/// A part of the page with a heading; `content` is HTML.
+/// A part of the page with a heading. `content` is HTML, `title` is plain text.
 pub(super) fn section(id: &str, title: &str, content: &str) -> String {
     let title = escape(title);
     format!(
@@ -26,7 +26,7 @@ pub(super) fn section(id: &str, title: &str, content: &str) -> String {
     )
 }
 
-/// A table whose first column names the rows; the cells are text.
+/// A table whose first column names the rows. The cells are plain text.
 pub(super) fn table(columns: &[&str], rows: &[Vec<String>]) -> String {
     let columns = columns.iter().map(|column| format!("<th scope=\"col\">{}</th>", escape(column)));
     let rows = rows.iter().map(|cells| format!("<tr>{}</tr>\n", row(cells)));
@@ -37,10 +37,10 @@ pub(super) fn table(columns: &[&str], rows: &[Vec<String>]) -> String {
     )
 }
 
-/// Names and what there is to say of them.
+/// A table of names and values, both plain text.
 pub(super) fn list(rows: &[(String, String)]) -> String {
-    let rows = rows.iter().map(|(name, said)| {
-        format!("<tr><th scope=\"row\">{}</th><td>{}</td></tr>\n", escape(name), escape(said))
+    let rows = rows.iter().map(|(name, value)| {
+        format!("<tr><th scope=\"row\">{}</th><td>{}</td></tr>\n", escape(name), escape(value))
     });
     format!("<table class=\"list\"><tbody>\n{}</tbody></table>\n", rows.collect::<String>())
 }
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_text_can_be_taken_for_markup() {
+    fn text_never_becomes_markup() {
         assert_eq!(escape("<b title='\"&\"'>\0é"), "&lt;b title=&#39;&quot;&amp;&quot;&#39;&gt;\u{fffd}é");
         assert!(table(&["<i>"], &[vec!["<b>".to_owned(), "<u>".to_owned()]]).contains("<td>&lt;u&gt;</td>"));
         assert!(list(&[("<i>".to_owned(), "<u>".to_owned())]).contains("&lt;i&gt;</th><td>&lt;u&gt;"));

@@ -1,13 +1,13 @@
-//! The result as a page for a browser, or its charts as a picture. One file, that needs no other and no network.
+//! The result as an HTML page, or its charts as an SVG picture. One file that needs no other file and no network.
 //!
 //! ```text
-//!   document --> charts --> chart: series between axes --> canvas: SVG in the colours of a light page
+//!   document --> charts --> chart: series between axes --> canvas: SVG in the colors of a light page
 //!      |                                                      |
-//!      |                              picture: as it is  <----+----> page: colours by the reader's preference
-//!      +--------------- fields, markup: tables ------------------------^
+//!      |                              svg: unchanged <--------+-------> page: colors become CSS variables
+//!      +--------------- fields, markup: tables -------------------------^
 //! ```
 //!
-//! What is measured and judged is elsewhere: nothing here counts, and every word of the document is escaped.
+//! This module only displays: it measures and judges nothing. All text from the document is escaped.
 
 mod page;
 
@@ -36,27 +36,29 @@ use anyhow::Context;
 use crate::report::sink::Sink;
 use crate::result::document::Document;
 
-/// The page, or the charts alone for a file whose name ends in `.svg`.
+/// The HTML page, or the charts as one SVG picture if the name of `path` ends in `.svg`.
 pub(crate) fn text(document: &Document, path: &Path) -> anyhow::Result<String> {
     match path.extension() {
         Some(extension) if extension == "svg" => {
-            svg::svg(document).context("there is nothing to draw: the result has no sample")
+            svg::svg(document).context("nothing to draw: the result has no samples")
         }
         _ => Ok(page::page(document)),
     }
 }
 
-/// An earlier result, all of whose histograms can be drawn.
+/// Reads an earlier result and checks that its histograms can be drawn.
 pub(crate) fn read(result: &Path) -> anyhow::Result<Document> {
     let document = Document::read(result)?;
     let latencies = &document.latency_ns;
     for latency in [Some(&latencies.service), latencies.response.as_ref()].into_iter().flatten() {
-        latency.histogram().with_context(|| format!("{}: an hdr_v2 is no histogram", result.display()))?;
+        latency
+            .histogram()
+            .with_context(|| format!("{}: a field hdr_v2 is not a valid histogram", result.display()))?;
     }
     Ok(document)
 }
 
-/// Writes the page of an earlier result.
+/// Writes the page or picture of a result that [`read`] returned.
 pub(crate) fn write(document: &Document, path: &Path) -> anyhow::Result<()> {
     let text = text(document, path)?;
     Sink::create(path)?.all(&text)

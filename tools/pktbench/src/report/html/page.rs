@@ -1,4 +1,4 @@
-//! The page from the top to the foot: verdict, key figures, charts, tables.
+//! The HTML page, from top to bottom: verdict, key metrics, charts, tables.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -16,10 +16,9 @@ use crate::result::latency::Latency;
 use crate::result::units;
 use crate::result::verdict::Verdict;
 
-/// Colours, sizes and places. It names nothing outside the page.
+/// Colors and layout. It refers to nothing outside the page.
 const STYLE: &str = include_str!("style.css");
 
-/// One page that needs nothing else, and no network.
 pub(crate) fn page(document: &Document) -> String {
     let title = format!("pktbench: {}", document.config.server);
     let parts = [
@@ -41,8 +40,8 @@ pub(crate) fn page(document: &Document) -> String {
 
 fn header(document: &Document) -> String {
     let verdict = text::verdict(document);
-    let (word, why) = verdict.split_once(": ").unwrap_or((&verdict, ""));
-    let mood = match document.verdict {
+    let (verdict, explanation) = verdict.split_once(": ").unwrap_or((&verdict, ""));
+    let badge = match document.verdict {
         Verdict::Pass => "good",
         Verdict::Interrupted | Verdict::ClientSaturated => "fair",
         _ => "bad",
@@ -52,12 +51,12 @@ fn header(document: &Document) -> String {
     let caution = if document.config.mode == Mode::Closed { " caution" } else { "" };
     format!(
         "<header>\n<p class=\"above\">pktbench, {}</p>\n<h1>{}</h1>\n\
-         <p class=\"verdict\"><strong class=\"badge {mood}\">{}</strong> {}</p>\n\
+         <p class=\"verdict\"><strong class=\"badge {badge}\">{}</strong> {}</p>\n\
          <p class=\"mode{caution}\"><strong>{}</strong> {}</p>\n</header>\n",
         escape(&started(document)),
         escape(&document.config.server),
-        escape(word),
-        escape(why),
+        escape(verdict),
+        escape(explanation),
         escape(mode),
         escape(meaning),
     )
@@ -84,11 +83,11 @@ fn tiles(document: &Document) -> String {
         tile(
             "errors",
             &units::count(failed),
-            &format!("{} violations packets", units::count(violations)),
+            &format!("{} faulty packets", units::count(violations)),
             if failed > 0 || violations > 0 { " alarm" } else { "" },
         ),
     ];
-    format!("<section class=\"tiles\" aria-label=\"key figures\">\n{}</section>\n", tiles.concat())
+    format!("<section class=\"tiles\" aria-label=\"key metrics\">\n{}</section>\n", tiles.concat())
 }
 
 fn tile(name: &str, value: &str, below: &str, class: &str) -> String {
@@ -136,7 +135,7 @@ fn tables(document: &Document) -> String {
     if let Some(search) = &document.search {
         parts.push(section(
             "search",
-            &format!("The highest rate at which {}", search.condition),
+            &format!("Highest rate at which {} holds", search.condition),
             &steps(search),
         ));
     }
@@ -144,17 +143,21 @@ fn tables(document: &Document) -> String {
         parts.push(section("thresholds", "Thresholds", &conditions(thresholds)));
     }
     if let Some(comparison) = &document.baseline {
-        parts.push(section("baseline", &format!("Against {}", comparison.base), &differences(comparison)));
+        parts.push(section(
+            "baseline",
+            &format!("Compared with {}", comparison.base),
+            &differences(comparison),
+        ));
     }
     parts.push(section("totals", "Packets and bytes", &list(&fields(totals))));
     parts.push(section("percentiles", "Latency", &latencies(document)));
     if !sizes.is_empty() {
         parts.push(section("by-size", "Latency by size", &classes(sizes)));
     }
-    parts.push(section("integrity", "Integrity, in packets", &list(&fields(integrity))));
-    parts.push(section("errors", "Errors, in connections", &list(&fields(errors))));
-    parts.push(section("client", "This program itself", &list(&fields(client))));
-    parts.push(section("window", "Window", &list(&fields(window))));
+    parts.push(section("integrity", "Integrity (packets)", &list(&fields(integrity))));
+    parts.push(section("errors", "Failed connections", &list(&fields(errors))));
+    parts.push(section("client", "Load generator", &list(&fields(client))));
+    parts.push(section("window", "Measured time", &list(&fields(window))));
     parts.push(section("config", "Configuration", &list(&fields(config))));
     format!("<div class=\"tables\">\n{}</div>\n", parts.concat())
 }
@@ -186,7 +189,7 @@ fn differences(comparison: &Comparison) -> String {
         let cells = comparison::cells(metric);
         cells.to_vec()
     });
-    table(&["", "base", "new", "difference", "99 % interval", ""], &rows.collect::<Vec<_>>())
+    table(&["", "base", "new", "change", "99 % confidence", ""], &rows.collect::<Vec<_>>())
 }
 
 fn latencies(document: &Document) -> String {
@@ -217,7 +220,7 @@ fn classes(sizes: &[SizeClass]) -> String {
         let size = range(class.from_bytes, class.to_bytes);
         vec![size, units::count(class.count), whole_time(class.p50_ns), whole_time(class.p99_ns)]
     });
-    table(&["payload in bytes", "packets", "p50", "p99"], &rows.collect::<Vec<_>>())
+    table(&["payload bytes", "packets", "p50", "p99"], &rows.collect::<Vec<_>>())
 }
 
 fn footer(document: &Document) -> String {

@@ -1,5 +1,5 @@
-//! The colours of charts. They are drawn in those of a light page; in a page of HTML each becomes a variable of its style,
-//! which has another value where the reader prefers the dark.
+//! The colors of the charts. Charts are drawn in the colors of a light page. In an HTML page each color becomes a CSS
+//! variable, so that the page can follow the reader's preference for light or dark.
 
 use plotters::style::RGBColor;
 
@@ -29,7 +29,7 @@ impl ChartColor {
         Self::Magenta,
     ];
 
-    /// Its variable in `style.css`, and its value on a light page.
+    /// The name of the variable in `style.css`, and the value on a light page.
     fn named(self) -> (&'static str, u32) {
         match self {
             Self::Text => ("text", 0x1F_23_28),
@@ -50,7 +50,7 @@ impl ChartColor {
     }
 }
 
-/// The drawing with variables in the place of its colours.
+/// Replaces the colors in `svg` by CSS variables.
 pub(super) fn as_variables(svg: &str) -> String {
     ChartColor::ALL.iter().fold(svg.to_owned(), |svg, color| {
         let (name, value) = color.named();
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_ink_is_a_variable_of_the_style_for_light_and_for_dark() {
+    fn every_color_is_a_css_variable_for_light_and_for_dark() {
         let style = include_str!("style.css");
         let (light, dark) = style.split_once("@media (prefers-color-scheme: dark)").unwrap();
         for color in ChartColor::ALL {
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn no_two_inks_are_one_colour() {
+    fn all_colors_differ() {
         for color in ChartColor::ALL {
             assert_eq!(
                 ChartColor::ALL.iter().filter(|other| other.rgb() == color.rgb()).count(),

@@ -1,5 +1,5 @@
-//! An axis: where a value stands on it, and which values are written beside it. The ends and the ticks are round numbers,
-//! of which there are as many as can be read.
+//! An axis of a chart: maps values to positions and chooses the ticks. Ends and ticks are round numbers, and there are
+//! only as many ticks as can be read.
 
 use crate::result::units;
 
@@ -11,27 +11,28 @@ pub(super) struct Scale {
     pub(super) ticks: Vec<(f64, String)>,
 }
 
-/// Below this ratio of the largest to the smallest value, all of them can be told apart on a linear axis.
+/// The smallest ratio of the largest to the smallest value for a logarithmic axis. Below it, a linear axis shows all
+/// values well.
 const MIN_LOG_RATIO: f64 = 12.0;
 
-/// What fits beside an axis.
+/// More labels would overlap.
 const MAX_TICKS: f64 = 7.0;
 
 impl Scale {
-    /// From 0 to the round number that no value is above.
+    /// From 0 to `max`, rounded up to a round number.
     pub(super) fn linear(max: f64, label: fn(f64) -> String) -> Self {
         let max = positive(max);
         let step = step(max);
         Self { to: (max / step).ceil() * step, ..Self::up_to(max, label) }.with_steps(step, label)
     }
 
-    /// From 0 to `max`, be it round or not.
+    /// From 0 to exactly `max`.
     pub(super) fn up_to(max: f64, label: fn(f64) -> String) -> Self {
         let max = positive(max);
         Self { is_log: false, from: 0.0, to: max, ticks: Vec::new() }.with_steps(step(max), label)
     }
 
-    /// Linear from 0, or logarithmic where the values are far apart.
+    /// Linear from 0, or logarithmic if the values are far apart.
     pub(super) fn fitting(values: impl Iterator<Item = f64> + Clone, label: fn(f64) -> String) -> Self {
         let max = values.clone().fold(1.0, f64::max);
         let min = values.fold(max, f64::min).max(1.0);
@@ -54,21 +55,21 @@ impl Scale {
         Self { is_log: true, from, to, ticks }
     }
 
-    /// Of `1 / (1 - quantile)`, up to that of the slowest of so many samples: 1, 10, 100, which are p0, p90, p99.
+    /// For values of `1 / (1 - quantile)`, up to the slowest of `samples`. The labels of 1, 10, 100 are p0, p90, p99.
     pub(super) fn percentiles(samples: f64) -> Self {
         let to = samples.max(10.0);
         let tails = (0..=to.log10() as i32).map(|nines| (10_f64.powi(nines), percentile_name(nines)));
         Self { is_log: true, from: 1.0, to, ticks: tails.collect() }
     }
 
-    /// A place of the same width for each name, at 0, 1, 2 and so on.
-    pub(super) fn places(names: Vec<String>) -> Self {
+    /// One category for each name, at the values 0, 1, 2 and so on.
+    pub(super) fn categories(names: Vec<String>) -> Self {
         let to = names.len() as f64 - 0.5;
         let ticks = names.into_iter().enumerate().map(|(place, name)| (place as f64, name));
         Self { is_log: false, from: -0.5, to, ticks: ticks.collect() }
     }
 
-    /// Where it stands between the ends, which are 0 and 1.
+    /// The position of `value` on the axis, from 0 to 1.
     pub(super) fn at(&self, value: f64) -> f64 {
         let of = |value: f64| if self.is_log { value.max(f64::MIN_POSITIVE).log10() } else { value };
         let (from, to) = (of(self.from), of(self.to));
@@ -76,20 +77,20 @@ impl Scale {
     }
 
     fn with_steps(self, step: f64, label: fn(f64) -> String) -> Self {
-        // A tick at the very end is not to be lost to rounding.
+        // 1e-9: rounding must not drop the tick at the end.
         let last = (self.to / step + 1e-9).floor() as usize;
         let ticks = (0..=last).map(|index| index as f64 * step).map(|value| (value, label(value)));
         Self { ticks: ticks.collect(), ..self }
     }
 }
 
-/// A length that an axis can have.
+/// `max`, or 1 if an axis cannot have that length.
 fn positive(max: f64) -> f64 {
-    // Below, a step of it would be none.
+    // A step of a smaller length would be rounded to 0.
     if max > 1e-300 && max < f64::MAX / 10.0 { max } else { 1.0 }
 }
 
-/// 1, 2 or 5 times a power of ten, of which four to ten make `max`; the largest such.
+/// The distance between two ticks: the largest of 1, 2 or 5 times a power of ten that fits into `max` 4 to 10 times.
 fn step(max: f64) -> f64 {
     let rough = max / 4.0;
     let power = 10_f64.powf(rough.log10().floor());
@@ -97,7 +98,7 @@ fn step(max: f64) -> f64 {
     digit.unwrap_or(1.0) * power
 }
 
-/// p0, p90, p99, p99.9.
+/// `p0`, `p90`, `p99`, `p99.9` for 0, 1, 2, 3 nines.
 fn percentile_name(nines: i32) -> String {
     match nines {
         0 => "p0".to_owned(),
@@ -106,7 +107,7 @@ fn percentile_name(nines: i32) -> String {
     }
 }
 
-/// `500 µs`, `1 ms`, `2.5 s`: a time without digits that say nothing.
+/// `500 µs`, `1 ms`, `2.5 s`: a time without trailing zeros.
 pub(super) fn time(ns: f64) -> String {
     let text = units::time(ns);
     match text.split_once(' ') {
@@ -136,14 +137,14 @@ mod tests {
     }
 
     #[test]
-    fn values_near_each_other_stand_on_a_linear_axis_from_zero() {
+    fn values_close_to_each_other_get_a_linear_axis_from_zero() {
         let scale = Scale::fitting([120e3, 480e3].into_iter(), time);
         assert_eq!(names(&scale), ["0 ns", "100 µs", "200 µs", "300 µs", "400 µs", "500 µs"]);
         assert_eq!((scale.at(0.0), scale.at(250e3), scale.at(1e9)), (0.0, 0.5, 1.0));
     }
 
     #[test]
-    fn values_far_from_each_other_stand_on_a_logarithmic_axis() {
+    fn values_far_from_each_other_get_a_logarithmic_axis() {
         let scale = Scale::fitting([30e3, 900e3].into_iter(), time);
         assert_eq!(names(&scale), ["20 µs", "50 µs", "100 µs", "200 µs", "500 µs", "1 ms"]);
         let scale = Scale::fitting([1.0, 3.6e12].into_iter(), time);
@@ -159,14 +160,14 @@ mod tests {
     }
 
     #[test]
-    fn percentiles_have_a_place_for_each_nine() {
+    fn percentiles_have_a_tick_for_each_nine() {
         let scale = Scale::percentiles(123_456.0);
         assert_eq!(names(&scale), ["p0", "p90", "p99", "p99.9", "p99.99", "p99.999"]);
         assert!((scale.at(1e4) - 2.0 * scale.at(1e2)).abs() < 1e-9);
     }
 
     #[test]
-    fn no_value_makes_an_axis_without_length() {
+    fn every_value_gives_an_axis_with_a_length() {
         for value in [0.0, -1.0, 1.0, f64::MAX, f64::INFINITY, f64::NAN, f64::MIN_POSITIVE] {
             for scale in [Scale::linear(value, count), Scale::up_to(value, count)] {
                 assert!(
@@ -181,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn ticks_have_no_digits_that_say_nothing() {
+    fn ticks_have_no_trailing_zeros() {
         assert_eq!([1e6, 25e2, 5e8].map(time), ["1 ms", "2.5 µs", "500 ms"]);
         assert_eq!([0.0, 0.5, 9500.0, 150e3, 1.25e6].map(count), ["0", "0.5", "9,500", "150k", "1.3M"]);
     }

@@ -1,4 +1,4 @@
-//! The charts of a result as one picture, for a manual or a ticket: two beside each other, on a light ground.
+//! The charts of a result as one SVG picture for a manual or a ticket: two charts in a row, on a white background.
 
 use super::chart::{Chart, HEIGHT, WIDTH, view_box};
 use super::charts::charts;
@@ -7,10 +7,10 @@ use crate::result::document::Document;
 
 const MARGIN: f64 = 16.0;
 
-/// Of the words above a chart.
+/// Height of the title and the note above a chart.
 const TITLE: f64 = 40.0;
 
-/// `None` where there is nothing to draw.
+/// `None` if there is no chart to draw.
 pub(super) fn svg(document: &Document) -> Option<String> {
     let charts = charts(document);
     let columns = charts.len().min(2);
@@ -26,7 +26,7 @@ pub(super) fn svg(document: &Document) -> Option<String> {
         format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" \
              viewBox=\"0 0 {width} {height}\" font-family=\"sans-serif\">\n\
-             <title>Charts of a run of pktbench</title>\n\
+             <title>pktbench charts</title>\n\
              <rect width=\"{width}\" height=\"{height}\" fill=\"#FFFFFF\"/>\n{}</svg>\n",
             placed.collect::<String>()
         )

@@ -1,8 +1,8 @@
-//! The intervals of a run as points of a line, no more of them than can be told apart.
+//! The intervals of a run as points of a line. A long run is reduced to as many points as a chart can show.
 
 use crate::result::document::Interval;
 
-/// About one for each dot of a screen that the chart has.
+/// A chart is about this many pixels wide.
 const MAX_POINTS: usize = 400;
 
 /// One interval, or the worst of several.
@@ -16,7 +16,7 @@ pub(super) struct TimelinePoint {
     pub(super) p999_ns: Option<u64>,
 }
 
-/// Of how many intervals a point is.
+/// How many intervals each point stands for.
 pub(super) fn intervals_per_point(intervals: &[Interval]) -> usize {
     intervals.len().div_ceil(MAX_POINTS).max(1)
 }
@@ -26,7 +26,7 @@ pub(super) fn timeline(intervals: &[Interval]) -> Vec<TimelinePoint> {
     let mut timeline = Vec::new();
     for intervals in intervals.chunks(intervals_per_point(intervals)) {
         let end_s = intervals.iter().map(|interval| interval.t_s).fold(from_s, f64::max);
-        // An interval without length has no rate.
+        // An interval of length 0 has no rate.
         if end_s > from_s {
             timeline.push(point(intervals, from_s, end_s));
         }
@@ -37,7 +37,7 @@ pub(super) fn timeline(intervals: &[Interval]) -> Vec<TimelinePoint> {
 
 fn point(intervals: &[Interval], from_s: f64, end_s: f64) -> TimelinePoint {
     let received: f64 = intervals.iter().map(|interval| interval.received as f64).sum();
-    // A percentile of several intervals cannot be had from theirs; the worst of them is no better than it.
+    // The percentile of several intervals cannot be computed from their percentiles. It is at most the largest of them.
     let worst = |figure: fn(&Interval) -> Option<u64>| intervals.iter().filter_map(figure).max();
     TimelinePoint {
         middle_s: from_s + (end_s - from_s) / 2.0,
@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_last_interval_has_the_rate_of_its_own_time() {
+    fn the_rate_of_a_short_last_interval_uses_its_own_length() {
         let timeline = timeline(&[interval(1.0, 100, Some(7)), interval(1.5, 40, None)]);
         let rates: Vec<_> = timeline.iter().map(|point| (point.middle_s, point.packets_per_s)).collect();
         assert_eq!(rates, [(0.5, 100.0), (1.25, 80.0)]);
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interval_that_ends_before_it_begins_is_left_out() {
+    fn an_interval_that_ends_before_it_begins_is_ignored() {
         let timeline = timeline(&[interval(1.0, 1, None), interval(1.0, 1, None), interval(-3.0, 1, None)]);
         assert_eq!(timeline.len(), 1);
     }

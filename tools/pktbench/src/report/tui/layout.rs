@@ -1,10 +1,10 @@
-//! A frame: what is where, in a terminal of any size.
+//! The layout of the terminal for `--tui`, for every size of terminal.
 //!
 //! ```text
-//!   server, mode, load                  a line each, where there is room for them
+//!   server, mode, load                  one line each, if the terminal is high enough
 //!   ###################-------------    how much of the run is done
-//!   phase, throughput, latency, packets a line each
-//!   charts of both over time            what is left of the terminal
+//!   phase, throughput, latency, packets one line each
+//!   charts of throughput and latency    the rest of the terminal
 //! ```
 
 use ratatui::Frame;
@@ -20,49 +20,49 @@ use crate::report::text::{self, plural};
 use crate::result::document::Config;
 use crate::result::units;
 
-/// Of the names on the left, as in the report.
-const INDENT: usize = 12;
+/// Width of the column with the row names, as in the report.
+const NAME_WIDTH: usize = 12;
 
-/// Lines of a terminal that has room for the configuration, and for charts besides.
+/// A lower terminal does not show the configuration, or the charts.
 const MIN_ROWS_FOR_CONFIG: u16 = 10;
 const MIN_ROWS_FOR_CHARTS: u16 = 16;
 
-const STOP_HINT: &str = "q ends the run";
+const STOP_HINT: &str = "press q to stop";
 
-/// What a frame shows.
-pub(super) struct View<'a> {
+/// What is drawn.
+pub(super) struct FrameData<'a> {
     pub(super) config: &'a Config,
     pub(super) tracker: &'a PhaseTracker,
     pub(super) status: &'a RunStatus<'a>,
 }
 
-pub(super) fn draw(frame: &mut Frame<'_>, view: &View<'_>) {
+pub(super) fn draw(frame: &mut Frame<'_>, data: &FrameData<'_>) {
     let area = frame.area();
     let configuration = if area.height >= MIN_ROWS_FOR_CONFIG { 3 } else { 0 };
     let rows =
         Layout::vertical([Constraint::Length(configuration), Constraint::Length(5), Constraint::Fill(1)]);
     let [top, middle, rest] = rows.areas(area);
-    configured(frame, top, view.config);
+    draw_config(frame, top, data.config);
     let rows: [Rect; 5] = Layout::vertical([Constraint::Length(1); 5]).areas(middle);
-    let phase_status = view.tracker.phase_status(view.status);
+    let phase_status = data.tracker.phase_status(data.status);
     frame.render_widget(gauge(phase_status.done, rows[0].width), rows[0]);
     frame.render_widget(row(phase_status.phase, vec![phase_status.left.bold()]), rows[1]);
-    let running = match view.status {
+    let running = match data.status {
         RunStatus::Connecting(_) => None,
         RunStatus::Running(running) => Some(running),
     };
     if let Some(running) = running {
-        let lines = [speed(view, running), latency(view.config, running), packets(view.config, running)];
+        let lines = [speed(data, running), latency(data.config, running), packets(data.config, running)];
         for (line, row) in lines.into_iter().zip(&rows[2..]) {
             frame.render_widget(line, *row);
         }
         if area.height >= MIN_ROWS_FOR_CHARTS {
-            charts::draw(frame, rest, view.config, running.intervals);
+            charts::draw(frame, rest, data.config, running.intervals);
         }
     }
 }
 
-fn configured(frame: &mut Frame<'_>, area: Rect, config: &Config) {
+fn draw_config(frame: &mut Frame<'_>, area: Rect, config: &Config) {
     let [first, rest] = Layout::vertical([Constraint::Length(1), Constraint::Fill(1)]).areas(area);
     let width = usize::from(area.width);
     let room = width.saturating_sub(STOP_HINT.len() + 2);
@@ -73,15 +73,15 @@ fn configured(frame: &mut Frame<'_>, area: Rect, config: &Config) {
     frame.render_widget(Paragraph::new(lines.to_vec()), rest);
 }
 
-/// By hand: that of the library leaves a gap for a label.
+/// A progress bar. The gauge of `ratatui` would leave a gap for a label.
 fn gauge(done: f64, width: u16) -> Line<'static> {
     let full = (done * f64::from(width)) as usize;
     let rest = usize::from(width) - full;
     vec!["█".repeat(full).cyan(), "░".repeat(rest).dim()].into()
 }
 
-fn speed(view: &View<'_>, running: &Running<'_>) -> Line<'static> {
-    let now = view.tracker.packets_per_s().map_or("-".to_owned(), units::rate);
+fn speed(data: &FrameData<'_>, running: &Running<'_>) -> Line<'static> {
+    let now = data.tracker.packets_per_s().map_or("-".to_owned(), units::rate);
     let mut text = format!("{now} packets/s now");
     if let Some(last) = running.intervals.last() {
         let received: u64 = running.intervals.iter().map(|interval| interval.received).sum();
@@ -90,16 +90,16 @@ fn speed(view: &View<'_>, running: &Running<'_>) -> Line<'static> {
     row("throughput", vec![text.into()])
 }
 
-/// That of the last interval.
+/// The percentiles of the last interval.
 fn latency(config: &Config, running: &Running<'_>) -> Line<'static> {
     let mut spans = Vec::new();
-    for (index, (name, colour, figure)) in PERCENTILES.into_iter().enumerate() {
+    for (index, (name, color, percentile)) in PERCENTILES.into_iter().enumerate() {
         if index > 0 {
             spans.push(", ".into());
         }
-        let ns = running.intervals.last().and_then(figure);
+        let ns = running.intervals.last().and_then(percentile);
         let time = ns.map_or("-".to_owned(), |ns| units::time(ns as f64));
-        spans.push(Span::from(format!("{name} {time}")).fg(colour));
+        spans.push(Span::from(format!("{name} {time}")).fg(color));
     }
     row(kind(config), spans)
 }
@@ -109,7 +109,7 @@ fn packets(config: &Config, running: &Running<'_>) -> Line<'static> {
     let outstanding = units::count(sent.saturating_sub(answers));
     let text = format!("{outstanding} outstanding, {} sent, ", units::count(sent));
     let failed = match failed {
-        0 => "no connection failed".into(),
+        0 => "no failed connections".into(),
         _ => {
             format!("{} of {} failed", units::count(failed), plural(config.conns, "connection")).red().bold()
         }
@@ -118,11 +118,12 @@ fn packets(config: &Config, running: &Running<'_>) -> Line<'static> {
 }
 
 fn row(name: &str, mut spans: Vec<Span<'static>>) -> Line<'static> {
-    spans.insert(0, format!("{name:INDENT$}").into());
+    spans.insert(0, format!("{name:NAME_WIDTH$}").into());
     spans.into()
 }
 
-/// At most `width` characters, of which the last one tells that there are more, and none that a terminal obeys.
+/// Cuts `text` to `width` characters, with `…` at the end if something was cut. Control characters are replaced: text
+/// from outside must not control the terminal.
 fn cut(text: &str, width: usize) -> String {
     let plain = |symbol: char| if symbol.is_control() { char::REPLACEMENT_CHARACTER } else { symbol };
     let mut symbols: Vec<char> = text.chars().map(plain).take(width + 1).collect();
@@ -149,13 +150,13 @@ mod tests {
     use crate::result::document::Interval;
     use crate::traffic::arrivals::Arrival;
 
-    /// Ten seconds after a warm-up of two.
+    /// A plan of ten seconds after a warm-up of two.
     fn ten_seconds() -> Plan {
         let (amount, warmup) = (Amount::Time(Duration::from_secs(10)), Duration::from_secs(2));
         Plan { amount, warmup, ..plan() }
     }
 
-    /// In each second 1,000 more came back than in the one before; in the third one nothing did.
+    /// Each second receives 1,000 packets more than the one before. The third second receives nothing.
     fn intervals(count: u64) -> Vec<Interval> {
         let interval = |second: u64| {
             let some = second != 3;
@@ -186,33 +187,33 @@ mod tests {
         }
         tracker.record(status);
         let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
-        let view = View { config: &config, tracker: &tracker, status };
-        terminal.draw(|frame| draw(frame, &view)).unwrap();
+        let data = FrameData { config: &config, tracker: &tracker, status };
+        terminal.draw(|frame| draw(frame, &data)).unwrap();
         let cells = terminal.backend().buffer().content();
         let row = |cells: &[ratatui::buffer::Cell]| cells.iter().map(Cell::symbol).collect::<String>();
         cells.chunks(usize::from(width).max(1)).map(|cells| row(cells).trim_end().to_owned()).collect()
     }
 
     #[test]
-    fn a_terminal_of_80_by_24_has_room_for_all_of_it() {
+    fn a_terminal_of_80_by_24_shows_everything() {
         let shown = intervals(6);
         let lines = drawn(&ten_seconds(), &running(8, &shown), (80, 24));
         let expected = "\
-pktbench: 127.0.0.1:14572, an echo server of its own, in this p…  q ends the run
-closed loop: a packet is sent when one has come back, so nothing is sent during…
-10 connections x 1 packet outstanding, payloads of 0-2048 B, for 10.0 s after 2…
+pktbench: 127.0.0.1:14572 (built-in echo server in this proces…  press q to stop
+closed loop: a connection sends its next packet when a response arrives; nothin…
+10 connections with 1 packet outstanding each, payloads of 0-2048 B, for 10.0 s…
 █████████████████████████████████████████████████████░░░░░░░░░░░░░░░░░░░░░░░░░░░
 measuring   4s left
 throughput  1,000 packets/s now, 3,000 on average
 service     p50 60.0 µs, p99 1.20 ms, p99.9 18.0 ms
-packets     10 outstanding, 21,010 sent, no connection failed
- packets/s, received ───────────────────────────────────────────────────────────
+packets     10 outstanding, 21,010 sent, no failed connections
+ received packets/s ────────────────────────────────────────────────────────────
      6,000│                            ▁▁▁▁▁▁▁███████
           │                     ▂▂▂▂▂▂▂██████████████
           │                     █████████████████████
           │       ▅▅▅▅▅▅▅       █████████████████████
          0│▆▆▆▆▆▆▆███████       █████████████████████
- service latency, of each 1.00 s ───────────────────────────────────────────────
+ service latency per 1.00 s interval ───────────────────────────────────────────
     100 ms│
           │                           ⢀⣀⣀⣀⣀⣀⣀⡠⠤⠤⠤
    10.0 ms│       ⣀⣀⠤⠄            ⠈⠉⠉⠉⠁
@@ -226,13 +227,13 @@ packets     10 outstanding, 21,010 sent, no connection failed
     }
 
     #[test]
-    fn each_phase_is_named_beside_what_is_left() {
+    fn each_phase_is_shown_with_the_remaining_time() {
         let plan = ten_seconds();
         let cases = [
             (RunStatus::Connecting(3), "connecting", "3 of 10 connections"),
             (running(1, &[]), "warm-up", "11s left"),
             (running(4, &[]), "measuring", "8s left"),
-            (running(13, &[]), "waiting", "for 10 answers, 9s at most"),
+            (running(13, &[]), "waiting", "for 10 responses, up to 9s"),
         ];
         for (status, phase, left) in cases {
             let lines = drawn(&plan, &status, (80, 24));
@@ -251,7 +252,7 @@ packets     10 outstanding, 21,010 sent, no connection failed
     }
 
     #[test]
-    fn a_failed_connection_is_told() {
+    fn failed_connections_are_shown() {
         let status = running(5, &[]);
         let RunStatus::Running(running) = status else { unreachable!("it is one") };
         let lines = drawn(&ten_seconds(), &RunStatus::Running(Running { failed: 2, ..running }), (80, 24));
@@ -259,7 +260,7 @@ packets     10 outstanding, 21,010 sent, no connection failed
     }
 
     #[test]
-    fn no_size_of_a_terminal_is_a_panic() {
+    fn drawing_never_panics_at_any_terminal_size() {
         let shown = intervals(200);
         for status in [RunStatus::Connecting(3), running(8, &shown[..1]), running(9, &shown)] {
             for width in (0..14).chain(38..42).chain([20, 80, 300]) {
@@ -271,16 +272,16 @@ packets     10 outstanding, 21,010 sent, no connection failed
     }
 
     #[test]
-    fn a_small_terminal_has_the_figures_alone() {
+    fn a_small_terminal_shows_only_the_numbers() {
         let shown = intervals(2);
         let lines = drawn(&ten_seconds(), &running(5, &shown), (20, 5));
-        let figures =
+        let rows =
             ["measuring   7s left", "throughput  1,000 pa", "service     p50 20.0", "packets     10 outst"];
-        assert_eq!(lines[1..], figures);
+        assert_eq!(lines[1..], rows);
     }
 
     #[test]
-    fn a_long_name_is_cut_where_the_hint_begins_and_no_byte_of_it_is_a_command() {
+    fn a_long_server_name_is_cut_and_its_control_characters_are_replaced() {
         let path = format!("unix:/\x1b[2J\n{}", "long/".repeat(100));
         let plan = Plan { connect: vec![path.as_str().into()], ..ten_seconds() };
         let lines = drawn(&plan, &running(5, &[]), (80, 24));
@@ -289,7 +290,7 @@ packets     10 outstanding, 21,010 sent, no connection failed
     }
 
     #[test]
-    fn the_last_intervals_are_shown_where_there_is_no_room_for_all() {
+    fn the_last_intervals_are_shown_if_there_is_no_room_for_all() {
         let shown = intervals(200);
         let plan = Plan { amount: Amount::Packets(1_000_000), ..plan() };
         let lines = drawn(&plan, &running(9, &shown), (80, 24));

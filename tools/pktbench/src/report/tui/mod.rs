@@ -1,11 +1,12 @@
-//! `--tui`: a run as it goes on, over the whole terminal.
+//! `--tui`: a live view of the run that fills the terminal.
 //!
 //! ```text
-//!   conductor -- a status, every tick --> tracker: phase, time left, speed --> frame --> screen
-//!             <------------- the end of the run is asked for ---------------- keys -----'
+//!   conductor -- status, every tick --> phase: phase, time left, speed --> layout --> screen
+//!             <------------- a key asks to end the run --------------------- keys -----'
 //! ```
 //!
-//! All of it is on the conductor's thread, and of what workers tell anyway: the load does not know of it.
+//! Everything runs on the conductor's thread and uses only what the workers report anyway: the view does not slow down
+//! the load.
 
 mod charts;
 
@@ -23,11 +24,11 @@ use crate::plan::Plan;
 use crate::report::status::RunStatus;
 use crate::result::config;
 use crate::result::document::Config;
-use layout::View;
+use layout::FrameData;
 use phase::PhaseTracker;
 use screen::Screen;
 
-/// One frame in so many ticks of the conductor: five a second are as many as anyone reads.
+/// Draw on every second tick of the conductor, which is five times a second. Faster is unreadable.
 const TICKS_PER_FRAME: u64 = 2;
 
 pub(crate) struct Tui {
@@ -38,9 +39,9 @@ pub(crate) struct Tui {
 }
 
 impl Tui {
-    /// Takes the terminal, until it is dropped.
+    /// Takes over the terminal until the value is dropped.
     pub(crate) fn open(plan: &Plan, own_addr: Option<SocketAddr>) -> anyhow::Result<Self> {
-        let screen = Screen::enter().context("--tui cannot use the terminal; leave it out")?;
+        let screen = Screen::enter().context("--tui cannot use the terminal; run without --tui")?;
         Ok(Self {
             config: config::config(plan, own_addr),
             tracker: PhaseTracker::new(plan),
@@ -49,14 +50,14 @@ impl Tui {
         })
     }
 
-    /// Draws the status when it is time to. Whether a key has asked for the end of the run.
+    /// Draws the status if a redraw is due. Returns whether a key asks to end the run.
     pub(crate) fn show(&mut self, status: &RunStatus<'_>) -> bool {
         self.tracker.record(status);
         if self.ticks % TICKS_PER_FRAME == 0 {
             let Self { config, tracker, screen, .. } = self;
-            screen.draw(|frame| layout::draw(frame, &View { config, tracker, status }));
+            screen.draw(|frame| layout::draw(frame, &FrameData { config, tracker, status }));
         }
         self.ticks += 1;
-        self.screen.ends()
+        self.screen.end_requested()
     }
 }

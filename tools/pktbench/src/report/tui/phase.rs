@@ -1,4 +1,4 @@
-//! Where a run stands: its phase, how much of it is done, what is left, and how fast it is now.
+//! The phase of a run, how much of it is done, what is left, and its current speed.
 //!
 //! ```text
 //!   connecting -> ramp -> warm-up -> measuring -> waiting
@@ -12,7 +12,7 @@ use crate::report::status::{RunStatus, Running};
 use crate::report::text::plural;
 use crate::result::units;
 
-/// Over which time the speed is taken: less of it jumps about.
+/// The speed is the average over this time. A shorter time makes the number jump.
 const SPEED_WINDOW: Duration = Duration::from_secs(1);
 
 pub(super) struct PhaseTracker {
@@ -21,9 +21,9 @@ pub(super) struct PhaseTracker {
     timeout: Duration,
     ramp: Duration,
     measure_from: Duration,
-    /// What was sent and answered before that.
+    /// The last counts before the measurement started.
     before: Counts,
-    /// The last ones, in which the speed shows.
+    /// The counts of the last [`SPEED_WINDOW`].
     recent: VecDeque<Counts>,
 }
 
@@ -34,7 +34,7 @@ struct Counts {
     answers: u64,
 }
 
-/// A phase, and how the whole run stands in it.
+/// The phase, and the progress of the whole run.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct PhaseStatus {
     pub(super) phase: &'static str,
@@ -63,13 +63,13 @@ impl PhaseTracker {
             self.before = counts;
         }
         self.recent.push_back(counts);
-        // One that is as old as that, or older, stays to be counted from.
+        // Keep one entry that is at least `SPEED_WINDOW` old: the speed is counted from it.
         while self.recent.get(1).is_some_and(|second| second.at + SPEED_WINDOW <= at) {
             self.recent.pop_front();
         }
     }
 
-    /// Answers in the last second or so; `None` before there is a time to count in.
+    /// Responses per second over about the last second. `None` until two counts were recorded.
     pub(super) fn packets_per_s(&self) -> Option<f64> {
         let (first, last) = (self.recent.front()?, self.recent.back()?);
         let time = last.at.saturating_sub(first.at).as_secs_f64();
@@ -94,7 +94,7 @@ impl PhaseTracker {
         }
     }
 
-    /// The phase up to which all is a matter of time.
+    /// The phase if the measurement has not started.
     fn before_measuring(&self, elapsed: Duration) -> Option<&'static str> {
         match elapsed {
             _ if elapsed < self.ramp => Some("ramp"),
@@ -107,7 +107,7 @@ impl PhaseTracker {
         let elapsed = running.elapsed;
         if elapsed >= end {
             let left = (end + self.timeout).saturating_sub(elapsed);
-            return waiting(running, &format!(", {} at most", seconds(left)));
+            return waiting(running, &format!(", up to {}", seconds(left)));
         }
         PhaseStatus {
             phase: self.before_measuring(elapsed).unwrap_or("measuring"),
@@ -118,7 +118,8 @@ impl PhaseTracker {
 
     fn for_packets(&self, running: &Running<'_>, packets: u64) -> PhaseStatus {
         if let Some(phase) = self.before_measuring(running.elapsed) {
-            let left = format!("{} until packets count", seconds(self.measure_from - running.elapsed));
+            let left =
+                format!("{} until the measurement starts", seconds(self.measure_from - running.elapsed));
             return PhaseStatus { phase, done: 0.0, left };
         }
         if running.sent - self.before.sent >= packets {
@@ -127,7 +128,7 @@ impl PhaseTracker {
         let answers = running.answers - self.before.answers;
         let missing = packets.saturating_sub(answers);
         let time = self.packets_per_s().map(|speed| missing as f64 / speed);
-        // A speed of nothing has no end.
+        // At a speed of 0 there is no end to predict.
         let time = time.and_then(|time| Duration::try_from_secs_f64(time).ok());
         PhaseStatus {
             phase: "measuring",
@@ -140,12 +141,12 @@ impl PhaseTracker {
     }
 }
 
-fn waiting(running: &Running<'_>, at_most: &str) -> PhaseStatus {
+fn waiting(running: &Running<'_>, up_to: &str) -> PhaseStatus {
     let outstanding = running.sent.saturating_sub(running.answers) as usize;
     PhaseStatus {
         phase: "waiting",
         done: 1.0,
-        left: format!("for {}{at_most}", plural(outstanding, "answer")),
+        left: format!("for {}{up_to}", plural(outstanding, "response")),
     }
 }
 
@@ -153,7 +154,7 @@ fn share(part: f64, whole: f64) -> f64 {
     if whole > 0.0 { (part / whole).clamp(0.0, 1.0) } else { 0.0 }
 }
 
-/// Whole ones, so that the last one is not `0s` while it runs.
+/// Rounded up, so that the last second is not shown as `0s`.
 fn seconds(time: Duration) -> String {
     let whole = time.as_secs() + u64::from(time.subsec_nanos() > 0);
     humantime::format_duration(Duration::from_secs(whole)).to_string()
@@ -174,13 +175,13 @@ mod tests {
         PhaseTracker::new(&Plan { amount, ramp, warmup, ..plan() })
     }
 
-    fn said(tracker: &PhaseTracker, status: &RunStatus<'_>) -> (&'static str, String, f64) {
+    fn shown(tracker: &PhaseTracker, status: &RunStatus<'_>) -> (&'static str, String, f64) {
         let PhaseStatus { phase, done, left } = tracker.phase_status(status);
         (phase, left, done)
     }
 
     #[test]
-    fn a_run_for_a_time_tells_each_phase_and_the_time_left_in_whole_seconds() {
+    fn a_timed_run_shows_each_phase_and_the_time_left_in_whole_seconds() {
         let tracker = tracker(Amount::Time(Duration::from_secs(7)));
         let cases = [
             (RunStatus::Connecting(5), ("connecting", "5 of 10 connections", 0.5)),
@@ -188,34 +189,34 @@ mod tests {
             (running(1000, 0, 0), ("warm-up", "9s left", 0.1)),
             (running(5000, 9, 9), ("measuring", "5s left", 0.5)),
             (running(9999, 9, 8), ("measuring", "1s left", 0.9999)),
-            (running(10_000, 9, 8), ("waiting", "for 1 answer, 10s at most", 1.0)),
-            (running(99_000, 9, 0), ("waiting", "for 9 answers, 0s at most", 1.0)),
+            (running(10_000, 9, 8), ("waiting", "for 1 response, up to 10s", 1.0)),
+            (running(99_000, 9, 0), ("waiting", "for 9 responses, up to 0s", 1.0)),
         ];
         for (status, (phase, left, done)) in cases {
-            assert_eq!(said(&tracker, &status), (phase, left.to_owned(), done), "{status:?}");
+            assert_eq!(shown(&tracker, &status), (phase, left.to_owned(), done), "{status:?}");
         }
     }
 
     #[test]
-    fn a_number_of_packets_does_not_count_those_of_the_warm_up() {
+    fn the_warm_up_does_not_count_towards_the_number_of_packets() {
         let mut tracker = tracker(Amount::Packets(1000));
         let mut after = |status: RunStatus<'_>| {
             tracker.record(&status);
-            said(&tracker, &status)
+            shown(&tracker, &status)
         };
-        assert_eq!(after(running(0, 0, 0)), ("ramp", "3s until packets count".to_owned(), 0.0));
+        assert_eq!(after(running(0, 0, 0)), ("ramp", "3s until the measurement starts".to_owned(), 0.0));
         assert_eq!(after(running(2900, 501, 500)).0, "warm-up");
         let measuring = "750 packets, about 3s left".to_owned();
         assert_eq!(after(running(3900, 751, 750)), ("measuring", measuring, 0.25));
-        assert_eq!(after(running(5000, 1501, 1490)), ("waiting", "for 11 answers".to_owned(), 1.0));
+        assert_eq!(after(running(5000, 1501, 1490)), ("waiting", "for 11 responses".to_owned(), 1.0));
     }
 
     #[test]
-    fn a_server_that_answers_nothing_leaves_the_time_unsaid() {
+    fn without_a_response_no_remaining_time_is_shown() {
         let mut tracker = PhaseTracker::new(&plan());
         tracker.record(&running(0, 0, 0));
         tracker.record(&running(500, 10, 0));
-        assert_eq!(said(&tracker, &running(500, 10, 0)).1, "1,000 packets left");
+        assert_eq!(shown(&tracker, &running(500, 10, 0)).1, "1,000 packets left");
     }
 
     #[test]
@@ -223,7 +224,7 @@ mod tests {
         let mut tracker = PhaseTracker::new(&plan());
         assert_eq!(tracker.packets_per_s(), None);
         tracker.record(&running(0, 0, 0));
-        assert_eq!(tracker.packets_per_s(), None, "a status is no time");
+        assert_eq!(tracker.packets_per_s(), None, "one count has no duration");
         for tick in 1..=20 {
             tracker.record(&running(tick * 100, 1000, tick * 10));
         }
@@ -232,6 +233,6 @@ mod tests {
             tracker.record(&running(tick * 100, 1000, 200));
         }
         assert_eq!(tracker.packets_per_s(), Some(0.0));
-        assert!(tracker.recent.len() <= 12, "memory for a second: {}", tracker.recent.len());
+        assert!(tracker.recent.len() <= 12, "more than a second is kept: {}", tracker.recent.len());
     }
 }

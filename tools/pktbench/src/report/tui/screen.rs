@@ -1,4 +1,4 @@
-//! The terminal: taken for a while, and always given back as it was, even by a panic of any thread.
+//! Takes over the terminal and always restores it, even when a thread panics.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Read, Stderr, Write, stderr};
@@ -14,42 +14,42 @@ use ratatui::crossterm::terminal::{
 use ratatui::{Frame, Terminal};
 use rustix::fs::OFlags;
 
-/// Whether the terminal is ours, of which a process has one.
+/// Whether this process has taken over its terminal.
 static IS_TAKEN: AtomicBool = AtomicBool::new(false);
 
 pub(super) struct Screen {
-    /// A frame is written at once.
+    /// Buffered: each redraw is one write.
     terminal: Terminal<CrosstermBackend<BufWriter<Stderr>>>,
     keys: File,
 }
 
 impl Screen {
     pub(super) fn enter() -> io::Result<Self> {
-        // Opened anew: that reads do not block must not be so for whoever else has the terminal.
+        // A separate open file: O_NONBLOCK must not apply to other processes that use the terminal.
         let nonblocking = OFlags::NONBLOCK.bits() as i32;
         let keys = OpenOptions::new().read(true).custom_flags(nonblocking).open("/dev/tty")?;
         let terminal = Terminal::new(CrosstermBackend::new(BufWriter::new(stderr())))?;
         leave_on_panic();
         enable_raw_mode()?;
         IS_TAKEN.store(true, SeqCst);
-        // Leaves where the next step fails.
+        // Its `drop` restores the terminal if the next step fails.
         let screen = Self { terminal, keys };
         execute!(stderr(), EnterAlternateScreen, Hide)?;
         Ok(screen)
     }
 
-    /// Draws a frame of the size that the terminal has now.
+    /// Draws at the current size of the terminal.
     pub(super) fn draw(&mut self, draw: impl FnOnce(&mut Frame<'_>)) {
         if IS_TAKEN.load(SeqCst) {
-            // A terminal that is gone is no reason to end the run.
+            // The run continues if the terminal is gone.
             let _ = self.terminal.draw(draw);
         }
     }
 
-    /// Whether a key for it was pressed since the last call.
-    pub(super) fn ends(&mut self) -> bool {
+    /// Whether a key that ends the run was pressed since the last call.
+    pub(super) fn end_requested(&mut self) -> bool {
         let mut pressed = [0; 64];
-        // Nothing was pressed, or nobody is there any more.
+        // An error means that no key was pressed or that the terminal is gone.
         let len = self.keys.read(&mut pressed).unwrap_or(0);
         is_end(&pressed[..len])
     }
@@ -63,13 +63,13 @@ impl Drop for Screen {
 
 fn leave() {
     if IS_TAKEN.swap(false, SeqCst) {
-        // There is nobody to be told.
+        // If the terminal is gone there is nowhere to report it.
         let _ = execute!(stderr(), LeaveAlternateScreen, Show).and_then(|()| stderr().flush());
         let _ = disable_raw_mode();
     }
 }
 
-/// Else its message would be gone with the alternate screen.
+/// Without this, the panic message would disappear with the alternate screen.
 fn leave_on_panic() {
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -78,7 +78,8 @@ fn leave_on_panic() {
     }));
 }
 
-/// Whether `q`, Esc, or Ctrl-C, which is a key in raw mode, is among these. Other keys, such as arrows, begin as Esc does.
+/// Whether `pressed` has `q`, Esc or Ctrl-C (a key in raw mode). Skips the escape sequences of other keys, such as
+/// arrows, which begin like Esc.
 fn is_end(mut pressed: &[u8]) -> bool {
     const CTRL_C: u8 = 3;
     const ESC: u8 = 0x1b;
