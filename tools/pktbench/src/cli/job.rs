@@ -1,4 +1,4 @@
-//! What the command line asks for.
+//! The job that the command line asks for: one variant per subcommand, with its checked options.
 
 use std::path::PathBuf;
 
@@ -13,7 +13,6 @@ use crate::report::output::Output;
 use crate::result::comparison::Comparison;
 use crate::result::document::Document;
 
-/// What to do.
 pub(crate) enum Job {
     Run { plan: Box<Plan>, output: Output, gate: Gate },
     Search { plan: Box<Plan>, output: Output, condition: Condition },

@@ -1,4 +1,4 @@
-//! What packages of the program install beside it: manual pages, and the completions of shells.
+//! Files that a distribution package installs with the program: manual pages and shell completions.
 
 use std::fs;
 use std::io::{self, ErrorKind, Write};
@@ -15,13 +15,13 @@ pub(crate) fn completions(shell: Shell) -> anyhow::Result<()> {
     clap_complete::generate(shell, &mut Cli::command(), env!("CARGO_PKG_NAME"), &mut script);
     match io::stdout().lock().write_all(&script) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        done => done.context("cannot print the completions"),
+        done => done.context("cannot print the completion script"),
     }
 }
 
-/// Writes `pktbench.1`, and a page for each subcommand.
+/// Writes `pktbench.1` and one page per subcommand.
 pub(crate) fn pages(dir: &Path) -> anyhow::Result<()> {
     let name = dir.display();
-    fs::create_dir_all(dir).with_context(|| format!("cannot make {name}"))?;
+    fs::create_dir_all(dir).with_context(|| format!("cannot create {name}"))?;
     clap_mangen::generate_to(Cli::command(), dir).with_context(|| format!("cannot write into {name}"))
 }

@@ -1,4 +1,6 @@
-//! The command line: what is to be done.
+//! The command line: parses the arguments into a [`Job`], and reports wrong usage in one line.
+//!
+//! It reads the files that the arguments name, but runs nothing.
 
 pub(crate) mod job;
 pub(crate) use job::Job;
@@ -23,34 +25,35 @@ use crate::report::html;
 use crate::result::comparison::Comparison;
 use crate::result::document::Document;
 
-/// Loads a server that echoes length-prefixed packets and checks every byte that comes back.
+/// Load generator for echo servers of length-prefixed packets: measures throughput and latency, checks every byte.
 ///
-/// Each connection keeps a fixed number of packets outstanding and sends the next one when one returns (a closed loop), or
-/// with --rate sends packets when they are due, whatever returns (an open loop). Without --connect the load goes to an echo
-/// server of its own, in the same process.
+/// Closed loop (the default): each connection keeps --pipeline packets outstanding and sends the next packet when one
+/// comes back. Open loop (--rate): packets are sent on a schedule, regardless of responses.
+///
+/// Without --connect, pktbench starts a built-in echo server in its own process and loads that one.
 #[derive(Debug, Parser)]
 #[command(
     version,
     allow_negative_numbers = true,
     args_conflicts_with_subcommands = true,
     after_help = "Examples:
-  pktbench                                              an echo server of its own
+  pktbench                                              loads the built-in echo server for 10 s
   pktbench --connect 127.0.0.1:14572 --conns 1000 --duration 30s --json
   pktbench --connect HOST:PORT --rate 50k --arrival poisson --threshold 'p99<2ms'
   pktbench --connect HOST:PORT --search-max 'p99<5ms' --duration 10s --html report.html
   pktbench compare base.json new.json
   pktbench conform HOST:PORT
 
-Exit codes, the worst first:
-  2    bad usage, or a file that is no result
-  3    a packet was lost, altered, reordered or doubled
-  130  interrupted; the results so far are printed
-  1    a connection failed, no packet came back, or a file cannot be written
-  4    --strict-client, and the load was busy with itself
-  99   a --threshold does not hold
+Exit codes; if several apply, the one that comes first here:
+  2    wrong usage, or an input file that is not a valid result
+  3    a packet was lost, corrupted, reordered or duplicated
+  130  interrupted by Ctrl-C, SIGTERM or SIGHUP; the results so far are printed
+  1    a connection failed, no measured packet came back, or a file could not be written
+  4    --strict-client: the load generator was saturated
+  99   a --threshold does not hold, or --search-max found no rate
   98   worse than --baseline allows
-  1    too few intervals for --baseline
-  0    all is well"
+  1    too few intervals to compare with --baseline
+  0    success"
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]
@@ -60,58 +63,74 @@ pub(crate) struct Cli {
     pub(crate) run: Options,
 }
 
-/// What is done without loading a server.
+/// The subcommands. Without one, `pktbench` runs a load.
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Draw the report of an earlier result
+    /// Write the HTML report of an earlier result
     Html {
-        /// What --json printed
+        /// Result of an earlier run, written with --json or --format ndjson
         #[arg(value_name = "RESULT.json")]
         result: PathBuf,
 
-        /// The page that is written; a name that ends in .svg is for its charts alone, as one picture
+        /// HTML file to write; if the name ends in .svg, only the charts are written, as one picture
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
 
-    /// Judge a server: whether it echoes every kind of packet, and refuses what is none
+    /// Test whether a server echoes every kind of packet and rejects malformed ones
     ///
-    /// Exit code: 0 all is well, 1 a case fails or the server cannot be reached, 2 bad usage.
+    /// Runs about 100 cases, each on its own connection, and prints one row per case. TLS is not supported.
+    ///
+    /// Exit code: 0 if all cases pass, 1 if a case fails or the server cannot be reached, 2 for wrong usage.
+    ///
+    /// Example: pktbench conform 127.0.0.1:14572 --max-payload 1MiB
     Conform(conform::Options),
 
-    /// Tell whether one result is worse than another, or only looks so
+    /// Compare two results statistically: is NEW slower than BASE?
     ///
-    /// The intervals of both are drawn at random again and again, which shows what of the difference may be noise.
+    /// Resamples the intervals of both results at random, to tell a real difference from noise. Needs at least 5
+    /// intervals in each result; 30 or more are recommended.
     ///
-    /// Exit code: 0 no regression, 1 too few intervals to tell, 2 bad usage or files, 98 a regression.
+    /// Exit code: 0 if no regression was found, 98 for a regression, 1 for too few intervals, 2 for wrong usage or
+    /// unreadable files.
+    ///
+    /// Example: pktbench compare base.json new.json --max-regress rate:5%,p99:10%
     Compare(Compare),
 
-    /// Add up the results of several load generators that loaded at the same time
+    /// Add up the results of several load generators that ran at the same time
     ///
-    /// Exit code: that of the worst, 2 bad usage or files, 99 a --threshold does not hold for the sum.
+    /// Histograms are added and percentiles are computed from the sum, never averaged.
+    ///
+    /// Exit code: the worst of the results, 99 if a --threshold does not hold for the sum, 2 for wrong usage or
+    /// unreadable files.
+    ///
+    /// Example: pktbench merge a.json b.json --threshold 'p99<5ms' -o sum.json
     Merge(Merge),
 
-    /// Print the completions of a shell
-    Completions { shell: Shell },
+    /// Print a shell completion script
+    Completions {
+        /// Shell to print the script for
+        shell: Shell,
+    },
 
-    /// Write the manual pages into a directory, which is made where it is missing
+    /// Write the manual pages into a directory
     Man {
-        /// Where the pages go
+        /// Directory for the pages, such as share/man/man1; created if missing
         #[arg(value_name = "DIR")]
         dir: PathBuf,
     },
 }
 
-/// What to compare.
+/// The options of `pktbench compare`.
 #[derive(Debug, Args)]
 struct Compare {
-    /// The result to compare with, as --json prints it
+    /// Result to compare with, written with --json or --format ndjson
     base: PathBuf,
 
-    /// The result that is not to be worse
+    /// Result to judge
     new: PathBuf,
 
-    /// How much worse rate, p50, p99 and p99.9 may be; what is not named is no regression
+    /// How much worse rate, p50, p99 and p99.9 may become; metrics that are not listed never fail
     #[arg(long, value_name = "LIST", default_value_t = Limits::default())]
     max_regress: Limits,
 
@@ -121,7 +140,7 @@ struct Compare {
 }
 
 impl Job {
-    /// Parses the command line. `Err` is the exit code after help, or after a line on standard error.
+    /// Parses the command line. `Err` is the exit code, after help or an error line has been printed.
     pub(crate) fn from_args() -> Result<Self, ExitCode> {
         let cli = Cli::try_parse().map_err(|error| match error.kind() {
             ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
@@ -141,7 +160,7 @@ impl Job {
                 .map(Self::Conform)
                 .map_err(|problem| bad_usage(&format!("error: {problem}"))),
             Some(Command::Compare(files)) => {
-                let comparison = files.compared().map_err(|error| bad_file(&error))?;
+                let comparison = files.compare().map_err(|error| bad_file(&error))?;
                 Ok(Self::Compare { comparison, json: files.json })
             }
             Some(Command::Merge(files)) => {
@@ -154,7 +173,7 @@ impl Job {
 }
 
 impl Compare {
-    fn compared(&self) -> anyhow::Result<Comparison> {
+    fn compare(&self) -> anyhow::Result<Comparison> {
         let (base, new) = (Document::read(&self.base)?, Document::read(&self.new)?);
         let comparison = Comparison::of(&base, &self.base, &new, &self.max_regress);
         gate::warn(&comparison);
@@ -162,7 +181,7 @@ impl Compare {
     }
 }
 
-/// Files that cannot be read, or do not belong together, are those of the command line.
+/// An input file that cannot be read or does not fit is wrong usage, too: exit code 2.
 fn bad_file(error: &anyhow::Error) -> ExitCode {
     eprintln!("error: {error:#}");
     ExitCode::from(2)
@@ -173,11 +192,11 @@ fn bad_usage(problem: &str) -> ExitCode {
     ExitCode::from(2)
 }
 
-/// What a usage error says before it comes to the usage.
+/// Joins the lines of a clap error, up to its usage text, into one line.
 pub(crate) fn one_line(message: &str) -> String {
-    let said = message
+    let lines = message
         .lines()
         .map(str::trim)
         .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
-    said.filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ").replace(":; ", ": ")
+    lines.filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ").replace(":; ", ": ")
 }

@@ -1,9 +1,9 @@
-//! The options of a run, as they are written and as they become a plan.
+//! The options of a run, and how they become a [`Job`]: parsing, defaults, and checks that involve several options.
 
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use clap::{ArgGroup, Args};
+use clap::Args;
 use pktconn::{Addr, HeaderFormat, TlsClientConfig};
 
 use crate::cli::job::Job;
@@ -18,158 +18,203 @@ use crate::traffic::parse::{parse_addr, parse_size, parse_time};
 use crate::traffic::sizes::Sizes;
 use crate::traffic::verify::Verify;
 
-/// No doc comment, in which the name of the file would be taken for a link.
-const SIZES_HELP: &str = "Payload sizes in bytes, and 64KiB and the like work: one (512 or fixed:512), LOW-HIGH (uniform, \
-both ends included), list:64@9,1024@1 (each with its weight), exp:512 (exponential with this mean, up to 9 times as much), \
-or file:SIZES.csv (the first field of each line, in the order of the file, again and again)";
+/// A constant rather than a doc comment, so that `--help` keeps the lines.
+const SIZES_HELP: &str = "\
+Payload sizes in bytes; units such as 64KiB are accepted
 
-/// How to load a server.
+  512 or fixed:512    all payloads have 512 bytes
+  0-2048              uniform, both ends included
+  list:64@9,1024@1    one of these sizes, by weight: here 9 of 10 have 64 bytes
+  exp:512             exponential with a mean of 512, at most 9 times the mean
+  file:SIZES.csv      the first field of each line, in file order, repeated";
+
+/// The options of a run.
 #[derive(Debug, Args)]
-#[command(group(ArgGroup::new("open").args(["rate", "search_max"]).multiple(true)))]
 pub(crate) struct Options {
-    /// The server to load, HOST:PORT or unix:PATH. May be given several times: connections are spread evenly [default: an echo
-    /// server of its own on 127.0.0.1]
+    /// Server to load: HOST:PORT or unix:PATH [default: a built-in echo server]
+    ///
+    /// Repeat the option to spread the connections evenly over several servers. Examples: --connect 127.0.0.1:14572,
+    /// --connect unix:/run/echo.sock
     #[arg(help_heading = "Server", long, value_name = "ADDR", value_parser = parse_addr)]
     connect: Vec<Addr>,
 
-    /// Speak TLS
+    /// Connect with TLS; needs --connect
     #[arg(help_heading = "Server", long)]
     tls: bool,
 
-    /// The authorities, PEM, that the server's certificate is trusted by [default: those of the system]
-    #[arg(help_heading = "Server", long, value_name = "FILE", requires = "tls")]
+    /// PEM file of the certificates to trust [default: the certificate store of the system]
+    ///
+    /// Give the certificate of the authority that signed the server's certificate. A self-signed certificate that is no
+    /// authority (basicConstraints=CA:FALSE) can be given directly.
+    #[arg(help_heading = "Server", long, value_name = "FILE")]
     tls_ca: Option<PathBuf>,
 
-    /// Whom the server's certificate must be for [default: the host of --connect]
-    #[arg(help_heading = "Server", long, value_name = "NAME", requires = "tls")]
+    /// Server name to expect in the certificate (SNI) [default: the host of --connect]
+    ///
+    /// Required for TLS over a Unix socket. Example: --tls-server-name echo.example.org
+    #[arg(help_heading = "Server", long, value_name = "NAME")]
     tls_server_name: Option<String>,
 
-    /// A certificate chain to show to the server, PEM
-    #[arg(help_heading = "Server", long, value_name = "FILE", requires_all = ["tls", "tls_key"])]
+    /// PEM file of the client certificate chain, for servers that ask for one; needs --tls-key
+    #[arg(help_heading = "Server", long, value_name = "FILE")]
     tls_cert: Option<PathBuf>,
 
-    /// The private key of the certificate, PEM
-    #[arg(help_heading = "Server", long, value_name = "FILE", requires_all = ["tls", "tls_cert"])]
+    /// PEM file of the private key of --tls-cert
+    #[arg(help_heading = "Server", long, value_name = "FILE")]
     tls_key: Option<PathBuf>,
 
-    /// The length in front of each packet: u32le, u32be, u16le or u16be; the server must do the same
+    /// Length field before each payload: u32le, u32be, u16le or u16be; the server must use the same
     #[arg(help_heading = "Server", long, value_name = "FORMAT", default_value_t = HeaderFormat::U32Le)]
     header: HeaderFormat,
 
-    /// Put a CRC-32 behind each packet, and expect one; the server must do the same
+    /// Append a CRC-32 to each packet and require one in each response; the server must do the same
     #[arg(help_heading = "Server", long)]
     crc: bool,
 
-    /// The largest payload that is accepted, in bytes; 64KiB and the like work
+    /// Largest payload to accept, in bytes or with a unit such as 64KiB
     #[arg(help_heading = "Server", long, value_name = "SIZE", default_value = "32MiB", value_parser = parse_size)]
     max_payload: u32,
 
-    /// Connections
+    /// Number of connections
+    ///
+    /// The soft limit on open files is raised if needed, up to the hard limit.
     #[arg(help_heading = "Load", short = 'c', long, value_name = "N", default_value = "64", value_parser = clap::value_parser!(u32).range(1..))]
     conns: u32,
 
-    /// Connections to make in a second, such as 500 or 2k [default: as many as can be]
+    /// Connections to open per second, such as 500 or 2k [default: unlimited]
     #[arg(help_heading = "Load", long, value_name = "RATE", value_parser = parse_rate)]
     connect_rate: Option<f64>,
 
-    /// Packets outstanding on each connection, up to 65536 (closed loop)
+    /// Packets outstanding per connection in a closed loop, 1 to 65536
     #[arg(help_heading = "Load", long, value_name = "N", default_value = "1", conflicts_with = "rate", value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pipeline: u32,
 
-    /// Packets to send in a second over all connections, such as 50k or 1.5M, whatever comes back: an open loop
+    /// Packets to send per second over all connections, such as 50k or 1.5M; makes an open loop
+    ///
+    /// Packets are sent when they are due, regardless of responses. Latency is also measured from the time at which
+    /// each packet was due (the response time).
     #[arg(help_heading = "Load", short = 'r', long, value_name = "RATE", value_parser = parse_rate)]
     rate: Option<f64>,
 
-    /// Find the highest rate at which a condition holds, such as 'p99<5ms', by runs of --duration each, from --rate or 1k on
+    /// Find the highest rate at which a latency condition holds, such as 'p99<5ms'
+    ///
+    /// Runs an open loop for --duration at each rate that is tried, beginning with --rate (1k if not given). Cannot be
+    /// combined with --packets, --pipeline, --start-at, --threshold, --baseline, --tui, --hdr-log or the formats ndjson
+    /// and csv.
     #[arg(help_heading = "Load", long, value_name = "CONDITION", conflicts_with_all = ["packets", "pipeline", "start_at", "threshold", "baseline"])]
     search_max: Option<Condition>,
 
-    /// The gaps between packets of an open loop: the same each, or those of many users that do not know of each other
-    #[arg(help_heading = "Load", long, value_name = "LAW", requires = "open", default_value = "constant")]
-    arrival: Arrival,
+    /// Distribution of the gaps between packets in an open loop [default: constant]
+    #[arg(help_heading = "Load", long, value_name = "LAW")]
+    arrival: Option<Arrival>,
 
-    /// Packets outstanding on each connection of an open loop; what is due beyond waits, and its response time runs
-    #[arg(help_heading = "Load", long, value_name = "N", requires = "open", default_value = "1024", value_parser = clap::value_parser!(u32).range(1..=65_536))]
-    max_outstanding: u32,
+    /// Packets outstanding per connection in an open loop, 1 to 65536 [default: 1024]
+    ///
+    /// A packet that is due beyond this limit waits until a response arrives; its response time includes the wait.
+    #[arg(help_heading = "Load", long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    max_outstanding: Option<u32>,
 
-    #[arg(help_heading = "Load", long, value_name = "SIZES", default_value = "0-2048", help = SIZES_HELP)]
+    #[arg(
+        help_heading = "Load",
+        long,
+        value_name = "SIZES",
+        default_value = "0-2048",
+        help = "Payload sizes: 512, 0-2048, list:64@9,1024@1, exp:512 or file:SIZES.csv",
+        long_help = SIZES_HELP
+    )]
     sizes: Sizes,
 
-    /// Seed of sizes, contents and Poisson arrivals: the same seed sends the same packets
+    /// Seed for payload sizes, contents and Poisson arrivals
+    ///
+    /// The same seed sends the same packets on each connection.
     #[arg(help_heading = "Load", long, value_name = "N", default_value_t = 1)]
     seed: u64,
 
-    /// How much of a packet that comes back is checked: every byte, its length, or nothing
+    /// How to check each packet that comes back
     #[arg(help_heading = "Load", long, value_name = "HOW", default_value = "full")]
     verify: Verify,
 
-    /// Threads that send and receive [default: half of the cores, at least 1]
+    /// Threads that send and receive, 1 to 1024 [default: half of the cores, at least 1]
+    ///
+    /// No more threads than connections are started. The built-in echo server uses the other cores.
     #[arg(help_heading = "Load", short = 't', long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
 
-    /// How long to send, after the warm-up [default: 10s]
+    /// How long to measure, after ramp and warm-up, such as 30s or 5m [default: 10s]
     #[arg(help_heading = "Time", short = 'd', long, value_name = "TIME", value_parser = parse_time)]
     duration: Option<Duration>,
 
-    /// How many packets to send, over all connections and after the warm-up, instead of a duration
+    /// Packets to send over all connections after ramp and warm-up, instead of --duration
+    ///
+    /// The run ends when all have come back, or when packets are outstanding and none has come back for --timeout.
     #[arg(help_heading = "Time", long, value_name = "N", conflicts_with = "duration", value_parser = clap::value_parser!(u64).range(1..))]
     packets: Option<u64>,
 
-    /// When to start, in UTC, such as 2026-01-31T12:00:00Z: several machines then load a server together [default: when all
-    /// connections are made]
+    /// When to send the first packet, in UTC [default: when all connections are open]
+    ///
+    /// Use it to start several load generators at the same time. Example: --start-at 2026-01-31T12:00:00Z
     #[arg(help_heading = "Time", long, value_name = "TIME", value_parser = parse_start)]
     start_at: Option<SystemTime>,
 
-    /// Over how long a time the load grows to its full, before the warm-up: the rate, or the connections that take part
+    /// Time in which the load grows to its full level, before the warm-up
+    ///
+    /// In an open loop the rate grows; in a closed loop the connections start one after the other. Packets sent in this
+    /// time are checked but not measured.
     #[arg(help_heading = "Time", long, value_name = "TIME", default_value = "0s", value_parser = parse_time)]
     ramp: Duration,
 
-    /// How long to send before anything counts
+    /// How long to send before the measurement starts
+    ///
+    /// Packets sent in this time are checked but not measured.
     #[arg(help_heading = "Time", long, value_name = "TIME", default_value = "0s", value_parser = parse_time)]
     warmup: Duration,
 
-    /// How long to wait for a connection, and for what is outstanding at the end
+    /// How long to wait for a connection to open, and for outstanding packets at the end
     #[arg(help_heading = "Time", long, value_name = "TIME", default_value = "10s", value_parser = parse_time)]
     timeout: Duration,
 
-    /// Show the run as it goes on, over the whole terminal; q, Esc or Ctrl-C ends it. The result is printed as ever
+    /// Show the run live on the whole terminal; q, Esc or Ctrl-C ends the run
+    ///
+    /// The view is drawn on standard error. The result is printed as usual.
     #[arg(help_heading = "Result", long, conflicts_with = "search_max")]
     tui: bool,
 
-    /// What to print: a text, one JSON document at the end, a JSON line an interval as it runs, or a row of CSV an interval
-    /// [default: text, or what the name of --output ends in: .json, .ndjson or .csv]
+    /// Format of the result [default: from the extension of --output (.json, .ndjson, .csv), else text]
     #[arg(help_heading = "Result", long, value_name = "FORMAT")]
     format: Option<Format>,
 
-    /// The same as --format json
+    /// Same as --format json
     #[arg(help_heading = "Result", long, conflicts_with = "format")]
     json: bool,
 
-    /// Write the result into a file, and the text to standard output
+    /// Write the result to a file, and the text report to standard output
     #[arg(help_heading = "Result", short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 
-    /// How long an interval of what is shown over time is
+    /// Length of an interval in charts, NDJSON, CSV, --hdr-log and comparisons; at least 100ms
     #[arg(help_heading = "Result", long, value_name = "TIME", default_value = "1s", value_parser = parse_time)]
     interval: Duration,
 
-    /// A word on the run, which the result repeats: KEY=VALUE. May be given several times
+    /// Label to copy into the result, such as build=1234; may be repeated
     #[arg(help_heading = "Result", long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
     labels: Vec<(String, String)>,
 
-    /// Write the histogram of each interval into a log, as the tools of HdrHistogram read it
+    /// Write the histogram of each interval to a file, in the log format of HdrHistogram
     #[arg(help_heading = "Result", long, value_name = "FILE")]
     hdr_log: Option<PathBuf>,
 
-    /// Write the distribution of latencies into a table, as the plotter of HdrHistogram reads it
+    /// Write the latency distribution to a file, as a table for the plotter of HdrHistogram
     #[arg(help_heading = "Result", long, value_name = "FILE")]
     hgrm: Option<PathBuf>,
 
-    /// Write a report with charts too, a page for a browser; a name that ends in .svg is for its charts alone
+    /// Write an HTML report with charts; if the name ends in .svg, only the charts
     #[arg(help_heading = "Result", long, value_name = "FILE")]
     html: Option<PathBuf>,
 
-    /// Fail with exit code 4 when the figures are those of this program: a busy thread, or a schedule that is late
+    /// Exit with code 4 if the load generator was saturated
+    ///
+    /// It is saturated if one of its threads was busy for 95 % of the time, or in an open loop if the p99 of its
+    /// schedule lag is above 1 ms. The figures then show the load generator, not the server.
     #[arg(help_heading = "Verdict", long)]
     strict_client: bool,
 
@@ -177,16 +222,35 @@ pub(crate) struct Options {
     gate: GateOptions,
 }
 
-/// Where a search begins: every server holds it.
+/// The first rate of a search without `--rate`: low enough for every server.
 const FIRST_RATE: f64 = 1000.0;
 
-/// What `--duration` and `--packets` leave to be said when neither is given.
+/// Used if neither `--duration` nor `--packets` is given.
 const DEFAULT_DURATION: Duration = Duration::from_secs(10);
 
+/// Used if an open loop has no `--max-outstanding`.
+const DEFAULT_MAX_OUTSTANDING: u32 = 1024;
+
 impl Options {
-    fn tls(&self) -> Option<Tls> {
+    fn tls(&self) -> Result<Option<Tls>, String> {
+        let (has_chain, has_key) = (self.tls_cert.is_some(), self.tls_key.is_some());
         if !self.tls {
-            return None;
+            let unused = [
+                ("--tls-ca", self.tls_ca.is_some()),
+                ("--tls-server-name", self.tls_server_name.is_some()),
+                ("--tls-cert", has_chain),
+                ("--tls-key", has_key),
+            ];
+            return match unused.iter().find(|(_, is_given)| *is_given) {
+                Some((option, _)) => Err(format!("{option} has no effect without --tls; add --tls")),
+                None => Ok(None),
+            };
+        }
+        if has_chain != has_key {
+            return Err(
+                "a client certificate needs its private key: give both --tls-cert FILE and --tls-key FILE"
+                    .to_owned(),
+            );
         }
         let mut config = TlsClientConfig::new();
         if let Some(ca) = &self.tls_ca {
@@ -195,7 +259,26 @@ impl Options {
         if let (Some(chain), Some(key)) = (&self.tls_cert, &self.tls_key) {
             config = config.client_cert(chain, key);
         }
-        Some(Tls { config, server_name: self.tls_server_name.clone() })
+        Ok(Some(Tls { config, server_name: self.tls_server_name.clone() }))
+    }
+
+    /// A search begins at a rate, and is therefore an open loop, too.
+    fn pace(&self) -> Result<Pace, String> {
+        if let Some(rate) = self.rate.or(self.search_max.as_ref().map(|_| FIRST_RATE)) {
+            return Ok(Pace::Open {
+                rate,
+                arrival: self.arrival.unwrap_or(Arrival::Constant),
+                max_outstanding: self.max_outstanding.unwrap_or(DEFAULT_MAX_OUTSTANDING) as usize,
+            });
+        }
+        let unused =
+            [("--arrival", self.arrival.is_some()), ("--max-outstanding", self.max_outstanding.is_some())];
+        match unused.iter().find(|(_, is_given)| *is_given) {
+            Some((option, _)) => {
+                Err(format!("{option} is for an open loop; add --rate, such as --rate 10k, or --search-max"))
+            }
+            None => Ok(Pace::Closed),
+        }
     }
 
     pub(crate) fn into_job(self) -> Result<Job, String> {
@@ -207,16 +290,11 @@ impl Options {
             (None, duration) => Amount::Time(duration.unwrap_or(DEFAULT_DURATION)),
         };
         let plan = Plan {
-            tls: self.tls(),
+            tls: self.tls()?,
+            pace: self.pace()?,
             connect: self.connect,
             conns,
             connect_rate: self.connect_rate,
-            pace: match self.rate.or(self.search_max.as_ref().map(|_| FIRST_RATE)) {
-                None => Pace::Closed,
-                Some(rate) => {
-                    Pace::Open { rate, arrival: self.arrival, max_outstanding: self.max_outstanding as usize }
-                }
-            },
             pipeline: self.pipeline as usize,
             verify: self.verify,
             sizes: self.sizes,
@@ -259,8 +337,8 @@ impl Options {
             Some(condition) => {
                 condition.check_for_search()?;
                 if output.is_live() {
-                    return Err("--search-max has no lines of one run; write its result as text or json, \
-                                without --hdr-log"
+                    return Err("--search-max cannot write a line per interval; use --format text or json, and leave \
+                                out --hdr-log"
                         .to_owned());
                 }
                 Job::Search { plan, output, condition }
@@ -269,7 +347,7 @@ impl Options {
     }
 }
 
-/// Per second; from one in a year to more than any machine sends.
+/// Parses a number per second. The lowest rate is one per year, as no time is longer.
 fn parse_rate(text: &str) -> Result<f64, String> {
     let (number, factor) = match text.strip_suffix(['k', 'M']) {
         None => (text, 1.0),
@@ -277,20 +355,19 @@ fn parse_rate(text: &str) -> Result<f64, String> {
         Some(number) => (number, 1e6),
     };
     let rate = number.parse::<f64>().map_or(f64::NAN, |number| number * factor);
-    let problem = "a rate is a number a second, up to 1000M, such as 500, 50k or 1.5M";
+    let problem = "write a number per second above 0 and up to 1000M, such as 500, 50k or 1.5M";
     (3e-8..=MAX_RATE).contains(&rate).then_some(rate).ok_or_else(|| problem.to_owned())
 }
 
 fn parse_start(text: &str) -> Result<SystemTime, String> {
-    humantime::parse_rfc3339(text).map_err(|_| {
-        "a time to start at is a date and a time in UTC, such as 2026-01-31T12:00:00Z".to_owned()
-    })
+    humantime::parse_rfc3339(text)
+        .map_err(|_| "write a date and time in UTC, such as 2026-01-31T12:00:00Z".to_owned())
 }
 
 fn parse_label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err("a label is KEY=VALUE, such as build=1234".to_owned()),
+        _ => Err("write KEY=VALUE, such as build=1234".to_owned()),
     }
 }
 
@@ -301,7 +378,7 @@ mod tests {
     use clap::Parser;
 
     fn plan(args: &[&str]) -> Plan {
-        let Job::Run { plan, .. } = job(args).unwrap() else { panic!("{args:?} is no run") };
+        let Job::Run { plan, .. } = job(args).unwrap() else { panic!("{args:?} is not a plain run") };
         *plan
     }
 
@@ -311,14 +388,14 @@ mod tests {
         cli.run.into_job()
     }
 
-    fn refused(args: &[&str]) -> String {
-        let problem = job(args).err().unwrap_or_else(|| panic!("{args:?} were accepted"));
+    fn rejected(args: &[&str]) -> String {
+        let problem = job(args).err().unwrap_or_else(|| panic!("{args:?} was accepted"));
         assert!(!problem.contains('\n') && !problem.contains("Usage"), "{problem}");
         problem
     }
 
     #[test]
-    fn the_defaults_load_an_own_server_for_ten_seconds() {
+    fn the_defaults_load_the_built_in_server_for_ten_seconds() {
         let plan = plan(&[]);
         assert_eq!((plan.connect, plan.conns, plan.pipeline), (Vec::new(), 64, 1));
         assert_eq!(plan.sizes.to_string(), "0-2048");
@@ -343,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_an_address_is_refused() {
+    fn an_invalid_address_is_rejected() {
         for text in ["", "localhost", "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:65536", ":80", "14572", "unix:"]
         {
             assert!(parse_addr(text).is_err(), "{text:?}");
@@ -378,16 +455,16 @@ mod tests {
             (&["--start-at", "12:00"], "such as 2026-01-31T12:00:00Z"),
             (&["-o", "a", "--hgrm", "a"], "a is given twice"),
             (&["--search-max", "rate>1k"], "write an upper bound of a latency"),
-            (&["--start-at", "2020-01-31T12:00:00Z"], "--start-at has passed"),
-            (&["--tls-ca", "x"], "not provided: --tls"),
+            (&["--start-at", "2020-01-31T12:00:00Z"], "--start-at is in the past"),
+            (&["--tls-ca", "x"], "add --tls"),
             (&["--label", "fast"], "such as build=1234"),
-            (&["--tls"], "--tls is for a server that --connect names"),
+            (&["--tls"], "--tls needs --connect"),
             (&["--tls", "--connect", "unix:socket"], "--tls-server-name"),
-            (&["--tls-ca", "ca.pem"], "--tls"),
+            (&["--tls-key", "key.pem"], "add --tls"),
             (&["--tls", "--tls-cert", "chain.pem"], "--tls-key"),
         ];
         for (args, expected) in cases {
-            let problem = refused(args);
+            let problem = rejected(args);
             assert!(problem.contains(expected), "{args:?}: {problem}");
         }
     }

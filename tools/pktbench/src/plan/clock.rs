@@ -1,4 +1,5 @@
-//! The time of a run: ns from its start. A packet keeps two of them while it is outstanding.
+//! The clock of a run: nanoseconds since its start, in a `u64`. Every outstanding packet stores two such times, which
+//! need half the memory of an `Instant`.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ impl Clock {
         self.ns_of(Instant::now())
     }
 
-    /// 0 for what was before the start.
+    /// 0 for a time before the start.
     pub(crate) fn ns_of(self, instant: Instant) -> u64 {
         whole_ns(instant.saturating_duration_since(self.start))
     }
@@ -26,7 +27,7 @@ impl Clock {
     }
 }
 
-/// A run takes less than the 584 years that there is room for.
+/// A time in ns. A `u64` has room for 584 years, more than any run.
 pub(crate) fn whole_ns(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -1,4 +1,6 @@
-//! What a run is to do: the options, checked against each other, and what follows from them for each part of the run.
+//! The plan of a run: the options, checked against each other, and each part's share of connections, packets and time.
+//!
+//! It is plain data: nothing here connects, sends or measures.
 
 pub(crate) mod clock;
 
@@ -15,22 +17,23 @@ use crate::traffic::arrivals::Arrival;
 use crate::traffic::sizes::Sizes;
 use crate::traffic::verify::Verify;
 
-/// Of `--rate`, packets a second: more than any machine sends.
+/// The highest `--rate`, in packets per second: more than any machine sends.
 pub(crate) const MAX_RATE: f64 = 1e9;
 
-/// What is shown over time is shown to people, and what a worker does for it is not to be seen in the figures.
+/// The shortest `--interval`. People do not need shorter ones, and the work at the end of each interval must not show
+/// in the figures.
 const MIN_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Each takes some 100 bytes of memory, and of the result.
+/// The most intervals of a run. Each needs about 100 bytes of memory, and as much in the result.
 pub(crate) const MAX_INTERVALS: u32 = 100_000;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
-    /// The servers to load; without one, a server of its own.
+    /// The servers to load; if empty, the built-in echo server.
     pub(crate) connect: Vec<Addr>,
     pub(crate) tls: Option<Tls>,
     pub(crate) conns: usize,
-    /// Connections that are made in a second; `None` for as many as can be.
+    /// Connections to open per second; `None` for no limit.
     pub(crate) connect_rate: Option<f64>,
     pub(crate) pace: Pace,
     /// Closed loop: packets outstanding on each connection.
@@ -38,62 +41,62 @@ pub(crate) struct Plan {
     pub(crate) verify: Verify,
     pub(crate) sizes: Sizes,
     pub(crate) amount: Amount,
-    /// When to send the first packet; `None` for as soon as all connections are made.
+    /// When to send the first packet; `None` for as soon as all connections are open.
     pub(crate) start_at: Option<SystemTime>,
-    /// Over which time the load grows, before the warm-up.
+    /// The time in which the load grows to its full level, before the warm-up.
     pub(crate) ramp: Duration,
     pub(crate) warmup: Duration,
-    /// From one line of what is shown over time to the next.
+    /// The length of an interval of the time series.
     pub(crate) interval: Duration,
-    /// How long to wait for a connection, and for what is outstanding at the end.
+    /// How long to wait for a connection to open, and for outstanding packets at the end.
     pub(crate) timeout: Duration,
     pub(crate) seed: u64,
     pub(crate) header: HeaderFormat,
     pub(crate) crc: bool,
     pub(crate) max_payload_len: u32,
-    /// Whether a load that is busy with itself fails the run.
+    /// Whether a saturated load generator fails the run.
     pub(crate) strict_client: bool,
-    /// Whether the run is shown over the whole terminal.
+    /// Whether the run is shown live on the whole terminal.
     pub(crate) tui: bool,
     pub(crate) labels: BTreeMap<String, String>,
-    /// Threads of the load, each with at least one connection.
+    /// Threads of the load generator, each with at least one connection.
     pub(crate) threads: usize,
-    /// Threads of the server of its own.
+    /// Threads of the built-in echo server.
     pub(crate) server_threads: usize,
 }
 
-/// How to speak TLS.
 #[derive(Clone, Debug)]
 pub(crate) struct Tls {
     pub(crate) config: TlsClientConfig,
-    /// Whom the certificate must be for, if not the host that is connected to.
+    /// The name to expect in the server's certificate; `None` for the host of `--connect`.
     pub(crate) server_name: Option<String>,
 }
 
-/// When to send the next packet.
+/// When a connection sends its next packet.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Pace {
-    /// When one has come back.
+    /// As soon as one has come back.
     Closed,
-    /// When it is due: so many a second over all connections, whatever has come back.
+    /// When it is due by the schedule, regardless of responses.
     Open {
+        /// Packets per second over all connections.
         rate: f64,
         arrival: Arrival,
-        /// On each connection; what is due beyond waits.
+        /// Per connection; packets that are due beyond this limit wait.
         max_outstanding: usize,
     },
 }
 
-/// How much to send after the warm-up.
+/// How much to send after ramp and warm-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Amount {
     Time(Duration),
-    /// Over all connections.
+    /// The sum over all connections.
     Packets(u64),
 }
 
 impl Plan {
-    /// Refuses what cannot work. The error says what, and what to do.
+    /// Rejects combinations that cannot work. The error says what is wrong and what to do.
     pub(crate) fn check(&self) -> Result<(), String> {
         let (len, max) = (self.sizes.distribution.max_len(), self.max_payload_len);
         if len > max {
@@ -102,13 +105,15 @@ impl Plan {
                 false => len.to_string(),
             };
             return Err(format!(
-                "--sizes of up to {len} bytes are above the limit of {max}; raise it with --max-payload {enough}"
+                "--sizes has payloads of up to {len} bytes, above the limit of {max}; raise it with \
+                 --max-payload {enough}"
             ));
         }
-        let sayable = self.header.max_payload_len();
-        if len as usize > sayable {
+        let header_max = self.header.max_payload_len();
+        if len as usize > header_max {
             return Err(format!(
-                "--sizes of up to {len} bytes are more than --header {} can say, {sayable}",
+                "--sizes has payloads of up to {len} bytes, but --header {} allows up to {header_max}; use smaller \
+                 sizes, or --header u32le or u32be",
                 self.header
             ));
         }
@@ -119,32 +124,37 @@ impl Plan {
             return Err("--timeout 0s waits for no packet; give it a time, such as 10s".to_owned());
         }
         if self.interval < MIN_INTERVAL {
-            return Err(format!("--interval is at least {}ms", MIN_INTERVAL.as_millis()));
+            return Err(format!("--interval must be at least {}ms, such as 1s", MIN_INTERVAL.as_millis()));
         }
         if let Amount::Time(duration) = self.amount {
             let most = self.interval * MAX_INTERVALS;
             if duration > most {
                 return Err(format!(
-                    "--duration has more than {MAX_INTERVALS} intervals; raise --interval to {}s",
+                    "--duration has more than {MAX_INTERVALS} intervals, the limit; raise --interval to {}s",
                     duration.as_secs().div_ceil(MAX_INTERVALS.into())
                 ));
             }
         }
         if self.start_at.is_some_and(|start_at| start_at <= SystemTime::now()) {
-            return Err("--start-at has passed; give a time to come, in UTC".to_owned());
+            return Err("--start-at is in the past; give a later time, in UTC".to_owned());
         }
         let servers = self.connect.len();
         if self.conns < servers {
-            return Err(format!("--conns {} are fewer than the servers; raise it to {servers}", self.conns));
+            return Err(format!(
+                "--conns {} is below the number of servers (--connect); raise it to {servers}",
+                self.conns
+            ));
         }
         if let Some(tls) = &self.tls {
             if self.has_own_server() {
-                return Err(
-                    "--tls is for a server that --connect names; that of its own speaks none".to_owned()
-                );
+                return Err("--tls needs --connect HOST:PORT; the built-in echo server has no TLS".to_owned());
             }
             if tls.server_name.is_none() && self.connect.iter().any(|addr| addr.unix_path().is_some()) {
-                return Err("--tls over a Unix socket needs --tls-server-name".to_owned());
+                return Err(
+                    "--tls over a Unix socket needs --tls-server-name NAME, the name in the certificate \
+                            of the server"
+                        .to_owned(),
+                );
             }
         }
         Ok(())
@@ -154,7 +164,7 @@ impl Plan {
         self.connect.is_empty()
     }
 
-    /// The format of the packets, on both sides.
+    /// The wire format, for the load and for the built-in echo server.
     pub(crate) fn codec(&self) -> CodecConfig {
         let checksum = if self.crc { Checksum::Crc32 } else { Checksum::None };
         CodecConfig::new()
@@ -163,14 +173,14 @@ impl Plan {
             .max_payload_len(self.max_payload_len as usize)
     }
 
-    /// The connections of a worker, of `threads` in all: by turns, so that those that are due one after the other are not
-    /// those of one worker.
+    /// The connections of a worker. They are dealt out in turn: connections with consecutive numbers are due one after
+    /// the other, and must not all belong to the same worker.
     pub(crate) fn conns_of(&self, worker: usize) -> impl Iterator<Item = usize> + use<> {
         (worker..self.conns).step_by(self.threads)
     }
 
-    /// How many packets a connection sends after the warm-up, where their number is given: the same on each, and one
-    /// more on the first ones where they do not divide.
+    /// How many packets a connection sends after the warm-up; `None` if a duration ends the run. If the number does not
+    /// divide evenly, the first connections send one packet more.
     pub(crate) fn packets_of(&self, conn: usize) -> Option<u64> {
         let Amount::Packets(packets) = self.amount else { return None };
         let conns = self.conns as u64;
@@ -181,7 +191,7 @@ impl Plan {
         matches!(self.pace, Pace::Open { .. })
     }
 
-    /// Packets outstanding on a connection at most.
+    /// Maximum number of packets outstanding on a connection.
     pub(crate) fn most_outstanding(&self) -> usize {
         match self.pace {
             Pace::Closed => self.pipeline,
@@ -208,7 +218,7 @@ impl Plan {
 pub(crate) mod tests {
     use super::*;
 
-    /// A plan for tests to change.
+    /// A valid plan; tests change what they need.
     pub(crate) fn plan() -> Plan {
         Plan {
             connect: Vec::new(),
@@ -261,7 +271,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_cannot_work_is_refused_with_a_way_out() {
+    fn a_plan_that_cannot_work_is_rejected_with_advice() {
         let sizes = |text: &str| text.parse().unwrap();
         let cases = [
             (Plan { sizes: sizes("0-64MiB"), ..plan() }, "--max-payload 64MiB"),

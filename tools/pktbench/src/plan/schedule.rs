@@ -1,31 +1,31 @@
-//! The plan on the clock: known once all connections are there.
+//! The times at which a run measures, changes its interval and stops. They are known once all connections are open.
 //!
 //! ```text
-//!   0 ---- ramp, warm-up ----> measure_from ---- interval 0 | interval 1 | ... ----> stop_at ---- answers ---->
+//!   0 ---- ramp, warm-up ----> measure_from ---- interval 0 | interval 1 | ... ----> stop_at ---- responses ---->
 //! ```
 //!
-//! What still comes back after `stop_at` belongs to the last interval.
+//! Packets that come back after `stop_at` belong to the last interval.
 
 use crate::plan::clock::Clock;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Schedule {
     pub(crate) clock: Clock,
-    /// Packets that are due from here on count.
+    /// Packets that are due from this time on are measured.
     pub(crate) measure_from_ns: u64,
-    /// Nothing is sent from here on; `None` where a number of packets ends the run.
+    /// Nothing is sent from this time on; `None` if a number of packets ends the run.
     pub(crate) stop_at_ns: Option<u64>,
     pub(crate) interval_ns: u64,
 }
 
 impl Schedule {
-    /// The interval in which `now_ns` is. The first one has the warm-up too, of which nothing counts.
+    /// The interval that contains `now_ns`. Ramp and warm-up, which are not measured, belong to the first one.
     pub(crate) fn interval(&self, now_ns: u64) -> u64 {
         let interval = now_ns.saturating_sub(self.measure_from_ns) / self.interval_ns;
         interval.min(self.last_interval())
     }
 
-    /// When that one ends; `None` where it lasts to the end of the run.
+    /// The end of an interval; `None` for the last one, which lasts to the end of the run.
     pub(crate) fn end_of_interval(&self, interval: u64) -> Option<u64> {
         (interval < self.last_interval()).then(|| self.measure_from_ns + (interval + 1) * self.interval_ns)
     }
@@ -51,17 +51,17 @@ mod tests {
     }
 
     #[test]
-    fn intervals_begin_after_the_warm_up_and_the_last_one_has_what_comes_late() {
+    fn intervals_begin_after_the_warm_up_and_the_last_one_includes_late_responses() {
         let cases = [(0, 0), (100, 0), (109, 0), (110, 1), (124, 2), (125, 2), (999, 2)];
         for (now_ns, interval) in cases {
             assert_eq!(schedule(Some(125)).interval(now_ns), interval, "{now_ns}");
         }
-        assert_eq!(schedule(Some(120)).interval(120), 1, "no interval of nothing at the end");
+        assert_eq!(schedule(Some(120)).interval(120), 1, "an end on a boundary begins no empty interval");
         assert_eq!(schedule(None).interval(999), 89);
     }
 
     #[test]
-    fn the_last_interval_has_no_end_of_its_own() {
+    fn the_last_interval_lasts_to_the_end_of_the_run() {
         let ends = [0, 1, 2].map(|interval| schedule(Some(125)).end_of_interval(interval));
         assert_eq!(ends, [Some(110), Some(120), None]);
         assert_eq!(schedule(None).end_of_interval(89), Some(1000));

@@ -24,6 +24,6 @@ fn there_is_a_manual_page_for_the_program_and_each_subcommand() {
     assert!(page("pktbench.1").contains("\\fB\\-\\-max\\-payload\\fR"), "{}", page("pktbench.1"));
     assert!(page("pktbench-completions.1").contains("completions"));
     let ran = pktbench("man /dev/null/pages");
-    assert!(ran.error_line().starts_with("error: cannot make /dev/null/pages: "), "{ran:?}");
+    assert!(ran.error_line().starts_with("error: cannot create /dev/null/pages: "), "{ran:?}");
     assert_eq!(ran.code, Some(1));
 }
