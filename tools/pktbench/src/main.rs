@@ -1,13 +1,14 @@
-//! `pktbench`: loads a server that echoes packets, checks every byte that comes back, and tells how fast it was.
+//! `pktbench`: a load generator for echo servers of length-prefixed packets. It measures throughput and latency, and
+//! checks every byte that comes back.
 //!
 //! ```text
 //!   cli -> plan -> run -> result -> judge -> report -> exit code
 //!
-//!   run:  conductor ---- connect, go, stop ----> workers, a thread each: load, load, ...
+//!   run:  conductor ---- connect, go, stop ----> workers, one thread each, with many connections each
 //!                   <--- connected, tallies ----            verify: is this the packet that was expected?
 //! ```
 //!
-//! It uses the public interface of `pktconn` alone, of whose codec the load is made.
+//! It uses only the public API of `pktconn`, whose codec also frames the packets of the load.
 
 mod traffic;
 
@@ -46,7 +47,7 @@ fn main() -> ExitCode {
         Err(exit) => return exit,
     };
     log_to_stderr();
-    let done = match job {
+    let result = match job {
         Job::Run { plan, output, gate } => run(*plan, output, &gate),
         Job::Search { plan, output, condition } => search::find(&plan, output, &condition),
         Job::Conform(plan) => conform::run(plan),
@@ -56,7 +57,7 @@ fn main() -> ExitCode {
         Job::Html { document, file } => html::write(&document, &file).map(|()| ExitCode::SUCCESS),
         Job::Man(dir) => manual::pages(&dir).map(|()| ExitCode::SUCCESS),
     };
-    done.unwrap_or_else(|error| {
+    result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
         ExitCode::FAILURE
     })
@@ -73,7 +74,7 @@ fn log_to_stderr() {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_ansi(false)
-        // It would panic where standard error is gone.
+        // Reporting a failed write on standard error would panic if standard error is closed.
         .log_internal_errors(false)
         .with_env_filter(
             tracing_subscriber::EnvFilter::builder()

@@ -20,7 +20,7 @@ use crate::cli::options::Options;
 use crate::conform;
 use crate::judge::compare::Limits;
 use crate::judge::gate;
-use crate::merge::Merge;
+use crate::merge::MergeOptions;
 use crate::report::html;
 use crate::result::comparison::Comparison;
 use crate::result::document::Document;
@@ -105,7 +105,7 @@ enum Command {
     /// unreadable files.
     ///
     /// Example: pktbench merge a.json b.json --threshold 'p99<5ms' -o sum.json
-    Merge(Merge),
+    Merge(MergeOptions),
 
     /// Print a shell completion script
     Completions {

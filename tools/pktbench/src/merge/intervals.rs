@@ -1,8 +1,8 @@
-//! The intervals of several results as those of their sum.
+//! Adds up the intervals of several results.
 //!
 //! ```text
 //!   A    |   1   |   2   |   3   |
-//!   B        |   1   |   2   |.|        began later: counted in the interval whose end is the nearest
+//!   B        |   1   |   2   |.|        began later: each interval is added to the one with the nearest end
 //!   sum  |   1   |   2   |   3   |
 //! ```
 
@@ -10,16 +10,17 @@ use std::collections::BTreeMap;
 
 use crate::result::document::{Document, Interval, Window};
 
-/// By how much the lengths of the intervals may differ, as clocks do.
-const ALIKE: f64 = 0.1;
+/// By how much the interval lengths of the parts may differ, as a share: the clocks of the machines are not exact.
+const MAX_LENGTH_DIFFERENCE: f64 = 0.1;
 
-/// None where the results have intervals of different lengths: what came back in a half of one is not known.
+/// Returns no intervals if the parts have intervals of different lengths: what came back in a part of an interval is
+/// not known.
 pub(crate) fn sum(parts: &[Document], window: Window) -> Vec<Interval> {
     let lengths: Vec<f64> = parts.iter().filter_map(|part| usual_length(&part.intervals)).collect();
     let (shortest, longest) = lengths
         .iter()
         .fold((f64::INFINITY, 0.0_f64), |(low, high), length| (low.min(*length), high.max(*length)));
-    if lengths.is_empty() || longest > shortest * (1.0 + ALIKE) {
+    if lengths.is_empty() || longest > shortest * (1.0 + MAX_LENGTH_DIFFERENCE) {
         return Vec::new();
     }
     let mut slots: BTreeMap<i64, Interval> = BTreeMap::new();
@@ -28,13 +29,14 @@ pub(crate) fn sum(parts: &[Document], window: Window) -> Vec<Interval> {
         let mut last = i64::MIN;
         for interval in &part.intervals {
             let end = Interval { t_s: late_s + interval.t_s, ..interval.clone() };
-            // A rest at the end has a slot of its own, not that of the whole interval before it.
+            // A short interval at the end gets its own slot, not that of the full interval before it.
             let slot = ((end.t_s / shortest).round() as i64).max(last.saturating_add(1));
             last = slot;
             slots.entry(slot).and_modify(|sum| add(sum, &end)).or_insert(end);
         }
     }
-    // A few intervals of one part alone would be compared in the place of all.
+    // If any slot is a sum, no slot keeps its percentiles: `compare` would otherwise take the few slots of a single
+    // part for the whole run.
     let is_mixed = parts.iter().map(|part| part.intervals.len()).sum::<usize>() > slots.len();
     let mut until_s = 0.0_f64;
     let in_order = slots.into_values().map(|mut interval| {
@@ -48,7 +50,7 @@ pub(crate) fn sum(parts: &[Document], window: Window) -> Vec<Interval> {
     in_order.collect()
 }
 
-/// The median: the last one may be a rest.
+/// The median length, as the last interval may be short.
 fn usual_length(intervals: &[Interval]) -> Option<f64> {
     let begins = std::iter::once(0.0).chain(intervals.iter().map(|interval| interval.t_s));
     let mut lengths: Vec<f64> =
@@ -57,7 +59,7 @@ fn usual_length(intervals: &[Interval]) -> Option<f64> {
     lengths.get(lengths.len() / 2).copied().filter(|length| *length > 0.0)
 }
 
-/// Percentiles do not add up. The longest latency of both is that of one of them.
+/// Adds counts and takes the larger maximum. Percentiles cannot be added; the caller removes them.
 fn add(sum: &mut Interval, other: &Interval) {
     sum.t_s = sum.t_s.max(other.t_s);
     sum.received = sum.received.saturating_add(other.received);
@@ -69,7 +71,7 @@ mod tests {
     use super::*;
     use crate::result::document::tests::{document, interval};
 
-    /// Began so many ms after the second 10, with intervals that end at these times and have so many packets.
+    /// A result that began `late_ms` after second 10. `intervals` are pairs of end time in s and packets received.
     fn part(late_ms: u64, intervals: &[(f64, u64)]) -> Document {
         let mut document = document();
         document.window.start_unix_ns += late_ms * 1_000_000;
@@ -88,20 +90,24 @@ mod tests {
     }
 
     #[test]
-    fn what_came_back_at_the_same_time_is_added() {
+    fn intervals_of_the_same_time_are_added() {
         let (a, b) = (part(0, &[(1.0, 10), (2.0, 20)]), part(100, &[(1.0, 1), (2.0, 2), (3.0, 3)]));
         assert_eq!(received(&[a.clone(), b.clone()]), [(1.1, 11), (2.1, 22), (3.1, 3)]);
         let late = part(2000, &[(1.0, 1), (2.0, 2)]);
         assert_eq!(received(&[a.clone(), late]), [(1.0, 10), (2.0, 20), (3.0, 1), (4.0, 2)]);
         let sum = sum(&[a, b], document().window);
         assert_eq!((sum[0].p99_ns, sum[0].max_ns), (None, Some(10)), "percentiles do not add up");
-        assert_eq!((sum[2].p99_ns, sum[2].max_ns), (None, Some(3)), "one alone is not to stand for all");
+        assert_eq!(
+            (sum[2].p99_ns, sum[2].max_ns),
+            (None, Some(3)),
+            "a slot of a single part keeps no percentiles either"
+        );
         let alone = super::sum(&[part(0, &[(1.0, 10)])], document().window);
         assert_eq!(alone[0].p99_ns, Some(10));
     }
 
     #[test]
-    fn a_rest_at_the_end_is_not_added_to_a_whole_interval() {
+    fn a_short_interval_at_the_end_is_not_added_to_a_full_one() {
         let parts = [part(0, &[(1.0, 10), (2.0, 20), (2.2, 1)]), part(0, &[(1.0, 10), (2.0, 20), (2.4, 2)])];
         assert_eq!(received(&parts), [(1.0, 20), (2.0, 40), (2.4, 3)]);
     }
@@ -114,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn times_that_no_clock_says_are_no_reason_to_panic() {
+    fn absurd_times_do_not_panic() {
         let parts =
             [part(0, &[(1e300, 10), (-5.0, u64::MAX)]), part(u64::MAX / 4_000_000, &[(1.0, 1), (1.0, 1)])];
         assert!(received(&parts).is_sorted_by(|a, b| a.0 <= b.0));

@@ -1,12 +1,12 @@
-//! The sum of several results: load generators on several machines that loaded a server at the same time.
+//! `pktbench merge`: adds up the results of several load generators that loaded a server at the same time.
 //!
 //! ```text
 //!   A.json --> histogram --.
-//!   B.json --> histogram ----added--> figures made anew      percentiles are never averaged
+//!   B.json --> histogram ---added--> percentiles of the sum      percentiles are never averaged
 //!   C.json --> histogram --'
 //! ```
 //!
-//! Counts are added. The window is from the first beginning to the last end, by the clocks of the machines.
+//! Counts are added. The window lasts from the earliest start to the latest end, by the clocks of the machines.
 
 mod intervals;
 
@@ -31,44 +31,45 @@ use crate::result::latency::Latency;
 use crate::result::verdict::Verdict;
 use crate::traffic::verify::Integrity;
 
-/// What to add up.
+/// The options of `pktbench merge`.
 #[derive(Debug, Args)]
-pub(crate) struct Merge {
-    /// Results, as --json prints them
+pub(crate) struct MergeOptions {
+    /// Two or more results, written with --json or --format ndjson
     #[arg(required = true, num_args = 2.., value_name = "FILE")]
     files: Vec<PathBuf>,
 
-    /// Where to write the sum [default: standard output]
+    /// File to write the sum to [default: standard output]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 
-    /// How to write the sum [default: json into a file, else text]
+    /// Format of the sum [default: json with --output, else text]
     #[arg(long, value_name = "FORMAT", value_enum)]
-    format: Option<Form>,
+    format: Option<SumFormat>,
 
-    /// A condition on the sum, such as 'p99<2ms'. May be given several times
+    /// Condition on the sum, such as 'p99<2ms' or 'rate>=50k'; may be repeated
     #[arg(long, value_name = "CONDITION")]
     threshold: Vec<Condition>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Form {
+enum SumFormat {
     Text,
     Json,
 }
 
-/// A sum, and where it goes.
+/// A sum, and where to write it.
 pub(crate) struct Sum {
     document: Document,
     output: Option<PathBuf>,
-    format: Form,
+    format: SumFormat,
 }
 
-impl Merge {
-    /// Adds them up. Files that cannot be read, or do not belong together, are an error.
+impl MergeOptions {
+    /// Reads the files and adds them up. Fails for files that cannot be read, and for results of different loads.
     pub(crate) fn into_sum(self) -> anyhow::Result<Sum> {
         let document = self.merged()?;
-        let format = self.format.unwrap_or(if self.output.is_some() { Form::Json } else { Form::Text });
+        let default = if self.output.is_some() { SumFormat::Json } else { SumFormat::Text };
+        let format = self.format.unwrap_or(default);
         Ok(Sum { document, output: self.output, format })
     }
 
@@ -77,19 +78,23 @@ impl Merge {
             self.files.iter().map(|path| Document::read(path)).collect::<anyhow::Result<Vec<_>>>()?;
         for (path, document) in self.files.iter().zip(&documents) {
             let (first, name) = (self.files[0].display(), path.display());
-            if let Some(option) = differs(&documents[0].config, &document.config) {
-                bail!("{first} and {name} differ in {option}; only runs of the same load add up");
+            if let Some(option) = first_difference(&documents[0].config, &document.config) {
+                bail!("{first} and {name} differ in {option}; merge only runs with the same load options");
             }
-            latencies(std::slice::from_ref(document)).with_context(|| format!("{name} cannot be added"))?;
+            latencies(std::slice::from_ref(document)).with_context(|| format!("cannot merge {name}"))?;
         }
         for (index, document) in documents.iter().enumerate() {
             if documents[..index].contains(document) {
-                bail!("{} is there twice; each result adds up once", self.files[index].display());
+                bail!(
+                    "{} has the same result as an earlier file; give each result once",
+                    self.files[index].display()
+                );
             }
         }
         if !overlap(&documents) {
             eprintln!(
-                "warning: they did not run at the same time; the rate of the sum is that of all the time between"
+                "warning: the runs did not overlap in time; the rate of the sum is over the time from the first start to \
+                 the last end"
             );
         }
         let mut sum = sum(&documents)?;
@@ -101,23 +106,23 @@ impl Merge {
 impl Sum {
     pub(crate) fn write(&self) -> anyhow::Result<ExitCode> {
         let text = match self.format {
-            Form::Json => json::text(&self.document),
-            Form::Text => text::text(&self.document),
+            SumFormat::Json => json::text(&self.document),
+            SumFormat::Text => text::text(&self.document),
         };
         self.output.as_deref().map_or_else(|| Ok(Sink::stdout()), Sink::create)?.all(&text)?;
         Ok(ExitCode::from(self.document.exit_code))
     }
 }
 
-/// Whether there was a time at which all that measured anything did.
+/// Whether there was a time at which all parts were measuring. Parts that measured nothing are ignored.
 fn overlap(parts: &[Document]) -> bool {
     let windows = || parts.iter().map(|part| part.window).filter(|window| window.seconds > 0.0);
     let last_start = windows().map(|window| window.start_unix_ns).max();
     last_start <= windows().map(|window| window.end_unix_ns).min()
 }
 
-/// The first option that both have to have alike.
-fn differs(one: &Config, other: &Config) -> Option<&'static str> {
+/// The first of the options that must be equal and is not.
+fn first_difference(one: &Config, other: &Config) -> Option<&'static str> {
     let options = [
         ("mode", one.mode == other.mode),
         ("sizes", one.sizes == other.sizes),
@@ -131,7 +136,7 @@ fn differs(one: &Config, other: &Config) -> Option<&'static str> {
     options.into_iter().find(|(_, alike)| !alike).map(|(name, _)| name)
 }
 
-/// Of one document at least.
+/// Adds up one or more documents.
 fn sum(parts: &[Document]) -> anyhow::Result<Document> {
     let window = window(parts);
     let verdict = parts.iter().map(|part| part.verdict).fold(Verdict::Pass, Verdict::worse);
@@ -151,7 +156,7 @@ fn sum(parts: &[Document]) -> anyhow::Result<Document> {
         latency_ns: latencies(parts)?,
         client: client(parts),
         intervals: intervals::sum(parts, window),
-        // Percentiles do not add up.
+        // It has percentiles without histograms, which cannot be added.
         sizes: Vec::new(),
         search: None,
         thresholds: Vec::new(),
@@ -162,7 +167,7 @@ fn sum(parts: &[Document]) -> anyhow::Result<Document> {
 }
 
 fn window(parts: &[Document]) -> Window {
-    // One that measured nothing has none.
+    // A part that measured nothing has no window.
     let windows = || parts.iter().map(|part| part.window).filter(|window| window.seconds > 0.0);
     let start_unix_ns = windows().map(|window| window.start_unix_ns).min().unwrap_or_default();
     let end_unix_ns = windows().map(|window| window.end_unix_ns).max().unwrap_or_default();
@@ -174,7 +179,7 @@ fn config(parts: &[Document]) -> Config {
     let configs = || parts.iter().map(|part| &part.config);
     let add = |count: fn(&Config) -> usize| configs().map(count).fold(0, usize::saturating_add);
     let longest = |time: fn(&Config) -> f64| configs().map(time).fold(0.0, f64::max);
-    // Every field is named, so that whoever adds one decides what its sum is.
+    // Every field is listed, so that a new field does not compile until its sum is defined.
     Config {
         mode: first.mode,
         server: joined(parts, |part| part.config.server.clone()),
@@ -192,7 +197,7 @@ fn config(parts: &[Document]) -> Config {
         verify: first.verify,
         sizes: first.sizes.clone(),
         duration_s: configs().filter_map(|config| config.duration_s).reduce(f64::max),
-        // Where some ran for a time there is no number that all would have sent.
+        // `None` if a part ran for a duration: then the number to send is not known.
         packets: configs()
             .map(|config| config.packets)
             .reduce(|sum, one| Some(sum?.saturating_add(one?)))
@@ -209,17 +214,17 @@ fn config(parts: &[Document]) -> Config {
     }
 }
 
-/// Their sum; where one has none there is none of all.
+/// The sum of the rates; `None` if a part has no rate.
 fn rates(parts: &[Document], rate: fn(&Config) -> Option<f64>) -> Option<f64> {
     parts.iter().map(|part| rate(&part.config)).sum()
 }
 
-/// What all of them say, or with commas between where they do not say the same.
-fn joined(parts: &[Document], said: impl Fn(&Document) -> String) -> String {
+/// The distinct texts, separated by commas.
+fn joined(parts: &[Document], text: impl Fn(&Document) -> String) -> String {
     let mut all: Vec<String> = Vec::new();
-    for said in parts.iter().map(said) {
-        if !all.contains(&said) {
-            all.push(said);
+    for text in parts.iter().map(text) {
+        if !all.contains(&text) {
+            all.push(text);
         }
     }
     all.join(", ")
@@ -247,7 +252,7 @@ fn labels(parts: &[Document]) -> BTreeMap<String, String> {
     labels.into_iter().map(|(key, values)| (key, values.join(","))).collect()
 }
 
-/// A sum that a file cannot make panic.
+/// Saturates, so that no number in a file can make the sum panic.
 fn add<T>(parts: &[Document], of: fn(&Document) -> &T, count: fn(&T) -> u64) -> u64 {
     parts.iter().map(|part| count(of(part))).fold(0, u64::saturating_add)
 }
@@ -282,7 +287,7 @@ fn errors(parts: &[Document]) -> Errors {
 fn latencies(parts: &[Document]) -> anyhow::Result<Latencies> {
     let services = parts.iter().map(|part| &part.latency_ns.service);
     let responses: Vec<_> = parts.iter().filter_map(|part| part.latency_ns.response.as_ref()).collect();
-    // A part without them would be missing in their sum.
+    // The sum would otherwise leave out the packets of a part without response times.
     let response = match responses.len() == parts.len() {
         true => Some(Latency::of(&added(responses.into_iter())?)),
         false => None,
@@ -293,8 +298,8 @@ fn latencies(parts: &[Document]) -> anyhow::Result<Latencies> {
 fn added<'a>(latencies: impl Iterator<Item = &'a Latency>) -> anyhow::Result<Histogram<u64>> {
     let mut sum = new_histogram();
     for latency in latencies {
-        let histogram = latency.histogram().context("a histogram is damaged")?;
-        sum.add(&histogram).context("a histogram has latencies beyond those of this program")?;
+        let histogram = latency.histogram().context("its histogram (hdr_v2) is damaged")?;
+        sum.add(&histogram).context("its histogram (hdr_v2) has latencies that are out of range")?;
     }
     Ok(sum)
 }
@@ -332,7 +337,7 @@ mod tests {
     }
 
     proptest! {
-        // A histogram is compressed and read again in each.
+        // Fewer cases than the default: each one compresses and reads histograms, which is slow.
         #![proptest_config(ProptestConfig::with_cases(64))]
 
         #[test]
@@ -353,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_are_added_and_the_window_is_that_of_all() {
+    fn counts_are_added_and_the_window_spans_all_parts() {
         let (one, mut other) = (document(), document());
         other.window = Window { start_unix_ns: 11_000_000_000, end_unix_ns: 14_000_000_000, seconds: 3.0 };
         other.totals.received = 6;
@@ -375,11 +380,11 @@ mod tests {
         assert_eq!(sum.host.name, format!("{}, elsewhere", one.host.name));
         assert_eq!(sum.host.cores, one.host.cores + 5);
         let client = Client { cpu_pct: 60.0, schedule_lag_p99_ns: Some(7), not_sent: 4, saturated: true };
-        assert_eq!(sum.client, client, "percent of the CPU by threads: (0 + 3 x 80) / 4");
+        assert_eq!(sum.client, client, "cpu_pct is weighted by threads: (1 x 0 + 3 x 80) / 4");
     }
 
     #[test]
-    fn labels_are_joined_where_they_are_not_the_same() {
+    fn labels_with_different_values_are_joined() {
         let labelled = |pairs: &[(&str, &str)]| {
             let labels = pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
             Document { labels: labels.collect(), ..document() }
@@ -395,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_measured_nothing_does_not_widen_the_window_and_a_gap_is_seen() {
+    fn a_part_that_measured_nothing_does_not_widen_the_window_and_a_gap_is_noticed() {
         let part = |start_s: u64, end_s: u64| {
             let window = Window {
                 start_unix_ns: start_s * 1_000_000_000,
@@ -424,16 +429,16 @@ mod tests {
     }
 
     #[test]
-    fn response_times_that_a_part_lacks_are_not_those_of_the_sum() {
+    fn the_sum_has_no_response_times_if_a_part_lacks_them() {
         let mut open = document();
         open.latency_ns.response = Some(open.latency_ns.service.clone());
         assert_eq!(sum(&[open, document()]).unwrap().latency_ns.response, None);
     }
 
     #[test]
-    fn only_what_was_loaded_alike_adds_up() {
+    fn only_runs_of_the_same_load_add_up() {
         let base = document().config;
-        assert_eq!(differs(&base, &Config { conns: 99, seed: 3, ..base.clone() }), None);
+        assert_eq!(first_difference(&base, &Config { conns: 99, seed: 3, ..base.clone() }), None);
         let cases = [
             ("mode", Config { mode: Mode::Open, ..base.clone() }),
             ("sizes", Config { sizes: "9".to_owned(), ..base.clone() }),
@@ -443,12 +448,12 @@ mod tests {
             ("pipeline", Config { pipeline: Some(9), ..base.clone() }),
         ];
         for (option, config) in cases {
-            assert_eq!(differs(&base, &config), Some(option));
+            assert_eq!(first_difference(&base, &config), Some(option));
         }
     }
 
     #[test]
-    fn numbers_at_the_end_of_their_range_are_no_reason_to_panic() {
+    fn numbers_at_the_end_of_their_range_do_not_panic() {
         let mut odd = document();
         (odd.totals.received, odd.integrity.lost, odd.errors.io) = (u64::MAX, u64::MAX, u64::MAX);
         (odd.window.start_unix_ns, odd.window.end_unix_ns) = (u64::MAX, 0);

@@ -1,8 +1,8 @@
-//! The conductor: has the workers connect, starts them together, and ends the run.
+//! The conductor: has the workers connect, starts them at the same time, ends the run and adds up the results.
 //!
 //! ```text
-//!   connect --all are there--> go --all done, or interrupted, or out of patience--> stop --> sum
-//!      '-- one cannot be made, or interrupted ------------------------------------^
+//!   connect --all are open--> go --all done, or interrupted, or timed out--> stop --> add up
+//!      '-- one cannot be opened, or interrupted ------------------------------^
 //! ```
 
 use std::net::SocketAddr;
@@ -26,26 +26,28 @@ use crate::report::status::{RunStatus, Running};
 use crate::report::view::View;
 use crate::result::config;
 use crate::result::document::Errors;
-use crate::run::files;
 use crate::run::interrupt::Interrupts;
+use crate::run::open_files;
 use crate::run::outcome::{Outcome, measured_time};
-use crate::run::over_time::OverTime;
-use crate::run::patience::Patience;
+use crate::run::response_timeout::ResponseTimeout;
 use crate::run::server::OwnServer;
+use crate::run::time_series::TimeSeries;
 use crate::traffic::payload::PayloadBlock;
 use crate::traffic::verify::HISTORY_LEN;
 
-/// How often the conductor looks up: often enough for a view that moves, and too rarely to be seen in the figures.
+/// How often the conductor updates the view and checks the timeout: often enough for a live view, and too rarely to
+/// affect the figures.
 const TICK: Duration = Duration::from_millis(100);
 
-/// What workers take from the word to go to the first packet: generous, as what is late is late in the figures.
-const SET_UP: Duration = Duration::from_millis(10);
-const SET_UP_A_CONN: Duration = Duration::from_micros(10);
+/// From `Control::Go` to the first packet, for workers to get ready. Generous, because packets that a worker sends late
+/// count as late in the figures.
+const START_DELAY: Duration = Duration::from_millis(10);
+const START_DELAY_PER_CONN: Duration = Duration::from_micros(10);
 
 pub(crate) fn run(plan: Plan, sinks: Sinks) -> anyhow::Result<(Outcome, Sinks)> {
-    files::make_room(&plan)?;
+    open_files::raise_limit(&plan)?;
     let plan = Arc::new(plan);
-    // Kept to the end of the run.
+    // Must live until the end of the run.
     let own_server = match plan.has_own_server() {
         true => Some(OwnServer::start(ConnConfig::new().codec(plan.codec()), plan.server_threads)?),
         false => None,
@@ -61,34 +63,35 @@ pub(crate) fn run(plan: Plan, sinks: Sinks) -> anyhow::Result<(Outcome, Sinks)> 
         .context("cannot start the runtime of the conductor")?;
     let view = View::open(&plan, own_addr)?;
     let mut conductor = Conductor::start(&plan, &targets.into(), own_addr, sinks)?;
-    let ran = runtime.block_on(conductor.conduct(view));
-    conductor.sum(ran)
+    let end = runtime.block_on(conductor.conduct(view));
+    conductor.into_outcome(end)
 }
 
 struct Conductor {
     plan: Arc<Plan>,
     own_addr: Option<SocketAddr>,
     workers: Vec<Worker>,
-    over_time: OverTime,
-    /// Ends when all workers have.
+    time_series: TimeSeries,
+    /// Closed when all workers have ended.
     events: mpsc::UnboundedReceiver<Event>,
 }
 
-/// What happened to the run as a whole.
-struct Ran {
-    /// `None` where it did not begin.
+/// How and when the run ended.
+struct End {
+    /// `None` if the run ended before its start.
     schedule: Option<Schedule>,
-    ended_at: Instant,
-    end: End,
+    at: Instant,
+    reason: EndReason,
 }
 
-enum End {
+enum EndReason {
     /// All workers have ended: their connections are done or have failed.
     Done,
-    /// What is outstanding has not come back in time.
-    GaveUp,
+    /// Outstanding packets have not come back within `--timeout`.
+    TimedOut,
     Interrupted,
-    NotConnected(String),
+    /// A connection could not be opened, or too late for `--start-at`. The text says why and what to do.
+    NotStarted(String),
 }
 
 impl Conductor {
@@ -98,7 +101,7 @@ impl Conductor {
         own_addr: Option<SocketAddr>,
         sinks: Sinks,
     ) -> anyhow::Result<Self> {
-        // A search has several runs of the same sizes, and a block is never freed.
+        // A block is never freed, so the runs of a search, which have the same sizes, use the same one.
         static BLOCK: OnceLock<PayloadBlock> = OnceLock::new();
         let distinct = plan.most_outstanding() + HISTORY_LEN as usize;
         let block = *BLOCK.get_or_init(|| PayloadBlock::new(plan.sizes.distribution.max_len(), distinct));
@@ -109,56 +112,58 @@ impl Conductor {
             plan: Arc::clone(plan),
             workers: workers.collect::<anyhow::Result<_>>()?,
             own_addr,
-            over_time: OverTime::new(plan, sinks),
+            time_series: TimeSeries::new(plan, sinks),
             events,
         })
     }
 
-    async fn conduct(&mut self, mut view: View) -> Ran {
+    async fn conduct(&mut self, mut view: View) -> End {
         let mut interrupts = Interrupts::listen();
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let connected = tokio::select! {
             biased;
-            () = interrupts.next() => Err(End::Interrupted),
-            connected = self.all_ready(&mut ticks, &mut view) => connected,
+            () = interrupts.next() => Err(EndReason::Interrupted),
+            connected = self.wait_for_start(&mut ticks, &mut view) => connected,
         };
-        let (schedule, end) = match connected {
-            Err(end) => (None, end),
+        let (schedule, reason) = match connected {
+            Err(reason) => (None, reason),
             Ok(()) => {
-                let start = Instant::now() + self.set_up();
+                let start = Instant::now() + self.start_delay();
                 let schedule = self.plan.schedule(start);
-                self.control(Control::Go(schedule));
+                self.tell_workers(Control::Go(schedule));
                 let measure_from = schedule.clock.instant(schedule.measure_from_ns);
-                let since = SystemTime::now() + (measure_from - Instant::now());
-                self.over_time.begin(&config::config(&self.plan, self.own_addr), since);
-                let end = tokio::select! {
+                let measured_from = SystemTime::now() + (measure_from - Instant::now());
+                self.time_series.begin(&config::config(&self.plan, self.own_addr), measured_from);
+                let reason = tokio::select! {
                     biased;
-                    () = interrupts.next() => End::Interrupted,
-                    end = self.watch(&schedule, &mut ticks, &mut view) => end,
+                    () = interrupts.next() => EndReason::Interrupted,
+                    reason = self.wait_until_done(&schedule, &mut ticks, &mut view) => reason,
                 };
-                (Some(schedule), end)
+                (Some(schedule), reason)
             }
         };
-        let ended_at = Instant::now();
+        let at = Instant::now();
         drop(view);
-        let waited = matches!(end, End::GaveUp);
-        self.control(Control::Stop(if waited { Stop::GaveUp } else { Stop::Interrupted }));
-        // Each connection takes its close timeout at most.
+        let timed_out = matches!(reason, EndReason::TimedOut);
+        self.tell_workers(Control::Stop(if timed_out { Stop::GaveUp } else { Stop::Interrupted }));
+        // It ends: closing a connection has a timeout.
         while let Some(event) = self.events.recv().await {
-            self.take(event);
+            self.handle_event(event);
         }
-        Ran { schedule, ended_at, end }
+        End { schedule, at, reason }
     }
 
-    /// Waits until all connections are made and it is time to start.
-    async fn all_ready(&mut self, ticks: &mut Interval, view: &mut View) -> Result<(), End> {
-        self.all_connected(ticks, view).await?;
+    /// Waits until all connections are open and `--start-at` has come.
+    async fn wait_for_start(&mut self, ticks: &mut Interval, view: &mut View) -> Result<(), EndReason> {
+        self.wait_until_connected(ticks, view).await?;
         let Some(start_at) = self.plan.start_at else { return Ok(()) };
-        let left = start_at.duration_since(SystemTime::now() + self.set_up()).map_err(|late| {
+        let left = start_at.duration_since(SystemTime::now() + self.start_delay()).map_err(|late| {
             let late = Duration::from_millis(late.duration().as_millis() as u64);
             let late = humantime::format_duration(late);
-            End::NotConnected(format!("the connections were made {late} after --start-at; give it more time"))
+            EndReason::NotStarted(format!(
+                "the connections were ready {late} after --start-at; give it more time"
+            ))
         })?;
         let mut started = pin!(tokio::time::sleep(left));
         loop {
@@ -168,73 +173,78 @@ impl Conductor {
                 _ = ticks.tick() => {}
             }
             if view.show(&RunStatus::Connecting(self.plan.conns)) {
-                return Err(End::Interrupted);
+                return Err(EndReason::Interrupted);
             }
         }
     }
 
-    fn set_up(&self) -> Duration {
-        SET_UP + SET_UP_A_CONN * self.plan.conns as u32
+    fn start_delay(&self) -> Duration {
+        START_DELAY + START_DELAY_PER_CONN * self.plan.conns as u32
     }
 
-    /// Waits until all connections are made, or the first one cannot be, and says why.
-    async fn all_connected(&mut self, ticks: &mut Interval, view: &mut View) -> Result<(), End> {
-        let mut made = 0;
-        while made < self.plan.conns {
+    /// Waits until all connections are open. Fails with the first one that cannot be opened.
+    async fn wait_until_connected(&mut self, ticks: &mut Interval, view: &mut View) -> Result<(), EndReason> {
+        let mut open = 0;
+        while open < self.plan.conns {
             let event = tokio::select! {
                 biased;
                 event = self.events.recv() => event,
-                _ = ticks.tick() => match view.show(&RunStatus::Connecting(made)) {
-                    true => return Err(End::Interrupted),
+                _ = ticks.tick() => match view.show(&RunStatus::Connecting(open)) {
+                    true => return Err(EndReason::Interrupted),
                     false => continue,
                 },
             };
             match event {
-                Some(Event::Connected) => made += 1,
-                Some(Event::NotConnected(problem)) => return Err(End::NotConnected(problem)),
-                // None works before all have been made.
+                Some(Event::Connected) => open += 1,
+                Some(Event::NotConnected(problem)) => return Err(EndReason::NotStarted(problem)),
+                // Does not happen: no worker sends packets before all connections are open.
                 Some(Event::Interval { .. }) => {}
                 None => {
-                    let problem = "a worker ended before its connections were made";
-                    return Err(End::NotConnected(problem.to_owned()));
+                    let problem = "a worker thread ended before its connections were open";
+                    return Err(EndReason::NotStarted(problem.to_owned()));
                 }
             }
         }
         Ok(())
     }
 
-    /// Waits until all workers have ended, or it is of no use to wait any longer.
-    async fn watch(&mut self, schedule: &Schedule, ticks: &mut Interval, view: &mut View) -> End {
+    /// Waits until all workers have ended, or until outstanding packets are overdue.
+    async fn wait_until_done(
+        &mut self,
+        schedule: &Schedule,
+        ticks: &mut Interval,
+        view: &mut View,
+    ) -> EndReason {
         let start = Instant::now();
         let stop_at = schedule.stop_at_ns.map(|stop_at_ns| schedule.clock.instant(stop_at_ns));
-        let mut patience = Patience::new(self.plan.timeout, stop_at, start);
+        let mut timeout = ResponseTimeout::new(self.plan.timeout, stop_at, start);
         loop {
             tokio::select! {
                 biased;
                 event = self.events.recv() => match event {
                     Some(event) => {
-                        self.take(event);
+                        self.handle_event(event);
                         continue;
                     }
-                    None => return End::Done,
+                    None => return EndReason::Done,
                 },
                 _ = ticks.tick() => {}
             }
             let (now, Counts { sent, answers, has_outstanding }) = (Instant::now(), self.counts());
-            let (intervals, failed) = (self.over_time.so_far(), self.over_time.failed());
+            let (intervals, failed) = (self.time_series.rows(), self.time_series.failed_conns());
             let running = Running { elapsed: now - start, sent, answers, intervals, failed };
             if view.show(&RunStatus::Running(running)) {
-                return End::Interrupted;
+                return EndReason::Interrupted;
             }
-            if patience.is_over(answers, has_outstanding, now) {
-                return End::GaveUp;
+            if timeout.has_expired(answers, has_outstanding, now) {
+                return EndReason::TimedOut;
             }
         }
     }
 
-    fn take(&mut self, event: Event) {
+    fn handle_event(&mut self, event: Event) {
         if let Event::Interval { worker, published } = event {
-            self.over_time.add(worker, *published);
+            self.time_series.add(worker, *published);
         }
     }
 
@@ -246,40 +256,41 @@ impl Conductor {
         })
     }
 
-    fn control(&self, control: Control) {
+    fn tell_workers(&self, control: Control) {
         self.workers.iter().for_each(|worker| worker.control(control));
     }
 
-    fn sum(self, ran: Ran) -> anyhow::Result<(Outcome, Sinks)> {
+    fn into_outcome(self, end: End) -> anyhow::Result<(Outcome, Sinks)> {
         let mut tally = Tally::new(self.plan.is_open());
         for worker in self.workers {
             tally.merge(worker.join()?);
         }
-        let (interrupted, not_connected) = match ran.end {
-            End::Done | End::GaveUp => (false, None),
-            End::Interrupted => (true, None),
-            End::NotConnected(problem) => (false, Some(problem)),
+        let (interrupted, not_started) = match end.reason {
+            EndReason::Done | EndReason::TimedOut => (false, None),
+            EndReason::Interrupted => (true, None),
+            EndReason::NotStarted(problem) => (false, Some(problem)),
         };
-        if let Some(problem) = not_connected {
+        if let Some(problem) = not_started {
             eprintln!("error: {problem}");
             tally.errors.merge(Errors { connect: 1, first: Some(problem), ..Errors::default() });
         }
-        let (since, time) = ran.schedule.map_or((SystemTime::now(), Duration::ZERO), |schedule| {
-            let ended_at_ns = schedule.clock.ns_of(ran.ended_at);
-            let time = measured_time(&schedule, tally.last_answer_ns, ended_at_ns, interrupted);
-            // By the clock as it stands now, so that the end of the window is right.
-            let measure_from = schedule.clock.instant(schedule.measure_from_ns);
-            (SystemTime::now() - measure_from.elapsed(), time)
-        });
-        let (recording, intervals, sinks) = self.over_time.end(time);
+        let (measured_from, measured_time) =
+            end.schedule.map_or((SystemTime::now(), Duration::ZERO), |schedule| {
+                let ended_at_ns = schedule.clock.ns_of(end.at);
+                let time = measured_time(&schedule, tally.last_answer_ns, ended_at_ns, interrupted);
+                // From the system clock as it is now, so that the end of the window is right.
+                let measure_from = schedule.clock.instant(schedule.measure_from_ns);
+                (SystemTime::now() - measure_from.elapsed(), time)
+            });
+        let (recording, intervals, sinks) = self.time_series.finish(measured_time);
         let outcome = Outcome {
             plan: self.plan,
             own_addr: self.own_addr,
             tally,
             recording,
             intervals,
-            since,
-            time,
+            measured_from,
+            measured_time,
             interrupted,
         };
         Ok((outcome, sinks))

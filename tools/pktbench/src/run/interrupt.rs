@@ -1,4 +1,4 @@
-//! Ctrl-C, and what others end a program by: what was measured so far is of interest to them, too.
+//! Waits for SIGINT (Ctrl-C), SIGTERM and SIGHUP, so that the results so far can be printed before the program ends.
 
 use std::task::{Context, Poll};
 
@@ -9,14 +9,14 @@ pub(crate) struct Interrupts {
 }
 
 impl Interrupts {
-    /// To be called inside of a runtime. From then on the process does not end by them any more; a signal that cannot be
-    /// watched ends it, as it does by default.
+    /// Call it inside a tokio runtime. From then on these signals no longer end the process by themselves. A signal for
+    /// which no handler can be installed keeps its default action.
     pub(crate) fn listen() -> Self {
         let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
         Self { signals: kinds.into_iter().filter_map(|kind| signal(kind).ok()).collect() }
     }
 
-    /// Waits for the next one.
+    /// Waits for the next signal.
     pub(crate) async fn next(&mut self) {
         std::future::poll_fn(|cx| self.poll(cx)).await;
     }

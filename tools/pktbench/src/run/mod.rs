@@ -1,18 +1,22 @@
-//! A run: its conductor, and what it comes to; or several, one after the other.
+//! One run of the load, from connecting to its result; or several runs one after the other, to search for the highest
+//! rate.
+//!
+//! The conductor starts the workers of `load/`, waits for them and adds up what they measured. Judging and formatting
+//! the result are done elsewhere (`judge/`, `report/`).
 
 pub(crate) mod interrupt;
 
-pub(crate) mod files;
+pub(crate) mod open_files;
 
 pub(crate) mod server;
 
-pub(crate) mod patience;
+pub(crate) mod response_timeout;
 
 pub(crate) mod outcome;
 
 pub(crate) mod to_document;
 
-pub(crate) mod over_time;
+pub(crate) mod time_series;
 
 pub(crate) mod conductor;
 

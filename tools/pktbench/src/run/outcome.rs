@@ -1,4 +1,5 @@
-//! What a run came to, and the verdict on it.
+//! Everything that a run measured, and the verdict that follows from the run alone. Thresholds and baselines are judged
+//! later, by `judge/`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,21 +14,21 @@ use crate::result::verdict::Verdict;
 
 pub(crate) struct Outcome {
     pub(crate) plan: Arc<Plan>,
-    /// Where the server of its own was, if there was one.
+    /// The address of the built-in echo server, if it was used.
     pub(crate) own_addr: Option<SocketAddr>,
     pub(crate) tally: Tally,
     pub(crate) recording: Recording,
     pub(crate) intervals: Vec<Interval>,
-    /// When the first packet that counts could be sent.
-    pub(crate) since: SystemTime,
-    /// How long packets were measured.
-    pub(crate) time: Duration,
+    /// The start of the measurement: the end of the warm-up.
+    pub(crate) measured_from: SystemTime,
+    /// How long was measured; see [`measured_time`].
+    pub(crate) measured_time: Duration,
     pub(crate) interrupted: bool,
 }
 
 impl Outcome {
     pub(crate) fn verdict(&self) -> Verdict {
-        // What is worse comes first: a damaged packet is never hidden by what happened besides.
+        // The worst first: nothing else may hide a damaged packet.
         if self.tally.integrity.violations() > 0 {
             Verdict::Integrity
         } else if self.interrupted {
@@ -44,8 +45,8 @@ impl Outcome {
     }
 }
 
-/// From the first packet that counts to the last one that came back. Where packets were sent for a time, that time
-/// counts to its end even if nothing came back any more: a server that stalls is not to look fast.
+/// The time from the end of the warm-up to the last packet that came back. A run with `--duration` counts to its end
+/// even if no more packets came back: a server that stalls must not look fast.
 pub(crate) fn measured_time(
     schedule: &Schedule,
     last_answer_ns: Option<u64>,
@@ -90,13 +91,13 @@ pub(crate) mod tests {
             tally,
             recording,
             intervals: Vec::new(),
-            since: SystemTime::UNIX_EPOCH + 10 * SECOND,
-            time: 2 * SECOND,
+            measured_from: SystemTime::UNIX_EPOCH + 10 * SECOND,
+            measured_time: 2 * SECOND,
             interrupted: false,
         }
     }
 
-    /// The outcome of one in which nothing came back.
+    /// The outcome of a run in which nothing came back.
     pub(crate) fn nothing() -> Outcome {
         Outcome { tally: Tally::new(false), recording: Recording::new(false), ..outcome() }
     }
@@ -118,7 +119,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn time_runs_to_the_last_packet_but_a_stall_at_the_end_counts() {
+    fn time_ends_with_the_last_packet_but_includes_a_stall_at_the_end() {
         let at = |seconds: u64| seconds * 1_000_000_000;
         let schedule = |stop_at_ns| Schedule {
             clock: Clock::new(Instant::now()),
@@ -128,12 +129,19 @@ pub(crate) mod tests {
         };
         let (timed, counted) = (schedule(Some(at(11))), schedule(None));
         let cases = [
-            (timed, Some(at(12)), at(13), false, 11, "the last packets come after the end"),
-            (timed, Some(at(3)), at(20), false, 10, "the server stalls"),
+            (timed, Some(at(12)), at(13), false, 11, "the last packets come back after stop_at"),
+            (timed, Some(at(3)), at(20), false, 10, "the server stalls until the end"),
             (timed, Some(at(3)), at(3), false, 2, "all connections fail"),
             (timed, Some(at(3)), at(5), true, 4, "interrupted"),
-            (timed, None, at(0), true, 0, "interrupted in the warm-up"),
-            (counted, Some(at(4)), at(14), false, 3, "a number of packets, and then one that is lost"),
+            (timed, None, at(0), true, 0, "interrupted during the warm-up"),
+            (
+                counted,
+                Some(at(4)),
+                at(14),
+                false,
+                3,
+                "--packets, the last one lost: the wait for it is not measured",
+            ),
         ];
         for (schedule, last_answer, ended_at, interrupted, seconds, case) in cases {
             let time = measured_time(&schedule, last_answer, ended_at, interrupted);

@@ -1,8 +1,9 @@
-//! The highest rate at which a condition holds: runs of an open loop, each at another rate.
+//! Finds the highest rate at which a condition holds (`--search-max`), by runs of an open loop at different rates.
 //!
 //! ```text
-//!   1k holds -> 2k holds -> 4k holds -> 8k does not -> 5.7k holds -> 6.7k does not -> 6.2k holds -> ...
-//!                    doubled                 halfway between the last that holds and the first that does not
+//!   1k holds -> 2k holds -> 4k holds -> 8k fails -> 5.7k holds -> 6.7k fails -> 6.2k holds -> ...
+//!                    doubled                halfway (geometric mean) between the highest that holds
+//!                                           and the lowest that fails
 //! ```
 
 use std::cell::RefCell;
@@ -22,50 +23,53 @@ use crate::run::interrupt::Interrupts;
 use crate::run::{conductor, to_document};
 use crate::traffic::verify::Integrity;
 
-/// How close the highest rate that holds and the lowest that does not come to each other. Runs of one rate differ by as
-/// much.
-const CLOSE: f64 = 1.05;
+/// The search ends when the lowest rate that fails is at most this factor above the highest that holds. Two runs at the
+/// same rate differ by about as much.
+const CLOSE_ENOUGH: f64 = 1.05;
 
-/// Of one in a hundred packets that the server is too slow for, the figures say nothing.
-const MAX_NOT_SENT: f64 = 0.01;
+/// The share of missed packets (due but not sent) above which a rate fails. A missed packet has no latency, so with
+/// more of them the latencies say too little about the rate.
+const MAX_MISSED_SHARE: f64 = 0.01;
 
-/// Which rate to try next.
+/// The rates found so far, in packets per second, and which one to try next.
 #[derive(Clone, Copy, Debug)]
 struct Rates {
     first: f64,
-    holds: Option<f64>,
-    fails: Option<f64>,
+    /// The highest that holds.
+    highest_ok: Option<f64>,
+    /// The lowest that fails.
+    lowest_failed: Option<f64>,
 }
 
 impl Rates {
     fn next(&self) -> Option<f64> {
-        let rate = match (self.holds, self.fails) {
+        let rate = match (self.highest_ok, self.lowest_failed) {
             (None, None) => self.first,
-            (Some(holds), None) if holds < MAX_RATE => (holds * 2.0).min(MAX_RATE),
-            // A packet a second is no load.
-            (None, Some(fails)) if fails >= 2.0 => fails / 2.0,
-            (Some(holds), Some(fails)) if fails / holds > CLOSE => (holds * fails).sqrt(),
+            (Some(ok), None) if ok < MAX_RATE => (ok * 2.0).min(MAX_RATE),
+            // Below one packet per second there is no load to measure.
+            (None, Some(failed)) if failed >= 2.0 => failed / 2.0,
+            (Some(ok), Some(failed)) if failed / ok > CLOSE_ENOUGH => (ok * failed).sqrt(),
             _ => return None,
         };
-        let rate = three_digits(rate);
-        let is_new =
-            self.holds.is_none_or(|holds| rate > holds) && self.fails.is_none_or(|fails| rate < fails);
+        let rate = round_to_three_digits(rate);
+        let is_new = self.highest_ok.is_none_or(|ok| rate > ok)
+            && self.lowest_failed.is_none_or(|failed| rate < failed);
         is_new.then_some(rate)
     }
 
     fn add(&mut self, rate: f64, holds: bool) {
-        let end = if holds { &mut self.holds } else { &mut self.fails };
-        *end = Some(rate);
+        let bound = if holds { &mut self.highest_ok } else { &mut self.lowest_failed };
+        *bound = Some(rate);
     }
 }
 
-/// More of them mean nothing.
-fn three_digits(rate: f64) -> f64 {
+/// Further digits would be noise.
+fn round_to_three_digits(rate: f64) -> f64 {
     let unit = 10_f64.powf(rate.log10().floor() - 2.0);
     (rate / unit).round() * unit
 }
 
-/// Searches, shows each step where standard output is for people, and writes the result.
+/// Searches and writes the result. Prints each step as it ends, if standard output gets the text report.
 pub(crate) fn find(plan: &Plan, output: Output, condition: &Condition) -> anyhow::Result<ExitCode> {
     let mut steps = output.prints_text().then(Sink::stdout);
     let sinks = output.open()?;
@@ -74,37 +78,37 @@ pub(crate) fn find(plan: &Plan, output: Output, condition: &Condition) -> anyhow
             steps.line(line);
         }
     };
-    show(&format!("search      the highest rate at which {condition}"));
+    show(&format!("search      for the highest rate at which {condition}"));
     let run = |plan| Ok(to_document::document(&conductor::run(plan, Output::default().open()?)?.0));
-    let listener = Listener::start()?;
-    let document = search(plan, condition, run, || listener.heard_any(), |step| show(&row(step)))?;
+    let listener = InterruptListener::start()?;
+    let document = search(plan, condition, run, || listener.was_interrupted(), |step| show(&row(step)))?;
     show("");
     Ok(sinks.exit(&document))
 }
 
-/// Interrupts of a search: those that end a run, and those between two of them.
-struct Listener {
+/// Notices the signals that interrupt a search, during its runs and between them.
+struct InterruptListener {
     runtime: Runtime,
     interrupts: RefCell<Interrupts>,
 }
 
-impl Listener {
+impl InterruptListener {
     fn start() -> anyhow::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let interrupts = RefCell::new(runtime.block_on(async { Interrupts::listen() }));
         Ok(Self { runtime, interrupts })
     }
 
-    /// Whether there was one since it was asked last.
-    fn heard_any(&self) -> bool {
+    /// Whether a signal arrived since the last call.
+    fn was_interrupted(&self) -> bool {
         let mut interrupts = self.interrupts.borrow_mut();
-        let heard = async { tokio::time::timeout(Duration::from_millis(1), interrupts.next()).await };
-        self.runtime.block_on(heard).is_ok()
+        let next = async { tokio::time::timeout(Duration::from_millis(1), interrupts.next()).await };
+        self.runtime.block_on(next).is_ok()
     }
 }
 
-/// Tries rates by `run`, shows each by `show`, and gives the result of the highest one that holds; without one, that of the
-/// last.
+/// Tries rates with `run` and reports each step to `show`. Returns the document of the highest rate that holds, or of
+/// the last run if no rate holds.
 fn search(
     plan: &Plan,
     condition: &Condition,
@@ -113,16 +117,16 @@ fn search(
     mut show: impl FnMut(&Step),
 ) -> anyhow::Result<Document> {
     let Pace::Open { rate: first, arrival, max_outstanding } = plan.pace else {
-        anyhow::bail!("a closed loop has no rate to search");
+        anyhow::bail!("--search-max needs an open loop");
     };
-    let mut rates = Rates { first, holds: None, fails: None };
+    let mut rates = Rates { first, highest_ok: None, lowest_failed: None };
     let mut steps = Vec::new();
     let mut best = None;
     let (mut verdict, mut last) = (Verdict::Pass, None);
     while let Some(rate) = rates.next() {
         let pace = Pace::Open { rate, arrival, max_outstanding };
         let mut tried = None;
-        // One that fails may have done so by chance.
+        // A rate that fails is tried once more, as it may have failed by chance.
         for _ in 0..2 {
             let document = run(Plan { pace, ..plan.clone() })?;
             if interrupted() {
@@ -132,16 +136,16 @@ fn search(
             }
             let step = judge(&document, rate, condition);
             show(&step);
-            // What no rate explains: bytes that are not those that were sent, and a server that is gone.
+            // These end the search, because no lower rate would help: damaged packets, and a server that is gone.
             let Integrity { corrupted, reordered, duplicated, .. } = document.integrity;
             if corrupted.max(reordered).max(duplicated) > 0 {
                 verdict = Verdict::Integrity;
             } else if document.errors.connect > 0 {
                 verdict = Verdict::Failed;
             }
-            let is_settled = step.ok || verdict != Verdict::Pass;
+            let is_decided = step.ok || verdict != Verdict::Pass;
             tried = Some((step, document));
-            if is_settled {
+            if is_decided {
                 break;
             }
         }
@@ -158,8 +162,8 @@ fn search(
         verdict = verdict.worse(Verdict::Threshold);
     }
     steps.sort_by(|a, b| a.rate.total_cmp(&b.rate));
-    let mut document = best.or(last).expect("there is a first step");
-    document.search = Some(Search { condition: condition.to_string(), max_rate: rates.holds, steps });
+    let mut document = best.or(last).expect("the first rate has been run");
+    document.search = Some(Search { condition: condition.to_string(), max_rate: rates.highest_ok, steps });
     let limit = document.search.as_ref().and_then(limit);
     if plan.strict_client && limit.is_some_and(is_saturated) {
         verdict = verdict.worse(Verdict::ClientSaturated);
@@ -172,15 +176,15 @@ fn search(
 fn judge(document: &Document, rate: f64, condition: &Condition) -> Step {
     let judged = condition.judge(document);
     let due = document.totals.sent + document.client.not_sent;
-    let not_sent = document.client.not_sent as f64 / (due as f64).max(1.0);
+    let missed_share = document.client.not_sent as f64 / (due as f64).max(1.0);
     let problem = match document.verdict {
         Verdict::Failed => Some(document.errors.first.clone().unwrap_or_default()),
-        Verdict::NoSamples => Some("no packet came back".to_owned()),
-        Verdict::Integrity => Some("packets were lost or altered".to_owned()),
+        Verdict::NoSamples => Some("no measured packet came back".to_owned()),
+        Verdict::Integrity => Some("packets were lost, corrupted, reordered or duplicated".to_owned()),
         _ if document.client.saturated => Some(SATURATED.to_owned()),
         _ if !judged.ok => Some(condition.to_string()),
-        _ if not_sent > MAX_NOT_SENT => {
-            Some(format!("{:.0} % of what was due was not sent in time", not_sent * 100.0))
+        _ if missed_share > MAX_MISSED_SHARE => {
+            Some(format!("missed {:.0} % of the packets that were due", missed_share * 100.0))
         }
         _ => None,
     };
@@ -203,7 +207,8 @@ mod tests {
     use crate::report::search::curve;
     use crate::result::document::tests::document;
 
-    /// The rates that are tried at a server that holds up to `capacity`, and what comes of it.
+    /// Searches against a server that handles up to `capacity` packets/s. Returns the rates that were tried, and the
+    /// result.
     fn searched(first: f64, capacity: f64) -> (Vec<f64>, Document) {
         let pace = Pace::Open {
             rate: first,
@@ -213,7 +218,7 @@ mod tests {
         let plan = Plan { pace, ..plan() };
         let mut tried = Vec::new();
         let run = |plan: Plan| {
-            let Pace::Open { rate, .. } = plan.pace else { panic!("no open loop") };
+            let Pace::Open { rate, .. } = plan.pace else { panic!("the search ran a closed loop") };
             tried.push(rate);
             let mut document = document();
             document.totals.packets_per_s = rate.min(capacity);
@@ -229,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn the_highest_rate_is_found_within_a_twentieth() {
+    fn the_highest_rate_is_found_within_5_percent() {
         for (first, capacity) in [
             (1000.0, 123_456.0),
             (1000.0, 1000.0),
@@ -241,7 +246,10 @@ mod tests {
             let (tried, found) = searched(first, capacity);
             let search = found.search.unwrap();
             let max_rate = search.max_rate.unwrap();
-            assert!(max_rate <= capacity && max_rate * CLOSE >= capacity * 0.98, "{capacity}: {max_rate}");
+            assert!(
+                max_rate <= capacity && max_rate * CLOSE_ENOUGH >= capacity * 0.98,
+                "{capacity}: {max_rate}"
+            );
             assert!(tried.len() < 40, "{tried:?}");
             assert!(search.steps.is_sorted_by(|a, b| a.rate < b.rate), "{:?}", search.steps);
             assert_eq!(found.verdict, Verdict::Pass);
@@ -249,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn the_curve_is_by_rate_and_fits_80_columns() {
+    fn the_curve_is_sorted_by_rate_and_fits_80_columns() {
         let step = |rate: f64, p99_ns: u64| Step {
             rate,
             packets_per_s: rate,
@@ -271,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn where_no_rate_holds_the_threshold_does_not() {
+    fn a_search_without_a_rate_that_holds_fails_with_the_verdict_threshold() {
         let (tried, found) = searched(1000.0, 0.0001);
         assert!(tried.last() < Some(&2.0) && tried.len() < 30, "{tried:?}");
         assert_eq!((found.verdict, found.exit_code), (Verdict::Threshold, 99));
@@ -279,14 +287,14 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_holds_any_rate_ends_the_search_too() {
+    fn the_search_ends_at_the_maximum_rate() {
         let (tried, found) = searched(1e6, 1e30);
         assert_eq!(tried.last(), Some(&MAX_RATE));
         assert_eq!(found.search.unwrap().max_rate, Some(MAX_RATE));
     }
 
-    /// What a search comes to whose third step is changed so.
-    fn ended(change: fn(&mut Document), interrupt: bool) -> Document {
+    /// The result of a search whose third step gets this change.
+    fn search_with_third_step(change: fn(&mut Document), interrupt: bool) -> Document {
         let pace = Pace::Open {
             rate: 10.0,
             arrival: crate::traffic::arrivals::Arrival::Constant,
@@ -299,7 +307,7 @@ mod tests {
             if steps.get() == 3 {
                 change(&mut document);
             }
-            assert!(steps.get() <= 3, "the search went on");
+            assert!(steps.get() <= 3, "the search did not end after step 3");
             Ok(document)
         };
         let interrupted = || interrupt && steps.get() == 3;
@@ -308,8 +316,8 @@ mod tests {
     }
 
     #[test]
-    fn a_search_ends_with_what_no_rate_explains_and_says_so() {
-        let altered = |document: &mut Document| {
+    fn damaged_packets_a_lost_server_and_an_interrupt_end_the_search() {
+        let corrupted = |document: &mut Document| {
             document.integrity.corrupted = 1;
             document.verdict = Verdict::Integrity;
         };
@@ -318,11 +326,11 @@ mod tests {
             document.verdict = Verdict::Failed;
         };
         for (change, interrupt, verdict) in [
-            (altered as fn(&mut Document), false, Verdict::Integrity),
+            (corrupted as fn(&mut Document), false, Verdict::Integrity),
             (gone, false, Verdict::Failed),
-            (altered, true, Verdict::Interrupted),
+            (corrupted, true, Verdict::Interrupted),
         ] {
-            let found = ended(change, interrupt);
+            let found = search_with_third_step(change, interrupt);
             assert_eq!((found.verdict, found.exit_code), (verdict, verdict.exit_code()));
             let search = found.search.unwrap();
             assert_eq!(search.max_rate, Some(20.0));
@@ -331,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_that_fails_once_is_tried_again_and_the_load_itself_is_told_as_the_limit() {
+    fn a_rate_that_fails_once_is_tried_again_and_a_saturated_load_generator_is_reported_as_the_limit() {
         let pace = Pace::Open {
             rate: 10.0,
             arrival: crate::traffic::arrivals::Arrival::Constant,
@@ -339,7 +347,7 @@ mod tests {
         };
         let mut tried = Vec::new();
         let run = |plan: Plan| {
-            let Pace::Open { rate, .. } = plan.pace else { panic!("no open loop") };
+            let Pace::Open { rate, .. } = plan.pace else { panic!("the search ran a closed loop") };
             let fails_once = rate == 20.0 && !tried.contains(&rate);
             tried.push(rate);
             let mut document = document();
@@ -356,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_that_fails_is_not_held_whatever_the_figure() {
+    fn a_step_that_failed_or_was_saturated_does_not_hold_even_if_the_condition_does() {
         let condition: Condition = "rate>=1".parse().unwrap();
         let fine = document();
         assert!(judge(&fine, 1.0, &condition).ok);

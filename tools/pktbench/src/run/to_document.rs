@@ -1,4 +1,4 @@
-//! The outcome of a run as a document.
+//! Converts the outcome of a run to the result document.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -45,9 +45,9 @@ fn host() -> Host {
 fn window(outcome: &Outcome) -> Window {
     let unix_ns = |time: SystemTime| whole_ns(time.duration_since(UNIX_EPOCH).unwrap_or_default());
     Window {
-        start_unix_ns: unix_ns(outcome.since),
-        end_unix_ns: unix_ns(outcome.since + outcome.time),
-        seconds: outcome.time.as_secs_f64(),
+        start_unix_ns: unix_ns(outcome.measured_from),
+        end_unix_ns: unix_ns(outcome.measured_from + outcome.measured_time),
+        seconds: outcome.measured_time.as_secs_f64(),
     }
 }
 
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn the_document_says_what_was_measured() {
+    fn the_document_has_what_was_measured() {
         let document = parsed(&outcome());
         assert_eq!(document["schema"], "pktbench/1");
         assert_eq!(
@@ -111,13 +111,13 @@ mod tests {
     }
 
     #[test]
-    fn no_time_is_no_rate() {
-        let outcome = Outcome { time: Duration::ZERO, ..outcome() };
+    fn a_run_that_measured_no_time_has_a_rate_of_0() {
+        let outcome = Outcome { measured_time: Duration::ZERO, ..outcome() };
         assert_eq!(document(&outcome).totals.packets_per_s, 0.0);
     }
 
     #[test]
-    fn what_is_read_again_is_what_was_written() {
+    fn a_document_that_is_read_again_is_the_one_that_was_written() {
         let document = document(&outcome());
         assert_eq!(serde_json::from_str::<Document>(&json::text(&document)).unwrap(), document);
         assert_eq!(document.verdict, Verdict::Pass);

@@ -323,7 +323,7 @@ fn the_highest_rate_that_holds_is_searched_by_steps_that_are_shown() {
     let load = "--search-max p99<10s --rate 2k --duration 200ms --conns 4";
     let ran = pktbench(load);
     let first = ran.stdout.lines().next().unwrap();
-    assert_eq!(first, "search      the highest rate at which p99<10s", "{ran:?}");
+    assert_eq!(first, "search      for the highest rate at which p99<10s", "{ran:?}");
     assert!(ran.stdout.contains("        2,000/s  p50 "), "{ran:?}");
     let ran = pktbench(&format!("{load} --json"));
     let document = ran.document();

@@ -123,7 +123,7 @@ fn the_sum_of_results_has_the_counts_of_both_and_is_a_result_itself() {
     let written = pktbench(&format!("merge {files} -o {}", sum.display()));
     assert_eq!((written.code, written.stdout.as_str()), (Some(0), ""));
     // One ran after the other.
-    assert!(written.stderr.starts_with("warning: they did not run at the same time"), "{written:?}");
+    assert!(written.stderr.starts_with("warning: the runs did not overlap in time"), "{written:?}");
     let document: Value = serde_json::from_str(&fs::read_to_string(&sum).unwrap()).unwrap();
     assert_eq!((count(&document, "totals", "received"), samples(&document)), (100, 100));
     assert_eq!(document["config"]["conns"], 4);
@@ -149,7 +149,7 @@ fn files_and_options_that_are_of_no_use_are_told_in_one_line() {
         (format!("compare {good} nowhere.json"), "cannot read nowhere.json: No such file"),
         (format!("compare {noise} {good}"), "is no result of 'pktbench --json'"),
         (format!("compare {good} {good} --max-regress p98:5%"), "such as rate:5%"),
-        (format!("merge {good} {sizes}"), "differ in sizes; only runs of the same load add up"),
+        (format!("merge {good} {sizes}"), "differ in sizes; merge only runs with the same load options"),
         (format!("merge {good}"), "2 values required"),
         (format!("merge {good} {good} --threshold p99<2"), "a time with its unit, such as 2ms"),
         ("--baseline nowhere.json".to_owned(), "--baseline: cannot read nowhere.json: No such file"),
