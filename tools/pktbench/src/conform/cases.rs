@@ -1,68 +1,69 @@
-//! What a server of packets has to do, case by case: what is sent to it, and what has to come back.
+//! The cases of the test: what is sent to the server, and what must come back.
 //!
-//! A case is a script for one connection, and is made when its turn comes, as the longest packets take memory. Who plays it
-//! is the client.
+//! A case is a script for one connection, which `client` runs. Each case is made only when it is run, because the
+//! largest packets need much memory.
 //!
 //! ```text
-//!   sound: every size, contents, pieces, half-close        the same bytes come back
-//!   bad:   over-long, truncated, wrong checksum            nothing of it comes back, the connection ends, and others go on
+//!   valid:      every size, typed values, segmentation, half-close    the same bytes come back
+//!   malformed:  over-long, truncated, wrong checksum                  no response, connection closed, others go on
 //! ```
 
 use std::collections::BTreeSet;
 
 use crate::conform::wire::Frames;
 
-/// Something that a server has to do.
+/// One requirement, as a script for a connection.
 #[derive(Clone)]
 pub(crate) struct Case {
     pub(crate) name: String,
-    /// What the server has to do, as the end of a sentence that begins with "expected".
+    /// What the server must do; the report prints it after the word "expected".
     pub(crate) expected: String,
     pub(crate) steps: Vec<Step>,
-    pub(crate) others: Others,
+    pub(crate) other_conn: OtherConn,
 }
 
-/// What the client does on its connection, one after the other.
+/// One action of the client on its connection.
 #[derive(Clone)]
 pub(crate) enum Step {
-    /// Writes these bytes, at once. So few that they fit into the sockets, whether the server reads them or not.
+    /// Writes these bytes at once. They must be few enough for the socket buffers, as the server may not read them.
     Send(Vec<u8>),
-    /// Writes these bytes one at a time, so that the server meets each of them alone.
+    /// Writes these bytes one at a time, with pauses, so that the server reads them one by one.
     Trickle(Vec<u8>),
-    /// Reads these bytes.
+    /// Reads exactly these bytes.
     Expect(Vec<u8>),
-    /// Writes these bytes, and reads them meanwhile.
+    /// Writes these bytes and reads them back at the same time.
     Exchange(Vec<u8>),
-    /// The same, with the sending side closed as soon as all is written, whatever was read by then.
-    LastExchange(Vec<u8>),
+    /// Like `Exchange`, and closes the sending side as soon as all is written, even if not all has come back.
+    ExchangeAndHalfClose(Vec<u8>),
     /// Closes the sending side.
     HalfClose,
-    /// Reads the end of the stream.
-    End,
-    /// Reads that the server has closed the connection or reset it.
-    Gone,
+    /// Reads the end of the stream; a reset is a failure.
+    ExpectEnd,
+    /// Reads the end of the stream or a reset.
+    ExpectClosed,
 }
 
-/// The connection that has to be served besides, by the packet that must come back on it.
+/// A second connection on which the server must echo this packet, in spite of what happens on the first one.
 #[derive(Clone)]
-pub(crate) enum Others {
+pub(crate) enum OtherConn {
     None,
-    /// One that is made after the last step.
-    New(Vec<u8>),
-    /// One that is there from before the first step to after the last.
-    Standing(Vec<u8>),
+    /// Opened after the last step.
+    OpenedAfter(Vec<u8>),
+    /// Open from before the first step until after the last one; the packet is sent at both times.
+    OpenThroughout(Vec<u8>),
 }
 
-/// Enough for a payload to have a first, a last and an inner byte.
+/// The shortest payload with a first, an inner and a last byte.
 const SHORT_LEN: u32 = 3;
 
-/// Of 1 to 2,048 bytes, so that they are some 1 MiB: more than a server reads at a time.
+/// Packets of 1 to 2,048 bytes, about 1 MiB in total: more than a server reads at once.
 const MANY_PACKETS: u32 = 1000;
 
-/// With up to 8 bytes each, their headers and checksums they fit into one segment of an Ethernet, 1,460 bytes.
+/// Packets of up to 8 bytes: with headers and checksums they fit into one TCP segment on Ethernet, 1,460 bytes.
 const SEGMENT_PACKETS: u32 = 64;
 
-/// Payloads of typed values as the Go library writes them: integers, extremes, bools and floats, and what has a length first.
+/// Payloads of typed values as the Go library encodes them: integers, minima and maxima, a bool and floats, and strings
+/// and byte slices with a length prefix.
 const TYPED: [(&str, &[u8]); 4] = [
     ("integers", b"\xaa\xcd\xab\x34\x12\xcd\xab\x00\x00\x78\x56\x34\x12\xcd\xab\xfe\xff\xfd\xff\xff\xff\xfc\xff\xff\xff\xff\xff\xff\xff"),
     ("extremes", b"\x00\x80\x00\x00\x00\x80\x00\x00\x00\x00\x00\x00\x00\x80\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"),
@@ -70,24 +71,24 @@ const TYPED: [(&str, &[u8]); 4] = [
     ("strings", b"\x06\x00hello2\x06\x00\x00\x00hello3\x00\x00\x03\x00\x00\x00\x01\x02\x03raw"),
 ];
 
-/// All of them, in the order in which they are tried.
+/// All cases, in the order in which they are run.
 pub(crate) fn cases(frames: Frames) -> impl Iterator<Item = Case> {
-    let bad = bad(frames);
+    let malformed = malformed(frames);
     empty(frames)
         .into_iter()
         .chain(sizes(frames.format.max_payload_len).into_iter().map(move |len| size(frames, len)))
         .chain(typed(frames))
-        .chain(pieces(frames))
+        .chain(segmentation(frames))
         .chain(half_closes(frames))
-        .chain(beside(frames, &bad))
-        .chain(bad)
+        .chain(others_go_on(frames, &malformed))
+        .chain(malformed)
 }
 
 fn case(name: impl Into<String>, expected: impl Into<String>, steps: Vec<Step>) -> Case {
-    Case { name: name.into(), expected: expected.into(), steps, others: Others::None }
+    Case { name: name.into(), expected: expected.into(), steps, other_conn: OtherConn::None }
 }
 
-/// A packet that shows that the connection is in step: what comes before its answer belongs to nothing.
+/// A last packet for a case. If anything surplus came before its echo, the exchange fails.
 fn probe(frames: Frames) -> Vec<u8> {
     frames.frame(77, 5)
 }
@@ -101,13 +102,13 @@ fn empty(frames: Frames) -> [Case; 2] {
         ),
         case(
             "empty-packets-between-others",
-            "all six packets back, the empty ones too",
+            "all six packets back, including the empty ones",
             vec![Step::Exchange(frames.frames([0, 3, 0, 0, 5, 0])), Step::Exchange(probe(frames))],
         ),
     ]
 }
 
-/// Each power of two up to `max_len` with what is around it, and the limit itself. Empty packets are cases of their own.
+/// Each power of two up to `max_len`, one less and one more, and `max_len` itself. Empty packets have separate cases.
 fn sizes(max_len: u32) -> BTreeSet<u32> {
     let powers = (0..u32::BITS).map(|k| 1_u32 << k).take_while(|&power| power - 1 <= max_len);
     let around = powers.flat_map(|power| [power - 1, power, power + 1]);
@@ -117,7 +118,7 @@ fn sizes(max_len: u32) -> BTreeSet<u32> {
 fn size(frames: Frames, len: u32) -> Case {
     case(
         format!("size-{len}"),
-        format!("the packet of {len} bytes back, and nothing behind it"),
+        format!("the packet of {len} bytes back, and nothing after it"),
         vec![Step::Exchange(frames.frame(0, len)), Step::Exchange(probe(frames))],
     )
 }
@@ -129,25 +130,25 @@ fn typed(frames: Frames) -> impl Iterator<Item = Case> {
     fitting.map(move |(name, payload)| {
         case(
             format!("typed-{name}"),
-            "the typed values back as they are",
+            "the typed values back unchanged",
             vec![Step::Exchange(format.frame(payload)), Step::Exchange(probe(frames))],
         )
     })
 }
 
-/// How a stream is cut into writes is none of a server's business.
-fn pieces(frames: Frames) -> Vec<Case> {
+/// TCP may split and join writes in any way, so a server must not depend on how a stream is segmented.
+fn segmentation(frames: Frames) -> Vec<Case> {
     let slow = frames.frame(0, 64);
     let segment = frames.frames((0..SEGMENT_PACKETS).map(|number| 1 + number % 8));
     let mut cases = vec![
         case(
             "one-byte-chunks",
-            "the packet back that came a byte at a time",
+            "the packet back that was sent one byte at a time",
             vec![Step::Trickle(slow.clone()), Step::Expect(slow), Step::Exchange(probe(frames))],
         ),
         case(
             "many-in-one-segment",
-            format!("all {SEGMENT_PACKETS} packets back that came in one write"),
+            format!("all {SEGMENT_PACKETS} packets back that were sent in one write"),
             vec![Step::Send(segment.clone()), Step::Expect(segment), Step::Exchange(probe(frames))],
         ),
         case(
@@ -158,11 +159,12 @@ fn pieces(frames: Frames) -> Vec<Case> {
     ];
     let frame = frames.frame(1, SHORT_LEN);
     cases.extend((1..frame.len()).map(|at| {
-        // The packet before the cut is answered when its write was read, and with it the part that came along.
+        // The echo of the packet before the cut shows that the server has read the write, and with it the part of the
+        // frame.
         let before = probe(frames);
         case(
             format!("cut-after-{at}-of-{}", frame.len()),
-            "the packet before the cut back at once, and the one that was cut once its rest is there",
+            "the packet before the cut back at once, and the cut packet as soon as it is complete",
             vec![
                 Step::Send([&before, &frame[..at]].concat()),
                 Step::Expect(before),
@@ -185,71 +187,78 @@ fn half_closes(frames: Frames) -> [Case; 3] {
         case(
             "half-close-without-a-packet",
             "the end of the stream, and nothing before it",
-            vec![Step::HalfClose, Step::End],
+            vec![Step::HalfClose, Step::ExpectEnd],
         ),
         case(
             "half-close",
-            "all 100 answers and then the end of the stream",
-            vec![Step::Send(few.clone()), Step::HalfClose, Step::Expect(few), Step::End],
+            "all 100 packets back and then the end of the stream",
+            vec![Step::Send(few.clone()), Step::HalfClose, Step::Expect(few), Step::ExpectEnd],
         ),
         case(
             "half-close-with-much-outstanding",
-            format!("all {MANY_PACKETS} answers and then the end of the stream"),
-            vec![Step::LastExchange(many(frames)), Step::End],
+            format!("all {MANY_PACKETS} packets back and then the end of the stream"),
+            vec![Step::ExchangeAndHalfClose(many(frames)), Step::ExpectEnd],
         ),
     ]
 }
 
-/// Everything after which the connection has to end.
-fn bad(frames: Frames) -> Vec<Case> {
+/// Malformed frames, after which the server must close the connection.
+fn malformed(frames: Frames) -> Vec<Case> {
     let mut cases = over_long(frames);
     if frames.format.crc {
         cases.extend(wrong_checksums(frames));
     }
     cases.extend(truncated(frames));
     for case in &mut cases {
-        case.others = Others::New(probe(frames));
+        case.other_conn = OtherConn::OpenedAfter(probe(frames));
     }
     cases
 }
 
-/// Where the header cannot say more than the limit, there are none.
+/// Headers with a length above the limit. There are none if the limit is the maximum of the header.
 fn over_long(frames: Frames) -> Vec<Case> {
-    let (limit, sayable) = (frames.format.max_payload_len, frames.format.header.max_payload_len());
-    let lens: BTreeSet<_> = [u64::from(limit) + 1, sayable as u64]
+    let (limit, header_max) = (frames.format.max_payload_len, frames.format.header.max_payload_len());
+    let lens: BTreeSet<_> = [u64::from(limit) + 1, header_max as u64]
         .into_iter()
-        .filter(|&len| len > u64::from(limit) && len <= sayable as u64)
+        .filter(|&len| len > u64::from(limit) && len <= header_max as u64)
         .collect();
     let over_long = lens.into_iter().map(|len| {
         case(
             format!("over-long-{len}"),
-            format!("the connection closed at a header of {len}, over the limit of {limit}, and no answer"),
-            vec![Step::Exchange(probe(frames)), Step::Send(frames.format.header(len as u32)), Step::Gone],
+            format!(
+                "no response and the connection closed, for a header of {len} above the limit of {limit}"
+            ),
+            vec![
+                Step::Exchange(probe(frames)),
+                Step::Send(frames.format.header(len as u32)),
+                Step::ExpectClosed,
+            ],
         )
     });
     over_long.collect()
 }
 
 fn wrong_checksums(frames: Frames) -> Vec<Case> {
-    let sound = frames.frame(2, 16);
-    let last = sound.len() - 1;
-    // Behind the header, where there is a payload; else in the checksum.
+    let valid = frames.frame(2, 16);
+    let last = valid.len() - 1;
+    // The first byte of the payload; with a limit of 0, of the checksum.
     let first = frames.format.header.header_len();
     let empty = frames.frame(0, 0);
     let alterations = [
-        ("wrong-checksum", &sound, last),
-        ("altered-payload", &sound, first),
+        ("wrong-checksum", &valid, last),
+        ("altered-payload", &valid, first),
         ("wrong-checksum-of-an-empty-packet", &empty, empty.len() - 1),
     ];
     let wrong = alterations.into_iter().map(|(name, frame, at)| {
         let mut frame = frame.clone();
         frame[at] ^= 1;
-        // What comes behind it is not to be trusted either: the length may be what is wrong.
-        frame.extend(&sound);
+        // The server must not echo this valid frame either: the wrong field may be the length, and then the frame
+        // boundary is wrong, too.
+        frame.extend(&valid);
         case(
             name,
-            "the connection closed at the wrong checksum, and no answer",
-            vec![Step::Exchange(probe(frames)), Step::Send(frame), Step::Gone],
+            "no response and the connection closed, for a wrong checksum",
+            vec![Step::Exchange(probe(frames)), Step::Send(frame), Step::ExpectClosed],
         )
     });
     wrong.collect()
@@ -260,12 +269,12 @@ fn truncated(frames: Frames) -> Vec<Case> {
     let truncated = |name: String, part: &[u8]| {
         case(
             name,
-            "the three packets before it back, nothing of the part, and the connection closed",
+            "the three complete packets back, nothing of the truncated one, and the connection closed",
             vec![
                 Step::Send([&whole, part].concat()),
                 Step::HalfClose,
                 Step::Expect(whole.clone()),
-                Step::Gone,
+                Step::ExpectClosed,
             ],
         )
     };
@@ -280,25 +289,25 @@ fn truncated(frames: Frames) -> Vec<Case> {
     cases
 }
 
-/// The worst that the format allows for, beside a connection that does nothing wrong.
-fn beside(frames: Frames, bad: &[Case]) -> Option<Case> {
-    let worst = bad.first()?.clone();
+/// The first malformed case, with a second connection that must not be affected.
+fn others_go_on(frames: Frames, malformed: &[Case]) -> Option<Case> {
+    let first = malformed.first()?.clone();
     Some(Case {
         name: "others-go-on".to_owned(),
-        expected: "a connection that does nothing wrong served while another one is closed".to_owned(),
-        others: Others::Standing(probe(frames)),
-        ..worst
+        expected: "another connection served while the one with the malformed frame is closed".to_owned(),
+        other_conn: OtherConn::OpenThroughout(probe(frames)),
+        ..first
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::conform::wire::Format;
-    use crate::conform::wire::tests::GO;
+    use crate::conform::wire::WireFormat;
+    use crate::conform::wire::tests::GO_DEFAULTS;
     use pktconn::HeaderFormat;
 
-    fn names(format: Format) -> Vec<String> {
+    fn names(format: WireFormat) -> Vec<String> {
         cases(Frames::new(format)).map(|case| case.name).collect()
     }
 
@@ -307,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_those_around_powers_of_two_and_the_limit() {
+    fn sizes_are_around_powers_of_two_and_include_the_limit() {
         assert!(sizes(0).is_empty());
         assert_eq!(Vec::from_iter(sizes(1)), [1]);
         assert_eq!(Vec::from_iter(sizes(20)), [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 20]);
@@ -318,28 +327,28 @@ mod tests {
     #[test]
     fn no_two_cases_have_the_same_name() {
         for max_payload_len in [0, 1, 5, 4096] {
-            let names = names(Format { crc: true, max_payload_len, ..GO });
+            let names = names(WireFormat { crc: true, max_payload_len, ..GO_DEFAULTS });
             assert_eq!(names.len(), BTreeSet::from_iter(&names).len(), "{names:?}");
         }
     }
 
     #[test]
-    fn what_the_format_cannot_have_is_no_case() {
-        let short = Format { header: HeaderFormat::U16Le, max_payload_len: 65_535, ..GO };
+    fn cases_that_the_format_cannot_express_are_left_out() {
+        let short = WireFormat { header: HeaderFormat::U16Le, max_payload_len: 65_535, ..GO_DEFAULTS };
         assert!(!has(&names(short), "over-long"));
         assert!(has(&names(short), "others-go-on"));
-        assert!(!has(&names(Format { max_payload_len: 27, ..GO }), "typed-integers"));
-        assert!(has(&names(Format { max_payload_len: 29, ..GO }), "typed-integers"));
-        let checksums = |crc| has(&names(Format { crc, max_payload_len: 64, ..GO }), "checksum");
+        assert!(!has(&names(WireFormat { max_payload_len: 27, ..GO_DEFAULTS }), "typed-integers"));
+        assert!(has(&names(WireFormat { max_payload_len: 29, ..GO_DEFAULTS }), "typed-integers"));
+        let checksums = |crc| has(&names(WireFormat { crc, max_payload_len: 64, ..GO_DEFAULTS }), "checksum");
         assert_eq!([checksums(false), checksums(true)], [false, true]);
     }
 
     #[test]
     fn the_packets_of_one_write_fit_into_a_segment() {
-        let frames = Frames::new(Format { crc: true, max_payload_len: 64, ..GO });
-        let pieces = pieces(frames);
-        let case = pieces.iter().find(|case| case.name == "many-in-one-segment").unwrap();
-        let Step::Send(bytes) = &case.steps[0] else { panic!("it is sent at once") };
+        let frames = Frames::new(WireFormat { crc: true, max_payload_len: 64, ..GO_DEFAULTS });
+        let cases = segmentation(frames);
+        let case = cases.iter().find(|case| case.name == "many-in-one-segment").unwrap();
+        let Step::Send(bytes) = &case.steps[0] else { panic!("the first step is not a single write") };
         assert!(bytes.len() <= 1460, "{}", bytes.len());
     }
 }

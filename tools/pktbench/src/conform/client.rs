@@ -1,12 +1,11 @@
-//! Plays a case against the server: blocking sockets, one connection at a time, and a deadline over all that a connection
-//! does.
+//! Runs a case against the server, with blocking sockets and one deadline per connection.
 //!
 //! ```text
-//!   steps -> Conn: Line  write ----------> server
-//!                  Answers  compared as they come <---'       first difference, end or silence -> Fault
+//!   steps -> Conn: TimedSocket   write ----------> server
+//!                  Received      compare <------------'       first difference, end or timeout -> Failure
 //! ```
 //!
-//! Long exchanges write on a thread of their own, so that no server has to hold what is not read yet.
+//! Exchanges write on a second thread, so that the server need not buffer what the client has not read yet.
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
@@ -17,32 +16,33 @@ use std::time::{Duration, Instant};
 use pktconn::Addr;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::conform::cases::{Case, Others, Step};
+use crate::conform::cases::{Case, OtherConn, Step};
 use crate::load::connect::resolve;
 
-/// Where the server is.
+/// The server under test.
 pub(crate) struct Server {
     addr: Addr,
-    /// Resolved once, so that all cases meet the same server; empty for a Unix socket.
+    /// The resolved address: all cases must use the same server. Empty for a Unix socket.
     tcp: Vec<SocketAddr>,
+    /// The time limit of each connection.
     timeout: Duration,
 }
 
-/// How a server failed a case.
+/// Why a case failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Fault {
+pub(crate) struct Failure {
     pub(crate) detail: String,
-    /// The bytes that came instead, as [`Answers`] shows them; nothing where none came.
+    /// The bytes received around the first difference, see [`Received::excerpt`]; empty if none were received.
     pub(crate) got: String,
 }
 
-/// Between two bytes of one that trickles: a server on the loopback reads the first one meanwhile.
+/// The pause between two bytes of [`Step::Trickle`]: long enough for a server on the loopback to read the first one.
 const TRICKLE_PAUSE: Duration = Duration::from_millis(1);
 
-/// Around a difference, so much is shown on each side of it.
-const SHOWN_BYTES: usize = 16;
+/// How many bytes are shown on each side of a difference.
+const EXCERPT_LEN: usize = 16;
 
-const READ_BYTES: usize = 64 * 1024;
+const READ_LEN: usize = 64 * 1024;
 
 impl Server {
     pub(crate) fn new(addr: Addr, timeout: Duration) -> anyhow::Result<Self> {
@@ -50,262 +50,276 @@ impl Server {
         Ok(Self { addr, tcp, timeout })
     }
 
-    /// Plays a case, and looks after the connections besides that it names.
-    pub(crate) fn play(&self, case: &Case) -> Result<(), Fault> {
-        let standing = match &case.others {
-            Others::Standing(packet) => Some(self.served(packet).map_err(|fault| fault.on("beside it"))?),
-            Others::None | Others::New(_) => None,
+    /// Runs a case on a new connection, and checks its other connection.
+    pub(crate) fn run_case(&self, case: &Case) -> Result<(), Failure> {
+        let other = match &case.other_conn {
+            OtherConn::OpenThroughout(packet) => {
+                Some(self.connect_and_echo(packet).map_err(|failure| failure.on(OPEN_THROUGHOUT))?)
+            }
+            OtherConn::None | OtherConn::OpenedAfter(_) => None,
         };
         let mut conn = self.conn()?;
-        case.steps.iter().try_for_each(|step| conn.take(step))?;
-        match (&case.others, standing) {
-            (Others::New(packet), _) => {
-                self.served(packet).map(drop).map_err(|fault| fault.on("made after it"))
+        case.steps.iter().try_for_each(|step| conn.run_step(step))?;
+        match (&case.other_conn, other) {
+            (OtherConn::OpenedAfter(packet), _) => {
+                self.connect_and_echo(packet).map(drop).map_err(|failure| failure.on(OPENED_AFTER))
             }
-            (Others::Standing(packet), Some(mut conn)) => {
-                conn.line.deadline = Instant::now() + self.timeout;
-                conn.exchange(packet, false).map_err(|fault| fault.on("beside it"))
+            (OtherConn::OpenThroughout(packet), Some(mut conn)) => {
+                conn.socket.deadline = Instant::now() + self.timeout;
+                conn.exchange(packet, false).map_err(|failure| failure.on(OPEN_THROUGHOUT))
             }
             _ => Ok(()),
         }
     }
 
-    /// A connection on which a packet has come back.
-    fn served(&self, packet: &[u8]) -> Result<Conn, Fault> {
+    /// Opens a connection and checks that this packet comes back on it.
+    fn connect_and_echo(&self, packet: &[u8]) -> Result<Conn, Failure> {
         let mut conn = self.conn()?;
         conn.exchange(packet, false)?;
         Ok(conn)
     }
 
-    fn conn(&self) -> Result<Conn, Fault> {
-        let socket = self.connect().map_err(|error| Fault {
-            detail: format!("the connection could not be made: {error}"),
-            got: String::new(),
-        })?;
-        // The first address of a name may be one that nothing answers at.
-        let line = Line { socket, deadline: Instant::now() + self.timeout, timeout: self.timeout };
-        Ok(Conn { line, answers: Answers::default() })
+    fn conn(&self) -> Result<Conn, Failure> {
+        let socket = self
+            .connect()
+            .map_err(|error| Failure { detail: format!("cannot connect: {error}"), got: String::new() })?;
+        // Set after connecting, which may have used up a timeout per address of the name.
+        let socket = TimedSocket { socket, deadline: Instant::now() + self.timeout, timeout: self.timeout };
+        Ok(Conn { socket, received: Received::default() })
     }
 
     pub(crate) fn connect(&self) -> io::Result<Socket> {
         if let Some(path) = self.addr.unix_path() {
             let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-            // It bounds the wait for a server whose backlog is full, too.
-            socket.set_write_timeout(Some(self.timeout.max(LEAST_WAIT)))?;
+            // It also bounds the connect to a server whose backlog is full.
+            socket.set_write_timeout(Some(self.timeout.max(MIN_SOCKET_TIMEOUT)))?;
             socket.connect(&SockAddr::unix(path)?)?;
             return Ok(socket);
         }
-        let mut failed = ErrorKind::AddrNotAvailable.into();
+        let mut last_error = ErrorKind::AddrNotAvailable.into();
         for addr in &self.tcp {
             match TcpStream::connect_timeout(addr, self.timeout) {
                 Ok(stream) => {
-                    // Each write is to leave as it is.
+                    // Each write must be sent at once, as a segment of its own.
                     stream.set_nodelay(true)?;
                     return Ok(stream.into());
                 }
-                Err(error) => failed = error,
+                Err(error) => last_error = error,
             }
         }
-        Err(failed)
+        Err(last_error)
     }
 }
 
-impl Fault {
-    fn on(self, which: &str) -> Self {
-        Self { detail: format!("on a connection {which} {}", self.detail), ..self }
+const OPEN_THROUGHOUT: &str = "the other connection";
+const OPENED_AFTER: &str = "a connection opened afterwards";
+
+impl Failure {
+    fn on(self, conn: &str) -> Self {
+        Self { detail: format!("on {conn}: {}", self.detail), ..self }
     }
 }
 
-/// A connection, and what came on it.
+/// A connection, and what was received on it.
 struct Conn {
-    line: Line,
-    answers: Answers,
+    socket: TimedSocket,
+    received: Received,
 }
 
 impl Conn {
-    fn take(&mut self, step: &Step) -> Result<(), Fault> {
-        let Self { line, answers } = self;
+    fn run_step(&mut self, step: &Step) -> Result<(), Failure> {
+        let Self { socket, received } = self;
         match step {
-            // A server may have closed already; the next read tells whether it may.
-            Step::Send(bytes) => drop(line.write(bytes)),
+            // A failed write is ignored: the server may have closed, and the next read shows whether that is right.
+            Step::Send(bytes) => drop(socket.write(bytes)),
             Step::Trickle(bytes) => {
                 for byte in bytes {
-                    drop(line.write(std::slice::from_ref(byte)));
+                    drop(socket.write(std::slice::from_ref(byte)));
                     thread::sleep(TRICKLE_PAUSE);
                 }
             }
-            Step::Expect(bytes) => answers.expect(line, bytes)?,
+            Step::Expect(bytes) => received.expect(socket, bytes)?,
             Step::Exchange(bytes) => self.exchange(bytes, false)?,
-            Step::LastExchange(bytes) => self.exchange(bytes, true)?,
-            // It fails on a connection that the server has reset, which the next read tells.
-            Step::HalfClose => drop(line.socket.shutdown(Shutdown::Write)),
-            Step::End => answers.expect_end(line, false)?,
-            Step::Gone => answers.expect_end(line, true)?,
+            Step::ExchangeAndHalfClose(bytes) => self.exchange(bytes, true)?,
+            // It fails if the server has reset the connection; the next read reports that.
+            Step::HalfClose => drop(socket.socket.shutdown(Shutdown::Write)),
+            Step::ExpectEnd => received.expect_end(socket, false)?,
+            Step::ExpectClosed => received.expect_end(socket, true)?,
         }
         Ok(())
     }
 
-    fn exchange(&mut self, bytes: &[u8], half_close: bool) -> Result<(), Fault> {
-        let Self { line, answers } = self;
-        let line = &*line;
+    fn exchange(&mut self, bytes: &[u8], half_close: bool) -> Result<(), Failure> {
+        let Self { socket, received } = self;
+        let socket = &*socket;
         thread::scope(|scope| {
             let writer = thread::Builder::new().spawn_scoped(scope, move || {
-                line.write(bytes)?;
-                if half_close { line.socket.shutdown(Shutdown::Write).map_err(Stop::Failed) } else { Ok(()) }
+                socket.write(bytes)?;
+                match half_close {
+                    true => socket.socket.shutdown(Shutdown::Write).map_err(SocketError::Other),
+                    false => Ok(()),
+                }
             });
-            let writer = writer.map_err(|error| answers.fault(&Stop::Failed(error), bytes.len()))?;
-            let read = answers.expect(line, bytes);
+            let writer = writer.map_err(|error| received.failure(&SocketError::Other(error), bytes.len()))?;
+            let read = received.expect(socket, bytes);
             if read.is_err() {
-                // The writer need not wait for a server that does no more.
-                let _ = line.socket.shutdown(Shutdown::Both);
+                // Ends the writer, which would otherwise wait for a server that no longer reads.
+                let _ = socket.socket.shutdown(Shutdown::Both);
             }
             let written = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             read?;
-            written.map_err(|stop| answers.fault(&stop, 0))
+            written.map_err(|error| received.failure(&error, 0))
         })
     }
 }
 
-/// What a socket takes for less is no limit at all.
-const LEAST_WAIT: Duration = Duration::from_micros(1);
+/// The shortest timeout of a socket: a shorter one would be rounded to 0, which means no timeout.
+const MIN_SOCKET_TIMEOUT: Duration = Duration::from_micros(1);
 
-/// The socket, and until when it is of interest.
-struct Line {
+/// A socket with a deadline for all its reads and writes together.
+struct TimedSocket {
     socket: Socket,
     deadline: Instant,
+    /// For the error text.
     timeout: Duration,
 }
 
-/// Why nothing more comes.
+/// Why a read or a write failed.
 #[derive(Debug)]
-enum Stop {
+enum SocketError {
     Closed,
     Reset,
-    Silent(Duration),
-    Failed(io::Error),
+    /// The deadline has passed; with the timeout that it was set from.
+    TimedOut(Duration),
+    Other(io::Error),
 }
 
-impl fmt::Display for Stop {
+impl fmt::Display for SocketError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Closed => f.write_str("the connection was closed"),
             Self::Reset => f.write_str("the connection was reset"),
-            Self::Silent(time) => write!(f, "nothing more came within {}", humantime::format_duration(*time)),
-            Self::Failed(error) => write!(f, "the connection failed: {error}"),
+            Self::TimedOut(time) => write!(f, "timed out after {}", humantime::format_duration(*time)),
+            Self::Other(error) => write!(f, "the connection failed: {error}"),
         }
     }
 }
 
-impl Line {
-    fn left(&self) -> Result<Duration, Stop> {
+impl TimedSocket {
+    fn time_left(&self) -> Result<Duration, SocketError> {
         let left = self.deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() { Err(Stop::Silent(self.timeout)) } else { Ok(left.max(LEAST_WAIT)) }
+        match left.is_zero() {
+            true => Err(SocketError::TimedOut(self.timeout)),
+            false => Ok(left.max(MIN_SOCKET_TIMEOUT)),
+        }
     }
 
-    /// At least one byte.
-    fn read(&self, buffer: &mut [u8]) -> Result<usize, Stop> {
+    /// Reads at least one byte.
+    fn read(&self, buffer: &mut [u8]) -> Result<usize, SocketError> {
         loop {
-            self.socket.set_read_timeout(Some(self.left()?)).map_err(Stop::Failed)?;
+            self.socket.set_read_timeout(Some(self.time_left()?)).map_err(SocketError::Other)?;
             match (&self.socket).read(buffer) {
-                Ok(0) => return Err(Stop::Closed),
+                Ok(0) => return Err(SocketError::Closed),
                 Ok(count) => return Ok(count),
-                Err(error) => self.go_on_after(error)?,
+                Err(error) => self.retry_after(error)?,
             }
         }
     }
 
-    fn write(&self, mut bytes: &[u8]) -> Result<(), Stop> {
+    /// Writes all bytes.
+    fn write(&self, mut bytes: &[u8]) -> Result<(), SocketError> {
         while !bytes.is_empty() {
-            self.socket.set_write_timeout(Some(self.left()?)).map_err(Stop::Failed)?;
+            self.socket.set_write_timeout(Some(self.time_left()?)).map_err(SocketError::Other)?;
             match (&self.socket).write(bytes) {
                 Ok(count) => bytes = &bytes[count..],
-                Err(error) => self.go_on_after(error)?,
+                Err(error) => self.retry_after(error)?,
             }
         }
         Ok(())
     }
 
-    fn go_on_after(&self, error: io::Error) -> Result<(), Stop> {
+    /// `Ok` if the read or write should be tried again.
+    fn retry_after(&self, error: io::Error) -> Result<(), SocketError> {
         match error.kind() {
-            // A time that has passed is noticed before the next try.
+            // The next try checks the deadline first.
             ErrorKind::Interrupted | ErrorKind::WouldBlock | ErrorKind::TimedOut => Ok(()),
             ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::BrokenPipe => {
-                Err(Stop::Reset)
+                Err(SocketError::Reset)
             }
-            _ => Err(Stop::Failed(error)),
+            _ => Err(SocketError::Other(error)),
         }
     }
 }
 
-/// What came on a connection so far: all of it right, or there is a fault.
+/// The bytes received on a connection so far, all of them as expected.
 #[derive(Default)]
-struct Answers {
+struct Received {
     count: u64,
-    /// The last of them.
+    /// The last of them, up to [`EXCERPT_LEN`].
     tail: Vec<u8>,
 }
 
-impl Answers {
-    fn expect(&mut self, line: &Line, expected: &[u8]) -> Result<(), Fault> {
-        let mut buffer = vec![0; READ_BYTES.min(expected.len())];
+impl Received {
+    fn expect(&mut self, socket: &TimedSocket, expected: &[u8]) -> Result<(), Failure> {
+        let mut buffer = vec![0; READ_LEN.min(expected.len())];
         let mut left = expected;
         while !left.is_empty() {
             let room = left.len().min(buffer.len());
-            let count = line.read(&mut buffer[..room]).map_err(|stop| self.fault(&stop, left.len()))?;
-            let (came, right) = (&buffer[..count], &left[..count]);
-            if came != right {
-                let at = came.iter().zip(right).take_while(|(came, right)| came == right).count();
-                self.add(&came[..at]);
+            let count = socket.read(&mut buffer[..room]).map_err(|error| self.failure(&error, left.len()))?;
+            let (got, right) = (&buffer[..count], &left[..count]);
+            if got != right {
+                let at = got.iter().zip(right).take_while(|(got, right)| got == right).count();
+                self.add(&got[..at]);
                 let detail = format!(
-                    "at offset {} of the answers came {:02x} in place of {:02x}",
-                    self.count, came[at], right[at]
+                    "at offset {} of the response: {:02x} instead of {:02x}",
+                    self.count, got[at], right[at]
                 );
-                return Err(Fault { detail, got: self.shown(&came[at..]) });
+                return Err(Failure { detail, got: self.excerpt(&got[at..]) });
             }
-            self.add(came);
+            self.add(got);
             left = &left[count..];
         }
         Ok(())
     }
 
-    /// Reads the end of the stream, or also a reset.
-    fn expect_end(&mut self, line: &Line, or_reset: bool) -> Result<(), Fault> {
-        let mut buffer = [0; 4 * SHOWN_BYTES];
-        let detail = match line.read(&mut buffer) {
-            Err(Stop::Closed) => return Ok(()),
-            Err(Stop::Reset) if or_reset => return Ok(()),
+    /// Reads the end of the stream. With `or_reset`, a reset is as good.
+    fn expect_end(&mut self, socket: &TimedSocket, or_reset: bool) -> Result<(), Failure> {
+        let mut buffer = [0; 4 * EXCERPT_LEN];
+        let detail = match socket.read(&mut buffer) {
+            Err(SocketError::Closed) => return Ok(()),
+            Err(SocketError::Reset) if or_reset => return Ok(()),
             Ok(count) => {
-                let detail = format!("more came behind the {} bytes that had to come", self.count);
-                return Err(Fault { detail, got: self.shown(&buffer[..count]) });
+                let detail = format!("more bytes came after the {} expected ones", self.count);
+                return Err(Failure { detail, got: self.excerpt(&buffer[..count]) });
             }
-            Err(Stop::Silent(time)) => {
+            Err(SocketError::TimedOut(time)) => {
                 format!("the connection was still open after {}", humantime::format_duration(time))
             }
-            Err(stop) => stop.to_string(),
+            Err(error) => error.to_string(),
         };
-        Err(Fault { detail, got: self.shown(&[]) })
+        Err(Failure { detail, got: self.excerpt(&[]) })
     }
 
-    fn add(&mut self, came: &[u8]) {
-        self.count += came.len() as u64;
-        self.tail.extend_from_slice(&came[came.len().saturating_sub(SHOWN_BYTES)..]);
-        self.tail.drain(..self.tail.len().saturating_sub(SHOWN_BYTES));
+    fn add(&mut self, bytes: &[u8]) {
+        self.count += bytes.len() as u64;
+        self.tail.extend_from_slice(&bytes[bytes.len().saturating_sub(EXCERPT_LEN)..]);
+        self.tail.drain(..self.tail.len().saturating_sub(EXCERPT_LEN));
     }
 
-    fn fault(&self, stop: &Stop, missing: usize) -> Fault {
-        let detail = format!("{stop} after {} bytes, with {missing} missing", self.count);
-        Fault { detail, got: self.shown(&[]) }
+    fn failure(&self, error: &SocketError, missing: usize) -> Failure {
+        let detail = format!("{error}; {} bytes received, {missing} missing", self.count);
+        Failure { detail, got: self.excerpt(&[]) }
     }
 
-    /// The bytes around the place that was reached, as hex: the right ones, a space, the wrong ones. Dots stand for what is
-    /// not shown.
-    fn shown(&self, wrong: &[u8]) -> String {
+    /// The bytes around the first difference as hex: the last correct ones, a space, the wrong ones. Dots mark that
+    /// more were received.
+    fn excerpt(&self, wrong: &[u8]) -> String {
         let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         let before = if self.count > self.tail.len() as u64 { "..." } else { "" };
         let between = if self.tail.is_empty() || wrong.is_empty() { "" } else { " " };
-        let behind = if wrong.len() > SHOWN_BYTES { "..." } else { "" };
-        let wrong = &wrong[..wrong.len().min(SHOWN_BYTES)];
-        format!("{before}{}{between}{}{behind}", hex(&self.tail), hex(wrong))
+        let after = if wrong.len() > EXCERPT_LEN { "..." } else { "" };
+        let wrong = &wrong[..wrong.len().min(EXCERPT_LEN)];
+        format!("{before}{}{between}{}{after}", hex(&self.tail), hex(wrong))
     }
 }
 
@@ -314,13 +328,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_came_is_shown_around_the_place_that_was_reached() {
-        let mut answers = Answers::default();
-        assert_eq!(answers.shown(&[]), "");
-        answers.add(&[1, 2]);
-        assert_eq!(answers.shown(&[0xff]), "0102 ff");
-        answers.add(&[3; 100]);
-        assert_eq!(answers.shown(&[4; 17]), format!("...{} {}...", "03".repeat(16), "04".repeat(16)));
-        assert_eq!(answers.count, 102);
+    fn an_excerpt_shows_the_bytes_around_the_difference() {
+        let mut received = Received::default();
+        assert_eq!(received.excerpt(&[]), "");
+        received.add(&[1, 2]);
+        assert_eq!(received.excerpt(&[0xff]), "0102 ff");
+        received.add(&[3; 100]);
+        assert_eq!(received.excerpt(&[4; 17]), format!("...{} {}...", "03".repeat(16), "04".repeat(16)));
+        assert_eq!(received.count, 102);
     }
 }

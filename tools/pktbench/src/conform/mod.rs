@@ -1,11 +1,11 @@
-//! `pktbench conform`: whether a server of packets echoes what it has to, and refuses what it has to.
+//! `pktbench conform`: tests whether a server echoes valid packets and rejects malformed ones.
 //!
 //! ```text
 //!   options -> cases, one after the other -> client <-> server
-//!                                              '-> report, a row a case -> exit code
+//!                                              '-> report, one row per case -> exit code
 //! ```
 //!
-//! It asks nothing of the server but the wire format: any echo server in any language can be judged.
+//! The server needs to know only the wire format: it can be written in any language. TLS is not supported.
 
 mod cases;
 mod client;
@@ -19,32 +19,32 @@ use std::process::ExitCode;
 use anyhow::Context;
 use client::Server;
 pub(crate) use options::{Options, Plan};
-use report::{Judged, Report};
+use report::{CaseResult, Report};
 
-/// Judges a server. The exit code is 0 where it passes every case, and 1 where it does not.
+/// Tests a server and prints the report. The exit code is 0 if all cases pass, otherwise 1.
 pub(crate) fn run(plan: Plan) -> anyhow::Result<ExitCode> {
     let name = plan.addr.to_string();
     let server = Server::new(plan.addr, plan.timeout)?;
-    // What cannot be reached is not judged.
+    // A server that cannot be reached is one error, rather than a failure of every case.
     server.connect().map_err(|error| {
-        anyhow::anyhow!("cannot connect to {name}: {error}; start the server, or check the address")
+        anyhow::anyhow!("cannot connect to {name}: {error}; start the server, or correct the address")
     })?;
     let mut report = Report::new(name);
     for case in cases::cases(wire::Frames::new(plan.format)) {
-        let outcome = server.play(&case);
-        let judged = Judged::new(case, outcome);
+        let outcome = server.run_case(&case);
+        let result = CaseResult::new(case, outcome);
         if !plan.json {
-            print(&judged.row())?;
+            print(&result.row())?;
         }
-        report.add(judged);
+        report.add(result);
     }
-    print(&if plan.json { report.json() } else { report.sum() })?;
+    print(&if plan.json { report.json() } else { report.summary() })?;
     Ok(if report.all_passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn print(line: &str) -> anyhow::Result<()> {
     match writeln!(io::stdout().lock(), "{line}") {
-        // A reader that has gone away is no reason for another exit code.
+        // The reader of a pipe may leave early (`| head`); the exit code stays that of the test.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         done => done.context("cannot print the result"),
     }

@@ -1,57 +1,59 @@
-//! The command line of `pktbench conform`, and what it asks for.
+//! The options of `pktbench conform`, and how they become a [`Plan`].
 
 use std::time::Duration;
 
 use clap::Args;
 use pktconn::{Addr, CodecConfig, HeaderFormat};
 
-use crate::conform::wire::Format;
+use crate::conform::wire::WireFormat;
 use crate::traffic::parse::{parse_addr, parse_size, parse_time};
 
-/// Which server to judge, and what it says it speaks.
+/// The server to test, and the wire format that it should have.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// The server to judge, HOST:PORT or unix:PATH
+    /// Server to test: HOST:PORT or unix:PATH, such as 127.0.0.1:14572
     #[arg(value_name = "ADDR", value_parser = parse_addr)]
     addr: Addr,
 
-    /// Put a CRC-32 behind each packet, and expect one; the server must do the same
+    /// Append a CRC-32 to each packet and require one in each response; the server must do the same
     #[arg(long)]
     crc: bool,
 
-    /// The length in front of each packet: u32le, u32be, u16le or u16be; the server must do the same
+    /// Length field before each payload: u32le, u32be, u16le or u16be; the server must use the same
     #[arg(long, value_name = "FORMAT", default_value_t = HeaderFormat::U32Le)]
     header: HeaderFormat,
 
-    /// The server's limit on a payload: sizes are tried up to it, and what is over it must be refused [default: 32MiB, or what
-    /// --header can say]
+    /// Largest payload that the server accepts, in bytes or such as 1MiB [default: 32MiB, or the maximum of --header]
+    ///
+    /// Sizes up to this limit must be echoed; longer frames must be rejected. The test needs about twice as much
+    /// memory.
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     max_payload: Option<u32>,
 
-    /// How long each case may take
+    /// Time limit of each case; raise it for slow servers and large limits
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_time)]
     timeout: Duration,
 
-    /// Print the result as one JSON document
+    /// Print the result as one JSON document at the end
     #[arg(long)]
     json: bool,
 }
 
-/// What is to be judged, and how.
+/// The checked options.
 pub(crate) struct Plan {
     pub(crate) addr: Addr,
-    pub(crate) format: Format,
+    pub(crate) format: WireFormat,
     pub(crate) timeout: Duration,
     pub(crate) json: bool,
 }
 
 impl Options {
-    /// Refuses what cannot work. The error says what, and what to do.
+    /// Rejects options that cannot work. The error says what is wrong and what to do.
     pub(crate) fn into_plan(self) -> Result<Plan, String> {
-        let sayable = u32::try_from(self.header.max_payload_len()).unwrap_or(u32::MAX);
-        if let Some(len) = self.max_payload.filter(|&len| len > sayable) {
+        let header_max = u32::try_from(self.header.max_payload_len()).unwrap_or(u32::MAX);
+        if let Some(len) = self.max_payload.filter(|&len| len > header_max) {
             return Err(format!(
-                "--max-payload {len} is more than --header {} can say, {sayable}",
+                "--max-payload {len} is above {header_max}, the maximum of --header {}; lower it, or leave it out",
                 self.header
             ));
         }
@@ -59,8 +61,8 @@ impl Options {
             return Err("--timeout 0s waits for no answer; give it a time, such as 5s".to_owned());
         }
         let default = CodecConfig::DEFAULT_MAX_PAYLOAD_LEN as u32;
-        let max_payload_len = self.max_payload.unwrap_or(default).min(sayable);
-        let format = Format { header: self.header, crc: self.crc, max_payload_len };
+        let max_payload_len = self.max_payload.unwrap_or(default).min(header_max);
+        let format = WireFormat { header: self.header, crc: self.crc, max_payload_len };
         Ok(Plan { addr: self.addr, format, timeout: self.timeout, json: self.json })
     }
 }
@@ -84,16 +86,16 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_is_the_servers_own_default_or_what_the_header_can_say() {
+    fn the_default_limit_is_that_of_pktconn_or_the_maximum_of_the_header() {
         assert_eq!(plan("").unwrap().format.max_payload_len, 32 << 20);
         assert_eq!(plan("--header u16be").unwrap().format.max_payload_len, 65_535);
         assert_eq!(plan("--header u16be --max-payload 1KiB").unwrap().format.max_payload_len, 1024);
     }
 
     #[test]
-    fn what_cannot_work_is_refused_with_a_way_out() {
+    fn options_that_cannot_work_are_rejected_with_advice() {
         for (line, expected) in [
-            ("--header u16le --max-payload 64KiB", "more than --header u16le can say, 65535"),
+            ("--header u16le --max-payload 64KiB", "is above 65535, the maximum of --header u16le"),
             ("--timeout 0s", "such as 5s"),
             ("--timeout 5", "such as 30s"),
             ("--max-payload many", "no size"),

@@ -1,31 +1,32 @@
-//! What a judgement looks like: a row a case for people, one JSON document for programs.
+//! The result of a test: one row per case for people, or one JSON document for programs.
 
 use serde::Serialize;
 
 use crate::conform::cases::Case;
-use crate::conform::client::Fault;
+use crate::conform::client::Failure;
 
-/// The name of the document's shape. Programs rely on it: it changes when a field changes its meaning or goes.
+/// The name and version of the document's schema. Raise the version when a field changes its meaning or is removed.
 const SCHEMA: &str = "pktbench-conform/1";
 
-/// What became of all cases.
+/// The results of all cases.
 #[derive(Serialize)]
 pub(crate) struct Report {
     schema: &'static str,
     server: String,
-    cases: Vec<Judged>,
+    cases: Vec<CaseResult>,
     passed: usize,
     failed: usize,
 }
 
-/// What became of a case.
+/// The result of a case.
 #[derive(Serialize)]
-pub(crate) struct Judged {
+pub(crate) struct CaseResult {
     name: String,
     ok: bool,
     expected: String,
-    /// The bytes that came, as hex, around the place where they went wrong; of a case that passed they are not told.
+    /// The bytes received around the first difference, as hex; `None` if the case passed.
     got: Option<String>,
+    /// What went wrong; `None` if the case passed.
     detail: Option<String>,
 }
 
@@ -34,10 +35,10 @@ impl Report {
         Self { schema: SCHEMA, server, cases: Vec::new(), passed: 0, failed: 0 }
     }
 
-    pub(crate) fn add(&mut self, judged: Judged) {
-        self.passed += usize::from(judged.ok);
-        self.failed += usize::from(!judged.ok);
-        self.cases.push(judged);
+    pub(crate) fn add(&mut self, result: CaseResult) {
+        self.passed += usize::from(result.ok);
+        self.failed += usize::from(!result.ok);
+        self.cases.push(result);
     }
 
     pub(crate) fn all_passed(&self) -> bool {
@@ -45,59 +46,60 @@ impl Report {
     }
 
     pub(crate) fn json(&self) -> String {
-        serde_json::to_string(self).expect("a report has no key but strings")
+        serde_json::to_string(self).expect("a report can always be serialized")
     }
 
-    pub(crate) fn sum(&self) -> String {
+    pub(crate) fn summary(&self) -> String {
         format!("{} passed, {} failed", self.passed, self.failed)
     }
 }
 
-impl Judged {
-    pub(crate) fn new(case: Case, outcome: Result<(), Fault>) -> Self {
+impl CaseResult {
+    pub(crate) fn new(case: Case, outcome: Result<(), Failure>) -> Self {
         let Case { name, expected, .. } = case;
         let ok = outcome.is_ok();
-        let (got, detail) = outcome.err().map(|Fault { got, detail }| (got, detail)).unzip();
+        let (got, detail) = outcome.err().map(|Failure { got, detail }| (got, detail)).unzip();
         Self { name, ok, expected, got, detail }
     }
 
     pub(crate) fn row(&self) -> String {
         let Self { name, expected, .. } = self;
         let (Some(got), Some(detail)) = (&self.got, &self.detail) else { return format!("pass  {name}") };
-        let came = if got.is_empty() { "no byte" } else { got };
-        format!("FAIL  {name}: expected {expected}; {detail}; came: {came}")
+        let received = if got.is_empty() { "nothing" } else { got };
+        format!("FAIL  {name}: expected {expected}; {detail}; received: {received}")
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::conform::cases::Others;
+    use crate::conform::cases::OtherConn;
     use serde_json::{Value, json};
 
-    fn judged(outcome: Result<(), (&str, &str)>) -> Judged {
+    fn result(outcome: Result<(), (&str, &str)>) -> CaseResult {
         let (name, expected) = ("half-close".to_owned(), "the end of the stream".to_owned());
-        let case = Case { name, expected, steps: Vec::new(), others: Others::None };
-        let fault = |(detail, got): (&str, &str)| Fault { detail: detail.to_owned(), got: got.to_owned() };
-        Judged::new(case, outcome.map_err(fault))
+        let case = Case { name, expected, steps: Vec::new(), other_conn: OtherConn::None };
+        let failure =
+            |(detail, got): (&str, &str)| Failure { detail: detail.to_owned(), got: got.to_owned() };
+        CaseResult::new(case, outcome.map_err(failure))
     }
 
     #[test]
-    fn a_row_says_what_was_expected_and_what_came() {
-        assert_eq!(judged(Ok(())).row(), "pass  half-close");
+    fn a_row_says_what_was_expected_and_what_was_received() {
+        assert_eq!(result(Ok(())).row(), "pass  half-close");
         assert_eq!(
-            judged(Err(("more came behind 8 bytes", "00ff"))).row(),
-            "FAIL  half-close: expected the end of the stream; more came behind 8 bytes; came: 00ff"
+            result(Err(("more than 8 bytes came", "00ff"))).row(),
+            "FAIL  half-close: expected the end of the stream; more than 8 bytes came; received: 00ff"
         );
-        assert!(judged(Err(("nothing more came", ""))).row().ends_with("; nothing more came; came: no byte"));
+        assert!(result(Err(("timed out", ""))).row().ends_with("; timed out; received: nothing"));
     }
 
     #[test]
-    fn the_document_has_every_case_and_their_counts() {
+    fn the_document_has_all_cases_and_their_counts() {
         let mut report = Report::new("unix:socket".to_owned());
-        report.add(judged(Ok(())));
+        report.add(result(Ok(())));
         assert!(report.all_passed());
-        report.add(judged(Err(("detail", "00ff"))));
+        report.add(result(Err(("detail", "00ff"))));
         assert!(!report.all_passed());
         let document: Value = serde_json::from_str(&report.json()).unwrap();
         let expected = "the end of the stream";

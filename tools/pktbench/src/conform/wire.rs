@@ -1,7 +1,7 @@
-//! The frames that a server is judged by, made by hand: a judge that used the codec of `pktconn` would share its mistakes.
+//! Encodes the frames of the test by hand: with the codec of `pktconn`, the test would share its mistakes.
 //!
 //! ```text
-//!   | length: 2 or 4 bytes | payload | CRC-32 over both, u32 LE, if on |
+//!   | length: 2 or 4 bytes | payload | CRC-32 of both, u32 LE, with --crc |
 //! ```
 
 use pktconn::HeaderFormat;
@@ -9,17 +9,17 @@ use pktconn::HeaderFormat;
 use crate::traffic::payload::{PayloadBlock, PayloadSequence};
 use crate::traffic::sizes::Distribution;
 
-/// What the server says it speaks.
+/// The wire format that the server should have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Format {
+pub(crate) struct WireFormat {
     pub(crate) header: HeaderFormat,
     pub(crate) crc: bool,
-    /// The longest payload that the server takes; never more than the header can say.
+    /// The largest payload that the server accepts; at most the maximum of the header.
     pub(crate) max_payload_len: u32,
 }
 
-impl Format {
-    /// The length field of a payload of `len` bytes, which it can say.
+impl WireFormat {
+    /// The length field for a payload of `len` bytes, which must not exceed the maximum of the header.
     pub(crate) fn header(&self, len: u32) -> Vec<u8> {
         let mut bytes = len.to_le_bytes()[..self.header.header_len()].to_vec();
         if matches!(self.header, HeaderFormat::U32Be | HeaderFormat::U16Be) {
@@ -39,23 +39,23 @@ impl Format {
     }
 }
 
-/// Packets with contents of their own: from 8 bytes on, no two that follow each other are alike.
+/// Makes frames with generated payloads. From 8 bytes on, successive payloads are different.
 #[derive(Clone, Copy)]
 pub(crate) struct Frames {
-    pub(crate) format: Format,
+    pub(crate) format: WireFormat,
     block: PayloadBlock,
 }
 
-/// Any would do; the same one has a server meet the same bytes each time.
+/// An arbitrary seed. It is fixed, so that every test sends the same bytes.
 const SEED: u64 = 1;
 
 impl Frames {
-    /// It holds as much memory as the longest payload has, to the end of the process.
-    pub(crate) fn new(format: Format) -> Self {
+    /// Allocates as much memory as the largest payload has, and never frees it.
+    pub(crate) fn new(format: WireFormat) -> Self {
         Self { format, block: PayloadBlock::new(format.max_payload_len, 1) }
     }
 
-    /// The frame of packet `number`. Its payload has `len` bytes, or the limit's where those are fewer.
+    /// The frame of packet `number`. Its payload has `len` bytes, or the limit of the format if that is lower.
     pub(crate) fn frame(&self, number: u64, len: u32) -> Vec<u8> {
         let len = len.min(self.format.max_payload_len);
         let packets = PayloadSequence::new(
@@ -68,7 +68,7 @@ impl Frames {
         self.format.frame(packets.payload(number))
     }
 
-    /// The frames of packets of these lengths, one behind the other.
+    /// The frames of packets of these lengths, in sequence.
     pub(crate) fn frames(&self, lens: impl IntoIterator<Item = u32>) -> Vec<u8> {
         lens.into_iter().zip(0..).flat_map(|(len, number)| self.frame(number, len)).collect()
     }
@@ -78,20 +78,21 @@ impl Frames {
 pub(super) mod tests {
     use super::*;
 
-    pub(crate) const GO: Format =
-        Format { header: HeaderFormat::U32Le, crc: false, max_payload_len: 32 << 20 };
+    /// The defaults of the Go library.
+    pub(crate) const GO_DEFAULTS: WireFormat =
+        WireFormat { header: HeaderFormat::U32Le, crc: false, max_payload_len: 32 << 20 };
 
     #[test]
-    fn frames_are_those_that_the_go_library_writes() {
-        let with_sum = Format { crc: true, ..GO };
-        assert_eq!(GO.frame(b""), b"\x00\x00\x00\x00");
-        assert_eq!(with_sum.frame(b""), b"\x00\x00\x00\x00\x1c\xdf\x44\x21");
-        assert_eq!(GO.frame(b"hello, packet"), b"\x0d\x00\x00\x00hello, packet");
-        assert_eq!(with_sum.frame(b"hello, packet"), b"\x0d\x00\x00\x00hello, packet\xa2\xa5\x78\xc1");
+    fn frames_equal_those_of_the_go_library() {
+        let with_crc = WireFormat { crc: true, ..GO_DEFAULTS };
+        assert_eq!(GO_DEFAULTS.frame(b""), b"\x00\x00\x00\x00");
+        assert_eq!(with_crc.frame(b""), b"\x00\x00\x00\x00\x1c\xdf\x44\x21");
+        assert_eq!(GO_DEFAULTS.frame(b"hello, packet"), b"\x0d\x00\x00\x00hello, packet");
+        assert_eq!(with_crc.frame(b"hello, packet"), b"\x0d\x00\x00\x00hello, packet\xa2\xa5\x78\xc1");
     }
 
     #[test]
-    fn each_header_has_its_width_and_its_order() {
+    fn each_header_has_its_width_and_byte_order() {
         let cases: [(HeaderFormat, &[u8]); 4] = [
             (HeaderFormat::U32Le, &[0x02, 0x01, 0, 0]),
             (HeaderFormat::U32Be, &[0, 0, 0x01, 0x02]),
@@ -99,13 +100,13 @@ pub(super) mod tests {
             (HeaderFormat::U16Be, &[0x01, 0x02]),
         ];
         for (header, bytes) in cases {
-            assert_eq!(Format { header, ..GO }.header(0x0102), bytes, "{header}");
+            assert_eq!(WireFormat { header, ..GO_DEFAULTS }.header(0x0102), bytes, "{header}");
         }
     }
 
     #[test]
     fn no_payload_is_over_the_limit() {
-        let frames = Frames::new(Format { max_payload_len: 3, ..GO });
+        let frames = Frames::new(WireFormat { max_payload_len: 3, ..GO_DEFAULTS });
         assert_eq!(frames.frame(0, 100).len(), 4 + 3);
         assert_eq!(frames.frames([0, 1, 100]).len(), 4 + 5 + 7);
     }

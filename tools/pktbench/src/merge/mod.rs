@@ -93,8 +93,8 @@ impl MergeOptions {
         }
         if !overlap(&documents) {
             eprintln!(
-                "warning: the runs did not overlap in time; the rate of the sum is over the time from the first start to \
-                 the last end"
+                "warning: the runs did not overlap in time; the rate of the sum is averaged from the first start \
+                 to the last end"
             );
         }
         let mut sum = sum(&documents)?;

@@ -340,8 +340,7 @@ fn a_server_by_hand_that_does_no_wrong_passes() {
 
 #[test]
 fn a_server_that_drops_empty_packets_fails() {
-    let told =
-        "the empty packet back; nothing more came within 2s after 0 bytes, with 4 missing; came: no byte";
+    let told = "the empty packet back; timed out after 2s; 0 bytes received, 4 missing; received: nothing";
     check(
         Wrong::DropsEmptyPackets,
         LIMIT,
@@ -353,7 +352,7 @@ fn a_server_that_drops_empty_packets_fails() {
 
 #[test]
 fn a_server_that_cuts_at_64_kib_fails_from_there_on() {
-    let told = "at offset 0 of the answers came 00 in place of 01; came: 00000100";
+    let told = "at offset 0 of the response: 00 instead of 01; received: 00000100";
     check(Wrong::CutsAt64KiB, LIMIT, "", &["size-65537", "size-100000"], told);
 }
 
@@ -362,15 +361,15 @@ fn an_altered_byte_is_told_with_its_place_and_what_is_around_it() {
     let failures = failures(Wrong::AltersTheLastByte, LIMIT, "");
     let [(name, row)] = &failures[..] else { panic!("{failures:?}") };
     assert_eq!(name, "size-100000");
-    assert!(row.contains("at offset 100003 of the answers came "), "{row}");
-    let (_, came) = row.split_once("; came: ...").unwrap();
+    assert!(row.contains("at offset 100003 of the response: "), "{row}");
+    let (_, came) = row.split_once("; received: ...").unwrap();
     let (right, wrong) = came.split_once(' ').unwrap();
     assert_eq!((right.len(), wrong.len()), (32, 2), "16 right bytes and the wrong one: {row}");
 }
 
 #[test]
 fn a_server_that_changes_a_typed_value_fails() {
-    let told = "the typed values back as they are; at offset 24 of the answers came f8 in place of f0";
+    let told = "the typed values back unchanged; at offset 24 of the response: f8 instead of f0";
     check(Wrong::MakesInfinityNaN, LIMIT, "", &["typed-floats"], told);
 }
 
@@ -385,8 +384,7 @@ fn a_server_that_takes_each_read_for_whole_frames_fails() {
 
 #[test]
 fn an_answer_that_comes_twice_is_found() {
-    let told =
-        "the packet of 100000 bytes back, and nothing behind it; at offset 100004 of the answers came a0";
+    let told = "the packet of 100000 bytes back, and nothing after it; at offset 100004 of the response: a0";
     check(Wrong::DoublesTheLongest, LIMIT, "", &["size-100000"], told);
 }
 
@@ -415,32 +413,33 @@ fn a_server_that_echoes_an_over_long_header_fails() {
         LIMIT,
         "",
         &names,
-        "more came behind the 9 bytes that had to come; came: 05000000",
+        "more bytes came after the 9 expected ones; received: 05000000",
     );
 }
 
 #[test]
 fn a_server_that_dies_of_a_bad_connection_fails_at_the_next_one() {
-    let told = "the connection closed; on a connection made after it the connection was ";
+    let told = "the connection closed; on a connection opened afterwards: the connection was ";
     check(Wrong::DiesOfTruncated, 0, "", &cuts("truncated"), told);
 }
 
 #[test]
 fn a_server_that_closes_every_connection_for_a_bad_one_fails() {
-    let told = "closed; on a connection beside it the connection was ";
+    let told = "closed; on the other connection: the connection was ";
     check(Wrong::ClosesAllAtABadOne, LIMIT, "", &["others-go-on"], told);
 }
 
 #[test]
 fn a_server_for_one_connection_at_a_time_fails_where_there_are_two() {
-    check(Wrong::ServesOneAtATime, LIMIT, IMPATIENT, &["others-go-on"], "nothing more came within 2s after");
+    check(Wrong::ServesOneAtATime, LIMIT, IMPATIENT, &["others-go-on"], "timed out after 2s; ");
 }
 
 #[test]
 fn a_server_that_forgets_its_answers_at_the_end_of_the_stream_fails() {
     let mut names = vec!["half-close".to_owned(), "half-close-with-much-outstanding".to_owned()];
     names.extend(cuts("truncated"));
-    let told = "all 100 answers and then the end of the stream; the connection was closed after 0 bytes";
+    let told =
+        "all 100 packets back and then the end of the stream; the connection was closed; 0 bytes received";
     check(Wrong::ForgetsAnswersAtTheEnd, 0, "", &names, told);
 }
 
@@ -454,7 +453,7 @@ fn a_server_that_stays_open_at_the_end_of_the_stream_fails() {
 fn a_server_that_answers_a_truncated_frame_fails() {
     let mut names: Vec<_> = (1..7).map(|at| format!("truncated-after-{at}-of-7")).collect();
     names.push("truncated-after-8194-of-16388".to_owned());
-    let told = "more came behind the 25 bytes that had to come; came: ...";
+    let told = "more bytes came after the 25 expected ones; received: ...";
     check(Wrong::EchoesTruncated, LIMIT, "", &names, told);
 }
 
@@ -467,13 +466,7 @@ fn a_server_that_stays_open_when_a_frame_is_truncated_fails() {
 #[test]
 fn a_server_that_ignores_a_wrong_checksum_fails() {
     let names = ["wrong-checksum", "altered-payload", "wrong-checksum-of-an-empty-packet"];
-    check(
-        Wrong::IgnoresChecksums,
-        LIMIT,
-        "--crc",
-        &names,
-        "closed at the wrong checksum, and no answer; more came",
-    );
+    check(Wrong::IgnoresChecksums, LIMIT, "--crc", &names, "closed, for a wrong checksum; more bytes came");
 }
 
 #[test]
@@ -484,7 +477,7 @@ fn a_server_that_goes_on_behind_a_wrong_checksum_fails() {
         LIMIT,
         "--crc",
         &names,
-        "no answer; more came behind the 13 bytes",
+        "for a wrong checksum; more bytes came after the 13 expected ones",
     );
 }
 
@@ -494,10 +487,7 @@ fn answers_with_another_sum_than_that_of_header_and_payload_fail() {
     let (name, row) = &failures[0];
     assert_eq!(name, "empty-packet");
     // The sum of nothing.
-    assert!(
-        row.contains("at offset 4 of the answers came 00 in place of 1c; came: 00000000 00000000"),
-        "{row}"
-    );
+    assert!(row.contains("at offset 4 of the response: 00 instead of 1c; received: 00000000 00000000"), "{row}");
 }
 
 #[test]
@@ -536,7 +526,7 @@ fn bad_usage_is_one_line_that_says_what_to_do() {
     for (args, expected) in [
         ("", "<ADDR>"),
         ("nowhere", "an address is HOST:PORT"),
-        ("127.0.0.1:1 --header u16le --max-payload 64KiB", "more than --header u16le can say, 65535"),
+        ("127.0.0.1:1 --header u16le --max-payload 64KiB", "is above 65535, the maximum of --header u16le"),
         ("127.0.0.1:1 --timeout 0s", "give it a time, such as 5s"),
         ("127.0.0.1:1 --conns 3", "unexpected argument '--conns'"),
     ] {
