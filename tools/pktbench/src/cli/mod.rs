@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::cli::options::Options;
@@ -188,7 +188,10 @@ fn bad_file(error: &anyhow::Error) -> ExitCode {
 }
 
 fn bad_usage(problem: &str) -> ExitCode {
-    eprintln!("{problem}; see 'pktbench --help'");
+    let subcommand = std::env::args_os().nth(1).and_then(|arg| arg.into_string().ok());
+    let subcommand = subcommand.filter(|name| Cli::command().find_subcommand(name).is_some());
+    let subcommand = subcommand.map_or(String::new(), |name| format!("{name} "));
+    eprintln!("{problem}; see 'pktbench {subcommand}--help'");
     ExitCode::from(2)
 }
 

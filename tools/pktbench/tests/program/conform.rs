@@ -487,7 +487,10 @@ fn answers_with_another_sum_than_that_of_header_and_payload_fail() {
     let (name, row) = &failures[0];
     assert_eq!(name, "empty-packet");
     // The sum of nothing.
-    assert!(row.contains("at offset 4 of the response: 00 instead of 1c; received: 00000000 00000000"), "{row}");
+    assert!(
+        row.contains("at offset 4 of the response: 00 instead of 1c; received: 00000000 00000000"),
+        "{row}"
+    );
 }
 
 #[test]
