@@ -1,7 +1,7 @@
-//! What a run has to pass besides its own checks: conditions, and a baseline. For the pipelines that build the server.
+//! What a run must pass in a CI pipeline, in addition to its own checks: `--threshold` conditions and a `--baseline`.
 //!
 //! ```text
-//!   run --> document --judge--> the same, with thresholds, the comparison, and a verdict that may be worse
+//!   run --> document --judge--> the document with thresholds, comparison, and a verdict that may be worse
 //! ```
 
 use std::path::PathBuf;
@@ -14,30 +14,31 @@ use crate::result::comparison::Comparison;
 use crate::result::document::{Document, Mode};
 use crate::result::verdict::Verdict;
 
-/// As it stands on the command line.
+/// The options of a gate, as they are given on the command line.
 #[derive(Debug, Args)]
 pub(crate) struct GateOptions {
-    /// A condition on the result: a metric (p50, p99.9 and the like, mean, max, rate, throughput, errors or lost), one of
-    /// < <= > >=, and a bound, such as 'p99<2ms', 'service:max<1s' or 'rate>=50k'. May be given several times; the exit code
-    /// is 99 when one does not hold
+    /// A condition that the result must meet: a metric (p50, p99.9 or any percentile, mean, max, rate, throughput,
+    /// errors, lost), one of < <= > >=, and a bound, such as 'p99<2ms', 'service:max<1s' or 'rate>=50k'. May be given
+    /// several times. Exit code 99 if a condition does not hold
     #[arg(help_heading = "Verdict", long, value_name = "CONDITION")]
     threshold: Vec<Condition>,
 
-    /// An earlier result, as --json prints it, that this run is not to be worse than; the exit code is 98 when it is
+    /// An earlier result (the output of --json) to compare this run with. Exit code 98 if this run is worse by more
+    /// than --max-regress allows
     #[arg(help_heading = "Verdict", long, value_name = "FILE")]
     baseline: Option<PathBuf>,
 
-    /// How much worse than --baseline rate, p50, p99 and p99.9 may be; what is not named is no regression [default:
-    /// rate:5%,p50:5%,p99:10%]
+    /// How much worse than --baseline the metrics rate, p50, p99 and p99.9 may be. Metrics that are not listed are
+    /// shown and never fail [default: rate:5%,p50:5%,p99:10%]
     #[arg(help_heading = "Verdict", long, value_name = "LIST", requires = "baseline")]
     max_regress: Option<Limits>,
 }
 
-/// What a run is judged by.
+/// What a run must pass.
 #[derive(Debug, Default)]
 pub(crate) struct Gate {
     conditions: Vec<Condition>,
-    /// A whole document.
+    /// Boxed: it holds a whole document.
     baseline: Option<Box<Baseline>>,
 }
 
@@ -49,7 +50,7 @@ struct Baseline {
 }
 
 impl GateOptions {
-    /// Reads the baseline: a file that is no result is better told of before the run than after it.
+    /// Checks the conditions and reads the baseline, so that a bad file is an error before the run.
     pub(crate) fn into_gate(self, mode: Mode) -> Result<Gate, String> {
         self.threshold.iter().try_for_each(|condition| condition.check(mode))?;
         let limits = self.max_regress.unwrap_or_default();
@@ -62,12 +63,13 @@ impl GateOptions {
 }
 
 impl Gate {
-    /// Of conditions alone.
+    /// A gate with conditions and without a baseline.
     pub(crate) fn of(conditions: &[Condition]) -> Self {
         Self { conditions: conditions.to_vec(), baseline: None }
     }
 
-    /// Adds what it finds to the document. A verdict that is bad already stays: what made it so is the first thing to see to.
+    /// Judges the document, and adds the thresholds and the comparison to it. The verdict changes only if the new one
+    /// is worse.
     pub(crate) fn judge(&self, document: &mut Document) {
         document.thresholds = self.conditions.iter().map(|condition| condition.judge(document)).collect();
         if let Some(baseline) = &self.baseline {
@@ -86,7 +88,7 @@ impl Gate {
     }
 }
 
-/// Says on standard error what makes the comparison doubtful.
+/// Prints a warning on standard error if the two results have different load options.
 pub(crate) fn warn(comparison: &Comparison) {
     if let Some(warning) = comparison.warning() {
         eprintln!("warning: {warning}");
@@ -117,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_condition_that_does_not_hold_is_the_verdict_of_a_run_that_is_well_besides() {
+    fn a_condition_that_does_not_hold_is_the_verdict_of_a_run_without_other_problems() {
         let document = judged(&gate(&["lost<1", "max<1us"], None), document());
         let holds: Vec<_> = document.thresholds.iter().map(|it| (it.expr.as_str(), it.ok)).collect();
         assert_eq!(holds, [("lost<1", true), ("max<1us", false)]);
@@ -126,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_verdict_that_is_worse_stays() {
+    fn a_worse_verdict_is_kept() {
         let lossy = Document { verdict: Verdict::Integrity, exit_code: 3, ..at_rate(50) };
         let document = judged(&gate(&["max<1us"], Some(at_rate(100))), lossy);
         assert_eq!((document.verdict, document.exit_code), (Verdict::Integrity, 3));
@@ -135,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_baseline_is_judged_after_the_conditions() {
+    fn a_failed_condition_takes_precedence_over_a_regression() {
         let baseline = Some(at_rate(100));
         let of = |conditions: &[&str], new| judged(&gate(conditions, baseline.clone()), new).verdict;
         assert_eq!(of(&[], at_rate(100)), Verdict::Pass);
@@ -150,9 +152,9 @@ mod tests {
         let again: Document = serde_json::from_str(&json::text(&document)).unwrap();
         assert_eq!(again.baseline.unwrap().metrics.len(), 3);
         let text = crate::report::text::text(&document);
-        assert!(text.contains("\nthreshold   lost<1 holds: 0\n"), "{text}");
-        assert!(text.contains("\nagainst base.json\nfigure "), "{text}");
+        assert!(text.contains("\nthreshold   lost<1 holds: measured 0\n"), "{text}");
+        assert!(text.contains("\ncompared with base.json\nmetric "), "{text}");
         assert!(text.ends_with("code 98)"), "{text}");
-        assert!(!json::text(&self::document()).contains("baseline"), "not asked for");
+        assert!(!json::text(&self::document()).contains("baseline"), "no --baseline was given");
     }
 }

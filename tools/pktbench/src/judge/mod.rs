@@ -1,4 +1,4 @@
-//! What a result is worth: thresholds, another result, several results together.
+//! Judges a result: conditions (`--threshold`) and the comparison with another result (`compare`, `--baseline`).
 
 pub(crate) mod threshold;
 

@@ -1,12 +1,12 @@
 //! Conditions on the result: `p99<2ms`, `service:p99.9<=5ms`, `rate>=50k`, `lost<1`.
 //!
 //! ```text
-//!   service:  p99.9    <=        5ms
-//!   kind     metric   operator  bound, in the unit of the metric
+//!   service:  p99.9   <=        5ms
+//!   latency   metric  operator  bound, in the unit of the metric
 //! ```
 //!
-//! A metric that was not measured meets no condition: a run that received nothing is not a fast one. What a condition
-//! that does not hold does to the run is decided in [`crate::judge::gate`].
+//! A condition on a metric that was not measured does not hold: a run that received nothing is not fast. What a failed
+//! condition means for the verdict is decided in [`crate::judge::gate`].
 
 use std::fmt;
 use std::str::FromStr;
@@ -17,7 +17,7 @@ use crate::result::document::{Document, Mode, Threshold};
 use crate::result::latency::{Latency, percentile};
 use crate::result::units;
 
-/// A condition of `--threshold`, as it was written and as it is judged.
+/// A parsed condition of `--threshold`, with its original text.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Condition {
     expr: String,
@@ -30,9 +30,9 @@ pub(crate) struct Condition {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Metric {
     Latency(LatencyKind, Statistic),
-    /// Packets received a second.
+    /// Packets received per second.
     Rate,
-    /// Bytes of payload received a second.
+    /// Payload bytes received per second.
     Throughput,
     Errors,
     Lost,
@@ -40,7 +40,7 @@ enum Metric {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum LatencyKind {
-    /// What users of the server see, as far as the mode shows it.
+    /// The response time in an open loop, the service time in a closed loop.
     Primary,
     Service,
     Response,
@@ -62,14 +62,14 @@ enum Operator {
 }
 
 const OPERATORS: [(&str, Operator); 4] = [
-    // The longer ones first: each of them begins with another one.
+    // `<=` before `<`: the first match wins.
     ("<=", Operator::LessOrEqual),
     (">=", Operator::GreaterOrEqual),
     ("<", Operator::Less),
     (">", Operator::Greater),
 ];
 
-/// In ns.
+/// Units of time, in ns.
 const TIMES: [(&str, f64); 6] = [("ns", 1.0), ("us", 1e3), ("µs", 1e3), ("ms", 1e6), ("s", 1e9), ("m", 60e9)];
 
 const MULTIPLES: [(&str, f64); 4] = [("", 1.0), ("k", 1e3), ("M", 1e6), ("G", 1e9)];
@@ -81,7 +81,7 @@ impl Condition {
         Threshold { expr: self.to_string(), value, ok }
     }
 
-    /// Refuses what does not get worse as the rate grows.
+    /// An error if the condition does not get harder to meet as the rate grows: a search needs that.
     pub(crate) fn check_for_search(&self) -> Result<(), String> {
         match (self.metric, self.operator) {
             (Metric::Latency(..) | Metric::Errors | Metric::Lost, Operator::Less | Operator::LessOrEqual) => {
@@ -91,11 +91,11 @@ impl Condition {
         }
     }
 
-    /// Refuses what no run of this mode can meet.
+    /// An error if no run in this mode can meet the condition.
     pub(crate) fn check(&self, mode: Mode) -> Result<(), String> {
         match (self.metric, mode) {
             (Metric::Latency(LatencyKind::Response, _), Mode::Closed) => Err(format!(
-                "--threshold '{self}': a closed loop has no response times; write service: or load at a rate"
+                "--threshold '{self}': a closed loop has no response times; write service: or give a --rate"
             )),
             _ => Ok(()),
         }
@@ -124,12 +124,12 @@ impl Metric {
         }
     }
 
-    /// What a bound of it looks like.
+    /// What a bound of this metric looks like, for error messages.
     fn example(self) -> &'static str {
         match self {
             Self::Latency(..) => "a time with its unit, such as 2ms or 1.5s",
-            Self::Rate => "packets a second, such as 50000, 50k or 1.5M",
-            Self::Throughput => "bytes a second, such as 100MiB",
+            Self::Rate => "packets per second, such as 50000, 50k or 1.5M",
+            Self::Throughput => "bytes per second, such as 100MiB",
             Self::Errors | Self::Lost => "a whole number, such as 1",
         }
     }
@@ -158,7 +158,7 @@ impl LatencyKind {
 impl Statistic {
     fn value(self, latency: &Latency) -> Option<f64> {
         match self {
-            // Not only those that are listed.
+            // From the histogram: the document lists only some percentiles.
             Self::Percentile(percent) => Some(percentile(&latency.histogram().ok()?, percent)? as f64),
             Self::Mean => latency.mean,
             Self::Max => latency.max.map(|ns| ns as f64),
@@ -183,13 +183,14 @@ impl FromStr for Condition {
     fn from_str(text: &str) -> Result<Self, String> {
         let split = |(sign, operator)| text.split_once(sign).map(|(metric, bound)| (metric, operator, bound));
         let (metric, operator, bound) = OPERATORS.into_iter().find_map(split).ok_or(
-            "write a metric, one of < <= > >=, and a bound, such as 'p99<2ms' or 'rate>=50k'".to_owned(),
+            "a condition is a metric, one of < <= > >=, and a bound, such as 'p99<2ms' or 'rate>=50k'"
+                .to_owned(),
         )?;
         let metric: Metric = metric.trim().parse()?;
         let bound = bound.trim();
         let bound = metric
             .bound(bound)
-            .ok_or_else(|| format!("'{bound}' is no bound here; write {}", metric.example()))?;
+            .ok_or_else(|| format!("invalid bound '{bound}'; write {}", metric.example()))?;
         Ok(Self { expr: text.trim().to_owned(), metric, operator, bound })
     }
 }
@@ -202,7 +203,7 @@ impl FromStr for Metric {
             None => (None, text),
             Some(("service", name)) => (Some(LatencyKind::Service), name),
             Some(("response", name)) => (Some(LatencyKind::Response), name),
-            Some((kind, _)) => return Err(format!("'{kind}:' is nobody's; write service: or response:")),
+            Some((kind, _)) => return Err(format!("unknown prefix '{kind}:'; write service: or response:")),
         };
         let metric = match name {
             "rate" => Self::Rate,
@@ -213,7 +214,9 @@ impl FromStr for Metric {
         };
         match metric {
             Self::Latency(..) => Ok(metric),
-            _ if kind.is_some() => Err(format!("'{text}': service: and response: are for latencies alone")),
+            _ if kind.is_some() => {
+                Err(format!("'{text}': only latencies have a prefix service: or response:"))
+            }
             metric => Ok(metric),
         }
     }
@@ -230,7 +233,7 @@ impl FromStr for Statistic {
             "max" => Ok(Self::Max),
             text => text.strip_prefix('p').and_then(percent).map(Self::Percentile).ok_or_else(|| {
                 format!(
-                    "'{text}' is no metric; write p50, p99.9 (above p0, below p100), mean, max, rate, throughput, \
+                    "unknown metric '{text}'; write p50, p99.9 (above p0, below p100), mean, max, rate, throughput, \
                      errors or lost"
                 )
             }),
@@ -238,20 +241,24 @@ impl FromStr for Statistic {
     }
 }
 
-/// As it was written.
+/// Shows the original text.
 impl fmt::Display for Condition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.expr)
     }
 }
 
-/// A condition that was judged, for people.
+/// A judged condition for people: whether it holds, and the measured value.
 pub(crate) fn describe(threshold: &Threshold) -> String {
     let holds = if threshold.ok { "holds" } else { "does NOT hold" };
-    format!("{} {holds}: {}", threshold.expr, measured(threshold))
+    let measured = match threshold.value {
+        None => "not measured".to_owned(),
+        Some(_) => format!("measured {}", measured(threshold)),
+    };
+    format!("{} {holds}: {measured}", threshold.expr)
 }
 
-/// What was measured, in the unit of the metric.
+/// The measured value with the unit of the metric.
 pub(crate) fn measured(Threshold { expr, value, ok: _ }: &Threshold) -> String {
     let metric = expr.parse().ok().map(|condition: Condition| condition.metric);
     match (value, metric) {
@@ -261,13 +268,13 @@ pub(crate) fn measured(Threshold { expr, value, ok: _ }: &Threshold) -> String {
     }
 }
 
-/// In ns. `1.5ms`, and what times of the other options look like: `1s 500ms`.
+/// A time in ns. Accepts `1.5ms`, and the format of the other options: `1s 500ms`.
 fn time(text: &str) -> Option<f64> {
     number_and_unit(text, &TIMES)
         .or_else(|| humantime::parse_duration(text).ok().map(|time| time.as_nanos() as f64))
 }
 
-/// `1.5` and a unit, as a number of the smallest one.
+/// Parses a number with a unit, such as `1.5ms`, and returns it in the unit whose factor is 1.
 fn number_and_unit(text: &str, units: &[(&str, f64)]) -> Option<f64> {
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
@@ -275,7 +282,7 @@ fn number_and_unit(text: &str, units: &[(&str, f64)]) -> Option<f64> {
     Some(decimal(number)? * factor)
 }
 
-/// A number of digits, with a fraction or without: no sign, no exponent, no `inf`.
+/// Parses digits with an optional fraction. A sign, an exponent, `inf` and `NaN` are refused.
 fn decimal(text: &str) -> Option<f64> {
     let is_decimal = text.starts_with(|c: char| c.is_ascii_digit())
         && text.ends_with(|c: char| c.is_ascii_digit())
@@ -320,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_judged_is_refused_with_what_to_write() {
+    fn an_invalid_condition_is_an_error_that_says_what_to_write() {
         let cases = [
             ("", "such as 'p99<2ms'"),
             ("p99", "such as 'p99<2ms'"),
@@ -332,9 +339,9 @@ mod tests {
             ("p99<1e3ms", "a time with its unit, such as 2ms"),
             ("p100<2ms", "below p100"),
             ("p0<2ms", "above p0"),
-            ("p9.9.9<2ms", "'p9.9.9' is no metric"),
-            ("pinf<2ms", "'pinf' is no metric"),
-            ("<2ms", "'' is no metric"),
+            ("p9.9.9<2ms", "unknown metric 'p9.9.9'"),
+            ("pinf<2ms", "unknown metric 'pinf'"),
+            ("<2ms", "unknown metric ''"),
             ("rate>fast", "such as 50000, 50k"),
             ("rate>50K", "such as 50000, 50k"),
             ("rate>-1", "such as 50000, 50k"),
@@ -342,7 +349,7 @@ mod tests {
             ("errors<0.5", "a whole number"),
             ("lost<-1", "a whole number"),
             ("client:p99<2ms", "write service: or response:"),
-            ("service:rate>5", "for latencies alone"),
+            ("service:rate>5", "only latencies have a prefix"),
         ];
         for (text, expected) in cases {
             let problem = text.parse::<Condition>().expect_err(text);
@@ -350,7 +357,7 @@ mod tests {
         }
     }
 
-    /// 100 packets in 2 s, of 1 ms, 2 ms and so on.
+    /// A result with 100 packets in 2 s, with latencies of 1 ms, 2 ms, ..., 100 ms.
     fn measured() -> Document {
         let mut histogram = new_histogram();
         (1..=100).for_each(|ms| histogram.record(ms * 1_000_000).unwrap());
@@ -364,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn percentiles_are_those_of_the_histogram_whether_they_are_listed_or_not() {
+    fn percentiles_come_from_the_histogram_even_if_the_document_does_not_list_them() {
         let document = measured();
         for (text, ms) in [("p50<1s", 50.0), ("p75<1s", 75.0), ("p12.5<1s", 13.0), ("max<1s", 100.0)] {
             let value = condition(text).judge(&document).value.unwrap() / 1e6;
@@ -373,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn each_operator_says_on_which_side_of_the_bound_it_holds() {
+    fn operators_include_or_exclude_the_bound() {
         let document = measured();
         let cases = [
             ("rate<50", false),
@@ -393,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn what_failed_and_what_was_lost_is_counted() {
+    fn failed_connections_and_lost_packets_are_counted() {
         let mut document = measured();
         assert!(holds("errors<1", &document) && holds("lost<1", &document));
         (document.errors.reset, document.errors.eof, document.integrity.lost) = (1, 2, 4);
@@ -402,7 +409,8 @@ mod tests {
     }
 
     #[test]
-    fn a_latency_is_that_of_users_unless_it_says_whose() {
+    fn a_latency_without_a_prefix_is_the_response_time_in_an_open_loop_and_the_service_time_in_a_closed_one()
+    {
         let closed = measured();
         assert!(holds("p50<60ms", &closed) && holds("service:p50<60ms", &closed));
         let mut open = measured();
@@ -414,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_measured_meets_no_condition() {
+    fn a_condition_on_something_not_measured_does_not_hold() {
         let mut nothing = measured();
         nothing.latency_ns.service = Latency::of(&new_histogram());
         (nothing.totals.received, nothing.totals.packets_per_s) = (0, 0.0);
@@ -430,12 +438,12 @@ mod tests {
     }
 
     #[test]
-    fn a_judged_condition_is_told_in_its_unit() {
+    fn a_judged_condition_is_described_with_its_unit() {
         let document = measured();
         let cases = [
-            ("p50<2ms", "p50<2ms does NOT hold: 50.0 ms"),
-            ("rate>=50", "rate>=50 holds: 50 packets/s"),
-            ("throughput>1kB", "throughput>1kB holds: 1.00 MiB/s"),
+            ("p50<2ms", "p50<2ms does NOT hold: measured 50.0 ms"),
+            ("rate>=50", "rate>=50 holds: measured 50 packets/s"),
+            ("throughput>1kB", "throughput>1kB holds: measured 1.00 MiB/s"),
             ("response:p50<2ms", "response:p50<2ms does NOT hold: not measured"),
         ];
         for (text, expected) in cases {

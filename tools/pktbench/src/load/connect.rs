@@ -80,8 +80,8 @@ pub(crate) fn resolve(addr: &str) -> anyhow::Result<Vec<SocketAddr>> {
     Ok(addrs)
 }
 
-/// Makes the connections with these numbers, to the targets by turns, and at a `rate` each of them at its time. The error is
-/// a line that says what is wrong and what to do.
+/// Makes the connections with these numbers, to the targets by turns, and at a `rate` each of them at its time. The
+/// error is a line that says what is wrong and what to do.
 pub(crate) async fn connect(
     targets: &Arc<[Target]>,
     conns: impl Iterator<Item = usize>,

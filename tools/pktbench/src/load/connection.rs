@@ -6,9 +6,9 @@
 //!                              '-- a frame that is cut --> `partial`, until the rest of it is there
 //! ```
 //!
-//! A load generator must take less time for a packet than the server under test. Loading through `PacketConn`, which has a
-//! task, a send queue and a packet of its own for each, took a quarter more CPU time, the kernel's included, with 32 packets
-//! outstanding on each of 64 connections, and a third more with one on each of 1,000.
+//! A load generator must take less time for a packet than the server under test. Loading through `PacketConn`, which
+//! has a task, a send queue and a packet of its own for each, took a quarter more CPU time, the kernel's included, with
+//! 32 packets outstanding on each of 64 connections, and a third more with one on each of 1,000.
 
 use std::io;
 
@@ -74,8 +74,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Reads once, into `buffer` where nothing is left of an earlier read, and hands each payload that is whole by then to
-    /// `take`, with the time of the read.
+    /// Reads once, into `buffer` where nothing is left of an earlier read, and hands each payload that is whole by then
+    /// to `take`, with the time of the read.
     pub(crate) fn read(
         &mut self,
         buffer: &mut [u8],

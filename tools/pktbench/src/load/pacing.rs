@@ -5,8 +5,8 @@
 //!   open loop:     send what is due        read what has come -> judge, record -> send what had to wait for it
 //! ```
 //!
-//! The clock is read once for all packets that come back together: that moment is the end of their latency, and the moment
-//! of sending of the packets that follow them at once.
+//! The clock is read once for all packets that come back together: that moment is the end of their latency, and the
+//! moment of sending of the packets that follow them at once.
 
 use bytes::BytesMut;
 
@@ -23,7 +23,8 @@ use crate::traffic::arrivals::Arrivals;
 use crate::traffic::payload::{PayloadBlock, PayloadSequence};
 use crate::traffic::verify::{Judgement, Unreceived, Verifier};
 
-/// The size of a read, and of a write, but for its last packet. With 16 KiB, 32 packets of 0 to 2048 B would take three.
+/// The size of a read, and of a write, but for its last packet. With 16 KiB, 32 packets of 0 to 2048 B would take
+/// three.
 const CHUNK: usize = 64 * 1024;
 
 /// Reads of one connection before the others have their turn.
@@ -245,8 +246,8 @@ impl ConnectionDriver {
         got
     }
 
-    /// Sends what may be sent at `now_ns`, as long as the socket takes it. After the end this is what nothing but this program
-    /// has held up.
+    /// Sends what may be sent at `now_ns`, as long as the socket takes it. After the end this is what nothing but this
+    /// program has held up.
     fn send(&mut self, now_ns: u64, state: &mut WorkerState) -> Result<(), Failure> {
         self.is_stopped = self.schedule.is_stopped(now_ns);
         if self.is_blocked {
@@ -312,8 +313,8 @@ impl ConnectionDriver {
         }
     }
 
-    /// Whether all was sent and has come back. One that is answered before all of it is sent is not done: others may follow
-    /// it.
+    /// Whether all was sent and has come back. One that is answered before all of it is sent is not done: others may
+    /// follow it.
     fn is_complete(&self) -> bool {
         self.verifier.outstanding() == 0 && self.connection.is_flushed() && !self.has_more()
     }
@@ -361,8 +362,8 @@ impl ConnectionDriver {
         Some(self.connection)
     }
 
-    /// How many packets that count are due by the end of the run, and are not sent. A connection that failed sends none of
-    /// those that would have been due.
+    /// How many packets that count are due by the end of the run, and are not sent. A connection that failed sends none
+    /// of those that would have been due.
     fn not_sent(&self, end: &End) -> u64 {
         let Next::Open(arrivals) = &self.next else { return 0 };
         let Schedule { clock, measure_from_ns, stop_at_ns, .. } = self.schedule;

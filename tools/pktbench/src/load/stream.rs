@@ -33,8 +33,8 @@ impl Stream {
         Self { socket, tls: tls.map(Box::new) }
     }
 
-    /// How much of `bytes` it takes: less than all when the socket takes no more now. With TLS some of that may wait here,
-    /// [encrypted](Self::flush).
+    /// How much of `bytes` it takes: less than all when the socket takes no more now. With TLS some of that may wait
+    /// here, [encrypted](Self::flush).
     pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut written = 0;
         while let Some(tls) = &mut self.tls {

@@ -1,7 +1,8 @@
 //! Wakes an event loop at a time between two milliseconds.
 //!
-//! The wait of `epoll` is in whole milliseconds, which would send the packets of a millisecond together. On Linux a timer
-//! of the kernel, which is a file to wait for, is exact to some tens of microseconds; the wait of other systems is.
+//! The wait of `epoll` is in whole milliseconds, which would send the packets of a millisecond together. On Linux a
+//! timer of the kernel, which is a file to wait for, is exact to some tens of microseconds; the wait of other systems
+//! is.
 
 use std::io;
 use std::time::Duration;

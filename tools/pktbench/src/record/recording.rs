@@ -1,5 +1,5 @@
-//! What a worker has measured in an interval, in memory that does not grow with the number of packets. It publishes it at
-//! the end of the interval, and begins anew.
+//! What a worker has measured in an interval, in memory that does not grow with the number of packets. It publishes it
+//! at the end of the interval, and begins anew.
 
 use hdrhistogram::Histogram;
 

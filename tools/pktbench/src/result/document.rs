@@ -1,4 +1,5 @@
-//! The result as a document: what `--format json` prints, and what `compare`, `merge` and the report in HTML read again.
+//! The result as a document: what `--format json` prints, and what `compare`, `merge` and the report in HTML read
+//! again.
 //!
 //! Its shape is that of `schema/pktbench-1.schema.json`, which the README explains. A change that takes a field away or
 //! gives it another meaning takes another [`SCHEMA`].
@@ -206,8 +207,8 @@ pub(crate) struct Interval {
     pub(crate) max_ns: Option<u64>,
 }
 
-/// The `service` latency of packets whose payloads had these sizes, both ends included; of packets that came back together,
-/// that of the first.
+/// The `service` latency of packets whose payloads had these sizes, both ends included; of packets that came back
+/// together, that of the first.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct SizeClass {
     pub(crate) from_bytes: u32,

@@ -6,8 +6,8 @@
 //!   the same in time, with a ramp:                  |.   .  . . ...........          the rate grows to its full, and stays
 //! ```
 //!
-//! Each connection has a share of the rate, and a schedule of its own: what is due and has not been sent needs no memory.
-//! The schedules of Poisson connections together are Poisson, and those of constant ones are evenly spread.
+//! Each connection has a share of the rate, and a schedule of its own: what is due and has not been sent needs no
+//! memory. The schedules of Poisson connections together are Poisson, and those of constant ones are evenly spread.
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -77,8 +77,8 @@ impl Arrivals {
         self.due_ns = self.ns_at(self.position);
     }
 
-    /// How many packets are due from the next one on, and before `end_ns`: of Poisson arrivals as many as are expected. There
-    /// may be more than anyone wants to go through.
+    /// How many packets are due from the next one on, and before `end_ns`: of Poisson arrivals as many as are expected.
+    /// There may be more than anyone wants to go through.
     pub(crate) fn count_until(&self, end_ns: u64) -> u64 {
         if end_ns <= self.due_ns {
             return 0;

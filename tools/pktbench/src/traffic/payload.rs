@@ -5,16 +5,16 @@
 //! ```
 //!
 //! A payload is a slice of one pseudo-random block that lives as long as the process: sending it needs no copy and no
-//! count of references, and checking one that came back is one comparison of memory. No two packets of a connection that
-//! may be expected or remembered at the same time begin at the same offset, and no 8 bytes stand twice in the block; so
-//! any two of them differ, from 8 bytes on. Shorter ones may be alike, and empty ones always are. Each connection goes
-//! through the offsets in an order of its own.
+//! count of references, and checking one that came back is one comparison of memory. No two packets of a connection
+//! that may be expected or remembered at the same time begin at the same offset, and no 8 bytes stand twice in the
+//! block; so any two of them differ, from 8 bytes on. Shorter ones may be alike, and empty ones always are. Each
+//! connection goes through the offsets in an order of its own.
 
 use crate::traffic::random::{GOLDEN, mix};
 use crate::traffic::sizes::Distribution;
 
-/// The least number of offsets: with packets of 2 KiB, a third of a first-level cache. With eight times as many, 32 packets
-/// of 0 to 2048 B outstanding on each of 64 connections took 30 % more time of this program's own.
+/// The least number of offsets: with packets of 2 KiB, a third of a first-level cache. With eight times as many, 32
+/// packets of 0 to 2048 B outstanding on each of 64 connections took 30 % more time of this program's own.
 const MIN_OFFSETS: u64 = 1 << 13;
 
 /// From this length on two packets of a connection differ.
@@ -29,8 +29,8 @@ pub(crate) struct PayloadBlock {
 }
 
 impl PayloadBlock {
-    /// A block for payloads of up to `max_len` bytes, of which `distinct` that follow each other on a connection differ. It
-    /// is never freed: a process makes one.
+    /// A block for payloads of up to `max_len` bytes, of which `distinct` that follow each other on a connection
+    /// differ. It is never freed: a process makes one.
     pub(crate) fn new(max_len: u32, distinct: usize) -> Self {
         let offsets = (distinct as u64).next_power_of_two().max(MIN_OFFSETS);
         let words = (offsets + u64::from(max_len)).div_ceil(8);

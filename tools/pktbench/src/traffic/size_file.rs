@@ -7,7 +7,8 @@
 //!   64KiB,0.013
 //! ```
 //!
-//! The whole file is read before the run, so that nothing waits for a disk in it; of a line more is not kept than its size.
+//! The whole file is read before the run, so that nothing waits for a disk in it; of a line more is not kept than its
+//! size.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};

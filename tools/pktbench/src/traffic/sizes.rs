@@ -18,8 +18,8 @@ use crate::traffic::size_file;
 /// The most entries of a table that a list of weights is spread out to: 256 KiB, which a second-level cache holds.
 const MAX_WEIGHTS: u64 = 1 << 16;
 
-/// Entries of the table of an exponential distribution, 16 KiB: its largest size is the one that one packet of 8192 reaches, and
-/// half of a first-level cache is left to payloads.
+/// Entries of the table of an exponential distribution, 16 KiB: its largest size is the one that one packet of 8192
+/// reaches, and half of a first-level cache is left to payloads.
 const EXP_ENTRIES: u32 = 4096;
 
 const SYNTAX: &str = "write 512, 0-2048, fixed:512, list:64@9,1024@1, exp:512 or file:SIZES.csv";
@@ -31,8 +31,8 @@ pub(crate) struct Sizes {
     pub(crate) distribution: Distribution,
 }
 
-/// Which size comes how often, in bytes. A table has an entry at least, and is never freed: a process parses its command
-/// line once.
+/// Which size comes how often, in bytes. A table has an entry at least, and is never freed: a process parses its
+/// command line once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Distribution {
     /// Each size as likely as another, both ends included.

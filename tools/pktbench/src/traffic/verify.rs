@@ -8,11 +8,11 @@
 //! ```
 //!
 //! A packet that comes back ahead of older ones overtakes them. An overtaken packet that still comes is reordered, as
-//! RFC 4737 has it; one that never comes is lost. What equals no outstanding packet is duplicated when it equals one that
-//! was answered, and otherwise the corrupted answer to the next one.
+//! RFC 4737 has it; one that never comes is lost. What equals no outstanding packet is duplicated when it equals one
+//! that was answered, and otherwise the corrupted answer to the next one.
 //!
-//! PayloadSequence of less than 8 bytes may be alike. A fault of such a packet may be given another name, and two that are the
-//! same bytes can change places; but their number is right, and the exit code is.
+//! PayloadSequence of less than 8 bytes may be alike. A fault of such a packet may be given another name, and two that
+//! are the same bytes can change places; but their number is right, and the exit code is.
 //!
 //! Nothing in here reads a socket or a clock.
 
@@ -23,8 +23,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::traffic::payload::{DISTINCT_LEN, PayloadSequence};
 
-/// How far back an answered packet is history_len, to tell a duplicated packet from an corrupted one. It is looked at for
-/// wrong packets alone.
+/// How far back an answered packet is history_len, to tell a duplicated packet from an corrupted one. It is looked at
+/// for wrong packets alone.
 pub(crate) const HISTORY_LEN: u64 = 1024;
 
 /// How much of a packet that comes back is looked at.
@@ -48,8 +48,8 @@ impl Verify {
         }
     }
 
-    /// How far back an answered packet is history_len that equals one of `len` bytes. Of packets that are alike only the last
-    /// one is, or every corrupted one would equal some.
+    /// How far back an answered packet is history_len that equals one of `len` bytes. Of packets that are alike only
+    /// the last one is, or every corrupted one would equal some.
     fn history_len(self, len: usize) -> u64 {
         if self == Self::Full && len >= DISTINCT_LEN { HISTORY_LEN } else { 1 }
     }
@@ -133,8 +133,8 @@ impl<T> Verifier<T> {
         }
     }
 
-    /// The payload to be sent `ahead` packets after the next one. It is not outstanding before [`sent`](Self::sent) says
-    /// so.
+    /// The payload to be sent `ahead` packets after the next one. It is not outstanding before [`sent`](Self::sent)
+    /// says so.
     pub(crate) fn upcoming(&self, ahead: usize) -> &'static [u8] {
         self.payloads.payload(self.next + ahead as u64)
     }

@@ -249,8 +249,8 @@ fn poisson_arrivals_are_so_where_they_arrive() {
     );
 }
 
-/// At a thousand packets a second, a stall of 500 ms in 10 s holds up 500 of 10,000: the first by 500 ms, the last by none.
-/// So one in a hundred waits for 400 ms or more, and one in a thousand for 490.
+/// At a thousand packets a second, a stall of 500 ms in 10 s holds up 500 of 10,000: the first by 500 ms, the last by
+/// none. So one in a hundred waits for 400 ms or more, and one in a thousand for 490.
 #[test]
 #[ignore = "takes 20 s, and wants a machine that is not busy: cargo test --release -p pktbench -- --include-ignored"]
 fn a_stall_is_in_the_response_times_of_an_open_loop_and_hidden_by_a_closed_one() {

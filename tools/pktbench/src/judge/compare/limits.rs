@@ -1,16 +1,16 @@
-//! What is compared, and how much worse it may be: `rate:5%,p99:10%`.
+//! The limits of `--max-regress`: how much worse each metric may be, such as `rate:5%,p99:10%`.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::result::comparison::Metric;
 
-/// How much worse a metric may be, in percent. One that is not named is shown, and is no regression.
+/// How much worse each metric may be, in percent. A metric without a limit is shown and never fails.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Limits(Vec<(Metric, f64)>);
 
-/// A server that is a tenth slower is beyond them, by its rate in a closed loop and by its median in an open one. The
-/// highest percentile of short intervals rests on a few packets: it has a limit for whoever names it.
+/// A server that is 10 % slower exceeds these limits: by its rate in a closed loop, by its median in an open loop.
+/// p99.9 has no default limit, because in a short interval it depends on a few packets.
 impl Default for Limits {
     fn default() -> Self {
         Self(vec![(Metric::Rate, 5.0), (Metric::P50, 5.0), (Metric::P99, 10.0)])
@@ -31,7 +31,7 @@ impl FromStr for Limits {
         for part in text.split(',') {
             let (metric, percent) = parse_limit(part.trim()).ok_or_else(|| {
                 format!(
-                    "'{part}' is no limit; write rate, p50, p99 or p99.9 with its percentage, such as rate:5%"
+                    "invalid limit '{part}'; write rate, p50, p99 or p99.9 with a percentage, such as rate:5%"
                 )
             })?;
             if limits.of(metric).is_some() {
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_metric_that_is_not_named_has_no_limit() {
+    fn a_metric_that_is_not_listed_has_no_limit() {
         let limits: Limits = "rate:5%, p99.9:12.5%".parse().unwrap();
         assert_eq!(Metric::ALL.map(|metric| limits.of(metric)), [Some(5.0), None, None, Some(12.5)]);
         assert_eq!(limits.to_string(), "rate:5%,p99.9:12.5%");
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_limit_is_refused_with_what_to_write() {
+    fn an_invalid_limit_is_an_error_that_says_what_to_write() {
         for text in [
             "",
             "rate",

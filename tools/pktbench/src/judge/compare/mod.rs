@@ -1,13 +1,14 @@
-//! Whether one run was slower than another, or only looks so.
+//! Compares two results: whether the new run is slower than the base, or the difference is noise.
 //!
 //! ```text
 //!   BASE.json --> series of a metric --.
-//!                                       bootstrap --> difference and its interval --> finding
-//!   NEW.json  --> series of a metric --'                                  limits --'
+//!                                       bootstrap --> difference and its confidence interval --> finding
+//!   NEW.json  --> series of a metric --'                                             limits --'
 //! ```
 //!
-//! A difference whose interval has 0 in it is noise. One for the worse is a regression where the estimate is beyond the
-//! limit besides: an interval that reaches beyond it alone would make a regression of every short run.
+//! A difference whose confidence interval contains 0 is noise. A change for the worse is a regression only if the
+//! estimate itself exceeds the limit. Comparing the end of the interval instead would make every short run a
+//! regression.
 
 mod limits;
 
@@ -30,7 +31,8 @@ use bootstrap::{CONFIDENCE_PCT, Estimate, estimate};
 pub(crate) use limits::Limits;
 use series::Series;
 
-/// What of the options makes metrics incomparable. Those of an open loop are there in an open loop alone.
+/// Options that must be the same for a fair comparison, by their names in the document. Options that only an open loop
+/// has are `null` in a closed loop.
 const LOAD_OPTIONS: [&str; 14] = [
     "mode",
     "conns",
@@ -39,7 +41,7 @@ const LOAD_OPTIONS: [&str; 14] = [
     "arrival",
     "max_outstanding",
     "verify",
-    // A percentile of an interval depends on its length.
+    // The percentiles of an interval depend on its length.
     "interval_s",
     "sizes",
     "crc",
@@ -50,10 +52,10 @@ const LOAD_OPTIONS: [&str; 14] = [
 ];
 
 impl Metric {
-    /// By how much two runs of one build may differ besides what varies within each of them, as a standard deviation: where
-    /// memory lies, and which core has what, stays as it is for a run and is another thing in the next. No pair of runs
-    /// shows it, so it is assumed. A tenth is told from it, and without it each small shift of a long run would be
-    /// something: a shift of 1 % was called a difference in every fourth pair of 30 intervals.
+    /// How much two runs of one build differ, beyond the variation within each run: a standard deviation of the
+    /// logarithm. Memory layout and the assignment of threads to cores stay the same within a run and change from run
+    /// to run. A pair of runs cannot show this variation, so it is assumed. A difference of 10 % is still detected.
+    /// With 0 here, a shift of 1 % was reported as a difference in every fourth pair of runs with 30 intervals.
     fn run_to_run(self) -> f64 {
         match self {
             Self::Rate | Self::P50 => 0.0125,
@@ -66,13 +68,13 @@ impl Metric {
 impl Comparison {
     pub(crate) fn of(base: &Document, base_path: &Path, new: &Document, limits: &Limits) -> Self {
         let metrics = Metric::ALL.iter().map(|metric| Difference::of(base, new, *metric, limits));
-        // A file without the highest percentile lacks nothing, unless it is to be judged by it.
-        let is_there = |metric: &Difference| {
+        // Leave out p99.9 if neither result has it, unless it has a limit.
+        let is_shown = |metric: &Difference| {
             metric.metric != Metric::P999
                 || metric.limit_pct.is_some()
                 || metric.base.or(metric.new).is_some()
         };
-        let metrics: Vec<_> = metrics.filter(is_there).collect();
+        let metrics: Vec<_> = metrics.filter(is_shown).collect();
         Self {
             base: base_path.display().to_string(),
             confidence_pct: CONFIDENCE_PCT,
@@ -82,11 +84,13 @@ impl Comparison {
         }
     }
 
-    /// A line that says what is not the same about the load, if there is something.
+    /// A warning if the two results have different load options.
     pub(crate) fn warning(&self) -> Option<String> {
         let differs = self.differs.join(", ");
         (!differs.is_empty()).then(|| {
-            format!("the load was not the same ({differs}), so the difference may be that of the load")
+            format!(
+                "the load options differ ({differs}); this may explain the difference between the results"
+            )
         })
     }
 }
@@ -117,7 +121,7 @@ impl Difference {
     }
 }
 
-/// All in percent.
+/// The finding for a metric. All numbers are percentages.
 fn finding(metric: Metric, difference: f64, (low, high): (f64, f64), limit: Option<f64>) -> Finding {
     let (worse, better) =
         ([low, high].map(|end| metric.is_worse(end)), [low, high].map(|end| metric.is_worse(-end)));
@@ -141,9 +145,8 @@ fn verdict(metrics: &[Difference]) -> Verdict {
     }
 }
 
-/// `conns 64 and 128`, for each option of the load that is not the same.
+/// `conns 64 and 128` for each load option that differs.
 fn differences(base: &Config, new: &Config) -> Vec<String> {
-    // By the names of the document, which are those of the options.
     let values = |config: &Config| serde_json::to_value(config).unwrap_or_default();
     let (base, new) = (values(base), values(new));
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
@@ -158,7 +161,7 @@ mod tests {
     use crate::result::document::tests::{document, interval};
     use crate::result::document::{Interval, Mode};
 
-    /// Twenty intervals with these metrics, but for some noise of 1 %.
+    /// A result with twenty intervals of these values, with noise of up to 2 %.
     fn steady(rate: u64, p99_ns: u64) -> Document {
         let of = |index: u64| {
             let noisy = |metric: u64| Some(metric + metric * (index % 3) / 100);
@@ -177,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_difference_for_the_worse_is_a_regression_beyond_its_limit_alone() {
+    fn a_change_for_the_worse_is_a_regression_only_beyond_its_limit() {
         use Finding::{Allowed, Faster, NoDifference, Regression, Slower};
         let base = steady(100_000, 1_000_000);
         let cases = [
@@ -209,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_told_and_has_a_limit_is_undecided() {
+    fn a_metric_with_a_limit_and_too_few_intervals_is_undecided() {
         let base = steady(100_000, 1_000_000);
         let few = Document { intervals: base.intervals[..4].to_vec(), ..document() };
         let (metrics, verdict) = findings(&base, &few, "rate:5%");
@@ -220,13 +223,13 @@ mod tests {
     }
 
     #[test]
-    fn a_regression_of_one_metric_counts_though_another_one_cannot_be_told() {
+    fn a_regression_counts_even_if_another_metric_is_undecided() {
         let (base, new) = (steady(100_000, 1_000_000), steady(80_000, 1_000_000));
         assert_eq!(findings(&base, &new, "rate:5%,p99.9:5%").1, Verdict::Regression);
     }
 
     #[test]
-    fn a_load_that_was_not_the_same_is_told_of() {
+    fn different_load_options_give_a_warning() {
         let base = document();
         let mut new = document();
         assert_eq!(Comparison::of(&base, Path::new("b"), &new, &Limits::default()).warning(), None);
@@ -238,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn intervals_that_say_anything_at_all_are_no_reason_to_panic() {
+    fn intervals_with_absurd_values_do_not_panic() {
         let odd = |t_s: f64, received, ns| Interval {
             p50_ns: ns,
             p99_ns: ns,

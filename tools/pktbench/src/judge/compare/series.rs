@@ -1,24 +1,24 @@
-//! A metric as the intervals of a run have it, and the one number that stands for them.
+//! The values of a metric, one for each interval of a run, and the value for all of them.
 //!
 //! ```text
 //!   intervals of the run   |  1 s  |  1 s  |  1 s  | .2 |
-//!   series of a metric     |  what each of them has |      without a rest at the end, which is not like the others
+//!   series of a metric     | value | value | value |        a short last interval is left out
 //! ```
 
 use crate::result::comparison::Metric;
 use crate::result::document::{Document, Interval};
 
-/// A rest at the end that is shorter than so much of an interval does not count: little more than what is still
-/// outstanding comes back in it.
+/// A last interval shorter than this share of the one before is ignored: it receives hardly more than the outstanding
+/// packets.
 const MIN_LAST_SHARE: f64 = 0.5;
 
-/// What stands in for no packet at all, so that a logarithm is finite.
+/// Used instead of 0 packets, so that the logarithm is finite.
 const MIN_PACKETS: f64 = 1e-9;
 
-/// Of each interval, in the order of time.
+/// The values of the intervals, in the order of time.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Series {
-    /// Packets received, and seconds: intervals need not be of one length.
+    /// Packets received, and seconds: intervals may have different lengths.
     Rates(Vec<(f64, f64)>),
     /// Logarithms of latencies in ns.
     Logs(Vec<f64>),
@@ -26,7 +26,7 @@ pub(crate) enum Series {
 
 impl Series {
     pub(crate) fn of(document: &Document, metric: Metric) -> Self {
-        let intervals = complete(&document.intervals);
+        let intervals = counted_intervals(&document.intervals);
         let logs = |ns: fn(&Interval) -> Option<u64>| {
             let some = intervals.iter().filter_map(|(interval, _)| ns(interval));
             Self::Logs(some.map(|ns| (ns.max(1) as f64).ln()).collect())
@@ -48,7 +48,7 @@ impl Series {
         }
     }
 
-    /// What an interval adds to the sum of several.
+    /// What interval `index` adds to a sum.
     pub(crate) fn part(&self, index: usize) -> Sum {
         match self {
             Self::Rates(rates) => Sum(rates[index].0, rates[index].1),
@@ -56,8 +56,9 @@ impl Series {
         }
     }
 
-    /// The logarithm of the metric over the intervals of the sum: of all packets in all the time for a rate, and the mean
-    /// of the logarithms for a latency, so that one interval with a stall does not stand for all of them.
+    /// The logarithm of the metric for a sum of intervals. For a rate it is all packets over all the time. For a
+    /// latency it is the mean of the logarithms (the geometric mean), so that a single interval with a stall does not
+    /// dominate.
     pub(crate) fn log_of(&self, Sum(sum, weight): Sum) -> f64 {
         match self {
             Self::Rates(_) => (sum.max(MIN_PACKETS) / weight).ln(),
@@ -65,13 +66,13 @@ impl Series {
         }
     }
 
-    /// The logarithm of the metric. There is at least one interval.
+    /// The logarithm of the metric over all intervals. The series must not be empty.
     pub(crate) fn log(&self) -> f64 {
         self.log_of((0..self.len()).map(|index| self.part(index)).sum())
     }
 }
 
-/// Packets and seconds, or logarithms and their number.
+/// The sum of packets and of seconds, or the sum of logarithms and their number.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sum(f64, f64);
 
@@ -81,22 +82,22 @@ impl std::iter::Sum for Sum {
     }
 }
 
-/// The intervals with their length in seconds.
-fn complete(intervals: &[Interval]) -> Vec<(&Interval, f64)> {
+/// The intervals that count, with their length in seconds.
+fn counted_intervals(intervals: &[Interval]) -> Vec<(&Interval, f64)> {
     let begins = std::iter::once(0.0).chain(intervals.iter().map(|interval| interval.t_s));
-    let mut complete: Vec<_> = intervals
+    let mut counted: Vec<_> = intervals
         .iter()
         .zip(begins)
         .map(|(interval, begin)| (interval, interval.t_s - begin))
-        // A file may say what it likes.
+        // A file may contain anything.
         .filter(|(_, seconds)| *seconds > 0.0)
         .collect();
-    if let [.., (_, before), (_, last)] = complete[..] {
+    if let [.., (_, before), (_, last)] = counted[..] {
         if last < MIN_LAST_SHARE * before {
-            complete.pop();
+            counted.pop();
         }
     }
-    complete
+    counted
 }
 
 #[cfg(test)]
@@ -110,20 +111,20 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_is_all_packets_in_all_the_time() {
+    fn a_rate_is_all_packets_over_all_the_time() {
         let rate = series(&[(1.0, 100, None), (3.0, 50, None)], Metric::Rate);
         assert_eq!(rate, Series::Rates(vec![(100.0, 1.0), (50.0, 2.0)]));
         assert!((rate.log().exp() - 50.0).abs() < 1e-9);
     }
 
     #[test]
-    fn a_rest_at_the_end_does_not_count_unless_it_is_about_an_interval() {
+    fn a_short_last_interval_is_ignored() {
         assert_eq!(series(&[(1.0, 9, None), (2.0, 9, None), (2.4, 1, None)], Metric::Rate).len(), 2);
         assert_eq!(series(&[(1.0, 9, None), (2.0, 9, None), (2.8, 8, None)], Metric::Rate).len(), 3);
     }
 
     #[test]
-    fn an_interval_without_a_sample_counts_for_the_rate_alone() {
+    fn an_interval_without_a_sample_counts_only_for_the_rate() {
         let stalled = [(1.0, 9, Some(100)), (2.0, 0, None), (3.0, 9, Some(10_000))];
         assert_eq!(series(&stalled, Metric::Rate).len(), 3);
         let p99 = series(&stalled, Metric::P99);
@@ -133,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_clock_says_and_what_received_nothing_is_still_a_number() {
+    fn times_that_go_backwards_and_empty_intervals_still_give_finite_numbers() {
         let backwards = series(&[(3.0, 9, None), (1.0, 9, None), (1.0, 9, None)], Metric::Rate);
         assert_eq!(backwards.len(), 1);
         assert!(series(&[(1.0, 0, Some(0))], Metric::Rate).log().is_finite());

@@ -1,4 +1,4 @@
-//! What the comparison says of runs whose truth is known: made up, with the noise of real ones.
+//! Tests the comparison on simulated runs, whose true difference is known and whose noise is like that of real runs.
 
 use std::f64::consts::TAU;
 use std::path::Path;
@@ -9,22 +9,22 @@ use crate::result::document::{Document, Interval};
 use crate::result::verdict::Verdict;
 use crate::traffic::random::{GOLDEN, mix};
 
-/// Of metrics of a run, interval by interval.
+/// The noise of the metrics of a run.
 #[derive(Clone, Copy)]
 struct Noise {
     intervals: usize,
     /// Standard deviations of the logarithms.
     rate: f64,
     p99: f64,
-    /// How much an interval is like the one before.
+    /// The correlation of an interval with the one before.
     memory: f64,
-    /// What differs from run to run, of the rate. The p99 differs by twice as much.
+    /// The standard deviation from run to run, for the rate. The p99 has twice as much.
     between: f64,
 }
 
 const NOISE: Noise = Noise { intervals: 30, rate: 0.04, p99: 0.10, memory: 0.0, between: 0.0 };
 
-/// Pairs of each simulation.
+/// Pairs of runs in each simulation.
 const PAIRS: u64 = 100;
 
 struct Normal(u64);
@@ -35,12 +35,12 @@ impl Normal {
         ((mix(self.0) >> 11) as f64 + 0.5) / (1_u64 << 53) as f64
     }
 
-    /// By the method of Box and Muller.
+    /// A normally distributed number, by the Box-Muller method.
     fn draw(&mut self) -> f64 {
         (-2.0 * self.uniform().ln()).sqrt() * (TAU * self.uniform()).cos()
     }
 
-    /// Each like the one before by `memory`, of unit variance, around a common shift.
+    /// An autoregressive series around a common shift. `noise.memory` is the correlation of neighbors.
     fn series(&mut self, noise: Noise, deviation: f64, between: f64) -> Vec<f64> {
         let shift = between * self.draw();
         let mut last = self.draw();
@@ -53,7 +53,7 @@ impl Normal {
     }
 }
 
-/// A run of a server that takes `slowdown` times as long as it should.
+/// A run of a server that is slower by the factor `slowdown`.
 fn run(noise: Noise, slowdown: f64, seed: u64) -> Document {
     let mut normal = Normal(mix(seed));
     let rate = normal.series(noise, noise.rate, noise.between);
@@ -73,7 +73,7 @@ fn run(noise: Noise, slowdown: f64, seed: u64) -> Document {
     Document { intervals: (0..noise.intervals).map(of).collect(), ..document() }
 }
 
-/// Of how many pairs, in percent, it is true.
+/// The percentage of pairs for which `is_so` is true.
 fn share(noise: Noise, slowdown: f64, is_so: impl Fn(&Comparison) -> bool) -> f64 {
     let compared = |pair: u64| {
         let (base, new) = (run(noise, 1.0, 2 * pair), run(noise, slowdown, 2 * pair + 1));
@@ -82,7 +82,7 @@ fn share(noise: Noise, slowdown: f64, is_so: impl Fn(&Comparison) -> bool) -> f6
     (0..PAIRS).filter(|pair| compared(*pair)).count() as f64 * 100.0 / PAIRS as f64
 }
 
-/// An interval of any metric that leaves out 0 is one too many.
+/// Whether no metric shows a difference.
 fn is_alike(comparison: &Comparison) -> bool {
     use crate::judge::compare::Finding::NoDifference;
     comparison.metrics.len() == 4 && comparison.metrics.iter().all(|metric| metric.finding == NoDifference)

@@ -11,7 +11,8 @@ use std::time::Duration;
 use pktconn::{Addr, PacketServer, ServerConfig, ServerHandle};
 use serde_json::Value;
 
-/// Whether to assert times of the real clock, which a busy machine can break. `.ci/nightly times` sets `PKTCONN_TIMES=1`.
+/// Whether to assert times of the real clock, which a busy machine can break. `.ci/nightly times` sets
+/// `PKTCONN_TIMES=1`.
 pub(crate) fn asserts_times() -> bool {
     std::env::var_os("PKTCONN_TIMES").is_some_and(|value| value == "1")
 }

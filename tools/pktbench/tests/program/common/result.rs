@@ -1,5 +1,5 @@
-//! A result as reports are made from: that of a real run, with figures of an open loop that ran for 30 seconds and met a
-//! stall of the server.
+//! A result as reports are made from: that of a real run, with figures of an open loop that ran for 30 seconds and met
+//! a stall of the server.
 
 use std::f64::consts::TAU;
 
