@@ -1,4 +1,4 @@
-//! Why a connection failed.
+//! Why a connection failed after it was made.
 
 use std::fmt;
 use std::io;
@@ -7,9 +7,9 @@ use pktconn::FrameError;
 
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// The server closed it between two packets.
+    /// The server closed the connection between two packets.
     Closed,
-    /// The server closed it in the middle of a packet, or sent one that is not acceptable.
+    /// The server closed the connection in the middle of a frame, or sent an invalid frame.
     Frame(FrameError),
     Io(io::Error),
 }
@@ -29,12 +29,12 @@ impl From<io::Error> for Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Closed => f.write_str("the peer closed the connection"),
+            Self::Closed => f.write_str("the server closed the connection"),
             Self::Frame(error @ FrameError::Truncated { .. }) => {
-                write!(f, "the peer closed the connection in the middle of a frame: {error}")
+                write!(f, "the server closed the connection in the middle of a frame: {error}")
             }
-            Self::Frame(error) => write!(f, "the peer sent a frame that is not acceptable: {error}"),
-            Self::Io(error) => write!(f, "the transport failed: {error}"),
+            Self::Frame(error) => write!(f, "the server sent an invalid frame: {error}"),
+            Self::Io(error) => write!(f, "the connection failed: {error}"),
         }
     }
 }

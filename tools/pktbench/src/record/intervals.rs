@@ -1,8 +1,8 @@
-//! What is shown over time: the recordings of all workers, an interval after the other.
+//! Merges the recordings of all workers, interval by interval.
 //!
 //! ```text
 //!   worker 0 -- 0: ... --- 1: ... --- 2: ... ---->
-//!   worker 1 -- 0: ... ------- 1: ... ---------->        an interval is whole when all workers are past it
+//!   worker 1 -- 0: ... ------- 1: ... ---------->        an interval is complete when all workers have passed it
 //! ```
 
 use std::collections::BTreeMap;
@@ -10,16 +10,18 @@ use std::collections::BTreeMap;
 use crate::record::recording::Published;
 use crate::record::recording::Recording;
 
-/// Gathers what workers publish.
+/// Collects what the workers publish.
 pub(crate) struct Intervals {
     is_open: bool,
-    /// The interval that each worker has come to.
+    /// The interval that each worker records now.
     reached: Vec<u64>,
+    /// Recordings of intervals that are not complete.
     pending: BTreeMap<u64, Recording>,
+    /// The next interval to return.
     next: u64,
 }
 
-/// All that was recorded in an interval.
+/// The merged recording of an interval.
 pub(crate) struct CompleteInterval {
     pub(crate) interval: u64,
     pub(crate) recording: Recording,
@@ -30,7 +32,7 @@ impl Intervals {
         Self { is_open, reached: vec![0; workers], pending: BTreeMap::new(), next: 0 }
     }
 
-    /// Takes what a worker has published.
+    /// Adds what a worker has published.
     pub(crate) fn add(&mut self, worker: usize, published: Published) {
         let Published { interval, next, recording } = published;
         self.reached[worker] = next;
@@ -40,7 +42,7 @@ impl Intervals {
         }
     }
 
-    /// Notes that all workers have ended, whatever they have published.
+    /// Treats all workers as ended, even those that have not said so.
     pub(crate) fn end(&mut self) {
         self.reached.fill(u64::MAX);
     }
@@ -50,7 +52,7 @@ impl Intervals {
         self.reached.iter().all(|reached| *reached == u64::MAX)
     }
 
-    /// The next one that is whole. Where all workers have ended, that is the last one of which there is a recording.
+    /// The next complete interval. After all workers have ended, there is none after the last recording.
     pub(crate) fn next_complete(&mut self) -> Option<CompleteInterval> {
         let passed = self.reached.iter().copied().min()?;
         if self.next >= passed || (self.all_ended() && self.pending.is_empty()) {
@@ -73,28 +75,30 @@ mod tests {
         intervals.add(worker, Published { interval, next, recording });
     }
 
-    fn whole(intervals: &mut Intervals) -> Vec<(u64, u64)> {
+    fn complete(intervals: &mut Intervals) -> Vec<(u64, u64)> {
         let next = || intervals.next_complete();
-        std::iter::from_fn(next).map(|whole| (whole.interval, whole.recording.service.len())).collect()
+        std::iter::from_fn(next)
+            .map(|complete| (complete.interval, complete.recording.service.len()))
+            .collect()
     }
 
     #[test]
-    fn an_interval_is_whole_when_the_slowest_worker_is_past_it() {
+    fn an_interval_is_complete_when_the_slowest_worker_has_passed_it() {
         let mut intervals = Intervals::new(2, false);
         publish(&mut intervals, 0, 0, 1, 5);
         publish(&mut intervals, 0, 1, 2, 6);
-        assert_eq!(whole(&mut intervals), []);
+        assert_eq!(complete(&mut intervals), []);
         publish(&mut intervals, 1, 0, 1, 7);
-        assert_eq!(whole(&mut intervals), [(0, 12)]);
+        assert_eq!(complete(&mut intervals), [(0, 12)]);
         publish(&mut intervals, 1, 1, 2, 8);
-        assert_eq!(whole(&mut intervals), [(1, 14)]);
+        assert_eq!(complete(&mut intervals), [(1, 14)]);
     }
 
     #[test]
-    fn an_interval_in_which_nothing_came_back_is_there_too() {
+    fn an_interval_without_packets_is_returned_too() {
         let mut intervals = Intervals::new(1, false);
         publish(&mut intervals, 0, 0, 3, 5);
-        assert_eq!(whole(&mut intervals), [(0, 5), (1, 0), (2, 0)]);
+        assert_eq!(complete(&mut intervals), [(0, 5), (1, 0), (2, 0)]);
     }
 
     #[test]
@@ -103,6 +107,6 @@ mod tests {
         publish(&mut intervals, 0, 0, u64::MAX, 1);
         publish(&mut intervals, 1, 0, 2, 2);
         publish(&mut intervals, 1, 2, u64::MAX, 4);
-        assert_eq!(whole(&mut intervals), [(0, 3), (1, 0), (2, 4)]);
+        assert_eq!(complete(&mut intervals), [(0, 3), (1, 0), (2, 4)]);
     }
 }

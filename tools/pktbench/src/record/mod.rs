@@ -1,4 +1,4 @@
-//! What is counted and timed, by each worker and put together.
+//! What the workers count and time, and the sum of all workers.
 
 pub(crate) mod failure;
 

@@ -1,5 +1,5 @@
-//! What a worker has measured in an interval, in memory that does not grow with the number of packets. It publishes it
-//! at the end of the interval, and begins anew.
+//! What a worker measures in one interval. Its memory does not grow with the number of packets. At the end of the
+//! interval the worker publishes the recording and starts a new one.
 
 use hdrhistogram::Histogram;
 
@@ -8,17 +8,18 @@ use crate::record::histogram::new_histogram;
 #[derive(Clone, Debug)]
 pub(crate) struct Recording {
     pub(crate) traffic: Traffic,
-    /// In ns: from the moment of sending, for every verified packet that was due after the warm-up.
+    /// Service times in ns: from sending to the response, for verified packets that were due after the warm-up.
     pub(crate) service: Histogram<u64>,
-    /// The same packets, from the moment at which they were due; in an open loop alone.
+    /// Response times in ns of the same packets: from the time at which they were due. Only in an open loop.
     pub(crate) response: Option<Histogram<u64>>,
-    /// Connections that failed, for those who watch the run: why they did is in the tally.
+    /// Connections that failed, for the live view. The reasons are in the tally.
     pub(crate) failed: u64,
 }
 
-/// What was sent after the warm-up, and what came back of it. Bytes are those of payloads.
+/// Packets and payload bytes that were sent and received after the warm-up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Traffic {
+    /// Packets sent during ramp and warm-up.
     pub(crate) warmup_packets: u64,
     pub(crate) sent_packets: u64,
     pub(crate) sent_bytes: u64,
@@ -32,7 +33,7 @@ impl Recording {
         Self { traffic: Traffic::default(), service: new_histogram(), response, failed: 0 }
     }
 
-    /// Counts the latencies of so many packets, in ns.
+    /// Counts `packets` with the same latencies.
     pub(crate) fn record(&mut self, service_ns: u64, response_ns: u64, packets: u64) {
         self.service.saturating_record_n(service_ns, packets);
         if let Some(response) = &mut self.response {
@@ -40,12 +41,12 @@ impl Recording {
         }
     }
 
-    /// Those that users of the server see, as far as the mode shows them.
+    /// The response times in an open loop, the service times in a closed loop.
     pub(crate) fn primary(&self) -> &Histogram<u64> {
         self.response.as_ref().unwrap_or(&self.service)
     }
 
-    /// Adds what was measured elsewhere in the same mode.
+    /// Adds another recording of the same mode.
     pub(crate) fn merge(&mut self, other: &Self) {
         self.traffic += other.traffic;
         self.failed += other.failed;
@@ -66,7 +67,8 @@ impl std::ops::AddAssign for Traffic {
     }
 }
 
-/// What a worker publishes: the interval that it has recorded, and the one that it has come to.
+/// What a worker publishes: the recording of `interval`. `next` is the interval that the worker records now, or
+/// `u64::MAX` if it has ended.
 pub(crate) struct Published {
     pub(crate) interval: u64,
     pub(crate) next: u64,

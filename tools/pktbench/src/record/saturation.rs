@@ -1,4 +1,5 @@
-//! How this program itself fares: whether the figures are those of the server, or its own.
+//! Measures the load generator itself: CPU time, and how late packets are sent. Tells whether the load generator is
+//! saturated, which means that the results show its own limit and not that of the server.
 
 use hdrhistogram::Histogram;
 use rustix::time::{ClockId, clock_gettime};
@@ -6,27 +7,30 @@ use rustix::time::{ClockId, clock_gettime};
 use crate::record::histogram::new_histogram;
 use crate::result::latency::percentile;
 
-/// A thread that is busy for so much of its time has none to spare: what it waits for is itself.
+/// A thread that is busy for this share of its time or more is saturated.
 const SATURATED_CPU_PCT: f64 = 95.0;
 
-/// Of fewer packets, one that was late says nothing.
+/// With fewer packets, the p99 of the lag would be the lag of a single packet.
 const MIN_PACKETS: u64 = 100;
 
-/// A schedule that is kept by and large. What a busy machine takes to run a thread again is well below.
+/// The longest p99 of the lag at which the schedule counts as kept. The delay until a busy machine runs a thread again
+/// is well below.
 const MAX_LAG_P99_NS: u64 = 1_000_000;
 
-/// Counted by a worker, and merged.
+/// The counts of one worker, or of several after [`merge`](Self::merge).
 #[derive(Clone, Debug)]
 pub(crate) struct ClientTally {
     cpu_ns: u64,
     time_ns: u64,
+    /// The CPU usage of the busiest thread.
     busiest_pct: f64,
-    /// Open loop: how late each packet was sent that nothing but this program held up.
+    /// Open loop: how late each packet was sent. Time spent waiting for responses or for the socket does not count.
     lag: Option<Histogram<u64>>,
+    /// Open loop: missed packets, which were due but not sent.
     pub(crate) not_sent: u64,
 }
 
-/// CPU time of a thread, and the time of the run at which it was taken.
+/// The CPU time of a thread at a time of the run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CpuTime {
     cpu_ns: u64,
@@ -34,7 +38,7 @@ pub(crate) struct CpuTime {
 }
 
 impl CpuTime {
-    /// That of the thread that asks.
+    /// The CPU time of the calling thread.
     pub(crate) fn of_this_thread(at_ns: u64) -> Self {
         let time = clock_gettime(ClockId::ThreadCPUTime);
         Self { cpu_ns: time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64, at_ns }
@@ -46,14 +50,14 @@ impl ClientTally {
         Self { cpu_ns: 0, time_ns: 0, busiest_pct: 0.0, lag: is_open.then(new_histogram), not_sent: 0 }
     }
 
-    /// Counts a packet of an open loop that was sent so late.
+    /// Counts a packet of an open loop that was sent `lag_ns` late.
     pub(crate) fn record_lag(&mut self, lag_ns: u64) {
         if let Some(lag) = &mut self.lag {
             lag.saturating_record(lag_ns);
         }
     }
 
-    /// Counts the CPU time of a thread between these two.
+    /// Counts the CPU time of a thread between two measurements.
     pub(crate) fn add_cpu(&mut self, from: CpuTime, to: CpuTime) {
         let (cpu_ns, time_ns) = (to.cpu_ns.saturating_sub(from.cpu_ns), to.at_ns.saturating_sub(from.at_ns));
         self.cpu_ns += cpu_ns;
@@ -71,7 +75,7 @@ impl ClientTally {
         self.not_sent += other.not_sent;
     }
 
-    /// Of all threads, in percent of the time that they had.
+    /// The CPU usage of all threads, as a percentage of their time.
     pub(crate) fn cpu_pct(&self) -> f64 {
         percent(self.cpu_ns, self.time_ns)
     }
@@ -103,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn one_busy_thread_of_two_saturates_and_the_mean_is_shown() {
+    fn one_busy_thread_is_enough_to_be_saturated_and_the_mean_is_shown() {
         let mut tally = busy(40);
         assert!(!tally.is_saturated());
         tally.merge(&busy(96));
@@ -112,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_schedule_that_runs_late_saturates_whatever_the_cpu_time() {
+    fn a_late_schedule_is_saturated_at_any_cpu_usage() {
         let lag = |late: u64| {
             let mut tally = busy(10);
             let lag = tally.lag.as_mut().unwrap();

@@ -1,4 +1,4 @@
-//! The latency of small packets and of large ones, apart: a class for each power of two.
+//! Latency by payload size: a histogram for each class of sizes between two powers of two.
 
 use hdrhistogram::Histogram;
 
@@ -6,15 +6,15 @@ use crate::record::histogram::MAX_LATENCY;
 use crate::result::document::SizeClass;
 use crate::result::latency::percentile;
 
-/// Sizes of so many bits make up a class; an empty packet has none.
+/// One class for each number of bits of a size, from 0 (empty packets) to 32.
 const CLASSES: usize = 33;
 
-/// Two digits: the classes that a run uses are to stay in the cache together.
+/// Significant digits: few, so that the histograms of all used classes fit into the cache together.
 const DIGITS: u8 = 2;
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SizeClasses {
-    /// Made when the first packet of their class comes back.
+    /// A histogram is created when the first packet of its class comes back.
     classes: Vec<Option<Histogram<u32>>>,
 }
 
@@ -36,7 +36,7 @@ impl SizeClasses {
         }
     }
 
-    /// Those of which there are packets, from the smallest to the largest.
+    /// The classes that have packets, from the smallest sizes to the largest.
     pub(crate) fn to_document(&self) -> Vec<SizeClass> {
         let classes = self.classes.iter().enumerate();
         classes
@@ -56,7 +56,7 @@ impl SizeClasses {
 
 fn histogram() -> Histogram<u32> {
     let histogram = Histogram::new_with_bounds(1, MAX_LATENCY.as_nanos() as u64, DIGITS);
-    histogram.expect("the bounds are constants that a histogram takes")
+    histogram.expect("the bounds are constants and valid")
 }
 
 #[cfg(test)]
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_size_is_in_the_class_between_two_powers_of_two() {
+    fn a_class_covers_the_sizes_between_two_powers_of_two() {
         let mut sizes = SizeClasses::default();
         for len in [0, 1, 2, 3, 4, 2047, 2048, u32::MAX as usize] {
             sizes.record(len, 1000);

@@ -1,4 +1,4 @@
-//! What a worker has counted, in constant memory, and the sum of all workers.
+//! The counts of a worker over the whole run, in constant memory, and the sum over all workers.
 
 use std::io;
 
@@ -10,15 +10,17 @@ use crate::record::size_classes::SizeClasses;
 use crate::result::document::Errors;
 use crate::traffic::verify::Integrity;
 
-/// The counts of a worker over the whole run, merged at the end. What is shown over time is in recordings.
+/// The counts of a worker over the whole run. The conductor merges them at the end. Values over time are in
+/// [`Recording`](crate::record::recording::Recording)s.
 #[derive(Clone, Debug)]
 pub(crate) struct Tally {
-    /// Packets that were sent, the warm-up included.
+    /// Packets sent, including the warm-up.
     pub(crate) sent: u64,
-    /// Packets that have come back and answered one that was outstanding, verified or not.
+    /// Received packets that answered an outstanding packet, verified or not.
     pub(crate) answers: u64,
+    /// The time of the last answer, in ns from the start of the run.
     pub(crate) last_answer_ns: Option<u64>,
-    /// Of connections that have ended, the warm-up included.
+    /// The packets of connections that have ended, including the warm-up.
     pub(crate) integrity: Integrity,
     pub(crate) errors: Errors,
     pub(crate) client: ClientTally,
@@ -38,7 +40,7 @@ impl Tally {
         }
     }
 
-    /// Counts an answer that came at this time of the run.
+    /// Counts an answer that was received at `now_ns`.
     pub(crate) fn answered(&mut self, now_ns: u64) {
         self.answers += 1;
         self.last_answer_ns = Some(now_ns);
@@ -61,15 +63,16 @@ impl Errors {
     pub(crate) fn add(&mut self, conn: usize, failure: &Failure, unanswered: u64) {
         *self.counter(failure) += 1;
         self.first.get_or_insert_with(|| {
-            format!("connection {conn}: {failure} (packets unanswered: {unanswered})")
+            format!("connection {conn}: {failure} (unanswered packets: {unanswered})")
         });
     }
 
-    /// Counts a connection that is well, on which so many packets have not come back in time.
+    /// Counts connection `conn`, which is open but lost packets because they did not come back in time.
     pub(crate) fn add_timeout(&mut self, conn: usize, lost: u64) {
         self.timeout += 1;
-        self.first
-            .get_or_insert_with(|| format!("connection {conn}: packets not back within --timeout: {lost}"));
+        self.first.get_or_insert_with(|| {
+            format!("connection {conn}: no response within --timeout (lost packets: {lost})")
+        });
     }
 
     fn counter(&mut self, failure: &Failure) -> &mut u64 {
@@ -83,7 +86,7 @@ impl Errors {
         }
     }
 
-    /// Of documents that others wrote, too.
+    /// Adds the counts of `other`. Saturating: a document from a file may contain any numbers.
     pub(crate) fn merge(&mut self, other: Self) {
         let Self { connect, reset, timeout, eof, truncated, checksum, protocol, io, first } = other;
         self.connect = self.connect.saturating_add(connect);
@@ -98,7 +101,7 @@ impl Errors {
     }
 }
 
-/// As a write says it, too.
+/// A write to a connection that was reset fails with `BrokenPipe`.
 fn is_reset(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
 }
@@ -109,7 +112,7 @@ mod tests {
     use crate::record::histogram::{MAX_LATENCY, new_histogram};
 
     #[test]
-    fn merging_adds_up_and_keeps_the_first_failure_and_the_last_answer() {
+    fn a_sum_keeps_the_first_failure_and_the_last_answer() {
         let (mut sum, mut other) = (Tally::new(false), Tally::new(false));
         sum.answered(2000);
         sum.errors.add(3, &Failure::Closed, 2);
@@ -119,12 +122,12 @@ mod tests {
         sum.merge(other);
         assert_eq!((sum.answers, sum.last_answer_ns), (3, Some(2000)));
         assert_eq!((sum.errors.count(), sum.errors.eof), (2, 2));
-        let first = "connection 3: the peer closed the connection (packets unanswered: 2)";
+        let first = "connection 3: the server closed the connection (unanswered packets: 2)";
         assert_eq!(sum.errors.first.as_deref(), Some(first));
     }
 
     #[test]
-    fn a_latency_beyond_the_bounds_counts_as_the_longest() {
+    fn a_latency_beyond_the_bounds_counts_as_the_longest_one() {
         let mut histogram = new_histogram();
         histogram.saturating_record(5 * MAX_LATENCY.as_nanos() as u64);
         histogram.saturating_record(0);

@@ -1,37 +1,38 @@
-//! One result beside another, as a document has it.
+//! The types of a comparison of two results, as they are in a document. The comparing is in `judge::compare`.
 
 use serde::{Deserialize, Serialize};
 
 use super::verdict::Verdict;
 
-/// NEW beside BASE.
+/// The comparison of the result NEW with the result BASE.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Comparison {
-    /// The file that it was compared with.
+    /// The file of BASE.
     pub(crate) base: String,
-    /// Of the intervals, in percent.
+    /// The confidence of the intervals `low_pct` to `high_pct`, in percent.
     pub(crate) confidence_pct: f64,
     #[serde(rename = "figures")]
     pub(crate) metrics: Vec<Difference>,
-    /// What of the load was not the same, which may be what the metrics show.
+    /// Load options that differ, such as `conns 64 and 128`. They may explain the differences.
     pub(crate) differs: Vec<String>,
     /// `Pass`, `Regression` or `Undecided`.
     pub(crate) verdict: Verdict,
 }
 
-/// Of one metric. What there are too few intervals for is `None`.
+/// The difference of one metric. Fields are `None` if there are too few intervals.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Difference {
     #[serde(rename = "figure")]
     pub(crate) metric: Metric,
-    /// Packets/s or ns, over the intervals.
+    /// The value over all intervals: packets/s or ns.
     pub(crate) base: Option<f64>,
     pub(crate) new: Option<f64>,
-    /// NEW/BASE - 1, in percent, as the three that follow.
+    /// NEW/BASE - 1, in percent.
     pub(crate) difference_pct: Option<f64>,
+    /// The confidence interval of `difference_pct`.
     pub(crate) low_pct: Option<f64>,
     pub(crate) high_pct: Option<f64>,
-    /// How much worse it may be, if there is a limit.
+    /// How much worse NEW may be, in percent, if there is a limit.
     pub(crate) limit_pct: Option<f64>,
     pub(crate) finding: Finding,
 }
@@ -41,18 +42,19 @@ pub(crate) struct Difference {
 pub(crate) enum Finding {
     NoDifference,
     Faster,
-    /// By no more than the limit.
+    /// Slower, within the limit.
     Allowed,
-    /// There is no limit.
+    /// Slower, and there is no limit.
     Slower,
+    /// Slower by more than the limit.
     Regression,
     TooFewIntervals,
 }
 
-/// A metric that each interval has.
+/// A metric that is compared interval by interval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Metric {
-    /// Packets received a second.
+    /// Packets received per second.
     #[serde(rename = "rate")]
     Rate,
     #[serde(rename = "p50")]
@@ -75,7 +77,7 @@ impl Metric {
         }
     }
 
-    /// Whether a relative difference is one for the worse.
+    /// Whether a relative difference is a change for the worse.
     pub(crate) fn is_worse(self, difference: f64) -> bool {
         if self == Self::Rate { difference < 0.0 } else { difference > 0.0 }
     }

@@ -1,4 +1,4 @@
-//! What a run was asked for, as its document says it.
+//! Turns the plan of a run into the `config` of its document.
 
 use std::net::SocketAddr;
 

@@ -1,8 +1,7 @@
-//! The result as a document: what `--format json` prints, and what `compare`, `merge` and the report in HTML read
-//! again.
+//! The document of a result: what `--format json` prints, and what `compare`, `merge` and `html` read.
 //!
-//! Its shape is that of `schema/pktbench-1.schema.json`, which the README explains. A change that takes a field away or
-//! gives it another meaning takes another [`SCHEMA`].
+//! `schema/pktbench-1.schema.json` describes its shape, and the README explains it. New fields may be added. A change
+//! that removes a field or changes its meaning needs a new [`SCHEMA`].
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,7 +14,7 @@ use super::verdict::Verdict;
 use crate::traffic::arrivals::Arrival;
 use crate::traffic::verify::{Integrity, Verify};
 
-/// What the first field says.
+/// The value of the field `schema`.
 pub(crate) const SCHEMA: &str = "pktbench/1";
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -23,12 +22,12 @@ pub(crate) struct Document {
     pub(crate) schema: String,
     pub(crate) tool: Tool,
     pub(crate) host: Host,
-    /// Those of `--label`.
+    /// The labels of `--label`.
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) config: Config,
     pub(crate) window: Window,
     pub(crate) totals: Totals,
-    /// Ramp and warm-up included. Without verification, `verified` are those that came back.
+    /// Includes ramp and warm-up. With `--verify off`, `verified` counts the packets that came back.
     pub(crate) integrity: Integrity,
     pub(crate) errors: Errors,
     pub(crate) latency_ns: Latencies,
@@ -39,7 +38,7 @@ pub(crate) struct Document {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) search: Option<Search>,
     pub(crate) thresholds: Vec<Threshold>,
-    /// With `--baseline`.
+    /// Only with `--baseline`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) baseline: Option<Comparison>,
     pub(crate) verdict: Verdict,
@@ -52,7 +51,7 @@ pub(crate) struct Tool {
     pub(crate) version: String,
 }
 
-/// The machine of the load, which is not that of the server as a rule.
+/// The machine of the load generator.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Host {
     pub(crate) name: String,
@@ -64,17 +63,17 @@ pub(crate) struct Host {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Mode {
-    /// A packet is sent when one has come back.
+    /// A packet is sent when a response arrives.
     Closed,
-    /// A packet is sent when it is due, whatever has come back.
+    /// A packet is sent when it is due, regardless of responses.
     Open,
 }
 
-/// The options as they were used.
+/// The options of the run, including defaults.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Config {
     pub(crate) mode: Mode,
-    /// Several with commas between.
+    /// One address, or several separated by commas.
     pub(crate) server: String,
     pub(crate) tls: bool,
     pub(crate) own_server: bool,
@@ -83,10 +82,10 @@ pub(crate) struct Config {
     pub(crate) connect_rate: Option<f64>,
     /// Closed loop: packets outstanding on each connection.
     pub(crate) pipeline: Option<usize>,
-    /// Open loop: packets a second over all connections.
+    /// Open loop: packets per second over all connections.
     pub(crate) rate: Option<f64>,
     pub(crate) arrival: Option<Arrival>,
-    /// On each connection.
+    /// Open loop: packets outstanding on each connection.
     pub(crate) max_outstanding: Option<usize>,
     pub(crate) verify: Verify,
     pub(crate) sizes: String,
@@ -103,7 +102,7 @@ pub(crate) struct Config {
     pub(crate) threads: usize,
 }
 
-/// The time that was measured, without the warm-up.
+/// The measured time, without ramp and warm-up.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Window {
     pub(crate) start_unix_ns: u64,
@@ -115,39 +114,41 @@ pub(crate) struct Window {
 pub(crate) struct Totals {
     pub(crate) sent: u64,
     pub(crate) received: u64,
-    /// Received.
+    /// Packets received per second.
     pub(crate) packets_per_s: f64,
-    /// Of payload, as all bytes here.
+    /// Payload bytes, without headers and checksums.
     pub(crate) bytes_sent: u64,
     pub(crate) bytes_received: u64,
     pub(crate) warmup_sent: u64,
 }
 
-/// Connections that failed, by the way they did.
+/// The number of failed connections, by kind of failure.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Errors {
-    /// Could not be made.
+    /// The connection could not be made.
     pub(crate) connect: u64,
-    /// Cut by the server, or by the network.
+    /// Reset by the server or the network.
     pub(crate) reset: u64,
-    /// Well, but what was outstanding had not come back in time.
+    /// The connection was open, but outstanding packets did not come back within `--timeout`.
     pub(crate) timeout: u64,
     /// Closed by the server between two packets.
     pub(crate) eof: u64,
     /// Closed by the server in the middle of a packet.
     pub(crate) truncated: u64,
+    /// A frame had a wrong checksum.
     pub(crate) checksum: u64,
-    /// Another frame that is not acceptable, such as one over the limit.
+    /// Another invalid frame, such as one over the size limit.
     pub(crate) protocol: u64,
+    /// Another I/O error.
     pub(crate) io: u64,
-    /// What the first of them said.
+    /// The message of the first failure.
     pub(crate) first: Option<String>,
 }
 
 impl Errors {
     pub(crate) fn count(&self) -> u64 {
         let Self { connect, reset, timeout, eof, truncated, checksum, protocol, io, first: _ } = self;
-        // A file may say what it likes.
+        // Saturating: a file may contain any numbers.
         [connect, reset, timeout, eof, truncated, checksum, protocol, io]
             .into_iter()
             .fold(0, |sum, count| sum.saturating_add(*count))
@@ -156,59 +157,60 @@ impl Errors {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Latencies {
-    /// From the moment of sending.
+    /// From sending a packet to its response.
     pub(crate) service: Latency,
-    /// From the moment at which the packet was due; in the open loop alone.
+    /// From the time at which a packet was due to its response. Only in an open loop.
     pub(crate) response: Option<Latency>,
 }
 
 impl Window {
-    /// 0 where no time was measured.
+    /// A rate over the measured time, or 0 if no time was measured.
     pub(crate) fn per_second(&self, count: u64) -> f64 {
         if self.seconds > 0.0 { count as f64 / self.seconds } else { 0.0 }
     }
 }
 
 impl Latencies {
-    /// What those of [`primary`](Self::primary) are called.
+    /// The name of [`primary`](Self::primary).
     pub(crate) fn primary_name(&self) -> &'static str {
         if self.response.is_some() { "response" } else { "service" }
     }
 
-    /// Those that users of the server see, as far as the mode shows them.
+    /// The latency that users of the server would see: the response time in an open loop. A closed loop has only the
+    /// service time.
     pub(crate) fn primary(&self) -> &Latency {
         self.response.as_ref().unwrap_or(&self.service)
     }
 }
 
-/// How this program itself fared.
+/// The load generator itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Client {
-    /// CPU time of the threads of the load, in percent of one core each: 100 is a load whose threads all were busy.
+    /// CPU time of the load threads, as a percentage of the measured time: 100 means that all threads were always busy.
     pub(crate) cpu_pct: f64,
-    /// Open loop: how late packets were that nothing but this program held up.
+    /// Open loop: how late packets were sent. Packets that waited for responses or for the socket do not count.
     pub(crate) schedule_lag_p99_ns: Option<u64>,
-    /// Open loop: packets that were due by the end and had not been sent.
+    /// Open loop: missed packets. They were due by the end of the run and were not sent.
     pub(crate) not_sent: u64,
-    /// Whether the figures are those of this program rather than those of the server.
+    /// Whether the load generator was the limit rather than the server.
     pub(crate) saturated: bool,
 }
 
-/// What came back between the end of the interval before and that of this one.
+/// What was received in one interval of the run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Interval {
-    /// Its end, from the beginning of the window.
+    /// The end of the interval, in seconds from the start of the window.
     pub(crate) t_s: f64,
     pub(crate) received: u64,
-    /// Those of `response` in an open loop, of `service` in a closed one; `None` without a sample.
+    /// Of the response time in an open loop, of the service time in a closed loop. `None` without a sample.
     pub(crate) p50_ns: Option<u64>,
     pub(crate) p99_ns: Option<u64>,
     pub(crate) p999_ns: Option<u64>,
     pub(crate) max_ns: Option<u64>,
 }
 
-/// The `service` latency of packets whose payloads had these sizes, both ends included; of packets that came back
-/// together, that of the first.
+/// The service time of packets with payloads of `from_bytes` to `to_bytes`, both included. Of packets that are read
+/// together, only the first is counted.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct SizeClass {
     pub(crate) from_bytes: u32,
@@ -222,34 +224,34 @@ pub(crate) struct SizeClass {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Threshold {
     pub(crate) expr: String,
-    /// In the unit of the figure: ns, packets/s, bytes/s or a number. `None` without a sample.
+    /// The measured value: ns, packets/s, bytes/s or a count. `None` without a sample.
     pub(crate) value: Option<f64>,
     pub(crate) ok: bool,
 }
 
-/// What `--search-max` found.
+/// The result of `--search-max`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Search {
     pub(crate) condition: String,
-    /// The highest rate that holds, in packets/s; `None` where none does.
+    /// The highest rate at which the condition holds, in packets/s. `None` if there is none.
     pub(crate) max_rate: Option<f64>,
-    /// By their rates.
+    /// Sorted by rate.
     pub(crate) steps: Vec<Step>,
 }
 
-/// A run at one rate. The latencies are those of `response`.
+/// A run at one rate. The latencies are response times.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Step {
-    /// That was asked for, in packets/s.
+    /// The requested rate, in packets/s.
     pub(crate) rate: f64,
-    /// Received.
+    /// The received rate.
     pub(crate) packets_per_s: f64,
     pub(crate) p50_ns: Option<u64>,
     pub(crate) p99_ns: Option<u64>,
-    /// Of the condition.
+    /// The value that the condition is about.
     pub(crate) value: Option<f64>,
     pub(crate) ok: bool,
-    /// Why it does not hold.
+    /// Why the rate is too high. `None` if the condition holds.
     pub(crate) problem: Option<String>,
 }
 
@@ -267,18 +269,18 @@ pub(crate) mod tests {
     use super::*;
     use crate::run::outcome::tests::outcome;
 
-    /// The document of a run, for tests to change.
+    /// The document of a run. Tests change it.
     pub(crate) fn document() -> Document {
         crate::run::to_document::document(&outcome())
     }
 
-    /// One that ends at `t_s`, in which so many packets came back, of which no latency is known.
+    /// An interval that ends at `t_s`, with `received` packets and without latencies.
     pub(crate) fn interval(t_s: f64, received: u64) -> Interval {
         Interval { t_s, received, p50_ns: None, p99_ns: None, p999_ns: None, max_ns: None }
     }
 
     #[test]
-    fn failures_add_up_whatever_a_file_says() {
+    fn the_sum_of_failures_does_not_overflow() {
         let errors = Errors { connect: 1, io: 2, ..Errors::default() };
         assert_eq!(errors.count(), 3);
         assert_eq!(Errors { reset: u64::MAX, ..errors }.count(), u64::MAX);

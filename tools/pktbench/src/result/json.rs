@@ -1,11 +1,11 @@
-//! A value as one line of JSON, and what all documents say of the program.
+//! Writes a value as one line of JSON, and names the program for all documents.
 
 use serde::Serialize;
 
 use super::document::Tool;
 
 pub(crate) fn text(value: &impl Serialize) -> String {
-    serde_json::to_string(value).expect("a document has no key but strings")
+    serde_json::to_string(value).expect("all keys of a document are strings")
 }
 
 pub(crate) fn tool() -> Tool {

@@ -1,4 +1,4 @@
-//! The result as a document: its types, to JSON and from it.
+//! The result of a run as a document: its types, writing it as JSON, reading it from files, and units for people.
 
 pub(crate) mod latency;
 

@@ -1,4 +1,4 @@
-//! Documents from files.
+//! Reads documents from files: the output of `--json`, or the last line of the output of `--format ndjson`.
 
 use std::fs;
 use std::path::Path;
@@ -9,28 +9,30 @@ use serde_json::Value;
 
 use crate::result::document::{Document, SCHEMA};
 
-/// What every version of the document has.
+/// The field that every version of the document has.
 #[derive(Deserialize)]
 struct Head {
     schema: String,
 }
 
 impl Document {
-    /// The error is one line that names the file.
+    /// Reads a document. The error is one line that names the file.
     pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
         let name = path.display();
         let text = fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
         let text = without_events(text);
         match serde_json::from_str(&text) {
             Ok(Head { schema }) if schema == SCHEMA => {}
-            Ok(Head { schema }) => bail!("{name} is of {schema:?}, and this program reads {SCHEMA} alone"),
-            Err(problem) => bail!("{name} is no result of 'pktbench --json': {problem}"),
+            Ok(Head { schema }) => {
+                bail!("{name} has the schema {schema:?}; this version of pktbench reads only {SCHEMA:?}")
+            }
+            Err(problem) => bail!("{name} is not a result of 'pktbench --json': {problem}"),
         }
-        serde_json::from_str(&text).with_context(|| format!("{name} is not what {SCHEMA} says"))
+        serde_json::from_str(&text).with_context(|| format!("{name} does not match the schema {SCHEMA:?}"))
     }
 }
 
-/// The document at the end of NDJSON; what is something else is left as it is.
+/// Returns the document in the last line of NDJSON. Other text is returned unchanged.
 fn without_events(text: String) -> String {
     let last = text.trim_end().rsplit('\n').next().unwrap_or_default();
     let event = serde_json::from_str(last).ok().filter(|event: &Value| event["event"] == "result");
@@ -51,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_is_read() {
+    fn a_written_document_can_be_read() {
         let document = document();
         assert_eq!(read(&format!("{}\n", json::text(&document))), Ok(document));
     }
@@ -68,14 +70,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_document_is_named_in_one_line_with_the_reason() {
+    fn a_file_without_a_document_is_a_one_line_error_with_the_reason() {
         let cases = [
-            ("", "is no result of 'pktbench --json'"),
-            ("packets 5", "is no result of 'pktbench --json'"),
-            ("[1, 2]", "is no result of 'pktbench --json'"),
+            ("", "is not a result of 'pktbench --json'"),
+            ("packets 5", "is not a result of 'pktbench --json'"),
+            ("[1, 2]", "is not a result of 'pktbench --json'"),
             (r#"{"verdict": "pass"}"#, "missing field `schema`"),
-            (r#"{"schema": "pktbench/2"}"#, "is of \"pktbench/2\", and this program reads pktbench/1"),
-            (r#"{"schema": "pktbench/1"}"#, "is not what pktbench/1 says: missing field"),
+            (
+                r#"{"schema": "pktbench/2"}"#,
+                "has the schema \"pktbench/2\"; this version of pktbench reads only \"pktbench/1\"",
+            ),
+            (r#"{"schema": "pktbench/1"}"#, "does not match the schema \"pktbench/1\": missing field"),
         ];
         for (text, expected) in cases {
             let problem = read(text).unwrap_err();

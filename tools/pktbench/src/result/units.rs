@@ -1,6 +1,6 @@
-//! Numbers for people: with their unit, and as many digits as mean something.
+//! Formats numbers for people, with a unit and three significant digits.
 
-/// `1,234,567`.
+/// A count, such as `1,234,567`.
 pub(crate) fn count(count: u64) -> String {
     let digits = count.to_string();
     let mut text = String::with_capacity(digits.len() * 4 / 3);
@@ -13,7 +13,7 @@ pub(crate) fn count(count: u64) -> String {
     text
 }
 
-/// `1,234,567` a second, and `0.25`.
+/// A rate per second without its unit, such as `1,234,567` or `0.25`.
 pub(crate) fn rate(rate: f64) -> String {
     match rate {
         ..0.1 => format!("{rate}"),
@@ -22,7 +22,7 @@ pub(crate) fn rate(rate: f64) -> String {
     }
 }
 
-/// `870 ns`, `12.3 µs`, `4.56 ms`, `1.23 s`: three digits, which is what the histogram keeps.
+/// A time, such as `870 ns`, `12.3 µs`, `4.56 ms` or `1.23 s`. The histogram keeps three digits.
 pub(crate) fn time(ns: f64) -> String {
     match ns {
         ..1e3 => format!("{ns:.0} ns"),
@@ -32,7 +32,7 @@ pub(crate) fn time(ns: f64) -> String {
     }
 }
 
-/// `870 B/s`, `1.50 KiB/s`, `117 MiB/s`.
+/// A throughput, such as `870 B/s`, `1.50 KiB/s` or `117 MiB/s`.
 pub(crate) fn bytes_per_s(rate: f64) -> String {
     const KIB: f64 = 1024.0;
     if rate < KIB {
@@ -46,7 +46,7 @@ pub(crate) fn bytes_per_s(rate: f64) -> String {
 
 fn three_digits(number: f64) -> String {
     match number {
-        // What would be rounded to one digit more has one less behind the point.
+        // Limits just below 10 and 100, because rounding could add a digit before the point.
         ..9.995 => format!("{number:.2}"),
         ..99.95 => format!("{number:.1}"),
         _ => format!("{number:.0}"),
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn thousands_are_parted() {
+    fn thousands_are_separated_by_commas() {
         let cases = [(0, "0"), (999, "999"), (1000, "1,000"), (1_234_567, "1,234,567")];
         for (number, text) in cases {
             assert_eq!(count(number), text);
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_has_a_fraction_where_it_is_small() {
+    fn a_small_rate_has_a_fraction() {
         for (number, text) in
             [(0.0, "0"), (0.001, "0.001"), (0.25, "0.25"), (9.5, "9.50"), (10.4, "10"), (50_000.0, "50,000")]
         {
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn times_have_the_unit_that_leaves_three_digits() {
+    fn times_have_three_digits_and_a_fitting_unit() {
         let cases = [
             (870.0, "870 ns"),
             (1234.0, "1.23 µs"),
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn rates_are_binary() {
+    fn byte_rates_use_binary_units() {
         let cases = [(870.0, "870 B/s"), (1536.0, "1.50 KiB/s"), (122_683_392.0, "117 MiB/s")];
         for (rate, text) in cases {
             assert_eq!(bytes_per_s(rate), text);

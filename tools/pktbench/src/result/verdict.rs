@@ -1,26 +1,26 @@
-//! What a run comes to, as a word and as an exit code.
+//! The verdict on a run, and its exit code.
 
 use serde::{Deserialize, Serialize};
 
-/// The sum of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Verdict {
     Pass,
-    /// A connection failed, or could not be made.
+    /// A connection failed or could not be made, or a file could not be written.
     Failed,
-    /// Nothing came back that counts.
+    /// No measured packet came back.
     NoSamples,
-    /// A packet was lost, altered, reordered or doubled.
+    /// A packet was lost, corrupted, reordered or duplicated.
     Integrity,
-    /// `--strict-client`, and the figures are those of this program.
+    /// The load generator was saturated, with `--strict-client`.
     ClientSaturated,
-    /// Worse than `--baseline` allows.
+    /// Worse than `--baseline` by more than `--max-regress` allows.
     Regression,
     /// A `--threshold` does not hold.
     Threshold,
-    /// Too few intervals to tell whether it is worse than `--baseline` allows.
+    /// Too few intervals to compare with `--baseline`.
     Undecided,
+    /// Ended by a signal or a key.
     Interrupted,
 }
 
@@ -33,13 +33,13 @@ impl Verdict {
             Self::ClientSaturated => 4,
             Self::Regression => 98,
             Self::Threshold => 99,
-            // What a shell gives a program that SIGINT ends.
+            // The code of a shell for a program that SIGINT ended.
             Self::Interrupted => 130,
         }
     }
 }
 
-/// What a run is told for, if several of them are so.
+/// The order of precedence if several verdicts apply.
 pub(crate) const WORST_FIRST: [Verdict; 9] = [
     Verdict::Integrity,
     Verdict::Interrupted,
@@ -53,6 +53,7 @@ pub(crate) const WORST_FIRST: [Verdict; 9] = [
 ];
 
 impl Verdict {
+    /// The one of the two that comes first in [`WORST_FIRST`].
     pub(crate) fn worse(self, other: Self) -> Self {
         WORST_FIRST.into_iter().find(|verdict| [self, other].contains(verdict)).unwrap_or(self)
     }

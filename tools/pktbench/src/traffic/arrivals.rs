@@ -1,13 +1,13 @@
-//! When the packets of a connection are due in an open loop: known from their number, whatever the server does.
+//! The times at which the packets of a connection are due in an open loop. They do not depend on the server.
 //!
 //! ```text
-//!   arrivals by a clock that packets once a packet:   0.3   1.3   2.3   3.3 ...        constant, each connection at its place
-//!                                                     0.2 0.9     2.8  3.1 ...       Poisson: exponential gaps of mean 1
-//!   the same in time, with a ramp:                  |.   .  . . ...........          the rate grows to its full, and stays
+//!   position, in packets   0.3   1.3   2.3   3.3  ...     constant: gaps of 1, each connection at its own offset
+//!                          0.2 0.9     2.8  3.1   ...     Poisson: exponential gaps with mean 1
+//!   due time, with a ramp  |.   .  . . ...........        the rate grows to its full value, and stays there
 //! ```
 //!
-//! Each connection has a share of the rate, and a schedule of its own: what is due and has not been sent needs no
-//! memory. The schedules of Poisson connections together are Poisson, and those of constant ones are evenly spread.
+//! Each connection has a share of the rate and its own schedule. Packets that are due but not sent need no memory. The
+//! arrivals of all connections together are a Poisson process, or evenly spaced if they are constant.
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -17,27 +17,30 @@ use crate::traffic::random::{GOLDEN, mix};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Arrival {
-    /// With the same gap each.
+    /// Equal gaps between packets.
     Constant,
-    /// With gaps that do not depend on each other, as those of many users do not.
+    /// Random, independent gaps, like those of many users (a Poisson process).
     Poisson,
 }
 
 #[derive(Clone, Debug)]
 pub(crate) struct Arrivals {
     arrival: Arrival,
-    /// Packets a ns.
+    /// Packets per ns on this connection.
     rate: f64,
     ramp_ns: f64,
+    /// Random numbers: the seed, and how many were used.
     key: u64,
     drawn: u64,
-    /// When the next packet is due, in packets and in ns.
+    /// The position of the next packet, in packets of the full rate.
     position: f64,
+    /// The due time of the next packet, in ns from the start.
     due_ns: u64,
 }
 
 impl Arrivals {
-    /// Those of connection `conn` of `conns`, which have `rate` packets a second together after a ramp.
+    /// The arrivals of connection `conn` of `conns`. All connections together have `rate` packets per second after the
+    /// ramp.
     pub(crate) fn new(
         arrival: Arrival,
         rate: f64,
@@ -50,7 +53,7 @@ impl Arrivals {
             arrival,
             rate: rate / conns as f64 / 1e9,
             ramp_ns: ramp_ns as f64,
-            // Not those of the sizes.
+            // `!seed`: the gaps must not use the random numbers of the sizes.
             key: mix(mix(!seed).wrapping_add(conn as u64)),
             drawn: 0,
             position: conn as f64 / conns as f64,
@@ -63,12 +66,12 @@ impl Arrivals {
         arrivals
     }
 
-    /// When the next packet is due, in ns from the start.
+    /// The due time of the next packet, in ns from the start.
     pub(crate) fn due_ns(&self) -> u64 {
         self.due_ns
     }
 
-    /// Goes on to the packet after.
+    /// Moves on to the following packet.
     pub(crate) fn advance(&mut self) {
         self.position += match self.arrival {
             Arrival::Constant => 1.0,
@@ -77,25 +80,25 @@ impl Arrivals {
         self.due_ns = self.ns_at(self.position);
     }
 
-    /// How many packets are due from the next one on, and before `end_ns`: of Poisson arrivals as many as are expected.
-    /// There may be more than anyone wants to go through.
+    /// How many packets are due from the next one until `end_ns`. For Poisson arrivals it is the expected number.
+    /// Computed without a loop, because there may be very many.
     pub(crate) fn count_until(&self, end_ns: u64) -> u64 {
         if end_ns <= self.due_ns {
             return 0;
         }
         let packets = self.position_at(end_ns) - self.position;
         match self.arrival {
-            // The first is due at the beginning.
+            // The next packet itself is due before `end_ns`, even if rounding says otherwise.
             Arrival::Constant => packets.ceil().max(1.0) as u64,
             Arrival::Poisson => packets.round() as u64 + 1,
         }
     }
 
-    /// Exponential, of mean 1.
+    /// A random number with exponential distribution and mean 1.
     fn draw_gap(&mut self) -> f64 {
         self.drawn += 1;
         let draw = mix(self.key.wrapping_add(self.drawn.wrapping_mul(GOLDEN)));
-        // In (0, 1]: the logarithm of 0 is none.
+        // In (0, 1]: 0 has no logarithm.
         let uniform = ((draw >> 11) + 1) as f64 / (1_u64 << 53) as f64;
         -uniform.ln()
     }
@@ -110,7 +113,7 @@ impl Arrivals {
         }
     }
 
-    /// The time by which so many packets are due: in the ramp they grow with its square.
+    /// The time at which `position` is reached. In the ramp the position grows with the square of the time.
     fn ns_at(&self, position: f64) -> u64 {
         let in_ramp = self.rate * self.ramp_ns / 2.0;
         let ns = if position < in_ramp {
@@ -138,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn constant_arrivals_are_evenly_spread_over_all_connections() {
+    fn constant_arrivals_of_all_connections_are_evenly_spaced() {
         let mut all: Vec<u64> = (0..4)
             .flat_map(|conn| due(&mut Arrivals::new(Arrival::Constant, 1000.0, 0, 1, conn, 4), 250))
             .collect();
@@ -164,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_counted_is_what_would_be_gone_through() {
+    fn the_count_matches_the_number_of_advances() {
         for (arrival, ramp_ns) in
             [(Arrival::Constant, 0), (Arrival::Constant, SECOND_NS), (Arrival::Poisson, SECOND_NS)]
         {
@@ -176,16 +179,19 @@ mod tests {
                     arrivals.advance();
                     exact += 1;
                 }
-                // Five standard deviations of a Poisson count, and one for the rounding.
+                // Five standard deviations of a Poisson count, and 1 for rounding.
                 let spread =
                     if arrival == Arrival::Poisson { 5.0 * (exact as f64).sqrt() + 1.0 } else { 0.0 };
-                assert!(counted.abs_diff(exact) as f64 <= spread, "{arrival:?}: {counted} for {exact}");
+                assert!(
+                    counted.abs_diff(exact) as f64 <= spread,
+                    "{arrival:?}: counted {counted}, found {exact}"
+                );
                 assert_eq!(arrivals.count_until(end_ns), 0);
             }
         }
     }
 
-    /// Kolmogorov and Smirnov: how far the distribution of `gaps` is from the exponential one of this mean.
+    /// The Kolmogorov-Smirnov distance of `gaps` from the exponential distribution with this mean.
     fn distance_from_exponential(gaps: &mut [f64], mean: f64) -> f64 {
         gaps.sort_by(f64::total_cmp);
         let count = gaps.len() as f64;
@@ -204,18 +210,18 @@ mod tests {
             .flat_map(|conn| due(&mut Arrivals::new(Arrival::Poisson, 1000.0, 0, 1, conn, 10), count / 5))
             .collect();
         all.sort_unstable();
-        // Those of the connections end at different times.
+        // The connections end at different times.
         all.truncate(count);
         for due in [&mut one, &mut all] {
             let mut gaps: Vec<f64> = due.windows(2).map(|pair| (pair[1] - pair[0]) as f64).collect();
             let distance = distance_from_exponential(&mut gaps, 1e6);
-            // What one in a thousand samples of this size exceeds.
+            // 1 of 1,000 samples of this size exceeds this distance.
             assert!(distance < 1.95 / (count as f64).sqrt(), "{distance}");
         }
     }
 
     #[test]
-    fn the_same_seed_has_the_same_schedule_and_each_connection_one_of_its_own() {
+    fn the_schedule_depends_on_the_seed_and_the_connection() {
         let first = |seed, conn| due(&mut Arrivals::new(Arrival::Poisson, 1000.0, 0, seed, conn, 2), 5);
         assert_eq!(first(1, 0), first(1, 0));
         assert_ne!(first(1, 0), first(2, 0));

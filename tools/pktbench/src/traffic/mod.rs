@@ -1,4 +1,5 @@
-//! What is sent: how long packets are, what is in them, when they are due, and whether they came back.
+//! The packets of the load: their sizes, contents and due times, and the check of what comes back. No I/O except
+//! reading a file of sizes.
 
 pub(crate) mod parse;
 

@@ -1,11 +1,11 @@
-//! Values of options: addresses, times, sizes.
+//! Parses values of options: addresses, times and sizes.
 
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use pktconn::Addr;
 
-/// Longer runs are typing errors, and times beyond what the clock can say would have to be dealt with everywhere.
+/// A longer time is a typing error. The limit also keeps all sums of times within the range of the clock.
 const MAX_TIME: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 pub(crate) fn parse_addr(text: &str) -> Result<Addr, String> {
@@ -28,10 +28,11 @@ pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// A number of bytes, or of their multiples: `64KiB` is 65,536 bytes, `64kB` is 64,000.
+/// Parses a number of bytes, with a binary or a decimal suffix: `64KiB` is 65,536 bytes, `64kB` is 64,000.
 pub(crate) fn parse_size(text: &str) -> Result<u32, String> {
-    let size: ByteSize =
-        text.parse().map_err(|_| format!("'{text}' is no size; write bytes, such as 512, 64KiB or 1MiB"))?;
+    let size: ByteSize = text
+        .parse()
+        .map_err(|_| format!("invalid size '{text}'; write bytes, such as 512, 64KiB or 1MiB"))?;
     u32::try_from(size.as_u64())
-        .map_err(|_| format!("{text} is more than a packet can have, {} bytes", u32::MAX))
+        .map_err(|_| format!("{text} exceeds the largest possible packet, {} bytes", u32::MAX))
 }

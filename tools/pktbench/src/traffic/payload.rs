@@ -1,36 +1,38 @@
-//! What is in packet number k of connection c: always the same for the same seed, and known without having been kept.
+//! The payload of packet number k of a connection. It depends only on the seed, the connection and k, so a payload can
+//! be computed again instead of being kept.
 //!
 //! ```text
 //!   block   |......[ packet 7 ]..........[ packet 5 ]......[ packet 6 ]....|   8 KiB of offsets + the largest size
 //! ```
 //!
-//! A payload is a slice of one pseudo-random block that lives as long as the process: sending it needs no copy and no
-//! count of references, and checking one that came back is one comparison of memory. No two packets of a connection
-//! that may be expected or remembered at the same time begin at the same offset, and no 8 bytes stand twice in the
-//! block; so any two of them differ, from 8 bytes on. Shorter ones may be alike, and empty ones always are. Each
-//! connection goes through the offsets in an order of its own.
+//! A payload is a slice of one pseudo-random block that lives as long as the process. Sending it needs no copy and no
+//! reference count, and checking it is one comparison of memory. Packets of a connection that are outstanding or
+//! remembered at the same time begin at different offsets, and no 8 bytes occur twice in the block. So any two of them
+//! differ if they have 8 bytes or more. Shorter packets may be equal, and empty packets always are. Each connection
+//! visits the offsets in its own order.
 
 use crate::traffic::random::{GOLDEN, mix};
 use crate::traffic::sizes::Distribution;
 
-/// The least number of offsets: with packets of 2 KiB, a third of a first-level cache. With eight times as many, 32
-/// packets of 0 to 2048 B outstanding on each of 64 connections took 30 % more time of this program's own.
+/// The minimum number of offsets. With packets of 2 KiB the block takes a third of a first-level cache. With eight
+/// times as many, the load generator took 30 % more CPU time (64 connections, 32 packets of 0 to 2048 B outstanding on
+/// each).
 const MIN_OFFSETS: u64 = 1 << 13;
 
-/// From this length on two packets of a connection differ.
+/// Two packets of a connection differ if they have at least this length.
 pub(crate) const DISTINCT_LEN: usize = 8;
 
-/// The bytes of which all payloads are slices.
+/// The bytes of all payloads.
 #[derive(Clone, Copy)]
 pub(crate) struct PayloadBlock {
     bytes: &'static [u8],
-    /// How many offsets there are: a power of two.
+    /// The number of offsets, a power of two.
     offsets: u64,
 }
 
 impl PayloadBlock {
-    /// A block for payloads of up to `max_len` bytes, of which `distinct` that follow each other on a connection
-    /// differ. It is never freed: a process makes one.
+    /// A block for payloads of up to `max_len` bytes. At least `distinct` consecutive packets of a connection differ.
+    /// The block is leaked: a process makes one.
     pub(crate) fn new(max_len: u32, distinct: usize) -> Self {
         let offsets = (distinct as u64).next_power_of_two().max(MIN_OFFSETS);
         let words = (offsets + u64::from(max_len)).div_ceil(8);
@@ -40,30 +42,30 @@ impl PayloadBlock {
     }
 }
 
-/// The packets of one connection.
+/// The payloads of one connection, in the order in which they are sent.
 #[derive(Clone, Copy)]
 pub(crate) struct PayloadSequence {
     block: PayloadBlock,
     len_source: LenSource,
-    /// What makes the sizes of this connection its own.
+    /// The seed for the sizes of this connection.
     key: u64,
     first_offset: u64,
-    /// From one offset to the next: odd, so that all are visited before one comes again.
+    /// The distance to the next offset. Odd, so that all offsets are visited before one repeats.
     step: u64,
 }
 
-/// The distribution of the sizes, as far as it can be worked out before the first packet.
+/// A [`Distribution`] of sizes, prepared for fast access.
 #[derive(Clone, Copy)]
 enum LenSource {
     Uniform {
         min_len: u64,
-        /// How many sizes there are.
+        /// The number of different sizes.
         span: u64,
     },
     Sampled(&'static [u32]),
     Trace {
         table: &'static [u32],
-        /// The entry of packet 0.
+        /// The index of the entry for packet 0.
         first: u64,
     },
 }
@@ -84,7 +86,7 @@ impl LenSource {
 }
 
 impl PayloadSequence {
-    /// The packets of connection `conn` of `conns`. `block` was made for the largest size of `distribution`.
+    /// The payloads of connection `conn` of `conns`. `block` must be made for the largest size of `distribution`.
     pub(crate) fn new(
         block: PayloadBlock,
         distribution: Distribution,
@@ -109,17 +111,17 @@ impl PayloadSequence {
         &bytes[offset as usize..(offset + len) as usize]
     }
 
-    /// A draw from 0 to `span - 1`, of at most 2^32 numbers.
+    /// A random number from 0 to `span - 1` for packet `number`. `span` is at most 2^32.
     fn draw(&self, number: u64, span: u64) -> u64 {
-        // The upper half of a draw as a fraction of the span: no division.
+        // Multiplies instead of dividing: a division is slow.
         let draw = mix(self.key.wrapping_add(number.wrapping_mul(GOLDEN))) >> 32;
         (draw * span) >> 32
     }
 }
 
-/// Where packet `number` stands in a trace of `len` entries that is begun at `first`, and begun anew at its end.
+/// The index in a trace of `len` entries for packet `number`. The trace starts at `first` and wraps around.
 fn entry(number: u64, first: u64, len: u64) -> usize {
-    // The sum of both may be more than a number can be.
+    // `number + first` could overflow.
     let entry = number % len + first;
     (if entry < len { entry } else { entry - len }) as usize
 }
@@ -149,9 +151,9 @@ mod tests {
         assert_ne!(packets(7, 3), packets(7, 4), "another connection");
     }
 
-    /// Results of other versions can be compared only where the load is the same.
+    /// Results of different versions can only be compared if the load is the same.
     #[test]
-    fn the_packets_of_a_seed_are_those_of_every_version() {
+    fn a_seed_gives_the_same_packets_in_every_version() {
         let block = PayloadBlock::new(2048, 1);
         let lens = |min_len, max_len, seed, conn| {
             let packets =
@@ -176,7 +178,7 @@ mod tests {
         assert_eq!(lens, HashSet::from([3, 4, 5, 6]));
     }
 
-    /// How often each length comes in `count` packets.
+    /// How often each length occurs in `count` packets.
     fn counts(distribution: Distribution, count: u64) -> BTreeMap<usize, u64> {
         let packets =
             PayloadSequence::new(PayloadBlock::new(distribution.max_len(), 1), distribution, 1, 0, 1);
@@ -186,14 +188,14 @@ mod tests {
     }
 
     #[test]
-    fn a_drawn_size_comes_as_often_as_its_weight_says() {
+    fn a_size_occurs_as_often_as_its_weight() {
         let distribution = "list:0@2,64@9,300@4,1024@1".parse::<Sizes>().unwrap().distribution;
         let counts = counts(distribution, 16_000);
         let weights = [(0, 2000.0), (64, 9000.0), (300, 4000.0), (1024, 1000.0)];
         assert!(counts.keys().copied().eq(weights.map(|(len, _)| len)), "{counts:?}");
         let chi_square: f64 =
             weights.iter().map(|(len, expected)| (counts[len] as f64 - expected).powi(2) / expected).sum();
-        // With three degrees of freedom, chance alone goes beyond it once in a thousand times.
+        // With 3 degrees of freedom, chance exceeds this value 1 time in 1,000.
         assert!(chi_square < 16.27, "{chi_square}: {counts:?}");
     }
 
@@ -206,11 +208,11 @@ mod tests {
         assert!((mean / 512.0 - 1.0).abs() < 0.02, "{mean}");
         assert_eq!(counts.keys().max(), Some(&(distribution.max_len() as usize)));
         let above: u64 = counts.range(513..).map(|(_, count)| count).sum();
-        assert!((36_000..37_600).contains(&above), "e^-1 of all are above the mean, not {above}");
+        assert!((36_000..37_600).contains(&above), "e^-1 of all sizes should be above the mean: {above}");
     }
 
     #[test]
-    fn a_trace_is_sent_in_its_order_and_begun_anew_at_its_end() {
+    fn a_trace_is_sent_in_order_and_repeated() {
         let block = block();
         let lens = |conn, conns, numbers: Range<u64>| {
             let packets =
@@ -219,21 +221,21 @@ mod tests {
         };
         assert_eq!(lens(0, 3, 0..12), [10, 20, 30, 40, 50, 10, 20, 30, 40, 50, 10, 20]);
         assert_eq!(lens(1, 3, 0..6), [20, 30, 40, 50, 10, 20], "a third of the way in");
-        assert_eq!(lens(2, 3, 3..5), [20, 30], "whatever was asked for before");
+        assert_eq!(lens(2, 3, 3..5), [20, 30], "random access");
         let firsts: Vec<_> = (0..10).flat_map(|conn| lens(conn, 10, 0..1)).collect();
         assert_eq!(firsts, [10, 10, 20, 20, 30, 30, 40, 40, 50, 50]);
         assert_eq!(lens(9, 10, u64::MAX - 1..u64::MAX), [40], "2^64 - 2 is 4 more than a multiple of 5");
     }
 
     #[test]
-    fn the_largest_payload_at_the_last_offset_is_in_the_block() {
+    fn the_block_has_room_for_the_largest_payload_at_the_last_offset() {
         let packets =
             PayloadSequence::new(block(), Distribution::Uniform { min_len: 64, max_len: 64 }, 1, 0, 1);
         assert!((0..packets.block.offsets).all(|k| packets.payload(k).len() == 64));
     }
 
     #[test]
-    fn no_two_packets_begin_at_the_same_offset_before_all_have_been_used() {
+    fn every_offset_is_used_once_before_one_repeats() {
         for distinct in [1, 66_000] {
             let block = PayloadBlock::new(SIZES.max_len(), distinct);
             assert!(block.offsets >= distinct as u64);
@@ -251,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn no_eight_bytes_stand_twice_in_the_block() {
+    fn no_eight_bytes_occur_twice_in_the_block() {
         let mut words: Vec<u64> = block()
             .bytes
             .windows(DISTINCT_LEN)

@@ -1,27 +1,26 @@
-//! A file of sizes, such as a capture of real traffic gives: the first field of each line, in the order of the file.
+//! Reads a file of sizes, such as a capture of real traffic: the first field of each line, in the order of the file.
 //!
 //! ```text
-//!   len,time          the first line that says something, where it begins with no number: a header
+//!   len,time          a header: the first line with content, if it does not start with a number
 //!   1460,0.000
-//!   # a remark        no size, as an empty line is none
+//!   # a comment       ignored, like an empty line
 //!   64KiB,0.013
 //! ```
 //!
-//! The whole file is read before the run, so that nothing waits for a disk in it; of a line more is not kept than its
-//! size.
+//! The whole file is read before the run, so the run never waits for a disk. Only the sizes are kept in memory.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 
 use crate::traffic::parse::parse_size;
 
-/// The most lines of a file: 40 MB of memory.
+/// The maximum number of lines. They take 40 MB of memory.
 const MAX_LINES: u64 = 10_000_000;
 
-/// The longest line, with its end. What is no text may have no end of a line at all.
+/// The maximum length of a line, including its end. A binary file may have no line ends at all.
 const MAX_LINE_LEN: u64 = 4096;
 
-/// The sizes of the file at `path`, one at least.
+/// Reads the sizes of the file at `path`. Without an error there is at least one.
 pub(crate) fn read(path: &str) -> Result<Vec<u32>, String> {
     let file = File::open(path).map_err(|error| unreadable(path, &error))?;
     sizes(BufReader::new(file), path, MAX_LINES)
@@ -38,16 +37,16 @@ fn sizes(mut file: impl BufRead, path: &str, max_lines: u64) -> Result<Vec<u32>,
             break;
         }
         let refused = |problem: &str| {
-            // A line of the terminal, whatever stands in the file.
+            // The message is one line for the terminal, even if the file contains control characters.
             Err(format!("{path}, line {number}: {}", problem.replace(char::is_control, "?")))
         };
         if number > max_lines {
             return refused(&format!(
-                "{max_lines} lines are the most; write fewer, which are sent again and again"
+                "the file has more than {max_lines} lines; use fewer, they are repeated"
             ));
         }
         if len as u64 == MAX_LINE_LEN {
-            return refused("the line is too long; write a size, or one and a comma");
+            return refused("the line is too long; write a size, or a size and a comma");
         }
         let line = String::from_utf8_lossy(&line);
         let Some(field) = first_field(&line) else { continue };
@@ -61,17 +60,17 @@ fn sizes(mut file: impl BufRead, path: &str, max_lines: u64) -> Result<Vec<u32>,
     }
     match sizes.is_empty() {
         false => Ok(sizes),
-        true => Err(format!("{path} has no size in it; write one in each line, in bytes")),
+        true => Err(format!("{path} has no sizes; write one per line, in bytes")),
     }
 }
 
 fn unreadable(path: &str, error: &io::Error) -> String {
-    format!("cannot read {path}: {error}; give a file with a size in each line")
+    format!("cannot read {path}: {error}; give a file with one size per line")
 }
 
-/// `None` for a line that says nothing.
+/// The first field of a line. `None` for an empty line and a comment.
 fn first_field(line: &str) -> Option<&str> {
-    // Spreadsheets mark their text with U+FEFF.
+    // Spreadsheets begin a text file with U+FEFF.
     let line = line.trim_start_matches('\u{feff}').trim();
     if line.is_empty() || line.starts_with('#') {
         return None;
@@ -80,7 +79,8 @@ fn first_field(line: &str) -> Option<&str> {
     Some(field.trim().trim_matches('"').trim())
 }
 
-/// Not where a number is meant, or a bad one in the first line would go unnoticed.
+/// Whether the first field is a header. A field that looks like a number is not, so that an invalid size in the first
+/// line is an error.
 fn is_header(field: &str) -> bool {
     !field.starts_with(|first: char| first.is_ascii_digit() || "+-.".contains(first))
 }
@@ -100,21 +100,21 @@ mod tests {
     }
 
     #[test]
-    fn a_header_blank_lines_and_remarks_are_no_sizes() {
+    fn headers_empty_lines_and_comments_are_ignored() {
         assert_eq!(of("\n# sizes\nlen,time\n\n9,1\n  # 7\n \t\n8\n"), Ok(vec![9, 8]));
-        assert_eq!(of("\u{feff}9\n8\n"), Ok(vec![9, 8]), "no header");
+        assert_eq!(of("\u{feff}9\n8\n"), Ok(vec![9, 8]), "U+FEFF is not a header");
         assert_eq!(of("\u{feff}len\n8\n"), Ok(vec![8]));
     }
 
     #[test]
-    fn a_bad_line_is_named() {
+    fn an_error_names_the_line() {
         let cases = [
-            ("len\n1\nmany\n", "x.csv, line 3: 'many' is no size; write bytes, such as 512"),
-            ("len\nlen\n1\n", "x.csv, line 2: 'len'"),
-            ("# no header\n-5\n", "x.csv, line 2: '-5'"),
-            ("4294967296\n", "x.csv, line 1: 4294967296 is more than a packet can have"),
-            ("1\n\n,5\n", "x.csv, line 3: ''"),
-            ("1\n\u{1b}[31m\n", "x.csv, line 2: '?[31m' is no size"),
+            ("len\n1\nmany\n", "x.csv, line 3: invalid size 'many'; write bytes, such as 512"),
+            ("len\nlen\n1\n", "x.csv, line 2: invalid size 'len'"),
+            ("# no header\n-5\n", "x.csv, line 2: invalid size '-5'"),
+            ("4294967296\n", "x.csv, line 1: 4294967296 exceeds the largest possible packet"),
+            ("1\n\n,5\n", "x.csv, line 3: invalid size ''"),
+            ("1\n\u{1b}[31m\n", "x.csv, line 2: invalid size '?[31m'"),
         ];
         for (text, expected) in cases {
             let problem = of(text).unwrap_err();
@@ -125,29 +125,29 @@ mod tests {
     }
 
     #[test]
-    fn a_file_without_a_size_is_refused() {
+    fn a_file_without_sizes_is_an_error() {
         for text in ["", "\n\n", "len,time\n", "# 5\n"] {
             let problem = of(text).unwrap_err();
-            assert_eq!(problem, "x.csv has no size in it; write one in each line, in bytes", "{text:?}");
+            assert_eq!(problem, "x.csv has no sizes; write one per line, in bytes", "{text:?}");
         }
     }
 
     #[test]
-    fn a_file_without_an_end_is_not_read_without_an_end() {
+    fn reading_an_endless_file_stops_at_a_limit() {
         let endless = |byte| sizes(BufReader::new(io::repeat(byte)), "x.csv", 1000).unwrap_err();
         assert!(endless(0).starts_with("x.csv, line 1: the line is too long; "), "{}", endless(0));
         let problem = endless(b'\n');
-        assert!(problem.starts_with("x.csv, line 1001: 1000 lines are the most; "), "{problem}");
+        assert!(problem.starts_with("x.csv, line 1001: the file has more than 1000 lines; "), "{problem}");
     }
 
     #[test]
-    fn as_many_lines_as_are_allowed_are_read() {
+    fn a_file_may_have_the_maximum_number_of_lines() {
         assert_eq!(sizes(&b"7\n\n8\n"[..], "x.csv", 3), Ok(vec![7, 8]));
         assert!(sizes(&b"7\n\n8\n"[..], "x.csv", 2).is_err());
     }
 
     #[test]
-    fn what_cannot_be_read_is_named() {
+    fn an_unreadable_file_is_named() {
         let dir = tempfile::tempdir().unwrap();
         for path in [dir.path().to_path_buf(), dir.path().join("missing.csv")] {
             let path = path.to_str().unwrap();

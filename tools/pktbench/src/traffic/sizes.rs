@@ -1,13 +1,13 @@
-//! Sizes as they stand on the command line, and the distribution that the size of each packet follows.
+//! `--sizes`: parses it, and prepares the distribution of payload sizes.
 //!
 //! ```text
-//!   512, fixed:512, 0-2048   Uniform   from the least to the largest
-//!   list:64@9,1024@1         Sampled     |64|64|64|64|64|64|64|64|64|1024|      one entry, each as likely as another
-//!   exp:512                  Sampled     |0|0|0|..|355|..|4264|4613|            the same, of 4096 entries
+//!   512, fixed:512, 0-2048   Uniform   each size from the smallest to the largest
+//!   list:64@9,1024@1         Sampled   |64|64|64|64|64|64|64|64|64|1024|      one entry at random
+//!   exp:512                  Sampled   |0|0|0|..|355|..|4264|4613|            one of 4096 entries at random
 //!   file:SIZES.csv           Trace     |1460|52|1460|..                       one entry after the other
 //! ```
 //!
-//! What is drawn, and which entry is a connection's first, is said in `payload`; what stands in a file, in `size_file`.
+//! `payload` picks the size of each packet. `size_file` reads the file of a trace.
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,31 +15,31 @@ use std::str::FromStr;
 use crate::traffic::parse::parse_size;
 use crate::traffic::size_file;
 
-/// The most entries of a table that a list of weights is spread out to: 256 KiB, which a second-level cache holds.
+/// The maximum number of entries of the table for `list:`. It takes 256 KiB, which fits into a second-level cache.
 const MAX_WEIGHTS: u64 = 1 << 16;
 
-/// Entries of the table of an exponential distribution, 16 KiB: its largest size is the one that one packet of 8192
-/// reaches, and half of a first-level cache is left to payloads.
+/// Entries of the table for `exp:`. It takes 16 KiB, which leaves half of a first-level cache to payloads. Its largest
+/// size is the one that 1 packet in 8192 of a true exponential distribution exceeds.
 const EXP_ENTRIES: u32 = 4096;
 
 const SYNTAX: &str = "write 512, 0-2048, fixed:512, list:64@9,1024@1, exp:512 or file:SIZES.csv";
 
-/// The sizes of payloads, and how they stand on the command line, in bytes: whoever writes that again gets them again.
+/// The sizes of payloads. `text` is the option with all sizes in bytes; parsing it again gives the same sizes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Sizes {
     text: String,
     pub(crate) distribution: Distribution,
 }
 
-/// Which size comes how often, in bytes. A table has an entry at least, and is never freed: a process parses its
+/// How often each size occurs, in bytes. A table has at least one entry. Tables are leaked: a process parses its
 /// command line once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Distribution {
-    /// Each size as likely as another, both ends included.
+    /// All sizes from `min_len` to `max_len` are equally likely.
     Uniform { min_len: u32, max_len: u32 },
-    /// Each entry as likely as another; at most 2^32 of them.
+    /// All entries are equally likely. At most 2^32 entries.
     Sampled(&'static [u32]),
-    /// The entries in their order, and the first one again after the last.
+    /// The entries in their order, starting again after the last.
     Trace(&'static [u32]),
 }
 
@@ -63,7 +63,7 @@ impl FromStr for Sizes {
             Some(("list", items)) => list(items),
             Some(("exp", mean)) => exponential(mean),
             Some(("file", path)) => file(path),
-            Some((word, _)) => Err(format!("'{word}' is no kind of sizes; {SYNTAX}")),
+            Some((kind, _)) => Err(format!("unknown kind of sizes '{kind}'; {SYNTAX}")),
         }
     }
 }
@@ -74,12 +74,12 @@ impl fmt::Display for Sizes {
     }
 }
 
-/// One size, or both ends.
+/// `512` or `0-2048`.
 fn span(text: &str) -> Result<Sizes, String> {
     let (low, high) = text.split_once('-').unwrap_or((text, text));
     let (min_len, max_len) = (parse_size(low)?, parse_size(high)?);
     if min_len > max_len {
-        return Err(format!("the low end is above the high end; write {high}-{low}"));
+        return Err(format!("{low} is larger than {high}; write {high}-{low}"));
     }
     let text = if min_len == max_len { min_len.to_string() } else { format!("{min_len}-{max_len}") };
     Ok(Sizes { text, distribution: Distribution::Uniform { min_len, max_len } })
@@ -87,7 +87,7 @@ fn span(text: &str) -> Result<Sizes, String> {
 
 fn fixed(size: &str) -> Result<Sizes, String> {
     let len = parse_size(size).map_err(|problem| match span(size) {
-        Ok(_) => format!("fixed is one size, such as fixed:512; for all of a span write {size} alone"),
+        Ok(_) => format!("fixed: has one size, such as fixed:512; for a range write {size} without fixed:"),
         Err(_) => problem,
     })?;
     Ok(Sizes {
@@ -98,15 +98,15 @@ fn fixed(size: &str) -> Result<Sizes, String> {
 
 fn list(items: &str) -> Result<Sizes, String> {
     if items.is_empty() {
-        return Err("a list has a size at least, with its weight; write list:64@9,1024@1".to_owned());
+        return Err("the list is empty; write sizes and weights, such as list:64@9,1024@1".to_owned());
     }
     let items: Vec<(u32, u32)> = items.split(',').map(list_item).collect::<Result<_, _>>()?;
     let divisor = items.iter().fold(0, |divisor, &(_, weight)| greatest_common_divisor(divisor, weight));
     let sum: u64 = items.iter().map(|&(_, weight)| u64::from(weight / divisor)).sum();
     if sum > MAX_WEIGHTS {
         return Err(format!(
-            "the weights add up to {sum}, without what divides all of them, and {MAX_WEIGHTS} is the most; \
-             write smaller ones, such as list:64@9,1024@1"
+            "the weights, divided by their greatest common divisor, add up to {sum}; the maximum is {MAX_WEIGHTS}; \
+             write smaller weights, such as list:64@9,1024@1"
         ));
     }
     let table = items.iter().flat_map(|&(len, weight)| (0..weight / divisor).map(move |_| len));
@@ -115,14 +115,14 @@ fn list(items: &str) -> Result<Sizes, String> {
     Ok(Sizes { text: format!("list:{}", items.join(",")), distribution })
 }
 
-/// A size with its weight.
+/// Parses `64@9`: a size and its weight.
 fn list_item(item: &str) -> Result<(u32, u32), String> {
     let (size, weight) = item
         .split_once('@')
-        .ok_or_else(|| format!("'{item}' has no weight; write size and weight, such as 64@9"))?;
+        .ok_or_else(|| format!("'{item}' has no weight; write size@weight, such as 64@9"))?;
     match weight.parse() {
         Ok(weight) if weight > 0 => Ok((parse_size(size)?, weight)),
-        _ => Err(format!("'{weight}' is no weight; write a whole number from 1, such as {size}@9")),
+        _ => Err(format!("invalid weight '{weight}'; write a whole number from 1, such as {size}@9")),
     }
 }
 
@@ -133,21 +133,22 @@ fn greatest_common_divisor(a: u32, b: u32) -> u32 {
 fn exponential(mean: &str) -> Result<Sizes, String> {
     let mean = parse_size(mean)?;
     if mean == 0 {
-        return Err("the mean of exp is above 0; write exp:512, or 0 for empty packets".to_owned());
+        return Err("the mean of exp: must be above 0; write exp:512, or 0 for empty packets".to_owned());
     }
     let mut table = Vec::with_capacity(EXP_ENTRIES as usize);
-    // What the sizes before were too small by in whole bytes: without it a mean of 1 would become one of 0.96.
-    let mut owed = 0.0;
+    // Carries the rounding error to the next entry. Without it, a mean of 1 would become 0.96.
+    let mut exact_len = 0.0;
     for entry in 0..EXP_ENTRIES {
         let share = (f64::from(entry) + 0.5) / f64::from(EXP_ENTRIES);
-        owed += -f64::from(mean) * (-share).ln_1p();
-        let len = owed.round();
+        exact_len += -f64::from(mean) * (-share).ln_1p();
+        let len = exact_len.round();
         if len > f64::from(u32::MAX) {
             return Err(format!(
-                "exp:{mean} has sizes of 9 times as much, more than a packet can have; write a mean below 400MiB"
+                "exp:{mean} has sizes up to 9 times the mean, which exceeds the largest possible packet; write a mean \
+                 below 400MiB"
             ));
         }
-        owed -= len;
+        exact_len -= len;
         table.push(len as u32);
     }
     Ok(Sizes { text: format!("exp:{mean}"), distribution: Distribution::Sampled(table.leak()) })
@@ -155,7 +156,7 @@ fn exponential(mean: &str) -> Result<Sizes, String> {
 
 fn file(path: &str) -> Result<Sizes, String> {
     if path.is_empty() {
-        return Err("the file has no name; write file:SIZES.csv".to_owned());
+        return Err("the file name is missing; write file:SIZES.csv".to_owned());
     }
     Ok(Sizes {
         text: format!("file:{path}"),
@@ -173,7 +174,7 @@ mod tests {
 
     fn drawn(text: &str) -> &'static [u32] {
         let Distribution::Sampled(table) = sizes(text).distribution else {
-            panic!("{text} is not drawn from a table")
+            panic!("{text} is not sampled from a table")
         };
         table
     }
@@ -188,14 +189,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_size_is_refused() {
+    fn an_invalid_size_is_an_error() {
         for text in ["", "KiB", "-1", "many", "4096MiB", "4294967296", "99999999999999999999"] {
             assert!(parse_size(text).is_err(), "{text:?}");
         }
     }
 
     #[test]
-    fn sizes_are_one_number_or_both_ends() {
+    fn sizes_are_one_number_or_a_range() {
         let cases = [
             ("512", (512, 512)),
             ("fixed:512", (512, 512)),
@@ -211,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_printed_gives_the_same_sizes_again() {
+    fn parsing_the_printed_text_gives_the_same_sizes() {
         let cases = [
             ("512", "512"),
             ("0-2KiB", "0-2048"),
@@ -227,56 +228,59 @@ mod tests {
     }
 
     #[test]
-    fn a_list_has_each_size_as_often_as_its_weight_says() {
+    fn a_list_has_each_size_as_often_as_its_weight() {
         assert_eq!(drawn("list:64@3,1024@1"), [64, 64, 64, 1024]);
-        assert_eq!(drawn("list:64@300000,1024@100000"), [64, 64, 64, 1024], "what divides all is left out");
+        assert_eq!(drawn("list:64@300000,1024@100000"), [64, 64, 64, 1024], "a common divisor is removed");
         assert_eq!(drawn("list:5@4294967295"), [5]);
         assert_eq!(drawn("list:1@65535,2@1").len(), 65_536);
         assert_eq!(sizes("list:64@1,9KiB@2,0@4").distribution.max_len(), 9216);
     }
 
     #[test]
-    fn an_exponential_table_has_the_mean_that_it_was_asked_for() {
+    fn an_exponential_table_has_the_requested_mean() {
         for mean in [1, 2, 7, 512, 65_536, 400 << 20] {
             let table = drawn(&format!("exp:{mean}"));
             let sum: u64 = table.iter().copied().map(u64::from).sum();
             let (has, wants) = (sum as f64 / table.len() as f64, f64::from(mean));
-            assert!((has / wants - 1.0).abs() < 0.002, "a mean of {has} instead of {mean}");
+            assert!((has / wants - 1.0).abs() < 0.002, "the mean is {has} instead of {mean}");
         }
     }
 
     #[test]
     fn an_exponential_table_has_the_shares_of_the_distribution() {
         let table = drawn("exp:1000");
-        // Above k times the mean are e^-k of all.
+        // In an exponential distribution, e^-k of all values are above k times the mean.
         for (above, expected) in [(500, 0.6065), (1000, 0.3679), (3000, 0.0498), (6000, 0.0025)] {
             let share = table.iter().filter(|&&len| len > above).count() as f64 / table.len() as f64;
             assert!((share - expected).abs() < 0.0005, "{share} above {above}");
         }
         let max_len = sizes("exp:1000").distribution.max_len();
-        assert!((9010..=9012).contains(&max_len), "1000 times the logarithm of 8192, not {max_len}");
+        assert!(
+            (9010..=9012).contains(&max_len),
+            "expected 1000 times the logarithm of 8192, found {max_len}"
+        );
     }
 
     #[test]
-    fn what_cannot_be_meant_is_refused_with_what_to_write() {
+    fn invalid_sizes_are_an_error_that_says_what_to_write() {
         let cases = [
             ("2KiB-1KiB", "write 1KiB-2KiB"),
-            ("gauss:5", "'gauss' is no kind of sizes; write 512, 0-2048, fixed:512, list:64@9"),
-            ("fixed:", "'' is no size; write bytes, such as 512"),
-            ("fixed:1-2", "write 1-2 alone"),
-            ("fixed:-1", "'-1' is no size"),
+            ("gauss:5", "unknown kind of sizes 'gauss'; write 512, 0-2048, fixed:512, list:64@9"),
+            ("fixed:", "invalid size ''; write bytes, such as 512"),
+            ("fixed:1-2", "write 1-2 without fixed:"),
+            ("fixed:-1", "invalid size '-1'"),
             ("list:", "write list:64@9,1024@1"),
-            ("list:64@9,", "'' has no weight; write size and weight, such as 64@9"),
+            ("list:64@9,", "'' has no weight; write size@weight, such as 64@9"),
             ("list:64", "'64' has no weight"),
-            ("list:64@0", "'0' is no weight; write a whole number from 1, such as 64@9"),
-            ("list:64@x", "'x' is no weight"),
-            ("list:64@-1", "'-1' is no weight"),
-            ("list:64@4294967296", "'4294967296' is no weight"),
-            ("list:many@1", "'many' is no size"),
-            ("list:1@65536,2@1", "add up to 65537, without what divides all of them, and 65536 is the most"),
+            ("list:64@0", "invalid weight '0'; write a whole number from 1, such as 64@9"),
+            ("list:64@x", "invalid weight 'x'"),
+            ("list:64@-1", "invalid weight '-1'"),
+            ("list:64@4294967296", "invalid weight '4294967296'"),
+            ("list:many@1", "invalid size 'many'"),
+            ("list:1@65536,2@1", "add up to 65537; the maximum is 65536"),
             ("list:1@4294967295,2@4294967294", "add up to 8589934589"),
             ("exp:0", "write exp:512, or 0 for empty packets"),
-            ("exp:", "'' is no size"),
+            ("exp:", "invalid size ''"),
             ("exp:1GiB", "write a mean below 400MiB"),
             ("exp:4294967295", "write a mean below 400MiB"),
             ("file:", "write file:SIZES.csv"),

@@ -1,4 +1,4 @@
-//! Whether what comes back on a connection is what was sent, whole, in order and once.
+//! Checks the packets that come back on a connection: intact, in order and exactly once.
 //!
 //! ```text
 //!   sent                 0  1  2  3  4  5  6  7  8
@@ -7,14 +7,14 @@
 //!                       overtaken: 2       expected: 5 6 7 8, in this order
 //! ```
 //!
-//! A packet that comes back ahead of older ones overtakes them. An overtaken packet that still comes is reordered, as
-//! RFC 4737 has it; one that never comes is lost. What equals no outstanding packet is duplicated when it equals one
-//! that was answered, and otherwise the corrupted answer to the next one.
+//! A packet that comes back before older ones overtakes them. An overtaken packet that comes back later is reordered,
+//! as in RFC 4737; if it never comes back it is lost. A packet that equals no outstanding packet is a duplicate if it
+//! equals one that was already answered. Otherwise it counts as the corrupted answer to the next expected packet.
 //!
-//! PayloadSequence of less than 8 bytes may be alike. A fault of such a packet may be given another name, and two that
-//! are the same bytes can change places; but their number is right, and the exit code is.
+//! Packets of less than 8 bytes may be equal. A fault of such a packet may be counted as another kind of fault, and two
+//! equal packets that change places go unnoticed. The total number of faults and the exit code are still right.
 //!
-//! Nothing in here reads a socket or a clock.
+//! Nothing here reads a socket or a clock.
 
 use std::collections::VecDeque;
 
@@ -23,19 +23,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::traffic::payload::{DISTINCT_LEN, PayloadSequence};
 
-/// How far back an answered packet is history_len, to tell a duplicated packet from an corrupted one. It is looked at
-/// for wrong packets alone.
+/// How many answered packets are searched to tell a duplicate from a corrupted packet. Only faulty packets are searched
+/// for, so this costs nothing in a sound run.
 pub(crate) const HISTORY_LEN: u64 = 1024;
 
-/// How much of a packet that comes back is looked at.
+/// How much of a packet that comes back is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Verify {
     /// Every byte.
     Full,
-    /// Its length: packets of the same length are taken for each other.
+    /// Only the length; packets of the same length are not distinguished.
     Len,
-    /// Nothing: what comes back is taken for the packet that was expected.
+    /// Nothing; packets are only counted.
     Off,
 }
 
@@ -48,22 +48,24 @@ impl Verify {
         }
     }
 
-    /// How far back an answered packet is history_len that equals one of `len` bytes. Of packets that are alike only
-    /// the last one is, or every corrupted one would equal some.
+    /// How many answered packets are searched for a duplicate of `len` bytes. If packets may be equal only the last one
+    /// is searched. Otherwise every corrupted packet would equal some earlier one.
     fn history_len(self, len: usize) -> u64 {
         if self == Self::Full && len >= DISTINCT_LEN { HISTORY_LEN } else { 1 }
     }
 }
 
-/// The verifier of one connection. `T` is what the caller wants to know again when a packet comes back.
+/// Checks the packets of one connection. `T` is a value that the caller attaches to each packet, and gets back with the
+/// answer.
 pub(crate) struct Verifier<T> {
     payloads: PayloadSequence,
     verify: Verify,
-    /// Sent, and not overtaken: in the order in which they have to come back. The last one has number `next - 1`.
+    /// Outstanding packets that were not overtaken, in the order in which they must come back. The last one has the
+    /// number `next - 1`.
     expected: VecDeque<Outstanding<T>>,
-    /// Sent before a packet that has come back.
+    /// Outstanding packets that were overtaken.
     overtaken: Vec<Outstanding<T>>,
-    /// The number of the next packet to be sent.
+    /// The number of the next packet to send.
     next: u64,
     integrity: Integrity,
 }
@@ -73,21 +75,21 @@ struct Outstanding<T> {
     context: T,
 }
 
-/// What a packet that came back is, with the context of the one that it answers.
+/// The result of checking a packet, with the context of the packet that it answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Judgement<T> {
-    /// Whole, and not overtaken.
+    /// Intact and not overtaken.
     Verified(T),
-    /// Whole, and later than a packet that was sent after it.
+    /// Intact, but it came back after a packet that was sent later.
     Reordered(T),
-    /// Other bytes than were sent.
+    /// Different bytes than were sent.
     Corrupted(T),
-    /// The answer to a packet that had one already, or to none.
+    /// The packet was already answered, or nothing was outstanding.
     Duplicated,
 }
 
 impl<T: Copy> Judgement<T> {
-    /// The context of the packet that was answered, if one was.
+    /// The context of the answered packet. `None` for a duplicate.
     pub(crate) fn context(&self) -> Option<T> {
         match *self {
             Self::Verified(context) | Self::Reordered(context) | Self::Corrupted(context) => Some(context),
@@ -96,8 +98,8 @@ impl<T: Copy> Judgement<T> {
     }
 }
 
-/// How many packets met which fate. What was sent is all of these without `duplicated`; what came back is `verified`,
-/// `corrupted`, `reordered` and `duplicated`.
+/// What happened to the packets. The sent packets are the sum of all counts without `duplicated`. The received packets
+/// are the sum of `verified`, `corrupted`, `reordered` and `duplicated`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Integrity {
     pub(crate) verified: u64,
@@ -106,18 +108,18 @@ pub(crate) struct Integrity {
     pub(crate) reordered: u64,
     #[serde(rename = "doubled")]
     pub(crate) duplicated: u64,
-    /// Overtaken and never come, or not come in time on a connection that was well.
+    /// Overtaken and never received, or not received in time on an open connection.
     pub(crate) lost: u64,
     /// Outstanding when the connection failed or the run was interrupted.
     pub(crate) unanswered: u64,
 }
 
-/// What became of a connection, as far as its verifier is concerned.
+/// How to count the packets that are outstanding when a connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unreceived {
-    /// It is well. What has not come by now is lost.
+    /// The connection is open and the wait is over: they are lost.
     Lost,
-    /// It failed, or nobody waits any more.
+    /// The connection failed or the run was interrupted: they might still have come back.
     Unanswered,
 }
 
@@ -133,13 +135,13 @@ impl<T> Verifier<T> {
         }
     }
 
-    /// The payload to be sent `ahead` packets after the next one. It is not outstanding before [`sent`](Self::sent)
-    /// says so.
+    /// The payload that is sent `ahead` packets after the next one. It becomes outstanding when [`sent`](Self::sent) is
+    /// called for it.
     pub(crate) fn upcoming(&self, ahead: usize) -> &'static [u8] {
         self.payloads.payload(self.next + ahead as u64)
     }
 
-    /// Notes that the next packet was sent, and returns its payload.
+    /// Marks the next packet as sent, and returns its payload.
     pub(crate) fn sent(&mut self, context: T) -> &'static [u8] {
         let payload = self.upcoming(0);
         self.next += 1;
@@ -147,19 +149,19 @@ impl<T> Verifier<T> {
         payload
     }
 
-    /// Whether nothing was sent yet.
+    /// Whether no packet was sent yet.
     pub(crate) fn is_unused(&self) -> bool {
         self.next == 0
     }
 
-    /// How many packets have not come back.
+    /// The number of packets that have not come back.
     pub(crate) fn outstanding(&self) -> usize {
         self.expected.len() + self.overtaken.len()
     }
 
-    /// Judges a packet that came back.
+    /// Checks a packet that came back.
     pub(crate) fn receive(&mut self, payload: &[u8]) -> Judgement<T> {
-        // The one case that is to be fast.
+        // The normal case, which must be fast.
         if self.expected.front().is_some_and(|next| self.verify.is_same(next.payload, payload)) {
             self.integrity.verified += 1;
             return Judgement::Verified(self.answer_expected(0));
@@ -190,7 +192,7 @@ impl<T> Verifier<T> {
         })
     }
 
-    /// Takes the expected packet at `index` off; those before it are overtaken.
+    /// Removes the expected packet at `index`. The packets before it are overtaken.
     fn answer_expected(&mut self, index: usize) -> T {
         self.overtaken.extend(self.expected.drain(..index));
         let answered = self.expected.pop_front();
@@ -203,9 +205,9 @@ impl<T> Verifier<T> {
         (start..end).any(|number| self.verify.is_same(self.payloads.payload(number), payload))
     }
 
-    /// Closes the verifier: what is outstanding now will not be answered.
+    /// Ends the check. Outstanding packets are counted as `unreceived` says.
     pub(crate) fn settle(mut self, unreceived: Unreceived) -> Integrity {
-        // Order is what the connection promises: an overtaken packet is late or lost, however the connection ended.
+        // A connection keeps the order, so an overtaken packet is lost, however the connection ended.
         self.integrity.lost += self.overtaken.len() as u64;
         let expected = self.expected.len() as u64;
         match unreceived {
@@ -217,14 +219,14 @@ impl<T> Verifier<T> {
 }
 
 impl Integrity {
-    /// PayloadSequence that did not come back whole, in order and once, as far as they should have.
+    /// The number of packets that did not come back intact, in order and exactly once. Without unanswered packets.
     pub(crate) fn violations(&self) -> u64 {
         let Self { corrupted, reordered, duplicated, lost, .. } = self;
         [corrupted, reordered, duplicated, lost].into_iter().fold(0, |sum, count| sum.saturating_add(*count))
     }
 }
 
-/// A document that others wrote may hold any number.
+/// Saturating: a document from a file may contain any numbers.
 impl std::ops::AddAssign for Integrity {
     fn add_assign(&mut self, other: Self) {
         let Self { verified, corrupted, reordered, duplicated, lost, unanswered } = other;
@@ -248,13 +250,13 @@ mod tests {
 
     const LONG: Distribution = Distribution::Uniform { min_len: 8, max_len: 64 };
 
-    /// One for all tests: a block is never freed.
+    /// One block for all tests, because blocks are leaked.
     fn block() -> PayloadBlock {
         static BLOCK: OnceLock<PayloadBlock> = OnceLock::new();
         *BLOCK.get_or_init(|| PayloadBlock::new(LONG.max_len(), 1))
     }
 
-    /// An verifier with packets 0 to `sent - 1` outstanding, each with its number as the context, and their payloads.
+    /// A verifier with packets 0 to `sent - 1` outstanding, and their payloads. The context of a packet is its number.
     fn verifier(sizes: Distribution, sent: u64) -> (Verifier<u64>, Vec<Vec<u8>>) {
         verifier_with(Verify::Full, sizes, sent)
     }
@@ -274,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_back_as_it_was_sent_is_verified() {
+    fn an_intact_packet_in_order_is_verified() {
         let (mut verifier, payloads) = verifier(Distribution::Uniform { min_len: 0, max_len: 64 }, 200);
         let judgements = receive_all(&mut verifier, &payloads);
         assert!(judgements.into_iter().eq((0..200).map(Verified)));
@@ -297,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_packet_that_does_not_come_is_lost_on_a_sound_connection_and_unanswered_on_a_cut_one() {
+    fn a_missing_packet_is_lost_on_an_open_connection_and_unanswered_on_a_failed_one() {
         for (unreceived, lost, unanswered) in [(Unreceived::Lost, 2, 0), (Unreceived::Unanswered, 0, 2)] {
             let (mut verifier, payloads) = verifier(LONG, 3);
             verifier.receive(&payloads[0]);
@@ -307,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_that_change_places_the_later_one_is_reordered() {
+    fn of_two_swapped_packets_the_one_that_comes_late_is_reordered() {
         let (mut verifier, mut payloads) = verifier(LONG, 4);
         payloads.swap(1, 2);
         assert_eq!(
@@ -321,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_packet_that_comes_twice_is_doubled_whenever_it_comes_again() {
+    fn a_packet_that_comes_twice_is_a_duplicate_at_any_later_time() {
         for again_at in [2, 3, 4] {
             let (mut verifier, mut payloads) = verifier(LONG, 4);
             payloads.insert(again_at, payloads[1].clone());
@@ -335,14 +337,14 @@ mod tests {
     }
 
     #[test]
-    fn a_packet_that_nothing_asked_for_is_doubled() {
+    fn a_packet_without_a_request_is_a_duplicate() {
         let (mut verifier, payloads) = verifier(LONG, 1);
         verifier.receive(&payloads[0]);
         assert_eq!(verifier.receive(b"what is this?"), Duplicated);
     }
 
     #[test]
-    fn a_flipped_bit_anywhere_is_an_altered_packet() {
+    fn any_flipped_bit_is_a_corrupted_packet() {
         let (_, payloads) = verifier(LONG, 3);
         for byte in 0..payloads[1].len() {
             for bit in 0..8 {
@@ -359,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn a_packet_that_is_cut_or_grown_is_altered() {
+    fn a_packet_with_another_length_is_corrupted() {
         let len = verifier(LONG, 3).1[1].len();
         for new_len in (0..len).chain([len + 1]) {
             let (mut verifier, mut payloads) = verifier(LONG, 3);
@@ -370,14 +372,14 @@ mod tests {
     }
 
     #[test]
-    fn a_packet_of_another_connection_is_altered() {
+    fn a_packet_of_another_connection_is_corrupted() {
         let (mut verifier, _) = verifier(LONG, 1);
         let other = PayloadSequence::new(block(), LONG, 1, 1, 2).payload(0);
         assert_eq!(verifier.receive(other), Corrupted(0));
     }
 
     #[test]
-    fn an_altered_packet_after_a_dropped_one_is_not_taken_for_it() {
+    fn a_corrupted_packet_does_not_answer_an_earlier_dropped_one() {
         let (mut verifier, mut payloads) = verifier(LONG, 4);
         payloads[2][0] ^= 1;
         payloads[3][0] ^= 1;
@@ -388,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn an_altered_packet_that_was_overtaken_is_altered() {
+    fn an_overtaken_corrupted_packet_is_corrupted() {
         let (mut verifier, mut payloads) = verifier(LONG, 2);
         payloads.swap(0, 1);
         payloads[1][0] ^= 1;
@@ -397,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn empty_packets_are_told_by_their_number() {
+    fn empty_packets_are_counted() {
         let sizes = Distribution::Uniform { min_len: 0, max_len: 0 };
         let (mut one_missing, payloads) = verifier(sizes, 5);
         receive_all(&mut one_missing, &payloads[1..]);
@@ -411,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_packet_is_remembered_after_many_others() {
+    fn a_duplicate_is_recognized_after_many_other_packets() {
         let (mut verifier, payloads) = verifier(LONG, HISTORY_LEN);
         receive_all(&mut verifier, &payloads);
         let upcoming = verifier.sent(HISTORY_LEN);
@@ -420,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn by_length_alone_a_packet_that_is_dropped_cut_or_comes_twice_is_told_and_an_altered_byte_is_not() {
+    fn checking_only_lengths_finds_lost_cut_and_duplicated_packets_but_no_corrupted_bytes() {
         let settled = |wrong: fn(&mut Vec<Vec<u8>>)| {
             let (mut verifier, mut payloads) = verifier_with(Verify::Len, LONG, 6);
             assert!(payloads.windows(2).all(|pair| pair[0].len() != pair[1].len()));
@@ -449,9 +451,8 @@ mod tests {
         }
     }
 
-    /// Whatever a server does, what was sent and what came back add up.
     #[test]
-    fn the_fates_add_up_to_what_was_sent_and_to_what_came_back() {
+    fn the_counts_add_up_to_the_packets_sent_and_to_the_packets_received() {
         for round in 0..200_usize {
             let sizes = Distribution::Uniform { min_len: 0, max_len: if round % 2 == 0 { 3 } else { 64 } };
             let (mut verifier, mut payloads) = verifier(sizes, 20);
