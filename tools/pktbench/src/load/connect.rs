@@ -1,4 +1,4 @@
-//! Making connections, and what to do when one cannot be made.
+//! Makes the connections, with TLS if asked for. An error says why a connection could not be made and what to do.
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -19,10 +19,11 @@ use tokio_rustls::rustls::{self, CertificateError, ClientConfig, ClientConnectio
 use crate::load::stream::{Socket, Stream};
 use crate::plan::{Plan, Tls};
 
-/// Enough to hide the way to a distant server, and with many workers still few against the backlog of a listener.
+/// Concurrent connection attempts of a worker: enough to hide the round-trip time of a distant server, and few compared
+/// with the backlog of a listener even with many workers.
 const MAX_CONCURRENT: usize = 32;
 
-/// A server, resolved.
+/// A server, with its name resolved.
 pub(crate) struct Target {
     address: Address,
     tls: Option<(TlsConnector, ServerName<'static>)>,
@@ -34,12 +35,12 @@ enum Address {
 }
 
 impl Target {
-    /// Those of `plan`.
+    /// The targets of `plan`.
     pub(crate) fn of(plan: &Plan) -> anyhow::Result<Vec<Self>> {
         let tls = match &plan.tls {
             None => None,
             Some(Tls { config, server_name }) => {
-                // Its text says what its source says.
+                // Without the error as source: its text already includes the source.
                 let config = config.to_rustls().map_err(|error| anyhow::anyhow!("{error}"))?;
                 Some((config, server_name.as_deref()))
             }
@@ -56,7 +57,7 @@ impl Target {
         let tls = tls.map(|(config, server_name)| {
             let name = server_name.or(host).unwrap_or_default().trim_matches(['[', ']']).to_owned();
             let server_name = ServerName::try_from(name.clone()).with_context(|| {
-                format!("{name:?} is no name of a server; give it with --tls-server-name")
+                format!("{name:?} is not a valid server name; give one with --tls-server-name")
             })?;
             anyhow::Ok((Arc::clone(config).into(), server_name))
         });
@@ -70,18 +71,18 @@ impl From<SocketAddr> for Target {
     }
 }
 
-/// The addresses of `HOST:PORT`.
+/// Resolves `HOST:PORT`.
 pub(crate) fn resolve(addr: &str) -> anyhow::Result<Vec<SocketAddr>> {
     let addrs = addr.to_socket_addrs();
     let addrs: Vec<_> = addrs
         .with_context(|| format!("cannot resolve {addr}; check the name, or give an IP address"))?
         .collect();
-    ensure!(!addrs.is_empty(), "the name of {addr} has no address; check it, or give an IP address");
+    ensure!(!addrs.is_empty(), "{addr} has no address; check the name, or give an IP address");
     Ok(addrs)
 }
 
-/// Makes the connections with these numbers, to the targets by turns, and at a `rate` each of them at its time. The
-/// error is a line that says what is wrong and what to do.
+/// Makes the connections with the numbers `conns`. Connection `n` goes to target `n % targets.len()`. With a `rate`, it
+/// is started `n / rate` seconds after the call. The error is one line that says what is wrong and what to do.
 pub(crate) async fn connect(
     targets: &Arc<[Target]>,
     conns: impl Iterator<Item = usize>,
@@ -94,7 +95,7 @@ pub(crate) async fn connect(
     let mut conns = conns.fuse();
     let start = Instant::now();
     loop {
-        // Those at a rate come one after the other, however long each of them takes.
+        // With a rate all are started, because each waits for its own time.
         while rate.is_some() || connecting.len() < MAX_CONCURRENT {
             let Some(conn) = conns.next() else { break };
             let targets = Arc::clone(targets);
@@ -126,42 +127,45 @@ struct ConnectError {
 }
 
 impl ConnectError {
+    /// What the user can do about it.
     fn advice(&self) -> &'static str {
         use io::ErrorKind as Kind;
         let tls = self.error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
         match (self.error.kind(), tls) {
             (_, Some(rustls::Error::InvalidCertificate(CertificateError::Other(_)))) => {
-                "its certificate may be an authority's own: make it one with basicConstraints=CA:FALSE"
+                "its certificate may be that of an authority; create it with basicConstraints=CA:FALSE"
             }
             (_, Some(rustls::Error::InvalidCertificate(_))) => {
-                "name the authority that signed it with --tls-ca, or whom it is for with --tls-server-name"
+                "give its authority with --tls-ca, or the expected server name with --tls-server-name"
             }
             _ if is_file_limit(&self.error) => "raise the limit with 'ulimit -n', or lower --conns",
             (Kind::TimedOut, _) if self.in_handshake => {
                 "check that the server speaks TLS, or raise --timeout"
             }
             (Kind::UnexpectedEof | Kind::ConnectionReset, _) if self.in_handshake => {
-                "check that the server speaks TLS, and its limits: it has closed the connection"
+                "the server closed the connection; check that it speaks TLS, and its limits"
             }
-            _ if self.in_handshake => "check that the server speaks TLS, and what it asks of its clients",
+            _ if self.in_handshake => {
+                "check that the server speaks TLS, and whether it requires a client certificate"
+            }
             (Kind::ConnectionRefused | Kind::NotFound, _) => {
-                "start the server, or leave --connect out to load one of its own"
+                "start the server, or omit --connect to use the built-in echo server"
             }
             (Kind::ConnectionReset, _) => {
-                "the server took no more connections: look at its limits, or lower --conns"
+                "the server accepts no more connections; check its limits, or lower --conns"
             }
             (Kind::TimedOut, _) => "check the address and the firewall, or raise --timeout",
             (Kind::AddrNotAvailable, _) => {
-                "no local port is free: lower --conns, or wait until closed ones are free again"
+                "no local port is free; lower --conns, or wait until closed connections free their ports"
             }
             _ => "check the address and the network",
         }
     }
 }
 
-/// What came of it, unless that took too long.
+/// The result of `doing`, or a timeout error at `deadline`.
 async fn with_deadline<T>(deadline: Instant, doing: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    let late = |_| io::Error::new(io::ErrorKind::TimedOut, "no answer within --timeout");
+    let late = |_| io::Error::new(io::ErrorKind::TimedOut, "no response within --timeout");
     tokio::time::timeout_at(deadline, doing).await.map_err(late)?
 }
 
@@ -199,18 +203,20 @@ impl Target {
         Ok((stream, Some(tls)))
     }
 
+    /// The error message: what failed, why, and what to do.
     fn problem(&self, connect_error: &ConnectError) -> String {
         let name = match &self.address {
             Address::Tcp(addrs) => addrs.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(" or "),
             Address::Unix(path) => Addr::unix(path).to_string(),
         };
         let ConnectError { error, in_handshake } = connect_error;
-        let what = if *in_handshake { "speak TLS with" } else { "connect to" };
-        format!("cannot {what} {name}: {error}; {}", connect_error.advice())
+        let action = if *in_handshake { "speak TLS with" } else { "connect to" };
+        format!("cannot {action} {name}: {error}; {}", connect_error.advice())
     }
 }
 
-/// A server whose backlog is full is said to block, and nothing tells when it does no more: it is asked again.
+/// Connects to a Unix socket. `connect` fails with `WouldBlock` while the backlog of the server is full, and no event
+/// announces that there is room, so it is retried.
 async fn connect_at(path: &Path) -> io::Result<UnixStream> {
     loop {
         match UnixStream::connect(path).await {
@@ -222,7 +228,8 @@ async fn connect_at(path: &Path) -> io::Result<UnixStream> {
     }
 }
 
-/// EMFILE, of the process, and ENFILE, of the system: the same numbers on every Unix, and no `ErrorKind` of their own.
+/// Whether the error is EMFILE (limit of the process) or ENFILE (limit of the system). They have no `ErrorKind`, and
+/// the same numbers on every Unix.
 fn is_file_limit(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(24 | 23))
 }
@@ -236,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn too_many_open_files_come_with_the_command_that_allows_more() {
+    fn too_many_open_files_are_reported_with_the_command_that_raises_the_limit() {
         for os_error in [23, 24] {
             let error = io::Error::from_raw_os_error(os_error);
             assert!(error.to_string().to_lowercase().contains("too many open files"), "{error}");
@@ -245,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn every_failure_comes_with_advice_of_its_own() {
+    fn every_failure_has_its_own_advice() {
         use io::ErrorKind as Kind;
         let kinds = [
             Kind::ConnectionRefused,
@@ -265,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_without_an_address_is_an_error_that_names_it() {
+    fn an_unknown_host_is_an_error_that_names_it() {
         // `.invalid` is reserved for names that do not exist (RFC 2606).
         let error = resolve("nowhere.invalid:80").unwrap_err().to_string();
         assert!(error.starts_with("cannot resolve nowhere.invalid:80; "), "{error}");
@@ -273,11 +280,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn at_a_rate_each_connection_is_made_at_its_time() {
+    async fn with_a_rate_each_connection_starts_at_its_time() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let targets: Arc<[Target]> = [listener.local_addr().unwrap().into()].into();
         let (begun, times) = (Instant::now(), std::cell::RefCell::new(Vec::new()));
-        // Those of the second worker of two.
+        // The connections of the second worker of two.
         let connected = connect(&targets, [1, 3, 5].into_iter(), Some(10.0), Duration::from_secs(10), || {
             times.borrow_mut().push(begun.elapsed().as_millis() as u64);
         });
@@ -288,7 +295,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn connections_go_to_the_targets_by_turns() {
+    async fn connections_are_spread_evenly_over_the_targets() {
         let listeners = [(); 3].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
         let targets: Arc<[Target]> =
             listeners.iter().map(|listener| listener.local_addr().unwrap().into()).collect();

@@ -1,14 +1,14 @@
-//! The bytes of one connection: frames out, frames in, waiting for neither.
+//! The bytes of one connection: writes frames and reads frames, without waiting.
 //!
 //! ```text
-//!   frames of several packets -- one write --> socket      what it does not take waits in `unsent`
-//!   socket -- one read --> the worker's buffer -- PacketCodec::peek --> payloads, where they were read
-//!                              '-- a frame that is cut --> `partial`, until the rest of it is there
+//!   frames of several packets -- one write --> socket      bytes that the socket does not accept stay in `unsent`
+//!   socket -- one read --> buffer of the worker -- PacketCodec::peek --> payloads, in the buffer
+//!                              '-- an incomplete frame --> `partial`, until the rest arrives
 //! ```
 //!
-//! A load generator must take less time for a packet than the server under test. Loading through `PacketConn`, which
-//! has a task, a send queue and a packet of its own for each, took a quarter more CPU time, the kernel's included, with
-//! 32 packets outstanding on each of 64 connections, and a third more with one on each of 1,000.
+//! A load generator must need less time per packet than the server under test. It does not use `PacketConn`, which has
+//! a task, a send queue and an allocation for each packet. `PacketConn` took a quarter more CPU time (including the
+//! kernel) with 32 packets outstanding on each of 64 connections, and a third more with one on each of 1,000.
 
 use std::io;
 
@@ -24,6 +24,7 @@ pub(crate) struct Connection {
     stream: Stream,
     codec: PacketCodec,
     partial: Partial,
+    /// Frames that the socket has not accepted yet.
     unsent: BytesMut,
 }
 
@@ -32,11 +33,12 @@ impl Connection {
         Self { stream, codec: PacketCodec::new(codec), partial: Partial::default(), unsent: BytesMut::new() }
     }
 
+    /// For registering with `mio`.
     pub(crate) fn source(&mut self) -> &mut impl Source {
         &mut self.stream
     }
 
-    /// Whether the socket has taken all that was written.
+    /// Whether the socket has accepted everything.
     pub(crate) fn is_flushed(&self) -> bool {
         self.unsent.is_empty() && self.stream.is_flushed()
     }
@@ -46,7 +48,7 @@ impl Connection {
         self.codec.encode_payload(payload, frames)
     }
 
-    /// Writes `frames`, all of which was flushed before, and leaves an empty buffer there.
+    /// Writes `frames` and leaves an empty buffer. Earlier frames must be flushed.
     pub(crate) fn write(&mut self, frames: &mut BytesMut) -> io::Result<()> {
         let written = self.stream.write(frames)?;
         if written == frames.len() {
@@ -58,11 +60,11 @@ impl Connection {
         Ok(())
     }
 
-    /// Writes what is left, as far as the socket takes it.
+    /// Writes the rest of earlier frames, until the socket is full.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
         while self.stream.flush()? {
             if self.unsent.is_empty() {
-                // It may have been large.
+                // Frees the memory, which may be large.
                 self.unsent = BytesMut::new();
                 break;
             }
@@ -74,8 +76,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Reads once, into `buffer` where nothing is left of an earlier read, and hands each payload that is whole by then
-    /// to `take`, with the time of the read.
+    /// Reads once and calls `take` with each complete payload and the time of the read. Reads into `buffer`, unless a
+    /// part of a frame is left from an earlier read.
     pub(crate) fn read(
         &mut self,
         buffer: &mut [u8],
@@ -101,26 +103,26 @@ impl Connection {
             taken += frame_len;
         }
         if is_partial {
-            partial.take_off(taken);
+            partial.remove_front(taken);
         } else if taken < len {
             *partial = Partial::new(&buffer[taken..len]);
         }
         Ok(got)
     }
 
-    /// Sends FIN. What was not written by now never is.
+    /// Sends FIN. Unsent frames are dropped.
     pub(crate) fn shutdown(&mut self) -> io::Result<()> {
         self.unsent = BytesMut::new();
         self.stream.shutdown()
     }
 
-    /// Reads once, and throws it away.
+    /// Reads once, and discards the bytes.
     pub(crate) fn discard(&mut self, buffer: &mut [u8]) -> Result<ReadOutcome, Failure> {
         self.stream.discard(buffer)?.ok_or(Failure::Closed)
     }
 }
 
-/// The front of a frame that has not arrived whole, and what arrives behind it. Without memory between frames.
+/// An incomplete frame, and the bytes that arrive after it. Holds no memory when it is empty.
 #[derive(Default)]
 struct Partial {
     bytes: Vec<u8>,
@@ -140,7 +142,8 @@ impl Partial {
         &self.bytes[..self.len]
     }
 
-    /// Room for the next read: as much as has arrived and at least `at_least`, whatever the frame claims to have.
+    /// Room for the next read: as much as has arrived, and at least `at_least`. It does not depend on the length that
+    /// the frame claims.
     fn room(&mut self, codec: &PacketCodec, at_least: usize) -> &mut [u8] {
         let room = codec.room(self.filled(), at_least).max(at_least);
         if self.bytes.len() < self.len + room {
@@ -149,13 +152,14 @@ impl Partial {
         &mut self.bytes[self.len..]
     }
 
-    /// Counts `len` bytes that were read into the room, and gives all there are.
+    /// Adds `len` bytes that were read into the room, and returns all bytes.
     fn fill(&mut self, len: usize) -> &[u8] {
         self.len += len;
         self.filled()
     }
 
-    fn take_off(&mut self, len: usize) {
+    /// Removes `len` bytes from the front.
+    fn remove_front(&mut self, len: usize) {
         if len == self.len {
             *self = Self::default();
         } else if len > 0 {
@@ -177,7 +181,7 @@ mod tests {
         Clock::new(std::time::Instant::now())
     }
 
-    /// Both ends; the second one blocks.
+    /// A connection and its peer, which is a blocking socket.
     fn pair() -> (Connection, TcpStream) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -186,7 +190,7 @@ mod tests {
         (Connection::new(stream, CodecConfig::new()), listener.accept().unwrap().0)
     }
 
-    /// Reads until so many payloads are there.
+    /// Reads until `count` payloads were received.
     fn read_payloads(conn: &mut Connection, buffer: &mut [u8], count: usize) -> Vec<Vec<u8>> {
         let mut payloads = Vec::new();
         while payloads.len() < count {
@@ -196,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn payloads_come_whole_however_the_stream_is_cut() {
+    fn payloads_are_complete_however_the_stream_is_cut() {
         let (mut conn, mut peer) = pair();
         let lens = [0_usize, 1, 5, 100, 3000, 7, 70_000, 0, 2];
         let payloads: Vec<Vec<u8>> =
@@ -205,7 +209,7 @@ mod tests {
             .iter()
             .flat_map(|payload| [&(payload.len() as u32).to_le_bytes(), &payload[..]].concat())
             .collect();
-        // Rooms from less than a header to more than the stream; the peer's writes are cut elsewhere.
+        // Buffers from less than a header to more than the stream. The peer's writes are cut at other positions.
         for room in [1, 3, 4, 5, 64, 1000, 1 << 17] {
             let writing = std::thread::spawn({
                 let (stream, peer) = (stream.clone(), peer.try_clone().unwrap());
@@ -229,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_claimed_length_makes_no_room() {
+    fn a_claimed_length_reserves_no_memory() {
         let (mut conn, mut peer) = pair();
         peer.write_all(&[0, 0, 0, 2, 1]).unwrap();
         let mut buffer = [0; 64];
@@ -237,17 +241,17 @@ mod tests {
             conn.read(&mut buffer, clock(), |_, _| {}).unwrap();
         }
         let room = conn.partial.room(&conn.codec, 64).len();
-        assert!((64..=2 * 64).contains(&room), "{room} bytes, when 32 MiB were announced");
+        assert!((64..=2 * 64).contains(&room), "{room} bytes for a header that claims 32 MiB");
     }
 
     #[test]
-    fn what_the_socket_does_not_take_is_sent_later_and_once() {
+    fn bytes_that_the_socket_does_not_accept_are_sent_later_and_once() {
         let (mut conn, mut peer) = pair();
         let mut frames = BytesMut::new();
         conn.encode(&vec![7; 8 << 20], &mut frames).unwrap();
         let expected = frames.to_vec();
         conn.write(&mut frames).unwrap();
-        assert!(frames.is_empty() && !conn.is_flushed(), "8 MiB fit the socket");
+        assert!(frames.is_empty() && !conn.is_flushed(), "8 MiB must not fit into the socket");
         let reading = std::thread::spawn(move || {
             let mut received = vec![0; expected.len()];
             peer.read_exact(&mut received).unwrap();

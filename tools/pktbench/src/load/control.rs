@@ -1,43 +1,47 @@
-//! What the conductor tells the workers, and what they tell of how far they are.
+//! The commands of the conductor to the workers, and the progress that workers report.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use crate::plan::schedule::Schedule;
 use crate::record::tally::Tally;
 
-/// What the conductor has all connections do.
+/// The current command for all workers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Control {
+    /// Make the connections.
     Connect,
+    /// Start the load.
     Go(Schedule),
+    /// End all connections now.
     Stop(Stop),
 }
 
-/// Why connections that are not done are to end now.
+/// Why unfinished connections must end now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stop {
-    /// What is outstanding has not come back in time.
+    /// Outstanding packets have not come back in time.
     GaveUp,
-    /// Nobody waits for it any more.
+    /// The run was interrupted.
     Interrupted,
 }
 
-/// How far workers are.
+/// The progress of one worker, or the sum of several.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Counts {
-    /// Packets, the warm-up included.
+    /// Packets sent, including the warm-up.
     pub(crate) sent: u64,
+    /// Packets answered.
     pub(crate) answers: u64,
-    /// Whether something has to be waited for.
+    /// Whether a connection waits for responses or for the socket.
     pub(crate) has_outstanding: bool,
 }
 
-/// What a worker tells of it.
+/// The progress of a worker, shared with the conductor.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     pub(super) sent: AtomicU64,
     pub(super) answers: AtomicU64,
-    /// Connections of which something has to be waited for.
+    /// Connections that wait for responses or for the socket.
     pub(super) awaiting_peer: AtomicUsize,
 }
 

@@ -1,10 +1,10 @@
-//! The event loop of a worker: gives each connection its turn when its socket is ready, or when a packet of it is due.
+//! The event loop of a worker. It runs a connection when its socket is ready or its next packet is due.
 //!
 //! ```text
-//!   a queue of what is due next -- wake ---.
-//!                                           v
-//!   poll: sockets, timer, conductor --> each load has its turn --> queue
-//!                                           '-- at the end of an interval: the recording goes to the conductor
+//!   queue of due times -- send_due ------.
+//!                                        v
+//!   poll: sockets, timer, conductor --> driver of a connection --> queue of due times
+//!                                        '-- at the end of an interval: publish the recording to the conductor
 //! ```
 
 use std::cmp::Reverse;
@@ -18,7 +18,7 @@ use tokio::sync::watch;
 
 use crate::load::connection::Connection;
 use crate::load::control::{Control, Progress, Stop};
-use crate::load::pacing::{ConnectionDriver, DriveResult, End, WorkerState};
+use crate::load::driver::{ConnectionDriver, DriveResult, End, WorkerState};
 use crate::load::stream::{ReadOutcome, Stream};
 use crate::load::timer::Timer;
 use crate::plan::Plan;
@@ -28,15 +28,15 @@ use crate::record::saturation::CpuTime;
 use crate::record::tally::Tally;
 use crate::traffic::payload::PayloadBlock;
 
-/// Of the conductor's waker. Connections have their slot in the loop, counted from 0.
+/// The token of the conductor's waker. The token of a connection is the index of its slot.
 pub(crate) const WAKER: Token = Token(usize::MAX);
 
 const TIMER: Token = Token(usize::MAX - 1);
 
-/// Many sockets are ready in one call of the system.
-const EVENTS: usize = 1024;
+/// The maximum number of events that one call of `poll` returns. Many sockets may be ready at once.
+const MAX_EVENTS: usize = 1024;
 
-/// A close that takes longer is no longer of interest: what was to be measured has come back by then.
+/// How long to wait until all servers have closed their side. All measured packets have come back by then.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub(crate) struct EventLoop<P> {
@@ -45,39 +45,41 @@ pub(crate) struct EventLoop<P> {
     control: watch::Receiver<Control>,
     schedule: Schedule,
     is_open: bool,
-    /// For the conductor.
+    /// Read by the conductor.
     progress: Arc<Progress>,
-    /// Loads of which something has to be waited for.
+    /// The number of connections that wait for responses or for the socket.
     awaiting_peer: usize,
     publish: P,
-    /// The interval that is recorded.
+    /// The interval that is recorded now.
     interval: u64,
-    /// When one ends, or what counts begins or ends.
+    /// When the interval ends, or when the measurement starts or ends.
     next_boundary_ns: u64,
-    /// At the beginning of what counts, and at the end of sending.
+    /// The CPU time at the start of the measurement and at the end of sending.
     cpu: [Option<CpuTime>; 2],
     slots: Vec<Slot>,
     active: usize,
     closing: usize,
-    /// When which slot is to be woken: each has one entry at most.
+    /// The due times of slots. Each slot has at most one entry.
     wakeups: BinaryHeap<Reverse<(u64, usize)>>,
-    /// Places that go on although nothing tells of them: sockets tell of what is new alone.
+    /// Slots to run again without an event, because events are edge-triggered.
     run_again: Vec<usize>,
     state: WorkerState,
 }
 
 enum Slot {
+    /// A connection under load.
     Active(Box<ConnectionDriver>, Flags),
-    /// Its FIN is on the way; waits for that of the server, so that neither side resets the other.
+    /// Our FIN was sent. Waits for the FIN of the server, so that neither side resets the connection.
     Closing(Connection),
     Empty,
 }
 
-/// What the loop knows of a driver.
+/// What the loop knows about a driver.
 #[derive(Clone, Copy, Default)]
 struct Flags {
-    /// Whether it is in the queue of what is due.
+    /// Whether it has an entry in `wakeups`.
     is_queued: bool,
+    /// Whether it is counted in `awaiting_peer`.
     awaits_peer: bool,
 }
 
@@ -112,7 +114,7 @@ impl<P: FnMut(Published)> EventLoop<P> {
         })
     }
 
-    /// Takes connection `index`, which is loaded once the loop [runs](Self::run).
+    /// Adds connection `index`. Its load starts with [`run`](Self::run).
     pub(crate) fn add(
         &mut self,
         index: usize,
@@ -127,21 +129,21 @@ impl<P: FnMut(Published)> EventLoop<P> {
         self.poll.registry().register(driver.connection().source(), Token(slot), both)?;
         self.active += 1;
         self.slots.push(Slot::Active(driver, Flags { is_queued: true, awaits_peer: false }));
-        // Each has its first turn, if only to find that it has nothing to send.
+        // Due at once: a connection that has nothing to send must notice it.
         self.wakeups.push(Reverse((0, slot)));
         Ok(())
     }
 
-    /// Runs until all loads have ended and their connections are closed.
+    /// Runs until the load of all connections has ended and they are closed.
     pub(crate) fn run(mut self) -> io::Result<Tally> {
-        let mut events = Events::with_capacity(EVENTS);
+        let mut events = Events::with_capacity(MAX_EVENTS);
         let mut close_deadline = None;
         loop {
             let mut now_ns = self.schedule.clock.now_ns();
             if now_ns >= self.next_boundary_ns {
                 self.cross_boundary(now_ns);
             }
-            if self.wake_due(now_ns) {
+            if self.send_due(now_ns) {
                 now_ns = self.schedule.clock.now_ns();
             }
             let mut wait = self.until_boundary(now_ns);
@@ -176,13 +178,14 @@ impl<P: FnMut(Published)> EventLoop<P> {
             for slot in again {
                 self.drive(slot, true);
             }
-            // One that was told of too has had two turns.
+            // A slot may be in the list twice, if it had an event too.
             self.run_again.sort_unstable();
             self.run_again.dedup();
         }
     }
 
-    /// Publishes the recording of an interval that is over, and takes the CPU time where what counts begins and ends.
+    /// Publishes the recording if its interval is over, and records the CPU time at the start and the end of the
+    /// measurement.
     fn cross_boundary(&mut self, now_ns: u64) {
         let schedule = self.schedule;
         let interval = schedule.interval(now_ns);
@@ -191,11 +194,11 @@ impl<P: FnMut(Published)> EventLoop<P> {
         }
         self.record_cpu_time(now_ns, schedule.is_stopped(now_ns));
         let stop_at_ns = schedule.stop_at_ns.filter(|stop_at_ns| *stop_at_ns > now_ns);
-        let flags = [schedule.end_of_interval(interval), stop_at_ns];
-        self.next_boundary_ns = flags.into_iter().flatten().min().unwrap_or(u64::MAX);
+        let boundaries = [schedule.end_of_interval(interval), stop_at_ns];
+        self.next_boundary_ns = boundaries.into_iter().flatten().min().unwrap_or(u64::MAX);
     }
 
-    /// Once at the beginning and once at the end, which may be the same moment.
+    /// Records the CPU time once at the start and once at the end. Both may be the same moment.
     fn record_cpu_time(&mut self, now_ns: u64, at_end: bool) {
         let [start, end] = &mut self.cpu;
         start.get_or_insert_with(|| CpuTime::of_this_thread(now_ns));
@@ -204,6 +207,7 @@ impl<P: FnMut(Published)> EventLoop<P> {
         }
     }
 
+    /// Publishes the recording, and starts that of interval `next`.
     fn publish(&mut self, next: u64) {
         let recording = std::mem::replace(&mut self.state.recording, Recording::new(self.is_open));
         (self.publish)(Published { interval: self.interval, next, recording });
@@ -219,21 +223,22 @@ impl<P: FnMut(Published)> EventLoop<P> {
         self.state.tally
     }
 
+    /// The time until the next boundary, if there is one.
     fn until_boundary(&self, now_ns: u64) -> Option<Duration> {
         let left_ns = self.next_boundary_ns.saturating_sub(now_ns);
         (self.next_boundary_ns < u64::MAX).then(|| Duration::from_nanos(left_ns))
     }
 
-    /// Wakes the loads of which packets are due. Whether there were any.
-    fn wake_due(&mut self, now_ns: u64) -> bool {
+    /// Runs the connections that have a due packet. Returns whether there were any.
+    fn send_due(&mut self, now_ns: u64) -> bool {
         let mut any = false;
-        // Those that are due again by now have their next turn after the answers of others.
-        let mut most = self.wakeups.len();
+        // Each connection once: those that are due again must not delay the responses of others.
+        let mut left = self.wakeups.len();
         while let Some(&Reverse((due_ns, slot))) = self.wakeups.peek() {
-            if due_ns > now_ns || most == 0 {
+            if due_ns > now_ns || left == 0 {
                 break;
             }
-            most -= 1;
+            left -= 1;
             any = true;
             self.wakeups.pop();
             match std::mem::replace(&mut self.slots[slot], Slot::Empty) {
@@ -247,6 +252,7 @@ impl<P: FnMut(Published)> EventLoop<P> {
         any
     }
 
+    /// Runs the connection of a slot after an event.
     fn drive(&mut self, slot: usize, read_closed: bool) {
         match std::mem::replace(&mut self.slots[slot], Slot::Empty) {
             Slot::Active(mut driver, flags) => {
@@ -261,6 +267,7 @@ impl<P: FnMut(Published)> EventLoop<P> {
         }
     }
 
+    /// Puts the driver back into its slot, and queues it for its next packet.
     fn reschedule(
         &mut self,
         slot: usize,
@@ -284,20 +291,21 @@ impl<P: FnMut(Published)> EventLoop<P> {
         self.slots[slot] = Slot::Active(driver, flags);
     }
 
+    /// Ends the load of a connection and starts to close it.
     fn finish(&mut self, slot: usize, driver: ConnectionDriver, end: End) {
         self.active -= 1;
         let failed_before = self.state.tally.errors.count();
         let connection = driver.finish(end, &mut self.state.tally);
         self.state.recording.failed += self.state.tally.errors.count() - failed_before;
         if let Some(mut connection) = connection {
-            // Where it fails, the connection is no more, and so closed.
+            // If this fails, the connection is already gone.
             if connection.shutdown().is_ok() {
                 self.close(slot, connection);
             }
         }
     }
 
-    /// Reads and discards what is there, and waits for more until the server has closed its side.
+    /// Reads and discards what was received. Keeps the slot until the server has closed its side.
     fn close(&mut self, slot: usize, mut connection: Connection) {
         match connection.discard(&mut self.state.buffer) {
             Ok(ReadOutcome::WouldBlock) => {}

@@ -1,4 +1,4 @@
-//! The connections, and the threads that drive them.
+//! The load itself: connections, and the worker threads that drive them. This layer judges and reports nothing.
 
 pub(crate) mod timer;
 
@@ -8,7 +8,7 @@ pub(crate) mod connect;
 
 pub(crate) mod connection;
 
-pub(crate) mod pacing;
+pub(crate) mod driver;
 
 pub(crate) mod control;
 

@@ -1,4 +1,4 @@
-//! What a connection runs over: TCP or a Unix socket, and TLS over it. Nothing here waits.
+//! The transport of a connection: TCP or a Unix socket, optionally with TLS. All operations are non-blocking.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
@@ -18,13 +18,14 @@ pub(crate) enum Socket {
     Unix(UnixStream),
 }
 
-/// What a read came to.
+/// The outcome of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ReadOutcome {
-    /// There may be more.
+    /// Bytes were read, and there may be more.
     MaybeMore,
-    /// All that was there.
+    /// Bytes were read, and the socket is empty.
     Drained,
+    /// Nothing was read.
     WouldBlock,
 }
 
@@ -33,12 +34,12 @@ impl Stream {
         Self { socket, tls: tls.map(Box::new) }
     }
 
-    /// How much of `bytes` it takes: less than all when the socket takes no more now. With TLS some of that may wait
-    /// here, [encrypted](Self::flush).
+    /// Writes `bytes` and returns how many were accepted: fewer than all if the socket is full. With TLS, accepted
+    /// bytes may stay here encrypted until [`flush`](Self::flush).
     pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut written = 0;
         while let Some(tls) = &mut self.tls {
-            // It takes some tens of KiB at a time.
+            // rustls accepts some tens of KiB at a time.
             written += tls.writer().write(&bytes[written..])?;
             if !self.flush()? || written == bytes.len() {
                 return Ok(written);
@@ -47,7 +48,7 @@ impl Stream {
         Ok(retried(|| self.socket.write(bytes))?.unwrap_or(0))
     }
 
-    /// Writes what waits here. Whether that was all.
+    /// Writes encrypted bytes that are still here. Returns whether all were written.
     pub(crate) fn flush(&mut self) -> io::Result<bool> {
         let Self { socket, tls } = self;
         let Some(tls) = tls else { return Ok(true) };
@@ -61,12 +62,12 @@ impl Stream {
         Ok(true)
     }
 
-    /// Whether nothing waits here.
+    /// Whether no encrypted bytes are left here.
     pub(crate) fn is_flushed(&self) -> bool {
         self.tls.as_ref().is_none_or(|tls| !tls.wants_write())
     }
 
-    /// Reads once into `room`, which is not empty. `None` at the end of the stream.
+    /// Reads once into `room`, which must not be empty. `None` at the end of the stream.
     pub(crate) fn read(&mut self, room: &mut [u8]) -> io::Result<Option<(usize, ReadOutcome)>> {
         let room_len = room.len();
         let (len, is_all) = match &mut self.tls {
@@ -74,11 +75,12 @@ impl Stream {
                 let len = retried(|| self.socket.read(room))?;
                 (len, len.is_some_and(|len| len < room_len))
             }
-            // It gives out what it has decrypted, whatever else has arrived.
+            // With TLS, a short read does not mean that the socket is empty.
             Some(tls) => {
                 let waited = tls.wants_write();
                 let len = read_decrypted(tls, &mut self.socket, room)?;
-                // Its own answer to something. Where nothing waited for the socket, nothing will tell that it is ready.
+                // rustls may have produced an answer of its own. Flush it now: no event announces that the socket is
+                // writable if nothing was waiting for it.
                 if !waited {
                     self.flush()?;
                 }
@@ -92,11 +94,11 @@ impl Stream {
         })
     }
 
-    /// Sends the end of this side.
+    /// Ends the sending side: TLS `close_notify` and FIN.
     pub(crate) fn shutdown(&mut self) -> io::Result<()> {
         if let Some(tls) = &mut self.tls {
             tls.send_close_notify();
-            // What the socket does not take at once is of no matter: all packets are through.
+            // If the socket is full, `close_notify` is not sent. All packets are through, so it does not matter.
             self.flush()?;
         }
         match &self.socket {
@@ -105,7 +107,7 @@ impl Stream {
         }
     }
 
-    /// Reads once and throws it away, as it stands on the wire. `None` at the end of the stream.
+    /// Reads once and discards the bytes without decrypting them. `None` at the end of the stream.
     pub(crate) fn discard(&mut self, buffer: &mut [u8]) -> io::Result<Option<ReadOutcome>> {
         Ok(match retried(|| self.socket.read(buffer))? {
             None => Some(ReadOutcome::WouldBlock),
@@ -115,7 +117,8 @@ impl Stream {
     }
 }
 
-/// Reads without writing what waits, as rustls' own stream does first: the peer may take nothing until it is read.
+/// Reads and decrypts. Unlike the stream of rustls it does not write first: the server may not read before its own
+/// output is read.
 fn read_decrypted(
     tls: &mut ClientConnection,
     socket: &mut Socket,
@@ -124,7 +127,7 @@ fn read_decrypted(
     loop {
         match retried(|| tls.reader().read(room)) {
             Ok(None) => {}
-            // The end without a word of TLS is that of a server that is gone: packets tell whether it was whole.
+            // The stream ended without `close_notify`. The frames tell whether it was cut.
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(Some(0)),
             read => return read,
         }
@@ -135,7 +138,7 @@ fn read_decrypted(
     }
 }
 
-/// Does it again where a signal came in between; `None` where it would have to wait.
+/// Repeats `act` if a signal interrupted it. `None` if it would block.
 fn retried(mut act: impl FnMut() -> io::Result<usize>) -> io::Result<Option<usize>> {
     loop {
         match act() {

@@ -1,8 +1,8 @@
-//! Wakes an event loop at a time between two milliseconds.
+//! Wakes an event loop with a resolution below one millisecond.
 //!
-//! The wait of `epoll` is in whole milliseconds, which would send the packets of a millisecond together. On Linux a
-//! timer of the kernel, which is a file to wait for, is exact to some tens of microseconds; the wait of other systems
-//! is.
+//! The timeout of `epoll` is in whole milliseconds: all packets of a millisecond would be sent together. On Linux a
+//! kernel timer (`timerfd`), which the loop polls, is exact to some tens of microseconds. The timeout of other systems
+//! is exact enough.
 
 use std::io;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::plan::clock::Clock;
 pub(crate) struct Timer {
     #[cfg(target_os = "linux")]
     timer: rustix::fd::OwnedFd,
-    /// What it is set to.
+    /// The time that the timer is set to.
     #[cfg(target_os = "linux")]
     at_ns: u64,
 }
@@ -34,7 +34,8 @@ impl Timer {
         Ok(Self { timer, at_ns: 0 })
     }
 
-    /// Sets it to `at_ns` of `clock`, and returns how long the loop may wait besides: `wait`.
+    /// Sets the timer to `at_ns` of `clock`. Returns the timeout for `poll`, which is `wait`: the timer ends the wait
+    /// earlier.
     pub(crate) fn set(
         &mut self,
         at_ns: u64,
@@ -45,7 +46,7 @@ impl Timer {
 
         if self.at_ns != at_ns {
             let once = Timespec { tv_sec: 0, tv_nsec: 0 };
-            // None at all would be no timer.
+            // 0 would disarm the timer.
             let left = Duration::from_nanos(at_ns.saturating_sub(clock.now_ns()).max(1));
             let time = Timespec {
                 tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
@@ -68,6 +69,7 @@ impl Timer {
         Ok(Self {})
     }
 
+    /// Returns the timeout for `poll`: `wait`, or the time until `at_ns` if that is shorter.
     pub(crate) fn set(
         &mut self,
         at_ns: u64,

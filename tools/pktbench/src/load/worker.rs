@@ -1,12 +1,12 @@
-//! A thread of the load, with its share of the connections.
+//! A worker: a thread with its share of the connections.
 //!
 //! ```text
-//!   connect -> wait for the others -> turns of an event loop, until the last load has ended -> close
-//!      '------------------- until the conductor says stop -------------'
+//!   connect -> wait for Go -> event loop, until the load of the last connection has ended -> close
+//!      '------------------- until the conductor says Stop -------------'
 //! ```
 //!
-//! While packets move, a worker shares nothing with others but a few counts, which it tells once a turn, and a
-//! recording once an interval.
+//! While packets are sent, a worker shares only a few counters, which it updates on each turn of the event loop, and a
+//! recording per interval.
 
 use std::io;
 use std::sync::Arc;
@@ -29,22 +29,20 @@ use crate::record::recording::Published;
 use crate::record::tally::Tally;
 use crate::traffic::payload::PayloadBlock;
 
-/// What a worker tells the conductor. That it has ended it tells by dropping its sender.
+/// What a worker tells the conductor. A worker that has ended drops its sender.
 pub(crate) enum Event {
+    /// One more connection was made.
     Connected,
-    /// A connection could not be made; the line says why and what to do.
+    /// A connection could not be made. The line says why and what to do.
     NotConnected(String),
-    /// A worker has come to the end of an interval, or of its work.
-    Interval {
-        worker: usize,
-        published: Box<Published>,
-    },
+    /// The recording of an interval of the worker, the last one included.
+    Interval { worker: usize, published: Box<Published> },
 }
 
 /// A worker as the conductor sees it.
 pub(crate) struct Worker {
     control: watch::Sender<Control>,
-    /// Has the event loop look at the control.
+    /// Makes the event loop check `control`.
     waker: Waker,
     progress: Arc<Progress>,
     thread: JoinHandle<io::Result<Tally>>,
@@ -69,8 +67,8 @@ impl Worker {
         block: PayloadBlock,
         events: mpsc::UnboundedSender<Event>,
     ) -> anyhow::Result<Self> {
-        const CANNOT_START: &str = "cannot start a thread of the load";
-        // That of the connecting alone.
+        const CANNOT_START: &str = "cannot start a worker thread";
+        // Only for making the connections.
         let runtime = Builder::new_current_thread().enable_all().build().context(CANNOT_START)?;
         let poll = Poll::new().context(CANNOT_START)?;
         let waker = Waker::new(poll.registry(), WAKER).context(CANNOT_START)?;
@@ -94,18 +92,18 @@ impl Worker {
 
     pub(crate) fn control(&self, control: Control) {
         self.control.send_replace(control);
-        // A loop that cannot be woken is one that is gone.
+        // If this fails, the loop has ended.
         let _ = self.waker.wake();
     }
 
     pub(crate) fn counts(&self) -> Counts {
         let Progress { sent, answers, awaiting_peer } = &*self.progress;
-        // What was answered was sent before: in this order no more answers are seen than packets.
+        // Answers are read first. In this order there are never more answers than sent packets.
         let answers = answers.load(Relaxed);
         Counts { sent: sent.load(Relaxed), answers, has_outstanding: awaiting_peer.load(Relaxed) > 0 }
     }
 
-    /// Waits for the end of the thread, and gives its tally.
+    /// Waits for the end of the thread, and returns its tally.
     pub(crate) fn join(self) -> anyhow::Result<Tally> {
         let name = self.thread.thread().name().unwrap_or("a worker").to_owned();
         let tally =
@@ -122,18 +120,18 @@ impl WorkerThread {
         drop(runtime);
         let Self { index: worker, plan, block, control, events, progress, .. } = self;
         let mut event_loop = EventLoop::new(poll, control, &plan, schedule, progress, |published| {
-            // A conductor that is gone wants to know no more.
+            // If this fails, the conductor has ended.
             let _ = events.send(Event::Interval { worker, published: Box::new(published) });
         })?;
         for (index, stream) in streams {
             event_loop.add(index, stream, &plan, block)?;
         }
-        // Until here it was busy with itself.
+        // Wait for the start of the run. The time until here was for the setup.
         std::thread::sleep(schedule.clock.instant(0).saturating_duration_since(Instant::now()));
         event_loop.run()
     }
 
-    /// Connects, and waits for the start; `None` where there is none.
+    /// Makes the connections and waits for the start. `None` if the run does not start.
     async fn prepare(&mut self) -> Option<(Vec<(usize, Stream)>, Schedule)> {
         let connecting = connect(
             &self.targets,
@@ -157,13 +155,13 @@ impl WorkerThread {
         };
         match control.wait_for(|control| !matches!(control, Control::Connect)).await.as_deref() {
             Ok(Control::Go(schedule)) => Some((streams, *schedule)),
-            // Stopped, or the conductor is gone.
+            // Stopped, or the conductor has ended.
             _ => None,
         }
     }
 
     fn tell(&self, event: Event) {
-        // A conductor that is gone wants to know no more.
+        // If this fails, the conductor has ended.
         let _ = self.events.send(event);
     }
 }

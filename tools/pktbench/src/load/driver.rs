@@ -1,12 +1,13 @@
-//! The hot loop: sends the packets of one connection that may be sent, and has each judged when it comes back.
+//! Drives the load of one connection: sends the packets that may be sent, and checks and records the responses. This is
+//! the hot loop of the load generator.
 //!
 //! ```text
-//!   closed loop:   fill the pipeline -> read what has come -> judge, record -> fill the pipeline -> read ...
-//!   open loop:     send what is due        read what has come -> judge, record -> send what had to wait for it
+//!   closed loop:   fill the pipeline -> read responses -> check, record -> fill the pipeline -> read ...
+//!   open loop:     send what is due     read responses -> check, record -> send what was blocked
 //! ```
 //!
-//! The clock is read once for all packets that come back together: that moment is the end of their latency, and the
-//! moment of sending of the packets that follow them at once.
+//! The clock is read once for all packets that are read together. That time ends their latency, and it is the send time
+//! of the packets that are sent because of them.
 
 use bytes::BytesMut;
 
@@ -23,19 +24,21 @@ use crate::traffic::arrivals::Arrivals;
 use crate::traffic::payload::{PayloadBlock, PayloadSequence};
 use crate::traffic::verify::{Judgement, Unreceived, Verifier};
 
-/// The size of a read, and of a write, but for its last packet. With 16 KiB, 32 packets of 0 to 2048 B would take
-/// three.
+/// The size of a read, and of a write without its last packet. With 16 KiB, 32 packets of 0 to 2048 B would need three
+/// reads.
 const CHUNK: usize = 64 * 1024;
 
-/// Reads of one connection before the others have their turn.
+/// How often a connection reads before other connections are served.
 const MAX_READS_PER_TURN: usize = 16;
 
-/// What the loads of a worker share.
+/// What the connections of a worker share.
 pub(crate) struct WorkerState {
     pub(crate) tally: Tally,
-    /// Of the interval.
+    /// The recording of the current interval.
     pub(crate) recording: Recording,
+    /// For reads.
     pub(crate) buffer: Vec<u8>,
+    /// For the frames of a write. Empty between writes.
     frames: BytesMut,
 }
 
@@ -55,37 +58,35 @@ pub(crate) struct ConnectionDriver {
     connection: Connection,
     schedule: Schedule,
     next: Next,
-    /// Packets outstanding at most.
     max_outstanding: usize,
-    /// Packets that may still be sent after the warm-up.
+    /// How many packets may still be sent after the warm-up.
     packets_left: u64,
     verifier: Verifier<SendTimes>,
-    /// Whether sending waits for answers or for the socket.
+    /// Whether sending waits for responses or for the socket.
     is_blocked: bool,
-    /// When it last did.
+    /// When it was blocked for the last time.
     blocked_until_ns: u64,
-    /// Whether the time to send is over, as far as this connection has noticed.
+    /// Whether the time to send was over at the last call of `send`.
     is_stopped: bool,
 }
 
 /// When the next packet may be sent.
 enum Next {
-    /// As soon as there is room, from here on.
-    Closed {
-        from_ns: u64,
-    },
+    /// From `from_ns` on, when fewer packets than allowed are outstanding.
+    Closed { from_ns: u64 },
+    /// When it is due.
     Open(Arrivals),
 }
 
-/// What is to be known of a packet when it comes back.
+/// The times of an outstanding packet, needed when it comes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct SendTimes {
     sent_ns: u64,
-    /// In a closed loop when it was sent.
+    /// In a closed loop the same as `sent_ns`.
     due_ns: u64,
 }
 
-/// Packets of one latency.
+/// Packets with the same latency.
 struct LatencyBatch {
     sent: SendTimes,
     now_ns: u64,
@@ -98,18 +99,18 @@ impl LatencyBatch {
     }
 }
 
-/// How far a load is after a turn.
+/// What the event loop must do with the connection next.
 pub(crate) enum DriveResult {
-    /// It goes on when the socket is ready for it.
+    /// Run it when its socket is ready.
     WaitForSocket,
-    /// It goes on after the others.
+    /// Run it again after the other connections.
     RunAgain,
     Ended(End),
 }
 
 /// How the load of a connection ended.
 pub(crate) enum End {
-    /// All was sent, and all came back.
+    /// Everything was sent and answered.
     Complete,
     Failed(Failure),
     Stopped(Stop),
@@ -126,7 +127,7 @@ impl ConnectionDriver {
         let packets = PayloadSequence::new(block, plan.sizes.distribution, plan.seed, index, plan.conns);
         let ramp_ns = whole_ns(plan.ramp);
         let next = match plan.pace {
-            // One connection after the other joins in.
+            // During the ramp, one connection after the other starts.
             Pace::Closed => Next::Closed { from_ns: share(ramp_ns, index, plan.conns) },
             Pace::Open { rate, arrival, .. } => {
                 Next::Open(Arrivals::new(arrival, rate, ramp_ns, plan.seed, index, plan.conns))
@@ -150,7 +151,7 @@ impl ConnectionDriver {
         &mut self.connection
     }
 
-    /// Sends what may be sent, without a look at what has come.
+    /// Sends what may be sent, without reading.
     pub(crate) fn send_due(&mut self, state: &mut WorkerState) -> DriveResult {
         match self.send(self.schedule.clock.now_ns(), state) {
             Ok(()) if self.is_complete() => DriveResult::Ended(End::Complete),
@@ -159,24 +160,24 @@ impl ConnectionDriver {
         }
     }
 
-    /// When to [wake](Self::wake) it, if its socket tells of nothing before.
+    /// When to call [`send_due`](Self::send_due) if there is no event before. `None` if only an event can help.
     pub(crate) fn next_send_ns(&self) -> Option<u64> {
         match &self.next {
             Next::Closed { from_ns } => (self.verifier.is_unused()).then_some(*from_ns),
             Next::Open(_) if self.is_blocked => None,
             Next::Open(arrivals) if self.may_be_sent(arrivals.due_ns()) => Some(arrivals.due_ns()),
-            // It is open to the end of the run.
+            // Nothing more to send: the connection stays open until the end of the run.
             Next::Open(_) => self.schedule.stop_at_ns.filter(|_| !self.is_stopped),
         }
     }
 
-    /// Whether something of it has to be waited for.
+    /// Whether it waits for responses or for the socket.
     pub(crate) fn awaits_peer(&self) -> bool {
         self.verifier.outstanding() > 0 || !self.connection.is_flushed()
     }
 
-    /// Sends and receives what can be without waiting. A short read empties the socket, unless there is an end of the
-    /// stream to find behind it, which was told once: `read_closed`.
+    /// Sends and receives what is possible without waiting. A read that does not fill the buffer has emptied the
+    /// socket. Exception: with `read_closed`, the end of the stream may follow, and no further event announces it.
     pub(crate) fn drive(&mut self, state: &mut WorkerState, read_closed: bool) -> DriveResult {
         self.send_and_receive(state, read_closed)
             .unwrap_or_else(|failure| DriveResult::Ended(End::Failed(failure)))
@@ -193,7 +194,7 @@ impl ConnectionDriver {
         }
         for _ in 0..MAX_READS_PER_TURN {
             let answers_before = state.tally.answers;
-            let got = self.receive(state)?;
+            let outcome = self.receive(state)?;
             if state.tally.answers > answers_before {
                 let now_ns = state.tally.last_answer_ns.unwrap_or_default();
                 self.send(now_ns, state)?;
@@ -202,20 +203,20 @@ impl ConnectionDriver {
                 self.read_unrequested(state);
                 return Ok(DriveResult::Ended(End::Complete));
             }
-            if got == ReadOutcome::WouldBlock || (got == ReadOutcome::Drained && !read_closed) {
+            if outcome == ReadOutcome::WouldBlock || (outcome == ReadOutcome::Drained && !read_closed) {
                 return Ok(DriveResult::WaitForSocket);
             }
         }
         Ok(DriveResult::RunAgain)
     }
 
-    /// Reads once, and judges the packets that have come.
+    /// Reads once, and checks and records the packets.
     fn receive(&mut self, state: &mut WorkerState) -> Result<ReadOutcome, Failure> {
         let Self { connection, schedule, verifier, .. } = self;
         let WorkerState { tally, recording, buffer, .. } = state;
-        // Those that were sent together come back together, mostly: one latency, recorded once.
+        // Packets that were sent together mostly come back together. Their common latency is recorded once.
         let mut batch: Option<LatencyBatch> = None;
-        let got = connection.read(buffer, schedule.clock, |now_ns, payload| {
+        let outcome = connection.read(buffer, schedule.clock, |now_ns, payload| {
             let judgement = verifier.receive(payload);
             let sent = judgement.context();
             let counts = sent.map_or(now_ns, |sent| sent.due_ns) >= schedule.measure_from_ns;
@@ -234,7 +235,7 @@ impl ConnectionDriver {
                     let done = batch.replace(LatencyBatch { sent, now_ns, count: 1 });
                     match done {
                         Some(done) => done.record(recording),
-                        // One of each read is enough to see what a size takes.
+                        // One packet per read is enough for the latency by size.
                         None => tally.sizes.record(payload.len(), now_ns - sent.sent_ns),
                     }
                 }
@@ -243,11 +244,11 @@ impl ConnectionDriver {
         if let Some(last) = batch {
             last.record(recording);
         }
-        got
+        outcome
     }
 
-    /// Sends what may be sent at `now_ns`, as long as the socket takes it. After the end this is what nothing but this
-    /// program has held up.
+    /// Sends what may be sent at `now_ns`, until the socket is full. After the end of the run it still sends packets
+    /// that only the load generator has delayed.
     fn send(&mut self, now_ns: u64, state: &mut WorkerState) -> Result<(), Failure> {
         self.is_stopped = self.schedule.is_stopped(now_ns);
         if self.is_blocked {
@@ -257,7 +258,7 @@ impl ConnectionDriver {
             self.blocked_until_ns = now_ns;
         }
         while self.connection.is_flushed() {
-            // Of a connection that failed, something may be left.
+            // The buffer is shared: a connection that failed may have left frames.
             state.frames.clear();
             while state.frames.len() < CHUNK {
                 let Some(due_ns) = self.due_by(now_ns) else { break };
@@ -275,7 +276,7 @@ impl ConnectionDriver {
         Ok(())
     }
 
-    /// When the packet was due that may be sent at `now_ns`, if one may.
+    /// The due time of the next packet, if it may be sent at `now_ns`.
     fn due_by(&self, now_ns: u64) -> Option<u64> {
         if self.verifier.outstanding() >= self.max_outstanding {
             return None;
@@ -289,7 +290,7 @@ impl ConnectionDriver {
         self.may_be_sent(due_ns).then_some(due_ns)
     }
 
-    /// Whether a packet that is due then is one of those that the run is to send.
+    /// Whether a packet that is due at `due_ns` belongs to the run.
     fn may_be_sent(&self, due_ns: u64) -> bool {
         !self.schedule.is_stopped(due_ns) && (self.packets_left > 0 || due_ns < self.schedule.measure_from_ns)
     }
@@ -313,12 +314,13 @@ impl ConnectionDriver {
         }
     }
 
-    /// Whether all was sent and has come back. One that is answered before all of it is sent is not done: others may
-    /// follow it.
+    /// Whether everything was sent and answered. A packet that is answered before it was completely sent does not
+    /// complete the load, because others may follow it.
     fn is_complete(&self) -> bool {
         self.verifier.outstanding() == 0 && self.connection.is_flushed() && !self.has_more()
     }
 
+    /// Whether there will be more packets to send.
     fn has_more(&self) -> bool {
         let now_ns = self.schedule.clock.now_ns();
         let is_stopped = self.schedule.is_stopped(now_ns);
@@ -329,18 +331,18 @@ impl ConnectionDriver {
         }
     }
 
-    /// Takes packets that nothing asked for and that are here already, without waiting for them. A server that sends
-    /// them without end is not listened to without end.
+    /// Reads packets that nothing asked for and that have already arrived, to count them as duplicates. The number of
+    /// reads is limited, because a server might send without end.
     fn read_unrequested(&mut self, state: &mut WorkerState) {
         for _ in 0..MAX_READS_PER_TURN {
-            // The failure of a connection that is done is of no matter.
+            // A failure no longer matters: the load of this connection is complete.
             if matches!(self.receive(state), Ok(ReadOutcome::WouldBlock) | Err(_)) {
                 return;
             }
         }
     }
 
-    /// Settles the verifier, and gives the connection back where it is well.
+    /// Counts the outstanding packets and the failure. Returns the connection if it is still open.
     pub(crate) fn finish(self, end: End, tally: &mut Tally) -> Option<Connection> {
         let unreceived = match end {
             End::Complete | End::Stopped(Stop::GaveUp) => Unreceived::Lost,
@@ -362,8 +364,8 @@ impl ConnectionDriver {
         Some(self.connection)
     }
 
-    /// How many packets that count are due by the end of the run, and are not sent. A connection that failed sends none
-    /// of those that would have been due.
+    /// The number of missed packets: due after the warm-up and before the end of the run, but not sent. On a failed
+    /// connection, all packets until the planned end are missed.
     fn not_sent(&self, end: &End) -> u64 {
         let Next::Open(arrivals) = &self.next else { return 0 };
         let Schedule { clock, measure_from_ns, stop_at_ns, .. } = self.schedule;
@@ -376,7 +378,7 @@ impl ConnectionDriver {
     }
 }
 
-/// The part of `time_ns` that `index` of `count` is at.
+/// The start time of `index` of `count`, if their starts are spread evenly over `time_ns`.
 fn share(time_ns: u64, index: usize, count: usize) -> u64 {
     (u128::from(time_ns) * index as u128 / count as u128) as u64
 }
