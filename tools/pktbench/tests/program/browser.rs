@@ -1,4 +1,4 @@
-//! A browser shows the report.
+//! Opens the HTML report in a real browser.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -11,7 +11,7 @@ use crate::common::result::result;
 use crate::common::{command, pktbench};
 use tempfile::TempDir;
 
-/// A page in a place where it can be looked at after the test, target/tmp, and a browser of its own for it.
+/// A page in `target/tmp`, where it can be viewed after the test, and a browser with a fresh profile.
 struct Browser {
     page: PathBuf,
     profile: TempDir,
@@ -27,23 +27,23 @@ impl Browser {
         Self { page, profile: tempfile::tempdir().unwrap() }
     }
 
-    /// What the browser did, when it has said nothing of the page.
+    /// Runs the browser, and checks that it reports no problem of the page.
     #[track_caller]
     fn run(&self, args: &[&str]) -> Output {
         let profile = format!("--user-data-dir={}", self.profile.path().display());
         let quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", &profile];
-        let log = ["--enable-logging=stderr", "--v=0", "--timeout=30000"];
+        let logging = ["--enable-logging=stderr", "--v=0", "--timeout=30000"];
         let mut browser = command("chromium");
-        browser.args(quiet).args(log).args(args).arg(format!("file://{}", self.page.display()));
+        browser.args(quiet).args(logging).args(args).arg(format!("file://{}", self.page.display()));
         let output = browser.output().expect("chromium can be run");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{said}");
-        // Where a page has errors in its style, its scripts or what it asks for.
-        assert!(!said.contains("CONSOLE"), "{said}");
+        let log = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{log}");
+        // The browser logs errors of styles, scripts and requests with this word.
+        assert!(!log.contains("CONSOLE"), "{log}");
         output
     }
 
-    /// The colors of a screenshot and how many dots of it have them, the most frequent first.
+    /// Takes a screenshot. Returns its colors with their number of pixels, the most frequent first.
     #[track_caller]
     fn colors(&self, name: &str, scheme: &str, size: (u32, u32)) -> Vec<(Rgb, usize)> {
         let file = self.page.with_file_name(format!("{name}.png"));
@@ -64,8 +64,8 @@ fn colors(file: &Path, size: (u32, u32)) -> Vec<(Rgb, usize)> {
     assert_eq!((info.width, info.height), size);
     assert_eq!(info.bit_depth, png::BitDepth::Eight);
     let mut counts = HashMap::new();
-    for dot in bytes.chunks_exact(info.color_type.samples()) {
-        *counts.entry([dot[0], dot[1], dot[2]]).or_insert(0) += 1;
+    for pixel in bytes.chunks_exact(info.color_type.samples()) {
+        *counts.entry([pixel[0], pixel[1], pixel[2]]).or_insert(0) += 1;
     }
     let mut counts: Vec<_> = counts.into_iter().collect();
     counts.sort_by_key(|(_, count)| Reverse(*count));
@@ -82,13 +82,13 @@ fn chromium_shows_all_charts_without_an_error() {
     let dom = String::from_utf8(browser.run(&["--dump-dom"]).stdout).unwrap();
     assert_eq!(dom.matches("<svg ").count(), 4, "{dom}");
     assert_eq!(dom.matches("<figcaption>").count(), 4, "{dom}");
-    // The parser had nothing to mend: what was written at the end is at the end.
+    // The parser had nothing to repair: the end of the page is still at the end.
     assert!(dom.trim_end().ends_with("</footer>\n</main>\n\n\n</body></html>"), "{dom}");
 }
 
 #[test]
 #[ignore = "needs chromium: cargo test -p pktbench -- --include-ignored"]
-fn chromium_shows_it_light_and_dark_wide_and_narrow() {
+fn chromium_shows_the_page_in_light_and_dark_on_wide_and_narrow_screens() {
     let browser = Browser::with_page("seen");
     for (scheme, scheme_name, ground, line) in [
         (LIGHT, "light", [0xff, 0xff, 0xff], [0x24, 0x6b, 0xd6]),
@@ -97,7 +97,7 @@ fn chromium_shows_it_light_and_dark_wide_and_narrow() {
         for (size, width_name) in [((1280, 2200), "wide"), ((420, 4200), "narrow")] {
             let name = format!("{scheme_name}-{width_name}");
             let colors = browser.colors(&name, scheme, size);
-            // Cards take most of the page, and the line of a chart is drawn in its color of this scheme.
+            // Cards cover most of the page. The lines of the charts have the colors of the scheme.
             assert_eq!(colors[0].0, ground, "{name}");
             assert!(colors.iter().any(|(color, count)| *color == line && *count > 50), "{name}");
         }

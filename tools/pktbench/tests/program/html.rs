@@ -1,4 +1,4 @@
-//! The report in HTML, and its charts as a picture.
+//! The HTML report, and its charts as an SVG picture.
 
 use std::fs;
 use std::path::PathBuf;
@@ -8,7 +8,8 @@ use crate::common::{Ran, command, pktbench, ran};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// Draws a result into a file of this name; what became of it, and the directory that it is in.
+/// Runs `pktbench html` for a result. Returns the output, the path of the written file, and the directory that holds
+/// it.
 fn draw(result: &str, name: &str) -> (Ran, PathBuf, TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let (from, to) = (dir.path().join("result.json"), dir.path().join(name));
@@ -23,15 +24,15 @@ fn drawn(result: &Value, name: &str) -> String {
     fs::read_to_string(file).unwrap()
 }
 
-/// Checks that each element that begins also ends, in order, as XML has it.
+/// Checks that the text is well-formed XML: all elements are closed in the right order.
 #[track_caller]
 fn assert_well_formed(text: &str) {
     let mut open = Vec::new();
     let mut parts = text.split('<');
     assert_eq!(parts.next(), Some(""));
     for part in parts {
-        let (tag, said) = part.split_once('>').unwrap_or_else(|| panic!("a tag does not end: {part}"));
-        assert!(!said.contains('>'), "{part}");
+        let (tag, text) = part.split_once('>').unwrap_or_else(|| panic!("a tag does not end: {part}"));
+        assert!(!text.contains('>'), "{part}");
         let name = tag.split([' ', '/']).find(|word| !word.is_empty()).unwrap_or_default();
         if tag.starts_with('/') {
             assert_eq!(open.pop(), Some(name), "{part}");
@@ -39,7 +40,7 @@ fn assert_well_formed(text: &str) {
             open.push(name);
         }
         assert_eq!(tag.matches('"').count() % 2, 0, "{part}");
-        for entity in said.split('&').skip(1) {
+        for entity in text.split('&').skip(1) {
             assert!(
                 ["lt;", "gt;", "amp;", "quot;", "apos;", "#39;"]
                     .iter()
@@ -61,15 +62,15 @@ fn a_page_has_all_charts_and_is_well_formed() {
     assert_well_formed(&page);
     assert_eq!(charts(&page), ["spectrum", "throughput", "latency", "sizes"]);
     assert_eq!(page.matches("<svg ").count(), 4);
-    for said in [
-        "threshold</strong> a condition does not hold",
+    for expected in [
+        "threshold</strong> at least one condition does not hold",
         ">p99.99<",
         "✗ does not hold",
         "212 ms",
         "39.1 MiB/s<",
         "61 %",
     ] {
-        assert!(page.contains(said), "{said}");
+        assert!(page.contains(expected), "{expected}");
     }
 }
 
@@ -82,7 +83,7 @@ fn a_page_needs_no_network() {
 }
 
 #[test]
-fn colors_of_charts_are_those_that_the_reader_prefers() {
+fn charts_use_css_variables_for_their_colors() {
     let page = drawn(&result(), "page.html");
     let (_, figures) = page.split_once("<section class=\"charts\"").unwrap();
     let (figures, _) = figures.split_once("</section>").unwrap();
@@ -90,7 +91,7 @@ fn colors_of_charts_are_those_that_the_reader_prefers() {
 }
 
 #[test]
-fn no_word_of_a_result_becomes_markup() {
+fn text_of_a_result_never_becomes_markup() {
     let evil = "<script>alert(\"1\")</script>&'";
     let mut result = result();
     result["labels"] = json!({ evil: evil });
@@ -106,22 +107,22 @@ fn no_word_of_a_result_becomes_markup() {
     let page = drawn(&result, "page.html");
     assert_well_formed(&page);
     assert!(!page.contains("<script"), "{page}");
-    // Two a label, the title and the heading, and one for each of the others.
+    // Two for the label, two for the server (title and heading), and one for each of the others.
     assert_eq!(page.matches("&lt;script&gt;alert(&quot;1&quot;)&lt;/script&gt;&amp;&#39;").count(), 14);
 }
 
 #[test]
-fn a_closed_loop_is_said_to_hide_stalls() {
+fn the_page_says_that_a_closed_loop_hides_stalls() {
     let page = drawn(&closed_loop(), "page.html");
-    assert!(
-        page.contains("<p class=\"mode caution\"><strong>closed loop</strong> a packet is sent when one has")
-    );
-    assert!(page.contains("high percentiles hide it"), "{page}");
-    assert!(!drawn(&result(), "page.html").contains("hide it"));
+    assert!(page.contains(
+        "<p class=\"mode caution\"><strong>closed loop</strong> a connection sends its next packet"
+    ));
+    assert!(page.contains("high percentiles hide stalls"), "{page}");
+    assert!(!drawn(&result(), "page.html").contains("hide stalls"));
 }
 
 #[test]
-fn what_was_not_measured_has_no_chart() {
+fn there_is_no_chart_for_what_was_not_measured() {
     let mut result = result();
     result["latency_ns"]["response"] = Value::Null;
     result["sizes"] = json!([]);
@@ -137,7 +138,7 @@ fn what_was_not_measured_has_no_chart() {
 fn a_run_without_a_sample_has_a_page_without_charts_and_no_picture() {
     let dir = tempfile::tempdir().unwrap();
     let page = dir.path().join("page.html");
-    // Nothing listens on a port that has just been given back.
+    // A port that was just released: nothing listens on it.
     let addr = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let ran = pktbench(&format!("--connect {addr} --timeout 1s --json --html {}", page.display()));
     assert_eq!(ran.code, Some(1), "{ran:?}");
@@ -145,12 +146,12 @@ fn a_run_without_a_sample_has_a_page_without_charts_and_no_picture() {
     assert_well_formed(&text);
     assert!(text.contains("badge bad\">failed<") && !text.contains("<svg"), "{text}");
     let (ran, _, _dir) = draw(&ran.stdout, "picture.svg");
-    assert_eq!(ran.error_line(), "error: there is nothing to draw: the result has no sample");
+    assert_eq!(ran.error_line(), "error: nothing to draw: the result has no samples");
     assert_eq!(ran.code, Some(1));
 }
 
 #[test]
-fn a_run_writes_the_page_that_its_result_makes() {
+fn a_run_writes_the_same_page_as_the_html_command() {
     let dir = tempfile::tempdir().unwrap();
     let page = dir.path().join("page.html");
     let ran = pktbench(&format!("--conns 4 --packets 400 --json --html {}", page.display()));
@@ -159,7 +160,7 @@ fn a_run_writes_the_page_that_its_result_makes() {
 }
 
 #[test]
-fn a_picture_has_the_charts_on_a_light_ground() {
+fn a_picture_has_the_charts_on_a_light_background() {
     let picture = drawn(&result(), "picture.svg");
     assert_well_formed(&picture);
     assert_eq!(picture.matches("<svg ").count(), 1 + 4);
@@ -167,17 +168,20 @@ fn a_picture_has_the_charts_on_a_light_ground() {
 }
 
 #[test]
-fn what_is_no_result_is_an_error_of_one_line() {
+fn an_invalid_result_is_a_one_line_error() {
     let mut other = result();
     other["schema"] = json!("pktbench/2");
     let mut no_histogram = result();
     no_histogram["latency_ns"]["service"]["hdr_v2"] = json!("HISTFAAAA");
     let cases = [
-        ("{".to_owned(), "is no result of 'pktbench --json'"),
-        ("[1]".to_owned(), "is no result of 'pktbench --json'"),
-        (r#"{"schema":"pktbench/1"}"#.to_owned(), "is not what pktbench/1 says"),
-        (other.to_string(), "is of \"pktbench/2\", and this program reads pktbench/1 alone"),
-        (no_histogram.to_string(), "an hdr_v2 is no histogram"),
+        ("{".to_owned(), "is not a result of 'pktbench --json'"),
+        ("[1]".to_owned(), "is not a result of 'pktbench --json'"),
+        (r#"{"schema":"pktbench/1"}"#.to_owned(), "does not match the schema \"pktbench/1\""),
+        (
+            other.to_string(),
+            "has the schema \"pktbench/2\"; this version of pktbench reads only \"pktbench/1\"",
+        ),
+        (no_histogram.to_string(), "a field hdr_v2 is not a valid histogram"),
     ];
     for (text, expected) in cases {
         let (ran, _, _dir) = draw(&text, "page.html");
@@ -189,7 +193,7 @@ fn what_is_no_result_is_an_error_of_one_line() {
 }
 
 #[test]
-fn numbers_that_no_run_has_do_not_break_the_page() {
+fn absurd_numbers_do_not_break_the_page() {
     for number in [json!(0), json!(u64::MAX)] {
         let mut result = result();
         for group in ["integrity", "errors"] {

@@ -1,13 +1,14 @@
-//! Servers that others wrote are loaded.
+//! Loads servers that use other implementations of the wire format.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
 
 use crate::common::{command, count, pktbench};
 
-struct Killed(Child);
+/// A process that is killed when the value is dropped.
+struct KillOnDrop(Child);
 
-impl Drop for Killed {
+impl Drop for KillOnDrop {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -16,11 +17,11 @@ impl Drop for Killed {
 
 #[test]
 #[ignore = "needs escript (package erlang-base): cargo test -p pktbench -- --include-ignored"]
-fn erlang_is_loaded_by_its_own_framing() {
+fn an_erlang_server_with_packet_framing_is_loaded() {
     for (header, bytes) in [("u32be", "4"), ("u16be", "2")] {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/erlang_server.escript");
         let mut server =
-            Killed(command("escript").args([script, bytes]).stderr(Stdio::inherit()).spawn().unwrap());
+            KillOnDrop(command("escript").args([script, bytes]).stderr(Stdio::inherit()).spawn().unwrap());
         let mut line = String::new();
         BufReader::new(server.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let addr = line.strip_prefix("listening on ").expect("the first line names the address");

@@ -1,4 +1,4 @@
-//! The program as its users run it. One binary: each would be linked with all of the library again.
+//! Tests that run the real program. They are one test binary, because each binary would link the whole library again.
 
 mod common;
 

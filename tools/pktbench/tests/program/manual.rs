@@ -1,4 +1,4 @@
-//! What a package installs beside the program.
+//! Shell completions and manual pages, which a package installs with the program.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! Packets that are sent when they are due, whatever the server does.
+//! The open loop: packets are sent when they are due, regardless of the server. And `--search-max`.
 
 use std::io::Read;
 use std::net::SocketAddr;
@@ -11,7 +11,7 @@ use pktconn::PacketServer;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-/// A percentile in ns.
+/// A percentile of the document, in ns.
 fn percentile(latency_ns: &Value, percent: f64) -> u64 {
     let pairs = latency_ns["percentiles"].as_array().unwrap();
     let pair = pairs.iter().find(|pair| pair[0] == percent).unwrap();
@@ -21,11 +21,11 @@ fn percentile(latency_ns: &Value, percent: f64) -> u64 {
 #[track_caller]
 fn is_within_a_tenth(value: u64, expected_ms: u64) {
     let expected = expected_ms * 1_000_000;
-    assert!(value.abs_diff(expected) <= expected / 10, "{value} ns, where {expected_ms} ms are expected");
+    assert!(value.abs_diff(expected) <= expected / 10, "{value} ns instead of {expected_ms} ms");
 }
 
 #[test]
-fn packets_are_due_at_their_rate_and_both_latencies_are_taken() {
+fn packets_are_due_at_the_rate_and_both_latencies_are_measured() {
     for arrival in ["constant", "poisson"] {
         let load = "--rate 2k --duration 1s --conns 8 --threads 2 --json";
         let ran = pktbench(&format!("{load} --arrival {arrival}"));
@@ -34,7 +34,7 @@ fn packets_are_due_at_their_rate_and_both_latencies_are_taken() {
         assert_eq!(document["config"]["mode"], "open");
         assert_eq!(document["config"]["arrival"], arrival);
         let due = count(&document, "totals", "sent") + count(&document, "client", "not_sent");
-        // Five standard deviations of a Poisson count; a constant one is exact.
+        // Five standard deviations of a Poisson count. A constant rate is exact.
         let spread = if arrival == "poisson" { 224 } else { 0 };
         assert!(due.abs_diff(2000) <= spread, "{due} packets were due: {document}");
         let [service, response] = ["service", "response"].map(|latency| &document["latency_ns"][latency]);
@@ -46,7 +46,7 @@ fn packets_are_due_at_their_rate_and_both_latencies_are_taken() {
 }
 
 #[test]
-fn a_number_of_packets_is_sent_in_an_open_loop_too() {
+fn an_open_loop_can_send_a_number_of_packets() {
     let ran = pktbench("--rate 10k --packets 1003 --conns 1004 --warmup 100ms --json");
     let document = ran.document();
     assert_eq!(ran.code, Some(0), "{document}");
@@ -56,7 +56,7 @@ fn a_number_of_packets_is_sent_in_an_open_loop_too() {
 }
 
 #[test]
-fn a_ramp_is_not_counted() {
+fn packets_of_the_ramp_do_not_count() {
     for load in ["--rate 4k --duration 500ms", "--packets 500"] {
         let ran = pktbench(&format!("{load} --ramp 500ms --conns 4 --json"));
         let document = ran.document();
@@ -68,8 +68,8 @@ fn a_ramp_is_not_counted() {
 }
 
 #[test]
-fn what_waits_for_a_slow_server_is_told_and_no_memory_is_taken_for_it() {
-    // One answer for each 20 ms: the rest of a million a second waits.
+fn packets_that_a_slow_server_delays_are_counted_as_missed_and_need_no_memory() {
+    // The server answers one packet per 20 ms, and the rate is a million per second.
     let addr = serve(|| {
         |_, frame| {
             std::thread::sleep(Duration::from_millis(20));
@@ -83,16 +83,16 @@ fn what_waits_for_a_slow_server_is_told_and_no_memory_is_taken_for_it() {
     let sent = count(&document, "totals", "sent");
     assert!(sent < 100, "{document}");
     assert_eq!(sent + count(&document, "client", "not_sent"), 500_000, "{document}");
-    // That of packets which were due at the beginning, and sent at the end.
+    // A packet that was due at the start and sent near the end.
     assert!(document["latency_ns"]["response"]["max"].as_u64().unwrap() > 300_000_000, "{document}");
-    // And that from when they were sent is one of some 40 ms.
+    // The service time starts at sending, so it is about 40 ms.
     let [service, response] = ["service", "response"].map(|latency| &document["latency_ns"][latency]);
     assert!(percentile(service, 50.0) < percentile(response, 50.0), "{document}");
     assert!(!asserts_times() || percentile(service, 50.0) < 300_000_000, "{document}");
 }
 
 #[test]
-fn an_open_loop_over_a_server_that_dies_ends_with_what_was_measured() {
+fn an_open_loop_ends_with_its_results_if_the_server_closes_all_connections() {
     let addr = serve(|| {
         |number, frame| match number {
             100 => Answer::Last(Vec::new()),
@@ -104,24 +104,24 @@ fn an_open_loop_over_a_server_that_dies_ends_with_what_was_measured() {
     assert_eq!(ran.code, Some(1), "{document}");
     assert_eq!(count(&document, "integrity", "verified"), 200);
     let due = count(&document, "totals", "sent") + count(&document, "client", "not_sent");
-    assert_eq!(due, 10_000, "what was due on connections that failed is not sent: {document}");
+    assert_eq!(due, 10_000, "packets that are due on failed connections are missed: {document}");
     let failed = count(&document, "errors", "eof") + count(&document, "errors", "reset");
     assert_eq!(failed, 2, "{document}");
     assert_eq!(document["verdict"], "failed");
 }
 
 #[test]
-fn connections_with_little_to_send_are_open_to_the_end_and_the_window_is_the_time() {
+fn connections_with_few_packets_stay_open_and_the_window_is_the_whole_duration() {
     let closed = Arc::new(AtomicUsize::new(0));
     let most_closed = Arc::new(AtomicUsize::new(0));
     let addr = {
         let (closed, most_closed) = (Arc::clone(&closed), Arc::clone(&most_closed));
         serve(move || {
-            // A connection is dropped when its server is.
+            // The guard is dropped when the connection ends.
             let guard = Guard(Arc::clone(&closed));
             let most_closed = Arc::clone(&most_closed);
             move |_, frame| {
-                // The last one comes when all others have nothing more to send.
+                // When the last packet comes, the other connections have nothing more to send.
                 most_closed.fetch_max(guard.0.load(Relaxed), Relaxed);
                 Answer::Bytes(frame)
             }
@@ -130,12 +130,13 @@ fn connections_with_little_to_send_are_open_to_the_end_and_the_window_is_the_tim
     let ran = pktbench(&format!("--connect {addr} --conns 20 --rate 4 --duration 2s --json"));
     let document = ran.document();
     assert_eq!(ran.code, Some(0), "{document}");
-    assert_eq!(most_closed.load(Relaxed), 0, "closed before the end");
+    assert_eq!(most_closed.load(Relaxed), 0, "a connection was closed before the end");
     let window = &document["window"]["seconds"];
     assert!(window.as_f64().unwrap() >= 2.0, "{document}");
     assert_eq!(count(&document, "totals", "sent"), 8);
 }
 
+/// Counts when it is dropped.
 struct Guard(Arc<AtomicUsize>);
 
 impl Drop for Guard {
@@ -145,8 +146,8 @@ impl Drop for Guard {
 }
 
 #[test]
-fn a_number_of_packets_is_given_up_when_nothing_comes_back_for_the_timeout() {
-    // The last one, after which the worker sleeps, and the first of many that would be due for hours.
+fn a_run_for_a_number_of_packets_ends_when_nothing_comes_back_for_the_timeout() {
+    // The last packet, after which the worker sleeps, and the first of many packets that would be due for hours.
     for (unanswered, load) in [(9, "--rate 20 --packets 10 --interval 1h"), (0, "--rate 2 --packets 100000")]
     {
         let addr = serve(move || {
@@ -162,7 +163,7 @@ fn a_number_of_packets_is_given_up_when_nothing_comes_back_for_the_timeout() {
 }
 
 #[test]
-fn a_rate_that_nothing_can_keep_ends_on_time() {
+fn a_run_at_an_impossible_rate_ends_on_time() {
     let ran = pktbench("--rate 1000M --duration 500ms --conns 4 --max-outstanding 4 --json");
     let document = ran.document();
     assert_eq!(ran.code, Some(0), "{document}");
@@ -170,7 +171,7 @@ fn a_rate_that_nothing_can_keep_ends_on_time() {
     assert_eq!(due, 500_000_000);
 }
 
-/// An echo server of one thread that stops for half a second, once, so long after its first packet.
+/// A single-threaded echo server that stalls once for half a second, `after` its first packet.
 fn stalling_server(after: Duration) -> SocketAddr {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let server = runtime.block_on(PacketServer::bind("127.0.0.1:0")).unwrap();
@@ -192,7 +193,7 @@ fn stalling_server(after: Duration) -> SocketAddr {
                         is_due
                     };
                     if stall {
-                        // All of the runtime stands still.
+                        // Blocks the whole runtime.
                         std::thread::sleep(STALL);
                     }
                     conn.send(packet).await?;
@@ -204,9 +205,10 @@ fn stalling_server(after: Duration) -> SocketAddr {
     addr
 }
 
+/// How long [`stalling_server`] stalls.
 const STALL: Duration = Duration::from_millis(500);
 
-/// Kolmogorov and Smirnov: how far the distribution of `gaps` is from the exponential one of this mean.
+/// The Kolmogorov-Smirnov distance of `gaps` from the exponential distribution with this mean.
 fn distance_from_exponential(gaps: &mut [f64], mean: f64) -> f64 {
     gaps.sort_by(f64::total_cmp);
     let count = gaps.len() as f64;
@@ -218,8 +220,8 @@ fn distance_from_exponential(gaps: &mut [f64], mean: f64) -> f64 {
 }
 
 #[test]
-#[ignore = "takes 10 s, and wants a machine that is not busy: cargo test --release -p pktbench -- --include-ignored"]
-fn poisson_arrivals_are_so_where_they_arrive() {
+#[ignore = "takes 10 s and needs an idle machine: cargo test --release -p pktbench -- --include-ignored"]
+fn poisson_arrivals_have_exponential_gaps_at_the_server() {
     let arrived = Arc::new(Mutex::new(Vec::new()));
     let addr = {
         let arrived = Arc::clone(&arrived);
@@ -241,7 +243,7 @@ fn poisson_arrivals_are_so_where_they_arrive() {
     let distance = distance_from_exponential(&mut gaps, mean);
     // Five standard deviations of a count of 2,000.
     assert!(arrived.len().abs_diff(2000) <= 224, "{} packets arrived", arrived.len());
-    // What one in a thousand samples of this size exceeds, where they arrive as they are sent.
+    // 1 of 1,000 samples of this size exceeds this distance, if the packets arrive as they are sent.
     assert!(
         !asserts_times() || distance < 1.95 / (gaps.len() as f64).sqrt(),
         "{distance} of {} gaps",
@@ -249,18 +251,18 @@ fn poisson_arrivals_are_so_where_they_arrive() {
     );
 }
 
-/// At a thousand packets a second, a stall of 500 ms in 10 s holds up 500 of 10,000: the first by 500 ms, the last by
-/// none. So one in a hundred waits for 400 ms or more, and one in a thousand for 490.
+/// At 1,000 packets/s, a stall of 500 ms in 10 s delays 500 of 10,000 packets: the first by 500 ms, the last by almost
+/// nothing. So 1 packet in 100 waits for 400 ms or more, and 1 in 1,000 for 490 ms or more.
 #[test]
-#[ignore = "takes 20 s, and wants a machine that is not busy: cargo test --release -p pktbench -- --include-ignored"]
-fn a_stall_is_in_the_response_times_of_an_open_loop_and_hidden_by_a_closed_one() {
+#[ignore = "takes 20 s and needs an idle machine: cargo test --release -p pktbench -- --include-ignored"]
+fn an_open_loop_shows_a_stall_in_its_response_times_and_a_closed_loop_hides_it() {
     let load = "--duration 10s --conns 8";
     let addr = stalling_server(Duration::from_secs(3));
     let ran = pktbench(&format!("--connect {addr} {load} --rate 1k --json"));
     let document = ran.document();
     let response = &document["latency_ns"]["response"];
     assert!(response["max"].as_u64() >= Some(450_000_000), "{document}");
-    // The others are late too: one in a hundred by 400 ms on an idle machine, and by more on a busy one.
+    // The p99 is 400 ms on an idle machine, and more on a busy one.
     assert!(percentile(response, 99.0) >= 360_000_000, "{document}");
     if asserts_times() {
         is_within_a_tenth(percentile(response, 99.0), 400);
@@ -285,9 +287,9 @@ fn a_stall_is_in_the_response_times_of_an_open_loop_and_hidden_by_a_closed_one()
 }
 
 #[test]
-fn the_report_names_the_mode_first_and_says_what_a_closed_loop_hides() {
+fn the_report_starts_with_the_mode_and_says_what_a_closed_loop_hides() {
     for (load, expected) in [
-        ("--packets 100", ["mode        closed loop: ", "hide it"]),
+        ("--packets 100", ["mode        closed loop: ", "hide stalls"]),
         ("--packets 100 --rate 10k", ["mode        open loop: 10,000 packets/s ", "response "]),
     ] {
         let ran = pktbench(&format!("{load} --conns 2"));
@@ -298,8 +300,8 @@ fn the_report_names_the_mode_first_and_says_what_a_closed_loop_hides() {
 }
 
 #[test]
-fn verification_by_length_and_none_at_all_miss_what_they_do_not_look_at() {
-    let altering = || {
+fn each_kind_of_verification_finds_only_what_it_checks() {
+    let corrupting_server = || {
         serve(|| {
             |number, frame: Vec<u8>| match number {
                 7 => Answer::Bytes(crate::common::frame(&vec![0xff; frame.len() - 4])),
@@ -308,18 +310,18 @@ fn verification_by_length_and_none_at_all_miss_what_they_do_not_look_at() {
             }
         })
     };
-    for (verify, altered, code) in [("full", 2, 3), ("len", 1, 3), ("off", 0, 0)] {
+    for (verify, corrupted, code) in [("full", 2, 3), ("len", 1, 3), ("off", 0, 0)] {
         let load = "--conns 1 --pipeline 4 --sizes 8-64 --packets 40 --json";
-        let ran = pktbench(&format!("--connect {} {load} --verify {verify}", altering()));
+        let ran = pktbench(&format!("--connect {} {load} --verify {verify}", corrupting_server()));
         let document = ran.document();
-        assert_eq!(count(&document, "integrity", "altered"), altered, "{verify}: {document}");
+        assert_eq!(count(&document, "integrity", "altered"), corrupted, "{verify}: {document}");
         assert_eq!(ran.code, Some(code), "{verify}");
         assert_eq!(document["config"]["verify"], verify);
     }
 }
 
 #[test]
-fn the_highest_rate_that_holds_is_searched_by_steps_that_are_shown() {
+fn a_search_shows_its_steps_and_finds_the_highest_rate() {
     let load = "--search-max p99<10s --rate 2k --duration 200ms --conns 4";
     let ran = pktbench(load);
     let first = ran.stdout.lines().next().unwrap();
@@ -331,7 +333,7 @@ fn the_highest_rate_that_holds_is_searched_by_steps_that_are_shown() {
     let steps = search["steps"].as_array().unwrap();
     assert!(steps.len() > 1 && steps.is_sorted_by_key(|step| step["rate"].as_f64()), "{document}");
     let highest = steps.iter().rfind(|step| step["ok"] == true);
-    // What a busy machine holds is its own.
+    // A busy machine may hold no rate at all.
     assert_eq!(highest.map(|step| &step["rate"]), Some(&search["max_rate"]).filter(|rate| !rate.is_null()));
     assert_eq!(ran.code, Some(if highest.is_some() { 0 } else { 99 }));
     if let Some(step) = highest {
@@ -340,9 +342,9 @@ fn the_highest_rate_that_holds_is_searched_by_steps_that_are_shown() {
 }
 
 #[test]
-fn a_search_ends_by_the_signals_that_end_a_run_and_prints_what_it_has() {
+fn a_signal_ends_a_search_which_prints_its_results_so_far() {
     for signal in [Signal::INT, Signal::TERM] {
-        // Each step connects anew.
+        // Each step makes new connections.
         let (reached, is_reached) = mpsc::channel();
         let mut conns = 0;
         let addr = serve(move || {
@@ -368,7 +370,7 @@ fn a_search_ends_by_the_signals_that_end_a_run_and_prints_what_it_has() {
         assert_eq!(child.wait().unwrap().code(), Some(130), "{stdout}");
         let document: Value = serde_json::from_str(&stdout).unwrap();
         assert_eq!(document["verdict"], "interrupted");
-        // A search to its end takes twenty steps.
+        // A complete search takes twenty steps.
         assert!((1..15).contains(&document["search"]["steps"].as_array().unwrap().len()), "{document}");
     }
 }

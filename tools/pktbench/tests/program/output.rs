@@ -1,4 +1,4 @@
-//! Where results go, and in which form.
+//! Output formats and output files.
 
 use std::fs::{self, File};
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use serde_json::Value;
 
 const LOAD: &str = "--conns 4 --duration 500ms --interval 100ms";
 
-/// The result, and the lines before it.
+/// Parses NDJSON: the lines before the last one, and the document in the last line.
 fn parsed(lines: &str) -> (Vec<Value>, Value) {
     let mut events: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let result = events.pop().expect("a last line");
@@ -21,7 +21,7 @@ fn parsed(lines: &str) -> (Vec<Value>, Value) {
 }
 
 #[test]
-fn lines_of_json_begin_with_the_configuration_and_end_with_the_result() {
+fn ndjson_starts_with_the_configuration_and_ends_with_the_result() {
     let ran = pktbench(&format!("{LOAD} --format ndjson"));
     assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
     let (events, document) = parsed(&ran.stdout);
@@ -39,17 +39,17 @@ fn lines_of_json_begin_with_the_configuration_and_end_with_the_result() {
 }
 
 #[test]
-fn rows_of_csv_have_a_head_and_an_interval_each() {
+fn csv_has_a_header_and_a_row_per_interval() {
     let ran = pktbench(&format!("{LOAD} --rate 1k --format csv"));
     assert_eq!(ran.code, Some(0), "{ran:?}");
     let rows: Vec<Vec<&str>> = ran.stdout.lines().map(|line| line.split(',').collect()).collect();
     assert_eq!(rows[0], ["t_s", "received", "p50_ns", "p99_ns", "p999_ns", "max_ns"]);
     assert_eq!(rows.len(), 6, "{rows:?}");
     for row in &rows[1..] {
-        let figures: Vec<_> = row.iter().map(|figure| figure.parse::<f64>()).collect();
+        let cells: Vec<_> = row.iter().map(|cell| cell.parse::<f64>()).collect();
         // On a busy machine an interval may pass without an answer: it has no latencies.
-        let expected = if figures[1] == Ok(0.0) { 2 } else { 6 };
-        assert_eq!(figures.iter().flatten().count(), expected, "{rows:?}");
+        let expected = if cells[1] == Ok(0.0) { 2 } else { 6 };
+        assert_eq!(cells.iter().flatten().count(), expected, "{rows:?}");
     }
 }
 
@@ -60,7 +60,7 @@ fn a_file_gets_the_result_and_standard_output_the_text() {
         [("json", "result.json"), ("ndjson", "result.ndjson"), ("csv", "r.csv"), ("text", "r")]
     {
         let path = dir.path().join(name);
-        // Where the name tells, the format need not.
+        // The extension `.json` selects the format without --format.
         let as_format = if name == "result.json" { String::new() } else { format!("--format {format}") };
         let ran = pktbench(&format!("{LOAD} --label build=7 {as_format} -o {}", path.display()));
         assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
@@ -76,7 +76,7 @@ fn a_file_gets_the_result_and_standard_output_the_text() {
 }
 
 #[test]
-fn what_cannot_be_written_is_known_before_the_run() {
+fn a_file_that_cannot_be_opened_is_an_error_before_the_run() {
     for option in ["-o", "--hdr-log", "--hgrm", "--html"] {
         let ran = pktbench(&format!("--duration 1h {option} /nowhere/file"));
         assert!(ran.error_line().starts_with("error: cannot write to /nowhere/file: "), "{ran:?}");
@@ -85,10 +85,10 @@ fn what_cannot_be_written_is_known_before_the_run() {
 }
 
 #[test]
-fn a_disk_that_is_full_is_told_after_the_result() {
+fn a_full_disk_is_reported_after_the_result() {
     let full = PathBuf::from("/dev/full");
     if !full.exists() {
-        // Not on macOS.
+        // macOS does not have it.
         return;
     }
     for option in ["-o", "--hdr-log", "--hgrm", "--html"] {
@@ -107,7 +107,7 @@ fn a_reader_that_goes_away_does_not_fail_the_run() {
     assert_eq!(ran.stderr, "0\n", "{ran:?}");
 }
 
-/// The sum of a tag of the log.
+/// The sum of all histograms of a tag in the log.
 fn summed(log: &[u8], tag: &str) -> Histogram<u64> {
     let mut sum = Histogram::new(3).unwrap();
     for entry in IntervalLogIterator::new(log) {
@@ -126,7 +126,7 @@ fn summed(log: &[u8], tag: &str) -> Histogram<u64> {
 }
 
 #[test]
-fn the_log_has_all_that_the_result_has() {
+fn the_histogram_log_has_the_same_samples_as_the_result() {
     let dir = tempfile::tempdir().unwrap();
     let [log, table] = ["run.hlog", "run.hgrm"].map(|name| dir.path().join(name));
     let files = format!("--hdr-log {} --hgrm {}", log.display(), table.display());
@@ -144,7 +144,7 @@ fn the_log_has_all_that_the_result_has() {
 
 #[test]
 #[ignore = "needs python3 with hdrhistogram (pip install hdrhistogram): cargo test -p pktbench -- --include-ignored"]
-fn python_reads_the_log_and_the_histograms_and_gets_the_same_percentiles() {
+fn the_python_library_reads_the_same_percentiles_from_all_histograms() {
     let dir = tempfile::tempdir().unwrap();
     let [log, table, result] = ["run.hlog", "run.hgrm", "result.json"].map(|name| dir.path().join(name));
     let files = format!("--hdr-log {} --hgrm {} -o {}", log.display(), table.display(), result.display());
@@ -153,12 +153,12 @@ fn python_reads_the_log_and_the_histograms_and_gets_the_same_percentiles() {
     assert_eq!(ran.code, Some(0), "{ran:?}");
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/read_histograms.py");
     let read = Command::new("python3").arg(script).args([log, table, result]).output().unwrap();
-    let said = String::from_utf8_lossy(&read.stderr);
-    assert!(read.status.success(), "{said}");
+    let errors = String::from_utf8_lossy(&read.stderr);
+    assert!(read.status.success(), "{errors}");
 }
 
 #[test]
-fn an_old_file_is_emptied() {
+fn an_existing_file_is_replaced() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("result.json");
     File::create(&path).and_then(|mut file| std::io::Write::write_all(&mut file, &[b'x'; 100_000])).unwrap();

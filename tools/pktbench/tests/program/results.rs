@@ -1,4 +1,4 @@
-//! What becomes of results that are there: conditions, comparisons and sums.
+//! Judging and combining results: `--threshold`, `compare`, `--baseline` and `merge`.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -8,12 +8,15 @@ use std::time::{Duration, Instant};
 use crate::common::{Answer, asserts_times, count, pktbench, samples, serve};
 use serde_json::{Value, json};
 
-/// The result of a small run, with intervals in which so many packets came back.
+/// Writes the result of a small run, with made-up intervals of `received` packets each.
 fn result(dir: &Path, name: &str, received: u64) -> PathBuf {
     let mut document = pktbench("--packets 50 --conns 2 --json").document();
     let interval = |t_s: u64| {
         let p50_ns = 10_000_000_000 / received;
-        json!({"t_s": t_s as f64, "received": received + t_s % 3, "p50_ns": p50_ns, "p99_ns": 2 * p50_ns, "p999_ns": null, "max_ns": null})
+        json!({
+            "t_s": t_s as f64, "received": received + t_s % 3,
+            "p50_ns": p50_ns, "p99_ns": 2 * p50_ns, "p999_ns": null, "max_ns": null,
+        })
     };
     document["intervals"] = (1..=20).map(interval).collect();
     let path = dir.join(name);
@@ -30,7 +33,7 @@ fn a_condition_that_does_not_hold_is_exit_code_99() {
     assert_eq!(document["thresholds"][1], json!({"expr": "lost<1", "value": 0.0, "ok": true}));
     let ran = pktbench("--packets 50 --conns 2 --threshold rate>1 --threshold errors<1");
     assert_eq!(ran.code, Some(0), "{ran:?}");
-    assert!(ran.stdout.contains("\nthreshold   rate>1 holds: "), "{}", ran.stdout);
+    assert!(ran.stdout.contains("\nthreshold   rate>1 holds: measured "), "{}", ran.stdout);
 }
 
 #[test]
@@ -45,7 +48,11 @@ fn a_slower_server_is_exit_code_98_and_the_same_one_is_0() {
     assert!(same.stdout.contains("no difference"), "{}", same.stdout);
     let slower = compare(&slow, "");
     assert_eq!(slower.code, Some(98), "{slower:?}");
-    assert!(slower.stdout.ends_with("is allowed (rate:5%,p50:5%,p99:10%)\n"), "{}", slower.stdout);
+    assert!(
+        slower.stdout.ends_with("beyond the limit of --max-regress (rate:5%,p50:5%,p99:10%)\n"),
+        "{}",
+        slower.stdout
+    );
     let allowed = compare(&slow, "--max-regress rate:30% --json");
     let comparison: Value = serde_json::from_str(&allowed.stdout).unwrap();
     assert_eq!((allowed.code, &comparison["figures"][0]["finding"]), (Some(0), &json!("allowed")));
@@ -54,16 +61,17 @@ fn a_slower_server_is_exit_code_98_and_the_same_one_is_0() {
 #[test]
 fn a_run_is_compared_with_its_baseline_and_a_short_one_is_undecided() {
     let dir = tempfile::tempdir().unwrap();
-    // More than any machine echoes.
+    // More packets than any machine can echo.
     let base = result(dir.path(), "base.json", 1_000_000_000);
     let ran = pktbench(&format!("--packets 50 --conns 3 --json --baseline {}", base.display()));
     let document = ran.document();
     assert_eq!((ran.code, &document["verdict"]), (Some(1), &json!("undecided")), "{ran:?}");
     assert_eq!(document["baseline"]["figures"][0]["figure"], "rate");
-    assert!(ran.stderr.starts_with("warning: the load was not the same (conns 2 and 3)"), "{ran:?}");
+    assert!(ran.stderr.starts_with("warning: the load options differ (conns 2 and 3)"), "{ran:?}");
 }
 
-/// A server that answers a packet each `period`, by the clock: what the machine does besides is not seen in its rate.
+/// A server that answers one packet per `period`, by the clock, so that other work of the machine does not change its
+/// rate.
 fn paced(period: Duration) -> SocketAddr {
     serve(move || {
         let mut due = Instant::now();
@@ -77,7 +85,7 @@ fn paced(period: Duration) -> SocketAddr {
 
 #[test]
 #[ignore = "takes 7 s: cargo test -p pktbench -- --include-ignored"]
-fn a_real_server_that_is_a_tenth_slower_is_a_regression_and_the_same_one_is_not() {
+fn a_real_server_that_is_10_percent_slower_is_a_regression_and_the_same_one_is_not() {
     let dir = tempfile::tempdir().unwrap();
     let periods_us = [1000, 1000, 1110];
     let runs = periods_us.iter().enumerate().map(|(index, period_us)| {
@@ -92,22 +100,22 @@ fn a_real_server_that_is_a_tenth_slower_is_a_regression_and_the_same_one_is_not(
     });
     let runs: Vec<_> = runs.collect();
     let files: Vec<_> = runs.into_iter().map(|run| run.join().unwrap()).collect();
-    // In the p99 of 200 packets is what the machine does besides.
+    // No limit for the p99: that of 200 packets depends on other work of the machine.
     let limits = "--max-regress rate:5%,p50:5%";
     let compared =
         |new: usize| pktbench(&format!("compare {} {} {limits}", files[0].display(), files[new].display()));
     let (same, slower) = (compared(1), compared(2));
     for compared in [&same, &slower] {
-        let rows = ["rate", "p50"].map(|figure| compared.stdout.lines().find(|row| row.starts_with(figure)));
+        let rows = ["rate", "p50"].map(|metric| compared.stdout.lines().find(|row| row.starts_with(metric)));
         assert!(rows.iter().all(Option::is_some), "{}", compared.stdout);
     }
-    // What is found depends on how well the server keeps its pace. `compare` has tests of its own with figures made up.
+    // The findings depend on how well the server keeps its pace. The unit tests of `compare` use made-up values.
     if !asserts_times() {
         return;
     }
     assert_eq!(same.code, Some(0), "{}", same.stdout);
-    for figure in ["rate", "p50"] {
-        let row = same.stdout.lines().find(|line| line.starts_with(figure)).unwrap();
+    for metric in ["rate", "p50"] {
+        let row = same.stdout.lines().find(|line| line.starts_with(metric)).unwrap();
         assert!(row.ends_with("  no difference"), "{}", same.stdout);
     }
     assert_eq!(slower.code, Some(98), "{}", slower.stdout);
@@ -115,14 +123,14 @@ fn a_real_server_that_is_a_tenth_slower_is_a_regression_and_the_same_one_is_not(
 }
 
 #[test]
-fn the_sum_of_results_has_the_counts_of_both_and_is_a_result_itself() {
+fn a_merged_result_has_the_counts_of_both_and_can_be_merged_again() {
     let dir = tempfile::tempdir().unwrap();
     let (a, b) = (result(dir.path(), "a.json", 100), result(dir.path(), "b.json", 200));
     let sum = dir.path().join("sum.json");
     let files = format!("{} {}", a.display(), b.display());
     let written = pktbench(&format!("merge {files} -o {}", sum.display()));
     assert_eq!((written.code, written.stdout.as_str()), (Some(0), ""));
-    // One ran after the other.
+    // The two runs did not overlap.
     assert!(written.stderr.starts_with("warning: the runs did not overlap in time"), "{written:?}");
     let document: Value = serde_json::from_str(&fs::read_to_string(&sum).unwrap()).unwrap();
     assert_eq!((count(&document, "totals", "received"), samples(&document)), (100, 100));
@@ -135,7 +143,7 @@ fn the_sum_of_results_has_the_counts_of_both_and_is_a_result_itself() {
 }
 
 #[test]
-fn files_and_options_that_are_of_no_use_are_told_in_one_line() {
+fn invalid_files_and_options_are_one_line_errors() {
     let dir = tempfile::tempdir().unwrap();
     let good = result(dir.path(), "good.json", 100);
     let mut other: Value = serde_json::from_str(&fs::read_to_string(&good).unwrap()).unwrap();
@@ -147,7 +155,7 @@ fn files_and_options_that_are_of_no_use_are_told_in_one_line() {
     let cases = [
         (format!("compare {good}"), "required arguments were not provided"),
         (format!("compare {good} nowhere.json"), "cannot read nowhere.json: No such file"),
-        (format!("compare {noise} {good}"), "is no result of 'pktbench --json'"),
+        (format!("compare {noise} {good}"), "is not a result of 'pktbench --json'"),
         (format!("compare {good} {good} --max-regress p98:5%"), "such as rate:5%"),
         (format!("merge {good} {sizes}"), "differ in sizes; merge only runs with the same load options"),
         (format!("merge {good}"), "2 values required"),

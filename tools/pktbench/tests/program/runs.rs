@@ -1,4 +1,4 @@
-//! Sound runs, most of them against the server of its own.
+//! Runs without faults, most of them against the built-in server.
 
 use std::io::Read;
 use std::sync::mpsc;
@@ -8,11 +8,11 @@ use crate::common::{Answer, Ran, command, count, pktbench, ran, samples, serve};
 use rustix::process::{Pid, Signal, kill_process};
 
 #[test]
-fn a_number_of_packets_goes_to_an_own_server_and_comes_back() {
+fn a_number_of_packets_is_echoed_by_the_built_in_server() {
     let ran = pktbench("--packets 1003 --conns 8 --pipeline 4 --threads 2 --json");
     let document = ran.document();
     assert_eq!(ran.code, Some(0), "{ran:?}");
-    assert_eq!(ran.stderr, "", "nothing but the result goes into a pipe");
+    assert_eq!(ran.stderr, "", "only the result is printed into a pipe");
     assert_eq!(document["schema"], "pktbench/1");
     assert_eq!(count(&document, "totals", "sent"), 1003);
     assert_eq!(count(&document, "integrity", "verified"), 1003);
@@ -20,23 +20,23 @@ fn a_number_of_packets_goes_to_an_own_server_and_comes_back() {
     assert_eq!(document["config"]["own_server"], true);
     let latency_ns = &document["latency_ns"]["service"];
     let percentiles = latency_ns["percentiles"].as_array().unwrap();
-    let mut figures = vec![latency_ns["min"].as_u64()];
-    figures.extend(percentiles.iter().map(|pair| pair[1].as_u64()));
-    figures.push(latency_ns["max"].as_u64());
-    assert!(figures.is_sorted() && figures[0] > Some(0), "{latency_ns}");
+    let mut latencies = vec![latency_ns["min"].as_u64()];
+    latencies.extend(percentiles.iter().map(|pair| pair[1].as_u64()));
+    latencies.push(latency_ns["max"].as_u64());
+    assert!(latencies.is_sorted() && latencies[0] > Some(0), "{latency_ns}");
 }
 
 #[test]
-fn the_report_for_people_says_that_the_server_is_its_own() {
+fn the_report_names_the_built_in_server() {
     let ran = pktbench("--packets 100 --conns 2");
     assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
-    assert!(ran.stdout.contains(", an echo server of its own, in this process"), "{}", ran.stdout);
+    assert!(ran.stdout.contains(" (built-in echo server in this process, on "), "{}", ran.stdout);
     assert!(ran.stdout.contains("\npackets     100 sent, 100 received, in "), "{}", ran.stdout);
-    assert!(!ran.stdout.contains(['\r', '\u{1b}']), "a bar, or colors: {:?}", ran.stdout);
+    assert!(!ran.stdout.contains(['\r', '\u{1b}']), "a progress bar or colors: {:?}", ran.stdout);
 }
 
 #[test]
-fn a_run_for_a_time_ends_by_itself() {
+fn a_timed_run_ends_by_itself() {
     let ran = pktbench("--duration 1s --conns 4 --json");
     let document = ran.document();
     assert_eq!(ran.code, Some(0), "{document}");
@@ -77,7 +77,7 @@ fn fewer_packets_than_connections_are_enough() {
 }
 
 #[test]
-fn an_interrupt_and_the_word_to_end_print_the_results_so_far() {
+fn interrupted_runs_print_their_results_so_far() {
     for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
         interrupted_by(signal);
     }
@@ -119,7 +119,7 @@ fn the_soft_limit_on_open_files_is_raised() {
 }
 
 #[test]
-fn several_runs_start_at_the_same_time() {
+fn several_runs_can_start_at_the_same_time() {
     let start = std::time::SystemTime::now() + Duration::from_secs(4);
     let at = humantime::format_rfc3339_millis(start).to_string();
     let start_ns = start.duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
@@ -136,15 +136,15 @@ fn several_runs_start_at_the_same_time() {
         };
         let document = ran.document();
         assert_eq!(document["verdict"], "pass");
-        // Not before, and how long after is the machine's.
+        // Not before --start-at. How long after depends on the machine.
         let began_ns = count(&document, "window", "start_unix_ns");
         assert!(began_ns + 1_000_000 >= start_ns, "{began_ns} and {start_ns}");
     }
 }
 
 #[test]
-fn a_start_that_passes_while_connections_are_made_is_told() {
-    // Two seconds to begin with, and three to connect.
+fn a_start_time_that_passes_while_connecting_is_an_error() {
+    // The start is in two seconds, and connecting takes three.
     let start = std::time::SystemTime::now() + Duration::from_secs(2);
     let at = humantime::format_rfc3339_millis(start);
     let ran = pktbench(&format!("--start-at {at} --packets 100 --conns 61 --connect-rate 20"));
@@ -157,6 +157,6 @@ fn connections_are_made_at_a_rate() {
     let begun = std::time::Instant::now();
     let ran = pktbench("--connect-rate 20 --conns 11 --packets 11 --threads 2 --json");
     assert_eq!(ran.document()["config"]["connect_rate"], 20.0);
-    // The last one is the eleventh.
+    // The eleventh connection is made after 10/20 s.
     assert!(begun.elapsed() >= Duration::from_millis(500), "{:?}", begun.elapsed());
 }

@@ -1,11 +1,11 @@
-//! Runs with each kind of sizes, and what is said of sizes that cannot be had.
+//! Runs with each kind of `--sizes`, and the errors for invalid sizes.
 
 use std::fs;
 use std::sync::mpsc;
 
 use crate::common::{Answer, command, count, pktbench, ran, serve};
 
-/// Two connections against the server of its own.
+/// Runs two connections against the built-in server.
 fn load(sizes: &str) -> serde_json::Value {
     let ran = pktbench(&format!("--sizes {sizes} --conns 2 --pipeline 4 --packets 2000 --json"));
     let document = ran.document();
@@ -16,7 +16,7 @@ fn load(sizes: &str) -> serde_json::Value {
 }
 
 #[test]
-fn sizes_of_every_kind_come_back_whole_and_are_named_in_the_document() {
+fn packets_of_every_kind_of_sizes_come_back_and_the_document_names_the_sizes() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("sizes.csv");
     fs::write(&path, "len,time\n0,0\n1KiB,1\n").unwrap();
@@ -33,7 +33,7 @@ fn sizes_of_every_kind_come_back_whole_and_are_named_in_the_document() {
         let document = load(sizes);
         assert_eq!(document["config"]["sizes"], named);
         let mean = count(&document, "totals", "bytes_sent") as f64 / 2000.0;
-        assert!(mean_len.contains(&mean), "{sizes}: a mean of {mean}");
+        assert!(mean_len.contains(&mean), "{sizes}: the mean is {mean}");
     }
 }
 
@@ -59,24 +59,24 @@ fn a_server_sees_the_trace_in_the_order_of_the_file() {
 }
 
 #[test]
-fn sizes_that_cannot_be_had_are_bad_usage_in_one_line() {
+fn invalid_sizes_are_bad_usage_in_one_line() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("sizes.csv");
     fs::write(&path, "len\n64\nmany\n").unwrap();
     let file = format!("file:{}", path.display());
     let missing = format!("{file}.gone");
     let cases = [
-        ("gauss:5", "'gauss' is no kind of sizes; write 512, 0-2048, "),
-        ("fixed:1-2", "write 1-2 alone"),
+        ("gauss:5", "unknown kind of sizes 'gauss'; write 512, 0-2048, "),
+        ("fixed:1-2", "write 1-2 without fixed:"),
         ("list:", "write list:64@9,1024@1"),
-        ("list:64@0", "'0' is no weight; write a whole number from 1, such as 64@9"),
-        ("list:64@x", "'x' is no weight; write a whole number from 1, such as 64@9"),
-        ("list:1@65536,2@1", "65536 is the most"),
+        ("list:64@0", "invalid weight '0'; write a whole number from 1, such as 64@9"),
+        ("list:64@x", "invalid weight 'x'; write a whole number from 1, such as 64@9"),
+        ("list:1@65536,2@1", "the maximum is 65536"),
         ("list:1@9,64MiB@1", "raise it with --max-payload 64MiB"),
         ("exp:0", "write exp:512, or 0 for empty packets"),
         ("exp:16MiB", "raise it with --max-payload "),
         ("file:", "write file:SIZES.csv"),
-        (file.as_str(), "sizes.csv, line 3: 'many' is no size"),
+        (file.as_str(), "sizes.csv, line 3: invalid size 'many'"),
         (missing.as_str(), "sizes.csv.gone: No such file or directory"),
     ];
     for (sizes, expected) in cases {

@@ -1,4 +1,4 @@
-//! What is loaded: servers over TLS, by Unix sockets, and several at a time.
+//! Servers under load: over TLS, over Unix sockets, and several at once.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 
 const LOAD: &str = "--conns 4 --packets 400 --json";
 
-/// An authority, and certificates by it, in files.
+/// A certificate authority and two certificates that it has signed, in files.
 struct Certificates {
     dir: tempfile::TempDir,
 }
@@ -46,10 +46,10 @@ impl Certificates {
 }
 
 #[test]
-fn a_server_is_loaded_by_tls() {
+fn a_server_is_loaded_over_tls() {
     let certificates = Certificates::new();
     let (addr, _) = start("127.0.0.1:0", ServerConfig::new().tls(certificates.server()));
-    // Frames that are larger than what TLS takes at a time, too.
+    // Also frames that are larger than a TLS write accepts.
     for load in [LOAD, "--conns 1 --sizes 300000 --packets 400 --json"] {
         let ran = pktbench(&format!("--connect {addr} {} {load}", certificates.trusting()));
         assert_eq!(ran.code, Some(0), "{ran:?}");
@@ -60,7 +60,7 @@ fn a_server_is_loaded_by_tls() {
 }
 
 #[test]
-fn by_tls_too_more_may_be_outstanding_than_both_sides_buffer() {
+fn over_tls_more_may_be_outstanding_than_both_sides_buffer() {
     let certificates = Certificates::new();
     let dir = tempfile::tempdir().unwrap();
     let (addr, _) = start(unix(dir.path()), ServerConfig::new().tls(certificates.server()));
@@ -70,7 +70,7 @@ fn by_tls_too_more_may_be_outstanding_than_both_sides_buffer() {
 }
 
 #[test]
-fn a_certificate_is_shown_to_a_server_that_asks() {
+fn a_server_may_require_a_client_certificate() {
     let certificates = Certificates::new();
     let tls = certificates.server().client_ca(certificates.path("ca.pem"));
     let (addr, _) = start("127.0.0.1:0", ServerConfig::new().tls(tls));
@@ -78,14 +78,14 @@ fn a_certificate_is_shown_to_a_server_that_asks() {
         (certificates.trusting(), certificates.path("client.pem"), certificates.path("client.key"));
     let shown = format!("--tls-cert {} --tls-key {}", cert.display(), key.display());
     assert_eq!(pktbench(&format!("--connect {addr} {tls} {shown} {LOAD}")).code, Some(0));
-    // TLS 1.3 tells of it when packets are on their way.
+    // With TLS 1.3 a client learns of the rejection only after it has sent packets.
     let ran = pktbench(&format!("--connect {addr} {tls} {LOAD}"));
     assert_eq!(ran.code, Some(1), "{ran:?}");
     assert!(count(&ran.document(), "errors", "io") > 0, "{ran:?}");
 }
 
 #[test]
-fn what_is_wrong_with_tls_is_one_line_that_says_what_to_do() {
+fn a_tls_error_is_one_line_that_says_what_to_do() {
     let certificates = Certificates::new();
     let (with_tls, _) = start("127.0.0.1:0", ServerConfig::new().tls(certificates.server()));
     let without = crate::common::serve(|| |_, _| crate::common::Answer::Last(frame(b"no TLS")));
@@ -96,7 +96,7 @@ fn what_is_wrong_with_tls_is_one_line_that_says_what_to_do() {
         (format!("--connect {with_tls} --tls --tls-ca nowhere.pem"), ["cannot use nowhere.pem", ""]),
         (
             format!("--connect {with_tls} --tls --tls-ca {ca} --tls-server-name a:b"),
-            ["\"a:b\" is no name", ""],
+            ["\"a:b\" is not a valid server name", ""],
         ),
     ] {
         let ran = pktbench(&format!("{options} --conns 1 --timeout 2s"));
@@ -111,7 +111,7 @@ fn unix(dir: &Path) -> Addr {
 }
 
 #[test]
-fn a_server_is_loaded_by_a_unix_socket_with_tls_or_without() {
+fn a_server_is_loaded_over_a_unix_socket_with_and_without_tls() {
     let certificates = Certificates::new();
     for (config, tls) in [
         (ServerConfig::new(), String::new()),

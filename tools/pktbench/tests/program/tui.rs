@@ -1,57 +1,63 @@
-//! `--tui`, on a terminal and where there is none.
+//! `--tui`, with and without a terminal.
 
 use crate::common::{Answer, Ran, command, count, pktbench, ran, serve};
 use serde_json::{Value, json};
 
+/// Escape sequences that enter and leave the alternate screen.
 const ENTER: &str = "\x1b[?1049h";
 const LEAVE: &str = "\x1b[?1049l";
 
-/// A run on a terminal of its own: the result, and what became of the terminal.
+/// A run on its own terminal: its output, what it drew, and whether the terminal was in raw mode.
 struct OnTerminal {
     ran: Ran,
     screen: String,
     was_raw: bool,
 }
 
-/// Runs the program with the words of `args`; see the script for the steps.
+/// Runs `pktbench` with the words of `args` on a terminal. `tests/on_a_terminal.py` explains the steps.
 fn on_terminal(steps: &Value, args: &str) -> OnTerminal {
     let mut program = vec![env!("CARGO_BIN_EXE_pktbench")];
     program.extend(args.split_whitespace());
     any_on_terminal(steps, &program)
 }
 
+/// The same for any program.
 fn any_on_terminal(steps: &Value, program: &[&str]) -> OnTerminal {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/on_a_terminal.py");
     let mut python = command("python3");
     python.args([script, &steps.to_string()]).args(program);
-    let told = ran(&mut python);
-    let told: Value = serde_json::from_str(&told.stdout).unwrap_or_else(|error| panic!("{error}: {told:?}"));
-    let text = |name: &str| told[name].as_str().unwrap().to_owned();
+    let report = ran(&mut python);
+    let report: Value =
+        serde_json::from_str(&report.stdout).unwrap_or_else(|error| panic!("{error}: {report:?}"));
+    let text = |name: &str| report[name].as_str().unwrap().to_owned();
     let screen = text("screen");
-    assert_eq!(told["deeds_left"], 0, "{screen}");
-    assert_eq!(told["is_restored"], true, "the mode of the terminal: {screen}");
-    let code = told["code"].as_i64().map(|code| code as i32);
+    assert_eq!(report["actions_left"], 0, "{screen}");
+    assert_eq!(report["is_restored"], true, "the mode of the terminal must be restored: {screen}");
+    let code = report["code"].as_i64().map(|code| code as i32);
     OnTerminal {
         ran: Ran { stdout: text("stdout"), stderr: String::new(), code },
         screen,
-        was_raw: told["was_raw"] == true,
+        was_raw: report["was_raw"] == true,
     }
 }
 
 impl OnTerminal {
-    /// What was written while the view was up, after a check that it was and is no more.
+    /// What was drawn on the alternate screen, after a check that the program entered and left it.
     #[track_caller]
     fn view(&self) -> &str {
-        assert!(self.was_raw, "keys are read one by one: {}", self.screen);
+        assert!(self.was_raw, "the terminal must be in raw mode: {}", self.screen);
         let view = self.screen.strip_prefix(ENTER).expect("the alternate screen is entered first");
-        let (view, after) = view.split_once(LEAVE).expect("and left");
-        assert!(!after.contains(ENTER) && after.contains("\x1b[?25h"), "the cursor is back: {after:?}");
+        let (view, after) = view.split_once(LEAVE).expect("the alternate screen is left");
+        assert!(
+            !after.contains(ENTER) && after.contains("\x1b[?25h"),
+            "the cursor must be visible again: {after:?}"
+        );
         view
     }
 }
 
 #[test]
-fn a_view_without_a_terminal_is_bad_usage() {
+fn tui_without_a_terminal_is_bad_usage() {
     let ran = pktbench("--tui --packets 10");
     assert!(ran.error_line().starts_with("error: --tui needs a terminal, "), "{ran:?}");
     assert_eq!(ran.code, Some(2));
@@ -59,20 +65,24 @@ fn a_view_without_a_terminal_is_bad_usage() {
 
 #[test]
 #[ignore = "needs python3: cargo test -p pktbench -- --include-ignored"]
-fn lines_of_an_interval_are_not_written_over_the_view() {
+fn csv_and_ndjson_on_the_same_terminal_are_bad_usage() {
     let program = env!("CARGO_BIN_EXE_pktbench");
     for format in ["csv", "ndjson"] {
         let script = format!("exec {program} --tui --format {format} --packets 9 >&2");
         let on_terminal = any_on_terminal(&json!([]), &["sh", "-c", &script]);
         assert_eq!(on_terminal.ran.code, Some(2), "{}", on_terminal.screen);
-        assert!(on_terminal.screen.starts_with("error: --tui and lines of "), "{}", on_terminal.screen);
+        assert!(
+            on_terminal.screen.starts_with("error: --tui and --format csv or ndjson "),
+            "{}",
+            on_terminal.screen
+        );
         assert_eq!(on_terminal.screen.lines().count(), 1, "{}", on_terminal.screen);
     }
 }
 
 #[test]
 #[ignore = "needs python3: cargo test -p pktbench -- --include-ignored"]
-fn a_terminal_of_no_size_is_a_terminal() {
+fn a_terminal_of_size_0_works() {
     let steps = json!([["measuring", "size:0x0"], ["\x1b[2J", "size:1x1"], ["\x1b[2J", "key:q"]]);
     let on_terminal = on_terminal(&steps, "--tui --conns 2 --duration 1h --json");
     assert_eq!(on_terminal.ran.code, Some(130), "{}", on_terminal.screen);
@@ -86,7 +96,7 @@ fn a_run_is_shown_to_its_end_and_the_result_goes_to_standard_output() {
     let document = on_terminal.ran.document();
     assert_eq!(on_terminal.ran.code, Some(0), "{document}");
     let view = on_terminal.view();
-    for text in ["closed loop: ", "measuring", "throughput", "service latency", "█", "q ends the run"] {
+    for text in ["closed loop: ", "measuring", "throughput", "service latency", "█", "press q to stop"] {
         assert!(view.contains(text), "{text} in {view}");
     }
 }
@@ -94,11 +104,11 @@ fn a_run_is_shown_to_its_end_and_the_result_goes_to_standard_output() {
 #[test]
 #[ignore = "needs python3: cargo test -p pktbench -- --include-ignored"]
 fn q_and_esc_and_ctrl_c_and_a_signal_end_the_run_with_the_results_so_far() {
-    for deed in ["key:q", "key:\x1b", "key:\x03", "signal:INT", "signal:TERM"] {
-        let steps = json!([["measuring", "key:\x1b[A"], ["throughput", deed]]);
+    for action in ["key:q", "key:\x1b", "key:\x03", "signal:INT", "signal:TERM"] {
+        let steps = json!([["measuring", "key:\x1b[A"], ["throughput", action]]);
         let on_terminal = on_terminal(&steps, "--tui --conns 2 --duration 1h --json");
         let document = on_terminal.ran.document();
-        assert_eq!(on_terminal.ran.code, Some(130), "{deed:?}: {document}");
+        assert_eq!(on_terminal.ran.code, Some(130), "{action:?}: {document}");
         assert_eq!(document["verdict"], "interrupted");
         assert_eq!(count(&document, "integrity", "lost"), 0, "{document}");
         on_terminal.view();
@@ -107,9 +117,9 @@ fn q_and_esc_and_ctrl_c_and_a_signal_end_the_run_with_the_results_so_far() {
 
 #[test]
 #[ignore = "needs python3: cargo test -p pktbench -- --include-ignored"]
-fn a_terminal_of_another_size_is_drawn_anew() {
+fn a_resized_terminal_is_redrawn() {
     let steps =
-        json!([["q ends the run", "size:20x5"], ["measuring", "size:100x30"], ["q ends the run", "key:q"]]);
+        json!([["press q to stop", "size:20x5"], ["measuring", "size:100x30"], ["press q to stop", "key:q"]]);
     let on_terminal = on_terminal(&steps, "--tui --conns 2 --duration 1h --json");
     assert_eq!(on_terminal.ran.code, Some(130));
     assert!(on_terminal.view().matches("\x1b[2J").count() >= 2, "{}", on_terminal.screen);
@@ -117,7 +127,7 @@ fn a_terminal_of_another_size_is_drawn_anew() {
 
 #[test]
 #[ignore = "needs python3: cargo test -p pktbench -- --include-ignored"]
-fn a_connection_that_fails_is_told_while_the_others_go_on() {
+fn a_failed_connection_is_shown_while_the_others_continue() {
     let mut conns = 0;
     let addr = serve(move || {
         conns += 1;
@@ -132,7 +142,7 @@ fn a_connection_that_fails_is_told_while_the_others_go_on() {
 
 #[test]
 #[ignore = "needs python3: cargo test -p pktbench -- --include-ignored"]
-fn q_ends_the_connecting_too() {
+fn q_also_ends_the_run_while_connecting() {
     let steps = json!([["connecting", "key:q"]]);
     let on_terminal = on_terminal(&steps, "--tui --conns 100 --connect-rate 1 --json");
     assert_eq!(on_terminal.ran.code, Some(130), "{}", on_terminal.screen);
@@ -141,8 +151,8 @@ fn q_ends_the_connecting_too() {
 
 #[test]
 #[ignore = "needs python3: cargo test -p pktbench -- --include-ignored"]
-fn an_error_is_told_on_the_terminal_as_it_was_before() {
-    // Takes a port, and gives it back, so that nobody listens there.
+fn an_error_is_printed_after_the_terminal_is_restored() {
+    // A port that was just released: nothing listens on it.
     let addr = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let on_terminal = on_terminal(&json!([]), &format!("--tui --connect {addr}"));
     assert_eq!(on_terminal.ran.code, Some(1));

@@ -1,4 +1,4 @@
-//! What the program says, in one line, of a command line or of a place where it cannot do its work.
+//! The one-line errors for invalid command lines, and for servers and systems that cannot be used.
 
 use std::net::{TcpListener, TcpStream};
 
@@ -18,8 +18,8 @@ fn bad_usage_is_one_line_that_says_what_to_do() {
         ("--duration 0s", "give it a time, such as 10s"),
         ("--timeout 0s", "give it a time, such as 10s"),
         ("--conns -1", "-1 is not in 1.."),
-        ("--sizes many", "'many' is no size"),
-        ("--sizes 2048-0", "the low end is above the high end; write 0-2048"),
+        ("--sizes many", "invalid size 'many'"),
+        ("--sizes 2048-0", "2048 is larger than 0; write 0-2048"),
         ("--sizes 0-64MiB", "raise it with --max-payload 64MiB"),
         ("--sizes 2KiB --max-payload 1KiB", "raise it with --max-payload 2048"),
     ];
@@ -33,7 +33,7 @@ fn bad_usage_is_one_line_that_says_what_to_do() {
 }
 
 #[test]
-fn help_has_groups_and_examples_and_is_no_failure() {
+fn help_has_groups_and_examples_and_exits_with_0() {
     let ran = pktbench("--help");
     assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
     for group in ["Commands", "Server", "Load", "Time", "Result", "Verdict"] {
@@ -42,8 +42,8 @@ fn help_has_groups_and_examples_and_is_no_failure() {
     assert!(ran.stdout.contains("\nExamples:\n  pktbench "), "{}", ran.stdout);
 }
 
-/// A port of the loopback on which nothing listens, for as long as the connection that has it is kept.
-fn deaf_port() -> (TcpListener, TcpStream, u16) {
+/// A port of 127.0.0.1 on which nothing listens. A connection keeps it in use, so that no one else can listen there.
+fn unused_port() -> (TcpListener, TcpStream, u16) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let port = stream.local_addr().unwrap().port();
@@ -51,8 +51,8 @@ fn deaf_port() -> (TcpListener, TcpStream, u16) {
 }
 
 #[test]
-fn a_server_that_is_not_there_is_named_with_the_reason() {
-    let (_listener, _stream, port) = deaf_port();
+fn a_refused_connection_is_reported_with_the_address_and_the_reason() {
+    let (_listener, _stream, port) = unused_port();
     let ran = pktbench(&format!("--connect 127.0.0.1:{port} --packets 10"));
     let line = ran.error_line();
     let expected = format!("error: cannot connect to 127.0.0.1:{port}: Connection refused");
@@ -62,8 +62,8 @@ fn a_server_that_is_not_there_is_named_with_the_reason() {
 }
 
 #[test]
-fn a_program_is_told_of_a_server_that_is_not_there_too() {
-    let (_listener, _stream, port) = deaf_port();
+fn a_refused_connection_is_in_the_json_document_too() {
+    let (_listener, _stream, port) = unused_port();
     let ran = pktbench(&format!("--connect 127.0.0.1:{port} --packets 10 --json"));
     let document = ran.document();
     assert_eq!(count(&document, "errors", "connect"), 1);
@@ -73,7 +73,7 @@ fn a_program_is_told_of_a_server_that_is_not_there_too() {
 }
 
 #[test]
-fn a_name_that_does_not_exist_is_named() {
+fn an_unknown_host_is_named() {
     // `.invalid` is reserved for such names (RFC 2606).
     let ran = pktbench("--connect nowhere.invalid:80 --packets 10");
     assert!(ran.error_line().starts_with("error: cannot resolve nowhere.invalid:80; "), "{ran:?}");
@@ -81,7 +81,7 @@ fn a_name_that_does_not_exist_is_named() {
 }
 
 #[test]
-fn too_many_open_files_are_told_with_the_limit_that_is_enough() {
+fn too_many_open_files_are_reported_with_a_sufficient_limit() {
     let run = |limit: &str| {
         let program = env!("CARGO_BIN_EXE_pktbench");
         let script = format!("ulimit -n {limit}; exec {program} --conns 50 --packets 50");

@@ -1,4 +1,4 @@
-//! Runs the real program, and servers that speak the wire by hand and misbehave.
+//! Runs the real program, and servers that write their frames by hand and can misbehave.
 
 pub(crate) mod result;
 
@@ -11,13 +11,13 @@ use std::time::Duration;
 use pktconn::{Addr, PacketServer, ServerConfig, ServerHandle};
 use serde_json::Value;
 
-/// Whether to assert times of the real clock, which a busy machine can break. `.ci/nightly times` sets
+/// Whether to assert times of the real clock, which fails on a busy machine. `.ci/nightly times` sets
 /// `PKTCONN_TIMES=1`.
 pub(crate) fn asserts_times() -> bool {
     std::env::var_os("PKTCONN_TIMES").is_some_and(|value| value == "1")
 }
 
-/// What a run printed, and how it ended.
+/// The output of a run and its exit code.
 #[derive(Debug)]
 pub(crate) struct Ran {
     pub(crate) stdout: String,
@@ -25,14 +25,14 @@ pub(crate) struct Ran {
     pub(crate) code: Option<i32>,
 }
 
-/// The program with standard streams in pipes, and nothing of the environment that changes what it prints.
+/// A command with its output in pipes, and without environment variables that change the output.
 pub(crate) fn command(program: &str) -> Command {
     let mut command = Command::new(program);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).env_remove("RUST_LOG");
     command
 }
 
-/// Runs the program with the words of `args`.
+/// Runs `pktbench` with the words of `args`.
 pub(crate) fn pktbench(args: &str) -> Ran {
     ran(command(env!("CARGO_BIN_EXE_pktbench")).args(args.split_whitespace()))
 }
@@ -47,21 +47,21 @@ pub(crate) fn ran(command: &mut Command) -> Ran {
 }
 
 impl Ran {
-    /// The one document that was printed, after a check that its figures agree with each other.
+    /// The printed document, after a check that it matches the schema and that its counts are consistent.
     #[track_caller]
     pub(crate) fn document(&self) -> Value {
         let document: Value =
             serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"));
         let count = |group: &str, name: &str| count(&document, group, name);
-        let fates = ["verified", "altered", "reordered"].map(|fate| count("integrity", fate));
-        let whole: u64 = fates.iter().sum();
+        let answered = ["verified", "altered", "reordered"].map(|name| count("integrity", name));
+        let answered: u64 = answered.iter().sum();
         assert_eq!(
-            whole + count("integrity", "lost") + count("integrity", "unanswered"),
+            answered + count("integrity", "lost") + count("integrity", "unanswered"),
             count("totals", "sent") + count("totals", "warmup_sent"),
-            "what was sent has each a fate: {document}"
+            "every sent packet is counted once: {document}"
         );
         if count("totals", "warmup_sent") == 0 {
-            let came_back = whole + count("integrity", "doubled");
+            let came_back = answered + count("integrity", "doubled");
             assert_eq!(came_back, count("totals", "received"), "{document}");
             assert_eq!(count("integrity", "verified"), samples(&document), "{document}");
         }
@@ -70,7 +70,7 @@ impl Ran {
         document
     }
 
-    /// The one line on standard error, when nothing was printed besides.
+    /// The line on standard error, after a check that it is the only output.
     #[track_caller]
     pub(crate) fn error_line(&self) -> &str {
         assert_eq!(self.stdout, "", "{self:?}");
@@ -85,19 +85,19 @@ pub(crate) fn count(document: &Value, group: &str, name: &str) -> u64 {
     document[group][name].as_u64().unwrap_or_else(|| panic!("no count {group}.{name} in {document}"))
 }
 
-/// Checks a document against the schema that users have, and that the schema has all of its fields.
+/// Checks that a document matches the published schema, and that the schema describes all of its fields.
 #[track_caller]
 pub(crate) fn check_schema(document: &Value) {
     let text = include_str!("../../../schema/pktbench-1.schema.json");
     let mut schema: Value = serde_json::from_str(text).expect("the schema is JSON");
     forbid_more(&mut schema);
-    let validator = jsonschema::validator_for(&schema).expect("the schema is one");
+    let validator = jsonschema::validator_for(&schema).expect("the schema is valid");
     let errors: Vec<_> =
         validator.iter_errors(document).map(|error| format!("{}: {error}", error.instance_path())).collect();
     assert!(errors.is_empty(), "{errors:?} in {document}");
 }
 
-/// For users fields may be added; here each one is to be described.
+/// Makes the schema reject unknown fields. The published schema allows them, so that fields can be added.
 fn forbid_more(schema: &mut Value) {
     match schema {
         Value::Object(map) => {
@@ -111,12 +111,12 @@ fn forbid_more(schema: &mut Value) {
     }
 }
 
-/// How many packets' latencies were taken.
+/// The number of latency samples.
 pub(crate) fn samples(document: &Value) -> u64 {
     count(&document["latency_ns"], "service", "count")
 }
 
-/// An echo server on a thread of its own, until the end of the process.
+/// Starts an echo server on its own thread. It runs until the end of the process.
 pub(crate) fn start(addr: impl Into<Addr>, config: ServerConfig) -> (String, ServerHandle) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let server = runtime.block_on(PacketServer::bind_with(addr, config)).unwrap();
@@ -132,23 +132,24 @@ pub(crate) fn start(addr: impl Into<Addr>, config: ServerConfig) -> (String, Ser
     (addr, handle)
 }
 
-/// What a server does when a packet has come.
+/// What a server does after it has received a packet.
 pub(crate) enum Answer {
-    /// Writes these bytes at once, and goes on.
+    /// Writes these bytes and continues.
     Bytes(Vec<u8>),
-    /// Writes these bytes, and closes the connection.
+    /// Writes these bytes and closes the connection.
     Last(Vec<u8>),
-    /// Writes these bytes again and again, until the peer has closed.
+    /// Writes these bytes repeatedly until the client has closed the connection.
     Flood(Vec<u8>),
 }
 
-/// The frame of a payload.
+/// The frame of a payload: a u32 LE length and the payload.
 pub(crate) fn frame(payload: &[u8]) -> Vec<u8> {
     let len = u32::try_from(payload.len()).expect("payloads of tests are small");
     [&len.to_le_bytes(), payload].concat()
 }
 
-/// Serves each connection with a behaviour of its own, which is given the number of each packet and its whole frame.
+/// Starts a server. `behaviour` returns a function for each connection, which gets the number of each packet and its
+/// frame.
 pub(crate) fn serve<F>(behaviour: impl FnMut() -> F + Send + 'static) -> SocketAddr
 where
     F: FnMut(u64, Vec<u8>) -> Answer + Send + 'static,
@@ -156,7 +157,7 @@ where
     serve_with_trailer(0, behaviour)
 }
 
-/// Serves frames that end with `trailer_len` bytes behind the payload, as a checksum is.
+/// Like [`serve`], for frames that have `trailer_len` bytes after the payload, such as a checksum.
 pub(crate) fn serve_with_trailer<F>(
     trailer_len: usize,
     mut behaviour: impl FnMut() -> F + Send + 'static,
@@ -169,7 +170,7 @@ where
     thread::spawn(move || {
         for stream in listener.incoming() {
             let behaviour = behaviour();
-            // A connection that breaks is what some of the tests are about.
+            // Errors are ignored: some tests break connections on purpose.
             thread::spawn(move || serve_one(stream?, trailer_len, behaviour));
         }
     });
@@ -182,7 +183,7 @@ fn serve_one(
     mut behaviour: impl FnMut(u64, Vec<u8>) -> Answer,
 ) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    // A bound for a program that neither sends nor closes.
+    // Ends the thread if the program neither sends nor closes.
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
     for number in 0.. {
         let mut header = [0; 4];

@@ -1,4 +1,4 @@
-//! A result as reports are made from: that of a real run, with figures of an open loop that ran for 30 seconds and met
+//! A result for tests of the report: that of a real run, with made-up values of an open loop that ran for 30 s and met
 //! a stall of the server.
 
 use std::f64::consts::TAU;
@@ -38,12 +38,12 @@ pub(crate) fn result() -> Value {
     result
 }
 
-/// Of a short run against a server of its own, as it was printed.
+/// The document of a short closed-loop run against the built-in server.
 pub(crate) fn closed_loop() -> Value {
     pktbench("--conns 4 --packets 400 --json").document()
 }
 
-/// A body around 200 µs, a tail of every fiftieth packet, and a few that a stall held up.
+/// Latencies around 200 µs, with a tail of 1 packet in 50, and some packets delayed by a stall.
 fn histogram(factor: f64, slowest_ns: f64) -> Histogram<u64> {
     let mut histogram = Histogram::new_with_bounds(1, 3_600_000_000_000, 3).unwrap();
     for step in 0..10_000_u32 {
@@ -70,7 +70,7 @@ fn latency(histogram: &Histogram<u64>) -> Value {
     })
 }
 
-/// In the nineteenth second the server stalls, and catches up in the next one.
+/// The server stalls in second 19 and catches up in second 20.
 fn intervals() -> Value {
     let interval = |second: u64| {
         let wave = 1.0 + 0.08 * (TAU * second as f64 / 11.0).sin() + 0.03 * (second as f64 * 2.3).cos();
