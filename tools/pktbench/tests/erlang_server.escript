@@ -1,4 +1,4 @@
-%% An echo server of Erlang's own framing: escript erlang_server.escript HEADER_BYTES
+%% An echo server that uses Erlang's built-in packet framing: escript erlang_server.escript HEADER_BYTES
 
 main([Header]) ->
     Options = [binary, {packet, list_to_integer(Header)}, {active, false}, {nodelay, true},

@@ -1,9 +1,9 @@
-"""Runs a program on a terminal of its own, as a user would, and tells in JSON how it went.
+"""Runs a program on its own terminal, as a user would, and prints a JSON report about it.
 
-    on_a_terminal.py '[[WAIT_FOR, DEED], ...]' PROGRAM [ARGUMENT ...]
+    on_a_terminal.py '[[WAIT_FOR, ACTION], ...]' PROGRAM [ARGUMENT ...]
 
-A deed is done when the text was drawn since the deed before: "key:q" presses a key, "size:20x5" makes the terminal that
-size, "signal:TERM" sends a signal. Standard output of the program is a pipe, as behind `> result.txt`.
+An action runs when its text was drawn after the action before. "key:q" presses a key, "size:20x5" resizes the terminal,
+"signal:TERM" sends a signal. Standard output of the program is a pipe, as with `> result.txt`.
 """
 
 import fcntl
@@ -38,14 +38,14 @@ child = subprocess.Popen(
 )
 
 
-def do(deed):
-    kind, what = deed.split(":")
+def do(action):
+    kind, argument = action.split(":")
     if kind == "key":
-        os.write(master, what.encode())
+        os.write(master, argument.encode())
     elif kind == "size":
-        resize(*map(int, what.split("x")))
+        resize(*map(int, argument.split("x")))
     else:
-        child.send_signal(getattr(signal, "SIG" + what))
+        child.send_signal(getattr(signal, "SIG" + argument))
 
 
 selector = selectors.DefaultSelector()
@@ -82,7 +82,7 @@ print(
             "screen": screen.decode(errors="replace"),
             "was_raw": was_raw,
             "is_restored": termios.tcgetattr(slave) == before,
-            "deeds_left": len(steps),
+            "actions_left": len(steps),
         }
     )
 )

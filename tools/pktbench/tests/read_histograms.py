@@ -1,6 +1,6 @@
-"""Reads what a run wrote by a library that others wrote, and checks that all of it says the same.
+"""Reads the output files of a run with the Python library of HdrHistogram, and checks that they agree.
 
-read_histograms.py RUN.hlog RUN.hgrm RESULT.json
+    read_histograms.py RUN.hlog RUN.hgrm RESULT.json
 """
 
 import json
@@ -14,7 +14,7 @@ HOUR_NS = 3600 * 10**9
 
 
 def logged(tag):
-    """All intervals of a tag, added."""
+    """The sum of all intervals with a tag."""
     total = HdrHistogram(1, HOUR_NS, 3)
     reader = HistogramLogReader(LOG, HdrHistogram(1, HOUR_NS, 3))
     while histogram := reader.get_next_interval_histogram():
@@ -23,8 +23,8 @@ def logged(tag):
     return total
 
 
-def check(what, found, expected):
-    assert found == expected, f"{what}: {found}, where the document says {expected}"
+def check(name, found, expected):
+    assert found == expected, f"{name}: found {found}, but the document has {expected}"
 
 
 with open(RESULT) as file:
@@ -32,11 +32,11 @@ with open(RESULT) as file:
 for tag in ["service", "response"]:
     latency = latencies[tag]
     for source, histogram in [("log", logged(tag)), ("document", HdrHistogram.decode(latency["hdr_v2"]))]:
-        what = f"{tag} of the {source}"
-        check(f"{what}, count", histogram.get_total_count(), latency["count"])
-        check(f"{what}, max", histogram.get_max_value(), latency["max"])
+        name = f"{tag} of the {source}"
+        check(f"{name}, count", histogram.get_total_count(), latency["count"])
+        check(f"{name}, max", histogram.get_max_value(), latency["max"])
         for percent, ns in latency["percentiles"]:
-            check(f"{what}, p{percent}", histogram.get_value_at_percentile(percent), ns)
+            check(f"{name}, p{percent}", histogram.get_value_at_percentile(percent), ns)
 
 with open(TABLE) as file:
     rows = [line.split() for line in file if line.strip() and not line.startswith("#")]

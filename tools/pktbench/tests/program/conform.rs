@@ -1,4 +1,4 @@
-//! What `pktbench conform` says of servers: of ours, and of such that do wrong, each in one way.
+//! `pktbench conform` against our own server, and against servers that each do one thing wrong.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -11,23 +11,23 @@ use crate::common::{Ran, pktbench, start};
 use pktconn::{Addr, Checksum, CodecConfig, ConnConfig, HeaderFormat, ServerConfig};
 use serde_json::Value;
 
-/// The limit of the servers here: above 64 KiB, and not so far that a run takes long.
+/// The payload limit of the servers here: above 64 KiB, and low enough for short runs.
 const LIMIT: usize = 100_000;
 
 fn config(codec: CodecConfig, limit: usize) -> ServerConfig {
     ServerConfig::new().conn(ConnConfig::new().codec(codec.max_payload_len(limit)))
 }
 
-/// Judges our server, with time enough for a machine that has much to do.
+/// Tests our server and checks that all cases pass. The timeout is long enough for a busy machine.
 #[track_caller]
 fn check_ours(addr: impl Into<Addr>, codec: CodecConfig, options: &str) -> Ran {
     let (addr, _) = start(addr, config(codec, LIMIT));
     let ran = pktbench(&format!("conform {addr} {options} --timeout 30s"));
     assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{}", ran.stdout);
     let rows: Vec<_> = ran.stdout.lines().collect();
-    let (sum, cases) = rows.split_last().unwrap();
+    let (summary, cases) = rows.split_last().unwrap();
     assert!(cases.iter().all(|row| row.starts_with("pass  ")), "{}", ran.stdout);
-    assert_eq!(*sum, format!("{} passed, 0 failed", cases.len()));
+    assert_eq!(*summary, format!("{} passed, 0 failed", cases.len()));
     ran
 }
 
@@ -39,7 +39,7 @@ fn assert_has(ran: &Ran, names: &[&str]) {
 }
 
 #[test]
-fn our_server_passes_all_of_it() {
+fn our_server_passes_all_cases() {
     let ran = check_ours("127.0.0.1:0", CodecConfig::new(), "--max-payload 100000");
     assert_has(&ran, &["empty-packet", "size-1", "size-65535", "size-65536", "size-65537", "size-100000"]);
     assert_has(
@@ -60,7 +60,7 @@ fn our_server_passes_with_the_checksum() {
 }
 
 #[test]
-fn our_server_passes_by_a_unix_socket() {
+fn our_server_passes_over_a_unix_socket() {
     let dir = tempfile::tempdir().unwrap();
     check_ours(Addr::unix(dir.path().join("socket")), CodecConfig::new(), "--max-payload 100000");
 }
@@ -71,7 +71,7 @@ fn our_server_passes_with_every_other_header() {
         let limit = if header == HeaderFormat::U32Be { "--max-payload 100000" } else { "" };
         let codec = CodecConfig::new().header(header);
         let ran = check_ours("127.0.0.1:0", codec, &format!("--header {header} {limit}"));
-        // What no header can say, none can be tested with.
+        // Over-long lengths are only tested if the header can express them.
         let is_short = header.max_payload_len() < LIMIT;
         assert_eq!(ran.stdout.contains("over-long"), !is_short, "{header}: {}", ran.stdout);
         assert_has(&ran, &[if is_short { "size-65535" } else { "size-100000" }, "others-go-on"]);
@@ -79,7 +79,7 @@ fn our_server_passes_with_every_other_header() {
 }
 
 #[test]
-fn every_case_that_fits_is_tried_with_the_smallest_of_limits() {
+fn the_smallest_limits_have_cases_too() {
     for limit in [0, 1] {
         let (addr, _) = start("127.0.0.1:0", config(CodecConfig::new(), limit));
         let ran = pktbench(&format!("conform {addr} --max-payload {limit} --timeout 30s"));
@@ -88,57 +88,57 @@ fn every_case_that_fits_is_tried_with_the_smallest_of_limits() {
     }
 }
 
-/// What a server does wrong.
+/// The fault of a server.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Wrong {
     Nothing,
     DropsEmptyPackets,
     CutsAt64KiB,
-    AltersTheLastByte,
-    MakesInfinityNaN,
-    TakesAReadForWholeFrames,
-    DoublesTheLongest,
+    CorruptsTheLastByte,
+    ChangesInfinityToNaN,
+    ExpectsWholeFramesInEachRead,
+    DuplicatesTheLongest,
     WaitsForWholeReads,
     ReordersBursts,
-    KeepsOverLong,
+    StaysOpenAtOverLong,
     EchoesOverLong,
-    ClosesAllAtABadOne,
-    ForgetsAnswersAtTheEnd,
+    ClosesAllConnectionsForABadOne,
+    DropsAnswersAtTheEnd,
     StaysOpenAtTheEnd,
     EchoesTruncated,
     StaysOpenWhenTruncated,
-    DiesOfTruncated,
+    StopsAfterTruncated,
     IgnoresChecksums,
-    PassesOverWrongChecksums,
-    SumsThePayloadAlone,
+    SkipsWrongChecksums,
+    ChecksumsOnlyThePayload,
     ServesOneAtATime,
 }
 
-/// Serves connections until the end of the process, with the default header.
+/// Starts a server with a fault. It uses the default header and runs until the end of the process.
 fn faulty(wrong: Wrong, limit: usize, has_crc: bool) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
-    let is_dead = Arc::new(AtomicBool::new(false));
+    let is_stopped = Arc::new(AtomicBool::new(false));
     let all = Arc::new(Mutex::new(Vec::new()));
     thread::spawn(move || {
         for stream in listener.incoming() {
             let Ok(stream) = stream else { continue };
-            if is_dead.load(Ordering::SeqCst) {
+            if is_stopped.load(Ordering::SeqCst) {
                 continue;
             }
-            let (is_dead, all) = (Arc::clone(&is_dead), Arc::clone(&all));
-            if wrong == Wrong::ClosesAllAtABadOne {
+            let (is_stopped, all) = (Arc::clone(&is_stopped), Arc::clone(&all));
+            if wrong == Wrong::ClosesAllConnectionsForABadOne {
                 all.lock().unwrap().push(stream.try_clone().unwrap());
             }
             let one = move || {
                 let server =
                     Faulty { stream: &stream, wrong, limit, has_crc, received: Vec::new(), ended: false };
                 let Err(error) = server.serve() else { return };
-                // What becomes of the others is settled before this connection is closed.
+                // Decide about the other connections before this one is closed.
                 let is_truncated = error.kind() == ErrorKind::UnexpectedEof;
-                is_dead.store(wrong == Wrong::DiesOfTruncated && is_truncated, Ordering::SeqCst);
+                is_stopped.store(wrong == Wrong::StopsAfterTruncated && is_truncated, Ordering::SeqCst);
                 if error.kind() != ErrorKind::InvalidData {
-                    // One that was closed itself, perhaps, and not a bad one.
+                    // Not a bad connection: perhaps it was one of those that were closed.
                     return;
                 }
                 for other in all.lock().unwrap().drain(..) {
@@ -164,15 +164,15 @@ struct Faulty<'a> {
     ended: bool,
 }
 
-/// What one of them waits for more, before it answers what has come. None of the others waits.
-const LULL: Duration = Duration::from_millis(100);
+/// How long `DropsAnswersAtTheEnd` waits for more packets before it answers.
+const QUIET_TIME: Duration = Duration::from_millis(100);
 
 impl Faulty<'_> {
-    /// An error is a connection that has to be closed.
+    /// Serves the connection. After an error it must be closed.
     fn serve(mut self) -> io::Result<()> {
         self.stream.set_nodelay(true)?;
-        if self.wrong == Wrong::ForgetsAnswersAtTheEnd {
-            self.stream.set_read_timeout(Some(LULL))?;
+        if self.wrong == Wrong::DropsAnswersAtTheEnd {
+            self.stream.set_read_timeout(Some(QUIET_TIME))?;
         }
         let mut answers = Vec::new();
         loop {
@@ -180,14 +180,14 @@ impl Faulty<'_> {
                 answers.push(self.answer(frame)?);
             }
             let is_held = match self.wrong {
-                Wrong::ForgetsAnswersAtTheEnd => true,
+                Wrong::DropsAnswersAtTheEnd => true,
                 Wrong::WaitsForWholeReads => !self.received.is_empty() && !self.ended,
                 _ => false,
             };
             if !is_held {
                 self.write(&mut answers)?;
             }
-            if self.wrong == Wrong::TakesAReadForWholeFrames && !self.received.is_empty() {
+            if self.wrong == Wrong::ExpectsWholeFramesInEachRead && !self.received.is_empty() {
                 return Err(ErrorKind::InvalidData.into());
             }
             if self.ended {
@@ -207,7 +207,7 @@ impl Faulty<'_> {
         stream.write_all(&std::mem::take(answers).concat())
     }
 
-    /// Whether anything came, be it the end.
+    /// Reads once. Returns whether bytes or the end of the stream came.
     fn read(&mut self) -> io::Result<bool> {
         let mut chunk = [0; 64 * 1024];
         let mut stream = self.stream;
@@ -222,13 +222,13 @@ impl Faulty<'_> {
         }
     }
 
-    /// The next frame, once it is whole.
+    /// The next frame, if it is complete.
     fn frame(&mut self) -> io::Result<Option<Vec<u8>>> {
         let Some(header) = self.received.first_chunk::<4>() else { return Ok(None) };
         let len = u32::from_le_bytes(*header) as usize;
         if len > self.limit {
             match self.wrong {
-                Wrong::KeepsOverLong => return Ok(None),
+                Wrong::StaysOpenAtOverLong => return Ok(None),
                 Wrong::EchoesOverLong => {
                     let mut stream = self.stream;
                     stream.write_all(&self.received)?;
@@ -242,15 +242,15 @@ impl Faulty<'_> {
         Ok(is_whole.then(|| self.received.drain(..frame_len).collect()))
     }
 
-    /// The bytes that answer a frame.
+    /// The response to a frame.
     fn answer(&self, mut frame: Vec<u8>) -> io::Result<Vec<u8>> {
         if self.has_crc {
             let (summed, sum) = frame.split_last_chunk::<4>().unwrap();
             let is_right = crc32fast::hash(summed).to_le_bytes() == *sum;
             match self.wrong {
                 Wrong::IgnoresChecksums => {}
-                Wrong::PassesOverWrongChecksums if !is_right => return Ok(Vec::new()),
-                Wrong::SumsThePayloadAlone => {
+                Wrong::SkipsWrongChecksums if !is_right => return Ok(Vec::new()),
+                Wrong::ChecksumsOnlyThePayload => {
                     let sum = crc32fast::hash(&summed[4..]).to_le_bytes();
                     let at = frame.len() - 4;
                     frame[at..].copy_from_slice(&sum);
@@ -266,12 +266,12 @@ impl Faulty<'_> {
                 frame.truncate(4 + (1 << 16));
                 frame[..4].copy_from_slice(&(1_u32 << 16).to_le_bytes());
             }
-            Wrong::AltersTheLastByte if payload_len > 90_000 => *frame.last_mut().unwrap() ^= 1,
-            Wrong::MakesInfinityNaN if frame.ends_with(&f64::INFINITY.to_le_bytes()) => {
+            Wrong::CorruptsTheLastByte if payload_len > 90_000 => *frame.last_mut().unwrap() ^= 1,
+            Wrong::ChangesInfinityToNaN if frame.ends_with(&f64::INFINITY.to_le_bytes()) => {
                 frame.truncate(frame.len() - 8);
                 frame.extend(f64::NAN.to_le_bytes());
             }
-            Wrong::DoublesTheLongest if payload_len == self.limit => frame = frame.repeat(2),
+            Wrong::DuplicatesTheLongest if payload_len == self.limit => frame = frame.repeat(2),
             _ => {}
         }
         Ok(frame)
@@ -283,20 +283,20 @@ impl Faulty<'_> {
         match self.wrong {
             Wrong::EchoesTruncated => stream.write_all(&self.received),
             Wrong::StaysOpenWhenTruncated if is_truncated => stay_open(stream),
-            Wrong::DiesOfTruncated if is_truncated => Err(ErrorKind::UnexpectedEof.into()),
+            Wrong::StopsAfterTruncated if is_truncated => Err(ErrorKind::UnexpectedEof.into()),
             Wrong::StaysOpenAtTheEnd if !is_truncated => stay_open(stream),
             _ => stream.shutdown(Shutdown::Write),
         }
     }
 }
 
-/// Until the client has gone for good, which a write notices.
+/// Keeps the connection open until the client is gone.
 fn stay_open(mut stream: &TcpStream) -> io::Result<()> {
     thread::sleep(Duration::from_secs(60));
     stream.write_all(&[0])
 }
 
-/// The names of the cases that fail with this limit, and their rows.
+/// Tests a faulty server. Returns the names of the failed cases, and what their rows say.
 fn failures(wrong: Wrong, limit: usize, options: &str) -> Vec<(String, String)> {
     let addr = faulty(wrong, limit, options.contains("--crc"));
     let ran = pktbench(&format!("conform {addr} --max-payload {limit} {options}"));
@@ -312,7 +312,7 @@ fn failures(wrong: Wrong, limit: usize, options: &str) -> Vec<(String, String)> 
         .collect()
 }
 
-/// Checks that these cases fail and no other, and that the row of the first one says `told`.
+/// Checks that exactly the cases `names` fail, and that the row of the first one contains `told`.
 #[track_caller]
 fn check(wrong: Wrong, limit: usize, options: &str, names: &[impl AsRef<str>], told: &str) {
     let failures = failures(wrong, limit, options);
@@ -323,16 +323,16 @@ fn check(wrong: Wrong, limit: usize, options: &str, names: &[impl AsRef<str>], t
     assert!(row.starts_with("expected ") && row.contains(told), "{wrong:?}: {row}");
 }
 
-/// A frame without a payload can be cut at so many places.
+/// The cases that cut a frame with an empty payload.
 fn cuts(what: &str) -> [String; 3] {
     [1, 2, 3].map(|at| format!("{what}-after-{at}-of-4"))
 }
 
-/// For cases that fail at the end of their time; those that pass have to be done in it too.
+/// A short timeout for faults that end in a timeout. The cases that pass must also finish within it.
 const IMPATIENT: &str = "--timeout 2s";
 
 #[test]
-fn a_server_by_hand_that_does_no_wrong_passes() {
+fn a_hand_written_server_without_faults_passes() {
     for options in ["", "--crc"] {
         assert_eq!(failures(Wrong::Nothing, LIMIT, options), [], "{options}");
     }
@@ -351,14 +351,14 @@ fn a_server_that_drops_empty_packets_fails() {
 }
 
 #[test]
-fn a_server_that_cuts_at_64_kib_fails_from_there_on() {
+fn a_server_that_cuts_payloads_at_64_kib_fails_for_longer_ones() {
     let told = "at offset 0 of the response: 00 instead of 01; received: 00000100";
     check(Wrong::CutsAt64KiB, LIMIT, "", &["size-65537", "size-100000"], told);
 }
 
 #[test]
-fn an_altered_byte_is_told_with_its_place_and_what_is_around_it() {
-    let failures = failures(Wrong::AltersTheLastByte, LIMIT, "");
+fn a_corrupted_byte_is_reported_with_its_offset_and_the_bytes_around_it() {
+    let failures = failures(Wrong::CorruptsTheLastByte, LIMIT, "");
     let [(name, row)] = &failures[..] else { panic!("{failures:?}") };
     assert_eq!(name, "size-100000");
     assert!(row.contains("at offset 100003 of the response: "), "{row}");
@@ -370,39 +370,39 @@ fn an_altered_byte_is_told_with_its_place_and_what_is_around_it() {
 #[test]
 fn a_server_that_changes_a_typed_value_fails() {
     let told = "the typed values back unchanged; at offset 24 of the response: f8 instead of f0";
-    check(Wrong::MakesInfinityNaN, LIMIT, "", &["typed-floats"], told);
+    check(Wrong::ChangesInfinityToNaN, LIMIT, "", &["typed-floats"], told);
 }
 
 #[test]
-fn a_server_that_takes_each_read_for_whole_frames_fails() {
-    // Of what is long it may fail or not, as the reads fall.
-    let failures = failures(Wrong::TakesAReadForWholeFrames, 64, "");
+fn a_server_that_expects_whole_frames_in_each_read_fails() {
+    // Long packets may pass or fail, depending on how they are read.
+    let failures = failures(Wrong::ExpectsWholeFramesInEachRead, 64, "");
     let failed: Vec<_> = failures.iter().map(|(name, _)| name.as_str()).collect();
     assert!(failed.contains(&"one-byte-chunks"), "{failures:?}");
     assert_eq!(failed.iter().filter(|name| name.starts_with("cut-")).count(), 6, "{failures:?}");
 }
 
 #[test]
-fn an_answer_that_comes_twice_is_found() {
+fn a_duplicate_is_found() {
     let told = "the packet of 100000 bytes back, and nothing after it; at offset 100004 of the response: a0";
-    check(Wrong::DoublesTheLongest, LIMIT, "", &["size-100000"], told);
+    check(Wrong::DuplicatesTheLongest, LIMIT, "", &["size-100000"], told);
 }
 
 #[test]
-fn a_server_that_answers_only_when_nothing_is_left_to_read_fails_where_a_frame_is_cut() {
+fn a_server_that_answers_only_after_complete_reads_fails_the_cut_cases() {
     check(Wrong::WaitsForWholeReads, 0, IMPATIENT, &cuts("cut"), "the packet before the cut back at once");
 }
 
 #[test]
-fn a_server_that_reorders_what_comes_together_fails() {
+fn a_server_that_reorders_packets_of_a_burst_fails() {
     let failures = failures(Wrong::ReordersBursts, LIMIT, IMPATIENT);
     assert!(failures.iter().any(|(name, _)| name == "many-in-one-segment"), "{failures:?}");
 }
 
 #[test]
-fn a_server_that_does_not_close_at_an_over_long_header_fails() {
+fn a_server_that_stays_open_at_an_over_long_header_fails() {
     let names = ["others-go-on", "over-long-100001", "over-long-4294967295"];
-    check(Wrong::KeepsOverLong, LIMIT, IMPATIENT, &names, "the connection was still open after 2s");
+    check(Wrong::StaysOpenAtOverLong, LIMIT, IMPATIENT, &names, "the connection was still open after 2s");
 }
 
 #[test]
@@ -418,29 +418,29 @@ fn a_server_that_echoes_an_over_long_header_fails() {
 }
 
 #[test]
-fn a_server_that_dies_of_a_bad_connection_fails_at_the_next_one() {
+fn a_server_that_stops_after_a_bad_connection_fails() {
     let told = "the connection closed; on a connection opened afterwards: the connection was ";
-    check(Wrong::DiesOfTruncated, 0, "", &cuts("truncated"), told);
+    check(Wrong::StopsAfterTruncated, 0, "", &cuts("truncated"), told);
 }
 
 #[test]
-fn a_server_that_closes_every_connection_for_a_bad_one_fails() {
+fn a_server_that_closes_all_connections_because_of_a_bad_one_fails() {
     let told = "closed; on the other connection: the connection was ";
-    check(Wrong::ClosesAllAtABadOne, LIMIT, "", &["others-go-on"], told);
+    check(Wrong::ClosesAllConnectionsForABadOne, LIMIT, "", &["others-go-on"], told);
 }
 
 #[test]
-fn a_server_for_one_connection_at_a_time_fails_where_there_are_two() {
+fn a_server_that_serves_one_connection_at_a_time_fails() {
     check(Wrong::ServesOneAtATime, LIMIT, IMPATIENT, &["others-go-on"], "timed out after 2s; ");
 }
 
 #[test]
-fn a_server_that_forgets_its_answers_at_the_end_of_the_stream_fails() {
+fn a_server_that_drops_its_answers_at_the_end_of_the_stream_fails() {
     let mut names = vec!["half-close".to_owned(), "half-close-with-much-outstanding".to_owned()];
     names.extend(cuts("truncated"));
     let told =
         "all 100 packets back and then the end of the stream; the connection was closed; 0 bytes received";
-    check(Wrong::ForgetsAnswersAtTheEnd, 0, "", &names, told);
+    check(Wrong::DropsAnswersAtTheEnd, 0, "", &names, told);
 }
 
 #[test]
@@ -470,10 +470,10 @@ fn a_server_that_ignores_a_wrong_checksum_fails() {
 }
 
 #[test]
-fn a_server_that_goes_on_behind_a_wrong_checksum_fails() {
+fn a_server_that_skips_a_wrong_checksum_and_continues_fails() {
     let names = ["wrong-checksum", "altered-payload", "wrong-checksum-of-an-empty-packet"];
     check(
-        Wrong::PassesOverWrongChecksums,
+        Wrong::SkipsWrongChecksums,
         LIMIT,
         "--crc",
         &names,
@@ -482,11 +482,11 @@ fn a_server_that_goes_on_behind_a_wrong_checksum_fails() {
 }
 
 #[test]
-fn answers_with_another_sum_than_that_of_header_and_payload_fail() {
-    let failures = failures(Wrong::SumsThePayloadAlone, LIMIT, "--crc");
+fn a_checksum_that_does_not_cover_the_header_fails() {
+    let failures = failures(Wrong::ChecksumsOnlyThePayload, LIMIT, "--crc");
     let (name, row) = &failures[0];
     assert_eq!(name, "empty-packet");
-    // The sum of nothing.
+    // 0 is the CRC-32 of an empty payload.
     assert!(
         row.contains("at offset 4 of the response: 00 instead of 1c; received: 00000000 00000000"),
         "{row}"
@@ -494,7 +494,7 @@ fn answers_with_another_sum_than_that_of_header_and_payload_fail() {
 }
 
 #[test]
-fn a_program_is_told_of_every_case() {
+fn the_json_document_has_every_case() {
     let addr = faulty(Wrong::CutsAt64KiB, LIMIT, false);
     let ran = pktbench(&format!("conform {addr} --max-payload {LIMIT} --json"));
     assert_eq!((ran.code, ran.stderr.as_str()), (Some(1), ""));
@@ -512,7 +512,7 @@ fn a_program_is_told_of_every_case() {
 }
 
 #[test]
-fn a_server_that_is_not_there_is_one_line_with_the_reason() {
+fn an_unreachable_server_is_one_line_with_the_reason() {
     for (addr, reason) in [
         ("unix:/nowhere/socket", "cannot connect to unix:/nowhere/socket: No such file"),
         ("nowhere.invalid:80", "cannot resolve nowhere.invalid:80"),

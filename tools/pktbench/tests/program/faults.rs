@@ -1,4 +1,4 @@
-//! What the program says of servers that do wrong, each in one way.
+//! Runs against servers that each do one thing wrong.
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
@@ -7,21 +7,21 @@ use std::sync::{Arc, Mutex};
 use crate::common::{Answer, Ran, count, frame, pktbench, serve, serve_with_trailer};
 use serde_json::Value;
 
-/// Four packets outstanding, of sizes that can all be told apart.
+/// Four packets outstanding. All packets have 8 bytes or more, so they differ.
 const FOUR: &str = "--conns 1 --pipeline 4 --sizes 8-64";
 
-/// One outstanding: when the server closes, it has left nothing unread that would turn the close into a reset.
+/// One packet outstanding. When the server closes the connection, it has no unread bytes that would cause a reset.
 const ONE: &str = "--conns 1 --pipeline 1 --sizes 8-64";
 
-/// For servers that leave packets out. The others are given the default, which no test waits for.
+/// A short timeout for servers that do not answer. Other tests use the default and do not wait for it.
 const IMPATIENT: &str = "--timeout 1s";
 
-/// Sends 40 packets in these ways.
-fn load(addr: SocketAddr, ways: &[&str]) -> Ran {
-    pktbench(&format!("--connect {addr} --packets 40 --json {}", ways.join(" ")))
+/// Sends 40 packets with these options.
+fn load(addr: SocketAddr, options: &[&str]) -> Ran {
+    pktbench(&format!("--connect {addr} --packets 40 --json {}", options.join(" ")))
 }
 
-/// A server that does to packet 7 what `wrong` makes of its frame, and sends the others back.
+/// A server that answers packet 7 with `wrong`, and echoes the others.
 fn wrong_at_7(wrong: fn(Vec<u8>) -> Answer) -> SocketAddr {
     serve(move || {
         move |number, frame| match number {
@@ -31,18 +31,18 @@ fn wrong_at_7(wrong: fn(Vec<u8>) -> Answer) -> SocketAddr {
     })
 }
 
-/// Checks the fates of packets; those that are not named are 0.
+/// Checks the counts of `integrity`. Counts that are not given must be 0.
 #[track_caller]
 fn check(document: &Value, verified: u64, others: &[(&str, u64)]) {
     assert_eq!(count(document, "integrity", "verified"), verified, "{document}");
-    for fate in ["altered", "reordered", "doubled", "lost", "unanswered"] {
-        let expected = others.iter().find(|(name, _)| *name == fate).map_or(0, |(_, count)| *count);
-        assert_eq!(count(document, "integrity", fate), expected, "{fate}: {document}");
+    for name in ["altered", "reordered", "doubled", "lost", "unanswered"] {
+        let expected = others.iter().find(|(other, _)| *other == name).map_or(0, |(_, count)| *count);
+        assert_eq!(count(document, "integrity", name), expected, "{name}: {document}");
     }
 }
 
 #[test]
-fn a_server_that_does_no_wrong_is_told_so() {
+fn a_server_without_faults_passes() {
     let ran = load(wrong_at_7(Answer::Bytes), &[FOUR]);
     check(&ran.document(), 40, &[]);
     assert_eq!(ran.code, Some(0));
@@ -50,8 +50,8 @@ fn a_server_that_does_no_wrong_is_told_so() {
 }
 
 #[test]
-fn an_altered_byte_is_found_wherever_it_is() {
-    let alterations: [fn(Vec<u8>) -> Answer; 3] = [
+fn a_corrupted_byte_is_found_at_any_position() {
+    let corruptions: [fn(Vec<u8>) -> Answer; 3] = [
         |mut frame| {
             frame[4] ^= 1;
             Answer::Bytes(frame)
@@ -66,8 +66,8 @@ fn an_altered_byte_is_found_wherever_it_is() {
             Answer::Bytes(frame)
         },
     ];
-    for alter in alterations {
-        let ran = load(wrong_at_7(alter), &[FOUR]);
+    for corrupt in corruptions {
+        let ran = load(wrong_at_7(corrupt), &[FOUR]);
         check(&ran.document(), 39, &[("altered", 1)]);
         assert_eq!(ran.code, Some(3));
         assert_eq!(ran.document()["verdict"], "integrity");
@@ -75,7 +75,7 @@ fn an_altered_byte_is_found_wherever_it_is() {
 }
 
 #[test]
-fn a_packet_that_lost_its_end_is_altered() {
+fn a_shortened_packet_is_corrupted() {
     let addr = wrong_at_7(|whole| Answer::Bytes(frame(&whole[4..whole.len() - 1])));
     let ran = load(addr, &[FOUR]);
     check(&ran.document(), 39, &[("altered", 1)]);
@@ -90,7 +90,7 @@ fn a_dropped_packet_is_lost() {
 }
 
 #[test]
-fn two_packets_that_change_places_are_reordered() {
+fn swapped_packets_are_reordered() {
     let addr = serve(|| {
         let mut held = Vec::new();
         move |number, frame| match number {
@@ -108,19 +108,21 @@ fn two_packets_that_change_places_are_reordered() {
 }
 
 #[test]
-fn a_packet_that_comes_twice_is_doubled_also_if_it_is_the_last() {
-    for doubled in [7, 39] {
+fn a_packet_that_comes_twice_is_duplicated_even_if_it_is_the_last() {
+    for duplicated in [7, 39] {
         let addr = serve(move || {
-            move |number, frame: Vec<u8>| Answer::Bytes(frame.repeat(if number == doubled { 2 } else { 1 }))
+            move |number, frame: Vec<u8>| {
+                Answer::Bytes(frame.repeat(if number == duplicated { 2 } else { 1 }))
+            }
         });
         let ran = load(addr, &[FOUR]);
         check(&ran.document(), 40, &[("doubled", 1)]);
-        assert_eq!(ran.code, Some(3), "packet {doubled}");
+        assert_eq!(ran.code, Some(3), "packet {duplicated}");
     }
 }
 
 #[test]
-fn a_server_that_never_answers_loses_everything_in_the_end() {
+fn all_packets_are_lost_if_the_server_never_answers() {
     let ran = load(serve(|| |_, _| Answer::Bytes(Vec::new())), &[FOUR, IMPATIENT]);
     let document = ran.document();
     check(&document, 0, &[("lost", 4)]);
@@ -129,7 +131,7 @@ fn a_server_that_never_answers_loses_everything_in_the_end() {
 }
 
 #[test]
-fn a_server_that_stalls_ends_a_run_for_a_time_too() {
+fn a_timed_run_ends_even_if_the_server_stalls() {
     let addr = wrong_at_7(|_| Answer::Bytes(Vec::new()));
     let ran = pktbench(&format!("--connect {addr} --duration 1s --timeout 100ms --json {ONE}"));
     check(&ran.document(), 7, &[("lost", 1)]);
@@ -137,7 +139,7 @@ fn a_server_that_stalls_ends_a_run_for_a_time_too() {
 }
 
 #[test]
-fn packets_without_end_that_answer_nothing_do_not_put_the_end_off() {
+fn endless_duplicates_do_not_delay_the_end_of_the_run() {
     let addr = serve(|| {
         let mut last = Vec::new();
         move |number, frame: Vec<u8>| match number {
@@ -157,19 +159,19 @@ fn packets_without_end_that_answer_nothing_do_not_put_the_end_off() {
 }
 
 #[test]
-fn a_close_in_the_middle_of_the_run_is_a_failed_connection() {
+fn a_close_during_the_run_is_a_failed_connection() {
     let ran = load(wrong_at_7(|_| Answer::Last(Vec::new())), &[ONE]);
     let document = ran.document();
     check(&document, 7, &[("unanswered", 1)]);
     assert_eq!(count(&document, "errors", "eof"), 1);
     assert_eq!(ran.code, Some(1));
     assert_eq!(document["verdict"], "failed");
-    let first = "connection 0: the peer closed the connection (packets unanswered: 1)";
+    let first = "connection 0: the server closed the connection (unanswered packets: 1)";
     assert_eq!(document["errors"]["first"], first);
 }
 
 #[test]
-fn a_close_in_the_middle_of_a_frame_is_told_from_one_between_two() {
+fn a_close_in_the_middle_of_a_frame_is_counted_as_truncated() {
     let ran = load(wrong_at_7(|frame| Answer::Last(frame[..6].to_vec())), &[ONE]);
     let document = ran.document();
     check(&document, 7, &[("unanswered", 1)]);
@@ -202,7 +204,7 @@ fn a_wrong_checksum_fails_the_connection_before_the_packet_is_judged() {
 }
 
 #[test]
-fn a_failed_connection_does_not_hide_an_altered_packet() {
+fn a_failed_connection_does_not_hide_a_corrupted_packet() {
     let addr = serve(|| {
         |number, mut frame: Vec<u8>| {
             frame[4] ^= u8::from(number == 3);
@@ -217,7 +219,7 @@ fn a_failed_connection_does_not_hide_an_altered_packet() {
 }
 
 #[test]
-fn an_answer_that_comes_before_all_of_its_packet_was_sent_does_not_end_the_load() {
+fn an_answer_to_an_incompletely_sent_packet_does_not_end_the_load() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
     std::thread::spawn(move || {
@@ -225,7 +227,7 @@ fn an_answer_that_comes_before_all_of_its_packet_was_sent_does_not_end_the_load(
         stream.write_all(&frame(b"too early")).unwrap();
         std::io::copy(&mut stream.try_clone().unwrap(), &mut stream)
     });
-    // More than the sockets hold.
+    // Packets that are larger than the socket buffers.
     let ran = pktbench(&format!("--connect {addr} --conns 1 --sizes 16MiB --packets 2 --json"));
     let document = ran.document();
     assert_eq!(count(&document, "totals", "sent"), 2, "{document}");
@@ -234,13 +236,13 @@ fn an_answer_that_comes_before_all_of_its_packet_was_sent_does_not_end_the_load(
 }
 
 #[test]
-fn a_server_that_answers_and_takes_no_more_is_given_up() {
+fn a_run_ends_if_the_server_stops_reading() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
     std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         stream.write_all(&frame(b"too early")).unwrap();
-        // It is open, and nobody reads it.
+        // Keep the connection open without reading.
         std::thread::sleep(std::time::Duration::from_secs(60));
         drop(stream);
     });
@@ -250,7 +252,7 @@ fn a_server_that_answers_and_takes_no_more_is_given_up() {
 }
 
 #[test]
-fn one_failed_connection_does_not_end_the_others() {
+fn other_connections_continue_after_one_has_failed() {
     let mut accepted = 0;
     let addr = serve(move || {
         accepted += 1;
@@ -263,11 +265,11 @@ fn one_failed_connection_does_not_end_the_others() {
 }
 
 #[test]
-fn the_report_for_people_names_what_went_wrong() {
+fn the_text_report_names_the_failure() {
     let addr = wrong_at_7(|_| Answer::Last(Vec::new()));
     let ran = pktbench(&format!("--connect {addr} --packets 40 {ONE}"));
     assert_eq!((ran.code, ran.stderr.as_str()), (Some(1), ""));
-    let expected = "errors      1 of 1 connection failed (1 eof); connection 0: the peer closed the\n";
+    let expected = "errors      1 of 1 connection failed (1 eof); first error: connection 0: the server\n";
     assert!(ran.stdout.contains(expected), "{}", ran.stdout);
     assert!(ran.stdout.ends_with("(exit code 1)\n"), "{}", ran.stdout);
 }
