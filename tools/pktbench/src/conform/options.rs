@@ -98,7 +98,7 @@ mod tests {
             ("--header u16le --max-payload 64KiB", "is above 65535, the maximum of --header u16le"),
             ("--timeout 0s", "such as 5s"),
             ("--timeout 5", "such as 30s"),
-            ("--max-payload many", "no size"),
+            ("--max-payload many", "not a size"),
         ] {
             let problem = plan(line).err().unwrap_or_else(|| panic!("{line} was accepted"));
             assert!(problem.contains(expected), "{line}: {problem}");

@@ -60,7 +60,7 @@ impl Latency {
 
 /// The latency that `percent` of the samples do not exceed; `None` without a sample.
 pub(crate) fn percentile<C: Counter>(histogram: &Histogram<C>, percent: f64) -> Option<u64> {
-    // The factor prevents that the rounding of a float raises an integer rank, such as 99.9 % of 4,000, by one.
+    // Without the factor, floating-point rounding could raise an integer rank, such as 99.9 % of 4,000, by one.
     let quantile = percent / 100.0 * (1.0 - f64::EPSILON);
     (!histogram.is_empty()).then(|| histogram.value_at_quantile(quantile))
 }

@@ -32,7 +32,7 @@ pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
 pub(crate) fn parse_size(text: &str) -> Result<u32, String> {
     let size: ByteSize = text
         .parse()
-        .map_err(|_| format!("invalid size '{text}'; write bytes, such as 512, 64KiB or 1MiB"))?;
+        .map_err(|_| format!("'{text}' is not a size; write bytes, such as 512, 64KiB or 1MiB"))?;
     u32::try_from(size.as_u64())
         .map_err(|_| format!("{text} exceeds the largest possible packet, {} bytes", u32::MAX))
 }

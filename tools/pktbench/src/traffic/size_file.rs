@@ -109,12 +109,12 @@ mod tests {
     #[test]
     fn an_error_names_the_line() {
         let cases = [
-            ("len\n1\nmany\n", "x.csv, line 3: invalid size 'many'; write bytes, such as 512"),
-            ("len\nlen\n1\n", "x.csv, line 2: invalid size 'len'"),
-            ("# no header\n-5\n", "x.csv, line 2: invalid size '-5'"),
+            ("len\n1\nmany\n", "x.csv, line 3: 'many' is not a size; write bytes, such as 512"),
+            ("len\nlen\n1\n", "x.csv, line 2: 'len' is not a size"),
+            ("# no header\n-5\n", "x.csv, line 2: '-5' is not a size"),
             ("4294967296\n", "x.csv, line 1: 4294967296 exceeds the largest possible packet"),
-            ("1\n\n,5\n", "x.csv, line 3: invalid size ''"),
-            ("1\n\u{1b}[31m\n", "x.csv, line 2: invalid size '?[31m'"),
+            ("1\n\n,5\n", "x.csv, line 3: '' is not a size"),
+            ("1\n\u{1b}[31m\n", "x.csv, line 2: '?[31m' is not a size"),
         ];
         for (text, expected) in cases {
             let problem = of(text).unwrap_err();

@@ -98,7 +98,7 @@ fn fixed(size: &str) -> Result<Sizes, String> {
 
 fn list(items: &str) -> Result<Sizes, String> {
     if items.is_empty() {
-        return Err("the list is empty; write sizes and weights, such as list:64@9,1024@1".to_owned());
+        return Err("the list is empty; write list:64@9,1024@1".to_owned());
     }
     let items: Vec<(u32, u32)> = items.split(',').map(list_item).collect::<Result<_, _>>()?;
     let divisor = items.iter().fold(0, |divisor, &(_, weight)| greatest_common_divisor(divisor, weight));
@@ -266,9 +266,9 @@ mod tests {
         let cases = [
             ("2KiB-1KiB", "write 1KiB-2KiB"),
             ("gauss:5", "unknown kind of sizes 'gauss'; write 512, 0-2048, fixed:512, list:64@9"),
-            ("fixed:", "invalid size ''; write bytes, such as 512"),
+            ("fixed:", "'' is not a size; write bytes, such as 512"),
             ("fixed:1-2", "write 1-2 without fixed:"),
-            ("fixed:-1", "invalid size '-1'"),
+            ("fixed:-1", "'-1' is not a size"),
             ("list:", "write list:64@9,1024@1"),
             ("list:64@9,", "'' has no weight; write size@weight, such as 64@9"),
             ("list:64", "'64' has no weight"),
@@ -276,11 +276,11 @@ mod tests {
             ("list:64@x", "invalid weight 'x'"),
             ("list:64@-1", "invalid weight '-1'"),
             ("list:64@4294967296", "invalid weight '4294967296'"),
-            ("list:many@1", "invalid size 'many'"),
+            ("list:many@1", "'many' is not a size"),
             ("list:1@65536,2@1", "add up to 65537; the maximum is 65536"),
             ("list:1@4294967295,2@4294967294", "add up to 8589934589"),
             ("exp:0", "write exp:512, or 0 for empty packets"),
-            ("exp:", "invalid size ''"),
+            ("exp:", "'' is not a size"),
             ("exp:1GiB", "write a mean below 400MiB"),
             ("exp:4294967295", "write a mean below 400MiB"),
             ("file:", "write file:SIZES.csv"),

@@ -76,7 +76,7 @@ fn invalid_sizes_are_bad_usage_in_one_line() {
         ("exp:0", "write exp:512, or 0 for empty packets"),
         ("exp:16MiB", "raise it with --max-payload "),
         ("file:", "write file:SIZES.csv"),
-        (file.as_str(), "sizes.csv, line 3: invalid size 'many'"),
+        (file.as_str(), "sizes.csv, line 3: 'many' is not a size"),
         (missing.as_str(), "sizes.csv.gone: No such file or directory"),
     ];
     for (sizes, expected) in cases {

@@ -18,7 +18,7 @@ fn bad_usage_is_one_line_that_says_what_to_do() {
         ("--duration 0s", "give it a time, such as 10s"),
         ("--timeout 0s", "give it a time, such as 10s"),
         ("--conns -1", "-1 is not in 1.."),
-        ("--sizes many", "invalid size 'many'"),
+        ("--sizes many", "'many' is not a size"),
         ("--sizes 2048-0", "2048 is larger than 0; write 0-2048"),
         ("--sizes 0-64MiB", "raise it with --max-payload 64MiB"),
         ("--sizes 2KiB --max-payload 1KiB", "raise it with --max-payload 2048"),
