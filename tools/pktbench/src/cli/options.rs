@@ -34,7 +34,7 @@ pub(crate) struct Options {
     /// Server to load: HOST:PORT or unix:PATH [default: a built-in echo server]
     ///
     /// Repeat the option to spread the connections evenly over several servers. Examples: --connect 127.0.0.1:14572,
-    /// --connect unix:/run/echo.sock
+    /// --connect unix:echo.sock
     #[arg(help_heading = "Server", long, value_name = "ADDR", value_parser = parse_addr)]
     connect: Vec<Addr>,
 
