@@ -269,7 +269,7 @@ fn the_text_report_names_the_failure() {
     let addr = wrong_at_7(|_| Answer::Last(Vec::new()));
     let ran = pktbench(&format!("--connect {addr} --packets 40 {ONE}"));
     assert_eq!((ran.code, ran.stderr.as_str()), (Some(1), ""));
-    let expected = "errors      1 of 1 connection failed (1 eof); first error: connection 0: the server\n";
+    let expected = "errors      1 of 1 connection failed (1 eof); first error: connection 0: the\n";
     assert!(ran.stdout.contains(expected), "{}", ran.stdout);
     assert!(ran.stdout.ends_with("(exit code 1)\n"), "{}", ran.stdout);
 }

@@ -53,7 +53,7 @@ fn a_server_sees_the_trace_in_the_order_of_the_file() {
     command.current_dir(dir.path()).args(["--connect", &addr.to_string(), "--sizes", "file:sizes.csv"]);
     let ran = ran(command.args(["--conns", "1", "--pipeline", "3", "--packets", "10"]));
     assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{ran:?}");
-    assert!(ran.stdout.contains("payloads of file:sizes.csv, "), "{}", ran.stdout);
+    assert!(ran.stdout.contains(" file:sizes.csv, 10 packets in total"), "{}", ran.stdout);
     let lens: Vec<_> = lens.try_iter().collect();
     assert_eq!(lens, [1460, 52, 0, 300, 1460, 52, 0, 300, 1460, 52]);
 }

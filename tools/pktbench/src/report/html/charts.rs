@@ -38,7 +38,7 @@ fn spectrum(document: &Document) -> Option<Chart> {
         title: "Latency by percentile",
         note: match series.len() {
             1 => "At p90, 1 packet in 10 is slower; at p99, 1 in 100; and so on.".to_owned(),
-            _ => "Response time starts when a packet was due, service time when it was sent.".to_owned(),
+            _ => "Response: from when a packet was due. Service: from when it was sent.".to_owned(),
         },
         content: draw(&x, &y, &series),
     })

@@ -32,6 +32,8 @@ fn label(key: &str) -> String {
         "altered" => "corrupted".to_owned(),
         "doubled" => "duplicated".to_owned(),
         "not_sent" => "missed".to_owned(),
+        "own_server" => "built-in server".to_owned(),
+        "own_server_threads" => "built-in server threads".to_owned(),
         "first" => "first error".to_owned(),
         _ => key.replace('_', " "),
     }
