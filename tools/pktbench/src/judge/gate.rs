@@ -17,19 +17,23 @@ use crate::result::verdict::Verdict;
 /// The options of a gate, as they are given on the command line.
 #[derive(Debug, Args)]
 pub(crate) struct GateOptions {
-    /// A condition that the result must meet: a metric (p50, p99.9 or any percentile, mean, max, rate, throughput,
-    /// errors, lost), one of < <= > >=, and a bound, such as 'p99<2ms', 'service:max<1s' or 'rate>=50k'. May be given
-    /// several times. Exit code 99 if a condition does not hold
+    /// Condition that the result must meet, such as 'p99<2ms' or 'rate>=50k'; may be repeated
+    ///
+    /// A condition is a metric, one of < <= > >=, and a bound. The metrics are p50, p99.9 or any percentile, mean, max,
+    /// rate, throughput, errors and lost. The prefix service: or response: selects the latency, such as
+    /// 'service:max<1s'. Exit code 99 if a condition does not hold.
     #[arg(help_heading = "Verdict", long, value_name = "CONDITION")]
     threshold: Vec<Condition>,
 
-    /// An earlier result (the output of --json) to compare this run with. Exit code 98 if this run is worse by more
-    /// than --max-regress allows
+    /// Earlier result (the output of --json) to compare this run with
+    ///
+    /// Exit code 98 if this run is worse by more than --max-regress allows.
     #[arg(help_heading = "Verdict", long, value_name = "FILE")]
     baseline: Option<PathBuf>,
 
-    /// How much worse than --baseline the metrics rate, p50, p99 and p99.9 may be. Metrics that are not listed are
-    /// shown and never fail [default: rate:5%,p50:5%,p99:10%]
+    /// How much worse than --baseline each metric may be [default: rate:5%,p50:5%,p99:10%]
+    ///
+    /// The metrics are rate, p50, p99 and p99.9. Metrics that are not listed are shown and never fail.
     #[arg(help_heading = "Verdict", long, value_name = "LIST", requires = "baseline")]
     max_regress: Option<Limits>,
 }

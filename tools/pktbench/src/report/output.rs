@@ -16,12 +16,13 @@ use crate::result::verdict::Verdict;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
+    /// A text report for people, at the end of the run.
     Text,
-    /// One JSON document at the end.
+    /// One JSON document, at the end of the run.
     Json,
-    /// A line of JSON for each interval as the run goes on, and the document at the end.
+    /// A line of JSON per interval during the run, and the document at the end.
     Ndjson,
-    /// A row for each interval as the run goes on.
+    /// A row per interval, during the run.
     Csv,
 }
 
