@@ -105,7 +105,7 @@ async fn a_connection_that_is_not_made_in_time_is_named() {
     let config = ConnConfig::new().connect_timeout(Duration::from_millis(50));
     let error = PacketConn::connect_with(addr, config).await.unwrap_err();
     assert!(error.is_timeout());
-    assert_eq!(error.to_string(), format!("not connected to {addr} within 50ms"));
+    assert_eq!(error.to_string(), format!("not connected to {addr} within 50ms (connect_timeout)"));
 }
 
 /// What a connection says that has received `bytes`, and then the end of the stream.

@@ -46,19 +46,20 @@ impl ClientConfig {
 
     /// Sets the configuration of each connection.
     ///
-    /// Its [`send_high_water`](ConnConfig::send_high_water) is also how many bytes the client keeps for the next connection,
-    /// beside those in the send queue of the present one; its [`connect_timeout`](ConnConfig::connect_timeout) holds for each
-    /// attempt. An [`idle_timeout`](ConnConfig::idle_timeout), or [keepalive](crate::TcpConfig::keepalive), is how a server
-    /// that is gone without a word is noticed. Senders wait where there is no room:
-    /// another [`slow_consumer`](ConnConfig::slow_consumer) than [`Block`](SlowConsumer::Block) is refused.
+    /// Its [`send_high_water`](ConnConfig::send_high_water) is also how many bytes the client keeps for the next
+    /// connection, beside those in the send queue of the present one; its
+    /// [`connect_timeout`](ConnConfig::connect_timeout) holds for each attempt. An
+    /// [`idle_timeout`](ConnConfig::idle_timeout), or [keepalive](crate::TcpConfig::keepalive), is how a server that is
+    /// gone without a word is noticed. Senders wait where there is no room: another
+    /// [`slow_consumer`](ConnConfig::slow_consumer) than [`Block`](SlowConsumer::Block) is refused.
     #[must_use]
     pub fn conn(mut self, conn: ConnConfig) -> Self {
         self.conn = conn;
         self
     }
 
-    /// Sets how long the client waits at least before it connects again. After each attempt that fails it waits twice as
-    /// long, and each time up to twice that, at random, for clients not to come all at once.
+    /// Sets how long the client waits at least before it connects again. After each attempt that fails it waits twice
+    /// as long, and each time up to twice that, at random, for clients not to come all at once.
     ///
     /// Default: 100 ms, so the first pause is one of 100 to 200 ms.
     #[must_use]
@@ -69,15 +70,16 @@ impl ClientConfig {
 
     /// Sets how long the client waits at most, the random part with it. Not less than `min_backoff`.
     ///
-    /// A connection is a success, after which the pauses begin anew, once a packet has come over it, or when it has lasted
-    /// for so long. Default: 30 s.
+    /// A connection is a success, after which the pauses begin anew, once a packet has come over it, or when it has
+    /// lasted for so long. Default: 30 s.
     #[must_use]
     pub fn max_backoff(mut self, delay: Duration) -> Self {
         self.max_backoff = delay;
         self
     }
 
-    /// Sets after how many attempts in a row that fail the client gives up and ends. At least 1. Default: `None`, never.
+    /// Sets after how many attempts in a row that fail the client gives up and ends. At least 1. Default: `None`,
+    /// never.
     #[must_use]
     pub fn max_tries(mut self, tries: impl Into<Option<u32>>) -> Self {
         self.max_tries = tries.into();

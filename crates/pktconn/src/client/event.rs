@@ -20,24 +20,25 @@ pub enum ClientEvent {
     Lost(Lost),
 }
 
-/// The end of one of a client's connections. Several in a row that nobody has received may be told as one, where no packet
-/// came in between.
+/// The end of one of a client's connections. Several in a row that nobody has received may be told as one, where no
+/// packet came in between.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Lost {
     /// Why it ended.
     pub error: Error,
-    /// Numbers of the packets that were fully written to this connection, as [`send`](crate::Client::send) returned them. Whether the
-    /// server received them is unknown, and they are never sent again. Later numbers are still queued.
+    /// Numbers of the packets that were fully written to this connection, as [`send`](crate::Client::send) returned
+    /// them. Whether the server received them is unknown, and they are never sent again. Later numbers are still
+    /// queued.
     pub written: Range<u64>,
-    /// Whether packets that had arrived over this connection may be missing before this event. `false` is a promise: all that
-    /// arrived was delivered. The packets that are missing are the last of their connection. Where several losses are told as
-    /// one, it holds for any of them.
+    /// Whether packets that had arrived over this connection may be missing before this event. `false` is a promise:
+    /// all that arrived was delivered. The packets that are missing are the last of their connection. Where several
+    /// losses are told as one, it holds for any of them.
     ///
-    /// `true` when packets were dropped because nobody received, beyond the limits of [`Client`](crate::Client#memory). Also `true`
-    /// where reading stopped before the end of what had arrived: the peer took nothing until the
-    /// [`write_timeout`](crate::ConnConfig::write_timeout), the client or the connection was closed on this side, or the runtime was
-    /// shut down. A clean close by the server never sets it.
+    /// `true` when packets were dropped because nobody received, beyond the limits of [`Client`](crate::Client#memory).
+    /// Also `true` where reading stopped before the end of what had arrived: the peer took nothing until the
+    /// [`write_timeout`](crate::ConnConfig::write_timeout), the client or the connection was closed on this side, or
+    /// the runtime was shut down. A clean close by the server never sets it.
     pub undelivered: bool,
 }
 
@@ -59,9 +60,9 @@ pub enum ClientState {
         /// Why the last attempt failed, or the connection ended.
         error: Arc<Error>,
     },
-    /// The client has ended: because it was closed or dropped, after [`max_tries`](crate::ClientConfig::max_tries), or because an
-    /// attempt failed that can never work ([`is_config`](Error::is_config)). With the error
-    /// that kept it from sending everything, or that of the last attempt.
+    /// The client has ended: because it was closed or dropped, after [`max_tries`](crate::ClientConfig::max_tries), or
+    /// because an attempt failed that can never work ([`is_config`](Error::is_config)). With the error that kept it
+    /// from sending everything, or that of the last attempt.
     Ended(Option<Arc<Error>>),
 }
 

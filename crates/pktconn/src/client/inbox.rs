@@ -56,8 +56,8 @@ impl Inbox {
         self.packets < MAX_PACKETS && self.bytes < MAX_BYTES
     }
 
-    /// Adds an event, and returns one that is dropped for it. A loss becomes one with the loss before it where no packet
-    /// stands in between: so losses are few, too, however long nobody receives.
+    /// Adds an event, and returns one that is dropped for it. A loss becomes one with the loss before it where no
+    /// packet stands in between: so losses are few, too, however long nobody receives.
     pub(super) fn push(&mut self, event: ClientEvent) -> Option<ClientEvent> {
         match event {
             ClientEvent::Connected => self.has_discarded = false,

@@ -34,8 +34,8 @@ mod reconnect;
 /// grow.
 ///
 /// What was sent and not yet written when a connection is lost goes out over the next one, in order and once. What was
-/// written may have been received, or may be lost: which packets these are, [`ClientEvent::Lost`] tells, and none of them is
-/// sent again.
+/// written may have been received, or may be lost: which packets these are, [`ClientEvent::Lost`] tells, and none of
+/// them is sent again.
 ///
 /// ```
 /// use pktconn::{Client, ClientConfig, ClientEvent};
@@ -65,25 +65,26 @@ mod reconnect;
 /// # }
 /// ```
 ///
-/// An attempt to connect that fails is no event: its error is in the [`state`](Self::state), and goes to `tracing` at the
-/// level of debugging.
+/// An attempt to connect that fails is no event: its error is in the [`state`](Self::state), and goes to `tracing` at
+/// the level of debugging.
 ///
 /// The client runs a task of its own, through which all packets pass; a [`PacketConn`] is faster.
 ///
 /// # Memory
 ///
-/// Bounded in both directions. To be sent: [`send_high_water`](ConnConfig::send_high_water) bytes in the client, and as much
-/// again in the send queue of the connection or given back by the last one.
+/// Bounded in both directions. To be sent: [`send_high_water`](ConnConfig::send_high_water) bytes in the client, and as
+/// much again in the send queue of the connection or given back by the last one.
 ///
-/// Received, and not yet taken by [`recv`](Self::recv): while the connection lives, one batch, which is at most 256 packets
-/// of one read of 64 KiB, or one larger packet; and as much again in the connection. Nothing is dropped: a client that does
-/// not receive holds the server up, and a clean close by the server is noticed only behind what came before it.
+/// Received, and not yet taken by [`recv`](Self::recv): while the connection lives, one batch, which is at most 256
+/// packets of one read of 64 KiB, or one larger packet; and as much again in the connection. Nothing is dropped: a
+/// client that does not receive holds the server up, and a clean close by the server is noticed only behind what came
+/// before it.
 ///
-/// When the connection has failed (a write failed or timed out), the client takes out of it what has arrived, so that it can
-/// connect again: until 1,024 packets or 1 MiB of payload wait, and at most two batches more. The limit holds for all
-/// connections together. At the limit the client waits one second for room, in all, and it reads 8 MiB at most. The rest is
-/// dropped, and [`Lost::undelivered`] says so. So senders and the next connection do not depend on the receiver, and a
-/// receiver that works loses nothing that it takes within that second.
+/// When the connection has failed (a write failed or timed out), the client takes out of it what has arrived, so that
+/// it can connect again: until 1,024 packets or 1 MiB of payload wait, and at most two batches more. The limit holds
+/// for all connections together. At the limit the client waits one second for room, in all, and it reads 8 MiB at most.
+/// The rest is dropped, and [`Lost::undelivered`] says so. So senders and the next connection do not depend on the
+/// receiver, and a receiver that works loses nothing that it takes within that second.
 ///
 /// If you never receive, keep only a [`sender`](Self::sender) and drop the client.
 ///
@@ -95,8 +96,8 @@ pub struct Client {
 
 /// The sending side of a [`Client`], to be cloned and handed to any task.
 ///
-/// It keeps the connection up as well, also when the client itself is gone. What arrives is discarded then, and nobody is told
-/// of what was written when a connection is lost.
+/// It keeps the connection up as well, also when the client itself is gone. What arrives is discarded then, and nobody
+/// is told of what was written when a connection is lost.
 #[derive(Clone)]
 pub struct ClientSender {
     link: Arc<Link>,
@@ -109,12 +110,13 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`is_config`](Error::is_config): the configuration contradicts itself, or the address can never be connected to, such as
-    /// one without a port. With TLS, [`is_tls`](Error::is_tls): its host can have no certificate. That an attempt fails is no
-    /// error here, but a [state](Self::state).
+    /// [`is_config`](Error::is_config): the configuration contradicts itself, or the address can never be connected to,
+    /// such as one without a port. With TLS, [`is_tls`](Error::is_tls): its host can have no certificate. That an
+    /// attempt fails is no error here, but a [state](Self::state).
     ///
-    /// A server that takes clients only after a word of theirs, or refuses their certificates by TLS 1.3, is a connection until
-    /// it ends: packets are sent over it. Have [`with_connector`](Self::with_connector) wait for a first packet there.
+    /// A server that takes clients only after a word of theirs, or refuses their certificates by TLS 1.3, is a
+    /// connection until it ends: packets are sent over it. Have [`with_connector`](Self::with_connector) wait for a
+    /// first packet there.
     ///
     /// # Panics
     ///
@@ -132,12 +134,13 @@ impl Client {
     /// A client that calls `connector` for each connection: where each begins with a login, where there are several
     /// addresses to choose from, or for another transport.
     ///
-    /// The connection is to be made with the [`ConnConfig`] that is passed. What the connector receives is no event, and what
-    /// it sends has no number and is never sent again. What it fails with, boxed, is the `source` of an [`is_io`](Error::is_io)
-    /// where it is no [`Error`]. One that is [`is_config`](Error::is_config) ends the client: another attempt would fail as well.
-    /// Nothing else may send over the connection later, as a
-    /// [`Group`](crate::Group) would: the client's account of what was written would be wrong. Put a `tokio::time::timeout` around what waits for the peer: but for
-    /// the [`close_timeout`](ConnConfig::close_timeout) of a client that is closed, nothing else ends an attempt.
+    /// The connection is to be made with the [`ConnConfig`] that is passed. What the connector receives is no event,
+    /// and what it sends has no number and is never sent again. What it fails with, boxed, is the `source` of an
+    /// [`is_io`](Error::is_io) where it is no [`Error`]. One that is [`is_config`](Error::is_config) ends the client:
+    /// another attempt would fail as well. Nothing else may send over the connection later, as a
+    /// [`Group`](crate::Group) would: the client's account of what was written would be wrong. Put a
+    /// `tokio::time::timeout` around what waits for the peer: but for the [`close_timeout`](ConnConfig::close_timeout)
+    /// of a client that is closed, nothing else ends an attempt.
     ///
     /// ```no_run
     /// use std::time::Duration;
@@ -195,8 +198,8 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`is_payload_too_large`](Error::is_payload_too_large): the client goes on. Any other: it has ended, or is closed. The
-    /// packet comes back in [`into_unsent`](Error::into_unsent).
+    /// [`is_payload_too_large`](Error::is_payload_too_large): the client goes on. Any other: it has ended, or is
+    /// closed. The packet comes back in [`into_unsent`](Error::into_unsent).
     ///
     /// # Cancel safety
     ///
@@ -209,8 +212,8 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`is_full`](Error::is_full) when there is no room now; otherwise as [`send`](Self::send). The packet comes back in
-    /// [`into_unsent`](Error::into_unsent).
+    /// [`is_full`](Error::is_full) when there is no room now; otherwise as [`send`](Self::send). The packet comes back
+    /// in [`into_unsent`](Error::into_unsent).
     pub fn try_send(&self, packet: impl Into<Packet>) -> Result<u64, Error> {
         self.sender.try_send(packet)
     }
@@ -243,17 +246,18 @@ impl Client {
 }
 
 impl ClientSender {
-    /// Accepts a packet to be sent over this connection or the next, and waits for room first where there is none: as many
-    /// bytes as [`send_high_water`](ConnConfig::send_high_water) wait in the client. Returns the packet's number: the first
-    /// is 0.
+    /// Accepts a packet to be sent over this connection or the next, and waits for room first where there is none: as
+    /// many bytes as [`send_high_water`](ConnConfig::send_high_water) wait in the client. Returns the packet's number:
+    /// the first is 0.
     ///
     /// # Errors
     ///
-    /// [`is_payload_too_large`](Error::is_payload_too_large): the client goes on. Any other: it has ended, or is closed. The
-    /// packet comes back in [`into_unsent`](Error::into_unsent).
+    /// [`is_payload_too_large`](Error::is_payload_too_large): the client goes on. Any other: it has ended, or is
+    /// closed. The packet comes back in [`into_unsent`](Error::into_unsent).
     ///
-    /// While there is no connection nothing leaves, and a full queue has the caller wait: put a `tokio::time::timeout` around
-    /// it where that matters. Poll or drop a future that waits: it stands in the line, before all that come later.
+    /// While there is no connection nothing leaves, and a full queue has the caller wait: put a `tokio::time::timeout`
+    /// around it where that matters. Poll or drop a future that waits: it stands in the line, before all that come
+    /// later.
     ///
     /// # Cancel safety
     ///
@@ -267,8 +271,8 @@ impl ClientSender {
     ///
     /// # Errors
     ///
-    /// [`is_full`](Error::is_full) when there is no room now; otherwise as [`send`](Self::send). The packet comes back in
-    /// [`into_unsent`](Error::into_unsent).
+    /// [`is_full`](Error::is_full) when there is no room now; otherwise as [`send`](Self::send). The packet comes back
+    /// in [`into_unsent`](Error::into_unsent).
     pub fn try_send(&self, packet: impl Into<Packet>) -> Result<u64, Error> {
         let packet = packet.into();
         self.link.try_accept(&packet).map_err(|reason| Error::new(reason, vec![packet]))
@@ -290,7 +294,8 @@ impl ClientSender {
     /// # }
     /// ```
     ///
-    /// A client that has ended does not connect again: who waits should wait for that too. A `watch` shows the latest state alone. What must not be missed is an [event](Client::recv).
+    /// A client that has ended does not connect again: who waits should wait for that too. A `watch` shows the latest
+    /// state alone. What must not be missed is an [event](Client::recv).
     #[must_use]
     pub fn state(&self) -> watch::Receiver<ClientState> {
         self.link.state().subscribe()
@@ -299,14 +304,14 @@ impl ClientSender {
     /// Accepts nothing more, sends what was accepted, closes the connection as
     /// [`PacketConn::close`](PacketConn::close) does, and ends the client.
     ///
-    /// Where there is no connection and something to be sent, an attempt that is under way is waited for, or else one is
-    /// made, until [`close_timeout`](ConnConfig::close_timeout). No other follows when that fails.
+    /// Where there is no connection and something to be sent, an attempt that is under way is waited for, or else one
+    /// is made, until [`close_timeout`](ConnConfig::close_timeout). No other follows when that fails.
     ///
     /// # Errors
     ///
-    /// Why not all was sent, or why the client had ended before: [`is_timeout`](Error::is_timeout) when the deadline passed.
-    /// The packets that were not wholly written come back in [`into_unsent`](Error::into_unsent), once: where several handles
-    /// close the client, one of them gets them. Of those that were written by a connection that failed,
+    /// Why not all was sent, or why the client had ended before: [`is_timeout`](Error::is_timeout) when the deadline
+    /// passed. The packets that were not wholly written come back in [`into_unsent`](Error::into_unsent), once: where
+    /// several handles close the client, one of them gets them. Of those that were written by a connection that failed,
     /// [`ClientEvent::Lost`] tells.
     ///
     /// # Cancel safety

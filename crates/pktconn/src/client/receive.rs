@@ -13,11 +13,12 @@ use crate::connection::pool::CHUNK;
 use crate::error::{Reason, Timeout};
 use crate::{Error, PacketReceiver, PacketSender};
 
-/// What the system may hold of a connection that has ended (6 MiB, by Linux's default). A peer that is there may send on.
+/// What the system may hold of a connection that has ended (6 MiB, by Linux's default). A peer that is there may send
+/// on.
 const MOST_AFTER_END: usize = 8 * 1024 * 1024;
 
-/// How long the client waits for room in the inbox, in all, after a connection has failed. A receiver that works takes the
-/// 8 MiB in less time. A reconnect is later by no more than this, and what is sent meanwhile is queued.
+/// How long the client waits for room in the inbox, in all, after a connection has failed. A receiver that works takes
+/// the 8 MiB in less time. A reconnect is later by no more than this, and what is sent meanwhile is queued.
 const WAIT_AFTER_END: Duration = Duration::from_secs(1);
 
 /// How receiving came to its end.
@@ -47,8 +48,8 @@ pub(super) async fn receive(
     }
 }
 
-/// Passes on what has arrived over a connection that has ended for `reason`. Where there is no room in the inbox it waits, but
-/// not for long: senders wait for the next connection, and the receiver may be one that never receives.
+/// Passes on what has arrived over a connection that has ended for `reason`. Where there is no room in the inbox it
+/// waits, but not for long: senders wait for the next connection, and the receiver may be one that never receives.
 async fn receive_rest(
     link: &Link,
     reason: Reason,
@@ -102,8 +103,8 @@ async fn receive_batch(receiver: &mut PacketReceiver, packets: &mut Vec<Packet>)
     Err(Received { reason, undelivered })
 }
 
-/// Waits until the receiver has taken all packets; or for the end of the connection, if that comes before: as where a peer
-/// takes nothing, so that who waits for room need not wait for the receiver.
+/// Waits until the receiver has taken all packets; or for the end of the connection, if that comes before: as where a
+/// peer takes nothing, so that who waits for room need not wait for the receiver.
 async fn end_before_room(link: &Link, sender: &PacketSender) -> Option<Error> {
     if let Some(error) = sender.close_reason() {
         return Some(error);

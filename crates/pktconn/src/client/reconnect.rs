@@ -86,8 +86,8 @@ pub(super) fn keep(
     }
 }
 
-/// One whose task is dropped, because its runtime is shut down, or ended by a panic, leaves nobody waiting and no packet
-/// untold.
+/// One whose task is dropped, because its runtime is shut down, or ended by a panic, leaves nobody waiting and no
+/// packet untold.
 impl Drop for Reconnector {
     fn drop(&mut self) {
         if !self.has_ended {

@@ -7,7 +7,7 @@ use crate::error::Timeout;
 use crate::transport::addr::Addr;
 use crate::transport::byte_stream::ByteStream;
 use crate::transport::connect;
-use crate::transport::target::{Target, Use};
+use crate::transport::parsed_addr::{ParsedAddr, Purpose};
 
 /// Connects to the first of `addr`'s addresses that answers, and shakes hands where that is asked for.
 pub(crate) async fn connect(addr: &Addr, config: &ConnConfig) -> Result<ByteStream, Reason> {
@@ -15,10 +15,10 @@ pub(crate) async fn connect(addr: &Addr, config: &ConnConfig) -> Result<ByteStre
     let stream = connect::connect(target, &config.tcp, config.connect_timeout).await?;
     #[cfg(feature = "tls")]
     if let Some(tls) = &config.tls {
-        let shaken = connect::within(config.handshake_timeout, tls.handshake(stream, target)).await;
+        let shaken = connect::with_timeout(config.handshake_timeout, tls.handshake(stream, target)).await;
         let shaken = shaken.unwrap_or_else(|granted| {
             let late = format!("the TLS handshake with {target} has not ended");
-            Err(Reason::TimeoutOf(Timeout::Handshake, granted, late.into()))
+            Err(Reason::NamedTimeout(Timeout::Handshake, granted, late.into()))
         });
         return shaken.map(ByteStream::from);
     }
@@ -26,11 +26,11 @@ pub(crate) async fn connect(addr: &Addr, config: &ConnConfig) -> Result<ByteStre
 }
 
 /// Refuses an address that can never be connected to, before it is tried.
-pub(crate) fn check<'a>(addr: &'a Addr, config: &ConnConfig) -> Result<Target<'a>, Reason> {
-    let target = addr.target(Use::Connect)?;
+pub(crate) fn check<'a>(addr: &'a Addr, config: &ConnConfig) -> Result<ParsedAddr<'a>, Reason> {
+    let target = addr.parse_for(Purpose::Connect)?;
     #[cfg(feature = "tls")]
     if let Some(tls) = &config.tls {
-        tls.name_for(target)?;
+        tls.server_name_for(target)?;
     }
     #[cfg(not(feature = "tls"))]
     let _ = config;

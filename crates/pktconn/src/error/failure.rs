@@ -1,73 +1,74 @@
-//! What an [`io::Error`] was about: what was done, and with which address.
+//! An [`io::Error`] with its context: the operation that failed, and the address. Also flattens error chains to one
+//! line.
 
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
 use std::sync::OnceLock;
 
-/// An error of the system, or of TLS, and what was done when it came.
+/// An error of the system or of TLS, with the operation that failed.
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) operation: Operation,
-    /// The address, or the host, where there is one. What fails first may not know it, and all clones of its error do later.
-    pub(crate) of: OnceLock<String>,
+    /// The address or host, if known. It can be added later, and then all clones of the error have it.
+    pub(crate) address: OnceLock<String>,
     pub(crate) error: io::Error,
 }
 
 impl Failure {
-    pub(crate) fn new(operation: Operation, of: Option<impl ToString>, error: io::Error) -> Self {
-        let of = of.map_or_else(OnceLock::new, |of| OnceLock::from(of.to_string()));
-        Self { operation, of, error }
+    pub(crate) fn new(operation: Operation, address: Option<impl ToString>, error: io::Error) -> Self {
+        let address = address.map_or_else(OnceLock::new, |address| OnceLock::from(address.to_string()));
+        Self { operation, address, error }
     }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
-    /// Reading and writing.
+    /// Reading or writing.
     Transport,
     Connect,
     Resolve,
     Listen,
     #[cfg_attr(
         not(feature = "proxy-protocol"),
-        allow(dead_code, reason = "a match is the same with every feature")
+        allow(dead_code, reason = "keeps matches the same with every feature")
     )]
     ProxyHeader,
-    #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "a match is the same with every feature"))]
+    #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "keeps matches the same with every feature"))]
     TlsHandshake,
-    /// Loading what TLS needs: the error names the file.
-    #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "a match is the same with every feature"))]
+    /// Loading certificates and keys. The error itself names the file.
+    #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "keeps matches the same with every feature"))]
     TlsSetup,
 }
 
-/// All of it, in one line: nobody needs to look for the source.
+/// The operation, the address, and the error with its sources, in one line.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let of = self.of.get().map(String::as_str);
-        match (self.operation, of) {
-            (Operation::Transport, Some(of)) => write!(f, "the connection to {of} failed: "),
+        let address = self.address.get().map(String::as_str);
+        match (self.operation, address) {
+            (Operation::Transport, Some(address)) => write!(f, "the connection to {address} failed: "),
             (Operation::Transport, None) => write!(f, "the transport failed: "),
-            (Operation::Connect, _) => write!(f, "cannot connect to {}: ", of.unwrap_or("the peer")),
-            (Operation::Resolve, _) => write!(f, "cannot resolve {:?}: ", of.unwrap_or_default()),
-            (Operation::Listen, _) => write!(f, "cannot listen on {}: ", of.unwrap_or("the socket")),
+            (Operation::Connect, _) => write!(f, "cannot connect to {}: ", address.unwrap_or("the peer")),
+            (Operation::Resolve, _) => write!(f, "cannot resolve {:?}: ", address.unwrap_or_default()),
+            (Operation::Listen, _) => write!(f, "cannot listen on {}: ", address.unwrap_or("the socket")),
             (Operation::ProxyHeader, _) => {
-                write!(f, "{} cannot be taken for a proxy: ", of.unwrap_or("the peer"))
+                write!(f, "the PROXY handshake with {} failed: ", address.unwrap_or("the peer"))
             }
             (Operation::TlsHandshake, _) => {
-                write!(f, "the TLS handshake with {} failed: ", of.unwrap_or("the peer"))
+                write!(f, "the TLS handshake with {} failed: ", address.unwrap_or("the peer"))
             }
             (Operation::TlsSetup, _) => Ok(()),
         }?;
-        f.write_str(&in_one_line(&self.error))
+        f.write_str(&with_sources(&self.error))
     }
 }
 
-/// An error and what is behind it, without saying anything twice: many say what their source says.
-pub(crate) fn in_one_line(error: &(dyn StdError + 'static)) -> String {
+/// The text of an error and of its sources, in one line. Leaves out a source whose text the error above it repeats.
+pub(crate) fn with_sources(error: &(dyn StdError + 'static)) -> String {
     let mut line = error.to_string();
     let mut error = error;
     while let Some(source) = error.source() {
-        // One of ours says all that is behind it.
+        // The text of our own errors contains their sources already.
         if error.is::<crate::Error>() {
             break;
         }
@@ -103,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_says_each_error_behind_it_once() {
+    fn the_line_has_the_text_of_each_source_once() {
         let last = || Box::new(Outer("the disk is full", None));
         let cases: [(Outer, &str); 3] = [
             (Outer("it failed", Some(last())), "it failed: the disk is full"),
@@ -111,20 +112,20 @@ mod tests {
             (Outer("it", Some(Box::new(Outer("it", Some(last()))))), "it: the disk is full"),
         ];
         for (error, expected) in cases {
-            assert_eq!(in_one_line(&error), expected);
+            assert_eq!(with_sources(&error), expected);
         }
     }
 
     #[test]
-    fn an_error_of_ours_says_all_by_itself_also_within_another() {
+    fn the_sources_of_our_own_errors_are_not_repeated() {
         let behind = Outer("it failed", Some(Box::new(Outer("for a reason", None))));
         let error = Error::from(io::Error::other(behind));
         assert_eq!(error.to_string(), "the transport failed: it failed: for a reason");
-        assert_eq!(in_one_line(&error), error.to_string());
+        assert_eq!(with_sources(&error), error.to_string());
         let frame = Error::from(Reason::Frame(FrameError::PayloadTooLarge { len: 9, max: 8 }));
         let text = frame.to_string();
         assert_eq!(
-            in_one_line(&Outer("the handler failed", Some(Box::new(frame)))),
+            with_sources(&Outer("the handler failed", Some(Box::new(frame)))),
             format!("the handler failed: {text}")
         );
     }

@@ -1,4 +1,4 @@
-//! Why a connection ended, or why a call could not do what was asked.
+//! The public error type. Its private `Reason` says why a connection ended or why a call failed.
 
 use std::fmt;
 use std::io;
@@ -7,34 +7,35 @@ use pktconn_codec::{FrameError, Packet};
 
 pub(crate) mod failure;
 
-mod hint;
+mod length_hint;
 
 mod reason;
 pub(crate) use reason::Reason;
 pub use reason::Timeout;
 
-/// The error of every call of this crate.
+/// The error type of this crate.
 ///
-/// Ask what it is by its `is_*` methods. Its text says what happened, with the address, the numbers and the error of the system:
-/// `cannot connect to 127.0.0.1:1: Connection refused (os error 111)`. [`source`](std::error::Error::source) leads to the
-/// [`FrameError`](crate::FrameError) or the [`io::Error`] behind it; print one of both.
+/// Use the `is_*` methods to find out what happened; exactly one of them returns `true`. The text says what happened,
+/// with the address, the numbers and the error of the system: `cannot connect to 127.0.0.1:1: Connection refused (os
+/// error 111)`. The text includes the [`source`](std::error::Error::source), a [`FrameError`](crate::FrameError) or an
+/// [`io::Error`], so do not print both.
 ///
-/// | | the connection | |
+/// | method | the connection | cause |
 /// |---|---|---|
-/// | [`is_local_close`](Self::is_local_close) | ended | closed on this side: by `close`, by dropping it, or when the time to [shut down](crate::ServerHandle::shutdown_within) was over |
-/// | [`is_remote_close`](Self::is_remote_close) | may still send | the peer closed its side between two frames: from `closed`, `close_reason` and [`Lost`](crate::Lost) alone |
-/// | [`is_truncated`](Self::is_truncated) | ended | the peer closed in the middle of a frame |
-/// | [`is_protocol`](Self::is_protocol) | ended | the peer sent a frame over the limit, or one with a wrong checksum |
-/// | [`is_io`](Self::is_io) | ended | the transport failed, or the runtime of the connection was shut down |
-/// | [`is_tls`](Self::is_tls) | was never made | the handshake of TLS failed, or a file that it needs is no good |
-/// | [`is_timeout`](Self::is_timeout) | ended | a deadline passed; [`timeout`](Self::timeout) says which |
-/// | [`is_slow_consumer`](Self::is_slow_consumer) | ended | the peer was too slow for what was sent, and the policy is to disconnect it |
-/// | [`is_over_budget`](Self::is_over_budget) | ended | all connections of the server held too much, and this one the most |
-/// | [`is_full`](Self::is_full) | goes on | `try_send` found no room |
-/// | [`is_payload_too_large`](Self::is_payload_too_large) | goes on | the packet to be sent is over the limit |
-/// | [`is_config`](Self::is_config) | was never made | the configuration contradicts itself, or the address can never work |
+/// | [`is_local_close`](Self::is_local_close) | has ended | this side closed it: `close`, dropping, or the deadline of [`shutdown_within`](crate::ServerHandle::shutdown_within) |
+/// | [`is_remote_close`](Self::is_remote_close) | can send, with [`half_close`](crate::ConnConfig::half_close) | the peer closed its side between two frames; `recv` reports this as `None`, not as an error |
+/// | [`is_truncated`](Self::is_truncated) | has ended | the peer closed in the middle of a frame |
+/// | [`is_protocol`](Self::is_protocol) | has ended | the peer sent a frame that exceeds the limit or has a wrong checksum |
+/// | [`is_io`](Self::is_io) | has ended, or was not made | the system or the transport reported an error, or the runtime of the connection was shut down |
+/// | [`is_tls`](Self::is_tls) | was not made | the TLS handshake failed, or a certificate or key file is unusable |
+/// | [`is_timeout`](Self::is_timeout) | has ended, or was not made | a deadline passed; [`timeout`](Self::timeout) says which |
+/// | [`is_slow_consumer`](Self::is_slow_consumer) | has ended | the peer read too slowly, and the policy is [`Disconnect`](crate::SlowConsumer::Disconnect) |
+/// | [`is_over_budget`](Self::is_over_budget) | has ended | the server exceeded its memory budget, and this connection held much of it |
+/// | [`is_full`](Self::is_full) | stays open | `try_send` found the send queue full |
+/// | [`is_payload_too_large`](Self::is_payload_too_large) | stays open | the packet to send exceeds the limit |
+/// | [`is_config`](Self::is_config) | was not made | the configuration is invalid, or the address can never work |
 ///
-/// Packets that a failed `send`, `try_send` or `close` did not hand to the transport come back in
+/// If `send`, `try_send` or `close` fails, the packets that were not handed to the transport are in
 /// [`into_unsent`](Self::into_unsent).
 pub struct Error(Box<Inner>);
 
@@ -60,103 +61,111 @@ impl Error {
         std::mem::take(&mut self.0.unsent)
     }
 
-    /// The connection was closed on this side.
+    /// Whether this side closed the connection.
     #[must_use]
     pub fn is_local_close(&self) -> bool {
         matches!(self.0.reason, Reason::LocalClose)
     }
 
-    /// The peer closed its side between two frames: a clean end. It may still receive.
+    /// Whether the peer closed its side between two frames, which is a clean end. The peer may still receive.
+    ///
+    /// `closed`, `close_reason` and [`Lost`](crate::Lost) report it, and sends once
+    /// [`half_close`](crate::ConnConfig::half_close) is off. `recv` returns `None` instead.
     #[must_use]
     pub fn is_remote_close(&self) -> bool {
         matches!(self.0.reason, Reason::RemoteClose)
     }
 
-    /// The peer closed in the middle of a frame.
+    /// Whether the peer closed in the middle of a frame.
     #[must_use]
     pub fn is_truncated(&self) -> bool {
         matches!(self.0.reason, Reason::Frame(FrameError::Truncated { .. }))
     }
 
-    /// The peer sent a frame that is not acceptable: over the limit, or with a wrong checksum.
+    /// Whether the peer sent an invalid frame: over the limit, or with a wrong checksum.
     #[must_use]
     pub fn is_protocol(&self) -> bool {
         matches!(self.0.reason, Reason::Frame(_)) && !self.is_truncated()
     }
 
-    /// The transport failed.
+    /// Whether the system or the transport reported an error: resolving, connecting, listening, reading or writing
+    /// failed.
     #[must_use]
     pub fn is_io(&self) -> bool {
         matches!(self.0.reason, Reason::Io(_))
     }
 
-    /// The handshake of TLS failed, because a certificate was not good or the peer speaks no TLS; or a file that it needs
-    /// cannot be read or used. That a server refuses the client's certificate shows later with TLS 1.3, as
-    /// [`is_io`](Self::is_io) of the first `recv`.
+    /// Whether the TLS handshake failed, for example because a certificate is not valid or the peer does not use TLS,
+    /// or whether a certificate or key file cannot be read or used.
+    ///
+    /// With TLS 1.3, a server that refuses the client's certificate does so after the client's handshake: the first
+    /// `recv` then fails with [`is_io`](Self::is_io).
     #[must_use]
     pub fn is_tls(&self) -> bool {
         matches!(self.0.reason, Reason::Tls(_))
     }
 
-    /// A deadline passed, of those that [`timeout`](Self::timeout) tells apart.
+    /// Whether a deadline passed. [`timeout`](Self::timeout) says which.
     #[must_use]
     pub fn is_timeout(&self) -> bool {
         self.timeout().is_some()
     }
 
-    /// The deadline that passed, where that is what happened.
+    /// The deadline that passed. `None` for every other error.
     #[must_use]
     pub fn timeout(&self) -> Option<Timeout> {
         match self.0.reason {
-            Reason::Timeout(timeout, _) | Reason::TimeoutOf(timeout, ..) => Some(timeout),
+            Reason::Timeout(timeout, _) | Reason::NamedTimeout(timeout, ..) => Some(timeout),
             Reason::MutualStall(_) => Some(Timeout::Write),
             _ => None,
         }
     }
 
-    /// The peer was too slow for what was sent, under [`SlowConsumer::Disconnect`](crate::SlowConsumer::Disconnect).
+    /// Whether the peer read too slowly under [`SlowConsumer::Disconnect`](crate::SlowConsumer::Disconnect).
     #[must_use]
     pub fn is_slow_consumer(&self) -> bool {
         matches!(self.0.reason, Reason::SlowConsumer { .. })
     }
 
-    /// All connections of the server together were over its [`memory_budget`](crate::ServerConfig::memory_budget), and this
-    /// one was among those that held the most. What was queued is lost with it.
+    /// Whether the server closed the connection because all connections together exceeded its
+    /// [`memory_budget`](crate::ServerConfig::memory_budget), and this one was among those that held the most.
+    ///
+    /// The packets in its send queue are lost.
     #[must_use]
     pub fn is_over_budget(&self) -> bool {
         matches!(self.0.reason, Reason::OverBudget { .. })
     }
 
-    /// `try_send` found the send queue full.
+    /// Whether `try_send` found the send queue full.
     #[must_use]
     pub fn is_full(&self) -> bool {
         matches!(self.0.reason, Reason::Full)
     }
 
-    /// The packet to be sent is larger than the configured limit.
+    /// Whether the packet to send exceeds the configured limit.
     #[must_use]
     pub fn is_payload_too_large(&self) -> bool {
         matches!(self.0.reason, Reason::TooLarge(_))
     }
 
-    /// The configuration contradicts itself, or an address can never be connected to or listened on: trying again does not
-    /// help.
+    /// Whether the configuration is invalid, or the address can never work. Trying again does not help.
     #[must_use]
     pub fn is_config(&self) -> bool {
         self.0.reason.is_config()
     }
 
-    /// The packets that the failed call did not hand to the transport, in their order.
+    /// The packets that the failed call did not hand to the transport, in the order of sending.
     ///
-    /// Of `send` and `try_send`: the packet itself. Of `close`: all that were accepted and not wholly written. The first
-    /// of these may have been written in part, so that the peer saw the connection end in the middle of it. They are
-    /// handed out once: where several handles close the connection, one of them gets them.
+    /// After `send` and `try_send`, the packet itself. After `close`, all packets that were accepted and not completely
+    /// written. The first of them may be partly written: the peer then saw the connection end in the middle of it.
+    ///
+    /// The packets are returned once. If several handles close the connection, one of them gets all packets.
     #[must_use]
     pub fn unsent(&self) -> &[Packet] {
         &self.0.unsent
     }
 
-    /// Takes the packets of [`unsent`](Self::unsent) out.
+    /// Returns the packets of [`unsent`](Self::unsent), without a copy.
     #[must_use]
     pub fn into_unsent(self) -> Vec<Packet> {
         self.0.unsent
@@ -203,7 +212,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn the_source_is_the_error_behind_it_with_its_numbers() {
+    fn the_source_is_the_original_error_with_its_numbers() {
         let error = Error::from(Reason::Frame(FrameError::PayloadTooLarge { len: 9, max: 8 }));
         let source = error.source().unwrap().downcast_ref::<FrameError>();
         assert_eq!(source, Some(&FrameError::PayloadTooLarge { len: 9, max: 8 }));
@@ -216,32 +225,34 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_that_is_not_acceptable_is_told_with_its_numbers_and_what_may_be_the_reason() {
+    fn the_text_for_an_invalid_frame_has_its_numbers_and_the_likely_cause() {
         let max = 32 * 1024 * 1024;
+        let truncated = |needed, available| FrameError::Truncated { needed, available };
+        let checksum = FrameError::ChecksumMismatch { expected: 1, actual: 2 };
         for (error, expected) in [
             (
                 FrameError::PayloadTooLarge { len: 542_393_671, max },
-                "frame of 542393671 bytes exceeds the limit of 33554432; the bytes look like an HTTP request",
+                "frame of 542393671 bytes exceeds the limit of 33554432; the bytes look like an HTTP request".to_owned(),
             ),
             (
                 FrameError::PayloadTooLarge { len: 0x0500_0000, max },
-                "frame of 83886080 bytes exceeds the limit of 33554432; in the other byte order the length is 5: both sides must use one header format",
+                "frame of 83886080 bytes exceeds the limit of 33554432; in the other byte order the length is 5: both sides must use one header format".to_owned(),
             ),
             (
                 FrameError::PayloadTooLarge { len: 33_554_433, max },
-                "frame of 33554433 bytes exceeds the limit of 33554432",
+                "frame of 33554433 bytes exceeds the limit of 33554432".to_owned(),
             ),
             (
-                FrameError::Truncated { needed: 197_401, available: 7 },
-                "the peer closed the connection in the middle of a frame: the stream ended after 7 of the 197401 bytes of a frame; the bytes look like TLS",
+                truncated(197_401, 7),
+                format!("the peer closed the connection in the middle of a frame: {}; the bytes look like TLS", truncated(197_401, 7)),
             ),
             (
-                FrameError::Truncated { needed: 4, available: 1 },
-                "the peer closed the connection in the middle of a frame: the stream ended after 1 of the 4 bytes of a frame",
+                truncated(4, 1),
+                format!("the peer closed the connection in the middle of a frame: {}", truncated(4, 1)),
             ),
             (
-                FrameError::ChecksumMismatch { expected: 1, actual: 2 },
-                "the checksum of a frame is 0x00000001, its bytes sum up to 0x00000002; the bytes were altered on their way, or the peer sends no checksums",
+                checksum,
+                format!("{checksum}; the bytes were corrupted in transit, or the peer sends no checksums"),
             ),
         ] {
             assert_eq!(Error::from(Reason::Frame(error)).to_string(), expected);
@@ -249,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn each_reason_is_one_thing_alone() {
+    fn exactly_one_predicate_is_true_for_each_reason() {
         let truncated = FrameError::Truncated { needed: 4, available: 1 };
         let checksum = FrameError::ChecksumMismatch { expected: 1, actual: 2 };
         let reasons = [

@@ -1,4 +1,5 @@
-//! Why a connection ended, as every part of it can say it.
+//! The reasons behind the public `Error`: cheap to clone, so that every handle of a connection can return one. Also
+//! their texts and metric labels.
 
 use std::fmt;
 use std::io;
@@ -9,61 +10,61 @@ use std::time::Duration;
 use pktconn_codec::FrameError;
 
 use super::failure::{Failure, Operation};
-use super::hint;
+use super::length_hint;
 
-/// A deadline that passed: what [`Error::timeout`](crate::Error::timeout) says.
+/// Which deadline passed. [`Error::timeout`](crate::Error::timeout) returns it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Timeout {
-    /// The connection was not made in time: [`connect_timeout`](crate::ConnConfig::connect_timeout).
+    /// Connecting took longer than [`connect_timeout`](crate::ConnConfig::connect_timeout).
     Connect,
-    /// What comes before the first packet, TLS or the header of a proxy, was not there in time:
-    /// `ConnConfig::handshake_timeout`.
+    /// The TLS or PROXY handshake took longer than `ConnConfig::handshake_timeout`.
     Handshake,
-    /// The peer began a frame and did not end it in time: [`frame_timeout`](crate::ConnConfig::frame_timeout).
+    /// The peer started a frame and did not complete it within [`frame_timeout`](crate::ConnConfig::frame_timeout).
     Frame,
-    /// The peer sent nothing for too long: [`idle_timeout`](crate::ConnConfig::idle_timeout).
+    /// The peer sent nothing, and accepted nothing that was sent to it, for
+    /// [`idle_timeout`](crate::ConnConfig::idle_timeout).
     Idle,
-    /// The peer took nothing of what was queued for it: [`write_timeout`](crate::ConnConfig::write_timeout).
+    /// The peer accepted nothing from the send queue for [`write_timeout`](crate::ConnConfig::write_timeout).
     Write,
-    /// `close` could not write everything in time: [`close_timeout`](crate::ConnConfig::close_timeout).
+    /// `close` could not write everything within [`close_timeout`](crate::ConnConfig::close_timeout).
     Close,
 }
 
-/// What an [`Error`](crate::Error) is about. Cheap to clone, so that every handle of a connection can tell it.
+/// Why a connection ended or a call failed.
 #[derive(Clone, Debug)]
 pub(crate) enum Reason {
     LocalClose,
     RemoteClose,
-    /// From the peer: the connection is at its end.
+    /// The peer sent an invalid frame. The connection ends.
     Frame(FrameError),
     Io(Arc<Failure>),
-    #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "a match is the same with every feature"))]
+    #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "keeps matches the same with every feature"))]
     Tls(Arc<Failure>),
-    /// And what was granted.
+    /// The deadline that passed, and its length.
     Timeout(Timeout, Duration),
-    /// The same, where the text says who or what was waited for.
-    TimeoutOf(Timeout, Duration, Arc<str>),
-    /// The write timeout passed while received bytes waited unread here. And what was granted.
+    /// Like `Timeout`, with a text that says what did not happen in time.
+    NamedTimeout(Timeout, Duration, Arc<str>),
+    /// The write timeout passed, of this length, while received bytes waited unread here.
     MutualStall(Duration),
-    /// And what waited for it, in bytes.
+    /// `queued`: bytes in the send queue.
     SlowConsumer {
         queued: usize,
     },
-    /// And what the connection held, in bytes.
+    /// `held`: bytes that the connection held in memory.
     OverBudget {
         held: usize,
     },
     Full,
-    /// From the caller: the connection is unharmed.
+    /// The caller's packet exceeds the limit. The connection stays open.
     TooLarge(FrameError),
     Config(&'static str),
-    /// The same, where the text names the value that cannot work.
+    /// Like `Config`, with a text that contains the invalid value.
     BadValue(Arc<str>),
 }
 
 impl Reason {
-    /// Whether another try would fail as well.
+    /// Whether trying again would fail in the same way.
     pub(crate) fn is_config(&self) -> bool {
         matches!(self, Self::Config(_) | Self::BadValue(_))
     }
@@ -71,7 +72,7 @@ impl Reason {
 
 #[cfg(feature = "metrics")]
 impl Reason {
-    /// All that end a connection.
+    /// The labels of all reasons that end a connection.
     pub(crate) const LABELS: [&str; 8] = [
         "local_close",
         "remote_close",
@@ -83,7 +84,7 @@ impl Reason {
         "over_budget",
     ];
 
-    /// A word for the end of a connection, for a label.
+    /// The metric label for the end of a connection.
     pub(crate) fn label(&self) -> &'static str {
         match self {
             Self::LocalClose => "local_close",
@@ -91,25 +92,37 @@ impl Reason {
             Self::Frame(FrameError::Truncated { .. }) => "truncated",
             Self::Frame(_) => "protocol",
             Self::Io(_) | Self::Tls(_) => "io",
-            Self::Timeout(..) | Self::TimeoutOf(..) | Self::MutualStall(_) => "timeout",
+            Self::Timeout(..) | Self::NamedTimeout(..) | Self::MutualStall(_) => "timeout",
             Self::SlowConsumer { .. } => "slow_consumer",
             Self::OverBudget { .. } => "over_budget",
-            // These end no connection.
+            // These do not end a connection.
             Self::Full | Self::TooLarge(_) | Self::Config(_) | Self::BadValue(_) => "other",
         }
     }
 }
 
 impl Timeout {
-    /// What did not happen.
-    fn missed(self) -> &'static str {
+    /// What did not happen in time.
+    fn description(self) -> &'static str {
         match self {
-            Self::Connect => "the connection was not made",
-            Self::Handshake => "the peer did not end the handshake",
+            Self::Connect => "not connected",
+            Self::Handshake => "the peer did not complete the handshake",
             Self::Frame => "the peer did not send the rest of a frame",
-            Self::Idle => "the peer sent nothing",
-            Self::Write => "the peer took nothing of what was sent",
-            Self::Close => "not everything was written",
+            Self::Idle => "the peer sent nothing and accepted nothing",
+            Self::Write => "the peer accepted nothing from the send queue",
+            Self::Close => "the send queue was not completely written",
+        }
+    }
+
+    /// The setting of `ConnConfig` that sets the limit.
+    fn setting(self) -> &'static str {
+        match self {
+            Self::Connect => "connect_timeout",
+            Self::Handshake => "handshake_timeout",
+            Self::Frame => "frame_timeout",
+            Self::Idle => "idle_timeout",
+            Self::Write => "write_timeout",
+            Self::Close => "close_timeout",
         }
     }
 }
@@ -121,26 +134,25 @@ impl From<io::Error> for Reason {
 }
 
 impl Reason {
-    /// Names the peer of the connection whose transport failed.
+    /// Adds the peer's address to the error of a failed transport.
     pub(crate) fn name_peer(&self, peer: SocketAddr) {
         if let Self::Io(failure) = self {
-            failure.of.get_or_init(|| peer.to_string());
+            failure.address.get_or_init(|| peer.to_string());
         }
     }
 
-    /// Something else failed, with the address or the host `of`.
-    pub(crate) fn io(operation: Operation, of: Option<impl ToString>, error: io::Error) -> Self {
-        Self::Io(Arc::new(Failure::new(operation, of, error)))
+    pub(crate) fn io(operation: Operation, address: Option<impl ToString>, error: io::Error) -> Self {
+        Self::Io(Arc::new(Failure::new(operation, address, error)))
     }
 
     #[cfg(feature = "tls")]
-    pub(crate) fn tls(operation: Operation, of: Option<impl ToString>, error: io::Error) -> Self {
-        Self::Tls(Arc::new(Failure::new(operation, of, error)))
+    pub(crate) fn tls(operation: Operation, address: Option<impl ToString>, error: io::Error) -> Self {
+        Self::Tls(Arc::new(Failure::new(operation, address, error)))
     }
 }
 
 impl Reason {
-    /// The error behind it.
+    /// The original error.
     pub(crate) fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Frame(error) | Self::TooLarge(error) => Some(error),
@@ -153,20 +165,25 @@ impl Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Timeout(timeout, granted) => return write!(f, "{} within {granted:?}", timeout.missed()),
-            Self::TimeoutOf(_, granted, what) => return write!(f, "{what} within {granted:?}"),
-            Self::MutualStall(granted) => {
+            Self::Timeout(timeout, limit) => {
+                return write!(f, "{} within {limit:?} ({})", timeout.description(), timeout.setting());
+            }
+            Self::NamedTimeout(timeout, limit, what) => {
+                return write!(f, "{what} within {limit:?} ({})", timeout.setting());
+            }
+            Self::MutualStall(limit) => {
                 return write!(
                     f,
-                    "the peer does not read: it took nothing within {granted:?}, and received bytes wait unread here: \
-                     both sides may be sending only"
+                    "the peer does not read: it took nothing within {limit:?} ({}), and received bytes wait unread here: \
+                     both sides may be sending only",
+                    Timeout::Write.setting()
                 );
             }
             Self::SlowConsumer { queued } => {
-                return write!(f, "the peer was too slow: {queued} bytes waited for it");
+                return write!(f, "the peer reads too slowly: {queued} bytes are in its send queue");
             }
             Self::OverBudget { held } => {
-                return write!(f, "the server was over its memory budget: the connection held {held} bytes");
+                return write!(f, "the server exceeded its memory_budget: this connection held {held} bytes");
             }
             Self::LocalClose => "the connection was closed on this side",
             Self::RemoteClose => "the peer closed the connection",
@@ -180,14 +197,14 @@ impl fmt::Display for Reason {
     }
 }
 
-/// What is wrong with a frame of the peer, and what may be the reason.
+/// Writes what is wrong with the peer's frame, and the likely cause.
 fn write_frame_error(error: &FrameError, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     match *error {
         FrameError::PayloadTooLarge { len, max } => {
             write!(f, "frame of {len} bytes exceeds the limit of {max}")?;
-            if let Some(protocol) = hint::protocol(len) {
+            if let Some(protocol) = length_hint::protocol_of_len(len) {
                 write!(f, "; the bytes look like {protocol}")
-            } else if let Some(swapped) = hint::swapped(len, max) {
+            } else if let Some(swapped) = length_hint::swapped_len(len, max) {
                 write!(
                     f,
                     "; in the other byte order the length is {swapped}: both sides must use one header format"
@@ -198,16 +215,16 @@ fn write_frame_error(error: &FrameError, f: &mut fmt::Formatter<'_>) -> fmt::Res
         }
         FrameError::Truncated { needed, .. } => {
             write!(f, "the peer closed the connection in the middle of a frame: {error}")?;
-            // The length without the header, and without the checksum, if there is one.
-            let mut lens = [4, 8].into_iter().filter_map(|around| needed.checked_sub(around));
-            match lens.find_map(hint::protocol) {
+            // `needed` includes a header of 4 bytes, and a checksum of 4 bytes if there is one.
+            let mut payload_lens = [4, 8].into_iter().filter_map(|overhead| needed.checked_sub(overhead));
+            match payload_lens.find_map(length_hint::protocol_of_len) {
                 Some(protocol) => write!(f, "; the bytes look like {protocol}"),
                 None => Ok(()),
             }
         }
         FrameError::ChecksumMismatch { .. } => {
-            write!(f, "{error}; the bytes were altered on their way, or the peer sends no checksums")
+            write!(f, "{error}; the bytes were corrupted in transit, or the peer sends no checksums")
         }
-        _ => write!(f, "the peer sent a frame that is not acceptable: {error}"),
+        _ => write!(f, "the peer sent an invalid frame: {error}"),
     }
 }

@@ -20,7 +20,7 @@ use crate::server::control::Control;
 use crate::server::failure_log::{FailureLog, Kind};
 use crate::server::registry::Ticket;
 use crate::transport::byte_stream::ByteStream;
-use crate::transport::connect::within;
+use crate::transport::connect::with_timeout;
 use crate::transport::plain_stream::PlainStream;
 use crate::{ConnConfig, Error, PacketConn};
 
@@ -37,7 +37,7 @@ pub(crate) struct Acceptor {
 
 fn late(granted: Duration, peer: Option<SocketAddr>) -> Reason {
     let peer = peer.map_or_else(|| "the peer".to_owned(), |peer| peer.to_string());
-    Reason::TimeoutOf(Timeout::Handshake, granted, format!("{peer} has not ended its handshake").into())
+    Reason::NamedTimeout(Timeout::Handshake, granted, format!("{peer} has not ended its handshake").into())
 }
 
 impl Acceptor {
@@ -92,7 +92,7 @@ impl Acceptor {
         let steps = self.steps(stream, peer, ticket);
         let shaken = tokio::select! {
             biased;
-            shaken = within(self.config.handshake_timeout, steps) => shaken.unwrap_or_else(|granted| Err(late(granted, peer))),
+            shaken = with_timeout(self.config.handshake_timeout, steps) => shaken.unwrap_or_else(|granted| Err(late(granted, peer))),
             // No packet of its has been received.
             () = self.control.registry.stop.triggered() => return None,
         };
@@ -122,11 +122,12 @@ impl Acceptor {
         if let Some(proxies) = &self.proxies {
             let proxy = peer;
             let no_header = |error| Reason::io(Operation::ProxyHeader, proxy, error);
-            if !crate::transport::proxy::trusts(proxies, peer) {
+            if !crate::transport::proxy_protocol::is_trusted(proxies, peer) {
                 let problem = "it is none of the proxies that are trusted";
                 return Err(no_header(std::io::Error::new(std::io::ErrorKind::PermissionDenied, problem)));
             }
-            peer = crate::transport::proxy::read_header(&mut stream).await.map_err(no_header)?.or(peer);
+            peer =
+                crate::transport::proxy_protocol::read_header(&mut stream).await.map_err(no_header)?.or(peer);
             if peer.is_some_and(|peer| !ticket.count_for(peer)) {
                 self.refused(peer);
                 return Ok(None);

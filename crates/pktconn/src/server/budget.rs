@@ -1,5 +1,5 @@
-//! What is done when the connections of a server hold too much memory: nobody new is taken, and when that does not help for a
-//! second, those that hold the most are closed.
+//! What is done when the connections of a server hold too much memory: nobody new is taken, and when that does not help
+//! for a second, those that hold the most are closed.
 
 use std::future::pending;
 use std::time::Duration;

@@ -16,7 +16,8 @@ use crate::{ConnStats, Error, ServerConfig, ServerStats};
 #[cfg(feature = "tls")]
 use crate::{TlsServerConfig, error::Reason};
 
-/// Stops a [`PacketServer`](crate::PacketServer), tells its handlers of it, and counts its connections. Clone it freely.
+/// Stops a [`PacketServer`](crate::PacketServer), tells its handlers of it, and counts its connections. Clone it
+/// freely.
 #[derive(Clone)]
 pub struct ServerHandle(Arc<Control>);
 
@@ -57,17 +58,19 @@ impl ServerHandle {
         &self.0
     }
 
-    /// Stops accepting. On each connection `recv` returns what has arrived, and then `None`, so that a handler that receives in
-    /// a loop ends by itself. [`drain_on_shutdown`](crate::ServerConfig::drain_on_shutdown) turns that off;
+    /// Stops accepting. On each connection `recv` returns what has arrived, and then `None`, so that a handler that
+    /// receives in a loop ends by itself. [`drain_on_shutdown`](crate::ServerConfig::drain_on_shutdown) turns that off;
     /// [`stopping`](Self::stopping) tells handlers that wait for something else.
     pub fn shutdown(&self) {
         self.0.registry.stop.trigger();
     }
 
-    /// Stops as [`shutdown`](Self::shutdown) does, and closes the connections that are still there after `timeout`, those among them that their handlers
-    /// have passed on. Their packets that were not written come back in the [`ShutdownReport`](crate::ShutdownReport).
+    /// Stops as [`shutdown`](Self::shutdown) does, and closes the connections that are still there after `timeout`,
+    /// those among them that their handlers have passed on. Their packets that were not written come back in the
+    /// [`ShutdownReport`](crate::ShutdownReport).
     ///
-    /// When it is called again, the last call counts: so a second signal may end at once what the first one granted time.
+    /// When it is called again, the last call counts: so a second signal may end at once what the first one granted
+    /// time.
     pub fn shutdown_within(&self, timeout: Duration) {
         // A time beyond what the clock can say is none.
         self.0.cut_at.send_replace(Instant::now().checked_add(timeout));
@@ -108,9 +111,9 @@ impl ServerHandle {
         self.0.registry.stats()
     }
 
-    /// What went through all connections that the server has had, each as [`ConnStats`] says. It takes the lock of each that is
-    /// there: ask now and then, and not for each packet. One that ends at this very moment may be missing, and is there the
-    /// next time.
+    /// What went through all connections that the server has had, each as [`ConnStats`] says. It takes the lock of each
+    /// that is there: ask now and then, and not for each packet. One that ends at this very moment may be missing, and
+    /// is there the next time.
     #[must_use]
     pub fn traffic(&self) -> ConnStats {
         self.0.registry.traffic()

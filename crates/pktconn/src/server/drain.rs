@@ -1,4 +1,5 @@
-//! What a server does once it accepts no more: waits for its handlers and its connections, and cuts those that take too long.
+//! What a server does once it accepts no more: waits for its handlers and its connections, and cuts those that take too
+//! long.
 
 use std::future::poll_fn;
 
@@ -9,7 +10,8 @@ use super::control::Control;
 use super::stats::ShutdownReport;
 use crate::connection::shared::Shared;
 
-/// Waits for the handlers to finish, and within the time that is set, if one is, for connections that they have passed on.
+/// Waits for the handlers to finish, and within the time that is set, if one is, for connections that they have passed
+/// on.
 pub(super) async fn drain(control: &Control, mut handlers: JoinSet<()>) -> ShutdownReport {
     let at_first = control.registry.open();
     let open_at_first = at_first.len();
@@ -42,7 +44,8 @@ pub(super) async fn drain(control: &Control, mut handlers: JoinSet<()>) -> Shutd
     ShutdownReport { drained: open_at_first.saturating_sub(still_open), cut }
 }
 
-/// Waits for the connections that end by themselves: what they have left to be written and acknowledged has a time for it.
+/// Waits for the connections that end by themselves: what they have left to be written and acknowledged has a time for
+/// it.
 async fn ending_are_over(control: &Control) {
     let mut conns = control.registry.open();
     conns.retain(Shared::is_ending);

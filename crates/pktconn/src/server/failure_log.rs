@@ -1,5 +1,5 @@
-//! What a server logs about connections that fail: enough to see what is wrong, and at most one warning a second of each kind, so
-//! that peers cannot fill the log.
+//! What a server logs about connections that fail: enough to see what is wrong, and at most one warning a second of
+//! each kind, so that peers cannot fill the log.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -11,8 +11,8 @@ use tokio::time::Instant;
 
 use crate::error::Reason;
 
-/// The shortest time between two warnings of one kind. A person can read a line a second, and 9 kinds of 200 bytes are 150 MB a day
-/// at most.
+/// The shortest time between two warnings of one kind. A person can read a line a second, and 9 kinds of 200 bytes are
+/// 150 MB a day at most.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// What has failed. Each kind has its own line a second: one of them must not hide another.
@@ -32,15 +32,15 @@ pub(crate) enum Kind {
 impl Kind {
     const COUNT: usize = Self::Refused as usize + 1;
 
-    /// That of the end of a connection. `None` for an end that the application or the peer has asked for, and for what ends
-    /// none.
+    /// That of the end of a connection. `None` for an end that the application or the peer has asked for, and for what
+    /// ends none.
     pub(crate) fn of(reason: &Reason) -> Option<Self> {
         match reason {
             Reason::Frame(FrameError::Truncated { .. }) => Some(Self::Truncated),
             Reason::Frame(FrameError::ChecksumMismatch { .. }) => Some(Self::Checksum),
             Reason::Frame(_) => Some(Self::Protocol),
             Reason::Io(_) | Reason::Tls(_) => Some(Self::Io),
-            Reason::Timeout(..) | Reason::TimeoutOf(..) | Reason::MutualStall(_) => Some(Self::Timeout),
+            Reason::Timeout(..) | Reason::NamedTimeout(..) | Reason::MutualStall(_) => Some(Self::Timeout),
             Reason::SlowConsumer { .. } => Some(Self::SlowConsumer),
             Reason::OverBudget { .. } => Some(Self::OverBudget),
             Reason::LocalClose
@@ -81,7 +81,8 @@ impl Limit {
 pub(crate) struct FailureLog(Mutex<Limit>);
 
 impl FailureLog {
-    /// Logs `what` has happened to `peer` and why: as a warning if it is the first of its kind within a second, else at DEBUG.
+    /// Logs `what` has happened to `peer` and why: as a warning if it is the first of its kind within a second, else at
+    /// DEBUG.
     pub(crate) fn tell(
         &self,
         kind: Kind,

@@ -11,7 +11,7 @@ use tracing::Span;
 
 use super::failure_log::{FailureLog, Kind};
 use crate::connection::shared::Shared;
-use crate::error::failure::in_one_line;
+use crate::error::failure::with_sources;
 use crate::{ConnStats, Error, PacketConn};
 
 /// Any error, as handlers return it: `?` converts into it.
@@ -21,7 +21,8 @@ pub type BoxError = Box<dyn StdError + Send + Sync>;
 pub type HandlerResult = Result<(), BoxError>;
 
 pin_project! {
-    /// A connection at work. No async block, which has room for the connection beside that of the handler that it went to.
+    /// A connection at work. No async block, which has room for the connection beside that of the handler that it went
+    /// to.
     // In this order in memory: each poll looks at the span, and at the handler.
     #[repr(C)]
     pub(super) struct Handling<H, F> {
@@ -117,7 +118,7 @@ fn log_failure(report: &FailureLog, result: HandlerResult, shared: &Arc<Shared>)
             None => tracing::debug!(peer = peer_field, %error, "{HANDLER_FAILED}"),
         },
         // What a handler itself says is told always: it is not the peer who decides how often that comes.
-        Err(error) => tracing::warn!(peer = peer_field, error = in_one_line(&*error), "{HANDLER_FAILED}"),
+        Err(error) => tracing::warn!(peer = peer_field, error = with_sources(&*error), "{HANDLER_FAILED}"),
     }
 }
 

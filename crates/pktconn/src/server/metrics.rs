@@ -1,7 +1,7 @@
 //! What a server counts, for the recorder of the crate `metrics`: the names stand in this crate's documentation.
 //!
-//! What servers and connections count for themselves is read once a second, and what is new is added: so the servers of a
-//! process make one sum, and no packet pays for it.
+//! What servers and connections count for themselves is read once a second, and what is new is added: so the servers of
+//! a process make one sum, and no packet pays for it.
 
 use std::pin::pin;
 use std::time::Duration;

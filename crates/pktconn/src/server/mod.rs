@@ -1,6 +1,7 @@
 //! A server: connections accepted and limited, a handler for each, and its shutdown.
 //!
-//! What a connection tells its server, it tells through what `connection` defines. This layer must not know clients or groups.
+//! What a connection tells its server, it tells through what `connection` defines. This layer must not know clients or
+//! groups.
 
 pub(crate) mod config;
 pub use config::ServerConfig;

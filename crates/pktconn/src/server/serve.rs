@@ -43,13 +43,13 @@ pub struct PacketServer {
 impl PacketServer {
     /// Listens on an [address](Addr), with the default configuration for its connections. Port 0 asks for a free port.
     ///
-    /// A Unix socket that nobody listens on any more, as a program leaves it that was killed, is replaced. When the server is
-    /// dropped or has [served](Self::serve), its file is removed.
+    /// A Unix socket that nobody listens on any more, as a program leaves it that was killed, is replaced. When the
+    /// server is dropped or has [served](Self::serve), its file is removed.
     ///
     /// # Errors
     ///
-    /// [`is_io`](Error::is_io): the address does not resolve, is not of this machine, or is in use; or at the path of a Unix
-    /// socket is another file. [`is_config`](Error::is_config): the address can never be listened on.
+    /// [`is_io`](Error::is_io): the address does not resolve, is not of this machine, or is in use; or at the path of a
+    /// Unix socket is another file. [`is_config`](Error::is_config): the address can never be listened on.
     ///
     /// # Cancel safety
     ///
@@ -75,13 +75,13 @@ impl PacketServer {
         Self::from_listener(Listener::bind(addr).await?, config)
     }
 
-    /// Makes a server of a socket that listens already, tokio's `TcpListener` or `UnixListener`: one that was handed down by
-    /// another process, or that has options of its own, such as `SO_REUSEPORT` for a server on each core.
+    /// Makes a server of a socket that listens already, tokio's `TcpListener` or `UnixListener`: one that was handed
+    /// down by another process, or that has options of its own, such as `SO_REUSEPORT` for a server on each core.
     ///
     /// # Errors
     ///
-    /// [`is_io`](Error::is_io): the socket has no address. [`is_config`](Error::is_config): the configuration contradicts
-    /// itself.
+    /// [`is_io`](Error::is_io): the socket has no address. [`is_config`](Error::is_config): the configuration
+    /// contradicts itself.
     pub fn from_listener(
         listener: impl Into<Listener>,
         config: impl Into<ServerConfig>,
@@ -128,7 +128,7 @@ impl PacketServer {
     pub fn also_listen(&mut self, listener: impl Into<Listener>) -> Result<(), Error> {
         let listener = listener.into();
         let unusable = |error| Reason::io(Operation::Listen, None::<String>, error);
-        listener.set_options(&self.config.conn.tcp).map_err(unusable)?;
+        listener.set_inherited_options(&self.config.conn.tcp).map_err(unusable)?;
         let local_addr = listener.local_addr().map_err(unusable)?;
         self.local_addrs.push(local_addr);
         self.listeners.push(listener);
@@ -153,19 +153,19 @@ impl PacketServer {
         self.handle.clone()
     }
 
-    /// Accepts connections and runs `handler` for each, in a task of its own. Returns when the server was
-    /// [shut down](ServerHandle::shutdown) and the last handler has finished, or the time that was
-    /// [granted](ServerHandle::shutdown_within) for that is over: then it closes the connections that are still there, and
-    /// drops their handlers.
+    /// Accepts connections and runs `handler` for each, in a task of its own. Returns when the server was [shut
+    /// down](ServerHandle::shutdown) and the last handler has finished, or the time that was
+    /// [granted](ServerHandle::shutdown_within) for that is over: then it closes the connections that are still there,
+    /// and drops their handlers.
     ///
-    /// The handler owns its connection. It should [`close`](PacketConn::close) it at its end: [dropping](PacketConn#dropping) it
-    /// may lose what the peer has not taken yet. A handler that fails or panics ends its own connection alone, and is logged: at the level of
-    /// warnings, and where it fails with an [`Error`] of this crate, which is mostly the peer's doing, at that of debugging.
-    /// It may fail with any error, boxed: where its work is a function with an error of its own, `Ok(work(conn).await?)`
-    /// boxes it.
+    /// The handler owns its connection. It should [`close`](PacketConn::close) it at its end:
+    /// [dropping](PacketConn#dropping) it may lose what the peer has not taken yet. A handler that fails or panics ends
+    /// its own connection alone, and is logged: at the level of warnings, and where it fails with an [`Error`] of this
+    /// crate, which is mostly the peer's doing, at that of debugging. It may fail with any error, boxed: where its work
+    /// is a function with an error of its own, `Ok(work(conn).await?)` boxes it.
     ///
-    /// Each handler runs in a `tracing` span, `connection`, at the level of debugging, with the address of its `peer`; at
-    /// its end an event says the `reason`. At the level of information the server says nothing.
+    /// Each handler runs in a `tracing` span, `connection`, at the level of debugging, with the address of its `peer`;
+    /// at its end an event says the `reason`. At the level of information the server says nothing.
     ///
     /// When no connection can be accepted, because a limit on open files is reached, the server logs it, waits (10 ms,
     /// doubling to 1 s, or until a handler has finished) and tries again; the connections that it has go on.
@@ -248,7 +248,8 @@ impl PacketServer {
         drain(self.handle.control(), handlers).await
     }
 
-    /// Accepts a connection of any listener. None of them waits for one that is busier: `next` says which is asked first.
+    /// Accepts a connection of any listener. None of them waits for one that is busier: `next` says which is asked
+    /// first.
     fn poll_accept(
         &self,
         next: &mut usize,

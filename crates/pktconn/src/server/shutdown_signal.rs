@@ -1,7 +1,7 @@
 //! The word that a server stops, and those who wait for it.
 //!
-//! A handler looks at it before each packet: that is one load of a flag, which all share and nobody writes until then. Who
-//! waits takes 16 bytes here and 32 in its task, of which a server has one for each connection.
+//! A handler looks at it before each packet: that is one load of a flag, which all share and nobody writes until then.
+//! Who waits takes 16 bytes here and 32 in its task, of which a server has one for each connection.
 
 use std::future::Future;
 use std::mem;

@@ -12,15 +12,18 @@ pub struct ServerStats {
     /// [`max_conns`](crate::ServerConfig::max_conns), [`max_conns_per_ip`](crate::ServerConfig::max_conns_per_ip),
     /// [`memory_budget`](crate::ServerConfig::memory_budget).
     pub refused: u64,
-    /// Connections that never came to their first packet, because of what has to come before it: the header of a proxy, TLS.
+    /// Connections that never came to their first packet, because of what has to come before it: the header of a proxy,
+    /// TLS.
     pub handshakes_failed: u64,
     /// Connections that were closed because all together were over the
     /// [`memory_budget`](crate::ServerConfig::memory_budget): as many as end with
     /// [`is_over_budget`](crate::Error::is_over_budget). A connection that had already failed is not counted.
     pub closed_over_budget: u64,
-    /// Connections that are there now, those in their handshakes among them: each up to when its handler has finished and the last of its handles is dropped.
+    /// Connections that are there now, those in their handshakes among them: each up to when its handler has finished
+    /// and the last of its handles is dropped.
     pub open: usize,
-    /// What they hold in memory, in bytes, as the [`memory_budget`](crate::ServerConfig::memory_budget) counts it; 0 without one.
+    /// What they hold in memory, in bytes, as the [`memory_budget`](crate::ServerConfig::memory_budget) counts it; 0
+    /// without one.
     pub held_bytes: usize,
 }
 

@@ -1,4 +1,4 @@
-//! Where a server listens, and where it is reached.
+//! The address type of the public API, and name resolution. `parsed_addr` checks an address when it is used.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -12,19 +12,19 @@ use tokio::net::lookup_host;
 use crate::error::Reason;
 use crate::error::failure::Operation;
 
-/// Where a server listens, and where it is reached: over TCP, or by a Unix socket.
+/// The address of a server: a TCP address, or the path of a Unix socket.
 ///
-/// | written as | |
+/// | written as | meaning |
 /// |---|---|
-/// | `127.0.0.1:14572`, `[::1]:14572` | an IP address and a port; to listen on port 0 asks for a free one |
-/// | `example.org:14572` | a name, which is resolved when it is used |
-/// | `unix:/run/app.sock` | the path of a Unix socket |
+/// | `127.0.0.1:14572`, `[::1]:14572` | IP address and port; listening on port 0 selects a free port |
+/// | `example.org:14572` | host name and port; the name is resolved each time the address is used |
+/// | `unix:/run/app.sock` | path of a Unix socket |
 ///
-/// Of a name with several addresses, the first one that answers is connected to (RFC 8305): IPv6 and IPv4 are tried by turns, each
-/// 250 ms after the one before it, or at once when that one fails.
+/// If a name has several addresses, connecting races them as in RFC 8305 and uses the first one that answers. IPv6 and
+/// IPv4 addresses alternate. The next attempt starts 250 ms after the previous one, or at once if that one fails.
 ///
-/// Whatever is one of these is taken as an address: a string, a [`SocketAddr`], a pair of an IP address or a name and a
-/// port. Nothing is checked before it is used: what can never be reached or listened on fails there at once, with
+/// Strings, [`SocketAddr`]s, and pairs of host (name or IP address) and port convert into an `Addr`. The conversion
+/// checks nothing. An address that can never work fails when it is used, before any I/O, with
 /// [`is_config`](crate::Error::is_config).
 ///
 /// ```
@@ -36,50 +36,50 @@ use crate::error::failure::Operation;
 /// assert_eq!(Addr::from(("::1", 80)).to_string(), "[::1]:80");
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Addr(Kind);
+pub struct Addr(AddrKind);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Kind {
+pub(crate) enum AddrKind {
     Socket(SocketAddr),
-    /// `HOST:PORT`, or any other text.
+    /// `HOST:PORT`, or text that is no address at all.
     Name(String),
     Unix(PathBuf),
 }
 
 impl Addr {
-    /// The Unix socket at `path`.
+    /// The address of the Unix socket at `path`.
     #[must_use]
     pub fn unix(path: impl Into<PathBuf>) -> Self {
-        Self(Kind::Unix(path.into()))
+        Self(AddrKind::Unix(path.into()))
     }
 
-    /// The IP address and the port, where it is one of these.
+    /// The IP address and port. `None` for a name or a Unix socket.
     #[must_use]
     pub fn socket_addr(&self) -> Option<SocketAddr> {
         match self.0 {
-            Kind::Socket(addr) => Some(addr),
-            Kind::Name(_) | Kind::Unix(_) => None,
+            AddrKind::Socket(addr) => Some(addr),
+            AddrKind::Name(_) | AddrKind::Unix(_) => None,
         }
     }
 
-    /// The path of the Unix socket, where it is one.
+    /// The path of the Unix socket. `None` for a TCP address.
     #[must_use]
     pub fn unix_path(&self) -> Option<&Path> {
         match &self.0 {
-            Kind::Unix(path) => Some(path),
-            Kind::Socket(_) | Kind::Name(_) => None,
+            AddrKind::Unix(path) => Some(path),
+            AddrKind::Socket(_) | AddrKind::Name(_) => None,
         }
     }
 
-    pub(crate) fn kind(&self) -> &Kind {
+    pub(crate) fn kind(&self) -> &AddrKind {
         &self.0
     }
 }
 
-/// The addresses of `host`, with `port`; at least one.
+/// Resolves `host`. Returns at least one address.
 pub(crate) async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, Reason> {
     #[cfg(test)]
-    if let Some(addrs) = scripted::addrs_of(host) {
+    if let Some(addrs) = fake_dns::addrs_of(host) {
         return Ok(addrs);
     }
     let failed = |error| Reason::io(Operation::Resolve, Some(host), error);
@@ -93,9 +93,9 @@ pub(crate) async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, Re
 impl fmt::Display for Addr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Kind::Socket(addr) => addr.fmt(f),
-            Kind::Name(name) => name.fmt(f),
-            Kind::Unix(path) => write!(f, "unix:{}", path.display()),
+            AddrKind::Socket(addr) => addr.fmt(f),
+            AddrKind::Name(name) => name.fmt(f),
+            AddrKind::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
 }
@@ -105,7 +105,7 @@ impl From<&str> for Addr {
         if let Some(path) = text.strip_prefix("unix:") {
             return Self::unix(path);
         }
-        text.parse().map_or_else(|_| Self(Kind::Name(text.to_owned())), |addr: SocketAddr| addr.into())
+        text.parse().map_or_else(|_| Self(AddrKind::Name(text.to_owned())), |addr: SocketAddr| addr.into())
     }
 }
 
@@ -121,7 +121,7 @@ impl From<&String> for Addr {
     }
 }
 
-/// Never fails: for programs that parse a command line.
+/// Never fails. For parsers of command lines that require `FromStr`.
 impl FromStr for Addr {
     type Err = Infallible;
 
@@ -138,7 +138,7 @@ impl From<&Self> for Addr {
 
 impl From<SocketAddr> for Addr {
     fn from(addr: SocketAddr) -> Self {
-        Self(Kind::Socket(addr))
+        Self(AddrKind::Socket(addr))
     }
 }
 
@@ -178,19 +178,19 @@ impl From<(Ipv6Addr, u16)> for Addr {
     }
 }
 
-/// A name, or an IP address as text, without brackets.
+/// A host name, or an IP address without brackets, and a port.
 impl From<(&str, u16)> for Addr {
     fn from((host, port): (&str, u16)) -> Self {
         match host.parse::<IpAddr>() {
             Ok(ip) => (ip, port).into(),
-            Err(_) => Self(Kind::Name(format!("{host}:{port}"))),
+            Err(_) => Self(AddrKind::Name(format!("{host}:{port}"))),
         }
     }
 }
 
-/// Hosts for tests: a resolver of a real system has none with the addresses that they need.
+/// Host names for tests: no real resolver has names with the addresses that the tests need.
 #[cfg(test)]
-pub(crate) mod scripted {
+pub(crate) mod fake_dns {
     use std::cell::RefCell;
     use std::collections::HashMap;
     use std::net::SocketAddr;
@@ -199,7 +199,7 @@ pub(crate) mod scripted {
         static HOSTS: RefCell<HashMap<String, Vec<SocketAddr>>> = RefCell::default();
     }
 
-    /// Has `host` resolve to `addrs` on this thread.
+    /// Makes `host` resolve to `addrs` on this thread.
     pub(crate) fn set(host: &str, addrs: &[SocketAddr]) {
         HOSTS.with_borrow_mut(|hosts| hosts.insert(host.to_owned(), addrs.to_vec()));
     }
@@ -214,7 +214,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_says_itself_as_it_was_written() {
+    fn an_address_is_displayed_as_it_was_written() {
         for text in ["127.0.0.1:1", "[2001:db8::1]:2", "localhost:3", "unix:/run/app.sock", "unix:rel ative"]
         {
             let addr = Addr::from(text);
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn each_form_is_known_for_what_it_is() {
+    fn each_form_is_recognized() {
         let socket: SocketAddr = "[::1]:80".parse().unwrap();
         for addr in [Addr::from("[::1]:80"), ("::1", 80).into(), (Ipv6Addr::LOCALHOST, 80).into()] {
             assert_eq!((addr.socket_addr(), addr.unix_path()), (Some(socket), None));

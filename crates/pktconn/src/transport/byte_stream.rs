@@ -1,4 +1,4 @@
-//! What a connection runs over before it is one: a byte stream that was connected or accepted, with TLS or without.
+//! A byte stream that was connected or accepted, with or without TLS, before it is split into a connection's halves.
 
 use std::any::Any;
 use std::io;
@@ -11,10 +11,10 @@ use tokio::net::UnixStream;
 
 use super::halves::{Reader, Writer, split, split_tcp};
 use super::plain_stream::PlainStream;
-use super::shared_stream::Foreign;
-use super::tcp::TcpConfig;
+use super::tcp_config::TcpConfig;
 #[cfg(feature = "tls")]
 use super::tls::Tls;
+use super::transport_stream::CustomStream;
 
 pub(crate) enum ByteStream {
     Plain(PlainStream),
@@ -23,28 +23,26 @@ pub(crate) enum ByteStream {
 }
 
 impl ByteStream {
-    /// The socket of it.
-    fn below(&self) -> &PlainStream {
+    fn socket(&self) -> &PlainStream {
         match self {
             Self::Plain(stream) => stream,
             #[cfg(feature = "tls")]
-            Self::Tls(stream) => stream.below(),
+            Self::Tls(stream) => stream.socket(),
         }
     }
 
     pub(crate) fn set_options(&self, config: &TcpConfig) -> io::Result<()> {
-        self.below().set_options(config)
+        self.socket().set_options(config)
     }
 
     pub(crate) fn local_addr(&self) -> Option<SocketAddr> {
-        self.below().local_addr()
+        self.socket().local_addr()
     }
 
     pub(crate) fn peer_addr(&self) -> Option<SocketAddr> {
-        self.below().peer_addr()
+        self.socket().peer_addr()
     }
 
-    /// The halves of a connection's transport.
     pub(crate) fn split(self) -> (Reader, Writer) {
         match self {
             Self::Plain(PlainStream::Tcp(stream)) => split_tcp(stream),
@@ -69,7 +67,8 @@ impl From<Tls> for ByteStream {
     }
 }
 
-/// The halves of any stream. Sockets are known for what they are, also where the application has made them.
+/// Splits any stream into halves. Recognizes tokio's sockets that the application passes, so that they get the same
+/// treatment as those that this crate opens.
 pub(crate) fn split_any<T>(stream: T) -> (Reader, Writer)
 where
     T: AsyncRead + AsyncWrite + Send + 'static,
@@ -83,6 +82,9 @@ where
     if let Some(unix) = any.downcast_mut::<Option<UnixStream>>().and_then(Option::take) {
         return split(PlainStream::Unix(unix));
     }
-    // It was not taken.
-    stream.map_or_else(|| split(Foreign::new(tokio::io::empty())), |stream| split(Foreign::new(stream)))
+    // `stream` is still `Some` here: the default is never used.
+    stream.map_or_else(
+        || split(CustomStream::new(tokio::io::empty())),
+        |stream| split(CustomStream::new(stream)),
+    )
 }

@@ -1,4 +1,4 @@
-//! Connecting to an address: the first one of a host that answers, or the path of a Unix socket.
+//! Connects to an address: to the first address of a host that answers, or to a Unix socket.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,68 +15,72 @@ use crate::TcpConfig;
 use crate::error::failure::Operation;
 use crate::error::{Reason, Timeout};
 use crate::transport::addr::resolve;
-use crate::transport::dial::dial;
+use crate::transport::connect_first::connect_first;
 use crate::transport::happy_eyeballs::Attempts;
+use crate::transport::parsed_addr::ParsedAddr;
 use crate::transport::plain_stream::PlainStream;
-use crate::transport::target::Target;
 
-/// Connects to the first address of `target` that answers, within a time that is `granted` for it.
+/// Connects to the first address of `target` that answers, within `timeout` if there is one.
 pub(crate) async fn connect(
-    target: Target<'_>,
+    target: ParsedAddr<'_>,
     config: &TcpConfig,
-    granted: Option<Duration>,
+    timeout: Option<Duration>,
 ) -> Result<PlainStream, Reason> {
     let mut attempts = None;
-    let connected = within(granted, connect_to_any(target, config, &mut attempts)).await;
-    connected.unwrap_or_else(|granted| {
-        Err(Reason::TimeoutOf(Timeout::Connect, granted, not_connected(target, attempts.as_ref()).into()))
+    let connected = with_timeout(timeout, connect_any(target, config, &mut attempts)).await;
+    connected.unwrap_or_else(|timeout| {
+        Err(Reason::NamedTimeout(Timeout::Connect, timeout, timeout_text(target, attempts.as_ref()).into()))
     })
 }
 
-/// What `future` comes to, or the time that was granted and that it was not enough.
-pub(crate) async fn within<F: Future>(granted: Option<Duration>, future: F) -> Result<F::Output, Duration> {
-    match granted {
+/// Runs `future` with a timeout. Returns the timeout as the error if it passed.
+pub(crate) async fn with_timeout<F: Future>(
+    timeout: Option<Duration>,
+    future: F,
+) -> Result<F::Output, Duration> {
+    match timeout {
         None => Ok(future.await),
-        Some(granted) => tokio::time::timeout(granted, future).await.map_err(|_| granted),
+        Some(timeout) => tokio::time::timeout(timeout, future).await.map_err(|_| timeout),
     }
 }
 
-/// Connects to the first address of `target` that answers. The attempts are left in `attempts`, once there is an address.
-async fn connect_to_any(
-    target: Target<'_>,
+/// Connects to the first address of `target` that answers. Stores the attempts in `attempts` once the name is resolved,
+/// so that they are available after a timeout.
+async fn connect_any(
+    target: ParsedAddr<'_>,
     config: &TcpConfig,
     attempts: &mut Option<Attempts>,
 ) -> Result<PlainStream, Reason> {
     let failed = |of, error| Reason::io(Operation::Connect, Some(of), error);
     let addrs = match target {
-        Target::Socket(addr) => vec![addr],
-        Target::Name { host, port } => resolve(host, port).await?,
+        ParsedAddr::Socket(addr) => vec![addr],
+        ParsedAddr::Name { host, port } => resolve(host, port).await?,
         #[cfg(unix)]
-        Target::Unix(path) => {
-            let connected = connect_at(path).await;
+        ParsedAddr::Unix(path) => {
+            let connected = connect_unix(path).await;
             return connected.map(PlainStream::Unix).map_err(|error| failed(target.to_string(), error));
         }
         #[cfg(not(unix))]
-        Target::Unix(_) => return Err(failed(target.to_string(), io::ErrorKind::Unsupported.into())),
+        ParsedAddr::Unix(_) => return Err(failed(target.to_string(), io::ErrorKind::Unsupported.into())),
     };
     let attempts = attempts.insert(Attempts::new(addrs));
-    if let Some(stream) = dial(attempts, |addr| connect_to(addr, config)).await {
+    if let Some(stream) = connect_first(attempts, |addr| connect_tcp(addr, config)).await {
         return Ok(PlainStream::Tcp(stream));
     }
     let tried = attempts.started();
-    let Some((addr, error)) = attempts.take_most_telling() else {
+    let Some((addr, error)) = attempts.take_most_informative_error() else {
         return Err(failed(target.to_string(), io::ErrorKind::NotFound.into()));
     };
     Err(match target {
-        Target::Name { .. } if tried == 1 => failed(format!("{target} at {addr}"), error),
-        Target::Name { .. } => failed(format!("{target}, tried {tried} addresses; {addr}"), error),
-        Target::Socket(_) | Target::Unix(_) => failed(target.to_string(), error),
+        ParsedAddr::Name { .. } if tried == 1 => failed(format!("{target} at {addr}"), error),
+        ParsedAddr::Name { .. } => failed(format!("{target}, tried {tried} addresses; {addr}"), error),
+        ParsedAddr::Socket(_) | ParsedAddr::Unix(_) => failed(target.to_string(), error),
     })
 }
 
-/// What the attempts had come to when the time was over.
-fn not_connected(target: Target<'_>, attempts: Option<&Attempts>) -> String {
-    let (Target::Name { host, .. }, attempts) = (target, attempts) else {
+/// Describes the state of the attempts when the timeout passed.
+fn timeout_text(target: ParsedAddr<'_>, attempts: Option<&Attempts>) -> String {
+    let (ParsedAddr::Name { host, .. }, attempts) = (target, attempts) else {
         return format!("not connected to {target}");
     };
     let Some(attempts) = attempts else { return format!("{host:?} was not resolved") };
@@ -85,22 +89,23 @@ fn not_connected(target: Target<'_>, attempts: Option<&Attempts>) -> String {
         1 => String::new(),
         _ => format!(", tried {started} of {total} addresses"),
     };
-    match attempts.most_telling() {
+    match attempts.most_informative_error() {
         None => format!("not connected to {target}{tried}"),
         Some((addr, error)) => format!("not connected to {target}{tried}; {addr}: {error}"),
     }
 }
 
-async fn connect_to(addr: SocketAddr, config: &TcpConfig) -> io::Result<TcpStream> {
-    // A system may have none of IPv6.
+async fn connect_tcp(addr: SocketAddr, config: &TcpConfig) -> io::Result<TcpStream> {
+    // Opened for this family only: a system without IPv6 cannot open an IPv6 socket.
     let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     config.set_buffers(&SockRef::from(&socket))?;
     socket.connect(addr).await
 }
 
-/// A server whose backlog is full is said to block, and nothing tells when it does no more: it is asked again.
+/// Connects to a Unix socket. If the server's backlog is full, connecting fails with `WouldBlock` and no event follows
+/// when there is room: retry with growing pauses.
 #[cfg(unix)]
-async fn connect_at(path: &Path) -> io::Result<UnixStream> {
+async fn connect_unix(path: &Path) -> io::Result<UnixStream> {
     let mut pause = Duration::from_millis(1);
     loop {
         match UnixStream::connect(path).await {
@@ -118,7 +123,7 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::transport::addr::scripted;
+    use crate::transport::addr::fake_dns;
     use crate::{Client, ClientConfig, ClientEvent, ConnConfig, PacketConn};
 
     /// An address that refuses connections.
@@ -126,7 +131,7 @@ mod tests {
         TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
     }
 
-    /// A listener whose backlog is full, and what fills it: Linux drops the SYNs of others that would connect.
+    /// A listener whose backlog is full, and the connections that fill it. Linux drops the SYNs of further clients.
     #[cfg(target_os = "linux")]
     struct Silent {
         addr: SocketAddr,
@@ -155,7 +160,7 @@ mod tests {
         let silent = silent().await;
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let live = listener.local_addr().unwrap();
-        scripted::set("two.test", &[silent.addr, live]);
+        fake_dns::set("two.test", &[silent.addr, live]);
         let started = Instant::now();
         let conn = PacketConn::connect("two.test:1").await.unwrap();
         assert_eq!(conn.peer_addr(), Some(live));
@@ -167,7 +172,7 @@ mod tests {
     async fn a_client_reaches_a_host_whose_first_address_does_not_answer() {
         let silent = silent().await;
         let server = crate::PacketServer::bind("127.0.0.1:0").await.unwrap();
-        scripted::set("two.test", &[silent.addr, server.local_addr().socket_addr().unwrap()]);
+        fake_dns::set("two.test", &[silent.addr, server.local_addr().socket_addr().unwrap()]);
         tokio::spawn(server.serve(|mut conn| async move {
             while let Some(packet) = conn.recv().await? {
                 conn.send(packet).await?;
@@ -187,14 +192,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_error_of_a_host_tells_how_many_addresses_were_tried() {
+    async fn the_error_says_how_many_addresses_were_tried() {
         let (first, second) = (refusing(), refusing());
-        scripted::set("two.test", &[first, second]);
+        fake_dns::set("two.test", &[first, second]);
         let error = PacketConn::connect("two.test:1").await.unwrap_err();
         assert!(error.is_io());
         let expected = format!("cannot connect to two.test:1, tried 2 addresses; {first}: ");
         assert!(error.to_string().starts_with(&expected), "{error}");
-        scripted::set("one.test", &[first, first]);
+        fake_dns::set("one.test", &[first, first]);
         let error = PacketConn::connect("one.test:1").await.unwrap_err();
         assert!(
             error.to_string().starts_with(&format!("cannot connect to one.test:1 at {first}: ")),
@@ -204,26 +209,26 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[tokio::test]
-    async fn a_deadline_tells_how_many_addresses_were_tried() {
+    async fn the_timeout_error_says_how_many_addresses_were_tried() {
         let (silent, refusing) = (silent().await, refusing());
-        scripted::set("two.test", &[refusing, silent.addr, silent.addr]);
+        fake_dns::set("two.test", &[refusing, silent.addr, silent.addr]);
         let config = ConnConfig::new().connect_timeout(Duration::from_millis(50));
         let error = PacketConn::connect_with("two.test:1", config).await.unwrap_err();
         assert!(error.is_timeout());
         let text = error.to_string();
         let expected = format!("not connected to two.test:1, tried 2 of 2 addresses; {refusing}: ");
-        assert!(text.starts_with(&expected) && text.ends_with(" within 50ms"), "{text}");
+        assert!(text.starts_with(&expected) && text.ends_with(" within 50ms (connect_timeout)"), "{text}");
     }
 
     #[tokio::test]
     async fn the_buffers_are_set_before_connecting() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let config = TcpConfig::new().recv_buffer(50_000);
-        let stream = connect_to(listener.local_addr().unwrap(), &config).await.unwrap();
+        let stream = connect_tcp(listener.local_addr().unwrap(), &config).await.unwrap();
         assert!([50_000, 100_000].contains(&SockRef::from(&stream).recv_buffer_size().unwrap()));
     }
 
-    /// Linux refuses at once there, instead of waiting as it does for TCP.
+    /// For Unix sockets Linux refuses at once if the backlog is full. For TCP it waits.
     #[cfg(target_os = "linux")]
     #[tokio::test(start_paused = true)]
     async fn a_unix_socket_with_a_full_backlog_is_waited_for() {
@@ -232,8 +237,8 @@ mod tests {
         let listener = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
         listener.bind(&socket2::SockAddr::unix(&path).unwrap()).unwrap();
         listener.listen(0).unwrap();
-        let _first = connect_at(&path).await.unwrap();
-        let mut second = std::pin::pin!(connect_at(&path));
+        let _first = connect_unix(&path).await.unwrap();
+        let mut second = std::pin::pin!(connect_unix(&path));
         tokio::select! {
             _ = &mut second => panic!("there was room"),
             () = tokio::time::sleep(Duration::from_secs(10)) => {}

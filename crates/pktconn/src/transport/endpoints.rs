@@ -1,4 +1,4 @@
-//! Who is at both ends, in as little memory as most connections need.
+//! The local address, the peer address and the TLS facts of a connection, in as little memory as possible.
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 
@@ -8,18 +8,18 @@ use crate::transport::byte_stream::ByteStream;
 
 #[derive(Default)]
 pub(crate) enum Endpoints {
-    /// The transport has none, or was gone too soon to tell.
+    /// The transport has no addresses, or was reset before they were read.
     #[default]
     Unknown,
     V4 {
         local: SocketAddrV4,
         peer: SocketAddrV4,
     },
-    /// Boxed: two of these take four times the memory of two of IPv4.
-    Other(Box<Both>),
+    /// Boxed because two such addresses take four times the memory of two IPv4 addresses.
+    Other(Box<EndpointDetails>),
 }
 
-pub(crate) struct Both {
+pub(crate) struct EndpointDetails {
     local: Option<SocketAddr>,
     peer: Option<SocketAddr>,
     #[cfg(feature = "tls")]
@@ -27,13 +27,14 @@ pub(crate) struct Both {
 }
 
 impl Endpoints {
-    /// Those of `stream`. `peer` where it is known: a socket that was reset tells it no more, and one to a proxy another.
+    /// The endpoints of `stream`. Pass `peer` if it is known: a socket that was reset no longer reports its peer, and a
+    /// socket to a proxy reports the proxy.
     pub(crate) fn of(stream: &ByteStream, peer: Option<SocketAddr>) -> Self {
         let local = stream.local_addr().map(canonical);
         let peer = peer.or_else(|| stream.peer_addr()).map(canonical);
         #[cfg(feature = "tls")]
         if let ByteStream::Tls(stream) = stream {
-            return Self::Other(Box::new(Both { local, peer, tls: Some(TlsInfo::of(stream)) }));
+            return Self::Other(Box::new(EndpointDetails { local, peer, tls: Some(TlsInfo::of(stream)) }));
         }
         Self::new(local, peer)
     }
@@ -42,7 +43,7 @@ impl Endpoints {
         match (local, peer) {
             (None, None) => Self::Unknown,
             (Some(SocketAddr::V4(local)), Some(SocketAddr::V4(peer))) => Self::V4 { local, peer },
-            (local, peer) => Self::Other(Box::new(Both {
+            (local, peer) => Self::Other(Box::new(EndpointDetails {
                 local,
                 peer,
                 #[cfg(feature = "tls")]
@@ -55,7 +56,7 @@ impl Endpoints {
     pub(crate) fn tls(&self) -> Option<&TlsInfo> {
         match self {
             Self::Unknown | Self::V4 { .. } => None,
-            Self::Other(both) => both.tls.as_ref(),
+            Self::Other(details) => details.tls.as_ref(),
         }
     }
 
@@ -63,7 +64,7 @@ impl Endpoints {
         match self {
             Self::Unknown => None,
             Self::V4 { local, .. } => Some((*local).into()),
-            Self::Other(both) => both.local,
+            Self::Other(details) => details.local,
         }
     }
 
@@ -71,7 +72,7 @@ impl Endpoints {
         match self {
             Self::Unknown => None,
             Self::V4 { peer, .. } => Some((*peer).into()),
-            Self::Other(both) => both.peer,
+            Self::Other(details) => details.peer,
         }
     }
 }
@@ -90,13 +91,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_addresses_come_back_whatever_is_known_of_them() {
+    fn the_addresses_come_back_for_every_combination() {
         let addrs = [None, Some("127.0.0.1:1"), Some("192.0.2.7:65535"), Some("[2001:db8::1]:2")];
         let addrs = addrs.map(|addr| addr.map(|addr| addr.parse::<SocketAddr>().unwrap()));
         for local in addrs {
             for peer in addrs {
-                let both = Endpoints::new(local, peer);
-                assert_eq!((both.local(), both.peer()), (local, peer));
+                let endpoints = Endpoints::new(local, peer);
+                assert_eq!((endpoints.local(), endpoints.peer()), (local, peer));
             }
         }
     }

@@ -1,7 +1,7 @@
-//! The two halves of a byte stream, as a connection reads and writes them.
+//! The reading and the writing half of a connection's byte stream.
 //!
-//! TCP is known by its type, because most connections are TCP: a half is a pointer to the socket, without a box and a table
-//! of methods on the way. Anything else is a [`SharedStream`].
+//! TCP has its own variant because most connections are TCP: each half is then a pointer to the socket, without a box,
+//! a lock or dynamic dispatch. All other streams are a [`LockedStream`].
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -13,22 +13,22 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
-use super::shared_stream::{Duplex, SharedStream};
+use super::locked_stream::LockedStream;
 use super::socket::{self, Acks};
+use super::transport_stream::TransportStream;
 
 pub(crate) enum Reader {
     Tcp(OwnedReadHalf),
-    Other(Arc<SharedStream>),
+    Other(Arc<LockedStream>),
 }
 
 pub(crate) enum Writer {
     Tcp(TcpWriter),
-    Other(Arc<SharedStream>),
+    Other(Arc<LockedStream>),
 }
 
-/// Both halves of `stream`.
-pub(crate) fn split(stream: impl Duplex + 'static) -> (Reader, Writer) {
-    let stream = Arc::new(SharedStream::new(stream));
+pub(crate) fn split(stream: impl TransportStream + 'static) -> (Reader, Writer) {
+    let stream = Arc::new(LockedStream::new(stream));
     (Reader::Other(Arc::clone(&stream)), Writer::Other(stream))
 }
 
@@ -37,13 +37,13 @@ pub(crate) fn split_tcp(stream: TcpStream) -> (Reader, Writer) {
     (Reader::Tcp(reader), Writer::Tcp(TcpWriter(Some(writer))))
 }
 
-/// The writing half of a TCP socket. Dropping it sends no FIN: tokio's own half does, and a FIN that is out makes a reset
-/// look like a clean close.
+/// The writing half of a TCP socket. Dropping it sends no FIN. Dropping tokio's own half sends one, and after a FIN a
+/// reset looks like a clean close.
 pub(crate) struct TcpWriter(Option<OwnedWriteHalf>);
 
 impl TcpWriter {
     fn half(&mut self) -> io::Result<Pin<&mut OwnedWriteHalf>> {
-        // It is there until the drop.
+        // Only `drop` takes it out.
         self.0.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
@@ -61,19 +61,17 @@ impl Drop for TcpWriter {
 }
 
 impl Reader {
-    /// Reads what has arrived, without asking tokio whether something has: what it knows of a socket is as old as the last
-    /// turn of its driver, and a task that has used up its budget is told nothing at all. `None` where the transport has no
-    /// such way.
+    /// Reads what has arrived with a system call that does not block, and bypasses tokio's readiness. Tokio's readiness
+    /// is as old as the last run of its I/O driver, and tokio reports nothing ready to a task that has used up its
+    /// budget. 0 bytes are the end of the stream. `None` if the transport cannot do this.
     pub(crate) fn read_now(&mut self, buffer: &mut BytesMut) -> Option<io::Result<usize>> {
         match self {
             Self::Tcp(reader) => Some(socket::read_now(AsRef::<TcpStream>::as_ref(reader), buffer)),
             Self::Other(stream) => stream.read_now(buffer),
         }
     }
-}
 
-impl Reader {
-    /// Whether [`read_now`](Self::read_now) tells what has arrived.
+    /// Whether [`read_now`](Self::read_now) works for this transport on this system.
     pub(crate) fn can_read_now(&self) -> bool {
         match self {
             Self::Tcp(_) => cfg!(unix),
@@ -81,7 +79,7 @@ impl Reader {
         }
     }
 
-    /// Whether [`held_back`](Self::held_back) may be more than 0.
+    /// Whether [`held_back`](Self::held_back) can be more than 0: with TLS.
     pub(crate) fn may_hold_back(&self) -> bool {
         match self {
             Self::Tcp(_) => false,
@@ -89,7 +87,7 @@ impl Reader {
         }
     }
 
-    /// How many bytes have arrived and cannot be read before more have: those of a record of TLS.
+    /// How many bytes have arrived that cannot be read before more arrive: those of an incomplete TLS record.
     pub(crate) fn held_back(&self) -> usize {
         match self {
             Self::Tcp(_) => 0,
@@ -97,17 +95,18 @@ impl Reader {
         }
     }
 
-    /// Has the end of the transport not look like a clean close, where this half is the last to go.
+    /// Makes the end of the transport a reset instead of a clean close. For the case that this half is dropped last.
     pub(crate) fn reset(&self) {
         match self {
             Self::Tcp(reader) => socket::reset(AsRef::<TcpStream>::as_ref(reader)),
-            Self::Other(stream) => stream.prepare_reset(),
+            Self::Other(stream) => stream.reset(),
         }
     }
 }
 
 impl Writer {
-    /// Whether [`write_now`](Self::write_now), or the stream itself, takes what there is room for, whatever tokio knows of it.
+    /// Whether writes use the room that the socket has now, even if tokio's readiness is out of date: with
+    /// [`write_now`](Self::write_now) or in the stream's own `poll_write`.
     pub(crate) fn can_write_now(&self) -> bool {
         match self {
             Self::Tcp(_) => cfg!(unix),
@@ -115,7 +114,7 @@ impl Writer {
         }
     }
 
-    /// Whether it may have a buffer of its own in front of a socket.
+    /// Whether the transport may buffer writes in memory before the socket takes them.
     pub(crate) fn may_gather(&self) -> bool {
         match self {
             Self::Tcp(_) => false,
@@ -123,7 +122,8 @@ impl Writer {
         }
     }
 
-    /// Writes what the transport has room for, without asking tokio whether it has. `None` where it has no such way.
+    /// Writes what the socket has room for with a system call that does not block, and bypasses tokio's readiness.
+    /// `None` if the transport cannot do this.
     pub(crate) fn write_now(&mut self, bytes: &[u8]) -> Option<io::Result<usize>> {
         match self {
             Self::Tcp(writer) => writer.stream().map(|stream| socket::write_now(stream, bytes)),
@@ -131,7 +131,7 @@ impl Writer {
         }
     }
 
-    /// The socket, of a connection over TCP without anything in between.
+    /// The socket of a connection over TCP without TLS.
     pub(crate) fn tcp(&self) -> Option<&TcpStream> {
         match self {
             Self::Tcp(writer) => writer.stream(),
@@ -139,7 +139,7 @@ impl Writer {
         }
     }
 
-    /// What the peer's kernel has acknowledged of what the transport took.
+    /// How much of the written bytes the peer's kernel has not acknowledged yet.
     ///
     /// # Errors
     ///
@@ -151,7 +151,7 @@ impl Writer {
         }
     }
 
-    /// Whether bytes have arrived that were not read.
+    /// Whether the kernel holds bytes that arrived and were not read. `false` if that is unknown.
     pub(crate) fn has_unread(&self) -> bool {
         match self {
             Self::Tcp(writer) => writer.stream().is_some_and(socket::has_unread),
@@ -159,26 +159,31 @@ impl Writer {
         }
     }
 
-    /// Lets go of the transport, so that the peer learns of the end now, also where the reading half is held by a receiver
-    /// that nobody polls. With a `reset`, the end does not look like a clean close: TCP is reset, and what it had not sent is
-    /// discarded.
+    /// Closes the transport now, even if the application keeps the reading half in a receiver that it never polls.
     ///
-    /// The stream itself comes back where it may be code of the application's: drop it without a lock.
-    pub(crate) fn release(self, reset: bool, reader_is_elsewhere: bool) -> Option<Pin<Box<dyn Duplex>>> {
+    /// With `reset`, a TCP connection is reset instead of closed: the peer sees no clean close, and bytes that the
+    /// kernel has not sent are discarded. `reader_is_elsewhere`: another owner still holds the reading half.
+    ///
+    /// Returns the stream if it is not a plain TCP socket. Drop it without holding a lock: it may be application code.
+    pub(crate) fn release(
+        self,
+        reset: bool,
+        reader_is_elsewhere: bool,
+    ) -> Option<Pin<Box<dyn TransportStream>>> {
         match self {
             Self::Tcp(writer) => {
                 if let Some(stream) = writer.stream() {
                     if reset {
                         socket::reset(stream);
                     } else if reader_is_elsewhere {
-                        socket::send_fin(stream);
+                        socket::shut_down(stream);
                     }
                 }
                 None
             }
             Self::Other(stream) => {
                 if reset {
-                    stream.prepare_reset();
+                    stream.reset();
                 }
                 stream.take()
             }
@@ -224,7 +229,7 @@ impl AsyncWrite for Writer {
     #[inline]
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            // It has no buffer of its own.
+            // A socket has nothing to flush.
             Self::Tcp(_) => Poll::Ready(Ok(())),
             Self::Other(stream) => stream.poll_flush(cx),
         }

@@ -1,4 +1,4 @@
-//! Sockets that listen: over TCP, or at a path.
+//! Listening sockets: TCP or Unix.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,14 +14,16 @@ use crate::error::Reason;
 use crate::error::failure::Operation;
 use crate::transport::addr::{Addr, resolve};
 use crate::transport::endpoints::canonical;
+use crate::transport::parsed_addr::{ParsedAddr, Purpose};
 use crate::transport::plain_stream::PlainStream;
 #[cfg(unix)]
 use crate::transport::socket_file::SocketFile;
-use crate::transport::target::{Target, Use};
 use crate::{Error, TcpConfig};
 
-/// A socket that listens: bound here, or tokio's `TcpListener` or `UnixListener`. For
-/// [`PacketServer::from_listener`](crate::PacketServer::from_listener).
+/// A listening socket for [`PacketServer::from_listener`](crate::PacketServer::from_listener).
+///
+/// Made by [`bind`](Self::bind), or from tokio's `TcpListener` or `UnixListener`. The socket file that
+/// [`bind`](Self::bind) creates is removed when the listener is dropped; that of a converted `UnixListener` stays.
 #[derive(Debug)]
 pub struct Listener(Socket);
 
@@ -30,52 +32,56 @@ enum Socket {
     Tcp(TcpListener),
     #[cfg(unix)]
     Unix {
-        /// Gone with the listener, where that was bound here, and before it: as long as somebody listens, no other file has
-        /// its number.
+        /// Removes the file, if `bind` created it. Declared before the listener, and so dropped before it: while the
+        /// listener is open, no other file can get the same inode number.
         _file: Option<SocketFile>,
         listener: UnixListener,
     },
 }
 
 impl Listener {
-    /// Listens on an [address](Addr), as [`PacketServer::bind`](crate::PacketServer::bind) does.
+    /// Listens on an [address](Addr), without making a server yet.
+    ///
+    /// Port 0 selects a free port. At the path of a Unix socket, a socket file that nobody listens on is replaced, for
+    /// example one that a killed program left.
     ///
     /// # Errors
     ///
-    /// [`is_io`](Error::is_io): the address does not resolve, is not of this machine, or is in use; or at the path of a Unix
-    /// socket is another file. [`is_config`](Error::is_config): the address can never be listened on.
+    /// - [`is_io`](Error::is_io): the address does not resolve, does not belong to this machine, or is in use; or the
+    ///   path of a Unix socket is taken by a file that is not a socket.
+    /// - [`is_config`](Error::is_config): nothing can ever listen on the address.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future leaves nothing behind.
+    /// Cancel safe: dropping the future leaves no listening socket behind.
     pub async fn bind(addr: impl Into<Addr>) -> Result<Self, Error> {
         let addr = addr.into();
-        let target = addr.target(Use::Listen)?;
+        let target = addr.parse_for(Purpose::Listen)?;
         let addrs = match target {
-            Target::Name { host, port } => resolve(host, port).await?,
-            Target::Socket(addr) => vec![addr],
-            Target::Unix(path) => {
-                return Self::bind_at(path).await.map_err(|error| cannot_listen(target, error).into());
+            ParsedAddr::Name { host, port } => resolve(host, port).await?,
+            ParsedAddr::Socket(addr) => vec![addr],
+            ParsedAddr::Unix(path) => {
+                return Self::bind_unix(path).await.map_err(|error| listen_error(target, error).into());
             }
         };
-        let listener = TcpListener::bind(&addrs[..]).await.map_err(|error| cannot_listen(target, error))?;
+        let listener = TcpListener::bind(&addrs[..]).await.map_err(|error| listen_error(target, error))?;
         Ok(listener.into())
     }
 
     #[cfg(unix)]
-    async fn bind_at(path: &Path) -> io::Result<Self> {
+    async fn bind_unix(path: &Path) -> io::Result<Self> {
         let (listener, file) = SocketFile::bind(path).await?;
         Ok(Self(Socket::Unix { listener, _file: Some(file) }))
     }
 
     #[cfg(not(unix))]
-    #[expect(clippy::unused_async, reason = "it is where there are Unix sockets")]
-    async fn bind_at(_: &Path) -> io::Result<Self> {
+    #[expect(clippy::unused_async, reason = "it is async where Unix sockets exist")]
+    async fn bind_unix(_: &Path) -> io::Result<Self> {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    /// Sets what connections take over from the socket that they are accepted of.
-    pub(crate) fn set_options(&self, config: &TcpConfig) -> io::Result<()> {
+    /// Sets the options that accepted sockets inherit from the listening socket.
+    pub(crate) fn set_inherited_options(&self, config: &TcpConfig) -> io::Result<()> {
         match &self.0 {
             Socket::Tcp(listener) => config.set_buffers(&SockRef::from(listener)),
             #[cfg(unix)]
@@ -88,13 +94,13 @@ impl Listener {
             Socket::Tcp(listener) => Ok(listener.local_addr()?.into()),
             #[cfg(unix)]
             Socket::Unix { listener, .. } => {
-                // One without a name, or with one that is no path, is reached by those alone who know of it.
+                // An unnamed socket, or one with an abstract name, has no path: report an empty one.
                 Ok(Addr::unix(listener.local_addr()?.as_pathname().unwrap_or("".as_ref())))
             }
         }
     }
 
-    /// Accepts a connection, and tells the address of its peer where there is one.
+    /// Accepts a connection. Returns the address of the peer, or `None` for a Unix socket.
     pub(crate) fn poll_accept(
         &self,
         cx: &mut Context<'_>,
@@ -111,7 +117,7 @@ impl Listener {
     }
 }
 
-fn cannot_listen(target: Target<'_>, error: io::Error) -> Reason {
+fn listen_error(target: ParsedAddr<'_>, error: io::Error) -> Reason {
     Reason::io(Operation::Listen, Some(target), error)
 }
 
@@ -121,7 +127,7 @@ impl From<TcpListener> for Listener {
     }
 }
 
-/// Its file stays when the server is gone: whoever made it may use it again.
+/// The socket file stays when the listener is dropped: the caller created it and may still use it.
 #[cfg(unix)]
 impl From<UnixListener> for Listener {
     fn from(listener: UnixListener) -> Self {

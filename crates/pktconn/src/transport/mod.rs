@@ -1,14 +1,14 @@
-//! Byte streams and their addresses: TCP, Unix sockets, TLS, the PROXY protocol; how to connect and to listen.
+//! Byte streams and their addresses: TCP, Unix sockets, TLS, the PROXY protocol; connecting and listening.
 //!
-//! This layer knows bytes and sockets. It must not know packets, connections or servers.
+//! This layer knows bytes and sockets. It must not know packets, connections, servers or clients.
 
 pub(crate) mod addr;
 pub use addr::Addr;
 
-pub(crate) mod target;
+pub(crate) mod parsed_addr;
 
-pub(crate) mod tcp;
-pub use tcp::TcpConfig;
+pub(crate) mod tcp_config;
+pub use tcp_config::TcpConfig;
 
 mod socket;
 pub(crate) use socket::Acks;
@@ -16,7 +16,9 @@ pub(crate) use socket::Acks;
 #[cfg(unix)]
 mod socket_file;
 
-pub(crate) mod shared_stream;
+pub(crate) mod transport_stream;
+
+pub(crate) mod locked_stream;
 
 pub(crate) mod halves;
 pub(crate) use halves::{Reader, Writer};
@@ -29,7 +31,7 @@ pub(crate) mod tls;
 pub use tls::{TlsClientConfig, TlsInfo, TlsServerConfig};
 
 #[cfg(feature = "proxy-protocol")]
-pub(crate) mod proxy;
+pub(crate) mod proxy_protocol;
 
 pub(crate) mod byte_stream;
 
@@ -37,7 +39,7 @@ pub(crate) mod endpoints;
 
 mod happy_eyeballs;
 
-mod dial;
+mod connect_first;
 
 pub(crate) mod connect;
 

@@ -1,4 +1,4 @@
-//! A TCP or Unix socket that was connected or accepted: what a connection, or TLS, runs over.
+//! A connected TCP or Unix socket, without TLS.
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
@@ -11,11 +11,11 @@ use tokio::net::TcpStream;
 #[cfg(unix)]
 use tokio::net::UnixStream;
 
-use super::shared_stream::Duplex;
 #[cfg(feature = "tls")]
-use super::socket::recv_now;
+use super::socket::read_now_into;
 use super::socket::{has_unread, read_now, write_now};
-use super::tcp::TcpConfig;
+use super::tcp_config::TcpConfig;
+use super::transport_stream::TransportStream;
 
 pub(crate) enum PlainStream {
     Tcp(TcpStream),
@@ -40,19 +40,19 @@ impl PlainStream {
         self.tcp()?.peer_addr().ok()
     }
 
-    /// Reads what has arrived for the TLS above it, whatever tokio knows of the socket.
+    /// Reads once without blocking, and bypasses tokio's readiness. For the TLS layer above.
     #[cfg(feature = "tls")]
-    pub(crate) fn recv_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
+    pub(crate) fn read_now_into(&self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
-            Self::Tcp(stream) => recv_now(stream, buffer),
+            Self::Tcp(stream) => read_now_into(stream, buffer),
             #[cfg(unix)]
-            Self::Unix(stream) => recv_now(stream, buffer),
+            Self::Unix(stream) => read_now_into(stream, buffer),
         }
     }
 
-    /// Takes another way where tokio knows of no room: it learns of room in a turn of its driver alone, and whoever judges a
-    /// peer slow cannot wait for that.
-    fn write_past_readiness(&self, buf: &[u8]) -> Poll<io::Result<usize>> {
+    /// Writes directly after tokio has reported no room. Tokio learns of new room only when its I/O driver runs, and a
+    /// slow-consumer policy must not judge the peer by that.
+    fn write_ignoring_readiness(&self, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = match self {
             Self::Tcp(stream) => write_now(stream, buf),
             #[cfg(unix)]
@@ -66,7 +66,7 @@ impl PlainStream {
         }
     }
 
-    fn as_write(self: Pin<&mut Self>) -> Pin<&mut (dyn AsyncWrite + Unpin)> {
+    fn as_async_write(self: Pin<&mut Self>) -> Pin<&mut (dyn AsyncWrite + Unpin)> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream),
             #[cfg(unix)]
@@ -75,7 +75,7 @@ impl PlainStream {
     }
 }
 
-impl Duplex for PlainStream {
+impl TransportStream for PlainStream {
     fn read_now(self: Pin<&mut Self>, buffer: &mut BytesMut) -> Option<io::Result<usize>> {
         Some(match self.get_mut() {
             Self::Tcp(stream) => read_now(&*stream, buffer),
@@ -112,7 +112,7 @@ impl Duplex for PlainStream {
         }
     }
 
-    fn is_local(&self) -> bool {
+    fn is_unix_socket(&self) -> bool {
         self.tcp().is_none()
     }
 
@@ -137,8 +137,8 @@ impl AsyncRead for PlainStream {
 
 impl AsyncWrite for PlainStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self.as_mut().as_write().poll_write(cx, buf) {
-            Poll::Pending => self.write_past_readiness(buf),
+        match self.as_mut().as_async_write().poll_write(cx, buf) {
+            Poll::Pending => self.write_ignoring_readiness(buf),
             written => written,
         }
     }
@@ -148,10 +148,10 @@ impl AsyncWrite for PlainStream {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match self.as_mut().as_write().poll_write_vectored(cx, bufs) {
+        match self.as_mut().as_async_write().poll_write_vectored(cx, bufs) {
             Poll::Pending => {
                 let first = bufs.iter().find(|buf| !buf.is_empty());
-                first.map_or(Poll::Pending, |buf| self.write_past_readiness(buf))
+                first.map_or(Poll::Pending, |buf| self.write_ignoring_readiness(buf))
             }
             written => written,
         }
@@ -166,10 +166,10 @@ impl AsyncWrite for PlainStream {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.as_write().poll_flush(cx)
+        self.as_async_write().poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.as_write().poll_shutdown(cx)
+        self.as_async_write().poll_shutdown(cx)
     }
 }

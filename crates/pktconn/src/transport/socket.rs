@@ -1,65 +1,66 @@
-//! What is asked of sockets behind tokio's back, without a call of the application's.
+//! System calls on sockets that bypass tokio: non-blocking reads and writes, unacknowledged bytes, resets.
 
 use std::io;
 
 use bytes::BytesMut;
 use tokio::net::TcpStream;
 
-/// What is known of the bytes that a transport took.
+/// What is known about the bytes that were written to a transport: whether the peer's kernel has acknowledged them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Acks {
-    /// So many bytes are not acknowledged by the peer's kernel, a FIN included; none, of a Unix socket.
+    /// This many bytes are not acknowledged; an unacknowledged FIN counts as one. Always 0 for a Unix socket.
     Missing(usize),
-    /// The system does not tell; Linux does.
+    /// The system does not report it. Linux does.
     Hidden,
-    /// There is no socket that could tell, such as for a pipe in memory.
+    /// The transport has no socket, such as a pipe in memory.
     NoNetwork,
 }
 
-/// How much is read at a time: what waits in the rare case that it is looked for is a few packets.
+/// How many bytes one direct read takes. Direct reads are rare, and then usually a few packets are there.
 #[cfg(any(unix, feature = "tls"))]
-pub(crate) const SCRATCH: usize = 16 * 1024;
+pub(crate) const SCRATCH_LEN: usize = 16 * 1024;
 
-/// How much may be read behind what is in `buffer`. Beyond its room it would double, though a frame has almost arrived.
+/// How many bytes a direct read may append to `buffer`: no more than its spare capacity. Growing would double the
+/// buffer, although the frame in it may be almost complete.
 #[cfg(any(unix, feature = "tls"))]
-pub(crate) fn room_for_read_now(buffer: &BytesMut) -> usize {
+pub(crate) fn read_now_len(buffer: &BytesMut) -> usize {
     match buffer.capacity() - buffer.len() {
-        // To read nothing would look like the end of the stream.
-        0 => SCRATCH,
-        room => room.min(SCRATCH),
+        // A read of 0 bytes would look like the end of the stream.
+        0 => SCRATCH_LEN,
+        room => room.min(SCRATCH_LEN),
     }
 }
 
-/// Reads once, whatever tokio knows of the socket. 0 bytes are the end of the stream.
+/// Reads once without blocking, and appends to `buffer`. 0 bytes are the end of the stream.
 #[cfg(unix)]
 pub(crate) fn read_now(socket: impl rustix::fd::AsFd, buffer: &mut BytesMut) -> io::Result<usize> {
-    let mut scratch = [0; SCRATCH];
-    let count = recv_now(socket, &mut scratch[..room_for_read_now(buffer)])?;
+    let mut scratch = [0; SCRATCH_LEN];
+    let count = read_now_into(socket, &mut scratch[..read_now_len(buffer)])?;
     buffer.extend_from_slice(&scratch[..count]);
     Ok(count)
 }
 
-/// The same, into memory of a size that is given.
+/// Reads once without blocking into a slice. 0 bytes are the end of the stream.
 #[cfg(unix)]
-pub(crate) fn recv_now(socket: impl rustix::fd::AsFd, buffer: &mut [u8]) -> io::Result<usize> {
+pub(crate) fn read_now_into(socket: impl rustix::fd::AsFd, buffer: &mut [u8]) -> io::Result<usize> {
     let (count, _) = rustix::net::recv(socket, buffer, rustix::net::RecvFlags::DONTWAIT)?;
     Ok(count)
 }
 
-/// Writes once, whatever tokio knows of the socket.
+/// Writes once without blocking.
 #[cfg(unix)]
 pub(crate) fn write_now(socket: impl rustix::fd::AsFd, bytes: &[u8]) -> io::Result<usize> {
     use rustix::net::SendFlags;
 
     #[cfg(not(target_vendor = "apple"))]
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-    // A socket of Rust's has SO_NOSIGPIPE there.
+    // Rust's standard library sets SO_NOSIGPIPE on sockets there.
     #[cfg(target_vendor = "apple")]
     let flags = SendFlags::DONTWAIT;
     Ok(rustix::net::send(socket, bytes, flags)?)
 }
 
-/// Whether bytes have arrived that were not read.
+/// Whether the kernel holds bytes that arrived and were not read.
 #[cfg(unix)]
 pub(crate) fn has_unread(socket: impl rustix::fd::AsFd) -> bool {
     use rustix::net::RecvFlags;
@@ -74,7 +75,7 @@ pub(crate) fn read_now(_: &TcpStream, _: &mut BytesMut) -> io::Result<usize> {
 }
 
 #[cfg(not(unix))]
-pub(crate) fn recv_now(_: &TcpStream, _: &mut [u8]) -> io::Result<usize> {
+pub(crate) fn read_now_into(_: &TcpStream, _: &mut [u8]) -> io::Result<usize> {
     Err(io::ErrorKind::WouldBlock.into())
 }
 
@@ -88,34 +89,34 @@ pub(crate) fn has_unread(_: &TcpStream) -> bool {
     false
 }
 
-/// What the peer's kernel has acknowledged.
+/// How many written bytes the peer's kernel has not acknowledged.
 ///
 /// # Errors
 ///
-/// The socket has failed: a reset has arrived, for one.
+/// The socket has failed, for example because a reset has arrived.
 pub(crate) fn acks(stream: &TcpStream) -> io::Result<Acks> {
     if let Some(error) = stream.take_error()? {
         return Err(error);
     }
-    // Not every sandbox lets it through.
+    // Some sandboxes refuse the ioctl. That is no failure of the connection.
     Ok(match pktconn_sys::unacked_bytes(stream) {
         Ok(Some(bytes)) => Acks::Missing(bytes),
         Ok(None) | Err(_) => Acks::Hidden,
     })
 }
 
-/// Has the connection end with a reset: at once on Linux, also while the other half of the socket is held elsewhere, and
-/// when the last half is dropped on other systems.
+/// Ends the connection with a reset. On Linux at once, even if another owner holds the other half of the socket; on
+/// other systems when the last half is dropped.
 pub(crate) fn reset(stream: &TcpStream) {
-    // Whoever closes a socket that has failed already has nothing to reset.
+    // This fails only for a socket that has failed already.
     let _ = socket2::SockRef::from(stream).set_linger(Some(std::time::Duration::ZERO));
-    // Source: connect(2), AF_UNSPEC; Linux answers it with a reset.
+    // See connect(2), AF_UNSPEC: Linux then sends a reset.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     let _ = rustix::net::connect_unspec(stream);
 }
 
-/// Tells the peer that nothing more comes, and the kernel that nothing more is read.
-pub(crate) fn send_fin(stream: &TcpStream) {
+/// Shuts down both directions: the peer gets a FIN, and the kernel knows that nothing more is read.
+pub(crate) fn shut_down(stream: &TcpStream) {
     let _ = socket2::SockRef::from(stream).shutdown(std::net::Shutdown::Both);
 }
 
@@ -125,7 +126,7 @@ mod tests {
     use std::io::Write;
 
     #[test]
-    fn a_read_behind_tokios_back_leaves_a_buffer_as_large_as_it_is() {
+    fn a_direct_read_does_not_grow_the_buffer() {
         let (here, mut there) = std::os::unix::net::UnixStream::pair().unwrap();
         there.write_all(&[7; 5000]).unwrap();
         let mut buffer = BytesMut::with_capacity(100_000);

@@ -325,7 +325,7 @@ mod tests {
     fn piped() -> (FrameReader, tokio::io::DuplexStream) {
         let (here, there) = tokio::io::duplex(1024 * 1024);
         let (reader, writer) =
-            crate::transport::halves::split(crate::transport::shared_stream::Foreign::new(here));
+            crate::transport::halves::split(crate::transport::transport_stream::CustomStream::new(here));
         let config = crate::ConnConfig::new();
         let settings =
             crate::connection::config::Settings::new(&config, crate::connection::config::Origin::Unknown);

@@ -139,7 +139,7 @@ mod tests {
     use crate::connection::config::Settings;
     use crate::transport::endpoints::Endpoints;
     use crate::transport::halves::split;
-    use crate::transport::shared_stream::Foreign;
+    use crate::transport::transport_stream::CustomStream;
 
     /// A read that had begun before this side closed may find the peer's end when the flusher waits for just that.
     #[tokio::test(start_paused = true)]
@@ -149,7 +149,7 @@ mod tests {
             let config = ConnConfig::new();
             let settings = Settings::new(&config, Origin::Unknown);
             let (_reader, writer) =
-                split(Foreign::new(tokio::io::join(tokio::io::empty(), tokio::io::sink())));
+                split(CustomStream::new(tokio::io::join(tokio::io::empty(), tokio::io::sink())));
             let shared = Shared::new(&config, &settings, writer, Endpoints::Unknown, None);
             let started = tokio::time::Instant::now();
             shared.close();
@@ -170,7 +170,7 @@ mod tests {
     fn stuck() -> (Arc<Shared>, tokio::io::DuplexStream) {
         let config = ConnConfig::new();
         let (here, there) = tokio::io::duplex(1);
-        let (_reader, writer) = split(Foreign::new(tokio::io::join(tokio::io::empty(), here)));
+        let (_reader, writer) = split(CustomStream::new(tokio::io::join(tokio::io::empty(), here)));
         let settings = Settings::new(&config, Origin::Unknown);
         let shared = Shared::new(&config, &settings, writer, Endpoints::Unknown, None);
         shared.add_handle();

@@ -1,4 +1,4 @@
-//! TLS on the side of a client.
+//! The TLS configuration of a client, and its handshake.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -8,14 +8,20 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls;
 use tokio_rustls::rustls::pki_types::ServerName;
 
-use super::files::{certificates, failed, private_key, provider, roots, system_roots, unusable};
-use super::stream::{Below, Tls};
+use super::credentials::{
+    handshake_error, load_system_roots, provider, read_certificates, read_private_key, read_roots,
+    setup_error,
+};
+use super::stream::{Tls, TrackedStream};
 use crate::Error;
 use crate::error::Reason;
+use crate::transport::parsed_addr::ParsedAddr;
 use crate::transport::plain_stream::PlainStream;
-use crate::transport::target::Target;
 
-/// TLS for a client: whom it trusts, and as whom it shows itself.
+/// The TLS configuration of a client: trusted authorities, client certificate, server name, ALPN.
+///
+/// The protocol is TLS 1.3 or 1.2 with the default cipher suites of rustls. The server's certificate is always
+/// verified; only [`from_rustls`](Self::from_rustls) can replace the verifier.
 ///
 /// ```no_run
 /// use pktconn::{ConnConfig, PacketConn, TlsClientConfig};
@@ -26,128 +32,139 @@ use crate::transport::target::Target;
 /// # Ok(())
 /// # }
 /// ```
-///
-/// TLS 1.3 and 1.2, with the cipher suites of rustls. The server's certificate is verified always.
 #[derive(Clone, Default)]
 pub struct TlsClientConfig {
     ca: Option<PathBuf>,
     identity: Option<(PathBuf, PathBuf)>,
     server_name: Option<String>,
     alpn: Vec<Vec<u8>>,
-    /// In the place of all others but the name.
-    given: Option<Arc<rustls::ClientConfig>>,
-    /// Made of the others when it is first needed, and kept: the system's roots are many files.
-    loaded: Arc<OnceLock<Arc<rustls::ClientConfig>>>,
+    /// Replaces all other fields but `server_name`.
+    rustls: Option<Arc<rustls::ClientConfig>>,
+    /// Built from the other fields on first use, and shared by all clones: the system's root certificates are many
+    /// files.
+    cached: Arc<OnceLock<Arc<rustls::ClientConfig>>>,
 }
 
 impl TlsClientConfig {
-    /// TLS with the system's roots, towards the host that is connected to.
+    /// Trusts the root certificates of the system, and expects the host name that the address contains.
     ///
-    /// Files are read when it first connects, once for all clones of it.
+    /// Files are read on the first connect, once for all clones of this configuration. A file that cannot be read or
+    /// used fails the connect with [`is_tls`](Error::is_tls). Call [`to_rustls`](Self::to_rustls) to read them earlier.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// TLS as rustls is configured by the caller: for what has no setter here. Of the setters only
-    /// [`server_name`](Self::server_name) has a part in it then.
+    /// Uses a rustls configuration of the caller, for options that have no setter here.
+    ///
+    /// Of the setters only [`server_name`](Self::server_name) has an effect then.
     #[must_use]
     pub fn from_rustls(config: Arc<rustls::ClientConfig>) -> Self {
-        Self { given: Some(config), ..Self::default() }
+        Self { rustls: Some(config), ..Self::default() }
     }
 
-    /// Trusts the authorities in this PEM file, instead of the system's.
+    /// Trusts the certificate authorities in this PEM file instead of those of the system.
+    ///
+    /// Default: the root certificates of the system.
     #[must_use]
     pub fn ca(mut self, authorities: impl Into<PathBuf>) -> Self {
         self.ca = Some(authorities.into());
-        self.anew()
+        self.forget_cached()
     }
 
-    /// Shows the certificate chain and the key of these PEM files to a server that asks.
+    /// Presents a client certificate to servers that request one: a PEM file with the chain, the client's own
+    /// certificate first, and a PEM file with its private key (PKCS #8, SEC1 or PKCS #1).
     ///
-    /// With TLS 1.3 the connection is there before the server has looked at it: where it refuses, the first `recv` fails with
-    /// [`is_io`](Error::is_io).
+    /// With TLS 1.3 the client's handshake ends before the server checks the certificate. If the server refuses it, the
+    /// first `recv` fails with [`is_io`](Error::is_io). Default: no certificate.
     #[must_use]
     pub fn client_cert(mut self, chain: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
         self.identity = Some((chain.into(), key.into()));
-        self.anew()
+        self.forget_cached()
     }
 
-    /// Sets the name that the server's certificate must be for, a host name or an IP address, which is also sent to it (SNI).
+    /// Sets the name to expect in the server's certificate: a host name or an IP address. A host name is also sent to
+    /// the server (SNI).
     ///
-    /// Default: the host of the address that is connected to. A Unix socket has none.
+    /// Default: the host of the address. A Unix socket has no host: without a `server_name`, connecting to one fails
+    /// with [`is_config`](Error::is_config).
     #[must_use]
     pub fn server_name(mut self, name: impl Into<String>) -> Self {
         self.server_name = Some(name.into());
         self
     }
 
-    /// Sets the names of the protocols that the client speaks (ALPN), the one it likes best first.
+    /// Sets the application protocols to offer (ALPN), the preferred one first.
     ///
     /// Default: none.
     #[must_use]
     pub fn alpn<P: Into<Vec<u8>>>(mut self, protocols: impl IntoIterator<Item = P>) -> Self {
         self.alpn = protocols.into_iter().map(Into::into).collect();
-        self.anew()
+        self.forget_cached()
     }
 
-    /// The same as rustls has it: for a stream that is not made by [`connect_with`](crate::PacketConn::connect_with), or to
-    /// have the files read now.
+    /// Builds the rustls configuration, and reads the files if they have not been read yet.
+    ///
+    /// Use it for a TLS stream that [`connect_with`](crate::PacketConn::connect_with) does not make, or to find
+    /// problems with the files early.
     ///
     /// # Errors
     ///
-    /// [`is_tls`](Error::is_tls): a file cannot be read or used.
+    /// - [`is_tls`](Error::is_tls): a file cannot be read or used.
     pub fn to_rustls(&self) -> Result<Arc<rustls::ClientConfig>, Error> {
         Ok(self.load()?)
     }
 
-    fn anew(mut self) -> Self {
-        self.loaded = Arc::default();
+    /// Gives this configuration its own empty cache: its fields now differ from those of its clones.
+    fn forget_cached(mut self) -> Self {
+        self.cached = Arc::default();
         self
     }
 
     fn load(&self) -> Result<Arc<rustls::ClientConfig>, Reason> {
-        if let Some(config) = self.given.as_ref().or_else(|| self.loaded.get()) {
+        if let Some(config) = self.rustls.as_ref().or_else(|| self.cached.get()) {
             return Ok(Arc::clone(config));
         }
         let roots = match &self.ca {
-            Some(path) => roots(path)?,
-            None => system_roots()?,
+            Some(path) => read_roots(path)?,
+            None => load_system_roots()?,
         };
         let builder = rustls::ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
-            .map_err(|error| unusable("TLS", &error))?
+            .map_err(|error| setup_error("TLS", &error))?
             .with_root_certificates(roots);
         let mut config = match &self.identity {
             None => builder.with_no_client_auth(),
             Some((chain, key)) => {
-                builder.with_client_auth_cert(certificates(chain)?, private_key(key)?).map_err(|error| {
-                    unusable(format_args!("{} with {}", chain.display(), key.display()), &error)
-                })?
+                builder.with_client_auth_cert(read_certificates(chain)?, read_private_key(key)?).map_err(
+                    |error| setup_error(format_args!("{} with {}", chain.display(), key.display()), &error),
+                )?
             }
         };
         config.alpn_protocols.clone_from(&self.alpn);
-        Ok(Arc::clone(self.loaded.get_or_init(|| Arc::new(config))))
+        Ok(Arc::clone(self.cached.get_or_init(|| Arc::new(config))))
     }
 
-    /// The name that the certificate of a server at `target` must be for.
-    pub(crate) fn name_for(&self, target: Target<'_>) -> Result<ServerName<'static>, Reason> {
+    /// The name to expect in the certificate of the server at `target`.
+    pub(crate) fn server_name_for(&self, target: ParsedAddr<'_>) -> Result<ServerName<'static>, Reason> {
         let host = match (&self.server_name, target) {
             (Some(name), _) => name.clone(),
-            (None, Target::Socket(addr)) => addr.ip().to_string(),
-            (None, Target::Name { host, .. }) => host.to_owned(),
-            (None, Target::Unix(_)) => {
-                return Err(Reason::Config("TLS over a Unix socket needs a server_name"));
+            (None, ParsedAddr::Socket(addr)) => addr.ip().to_string(),
+            (None, ParsedAddr::Name { host, .. }) => host.to_owned(),
+            (None, ParsedAddr::Unix(_)) => {
+                return Err(Reason::Config(
+                    "TLS over a Unix socket needs a server_name: set TlsClientConfig::server_name",
+                ));
             }
         };
-        ServerName::try_from(host.clone()).map_err(|error| unusable(host, &error))
+        ServerName::try_from(host.clone()).map_err(|error| setup_error(host, &error))
     }
 
-    /// The handshake of a client, on a stream that was connected to `target`.
-    pub(crate) async fn handshake(&self, stream: PlainStream, target: Target<'_>) -> Result<Tls, Reason> {
-        let name = self.name_for(target)?;
-        let connected = TlsConnector::from(self.load()?).connect(name, Below::new(stream)).await;
-        Ok(Tls::new(connected.map_err(|error| failed(Some(target), error))?))
+    /// Runs the client's handshake on a stream that is connected to `target`.
+    pub(crate) async fn handshake(&self, stream: PlainStream, target: ParsedAddr<'_>) -> Result<Tls, Reason> {
+        let name = self.server_name_for(target)?;
+        let connected = TlsConnector::from(self.load()?).connect(name, TrackedStream::new(stream)).await;
+        Ok(Tls::new(connected.map_err(|error| handshake_error(Some(target), error))?))
     }
 }
 

@@ -1,16 +1,19 @@
-//! What a handshake has shown.
+//! What a TLS handshake found out about the connection and its peer.
 
 use super::stream::Tls;
 
-/// What the handshake of a connection with TLS has shown.
+/// Facts from the TLS handshake of a connection.
+///
+/// [`PacketConn::tls`](crate::PacketConn::tls_info) returns it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TlsInfo {
-    /// The protocol that both agreed on (ALPN), where they named any.
+    /// The negotiated application protocol (ALPN). `None` if none was negotiated.
     pub alpn: Option<Vec<u8>>,
-    /// The peer's certificates, which were verified, its own first: DER, as X.509 has it. Empty for a client that showed none.
+    /// The peer's verified certificate chain, its own certificate first; each is an X.509 certificate in DER. Empty if
+    /// a client presented none.
     pub peer_certificates: Vec<Vec<u8>>,
-    /// The name of the server that the client asked for (SNI); on a server's side alone.
+    /// The server name that the client requested (SNI). Always `None` on the client's side.
     pub server_name: Option<String>,
 }
 

@@ -1,8 +1,8 @@
-//! TLS, by rustls: what a server and a client need for it, the stream that it makes, and what a connection tells of it.
+//! TLS with rustls: the configurations of server and client, the stream, and what the handshake found out.
 
-mod files;
+mod credentials;
 
-mod records;
+mod record_tracker;
 
 mod stream;
 pub(crate) use stream::Tls;

@@ -1,4 +1,4 @@
-//! A byte stream with TLS over it.
+//! A byte stream with TLS, on the client's or the server's side.
 
 use std::io::{self, IoSlice, Read};
 use std::pin::Pin;
@@ -10,60 +10,60 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 use tokio_rustls::rustls::{ConnectionCommon, SideData};
 
-use super::records::Records;
+use super::record_tracker::RecordTracker;
 use crate::transport::plain_stream::PlainStream;
-use crate::transport::shared_stream::Duplex;
-use crate::transport::socket::{SCRATCH, room_for_read_now};
+use crate::transport::socket::{SCRATCH_LEN, read_now_len};
+use crate::transport::transport_stream::TransportStream;
 
-/// A byte stream with TLS over it.
 pub(crate) struct Tls {
-    stream: TlsStream<Below>,
-    /// Why nothing more can be read, where bytes that had arrived before were still to come.
-    failed: Option<io::Error>,
+    stream: TlsStream<TrackedStream>,
+    /// A read error to return after the bytes that arrived before it.
+    deferred_error: Option<io::Error>,
 }
 
 impl Tls {
-    pub(super) fn new(stream: impl Into<TlsStream<Below>>) -> Self {
-        Self { stream: stream.into(), failed: None }
+    pub(super) fn new(stream: impl Into<TlsStream<TrackedStream>>) -> Self {
+        Self { stream: stream.into(), deferred_error: None }
     }
 
-    pub(super) fn stream(&self) -> &TlsStream<Below> {
+    pub(super) fn stream(&self) -> &TlsStream<TrackedStream> {
         &self.stream
     }
 
-    /// What TLS runs over.
-    pub(crate) fn below(&self) -> &PlainStream {
+    /// The socket below TLS.
+    pub(crate) fn socket(&self) -> &PlainStream {
         &self.stream.get_ref().0.stream
     }
 
-    fn read_what_has_arrived(&mut self, buffer: &mut BytesMut) -> io::Result<usize> {
-        let scratch = &mut [0; SCRATCH][..room_for_read_now(buffer)];
-        let read = match (self.failed.take(), &mut self.stream) {
+    fn read_available(&mut self, buffer: &mut BytesMut) -> io::Result<usize> {
+        let scratch = &mut [0; SCRATCH_LEN][..read_now_len(buffer)];
+        let read = match (self.deferred_error.take(), &mut self.stream) {
             (Some(error), _) => Err(error),
             (None, TlsStream::Client(stream)) => {
                 let (socket, session) = stream.get_mut();
-                read_session_now(socket, session, scratch)
+                read_session(socket, session, scratch)
             }
             (None, TlsStream::Server(stream)) => {
                 let (socket, session) = stream.get_mut();
-                read_session_now(socket, session, scratch)
+                read_session(socket, session, scratch)
             }
         };
-        let count = read.or_else(|error| self.put_off(error, scratch))?;
+        let count = read.or_else(|error| self.defer_error(error, scratch))?;
         buffer.extend_from_slice(&scratch[..count]);
         Ok(count)
     }
 
-    /// What stands before a record that is not acceptable, or before an alert, has arrived and comes first.
+    /// Returns the bytes that arrived before an invalid record or an alert first, and keeps the error for the next
+    /// read.
     #[cold]
-    fn put_off(&mut self, error: io::Error, buffer: &mut [u8]) -> io::Result<usize> {
+    fn defer_error(&mut self, error: io::Error, buffer: &mut [u8]) -> io::Result<usize> {
         let mut reader = match &mut self.stream {
             TlsStream::Client(stream) => stream.get_mut().1.reader(),
             TlsStream::Server(stream) => stream.get_mut().1.reader(),
         };
         match reader.read(buffer) {
             Ok(count @ 1..) => {
-                self.failed = Some(error);
+                self.deferred_error = Some(error);
                 Ok(count)
             }
             Ok(_) | Err(_) => Err(error),
@@ -71,18 +71,18 @@ impl Tls {
     }
 }
 
-impl Duplex for Tls {
+impl TransportStream for Tls {
     fn read_now(self: Pin<&mut Self>, buffer: &mut BytesMut) -> Option<io::Result<usize>> {
-        Some(self.get_mut().read_what_has_arrived(buffer))
+        Some(self.get_mut().read_available(buffer))
     }
 
     fn can_read_now(&self) -> bool {
-        self.below().can_read_now()
+        self.socket().can_read_now()
     }
 
-    /// It writes into a socket, which takes what there is room for.
+    /// `poll_write` goes to the socket, which uses the room that it has now.
     fn can_write_now(&self) -> bool {
-        self.below().can_write_now()
+        self.socket().can_write_now()
     }
 
     fn may_gather(&self) -> bool {
@@ -90,20 +90,20 @@ impl Duplex for Tls {
     }
 
     fn has_unread(&self) -> bool {
-        self.below().has_unread()
+        self.socket().has_unread()
     }
 
-    /// The bytes of a record that is not whole yet: nothing of it can be read.
+    /// The bytes of an incomplete record: none of them can be decrypted yet.
     fn held_back(&self) -> Option<usize> {
-        Some(self.stream.get_ref().0.records.arrived)
+        Some(self.stream.get_ref().0.records.partial_len)
     }
 
-    fn is_local(&self) -> bool {
-        self.below().is_local()
+    fn is_unix_socket(&self) -> bool {
+        self.socket().is_unix_socket()
     }
 
     fn tcp(&self) -> Option<&TcpStream> {
-        self.below().tcp()
+        self.socket().tcp()
     }
 }
 
@@ -113,12 +113,12 @@ impl AsyncRead for Tls {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let read = match self.failed.take() {
+        let read = match self.deferred_error.take() {
             Some(error) => Err(error),
             None => ready!(Pin::new(&mut self.stream).poll_read(cx, buf)),
         };
         Poll::Ready(read.or_else(|error| {
-            let count = self.put_off(error, buf.initialize_unfilled())?;
+            let count = self.defer_error(error, buf.initialize_unfilled())?;
             buf.advance(count);
             Ok(())
         }))
@@ -151,19 +151,19 @@ impl AsyncWrite for Tls {
     }
 }
 
-/// What TLS runs over.
-pub(super) struct Below {
+/// The socket below TLS, with a count of the bytes of an incomplete record.
+pub(super) struct TrackedStream {
     stream: PlainStream,
-    records: Records,
+    records: RecordTracker,
 }
 
-impl Below {
+impl TrackedStream {
     pub(super) fn new(stream: PlainStream) -> Self {
-        Self { stream, records: Records::default() }
+        Self { stream, records: RecordTracker::default() }
     }
 }
 
-impl AsyncRead for Below {
+impl AsyncRead for TrackedStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -171,12 +171,12 @@ impl AsyncRead for Below {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        self.records.note(&buf.filled()[before..]);
+        self.records.advance(&buf.filled()[before..]);
         Poll::Ready(Ok(()))
     }
 }
 
-impl AsyncWrite for Below {
+impl AsyncWrite for TrackedStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, buf)
     }
@@ -202,8 +202,9 @@ impl AsyncWrite for Below {
     }
 }
 
-fn read_session_now<S: SideData>(
-    socket: &mut Below,
+/// Reads decrypted bytes; reads from the socket without blocking until a record is complete.
+fn read_session<S: SideData>(
+    socket: &mut TrackedStream,
     session: &mut ConnectionCommon<S>,
     buffer: &mut [u8],
 ) -> io::Result<usize> {
@@ -212,19 +213,19 @@ fn read_session_now<S: SideData>(
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             read => return read,
         }
-        session.read_tls(&mut Arrived(socket))?;
+        session.read_tls(&mut SyncReader(socket))?;
         let processed = session.process_new_packets();
         processed.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
     }
 }
 
-/// What a socket holds.
-struct Arrived<'a>(&'a mut Below);
+/// Reads from the socket without blocking, as `std::io::Read`: the form that rustls needs.
+struct SyncReader<'a>(&'a mut TrackedStream);
 
-impl Read for Arrived<'_> {
+impl Read for SyncReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.0.stream.recv_now(buffer)?;
-        self.0.records.note(&buffer[..count]);
+        let count = self.0.stream.read_now_into(buffer)?;
+        self.0.records.advance(&buffer[..count]);
         Ok(count)
     }
 }

@@ -1,4 +1,5 @@
-//! The PROXY protocol, versions 1 and 2: a line or a block in front of a stream, in which a proxy tells whom it speaks for.
+//! The PROXY protocol, versions 1 and 2: a proxy sends the client's address in a line (version 1) or a binary block
+//! (version 2) before all other bytes.
 //!
 //! Source: <https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt>
 
@@ -9,41 +10,42 @@ use ipnet::IpNet;
 use ppp::{v1, v2};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// The shortest of all headers: `PROXY UNKNOWN\r\n`.
-const SHORTEST: usize = 15;
+/// The length of the shortest header: `PROXY UNKNOWN\r\n`.
+const MIN_HEADER_LEN: usize = 15;
 
-/// What a header of version 2 begins with: a signature, the version, the family and the length of the rest.
-const V2_PREFIX: usize = 16;
+/// The fixed start of a version 2 header: signature, version and command, family and protocol, length of the rest.
+const V2_PREFIX_LEN: usize = 16;
 
-/// Version 2 with its commands, in one byte.
+/// Version 2 and its two commands, in one byte.
 const V2_LOCAL: u8 = 0x20;
 const V2_PROXY: u8 = 0x21;
 
-/// The highest family and the highest protocol that are assigned in version 2.
-const V2_UNIX: u8 = 3;
-const V2_DGRAM: u8 = 2;
+/// The highest address family (Unix) and the highest protocol (datagram) that version 2 assigns.
+const V2_MAX_FAMILY: u8 = 3;
+const V2_MAX_PROTOCOL: u8 = 2;
 
-/// The longest line of version 1, its end included, as the protocol says.
-const LONGEST_LINE: usize = 107;
+/// The longest line of version 1, with its CRLF, according to the specification.
+const V1_MAX_LINE_LEN: usize = 107;
 
-/// How many bits stand in front of an IPv4 address that is written as a part of IPv6: `::ffff:0:0/96`.
-const MAPPED_LEN: u8 = 96;
+/// The prefix length of IPv4-mapped IPv6 addresses: `::ffff:0:0/96`.
+const IPV4_MAPPED_PREFIX_LEN: u8 = 96;
 
-/// `network` in the form that peers are compared in: an IPv4 network that is written as a part of IPv6, `::ffff:10.0.0.0/104`,
-/// as IPv4.
+/// Converts an IPv4-mapped IPv6 network to IPv4, for example `::ffff:10.0.0.0/104` to `10.0.0.0/8`. Peers are compared
+/// in this form.
 pub(crate) fn canonical(network: IpNet) -> IpNet {
     let mapped = match network {
         IpNet::V6(network) => {
-            network.addr().to_ipv4_mapped().zip(network.prefix_len().checked_sub(MAPPED_LEN))
+            network.addr().to_ipv4_mapped().zip(network.prefix_len().checked_sub(IPV4_MAPPED_PREFIX_LEN))
         }
         IpNet::V4(_) => None,
     };
     mapped.and_then(|(addr, prefix_len)| IpNet::new(addr.into(), prefix_len).ok()).unwrap_or(network)
 }
 
-/// What is wrong with a [canonical] network: written with an IPv4 address as a part of IPv6, and with the length of an IPv4
-/// prefix. It says `::/8`, a 256th of all IPv6 addresses and none of IPv4, and nobody means that.
-pub(crate) fn problem(network: &IpNet) -> Option<String> {
+/// Describes what is wrong with a [canonical] network: an IPv4-mapped address with the prefix length of an IPv4
+/// network. `::ffff:10.0.0.0/8` means `::/8`, which is 1/256 of all IPv6 addresses and contains no IPv4 address:
+/// certainly a mistake.
+pub(crate) fn network_problem(network: &IpNet) -> Option<String> {
     let IpNet::V6(network) = network else { return None };
     let addr = network.addr().to_ipv4_mapped()?;
     let len = network.prefix_len();
@@ -52,43 +54,43 @@ pub(crate) fn problem(network: &IpNet) -> Option<String> {
         _ => format!("{addr}/32"),
     };
     Some(format!(
-        "proxy_protocol cannot trust {network}: an IPv4 network within IPv6 has a prefix of {MAPPED_LEN} to 128 bits; \
-         write it as IPv4, such as {meant}"
+        "proxy_protocol cannot trust {network}: the prefix of an IPv4-mapped IPv6 network has \
+         {IPV4_MAPPED_PREFIX_LEN} to 128 bits; write it as IPv4, such as {meant}"
     ))
 }
 
-/// Whether connections of `peer` may come with a header. Those by a Unix socket may: its file's permissions say who connects.
-pub(crate) fn trusts(networks: &[IpNet], peer: Option<SocketAddr>) -> bool {
+/// Whether `peer` is a trusted proxy. Peers of a Unix socket are (`None`): the file's permissions control who connects.
+pub(crate) fn is_trusted(networks: &[IpNet], peer: Option<SocketAddr>) -> bool {
     let Some(peer) = peer else { return true };
-    // A listener for both families shows IPv4 addresses as a part of IPv6.
+    // A dual-stack listener reports IPv4 peers as IPv4-mapped IPv6 addresses.
     let ip: IpAddr = peer.ip().to_canonical();
     networks.iter().any(|network| network.contains(&ip))
 }
 
-/// Reads the header, and not a byte more, and tells the client's address: `None` where the proxy speaks for itself, as for
-/// its checks of health, or does not know.
+/// Reads the header and not one byte more. Returns the client's address, or `None` if the proxy does not know it or
+/// speaks for itself, as in a health check.
 pub(crate) async fn read_header(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<SocketAddr>> {
-    let mut header = vec![0; SHORTEST];
+    let mut header = vec![0; MIN_HEADER_LEN];
     stream.read_exact(&mut header).await?;
     if header.starts_with(v2::PROTOCOL_PREFIX) {
-        read_rest_of_block(stream, &mut header).await?;
-        return source_of_block(&header);
+        read_rest_of_v2(stream, &mut header).await?;
+        return v2_source_addr(&header);
     }
     if !header.starts_with(b"PROXY ") {
-        return Err(bad("there is none"));
+        return Err(invalid_header("the connection does not start with one"));
     }
-    // Byte by byte, for what comes behind it not to be read: that is up to 92 reads, once in a connection's life.
+    // Byte by byte, so that nothing after the header is read. This costs up to 92 reads, once per connection.
     while !header.ends_with(b"\r\n") {
-        if header.len() == LONGEST_LINE {
-            return Err(bad("the line is too long"));
+        if header.len() == V1_MAX_LINE_LEN {
+            return Err(invalid_header(format_args!("its line is longer than {V1_MAX_LINE_LEN} bytes")));
         }
         header.push(stream.read_u8().await?);
     }
     if header.starts_with(b"PROXY UNKNOWN ") {
-        // "The receiver must ignore anything presented before the CRLF is found": also what is no UTF-8.
+        // "The receiver must ignore anything presented before the CRLF is found." It need not even be UTF-8.
         return Ok(None);
     }
-    let header = v1::Header::try_from(&header[..]).map_err(bad)?;
+    let header = v1::Header::try_from(&header[..]).map_err(invalid_header)?;
     Ok(match header.addresses {
         v1::Addresses::Tcp4(of) => Some((of.source_address, of.source_port).into()),
         v1::Addresses::Tcp6(of) => Some((of.source_address, of.source_port).into()),
@@ -96,22 +98,24 @@ pub(crate) async fn read_header(stream: &mut (impl AsyncRead + Unpin)) -> io::Re
     })
 }
 
-/// The source in a whole block of version 2.
-fn source_of_block(block: &[u8]) -> io::Result<Option<SocketAddr>> {
+/// The source address in a complete version 2 block.
+fn v2_source_addr(block: &[u8]) -> io::Result<Option<SocketAddr>> {
     let (version_and_command, family, protocol) =
-        (block[V2_PREFIX - 4], block[V2_PREFIX - 3] >> 4, block[V2_PREFIX - 3] & 0xf);
+        (block[V2_PREFIX_LEN - 4], block[V2_PREFIX_LEN - 3] >> 4, block[V2_PREFIX_LEN - 3] & 0xf);
     match version_and_command {
         // "The receiver must accept this connection as valid and must use the real connection endpoints and discard the
         // protocol block including the family which is ignored."
         V2_LOCAL => return Ok(None),
-        // Where the family or the protocol is UNSPEC, "the receiver should ignore address information", of whatever length.
-        // Values that are not assigned "must be rejected as invalid by receivers": below.
-        V2_PROXY if family == 0 && protocol <= V2_DGRAM || protocol == 0 && family <= V2_UNIX => {
+        // If the family or the protocol is UNSPEC, "the receiver should ignore address information", whatever its
+        // length. Unassigned values "must be rejected as invalid by receivers": the parser below does that.
+        V2_PROXY
+            if family == 0 && protocol <= V2_MAX_PROTOCOL || protocol == 0 && family <= V2_MAX_FAMILY =>
+        {
             return Ok(None);
         }
         _ => {}
     }
-    let header = v2::Header::try_from(block).map_err(bad)?;
+    let header = v2::Header::try_from(block).map_err(invalid_header)?;
     Ok(match header.addresses {
         v2::Addresses::IPv4(of) => Some((of.source_address, of.source_port).into()),
         v2::Addresses::IPv6(of) => Some((of.source_address, of.source_port).into()),
@@ -119,15 +123,15 @@ fn source_of_block(block: &[u8]) -> io::Result<Option<SocketAddr>> {
     })
 }
 
-async fn read_rest_of_block(stream: &mut (impl AsyncRead + Unpin), header: &mut Vec<u8>) -> io::Result<()> {
+async fn read_rest_of_v2(stream: &mut (impl AsyncRead + Unpin), header: &mut Vec<u8>) -> io::Result<()> {
     header.push(stream.read_u8().await?);
-    let rest = u16::from_be_bytes([header[V2_PREFIX - 2], header[V2_PREFIX - 1]]);
-    // Memory follows what arrives, not what the length says.
+    let rest = u16::from_be_bytes([header[V2_PREFIX_LEN - 2], header[V2_PREFIX_LEN - 1]]);
+    // Memory grows with the bytes that arrive, not with the announced length.
     let read = stream.take(rest.into()).read_to_end(header).await?;
     if read < usize::from(rest) { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
 }
 
-fn bad(problem: impl std::fmt::Display) -> io::Error {
+fn invalid_header(problem: impl std::fmt::Display) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("no acceptable PROXY header: {problem}"))
 }
 
@@ -135,12 +139,12 @@ fn bad(problem: impl std::fmt::Display) -> io::Error {
 mod tests {
     use super::*;
 
-    /// Reads a header in front of four more bytes, and expects these to be left.
+    /// Reads a header that four more bytes follow, and checks that these are not read.
     async fn read(header: &[u8]) -> io::Result<Option<String>> {
         let stream = [header, b"rest"].concat();
         let mut stream = &stream[..];
         let addr = read_header(&mut stream).await?;
-        assert_eq!(stream, b"rest", "behind {header:?}");
+        assert_eq!(stream, b"rest", "after {header:?}");
         Ok(addr.map(|addr| addr.to_string()))
     }
 
@@ -150,7 +154,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_clients_address_is_what_the_header_says() {
+    async fn the_clients_address_comes_from_the_header() {
         let v6 =
             [&[0x20, 1, 13, 184, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1][..], &[0; 16], &[0, 80, 0, 81]].concat();
         let v4 = [192, 0, 2, 7, 127, 0, 0, 1, 0x1f, 0x90, 0, 80];
@@ -166,7 +170,7 @@ mod tests {
             (&block(0x20, 0x11, &v4), None),
             (&block(0x20, 0, &[]), None),
             (&block(0x21, 0, &[]), None),
-            // A source that the proxy does not know, or of a protocol that it has no number for.
+            // The proxy does not know the source, or has no number for the protocol.
             (&block(0x21, 0, &[1, 2, 3]), None),
             (&block(0x21, 0x01, &v4), None),
             (&block(0x21, 0x10, &[1, 2, 3]), None),
@@ -181,7 +185,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_local_block_is_skipped_whatever_it_says() {
+    async fn the_content_of_a_local_block_is_ignored() {
         for family in 0..=255 {
             for len in [0, 1, 4, 11, 12, 36, 216, 1000] {
                 let header = block(0x20, family, &vec![family; len]);
@@ -191,7 +195,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_command_a_family_or_a_protocol_that_is_not_assigned_is_refused() {
+    async fn an_unassigned_command_family_or_protocol_is_refused() {
         for (command, family) in [
             (0x22, 0x11),
             (0x2f, 0),
@@ -208,7 +212,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn anything_else_is_refused() {
+    async fn streams_without_a_valid_header_are_refused() {
         let long = [b"PROXY TCP4 192.0.2.7 127.0.0.1 8080 80", &[b' '; 100][..], b"\r\n"].concat();
         let cases: [&[u8]; 8] = [
             b"\x05\0\0\0hello\x05\0\0\0hello",
@@ -217,7 +221,7 @@ mod tests {
             b"PROXY TCP4 2001:db8::1 127.0.0.1 8080 80\r\n",
             b"PROXY TCP9 192.0.2.7 127.0.0.1 8080 80\r\n",
             &long,
-            // Version 1 in the block of version 2; and addresses that are too short.
+            // A version 2 block that claims version 1, and addresses that are too short.
             &block(0x11, 0x11, &[0; 12]),
             &block(0x21, 0x11, &[0; 11]),
         ];
@@ -231,12 +235,12 @@ mod tests {
     }
 
     #[test]
-    fn a_mapped_network_is_the_ipv4_network_that_it_maps() {
+    fn an_ipv4_mapped_network_becomes_ipv4() {
         for (written, expected) in [
             ("::ffff:127.0.0.0/104", "127.0.0.0/8"),
             ("::ffff:10.1.2.3/128", "10.1.2.3/32"),
             ("::ffff:0:0/96", "0.0.0.0/0"),
-            // These are what they say. None of them has IPv4 addresses among its own.
+            // These stay as they are. None of the IPv6 ones contains an IPv4 address.
             ("::/0", "::/0"),
             ("::fffe:0:0/95", "::fffe:0:0/95"),
             ("2001:db8::/32", "2001:db8::/32"),
@@ -244,30 +248,30 @@ mod tests {
         ] {
             let network = canonical(written.parse().unwrap());
             assert_eq!(network.to_string(), expected, "{written}");
-            assert_eq!(problem(&network), None);
+            assert_eq!(network_problem(&network), None);
         }
         let trusted = ["::ffff:127.0.0.0/104"].map(|network| canonical(network.parse().unwrap()));
         for (peer, expected) in
             [("127.0.0.1:1", true), ("[::ffff:127.9.9.9]:1", true), ("128.0.0.1:1", false)]
         {
-            assert_eq!(trusts(&trusted, Some(peer.parse().unwrap())), expected, "{peer}");
+            assert_eq!(is_trusted(&trusted, Some(peer.parse().unwrap())), expected, "{peer}");
         }
     }
 
     #[test]
-    fn a_mapped_network_with_the_prefix_of_another_family_is_refused() {
+    fn an_ipv4_mapped_network_with_an_ipv4_prefix_length_is_refused() {
         for (written, meant) in [
             ("::ffff:10.0.0.0/8", "10.0.0.0/8"),
             ("::ffff:127.0.0.1/0", "127.0.0.1/0"),
             ("::ffff:1.2.3.4/95", "1.2.3.4/32"),
         ] {
-            let problem = problem(&canonical(written.parse().unwrap())).unwrap();
+            let problem = network_problem(&canonical(written.parse().unwrap())).unwrap();
             assert!(problem.contains(written) && problem.ends_with(meant), "{problem}");
         }
     }
 
     #[test]
-    fn networks_are_those_of_the_canonical_address() {
+    fn the_canonical_address_of_a_peer_is_compared() {
         let networks = ["192.0.2.0/24", "2001:db8::/32"].map(|network| network.parse().unwrap());
         for (peer, expected) in [
             ("192.0.2.200:1", true),
@@ -276,9 +280,9 @@ mod tests {
             ("[2001:db8:9::1]:1", true),
             ("[::1]:1", false),
         ] {
-            assert_eq!(trusts(&networks, Some(peer.parse().unwrap())), expected, "{peer}");
+            assert_eq!(is_trusted(&networks, Some(peer.parse().unwrap())), expected, "{peer}");
         }
-        assert!(trusts(&networks, None));
-        assert!(!trusts(&[], Some("127.0.0.1:1".parse().unwrap())));
+        assert!(is_trusted(&networks, None));
+        assert!(!is_trusted(&[], Some("127.0.0.1:1".parse().unwrap())));
     }
 }

@@ -1,39 +1,39 @@
-//! What an address asks for, checked: an IP address, a host and its port, or a path.
+//! Parses and checks an [`Addr`] when it is used: an IP address, a host name with its port, or a path.
 //!
-//! An [`Addr`] is made of any text, and never fails. What can never work is found here, where an address is used, and before
-//! anything is tried: a client would try it again for ever.
+//! Any text converts into an `Addr`. This module refuses the addresses that can never work before any I/O: a
+//! reconnecting client would otherwise try them forever.
 
 use std::fmt;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use crate::error::Reason;
-use crate::transport::addr::{Addr, Kind};
+use crate::transport::addr::{Addr, AddrKind};
 
-/// For messages, where nothing was written that a port could be taken from.
-const SOME_PORT: &str = "14572";
+/// The port that error messages suggest if the address has none.
+const EXAMPLE_PORT: &str = "14572";
 
-/// What an address is used for.
+/// Whether an address is used to connect or to listen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Use {
+pub(crate) enum Purpose {
     Connect,
     Listen,
 }
 
-/// An address that may work.
+/// An address that passed all checks that need no I/O.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Target<'a> {
+pub(crate) enum ParsedAddr<'a> {
     Socket(SocketAddr),
     Name {
         host: &'a str,
         port: u16,
     },
-    #[cfg_attr(not(unix), allow(dead_code, reason = "a match is the same on every system"))]
+    #[cfg_attr(not(unix), allow(dead_code, reason = "keeps matches the same on every system"))]
     Unix(&'a Path),
 }
 
-/// As it is written.
-impl fmt::Display for Target<'_> {
+/// In the form that users write.
+impl fmt::Display for ParsedAddr<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Socket(addr) => addr.fmt(f),
@@ -45,40 +45,44 @@ impl fmt::Display for Target<'_> {
 }
 
 impl Addr {
-    /// What it asks for, or [`Reason::BadValue`] where it can never work.
-    pub(crate) fn target(&self, role: Use) -> Result<Target<'_>, Reason> {
+    /// Parses the address. Fails with [`Reason::BadValue`] if it can never work for `purpose`.
+    pub(crate) fn parse_for(&self, purpose: Purpose) -> Result<ParsedAddr<'_>, Reason> {
         let target = match self.kind() {
-            Kind::Socket(addr) => check_port(addr.port(), role, self).map(|()| Target::Socket(*addr)),
-            Kind::Name(text) => host_and_port(text, role)
-                .and_then(|(host, port)| check_port(port, role, self).map(|()| Target::Name { host, port })),
-            Kind::Unix(path) => check_path(path, role).map(|()| Target::Unix(path)),
+            AddrKind::Socket(addr) => {
+                check_port(addr.port(), purpose, self).map(|()| ParsedAddr::Socket(*addr))
+            }
+            AddrKind::Name(text) => host_and_port(text, purpose).and_then(|(host, port)| {
+                check_port(port, purpose, self).map(|()| ParsedAddr::Name { host, port })
+            }),
+            AddrKind::Unix(path) => check_path(path, purpose).map(|()| ParsedAddr::Unix(path)),
         };
         target.map_err(|problem| Reason::BadValue(problem.into()))
     }
 }
 
-fn check_port(port: u16, role: Use, addr: &Addr) -> Result<(), String> {
-    match (role, port) {
-        (Use::Connect, 0) => Err(format!(
-            "cannot connect to {addr}: port 0 is for listening alone; write the port that the server listens on"
+fn check_port(port: u16, purpose: Purpose, addr: &Addr) -> Result<(), String> {
+    match (purpose, port) {
+        (Purpose::Connect, 0) => Err(format!(
+            "cannot connect to {addr}: port 0 is only for listening; write the port that the server listens on"
         )),
         _ => Ok(()),
     }
 }
 
-/// The parts of `HOST:PORT`, where the host is a name, an IPv4 address, or an IPv6 address, in brackets or with a zone.
-fn host_and_port(text: &str, role: Use) -> Result<(&str, u16), String> {
+/// Splits `HOST:PORT`. The host is a name, an IPv4 address, or an IPv6 address in brackets or with a zone.
+fn host_and_port(text: &str, purpose: Purpose) -> Result<(&str, u16), String> {
     if text.is_empty() {
-        return Err(format!("the address is empty: write HOST:PORT, such as localhost:{SOME_PORT}"));
+        return Err(format!("the address is empty: write HOST:PORT, such as localhost:{EXAMPLE_PORT}"));
     }
     if text.contains("://") {
-        return Err(format!("{text:?} is a URL: write HOST:PORT, such as localhost:{SOME_PORT}"));
+        return Err(format!("{text:?} is a URL: write HOST:PORT, such as localhost:{EXAMPLE_PORT}"));
     }
     if text.contains('/') && !text.contains(':') {
         return Err(format!("{text:?} has no port: write unix:{text} if it is the path of a Unix socket"));
     }
     if is_ipv6(text) {
-        let mut problem = format!("{text:?} is an IPv6 address without a port: write [{text}]:{SOME_PORT}");
+        let mut problem =
+            format!("{text:?} is an IPv6 address without a port: write [{text}]:{EXAMPLE_PORT}");
         if let Some((ip, port)) = text.rsplit_once(':') {
             if is_ipv6(ip) && port.parse::<u16>().is_ok() {
                 problem += &format!(", or [{ip}]:{port} if {port} is the port");
@@ -87,80 +91,82 @@ fn host_and_port(text: &str, role: Use) -> Result<(&str, u16), String> {
         return Err(problem);
     }
     let (host, port) = match text.strip_prefix('[') {
-        Some(rest) => in_brackets(text, rest)?,
+        Some(rest) => split_brackets(text, rest)?,
         None => match text.rsplit_once(':') {
             Some((host, port)) => (host, port),
-            None if text.parse::<u16>().is_ok() => return Err(no_host(text, text, role)),
+            None if text.parse::<u16>().is_ok() => return Err(no_host(text, text, purpose)),
             None => (text, ""),
         },
     };
     if host.is_empty() {
-        return Err(no_host(text, port, role));
+        return Err(no_host(text, port, purpose));
     }
-    // It may have lost its brackets.
+    // `split_brackets` has removed the brackets.
     let shown = if is_ipv6(host) { format!("[{host}]") } else { host.to_owned() };
     if !is_ipv6(host) && !can_be_resolved(host) {
         return Err(format!(
-            "{text:?} has no host that can be resolved: {host:?} is no host name; write HOST:PORT, such as localhost:{SOME_PORT}"
+            "{text:?} has no host that can be resolved: {host:?} is not a valid host name; write HOST:PORT, such as localhost:{EXAMPLE_PORT}"
         ));
     }
     match port.parse() {
         Ok(port) => Ok((host, port)),
-        Err(_) if port.is_empty() => Err(format!("{text:?} has no port: write {shown}:{SOME_PORT}")),
+        Err(_) if port.is_empty() => Err(format!("{text:?} has no port: write {shown}:{EXAMPLE_PORT}")),
         Err(_) if port.bytes().all(|byte| byte.is_ascii_digit()) => {
-            Err(format!("{text:?} has port {port}, and a port is at most 65535: write {shown}:{SOME_PORT}"))
+            Err(format!("{text:?} has port {port}, but the maximum is 65535: write {shown}:{EXAMPLE_PORT}"))
         }
-        Err(_) => Err(format!("{text:?} has port {port:?}, which is no number: write {shown}:{SOME_PORT}")),
+        Err(_) => {
+            Err(format!("{text:?} has port {port:?}, which is not a number: write {shown}:{EXAMPLE_PORT}"))
+        }
     }
 }
 
-/// Whether there can be a host of that name, or an IPv4 address that is written so.
+/// Whether `host` is a valid host name or IPv4 address.
 fn can_be_resolved(host: &str) -> bool {
-    // The root, which a name may end with, is no host itself.
+    // A name may end with the dot of the DNS root.
     let host = host.strip_suffix('.').unwrap_or(host);
     let labels: Vec<_> = host.split('.').collect();
-    // RFC 1123 and 952, and the underscore, which some systems have in the names of theirs.
-    let is_of_host = |c: char| {
+    // RFC 952 and 1123. The underscore is not in them, but some systems use it.
+    let is_host_char = |c: char| {
         if c.is_ascii() {
             c.is_ascii_alphanumeric() || "-_".contains(c)
         } else {
             !c.is_whitespace() && !c.is_control()
         }
     };
-    // RFC 1035, 2.3.4; how long a name of other letters is, the resolver says.
+    // RFC 1035, 2.3.4. The length of a name with non-ASCII letters depends on its encoding: the resolver checks it.
     let is_too_long = host.is_ascii() && (host.len() > 253 || labels.iter().any(|label| label.len() > 63));
-    labels.iter().all(|label| !label.is_empty() && label.chars().all(is_of_host))
+    labels.iter().all(|label| !label.is_empty() && label.chars().all(is_host_char))
         && !is_too_long
         && !is_bad_ipv4(&labels)
 }
 
-/// Whether they are numbers, as of an IPv4 address, but too many or too large. No top-level domain is a number. One with a
-/// leading zero is octal.
+/// Whether the labels look like an IPv4 address, but are too many or too large. No top-level domain is a number, so
+/// such a name cannot be a host name. A label with a leading zero is octal: the resolver checks it.
 fn is_bad_ipv4(labels: &[&str]) -> bool {
     let are_numbers = labels.iter().all(|label| label.bytes().all(|byte| byte.is_ascii_digit()));
     let is_large = |label: &&str| !label.starts_with('0') && label.parse::<u8>().is_err();
     are_numbers && (labels.len() > 4 || labels.len() == 4 && labels.iter().any(is_large))
 }
 
-/// The parts of `[HOST]:PORT`, of which `rest` is what comes behind the first bracket.
-fn in_brackets<'a>(text: &str, rest: &'a str) -> Result<(&'a str, &'a str), String> {
-    let Some((ip, behind)) = rest.split_once(']').filter(|(ip, _)| is_ipv6(ip)) else {
+/// Splits `[HOST]:PORT`. `rest` is the text after the opening bracket.
+fn split_brackets<'a>(text: &str, rest: &'a str) -> Result<(&'a str, &'a str), String> {
+    let Some((ip, after)) = rest.split_once(']').filter(|(ip, _)| is_ipv6(ip)) else {
         return Err(format!(
-            "{text:?} has no IPv6 address in brackets: write it as in [::1]:{SOME_PORT}, and a name or an IPv4 address without"
+            "{text:?} has no IPv6 address in its brackets: write it as in [::1]:{EXAMPLE_PORT}, or a name or IPv4 address without brackets"
         ));
     };
-    match behind.strip_prefix(':') {
+    match after.strip_prefix(':') {
         Some(port) => Ok((ip, port)),
-        None if behind.is_empty() => Ok((ip, "")),
-        None => Err(format!("{text:?} has no colon in front of its port: write [{ip}]:{SOME_PORT}")),
+        None if after.is_empty() => Ok((ip, "")),
+        None => Err(format!("{text:?} has no colon before its port: write [{ip}]:{EXAMPLE_PORT}")),
     }
 }
 
-fn no_host(text: &str, port: &str, role: Use) -> String {
-    let port = if port.parse::<u16>().is_ok() { port } else { SOME_PORT };
-    match role {
-        Use::Connect => format!("{text:?} has no host: write localhost:{port}"),
-        Use::Listen => {
+fn no_host(text: &str, port: &str, purpose: Purpose) -> String {
+    let port = if port.parse::<u16>().is_ok() { port } else { EXAMPLE_PORT };
+    match purpose {
+        Purpose::Connect => format!("{text:?} has no host: write localhost:{port}"),
+        Purpose::Listen => {
             format!(
                 "{text:?} has no host: write 0.0.0.0:{port} to listen on all IPv4 addresses, or [::]:{port}"
             )
@@ -168,7 +174,7 @@ fn no_host(text: &str, port: &str, role: Use) -> String {
     }
 }
 
-/// Whether it is an IPv6 address, also one with a zone: `fe80::1%eth0`.
+/// Whether `text` is an IPv6 address, with or without a zone: `fe80::1%eth0`.
 fn is_ipv6(text: &str) -> bool {
     let ip = match text.split_once('%') {
         Some((ip, zone))
@@ -183,31 +189,31 @@ fn is_ipv6(text: &str) -> bool {
 }
 
 #[cfg(unix)]
-fn check_path(path: &Path, role: Use) -> Result<(), String> {
+fn check_path(path: &Path, purpose: Purpose) -> Result<(), String> {
     use std::os::unix::ffi::OsStrExt;
     use std::os::unix::net::SocketAddr;
 
-    // The size of `sun_path`, in which a NUL ends a path.
+    // The size of `sun_path` without the NUL at its end.
     const MAX_LEN: usize = if cfg!(any(target_os = "linux", target_os = "android")) { 107 } else { 103 };
     let bytes = path.as_os_str().as_bytes();
-    // An abstract name, on Linux: it is no file, and no NUL ends it.
+    // An abstract name, on Linux only: it is not a file, and no NUL ends it.
     let name = bytes.strip_prefix(b"\0").filter(|_| cfg!(any(target_os = "linux", target_os = "android")));
     let len = name.map_or(bytes.len(), <[u8]>::len);
     if bytes.is_empty() {
         return Err("a Unix socket needs a path: write unix:/run/app.sock".to_owned());
     }
-    if name.is_some() && role == Use::Listen {
+    if name.is_some() && purpose == Purpose::Listen {
         return Err(format!(
-            "cannot listen at the abstract name {path:?}: bind a UnixListener, and make the server with from_listener"
+            "cannot listen at the abstract name {path:?}: bind a UnixListener and pass it to PacketServer::from_listener"
         ));
     }
     if name.is_none() && bytes.contains(&0) {
-        return Err(format!("the path of a Unix socket has a NUL in it: {path:?}"));
+        return Err(format!("the path of the Unix socket contains a NUL: {path:?}"));
     }
-    // The length for the message, and the system for what else it refuses.
+    // The length is checked here for the message; `from_pathname` refuses what else the system does not accept.
     if len > MAX_LEN || name.is_none() && SocketAddr::from_pathname(path).is_err() {
         return Err(format!(
-            "the path of a Unix socket has {len} bytes, and at most {MAX_LEN} are possible: use a shorter one than {}",
+            "the path of the Unix socket has {len} bytes, but the maximum is {MAX_LEN}: use a shorter path than {}",
             path.display()
         ));
     }
@@ -215,9 +221,9 @@ fn check_path(path: &Path, role: Use) -> Result<(), String> {
 }
 
 #[cfg(not(unix))]
-fn check_path(path: &Path, _: Use) -> Result<(), String> {
+fn check_path(path: &Path, _: Purpose) -> Result<(), String> {
     Err(format!(
-        "there are no Unix sockets on this system: write HOST:PORT in the place of unix:{}",
+        "Unix sockets are not supported on this system: write HOST:PORT instead of unix:{}",
         path.display()
     ))
 }
@@ -229,8 +235,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn problem(addr: &Addr, role: Use) -> String {
-        let error = crate::Error::from(addr.target(role).unwrap_err());
+    fn problem(addr: &Addr, purpose: Purpose) -> String {
+        let error = crate::Error::from(addr.parse_for(purpose).unwrap_err());
         assert!(error.is_config(), "{error:?}");
         error.to_string()
     }
@@ -247,14 +253,14 @@ mod tests {
             ("b\u{fc}cher.example.:80", "b\u{fc}cher.example.", 80),
         ] {
             let addr = Addr::from(text);
-            for role in [Use::Connect, Use::Listen] {
-                assert_eq!(addr.target(role).unwrap(), Target::Name { host, port }, "{text}");
+            for purpose in [Purpose::Connect, Purpose::Listen] {
+                assert_eq!(addr.parse_for(purpose).unwrap(), ParsedAddr::Name { host, port }, "{text}");
             }
         }
     }
 
     #[test]
-    fn a_name_may_be_as_long_as_the_domain_name_system_has_them() {
+    fn a_name_may_be_as_long_as_dns_allows() {
         let name = |labels: usize, last: usize| format!("{}{}", "abcdefg.".repeat(labels), "a".repeat(last));
         for (host, fits) in [
             (name(0, 63), true),
@@ -265,7 +271,7 @@ mod tests {
             (name(31, 6) + ".", false),
         ] {
             let addr = Addr::from((&*host, 80));
-            assert_eq!(addr.target(Use::Connect).is_ok(), fits, "{} bytes: {host}", host.len());
+            assert_eq!(addr.parse_for(Purpose::Connect).is_ok(), fits, "{} bytes: {host}", host.len());
         }
     }
 
@@ -283,22 +289,22 @@ mod tests {
             ),
             (
                 "localhost:70000",
-                r#""localhost:70000" has port 70000, and a port is at most 65535: write localhost:14572"#,
+                r#""localhost:70000" has port 70000, but the maximum is 65535: write localhost:14572"#,
             ),
             (
                 "localhost:http",
-                r#""localhost:http" has port "http", which is no number: write localhost:14572"#,
+                r#""localhost:http" has port "http", which is not a number: write localhost:14572"#,
             ),
             (":80", r#"":80" has no host: write localhost:80"#),
             ("80", r#""80" has no host: write localhost:80"#),
             (
                 "127.0.0.1:0",
-                "cannot connect to 127.0.0.1:0: port 0 is for listening alone; write the port that the server listens on",
+                "cannot connect to 127.0.0.1:0: port 0 is only for listening; write the port that the server listens on",
             ),
         ] {
-            assert_eq!(problem(&text.into(), Use::Connect), message);
+            assert_eq!(problem(&text.into(), Purpose::Connect), message);
         }
-        let listening = problem(&":80".into(), Use::Listen);
+        let listening = problem(&":80".into(), Purpose::Listen);
         assert_eq!(
             listening,
             r#"":80" has no host: write 0.0.0.0:80 to listen on all IPv4 addresses, or [::]:80"#
@@ -307,25 +313,28 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_path_may_be_as_long_as_the_system_takes() {
+    fn a_path_may_be_as_long_as_the_system_allows() {
         for (len, fits) in [(1, true), (107, true), (108, false), (200, false)] {
             let addr = Addr::unix("a".repeat(len));
             let name = Addr::unix(format!("\0{}", "a".repeat(len)));
-            assert_eq!(addr.target(Use::Listen).is_ok(), fits, "{len}");
-            assert_eq!(addr.target(Use::Connect).is_ok(), fits, "{len}");
-            assert_eq!(name.target(Use::Connect).is_ok(), fits, "{len}");
+            assert_eq!(addr.parse_for(Purpose::Listen).is_ok(), fits, "{len}");
+            assert_eq!(addr.parse_for(Purpose::Connect).is_ok(), fits, "{len}");
+            assert_eq!(name.parse_for(Purpose::Connect).is_ok(), fits, "{len}");
         }
-        assert!(problem(&Addr::unix("a".repeat(108)), Use::Connect).contains("108 bytes, and at most 107"));
+        assert!(
+            problem(&Addr::unix("a".repeat(108)), Purpose::Connect)
+                .contains("108 bytes, but the maximum is 107")
+        );
     }
 
     proptest! {
-        /// No text makes it panic, and what it takes for a host and a port has both.
+        /// No text makes the parser panic. A name that it accepts has a host and a port.
         #[test]
         fn any_text_has_a_host_and_a_port_or_is_refused(text in "[a-z0-9:.%/\\[\\] \u{e9}]{0,12}|.{0,12}") {
-            for role in [Use::Connect, Use::Listen] {
-                match Addr::from(&text).target(role) {
-                    Ok(Target::Name { host, port }) => {
-                        prop_assert!(!host.is_empty() && (port > 0 || role == Use::Listen));
+            for purpose in [Purpose::Connect, Purpose::Listen] {
+                match Addr::from(&text).parse_for(purpose) {
+                    Ok(ParsedAddr::Name { host, port }) => {
+                        prop_assert!(!host.is_empty() && (port > 0 || purpose == Purpose::Listen));
                         prop_assert!(host.parse::<IpAddr>().is_err() || text.contains('['), "{text:?} is a SocketAddr");
                     }
                     Ok(_) => {}

@@ -1,4 +1,4 @@
-//! The options of TCP sockets.
+//! Socket options of TCP connections: the public configuration, its checks, and how it is applied.
 
 use std::io;
 use std::time::Duration;
@@ -6,13 +6,17 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
-/// The options of a connection's TCP socket.
+/// Socket options of a TCP connection.
+///
+/// Pass it to [`ConnConfig::tcp`](crate::ConnConfig::tcp). Other transports ignore it. A value that is out of range, or
+/// that this system does not support, is refused when the connection or the server is made, with
+/// [`is_config`](crate::Error::is_config).
 ///
 /// ```
 /// use std::time::Duration;
 /// use pktconn::{ConnConfig, TcpConfig};
 ///
-/// // A peer whose machine is gone is noticed within two minutes, also where nothing is sent.
+/// // Detects within two minutes that the peer's machine is gone, even if nothing is sent.
 /// let tcp = TcpConfig::new()
 ///     .keepalive(Duration::from_secs(60))
 ///     .keepalive_interval(Duration::from_secs(15))
@@ -32,15 +36,16 @@ pub struct TcpConfig {
 }
 
 impl TcpConfig {
-    /// The defaults, as each setter names them.
+    /// A configuration with the default values. Each setter documents its default.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Sets `TCP_NODELAY`: whether the kernel sends what it is given at once, also while earlier bytes are not
-    /// acknowledged. Packets are gathered in the send queue, and the kernel's own gathering only delays them.
+    /// Sets `TCP_NODELAY`: whether the kernel sends small writes at once, instead of waiting until earlier bytes are
+    /// acknowledged (Nagle's algorithm).
     ///
+    /// Leave it on: the send queue already combines packets into large writes, so Nagle's algorithm only adds delay.
     /// Default: on.
     #[must_use]
     pub fn nodelay(mut self, on: bool) -> Self {
@@ -48,89 +53,95 @@ impl TcpConfig {
         self
     }
 
-    /// Has the kernel ask a peer that sends nothing whether it is still there (`SO_KEEPALIVE`), first after so long
-    /// (`TCP_KEEPIDLE`; on macOS `TCP_KEEPALIVE`), in whole seconds. A peer that does not answer ends the connection, with
-    /// [`is_io`](crate::Error::is_io).
+    /// Enables TCP keepalive (`SO_KEEPALIVE`) and sets the idle time before the first probe (`TCP_KEEPIDLE`; on macOS
+    /// `TCP_KEEPALIVE`).
     ///
-    /// The peer's program is not asked: for one that hangs there is [`idle_timeout`](crate::ConnConfig::idle_timeout). From 1 s
-    /// to 32,767 s. Default: `None`, off.
+    /// If the peer's kernel does not answer the probes, the connection ends with [`is_io`](crate::Error::is_io). The
+    /// kernel answers even if the peer's program hangs; to detect that, use
+    /// [`idle_timeout`](crate::ConnConfig::idle_timeout). From 1 s to 32,767 s; fractions of a second are dropped.
+    /// Default: `None`, off.
     #[must_use]
     pub fn keepalive(mut self, idle: impl Into<Option<Duration>>) -> Self {
         self.keepalive = idle.into();
         self
     }
 
-    /// Sets the time between two of these questions (`TCP_KEEPINTVL`), in whole seconds. From 1 s to
-    /// 32,767 s.
+    /// Sets the time between two keepalive probes (`TCP_KEEPINTVL`).
     ///
-    /// Default: the system's; on Linux 75 s.
+    /// Requires [`keepalive`](Self::keepalive). From 1 s to 32,767 s; fractions of a second are dropped. Default: that
+    /// of the system; on Linux 75 s.
     #[must_use]
     pub fn keepalive_interval(mut self, interval: Duration) -> Self {
         self.keepalive_interval = Some(interval);
         self
     }
 
-    /// Sets how many of these questions without an answer end the connection (`TCP_KEEPCNT`). From 1 to 127.
+    /// Sets how many unanswered keepalive probes end the connection (`TCP_KEEPCNT`).
     ///
-    /// Default: the system's; on Linux 9.
+    /// Requires [`keepalive`](Self::keepalive). From 1 to 127. Default: that of the system; on Linux 9.
     #[must_use]
     pub fn keepalive_probes(mut self, probes: u32) -> Self {
         self.keepalive_probes = Some(probes);
         self
     }
 
-    /// Sets how long bytes that were sent may stay unacknowledged (`TCP_USER_TIMEOUT`), in milliseconds; Linux and Android
-    /// alone. Beyond it the connection ends, with [`is_io`](crate::Error::is_io).
+    /// Sets how long sent bytes may stay unacknowledged (`TCP_USER_TIMEOUT`), on Linux and Android only.
     ///
-    /// Protects from a peer whose machine or network is gone, which Linux notices after a quarter of an hour else. From
-    /// 1 ms to 24 days. Default: `None`, the system's.
+    /// After that time the connection ends with [`is_io`](crate::Error::is_io). Use it to detect a peer whose machine
+    /// or network is gone; without it Linux takes about 15 minutes. From 1 ms to 2^31 - 1 ms (24 days); fractions of a
+    /// millisecond are dropped. Default: `None`, that of the system.
     #[must_use]
     pub fn user_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.user_timeout = timeout.into();
         self
     }
 
-    /// Sets the kernel's buffer for what is sent (`SO_SNDBUF`), in bytes; Linux takes twice as much, for its own needs.
+    /// Sets the size of the kernel's send buffer (`SO_SNDBUF`), in bytes.
     ///
-    /// At least 1. Default: `None`, the system's, which grows with the traffic; one that is set does not grow.
+    /// Linux doubles the value for its own overhead. A buffer whose size is set does not grow with the traffic. From 1
+    /// to 2^31 - 1. Default: `None`, that of the system, which grows with the traffic.
     #[must_use]
     pub fn send_buffer(mut self, bytes: impl Into<Option<usize>>) -> Self {
         self.send_buffer = bytes.into();
         self
     }
 
-    /// Sets the kernel's buffer for what arrives (`SO_RCVBUF`), in bytes, as [`send_buffer`](Self::send_buffer) does for
-    /// the other direction.
+    /// Sets the size of the kernel's receive buffer (`SO_RCVBUF`), in bytes.
+    ///
+    /// Linux doubles the value for its own overhead. A buffer whose size is set does not grow with the traffic. From 1
+    /// to 2^31 - 1. Default: `None`, that of the system, which grows with the traffic.
     #[must_use]
     pub fn recv_buffer(mut self, bytes: impl Into<Option<usize>>) -> Self {
         self.recv_buffer = bytes.into();
         self
     }
 
-    /// Sets how many bytes the kernel takes before they can be sent (`TCP_NOTSENT_LOWAT`), on Linux and Android alone. What it
-    /// does not take waits in the send queue, where packets can still be dropped.
+    /// Sets how many unsent bytes the kernel accepts (`TCP_NOTSENT_LOWAT`), on Linux and Android only.
     ///
-    /// The kernel takes up to 64 KiB more when it gathers bytes to one segment. What was sent and not read stands in the peer's
-    /// receive buffer, and cannot be seen from here. At least 1. Default: `None`, which is 16 KiB where a
-    /// [`slow_consumer`](crate::ConnConfig::slow_consumer) other than `Block` is set, and the system's (no limit) otherwise.
+    /// All other bytes wait in the send queue, where a [`slow_consumer`](crate::ConnConfig::slow_consumer) policy can
+    /// still drop packets. The kernel may accept up to 64 KiB more while it combines bytes into one segment. The limit
+    /// does not count bytes that were sent and that the peer has not read yet: they are in the peer's receive buffer.
+    ///
+    /// From 1 to 2^31 - 1. Default: `None`, which means 16 KiB with any `slow_consumer` other than `Block`, and
+    /// otherwise the value of the system (usually no limit).
     #[must_use]
     pub fn notsent_lowat(mut self, bytes: impl Into<Option<usize>>) -> Self {
         self.notsent_lowat = bytes.into();
         self
     }
 
-    /// The options of a connection whose packets may be dropped: the kernel is to hold few of them.
+    /// Applies the default limit on unsent bytes in the kernel, for a connection whose policy may drop packets.
     pub(crate) fn with_few_unsent(mut self) -> Self {
-        /// Enough to keep a link of 100 Mbit/s busy for a millisecond, which is how soon a task is woken to write more.
-        const FEW: usize = 16 * 1024;
-        self.notsent_lowat.get_or_insert(FEW);
+        /// Keeps a 100 Mbit/s link busy for 1.3 ms. A task is woken within 1 ms to write more.
+        const DEFAULT_NOTSENT_LOWAT: usize = 16 * 1024;
+        self.notsent_lowat.get_or_insert(DEFAULT_NOTSENT_LOWAT);
         self
     }
 
-    /// What cannot work.
+    /// Refuses values that no system accepts, or that this system does not support.
     pub(crate) fn check(&self) -> Result<(), &'static str> {
         let second = Duration::from_secs(1);
-        // What Linux takes; it refuses more when the connection is there already.
+        // The limits of Linux. Without this check they would show only when the connection has been made.
         let seconds = second..=Duration::from_secs(32_767);
         if self.keepalive.is_some_and(|idle| !seconds.contains(&idle)) {
             return Err("keepalive must be from 1 s to 32,767 s");
@@ -143,21 +154,23 @@ impl TcpConfig {
         }
         if self.keepalive.is_none() && (self.keepalive_interval.is_some() || self.keepalive_probes.is_some())
         {
-            return Err("keepalive_interval and keepalive_probes have no meaning without a keepalive");
+            return Err(
+                "keepalive_interval and keepalive_probes have no effect without a keepalive; set it too",
+            );
         }
         let millis = Duration::from_millis(1)..=Duration::from_millis(i32::MAX as u64);
         if self.user_timeout.is_some_and(|timeout| !millis.contains(&timeout)) {
             return Err("user_timeout must be from 1 ms to 2^31 - 1 ms");
         }
         if self.user_timeout.is_some() && !cfg!(any(target_os = "linux", target_os = "android")) {
-            return Err("user_timeout is there on Linux and Android alone");
+            return Err("user_timeout is supported only on Linux and Android");
         }
         let sizes = 1..=i32::MAX as usize;
         if self.notsent_lowat.is_some_and(|bytes| !sizes.contains(&bytes)) {
             return Err("notsent_lowat must be from 1 to 2^31 - 1 bytes");
         }
         if self.notsent_lowat.is_some() && !cfg!(any(target_os = "linux", target_os = "android")) {
-            return Err("notsent_lowat is there on Linux and Android alone");
+            return Err("notsent_lowat is supported only on Linux and Android");
         }
         if self.send_buffer.is_some_and(|bytes| !sizes.contains(&bytes)) {
             return Err("send_buffer must be from 1 to 2^31 - 1 bytes");
@@ -168,7 +181,7 @@ impl TcpConfig {
         Ok(())
     }
 
-    /// Sets what a socket must have before it connects or listens, for TCP to agree on a window of that size.
+    /// Sets the buffer sizes. Call it before the socket connects or listens: TCP negotiates the window scale then.
     pub(crate) fn set_buffers(&self, socket: &SockRef<'_>) -> io::Result<()> {
         if let Some(bytes) = self.send_buffer {
             socket.set_send_buffer_size(bytes)?;
@@ -179,7 +192,7 @@ impl TcpConfig {
         Ok(())
     }
 
-    /// Sets everything on a socket that is connected.
+    /// Sets all options on a connected socket.
     pub(crate) fn set_all(&self, stream: &TcpStream) -> io::Result<()> {
         stream.set_nodelay(!self.nagle)?;
         let socket = SockRef::from(stream);
@@ -218,7 +231,7 @@ mod tests {
     use crate::{ConnConfig, PacketConn};
 
     #[tokio::test]
-    async fn a_connection_has_the_options_that_were_asked_for() {
+    async fn a_connection_has_the_configured_options() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
         let connect = |tcp| async move {
@@ -256,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_work_is_refused_with_its_reason() {
+    fn values_out_of_range_are_refused_by_name() {
         let (ms, secs) = (Duration::from_millis, Duration::from_secs);
         let cases = [
             (TcpConfig::new().keepalive(ms(999)), "keepalive must"),

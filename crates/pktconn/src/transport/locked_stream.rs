@@ -1,0 +1,111 @@
+//! A byte stream behind a lock, for both halves of a connection: Unix sockets, TLS, and streams of the application.
+//!
+//! Either half can take the stream away from the other. A connection that has ended must not keep its transport open
+//! because the application keeps a receiver and never polls it.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use bytes::BytesMut;
+use tokio::io::ReadBuf;
+
+use super::socket::{self, Acks};
+use super::transport_stream::TransportStream;
+
+pub(crate) struct LockedStream(Mutex<Option<Pin<Box<dyn TransportStream>>>>);
+
+impl LockedStream {
+    pub(super) fn new(stream: impl TransportStream + 'static) -> Self {
+        Self(Mutex::new(Some(Box::pin(stream))))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Pin<Box<dyn TransportStream>>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the stream out: both halves then fail with `NotConnected`.
+    pub(super) fn take(&self) -> Option<Pin<Box<dyn TransportStream>>> {
+        self.lock().take()
+    }
+
+    #[inline]
+    fn poll_with<T>(
+        &self,
+        poll: impl FnOnce(Pin<&mut dyn TransportStream>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        match self.lock().as_mut() {
+            Some(stream) => poll(stream.as_mut()),
+            None => Poll::Ready(Err(io::Error::new(io::ErrorKind::NotConnected, "the connection has ended"))),
+        }
+    }
+
+    fn inspect<T>(&self, look: impl FnOnce(&dyn TransportStream) -> Option<T>) -> Option<T> {
+        self.lock().as_ref().and_then(|stream| look(&**stream))
+    }
+
+    pub(super) fn read_now(&self, buffer: &mut BytesMut) -> Option<io::Result<usize>> {
+        self.lock().as_mut().and_then(|stream| stream.as_mut().read_now(buffer))
+    }
+
+    pub(super) fn can_read_now(&self) -> bool {
+        self.inspect(|stream| Some(stream.can_read_now())).unwrap_or(false)
+    }
+
+    pub(super) fn write_now(&self, bytes: &[u8]) -> Option<io::Result<usize>> {
+        self.inspect(|stream| stream.write_now(bytes))
+    }
+
+    pub(super) fn can_write_now(&self) -> bool {
+        self.inspect(|stream| Some(stream.can_write_now())).unwrap_or(false)
+    }
+
+    pub(super) fn may_gather(&self) -> bool {
+        self.inspect(|stream| Some(stream.may_gather())).unwrap_or(false)
+    }
+
+    pub(super) fn acks(&self) -> io::Result<Acks> {
+        let acks = self.inspect(|stream| match stream.tcp() {
+            None if stream.is_unix_socket() => Some(Ok(Acks::Missing(0))),
+            tcp => tcp.map(socket::acks),
+        });
+        acks.unwrap_or(Ok(Acks::NoNetwork))
+    }
+
+    pub(super) fn has_unread(&self) -> bool {
+        self.inspect(|stream| Some(stream.has_unread())).unwrap_or(false)
+    }
+
+    pub(super) fn held_back(&self) -> Option<usize> {
+        self.inspect(|stream| stream.held_back())
+    }
+
+    pub(super) fn reset(&self) {
+        self.inspect(|stream| stream.tcp().map(socket::reset));
+    }
+
+    pub(super) fn poll_read(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.poll_with(|stream| stream.poll_read(cx, buf))
+    }
+
+    pub(super) fn poll_write(&self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_with(|stream| stream.poll_write(cx, buf))
+    }
+
+    pub(super) fn poll_write_vectored(
+        &self,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_with(|stream| stream.poll_write_vectored(cx, bufs))
+    }
+
+    pub(super) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_with(|stream| stream.poll_flush(cx))
+    }
+
+    pub(super) fn poll_shutdown(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_with(|stream| stream.poll_shutdown(cx))
+    }
+}

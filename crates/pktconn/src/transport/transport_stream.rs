@@ -1,0 +1,102 @@
+//! The trait that a connection needs of a byte stream, and a wrapper that implements it for streams of the application.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::BytesMut;
+use pin_project_lite::pin_project;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+/// A byte stream, and what it knows about the socket below it. The defaults are for a stream without a socket.
+pub(crate) trait TransportStream: AsyncRead + AsyncWrite + Send {
+    /// See [`Reader::read_now`](super::Reader::read_now).
+    fn read_now(self: Pin<&mut Self>, _buffer: &mut BytesMut) -> Option<io::Result<usize>> {
+        None
+    }
+
+    /// See [`Reader::can_read_now`](super::Reader::can_read_now).
+    fn can_read_now(&self) -> bool {
+        false
+    }
+
+    /// See [`Writer::write_now`](super::Writer::write_now).
+    fn write_now(&self, _bytes: &[u8]) -> Option<io::Result<usize>> {
+        None
+    }
+
+    /// See [`Writer::can_write_now`](super::Writer::can_write_now).
+    fn can_write_now(&self) -> bool {
+        false
+    }
+
+    /// See [`Writer::may_gather`](super::Writer::may_gather).
+    fn may_gather(&self) -> bool {
+        true
+    }
+
+    /// Whether the kernel holds bytes that arrived and were not read. `false` if that is unknown.
+    fn has_unread(&self) -> bool {
+        false
+    }
+
+    /// How many bytes have arrived that cannot be returned before more arrive. `None` if there never are any.
+    fn held_back(&self) -> Option<usize> {
+        None
+    }
+
+    /// Whether this runs over a Unix socket: the peer's kernel is this kernel, so a write is acknowledged at once.
+    fn is_unix_socket(&self) -> bool {
+        false
+    }
+
+    /// The TCP socket below.
+    fn tcp(&self) -> Option<&TcpStream> {
+        None
+    }
+}
+
+pin_project! {
+    /// A stream that the application provides.
+    pub(crate) struct CustomStream<T> {
+        #[pin]
+        stream: T,
+    }
+}
+
+impl<T> CustomStream<T> {
+    pub(crate) fn new(stream: T) -> Self {
+        Self { stream }
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Send> TransportStream for CustomStream<T> {}
+
+impl<T: AsyncRead> AsyncRead for CustomStream<T> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.project().stream.poll_read(cx, buf)
+    }
+}
+
+impl<T: AsyncWrite> AsyncWrite for CustomStream<T> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.project().stream.poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.project().stream.poll_write_vectored(cx, bufs)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.project().stream.poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.project().stream.poll_shutdown(cx)
+    }
+}
