@@ -25,7 +25,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_name_is_in_the_documentation_of_the_crate() {
+    fn the_crate_documentation_lists_every_metric() {
         let documentation = include_str!("../lib.rs");
         for name in [CLIENT_CONNECTED, CLIENT_FAILED] {
             assert!(documentation.contains(&format!("`{name}`")), "{name}");

@@ -1,4 +1,4 @@
-//! What can be set on a server.
+//! The public configuration of a server, and its checks.
 
 #[cfg(feature = "proxy-protocol")]
 use std::sync::Arc;
@@ -11,7 +11,10 @@ use crate::TlsServerConfig;
 use crate::error::Reason;
 use crate::{ConnConfig, Error};
 
-/// The configuration of a server: that of its connections, and how many it takes.
+/// The configuration of a server: connections, limits, shutdown, TLS, PROXY protocol.
+///
+/// A [`ConnConfig`] converts into a `ServerConfig` with default limits, so functions that need a `ServerConfig` accept
+/// it too.
 ///
 /// ```
 /// use pktconn::{ConnConfig, ServerConfig};
@@ -21,8 +24,6 @@ use crate::{ConnConfig, Error};
 ///     .max_conns(10_000)
 ///     .max_conns_per_ip(100);
 /// ```
-///
-/// Where a server needs no more than that of its connections, a [`ConnConfig`] serves in its place.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
     pub(crate) conn: ConnConfig,
@@ -37,7 +38,7 @@ pub struct ServerConfig {
 }
 
 impl ServerConfig {
-    /// The defaults, as each setter names them.
+    /// A configuration with the default values. Each setter documents its default.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -53,65 +54,76 @@ impl ServerConfig {
         }
     }
 
-    /// Sets the configuration of the server's connections.
+    /// Sets the configuration of each connection. Default: [`ConnConfig::new`].
     #[must_use]
     pub fn conn(mut self, conn: ConnConfig) -> Self {
         self.conn = conn;
         self
     }
 
-    /// Sets how many connections the server has at most. What is accepted beyond is closed at once, and
-    /// [counted](crate::ServerStats::refused).
+    /// Sets the maximum number of open connections. The server closes further connections at once, and counts them in
+    /// [`refused`](crate::ServerStats::refused).
     ///
-    /// Protects the memory of the machine: a connection takes up to a chunk of 64 KiB or twice what has arrived of a
-    /// frame, and [`send_high_water`](ConnConfig::send_high_water). One counts until its handler has finished and the
-    /// last of its handles is dropped. At least 1. Default: `None`, without a limit of the server's own; there is that
-    /// of the system on open files.
+    /// Use it to limit memory. Worst case per connection: 64 KiB or twice the received part of a frame, whichever is
+    /// larger, plus [`send_high_water`](ConnConfig::send_high_water). A connection counts until its handler returns and
+    /// all of its handles are dropped.
+    ///
+    /// At least 1. Default: `None`, no limit except that of the system on open files.
     #[must_use]
     pub fn max_conns(mut self, conns: impl Into<Option<usize>>) -> Self {
         self.max_conns = conns.into();
         self
     }
 
-    /// Sets how many connections the server has at most of one IPv4 address, or of one IPv6 network of 64 bits, which
-    /// is the least that a customer is given. What is accepted beyond is closed at once.
+    /// Sets the maximum number of open connections per client network: one IPv4 address, or one IPv6 `/64` network,
+    /// which is the smallest network that a provider assigns. The server closes further connections at once, and counts
+    /// them in [`refused`](crate::ServerStats::refused).
     ///
-    /// Protects the others from one peer that takes all of [`max_conns`](Self::max_conns). Many users may stand behind
-    /// one address, at a company or a mobile carrier. At least 1. Default: `None`, without a limit.
+    /// Use it so that one client cannot use up [`max_conns`](Self::max_conns). Many users can share one address, for
+    /// example in a company or at a mobile carrier. Connections over Unix sockets count only if a PROXY header names
+    /// their client.
+    ///
+    /// At least 1. Default: `None`, no limit.
     #[must_use]
     pub fn max_conns_per_ip(mut self, conns: impl Into<Option<usize>>) -> Self {
         self.max_conns_per_ip = conns.into();
         self
     }
 
-    /// Sets how much all connections together may hold in memory, in bytes: what was read of frames that are not whole
-    /// or not received, the batch that was received last, and what is queued to be sent. A packet that is queued for
-    /// many counts for each.
+    /// Sets how many bytes all connections together may hold in memory.
     ///
-    /// While it is exceeded, connections that hold 4 KiB or more are not read, the others 4 KiB at a time, and new ones
-    /// are refused. When that does not help within a second, those that hold the most are closed, until an eighth of
-    /// the budget is free: they end with [`is_over_budget`](Error::is_over_budget), and lose what was queued for them.
+    /// The budget counts received bytes of incomplete frames, frames that are not yet received, the batch that was
+    /// received last, and the send queues. A packet in several send queues counts for each of them. A few KiB per
+    /// connection, and what handlers keep, are not counted.
     ///
-    /// The budget may be exceeded by the read that reaches it, which can double the buffer of one large frame, and for
-    /// each connection by 8 KiB of reads and by 64 KiB that move from what was read into its queue. What handlers send
-    /// to *other* connections is not stopped: until the second has passed, each queue may fill to
+    /// While the budget is exceeded, the server reads no connection that holds 4 KiB or more, reads the others 4 KiB at
+    /// a time, and refuses new connections. If that does not help within 1 s, it closes the connections that hold the
+    /// most, until an eighth of the budget is free. They end with [`is_over_budget`](Error::is_over_budget), and the
+    /// packets in their send queues are lost.
+    ///
+    /// The memory can exceed the budget by the read that reaches it, which can double the buffer of one large frame,
+    /// and per connection by 8 KiB of reads and by 64 KiB that move from received bytes to the send queue. Sends of
+    /// handlers to *other* connections are not stopped: until the second has passed, each send queue can fill up to
     /// [`send_high_water`](ConnConfig::send_high_water).
     ///
-    /// Protects the memory of the machine from many connections that each stay within
-    /// [`send_high_water`](ConnConfig::send_high_water) and the limit on a payload. Beside it stand some KiB for each
-    /// connection, and what handlers keep. At least 1 MiB. Default: `None`, without.
+    /// Use it to protect the machine from many connections that each stay within
+    /// [`send_high_water`](ConnConfig::send_high_water) and the payload limit.
+    ///
+    /// At least 1 MiB. Default: `None`, no budget.
     #[must_use]
     pub fn memory_budget(mut self, bytes: impl Into<Option<usize>>) -> Self {
         self.memory_budget = bytes.into();
         self
     }
 
-    /// Sets whether `recv` returns `None` on the server's connections once it [stops](crate::ServerHandle::shutdown),
-    /// after the packets that have arrived (8 MiB of them at most, so that a peer that floods holds nothing up). A
-    /// handler that receives in a loop then ends by itself, and its connection counts as
-    /// [drained](crate::ShutdownReport::drained).
+    /// Sets whether `recv` on the server's connections returns `None` after a
+    /// [shutdown](crate::ServerHandle::shutdown), once it has returned the packets that have arrived.
     ///
-    /// Turn it off for handlers that have to go on receiving, and tell them by
+    /// A handler that receives in a loop then ends by itself, and its connection counts as
+    /// [drained](crate::ShutdownReport::drained). At most 8 MiB of arrived packets are returned, so a peer that sends
+    /// without pause cannot delay the shutdown.
+    ///
+    /// Turn it off for handlers that must continue to receive; they can wait for
     /// [`stopping`](crate::ServerHandle::stopping). Default: on.
     #[must_use]
     pub fn drain_on_shutdown(mut self, on: bool) -> Self {
@@ -119,10 +131,10 @@ impl ServerConfig {
         self
     }
 
-    /// Has clients connect with TLS, over all that the server listens on. Handshakes run beside the accepting of
-    /// others, each within [`handshake_timeout`](ConnConfig::handshake_timeout).
+    /// Requires TLS on all addresses of the server.
     ///
-    /// Default: without.
+    /// Each handshake runs in the task of its connection and does not delay others. It must complete within
+    /// [`handshake_timeout`](ConnConfig::handshake_timeout). Default: no TLS.
     #[cfg(feature = "tls")]
     #[must_use]
     pub fn tls(mut self, tls: TlsServerConfig) -> Self {
@@ -130,18 +142,22 @@ impl ServerConfig {
         self
     }
 
-    /// Has connections come through proxies that tell whom they speak for, by the PROXY protocol, version 1 or 2: each
-    /// has to begin with its header, and to come from one of the networks of `trusted`, or by a Unix socket. Any other
-    /// is closed. It is never guessed: a client that could send a header of its own would choose its address.
+    /// Requires the PROXY protocol, version 1 or 2, on all connections: the server is reached only through proxies.
     ///
-    /// The address in the header is [`peer_addr`](crate::PacketConn::peer_addr) then, and what
-    /// [`max_conns_per_ip`](Self::max_conns_per_ip) counts; where the proxy speaks for itself, its own. The header
-    /// comes before TLS, within [`handshake_timeout`](ConnConfig::handshake_timeout).
+    /// Each connection must start with a PROXY header, and must come from one of the networks in `trusted` or over a
+    /// Unix socket. The server closes all others. It never guesses whether a header is there: otherwise a client could
+    /// send its own header and choose its address.
     ///
-    /// An IPv4 network may be written as a part of IPv6, with 96 more bits: `::ffff:10.0.0.0/104` is `10.0.0.0/8`, and
-    /// `::ffff:10.0.0.0/8` is refused. Any other IPv6 network, also `::/0`, has no IPv4 addresses in it.
+    /// The address in the header becomes [`peer_addr`](crate::PacketConn::peer_addr), and
+    /// [`max_conns_per_ip`](Self::max_conns_per_ip) counts it. If the proxy speaks for itself, as in a health check,
+    /// this is the proxy's own address. The header comes before TLS, and both must complete within
+    /// [`handshake_timeout`](ConnConfig::handshake_timeout).
     ///
-    /// Default: without.
+    /// An IPv4 network can be written as IPv4-mapped IPv6, with a prefix that is 96 bits longer: `::ffff:10.0.0.0/104`
+    /// is `10.0.0.0/8`. `::ffff:10.0.0.0/8` is refused with [`is_config`](Error::is_config), and so is an empty list.
+    /// No other IPv6 network, not even `::/0`, contains IPv4 addresses.
+    ///
+    /// Default: no PROXY protocol.
     ///
     /// ```
     /// # use pktconn::ServerConfig;
@@ -157,7 +173,7 @@ impl ServerConfig {
         self
     }
 
-    /// Refuses what cannot work.
+    /// Refuses invalid values.
     pub(crate) fn check(&self) -> Result<(), Error> {
         if self.max_conns == Some(0) {
             return Err(Reason::Config("max_conns must be at least 1").into());
@@ -171,7 +187,10 @@ impl ServerConfig {
         #[cfg(feature = "proxy-protocol")]
         if let Some(networks) = &self.proxies {
             if networks.is_empty() {
-                return Err(Reason::Config("proxy_protocol trusts nobody").into());
+                return Err(Reason::Config(
+                    "proxy_protocol has no trusted network; name the networks of your proxies",
+                )
+                .into());
             }
             if let Some(problem) = networks.iter().find_map(crate::transport::proxy_protocol::network_problem)
             {

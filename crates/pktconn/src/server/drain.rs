@@ -1,53 +1,52 @@
-//! What a server does once it accepts no more: waits for its handlers and its connections, and cuts those that take too
-//! long.
+//! The end of a server after it has stopped accepting: drains its connections, waits for handlers, and closes what is
+//! left at the deadline.
 
 use std::future::poll_fn;
 
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
-use super::control::Control;
+use super::server_handle::ServerState;
 use super::stats::ShutdownReport;
 use crate::connection::shared::Shared;
 
-/// Waits for the handlers to finish, and within the time that is set, if one is, for connections that they have passed
-/// on.
-pub(super) async fn drain(control: &Control, mut handlers: JoinSet<()>) -> ShutdownReport {
-    let at_first = control.registry.open();
-    let open_at_first = at_first.len();
-    if control.registry.drains {
-        // They receive what has arrived, and then the end.
-        at_first.iter().for_each(Shared::drain);
+/// Waits until all handlers have finished. With a deadline, also waits for connections that handlers have passed on,
+/// and closes the remaining connections at the deadline.
+pub(super) async fn drain(state: &ServerState, mut handlers: JoinSet<()>) -> ShutdownReport {
+    let initial_conns = state.registry.open_conns();
+    let initial_count = initial_conns.len();
+    if state.registry.drain_on_shutdown {
+        // `recv` returns what has arrived, and then `None`.
+        initial_conns.iter().for_each(Shared::drain);
     }
-    drop(at_first);
-    let mut cut_at = control.cut_at.subscribe();
+    drop(initial_conns);
+    let mut close_deadline = state.close_deadline.subscribe();
     let cut = loop {
-        let due = *cut_at.borrow_and_update();
+        let due = *close_deadline.borrow_and_update();
         tokio::select! {
             biased;
-            Some(finished) = handlers.join_next() => log_panic(finished),
-            () = control.registry.emptied(), if handlers.is_empty() => break None,
-            // They may yet be given a time.
-            () = ending_are_over(control), if handlers.is_empty() && due.is_none() => break None,
-            // It is there as long as the control.
-            _ = cut_at.changed() => {}
+            Some(finished) = handlers.join_next() => log_if_panicked(finished),
+            () = state.registry.wait_until_empty(), if handlers.is_empty() => break None,
+            // A deadline may still be set while this waits.
+            () = wait_for_ending_conns(state), if handlers.is_empty() && due.is_none() => break None,
+            // Never fails: `state` owns the sender.
+            _ = close_deadline.changed() => {}
             () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
-                let open = control.registry.open();
+                let open = state.registry.open_conns();
                 break Some((open.len(), open.iter().filter_map(Shared::cut).collect()));
             }
         }
     };
-    // Those that are still at work.
+    // Drops the handlers that are still running.
     handlers.shutdown().await;
-    ending_are_over(control).await;
-    let (still_open, cut) = cut.unwrap_or_else(|| (control.registry.open().len(), Vec::new()));
-    ShutdownReport { drained: open_at_first.saturating_sub(still_open), cut }
+    wait_for_ending_conns(state).await;
+    let (still_open, cut) = cut.unwrap_or_else(|| (state.registry.open_conns().len(), Vec::new()));
+    ShutdownReport { drained: initial_count.saturating_sub(still_open), cut }
 }
 
-/// Waits for the connections that end by themselves: what they have left to be written and acknowledged has a time for
-/// it.
-async fn ending_are_over(control: &Control) {
-    let mut conns = control.registry.open();
+/// Waits for connections that are ending already. Their deadlines bound the wait.
+async fn wait_for_ending_conns(state: &ServerState) {
+    let mut conns = state.registry.open_conns();
     conns.retain(Shared::is_ending);
     for conn in conns {
         let wait = conn.wait();
@@ -55,9 +54,11 @@ async fn ending_are_over(control: &Control) {
     }
 }
 
-pub(super) fn log_panic(finished: Result<(), JoinError>) {
-    // The panic itself was printed by the hook; this says that only one handler is gone.
+pub(super) fn log_if_panicked(finished: Result<(), JoinError>) {
+    // The panic hook has printed the panic itself. This line says that only one handler is affected.
     if finished.is_err_and(|error| error.is_panic()) {
-        tracing::error!("a connection's handler panicked; its connection is closed");
+        tracing::error!(
+            "the handler of a connection panicked; the connection is closed, the server continues"
+        );
     }
 }

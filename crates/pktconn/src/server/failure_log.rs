@@ -1,5 +1,5 @@
-//! What a server logs about connections that fail: enough to see what is wrong, and at most one warning a second of
-//! each kind, so that peers cannot fill the log.
+//! Logs failed connections of a server: at most one warning per second and kind of failure, so that peers cannot fill
+//! the log. Further failures are logged at DEBUG and counted.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -11,13 +11,13 @@ use tokio::time::Instant;
 
 use crate::error::Reason;
 
-/// The shortest time between two warnings of one kind. A person can read a line a second, and 9 kinds of 200 bytes are
-/// 150 MB a day at most.
-const PAUSE: Duration = Duration::from_secs(1);
+/// The shortest time between two warnings of one kind. A person can read one line per second, and 9 kinds with lines of
+/// 200 bytes make at most 150 MB a day.
+const MIN_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What has failed. Each kind has its own line a second: one of them must not hide another.
+/// The kind of a failure. Each kind has its own rate limit, so that one kind cannot hide another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum FailureKind {
     Truncated,
     Protocol,
     Checksum,
@@ -29,11 +29,11 @@ pub(crate) enum Kind {
     Refused,
 }
 
-impl Kind {
+impl FailureKind {
     const COUNT: usize = Self::Refused as usize + 1;
 
-    /// That of the end of a connection. `None` for an end that the application or the peer has asked for, and for what
-    /// ends none.
+    /// The kind of the reason for which a connection ended. `None` for a close by the application or the peer, and for
+    /// reasons that do not end a connection.
     pub(crate) fn of(reason: &Reason) -> Option<Self> {
         match reason {
             Reason::Frame(FrameError::Truncated { .. }) => Some(Self::Truncated),
@@ -53,44 +53,43 @@ impl Kind {
     }
 }
 
-/// Lets one of each kind pass a second, and counts the others.
+/// Admits one failure per second and kind, and counts the others.
 #[derive(Debug, Default)]
-struct Limit([OfKind; Kind::COUNT]);
+struct RateLimit([KindState; FailureKind::COUNT]);
 
 #[derive(Clone, Copy, Debug, Default)]
-struct OfKind {
+struct KindState {
     shown_at: Option<Instant>,
     suppressed: u64,
 }
 
-impl Limit {
-    /// Whether one of `kind` is to be shown at `now`: if so, how many were not since the last one.
-    fn admit(&mut self, kind: Kind, now: Instant) -> Option<u64> {
-        let of_kind = &mut self.0[kind as usize];
-        if of_kind.shown_at.is_some_and(|shown_at| now.saturating_duration_since(shown_at) < PAUSE) {
-            of_kind.suppressed += 1;
+impl RateLimit {
+    /// Decides whether to show a failure of `kind`. If so, returns how many were suppressed since the last one.
+    fn admit(&mut self, kind: FailureKind, now: Instant) -> Option<u64> {
+        let state = &mut self.0[kind as usize];
+        if state.shown_at.is_some_and(|shown_at| now.saturating_duration_since(shown_at) < MIN_INTERVAL) {
+            state.suppressed += 1;
             return None;
         }
-        of_kind.shown_at = Some(now);
-        Some(std::mem::take(&mut of_kind.suppressed))
+        state.shown_at = Some(now);
+        Some(std::mem::take(&mut state.suppressed))
     }
 }
 
-/// The log of one server.
+/// The failure log of one server.
 #[derive(Debug, Default)]
-pub(crate) struct FailureLog(Mutex<Limit>);
+pub(crate) struct FailureLog(Mutex<RateLimit>);
 
 impl FailureLog {
-    /// Logs `what` has happened to `peer` and why: as a warning if it is the first of its kind within a second, else at
-    /// DEBUG.
-    pub(crate) fn tell(
+    /// Logs the message `what` for `peer`: at WARN if it is the first of its kind within a second, otherwise at DEBUG.
+    pub(crate) fn log(
         &self,
-        kind: Kind,
+        kind: FailureKind,
         peer: Option<SocketAddr>,
         what: &'static str,
         error: impl fmt::Display,
     ) {
-        // No lock where nothing is logged.
+        // Do not take the lock if nothing is logged.
         if !tracing::enabled!(tracing::Level::WARN) {
             return;
         }
@@ -109,34 +108,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_of_a_kind_passes_a_second_and_tells_how_many_did_not() {
-        let (mut limit, start) = (Limit::default(), Instant::now());
+    fn one_failure_per_second_is_admitted_with_the_count_of_the_others() {
+        let (mut limit, start) = (RateLimit::default(), Instant::now());
         let at = |ms| start + Duration::from_millis(ms);
-        assert_eq!(limit.admit(Kind::Io, at(0)), Some(0));
+        assert_eq!(limit.admit(FailureKind::Io, at(0)), Some(0));
         for ms in [0, 1, 500, 999] {
-            assert_eq!(limit.admit(Kind::Io, at(ms)), None);
+            assert_eq!(limit.admit(FailureKind::Io, at(ms)), None);
         }
-        assert_eq!(limit.admit(Kind::Io, at(1000)), Some(4));
-        assert_eq!(limit.admit(Kind::Io, at(1999)), None);
-        assert_eq!(limit.admit(Kind::Io, at(60_000)), Some(1));
-        assert_eq!(limit.admit(Kind::Io, at(61_000)), Some(0));
+        assert_eq!(limit.admit(FailureKind::Io, at(1000)), Some(4));
+        assert_eq!(limit.admit(FailureKind::Io, at(1999)), None);
+        assert_eq!(limit.admit(FailureKind::Io, at(60_000)), Some(1));
+        assert_eq!(limit.admit(FailureKind::Io, at(61_000)), Some(0));
     }
 
     #[test]
     fn no_kind_hides_another() {
-        let (mut limit, now) = (Limit::default(), Instant::now());
+        let (mut limit, now) = (RateLimit::default(), Instant::now());
         let kinds = [
-            Kind::Truncated,
-            Kind::Protocol,
-            Kind::Checksum,
-            Kind::Timeout,
-            Kind::Io,
-            Kind::SlowConsumer,
-            Kind::OverBudget,
-            Kind::Handshake,
-            Kind::Refused,
+            FailureKind::Truncated,
+            FailureKind::Protocol,
+            FailureKind::Checksum,
+            FailureKind::Timeout,
+            FailureKind::Io,
+            FailureKind::SlowConsumer,
+            FailureKind::OverBudget,
+            FailureKind::Handshake,
+            FailureKind::Refused,
         ];
-        assert_eq!(kinds.len(), Kind::COUNT);
+        assert_eq!(kinds.len(), FailureKind::COUNT);
         for kind in kinds {
             assert_eq!(limit.admit(kind, now), Some(0), "{kind:?}");
             assert_eq!(limit.admit(kind, now), None, "{kind:?}");
@@ -145,9 +144,9 @@ mod tests {
 
     /// Two threads may read the clock in one order and take the lock in the other.
     #[test]
-    fn a_clock_that_seems_to_go_back_is_no_panic() {
-        let (mut limit, start) = (Limit::default(), Instant::now());
-        assert_eq!(limit.admit(Kind::Io, start + PAUSE), Some(0));
-        assert_eq!(limit.admit(Kind::Io, start), None);
+    fn a_clock_that_seems_to_go_back_does_not_panic() {
+        let (mut limit, start) = (RateLimit::default(), Instant::now());
+        assert_eq!(limit.admit(FailureKind::Io, start + MIN_INTERVAL), Some(0));
+        assert_eq!(limit.admit(FailureKind::Io, start), None);
     }
 }

@@ -1,4 +1,4 @@
-//! What a server tells the recorder of the crate `metrics` as it happens: handshakes, and the ends of connections.
+//! Metrics that a server records when they happen: completed handshakes and ended connections.
 
 use std::time::Duration;
 
@@ -11,23 +11,22 @@ const DURATION: &str = "pktconn_connection_duration_seconds";
 const HANDSHAKE: &str = "pktconn_handshake_duration_seconds";
 
 pub(super) fn describe() {
-    describe_counter!(ENDED, Unit::Count, "Connections that were opened and are gone, by reason.");
-    // From the beginning, for the first one to be seen as a change.
+    describe_counter!(ENDED, Unit::Count, "Ended connections, by reason.");
+    // Registers each counter at 0, so that the first connection shows as an increase.
     for reason in Reason::LABELS {
         counter!(ENDED, "reason" => reason).increment(0);
     }
-    describe_histogram!(DURATION, Unit::Seconds, "From the accept to the end of a connection.");
-    describe_histogram!(HANDSHAKE, Unit::Seconds, "From the accept to the end of the handshake.");
+    describe_histogram!(DURATION, Unit::Seconds, "Time from the accept to the end of a connection.");
+    describe_histogram!(HANDSHAKE, Unit::Seconds, "Time from the accept to the end of the handshake.");
 }
 
-/// A connection of a server has ended.
-pub(super) fn ended(reason: Option<Reason>, after: Duration) {
+pub(super) fn record_conn_ended(reason: Option<Reason>, after: Duration) {
     let reason = reason.map_or("local_close", |reason| reason.label());
     counter!(ENDED, "reason" => reason).increment(1);
     histogram!(DURATION).record(after);
 }
 
-pub(super) fn shaken_hands(after: Duration) {
+pub(super) fn record_handshake(after: Duration) {
     histogram!(HANDSHAKE).record(after);
 }
 
@@ -36,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_name_is_in_the_documentation_of_the_crate() {
+    fn the_crate_documentation_lists_every_metric() {
         let documentation = include_str!("../lib.rs");
         for name in [ENDED, DURATION, HANDSHAKE] {
             assert!(documentation.contains(&format!("`{name}`")), "{name}");

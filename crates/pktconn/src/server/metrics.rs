@@ -1,7 +1,7 @@
-//! What a server counts, for the recorder of the crate `metrics`: the names stand in this crate's documentation.
+//! Publishes the counts of a server to the recorder of the crate `metrics`. The crate documentation lists the names.
 //!
-//! What servers and connections count for themselves is read once a second, and what is new is added: so the servers of
-//! a process make one sum, and no packet pays for it.
+//! Once per second this reads the counts that servers and connections keep anyway, and adds the differences. So all
+//! servers of a process form one sum, and publishing costs nothing per packet.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -11,55 +11,53 @@ use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 use super::registry::Registry;
 use crate::{ConnStats, ServerStats};
 
-const INTERVAL: Duration = Duration::from_secs(1);
+const PUBLISH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A name, what it counts, and where that is read.
-type Figure = (&'static str, Unit, &'static str, fn(&ServerStats, &ConnStats) -> u64);
+/// Name, unit, description, and how to read the value.
+type Metric = (&'static str, Unit, &'static str, fn(&ServerStats, &ConnStats) -> u64);
 
-const COUNTERS: [Figure; 11] = [
+const COUNTERS: [Metric; 11] = [
     ("pktconn_connections_accepted_total", Unit::Count, "Connections accepted.", |stats, _| stats.accepted),
     (
         "pktconn_connections_refused_total",
         Unit::Count,
-        "Connections closed at once: there were too many.",
+        "Connections closed at once because a limit was reached.",
         |stats, _| stats.refused,
     ),
-    (
-        "pktconn_handshakes_failed_total",
-        Unit::Count,
-        "Handshakes of TLS or the PROXY protocol that failed.",
-        |stats, _| stats.handshakes_failed,
-    ),
+    ("pktconn_handshakes_failed_total", Unit::Count, "Failed TLS and PROXY handshakes.", |stats, _| {
+        stats.handshakes_failed
+    }),
     (
         "pktconn_connections_over_budget_total",
         Unit::Count,
-        "Connections closed for the memory budget.",
+        "Connections closed because of the memory budget.",
         |stats, _| stats.closed_over_budget,
     ),
     ("pktconn_packets_received_total", Unit::Count, "Packets received.", |_, traffic| {
         traffic.packets_received
     }),
-    ("pktconn_packets_sent_total", Unit::Count, "Packets accepted to be sent.", |_, traffic| {
+    ("pktconn_packets_sent_total", Unit::Count, "Packets accepted for sending.", |_, traffic| {
         traffic.packets_sent
     }),
-    ("pktconn_packets_dropped_total", Unit::Count, "Packets dropped for want of room.", |_, traffic| {
-        traffic.packets_dropped
-    }),
+    (
+        "pktconn_packets_dropped_total",
+        Unit::Count,
+        "Packets dropped because the send queue was full.",
+        |_, traffic| traffic.packets_dropped,
+    ),
     ("pktconn_received_bytes_total", Unit::Bytes, "Bytes read.", |_, traffic| traffic.bytes_received),
     ("pktconn_sent_bytes_total", Unit::Bytes, "Bytes written.", |_, traffic| traffic.bytes_sent),
     ("pktconn_reads_total", Unit::Count, "Reads that returned bytes.", |_, traffic| traffic.reads),
-    ("pktconn_writes_total", Unit::Count, "Writes that took bytes.", |_, traffic| traffic.writes),
+    ("pktconn_writes_total", Unit::Count, "Writes that wrote bytes.", |_, traffic| traffic.writes),
 ];
 
-const GAUGES: [Figure; 3] = [
-    ("pktconn_connections_open", Unit::Count, "Connections that are there.", |stats, _| stats.open as u64),
-    ("pktconn_queued_bytes", Unit::Bytes, "Bytes that wait for peers to take them.", |_, traffic| {
-        traffic.queued_bytes
-    }),
+const GAUGES: [Metric; 3] = [
+    ("pktconn_connections_open", Unit::Count, "Open connections.", |stats, _| stats.open as u64),
+    ("pktconn_queued_bytes", Unit::Bytes, "Bytes in send queues.", |_, traffic| traffic.queued_bytes),
     (
         "pktconn_held_bytes",
         Unit::Bytes,
-        "What connections hold in memory, where there is a budget.",
+        "Bytes that connections hold in memory. 0 without a memory budget.",
         |stats, _| stats.held_bytes as u64,
     ),
 ];
@@ -74,52 +72,52 @@ fn describe_server() {
     super::metric_events::describe();
 }
 
-/// Runs what a server does, and has its figures told meanwhile and at the end.
-pub(crate) async fn told<T>(registry: &Registry, serving: impl Future<Output = T>) -> T {
+/// Runs `serving`, and publishes the counts once per second and at the end.
+pub(crate) async fn publish_while<T>(registry: &Registry, serving: impl Future<Output = T>) -> T {
     describe_server();
-    let mut told = Told { registry, counters: [0; COUNTERS.len()], gauges: [0; GAUGES.len()] };
+    let mut published = Published { registry, counters: [0; COUNTERS.len()], gauges: [0; GAUGES.len()] };
     let mut serving = pin!(serving);
     loop {
-        told.bring_up_to_date();
+        published.update();
         tokio::select! {
-            // The time first: who accepts without a pause leaves it none of his turn.
+            // The timer first: a server that accepts without a pause would otherwise never let it run.
             biased;
-            () = tokio::time::sleep(INTERVAL) => {}
+            () = tokio::time::sleep(PUBLISH_INTERVAL) => {}
             served = &mut serving => return served,
         }
     }
 }
 
-/// What was told of a server. When that is over, for the last time.
-struct Told<'a> {
+/// The values of one server that were published so far. Dropping it publishes the last values.
+struct Published<'a> {
     registry: &'a Registry,
     counters: [u64; COUNTERS.len()],
     gauges: [u64; GAUGES.len()],
 }
 
-impl Told<'_> {
-    fn bring_up_to_date(&mut self) {
+impl Published<'_> {
+    fn update(&mut self) {
         let (stats, traffic) = (self.registry.stats(), self.registry.traffic());
-        for ((name, _, _, read), told) in COUNTERS.into_iter().zip(&mut self.counters) {
-            // Of a connection that ends at this moment something may be missing, until the next time.
-            let new = read(&stats, &traffic).saturating_sub(*told);
+        for ((name, _, _, read), published) in COUNTERS.into_iter().zip(&mut self.counters) {
+            // Counts of a connection that ends now may be missing until the next time.
+            let new = read(&stats, &traffic).saturating_sub(*published);
             counter!(name).increment(new);
-            *told += new;
+            *published += new;
         }
-        for ((name, _, _, read), told) in GAUGES.into_iter().zip(&mut self.gauges) {
+        for ((name, _, _, read), published) in GAUGES.into_iter().zip(&mut self.gauges) {
             let now = read(&stats, &traffic);
-            gauge!(name).increment(now as f64 - *told as f64);
-            *told = now;
+            gauge!(name).increment(now as f64 - *published as f64);
+            *published = now;
         }
     }
 }
 
-impl Drop for Told<'_> {
+impl Drop for Published<'_> {
     fn drop(&mut self) {
-        self.bring_up_to_date();
-        // Connections that live on without their server are nobody's to look at.
-        for ((name, ..), told) in GAUGES.into_iter().zip(self.gauges) {
-            gauge!(name).decrement(told as f64);
+        self.update();
+        // Removes this server's share of the gauges. Connections that outlive their server are no longer observed.
+        for ((name, ..), published) in GAUGES.into_iter().zip(self.gauges) {
+            gauge!(name).decrement(published as f64);
         }
     }
 }
@@ -129,10 +127,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_figure_is_in_the_documentation_of_the_crate() {
+    fn the_crate_documentation_lists_every_metric() {
         let documentation = include_str!("../lib.rs");
-        let figures = COUNTERS.into_iter().chain(GAUGES).map(|(name, ..)| name);
-        for name in figures {
+        let metrics = COUNTERS.into_iter().chain(GAUGES).map(|(name, ..)| name);
+        for name in metrics {
             assert!(documentation.contains(&format!("`{name}`")), "{name}");
         }
     }

@@ -1,7 +1,7 @@
-//! A server: connections accepted and limited, a handler for each, and its shutdown.
+//! The server: accepts and limits connections, runs a handler for each, and shuts down.
 //!
-//! What a connection tells its server, it tells through what `connection` defines. This layer must not know clients or
-//! groups.
+//! A connection reports to its server only through traits of the `connection` layer. This layer must not know clients
+//! or groups.
 
 pub(crate) mod config;
 pub use config::ServerConfig;
@@ -11,32 +11,32 @@ pub use stats::{ServerStats, ShutdownReport};
 
 mod shutdown_signal;
 
-mod budget;
+mod memory_budget;
 
 #[cfg(feature = "metrics")]
 mod metric_events;
 
 mod registry;
 
-mod control;
-pub use control::ServerHandle;
+mod server_handle;
+pub use server_handle::ServerHandle;
 
 #[cfg(feature = "metrics")]
 mod metrics;
 
 mod failure_log;
 
-mod acceptor;
+mod conn_setup;
 
-mod handler;
-pub use handler::{BoxError, HandlerResult};
+mod conn_task;
+pub use conn_task::{BoxError, HandlerResult};
 
 mod drain;
 
-mod accept_pause;
+mod accept_backoff;
 
-mod serve;
-pub use serve::PacketServer;
+mod packet_server;
+pub use packet_server::PacketServer;
 
 mod serve_conn;
 pub use serve_conn::ConnHandler;

@@ -1,4 +1,5 @@
-//! The connections that a server has: how many, of whom, and which.
+//! The list of a server's connections, and its limits: total, per client network, memory budget. Also the server's
+//! counts.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -25,33 +26,33 @@ pub(crate) struct Registry {
     refused: AtomicU64,
     handshakes_failed: AtomicU64,
     budget: Option<Arc<Budget>>,
-    /// Whether connections receive the end of the stream once the server stops.
-    pub(crate) drains: bool,
-    pub(crate) stop: ShutdownSignal,
-    roll: Mutex<Roll>,
-    /// Told when the last one has left.
+    /// Whether `recv` returns `None` after a shutdown.
+    pub(crate) drain_on_shutdown: bool,
+    pub(crate) shutdown: ShutdownSignal,
+    table: Mutex<ConnTable>,
+    /// Notified when the table becomes empty.
     empty: Notify,
 }
 
 #[derive(Default)]
-struct Roll {
+struct ConnTable {
     conns: Slab<Weak<Shared>>,
-    /// How many there are of each; counted where that is limited.
-    of_networks: HashMap<Network, usize>,
-    /// What went through those that have left.
-    traffic_of_left: ConnStats,
+    /// Counted only if `max_conns_per_ip` is set. No count is 0.
+    conns_per_network: HashMap<Network, usize>,
+    /// The sums of the connections that are no longer in `conns`.
+    traffic_of_ended: ConnStats,
 }
 
-/// Whom an address belongs to.
+/// The network of a client, as `max_conns_per_ip` counts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Network {
     V4(Ipv4Addr),
-    /// The first 64 bits: the least that a customer has, who may take each address of it.
+    /// The first 64 bits. Providers assign at least a `/64`, and the customer can use every address in it.
     V6([u8; 8]),
 }
 
-impl Roll {
-    /// To be dropped without the lock: the last one of a connection takes it off.
+impl ConnTable {
+    /// The connections. Drop the result without the lock: the last reference to a connection removes it from the table.
     fn conns(&self) -> Vec<Arc<Shared>> {
         self.conns.iter().filter_map(|(_, conn)| conn.upgrade()).collect()
     }
@@ -71,70 +72,68 @@ impl Network {
 
 impl Registry {
     pub(crate) fn new(config: &ServerConfig) -> Self {
-        let ServerConfig { max_conns, max_conns_per_ip, memory_budget, drain_on_shutdown: drains, .. } =
-            *config;
+        let ServerConfig { max_conns, max_conns_per_ip, memory_budget, drain_on_shutdown, .. } = *config;
         let budget = memory_budget.map(|bytes| Arc::new(Budget::new(bytes)));
-        Self { max_conns, max_conns_per_ip, budget, drains, ..Self::default() }
+        Self { max_conns, max_conns_per_ip, budget, drain_on_shutdown, ..Self::default() }
     }
 
     pub(crate) fn budget(&self) -> Option<&Budget> {
         self.budget.as_deref()
     }
 
-    fn roll(&self) -> MutexGuard<'_, Roll> {
-        self.roll.lock().unwrap_or_else(PoisonError::into_inner)
+    fn table(&self) -> MutexGuard<'_, ConnTable> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a connection that was accepted, if there is room, and counts it for `peer`, where that is known by now.
-    fn enter(&self, peer: Option<SocketAddr>) -> Option<(usize, Option<Network>)> {
+    /// Adds an accepted connection if the limits allow it, and counts it for `peer` if that is known.
+    fn admit(&self, peer: Option<SocketAddr>) -> Option<(usize, Option<Network>)> {
         if self.budget().is_some_and(Budget::is_pressed) {
             return None;
         }
-        let mut roll = self.roll();
-        if self.max_conns.is_some_and(|max| roll.conns.len() >= max) {
+        let mut table = self.table();
+        if self.max_conns.is_some_and(|max| table.conns.len() >= max) {
             return None;
         }
-        let network = self.counted(peer);
-        if network.is_some_and(|network| !self.count(&mut roll, network)) {
+        let network = self.limited_network(peer);
+        if network.is_some_and(|network| !self.try_count(&mut table, network)) {
             return None;
         }
-        // It is none yet.
-        Some((roll.conns.insert(Weak::new()), network))
+        // A placeholder until `enroll`.
+        Some((table.conns.insert(Weak::new()), network))
     }
 
-    /// Counts one more of `network`, if there is room.
-    fn count(&self, roll: &mut Roll, network: Network) -> bool {
+    /// Counts one more connection of `network`, if the limit allows it.
+    fn try_count(&self, table: &mut ConnTable, network: Network) -> bool {
         let has_room = |count| self.max_conns_per_ip.is_none_or(|max| count < max);
-        // None is left at 0.
-        let count = roll.of_networks.get(&network).copied().unwrap_or(0);
+        let count = table.conns_per_network.get(&network).copied().unwrap_or(0);
         let is_counted = has_room(count);
         if is_counted {
-            roll.of_networks.insert(network, count + 1);
+            table.conns_per_network.insert(network, count + 1);
         }
         is_counted
     }
 
-    fn leave(&self, place: usize, network: Option<Network>) {
-        let mut roll = self.roll();
-        roll.conns.try_remove(place);
-        if roll.conns.is_empty() {
-            // What a rush of them took.
-            roll.conns = Slab::new();
+    fn remove(&self, key: usize, network: Option<Network>) {
+        let mut table = self.table();
+        table.conns.try_remove(key);
+        if table.conns.is_empty() {
+            // Frees the memory that a peak has needed.
+            table.conns = Slab::new();
             self.empty.notify_waiters();
         }
         if let Some(network) = network {
-            let Some(count) = roll.of_networks.get_mut(&network) else { return };
+            let Some(count) = table.conns_per_network.get_mut(&network) else { return };
             *count -= 1;
             if *count == 0 {
-                roll.of_networks.remove(&network);
-                if roll.of_networks.is_empty() {
-                    roll.of_networks = HashMap::new();
+                table.conns_per_network.remove(&network);
+                if table.conns_per_network.is_empty() {
+                    table.conns_per_network = HashMap::new();
                 }
             }
         }
     }
 
-    fn counted(&self, peer: Option<SocketAddr>) -> Option<Network> {
+    fn limited_network(&self, peer: Option<SocketAddr>) -> Option<Network> {
         let peer = peer.filter(|_| self.max_conns_per_ip.is_some())?;
         Some(Network::of(peer.ip()))
     }
@@ -143,13 +142,13 @@ impl Registry {
         self.handshakes_failed.fetch_add(1, Relaxed);
     }
 
-    /// Waits until there are none.
-    pub(crate) async fn emptied(&self) {
+    /// Waits until there is no connection.
+    pub(crate) async fn wait_until_empty(&self) {
         loop {
             let mut empty = pin!(self.empty.notified());
-            // Before the look, so that none is missed.
+            // Before the check, so that no notification is missed.
             empty.as_mut().enable();
-            if self.roll().conns.is_empty() {
+            if self.table().conns.is_empty() {
                 return;
             }
             empty.await;
@@ -157,66 +156,68 @@ impl Registry {
     }
 
     /// The connections that have not ended.
-    pub(crate) fn open(&self) -> Vec<Arc<Shared>> {
-        let mut conns = self.roll().conns();
+    pub(crate) fn open_conns(&self) -> Vec<Arc<Shared>> {
+        let mut conns = self.table().conns();
         conns.retain(|conn| !conn.has_ended());
         conns
     }
 
-    /// What went through all connections.
+    /// The sums of all connections, including those that have ended.
     pub(crate) fn traffic(&self) -> ConnStats {
         let (mut traffic, conns) = {
-            let roll = self.roll();
-            (roll.traffic_of_left, roll.conns())
+            let table = self.table();
+            (table.traffic_of_ended, table.conns())
         };
         conns.iter().for_each(|conn| traffic.add(&conn.stats()));
         traffic
     }
 
     pub(crate) fn stats(&self) -> ServerStats {
-        // What was refused before what was accepted, of which it is a part.
+        // `refused` is read before `accepted`, so that it is never larger.
         let refused = self.refused.load(Relaxed);
         let handshakes_failed = self.handshakes_failed.load(Relaxed);
-        let (accepted, open) = (self.accepted.load(Relaxed), self.roll().conns.len());
+        let (accepted, open) = (self.accepted.load(Relaxed), self.table().conns.len());
         let held_bytes = self.budget().map_or(0, Budget::held);
         let closed_over_budget = self.budget().map_or(0, Budget::closed);
         ServerStats { accepted, refused, handshakes_failed, closed_over_budget, open, held_bytes }
     }
 }
 
-/// The place of a connection among those of its server, from when it was accepted.
-pub(crate) struct Ticket {
+/// The place of a connection in its server's table, from the accept on. Dropping it removes the connection.
+pub(crate) struct ConnSlot {
     registry: Arc<Registry>,
-    place: usize,
-    /// Where that is limited.
+    key: usize,
+    /// `Some` if the connection counts towards `max_conns_per_ip`.
     network: Option<Network>,
     #[cfg(feature = "metrics")]
-    since: Instant,
+    accepted_at: Instant,
 }
 
-impl Ticket {
-    /// That of a connection that was accepted. `None` where there are too many.
-    pub(crate) fn of(registry: &Arc<Registry>, peer: Option<SocketAddr>) -> Option<Self> {
+impl ConnSlot {
+    /// Counts an accepted connection and reserves a slot for it. Returns `None`, and counts it as refused, if a limit
+    /// is reached.
+    pub(crate) fn reserve(registry: &Arc<Registry>, peer: Option<SocketAddr>) -> Option<Self> {
         registry.accepted.fetch_add(1, Relaxed);
-        let Some((place, network)) = registry.enter(peer) else {
+        let Some((key, network)) = registry.admit(peer) else {
             registry.refused.fetch_add(1, Relaxed);
             return None;
         };
         Some(Self {
             registry: Arc::clone(registry),
-            place,
+            key,
             network,
             #[cfg(feature = "metrics")]
-            since: Instant::now(),
+            accepted_at: Instant::now(),
         })
     }
 
-    /// Counts it for `peer`, of whom it was not known when it was accepted. Whether there is room.
+    /// Sets the client's address, which was not known at the accept. Returns `false`, and counts the connection as
+    /// refused, if the limit for its network is reached.
     #[cfg(feature = "proxy-protocol")]
-    pub(crate) fn count_for(&mut self, peer: SocketAddr) -> bool {
+    pub(crate) fn set_client_addr(&mut self, peer: SocketAddr) -> bool {
         let registry = &self.registry;
-        let Some(network) = registry.counted(Some(peer)) else { return true };
-        let is_counted = registry.count(&mut registry.roll(), network);
+        let Some(network) = registry.limited_network(Some(peer)) else { return true };
+        let is_counted = registry.try_count(&mut registry.table(), network);
         if is_counted {
             self.network = Some(network);
         } else {
@@ -225,37 +226,36 @@ impl Ticket {
         is_counted
     }
 
-    /// When it was accepted.
     #[cfg(feature = "metrics")]
-    pub(crate) fn since(&self) -> Instant {
-        self.since
+    pub(crate) fn accepted_at(&self) -> Instant {
+        self.accepted_at
     }
 }
 
-impl Membership for Ticket {
+impl Membership for ConnSlot {
     fn account(&self) -> Option<Account> {
-        self.registry.budget.as_ref().map(|budget| Account::new(budget, self.place))
+        self.registry.budget.as_ref().map(|budget| Account::new(budget, self.key))
     }
 
     fn enroll(&self, conn: &Arc<Shared>) -> bool {
-        if let Some(place) = self.registry.roll().conns.get_mut(self.place) {
-            *place = Arc::downgrade(conn);
+        if let Some(entry) = self.registry.table().conns.get_mut(self.key) {
+            *entry = Arc::downgrade(conn);
         }
-        self.registry.drains && self.registry.stop.is_triggered()
+        self.registry.drain_on_shutdown && self.registry.shutdown.is_triggered()
     }
 
     fn leaves(&self, traffic: ConnStats, reason: Option<Reason>) {
-        self.registry.roll().traffic_of_left.add(&ConnStats { queued_bytes: 0, ..traffic });
+        self.registry.table().traffic_of_ended.add(&ConnStats { queued_bytes: 0, ..traffic });
         #[cfg(feature = "metrics")]
-        super::metric_events::ended(reason, self.since.elapsed());
+        super::metric_events::record_conn_ended(reason, self.accepted_at.elapsed());
         #[cfg(not(feature = "metrics"))]
         drop(reason);
     }
 }
 
-impl Drop for Ticket {
+impl Drop for ConnSlot {
     fn drop(&mut self) {
-        self.registry.leave(self.place, self.network);
+        self.registry.remove(self.key, self.network);
     }
 }
 
@@ -268,51 +268,55 @@ mod tests {
         ServerHandle::new(config).unwrap()
     }
 
-    fn ticket(server: &ServerHandle, ip: &str) -> Option<Ticket> {
-        Ticket::of(&server.control().registry, Some(SocketAddr::new(ip.parse().unwrap(), 1)))
+    fn slot(server: &ServerHandle, ip: &str) -> Option<ConnSlot> {
+        ConnSlot::reserve(&server.state().registry, Some(SocketAddr::new(ip.parse().unwrap(), 1)))
     }
 
     #[test]
-    fn an_ipv6_customer_is_a_network_of_64_bits_and_a_mapped_address_is_what_it_maps() {
+    fn ipv6_counts_by_64_bit_network_and_ipv4_mapped_addresses_count_as_ipv4() {
         let server = server(&ServerConfig::new().max_conns_per_ip(1));
-        let first = ticket(&server, "2001:db8:1:2::1").unwrap();
-        let _second = ticket(&server, "192.0.2.1").unwrap();
+        let first = slot(&server, "2001:db8:1:2::1").unwrap();
+        let _second = slot(&server, "192.0.2.1").unwrap();
         for (ip, admitted) in [
             ("2001:db8:1:2:ffff::9", false),
             ("2001:db8:1:3::1", true),
             ("::ffff:192.0.2.1", false),
             ("192.0.2.2", true),
         ] {
-            assert_eq!(ticket(&server, ip).is_some(), admitted, "{ip}");
+            assert_eq!(slot(&server, ip).is_some(), admitted, "{ip}");
         }
         assert_eq!(server.stats().refused, 2);
         drop(first);
-        assert!(ticket(&server, "2001:db8:1:2:ffff::9").is_some());
+        assert!(slot(&server, "2001:db8:1:2:ffff::9").is_some());
         assert_eq!((server.stats().accepted, server.stats().refused, server.stats().open), (7, 2, 1));
-        assert_eq!(server.control().registry.roll().of_networks.len(), 1, "who has none takes no memory");
+        assert_eq!(
+            server.state().registry.table().conns_per_network.len(),
+            1,
+            "networks without connections take no memory"
+        );
     }
 
     #[test]
-    fn beyond_the_most_nobody_is_admitted() {
+    fn no_connection_is_admitted_beyond_max_conns() {
         let server = server(&ServerConfig::new().max_conns(2));
-        let [first, _second] = [(); 2].map(|()| ticket(&server, "192.0.2.1").unwrap());
-        assert!(ticket(&server, "192.0.2.2").is_none());
+        let [first, _second] = [(); 2].map(|()| slot(&server, "192.0.2.1").unwrap());
+        assert!(slot(&server, "192.0.2.2").is_none());
         drop(first);
-        assert!(ticket(&server, "192.0.2.2").is_some());
+        assert!(slot(&server, "192.0.2.2").is_some());
     }
 
     #[cfg(feature = "proxy-protocol")]
     #[test]
-    fn a_client_of_a_proxy_counts_once_it_is_known() {
+    fn a_client_behind_a_proxy_counts_once_its_address_is_known() {
         let server = server(&ServerConfig::new().max_conns_per_ip(1));
         let client = "192.0.2.1:1".parse().unwrap();
-        let mut first = Ticket::of(&server.control().registry, None).unwrap();
-        let mut second = Ticket::of(&server.control().registry, None).unwrap();
-        assert!(first.count_for(client));
-        assert!(!second.count_for(client));
+        let mut first = ConnSlot::reserve(&server.state().registry, None).unwrap();
+        let mut second = ConnSlot::reserve(&server.state().registry, None).unwrap();
+        assert!(first.set_client_addr(client));
+        assert!(!second.set_client_addr(client));
         drop(second);
         drop(first);
-        assert!(ticket(&server, "192.0.2.1").is_some());
+        assert!(slot(&server, "192.0.2.1").is_some());
         assert_eq!(server.stats().refused, 1);
     }
 }

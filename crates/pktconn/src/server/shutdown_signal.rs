@@ -1,7 +1,7 @@
-//! The word that a server stops, and those who wait for it.
+//! The signal that a server shuts down: a flag, and the wakers of the tasks that wait for it.
 //!
-//! A handler looks at it before each packet: that is one load of a flag, which all share and nobody writes until then.
-//! Who waits takes 16 bytes here and 32 in its task, of which a server has one for each connection.
+//! A handler can check it before each packet, which costs one load of a shared flag that is written only once. A
+//! waiting task costs 16 bytes here and 32 bytes in its future. A server can have one waiting task per connection.
 
 use std::future::Future;
 use std::mem;
@@ -16,42 +16,41 @@ use crate::connection::deferred::Deferred;
 
 #[derive(Debug, Default)]
 pub(crate) struct ShutdownSignal {
-    /// Written under the lock, and read without.
+    /// Written under the lock of `wakers`, read without it.
     is_triggered: AtomicBool,
-    /// Nobody joins after the word.
-    waiting: Mutex<Slab<Waker>>,
+    /// No waker is added after the trigger.
+    wakers: Mutex<Slab<Waker>>,
 }
 
 impl ShutdownSignal {
     pub(crate) fn trigger(&self) {
-        let mut waiting = self.waiting();
+        let mut registered = self.wakers();
         self.is_triggered.store(true, Ordering::Release);
-        let wakers = mem::take(&mut *waiting);
-        drop(waiting);
-        let mut later = Deferred::default();
-        wakers.into_iter().for_each(|(_, waker)| later.wake(waker));
-        later.run();
+        let wakers = mem::take(&mut *registered);
+        drop(registered);
+        let mut deferred = Deferred::default();
+        wakers.into_iter().for_each(|(_, waker)| deferred.wake(waker));
+        deferred.run();
     }
 
-    /// Whether it was said.
     pub(crate) fn is_triggered(&self) -> bool {
         self.is_triggered.load(Ordering::Acquire)
     }
 
-    /// Waits for the word.
+    /// Waits for the trigger.
     pub(crate) fn triggered(&self) -> Triggered<'_> {
-        Triggered { stop: self, place: None }
+        Triggered { signal: self, registered: None }
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Slab<Waker>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn wakers(&self) -> MutexGuard<'_, Slab<Waker>> {
+        self.wakers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 pub(crate) struct Triggered<'a> {
-    stop: &'a ShutdownSignal,
-    /// Where its waker waits, and the same one, to be compared without the lock.
-    place: Option<(usize, Waker)>,
+    signal: &'a ShutdownSignal,
+    /// The key of the waker in the slab, and a copy of the waker to compare with without the lock.
+    registered: Option<(usize, Waker)>,
 }
 
 impl Future for Triggered<'_> {
@@ -59,8 +58,8 @@ impl Future for Triggered<'_> {
 
     #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        match &self.place {
-            _ if self.stop.is_triggered.load(Ordering::Acquire) => Poll::Ready(()),
+        match &self.registered {
+            _ if self.signal.is_triggered.load(Ordering::Acquire) => Poll::Ready(()),
             Some((_, waker)) if waker.will_wake(cx.waker()) => Poll::Pending,
             _ => self.wait(cx.waker()),
         }
@@ -68,25 +67,25 @@ impl Future for Triggered<'_> {
 }
 
 impl Triggered<'_> {
-    /// Takes a place, or leaves another waker in the one it has.
+    /// Registers the waker, or replaces the registered one.
     #[cold]
     fn wait(&mut self, waker: &Waker) -> Poll<()> {
-        let mut waiting = self.stop.waiting();
-        if self.stop.is_triggered.load(Ordering::Relaxed) {
+        let mut wakers = self.signal.wakers();
+        if self.signal.is_triggered.load(Ordering::Relaxed) {
             return Poll::Ready(());
         }
-        let last = match &mut self.place {
+        let last = match &mut self.registered {
             Some((key, known)) => {
-                let last = mem::replace(&mut waiting[*key], waker.clone());
+                let last = mem::replace(&mut wakers[*key], waker.clone());
                 Some((last, mem::replace(known, waker.clone())))
             }
             None => {
-                self.place = Some((waiting.insert(waker.clone()), waker.clone()));
+                self.registered = Some((wakers.insert(waker.clone()), waker.clone()));
                 None
             }
         };
-        // To drop a waker can drop its task, and with it what waits here too.
-        drop(waiting);
+        // Dropping a waker can drop its task, and a `Triggered` inside it takes this lock.
+        drop(wakers);
         drop(last);
         Poll::Pending
     }
@@ -94,9 +93,9 @@ impl Triggered<'_> {
 
 impl Drop for Triggered<'_> {
     fn drop(&mut self) {
-        if let Some((key, _)) = self.place {
-            // After the word there are no places any more.
-            let left = self.stop.waiting().try_remove(key);
+        if let Some((key, _)) = self.registered {
+            // After the trigger the slab is empty. The waker is dropped after the lock is released.
+            let left = self.signal.wakers().try_remove(key);
             drop(left);
         }
     }
@@ -125,58 +124,56 @@ mod tests {
     }
 
     #[test]
-    fn the_last_waker_of_each_is_woken_once_by_the_first_word() {
-        let stop = ShutdownSignal::default();
-        let (mut first, mut second) = (pin!(stop.triggered()), pin!(stop.triggered()));
+    fn the_first_trigger_wakes_the_latest_waker_of_each_once() {
+        let signal = ShutdownSignal::default();
+        let (mut first, mut second) = (pin!(signal.triggered()), pin!(signal.triggered()));
         let ((old, old_waker), (new, new_waker)) = (counted(), counted());
         for waker in [&old_waker, &old_waker, &new_waker] {
             assert!(first.as_mut().poll(&mut Context::from_waker(waker)).is_pending());
         }
         assert!(second.as_mut().poll(&mut Context::from_waker(&new_waker)).is_pending());
-        stop.trigger();
-        stop.trigger();
+        signal.trigger();
+        signal.trigger();
         assert_eq!((old.0.load(Ordering::Relaxed), new.0.load(Ordering::Relaxed)), (0, 2));
         assert!(first.as_mut().poll(&mut Context::from_waker(&old_waker)).is_ready());
-        assert!(pin!(stop.triggered()).poll(&mut Context::from_waker(&old_waker)).is_ready());
+        assert!(pin!(signal.triggered()).poll(&mut Context::from_waker(&old_waker)).is_ready());
     }
 
     #[test]
-    fn one_that_is_dropped_leaves_its_place_and_takes_no_other() {
-        let stop = ShutdownSignal::default();
+    fn a_dropped_wait_removes_only_its_own_waker() {
+        let signal = ShutdownSignal::default();
         let (count, waker) = counted();
         let wait = || {
-            let mut said = Box::pin(stop.triggered());
-            assert!(said.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
-            said
+            let mut triggered = Box::pin(signal.triggered());
+            assert!(triggered.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            triggered
         };
         let (gone, stays) = (wait(), wait());
         drop(gone);
-        assert_eq!(stop.waiting().len(), 1);
-        stop.trigger();
+        assert_eq!(signal.wakers().len(), 1);
+        signal.trigger();
         drop(stays);
-        assert_eq!((count.0.load(Ordering::Relaxed), stop.waiting().len()), (1, 0));
+        assert_eq!((count.0.load(Ordering::Relaxed), signal.wakers().len()), (1, 0));
     }
 
-    /// A waker that owns what waits, as that of a task does which nothing else keeps alive.
-    struct Owner(
-        #[expect(dead_code, reason = "it is there to be dropped")] Mutex<Option<Triggered<'static>>>,
-    );
+    /// A waker that owns a waiting future, like the waker of a task that nothing else keeps alive.
+    struct Owner(#[expect(dead_code, reason = "held only to be dropped")] Mutex<Option<Triggered<'static>>>);
 
     impl Wake for Owner {
         fn wake(self: Arc<Self>) {}
     }
 
     #[test]
-    fn a_waker_that_is_replaced_may_drop_another_that_waits() {
-        let stop: &'static ShutdownSignal = Box::leak(Box::default());
+    fn replacing_a_waker_may_drop_another_waiting_future() {
+        let signal: &'static ShutdownSignal = Box::leak(Box::default());
         let (_, waker) = counted();
-        let mut other = stop.triggered();
+        let mut other = signal.triggered();
         assert!(Pin::new(&mut other).poll(&mut Context::from_waker(&waker)).is_pending());
         let owner = Waker::from(Arc::new(Owner(Mutex::new(Some(other)))));
-        let mut said = pin!(stop.triggered());
-        assert!(said.as_mut().poll(&mut Context::from_waker(&owner)).is_pending());
+        let mut triggered = pin!(signal.triggered());
+        assert!(triggered.as_mut().poll(&mut Context::from_waker(&owner)).is_pending());
         drop(owner);
-        assert!(said.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
-        assert_eq!(stop.waiting().len(), 1);
+        assert!(triggered.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        assert_eq!(signal.wakers().len(), 1);
     }
 }

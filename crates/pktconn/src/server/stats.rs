@@ -1,38 +1,40 @@
-//! What a server counts, and what it reports when it has stopped.
+//! The public counts of a server, and the report of a shutdown.
 
 use crate::CutConn;
 
-/// Counts of a server since it was made.
+/// The counts of a server since it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ServerStats {
-    /// Connections that were accepted, those among them that were refused then.
+    /// Connections that the server has accepted from the system, including those in `refused`.
     pub accepted: u64,
-    /// Connections that were closed as soon as they were accepted, because there were too many:
+    /// Connections that were closed at once because a limit was reached:
     /// [`max_conns`](crate::ServerConfig::max_conns), [`max_conns_per_ip`](crate::ServerConfig::max_conns_per_ip),
     /// [`memory_budget`](crate::ServerConfig::memory_budget).
     pub refused: u64,
-    /// Connections that never came to their first packet, because of what has to come before it: the header of a proxy,
-    /// TLS.
+    /// Connections that were closed because their TLS or PROXY handshake failed or took too long.
     pub handshakes_failed: u64,
-    /// Connections that were closed because all together were over the
-    /// [`memory_budget`](crate::ServerConfig::memory_budget): as many as end with
+    /// Connections that were closed because all connections together exceeded the
+    /// [`memory_budget`](crate::ServerConfig::memory_budget). They end with
     /// [`is_over_budget`](crate::Error::is_over_budget). A connection that had already failed is not counted.
     pub closed_over_budget: u64,
-    /// Connections that are there now, those in their handshakes among them: each up to when its handler has finished
-    /// and the last of its handles is dropped.
+    /// Connections that are open now, including those in a handshake. A connection counts until its handler returns and
+    /// all of its handles are dropped.
     pub open: usize,
-    /// What they hold in memory, in bytes, as the [`memory_budget`](crate::ServerConfig::memory_budget) counts it; 0
-    /// without one.
+    /// Bytes that connections hold in memory now, as the [`memory_budget`](crate::ServerConfig::memory_budget) counts
+    /// them. 0 without a budget.
     pub held_bytes: usize,
 }
 
-/// How the connections of a server ended that were there when it was shut down.
+/// How the connections ended that were open when the server was shut down.
+///
+/// [`PacketServer::serve`](crate::PacketServer::serve) returns it.
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct ShutdownReport {
-    /// How many ended by themselves, before the time was over.
+    /// How many ended by themselves before the deadline.
     pub drained: usize,
-    /// Those that were closed when the time was over.
+    /// Those that were closed at the deadline, with their unsent packets. A connection that had only to wait for the
+    /// peer's close is not among them.
     pub cut: Vec<CutConn>,
 }

@@ -1,4 +1,4 @@
-//! A connection at work: its handshake, then its handler, and what is logged of their ends.
+//! The task of a server's connection: runs the handshake, then the handler, and logs how they ended.
 
 use std::error::Error as StdError;
 use std::future::Future;
@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use pin_project_lite::pin_project;
 use tracing::Span;
 
-use super::failure_log::{FailureLog, Kind};
+use super::failure_log::{FailureKind, FailureLog};
 use crate::connection::shared::Shared;
 use crate::error::failure::with_sources;
 use crate::{ConnStats, Error, PacketConn};
@@ -21,41 +21,41 @@ pub type BoxError = Box<dyn StdError + Send + Sync>;
 pub type HandlerResult = Result<(), BoxError>;
 
 pin_project! {
-    /// A connection at work. No async block, which has room for the connection beside that of the handler that it went
-    /// to.
-    // In this order in memory: each poll looks at the span, and at the handler.
+    /// The task of a connection. Not an async block, because that would keep memory for the connection in addition to
+    /// the handler that owns it.
+    // This order in memory puts the span and the handler, which each poll uses, next to each other.
     #[repr(C)]
-    pub(super) struct Handling<H, F> {
-        // Where somebody wants it.
+    pub(super) struct ConnTask<H, F> {
+        // `Some` if a subscriber is interested in it.
         span: Option<Box<Span>>,
         #[pin]
         stage: Stage<H, F>,
-        // Once there is one.
+        // `Some` once there is a connection.
         shared: Option<Arc<Shared>>,
-        report: Arc<FailureLog>,
+        failure_log: Arc<FailureLog>,
     }
 }
 
 pin_project! {
     #[project = StageProjection]
     pub(super) enum Stage<H, F> {
-        ShakingHands { shaking: Pin<Box<dyn Future<Output = Option<PacketConn>> + Send>>, handler: Arc<H> },
-        /// The handler is called in its task: where it panics, it is alone.
-        ToBeCalled { with: Option<(PacketConn, Arc<H>)> },
-        Called {
+        Handshake { handshake: Pin<Box<dyn Future<Output = Option<PacketConn>> + Send>>, handler: Arc<H> },
+        /// The handler is called inside the task, so that a panic ends only this task. `with` is `None` after that.
+        Ready { with: Option<(PacketConn, Arc<H>)> },
+        Running {
             #[pin]
             handler: F,
         },
     }
 }
 
-impl<H, F> Handling<H, F> {
-    pub(super) fn new(stage: Stage<H, F>, report: Arc<FailureLog>) -> Self {
-        Self { span: None, stage, shared: None, report }
+impl<H, F> ConnTask<H, F> {
+    pub(super) fn new(stage: Stage<H, F>, failure_log: Arc<FailureLog>) -> Self {
+        Self { span: None, stage, shared: None, failure_log }
     }
 }
 
-impl<H, F> Future for Handling<H, F>
+impl<H, F> Future for ConnTask<H, F>
 where
     H: Fn(PacketConn) -> F,
     F: Future<Output = HandlerResult>,
@@ -66,13 +66,13 @@ where
         let mut this = self.project();
         loop {
             match this.stage.as_mut().project() {
-                StageProjection::ShakingHands { shaking, handler } => {
-                    let Some(conn) = ready!(shaking.as_mut().poll(cx)) else { return Poll::Ready(()) };
+                StageProjection::Handshake { handshake, handler } => {
+                    let Some(conn) = ready!(handshake.as_mut().poll(cx)) else { return Poll::Ready(()) };
                     let with = Some((conn, Arc::clone(handler)));
-                    this.stage.set(Stage::ToBeCalled { with });
+                    this.stage.set(Stage::Ready { with });
                 }
-                StageProjection::ToBeCalled { with } => {
-                    // Gone where the handler panicked, after which nobody polls.
+                StageProjection::Ready { with } => {
+                    // `None` only if the handler panicked, and tokio does not poll a task after a panic.
                     let Some((conn, handler)) = with.take() else { return Poll::Ready(()) };
                     let peer = conn.peer_addr().map(tracing::field::display);
                     let span = tracing::debug_span!("connection", peer);
@@ -80,13 +80,13 @@ where
                     *this.shared = Some(Arc::clone(conn.shared()));
                     let _inside = this.span.as_deref().map(Span::enter);
                     let handler = handler(conn);
-                    this.stage.set(Stage::Called { handler });
+                    this.stage.set(Stage::Running { handler });
                 }
-                StageProjection::Called { handler } => {
+                StageProjection::Running { handler } => {
                     let _inside = this.span.as_deref().map(Span::enter);
                     let result = ready!(handler.poll(cx));
                     if let Some(shared) = this.shared {
-                        log_failure(this.report, result, shared);
+                        log_failure(this.failure_log, result, shared);
                         log_end(shared);
                     }
                     return Poll::Ready(());
@@ -100,24 +100,25 @@ pub(super) const CONNECTION_FAILED: &str = "the connection failed";
 
 const HANDLER_FAILED: &str = "the connection's handler failed";
 
-/// Tells why a connection or its handler failed, each of them once.
-fn log_failure(report: &FailureLog, result: HandlerResult, shared: &Arc<Shared>) {
+/// Logs why the connection and why the handler failed, without repeating the same error.
+fn log_failure(failure_log: &FailureLog, result: HandlerResult, shared: &Arc<Shared>) {
     let peer = shared.ends.peer();
-    // Also of a connection whose handler does not pass its error on.
-    let end = shared.reason().and_then(|reason| Some((Kind::of(&reason)?, Error::from(reason).to_string())));
+    // Logged even if the handler does not return the connection's error.
+    let end =
+        shared.reason().and_then(|reason| Some((FailureKind::of(&reason)?, Error::from(reason).to_string())));
     if let Some((kind, end)) = &end {
-        report.tell(*kind, peer, CONNECTION_FAILED, end);
+        failure_log.log(*kind, peer, CONNECTION_FAILED, end);
     }
     let Err(error) = result else { return };
     let peer_field = peer.map(tracing::field::display);
     match error.downcast::<Error>() {
         Ok(error) if end.is_some_and(|(_, end)| end == error.to_string()) => {}
-        Ok(error) => match Kind::of(&error.reason()) {
-            // Of another connection: one that the handler has made.
-            Some(kind) => report.tell(kind, peer, HANDLER_FAILED, &error),
+        Ok(error) => match FailureKind::of(&error.reason()) {
+            // An error of another connection, which the handler has made.
+            Some(kind) => failure_log.log(kind, peer, HANDLER_FAILED, &error),
             None => tracing::debug!(peer = peer_field, %error, "{HANDLER_FAILED}"),
         },
-        // What a handler itself says is told always: it is not the peer who decides how often that comes.
+        // Not rate-limited: peers do not control how often a handler fails with its own error.
         Err(error) => tracing::warn!(peer = peer_field, error = with_sources(&*error), "{HANDLER_FAILED}"),
     }
 }
@@ -125,9 +126,9 @@ fn log_failure(report: &FailureLog, result: HandlerResult, shared: &Arc<Shared>)
 fn log_end(shared: &Arc<Shared>) {
     if tracing::enabled!(tracing::Level::DEBUG) {
         let ConnStats { packets_received, packets_sent, .. } = shared.stats();
-        // A handler may have passed its connection on.
+        // Without a reason the connection is still open: the handler has passed it on.
         let reason = shared.reason().map(|reason| Error::from(reason).to_string());
-        let reason = reason.as_deref().unwrap_or("it goes on without its handler");
+        let reason = reason.as_deref().unwrap_or("the connection stays open without its handler");
         tracing::debug!(reason, packets_received, packets_sent, "the handler has finished");
     }
 }

@@ -1,0 +1,148 @@
+//! Turns an accepted stream into a connection: PROXY header, then TLS, then `PacketConn`.
+//!
+//! ```text
+//!   accepted stream -- PROXY header --> client address -- TLS --> PacketConn
+//!                      '-- in the task of the connection, within handshake_timeout --'
+//! ```
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+#[cfg(feature = "proxy-protocol")]
+use ipnet::IpNet;
+
+use crate::connection::config::Settings;
+#[cfg(feature = "proxy-protocol")]
+use crate::error::failure::Operation;
+use crate::error::{Reason, Timeout};
+use crate::server::failure_log::{FailureKind, FailureLog};
+use crate::server::registry::ConnSlot;
+use crate::server::server_handle::ServerState;
+use crate::transport::byte_stream::ByteStream;
+use crate::transport::connect::with_timeout;
+use crate::transport::plain_stream::PlainStream;
+use crate::{ConnConfig, Error, PacketConn};
+
+/// What setting up a connection needs: the configuration and the shared parts of the server.
+pub(crate) struct ConnSetup {
+    pub(crate) config: ConnConfig,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) server: Arc<ServerState>,
+    pub(crate) failure_log: Arc<FailureLog>,
+    /// The networks of trusted proxies. `Some` if every connection starts with a PROXY header.
+    #[cfg(feature = "proxy-protocol")]
+    pub(crate) proxies: Option<Arc<[IpNet]>>,
+}
+
+fn timeout_error(limit: Duration, peer: Option<SocketAddr>) -> Reason {
+    let peer = peer.map_or_else(|| "the peer".to_owned(), |peer| peer.to_string());
+    Reason::NamedTimeout(Timeout::Handshake, limit, format!("{peer} did not complete its handshake").into())
+}
+
+impl ConnSetup {
+    /// Whether accepted peers are proxies, so that the client's address comes from the PROXY header.
+    pub(crate) fn expects_proxy_header(&self) -> bool {
+        #[cfg(feature = "proxy-protocol")]
+        return self.proxies.is_some();
+        #[cfg(not(feature = "proxy-protocol"))]
+        return false;
+    }
+
+    /// Whether a connection has to wait for a PROXY header or for TLS before its first packet.
+    pub(crate) fn has_handshake(&self) -> bool {
+        #[cfg(feature = "tls")]
+        let has_tls = self.server.has_tls();
+        #[cfg(not(feature = "tls"))]
+        let has_tls = false;
+        has_tls || self.expects_proxy_header()
+    }
+
+    /// Logs that a connection was refused because a limit is reached.
+    pub(crate) fn log_refused(&self, peer: Option<SocketAddr>) {
+        let open = self.server.registry.stats().open;
+        let limits = "a limit is reached (max_conns, max_conns_per_ip or memory_budget)";
+        self.failure_log.log(
+            FailureKind::Refused,
+            peer,
+            "a connection was refused",
+            format_args!("{limits}, open={open}"),
+        );
+    }
+
+    /// Makes the connection, after all handshakes.
+    pub(crate) fn open_conn(
+        &self,
+        stream: impl Into<ByteStream>,
+        peer: Option<SocketAddr>,
+        slot: ConnSlot,
+    ) -> Result<PacketConn, Error> {
+        PacketConn::from_stream(stream.into(), peer, &self.config, &self.settings, Some(Box::new(slot)))
+    }
+
+    /// Runs the handshakes within `handshake_timeout`. Returns `None` if no connection resulted: the handshake failed
+    /// (it is logged), a limit is reached, or the server shuts down.
+    pub(crate) async fn handshake(
+        self: Arc<Self>,
+        stream: PlainStream,
+        peer: Option<SocketAddr>,
+        slot: ConnSlot,
+    ) -> Option<PacketConn> {
+        #[cfg(feature = "metrics")]
+        let accepted_at = slot.accepted_at();
+        let handshake = self.run_handshake(stream, peer, slot);
+        let result = tokio::select! {
+            biased;
+            result = with_timeout(self.config.handshake_timeout, handshake) => result.unwrap_or_else(|limit| Err(timeout_error(limit, peer))),
+            // No packet has been received from the peer, so nothing is lost.
+            () = self.server.registry.shutdown.triggered() => return None,
+        };
+        let error = match result {
+            Ok(conn) => {
+                #[cfg(feature = "metrics")]
+                if conn.is_some() {
+                    super::metric_events::record_handshake(accepted_at.elapsed());
+                }
+                return conn;
+            }
+            Err(reason) => Error::from(reason),
+        };
+        self.server.registry.handshake_failed();
+        self.failure_log.log(FailureKind::Handshake, peer, "the handshake failed", &error);
+        None
+    }
+
+    /// Reads the PROXY header and runs the TLS handshake, as configured. Returns `None` if a limit is reached.
+    #[allow(unused_mut, clippy::unused_async, reason = "without the features there is nothing to do")]
+    async fn run_handshake(
+        &self,
+        mut stream: PlainStream,
+        mut peer: Option<SocketAddr>,
+        mut slot: ConnSlot,
+    ) -> Result<Option<PacketConn>, Reason> {
+        #[cfg(feature = "proxy-protocol")]
+        if let Some(proxies) = &self.proxies {
+            let proxy = peer;
+            let proxy_error = |error| Reason::io(Operation::ProxyHeader, proxy, error);
+            if !crate::transport::proxy_protocol::is_trusted(proxies, peer) {
+                let problem =
+                    "its address is not in a trusted network; add it to proxy_protocol if it is a proxy";
+                return Err(proxy_error(std::io::Error::new(std::io::ErrorKind::PermissionDenied, problem)));
+            }
+            peer = crate::transport::proxy_protocol::read_header(&mut stream)
+                .await
+                .map_err(proxy_error)?
+                .or(peer);
+            if peer.is_some_and(|peer| !slot.set_client_addr(peer)) {
+                self.log_refused(peer);
+                return Ok(None);
+            }
+        }
+        #[cfg(feature = "tls")]
+        if let Some(acceptor) = self.server.tls() {
+            let stream = crate::transport::tls::accept(acceptor, stream, peer).await?;
+            return self.open_conn(stream, peer, slot).map(Some).map_err(Error::into_reason);
+        }
+        self.open_conn(stream, peer, slot).map(Some).map_err(Error::into_reason)
+    }
+}

@@ -1,0 +1,328 @@
+//! The public server: binds listeners, accepts connections, and starts a task with a handler for each.
+//!
+//! ```text
+//!   listener -- accept --> PacketConn --> handler, one task per connection
+//!      ^ until shutdown()                   '-- serve() returns when the last one has finished
+//! ```
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::connection::config::{Origin, Settings};
+use crate::error::Reason;
+use crate::error::failure::Operation;
+use crate::server::accept_backoff::AcceptBackoff;
+use crate::server::conn_setup::ConnSetup;
+use crate::server::conn_task::{CONNECTION_FAILED, ConnTask, HandlerResult, Stage};
+use crate::server::drain::{drain, log_if_panicked};
+use crate::server::failure_log::FailureKind;
+use crate::server::memory_budget;
+use crate::server::registry::ConnSlot;
+use crate::transport::addr::Addr;
+use crate::transport::listener::Listener;
+use crate::transport::plain_stream::PlainStream;
+use crate::{Error, PacketConn, ServerConfig, ServerHandle, ShutdownReport};
+
+/// A server that accepts connections over TCP and Unix sockets, and runs a handler for each.
+///
+/// Make it with [`bind`](Self::bind), then call [`serve`](Self::serve). See the
+/// [example of the crate](crate#a-server-and-a-client).
+#[derive(Debug)]
+pub struct PacketServer {
+    listeners: Vec<Listener>,
+    local_addrs: Vec<Addr>,
+    config: ServerConfig,
+    handle: ServerHandle,
+}
+
+impl PacketServer {
+    /// Listens on an [address](Addr), with the default configuration.
+    ///
+    /// Port 0 selects a free port; [`local_addr`](Self::local_addr) returns it. At the path of a Unix socket, a socket
+    /// file that nobody listens on is replaced, for example one that a killed program left. The file is removed when
+    /// [`serve`](Self::serve) stops accepting, or when the server is dropped.
+    ///
+    /// # Errors
+    ///
+    /// - [`is_io`](Error::is_io): the address does not resolve, does not belong to this machine, or is in use; or the
+    ///   path of a Unix socket is taken by a file that is not a socket.
+    /// - [`is_config`](Error::is_config): nothing can ever listen on the address.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: dropping the future leaves no listening socket behind.
+    pub async fn bind(addr: impl Into<Addr>) -> Result<Self, Error> {
+        Self::bind_with(addr, ServerConfig::new()).await
+    }
+
+    /// Listens on an [address](Addr), with a [`ServerConfig`] or with a [`ConnConfig`](crate::ConnConfig) for its
+    /// connections.
+    ///
+    /// Otherwise like [`bind`](Self::bind).
+    ///
+    /// # Errors
+    ///
+    /// - [`is_io`](Error::is_io): the address does not resolve, does not belong to this machine, or is in use; or the
+    ///   path of a Unix socket is taken by a file that is not a socket.
+    /// - [`is_config`](Error::is_config): the configuration is invalid, or nothing can ever listen on the address.
+    /// - [`is_tls`](Error::is_tls): a certificate or key file cannot be read or used.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: dropping the future leaves no listening socket behind.
+    pub async fn bind_with(addr: impl Into<Addr>, config: impl Into<ServerConfig>) -> Result<Self, Error> {
+        let config = config.into();
+        config.check()?;
+        Self::from_listener(Listener::bind(addr).await?, config)
+    }
+
+    /// Makes a server from a listening socket: a [`Listener`], or tokio's `TcpListener` or `UnixListener`.
+    ///
+    /// Use it for a socket that another process passed on, or for a socket with special options, such as `SO_REUSEPORT`
+    /// for one server per core.
+    ///
+    /// # Errors
+    ///
+    /// - [`is_io`](Error::is_io): the socket reports no address, or refuses the buffer sizes of the
+    ///   [`TcpConfig`](crate::TcpConfig).
+    /// - [`is_config`](Error::is_config): the configuration is invalid.
+    /// - [`is_tls`](Error::is_tls): a certificate or key file cannot be read or used.
+    pub fn from_listener(
+        listener: impl Into<Listener>,
+        config: impl Into<ServerConfig>,
+    ) -> Result<Self, Error> {
+        let config = config.into();
+        config.check()?;
+        let handle = ServerHandle::new(&config)?;
+        let mut server = Self { listeners: Vec::new(), local_addrs: Vec::new(), config, handle };
+        server.also_listen(listener)?;
+        Ok(server)
+    }
+
+    /// Listens on one more address. All addresses share the configuration and the limits.
+    ///
+    /// On Linux, `[::]` accepts IPv4 connections too. It cannot be added to `0.0.0.0` on the same port: the address is
+    /// then in use.
+    ///
+    /// # Errors
+    ///
+    /// The server stays as it was before.
+    ///
+    /// - [`is_io`](Error::is_io): the address does not resolve, does not belong to this machine, or is in use; or the
+    ///   path of a Unix socket is taken by a file that is not a socket.
+    /// - [`is_config`](Error::is_config): nothing can ever listen on the address.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: dropping the future leaves the server as it was before.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # async fn start() -> Result<(), pktconn::Error> {
+    /// let mut server = pktconn::PacketServer::bind("[::]:14572").await?;
+    /// server.also_bind("unix:/run/app.sock").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn also_bind(&mut self, addr: impl Into<Addr>) -> Result<(), Error> {
+        let listener = Listener::bind(addr).await?;
+        self.also_listen(listener)
+    }
+
+    /// Accepts connections of one more listening socket. All sockets share the configuration and the limits.
+    ///
+    /// # Errors
+    ///
+    /// The server stays as it was before, and the socket is closed.
+    ///
+    /// - [`is_io`](Error::is_io): the socket reports no address, or refuses the buffer sizes of the
+    ///   [`TcpConfig`](crate::TcpConfig).
+    pub fn also_listen(&mut self, listener: impl Into<Listener>) -> Result<(), Error> {
+        let listener = listener.into();
+        let unusable = |error| Reason::io(Operation::Listen, None::<String>, error);
+        listener.set_inherited_options(&self.config.conn.tcp).map_err(unusable)?;
+        let local_addr = listener.local_addr().map_err(unusable)?;
+        self.local_addrs.push(local_addr);
+        self.listeners.push(listener);
+        Ok(())
+    }
+
+    /// The address that the server listens on, with the real port. With several addresses, the first one.
+    #[must_use]
+    pub fn local_addr(&self) -> Addr {
+        self.local_addrs[0].clone()
+    }
+
+    /// All addresses that the server listens on, with the real ports, in the order in which they were added.
+    #[must_use]
+    pub fn local_addrs(&self) -> &[Addr] {
+        &self.local_addrs
+    }
+
+    /// Returns a handle that stops the server and reports its counts.
+    #[must_use]
+    pub fn handle(&self) -> ServerHandle {
+        self.handle.clone()
+    }
+
+    /// Accepts connections and runs `handler` for each, in its own task, until the server is
+    /// [shut down](ServerHandle::shutdown).
+    ///
+    /// After a shutdown it returns when all handlers have finished. With a deadline
+    /// ([`shutdown_within`](ServerHandle::shutdown_within)) it also waits for connections that handlers have passed on,
+    /// and at the deadline it closes the remaining connections and drops their handlers.
+    ///
+    /// The handler owns its connection and should end with [`close`](PacketConn::close):
+    /// [dropping](PacketConn#dropping) the connection may lose packets that the peer has not received yet. A handler
+    /// that fails or panics ends only its own connection. Handlers return `Result<(), Box<dyn Error + Send + Sync>>`.
+    /// If the work is in a function with another error type, `Ok(work(conn).await?)` converts the error.
+    ///
+    /// If the process cannot accept a connection, for example because it has too many open files, the server logs a
+    /// warning and tries again after a pause: 10 ms, doubling up to 1 s, or until a handler has finished. Open
+    /// connections are not affected.
+    ///
+    /// # Log
+    ///
+    /// The server logs with `tracing`:
+    ///
+    /// - ERROR: a handler panicked.
+    /// - WARN: a handler failed with an error that is not an [`Error`] of this crate.
+    /// - WARN, at most once per second and kind of failure, otherwise DEBUG: a connection or a handshake failed, or a
+    ///   connection was refused. The field `suppressed` counts those that were logged at DEBUG.
+    /// - DEBUG: the handler of a connection has finished, with the `reason` for the connection's end.
+    ///
+    /// It logs nothing at INFO. Each handler runs in a DEBUG span `connection` with the field `peer`.
+    ///
+    /// # Cancel safety
+    ///
+    /// Not cancel safe: dropping the future stops the server at once. The listeners are closed, and the handlers are
+    /// dropped with their connections.
+    pub async fn serve<H, F>(self, handler: H) -> ShutdownReport
+    where
+        H: Fn(PacketConn) -> F + Send + Sync + 'static,
+        F: Future<Output = HandlerResult> + Send + 'static,
+    {
+        let state = Arc::clone(self.handle.state());
+        let accepting = self.accept_all(handler);
+        #[cfg(feature = "metrics")]
+        let accepting = super::metrics::publish_while(&state.registry, accepting);
+        tokio::select! {
+            report = accepting => report,
+            // Never ends.
+            () = memory_budget::enforce(&state.registry) => ShutdownReport::default(),
+        }
+    }
+
+    async fn accept_all<H, F>(self, handler: H) -> ShutdownReport
+    where
+        H: Fn(PacketConn) -> F + Send + Sync + 'static,
+        F: Future<Output = HandlerResult> + Send + 'static,
+    {
+        let conn_setup = Arc::new(ConnSetup {
+            settings: Settings::new(&self.config.conn, Origin::Accepted),
+            config: self.config.conn.clone(),
+            server: Arc::clone(self.handle.state()),
+            failure_log: Arc::default(),
+            #[cfg(feature = "proxy-protocol")]
+            proxies: self.config.proxies.clone(),
+        });
+        let handler = Arc::new(handler);
+        let mut handlers = JoinSet::new();
+        let mut backoff = AcceptBackoff::default();
+        let mut next_listener = 0;
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = self.handle.stopping() => break,
+                Some(finished) = handlers.join_next() => {
+                    log_if_panicked(finished);
+                    continue;
+                }
+                accepted = poll_fn(|cx| self.poll_accept(&mut next_listener, cx)) => accepted,
+            };
+            match accepted {
+                Ok((stream, peer_addr)) => {
+                    backoff.reset();
+                    let client = peer_addr.filter(|_| !conn_setup.expects_proxy_header());
+                    let Some(slot) = ConnSlot::reserve(&conn_setup.server.registry, client) else {
+                        conn_setup.log_refused(peer_addr);
+                        continue;
+                    };
+                    let stage = if conn_setup.has_handshake() {
+                        let handshake = Arc::clone(&conn_setup).handshake(stream, peer_addr, slot);
+                        Stage::Handshake { handshake: Box::pin(handshake), handler: Arc::clone(&handler) }
+                    } else {
+                        match conn_setup.open_conn(stream, peer_addr, slot) {
+                            Ok(conn) => Stage::Ready { with: Some((conn, Arc::clone(&handler))) },
+                            // The peer reset the connection between the accept and now.
+                            Err(error) => {
+                                conn_setup.failure_log.log(
+                                    FailureKind::Io,
+                                    peer_addr,
+                                    CONNECTION_FAILED,
+                                    &error,
+                                );
+                                continue;
+                            }
+                        }
+                    };
+                    let failure_log = Arc::clone(&conn_setup.failure_log);
+                    handlers.spawn(ConnTask::new(stage, failure_log));
+                }
+                Err(error) => self.pause_after_accept_error(&error, &mut backoff, &mut handlers).await,
+            }
+        }
+        drop(self.listeners);
+        drain(self.handle.state(), handlers).await
+    }
+
+    /// Accepts a connection from any listener. Starts with `next_listener`, so that a busy listener cannot starve the
+    /// others.
+    fn poll_accept(
+        &self,
+        next_listener: &mut usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<(PlainStream, Option<SocketAddr>)>> {
+        for _ in &self.listeners {
+            let listener = &self.listeners[*next_listener];
+            *next_listener = (*next_listener + 1) % self.listeners.len();
+            if let Poll::Ready(accepted) = listener.poll_accept(cx) {
+                return Poll::Ready(accepted);
+            }
+        }
+        Poll::Pending
+    }
+
+    async fn pause_after_accept_error(
+        &self,
+        error: &io::Error,
+        backoff: &mut AcceptBackoff,
+        handlers: &mut JoinSet<()>,
+    ) {
+        // The peer gave up before it was accepted. This is no reason to pause.
+        if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
+            return;
+        }
+        let (pause, should_log) = backoff.next_pause(Instant::now());
+        if should_log {
+            tracing::warn!(
+                addr = %self.local_addr(),
+                %error,
+                "cannot accept connections, trying again; if too many files are open, raise the limit (ulimit -n)"
+            );
+        }
+        tokio::select! {
+            () = self.handle.stopping() => {}
+            () = tokio::time::sleep(pause) => {}
+            // A finished handler has probably closed a socket.
+            Some(finished) = handlers.join_next() => log_if_panicked(finished),
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! The public handle that stops a server and reports its counts, and the state that it shares with the server.
+
+use std::sync::Arc;
+#[cfg(feature = "tls")]
+use std::sync::{PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+#[cfg(feature = "tls")]
+use tokio_rustls::TlsAcceptor;
+
+use super::registry::Registry;
+use crate::{ConnStats, Error, ServerConfig, ServerStats};
+#[cfg(feature = "tls")]
+use crate::{TlsServerConfig, error::Reason};
+
+/// A handle to a [`PacketServer`](crate::PacketServer): shuts it down, notifies handlers of the shutdown, reports
+/// counts.
+///
+/// Clones refer to the same server.
+#[derive(Clone)]
+pub struct ServerHandle(Arc<ServerState>);
+
+/// What a server and its handles share.
+pub(crate) struct ServerState {
+    /// When a shutdown closes the remaining connections. `None` if no deadline is set.
+    pub(crate) close_deadline: watch::Sender<Option<Instant>>,
+    pub(crate) registry: Arc<Registry>,
+    #[cfg(feature = "tls")]
+    tls: Option<RwLock<TlsAcceptor>>,
+}
+
+impl ServerState {
+    #[cfg(feature = "tls")]
+    pub(crate) fn has_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// The current TLS configuration for new connections. `None` without TLS.
+    #[cfg(feature = "tls")]
+    pub(crate) fn tls(&self) -> Option<TlsAcceptor> {
+        Some(self.tls.as_ref()?.read().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+}
+
+impl ServerHandle {
+    pub(crate) fn new(config: &ServerConfig) -> Result<Self, Error> {
+        let (close_deadline, _) = watch::channel(None);
+        Ok(Self(Arc::new(ServerState {
+            close_deadline,
+            registry: Arc::new(Registry::new(config)),
+            #[cfg(feature = "tls")]
+            tls: config.tls.as_ref().map(TlsServerConfig::load).transpose()?.map(RwLock::new),
+        })))
+    }
+
+    pub(crate) fn state(&self) -> &Arc<ServerState> {
+        &self.0
+    }
+
+    /// Shuts the server down without a deadline: it stops accepting, and drains its connections.
+    ///
+    /// On each connection, `recv` returns the packets that have arrived, and then `None`. A handler that receives in a
+    /// loop then ends by itself. [`drain_on_shutdown`](crate::ServerConfig::drain_on_shutdown) turns that off. Handlers
+    /// that wait for something else can also wait for [`stopping`](Self::stopping).
+    ///
+    /// Returns at once. [`serve`](crate::PacketServer::serve) returns when the shutdown is complete.
+    pub fn shutdown(&self) {
+        self.0.registry.shutdown.trigger();
+    }
+
+    /// Shuts the server down like [`shutdown`](Self::shutdown), and closes the connections that are still open after
+    /// `timeout`, including connections that handlers have passed on.
+    ///
+    /// The packets in their send queues are returned in the [`ShutdownReport`](crate::ShutdownReport). If it is called
+    /// again, the last call counts: a second signal can call it with a timeout of zero to end the wait.
+    pub fn shutdown_within(&self, timeout: Duration) {
+        // A timeout that overflows the clock means no deadline.
+        self.0.close_deadline.send_replace(Instant::now().checked_add(timeout));
+        self.shutdown();
+    }
+
+    /// Waits until [`shutdown`](Self::shutdown) or [`shutdown_within`](Self::shutdown_within) is called. Returns at
+    /// once if that has happened.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: dropping the future has no effect.
+    pub async fn stopping(&self) {
+        self.0.registry.shutdown.triggered().await;
+    }
+
+    /// Replaces the TLS configuration for new connections, for example after a certificate was renewed in the same
+    /// files.
+    ///
+    /// Open connections and running handshakes are not affected. This call reads files, so it can block for a moment.
+    ///
+    /// # Errors
+    ///
+    /// The server keeps its configuration.
+    ///
+    /// - [`is_tls`](Error::is_tls): a file cannot be read or used.
+    /// - [`is_config`](Error::is_config): the server was made without TLS.
+    #[cfg(feature = "tls")]
+    pub fn set_tls(&self, tls: &TlsServerConfig) -> Result<(), Error> {
+        let Some(current) = &self.0.tls else {
+            return Err(Reason::Config(
+                "the server was made without TLS: set ServerConfig::tls to use set_tls",
+            )
+            .into());
+        };
+        let acceptor = tls.load()?;
+        *current.write().unwrap_or_else(PoisonError::into_inner) = acceptor;
+        Ok(())
+    }
+
+    /// The server's connection counts: since it was made, and now.
+    #[must_use]
+    pub fn stats(&self) -> ServerStats {
+        self.0.registry.stats()
+    }
+
+    /// The sums of the [`ConnStats`] of all connections that the server has had.
+    ///
+    /// Call it now and then, not for each packet: it takes the lock of each open connection. A connection that ends at
+    /// the same moment may be missing; the next call includes it.
+    #[must_use]
+    pub fn traffic(&self) -> ConnStats {
+        self.0.registry.traffic()
+    }
+}
+
+impl std::fmt::Debug for ServerHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ServerHandle").field("stats", &self.stats()).finish_non_exhaustive()
+    }
+}
