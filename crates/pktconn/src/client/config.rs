@@ -1,4 +1,4 @@
-//! What can be set on a client.
+//! The public configuration of a client, its checks, and the pauses between attempts.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use crate::error::Reason;
 use crate::{ConnConfig, Error, SlowConsumer};
 
-/// The configuration of a [`Client`](crate::Client): that of its connections, and when it connects anew.
+/// The configuration of a [`Client`](crate::Client): its connections, and when it reconnects.
 ///
 /// ```
 /// use std::time::Duration;
@@ -27,13 +27,13 @@ pub struct ClientConfig {
 }
 
 impl ClientConfig {
-    /// Soon enough for nobody to notice a server that was restarted.
+    /// So short that users do not notice the restart of a server.
     const DEFAULT_MIN_BACKOFF: Duration = Duration::from_millis(100);
 
-    /// Seldom enough for 10,000 clients to be a thousand attempts a second at most.
+    /// Long enough that 10,000 clients make fewer than 1,000 attempts per second.
     const DEFAULT_MAX_BACKOFF: Duration = Duration::from_secs(30);
 
-    /// The defaults, as each setter names them.
+    /// A configuration with the default values. Each setter documents its default.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -46,40 +46,45 @@ impl ClientConfig {
 
     /// Sets the configuration of each connection.
     ///
-    /// Its [`send_high_water`](ConnConfig::send_high_water) is also how many bytes the client keeps for the next
-    /// connection, beside those in the send queue of the present one; its
-    /// [`connect_timeout`](ConnConfig::connect_timeout) holds for each attempt. An
-    /// [`idle_timeout`](ConnConfig::idle_timeout), or [keepalive](crate::TcpConfig::keepalive), is how a server that is
-    /// gone without a word is noticed. Senders wait where there is no room: another
-    /// [`slow_consumer`](ConnConfig::slow_consumer) than [`Block`](SlowConsumer::Block) is refused.
+    /// [`send_high_water`](ConnConfig::send_high_water) also limits the bytes that are queued in the client, in
+    /// addition to the send queue of the current connection. [`connect_timeout`](ConnConfig::connect_timeout) applies
+    /// to each attempt. To detect a server that disappears without closing the connection, set
+    /// [`idle_timeout`](ConnConfig::idle_timeout) or [`keepalive`](crate::TcpConfig::keepalive). Only the policy
+    /// [`Block`](SlowConsumer::Block) is allowed for [`slow_consumer`](ConnConfig::slow_consumer), because a client
+    /// drops no packet that it has accepted.
+    ///
+    /// Default: [`ConnConfig::new`].
     #[must_use]
     pub fn conn(mut self, conn: ConnConfig) -> Self {
         self.conn = conn;
         self
     }
 
-    /// Sets how long the client waits at least before it connects again. After each attempt that fails it waits twice
-    /// as long, and each time up to twice that, at random, for clients not to come all at once.
+    /// Sets the first pause before the client reconnects.
     ///
-    /// Default: 100 ms, so the first pause is one of 100 to 200 ms.
+    /// The pause doubles after each failed attempt, up to [`max_backoff`](Self::max_backoff). A random part of up to
+    /// 100 % is added to each pause, so that clients do not all reconnect at once. Must not be zero. Default: 100 ms,
+    /// so the first pause takes 100 to 200 ms.
     #[must_use]
     pub fn min_backoff(mut self, delay: Duration) -> Self {
         self.min_backoff = delay;
         self
     }
 
-    /// Sets how long the client waits at most, the random part with it. Not less than `min_backoff`.
+    /// Sets the longest pause before the client reconnects, including the random part. At least `min_backoff`.
     ///
-    /// A connection is a success, after which the pauses begin anew, once a packet has come over it, or when it has
-    /// lasted for so long. Default: 30 s.
+    /// The backoff starts again with `min_backoff` after a connection over which a packet was received, or which lasted
+    /// for `max_backoff`. Default: 30 s.
     #[must_use]
     pub fn max_backoff(mut self, delay: Duration) -> Self {
         self.max_backoff = delay;
         self
     }
 
-    /// Sets after how many attempts in a row that fail the client gives up and ends. At least 1. Default: `None`,
-    /// never.
+    /// Sets after how many failed attempts in a row the client gives up and ends.
+    ///
+    /// A connection that ends before the backoff starts again (see [`max_backoff`](Self::max_backoff)) counts as a
+    /// failed attempt. At least 1. Default: `None`, never.
     #[must_use]
     pub fn max_tries(mut self, tries: impl Into<Option<u32>>) -> Self {
         self.max_tries = tries.into();
@@ -89,7 +94,7 @@ impl ClientConfig {
     pub(super) fn check(&self) -> Result<(), Error> {
         self.conn.check()?;
         let problem = if self.conn.slow_consumer != SlowConsumer::Block {
-            "a client has no slow_consumer but Block: what it has accepted is not dropped"
+            "a client supports only the slow_consumer Block: it never drops a packet that it has accepted"
         } else if self.min_backoff.is_zero() {
             "min_backoff must not be zero"
         } else if self.max_backoff < self.min_backoff {
@@ -102,11 +107,10 @@ impl ClientConfig {
         Err(Reason::Config(problem).into())
     }
 
-    /// The pauses between attempts.
     pub(super) fn backoff(&self) -> Backoff {
         let builder = ExponentialBuilder::new()
             .with_min_delay(self.min_backoff)
-            // The random part is up to as much again.
+            // The random part can double this.
             .with_max_delay((self.max_backoff / 2).max(self.min_backoff))
             .without_max_times()
             .with_jitter();
@@ -136,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pause_is_twice_the_one_before_and_up_to_as_much_again_but_never_over_the_most() {
+    fn pauses_double_with_a_random_part_up_to_the_maximum() {
         let ms = Duration::from_millis;
         for _ in 0..100 {
             let mut backoff = ClientConfig::new().max_backoff(ms(1000)).backoff();
@@ -157,13 +161,13 @@ mod tests {
     }
 
     #[test]
-    fn pauses_as_long_as_they_get_are_no_panic() {
+    fn the_longest_possible_pauses_do_not_panic() {
         let mut backoff = ClientConfig::new().max_backoff(Duration::MAX).backoff();
         assert!((0..200).map(|_| backoff.next()).is_sorted_by(|a, b| *a / 4 <= *b));
     }
 
     #[test]
-    fn what_cannot_work_is_refused_with_its_reason() {
+    fn invalid_values_are_refused_by_name() {
         let zero = Duration::ZERO;
         let cases = [
             (ClientConfig::new().conn(ConnConfig::new().send_high_water(0)), "send_high_water"),

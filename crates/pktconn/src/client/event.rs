@@ -1,4 +1,4 @@
-//! What a client receives, and the state that it is in.
+//! The public events and states of a client.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -8,66 +8,78 @@ use pktconn_codec::Packet;
 
 use crate::Error;
 
-/// What happens to a [`Client`](crate::Client), in its order.
+/// An event of a [`Client`](crate::Client). [`Client::recv`](crate::Client::recv) returns them in order.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ClientEvent {
-    /// There is a connection.
+    /// A connection was made.
     Connected,
     /// A packet was received.
     Packet(Packet),
-    /// The connection ended. All that arrived over it came before, unless [`Lost::undelivered`] is set.
+    /// The connection ended. All packets that arrived over it came before this event, unless [`Lost::undelivered`] is
+    /// set.
     Lost(Lost),
 }
 
-/// The end of one of a client's connections. Several in a row that nobody has received may be told as one, where no
-/// packet came in between.
+/// The end of a client's connection.
+///
+/// If the application does not receive, several connections that ended one after the other without a packet in between
+/// can be reported as one.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Lost {
-    /// Why it ended.
+    /// Why the connection ended. If this event reports several connections, the reason of the last one.
     pub error: Error,
-    /// Numbers of the packets that were fully written to this connection, as [`send`](crate::Client::send) returned
-    /// them. Whether the server received them is unknown, and they are never sent again. Later numbers are still
-    /// queued.
-    pub written: Range<u64>,
-    /// Whether packets that had arrived over this connection may be missing before this event. `false` is a promise:
-    /// all that arrived was delivered. The packets that are missing are the last of their connection. Where several
-    /// losses are told as one, it holds for any of them.
+    /// Numbers of the packets that were completely written to this connection, as [`send`](crate::Client::send)
+    /// returned them.
     ///
-    /// `true` when packets were dropped because nobody received, beyond the limits of [`Client`](crate::Client#memory).
-    /// Also `true` where reading stopped before the end of what had arrived: the peer took nothing until the
-    /// [`write_timeout`](crate::ConnConfig::write_timeout), the client or the connection was closed on this side, or
-    /// the runtime was shut down. A clean close by the server never sets it.
+    /// It is unknown whether the server received them. They are never sent again. Packets with later numbers are sent
+    /// over the next connection, or returned by [`close`](crate::Client::close).
+    pub written: Range<u64>,
+    /// Whether packets that arrived over this connection may be missing from the events before this one.
+    ///
+    /// `false` guarantees that all packets that arrived were delivered. If packets are missing, they are the last ones
+    /// of the connection. If this event reports several connections, `true` means that at least one of them may have
+    /// missing packets.
+    ///
+    /// It is `true` in these cases:
+    ///
+    /// - The application did not receive, and the [memory limit](crate::Client#memory) of the client was reached.
+    /// - Reading stopped early: [`write_timeout`](crate::ConnConfig::write_timeout) passed, the client or the
+    ///   connection was closed on this side, or the runtime was shut down.
+    ///
+    /// A clean close by the server never sets it.
     pub undelivered: bool,
 }
 
-/// What a [`Client`](crate::Client) is doing.
+/// The state of a [`Client`](crate::Client).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum ClientState {
-    /// An attempt to connect is under way.
+    /// An attempt to connect is running.
     Connecting,
-    /// There is a connection.
+    /// A connection is open.
     Connected,
-    /// The next attempt is waited for.
+    /// The client waits before the next attempt.
     #[non_exhaustive]
     Waiting {
-        /// How many attempts in a row have failed.
+        /// How many attempts in a row have failed. A connection that ended before the backoff was reset counts as
+        /// failed; see [`max_backoff`](crate::ClientConfig::max_backoff).
         failed_tries: u32,
-        /// How long after the last one the next follows.
+        /// How long the client waits in this state.
         delay: Duration,
         /// Why the last attempt failed, or the connection ended.
         error: Arc<Error>,
     },
-    /// The client has ended: because it was closed or dropped, after [`max_tries`](crate::ClientConfig::max_tries), or
-    /// because an attempt failed that can never work ([`is_config`](Error::is_config)). With the error that kept it
-    /// from sending everything, or that of the last attempt.
+    /// The client has ended: it was closed or dropped, [`max_tries`](crate::ClientConfig::max_tries) was reached, or an
+    /// attempt failed with [`is_config`](Error::is_config).
+    ///
+    /// The error is why not everything was sent, or that of the last attempt. `None` if everything was sent.
     Ended(Option<Arc<Error>>),
 }
 
 impl ClientState {
-    /// Whether there is a connection.
+    /// Whether a connection is open.
     #[must_use]
     pub fn is_connected(&self) -> bool {
         matches!(self, Self::Connected)

@@ -1,23 +1,23 @@
-//! What clients tell the recorder of the crate `metrics`.
+//! Metrics of all clients of a process, for the recorder of the crate `metrics`.
 
 use metrics::{Unit, counter, describe_counter};
 
-const CLIENT_CONNECTED: &str = "pktconn_client_connections_total";
-const CLIENT_FAILED: &str = "pktconn_client_failed_tries_total";
+const CONNECTIONS: &str = "pktconn_client_connections_total";
+const FAILED_TRIES: &str = "pktconn_client_failed_tries_total";
 
 pub(super) fn describe() {
-    describe_counter!(CLIENT_CONNECTED, Unit::Count, "Connections that clients have made.");
-    describe_counter!(CLIENT_FAILED, Unit::Count, "Attempts of clients to connect that failed.");
-    counter!(CLIENT_CONNECTED).increment(0);
-    counter!(CLIENT_FAILED).increment(0);
+    describe_counter!(CONNECTIONS, Unit::Count, "Connections made by clients.");
+    describe_counter!(FAILED_TRIES, Unit::Count, "Failed connection attempts of clients.");
+    counter!(CONNECTIONS).increment(0);
+    counter!(FAILED_TRIES).increment(0);
 }
 
-pub(super) fn connected() {
-    counter!(CLIENT_CONNECTED).increment(1);
+pub(super) fn record_connected() {
+    counter!(CONNECTIONS).increment(1);
 }
 
-pub(super) fn failed() {
-    counter!(CLIENT_FAILED).increment(1);
+pub(super) fn record_failed_try() {
+    counter!(FAILED_TRIES).increment(1);
 }
 
 #[cfg(test)]
@@ -27,7 +27,7 @@ mod tests {
     #[test]
     fn the_crate_documentation_lists_every_metric() {
         let documentation = include_str!("../lib.rs");
-        for name in [CLIENT_CONNECTED, CLIENT_FAILED] {
+        for name in [CONNECTIONS, FAILED_TRIES] {
             assert!(documentation.contains(&format!("`{name}`")), "{name}");
         }
     }

@@ -1,4 +1,6 @@
-//! A client that keeps a connection up.
+//! The public client that reconnects by itself, and its sender handle.
+//!
+//! This layer uses connections through their public handles. It must not know servers or groups.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -18,10 +20,10 @@ pub use config::ClientConfig;
 mod event;
 pub use event::{ClientEvent, ClientState, Lost};
 
-mod inbox;
+mod receive_queue;
 
-mod link;
-use link::Link;
+mod channel;
+use channel::ClientChannel;
 
 #[cfg(feature = "metrics")]
 mod metrics;
@@ -30,12 +32,18 @@ mod receive;
 
 mod reconnect;
 
-/// A client that keeps a connection up: it connects by itself, and again when the connection is lost, after pauses that
-/// grow.
+/// A client that connects in the background, and reconnects with growing pauses when the connection is lost.
 ///
-/// What was sent and not yet written when a connection is lost goes out over the next one, in order and once. What was
-/// written may have been received, or may be lost: which packets these are, [`ClientEvent::Lost`] tells, and none of
-/// them is sent again.
+/// Packets that are still in the send queue when a connection is lost are sent over the next one, in order and once.
+/// Packets that were already written may or may not have reached the server. [`ClientEvent::Lost`] has their numbers,
+/// and the client never sends them again.
+///
+/// A failed attempt to connect is not an event. Its error is in the [`state`](Self::state), and is logged with
+/// `tracing` at DEBUG.
+///
+/// The client runs one task, and all packets pass through it. A [`PacketConn`] is faster.
+///
+/// If you never receive, keep only a [`sender`](Self::sender) and drop the client.
 ///
 /// ```
 /// use pktconn::{Client, ClientConfig, ClientEvent};
@@ -49,14 +57,14 @@ mod reconnect;
 /// #     Ok(conn.close().await?)
 /// # }));
 /// let mut client = Client::new(addr, ClientConfig::new())?;
-/// client.send(b"hello").await?; // Number 0; it waits for a connection in the client.
+/// client.send(b"hello").await?; // Number 0. It waits in the client until there is a connection.
 /// while let Some(event) = client.recv().await {
 ///     match event {
 ///         ClientEvent::Packet(packet) => {
 ///             assert_eq!(packet.payload(), b"hello");
 ///             break;
 ///         }
-///         ClientEvent::Lost(lost) => println!("{:?}; received or not: {:?}", lost.error, lost.written),
+///         ClientEvent::Lost(lost) => println!("{}; delivery unknown: {:?}", lost.error, lost.written),
 ///         _ => {}
 ///     }
 /// }
@@ -65,65 +73,64 @@ mod reconnect;
 /// # }
 /// ```
 ///
-/// An attempt to connect that fails is no event: its error is in the [`state`](Self::state), and goes to `tracing` at
-/// the level of debugging.
-///
-/// The client runs a task of its own, through which all packets pass; a [`PacketConn`] is faster.
-///
 /// # Memory
 ///
-/// Bounded in both directions. To be sent: [`send_high_water`](ConnConfig::send_high_water) bytes in the client, and as
-/// much again in the send queue of the connection or given back by the last one.
+/// Memory is bounded in both directions.
 ///
-/// Received, and not yet taken by [`recv`](Self::recv): while the connection lives, one batch, which is at most 256
-/// packets of one read of 64 KiB, or one larger packet; and as much again in the connection. Nothing is dropped: a
-/// client that does not receive holds the server up, and a clean close by the server is noticed only behind what came
-/// before it.
+/// Sending: up to [`send_high_water`](ConnConfig::send_high_water) bytes in the client, and the same again in the send
+/// queue of the connection or returned by the last connection.
 ///
-/// When the connection has failed (a write failed or timed out), the client takes out of it what has arrived, so that
-/// it can connect again: until 1,024 packets or 1 MiB of payload wait, and at most two batches more. The limit holds
-/// for all connections together. At the limit the client waits one second for room, in all, and it reads 8 MiB at most.
-/// The rest is dropped, and [`Lost::undelivered`] says so. So senders and the next connection do not depend on the
-/// receiver, and a receiver that works loses nothing that it takes within that second.
+/// Receiving, while a connection is open: one batch that [`recv`](Self::recv) has not returned yet, and the same again
+/// in the connection. A batch is at most 256 packets from one read of 64 KiB, or one larger packet. Nothing is dropped:
+/// if the application does not receive, the server is slowed down (backpressure), and a clean close by the server is
+/// noticed only after the packets before it.
 ///
-/// If you never receive, keep only a [`sender`](Self::sender) and drop the client.
+/// Receiving, after a connection has failed: the client first takes the packets that have arrived out of the
+/// connection, so that it can reconnect. It keeps them until 1,024 packets or 1 MiB of payload are waiting, plus at
+/// most two batches. This limit covers all connections together. At the limit it waits up to 1 s in total for the
+/// application to receive, and it takes at most 8 MiB. The rest is dropped, and [`Lost::undelivered`] reports it. So
+/// neither senders nor the next connection depend on the receiver.
 ///
-/// Dropping it and all of its senders closes the connection at once: what the transport takes without waiting is still
-/// written, and the rest is lost. [`close`](Self::close) loses nothing silently.
+/// # Dropping
+///
+/// Dropping the client and all of its senders closes the connection at once: bytes that the transport accepts without
+/// waiting are still written, the rest is lost. [`close`](Self::close) first sends everything, or returns what it could
+/// not send.
 pub struct Client {
     sender: ClientSender,
 }
 
-/// The sending side of a [`Client`], to be cloned and handed to any task.
+/// The sending side of a [`Client`]. Clone it and move it to any task.
 ///
-/// It keeps the connection up as well, also when the client itself is gone. What arrives is discarded then, and nobody
-/// is told of what was written when a connection is lost.
+/// It keeps the client running even after the [`Client`] itself is dropped. Received packets and events are then
+/// discarded, including [`ClientEvent::Lost`].
 #[derive(Clone)]
 pub struct ClientSender {
-    link: Arc<Link>,
-    _task: Arc<DropGuard>,
+    channel: Arc<ClientChannel>,
+    _stop_on_last_drop: Arc<DropGuard>,
 }
 
 impl Client {
-    /// A client that connects to an [address](Addr), over TCP, by a Unix socket or with TLS, as its
-    /// [`ConnConfig`] says. Returns at once.
+    /// Starts a client that connects to an [address](Addr), as its [`ConnConfig`] says. Returns at once.
+    ///
+    /// If the server can reject a client after connecting (a login, or a client certificate with TLS 1.3), use
+    /// [`with_connector`](Self::with_connector) and wait there for the server's first packet. Otherwise the client
+    /// sends packets over a connection that the server then closes.
     ///
     /// # Errors
     ///
-    /// [`is_config`](Error::is_config): the configuration contradicts itself, or the address can never be connected to,
-    /// such as one without a port. With TLS, [`is_tls`](Error::is_tls): its host can have no certificate. That an
-    /// attempt fails is no error here, but a [state](Self::state).
+    /// A failed attempt to connect is not an error of this call: see [`state`](Self::state).
     ///
-    /// A server that takes clients only after a word of theirs, or refuses their certificates by TLS 1.3, is a
-    /// connection until it ends: packets are sent over it. Have [`with_connector`](Self::with_connector) wait for a
-    /// first packet there.
+    /// - [`is_config`](Error::is_config): the configuration is invalid, or the address can never work, for example
+    ///   because it has no port.
+    /// - [`is_tls`](Error::is_tls): with TLS, the server name cannot be in a certificate.
     ///
     /// # Panics
     ///
-    /// Outside of a tokio runtime.
+    /// If it is called outside of a tokio runtime.
     pub fn new(addr: impl Into<Addr>, config: ClientConfig) -> Result<Self, Error> {
         let addr = addr.into();
-        // What can never work is not tried again and again.
+        // Otherwise the client would retry forever what can never work.
         crate::connection::connect::check(&addr, &config.conn)?;
         Self::with_connector(config, move |config| {
             let addr = addr.clone();
@@ -131,16 +138,35 @@ impl Client {
         })
     }
 
-    /// A client that calls `connector` for each connection: where each begins with a login, where there are several
-    /// addresses to choose from, or for another transport.
+    /// Starts a client that calls `connector` for each connection. Returns at once.
     ///
-    /// The connection is to be made with the [`ConnConfig`] that is passed. What the connector receives is no event,
-    /// and what it sends has no number and is never sent again. What it fails with, boxed, is the `source` of an
-    /// [`is_io`](Error::is_io) where it is no [`Error`]. One that is [`is_config`](Error::is_config) ends the client:
-    /// another attempt would fail as well. Nothing else may send over the connection later, as a
-    /// [`Group`](crate::Group) would: the client's account of what was written would be wrong. Put a
-    /// `tokio::time::timeout` around what waits for the peer: but for the [`close_timeout`](ConnConfig::close_timeout)
-    /// of a client that is closed, nothing else ends an attempt.
+    /// Use it if each connection starts with a login, if there are several addresses to choose from, or for another
+    /// transport. The connector must follow these rules:
+    ///
+    /// - Make the connection with the [`ConnConfig`] that is passed. A connection that may drop packets, or that has a
+    ///   lower payload limit, ends the client with [`is_config`](Error::is_config).
+    /// - Put a `tokio::time::timeout` around waits for the peer. Nothing else limits an attempt, except
+    ///   [`close_timeout`](ConnConfig::close_timeout) once the client is closed.
+    /// - Do not send over the connection later from elsewhere, for example from a [`Group`](crate::Group). The client
+    ///   would count packets wrongly in [`Lost::written`].
+    ///
+    /// Packets that the connector receives are not events. Packets that it sends have no number, and are never sent
+    /// again.
+    ///
+    /// If the connector fails with an [`Error`] of this crate, the [`state`](Self::state) contains this error. Any
+    /// other error is wrapped in an [`io::Error`] as [`is_io`](Error::is_io); [`io::Error::get_ref`] returns the
+    /// original. An error that is [`is_config`](Error::is_config) ends the client, because another attempt would fail
+    /// too.
+    ///
+    /// # Errors
+    ///
+    /// - [`is_config`](Error::is_config): the configuration is invalid.
+    ///
+    /// # Panics
+    ///
+    /// If it is called outside of a tokio runtime.
+    ///
+    /// # Example
     ///
     /// ```no_run
     /// use std::time::Duration;
@@ -161,14 +187,6 @@ impl Client {
     /// # Ok(())
     /// # }
     /// ```
-    ///
-    /// # Errors
-    ///
-    /// [`is_config`](Error::is_config): the configuration contradicts itself.
-    ///
-    /// # Panics
-    ///
-    /// Outside of a tokio runtime.
     pub fn with_connector<C, F>(config: ClientConfig, connector: C) -> Result<Self, Error>
     where
         C: Fn(ConnConfig) -> F + Send + Sync + 'static,
@@ -179,113 +197,130 @@ impl Client {
             let connecting = connector(config);
             Box::pin(async move { connecting.await.map_err(into_error) })
         });
-        let link = Arc::new(Link::new(&config.conn));
-        let gone = CancellationToken::new();
-        tokio::spawn(reconnect::keep(Arc::clone(&link), config, connector, gone.clone()));
-        Ok(Self { sender: ClientSender { link, _task: Arc::new(gone.drop_guard()) } })
+        let channel = Arc::new(ClientChannel::new(&config.conn));
+        let handles_gone = CancellationToken::new();
+        tokio::spawn(reconnect::run_client(Arc::clone(&channel), config, connector, handles_gone.clone()));
+        Ok(Self { sender: ClientSender { channel, _stop_on_last_drop: Arc::new(handles_gone.drop_guard()) } })
     }
 
-    /// Waits for the next event; `None` when the client has ended, and all was told.
+    /// Waits for the next event. Returns `None` once the client has ended and all events have been returned.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future loses nothing.
+    /// Cancel safe: dropping the future loses no event.
     pub async fn recv(&mut self) -> Option<ClientEvent> {
-        self.sender.link.next().await
+        self.sender.channel.next_event().await
     }
 
-    /// Accepts a packet to be sent over this connection or the next. See [`ClientSender::send`].
+    /// Queues a packet for this connection or the next. Waits while the queue is full. See [`ClientSender::send`].
     ///
     /// # Errors
     ///
-    /// [`is_payload_too_large`](Error::is_payload_too_large): the client goes on. Any other: it has ended, or is
-    /// closed. The packet comes back in [`into_unsent`](Error::into_unsent).
+    /// [`into_unsent`](Error::into_unsent) returns the packet.
+    ///
+    /// - [`is_payload_too_large`](Error::is_payload_too_large): the packet exceeds the limit; the client stays usable.
+    /// - Any other error: the client was closed or has ended, and this is the reason.
     ///
     /// # Cancel safety
     ///
-    /// The packet is accepted whole when the future completes, and not at all when it is dropped before.
+    /// Cancel safe: if the future is dropped before it completes, the packet is not queued.
     pub async fn send(&self, packet: impl Into<Packet>) -> Result<u64, Error> {
         self.sender.send(packet).await
     }
 
-    /// Accepts a packet to be sent if there is room for it. See [`ClientSender::try_send`].
+    /// Queues a packet if there is room now. See [`ClientSender::try_send`].
     ///
     /// # Errors
     ///
-    /// [`is_full`](Error::is_full) when there is no room now; otherwise as [`send`](Self::send). The packet comes back
-    /// in [`into_unsent`](Error::into_unsent).
+    /// [`into_unsent`](Error::into_unsent) returns the packet.
+    ///
+    /// - [`is_full`](Error::is_full): the queue is full, or other senders are waiting for room.
+    /// - [`is_payload_too_large`](Error::is_payload_too_large): the packet exceeds the limit; the client stays usable.
+    /// - Any other error: the client was closed or has ended, and this is the reason.
     pub fn try_send(&self, packet: impl Into<Packet>) -> Result<u64, Error> {
         self.sender.try_send(packet)
     }
 
-    /// A handle to send with from elsewhere.
+    /// Returns a handle that sends from other tasks.
     #[must_use]
     pub fn sender(&self) -> ClientSender {
         self.sender.clone()
     }
 
-    /// What the client is doing, and how that changes. See [`ClientSender::state`].
+    /// Returns a `watch` receiver of the client's state. See [`ClientSender::state`].
     #[must_use]
     pub fn state(&self) -> watch::Receiver<ClientState> {
         self.sender.state()
     }
 
-    /// Sends what was accepted, closes the connection, and ends the client. See [`ClientSender::close`].
+    /// Sends the queued packets, closes the connection, and ends the client. See [`ClientSender::close`].
     ///
     /// # Errors
     ///
-    /// Why not all was sent, or why the client had ended before. The packets that were not written come back in
-    /// [`into_unsent`](Error::into_unsent).
+    /// [`into_unsent`](Error::into_unsent) returns the packets that were not completely written.
+    ///
+    /// - [`is_timeout`](Error::is_timeout): [`close_timeout`](ConnConfig::close_timeout) passed.
+    /// - Any other error: why the connection failed, or why the client had ended before.
     ///
     /// # Cancel safety
     ///
-    /// The close goes on when the future is dropped, as long as a handle is there; a further call waits for its end.
+    /// Cancel safe: the close continues if the future is dropped, as long as a handle of the client exists. A further
+    /// call waits for it.
     pub async fn close(&self) -> Result<(), Error> {
         self.sender.close().await
     }
 }
 
 impl ClientSender {
-    /// Accepts a packet to be sent over this connection or the next, and waits for room first where there is none: as
-    /// many bytes as [`send_high_water`](ConnConfig::send_high_water) wait in the client. Returns the packet's number:
-    /// the first is 0.
+    /// Queues a packet for this connection or the next, and returns its number. The first packet has number 0.
+    ///
+    /// Waits while [`send_high_water`](ConnConfig::send_high_water) bytes are queued in the client. Without a
+    /// connection nothing leaves the queue, so the wait can be long: put a `tokio::time::timeout` around it if that
+    /// matters. Waiting senders are served in order. Poll or drop a waiting future, because all later senders wait
+    /// behind it.
     ///
     /// # Errors
     ///
-    /// [`is_payload_too_large`](Error::is_payload_too_large): the client goes on. Any other: it has ended, or is
-    /// closed. The packet comes back in [`into_unsent`](Error::into_unsent).
+    /// [`into_unsent`](Error::into_unsent) returns the packet.
     ///
-    /// While there is no connection nothing leaves, and a full queue has the caller wait: put a `tokio::time::timeout`
-    /// around it where that matters. Poll or drop a future that waits: it stands in the line, before all that come
-    /// later.
+    /// - [`is_payload_too_large`](Error::is_payload_too_large): the packet exceeds the limit; the client stays usable.
+    /// - Any other error: the client was closed or has ended, and this is the reason.
     ///
     /// # Cancel safety
     ///
-    /// The packet is accepted whole when the future completes, and not at all when it is dropped before.
+    /// Cancel safe: if the future is dropped before it completes, the packet is not queued.
     pub async fn send(&self, packet: impl Into<Packet>) -> Result<u64, Error> {
         let packet = packet.into();
-        self.link.accept(&packet).await.map_err(|reason| Error::new(reason, vec![packet]))
+        self.channel.send(&packet).await.map_err(|reason| Error::new(reason, vec![packet]))
     }
 
-    /// Accepts a packet to be sent if there is room for it, and nobody waits for that. Returns its number.
+    /// Queues a packet if there is room now, and returns its number.
     ///
     /// # Errors
     ///
-    /// [`is_full`](Error::is_full) when there is no room now; otherwise as [`send`](Self::send). The packet comes back
-    /// in [`into_unsent`](Error::into_unsent).
+    /// [`into_unsent`](Error::into_unsent) returns the packet.
+    ///
+    /// - [`is_full`](Error::is_full): the queue is full, or other senders are waiting for room.
+    /// - [`is_payload_too_large`](Error::is_payload_too_large): the packet exceeds the limit; the client stays usable.
+    /// - Any other error: the client was closed or has ended, and this is the reason.
     pub fn try_send(&self, packet: impl Into<Packet>) -> Result<u64, Error> {
         let packet = packet.into();
-        self.link.try_accept(&packet).map_err(|reason| Error::new(reason, vec![packet]))
+        self.channel.try_send(&packet).map_err(|reason| Error::new(reason, vec![packet]))
     }
 
-    /// How many bytes of accepted packets wait in the client: frames, with their headers and checksums. Those that the
-    /// present connection has taken are not among them.
+    /// Bytes that are queued in the client, with frame headers and checksums. Does not include what the current
+    /// connection has taken from the queue.
     #[must_use]
     pub fn queued_bytes(&self) -> usize {
-        self.link.queued_bytes()
+        self.channel.queued_bytes()
     }
 
-    /// What the client is doing, and how that changes.
+    /// Returns a `watch` receiver of the client's state.
+    ///
+    /// A `watch` receiver shows only the latest state. For every connect and loss, use the [events](Client::recv). If
+    /// you wait for a connection, also wait for the end: a client that has ended does not connect again.
+    ///
+    /// # Example
     ///
     /// ```
     /// # async fn example(client: pktconn::Client) -> Result<(), Box<dyn std::error::Error>> {
@@ -293,43 +328,43 @@ impl ClientSender {
     /// # Ok(())
     /// # }
     /// ```
-    ///
-    /// A client that has ended does not connect again: who waits should wait for that too. A `watch` shows the latest
-    /// state alone. What must not be missed is an [event](Client::recv).
     #[must_use]
     pub fn state(&self) -> watch::Receiver<ClientState> {
-        self.link.state().subscribe()
+        self.channel.state().subscribe()
     }
 
-    /// Accepts nothing more, sends what was accepted, closes the connection as
-    /// [`PacketConn::close`](PacketConn::close) does, and ends the client.
+    /// Sends the queued packets, closes the connection like [`PacketConn::close`](PacketConn::close), and ends the
+    /// client. Later sends fail.
     ///
-    /// Where there is no connection and something to be sent, an attempt that is under way is waited for, or else one
-    /// is made, until [`close_timeout`](ConnConfig::close_timeout). No other follows when that fails.
+    /// If packets are queued and there is no connection, the client waits for the running attempt to connect, or makes
+    /// one more attempt, within [`close_timeout`](ConnConfig::close_timeout). If that attempt fails, it makes no other.
+    /// Packets that arrive during the close are discarded. If everything was sent, no [`ClientEvent::Lost`] follows.
     ///
     /// # Errors
     ///
-    /// Why not all was sent, or why the client had ended before: [`is_timeout`](Error::is_timeout) when the deadline
-    /// passed. The packets that were not wholly written come back in [`into_unsent`](Error::into_unsent), once: where
-    /// several handles close the client, one of them gets them. Of those that were written by a connection that failed,
-    /// [`ClientEvent::Lost`] tells.
+    /// [`into_unsent`](Error::into_unsent) returns the packets that were not completely written. If several handles
+    /// close the client, one of them gets all packets. [`ClientEvent::Lost`] has the numbers of packets that a failed
+    /// connection has written.
+    ///
+    /// - [`is_timeout`](Error::is_timeout): [`close_timeout`](ConnConfig::close_timeout) passed.
+    /// - Any other error: why the connection failed, or why the client had ended before.
     ///
     /// # Cancel safety
     ///
-    /// The close goes on when the future is dropped, as long as a handle is there; a further call waits for its end.
+    /// Cancel safe: the close continues if the future is dropped, as long as a handle of the client exists. A further
+    /// call waits for it.
     pub async fn close(&self) -> Result<(), Error> {
-        self.link.close();
+        self.channel.close();
         let mut state = self.state();
-        // Its sender is here: it cannot fail.
+        // `wait_for` cannot fail: `channel` owns the `watch` sender.
         let reason = match state.wait_for(ClientState::is_ended).await.as_deref() {
             Ok(ClientState::Ended(Some(error))) => error.reason(),
             _ => return Ok(()),
         };
-        Err(Error::new(reason, self.link.take_unsent()))
+        Err(Error::new(reason, self.channel.take_unsent()))
     }
 }
 
-/// What a connector failed with.
 fn into_error(error: Box<dyn StdError + Send + Sync>) -> Error {
     match error.downcast::<Error>() {
         Ok(error) => *error,
@@ -342,7 +377,7 @@ fn into_error(error: Box<dyn StdError + Send + Sync>) -> Error {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        self.sender.link.desert();
+        self.sender.channel.receiver_dropped();
     }
 }
 
@@ -360,6 +395,6 @@ impl fmt::Debug for ClientSender {
 
 impl ClientSender {
     fn debug(&self, name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct(name).field("state", &*self.link.state().borrow()).finish_non_exhaustive()
+        f.debug_struct(name).field("state", &*self.channel.state().borrow()).finish_non_exhaustive()
     }
 }

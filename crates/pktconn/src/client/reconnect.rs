@@ -1,11 +1,11 @@
-//! The task that keeps a client's connection up.
+//! The task of a client: connects, runs the connection, and reconnects.
 //!
 //! ```text
 //!   Connecting --> Connected --> Waiting --> Connecting ...          close(), max_tries --> Ended
 //!        '---------- fails ---------^
 //! ```
 //!
-//! What a connection has not written goes back to the front of the queue, for the next one.
+//! Packets that a lost connection has not written go back to the front of the queue, for the next connection.
 
 use std::future::{pending, poll_fn};
 use std::pin::{Pin, pin};
@@ -16,9 +16,9 @@ use pktconn_codec::Packet;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use super::channel::ClientChannel;
 use super::config::{Backoff, ClientConfig};
 use super::event::{ClientEvent, ClientState, Lost};
-use super::link::Link;
 use super::receive::{Received, receive};
 use crate::connection::deferred::catch_panic;
 use crate::error::{Reason, Timeout};
@@ -28,53 +28,54 @@ pub(super) type Connecting = Pin<Box<dyn Future<Output = Result<PacketConn, Erro
 pub(super) type Connector = Box<dyn Fn(ConnConfig) -> Connecting + Send + Sync>;
 
 struct Reconnector {
-    link: Arc<Link>,
+    channel: Arc<ClientChannel>,
     config: ClientConfig,
     connector: Connector,
-    /// Once there is no handle any more.
-    gone: CancellationToken,
-    session: Option<Session>,
-    /// How many packets were ever written.
+    /// Cancelled when the last handle is dropped.
+    handles_gone: CancellationToken,
+    active: Option<ActiveConn>,
+    /// How many packets were written over all connections.
     written: u64,
     backoff: Backoff,
     failed_tries: u32,
     has_ended: bool,
 }
 
-/// What was given to the present connection.
-struct Session {
+/// The current connection, and the packets that were given to it.
+struct ActiveConn {
     sender: PacketSender,
-    /// Packets that were taken for it and that it has not accepted yet.
+    /// Packets that were taken from the queue and that the connection has not accepted yet.
     pending: Vec<Packet>,
-    /// How many were ever taken for it.
+    /// How many packets were taken from the queue for this connection.
     taken: usize,
-    /// Whether packets that have arrived may never come to the inbox. True until receiving has come to its end.
+    /// Whether packets that arrived may be missing in the receive queue. `true` until receiving has ended.
     undelivered: bool,
 }
 
-/// How a connection came to its end.
-enum Served {
+/// How running a connection ended.
+enum ServeEnd {
     Lost(Reason),
-    /// With the client: why not all was sent, if so.
+    /// The client ends too. The reason why not everything was sent, or `None`.
     Ended(Option<Reason>),
 }
 
-pub(super) fn keep(
-    link: Arc<Link>,
+pub(super) fn run_client(
+    channel: Arc<ClientChannel>,
     config: ClientConfig,
     connector: Connector,
-    gone: CancellationToken,
+    handles_gone: CancellationToken,
 ) -> impl Future<Output = ()> + Send + 'static {
     #[cfg(feature = "metrics")]
     super::metrics::describe();
     let backoff = config.backoff();
-    // Made before the first turn, which a runtime that is shut down does not grant.
+    // Made before the first poll: a runtime that is shut down drops the task without polling it, and `drop` must still
+    // run.
     let mut reconnector = Reconnector {
-        link,
+        channel,
         config,
         connector,
-        gone,
-        session: None,
+        handles_gone,
+        active: None,
         written: 0,
         backoff,
         failed_tries: 0,
@@ -86,14 +87,14 @@ pub(super) fn keep(
     }
 }
 
-/// One whose task is dropped, because its runtime is shut down, or ended by a panic, leaves nobody waiting and no
-/// packet untold.
+/// If the task is dropped (its runtime is shut down) or panics, this still ends the client: no caller waits forever,
+/// and every packet is accounted for.
 impl Drop for Reconnector {
     fn drop(&mut self) {
         if !self.has_ended {
-            let problem = "the runtime of the client was shut down, or its connector or transport panicked";
+            let problem = "the client's runtime was shut down, or its connector or transport panicked";
             let reason = Reason::from(std::io::Error::other(problem));
-            self.lose(&reason);
+            self.abandon_conn(&reason);
             self.end(Some(reason));
         }
     }
@@ -102,15 +103,15 @@ impl Drop for Reconnector {
 impl Reconnector {
     fn end(&mut self, reason: Option<Reason>) {
         self.has_ended = true;
-        self.link.end(reason);
+        self.channel.end(reason);
     }
 
-    /// Keeps the connection up until the end, and tells why not all was sent, if so.
+    /// Runs the client until it ends. Returns why not everything was sent, or `None`.
     async fn run(&mut self) -> Option<Reason> {
-        let (closing, gone) = (self.link.closing.clone(), self.gone.clone());
+        let (closing, handles_gone) = (self.channel.closing.clone(), self.handles_gone.clone());
         let close_timeout = self.config.conn.timeouts.close;
-        // What `close` grants to an attempt that it finds under way, or that is made for it.
-        let mut closed_long_ago = std::pin::pin!(async {
+        // Limits an attempt that is running when `close` is called, or that is made because of it.
+        let mut close_deadline = std::pin::pin!(async {
             closing.cancelled().await;
             sleep(close_timeout).await;
         });
@@ -121,37 +122,41 @@ impl Reconnector {
             self.set_state(ClientState::Connecting);
             let connected = tokio::select! {
                 biased;
-                () = gone.cancelled() => return self.dropped(),
-                () = closed_with_nothing_to_send(&self.link) => return None,
+                () = handles_gone.cancelled() => return self.reason_without_handles(),
+                () = closed_with_nothing_to_send(&self.channel) => return None,
                 connected = (self.connector)(self.config.conn.clone()) => connected,
-                () = &mut closed_long_ago => return Some(Reason::Timeout(Timeout::Close, close_timeout)),
+                () = &mut close_deadline => return Some(Reason::Timeout(Timeout::Close, close_timeout)),
             };
             let reason = match connected.map_err(Error::into_reason) {
                 Ok(conn) => match self.serve(conn).await {
-                    Served::Lost(reason) => reason,
-                    Served::Ended(reason) => return reason,
+                    ServeEnd::Lost(reason) => reason,
+                    ServeEnd::Ended(reason) => return reason,
                 },
                 Err(reason) => {
                     self.failed_tries += 1;
                     #[cfg(feature = "metrics")]
-                    super::metrics::failed();
+                    super::metrics::record_failed_try();
                     reason
                 }
             };
             if closing.is_cancelled() {
                 return self.has_unsent().then_some(reason);
             }
-            let has_tried_enough = self.config.max_tries.is_some_and(|most| self.failed_tries >= most);
-            if has_tried_enough || reason.is_config() {
+            let is_out_of_tries = self.config.max_tries.is_some_and(|max| self.failed_tries >= max);
+            if is_out_of_tries || reason.is_config() {
                 return Some(reason);
             }
             let delay = self.backoff.next();
             let (failed_tries, error) = (self.failed_tries, Arc::new(Error::from(reason)));
-            tracing::debug!(error = &*error as &dyn std::error::Error, ?delay, "connects again");
+            tracing::debug!(
+                error = &*error as &dyn std::error::Error,
+                ?delay,
+                "not connected, trying again after the delay"
+            );
             self.set_state(ClientState::Waiting { failed_tries, delay, error });
             tokio::select! {
                 biased;
-                () = gone.cancelled() => return self.dropped(),
+                () = handles_gone.cancelled() => return self.reason_without_handles(),
                 () = closing.cancelled() => {}
                 () = sleep(delay) => {}
             }
@@ -159,132 +164,134 @@ impl Reconnector {
     }
 
     fn has_unsent(&self) -> bool {
-        self.link.queued_bytes() > 0
+        self.channel.queued_bytes() > 0
     }
 
-    /// The end of a client without handles.
-    fn dropped(&self) -> Option<Reason> {
-        let bytes = self.link.queued_bytes();
+    /// Why a client whose handles are dropped has not sent everything, or `None`.
+    fn reason_without_handles(&self) -> Option<Reason> {
+        let bytes = self.channel.queued_bytes();
         if bytes == 0 {
             return None;
         }
-        tracing::debug!(bytes, "the client was dropped with packets that were not sent");
+        tracing::debug!(bytes, "all handles of the client were dropped before its queued bytes were sent");
         Some(Reason::LocalClose)
     }
 
     fn set_state(&self, state: ClientState) {
-        self.link.set_state(state);
+        self.channel.set_state(state);
     }
 
-    /// Has packets go both ways over `conn` until it or the client ends.
-    async fn serve(&mut self, conn: PacketConn) -> Served {
+    /// Sends and receives over `conn` until the connection or the client ends.
+    async fn serve(&mut self, conn: PacketConn) -> ServeEnd {
         let rules = &conn.shared().settings.rules;
         if rules.slow_consumer != SlowConsumer::Block
-            || rules.codec.config().payload_limit() < self.link.codec().config().payload_limit()
+            || rules.codec.config().payload_limit() < self.channel.codec().config().payload_limit()
         {
-            let problem = "a client's connection must take all that the client has accepted: connect with its ConnConfig";
-            return Served::Ended(Some(Reason::Config(problem)));
+            let problem = "the connector returned a connection that may drop packets or has a lower payload limit: connect with the ConnConfig that is passed to it";
+            return ServeEnd::Ended(Some(Reason::Config(problem)));
         }
-        let since = Instant::now();
+        let connected_at = Instant::now();
         #[cfg(feature = "metrics")]
-        super::metrics::connected();
+        super::metrics::record_connected();
         self.set_state(ClientState::Connected);
-        self.link.tell([ClientEvent::Connected]);
+        self.channel.push_events([ClientEvent::Connected]);
         let (sender, mut receiver) = conn.split();
-        let session = Session { sender: sender.clone(), pending: Vec::new(), taken: 0, undelivered: true };
-        let session = self.session.insert(session);
+        let active = ActiveConn { sender: sender.clone(), pending: Vec::new(), taken: 0, undelivered: true };
+        let active = self.active.insert(active);
         let mut has_received = false;
         let lost = tokio::select! {
-            received = receive(&self.link, &sender, &mut receiver, &mut has_received) => Some(received),
-            never = session.send(&self.link) => match never {},
-            () = self.link.closing.cancelled() => None,
-            () = self.gone.cancelled() => None,
+            received = receive(&self.channel, &sender, &mut receiver, &mut has_received) => Some(received),
+            never = active.send(&self.channel) => match never {},
+            () = self.channel.closing.cancelled() => None,
+            () = self.handles_gone.cancelled() => None,
         };
         if let Some(Received { reason, undelivered }) = lost {
-            session.undelivered = undelivered;
-            self.lose(&reason);
-            if has_received || since.elapsed() >= self.config.max_backoff {
+            active.undelivered = undelivered;
+            self.abandon_conn(&reason);
+            if has_received || connected_at.elapsed() >= self.config.max_backoff {
                 (self.backoff, self.failed_tries) = (self.config.backoff(), 0);
             } else {
                 self.failed_tries += 1;
             }
-            return Served::Lost(reason);
+            return ServeEnd::Lost(reason);
         }
-        session.hand_over(&self.link);
-        // It would have `close` wait for its bytes to be read.
+        active.move_all_to_conn(&self.channel);
+        // A receiver that is kept and not polled would make `close` wait in vain for the peer's close.
         drop(receiver);
-        if self.link.closing.is_cancelled() {
-            let all_is_out = session.pending.is_empty() && self.link.queued_bytes() == 0;
+        if self.channel.closing.is_cancelled() {
+            let all_queued_in_conn = active.pending.is_empty() && self.channel.queued_bytes() == 0;
             let (reason, unsent) = match sender.close().await {
                 Err(mut error) => (error.reason(), error.take_unsent()),
-                Ok(()) if all_is_out => {
-                    self.session = None;
-                    return Served::Ended(None);
+                Ok(()) if all_queued_in_conn => {
+                    self.active = None;
+                    return ServeEnd::Ended(None);
                 }
-                // It was closed before, by who has made it.
+                // The connector, or code that it gave a handle to, has closed the connection before.
                 Ok(()) => (Reason::LocalClose, Vec::new()),
             };
-            self.account(&reason, unsent);
-            return Served::Ended(Some(reason));
+            self.settle(&reason, unsent);
+            return ServeEnd::Ended(Some(reason));
         }
-        if self.link.has_discarded() {
+        if self.channel.has_discarded() {
             sender.shared().note_undelivered(true);
         }
-        // What the transport takes without waiting still goes.
+        // Writes what the transport accepts without waiting.
         let unsent = sender.shared().cut().map_or_else(|| sender.shared().abandon(), |cut| cut.unsent);
-        self.account(&Reason::LocalClose, unsent);
-        Served::Ended(self.dropped())
+        self.settle(&Reason::LocalClose, unsent);
+        ServeEnd::Ended(self.reason_without_handles())
     }
 
-    /// Ends the present connection, if there is one.
-    fn lose(&mut self, reason: &Reason) {
-        if let Some(session) = &self.session {
-            let unsent = session.sender.shared().abandon();
-            self.account(reason, unsent);
+    /// Ends the current connection, if there is one.
+    fn abandon_conn(&mut self, reason: &Reason) {
+        if let Some(active) = &self.active {
+            let unsent = active.sender.shared().abandon();
+            self.settle(reason, unsent);
         }
     }
 
-    /// Takes back what the present connection, which has ended, has not written, and tells of what it has.
-    fn account(&mut self, reason: &Reason, mut unsent: Vec<Packet>) {
-        let Some(Session { mut pending, taken, undelivered, .. }) = self.session.take() else { return };
+    /// Requeues the packets that the ended connection has not written, and reports the written ones in a `Lost` event.
+    fn settle(&mut self, reason: &Reason, mut unsent: Vec<Packet>) {
+        let Some(ActiveConn { mut pending, taken, undelivered, .. }) = self.active.take() else { return };
         let accepted = taken - pending.len();
-        // What the connector has sent stands before.
-        let own = unsent.len().min(accepted);
-        unsent.drain(..unsent.len() - own);
+        // Packets that the connector sent come first in `unsent`. They are not the client's.
+        let unwritten = unsent.len().min(accepted);
+        unsent.drain(..unsent.len() - unwritten);
         unsent.append(&mut pending);
-        self.link.put_back(unsent);
+        self.channel.requeue(unsent);
         let first = self.written;
-        self.written += (accepted - own) as u64;
+        self.written += (accepted - unwritten) as u64;
         let lost = Lost { error: reason.clone().into(), written: first..self.written, undelivered };
-        self.link.tell([ClientEvent::Lost(lost)]);
+        self.channel.push_events([ClientEvent::Lost(lost)]);
     }
 }
 
-impl Session {
-    /// Sends what is queued. Never ends: that of the connection is found in receiving, after all that has arrived.
-    async fn send(&mut self, link: &Link) -> std::convert::Infallible {
+impl ActiveConn {
+    /// Sends the queued packets. Never returns: the receiving side finds the end of the connection, after all packets
+    /// that have arrived.
+    async fn send(&mut self, channel: &ClientChannel) -> std::convert::Infallible {
         loop {
             if self.pending.is_empty() {
-                link.take(&mut self.pending).await;
+                channel.take_packets(&mut self.pending).await;
                 self.taken += self.pending.len();
             }
-            // One that panics has failed its connection, where it was the transport's doing: the next one says so.
-            let sent = unless_it_panics(self.sender.send_many(&mut self.pending)).await;
+            // If the transport panicked, the connection has failed, and the next call returns the error.
+            let sent = none_on_panic(self.sender.send_many(&mut self.pending)).await;
             if sent.is_some_and(|sent| sent.is_err()) {
                 return pending().await;
             }
         }
     }
 
-    /// Moves all that is queued into the send queue, over its mark: `close`, or a last write, takes it from there.
-    fn hand_over(&mut self, link: &Link) {
+    /// Moves all queued packets into the connection's send queue, beyond the high-water mark, for `close` or a last
+    /// write.
+    fn move_all_to_conn(&mut self, channel: &ClientChannel) {
         loop {
-            // One under which the transport panics was accepted before, and the next one fails.
+            // If the transport panics, this packet was accepted already, and the next call returns the error.
             let force =
                 |packet: &&Packet| catch_panic(|| self.sender.shared().force(packet)).unwrap_or(Ok(()));
             let sent = self.pending.iter().take_while(|packet| force(packet).is_ok()).count();
             catch_panic(|| drop(self.pending.drain(..sent)));
-            if !self.pending.is_empty() || !link.try_take(&mut self.pending) {
+            if !self.pending.is_empty() || !channel.try_take_packets(&mut self.pending) {
                 return;
             }
             self.taken += self.pending.len();
@@ -292,8 +299,8 @@ impl Session {
     }
 }
 
-/// `None` where it panics: to send drops the memory of packets, which is code of the application's.
-async fn unless_it_panics<F: Future>(future: F) -> Option<F::Output> {
+/// Returns `None` if the future panics. Sending drops memory of packets, which may run application code.
+async fn none_on_panic<F: Future>(future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     poll_fn(|cx| {
         catch_panic(|| future.as_mut().poll(cx)).map_or(Poll::Ready(None), |polled| polled.map(Some))
@@ -301,10 +308,10 @@ async fn unless_it_panics<F: Future>(future: F) -> Option<F::Output> {
     .await
 }
 
-/// Ready when the client is closed while nothing is to be sent.
-async fn closed_with_nothing_to_send(link: &Link) {
-    link.closing.cancelled().await;
-    if link.queued_bytes() > 0 {
+/// Completes when the client is closed while nothing is queued.
+async fn closed_with_nothing_to_send(channel: &ClientChannel) {
+    channel.closing.cancelled().await;
+    if channel.queued_bytes() > 0 {
         pending::<()>().await;
     }
 }

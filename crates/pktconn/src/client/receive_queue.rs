@@ -1,53 +1,54 @@
-//! What has happened to a client, in its order, and was not received yet. No lock, task or clock.
+//! The events of a client that the application has not received yet, in order. No lock, task or clock.
 //!
 //! ```text
-//!   while a connection lives:  a batch is added when no packet waits           the peer is held up
-//!   after its end:             batches are added while there is room           what is beyond is dropped
+//!   while a connection is open:  add a batch when no packet is waiting          otherwise backpressure
+//!   after it has failed:         add batches while there is room                drop the rest
 //! ```
 //!
-//! What waits is counted in packets and in bytes, over all connections. So it is bounded however many of them end while
-//! nobody receives.
+//! The limits count packets and bytes over all connections, so memory is bounded however many connections end while the
+//! application does not receive.
 
 use std::collections::VecDeque;
 use std::mem;
 
 use super::event::{ClientEvent, Lost};
 
-/// How many packets are added at a time, at most.
+/// The largest number of packets that are added at once.
 pub(super) const BATCH: usize = 256;
 
-/// From so many packets on there is no room. An empty one takes some 100 bytes as an event.
+/// The queue has no room from this many packets on. An event with an empty packet takes about 100 bytes.
 const MAX_PACKETS: usize = 1024;
 
-/// From so many bytes of payload on there is no room. Hundreds of clients in a process are no trouble.
+/// The queue has no room from this many bytes of payload on. Hundreds of clients in one process then need little
+/// memory.
 const MAX_BYTES: usize = 1024 * 1024;
 
 #[derive(Default)]
-pub(super) struct Inbox {
+pub(super) struct ReceiveQueue {
     events: VecDeque<ClientEvent>,
-    /// How many of the events are packets, and the bytes of their payloads.
+    /// The number of packets in `events`, and the bytes of their payloads.
     packets: usize,
     bytes: usize,
     has_ended: bool,
-    /// Whether the receiver is gone: events are dropped.
-    is_deserted: bool,
-    /// Whether packets of the present connection were dropped for that.
+    /// Whether the receiver was dropped. Events are then discarded.
+    is_receiver_gone: bool,
+    /// Whether packets of the current connection were discarded because of that.
     has_discarded: bool,
 }
 
-/// What taking an event has changed.
-pub(super) struct Taken {
-    /// `None` when none waits.
+/// The result of taking an event.
+pub(super) struct Popped {
+    /// `None` if the queue is empty.
     pub(super) event: Option<ClientEvent>,
-    /// Whether no event follows, now or later.
+    /// Whether the queue is empty and stays empty.
     pub(super) is_end: bool,
-    /// Whether there is room where there was none, or no packet waits any more.
+    /// Whether this made room, or took the last packet.
     pub(super) has_made_room: bool,
 }
 
-impl Inbox {
-    /// Whether no packet waits.
-    pub(super) fn is_clear(&self) -> bool {
+impl ReceiveQueue {
+    /// Whether no packet is waiting.
+    pub(super) fn has_no_packets(&self) -> bool {
         self.packets == 0
     }
 
@@ -56,20 +57,22 @@ impl Inbox {
         self.packets < MAX_PACKETS && self.bytes < MAX_BYTES
     }
 
-    /// Adds an event, and returns one that is dropped for it. A loss becomes one with the loss before it where no
-    /// packet stands in between: so losses are few, too, however long nobody receives.
+    /// Adds an event. Returns an event that is dropped as a result, if any.
+    ///
+    /// Merges a `Lost` with the previous `Lost` if there is no packet in between, so that these events are bounded too
+    /// while the application does not receive.
     pub(super) fn push(&mut self, event: ClientEvent) -> Option<ClientEvent> {
         match event {
             ClientEvent::Connected => self.has_discarded = false,
-            ClientEvent::Packet(_) => self.has_discarded |= self.is_deserted,
+            ClientEvent::Packet(_) => self.has_discarded |= self.is_receiver_gone,
             ClientEvent::Lost(_) => {}
         }
-        if self.is_deserted {
+        if self.is_receiver_gone {
             return Some(event);
         }
         match event {
             ClientEvent::Lost(lost) if self.follows_loss() => {
-                // The `Connected` in between.
+                // The `Connected` between the two.
                 self.events.pop_back();
                 let Some(ClientEvent::Lost(last)) = self.events.pop_back() else { return None };
                 self.events.push_back(ClientEvent::Lost(Lost {
@@ -95,7 +98,7 @@ impl Inbox {
     }
 
     /// Takes the first event.
-    pub(super) fn pop(&mut self) -> Taken {
+    pub(super) fn pop(&mut self) -> Popped {
         let had_room = self.has_room();
         let event = self.events.pop_front();
         let packet_len = match &event {
@@ -105,16 +108,16 @@ impl Inbox {
         self.packets -= usize::from(packet_len.is_some());
         self.bytes -= packet_len.unwrap_or_default();
         if self.events.is_empty() && self.events.capacity() > 2 * BATCH {
-            // A flood has made it so large.
+            // Frees the memory that a peak has needed.
             self.events = VecDeque::new();
         }
-        let has_made_room = packet_len.is_some() && (self.is_clear() || (!had_room && self.has_room()));
-        Taken { is_end: event.is_none() && self.has_ended, event, has_made_room }
+        let has_made_room = packet_len.is_some() && (self.has_no_packets() || (!had_room && self.has_room()));
+        Popped { is_end: event.is_none() && self.has_ended, event, has_made_room }
     }
 
-    /// Drops all events, also those to come, and returns those that wait.
-    pub(super) fn desert(&mut self) -> VecDeque<ClientEvent> {
-        self.is_deserted = true;
+    /// Discards all future events, and returns the waiting ones for the caller to drop.
+    pub(super) fn discard_all(&mut self) -> VecDeque<ClientEvent> {
+        self.is_receiver_gone = true;
         self.has_discarded |= self.packets > 0;
         (self.packets, self.bytes) = (0, 0);
         mem::take(&mut self.events)
@@ -124,7 +127,7 @@ impl Inbox {
         self.has_discarded
     }
 
-    /// No event is added any more.
+    /// No event follows.
     pub(super) fn end(&mut self) {
         self.has_ended = true;
     }
@@ -149,32 +152,32 @@ mod tests {
     }
 
     #[test]
-    fn there_is_room_until_one_of_the_limits() {
+    fn there_is_room_until_a_limit_is_reached() {
         for (len, most) in
             [(0, 1024), (1023, 1024), (1024, 1024), (1025, 1024), (4096, 256), (1 << 20, 1), (9 << 20, 1)]
         {
-            let mut inbox = Inbox::default();
+            let mut queue = ReceiveQueue::default();
             let mut packets = 0;
-            while inbox.has_room() {
-                assert!(inbox.push(packet(len)).is_none());
+            while queue.has_room() {
+                assert!(queue.push(packet(len)).is_none());
                 packets += 1;
             }
             assert_eq!(packets, most, "packets of {len} bytes");
-            assert!(inbox.pop().has_made_room, "packets of {len} bytes");
+            assert!(queue.pop().has_made_room, "packets of {len} bytes");
         }
     }
 
     #[test]
-    fn losses_become_one_only_where_no_packet_stands_between_them() {
-        let mut inbox = Inbox::default();
+    fn losses_are_merged_only_without_a_packet_in_between() {
+        let mut queue = ReceiveQueue::default();
         for (written, undelivered) in [(0..3, false), (3..3, true), (3..7, false)] {
-            inbox.push(ClientEvent::Connected);
-            inbox.push(lost(written, undelivered));
+            queue.push(ClientEvent::Connected);
+            queue.push(lost(written, undelivered));
         }
-        inbox.push(ClientEvent::Connected);
-        inbox.push(packet(1));
-        inbox.push(lost(7..9, false));
-        let events: Vec<_> = std::iter::from_fn(|| inbox.pop().event).collect();
+        queue.push(ClientEvent::Connected);
+        queue.push(packet(1));
+        queue.push(lost(7..9, false));
+        let events: Vec<_> = std::iter::from_fn(|| queue.pop().event).collect();
         let [
             ClientEvent::Connected,
             ClientEvent::Lost(first),
@@ -190,19 +193,19 @@ mod tests {
     }
 
     #[test]
-    fn an_inbox_that_is_empty_again_does_not_keep_the_memory_of_a_flood() {
-        let mut inbox = Inbox::default();
-        (0..1024).for_each(|_| assert!(inbox.push(packet(0)).is_none()));
-        while inbox.pop().event.is_some() {}
-        assert!(inbox.events.capacity() <= 2 * BATCH, "room for {} events", inbox.events.capacity());
+    fn an_emptied_queue_frees_the_memory_of_a_flood() {
+        let mut queue = ReceiveQueue::default();
+        (0..1024).for_each(|_| assert!(queue.push(packet(0)).is_none()));
+        while queue.pop().event.is_some() {}
+        assert!(queue.events.capacity() <= 2 * BATCH, "room for {} events", queue.events.capacity());
     }
 
-    /// What one connection does, and how many events the receiver takes before each batch.
+    /// A connection, and how many events the receiver takes before each batch.
     #[derive(Clone, Debug)]
     struct Conn {
-        /// The number of packets and the length of each.
+        /// Per batch, the number of packets and the length of each.
         batches: Vec<(usize, usize)>,
-        /// From this batch on it has ended.
+        /// The connection has ended before this batch.
         ended_at: usize,
         written: u64,
         taken: usize,
@@ -217,21 +220,21 @@ mod tests {
             .prop_map(|((batches, ended_at, written), taken)| Conn { batches, ended_at, written, taken })
     }
 
-    /// What the receiver got.
+    /// What the receiver has received.
     #[derive(Default)]
     struct Received {
-        /// The lengths of packets, since the last loss.
+        /// The lengths of the packets since the last loss.
         lens: Vec<usize>,
-        /// Of each loss: these, and the loss.
+        /// Each loss, with the lengths of the packets before it.
         losses: Vec<(Vec<usize>, Lost)>,
     }
 
     impl Received {
-        /// Takes `count` events, and tells whether room was made.
-        fn take(&mut self, inbox: &mut Inbox, count: usize) -> bool {
+        /// Takes `count` events. Returns whether room was made.
+        fn take(&mut self, queue: &mut ReceiveQueue, count: usize) -> bool {
             let mut has_made_room = false;
             for _ in 0..count {
-                let taken = inbox.pop();
+                let taken = queue.pop();
                 has_made_room |= taken.has_made_room;
                 match taken.event {
                     Some(ClientEvent::Packet(packet)) => self.lens.push(packet.len()),
@@ -245,55 +248,55 @@ mod tests {
     }
 
     proptest! {
-        /// Connections come and go, with a receiver that takes some, or nothing for long: what waits stays within the
-        /// limits and a batch; what comes is what arrived, in its order; and where something is missing a loss says so.
+        /// Many connections, with a receiver that takes some events or none for a long time. The queue stays within its
+        /// limits plus a batch, received packets are those that arrived, in order, and a loss reports missing packets.
         #[test]
-        fn what_waits_is_bounded_and_what_is_missing_is_told(conns in proptest::collection::vec(conn(), 1..30)) {
-            let mut inbox = Inbox::default();
+        fn the_queue_is_bounded_and_missing_packets_are_reported(conns in proptest::collection::vec(conn(), 1..30)) {
+            let mut queue = ReceiveQueue::default();
             let mut received = Received::default();
-            // Of each connection: the lengths that were added, and whether something was dropped.
+            // Per connection: the lengths that were added, and whether packets were dropped.
             let mut added: Vec<(Vec<usize>, bool)> = Vec::new();
             let mut first = 0;
             for conn in &conns {
-                inbox.push(ClientEvent::Connected);
+                queue.push(ClientEvent::Connected);
                 let (mut lens, mut undelivered) = (Vec::new(), false);
                 for (index, &(count, len)) in conn.batches.iter().enumerate() {
-                    let (was_clear, had_room) = (inbox.is_clear(), inbox.has_room());
-                    let has_made_room = received.take(&mut inbox, conn.taken);
+                    let (was_clear, had_room) = (queue.has_no_packets(), queue.has_room());
+                    let has_made_room = received.take(&mut queue, conn.taken);
                     prop_assert_eq!(
                         has_made_room,
-                        (!was_clear && inbox.is_clear()) || (!had_room && inbox.has_room()),
-                        "the task would sleep on, or wake for nothing"
+                        (!was_clear && queue.has_no_packets()) || (!had_room && queue.has_room()),
+                        "the task would not be woken, or be woken for nothing"
                     );
                     if index < conn.ended_at {
-                        // The task waits, and so the peer.
-                        while !inbox.is_clear() {
-                            received.take(&mut inbox, 1);
+                        // The task waits until the receiver has taken all packets.
+                        while !queue.has_no_packets() {
+                            received.take(&mut queue, 1);
                         }
-                    } else if !inbox.has_room() {
+                    } else if !queue.has_room() {
                         undelivered = true;
                         break;
                     }
                     for _ in 0..count {
-                        prop_assert!(inbox.push(packet(len)).is_none());
+                        prop_assert!(queue.push(packet(len)).is_none());
                         lens.push(len);
                     }
-                    prop_assert!(inbox.packets < MAX_PACKETS + BATCH);
-                    prop_assert!(inbox.bytes < MAX_BYTES + 70_000);
-                    let waiting = inbox.events.iter().filter_map(|event| match event {
+                    prop_assert!(queue.packets < MAX_PACKETS + BATCH);
+                    prop_assert!(queue.bytes < MAX_BYTES + 70_000);
+                    let waiting = queue.events.iter().filter_map(|event| match event {
                         ClientEvent::Packet(packet) => Some(packet.len()),
                         _ => None,
                     });
-                    prop_assert_eq!((inbox.packets, inbox.bytes), (waiting.clone().count(), waiting.sum()));
+                    prop_assert_eq!((queue.packets, queue.bytes), (waiting.clone().count(), waiting.sum()));
                 }
-                inbox.push(lost(first..first + conn.written, undelivered));
+                queue.push(lost(first..first + conn.written, undelivered));
                 first += conn.written;
                 added.push((lens, undelivered));
-                prop_assert!(inbox.events.len() <= 3 * (inbox.packets + 1), "{} events", inbox.events.len());
+                prop_assert!(queue.events.len() <= 3 * (queue.packets + 1), "{} events", queue.events.len());
             }
-            received.take(&mut inbox, usize::MAX);
-            prop_assert!(inbox.is_clear() && inbox.has_room());
-            // A loss stands for one connection or for several: their numbers say for which.
+            received.take(&mut queue, usize::MAX);
+            prop_assert!(queue.has_no_packets() && queue.has_room());
+            // A loss reports one connection or several. The packet numbers show which.
             let mut added = added.into_iter().zip(&conns);
             let mut next = 0;
             for (lens, lost) in received.losses {
