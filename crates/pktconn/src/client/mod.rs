@@ -85,11 +85,12 @@ mod reconnect;
 /// if the application does not receive, the server is slowed down (backpressure), and a clean close by the server is
 /// noticed only after the packets before it.
 ///
-/// Receiving, after a connection has failed: the client first takes the packets that have arrived out of the
-/// connection, so that it can reconnect. It keeps them until 1,024 packets or 1 MiB of payload are waiting, plus at
-/// most two batches. This limit covers all connections together. At the limit it waits up to 1 s in total for the
-/// application to receive, and it takes at most 8 MiB. The rest is dropped, and [`Lost::undelivered`] reports it. So
-/// neither senders nor the next connection depend on the receiver.
+/// Receiving, after a connection has failed (a write failed or timed out): the client first takes the packets that have
+/// arrived out of the connection, so that it can reconnect. It keeps them until 1,024 packets or 1 MiB of payload are
+/// waiting, plus at most two batches. This limit covers all connections together. At the limit it waits up to 1 s in
+/// total for the application to receive, and it takes at most 8 MiB. The rest is dropped, and [`Lost::undelivered`]
+/// reports it. So neither senders nor the next connection depend on the receiver, and an application that receives
+/// loses nothing that it takes within that second.
 ///
 /// # Dropping
 ///
