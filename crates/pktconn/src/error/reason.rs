@@ -180,7 +180,7 @@ impl fmt::Display for Reason {
                 );
             }
             Self::SlowConsumer { queued } => {
-                return write!(f, "the peer reads too slowly: {queued} bytes are in its send queue");
+                return write!(f, "the peer reads too slowly: its send queue holds {queued} bytes");
             }
             Self::OverBudget { held } => {
                 return write!(f, "the server exceeded its memory_budget: this connection held {held} bytes");
