@@ -4,7 +4,7 @@ use super::stream::Tls;
 
 /// Facts from the TLS handshake of a connection.
 ///
-/// [`PacketConn::tls`](crate::PacketConn::tls_info) returns it.
+/// [`PacketConn::tls`](crate::PacketConn::tls) returns it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TlsInfo {
