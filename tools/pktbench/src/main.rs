@@ -36,6 +36,7 @@ use std::process::ExitCode;
 
 use cli::{Job, manual};
 use judge::gate::Gate;
+use pktconn_tools::logging::log_to_stderr;
 use plan::Plan;
 use report::output::Output;
 use report::{comparison, html};
@@ -68,18 +69,4 @@ fn run(plan: Plan, output: Output, gate: &Gate) -> anyhow::Result<ExitCode> {
     let mut document = to_document::document(&outcome);
     gate.judge(&mut document);
     Ok(sinks.exit(&document))
-}
-
-fn log_to_stderr() {
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        // Reporting a failed write on standard error would panic if standard error is closed.
-        .log_internal_errors(false)
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::builder()
-                .with_default_directive(tracing::Level::WARN.into())
-                .from_env_lossy(),
-        )
-        .init();
 }

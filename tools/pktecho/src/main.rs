@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use pktconn::{Addr, CutConn};
+use pktconn_tools::logging::log_to_stderr;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use messages::{cannot_listen, say};
@@ -31,17 +32,7 @@ fn main() -> ExitCode {
         Ok(options) => options,
         Err(exit) => return exit,
     };
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        // It would panic where standard error is gone.
-        .log_internal_errors(false)
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::builder()
-                .with_default_directive(tracing::Level::WARN.into())
-                .from_env_lossy(),
-        )
-        .init();
+    log_to_stderr();
     let runtime = threads::runtime(1).context("cannot start");
     let result = runtime.and_then(|runtime| runtime.block_on(run(&options)));
     match result {

@@ -10,6 +10,8 @@ use clap::{CommandFactory, Parser, ValueEnum};
 use pktconn::{
     Addr, Checksum, CodecConfig, ConnConfig, HeaderFormat, IpNet, ServerConfig, SlowConsumer, TlsServerConfig,
 };
+use pktconn_tools::usage;
+use pktconn_tools::values::{parse_duration, parse_listen_addr, parse_size, whole_number};
 
 use crate::threads::Sharing;
 
@@ -28,7 +30,7 @@ use crate::threads::Sharing;
 pub(crate) struct Options {
     /// The address to listen on, HOST:PORT or unix:PATH; port 0 asks for a free port. May be given several times. Sockets
     /// that systemd hands over are listened on as well [default: 0.0.0.0:14572, where none is handed over]
-    #[arg(long, value_name = "ADDR", value_parser = parse_addr)]
+    #[arg(long, value_name = "ADDR", value_parser = parse_listen_addr)]
     pub(crate) listen: Vec<Addr>,
 
     /// Let other servers listen on the same port; the kernel deals the connections out
@@ -36,7 +38,7 @@ pub(crate) struct Options {
     pub(crate) reuse_port: bool,
 
     /// Threads that serve connections [default: one for each core]
-    #[arg(long, value_name = "N", default_value_t = cores(), value_parser = parse_threads, hide_default_value = true)]
+    #[arg(long, value_name = "N", default_value_t = cores(), value_parser = whole_number::<usize>(1..=1024, 4), hide_default_value = true)]
     pub(crate) threads: usize,
 
     /// How several threads share the connections
@@ -53,18 +55,18 @@ pub(crate) struct Options {
 
     /// The largest payload accepted, in bytes; suffixes such as KiB and MiB work [default: 32MiB, or what --header can say]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    max_payload: Option<usize>,
+    max_payload: Option<u32>,
 
     /// What becomes of replies that a client does not read, beyond 1 MiB
     #[arg(long, value_enum, value_name = "POLICY", default_value_t = SlowClient::Block)]
     slow_consumer: SlowClient,
 
     /// Connections at most; those beyond are closed at once [default: no limit of its own]
-    #[arg(long, value_name = "N", value_parser = parse_conns)]
+    #[arg(long, value_name = "N", value_parser = whole_number::<usize>(1.., 1000))]
     max_conns: Option<usize>,
 
     /// Connections at most of one IPv4 address, or of one IPv6 network of 64 bits [default: no limit]
-    #[arg(long, value_name = "N", value_parser = parse_conns)]
+    #[arg(long, value_name = "N", value_parser = whole_number::<usize>(1.., 1000))]
     max_conns_per_ip: Option<usize>,
 
     /// What all connections together may hold in memory, such as 256MiB; those that hold the most give way [default: no limit]
@@ -116,7 +118,7 @@ pub(crate) struct Options {
     pub(crate) stats: bool,
 
     /// How long connections may take to finish when the server is stopped.
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
     pub(crate) drain_timeout: Duration,
 }
 
@@ -151,16 +153,7 @@ struct Deadline(Option<Duration>);
 impl Options {
     /// Parses the command line. `Err` is the exit code after help, or after a line on standard error.
     pub(crate) fn from_args() -> Result<Self, ExitCode> {
-        Self::try_parse().and_then(Self::check).map_err(|error| match error.kind() {
-            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-                let _ = error.print();
-                ExitCode::SUCCESS
-            }
-            _ => {
-                eprintln!("{}; see 'pktecho --help'", one_line(&error.to_string()));
-                ExitCode::from(2)
-            }
-        })
+        Self::try_parse().and_then(Self::check).map_err(|error| usage::exit_code("pktecho", &error))
     }
 
     /// Refuses what does not go together.
@@ -171,7 +164,7 @@ impl Options {
             return Err(Self::command().error(ErrorKind::ArgumentConflict, problem));
         }
         let sayable = self.header.max_payload_len();
-        if let Some(len) = self.max_payload.filter(|&len| len > sayable) {
+        if let Some(len) = self.max_payload.filter(|&len| len as usize > sayable) {
             let problem =
                 format!("--max-payload {len} is more than --header {} can say, {sayable}", self.header);
             return Err(Self::command().error(ErrorKind::ArgumentConflict, problem));
@@ -218,7 +211,7 @@ impl Options {
     fn codec_config(&self) -> CodecConfig {
         let checksum = if self.crc { Checksum::Crc32 } else { Checksum::None };
         let config = CodecConfig::new().header(self.header).checksum(checksum);
-        self.max_payload.map_or(config, |len| config.max_payload_len(len))
+        self.max_payload.map_or(config, |len| config.max_payload_len(len as usize))
     }
 
     fn conn_config(&self) -> ConnConfig {
@@ -233,43 +226,9 @@ impl Options {
     }
 }
 
-/// What a usage error says before it comes to the usage.
-fn one_line(message: &str) -> String {
-    let said = message
-        .lines()
-        .map(str::trim)
-        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
-    said.filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
-}
-
-fn parse_addr(text: &str) -> Result<Addr, String> {
-    let addr = Addr::from(text);
-    let is_addr = match addr.unix_path() {
-        Some(path) => !path.as_os_str().is_empty(),
-        None => text.rsplit_once(':').is_some_and(|(_host, port)| port.parse::<u16>().is_ok()),
-    };
-    let problem = "an address is HOST:PORT, such as 127.0.0.1:14572 or [::1]:0, or unix:PATH";
-    is_addr.then_some(addr).ok_or_else(|| problem.to_owned())
-}
-
 fn parse_tcp_addr(text: &str) -> Result<Addr, String> {
-    let addr = parse_addr(text).ok().filter(|addr| addr.unix_path().is_none());
+    let addr = parse_listen_addr(text).ok().filter(|addr| addr.unix_path().is_none());
     addr.ok_or_else(|| "an address is HOST:PORT, such as 127.0.0.1:9100".to_owned())
-}
-
-fn parse_threads(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(threads @ 1..=1024) => Ok(threads),
-        _ => Err("a number of threads is from 1 to 1024".to_owned()),
-    }
-}
-
-fn parse_size(text: &str) -> Result<usize, String> {
-    let size: bytesize::ByteSize =
-        text.parse().map_err(|_| "a size is a number of bytes, or such as 64KiB or 32MiB".to_owned())?;
-    let size = u32::try_from(size.as_u64())
-        .map_err(|_| "the length of a packet is a u32: 4294967295 at most".to_owned())?;
-    Ok(size as usize)
 }
 
 fn parse_budget(text: &str) -> Result<usize, String> {
@@ -279,20 +238,13 @@ fn parse_budget(text: &str) -> Result<usize, String> {
     }
 }
 
-fn parse_conns(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(conns @ 1..) => Ok(conns),
-        _ => Err("a number of connections is at least 1".to_owned()),
-    }
-}
-
 fn parse_network(text: &str) -> Result<IpNet, String> {
     let network = text.parse().or_else(|_| text.parse().map(|ip: IpAddr| ip.into()));
     network.map_err(|_| "a network is such as 10.0.0.0/8, fd00::/8 or 127.0.0.1".to_owned())
 }
 
 fn parse_deadline(text: &str) -> Result<Deadline, String> {
-    match humantime::parse_duration(text) {
+    match parse_duration(text) {
         _ if text == "off" => Ok(Deadline(None)),
         Ok(Duration::ZERO) => Err("a deadline is longer than nothing; 'off' is without one".to_owned()),
         Ok(duration) => Ok(Deadline(Some(duration))),
@@ -307,24 +259,6 @@ fn cores() -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_usage_error_is_one_line() {
-        let error = Options::try_parse_from(["pktecho", "--thread", "1"]).unwrap_err().to_string();
-        let line = one_line(&error);
-        assert!(line.starts_with("error: unexpected argument '--thread' found; tip: "), "{line}");
-        assert!(!line.contains('\n') && !line.contains("Usage"), "{line}");
-    }
-
-    #[test]
-    fn what_cannot_be_an_address_is_refused() {
-        for text in ["", "localhost", "127.0.0.1:", "127.0.0.1:65536", "14572", "unix:", "/run/socket"] {
-            assert!(parse_addr(text).is_err(), "{text:?}");
-        }
-        for text in ["127.0.0.1:0", "[::1]:14572", "localhost:80", "unix:socket"] {
-            assert!(parse_addr(text).is_ok(), "{text:?}");
-        }
-    }
 
     #[test]
     fn a_network_is_one_or_a_single_address() {
@@ -342,13 +276,5 @@ mod tests {
         for text in ["", "30", "0s", "never"] {
             assert!(parse_deadline(text).is_err(), "{text:?}");
         }
-    }
-
-    #[test]
-    fn sizes_are_bytes_or_binary_multiples() {
-        assert_eq!(parse_size("2048"), Ok(2048));
-        assert_eq!(parse_size("64KiB"), Ok(65_536));
-        assert!(parse_size("many").is_err());
-        assert!(parse_size("4GiB").is_err(), "more than the length field can say");
     }
 }

@@ -12,9 +12,9 @@ pub(crate) mod manual;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+use pktconn_tools::usage;
 
 use crate::cli::options::Options;
 use crate::conform;
@@ -142,13 +142,7 @@ struct Compare {
 impl Job {
     /// Parses the command line. `Err` is the exit code, after help or an error line has been printed.
     pub(crate) fn from_args() -> Result<Self, ExitCode> {
-        let cli = Cli::try_parse().map_err(|error| match error.kind() {
-            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-                let _ = error.print();
-                ExitCode::SUCCESS
-            }
-            _ => bad_usage(&one_line(&error.to_string())),
-        })?;
+        let cli = Cli::try_parse().map_err(|error| usage::exit_code("pktbench", &error))?;
         match cli.command {
             None => cli.run.into_job().map_err(|problem| bad_usage(&format!("error: {problem}"))),
             Some(Command::Html { result, file }) => {
@@ -190,16 +184,6 @@ fn bad_file(error: &anyhow::Error) -> ExitCode {
 fn bad_usage(problem: &str) -> ExitCode {
     let subcommand = std::env::args_os().nth(1).and_then(|arg| arg.into_string().ok());
     let subcommand = subcommand.filter(|name| Cli::command().find_subcommand(name).is_some());
-    let subcommand = subcommand.map_or(String::new(), |name| format!("{name} "));
-    eprintln!("{problem}; see 'pktbench {subcommand}--help'");
-    ExitCode::from(2)
-}
-
-/// Joins the lines of a clap error, up to its usage text, into one line.
-pub(crate) fn one_line(message: &str) -> String {
-    let lines = message
-        .lines()
-        .map(str::trim)
-        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
-    lines.filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ").replace(":; ", ": ")
+    let program = subcommand.map_or_else(|| "pktbench".to_owned(), |name| format!("pktbench {name}"));
+    usage::bad_usage(&program, problem)
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use clap::Args;
 use pktconn::{Addr, HeaderFormat, TlsClientConfig};
+use pktconn_tools::values::{parse_connect_addr, parse_size, whole_number};
 
 use crate::cli::job::Job;
 use crate::judge::gate::GateOptions;
@@ -14,7 +15,7 @@ use crate::report::output::{Format, Output};
 use crate::report::view;
 use crate::result::document::Mode;
 use crate::traffic::arrivals::Arrival;
-use crate::traffic::parse::{parse_addr, parse_size, parse_time};
+use crate::traffic::parse::parse_time;
 use crate::traffic::sizes::Sizes;
 use crate::traffic::verify::Verify;
 
@@ -35,7 +36,7 @@ pub(crate) struct Options {
     ///
     /// Repeat the option to spread the connections evenly over several servers. Examples: --connect 127.0.0.1:14572,
     /// --connect unix:echo.sock
-    #[arg(help_heading = "Server", long, value_name = "ADDR", value_parser = parse_addr)]
+    #[arg(help_heading = "Server", long, value_name = "ADDR", value_parser = parse_connect_addr)]
     connect: Vec<Addr>,
 
     /// Connect with TLS; needs --connect
@@ -78,7 +79,7 @@ pub(crate) struct Options {
     /// Number of connections
     ///
     /// The soft limit on open files is raised if needed, up to the hard limit.
-    #[arg(help_heading = "Load", short = 'c', long, value_name = "N", default_value = "64", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(help_heading = "Load", short = 'c', long, value_name = "N", default_value = "64", value_parser = whole_number::<u32>(1.., 64))]
     conns: u32,
 
     /// Connections to open per second, such as 500 or 2k [default: unlimited]
@@ -86,7 +87,7 @@ pub(crate) struct Options {
     connect_rate: Option<f64>,
 
     /// Packets outstanding per connection in a closed loop, 1 to 65536
-    #[arg(help_heading = "Load", long, value_name = "N", default_value = "1", conflicts_with = "rate", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    #[arg(help_heading = "Load", long, value_name = "N", default_value = "1", conflicts_with = "rate", value_parser = whole_number::<u32>(1..=65_536, 32))]
     pipeline: u32,
 
     /// Packets to send per second over all connections, such as 50k or 1.5M; makes an open loop
@@ -111,7 +112,7 @@ pub(crate) struct Options {
     /// Packets outstanding per connection in an open loop, 1 to 65536 [default: 1024]
     ///
     /// A packet that is due beyond this limit waits until a response arrives; its response time includes the wait.
-    #[arg(help_heading = "Load", long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    #[arg(help_heading = "Load", long, value_name = "N", value_parser = whole_number::<u32>(1..=65_536, 1024))]
     max_outstanding: Option<u32>,
 
     #[arg(
@@ -127,7 +128,7 @@ pub(crate) struct Options {
     /// Seed for payload sizes, contents and Poisson arrivals
     ///
     /// The same seed sends the same packets on each connection.
-    #[arg(help_heading = "Load", long, value_name = "N", default_value_t = 1)]
+    #[arg(help_heading = "Load", long, value_name = "N", default_value_t = 1, value_parser = whole_number::<u64>(.., 1))]
     seed: u64,
 
     /// How to check each packet that comes back
@@ -137,7 +138,7 @@ pub(crate) struct Options {
     /// Threads that send and receive, 1 to 1024 [default: half of the cores, at least 1]
     ///
     /// No more threads than connections are started. The built-in echo server uses the other cores.
-    #[arg(help_heading = "Load", short = 't', long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(help_heading = "Load", short = 't', long, value_name = "N", value_parser = whole_number::<u16>(1..=1024, 4))]
     threads: Option<u16>,
 
     /// How long to measure, after ramp and warm-up, such as 30s or 5m [default: 10s]
@@ -147,7 +148,7 @@ pub(crate) struct Options {
     /// Packets to send over all connections after ramp and warm-up, instead of --duration
     ///
     /// The run ends when all have come back, or when packets are outstanding and none has come back for --timeout.
-    #[arg(help_heading = "Time", long, value_name = "N", conflicts_with = "duration", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(help_heading = "Time", long, value_name = "N", conflicts_with = "duration", value_parser = whole_number::<u64>(1.., 100_000))]
     packets: Option<u64>,
 
     /// When to send the first packet, in UTC [default: when all connections are open]
@@ -374,8 +375,9 @@ fn parse_label(text: &str) -> Result<(String, String), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::{Cli, one_line};
+    use crate::cli::Cli;
     use clap::Parser;
+    use pktconn_tools::usage::one_line;
 
     fn plan(args: &[&str]) -> Plan {
         let Job::Run { plan, .. } = job(args).unwrap() else { panic!("{args:?} is not a plain run") };
@@ -420,21 +422,10 @@ mod tests {
     }
 
     #[test]
-    fn an_invalid_address_is_rejected() {
-        for text in ["", "localhost", "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:65536", ":80", "14572", "unix:"]
-        {
-            assert!(parse_addr(text).is_err(), "{text:?}");
-        }
-        for text in ["127.0.0.1:1", "[::1]:14572", "localhost:80", "unix:socket"] {
-            assert!(parse_addr(text).is_ok(), "{text:?}");
-        }
-    }
-
-    #[test]
     fn a_usage_error_is_one_line_that_says_what_to_do() {
         let cases: [(&[&str], &str); 29] = [
             (&["--conn", "1"], "similar argument exists: '--conns'"),
-            (&["--conns", "0"], "0 is not in 1.."),
+            (&["--conns", "0"], "expected a whole number of at least 1"),
             (&["--connect", "nowhere"], "an address is HOST:PORT"),
             (&["--duration", "30"], "such as 30s"),
             (&["--duration", "99999days"], "at most 365 days"),

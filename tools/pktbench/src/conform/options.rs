@@ -4,15 +4,16 @@ use std::time::Duration;
 
 use clap::Args;
 use pktconn::{Addr, CodecConfig, HeaderFormat};
+use pktconn_tools::values::{parse_connect_addr, parse_size};
 
 use crate::conform::wire::WireFormat;
-use crate::traffic::parse::{parse_addr, parse_size, parse_time};
+use crate::traffic::parse::parse_time;
 
 /// The server to test, and the wire format that it should have.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// Server to test: HOST:PORT or unix:PATH, such as 127.0.0.1:14572
-    #[arg(value_name = "ADDR", value_parser = parse_addr)]
+    #[arg(value_name = "ADDR", value_parser = parse_connect_addr)]
     addr: Addr,
 
     /// Append a CRC-32 to each packet and require one in each response; the server must do the same

@@ -12,7 +12,7 @@
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 
-use crate::traffic::parse::parse_size;
+use pktconn_tools::values::parse_size;
 
 /// The maximum number of lines. They take 40 MB of memory.
 const MAX_LINES: u64 = 10_000_000;

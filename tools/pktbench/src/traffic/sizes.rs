@@ -12,7 +12,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::traffic::parse::parse_size;
+use pktconn_tools::values::parse_size;
+
 use crate::traffic::size_file;
 
 /// The maximum number of entries of the table for `list:`. It takes 256 KiB, which fits into a second-level cache.
@@ -177,22 +178,6 @@ mod tests {
             panic!("{text} is not sampled from a table")
         };
         table
-    }
-
-    #[test]
-    fn a_suffix_is_a_binary_or_a_decimal_multiple() {
-        let cases = [("0", 0), ("512", 512), ("64KiB", 65_536), ("64kB", 64_000), ("1MiB", 1_048_576)];
-        for (text, len) in cases {
-            assert_eq!(parse_size(text), Ok(len), "{text}");
-        }
-        assert_eq!(parse_size("4294967295"), Ok(u32::MAX));
-    }
-
-    #[test]
-    fn an_invalid_size_is_an_error() {
-        for text in ["", "KiB", "-1", "many", "4096MiB", "4294967296", "99999999999999999999"] {
-            assert!(parse_size(text).is_err(), "{text:?}");
-        }
     }
 
     #[test]

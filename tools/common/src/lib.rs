@@ -1,0 +1,9 @@
+//! Code that `pktecho` and `pktbench` share: option values, usage errors, logging.
+//!
+//! Not a public API: it changes whenever the tools need it.
+
+#![forbid(unsafe_code)]
+
+pub mod logging;
+pub mod usage;
+pub mod values;

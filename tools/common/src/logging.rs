@@ -1,0 +1,21 @@
+//! The log of a tool: on standard error, filtered by `RUST_LOG`.
+
+use tracing_subscriber::EnvFilter;
+
+/// Starts logging to standard error, without colors. The environment variable `RUST_LOG` sets the filter; the default
+/// level is WARN. An invalid filter is ignored.
+///
+/// # Panics
+///
+/// If called twice in one process.
+pub fn log_to_stderr() {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        // Internal errors are printed to standard error, which panics if it is closed.
+        .log_internal_errors(false)
+        .with_env_filter(
+            EnvFilter::builder().with_default_directive(tracing::Level::WARN.into()).from_env_lossy(),
+        )
+        .init();
+}
