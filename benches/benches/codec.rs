@@ -1,9 +1,10 @@
-//! The codec alone: decode, encode, typed reads and writes, next to tokio-util's `LengthDelimitedCodec` in the same run.
+//! Micro-benchmarks of the codec: decode, encode, typed reads and writes, compared to `LengthDelimitedCodec` of
+//! tokio-util.
 //!
-//! `cargo bench -p pktconn-benches --bench codec`, or with a filter such as `decode/many/64`. What is timed is a pass over
-//! a buffer: one packet, or as many as fill a read of 64 KiB. The throughput beside it is in packets.
+//! Run `cargo bench -p pktconn-benches --bench codec`, optionally with a filter such as `-- decode/many/64`. Each
+//! timing is one pass over a buffer with one packet, or with as many as fill 64 KiB. The throughput is in packets.
 
-#![allow(missing_docs, reason = "of the function that the macro makes")]
+#![allow(missing_docs, reason = "the macro generates a function without docs")]
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use tokio_util::codec::{Decoder, Encoder, LengthDelimitedCodec};
 
 const PAYLOAD_LENS: [usize; 6] = [0, 64, 512, 2048, 64 * 1024, 1024 * 1024];
 
-/// As much as a connection reads at a time.
+/// Read buffer of a connection, in bytes.
 const BUFFER_LEN: usize = 64 * 1024;
 
 /// The wire format of the default configuration.
@@ -36,12 +37,12 @@ fn name(checksum: Checksum) -> &'static str {
     }
 }
 
-/// A payload in which no two lines of the cache are alike.
+/// A payload in which no two cache lines are equal.
 fn payload(len: usize) -> Vec<u8> {
     (0..len).map(|i| (i * 31 + i / 64) as u8).collect()
 }
 
-/// How many packets a pass takes: one, and as many as a read brings.
+/// Number of packets per pass: one, and as many as fill the read buffer.
 fn counts(payload_len: usize) -> Vec<(&'static str, usize)> {
     let many = BUFFER_LEN / (payload_len + 4);
     if many > 1 { vec![("one", 1), ("many", many)] } else { vec![("one", 1)] }
@@ -49,11 +50,13 @@ fn counts(payload_len: usize) -> Vec<(&'static str, usize)> {
 
 fn frames(checksum: Checksum, payload_len: usize, count: usize) -> BytesMut {
     let mut wire = BytesMut::new();
-    codec(checksum).encode(Packet::from(payload(payload_len)), &mut wire).expect("it is below the limit");
+    codec(checksum)
+        .encode(Packet::from(payload(payload_len)), &mut wire)
+        .expect("the payload is below the limit");
     wire.repeat(count).as_slice().into()
 }
 
-/// A group for each length and count, so that criterion sets those side by side that are to be compared.
+/// Creates a group per payload length and count, so that criterion compares the codecs within each group.
 fn each_size(c: &mut Criterion, what: &str, bench: impl Fn(&mut BenchmarkGroup<'_, WallTime>, usize, usize)) {
     for payload_len in PAYLOAD_LENS {
         for (form, count) in counts(payload_len) {
@@ -73,7 +76,7 @@ fn decode(c: &mut Criterion) {
             b.iter_batched_ref(
                 || wire.clone(),
                 |buffer| {
-                    while let Some(frame) = codec.decode(buffer).expect("the frames are good") {
+                    while let Some(frame) = codec.decode(buffer).expect("the frames are valid") {
                         black_box(&frame);
                     }
                 },
@@ -87,7 +90,7 @@ fn decode(c: &mut Criterion) {
                 b.iter_batched_ref(
                     || wire.clone(),
                     |buffer| {
-                        while let Some(packet) = codec.decode(buffer).expect("the frames are good") {
+                        while let Some(packet) = codec.decode(buffer).expect("the frames are valid") {
                             black_box(&packet);
                         }
                     },
@@ -99,7 +102,7 @@ fn decode(c: &mut Criterion) {
                 b.iter_batched_ref(
                     || wire.clone(),
                     |buffer| {
-                        while codec.decode_many(buffer, 64, &mut packets).expect("the frames are good") > 0 {
+                        while codec.decode_many(buffer, 64, &mut packets).expect("the frames are valid") > 0 {
                             black_box(&packets);
                             packets.clear();
                         }
@@ -120,18 +123,20 @@ fn encode(c: &mut Criterion) {
             b.iter(|| {
                 buffer.clear();
                 for _ in 0..count {
-                    codec.encode(black_box(&bytes).clone(), &mut buffer).expect("it is below the limit");
+                    codec
+                        .encode(black_box(&bytes).clone(), &mut buffer)
+                        .expect("the payload is below the limit");
                 }
                 black_box(&buffer);
             });
         });
         for checksum in [Checksum::None, Checksum::Crc32] {
-            // As it was received, or written by `PacketMut`: framed already. And as bytes of the application's own.
+            // Framed: received, or built with `PacketMut`. Bare: made from bytes of the application.
             let mut writer = PacketMut::with_capacity(payload_len);
             writer.write_bytes(&bytes);
-            let ready = writer.freeze_for(&CodecConfig::new().checksum(checksum));
+            let framed = writer.freeze_for(&CodecConfig::new().checksum(checksum));
             let bare = Packet::from(bytes.clone());
-            for (origin, packet) in [("ready", ready), ("bare", bare)] {
+            for (origin, packet) in [("ready", framed), ("bare", bare)] {
                 group.bench_function(format!("{}-{origin}", name(checksum)), |b| {
                     let mut codec = codec(checksum);
                     b.iter(|| {
@@ -139,7 +144,7 @@ fn encode(c: &mut Criterion) {
                         for _ in 0..count {
                             codec
                                 .encode_frame(black_box(&packet), &mut buffer)
-                                .expect("it is below the limit");
+                                .expect("the payload is below the limit");
                         }
                         black_box(&buffer);
                     });
@@ -157,7 +162,7 @@ fn typed(c: &mut Criterion) {
             packet.write_u16(black_box(7));
             packet.write_u64(black_box(1 << 40));
             packet.write_f32(black_box(0.5));
-            packet.write_var_str_u16(black_box("a name of some length")).expect("it is short");
+            packet.write_var_str_u16(black_box("a name of some length")).expect("the string is short");
             black_box(packet.freeze())
         });
     });
@@ -166,14 +171,14 @@ fn typed(c: &mut Criterion) {
         written.write_u16(7);
         written.write_u64(1 << 40);
         written.write_f32(0.5);
-        written.write_var_str_u16("a name of some length").expect("it is short");
+        written.write_var_str_u16("a name of some length").expect("the string is short");
         let written = written.freeze();
         b.iter(|| {
             let mut packet = black_box(&written).clone();
-            black_box(packet.read_u16().expect("it was written"));
-            black_box(packet.read_u64().expect("it was written"));
-            black_box(packet.read_f32().expect("it was written"));
-            black_box(packet.read_var_str_u16().expect("it was written"));
+            black_box(packet.read_u16().expect("the field was written"));
+            black_box(packet.read_u64().expect("the field was written"));
+            black_box(packet.read_f32().expect("the field was written"));
+            black_box(packet.read_var_str_u16().expect("the field was written"));
         });
     });
     group.finish();

@@ -1,4 +1,4 @@
-//! The bare server and client as programs: what an echo must get right before its figures mean anything.
+//! The bare server and client as programs: they must be correct before their figures mean anything.
 
 #![forbid(unsafe_code)]
 
@@ -13,7 +13,7 @@ use std::{
 };
 
 use common::{Server, frame};
-use pktconn_benches::{LoadReport, MAX_PAYLOAD_LEN};
+use pktconn_benches::{load::LoadReport, wire::MAX_PAYLOAD_LEN};
 
 fn run_client(address: SocketAddr, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_bare_epoll_client"))
@@ -41,7 +41,7 @@ fn frames_around_the_read_buffer_come_back_whole() {
 fn the_largest_packets_come_back_before_the_close() {
     let server = Server::start(env!("CARGO_BIN_EXE_bare_epoll_server"), &[]);
     let frames = [frame(MAX_PAYLOAD_LEN), frame(3), frame(MAX_PAYLOAD_LEN)].concat();
-    assert!(server.echo([frames.as_slice()]) == frames, "a large packet was torn");
+    assert!(server.echo([frames.as_slice()]) == frames, "a large packet was truncated or corrupted");
 }
 
 #[test]
@@ -51,7 +51,7 @@ fn single_bytes_add_up_to_packets() {
 }
 
 #[test]
-fn a_frame_that_is_cut_by_a_half_close_is_not_echoed() {
+fn a_frame_that_a_half_close_cuts_short_is_not_echoed() {
     let frames = [frame(9), frame(9)].concat();
     assert_eq!(Server::start(env!("CARGO_BIN_EXE_bare_epoll_server"), &[]).echo([&frames[..20]]), frame(9));
 }
@@ -66,7 +66,7 @@ fn a_peer_that_reads_late_gets_everything() {
             (&stream).write_all(&frames).unwrap();
             stream.shutdown(Shutdown::Write).unwrap();
         });
-        // Long enough for both sockets to fill up: 18 MB are more than they hold.
+        // Long enough for both sockets to fill up: their buffers hold less than 18 MB.
         thread::sleep(Duration::from_millis(300));
         let mut echoed = Vec::new();
         (&stream).read_to_end(&mut echoed).unwrap();
@@ -75,14 +75,14 @@ fn a_peer_that_reads_late_gets_everything() {
 }
 
 #[test]
-fn a_length_above_the_limit_closes_that_connection_alone() {
+fn a_length_above_the_limit_closes_only_that_connection() {
     let server = Server::start(env!("CARGO_BIN_EXE_bare_epoll_server"), &[]);
     let mut bystander = server.connect();
     let mut offender = server.connect();
     offender.write_all(&[frame(3), (MAX_PAYLOAD_LEN as u32 + 1).to_le_bytes().to_vec()].concat()).unwrap();
     let mut echoed = Vec::new();
     offender.read_to_end(&mut echoed).unwrap();
-    assert_eq!(echoed, frame(3), "what came before is owed");
+    assert_eq!(echoed, frame(3), "the frames before it are echoed");
     bystander.write_all(&frame(4)).unwrap();
     let mut reply = [0; 8];
     bystander.read_exact(&mut reply).unwrap();
@@ -90,12 +90,12 @@ fn a_length_above_the_limit_closes_that_connection_alone() {
 }
 
 #[test]
-fn a_peer_that_resets_takes_nobody_along() {
+fn a_peer_that_resets_affects_no_other_connection() {
     let server = Server::start(env!("CARGO_BIN_EXE_bare_epoll_server"), &[]);
     for _ in 0..50 {
         let mut peer = server.connect();
         peer.write_all(&frame(60_000)).unwrap();
-        // Closing with the reply unread resets the connection.
+        // Closing a socket with unread data resets the connection.
         let _ = peer.read(&mut [0]).unwrap();
     }
     assert_eq!(server.echo([frame(5).as_slice()]), frame(5));
@@ -107,7 +107,7 @@ fn the_client_reports_what_it_measured() {
     let output = run_client(server.address, &["--conns", "3", "--pipeline", "4", "--duration", "200ms"]);
     let report = report(&output);
     assert!(report.packets >= 12 && report.seconds >= 0.19, "{report:?}");
-    // A round trip through two system calls on each side takes more than a microsecond, and less than the run.
+    // A round trip with two system calls on each side takes more than a microsecond, and less than the run.
     let in_order = 1000 < report.p50_ns && report.p50_ns <= report.p99_ns && report.p99_ns <= report.p999_ns;
     assert!(in_order && report.p999_ns < 5_000_000_000, "{report:?}");
 }
@@ -116,13 +116,13 @@ fn the_client_reports_what_it_measured() {
 fn the_client_fails_in_one_line_on_a_wrong_reply() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let liar = thread::spawn(move || {
+    let server = thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         stream.write_all(&frame(6)).unwrap();
         let _ = stream.read_to_end(&mut Vec::new());
     });
     let output = run_client(address, &["--conns", "1", "--sizes", "5-5", "--duration", "1s"]);
-    liar.join().unwrap();
+    server.join().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(
         String::from_utf8_lossy(&output.stderr),
@@ -131,7 +131,7 @@ fn the_client_fails_in_one_line_on_a_wrong_reply() {
 }
 
 #[test]
-fn an_open_loop_sends_what_is_due_however_late() {
+fn an_open_loop_sends_every_packet_that_is_due() {
     let server = Server::start(env!("CARGO_BIN_EXE_bare_epoll_server"), &[]);
     let output = run_client(server.address, &["--conns", "3", "--rate", "2000", "--duration", "200ms"]);
     let report = report(&output);
@@ -143,8 +143,8 @@ fn an_open_loop_sends_what_is_due_however_late() {
 fn an_open_loop_does_not_wait_for_replies() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    // Answers once all ten packets are there, which a closed loop would wait for in vain.
-    let patient = thread::spawn(move || {
+    // Replies only after all ten packets have arrived. A closed loop would wait for the first reply forever.
+    let server = thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         let mut frames = [0; 10 * 9];
         stream.read_exact(&mut frames).unwrap();
@@ -153,21 +153,21 @@ fn an_open_loop_does_not_wait_for_replies() {
     });
     let options = ["--conns", "1", "--rate", "50", "--duration", "200ms", "--sizes", "5"];
     let report = report(&run_client(address, &options));
-    patient.join().unwrap();
+    server.join().unwrap();
     assert_eq!(report.packets, 10);
-    // One is due every 20 ms: when the last is, the fifth from the end is 80 ms old, and the first 180 ms.
+    // A packet is due every 20 ms: when the last one is due, the fifth from the end is 80 ms old, and the first 180 ms.
     assert!(report.p50_ns >= 80_000_000 && report.p999_ns >= 180_000_000, "{report:?}");
 }
 
 #[test]
-fn an_open_loop_ends_in_one_line_when_it_is_not_kept_up_with() {
-    // Accepts, as the kernel does it by itself, and answers nothing.
+fn an_open_loop_whose_rate_is_not_reached_ends_with_one_line() {
+    // The kernel accepts connections, and nothing replies.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let output = run_client(address, &["--conns", "1", "--rate", "1000000", "--sizes", "0"]);
     assert_eq!(output.status.code(), Some(3));
     assert_eq!(
         String::from_utf8_lossy(&output.stderr),
-        "bare_epoll_client: the rate is not kept up with: more than 10000 packets of one connection unanswered\n"
+        "bare_epoll_client: the rate was not reached: more than 10000 packets of one connection unanswered\n"
     );
 }

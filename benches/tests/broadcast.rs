@@ -1,4 +1,4 @@
-//! The program `broadcast`, in a small form.
+//! The program `broadcast`, with few connections.
 
 #![forbid(unsafe_code)]
 
@@ -12,11 +12,10 @@ fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// What stands behind the word that there is one core alone, on a machine where that is so.
+/// The error line. On a machine with one core, a warning about that precedes it.
 fn error(output: &Output) -> String {
     let stderr = stderr(output);
-    let lines: Vec<&str> =
-        stderr.lines().filter(|line| !line.contains("have one core between them")).collect();
+    let lines: Vec<&str> = stderr.lines().filter(|line| !line.contains("share one core")).collect();
     assert_eq!(lines.len(), 1, "{stderr}");
     lines[0].to_owned()
 }
@@ -35,7 +34,7 @@ fn each_contender_has_a_row_and_every_byte_arrives() {
         assert!(bare.starts_with("| bare | ") && bare.ends_with(" | 1.00 (1.00-1.00) |"), "{bare}");
         assert!(pktconn.starts_with("| pktconn | ") && pktconn.ends_with(") |"), "{pktconn}");
 
-        // 20 broadcasts to warm up, and 2 x 5.
+        // 20 broadcasts of the warm-up, and 2 x 5.
         let bytes = 30 * (4 + payload.parse::<u32>().unwrap());
         let arrived = format!("all bytes arrived: {bytes} on each of 40 connections\n");
         assert!(stderr(&output).ends_with(&arrived), "{}", stderr(&output));
@@ -43,7 +42,7 @@ fn each_contender_has_a_row_and_every_byte_arrives() {
 }
 
 #[test]
-fn a_payload_that_no_socket_takes_at_once_is_an_error_of_one_line() {
+fn a_payload_that_does_not_fit_into_a_socket_is_an_error_of_one_line() {
     let output = broadcast(&["--conns", "2", "--payload", "33554432"]);
     assert_eq!(output.status.code(), Some(1));
     let line = error(&output);
@@ -52,7 +51,7 @@ fn a_payload_that_no_socket_takes_at_once_is_an_error_of_one_line() {
 }
 
 #[test]
-fn a_limit_on_open_files_that_is_too_low_says_what_is_needed() {
+fn a_limit_on_open_files_that_is_too_low_is_reported_with_the_needed_number() {
     let command = format!("ulimit -n 200; exec {} --conns 26", env!("CARGO_BIN_EXE_broadcast"));
     let output = Command::new("sh").args(["-c", &command]).output().unwrap();
     assert_eq!(output.status.code(), Some(1));

@@ -1,15 +1,15 @@
-//! The client with `--crc`, against a server that verifies what stands behind each payload.
+//! The client with `--crc`, against a server that verifies checksums.
 
 #![forbid(unsafe_code)]
 
 use std::process::Command;
 
 use pktconn::{Checksum, CodecConfig, ConnConfig, PacketConn};
-use pktconn_benches::LoadReport;
+use pktconn_benches::load::LoadReport;
 use tokio::net::TcpListener;
 
 #[tokio::test]
-async fn the_client_puts_a_checksum_behind_each_packet_and_follows_those_of_replies() {
+async fn the_client_sends_valid_checksums_and_accepts_those_of_replies() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let mut client = Command::new(env!("CARGO_BIN_EXE_bare_epoll_client"));
@@ -21,7 +21,7 @@ async fn the_client_puts_a_checksum_behind_each_packet_and_follows_those_of_repl
     let config = ConnConfig::new().codec(CodecConfig::new().checksum(Checksum::Crc32));
     let mut conn = PacketConn::from_tcp(stream, config).unwrap();
     let mut packets = 0;
-    // An altered checksum would be an error here.
+    // A wrong checksum would be an error here.
     while let Some(packet) = conn.recv().await.unwrap() {
         conn.send(packet).await.unwrap();
         packets += 1;

@@ -1,4 +1,4 @@
-//! The program `idle`, in a small form.
+//! The program `idle`, with few connections.
 
 #![forbid(unsafe_code)]
 
@@ -73,21 +73,21 @@ fn a_limit_on_open_files_that_is_too_low_is_one_line_that_says_what_to_do() {
 fn a_server_that_does_not_echo_is_an_error_of_one_line_and_is_stopped() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    // Closes the one connection of the warm-up.
-    let deaf = thread::spawn(move || drop(listener.accept().unwrap()));
+    // Accepts the connection of the warm-up and closes it.
+    let server = thread::spawn(move || drop(listener.accept().unwrap()));
     let folder = tempfile::tempdir().unwrap();
-    let (script, pid) = (folder.path().join("deaf.sh"), folder.path().join("deaf.pid"));
+    let (script, pid) = (folder.path().join("silent.sh"), folder.path().join("silent.pid"));
     fs::write(&script, "echo $$ > $2; echo listening on $1; exec sleep 1000\n").unwrap();
-    let server = format!("deaf=sh {} {address} {}", script.display(), pid.display());
-    let output = idle(&["--server", &server, "--conns", "1"]);
-    deaf.join().unwrap();
+    let spec = format!("silent=sh {} {address} {}", script.display(), pid.display());
+    let output = idle(&["--server", &spec, "--conns", "1"]);
+    server.join().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let line = stderr(&output);
-    assert!(line.starts_with("idle: server \"deaf\" with 1 connections: warming up: "), "{line}");
+    assert!(line.starts_with("idle: server \"silent\" with 1 connections: warming up: "), "{line}");
     assert_eq!(line.lines().count(), 1, "{line}");
 
     let pid = fs::read_to_string(pid).unwrap();
-    // Whatever has the number now, if anything.
+    // Another process may have this id by now.
     let command = fs::read(format!("/proc/{}/cmdline", pid.trim())).unwrap_or_default();
     assert_ne!(command, b"sleep\x001000\x00");
 }

@@ -1,11 +1,11 @@
-//! Tells how many packets `pktbench` drives on one core, next to the bare client that checks nothing.
+//! Compares how many packets per second `pktbench` and the bare client, which checks nothing, can send from one core.
 //!
 //! ```text
 //! core 0:  bare_epoll_server
 //! core 1:  bare_epoll_client | pktbench --threads 1, in turns
 //! ```
 //!
-//! The server is the fastest one here, so that the client is the limit as far as one can be.
+//! The server is the fastest one, so that the client is saturated where possible.
 
 #![forbid(unsafe_code)]
 
@@ -14,43 +14,41 @@ use std::{process::ExitCode, time::Duration};
 use anyhow::{Context, Result};
 use clap::Parser;
 use pktconn_benches::{
-    LoadReport, Pinning, Regime, ServerProcess, ServerSpec, SizeRange, median, program_beside, ratio_cell,
+    load::LoadReport,
+    plan::{Regime, ServerSpec, SizeRange, program_beside},
+    report::{exit_code, median, ratio_cell},
+    system::{Pinning, ServerProcess},
 };
+use pktconn_tools::values::{parse_duration, whole_number};
 
 /// Compares the packets/s of pktbench with those of the bare client; prints a Markdown table.
 #[derive(Parser)]
 struct Options {
-    /// Connections x packets outstanding on each
+    /// Connections x packets outstanding on each. May be given several times
     #[arg(long = "regime", default_values = ["1000x1", "64x1", "64x32"])]
     regimes: Vec<Regime>,
-    /// Rounds in each regime, each client once a round
-    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..))]
+    /// Number of rounds in each regime; each client runs once per round
+    #[arg(long, default_value_t = 9, value_parser = whole_number::<u32>(1.., 9))]
     rounds: u32,
     /// How long a client sends in each round
-    #[arg(long, default_value = "2s", value_parser = humantime::parse_duration)]
+    #[arg(long, default_value = "2s", value_parser = parse_duration)]
     duration: Duration,
-    /// Payload sizes in bytes, drawn uniformly, both ends included, in each regime that has none of its own
+    /// Payload sizes in bytes, uniformly distributed, both ends included; a regime may set its own
     #[arg(long, default_value = "0-2048")]
     sizes: SizeRange,
     /// Core of the server
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = whole_number::<usize>(.., 0))]
     server_core: usize,
     /// Core of the clients
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = whole_number::<usize>(.., 1))]
     client_core: usize,
 }
 
-/// Long enough for the server to size its buffers and for the clock of the core to rise.
+/// Long enough for the server to grow its buffers and for the core's clock speed to rise.
 const WARM_UP: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
-    match run(&Options::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("load_compare: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code("load_compare", run(&Options::parse()))
 }
 
 fn run(options: &Options) -> Result<()> {
@@ -84,9 +82,9 @@ fn run(options: &Options) -> Result<()> {
             rounds.push((bare, pktbench));
         }
         let row = |name, packets_per_s: fn(&(f64, f64)) -> f64| {
-            let middle = median(rounds.iter().map(packets_per_s)).context("there is at least one round")?;
+            let median = median(rounds.iter().map(packets_per_s)).context("no round was measured")?;
             let ratios = rounds.iter().map(|round| packets_per_s(round) / round.0);
-            println!("| {regime} | {name} | {middle:.0} | {} |", ratio_cell(ratios));
+            println!("| {regime} | {name} | {median:.0} | {} |", ratio_cell(ratios));
             anyhow::Ok(())
         };
         row("bare", |round| round.0)?;
@@ -97,10 +95,10 @@ fn run(options: &Options) -> Result<()> {
 
 fn program(name: &str) -> Result<String> {
     let path = program_beside(&std::env::current_exe()?, name)?;
-    path.into_os_string().into_string().ok().context("the path of a program is no text")
+    path.into_os_string().into_string().ok().context("the path of a program is not valid UTF-8")
 }
 
-/// Both clients, and the server that they load.
+/// Both clients, and the address of the server.
 struct Clients {
     pinning: Pinning,
     bare: String,
@@ -125,7 +123,7 @@ impl Clients {
         report["totals"]["packets_per_s"].as_f64().context("pktbench printed no packets/s")
     }
 
-    /// Those that both understand.
+    /// Arguments that both clients accept.
     fn arguments(&self, regime: Regime, sizes: SizeRange, duration: Duration, seed: u32) -> Vec<String> {
         [
             ("--connect", self.address.clone()),

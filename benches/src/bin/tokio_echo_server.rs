@@ -1,19 +1,18 @@
-//! Echo servers of one thread on tokio: `pktconn` used in the ways that it can be, and what is used without it.
+//! Echo servers with one thread on tokio: `pktconn`, used in each possible way, and `LengthDelimitedCodec`.
 //!
 //! | `--kind` | a connection |
 //! |---|---|
 //! | `whole` | one task: `recv`, `send` |
 //! | `batches` | one task: `recv_many`, `send_many` |
 //! | `split` | `recv_many`, `send_many` on two halves, in one task |
-//! | `handed-over` | the same; a second task sends the batches that the first has received |
+//! | `handed-over` | as `split`, but a second task sends the batches that the first one received |
 //! | `framed-send` | `Framed<LengthDelimitedCodec>`: `next`, `send` |
 //! | `framed-forward` | `Framed<LengthDelimitedCodec>`: one half forwarded into the other |
 //!
-//! What none of them needs is left out: no limit but the codec's own, no graceful end, no statistics.
+//! They have no limits except those of the codec, no shutdown and no statistics.
 
 #![forbid(unsafe_code)]
 
-use std::io::{self, Write};
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
@@ -21,19 +20,19 @@ use bytes::BytesMut;
 use clap::{Parser, ValueEnum};
 use futures::{SinkExt, StreamExt};
 use pktconn::{ConnConfig, Packet, PacketConn};
-use pktconn_benches::raise_open_file_limit;
+use pktconn_benches::system::{print_listening, raise_open_file_limit};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Builder;
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
 
-/// Echoes packets (u32 little-endian length, payload, no checksum) from one thread of tokio.
+/// Echoes packets (u32 little-endian length, payload, no checksum) from one thread on tokio.
 #[derive(Parser)]
 struct Options {
-    /// Address to listen on; port 0 lets the system choose
+    /// Address to listen on; port 0 asks for a free port
     #[arg(long, default_value = "127.0.0.1:0")]
     listen: SocketAddr,
 
-    /// How a connection is served
+    /// How to serve a connection
     #[arg(long, value_enum)]
     kind: Kind,
 }
@@ -48,17 +47,17 @@ enum Kind {
     FramedForward,
 }
 
-/// Packets that are taken at a time.
+/// Maximum number of packets per batch.
 const BATCH: usize = 64;
 
-/// One that is being sent, and one that waits.
-const BATCHES_BETWEEN_TASKS: usize = 2;
+/// Capacity of the channel between two tasks, in batches: one that is being sent, and one that waits.
+const CHANNEL_BATCHES: usize = 2;
 
-/// The largest frame: the default of `pktconn`.
+/// The default limit of `pktconn`, in bytes.
 const MAX_FRAME_LEN: usize = 32 * 1024 * 1024;
 
 fn main() -> Result<()> {
-    // The runtime that pktecho has, which says why, for all of them.
+    // The same runtime settings as pktecho; see `threads.rs` there.
     let runtime =
         Builder::new_current_thread().enable_all().max_io_events_per_tick(64).event_interval(128).build();
     runtime.context("cannot start")?.block_on(run(&Options::parse()))
@@ -69,15 +68,12 @@ async fn run(options: &Options) -> Result<()> {
     let listener = TcpListener::bind(options.listen)
         .await
         .with_context(|| format!("cannot listen on {}", options.listen))?;
-    let mut stdout = io::stdout();
-    writeln!(stdout, "listening on {}", listener.local_addr()?)
-        .and_then(|()| stdout.flush())
-        .context("cannot print the address")?;
+    print_listening(listener.local_addr()?)?;
     loop {
         let (stream, _) = listener.accept().await.context("cannot accept")?;
         let kind = options.kind;
         tokio::spawn(async move {
-            // A connection that fails ends alone.
+            // A failed connection does not affect the others.
             if let Err(error) = serve(stream, kind).await {
                 eprintln!("tokio_echo_server: {error:#}");
             }
@@ -127,22 +123,22 @@ async fn packets(mut conn: PacketConn, kind: Kind) -> Result<()> {
         }
         Kind::HandedOver => {
             let (sender, mut receiver) = conn.split();
-            // A batch at a time: a channel costs as much for one packet as for many.
-            let (give, mut take) = tokio::sync::mpsc::channel::<Vec<Packet>>(BATCHES_BETWEEN_TASKS);
+            // Whole batches: sending one through a channel costs as much as sending one packet.
+            let (batches, mut received) = tokio::sync::mpsc::channel::<Vec<Packet>>(CHANNEL_BATCHES);
             let sending = tokio::spawn(async move {
-                while let Some(mut packets) = take.recv().await {
+                while let Some(mut packets) = received.recv().await {
                     sender.send_many(&mut packets).await?;
                 }
                 sender.close().await
             });
             let mut packets = Vec::new();
             while receiver.recv_many(&mut packets, BATCH).await? > 0 {
-                // The other task ends early with an error alone, which it tells.
-                if give.send(std::mem::take(&mut packets)).await.is_err() {
+                // The other task has failed; its error is returned below.
+                if batches.send(std::mem::take(&mut packets)).await.is_err() {
                     break;
                 }
             }
-            drop(give);
+            drop(batches);
             sending.await??;
         }
         _ => {

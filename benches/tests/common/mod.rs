@@ -1,4 +1,4 @@
-//! An echo server as a program, and what it is to echo.
+//! An echo server as a program, and frames to send to it.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-/// An echo server, for as long as a test needs it.
+/// A running echo server. Dropping this stops it.
 pub(crate) struct Server {
     child: Child,
     pub(crate) address: SocketAddr,
@@ -35,7 +35,7 @@ impl Server {
         stream
     }
 
-    /// Sends `pieces`, half-closes, and gives back all that arrives until the server closes.
+    /// Sends `pieces`, half-closes, and returns everything that arrives until the server closes.
     pub(crate) fn echo<'a>(&self, pieces: impl IntoIterator<Item = &'a [u8]> + Send) -> Vec<u8> {
         let stream = self.connect();
         thread::scope(|scope| {
@@ -58,7 +58,7 @@ impl Drop for Server {
     }
 }
 
-/// A frame whose payload tells where a byte of it belongs.
+/// A frame whose payload bytes depend on their position, so that reordered bytes are detected.
 pub(crate) fn frame(payload_len: usize) -> Vec<u8> {
     let payload = (0..payload_len).map(|at| (at % 251) as u8);
     (payload_len as u32).to_le_bytes().into_iter().chain(payload).collect()

@@ -1,4 +1,4 @@
-//! What all connections share: the packets to send, the buffers, the measurement.
+//! What all connections share: the frames to send, the buffers, the measurement.
 
 use std::{
     io::{ErrorKind, Read},
@@ -8,47 +8,49 @@ use std::{
 use anyhow::{Context, Result, bail};
 use hdrhistogram::Histogram;
 use mio::Registry;
-use pktconn_benches::{LoadReport, NotKeptUp, Pattern, READ_BUFFER_LEN, Schedule};
+use pktconn_benches::{
+    load::{FrameGenerator, LoadReport, NotKeptUp, Schedule},
+    wire::READ_BUFFER_LEN,
+};
 
-use crate::conn::{Conn, Outstanding};
+use crate::connection::{Conn, Outstanding};
 
-/// What the histogram tells apart at most; longer ones count as this.
+/// The highest latency of the histogram; longer ones count as this one.
 const MAX_LATENCY_NS: u64 = 60_000_000_000;
 
-/// Packets that a connection may have unanswered in an open loop: at 10,000 packets/s on each, a server that is a second
-/// behind. It bounds what the client keeps, and ends a run that has no result before its time.
+/// Maximum number of unanswered packets per connection in an open loop. At 10,000 packets/s per connection, the server
+/// is a second behind. It limits the memory of the client, and ends a hopeless run early.
 const MAX_OUTSTANDING: usize = 10_000;
 
-/// The same for the payloads of all connections, which may be large: half a second of 1 GiB/s.
+/// Maximum length of unanswered payloads over all connections: half a second at 1 GiB/s.
 const MAX_OUTSTANDING_BYTES: u64 = 512 << 20;
 
-/// What all connections share: the packets to send, the buffers, the measurement.
 pub(crate) struct Load {
-    pattern: Pattern,
+    generator: FrameGenerator,
     frames: Vec<u8>,
     buffer: Vec<u8>,
     pub(crate) started: Instant,
-    /// Until when a reply is answered by a packet; never in an open loop.
+    /// Until then, each reply is followed by a new packet. `None` in an open loop.
     pub(crate) refill_until: Option<Instant>,
     last_reply_at: Instant,
     pub(crate) outstanding: usize,
-    /// The payloads of these.
+    /// Payload bytes of the outstanding packets.
     outstanding_bytes: u64,
     latency_ns: Histogram<u64>,
-    /// How long after they were due the packets of an open loop were written.
+    /// Open loop: how long after they were due the packets were written.
     late_ns: Histogram<u64>,
 }
 
 fn histogram() -> Histogram<u64> {
-    // Three digits: 0.1 % is far below the spread of a run.
-    Histogram::new_with_bounds(1, MAX_LATENCY_NS, 3).expect("bounds in order")
+    // Three significant digits: 0.1 % is far below the spread of a run.
+    Histogram::new_with_bounds(1, MAX_LATENCY_NS, 3).expect("the bounds are valid")
 }
 
 impl Load {
-    pub(crate) fn new(pattern: Pattern) -> Self {
+    pub(crate) fn new(generator: FrameGenerator) -> Self {
         let started = Instant::now();
         Self {
-            pattern,
+            generator,
             frames: Vec::new(),
             buffer: vec![0; READ_BUFFER_LEN],
             started,
@@ -61,42 +63,45 @@ impl Load {
         }
     }
 
-    /// Sends what waits, takes all replies that are there, and sends as many new packets.
-    pub(crate) fn turn(&mut self, conn: &mut Conn, read_closed: bool) -> Result<()> {
+    /// Flushes the send queue, reads all replies that have arrived, and sends as many new packets.
+    pub(crate) fn serve(&mut self, conn: &mut Conn, is_read_closed: bool) -> Result<()> {
         conn.flush()?;
         loop {
-            let fresh_len = match conn.stream.read(&mut self.buffer) {
-                Ok(0) => bail!("closed by the server with {} packets unanswered", conn.outstanding.len()),
-                Ok(fresh_len) => fresh_len,
+            let read_len = match conn.stream.read(&mut self.buffer) {
+                Ok(0) => bail!(
+                    "the server closed the connection with {} packets unanswered",
+                    conn.outstanding.len()
+                ),
+                Ok(read_len) => read_len,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error.into()),
             };
-            // One reading of the clock serves the replies of this read and the packets that answer them: both share
-            // one system call, so they have one moment.
+            // One clock reading for the replies of this read and the packets that follow them: they share a system
+            // call.
             let now = Instant::now();
-            let answered = self.take_replies(conn, fresh_len, now)?;
+            let answered = self.count_replies(conn, read_len, now)?;
             if self.refill_until.is_some_and(|until| now < until) {
                 self.send(conn, answered, now)?;
             }
-            // A short read emptied the socket, unless there is an end of the stream to find behind it.
-            if fresh_len < self.buffer.len() && !read_closed {
+            // A short read means that the socket is empty, unless the end of the stream follows.
+            if read_len < self.buffer.len() && !is_read_closed {
                 return Ok(());
             }
         }
     }
 
-    /// Takes the replies in the first `fresh_len` bytes of the buffer, and tells how many became whole.
-    fn take_replies(&mut self, conn: &mut Conn, fresh_len: usize, now: Instant) -> Result<usize> {
-        let mut fresh = &self.buffer[..fresh_len];
+    /// Records the replies in the first `read_len` bytes of the buffer, and returns how many are complete.
+    fn count_replies(&mut self, conn: &mut Conn, read_len: usize, now: Instant) -> Result<usize> {
+        let mut bytes = &self.buffer[..read_len];
         let mut answered = 0;
-        while !fresh.is_empty() {
-            let packet = conn.outstanding.front().context("a reply without a packet to answer")?;
-            let whole = conn.replies.advance(&mut fresh, packet.payload_len).map_err(|reply| {
+        while !bytes.is_empty() {
+            let packet = conn.outstanding.front().context("a reply arrived without an outstanding packet")?;
+            let is_complete = conn.replies.advance(&mut bytes, packet.payload_len).map_err(|reply| {
                 let (actual, expected) = (reply.actual_len, reply.expected_len);
                 anyhow::anyhow!("a reply of {actual} bytes to a packet of {expected} bytes")
             })?;
-            if whole {
+            if is_complete {
                 self.latency_ns.saturating_record((now - packet.since).as_nanos() as u64);
                 self.outstanding_bytes -= u64::from(packet.payload_len);
                 conn.outstanding.pop_front();
@@ -110,7 +115,7 @@ impl Load {
         Ok(answered)
     }
 
-    /// Sends so many packets, whose latency counts from `now`.
+    /// Sends `packets` packets whose latency counts from `now`.
     pub(crate) fn send(&mut self, conn: &mut Conn, packets: usize, now: Instant) -> Result<()> {
         if packets == 0 {
             return Ok(());
@@ -122,7 +127,8 @@ impl Load {
         conn.write(&self.frames)
     }
 
-    /// Sends the packets from `sent` on that are due `now`, and tells how many are sent by then.
+    /// Sends the packets that are due `now`, from number `sent` on. Returns how many packets are sent in total. Packets
+    /// of one connection share a write.
     pub(crate) fn send_due(
         &mut self,
         conns: &mut [Conn],
@@ -142,7 +148,7 @@ impl Load {
                 let due_at = self.started + schedule.due_at(packet);
                 self.late_ns.saturating_record((written_at - due_at).as_nanos() as u64);
                 self.add_packet(conn, due_at);
-                check_bounds(conn.outstanding.len(), self.outstanding_bytes)?;
+                check_limits(conn.outstanding.len(), self.outstanding_bytes)?;
             }
             conn.write(&self.frames)
                 .and_then(|()| conn.watch(registry))
@@ -152,7 +158,7 @@ impl Load {
     }
 
     fn add_packet(&mut self, conn: &mut Conn, since: Instant) {
-        let payload_len = self.pattern.encode_next(&mut self.frames);
+        let payload_len = self.generator.encode_next(&mut self.frames);
         conn.outstanding.push_back(Outstanding { payload_len, since });
         self.outstanding += 1;
         self.outstanding_bytes += u64::from(payload_len);
@@ -173,13 +179,13 @@ impl Load {
     }
 }
 
-fn check_bounds(conn_outstanding: usize, outstanding_bytes: u64) -> Result<(), NotKeptUp> {
+fn check_limits(conn_outstanding: usize, outstanding_bytes: u64) -> Result<(), NotKeptUp> {
     let unanswered = match (conn_outstanding, outstanding_bytes) {
         (..=MAX_OUTSTANDING, ..=MAX_OUTSTANDING_BYTES) => return Ok(()),
         (..=MAX_OUTSTANDING, _) => format!("more than {} MiB", MAX_OUTSTANDING_BYTES >> 20),
         _ => format!("more than {MAX_OUTSTANDING} packets of one connection"),
     };
-    Err(NotKeptUp { reason: format!("the rate is not kept up with: {unanswered} unanswered") })
+    Err(NotKeptUp { reason: format!("the rate was not reached: {unanswered} unanswered") })
 }
 
 #[cfg(test)]
@@ -191,24 +197,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn packets_and_bytes_are_bounded() {
-        assert_eq!(check_bounds(MAX_OUTSTANDING, MAX_OUTSTANDING_BYTES), Ok(()));
-        let reason = |packets, bytes| check_bounds(packets, bytes).unwrap_err().reason;
-        let start = "the rate is not kept up with: more than";
+    fn unanswered_packets_and_bytes_are_limited() {
+        assert_eq!(check_limits(MAX_OUTSTANDING, MAX_OUTSTANDING_BYTES), Ok(()));
+        let reason = |packets, bytes| check_limits(packets, bytes).unwrap_err().reason;
+        let start = "the rate was not reached: more than";
         assert_eq!(reason(10_001, 0), format!("{start} 10000 packets of one connection unanswered"));
         assert_eq!(reason(1, (512 << 20) + 1), format!("{start} 512 MiB unanswered"));
     }
 
     #[test]
-    fn what_is_sent_late_counts_from_when_it_was_due_and_goes_round_the_connections() {
+    fn late_packets_count_from_when_they_were_due_and_go_to_the_connections_in_turn() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let poll = Poll::new().unwrap();
         let mut conns: Vec<Conn> =
             (0..3).map(|index| Conn::open(address, poll.registry(), index, 0).unwrap()).collect();
-        let mut load = Load::new(Pattern::new("0-2048".parse().unwrap(), 1));
+        let mut load = Load::new(FrameGenerator::new("0-2048".parse().unwrap(), 1));
         let schedule = Schedule::new(10, Duration::from_secs(60));
-        // A client that did not come to it for 650 ms, on a clock of its own: the packets are due in the past.
+        // The start is 30 s in the past, so every packet is written late. From 99 ms to 650 ms the client sends
+        // nothing.
         load.started -= Duration::from_secs(30);
         let mut send = |load: &mut Load, sent, ms| {
             let now = load.started + Duration::from_millis(ms);
@@ -224,7 +231,7 @@ mod tests {
         assert_eq!(since_ms(&conns[1]), [100, 400]);
         assert_eq!(since_ms(&conns[2]), [200, 500]);
         assert_eq!(load.outstanding, 7);
-        // None was written before 29 s had passed since it was due.
+        // Each packet was written at least 29 s after it was due.
         assert!(load.report().late_p99_ns.unwrap() >= 29_000_000_000);
     }
 }

@@ -1,4 +1,4 @@
-//! A run: the loop around epoll, and when packets are sent.
+//! A run: the event loop, and when packets are sent.
 
 use std::{
     io::ErrorKind,
@@ -7,11 +7,11 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use mio::{Events, Poll};
-use pktconn_benches::{LoadReport, NotKeptUp, Schedule};
+use pktconn_benches::load::{LoadReport, NotKeptUp, Schedule};
 
-use crate::{Options, conn::Conn, load::Load};
+use crate::{connection::Conn, load::Load, options::Options};
 
-/// How long after the last packet replies may still arrive.
+/// How long to wait for replies after the last packet.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 
 pub(crate) struct Run {
@@ -23,20 +23,20 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// Connects; the clock starts once all connections stand, so that what this costs is not part of the figures.
+    /// Connects. The clock starts after the last connection, so that connecting is not part of the figures.
     pub(crate) fn connect(options: &Options) -> Result<Self> {
         let poll = Poll::new()?;
-        let pattern = options.pattern();
+        let generator = options.generator();
         let conns = (0..options.conns)
-            .map(|index| Conn::open(options.connect, poll.registry(), index, pattern.trailer_len()))
+            .map(|index| Conn::open(options.connect, poll.registry(), index, generator.trailer_len()))
             .collect::<Result<Vec<_>>>()
             .with_context(|| format!("cannot connect to {}", options.connect))?;
-        let load = Load::new(pattern);
+        let load = Load::new(generator);
         let give_up_at = load.started + options.duration + DRAIN_LIMIT;
         Ok(Self { poll, events: Events::with_capacity(1024), conns, load, give_up_at })
     }
 
-    /// Keeps `pipeline` packets outstanding on each connection: a reply is answered by a packet.
+    /// Keeps `pipeline` packets outstanding on each connection: each reply is followed by a new packet.
     pub(crate) fn closed_loop(mut self, pipeline: usize, duration: Duration) -> Result<LoadReport> {
         self.load.refill_until = Some(self.load.started + duration);
         for conn in &mut self.conns {
@@ -46,30 +46,33 @@ impl Run {
         while self.load.outstanding > 0 {
             let left = self.give_up_at.saturating_duration_since(Instant::now());
             ensure!(!left.is_zero(), self.unanswered());
-            self.turn(left)?;
+            self.serve_ready(left)?;
         }
         Ok(self.load.report())
     }
 
-    /// Sends each packet when it is due, whatever was answered until then.
+    /// Sends each packet when it is due, regardless of replies. Packet `k` goes to connection `k` modulo their number.
     ///
-    /// Never sleeps: a wake-up would come later than the next packet is due.
+    /// A latency counts from when the packet was due, not from when it was written. So it includes the time that a
+    /// packet waits because the server or this client is behind (no coordinated omission).
+    ///
+    /// This never sleeps: a wake-up would come later than the next packet is due.
     pub(crate) fn open_loop(mut self, schedule: &Schedule) -> Result<LoadReport> {
         let mut sent = 0;
         while sent < schedule.packets() || self.load.outstanding > 0 {
             sent =
                 self.load.send_due(&mut self.conns, schedule, sent, Instant::now(), self.poll.registry())?;
             if Instant::now() >= self.give_up_at {
-                let reason = format!("the rate is not kept up with: {}", self.unanswered());
+                let reason = format!("the rate was not reached: {}", self.unanswered());
                 return Err(NotKeptUp { reason }.into());
             }
-            self.turn(Duration::ZERO)?;
+            self.serve_ready(Duration::ZERO)?;
         }
         Ok(self.load.report())
     }
 
-    /// Serves what epoll reports within `wait`.
-    fn turn(&mut self, wait: Duration) -> Result<()> {
+    /// Serves the connections that are ready within `wait`.
+    fn serve_ready(&mut self, wait: Duration) -> Result<()> {
         match self.poll.poll(&mut self.events, Some(wait)) {
             Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
             polled => polled?,
@@ -77,7 +80,7 @@ impl Run {
         for event in &self.events {
             let conn = &mut self.conns[event.token().0];
             self.load
-                .turn(conn, event.is_read_closed())
+                .serve(conn, event.is_read_closed())
                 .and_then(|()| conn.watch(self.poll.registry()))
                 .with_context(|| format!("connection {}", event.token().0))?;
         }

@@ -1,4 +1,4 @@
-//! Runs echo servers side by side, and tells what an echoed packet costs each of them, as a ratio to the first.
+//! Compares echo servers by the CPU time that an echoed packet costs them, as a ratio to the first server.
 //!
 //! ```text
 //! core 0:  server A  |  server B  |  server A  |  server B  ...   one has work at a time, the others sleep
@@ -6,84 +6,86 @@
 //!          <------ round 1 ------>|<------ round 2 ------>
 //! ```
 //!
-//! With `--half-rate` as many rounds follow in which the client sends at half the rate of the first server.
+//! With `--half-rate`, as many rounds follow in which the client sends at half the rate of the first server.
 //!
-//! Whatever slows the machine for a while slows both halves of a round, so a ratio is taken within each round, and the
-//! median over the rounds is what counts.
+//! Whatever slows the machine down for a while affects all servers of a round. So a ratio is taken within each round,
+//! and the result is the median over the rounds.
 
 #![forbid(unsafe_code)]
 
+mod limits;
 mod measure;
 mod options;
+mod plot;
+mod results;
+mod table;
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
 use pktconn_benches::{
-    Comparison, HALF_RATE_TABLE_HEAD, OutputFile, RegimeResult, TABLE_HEAD, check_ratios, checked_regimes,
-    clock_ticks_per_s, half_rate_table_rows, plot_svg, table_rows,
+    report::{OutputFile, exit_code},
+    system::clock_ticks_per_s,
 };
 
+use limits::{check_ratios, checked_regimes};
 use measure::Setup;
 use options::Options;
+use plot::plot_svg;
+use results::{Comparison, RegimeResult};
 
-/// The share of the server's core that others may take before a run counts as disturbed: rounds that nobody disturbed
-/// showed up to 0.02, so that this is clear of the background.
+/// A run counts as disturbed if other processes use more than this share of the server's core. Undisturbed rounds
+/// showed up to 0.02.
 const FOREIGN_LIMIT: f64 = 0.05;
 
-const LEGEND: &str = "A regime is connections x packets outstanding on each. A ratio is that to the first server in the same \
-round, here the median of the rounds; lower is better. Rounds below a second are for trying the command, or for many of them.";
+const LEGEND: &str = "A regime is connections x packets outstanding on each. A ratio is relative to the first server in the \
+same round; the table shows the median of the rounds; lower is better. Rounds shorter than a second are only useful for trying \
+the command, or in large numbers.";
 
 fn main() -> ExitCode {
-    match run(&Options::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("echo_compare: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code("echo_compare", run(&Options::parse()))
 }
 
 fn run(options: &Options) -> Result<()> {
     let setup = Setup::new(options)?;
     let json = options.json.as_deref().map(OutputFile::create).transpose()?;
     let svg = options.svg.as_deref().map(OutputFile::create).transpose()?;
-    let mut regimes = Vec::new();
-    println!("{TABLE_HEAD}");
+    let mut results = Vec::new();
+    println!("{}", table::HEAD);
     let checked = if options.check { checked_regimes()? } else { Vec::new() };
     for &regime in if options.check { &checked } else { &options.regimes } {
         let result = setup.measure(regime)?;
-        println!("{}", table_rows(&result).join("\n"));
+        println!("{}", table::rows(&result).join("\n"));
         warn_if_disturbed(&result);
-        regimes.push(result);
+        results.push(result);
     }
     if options.half_rate {
-        println!("\n{HALF_RATE_TABLE_HEAD}");
-        regimes.iter().for_each(|result| println!("{}", half_rate_table_rows(result).join("\n")));
+        println!("\n{}", table::HALF_RATE_HEAD);
+        results.iter().for_each(|result| println!("{}", table::half_rate_rows(result).join("\n")));
     }
-    // Not for who puts the tables into a document.
+    // On standard error, so that standard output has only the tables.
     eprintln!("{LEGEND}");
     if let Some(file) = svg {
-        file.write_text(&plot_svg(&regimes, options.duration.as_secs_f64())?)?;
+        file.write_text(&plot_svg(&results, options.duration.as_secs_f64())?)?;
     }
     let verdicts: Vec<_> =
-        if options.check { regimes.iter().map(check_ratios).collect() } else { Vec::new() };
+        if options.check { results.iter().map(check_ratios).collect() } else { Vec::new() };
     if let Some(file) = json {
-        file.write_json(&comparison(options, regimes))?;
+        file.write_json(&comparison(options, results))?;
     }
-    // All of them are told, and the last failure is the error.
-    let mut checked = Ok(());
+    // Prints all verdicts; the last failure is the error.
+    let mut outcome = Ok(());
     for verdict in verdicts {
         match verdict {
             Ok(line) => println!("{line}"),
             Err(error) => {
                 println!("{error}");
-                checked = Err(error);
+                outcome = Err(error);
             }
         }
     }
-    checked
+    outcome
 }
 
 fn warn_if_disturbed(result: &RegimeResult) {
@@ -91,7 +93,7 @@ fn warn_if_disturbed(result: &RegimeResult) {
     if disturbed > 0 {
         let percent = FOREIGN_LIMIT * 100.0;
         eprintln!(
-            "{regime}: others took over {percent} % of the server's core in {disturbed} runs; try an idle machine"
+            "{regime}: other processes used over {percent} % of the server's core in {disturbed} runs; try an idle machine"
         );
     }
 }

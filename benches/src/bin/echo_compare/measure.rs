@@ -1,4 +1,4 @@
-//! The rounds: servers that take turns, and what is read off each of them.
+//! The rounds: the servers run in turn, and their CPU time and memory are read.
 
 use std::{
     env, thread,
@@ -7,25 +7,27 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use pktconn_benches::{
-    HalfRateRound, LoadReport, NotKeptUp, Pinning, Regime, RegimeResult, Round, ServerProcess, ServerResult,
-    ServerSpec, SizeRange, checked_servers, clock_ticks_per_s, core_busy_ticks, cpu_ticks, median,
-    peak_rss_bytes, program_beside, standard_servers,
+    load::{LoadReport, NotKeptUp},
+    plan::{Regime, ServerSpec, SizeRange, checked_servers, program_beside, standard_servers},
+    report::median,
+    system::{Pinning, ServerProcess, clock_ticks_per_s, core_busy_ticks, cpu_ticks, peak_rss_bytes},
 };
 
 use crate::options::Options;
+use crate::results::{HalfRateRound, RegimeResult, Round, ServerResult};
 
-/// Long enough for a server to size its buffers and for the clock of the core to rise.
+/// Long enough for a server to grow its buffers and for the core's clock speed to rise.
 const WARM_UP: Duration = Duration::from_millis(500);
 
-/// Lets a server finish closing the client's connections, so that this falls into the round that caused it.
+/// Time for a server to close the client's connections, so that this CPU time counts for the round that caused it.
 const SETTLE: Duration = Duration::from_millis(200);
 
 /// How the client sends.
 #[derive(Clone, Copy)]
 enum Sending {
-    /// A packet for each reply.
+    /// One packet per reply.
     ClosedLoop,
-    /// So many packets a second, whatever is answered.
+    /// `rate_per_s` packets per second, regardless of replies.
     OpenLoop { rate_per_s: u64 },
 }
 
@@ -47,12 +49,16 @@ impl<'a> Setup<'a> {
             servers => servers.to_vec(),
         };
         let client = program_beside(&executable, "bare_epoll_client")?;
-        let client =
-            client.into_os_string().into_string().ok().context("the path of the client is no text")?;
+        let client = client
+            .into_os_string()
+            .into_string()
+            .ok()
+            .context("the path of the client is not valid UTF-8")?;
         Ok(Self { options, servers, pinning, client })
     }
 
-    /// All rounds of all servers in one regime. Each server is started once, so that its peak memory is of this regime.
+    /// Runs all rounds of all servers in one regime. Each server is started once per regime, so that its peak memory is
+    /// that of the regime.
     pub(crate) fn measure(&self, regime: Regime) -> Result<RegimeResult> {
         let mut contenders = Vec::new();
         for spec in &self.servers {
@@ -77,7 +83,7 @@ impl<'a> Setup<'a> {
         Ok(RegimeResult { regime, sizes: self.sizes(regime), half_rate_per_s, servers })
     }
 
-    /// As many rounds again at half the rate of the first server, which is given back.
+    /// Runs as many rounds at half the rate of the first server, and returns that rate.
     fn measure_half_rate(&self, contenders: &mut [Contender], regime: Regime) -> Result<u64> {
         let packets_per_s = contenders[0].rounds.iter().map(|round| round.load.packets_per_s);
         let half = median(packets_per_s).context("no round was measured")? / 2.0;
@@ -93,8 +99,8 @@ impl<'a> Setup<'a> {
                     }
                     measured => Some(measured?),
                 };
-                // The first server does twice as much when nobody disturbs it. Without it the round has nothing to
-                // compare with.
+                // Undisturbed, the first server handles twice the rate. Without it, the round has nothing to compare
+                // with.
                 if measured.is_none() && first.is_none() {
                     break;
                 }
@@ -123,14 +129,18 @@ impl<'a> Setup<'a> {
         let load = self.load(contender, regime, sending, self.options.duration, seed)?;
         let (cpu_ticks, busy_ticks) = (cpu_ticks(pid)? - ticks_before, core_busy_ticks(core)? - busy_before);
         let wall_ticks = started.elapsed().as_secs_f64() * clock_ticks_per_s() as f64;
-        // The kernel rounds both down, so they may differ by a tick in either direction.
+        // The kernel rounds both down, so the difference may be off by one tick in either direction.
         let foreign_share = busy_ticks.saturating_sub(cpu_ticks) as f64 / wall_ticks;
-        ensure!(cpu_ticks > 0, "server {:?} used no CPU time: the rounds are too short", contender.spec.name);
+        ensure!(
+            cpu_ticks > 0,
+            "server {:?} used no measurable CPU time; raise --duration",
+            contender.spec.name
+        );
         let cpu_ns_per_packet = cpu_ticks as f64 * 1e9 / clock_ticks_per_s() as f64 / load.packets as f64;
         let measured =
             Round { cpu_ticks, cpu_ns_per_packet, ratio: 1.0, p99_ratio: 1.0, foreign_share, load }
-                .next_to(first);
-        self.tell(&contender.spec.name, regime, sending, round, &measured);
+                .with_ratios_to(first);
+        self.print_round(&contender.spec.name, regime, sending, round, &measured);
         Ok(measured)
     }
 
@@ -161,14 +171,14 @@ impl<'a> Setup<'a> {
         }
         let output = self.pinning.run_client(&self.client, &arguments);
         thread::sleep(SETTLE);
-        // First, as it explains whatever the client saw.
+        // Checked first: a server that died explains every error of the client.
         contender.process.check_alive()?;
         let name = &contender.spec.name;
         let output = output.with_context(|| format!("server {name:?} in regime {regime}"))?;
         serde_json::from_str(&output).with_context(|| format!("the client printed no report for {name:?}"))
     }
 
-    fn tell(&self, name: &str, regime: Regime, sending: Sending, round: u32, measured: &Round) {
+    fn print_round(&self, name: &str, regime: Regime, sending: Sending, round: u32, measured: &Round) {
         let (round, rounds) = (round + 1, self.options.rounds);
         let half_rate = match sending {
             Sending::ClosedLoop => String::new(),
@@ -183,7 +193,7 @@ impl<'a> Setup<'a> {
     }
 }
 
-/// A server that runs, and what was measured of it so far.
+/// A running server and its results so far.
 struct Contender {
     spec: ServerSpec,
     process: ServerProcess,

@@ -1,4 +1,4 @@
-//! Runs this program under callgrind, and reads what that counted.
+//! Runs this program under callgrind, and reads the count.
 
 use std::ffi::OsString;
 use std::io::ErrorKind;
@@ -10,20 +10,20 @@ use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::cases::{FEWER, MORE};
 
-/// The instructions that one more operation takes.
+/// Instructions per operation.
 pub(crate) fn per_operation(case: &str) -> Result<f64> {
     let dir = TempDir::new()?;
-    // Both at a time: a count does not depend on who else runs.
+    // Both runs at the same time: the count does not depend on other processes.
     let fewer = Run::start(case, FEWER, &dir.0)?;
     let more = Run::start(case, MORE, &dir.0)?;
     let counts = || difference((FEWER, fewer.count()?), (MORE, more.count()?));
     counts().with_context(|| case.to_owned())
 }
 
-/// What one operation takes, by two runs of so many operations with so many instructions.
+/// Instructions per operation, from two runs: their operations and their instructions.
 fn difference(fewer: (u32, u64), more: (u32, u64)) -> Result<f64> {
-    let taken = more.1.checked_sub(fewer.1).context("more operations took fewer instructions")?;
-    Ok(taken as f64 / f64::from(more.0 - fewer.0))
+    let added = more.1.checked_sub(fewer.1).context("more operations took fewer instructions")?;
+    Ok(added as f64 / f64::from(more.0 - fewer.0))
 }
 
 struct Run {
@@ -41,14 +41,14 @@ impl Run {
             .arg(out_option)
             .arg(env::current_exe()?)
             .args(["run", case, &times.to_string()])
-            // Some of them change what an allocator or a runtime does.
+            // Some environment variables change the behavior of an allocator or a runtime.
             .env_clear()
             .envs(env::var_os("PATH").map(|path| ("PATH", path)))
             .stderr(Stdio::piped())
             .spawn()
             .map_err(|error| match error.kind() {
                 ErrorKind::NotFound => {
-                    anyhow!("valgrind is missing; Debian and Ubuntu: apt-get install valgrind")
+                    anyhow!("valgrind is not installed; on Debian and Ubuntu: apt-get install valgrind")
                 }
                 _ => anyhow!("cannot run valgrind: {error}"),
             })?;
@@ -58,20 +58,20 @@ impl Run {
     fn count(self) -> Result<u64> {
         let output = self.child.wait_with_output()?;
         let errors = String::from_utf8_lossy(&output.stderr);
-        let said = errors.split_whitespace().collect::<Vec<_>>().join(" ");
-        ensure!(output.status.success(), "under valgrind: {}: {said}", output.status);
+        let errors_line = errors.split_whitespace().collect::<Vec<_>>().join(" ");
+        ensure!(output.status.success(), "valgrind failed: {}: {errors_line}", output.status);
         let text = fs::read_to_string(&self.out_file).context("callgrind wrote no figures")?;
         total(&text)
     }
 }
 
-/// The instructions of a whole run, from callgrind's output file.
+/// Parses the total number of instructions from callgrind's output file.
 fn total(text: &str) -> Result<u64> {
     let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-    let events = field("events:").context("callgrind names no events")?;
-    ensure!(events == "Ir", "callgrind counted {events:?} instead of instructions alone");
-    let total = field("summary:").or_else(|| field("totals:")).context("callgrind tells no total")?;
-    total.parse().with_context(|| format!("callgrind's total reads {total:?}"))
+    let events = field("events:").context("callgrind's file has no events")?;
+    ensure!(events == "Ir", "callgrind counted {events:?} instead of only instructions (Ir)");
+    let total = field("summary:").or_else(|| field("totals:")).context("callgrind's file has no total")?;
+    total.parse().with_context(|| format!("callgrind's total is not a number: {total:?}"))
 }
 
 struct TempDir(PathBuf);
@@ -122,7 +122,7 @@ totals: 2263054
     fn a_file_without_a_count_of_instructions_is_refused() {
         for (text, what) in [
             (String::new(), "no events"),
-            (FILE.replace("events: Ir", "events: Ir Dr Dw"), "instead of instructions"),
+            (FILE.replace("events: Ir", "events: Ir Dr Dw"), "instead of only instructions"),
             (FILE.replace("summary:", "other:").replace("totals:", "other:"), "no total"),
             (FILE.replace("summary: 2263054", "summary: many"), "\"many\""),
         ] {
@@ -132,7 +132,7 @@ totals: 2263054
     }
 
     #[test]
-    fn what_both_runs_have_in_common_is_in_no_figure() {
+    fn what_both_runs_have_in_common_cancels_out() {
         assert_eq!(difference((10, 1_000_250), (30, 1_000_750)).unwrap(), 25.0);
         assert!(difference((10, 1000), (30, 999)).is_err());
     }

@@ -5,22 +5,22 @@ use std::hint::black_box;
 use bytes::{Bytes, BytesMut};
 use pktconn::{Checksum, CodecConfig, Packet, PacketCodec, PacketMut};
 
-use crate::echo::{self, How};
+use crate::echo::{self, Mode};
 
-/// How often a case is run, so that the difference is without what happens once.
+/// Each operation runs this many times and [`MORE`] times. The difference does not contain what happens only once.
 pub(crate) const FEWER: u32 = 1000;
 
-/// 10,000 more: the memory that a connection reads into is used up, and begun anew, more than ten times.
+/// 10,000 more operations: a connection uses up and replaces its read buffer more than ten times.
 pub(crate) const MORE: u32 = 11_000;
 
-/// Packets in a batch.
+/// Packets per batch.
 const BATCH: u32 = 32;
 
 pub(crate) struct Case {
     pub(crate) name: String,
-    /// Packets in an operation: a figure is that of one.
+    /// Packets per operation. The figures are per packet.
     pub(crate) packets: u32,
-    /// Runs the operation so many times.
+    /// Runs the operation as many times as its argument says.
     pub(crate) run: Box<dyn Fn(u32)>,
 }
 
@@ -50,10 +50,10 @@ pub(crate) fn all() -> Vec<Case> {
     }
     for payload_len in [64, 2048] {
         cases.push(Case::new(format!("echo-{payload_len}"), move |times| {
-            echo::run(How::OneByOne, &frames(Checksum::None, payload_len, 1), times);
+            echo::run(Mode::OneByOne, &frames(Checksum::None, payload_len, 1), times);
         }));
     }
-    let batch = |times| echo::run(How::InBatches, &frames(Checksum::None, 64, BATCH), times);
+    let batch = |times| echo::run(Mode::InBatches, &frames(Checksum::None, 64, BATCH), times);
     cases.push(Case { packets: BATCH, ..Case::new("echo-64-batch".to_owned(), batch) });
     cases
 }
@@ -66,7 +66,7 @@ fn payload(len: usize) -> Vec<u8> {
     (0..len).map(|i| i as u8).collect()
 }
 
-/// A packet that is framed already, as one that was received or written by `PacketMut`.
+/// A packet that is already framed, like one that was received or built with `PacketMut`.
 fn framed(checksum: Checksum, payload_len: usize) -> Packet {
     let mut packet = PacketMut::with_capacity(payload_len);
     packet.write_bytes(&payload(payload_len));
@@ -77,17 +77,17 @@ fn frames(checksum: Checksum, payload_len: usize, count: u32) -> BytesMut {
     let (mut codec, packet) = (codec(checksum), framed(checksum, payload_len));
     let mut wire = BytesMut::with_capacity((payload_len + 8) * count as usize);
     for _ in 0..count {
-        codec.encode_frame(&packet, &mut wire).expect("it is below the limit");
+        codec.encode_frame(&packet, &mut wire).expect("the payload is below the limit");
     }
     wire
 }
 
 fn decode(checksum: Checksum, payload_len: usize, times: u32) {
-    // As many in each run, so that making them is in no figure.
+    // The same number of frames in both runs, so that encoding them cancels out.
     let mut wire = frames(checksum, payload_len, times.max(MORE));
     let mut codec = codec(checksum);
     for _ in 0..times {
-        black_box(codec.decode_frame(black_box(&mut wire)).expect("the frame is good"));
+        black_box(codec.decode_frame(black_box(&mut wire)).expect("the frame is valid"));
     }
 }
 
@@ -96,7 +96,7 @@ fn encode(packet: &Packet, times: u32) {
     let mut buffer = BytesMut::with_capacity(4096);
     for _ in 0..times {
         buffer.clear();
-        codec.encode_frame(black_box(packet), &mut buffer).expect("it is below the limit");
+        codec.encode_frame(black_box(packet), &mut buffer).expect("the payload is below the limit");
         black_box(&buffer);
     }
 }
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_case_runs_and_has_a_name_of_its_own() {
+    fn each_case_runs_and_has_a_unique_name() {
         let cases = all();
         let names: std::collections::BTreeSet<_> = cases.iter().map(|case| &case.name).collect();
         assert_eq!(names.len(), cases.len());

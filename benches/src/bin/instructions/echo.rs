@@ -1,7 +1,7 @@
-//! Echo turns of a connection, over a peer in memory.
+//! Echoes over a connection whose peer is in memory.
 //!
 //! ```text
-//!   peer: all frames of a turn --> recv, send, recv waits: the send queue is written --> peer: the reply is whole, next turn
+//!   peer: sends all frames --> recv, send, recv waits: writes the send queue --> peer: all replies are there, repeats
 //! ```
 
 use std::io::{self, IoSlice};
@@ -13,33 +13,33 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::runtime::Builder;
 
 #[derive(Clone, Copy)]
-pub(crate) enum How {
+pub(crate) enum Mode {
     OneByOne,
     InBatches,
 }
 
-/// Echoes `frames`, all of them in each turn, on a runtime of one thread.
-pub(crate) fn run(how: How, frames: &[u8], turns: u32) {
-    let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime starts");
-    let peer = Peer::new(frames, turns);
+/// Echoes all of `frames`, `times` times, on a runtime with one thread.
+pub(crate) fn run(mode: Mode, frames: &[u8], times: u32) {
+    let runtime = Builder::new_current_thread().enable_all().build().expect("the runtime starts");
+    let peer = Peer::new(frames, times);
     let ended = runtime.block_on(async move {
-        let conn = PacketConn::new(peer, ConnConfig::new()).expect("the defaults fit together");
-        // A task, as in a server.
-        tokio::spawn(echo(conn, how)).await.expect("no panic")
+        let conn = PacketConn::new(peer, ConnConfig::new()).expect("the default configuration is valid");
+        // In a task, as in a server.
+        tokio::spawn(echo(conn, mode)).await.expect("no panic")
     });
-    let echoed_bytes = ended.expect("the peer ends between two frames");
-    assert_eq!(echoed_bytes, frames.len() as u64 * u64::from(turns));
+    let echoed_bytes = ended.expect("the echo succeeds");
+    assert_eq!(echoed_bytes, frames.len() as u64 * u64::from(times));
 }
 
-/// Tells how many bytes were written.
-async fn echo(mut conn: PacketConn, how: How) -> Result<u64, Error> {
-    match how {
-        How::OneByOne => {
+/// Returns the number of bytes written.
+async fn echo(mut conn: PacketConn, mode: Mode) -> Result<u64, Error> {
+    match mode {
+        Mode::OneByOne => {
             while let Some(packet) = conn.recv().await? {
                 conn.send(packet).await?;
             }
         }
-        How::InBatches => {
+        Mode::InBatches => {
             let mut packets = Vec::new();
             while conn.recv_many(&mut packets, 64).await? > 0 {
                 conn.send_many(&mut packets).await?;
@@ -50,29 +50,31 @@ async fn echo(mut conn: PacketConn, how: How) -> Result<u64, Error> {
     Ok(conn.stats().bytes_sent)
 }
 
-/// The other end: sends the frames of a turn at once, reads the reply, and only then begins the next turn.
+/// The other end: sends all frames at once, reads all replies, and only then sends the frames again.
 struct Peer {
     frames: Vec<u8>,
-    /// How many bytes of them were sent in this turn, and how many came back.
+    /// Bytes sent this time.
     sent_len: usize,
+    /// Bytes that came back this time.
     replied_len: usize,
-    turns_left: u32,
+    times_left: u32,
+    /// Wakes the task that waits for the next frames.
     reader: Option<Waker>,
 }
 
 impl Peer {
-    fn new(frames: &[u8], turns: u32) -> Self {
-        Self { frames: frames.to_vec(), sent_len: 0, replied_len: 0, turns_left: turns, reader: None }
+    fn new(frames: &[u8], times: u32) -> Self {
+        Self { frames: frames.to_vec(), sent_len: 0, replied_len: 0, times_left: times, reader: None }
     }
 
-    /// Reads `reply` by comparing it: a transport of memory has no other use for it.
-    fn read(&mut self, reply: &[u8]) {
+    /// Compares a part of the replies with the frames, and starts again when they are complete.
+    fn check(&mut self, reply: &[u8]) {
         let expected = &self.frames[self.replied_len..][..reply.len()];
-        assert!(reply == expected, "the reply is not what was sent");
+        assert!(reply == expected, "the reply differs from what was sent");
         self.replied_len += reply.len();
         if self.replied_len == self.frames.len() {
             (self.sent_len, self.replied_len) = (0, 0);
-            self.turns_left -= 1;
+            self.times_left -= 1;
             if let Some(reader) = self.reader.take() {
                 reader.wake();
             }
@@ -87,7 +89,7 @@ impl AsyncRead for Peer {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let unsent = &self.frames[self.sent_len..];
-        if self.turns_left == 0 {
+        if self.times_left == 0 {
             Poll::Ready(Ok(()))
         } else if unsent.is_empty() {
             self.reader = Some(cx.waker().clone());
@@ -103,7 +105,7 @@ impl AsyncRead for Peer {
 
 impl AsyncWrite for Peer {
     fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.read(buf);
+        self.check(buf);
         Poll::Ready(Ok(buf.len()))
     }
 
@@ -112,7 +114,7 @@ impl AsyncWrite for Peer {
         _: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        bufs.iter().for_each(|buf| self.read(buf));
+        bufs.iter().for_each(|buf| self.check(buf));
         Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()))
     }
 

@@ -1,4 +1,4 @@
-//! The figures, the file that holds the committed ones, and what is said of a difference.
+//! The figures, the file with the committed ones, and their comparison.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,25 +8,25 @@ use std::{env, fmt, fs};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// How far an operation may be above its committed figure. A count does not vary, but another inlining of the compiler's
-/// moves it by some percent where nothing was lost: less than an allocation or a copy too many, which are to be caught.
+/// How far an operation may exceed its committed figure. The count itself does not vary, but a different inlining
+/// decision of the compiler changes it by a few percent. An unnecessary allocation or copy changes it by more.
 const TOLERANCE_PERCENT: f64 = 3.0;
 
-/// The instructions that each operation takes, and what they hold for.
+/// Instructions per packet for each operation, and the environment that they are valid for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Figures {
     rustc: String,
     arch: String,
-    /// It copies, compares and allocates.
+    /// It matters because it copies, compares and allocates.
     libc: String,
-    /// In the order of the table, rounded to tenths.
+    /// Name and figure, in the order of the table, rounded to tenths.
     #[serde(serialize_with = "as_map", deserialize_with = "from_map")]
     instructions: Vec<(String, f64)>,
 }
 
 impl Figures {
-    /// Of this program on this machine, none yet.
-    pub(crate) fn none() -> Self {
+    /// No figures yet, for this program on this machine.
+    pub(crate) fn empty() -> Self {
         let (rustc, arch) = (env!("RUSTC_RELEASE").to_owned(), env::consts::ARCH.to_owned());
         Self { rustc, arch, libc: libc(), instructions: Vec::new() }
     }
@@ -37,7 +37,8 @@ impl Figures {
 
     pub(crate) fn read(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        serde_json::from_str(&text).with_context(|| format!("{} holds no figures", path.display()))
+        serde_json::from_str(&text)
+            .with_context(|| format!("{} is not a valid file of figures", path.display()))
     }
 
     pub(crate) fn write(&self, path: &Path) -> Result<()> {
@@ -49,8 +50,8 @@ impl Figures {
         self.instructions.iter().find(|(name, _)| name == case).map(|(_, instructions)| *instructions)
     }
 
-    /// Another release of the compiler makes other code, another architecture has other instructions, and another libc
-    /// copies and allocates in another way.
+    /// Figures are comparable only between the same compiler release, architecture and libc: all three change the
+    /// number of instructions.
     fn is_comparable(&self, other: &Self) -> bool {
         let minor = |release: &str| release.split('.').take(2).map(str::to_owned).collect::<Vec<_>>();
         minor(&self.rustc) == minor(&other.rustc) && self.arch == other.arch && self.libc == other.libc
@@ -61,7 +62,7 @@ impl Figures {
     }
 }
 
-/// Name and version, as in "glibc 2.36"; glibc alone tells them in this way.
+/// Name and version, such as "glibc 2.36". Only glibc reports them this way.
 fn libc() -> String {
     let output = Command::new("getconf").arg("GNU_LIBC_VERSION").output().ok();
     let version = output.filter(|output| output.status.success());
@@ -69,7 +70,7 @@ fn libc() -> String {
         .map_or("another libc".to_owned(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// Finer than this it tells nothing, and a file would change with each update.
+/// More digits mean nothing, and the file would change with each update.
 fn to_tenths(figure: f64) -> f64 {
     (figure * 10.0).round() / 10.0
 }
@@ -82,34 +83,36 @@ fn from_map<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(String, f
     Ok(BTreeMap::deserialize(deserializer)?.into_iter().collect())
 }
 
-/// The committed figures and those of now; prints as a Markdown table, with what there is to say below it.
+/// The committed and the current figures. Displayed as a Markdown table, with notes below it.
 pub(crate) struct Comparison<'a> {
     pub(crate) committed: &'a Figures,
     pub(crate) now: &'a Figures,
 }
 
 impl Comparison<'_> {
-    /// Each case of either side: its name, the committed figure, the one of now.
+    /// All cases of both sides: name, committed figure, current figure.
     fn rows(&self) -> Vec<(&str, Option<f64>, Option<f64>)> {
-        let gone = self.committed.instructions.iter().filter(|(name, _)| self.now.get(name).is_none());
-        let names = self.now.instructions.iter().chain(gone).map(|(name, _)| name.as_str());
+        let removed = self.committed.instructions.iter().filter(|(name, _)| self.now.get(name).is_none());
+        let names = self.now.instructions.iter().chain(removed).map(|(name, _)| name.as_str());
         names.map(|name| (name, self.committed.get(name), self.now.get(name))).collect()
     }
 
-    /// The cases whose change in percent, where there is one, is such as `picked` wants it.
-    fn changed(&self, picked: impl Fn(f64) -> bool) -> Vec<&str> {
+    /// The cases whose change in percent satisfies `condition`.
+    fn changed(&self, condition: impl Fn(f64) -> bool) -> Vec<&str> {
         let rows = self.rows().into_iter();
-        rows.filter(|&(_, before, now)| change_percent(before, now).is_some_and(&picked))
+        rows.filter(|&(_, before, now)| change_percent(before, now).is_some_and(&condition))
             .map(|(name, ..)| name)
             .collect()
     }
 
-    /// An error where an operation takes more than it may, or is on one side alone.
+    /// Fails if an operation takes too many instructions, or is only on one side.
     pub(crate) fn verdict(&self) -> Result<()> {
-        let lone = |&(_, before, now): &(&str, Option<f64>, Option<f64>)| before.is_some() != now.is_some();
-        let lone: Vec<_> = self.rows().into_iter().filter(lone).map(|(name, ..)| name).collect();
-        if !lone.is_empty() {
-            bail!("not in both, the file and the program: {}; run with --update", lone.join(", "));
+        let is_on_one_side =
+            |&(_, before, now): &(&str, Option<f64>, Option<f64>)| before.is_some() != now.is_some();
+        let one_sided: Vec<_> =
+            self.rows().into_iter().filter(is_on_one_side).map(|(name, ..)| name).collect();
+        if !one_sided.is_empty() {
+            bail!("only in the file or only in the program: {}; run with --update", one_sided.join(", "));
         }
         let above = self.changed(|percent| percent > TOLERANCE_PERCENT);
         if self.committed.is_comparable(self.now) && !above.is_empty() {
@@ -136,7 +139,7 @@ impl fmt::Display for Comparison<'_> {
         let below = self.changed(|percent| percent < -TOLERANCE_PERCENT);
         if !below.is_empty() {
             let below = below.join(", ");
-            write!(f, "\nover {TOLERANCE_PERCENT} % fewer; keep it by --update: {below}")?;
+            write!(f, "\nover {TOLERANCE_PERCENT} % fewer instructions; commit them with --update: {below}")?;
         }
         Ok(())
     }
@@ -144,7 +147,7 @@ impl fmt::Display for Comparison<'_> {
 
 fn change_percent(before: Option<f64>, now: Option<f64>) -> Option<f64> {
     let (before, now) = (before?, now?);
-    // In this order 3 % of a round figure is 3, and not a little more.
+    // In this order, 3 % of a round figure is exactly 3.
     Some((now - before) / before * 100.0)
 }
 
@@ -180,11 +183,11 @@ mod tests {
         let committed = figures("1.95.0", &[("a", 1000.0), ("b", 1000.0)]);
         let (table, verdict) = compare(&committed, &figures("1.95.0", &[("a", 969.9), ("b", 970.0)]));
         assert_eq!(verdict, Ok(()));
-        assert!(table.ends_with("\nover 3 % fewer; keep it by --update: a"), "{table}");
+        assert!(table.ends_with("\nover 3 % fewer instructions; commit them with --update: a"), "{table}");
     }
 
     #[test]
-    fn a_case_on_one_side_alone_fails() {
+    fn a_case_on_one_side_only_fails() {
         let (one, two) = (figures("1.95.0", &[("a", 10.0)]), figures("1.95.0", &[("a", 10.0), ("b", 5.0)]));
         for (committed, now, row) in
             [(&one, &two, "| b | - | 5.0 | - |"), (&two, &one, "| b | 5.0 | - | - |")]
@@ -196,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn another_release_architecture_or_libc_is_told_and_does_not_fail() {
+    fn another_release_architecture_or_libc_is_reported_and_does_not_fail() {
         let committed = figures("1.95.0", &[("a", 10.0)]);
         let now = figures("1.95.0", &[("a", 20.0)]);
         let arm = Figures { arch: "aarch64".to_owned(), ..now.clone() };
@@ -214,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_reads_back_in_tenths_and_in_the_order_of_the_cases() {
+    fn a_file_has_tenths_in_the_order_of_the_cases() {
         let written = figures("1.95.0", &[("b-64", 41.26), ("a-2048", 3.0), ("a-512", 0.04)]);
         let text = serde_json::to_string(&written).unwrap();
         let build = r#""rustc":"1.95.0","arch":"x86_64","libc":"glibc 2.36""#;

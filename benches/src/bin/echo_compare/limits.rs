@@ -1,0 +1,81 @@
+//! The limits of `--check`: how much CPU time `pktecho` may use per packet, as a ratio to the bare server.
+
+use anyhow::{Context, Result, ensure};
+use pktconn_benches::{plan::Regime, report::median};
+
+use crate::results::RegimeResult;
+
+/// Regimes, and the limit of the median ratio in each. On a shared machine, medians differ by up to 0.1 between runs:
+/// if a check fails, run it again.
+const RATIO_LIMITS: [(&str, f64); 3] = [("1000x1", 1.15), ("64x1", 1.15), ("64x32", 1.20)];
+
+/// The regimes that have a limit. Never fails: a test parses them.
+pub(crate) fn checked_regimes() -> Result<Vec<Regime>> {
+    RATIO_LIMITS.iter().map(|(regime, _)| regime.parse()).collect()
+}
+
+/// Compares the median ratios of a regime with its limit. Returns a line per server, without the first one.
+///
+/// # Errors
+///
+/// A server exceeds the limit, or the regime has none.
+pub(crate) fn check_ratios(result: &RegimeResult) -> Result<String> {
+    let name = result.regime.to_string();
+    let (_, limit) = RATIO_LIMITS
+        .iter()
+        .find(|(regime, _)| *regime == name)
+        .with_context(|| format!("{name} has no limit"))?;
+    let mut lines = Vec::new();
+    for server in result.servers.iter().skip(1) {
+        let ratio = median(server.rounds.iter().map(|round| round.ratio)).context("no round was measured")?;
+        ensure!(
+            ratio <= *limit,
+            "{name}: the ratio of {} is {ratio:.3}, above the limit of {limit:.2}",
+            server.name
+        );
+        lines.push(format!(
+            "{name}: the ratio of {} is {ratio:.3}, within the limit of {limit:.2}",
+            server.name
+        ));
+    }
+    Ok(lines.join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::results::{ServerResult, tests::round};
+
+    /// Three rounds with these CPU times per packet of `pktecho`, next to 1000 ns of the bare server.
+    fn measured(regime: &str, cpu_ns: [f64; 3]) -> RegimeResult {
+        let first = round(1000.0, 200).with_ratios_to(None);
+        let server = |name: &str, rounds| ServerResult {
+            name: name.to_owned(),
+            command: Vec::new(),
+            peak_rss_bytes: 1,
+            rounds,
+            half_rate_rounds: Vec::new(),
+        };
+        let pktecho = cpu_ns.map(|cpu_ns| round(cpu_ns, 200).with_ratios_to(Some(&first))).to_vec();
+        RegimeResult {
+            regime: regime.parse().unwrap(),
+            sizes: "0-2048".parse().unwrap(),
+            half_rate_per_s: None,
+            servers: vec![server("bare", vec![first; 3]), server("pktecho", pktecho)],
+        }
+    }
+
+    #[test]
+    fn a_median_above_the_limit_fails_the_check_and_a_single_round_does_not() {
+        let line = check_ratios(&measured("64x32", [1100.0, 1190.0, 9000.0])).unwrap();
+        assert_eq!(line, "64x32: the ratio of pktecho is 1.190, within the limit of 1.20");
+        let error = check_ratios(&measured("64x1", [1100.0, 1160.0, 9000.0])).unwrap_err();
+        assert_eq!(error.to_string(), "64x1: the ratio of pktecho is 1.160, above the limit of 1.15");
+        assert!(check_ratios(&measured("8x1", [1.0; 3])).is_err(), "8x1 has no limit");
+    }
+
+    #[test]
+    fn the_regimes_of_a_check_are_valid() {
+        assert_eq!(checked_regimes().unwrap().len(), RATIO_LIMITS.len());
+    }
+}
