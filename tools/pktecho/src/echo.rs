@@ -1,4 +1,4 @@
-//! The echo itself.
+//! Echoes the packets of a connection, and prints statistics once a second.
 
 use std::cell::Cell;
 use std::error::Error;
@@ -9,20 +9,23 @@ use std::time::Duration;
 
 use pktconn::{Packet, PacketConn, PacketReceiver, PacketServer, ShutdownReport};
 
-use crate::messages::say;
-use crate::tally::{Board, Tally, Totals, connections};
+use crate::counters::{ConnCounter, Counters, Totals};
+use crate::output::{format_connections, print_line};
 
-/// Packets that are taken at a time, if so many have arrived.
+/// Maximum number of packets that are received and sent together.
 const BATCH: usize = 64;
 
 /// Serves until the server is shut down and its connections have finished.
-pub(crate) async fn serve(server: PacketServer, board: Arc<Board>) -> ShutdownReport {
-    server.serve(move |conn| echo(conn, board.open())).await
+pub(crate) async fn serve(server: PacketServer, counters: Arc<Counters>) -> ShutdownReport {
+    server.serve(move |conn| echo(conn, counters.connection())).await
 }
 
-/// One connection, until its peer closes or the server stops. An `async fn` would hold each of its arguments twice, and all
-/// connections idle in here.
-fn echo(conn: PacketConn, tally: Tally) -> impl Future<Output = Result<(), Box<dyn Error + Send + Sync>>> {
+/// Serves one connection until its peer closes or the server stops. Not an `async fn`, whose future would hold each
+/// argument twice: every idle connection holds this future in memory.
+fn echo(
+    conn: PacketConn,
+    counter: ConnCounter,
+) -> impl Future<Output = Result<(), Box<dyn Error + Send + Sync>>> {
     let (sender, mut receiver) = conn.split();
     async move {
         loop {
@@ -32,47 +35,47 @@ fn echo(conn: PacketConn, tally: Tally) -> impl Future<Output = Result<(), Box<d
             }
             let (count, payload_len) = (packets.len(), packets.iter().map(Packet::len).sum());
             sender.send_many(&mut packets).await?;
-            tally.add(count, payload_len);
-            SPARE.set(packets);
+            counter.add(count, payload_len);
+            SPARE_BATCH.set(packets);
         }
-        // What still arrives is the close's to discard.
+        // Without a receiver, `close` discards what still arrives.
         drop(receiver);
         Ok(sender.close().await?)
     }
 }
 
 thread_local! {
-    /// The memory of a batch, for the next one on this thread: connections that idle hold none.
-    static SPARE: Cell<Vec<Packet>> = const { Cell::new(Vec::new()) };
+    /// The empty vector of the last batch, for the next batch on this thread. So idle connections hold no vector.
+    static SPARE_BATCH: Cell<Vec<Packet>> = const { Cell::new(Vec::new()) };
 }
 
-/// The packets that have arrived; none at the end of the stream.
+/// Receives the packets that have arrived. Returns an empty vector at the end of the stream.
 fn poll_batch(
     receiver: &mut PacketReceiver,
     cx: &mut Context<'_>,
 ) -> Poll<Result<Vec<Packet>, pktconn::Error>> {
-    let mut packets = SPARE.take();
+    let mut packets = SPARE_BATCH.take();
     let received = receiver.poll_recv_many(cx, &mut packets, BATCH);
     if received.is_pending() {
-        SPARE.set(packets);
+        SPARE_BATCH.set(packets);
         return Poll::Pending;
     }
     received.map_ok(|_| packets)
 }
 
-/// Prints a line a second, for ever.
-pub(crate) async fn print_stats(board: Arc<Board>) {
+/// Prints a line per second until it is aborted.
+pub(crate) async fn print_stats(counters: Arc<Counters>) {
     let mut seconds = tokio::time::interval(Duration::from_secs(1));
     let mut last = Totals::default();
     seconds.tick().await;
     loop {
         seconds.tick().await;
-        let now = board.totals();
-        say(&format!(
+        let now = counters.totals();
+        print_line(&format!(
             "{}, {} packets/s, {:.1} MB/s",
-            connections(now.open),
+            format_connections(now.open),
             now.packets - last.packets,
-            (now.bytes - last.bytes) as f64 / 1e6
+            (now.payload_bytes - last.payload_bytes) as f64 / 1e6
         ));
         last = now;
     }

@@ -1,14 +1,16 @@
-//! `pktecho`: sends every packet back to where it came from.
+//! `pktecho`: an echo server, which sends every packet back to its sender.
 //!
-//! It is the server that `pktbench` loads, and a server to test a client of this wire format against. It uses the public
-//! interface of `pktconn` alone: what it reaches, any program can.
+//! `pktbench` uses it as a server to load, and you can test clients of the wire format with it. It uses only the public
+//! API of `pktconn`, so every program can reach its performance.
 
+mod counters;
 mod echo;
-mod messages;
 mod metrics;
 mod options;
-mod tally;
-mod threads;
+mod output;
+mod signals;
+mod sockets;
+mod worker;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -18,12 +20,13 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use pktconn::{Addr, CutConn};
 use pktconn_tools::logging::log_to_stderr;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use messages::{cannot_listen, say};
-use options::Options;
-use tally::{Board, connections};
-use threads::{Sharing, Worker, listen};
+use counters::Counters;
+use options::{Options, Runtimes};
+use output::{cannot_listen, error_line, format_connections, print_line};
+use signals::Signals;
+use sockets::Socket;
+use worker::Worker;
 
 const DEFAULT_ADDR: &str = "0.0.0.0:14572";
 
@@ -33,61 +36,46 @@ fn main() -> ExitCode {
         Err(exit) => return exit,
     };
     log_to_stderr();
-    let runtime = threads::runtime(1).context("cannot start");
+    let runtime = worker::runtime(1).context("cannot start");
     let result = runtime.and_then(|runtime| runtime.block_on(run(&options)));
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", in_one_line(&error));
+            eprintln!("error: {}", error_line(&error));
             ExitCode::FAILURE
         }
     }
 }
 
 async fn run(options: &Options) -> anyhow::Result<()> {
-    let mut signals = Signals::new(options.tls().is_some()).context("cannot watch for signals")?;
-    let (runtimes, threads_each) = match options.runtimes {
-        Sharing::Own => (options.threads, 1),
-        Sharing::One => (1, options.threads),
+    let mut signals = Signals::new(options.tls().is_some()).context("cannot listen for signals")?;
+    let (workers_count, threads_per_worker) = match options.runtimes {
+        Runtimes::PerThread => (options.threads, 1),
+        Runtimes::Shared => (1, options.threads),
     };
-    let handed_over =
-        threads::handed_over(runtimes).context("cannot use the sockets that were handed over")?;
-    let default = [Addr::from(DEFAULT_ADDR)];
-    let own = match &options.listen[..] {
-        [] if handed_over.is_empty() => &default[..],
-        own => own,
-    };
-    let own = own
-        .iter()
-        .map(|addr| listen(addr, runtimes, options.reuse_port).map_err(|error| cannot_listen(addr, error)));
-    // Of each address one for each worker; and of each worker one on each address.
-    let by_addr = handed_over.into_iter().map(Ok).chain(own).collect::<anyhow::Result<Vec<_>>>()?;
-    let mut sockets: Vec<Vec<_>> = (0..runtimes).map(|_| Vec::new()).collect();
-    for of_addr in by_addr {
-        sockets.iter_mut().zip(of_addr).for_each(|(of_worker, socket)| of_worker.push(socket));
-    }
+    let sockets = sockets_per_worker(options, workers_count)?;
 
-    // Before the servers, which tell what their figures mean when they begin.
+    // Before the workers: they describe their metrics to the recorder when they start.
     let metrics = match &options.metrics {
         Some(addr) => Some(metrics::serve_at(addr).await?),
         None => None,
     };
-    let board = Arc::new(Board::default());
+    let counters = Arc::new(Counters::default());
     let started = Instant::now();
     let mut workers = Vec::new();
     for sockets in sockets {
         workers.push(match options.threads {
-            1 => Worker::start_here(sockets, options.server_config(), &board).await?,
-            _ => Worker::start(sockets, threads_each, options.server_config(), &board).await?,
+            1 => Worker::start_here(sockets, options.server_config(), &counters).await?,
+            _ => Worker::start(sockets, threads_per_worker, options.server_config(), &counters).await?,
         });
     }
-    workers[0].addrs().iter().for_each(|addr| say(&format!("listening on {addr}")));
+    workers[0].addrs().iter().for_each(|addr| print_line(&format!("listening on {addr}")));
     if let Some(addr) = metrics {
-        say(&format!("metrics on http://{addr}/metrics"));
+        print_line(&format!("metrics on http://{addr}/metrics"));
     }
-    let stats = options.stats.then(|| tokio::spawn(echo::print_stats(Arc::clone(&board))));
+    let stats = options.stats.then(|| tokio::spawn(echo::print_stats(Arc::clone(&counters))));
 
-    signals.next_but(|| reload(options, &workers)).await;
+    signals.stop_or_reload(|| reload_certificate(options, &workers)).await;
     workers.iter().for_each(|worker| worker.shutdown_within(options.drain_timeout));
     if let Some(stats) = stats {
         stats.abort();
@@ -95,95 +83,64 @@ async fn run(options: &Options) -> anyhow::Result<()> {
     let mut cut = Vec::new();
     tokio::select! {
         () = finished(&mut workers, &mut cut) => {}
-        // Whoever asks twice does not want to wait.
-        () = signals.next() => {
+        // A second signal ends the server at once.
+        () = signals.stop() => {
             workers.iter().for_each(|worker| worker.shutdown_within(Duration::ZERO));
             finished(&mut workers, &mut cut).await;
         }
     }
     if !cut.is_empty() {
         let packets = cut.iter().map(|cut| cut.unsent.len()).sum();
-        let _ = writeln!(io::stderr(), "{}", cut_off(cut.len() as u64, packets));
+        let _ = writeln!(io::stderr(), "{}", cut_warning(cut.len() as u64, packets));
     }
-    say(&board.summary(started.elapsed()));
+    print_line(&counters.summary(started.elapsed()));
     Ok(())
 }
 
-/// Waits for the workers to finish, and gathers the connections that did not.
+/// The sockets from systemd and those of `--listen`. Each worker gets one socket for each address.
+fn sockets_per_worker(options: &Options, workers_count: usize) -> anyhow::Result<Vec<Vec<Socket>>> {
+    let from_parent =
+        sockets::from_parent(workers_count).context("cannot use the sockets from LISTEN_FDS")?;
+    let default = [Addr::from(DEFAULT_ADDR)];
+    let addrs = match &options.listen[..] {
+        [] if from_parent.is_empty() => &default[..],
+        addrs => addrs,
+    };
+    let listening = addrs.iter().map(|addr| {
+        sockets::listen(addr, workers_count, options.reuse_port).map_err(|error| cannot_listen(addr, error))
+    });
+    let by_addr = from_parent.into_iter().map(Ok).chain(listening).collect::<anyhow::Result<Vec<_>>>()?;
+    let mut by_worker: Vec<Vec<_>> = (0..workers_count).map(|_| Vec::new()).collect();
+    for sockets in by_addr {
+        by_worker.iter_mut().zip(sockets).for_each(|(of_worker, socket)| of_worker.push(socket));
+    }
+    Ok(by_worker)
+}
+
+/// Waits until all workers have finished, and collects the connections that were closed before they finished.
 async fn finished(workers: &mut [Worker], cut: &mut Vec<CutConn>) {
     for worker in workers {
         cut.extend(worker.finished().await.into_iter().flat_map(|report| report.cut));
     }
 }
 
-/// What is lost with connections that were cut off: what their clients have not read.
-fn cut_off(conns: u64, packets: usize) -> String {
+fn cut_warning(conns: u64, packets: usize) -> String {
     let unsent = match packets {
         0 => String::new(),
         1 => ", 1 packet unsent".to_owned(),
         _ => format!(", {packets} packets unsent"),
     };
-    format!("warning: cut off {} that had not finished{unsent}", connections(conns))
+    format!("warning: closed {} that had not finished{unsent}", format_connections(conns))
 }
 
-/// An error and what is behind it. One of `pktconn` says what its source says.
-fn in_one_line(error: &anyhow::Error) -> String {
-    let mut line = String::new();
-    for text in error.chain().map(ToString::to_string).filter(|text| !text.is_empty()) {
-        if line.is_empty() {
-            line = text;
-        } else if !line.ends_with(&text) {
-            line = format!("{line}: {text}");
-        }
-    }
-    line
-}
-
-/// Reads the certificate again. What cannot be used leaves the one that there is.
-fn reload(options: &Options, workers: &[Worker]) {
+/// Reads the certificate files again. If they are invalid, the old certificate stays in use.
+fn reload_certificate(options: &Options, workers: &[Worker]) {
     let Some(tls) = options.tls() else { return };
     for worker in workers {
         if let Err(error) = worker.set_tls(&tls) {
-            tracing::warn!("the certificate is not replaced: {error}");
+            tracing::warn!("cannot reload the certificate, so the old one stays in use: {error}");
             return;
         }
     }
-    tracing::info!("the certificate was read again");
-}
-
-/// The signals that ask for an end, and the one that asks for something else.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-    /// Where there is something that can be read again. It ends programs otherwise, this one too.
-    hangup: Option<Signal>,
-}
-
-impl Signals {
-    fn new(reloads: bool) -> io::Result<Self> {
-        let hangup = reloads.then(|| signal(SignalKind::hangup())).transpose()?;
-        let (interrupt, terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-        Ok(Self { interrupt, terminate, hangup })
-    }
-
-    /// Waits for one that asks for an end.
-    async fn next(&mut self) {
-        self.next_but(|| {}).await;
-    }
-
-    /// The same, and calls `reload` at each of the other kind.
-    async fn next_but(&mut self, reload: impl Fn()) {
-        loop {
-            tokio::select! {
-                _ = self.interrupt.recv() => return,
-                _ = self.terminate.recv() => return,
-                () = async {
-                    match &mut self.hangup {
-                        Some(hangup) => { hangup.recv().await; }
-                        None => std::future::pending().await,
-                    }
-                } => reload(),
-            }
-        }
-    }
+    tracing::info!("reloaded the certificate");
 }

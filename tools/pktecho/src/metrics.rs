@@ -1,4 +1,4 @@
-//! The figures of the server, for Prometheus: `GET /metrics` on an address of its own.
+//! Serves the metrics of the server to Prometheus: `GET /metrics`, on a separate address.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -18,40 +18,41 @@ use pktconn::Addr;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-/// Who asks has this long for its question, and then again for the next one.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a client may take to send a request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// More than that at a time wait: nobody but Prometheus and who looks at it by hand is expected.
-const CONNS: usize = 16;
+/// Maximum number of connections; further ones wait. The only expected clients are Prometheus and an occasional person.
+const MAX_CONNS: usize = 16;
 
-/// From a request of a device to a connection that is kept for a day.
+/// Histogram buckets: from a single request of a device to a connection that lasts a day.
 const CONNECTION_SECONDS: [f64; 9] = [0.01, 0.1, 1.0, 10.0, 60.0, 600.0, 3600.0, 21_600.0, 86_400.0];
 
-/// From a handshake on one machine to one that is just in time.
+/// Histogram buckets: from a handshake on one machine to one that almost times out.
 const HANDSHAKE_SECONDS: [f64; 9] = [0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 10.0];
 
-/// Has what is counted from now on served at `addr`, and tells the address with the real port.
+/// Starts to record metrics and to serve them at `addr`. Returns the address with the real port. Call this before
+/// starting the servers: they describe their metrics to the recorder when they start.
 pub(crate) async fn serve_at(addr: &Addr) -> anyhow::Result<SocketAddr> {
     let listener = TcpListener::bind(addr.to_string())
         .await
-        .map_err(|error| crate::messages::cannot_listen(addr, error))?;
+        .map_err(|error| crate::output::cannot_listen(addr, error))?;
     let local_addr = listener.local_addr()?;
     let handle = PrometheusBuilder::new()
-        .set_buckets_for_metric(buckets_of("pktconn_connection_duration_seconds"), &CONNECTION_SECONDS)?
-        .set_buckets_for_metric(buckets_of("pktconn_handshake_duration_seconds"), &HANDSHAKE_SECONDS)?
+        .set_buckets_for_metric(metric("pktconn_connection_duration_seconds"), &CONNECTION_SECONDS)?
+        .set_buckets_for_metric(metric("pktconn_handshake_duration_seconds"), &HANDSHAKE_SECONDS)?
         .install_recorder()
         .context("cannot record metrics")?;
-    tokio::spawn(keep_up(handle.clone()));
+    tokio::spawn(upkeep(handle.clone()));
     tokio::spawn(serve(listener, handle));
     Ok(local_addr)
 }
 
-fn buckets_of(name: &str) -> Matcher {
+fn metric(name: &str) -> Matcher {
     Matcher::Full(name.to_owned())
 }
 
-/// What is recorded waits to be sorted into the buckets: also while nobody asks.
-async fn keep_up(handle: PrometheusHandle) {
+/// Sorts recorded values into the buckets regularly. Otherwise they pile up in memory until the next request.
+async fn upkeep(handle: PrometheusHandle) {
     let mut interval = tokio::time::interval(Duration::from_secs(5));
     loop {
         interval.tick().await;
@@ -60,13 +61,13 @@ async fn keep_up(handle: PrometheusHandle) {
 }
 
 async fn serve(listener: TcpListener, handle: PrometheusHandle) {
-    let room = Arc::new(Semaphore::new(CONNS));
-    // It is never closed.
-    while let Ok(place) = Arc::clone(&room).acquire_owned().await {
+    let permits = Arc::new(Semaphore::new(MAX_CONNS));
+    // Always `Ok`: the semaphore is never closed.
+    while let Ok(permit) = Arc::clone(&permits).acquire_owned().await {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::debug!(%error, "no connection for metrics can be accepted");
+                tracing::debug!(%error, "cannot accept a connection for metrics");
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 continue;
             }
@@ -79,12 +80,12 @@ async fn serve(listener: TcpListener, handle: PrometheusHandle) {
             });
             let conn = http1::Builder::new()
                 .timer(TokioTimer::new())
-                .header_read_timeout(PATIENCE)
+                .header_read_timeout(REQUEST_TIMEOUT)
                 .serve_connection(TokioIo::new(stream), answer);
             if let Err(error) = conn.await {
                 tracing::debug!(%error, "a connection for metrics failed");
             }
-            drop(place);
+            drop(permit);
         });
     }
 }
@@ -99,6 +100,6 @@ fn respond(request: &Request<Incoming>, handle: &PrometheusHandle) -> Response<F
     };
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
-    response.headers_mut().insert(header.0, header.1.parse().expect("a constant"));
+    response.headers_mut().insert(header.0, header.1.parse().expect("the header value is valid"));
     response
 }

@@ -1,4 +1,4 @@
-//! What the command line says, checked.
+//! The command line: the options, their checks, and the configuration that they stand for.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -13,14 +13,13 @@ use pktconn::{
 use pktconn_tools::usage;
 use pktconn_tools::values::{parse_duration, parse_listen_addr, parse_size, whole_number};
 
-use crate::threads::Sharing;
-
 /// An echo server for length-prefixed packets.
 ///
-/// Sends every packet back to where it came from, in order. SIGINT and SIGTERM stop it: it accepts no more, answers what
-/// it has received, closes its connections, prints totals and exits 0. A second signal ends it at once.
+/// Sends every packet back to its sender, in order. SIGINT or SIGTERM stops it: it accepts no new connections, echoes
+/// the packets that it has received, closes its connections, prints totals and exits with 0. A second signal ends it at
+/// once.
 ///
-/// Exit code: 0 after a signal, 1 when it cannot listen, 2 bad usage.
+/// Exit codes: 0 after a signal, 1 if it cannot start, 2 for bad usage.
 #[derive(Debug, Parser)]
 #[command(
     version,
@@ -28,127 +27,142 @@ use crate::threads::Sharing;
     after_help = "Example:\n  pktecho --listen 127.0.0.1:0 --threads 1 --stats"
 )]
 pub(crate) struct Options {
-    /// The address to listen on, HOST:PORT or unix:PATH; port 0 asks for a free port. May be given several times. Sockets
-    /// that systemd hands over are listened on as well [default: 0.0.0.0:14572, where none is handed over]
+    /// Address to listen on, HOST:PORT or unix:PATH; port 0 asks for a free port. May be given several times. The
+    /// server also listens on sockets that systemd passes [default: 0.0.0.0:14572, unless systemd passes a socket]
     #[arg(long, value_name = "ADDR", value_parser = parse_listen_addr)]
     pub(crate) listen: Vec<Addr>,
 
-    /// Let other servers listen on the same port; the kernel deals the connections out
+    /// Let other servers listen on the same port; the kernel distributes the connections
     #[arg(long)]
     pub(crate) reuse_port: bool,
 
-    /// Threads that serve connections [default: one for each core]
+    /// Number of threads that serve connections [default: number of cores]
     #[arg(long, value_name = "N", default_value_t = cores(), value_parser = whole_number::<usize>(1..=1024, 4), hide_default_value = true)]
     pub(crate) threads: usize,
 
     /// How several threads share the connections
-    #[arg(long, value_enum, default_value_t = Sharing::One)]
-    pub(crate) runtimes: Sharing,
+    #[arg(long, value_enum, default_value_t = Runtimes::Shared)]
+    pub(crate) runtimes: Runtimes,
 
-    /// Put a CRC-32 behind each packet, and expect one. Clients must do the same.
+    /// Send a CRC-32 after each payload, and expect one. Clients must do the same
     #[arg(long)]
     crc: bool,
 
-    /// The length in front of each packet: u32le, u32be, u16le or u16be
+    /// Format of the length in the header: u32le, u32be, u16le or u16be
     #[arg(long, value_name = "FORMAT", default_value_t = HeaderFormat::U32Le)]
     header: HeaderFormat,
 
-    /// The largest payload accepted, in bytes; suffixes such as KiB and MiB work [default: 32MiB, or what --header can say]
+    /// Maximum length of a payload in bytes, such as 4096, 64KiB or 32MiB [default: 32MiB, or the maximum of --header
+    /// if that is less]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     max_payload: Option<u32>,
 
-    /// What becomes of replies that a client does not read, beyond 1 MiB
-    #[arg(long, value_enum, value_name = "POLICY", default_value_t = SlowClient::Block)]
-    slow_consumer: SlowClient,
+    /// What to do with a client that reads too slowly, once 1 MiB of replies is queued
+    #[arg(long, value_enum, value_name = "POLICY", default_value_t = SlowConsumerPolicy::Block)]
+    slow_consumer: SlowConsumerPolicy,
 
-    /// Connections at most; those beyond are closed at once [default: no limit of its own]
+    /// Maximum number of connections; further ones are closed immediately [default: limited only by open files]
     #[arg(long, value_name = "N", value_parser = whole_number::<usize>(1.., 1000))]
     max_conns: Option<usize>,
 
-    /// Connections at most of one IPv4 address, or of one IPv6 network of 64 bits [default: no limit]
+    /// Maximum number of connections per client: per IPv4 address, or per IPv6 /64 network [default: no limit]
     #[arg(long, value_name = "N", value_parser = whole_number::<usize>(1.., 1000))]
     max_conns_per_ip: Option<usize>,
 
-    /// What all connections together may hold in memory, such as 256MiB; those that hold the most give way [default: no limit]
+    /// Maximum memory of all connections together, such as 256MiB. Beyond it, the connections that hold the most are
+    /// not read, then closed, and new ones are refused [default: no limit]
     #[arg(long, value_name = "SIZE", value_parser = parse_budget)]
     memory_budget: Option<usize>,
 
-    /// The certificate chain of the server, PEM; clients have to speak TLS then. SIGHUP has it and the key read again
+    /// Certificate chain of the server, a PEM file; clients must then use TLS. SIGHUP reloads the chain and the key
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
 
-    /// The private key of the certificate, PEM
+    /// Private key of the certificate, a PEM file
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
 
-    /// The authorities, PEM, of the certificates that clients have to show
+    /// Certificate authorities of the clients, a PEM file; clients must then present a certificate
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_client_ca: Option<PathBuf>,
 
-    /// Expect the header of the PROXY protocol, version 1 or 2, in front of each connection
+    /// Expect a PROXY protocol header, version 1 or 2, at the beginning of each connection
     #[arg(long, requires = "trusted_proxy")]
     proxy_protocol: bool,
 
-    /// A network that proxies connect from, such as 10.0.0.0/8 or 127.0.0.1; others are closed. May be given several times
+    /// Network of the proxies, such as 10.0.0.0/8 or 127.0.0.1; connections from other addresses are closed. May be
+    /// given several times
     #[arg(long, value_name = "NET", requires = "proxy_protocol", value_parser = parse_network)]
     trusted_proxy: Vec<IpNet>,
 
-    /// How long a client may take for TLS and the header of a proxy, or 'off'.
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_deadline)]
-    handshake_timeout: Deadline,
+    /// Timeout of the TLS handshake and of the PROXY header, or 'off'
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_timeout)]
+    handshake_timeout: Timeout,
 
-    /// How long a packet may take from its first byte to its last, or 'off'.
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_deadline)]
-    frame_timeout: Deadline,
+    /// Maximum time from the first to the last byte of a packet, or 'off'
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_timeout)]
+    frame_timeout: Timeout,
 
-    /// How long a client may send nothing, or 'off'.
-    #[arg(long, value_name = "DURATION", default_value = "off", value_parser = parse_deadline)]
-    idle_timeout: Deadline,
+    /// Maximum time in which the client sends nothing and receives nothing, or 'off'
+    #[arg(long, value_name = "DURATION", default_value = "off", value_parser = parse_timeout)]
+    idle_timeout: Timeout,
 
-    /// How long a client may read nothing of what waits for it, or 'off'.
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_deadline)]
-    write_timeout: Deadline,
+    /// Maximum time in which the client reads none of the waiting replies, or 'off'
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_timeout)]
+    write_timeout: Timeout,
 
-    /// Serve figures for Prometheus on this address, such as 127.0.0.1:9100, under /metrics; port 0 asks for a free port [default: off]
+    /// Address for Prometheus metrics under /metrics, such as 127.0.0.1:9100; port 0 asks for a free port. It has no
+    /// access control [default: off]
     #[arg(long, value_name = "ADDR", value_parser = parse_tcp_addr)]
     pub(crate) metrics: Option<Addr>,
 
-    /// Print a line a second: connections, packets/s, MB/s of payload.
+    /// Print a line per second: connections, packets/s, MB/s of payload
     #[arg(long)]
     pub(crate) stats: bool,
 
-    /// How long connections may take to finish when the server is stopped.
+    /// How long connections may take to finish after the server was stopped
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
     pub(crate) drain_timeout: Duration,
 }
 
-/// [`SlowConsumer`] on the command line.
+/// How several threads share the connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum SlowClient {
-    /// Nothing more is read of it until it reads
+pub(crate) enum Runtimes {
+    /// Each thread has its own runtime, and the kernel distributes the connections among them (Linux)
+    #[value(name = "own")]
+    PerThread,
+    /// All threads share one runtime, which moves work between them
+    #[value(name = "one")]
+    Shared,
+}
+
+/// [`SlowConsumer`] as a value of the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum SlowConsumerPolicy {
+    /// Read nothing more from the client until it reads
     Block,
-    /// The newest are dropped
+    /// Drop the newest replies
     DropNewest,
-    /// The oldest are dropped
+    /// Drop the oldest replies
     DropOldest,
-    /// It is disconnected
+    /// Close the connection
     Disconnect,
 }
 
-impl From<SlowClient> for SlowConsumer {
-    fn from(policy: SlowClient) -> Self {
+impl From<SlowConsumerPolicy> for SlowConsumer {
+    fn from(policy: SlowConsumerPolicy) -> Self {
         match policy {
-            SlowClient::Block => Self::Block,
-            SlowClient::DropNewest => Self::DropNewest,
-            SlowClient::DropOldest => Self::DropOldest,
-            SlowClient::Disconnect => Self::Disconnect,
+            SlowConsumerPolicy::Block => Self::Block,
+            SlowConsumerPolicy::DropNewest => Self::DropNewest,
+            SlowConsumerPolicy::DropOldest => Self::DropOldest,
+            SlowConsumerPolicy::Disconnect => Self::Disconnect,
         }
     }
 }
 
-/// A duration that can be off.
+/// A duration, or `None` for 'off'.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Deadline(Option<Duration>);
+struct Timeout(Option<Duration>);
 
 impl Options {
     /// Parses the command line. `Err` is the exit code after help, or after a line on standard error.
@@ -156,30 +170,33 @@ impl Options {
         Self::try_parse().and_then(Self::check).map_err(|error| usage::exit_code("pktecho", &error))
     }
 
-    /// Refuses what does not go together.
+    /// Refuses options that contradict each other.
     fn check(self) -> Result<Self, clap::Error> {
-        let has_runtimes = self.runtimes == Sharing::Own && self.threads > 1;
-        if has_runtimes && self.listen.iter().any(|addr| addr.unix_path().is_some()) {
-            let problem = "--listen unix:PATH is for one runtime: not with --runtimes own";
+        let has_own_runtimes = self.runtimes == Runtimes::PerThread && self.threads > 1;
+        if has_own_runtimes && self.listen.iter().any(|addr| addr.unix_path().is_some()) {
+            let problem = "--listen unix:PATH works only with one runtime, not with --runtimes own";
             return Err(Self::command().error(ErrorKind::ArgumentConflict, problem));
         }
-        let sayable = self.header.max_payload_len();
-        if let Some(len) = self.max_payload.filter(|&len| len as usize > sayable) {
-            let problem =
-                format!("--max-payload {len} is more than --header {} can say, {sayable}", self.header);
+        let header_limit = self.header.max_payload_len();
+        if let Some(len) = self.max_payload.filter(|&len| len as usize > header_limit) {
+            let problem = format!(
+                "--max-payload {len} exceeds {header_limit}, the maximum of --header {}",
+                self.header
+            );
             return Err(Self::command().error(ErrorKind::ArgumentConflict, problem));
         }
         if self.reuse_port
             && !self.listen.is_empty()
             && self.listen.iter().all(|addr| addr.unix_path().is_some())
         {
-            let problem = "--reuse-port is for TCP: a Unix socket has no port";
+            let problem = "--reuse-port works only with TCP: a Unix socket has no port";
             return Err(Self::command().error(ErrorKind::ArgumentConflict, problem));
         }
         let is_limited =
             self.max_conns.is_some() || self.max_conns_per_ip.is_some() || self.memory_budget.is_some();
-        if is_limited && has_runtimes {
-            let problem = "--max-conns, --max-conns-per-ip and --memory-budget are limits of one runtime: not with --runtimes own";
+        if is_limited && has_own_runtimes {
+            let problem = "--max-conns, --max-conns-per-ip and --memory-budget work only with one runtime, not with \
+                           --runtimes own";
             return Err(Self::command().error(ErrorKind::ArgumentConflict, problem));
         }
         Ok(self)
@@ -228,27 +245,27 @@ impl Options {
 
 fn parse_tcp_addr(text: &str) -> Result<Addr, String> {
     let addr = parse_listen_addr(text).ok().filter(|addr| addr.unix_path().is_none());
-    addr.ok_or_else(|| "an address is HOST:PORT, such as 127.0.0.1:9100".to_owned())
+    addr.ok_or_else(|| "expected HOST:PORT, such as 127.0.0.1:9100".to_owned())
 }
 
 fn parse_budget(text: &str) -> Result<usize, String> {
     match text.parse::<bytesize::ByteSize>().map(|size| usize::try_from(size.as_u64())) {
         Ok(Ok(bytes)) if bytes >= 1 << 20 => Ok(bytes),
-        _ => Err("a memory budget is at least 1MiB, such as 256MiB or 4GiB".to_owned()),
+        _ => Err("expected a size of at least 1MiB, such as 256MiB or 4GiB".to_owned()),
     }
 }
 
 fn parse_network(text: &str) -> Result<IpNet, String> {
     let network = text.parse().or_else(|_| text.parse().map(|ip: IpAddr| ip.into()));
-    network.map_err(|_| "a network is such as 10.0.0.0/8, fd00::/8 or 127.0.0.1".to_owned())
+    network.map_err(|_| "expected a network or address, such as 10.0.0.0/8, fd00::/8 or 127.0.0.1".to_owned())
 }
 
-fn parse_deadline(text: &str) -> Result<Deadline, String> {
+fn parse_timeout(text: &str) -> Result<Timeout, String> {
     match parse_duration(text) {
-        _ if text == "off" => Ok(Deadline(None)),
-        Ok(Duration::ZERO) => Err("a deadline is longer than nothing; 'off' is without one".to_owned()),
-        Ok(duration) => Ok(Deadline(Some(duration))),
-        Err(_) => Err("a duration is such as 500ms, 30s or 5m, or 'off'".to_owned()),
+        _ if text == "off" => Ok(Timeout(None)),
+        Ok(Duration::ZERO) => Err("the timeout must be longer than 0s; 'off' turns it off".to_owned()),
+        Ok(duration) => Ok(Timeout(Some(duration))),
+        Err(_) => Err("expected a duration with a unit, such as 500ms, 30s or 5m, or 'off'".to_owned()),
     }
 }
 
@@ -261,7 +278,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_network_is_one_or_a_single_address() {
+    fn a_network_may_be_a_single_address() {
         assert_eq!(parse_network("10.0.0.0/8").unwrap().to_string(), "10.0.0.0/8");
         assert_eq!(parse_network("::1").unwrap().to_string(), "::1/128");
         for text in ["", "10.0.0.0/33", "localhost", "10.0.0"] {
@@ -270,11 +287,11 @@ mod tests {
     }
 
     #[test]
-    fn deadlines_are_durations_or_off() {
-        assert_eq!(parse_deadline("30s"), Ok(Deadline(Some(Duration::from_secs(30)))));
-        assert_eq!(parse_deadline("off"), Ok(Deadline(None)));
+    fn timeouts_are_durations_or_off() {
+        assert_eq!(parse_timeout("30s"), Ok(Timeout(Some(Duration::from_secs(30)))));
+        assert_eq!(parse_timeout("off"), Ok(Timeout(None)));
         for text in ["", "30", "0s", "never"] {
-            assert!(parse_deadline(text).is_err(), "{text:?}");
+            assert!(parse_timeout(text).is_err(), "{text:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
-"""A client that speaks the wire format with nothing but struct and zlib, against a pktecho of its own.
+"""Tests pktecho with a client that implements the wire format with only struct and zlib.
 
 Usage: by_hand.py PATH_OF_PKTECHO [UNITTEST OPTIONS]
 """
@@ -18,7 +18,7 @@ LIMIT = 32 * 1024 * 1024
 
 
 def pattern(length, seed):
-    """The payloads of the captured vectors."""
+    """A payload with the pattern of the captured test vectors."""
     period = bytes((i * 131 + seed * 17 + 7) % 256 for i in range(256))
     return (period * (length // 256 + 1))[:length]
 
@@ -38,7 +38,7 @@ class Server:
         return int(subprocess.check_output(["ps", "-o", "rss=", "-p", str(self.process.pid)])) * 1024
 
     def stop(self):
-        """Ends the server; returns its exit code and what it wrote to standard error."""
+        """Stops the server. Returns its exit code and its standard error."""
         self.process.terminate()
         _, errors = self.process.communicate(timeout=30)
         return self.process.returncode, errors
@@ -74,7 +74,7 @@ class Client:
         return payload
 
     def is_closed_by_the_server(self):
-        """Waits for the end of the stream. A server that closes with bytes unread resets it: that is an end, too."""
+        """Waits for the end of the stream. A reset counts as an end: the server resets a connection with unread bytes."""
         try:
             return self.socket.recv(1) == b""
         except ConnectionResetError:
@@ -87,7 +87,7 @@ class Client:
 class Echo(unittest.TestCase):
     def start(self, *options, log="warn"):
         server = Server(*options, log=log)
-        # Killed only where a case fails before it stops its server.
+        # Kills the server if the test fails before it stops it.
         self.addCleanup(lambda: server.process.poll() is None and server.process.kill())
         return server
 
@@ -116,9 +116,9 @@ class Echo(unittest.TestCase):
             client.close()
             self.assertEqual(self.stop_cleanly(server), "")
 
-    def test_an_echo_of_32_mib_takes_little_more_than_its_size(self):
+    def test_an_echo_of_32_mib_uses_at_most_2_2_times_its_size(self):
         if not os.path.exists("/proc/self/status"):
-            self.skipTest("no /proc, which tells the peak of memory")
+            self.skipTest("needs /proc for the peak memory")
         for crc in (False, True):
             server = self.start(*(["--crc"] if crc else []))
             client = self.connect(server, crc)
@@ -129,12 +129,12 @@ class Echo(unittest.TestCase):
             with open(f"/proc/{server.process.pid}/status") as status:
                 peak = next(line for line in status if line.startswith("VmHWM:"))
             times = int(peak.split()[1]) * 1024 / LIMIT
-            print(f"an echo of 32 MiB, crc {crc}: {times:.2f} times its size", file=sys.stderr)
+            print(f"an echo of 32 MiB, crc {crc}: peak memory of {times:.2f} times its size", file=sys.stderr)
             self.assertLessEqual(times, 2.2)
             client.close()
             self.stop_cleanly(server)
 
-    def test_a_half_close_still_brings_all_replies(self):
+    def test_all_replies_arrive_after_a_half_close(self):
         server = self.start()
         client = self.connect(server)
         for number in range(2000):
@@ -145,8 +145,8 @@ class Echo(unittest.TestCase):
         self.assertTrue(client.is_closed_by_the_server())
         self.assertEqual(self.stop_cleanly(server), "")
 
-    def test_a_length_over_the_limit_closes_the_connection_and_costs_no_memory(self):
-        # What clients do wrong is told to who debugs alone.
+    def test_a_length_over_the_limit_closes_the_connection_and_allocates_nothing(self):
+        # Errors of clients are logged at the level DEBUG.
         server = self.start(log="pktconn=debug")
         client, bystander = self.connect(server), self.connect(server)
         client.send(b"before")
@@ -164,13 +164,13 @@ class Echo(unittest.TestCase):
     def test_a_wrong_checksum_closes_the_connection(self):
         server = self.start("--crc", log="pktconn=debug")
         client = self.connect(server, crc=True)
-        frame = bytearray(client.frame(b"altered on the way"))
+        frame = bytearray(client.frame(b"corrupted on the way"))
         frame[8] ^= 1
         client.socket.sendall(frame)
         self.assertTrue(client.is_closed_by_the_server())
         self.assertIn("the checksum of a frame is", self.stop_cleanly(server))
 
-    def test_an_end_in_mid_frame_is_logged_as_what_it_is(self):
+    def test_an_end_in_the_middle_of_a_frame_is_logged(self):
         server = self.start(log="pktconn=debug")
         client = self.connect(server)
         client.socket.sendall(client.frame(b"cut")[:5])
@@ -178,7 +178,7 @@ class Echo(unittest.TestCase):
         self.assertTrue(client.is_closed_by_the_server())
         self.assertIn("after 5 of the 7 bytes of a frame", self.stop_cleanly(server))
 
-    def test_a_thousand_announcements_of_32_mib_cost_8_kib_each_at_most(self):
+    def test_a_header_that_announces_32_mib_costs_at_most_8_kib(self):
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if hard != resource.RLIM_INFINITY and hard < 1100:
             self.skipTest(f"the limit on open files is {hard}")
@@ -188,7 +188,7 @@ class Echo(unittest.TestCase):
         clients = []
         for _ in range(1000):
             client = self.connect(server)
-            # The reply to the packet in front tells that the announcement has been read as well.
+            # The reply to the packet before the header shows that the server has read the header too.
             client.socket.sendall(client.frame(b"x") + struct.pack("<I", LIMIT))
             clients.append(client)
         for client in clients:

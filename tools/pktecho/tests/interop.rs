@@ -1,4 +1,4 @@
-//! Programs that others wrote speak to the server.
+//! Programs of other projects as clients, proxies and monitoring of the server.
 
 mod common;
 
@@ -11,7 +11,7 @@ use common::{Server, http, pktecho};
 
 #[test]
 #[ignore = "needs escript (package erlang-base): cargo test -p pktecho -- --include-ignored"]
-fn erlang_speaks_to_it_by_its_own_framing() {
+fn erlang_packet_framing_works() {
     for (header, bytes) in [("u32be", "4"), ("u16be", "2")] {
         let server = Server::start(&["--header", header]);
         let (host, port) = server.addr.rsplit_once(':').unwrap();
@@ -21,7 +21,7 @@ fn erlang_speaks_to_it_by_its_own_framing() {
     }
 }
 
-/// A certificate authority and what it signed, made by openssl.
+/// A certificate authority and certificates that it signed, created with openssl.
 struct Certificates {
     dir: tempfile::TempDir,
 }
@@ -62,7 +62,7 @@ impl Certificates {
         Server::start(&[&["--tls-cert", &cert, "--tls-key", &key], more].concat())
     }
 
-    /// Has `openssl s_client` send a frame; what it printed of the reply, when the server has closed or replied.
+    /// Sends a frame with `openssl s_client`. Returns the reply, which is empty if the server closed the connection.
     fn s_client(&self, server: &Server, more: &[&str]) -> Vec<u8> {
         let frame = b"\x07\0\0\0Q\nR\nend";
         let ca = self.path("ca.pem");
@@ -75,7 +75,7 @@ impl Certificates {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        // It may have failed already.
+        // Fails if the client has already failed.
         let mut stdin = client.stdin.take().unwrap();
         let _ = stdin.write_all(frame).and_then(|()| stdin.flush());
         let mut reply = Vec::new();
@@ -89,7 +89,7 @@ impl Certificates {
 
 #[test]
 #[ignore = "needs openssl (package openssl): cargo test -p pktecho -- --include-ignored"]
-fn openssl_speaks_tls_to_it_with_and_without_a_certificate() {
+fn openssl_s_client_works_with_and_without_a_client_certificate() {
     let certificates = Certificates::new();
     let server = certificates.server(&[]);
     for version in ["-tls1_2", "-tls1_3"] {
@@ -99,15 +99,18 @@ fn openssl_speaks_tls_to_it_with_and_without_a_certificate() {
     let server = certificates.server(&["--tls-client-ca", &ca]);
     let (chain, key) = (certificates.path("client.pem"), certificates.path("client.key"));
     assert!(!certificates.s_client(&server, &["-cert", &chain, "-key", &key]).is_empty());
-    assert!(certificates.s_client(&server, &[]).is_empty(), "it shows none");
+    assert!(certificates.s_client(&server, &[]).is_empty(), "a client without a certificate is refused");
     let (chain, key) = (certificates.path("stranger.pem"), certificates.path("stranger.key"));
     let stranger =
         ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=stranger", "-keyout", &key];
     certificates.openssl(&[&stranger[..], &["-out", &chain]].concat());
-    assert!(certificates.s_client(&server, &["-cert", &chain, "-key", &key]).is_empty(), "a stranger's");
+    assert!(
+        certificates.s_client(&server, &["-cert", &chain, "-key", &key]).is_empty(),
+        "a certificate of an unknown authority is refused"
+    );
 }
 
-/// `HAProxy` in front of a server; killed at the end of a test.
+/// `HAProxy` in front of a server. Dropping this kills it.
 struct HaProxy {
     child: Child,
     addr: String,
@@ -141,7 +144,7 @@ impl Drop for HaProxy {
 
 #[test]
 #[ignore = "needs haproxy (package haproxy): cargo test -p pktecho -- --include-ignored"]
-fn haproxy_tells_it_whom_it_speaks_for() {
+fn haproxy_passes_the_address_of_the_client() {
     let frame = b"\x05\0\0\0hello";
     let options = ["--proxy-protocol", "--trusted-proxy", "127.0.0.1", "--listen", "127.0.0.1:0"];
     for send_proxy in ["send-proxy", "send-proxy-v2"] {
@@ -154,10 +157,10 @@ fn haproxy_tells_it_whom_it_speaks_for() {
         stream.read_exact(&mut reply).unwrap();
         assert_eq!(&reply, frame);
         drop(stream);
-        // Without a header, as by whoever goes past the proxy.
+        // Without a PROXY header, like a client that bypasses the proxy.
         let mut direct = TcpStream::connect(&server.addr).unwrap();
         direct.write_all(&[&frame[..], frame].concat()).unwrap();
-        assert!(!matches!(direct.read(&mut reply), Ok(1..)), "it is refused");
+        assert!(!matches!(direct.read(&mut reply), Ok(1..)), "a connection without a header is refused");
         server.signal("TERM");
         let mut log = String::new();
         server.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
@@ -168,11 +171,11 @@ fn haproxy_tells_it_whom_it_speaks_for() {
 
 #[test]
 #[ignore = "needs promtool (package prometheus): cargo test -p pktecho -- --include-ignored"]
-fn promtool_finds_nothing_to_say_about_its_figures() {
+fn promtool_accepts_the_metrics() {
     let certificates = Certificates::new();
     let mut server = certificates.server(&["--metrics", "127.0.0.1:0"]);
     let addr = server.metrics_addr();
-    // One that makes a handshake and one that fails: so every figure is there.
+    // A failed and a successful TLS handshake, so that every metric exists.
     drop(TcpStream::connect(&server.addr).unwrap());
     assert!(!certificates.s_client(&server, &[]).is_empty());
     let started = std::time::Instant::now();

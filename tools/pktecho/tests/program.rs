@@ -1,4 +1,4 @@
-//! The program as a process: what it prints, how it stops, how it says what is wrong.
+//! The program as a process: its output, how it stops, its error messages.
 
 mod common;
 
@@ -30,7 +30,7 @@ fn assert_one_line_error(output: &Output, code: i32, expected: &[&str]) {
 }
 
 #[test]
-fn either_signal_stops_it_with_totals_and_success() {
+fn sigint_and_sigterm_stop_it_with_totals_and_exit_code_0() {
     for (signal, threads, runtimes) in [("INT", "1", "own"), ("TERM", "3", "own"), ("TERM", "2", "one")] {
         let server = Server::start(&["--threads", threads, "--runtimes", runtimes]);
         let mut stream = TcpStream::connect(&server.addr).unwrap();
@@ -38,7 +38,7 @@ fn either_signal_stops_it_with_totals_and_success() {
             echo(&mut stream, b"\x05\0\0\0hello");
         }
         server.signal(signal);
-        // The server closes; the end of this side lets it finish.
+        // The server has closed its side. Closing this side lets the connection finish.
         assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0);
         drop(stream);
         let rest = server.finish();
@@ -47,9 +47,9 @@ fn either_signal_stops_it_with_totals_and_success() {
 }
 
 #[test]
-fn every_thread_with_a_runtime_of_its_own_serves() {
+fn with_one_runtime_per_thread_every_connection_is_served() {
     let server = Server::start(&["--threads", "3", "--runtimes", "own"]);
-    // That the kernel deals none of 60 connections to one of three threads comes about once in 10^10 times.
+    // One of three threads gets none of 60 connections only once in 10^10 times.
     let mut streams: Vec<_> = (0..60).map(|_| TcpStream::connect(&server.addr).unwrap()).collect();
     for stream in &mut streams {
         stream.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
@@ -61,25 +61,25 @@ fn every_thread_with_a_runtime_of_its_own_serves() {
 }
 
 #[test]
-fn what_is_in_flight_is_answered_before_it_stops() {
+fn packets_in_flight_are_echoed_before_it_stops() {
     let server = Server::start(&["--threads", "1"]);
     let mut stream = TcpStream::connect(&server.addr).unwrap();
     echo(&mut stream, b"\0\0\0\0");
     let request = b"\x02\0\0\0hi".repeat(1000);
     stream.write_all(&request).unwrap();
-    // The first reply tells that the requests have begun to arrive.
+    // The first reply shows that the server has begun to receive the packets.
     let mut replies = vec![0; 6];
     stream.read_exact(&mut replies).unwrap();
     server.signal("TERM");
     stream.read_to_end(&mut replies).unwrap();
-    assert_eq!(replies.len() % 6, 0, "a reply was torn");
+    assert_eq!(replies.len() % 6, 0, "a reply was truncated");
     assert!(request.starts_with(&replies));
     drop(stream);
     server.finish();
 }
 
 #[test]
-fn a_peer_that_does_not_close_is_cut_when_the_time_to_drain_is_over() {
+fn a_peer_that_does_not_close_is_closed_after_the_drain_timeout() {
     let server = Server::start(&["--threads", "1", "--drain-timeout", "50ms"]);
     let mut stream = TcpStream::connect(&server.addr).unwrap();
     echo(&mut stream, b"\x01\0\0\0x");
@@ -99,17 +99,17 @@ fn a_second_signal_ends_it_at_once() {
     server.finish();
     let mut warning = String::new();
     stderr.read_to_string(&mut warning).unwrap();
-    // All was sent, and the client alone has not closed yet.
+    // No warning: everything was sent, and only the client has not closed yet.
     assert_eq!(warning, "");
 }
 
 #[test]
-fn what_a_client_sends_instead_of_packets_is_a_warning_by_default() {
+fn a_client_that_sends_http_is_a_warning_by_default() {
     let mut server = Server::start(&["--threads", "1"]);
     let mut client = TcpStream::connect(&server.addr).unwrap();
     let client_addr = client.local_addr().unwrap().to_string();
     client.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
-    // The end, or a reset.
+    // Until the end of the stream or a reset.
     let _ = client.read_to_end(&mut Vec::new());
     server.signal("TERM");
     let mut stderr = server.child.stderr.take().unwrap();
@@ -125,12 +125,12 @@ fn what_a_client_sends_instead_of_packets_is_a_warning_by_default() {
 }
 
 #[test]
-fn what_a_client_has_not_read_is_told_of_when_it_is_cut_off() {
+fn unsent_packets_of_a_closed_connection_are_a_warning() {
     let mut server = Server::start(&["--threads", "1", "--drain-timeout", "50ms"]);
     let mut stream = TcpStream::connect(&server.addr).unwrap();
     stream.set_nonblocking(true).unwrap();
     let packets = b"\x04\0\0\0ping".repeat(10_000);
-    // Until the server reads no more, because it has nowhere to put the replies: a second without progress.
+    // Until the server stops reading because its send queue is full: a second without progress.
     let (mut sent, mut stuck_since) = (0, std::time::Instant::now());
     while stuck_since.elapsed().as_secs() < 1 {
         match stream.write(&packets[sent..]) {
@@ -146,19 +146,19 @@ fn what_a_client_has_not_read_is_told_of_when_it_is_cut_off() {
     server.finish();
     let mut warning = String::new();
     stderr.read_to_string(&mut warning).unwrap();
-    let start = "warning: cut off 1 connection that had not finished, ";
+    let start = "warning: closed 1 connection that had not finished, ";
     let packets = warning.strip_prefix(start).and_then(|rest| rest.strip_suffix(" packets unsent\n"));
     let packets: usize = packets.unwrap_or_else(|| panic!("{warning}")).parse().unwrap();
-    // An send queue of 1 MiB holds 131,072 of them.
+    // A send queue of 1 MiB holds 131,072 packets.
     assert!((100_000..=131_073).contains(&packets), "{packets}");
 }
 
 #[test]
-fn statistics_are_a_line_a_second() {
+fn statistics_are_a_line_per_second() {
     let mut server = Server::start(&["--stats"]);
     let mut stream = TcpStream::connect(&server.addr).unwrap();
     echo(&mut stream, b"\x01\0\0\0x");
-    // The packet is in the first line, or in the second on a machine that took so long until here.
+    // The packet is in the first line, or on a slow machine in the second one.
     let mut line = String::new();
     while !line.ends_with("1 connection, 1 packets/s, 0.0 MB/s\n") {
         assert!(line.lines().count() < 3, "{line}");
@@ -170,7 +170,7 @@ fn statistics_are_a_line_a_second() {
 }
 
 #[test]
-fn at_the_limit_on_open_files_it_says_so_and_serves_on() {
+fn at_the_limit_on_open_files_it_warns_and_keeps_serving() {
     let command =
         format!("ulimit -n 32; exec {} --listen 127.0.0.1:0 --threads 1", env!("CARGO_BIN_EXE_pktecho"));
     let mut shell = Command::new("sh");
@@ -181,7 +181,7 @@ fn at_the_limit_on_open_files_it_says_so_and_serves_on() {
     BufReader::new(server.child.stderr.take().unwrap()).read_line(&mut line).unwrap();
     assert!(line.contains("open files") && line.contains("ulimit -n"), "{line}");
     echo(&mut streams[0], b"\x01\0\0\0x");
-    // With room again, those who waited are served.
+    // When files are free again, the waiting clients are served.
     let mut last = streams.pop().unwrap();
     drop(streams);
     echo(&mut last, b"\x01\0\0\0x");
@@ -191,18 +191,18 @@ fn at_the_limit_on_open_files_it_says_so_and_serves_on() {
 }
 
 #[test]
-fn limits_and_checksums_are_those_of_the_command_line() {
+fn it_uses_the_limit_and_the_checksum_of_the_command_line() {
     let server = Server::start(&["--crc", "--max-payload", "8"]);
     let mut stream = TcpStream::connect(&server.addr).unwrap();
     echo(&mut stream, b"\x03\0\0\0\x3a\xbd\x40\xc0\x34\xcf\xa2");
     stream.write_all(b"\x09\0\0\0").unwrap();
-    assert!(!matches!(stream.read(&mut [0; 1]), Ok(1..)), "nine bytes are over the limit of eight");
+    assert!(!matches!(stream.read(&mut [0; 1]), Ok(1..)), "a payload of 9 bytes exceeds the limit of 8");
     server.signal("TERM");
     server.finish();
 }
 
 #[test]
-fn it_listens_on_several_addresses_with_each_way_of_sharing() {
+fn it_listens_on_several_addresses_with_shared_and_own_runtimes() {
     for runtimes in ["one", "own"] {
         let mut server =
             Server::start(&["--listen", "127.0.0.1:0", "--threads", "2", "--runtimes", runtimes]);
@@ -219,13 +219,13 @@ fn it_listens_on_several_addresses_with_each_way_of_sharing() {
 }
 
 #[test]
-fn a_socket_that_is_handed_over_is_listened_on() {
+fn it_listens_on_a_tcp_socket_from_systemd() {
     for (threads, runtimes, more) in
         [("1", "one", ""), ("2", "own", ""), ("1", "one", "--listen 127.0.0.1:0")]
     {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap().to_string();
-        // As systemd does it: from file 3 on, for a process that is named.
+        // As systemd does it: the sockets are the files from 3 on, and LISTEN_PID is the process that they are for.
         let program = env!("CARGO_BIN_EXE_pktecho");
         let command = format!(
             "exec 3<&0; export LISTEN_FDS=1 LISTEN_PID=$$; exec {program} --threads {threads} --runtimes {runtimes} {more}"
@@ -245,7 +245,7 @@ fn a_socket_that_is_handed_over_is_listened_on() {
 }
 
 #[test]
-fn a_unix_socket_is_listened_on_beside_tcp_and_replaced_when_it_is_stale() {
+fn it_listens_on_a_unix_socket_and_replaces_a_stale_one() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("socket");
     let unix = format!("unix:{}", path.display());
@@ -258,7 +258,7 @@ fn a_unix_socket_is_listened_on_beside_tcp_and_replaced_when_it_is_stale() {
         echo(&mut TcpStream::connect(&server.addr).unwrap(), b"\x01\0\0\0x");
         let output = pktecho(&["--listen", &unix]).output().unwrap();
         assert_one_line_error(&output, 1, &["cannot listen on unix:", "in use"]);
-        // Killed: its file stays, and is no obstacle to the next one.
+        // Kills the server: the file remains, and the next server replaces it.
         drop(server);
         assert!(path.exists());
     }
@@ -271,7 +271,7 @@ fn a_unix_socket_is_listened_on_beside_tcp_and_replaced_when_it_is_stale() {
 }
 
 #[test]
-fn a_unix_socket_that_was_handed_over_is_listened_on() {
+fn it_listens_on_a_unix_socket_from_systemd() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("socket");
     let listener = UnixListener::bind(&path).unwrap();
@@ -283,11 +283,11 @@ fn a_unix_socket_that_was_handed_over_is_listened_on() {
     echo(&mut UnixStream::connect(&path).unwrap(), b"\x01\0\0\0x");
     server.signal("TERM");
     server.finish();
-    assert!(path.exists(), "it is the one's who handed it over");
+    assert!(path.exists(), "the file belongs to the parent process");
 }
 
 #[test]
-fn a_certificate_that_cannot_be_used_is_one_line_that_names_it() {
+fn an_invalid_certificate_is_an_error_of_one_line_with_its_path() {
     let certificate = Certificate::new("localhost");
     std::fs::write(certificate.key(), "no key").unwrap();
     for threads in ["1", "2"] {
@@ -298,10 +298,10 @@ fn a_certificate_that_cannot_be_used_is_one_line_that_names_it() {
 }
 
 #[test]
-fn a_hangup_has_the_certificate_read_again() {
+fn sighup_reloads_the_certificate() {
     let certificate = Certificate::new("localhost");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    // With trust in what stands in the file at that time.
+    // Connects with trust in the certificate that is currently in the file.
     let connects = |server: &Server| {
         let tls = TlsClientConfig::new().ca(certificate.chain()).server_name("localhost");
         runtime.block_on(async {
@@ -316,7 +316,7 @@ fn a_hangup_has_the_certificate_read_again() {
         let server = Server::start(&[&options[..], &certificate.options()].concat());
         let mut before = connects(&server).unwrap();
         certificate.renew();
-        assert!(connects(&server).is_none(), "the server shows the old one");
+        assert!(connects(&server).is_none(), "the server still uses the old certificate");
         server.signal("HUP");
         while connects(&server).is_none() {}
         runtime.block_on(async {
@@ -327,11 +327,11 @@ fn a_hangup_has_the_certificate_read_again() {
 }
 
 #[test]
-fn two_servers_share_a_port_when_both_say_so() {
+fn two_servers_share_a_port_with_reuse_port() {
     let first = Server::start(&["--reuse-port"]);
     let second = Server::spawn(&mut pktecho(&["--listen", &first.addr, "--reuse-port"]));
     assert_eq!(first.addr, second.addr);
-    // The one that is left serves whoever comes.
+    // The remaining server serves all clients.
     drop(first);
     echo(&mut TcpStream::connect(&second.addr).unwrap(), b"\x01\0\0\0x");
     let output = pktecho(&["--listen", &second.addr]).output().unwrap();
@@ -339,7 +339,7 @@ fn two_servers_share_a_port_when_both_say_so() {
 }
 
 #[test]
-fn beyond_the_limits_clients_are_closed_at_once() {
+fn connections_above_the_limits_are_closed_immediately() {
     for option in ["--max-conns", "--max-conns-per-ip"] {
         let server = Server::start(&[option, "2"]);
         let mut streams = [(); 2].map(|()| TcpStream::connect(&server.addr).unwrap());
@@ -351,7 +351,7 @@ fn beyond_the_limits_clients_are_closed_at_once() {
 }
 
 #[test]
-fn its_figures_are_told_over_http() {
+fn it_serves_metrics_over_http() {
     let mut server = Server::start(&["--metrics", "127.0.0.1:0", "--threads", "2", "--runtimes", "own"]);
     let addr = server.metrics_addr();
     let mut stream = TcpStream::connect(&server.addr).unwrap();
@@ -359,7 +359,7 @@ fn its_figures_are_told_over_http() {
         echo(&mut stream, b"\x05\0\0\0hello");
     }
     drop(stream);
-    // Brought up to date once a second.
+    // The metrics are updated once per second.
     let expected = [
         "pktconn_connections_accepted_total 1",
         "pktconn_connections_ended_total{reason=\"remote_close\"} 1",
@@ -382,7 +382,7 @@ fn its_figures_are_told_over_http() {
         std::thread::sleep(std::time::Duration::from_millis(20));
     };
     for line in expected {
-        assert!(figures.lines().any(|told| told == line), "{line:?} is not in {figures}");
+        assert!(figures.lines().any(|found| found == line), "{line:?} is not in {figures}");
     }
     let (head, body) = http(&addr, "HEAD /metrics");
     assert!(head.starts_with("HTTP/1.1 200 ") && body.is_empty(), "{head} {body}");
@@ -394,7 +394,7 @@ fn its_figures_are_told_over_http() {
 }
 
 #[test]
-fn clients_that_are_silent_or_slow_are_ended_when_that_was_asked_for() {
+fn idle_and_slow_clients_time_out() {
     let server = Server::start(&["--idle-timeout", "100ms"]);
     let mut stream = TcpStream::connect(&server.addr).unwrap();
     echo(&mut stream, b"\x01\0\0\0x");
@@ -407,15 +407,15 @@ fn clients_that_are_silent_or_slow_are_ended_when_that_was_asked_for() {
 }
 
 #[test]
-fn a_client_that_does_not_read_gets_what_the_policy_says() {
-    // A fifth of them more than a send queue and the kernel's buffers have room for.
+fn a_client_that_reads_too_slowly_is_treated_by_the_policy() {
+    // A fifth more than a send queue and the buffers of the kernel can hold.
     const COUNT: u32 = 50_000;
     let frame = |number: u32| [&1000_u32.to_le_bytes(), &number.to_le_bytes()[..], &[7; 996]].concat();
     let packets: Vec<u8> = (0..COUNT).flat_map(frame).collect();
     for policy in ["drop-newest", "drop-oldest", "disconnect"] {
         let server = Server::start(&["--threads", "1", "--slow-consumer", policy]);
         let mut stream = TcpStream::connect(&server.addr).unwrap();
-        // Nobody waits for it to read, so that this is read to its end.
+        // These policies never block, so the server reads all packets even though this client does not read yet.
         let sent = stream.write_all(&packets).and_then(|()| stream.shutdown(std::net::Shutdown::Write));
         let mut replies = Vec::new();
         let read = stream.read_to_end(&mut replies);
@@ -438,7 +438,7 @@ fn a_client_that_does_not_read_gets_what_the_policy_says() {
         if policy == "drop-oldest" {
             assert_eq!(numbers.last(), Some(&(COUNT - 1)));
         } else {
-            // An send queue of them, at the least.
+            // At least one send queue of packets is kept.
             assert!(numbers.iter().copied().take(1000).eq(0..1000));
         }
     }
@@ -451,7 +451,7 @@ fn bad_usage_is_one_line_and_exit_code_2() {
         (&["--listen", "localhost"], &["'localhost'", "HOST:PORT"]),
         (&["--threads", "0"], &["from 1 to 1024"]),
         (&["--max-payload", "lots"], &["64KiB"]),
-        (&["--drain-timeout", "soon"], &["--drain-timeout"]),
+        (&["--drain-timeout", "soon"], &["--drain-timeout", "such as 30s"]),
         (&["--frame-timeout", "0s"], &["'off'"]),
         (&["--max-conns", "0"], &["at least 1"]),
         (&["--max-conns", "9", "--threads", "2", "--runtimes", "own"], &["not with --runtimes own"]),
@@ -460,7 +460,7 @@ fn bad_usage_is_one_line_and_exit_code_2() {
         (&["--tls-client-ca", "ca.pem"], &["--tls-cert"]),
         (&["--proxy-protocol"], &["--trusted-proxy"]),
         (&["--proxy-protocol", "--trusted-proxy", "everyone"], &["10.0.0.0/8"]),
-        (&["--header", "u16le", "--max-payload", "1MiB"], &["u16le can say, 65535"]),
+        (&["--header", "u16le", "--max-payload", "1MiB"], &["exceeds 65535, the maximum of --header u16le"]),
         (&["--reuse-port", "--listen", "unix:socket"], &["no port"]),
         (&["--metrics", "unix:socket"], &["HOST:PORT"]),
         (&["extra"], &["unexpected argument 'extra'"]),
@@ -471,22 +471,22 @@ fn bad_usage_is_one_line_and_exit_code_2() {
 }
 
 #[test]
-fn an_address_that_cannot_be_had_is_one_line_that_says_what_to_do() {
-    // Also where both share their port among threads of their own.
+fn an_address_that_it_cannot_listen_on_is_an_error_of_one_line_with_advice() {
+    // Also if the sockets of each server share a port.
     for runtimes in ["one", "own"] {
         let options = ["--threads", "2", "--runtimes", runtimes];
         let server = Server::start(&options);
         let output = pktecho(&["--listen", &server.addr]).args(options).output().unwrap();
         assert_one_line_error(&output, 1, &[&server.addr, "choose another port", "in use"]);
     }
-    // TEST-NET-1 of RFC 5737: never an address of this machine.
+    // TEST-NET-1 (RFC 5737) is never an address of this machine.
     let output = pktecho(&["--listen", "192.0.2.1:0"]).output().unwrap();
     assert_one_line_error(&output, 1, &["192.0.2.1:0", "an address of this machine"]);
 }
 
 #[test]
 #[ignore = "needs python3: cargo test -p pktecho -- --include-ignored"]
-fn a_client_that_speaks_the_wire_format_by_hand_is_served() {
+fn the_python_client_by_hand_is_served() {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/by_hand.py");
     let status = Command::new("python3").arg(script).arg(env!("CARGO_BIN_EXE_pktecho")).status().unwrap();
     assert!(status.success());

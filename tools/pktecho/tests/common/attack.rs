@@ -1,4 +1,4 @@
-//! A healthy client beside an attack, and the memory, files and CPU time of a server under attack.
+//! For the tests of attacks: a healthy client, and the memory, files and CPU time of the server.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -11,23 +11,24 @@ use super::Server;
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
-/// The longest that a test waits for anything. It only ends a test that hangs, so it is far above what a slow machine takes,
-/// and below the server's default timeouts of 30 s.
+/// Maximum time that a test waits for anything. It only ends a test that hangs, so it is far longer than a slow machine
+/// needs. It is shorter than the server's default timeouts of 30 s.
 pub(crate) const HANG_GUARD: Duration = Duration::from_secs(25);
 
-/// By how much the p99 of the healthy client may rise, however low it was alone: other programs use the machine too.
-const UNNOTICED: Duration = Duration::from_millis(2);
+/// How much the p99 of the healthy client may always rise: other programs use the machine too.
+const P99_TOLERANCE: Duration = Duration::from_millis(2);
 
-/// Whether to assert times, which a busy machine can break. `.ci/nightly times` sets `PKTCONN_TIMES=1`.
+/// Returns true if tests assert times, which fails on a busy machine. `.ci/nightly times` sets `PKTCONN_TIMES=1`.
 pub(crate) fn asserts_times() -> bool {
     std::env::var_os("PKTCONN_TIMES").is_some_and(|value| value == "1")
 }
 
-/// The end of a wait that takes less than `sharp` on an idle machine.
-pub(crate) fn deadline(sharp: Duration) -> Instant {
-    Instant::now() + if asserts_times() { sharp } else { HANG_GUARD }
+/// The deadline of something that takes less than `expected` on an idle machine.
+pub(crate) fn deadline(expected: Duration) -> Instant {
+    Instant::now() + if asserts_times() { expected } else { HANG_GUARD }
 }
 
+/// Runs the tests of this file one after another.
 pub(crate) fn alone() -> MutexGuard<'static, ()> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
@@ -64,31 +65,31 @@ impl Healthy {
         Self { stop, answered, thread }
     }
 
-    /// How many of its packets have been answered.
+    /// Number of replies so far.
     pub(crate) fn answered(&self) -> u32 {
         self.answered.load(Ordering::Relaxed)
     }
 
-    /// Waits until as many more packets have been answered as this says: call it while the attack goes on.
+    /// Waits for `more` replies. Call it during the attack.
     pub(crate) fn expect_answers(&self, more: u32) {
         let (until, give_up_at) = (self.answered() + more, Instant::now() + 4 * HANG_GUARD);
         while self.answered() < until {
             assert!(!self.thread.is_finished(), "the healthy client has failed");
-            assert!(Instant::now() < give_up_at, "{} of {until} packets were answered", self.answered());
+            assert!(Instant::now() < give_up_at, "{} of {until} packets were echoed", self.answered());
             thread::sleep(Duration::from_millis(1));
         }
     }
 
-    /// Stops, and returns the 99th percentile of the times to a reply.
+    /// Stops the client, and returns the 99th percentile of its round-trip times.
     pub(crate) fn p99(self) -> Duration {
         self.stop.store(true, Ordering::Relaxed);
-        let mut times = self.thread.join().expect("the healthy client has not failed");
+        let mut times = self.thread.join().expect("the healthy client does not fail");
         times.sort();
         times[times.len() * 99 / 100]
     }
 }
 
-/// The p99 of a healthy client alone, where times are asserted.
+/// The p99 of a healthy client without an attack; `None` if tests do not assert times.
 pub(crate) fn calm_p99(server: &Server) -> Option<Duration> {
     asserts_times().then(|| {
         let healthy = Healthy::start(server);
@@ -97,12 +98,13 @@ pub(crate) fn calm_p99(server: &Server) -> Option<Duration> {
     })
 }
 
-/// Each packet of the healthy client was answered. Where times are asserted, its p99 rose at most by `ratio` or 2 ms.
+/// Asserts that each packet of the healthy client was echoed, and, if tests assert times, that its p99 rose at most by
+/// the factor `ratio` or by 2 ms.
 pub(crate) fn assert_unharmed(what: &str, calm: Option<Duration>, healthy: Healthy, ratio: f64) {
     let attacked = healthy.p99();
     let Some(calm) = calm else { return };
-    eprintln!("{what}: the healthy client's p99 was {calm:?} alone and {attacked:?} beside it");
-    let limit = calm.mul_f64(ratio).max(calm + UNNOTICED);
+    eprintln!("{what}: the healthy client's p99 was {attacked:?}, and {calm:?} without the attack");
+    let limit = calm.mul_f64(ratio).max(calm + P99_TOLERANCE);
     assert!(attacked <= limit, "{what}: the healthy client's p99 rose from {calm:?} to {attacked:?}");
 }
 
@@ -123,14 +125,14 @@ pub(crate) fn open_files(server: &Server) -> usize {
 /// The CPU time that the server has used so far.
 pub(crate) fn cpu_time(server: &Server) -> Duration {
     let stat = proc_file(server, "stat");
-    // Behind the name, which may hold anything: the fields from the third on.
+    // The fields from the third on, which follow the name. The name may contain spaces and parentheses.
     let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
     let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
     // USER_HZ is 100 on every Linux.
     Duration::from_millis(ticks * 10)
 }
 
-/// A frame of 512 bytes that says which one it is.
+/// A frame with a payload of 512 bytes that contains `number`.
 pub(crate) fn numbered(number: u32) -> [u8; 516] {
     let mut frame = [7; 516];
     frame[..4].copy_from_slice(&512_u32.to_le_bytes());
@@ -141,7 +143,7 @@ pub(crate) fn numbered(number: u32) -> [u8; 516] {
 pub(crate) fn echo(stream: &mut TcpStream, number: u32) {
     let mut reply = [0; 516];
     stream.write_all(&numbered(number)).unwrap();
-    stream.read_exact(&mut reply).expect("it is served");
+    stream.read_exact(&mut reply).expect("the server replies");
     assert_eq!(reply, numbered(number));
 }
 
@@ -151,7 +153,7 @@ pub(crate) fn connect(server: &Server) -> TcpStream {
     stream
 }
 
-/// Whether the server has closed or reset the connection. What it sends is not read.
+/// Returns true if the server has closed or reset the connection. Reads nothing.
 pub(crate) fn is_gone(stream: &TcpStream) -> bool {
     match stream.peek(&mut [0]) {
         Ok(count) => count == 0,
@@ -159,14 +161,14 @@ pub(crate) fn is_gone(stream: &TcpStream) -> bool {
     }
 }
 
-/// Waits until all of `streams` are gone, and drops each as it goes; those that stay by `deadline` fail the test.
+/// Waits until the server has closed all `streams`. Fails if one is still open at `deadline`.
 pub(crate) fn wait_until_gone(mut streams: Vec<TcpStream>, deadline: Instant) {
     loop {
         streams.retain(|stream| !is_gone(stream));
         if streams.is_empty() {
             return;
         }
-        assert!(Instant::now() < deadline, "{} connections are still there", streams.len());
+        assert!(Instant::now() < deadline, "{} connections are still open", streams.len());
         thread::sleep(Duration::from_millis(10));
     }
 }

@@ -1,5 +1,6 @@
 //! The server as a process.
-#![allow(dead_code, reason = "each test crate uses its own part of this")]
+
+#![allow(dead_code, reason = "each test file uses a part of this")]
 
 #[cfg(target_os = "linux")]
 pub(crate) mod attack;
@@ -9,7 +10,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-/// A running server; killed when a test ends without stopping it.
+/// A running server. Dropping this kills it.
 pub(crate) struct Server {
     pub(crate) child: Child,
     pub(crate) stdout: BufReader<ChildStdout>,
@@ -26,16 +27,21 @@ impl Server {
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         stdout.read_line(&mut line).unwrap();
-        let addr =
-            line.strip_prefix("listening on ").expect("the first line names the address").trim().to_owned();
+        let addr = line
+            .strip_prefix("listening on ")
+            .expect("the first line contains the address")
+            .trim()
+            .to_owned();
         Self { child, stdout, addr }
     }
 
-    /// One that was started with `--metrics`: where it tells its figures.
+    /// The address of the metrics, for a server that was started with `--metrics`.
     pub(crate) fn metrics_addr(&mut self) -> String {
         let mut line = String::new();
         self.stdout.read_line(&mut line).unwrap();
-        let url = line.strip_prefix("metrics on http://").expect("the second line names the address");
+        let url = line
+            .strip_prefix("metrics on http://")
+            .expect("the second line contains the address of the metrics");
         url.trim().strip_suffix("/metrics").unwrap().to_owned()
     }
 
@@ -44,7 +50,7 @@ impl Server {
         assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
     }
 
-    /// Waits for the end; returns what was printed after the first line.
+    /// Waits until the server exits with 0. Returns what it printed after the lines that were read.
     pub(crate) fn finish(mut self) -> String {
         let mut rest = String::new();
         self.stdout.read_to_string(&mut rest).unwrap();
@@ -61,13 +67,13 @@ impl Drop for Server {
     }
 }
 
-/// What a server of HTTP answers: the head, and the body.
+/// Sends an HTTP request, and returns head and body of the response.
 pub(crate) fn http(addr: &str, request: &str) -> (String, String) {
     let mut stream = TcpStream::connect(addr).unwrap();
     write!(stream, "{request} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let mut response = String::new();
+    stream.read_to_string(&mut response).unwrap();
+    let (head, body) = response.split_once("\r\n\r\n").unwrap();
     (head.to_owned(), body.to_owned())
 }
 

@@ -1,4 +1,4 @@
-//! A certificate that signs itself, in files.
+//! A self-signed certificate in files.
 
 use std::path::PathBuf;
 
@@ -14,11 +14,11 @@ impl Certificate {
         certificate
     }
 
-    /// Puts another one in its place.
+    /// Replaces the certificate and the key with new ones.
     pub(crate) fn renew(&self) {
-        let own = rcgen::generate_simple_self_signed([self.host.clone()]).unwrap();
-        std::fs::write(self.chain(), own.cert.pem()).unwrap();
-        std::fs::write(self.key(), own.signing_key.serialize_pem()).unwrap();
+        let new = rcgen::generate_simple_self_signed([self.host.clone()]).unwrap();
+        std::fs::write(self.chain(), new.cert.pem()).unwrap();
+        std::fs::write(self.key(), new.signing_key.serialize_pem()).unwrap();
     }
 
     pub(crate) fn chain(&self) -> PathBuf {
@@ -29,7 +29,7 @@ impl Certificate {
         self.dir.path().join("key.pem")
     }
 
-    /// Those of the server that shows it.
+    /// Options of a server that uses it.
     pub(crate) fn options(&self) -> [&'static str; 4] {
         let leak = |path: PathBuf| &*path.to_str().unwrap().to_owned().leak();
         ["--tls-cert", leak(self.chain()), "--tls-key", leak(self.key())]
