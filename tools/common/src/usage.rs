@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 
-/// Prints the help, the version or the error that clap returned instead of options.
+/// Prints the help, the version or the error that clap returned instead of options. `program` is the name of the
+/// program, with the subcommand if there is one.
 ///
 /// Returns exit code 0 after help or version, and 2 after an error.
 pub fn exit_code(program: &str, error: &clap::Error) -> ExitCode {
@@ -17,7 +18,7 @@ pub fn exit_code(program: &str, error: &clap::Error) -> ExitCode {
     }
 }
 
-/// Prints `problem` with a pointer to `--help`, and returns exit code 2.
+/// Prints `problem` and how to get the help of `program`. Returns exit code 2.
 pub fn bad_usage(program: &str, problem: &str) -> ExitCode {
     eprintln!("{problem}; see '{program} --help'");
     ExitCode::from(2)

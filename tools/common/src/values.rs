@@ -46,10 +46,11 @@ fn parse_addr(text: &str, is_allowed: impl Fn(&str, u16) -> bool) -> Option<Addr
 ///
 /// The text is not a size, or the size exceeds `u32::MAX`, the largest length that a header can hold.
 pub fn parse_size(text: &str) -> Result<u32, String> {
-    let size: ByteSize =
-        text.parse().map_err(|_| format!("'{text}' is not a size; write bytes, such as 512, 64KiB or 1MiB"))?;
+    let size: ByteSize = text
+        .parse()
+        .map_err(|_| format!("'{text}' is not a size; write bytes, such as 512, 64KiB or 1MiB"))?;
     u32::try_from(size.as_u64())
-        .map_err(|_| format!("{text} is more than a packet can have, {} bytes", u32::MAX))
+        .map_err(|_| format!("{text} exceeds the largest possible packet, {} bytes", u32::MAX))
 }
 
 /// Parses a duration, such as `30s`, `500ms` or `1m 30s`.
