@@ -30,7 +30,7 @@ use result::{IdleResult, TABLE_HEAD};
 #[derive(Parser)]
 struct Options {
     /// A server, as NAME=COMMAND LINE. It must print "listening on ADDR" and echo packets (u32 little-endian length,
-    /// payload, no checksum) [default: the servers of echo_compare]
+    /// payload, no checksum) [default: the servers of the echo comparison]
     #[arg(long = "server")]
     servers: Vec<ServerSpec>,
     /// Number of connections. May be given several times
