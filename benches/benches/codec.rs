@@ -138,7 +138,7 @@ fn encode(c: &mut Criterion) {
             let bare = Packet::from(bytes.clone());
             for (origin, packet) in [("ready", framed), ("bare", bare)] {
                 group.bench_function(format!("{}-{origin}", name(checksum)), |b| {
-                    let mut codec = codec(checksum);
+                    let codec = codec(checksum);
                     b.iter(|| {
                         buffer.clear();
                         for _ in 0..count {

@@ -74,7 +74,7 @@ fn framed(checksum: Checksum, payload_len: usize) -> Packet {
 }
 
 fn frames(checksum: Checksum, payload_len: usize, count: u32) -> BytesMut {
-    let (mut codec, packet) = (codec(checksum), framed(checksum, payload_len));
+    let (codec, packet) = (codec(checksum), framed(checksum, payload_len));
     let mut wire = BytesMut::with_capacity((payload_len + 8) * count as usize);
     for _ in 0..count {
         codec.encode_frame(&packet, &mut wire).expect("the payload is below the limit");
@@ -92,7 +92,7 @@ fn decode(checksum: Checksum, payload_len: usize, times: u32) {
 }
 
 fn encode(packet: &Packet, times: u32) {
-    let mut codec = codec(Checksum::None);
+    let codec = codec(Checksum::None);
     let mut buffer = BytesMut::with_capacity(4096);
     for _ in 0..times {
         buffer.clear();
