@@ -124,7 +124,7 @@ pub use server::{
 };
 
 mod client;
-pub use client::{Client, ClientConfig, ClientEvent, ClientSender, ClientState, Lost};
+pub use client::{Client, ClientConfig, ClientEvent, ClientPermit, ClientSender, ClientState, Lost};
 
 mod group;
 pub use group::{Broadcast, Group};

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
 use pktconn_codec::{Frame, Packet, PacketCodec};
-use tokio::sync::{Notify, Semaphore, TryAcquireError, watch};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, TryAcquireError, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::event::{ClientEvent, ClientState};
@@ -27,6 +27,8 @@ pub(super) struct ClientChannel {
     /// One permit for each byte that may be queued.
     permits: Semaphore,
     max_permits: usize,
+    /// Held while a packet gets its number and is queued, so that a reserved number is not given to another packet.
+    turn: Semaphore,
     /// Notifies the task that a packet was queued.
     queued: Notify,
     received: Mutex<ReceiveQueue>,
@@ -46,6 +48,8 @@ struct Queue {
     frames: SendQueue,
     /// How many packets were accepted in total. The number of the next packet.
     accepted: u64,
+    /// Permits that a reserved packet has used although there were none. Paid back before others get permits.
+    debt: usize,
     /// Why no more packets are accepted.
     closed: Option<Reason>,
 }
@@ -63,6 +67,7 @@ impl ClientChannel {
             queue: Mutex::default(),
             permits: Semaphore::new(max_permits),
             max_permits,
+            turn: Semaphore::new(1),
             queued: Notify::new(),
             received: Mutex::default(),
             event_pushed: Notify::new(),
@@ -92,19 +97,29 @@ impl ClientChannel {
         let Ok(room) = self.permits.acquire_many(self.permits_for(frame.len())).await else {
             return Err(self.closed());
         };
+        let Ok(_turn) = self.turn.acquire().await else { return Err(self.closed()) };
         let number = self.push(&frame)?;
         room.forget();
         Ok(number)
     }
 
+    /// Waits for room for the next packet. Until the reservation is used or dropped, no other packet is queued.
+    pub(super) async fn reserve(&self) -> Result<Reservation<'_>, Reason> {
+        let Ok(room) = self.permits.acquire().await else { return Err(self.closed()) };
+        let Ok(turn) = self.turn.acquire().await else { return Err(self.closed()) };
+        let number = lock(&self.queue).accepted;
+        Ok(Reservation { channel: self, number, room, _turn: turn })
+    }
+
     /// Queues `packet` if there is room and no sender waits for room. Returns its number.
     pub(super) fn try_send(&self, packet: &Packet) -> Result<u64, Reason> {
         let frame = self.codec.frame(packet).map_err(Reason::TooLarge)?;
-        let room =
-            self.permits.try_acquire_many(self.permits_for(frame.len())).map_err(|error| match error {
-                TryAcquireError::Closed => self.closed(),
-                TryAcquireError::NoPermits => Reason::Full,
-            })?;
+        let refused = |error| match error {
+            TryAcquireError::Closed => self.closed(),
+            TryAcquireError::NoPermits => Reason::Full,
+        };
+        let room = self.permits.try_acquire_many(self.permits_for(frame.len())).map_err(refused)?;
+        let _turn = self.turn.try_acquire().map_err(refused)?;
         let number = self.push(&frame)?;
         room.forget();
         Ok(number)
@@ -170,11 +185,14 @@ impl ClientChannel {
             return true;
         }
         queue.frames.take_chunk(&self.codec, packets);
-        drop(queue);
         let config = self.codec.config();
         let overhead = config.header_format().header_len() + config.checksum_kind().checksum_len();
         let lens = packets[before..].iter().map(|packet| packet.len() + overhead);
-        let room = lens.map(|len| len.min(self.max_permits)).sum();
+        let room: usize = lens.map(|len| len.min(self.max_permits)).sum();
+        let paid_back = room.min(queue.debt);
+        queue.debt -= paid_back;
+        drop(queue);
+        let room = room - paid_back;
         catch_panic(|| self.permits.add_permits(room));
         packets.len() > before
     }
@@ -244,8 +262,9 @@ impl ClientChannel {
 
     fn stop_accepting(&self, reason: Reason) {
         lock(&self.queue).closed.get_or_insert(reason);
-        // Wakes the senders that wait for room; they return `closed`.
+        // Wakes the senders that wait; they return `closed`.
         self.permits.close();
+        self.turn.close();
     }
 
     /// Ends the client. `reason`: why not everything was sent, or `None`.
@@ -268,9 +287,53 @@ impl ClientChannel {
     }
 }
 
+/// The number of the next packet, reserved.
+pub(super) struct Reservation<'a> {
+    channel: &'a ClientChannel,
+    pub(super) number: u64,
+    room: SemaphorePermit<'a>,
+    _turn: SemaphorePermit<'a>,
+}
+
+impl Reservation<'_> {
+    /// Queues `packet` under the reserved number.
+    pub(super) fn send(self, packet: &Packet) -> Result<(), Reason> {
+        let frame = self.channel.codec.frame(packet).map_err(Reason::TooLarge)?;
+        self.channel.push(&frame)?;
+        self.room.forget();
+        // The packet may be larger than the room that was waited for.
+        let more = self.channel.permits_for(frame.len()) as usize - 1;
+        let missing = more - self.channel.permits.forget_permits(more);
+        lock(&self.channel.queue).debt += missing;
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_reserved_packet_may_exceed_the_limit_and_later_ones_wait_for_it() {
+        let channel = ClientChannel::new(&ConnConfig::new().send_high_water(10));
+        let packet = |len| Packet::from(vec![7; len]);
+        // 8 of 10 permits are in use.
+        assert!(matches!(channel.try_send(&packet(4)), Ok(0)));
+        let reservation = channel.reserve().await.unwrap();
+        assert_eq!(reservation.number, 1);
+        assert!(matches!(channel.try_send(&Packet::default()), Err(Reason::Full)), "it would get the number");
+        assert!(reservation.send(&packet(4)).is_ok());
+        assert_eq!((channel.permits.available_permits(), lock(&channel.queue).debt), (0, 6));
+        let mut taken = Vec::new();
+        while channel.try_take_packets(&mut taken) {}
+        assert_eq!((channel.permits.available_permits(), lock(&channel.queue).debt), (10, 0));
+        // One that is not used, or whose packet is too large, takes neither number nor room.
+        drop(channel.reserve().await.unwrap());
+        let reservation = channel.reserve().await.unwrap();
+        assert!(matches!(reservation.send(&packet(33 << 20)), Err(Reason::TooLarge(_))));
+        assert!(matches!(channel.try_send(&packet(6)), Ok(2)));
+        assert_eq!(channel.permits.available_permits(), 0);
+    }
 
     #[test]
     fn requeued_packets_come_first_and_hold_no_permits() {

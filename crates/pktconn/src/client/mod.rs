@@ -23,7 +23,7 @@ pub use event::{ClientEvent, ClientState, Lost};
 mod receive_queue;
 
 mod channel;
-use channel::ClientChannel;
+use channel::{ClientChannel, Reservation};
 
 #[cfg(feature = "metrics")]
 mod metrics;
@@ -229,6 +229,19 @@ impl Client {
         self.sender.send(packet).await
     }
 
+    /// Waits for room, and returns the number of the next packet with a permit to send it. See [`ClientSender::reserve`].
+    ///
+    /// # Errors
+    ///
+    /// The client was closed or has ended, and this is the reason.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: dropping the future changes nothing.
+    pub async fn reserve(&self) -> Result<ClientPermit<'_>, Error> {
+        self.sender.reserve().await
+    }
+
     /// Queues a packet if there is room now. See [`ClientSender::try_send`].
     ///
     /// # Errors
@@ -293,6 +306,34 @@ impl ClientSender {
     pub async fn send(&self, packet: impl Into<Packet>) -> Result<u64, Error> {
         let packet = packet.into();
         self.channel.send(&packet).await.map_err(|reason| Error::new(reason, vec![packet]))
+    }
+
+    /// Waits for room, and returns the number of the next packet with a permit to send it: to note the number before the
+    /// packet is sent, because a reply can arrive before [`send`](Self::send) returns.
+    ///
+    /// Until the permit is used or dropped, all other packets of the client wait: use it at once. A permit that is dropped
+    /// uses no number. The packet may exceed [`send_high_water`](ConnConfig::send_high_water).
+    ///
+    /// ```
+    /// # use std::collections::HashMap;
+    /// # async fn example(client: pktconn::Client) -> Result<(), pktconn::Error> {
+    /// # let mut pending = HashMap::new();
+    /// let permit = client.reserve().await?;
+    /// pending.insert(permit.number(), "what to do with the reply");
+    /// permit.send("request")?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The client was closed or has ended, and this is the reason.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: dropping the future changes nothing.
+    pub async fn reserve(&self) -> Result<ClientPermit<'_>, Error> {
+        Ok(ClientPermit(self.channel.reserve().await?))
     }
 
     /// Queues a packet if there is room now, and returns its number.
@@ -385,6 +426,37 @@ impl Drop for Client {
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.sender.debug("Client", f)
+    }
+}
+
+/// A permit to send one packet under a number that is known before: from [`Client::reserve`].
+#[must_use = "a permit sends nothing by itself, and other packets wait for it"]
+pub struct ClientPermit<'a>(Reservation<'a>);
+
+impl ClientPermit<'_> {
+    /// The number of the packet, as [`ClientSender::send`] would return it.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.0.number
+    }
+
+    /// Queues the packet. Does not wait.
+    ///
+    /// # Errors
+    ///
+    /// [`into_unsent`](Error::into_unsent) returns the packet.
+    ///
+    /// - [`is_payload_too_large`](Error::is_payload_too_large): the packet exceeds the limit. The number was not used.
+    /// - Any other error: the client was closed or has ended since, and this is the reason.
+    pub fn send(self, packet: impl Into<Packet>) -> Result<(), Error> {
+        let packet = packet.into();
+        self.0.send(&packet).map_err(|reason| Error::new(reason, vec![packet]))
+    }
+}
+
+impl fmt::Debug for ClientPermit<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientPermit").field("number", &self.number()).finish_non_exhaustive()
     }
 }
 
