@@ -14,10 +14,10 @@ use crate::connection::shared::Shared;
 use crate::error::failure::with_sources;
 use crate::{ConnStats, Error, PacketConn};
 
-/// Any error, as handlers return it: `?` converts into it.
+/// Any error that a handler returns. The `?` operator converts other errors into it.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
 
-/// What a handler returns. An error is logged, and ends only the handler's connection.
+/// The return type of a handler. An error is logged, and ends only the connection of this handler.
 pub type HandlerResult = Result<(), BoxError>;
 
 pin_project! {

@@ -181,7 +181,7 @@ impl PacketServer {
     ///
     /// The handler owns its connection and should end with [`close`](PacketConn::close):
     /// [dropping](PacketConn#dropping) the connection may lose packets that the peer has not received yet. A handler
-    /// that fails or panics ends only its own connection. Handlers return `Result<(), Box<dyn Error + Send + Sync>>`.
+    /// that fails or panics ends only its own connection. Handlers return a [`HandlerResult`](crate::HandlerResult).
     /// If the work is in a function with another error type, `Ok(work(conn).await?)` converts the error.
     ///
     /// If the process cannot accept a connection, for example because it has too many open files, the server logs a

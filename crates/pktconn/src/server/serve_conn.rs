@@ -1,15 +1,15 @@
-//! Handlers that borrow their connection, which is closed when they return.
+//! Handlers that borrow their connection. The server closes the connection when they return.
 
 use std::future::Future;
 
 use crate::{HandlerResult, PacketConn, PacketServer, ShutdownReport};
 
-/// A handler for [`PacketServer::serve_conn`]: an `async fn(&mut PacketConn) -> HandlerResult`, or an async closure of that shape whose
-/// captures can be cloned.
+/// A handler for [`PacketServer::serve_conn`]: an `async fn(&mut PacketConn) -> HandlerResult`, or an async closure of
+/// that shape whose captures can be cloned.
 ///
-/// Its future must be `Send`. You do not implement this trait: such functions and closures have it.
+/// Its future must be `Send`. Do not implement this trait: such functions and closures implement it already.
 pub trait ConnHandler<'a>: FnOnce(&'a mut PacketConn) -> <Self as ConnHandler<'a>>::Future {
-    /// The handler at work.
+    /// The future that the handler returns.
     type Future: Future<Output = HandlerResult> + Send + 'a;
 }
 
@@ -22,11 +22,18 @@ where
 }
 
 impl PacketServer {
-    /// Like [`serve`](Self::serve), with a handler that borrows its connection. When the handler returns `Ok`, the connection is
-    /// [closed](PacketConn::close), so that everything sent is delivered. When it returns an error, the connection is
-    /// [dropped](PacketConn#dropping).
+    /// Like [`serve`](Self::serve), with a handler that borrows its connection.
     ///
-    /// Each connection gets a clone of the handler.
+    /// When the handler returns `Ok`, the server [closes](PacketConn::close) the connection, so that all sent packets
+    /// are delivered. When it returns an error, the server [drops](PacketConn#dropping) the connection. Each connection
+    /// gets a clone of the handler.
+    ///
+    /// # Cancel safety
+    ///
+    /// Not cancel safe: dropping the future stops the server at once. The listeners are closed, and the handlers are
+    /// dropped with their connections.
+    ///
+    /// # Example
     ///
     /// ```
     /// use pktconn::{PacketConn, PacketServer};
@@ -44,10 +51,6 @@ impl PacketServer {
     /// # Ok(())
     /// # }
     /// ```
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future stops the server at once: it drops the listeners, the handlers and their connections.
     pub async fn serve_conn<H>(self, handler: H) -> ShutdownReport
     where
         H: for<'a> ConnHandler<'a> + Clone + Send + Sync + 'static,

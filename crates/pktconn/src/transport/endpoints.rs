@@ -77,11 +77,11 @@ impl Endpoints {
     }
 }
 
-/// An IPv4 address as itself, also where a socket for both families has it within IPv6 (`::ffff:192.0.2.1`).
+/// Converts an IPv4-mapped IPv6 address to IPv4. A dual-stack socket reports `::ffff:192.0.2.1` for `192.0.2.1`.
 pub(crate) fn canonical(addr: SocketAddr) -> SocketAddr {
     match addr.ip().to_canonical() {
         IpAddr::V4(ip) => (ip, addr.port()).into(),
-        // As it is, with its scope.
+        // Unchanged, so that it keeps its scope.
         IpAddr::V6(_) => addr,
     }
 }
