@@ -37,10 +37,10 @@ struct Options {
     #[arg(long, default_value = "0-2048")]
     sizes: SizeRange,
     /// Core of the server
-    #[arg(long, default_value_t = 0, value_parser = whole_number::<usize>(.., 0))]
+    #[arg(long, default_value_t = 0, value_parser = whole_number::<usize>(0.., 0))]
     server_core: usize,
     /// Core of the clients
-    #[arg(long, default_value_t = 1, value_parser = whole_number::<usize>(.., 1))]
+    #[arg(long, default_value_t = 1, value_parser = whole_number::<usize>(0.., 1))]
     client_core: usize,
 }
 

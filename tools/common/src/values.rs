@@ -172,6 +172,8 @@ mod tests {
                 "{text}"
             );
         }
-        assert_eq!(whole_number::<u64>(.., 1)("x").unwrap_err(), "expected a whole number, such as 1");
+        let seed = whole_number::<u64>(0.., 1);
+        assert_eq!(seed("0"), Ok(0));
+        assert_eq!(seed("-1").unwrap_err(), "expected a whole number of at least 0, such as 1");
     }
 }

@@ -30,7 +30,7 @@ pub(crate) struct Options {
     #[arg(long, default_value = "0-2048")]
     pub(crate) sizes: SizeRange,
     /// Seed of the payload sizes
-    #[arg(long, default_value_t = 1, value_parser = whole_number::<u64>(.., 1))]
+    #[arg(long, default_value_t = 1, value_parser = whole_number::<u64>(0.., 1))]
     pub(crate) seed: u64,
     /// Send a CRC-32 after each payload, and expect one in replies without verifying it
     #[arg(long)]

@@ -51,7 +51,7 @@ struct Options {
     #[arg(long, default_value_t = 200, value_parser = whole_number::<u32>(1.., 200))]
     broadcasts: u32,
     /// Length of the payload, in bytes
-    #[arg(long, default_value_t = 1024, value_parser = whole_number::<u32>(.., 1024))]
+    #[arg(long, default_value_t = 1024, value_parser = whole_number::<u32>(0.., 1024))]
     payload: u32,
 }
 

@@ -28,7 +28,7 @@ pub(crate) struct Options {
     #[arg(long, default_value = "0-2048")]
     pub(crate) sizes: SizeRange,
     /// Seed of the payload sizes in the first round, the same for all servers; each round adds 1
-    #[arg(long, default_value_t = 1, value_parser = whole_number::<u64>(.., 1))]
+    #[arg(long, default_value_t = 1, value_parser = whole_number::<u64>(0.., 1))]
     pub(crate) seed: u64,
     /// After the rounds of a regime, run as many with an open loop at half the packets/s of the first server, at the
     /// same rate for all servers: shows the latencies of a server that is not saturated
@@ -39,10 +39,10 @@ pub(crate) struct Options {
     #[arg(long, conflicts_with_all = ["servers", "regimes", "sizes", "half_rate"])]
     pub(crate) check: bool,
     /// Core of the servers
-    #[arg(long, default_value_t = 0, value_parser = whole_number::<usize>(.., 0))]
+    #[arg(long, default_value_t = 0, value_parser = whole_number::<usize>(0.., 0))]
     pub(crate) server_core: usize,
     /// Core of the client
-    #[arg(long, default_value_t = 1, value_parser = whole_number::<usize>(.., 1))]
+    #[arg(long, default_value_t = 1, value_parser = whole_number::<usize>(0.., 1))]
     pub(crate) client_core: usize,
     /// Write a plot of the ratios to this file, as SVG
     #[arg(long, value_name = "FILE")]

@@ -44,7 +44,7 @@ struct Options {
     #[arg(long, default_value = "0-2048")]
     sizes: SizeRange,
     /// Seed of the payload sizes, the same for all servers
-    #[arg(long, default_value_t = 1, value_parser = whole_number::<u64>(.., 1))]
+    #[arg(long, default_value_t = 1, value_parser = whole_number::<u64>(0.., 1))]
     seed: u64,
     /// Write all readings to this file, as JSON
     #[arg(long, value_name = "FILE")]

@@ -57,7 +57,7 @@ enum Command {
         /// Name of the operation, as in the table
         case: String,
         /// Number of operations
-        #[arg(value_parser = whole_number::<u32>(.., 1000))]
+        #[arg(value_parser = whole_number::<u32>(0.., 1000))]
         times: u32,
     },
 }

@@ -128,7 +128,7 @@ pub(crate) struct Options {
     /// Seed for payload sizes, contents and Poisson arrivals
     ///
     /// The same seed sends the same packets on each connection.
-    #[arg(help_heading = "Load", long, value_name = "N", default_value_t = 1, value_parser = whole_number::<u64>(.., 1))]
+    #[arg(help_heading = "Load", long, value_name = "N", default_value_t = 1, value_parser = whole_number::<u64>(0.., 1))]
     seed: u64,
 
     /// How to check each packet that comes back
