@@ -32,7 +32,7 @@ async fn main() -> anyhow::Result<()> {
             ClientEvent::Connected => println!("connected"),
             ClientEvent::Packet(mut packet) => println!("{}", packet.read_u64()?),
             ClientEvent::Lost(lost) => {
-                println!("lost the connection; received or not: {:?}", lost.written);
+                println!("lost the connection; received or not: {:?}", lost.delivery_unknown);
             }
             _ => {}
         }

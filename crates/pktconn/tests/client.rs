@@ -131,7 +131,7 @@ async fn what_is_sent_before_there_is_a_server_arrives_when_there_is_one() {
     assert_eq!(packet(&mut client).await.payload(), b"early");
     let lost = lost(&mut client).await;
     assert!(lost.error.is_remote_close());
-    assert_eq!(lost.written, 0..1);
+    assert_eq!(lost.delivery_unknown, 0..1);
     handle.shutdown();
     serving.await.unwrap();
 }
@@ -150,7 +150,7 @@ async fn what_was_not_wholly_written_is_sent_again_and_the_rest_is_told_of() {
     pipe.write_all(&frame(b"last words")).await.unwrap();
     drop(pipe);
     assert_eq!(packet(&mut client).await.payload(), b"last words");
-    assert_eq!(lost(&mut client).await.written, 0..2);
+    assert_eq!(lost(&mut client).await.delivery_unknown, 0..2);
 
     connected(&mut client).await;
     client.send(vec![5; 6]).await.unwrap();
@@ -159,7 +159,7 @@ async fn what_was_not_wholly_written_is_sent_again_and_the_rest_is_told_of() {
         assert_eq!(read(&mut pipe, 10).await, frame(&[number; 6]));
     }
     drop(pipe);
-    assert_eq!(lost(&mut client).await.written, 2..6);
+    assert_eq!(lost(&mut client).await.delivery_unknown, 2..6);
 }
 
 #[tokio::test(start_paused = true)]
@@ -410,7 +410,7 @@ async fn a_close_under_a_peer_that_does_not_read_gives_back_the_rest() {
     assert!(error.is_timeout(), "{error:?}");
     let unsent: Vec<_> = error.unsent().iter().map(|packet| packet.payload()[0]).collect();
     assert_eq!(unsent, (2..accepted).collect::<Vec<_>>());
-    assert_eq!(lost(&mut client).await.written, 0..2);
+    assert_eq!(lost(&mut client).await.delivery_unknown, 0..2);
     assert!(client.recv().await.is_none());
     drop(pipe);
 }
@@ -437,13 +437,13 @@ async fn packets_of_the_connector_come_first_and_are_neither_counted_nor_sent_ag
     eventually(|| client.sender().queued_bytes() == 0).await;
     // The first login is in the pipe, and a byte of the second.
     drop(pipe);
-    assert_eq!(lost(&mut client).await.written, 0..0);
+    assert_eq!(lost(&mut client).await.delivery_unknown, 0..0);
     let mut pipe = pipes.recv().await.unwrap();
     let expected = [frame(b"login 1"), frame(b"login 2"), frame(b"a"), frame(b"b")].concat();
     assert_eq!(read(&mut pipe, expected.len()).await, expected);
     connected(&mut client).await;
     drop(pipe);
-    assert_eq!(lost(&mut client).await.written, 0..2);
+    assert_eq!(lost(&mut client).await.delivery_unknown, 0..2);
 }
 
 #[tokio::test(start_paused = true)]
@@ -470,7 +470,7 @@ async fn losses_that_nobody_looks_at_are_told_as_one() {
     pipes.close();
     client.state().wait_for(|state| matches!(state, ClientState::Waiting { .. })).await.unwrap();
     connected(&mut client).await;
-    assert_eq!(lost(&mut client).await.written, 0..1000);
+    assert_eq!(lost(&mut client).await.delivery_unknown, 0..1000);
     assert!(drop_after(1, client.recv()).await.is_none(), "that was all");
 }
 
@@ -487,8 +487,8 @@ async fn a_peer_that_takes_nothing_and_sends_without_a_pause_is_left_too() {
         match client.recv().await {
             Some(ClientEvent::Packet(_)) => {}
             Some(ClientEvent::Lost(lost)) => {
-                assert!(lost.error.is_timeout() && lost.written.is_empty(), "{lost:?}");
-                assert!(lost.undelivered, "the peer has sent on");
+                assert!(lost.error.is_timeout() && lost.delivery_unknown.is_empty(), "{lost:?}");
+                assert!(lost.may_miss_packets, "the peer has sent on");
                 return;
             }
             other => panic!("{other:?}"),
@@ -606,7 +606,7 @@ async fn a_connector_that_panics_ends_the_client_which_gives_back_what_was_not_w
     eventually(|| client.sender().queued_bytes() == 0).await;
     drop((pipe, pipes));
     connected(&mut client).await;
-    assert_eq!(lost(&mut client).await.written, 0..2);
+    assert_eq!(lost(&mut client).await.delivery_unknown, 0..2);
     assert!(client.recv().await.is_none());
     assert!(client.state().borrow().is_ended());
     let error = client.close().await.unwrap_err();
@@ -764,8 +764,8 @@ async fn a_transport_that_panics_is_a_loss_and_each_packet_is_written_or_sent_ag
             while let Ok(Some(event)) = timeout(SECOND, client.recv()).await {
                 if let ClientEvent::Lost(lost) = event {
                     assert!(lost.error.to_string().contains("panicked"), "{}", lost.error);
-                    assert_eq!(lost.written.start, 0);
-                    written = lost.written.end;
+                    assert_eq!(lost.delivery_unknown.start, 0);
+                    written = lost.delivery_unknown.end;
                     second = Some(pipes.recv().await.unwrap());
                 }
             }
@@ -968,7 +968,7 @@ async fn run_cuts(cuts: Vec<Cut>, packets: u32, high_water: usize) {
     let mut told = Vec::new();
     while let Some(event) = client.recv().await {
         if let ClientEvent::Lost(lost) = event {
-            told.push(lost.written);
+            told.push(lost.delivery_unknown);
         }
     }
     sending.await.unwrap();

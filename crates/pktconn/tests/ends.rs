@@ -291,8 +291,8 @@ async fn a_client_is_told_of_an_unclean_end_and_of_what_was_written() {
             match soon("the end", client.recv()).await {
                 Some(ClientEvent::Lost(lost)) => {
                     assert!(lost.error.is_io(), "{over:?} {way:?}: {:?}", lost.error);
-                    assert_eq!(lost.written, 0..10, "{over:?} {way:?}");
-                    assert!(!lost.undelivered);
+                    assert_eq!(lost.delivery_unknown, 0..10, "{over:?} {way:?}");
+                    assert!(!lost.may_miss_packets);
                 }
                 other => panic!("{over:?} {way:?}: {other:?}"),
             }

@@ -230,15 +230,14 @@ async fn the_flush_of_a_sink_covers_what_it_sent_since_it_was_first_polled() {
 #[tokio::test]
 async fn a_flush_of_a_sink_covers_what_was_sent_otherwise_since_an_earlier_one() {
     let (conn, mut raw) = piped_and_raw(100, ConnConfig::new());
-    let (sender, _receiver) = conn.split();
-    let mut sink = sender.clone().into_sink();
+    let mut sink = conn.into_sink();
     sink.feed(vec![1; 146].into()).await.unwrap();
     assert!(drop_after(1, sink.flush()).await.is_none());
     raw.read_exact(&mut [0; 100]).await.unwrap();
     tokio::task::yield_now().await;
-    sender.send(vec![2; 496]).await.unwrap();
+    sink.get_ref().send(vec![2; 496]).await.unwrap();
     assert!(drop_after(1, sink.flush()).await.is_none());
-    sender.try_send(vec![3; 96]).unwrap();
+    sink.get_ref().try_send(vec![3; 96]).unwrap();
     let mut rest = [0; 50 + 500 + 100];
     let (flushed, read) = tokio::join!(sink.flush(), raw.read_exact(&mut rest));
     flushed.unwrap();

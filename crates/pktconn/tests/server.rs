@@ -333,8 +333,8 @@ async fn a_shutdown_in_which_all_finish_in_time_cuts_nobody() {
 async fn a_server_serves_on_when_it_cannot_listen_on_one_more_address() {
     let mut server = PacketServer::bind("127.0.0.1:0").await.unwrap();
     let addr = tcp_addr(&server);
-    assert!(server.also_bind(addr).await.unwrap_err().is_io());
-    assert!(server.also_bind("localhost").await.unwrap_err().is_config());
+    assert!(server.add_addr(addr).await.unwrap_err().is_io());
+    assert!(server.add_addr("localhost").await.unwrap_err().is_config());
     assert_eq!(server.local_addrs(), [addr.into()]);
     tokio::spawn(server.serve(moody));
     let mut conn = PacketConn::connect(addr).await.unwrap();
@@ -346,10 +346,10 @@ async fn a_server_serves_on_when_it_cannot_listen_on_one_more_address() {
 async fn a_server_listens_on_several_addresses_with_limits_in_common() {
     let config = ServerConfig::new().max_conns(4).drain_on_shutdown(false);
     let mut server = PacketServer::bind_with("127.0.0.1:0", config).await.unwrap();
-    server.also_bind("127.0.0.1:0").await.unwrap();
+    server.add_addr("127.0.0.1:0").await.unwrap();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let third = listener.local_addr().unwrap();
-    server.also_listen(listener).unwrap();
+    server.add_listener(listener).unwrap();
     assert_eq!(server.local_addrs()[0], server.local_addr());
     let (addrs, handle) =
         (server.local_addrs().iter().map(|addr| addr.socket_addr().unwrap()), server.handle());

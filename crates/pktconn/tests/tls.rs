@@ -97,7 +97,7 @@ async fn packets_pass_whole_and_in_order_over_tcp_and_by_a_unix_socket() {
     let config = ServerConfig::new().tls(authority.server(&identity));
     let (mut server, tcp) = serve(config).await;
     let unix = Addr::unix(authority.file("socket"));
-    server.also_bind(&unix).await.unwrap();
+    server.add_addr(&unix).await.unwrap();
     tokio::spawn(server.serve(echo));
     for addr in [Addr::from(("localhost", tcp.port())), tcp.into(), unix] {
         let mut conn = connect(&addr, authority.client().server_name("localhost")).await.unwrap();

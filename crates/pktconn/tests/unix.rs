@@ -35,7 +35,7 @@ async fn a_server_listens_at_a_path_and_its_file_goes_with_it() {
     let path = dir.path().join("socket");
     let addr = Addr::from(format!("unix:{}", path.display()));
     let mut server = PacketServer::bind("127.0.0.1:0").await.unwrap();
-    server.also_bind(&addr).await.unwrap();
+    server.add_addr(&addr).await.unwrap();
     assert_eq!(server.local_addrs()[1], addr);
     let (tcp, handle) = (server.local_addr(), server.handle());
     let serving = tokio::spawn(server.serve(echo));

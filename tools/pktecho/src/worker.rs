@@ -99,7 +99,7 @@ impl Worker {
             };
             match &mut server {
                 None => server = Some(PacketServer::from_listener(listener, config.clone())?),
-                Some(server) => server.also_listen(listener)?,
+                Some(server) => server.add_listener(listener)?,
             }
         }
         let server = server.context("there is no socket to listen on")?;

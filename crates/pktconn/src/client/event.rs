@@ -16,7 +16,7 @@ pub enum ClientEvent {
     Connected,
     /// A packet was received.
     Packet(Packet),
-    /// The connection ended. All packets that arrived over it came before this event, unless [`Lost::undelivered`] is
+    /// The connection ended. All packets that arrived over it came before this event, unless [`Lost::may_miss_packets`] is
     /// set.
     Lost(Lost),
 }
@@ -35,7 +35,7 @@ pub struct Lost {
     ///
     /// It is unknown whether the server received them. They are never sent again. Packets with later numbers are sent
     /// over the next connection, or returned by [`close`](crate::Client::close).
-    pub written: Range<u64>,
+    pub delivery_unknown: Range<u64>,
     /// Whether packets that arrived over this connection may be missing from the events before this one.
     ///
     /// `false` guarantees that all packets that arrived were delivered. If packets are missing, they are the last ones
@@ -49,7 +49,7 @@ pub struct Lost {
     ///   connection was closed on this side, or the runtime was shut down.
     ///
     /// A clean close by the server never sets it.
-    pub undelivered: bool,
+    pub may_miss_packets: bool,
 }
 
 /// The state of a [`Client`](crate::Client).

@@ -64,7 +64,7 @@ mod reconnect;
 ///             assert_eq!(packet.payload(), b"hello");
 ///             break;
 ///         }
-///         ClientEvent::Lost(lost) => println!("{}; delivery unknown: {:?}", lost.error, lost.written),
+///         ClientEvent::Lost(lost) => println!("{}; delivery unknown: {:?}", lost.error, lost.delivery_unknown),
 ///         _ => {}
 ///     }
 /// }
@@ -88,7 +88,7 @@ mod reconnect;
 /// Receiving, after a connection has failed (a write failed or timed out): the client first takes the packets that have
 /// arrived out of the connection, so that it can reconnect. It keeps them until 1,024 packets or 1 MiB of payload are
 /// waiting, plus at most two batches. This limit covers all connections together. At the limit it waits up to 1 s in
-/// total for the application to receive, and it takes at most 8 MiB. The rest is dropped, and [`Lost::undelivered`]
+/// total for the application to receive, and it takes at most 8 MiB. The rest is dropped, and [`Lost::may_miss_packets`]
 /// reports it. So neither senders nor the next connection depend on the receiver, and an application that receives
 /// loses nothing that it takes within that second.
 ///
@@ -149,7 +149,7 @@ impl Client {
     /// - Put a `tokio::time::timeout` around waits for the peer. Nothing else limits an attempt, except
     ///   [`close_timeout`](ConnConfig::close_timeout) once the client is closed.
     /// - Do not send over the connection later from elsewhere, for example from a [`Group`](crate::Group). The client
-    ///   would count packets wrongly in [`Lost::written`].
+    ///   would count packets wrongly in [`Lost::delivery_unknown`].
     ///
     /// Packets that the connector receives are not events. Packets that it sends have no number, and are never sent
     /// again.

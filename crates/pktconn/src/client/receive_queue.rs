@@ -77,8 +77,8 @@ impl ReceiveQueue {
                 let Some(ClientEvent::Lost(last)) = self.events.pop_back() else { return None };
                 self.events.push_back(ClientEvent::Lost(Lost {
                     error: lost.error,
-                    written: last.written.start..lost.written.end,
-                    undelivered: last.undelivered || lost.undelivered,
+                    delivery_unknown: last.delivery_unknown.start..lost.delivery_unknown.end,
+                    may_miss_packets: last.may_miss_packets || lost.may_miss_packets,
                 }));
                 return Some(ClientEvent::Lost(last));
             }
@@ -148,7 +148,11 @@ mod tests {
     }
 
     fn lost(written: Range<u64>, undelivered: bool) -> ClientEvent {
-        ClientEvent::Lost(Lost { error: Reason::RemoteClose.into(), written, undelivered })
+        ClientEvent::Lost(Lost {
+            error: Reason::RemoteClose.into(),
+            delivery_unknown: written,
+            may_miss_packets: undelivered,
+        })
     }
 
     #[test]
@@ -188,8 +192,8 @@ mod tests {
         else {
             panic!("{events:?}")
         };
-        assert_eq!((first.written.clone(), first.undelivered), (0..7, true));
-        assert_eq!((second.written.clone(), second.undelivered), (7..9, false));
+        assert_eq!((first.delivery_unknown.clone(), first.may_miss_packets), (0..7, true));
+        assert_eq!((second.delivery_unknown.clone(), second.may_miss_packets), (7..9, false));
     }
 
     #[test]
@@ -300,16 +304,16 @@ mod tests {
             let mut added = added.into_iter().zip(&conns);
             let mut next = 0;
             for (lens, lost) in received.losses {
-                prop_assert_eq!(lost.written.start, next);
+                prop_assert_eq!(lost.delivery_unknown.start, next);
                 let (mut expected, mut undelivered) = (Vec::new(), false);
-                while next < lost.written.end {
+                while next < lost.delivery_unknown.end {
                     let ((lens, is_incomplete), conn) = added.next().unwrap();
                     expected.extend(lens);
                     undelivered |= is_incomplete;
                     next += conn.written;
                 }
                 prop_assert_eq!(&lens, &expected);
-                prop_assert_eq!(undelivered, lost.undelivered);
+                prop_assert_eq!(undelivered, lost.may_miss_packets);
             }
             prop_assert!(added.next().is_none());
         }

@@ -260,7 +260,11 @@ impl Reconnector {
         self.channel.requeue(unsent);
         let first = self.written;
         self.written += (accepted - unwritten) as u64;
-        let lost = Lost { error: reason.clone().into(), written: first..self.written, undelivered };
+        let lost = Lost {
+            error: reason.clone().into(),
+            delivery_unknown: first..self.written,
+            may_miss_packets: undelivered,
+        };
         self.channel.push_events([ClientEvent::Lost(lost)]);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 
 use futures_core::Stream;
@@ -10,6 +11,9 @@ use pktconn_codec::Packet;
 
 use crate::connection::shared::Shared;
 use crate::{Error, PacketConn, PacketSender};
+
+/// No flush is in progress.
+const NO_TARGET: u64 = u64::MAX;
 
 /// A [`Sink`] of packets, made by [`PacketConn::into_sink`] or [`PacketSender::into_sink`]. One that was made of a connection is also
 /// a [`Stream`] of received packets.
@@ -25,9 +29,9 @@ use crate::{Error, PacketConn, PacketSender};
 pub struct PacketSink<T: SinkSource = PacketSender> {
     inner: T,
     wakers: WakerKey,
-    /// The position in the accepted bytes that the flush in progress waits for. `None` between flushes. It is fixed when the flush
-    /// begins: to wait for the packets of other senders too could take forever.
-    flush_target: Option<u64>,
+    /// The position in the accepted bytes that the flush in progress waits for. [`NO_TARGET`] between flushes, and after something else
+    /// was sent. It is fixed when the flush begins: to wait for the packets of other senders too could take forever.
+    flush_target: AtomicU64,
 }
 
 /// A [`PacketConn`] or a [`PacketSender`]: what a [`PacketSink`] can be made of.
@@ -89,17 +93,20 @@ impl<T: SinkSource> PacketSink<T> {
     fn new(inner: T) -> Self {
         let shared = Arc::clone(inner.as_ref().shared());
         let key = shared.next_key();
-        Self { inner, wakers: WakerKey { shared, key }, flush_target: None }
+        Self { inner, wakers: WakerKey { shared, key }, flush_target: AtomicU64::new(NO_TARGET) }
     }
 
     /// The connection or the sender.
     #[must_use]
     pub fn get_ref(&self) -> &T {
+        // The caller may send by it: a flush covers that, too.
+        self.flush_target.store(NO_TARGET, Relaxed);
         &self.inner
     }
 
     /// The connection or the sender.
     pub fn get_mut(&mut self) -> &mut T {
+        *self.flush_target.get_mut() = NO_TARGET;
         &mut self.inner
     }
 
@@ -119,16 +126,20 @@ impl<T: SinkSource + Unpin> Sink<Packet> for PacketSink<T> {
     }
 
     fn start_send(mut self: Pin<&mut Self>, packet: Packet) -> Result<(), Error> {
-        self.flush_target = None;
+        *self.flush_target.get_mut() = NO_TARGET;
         // `poll_ready` has found room.
         self.wakers.shared.force(&packet).map_err(|reason| Error::new(reason, vec![packet]))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let Self { wakers: WakerKey { shared, key }, flush_target, .. } = &mut *self;
-        let target = *flush_target.get_or_insert_with(|| shared.bytes_accepted());
+        let flush_target = flush_target.get_mut();
+        if *flush_target == NO_TARGET {
+            *flush_target = shared.bytes_accepted();
+        }
+        let target = *flush_target;
         let flushed = ready!(shared.poll_flushed(target, *key, cx));
-        *flush_target = None;
+        *flush_target = NO_TARGET;
         Poll::Ready(flushed.map_err(Error::from))
     }
 

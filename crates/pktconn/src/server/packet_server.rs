@@ -101,7 +101,7 @@ impl PacketServer {
         config.check()?;
         let handle = ServerHandle::new(&config)?;
         let mut server = Self { listeners: Vec::new(), local_addrs: Vec::new(), config, handle };
-        server.also_listen(listener)?;
+        server.add_listener(listener)?;
         Ok(server)
     }
 
@@ -127,13 +127,13 @@ impl PacketServer {
     /// ```
     /// # async fn start() -> Result<(), pktconn::Error> {
     /// let mut server = pktconn::PacketServer::bind("[::]:14572").await?;
-    /// server.also_bind("unix:/run/app.sock").await?;
+    /// server.add_addr("unix:/run/app.sock").await?;
     /// # Ok(())
     /// # }
     /// ```
-    pub async fn also_bind(&mut self, addr: impl Into<Addr>) -> Result<(), Error> {
+    pub async fn add_addr(&mut self, addr: impl Into<Addr>) -> Result<(), Error> {
         let listener = Listener::bind(addr).await?;
-        self.also_listen(listener)
+        self.add_listener(listener)
     }
 
     /// Accepts connections of one more listening socket. All sockets share the configuration and the limits.
@@ -144,7 +144,7 @@ impl PacketServer {
     ///
     /// - [`is_io`](Error::is_io): the socket reports no address, or refuses the buffer sizes of the
     ///   [`TcpConfig`](crate::TcpConfig).
-    pub fn also_listen(&mut self, listener: impl Into<Listener>) -> Result<(), Error> {
+    pub fn add_listener(&mut self, listener: impl Into<Listener>) -> Result<(), Error> {
         let listener = listener.into();
         let unusable = |error| Reason::io(Operation::Listen, None::<String>, error);
         listener.set_inherited_options(&self.config.conn.tcp).map_err(unusable)?;
