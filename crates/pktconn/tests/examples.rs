@@ -6,14 +6,24 @@ mod common;
 #[allow(dead_code, reason = "the parts that only its `main` uses")]
 mod gateway;
 
+#[path = "../examples/device_fleet.rs"]
+#[allow(dead_code, reason = "the parts that only its `main` uses")]
+mod device_fleet;
+
+#[path = "../examples/requests.rs"]
+#[allow(dead_code, reason = "the parts that only its `main` uses")]
+mod requests;
+
 #[path = "../examples/go_port.rs"]
 #[allow(dead_code, reason = "the parts that only its `main` uses")]
 mod go_port;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use common::{HANG_GUARD, numbered, tcp_addr};
-use pktconn::{ConnConfig, Error, PacketConn, PacketServer};
+use pktconn::{ClientConfig, ConnConfig, Error, PacketConn, PacketServer};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -122,4 +132,100 @@ async fn a_port_from_go_counts_the_packets_of_each_connection() {
     serving.abort();
     let _ = serving.await;
     timeout(HANG_GUARD, world).await.expect("no connection is left").unwrap();
+}
+
+/// Binds the address of a server that has just stopped.
+async fn bind_again(addr: std::net::SocketAddr, config: ConnConfig) -> PacketServer {
+    timeout(HANG_GUARD, async {
+        loop {
+            match PacketServer::bind_with(addr, config.clone()).await {
+                Ok(server) => return server,
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    })
+    .await
+    .expect("the port is free again")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_of_many_tasks_get_their_responses_while_the_server_is_restarted() {
+    let server = PacketServer::bind("127.0.0.1:0").await.unwrap();
+    let addr = tcp_addr(&server);
+    let mut serving = tokio::spawn(server.serve_conn(requests::serve));
+    let config =
+        ClientConfig::new().min_backoff(Duration::from_millis(10)).max_backoff(Duration::from_millis(50));
+    let caller = requests::Caller::new(addr, config).unwrap();
+    let unknown = Arc::new(AtomicUsize::new(0));
+    let call = |task: u32| {
+        let (caller, unknown) = (caller.clone(), Arc::clone(&unknown));
+        async move {
+            for number in 0..100 {
+                let (request, expected) =
+                    (format!("task {task}, {number}"), format!("TASK {task}, {number}"));
+                // Safe to repeat: the server only computes.
+                loop {
+                    match caller.call(request.as_bytes(), HANG_GUARD).await {
+                        Ok(response) => break assert_eq!(response.unread(), expected.as_bytes()),
+                        Err(error) if error.to_string().contains("may have received") => {
+                            unknown.fetch_add(1, Ordering::Relaxed);
+                        }
+                        Err(error) => panic!("{error:#}"),
+                    }
+                }
+            }
+        }
+    };
+    let tasks: Vec<_> = (0..30).map(|task| tokio::spawn(call(task))).collect();
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        // At once, with all connections.
+        serving.abort();
+        let _ = serving.await;
+        serving = tokio::spawn(bind_again(addr, ConnConfig::new()).await.serve_conn(requests::serve));
+    }
+    for task in tasks {
+        timeout(HANG_GUARD, task).await.unwrap().unwrap();
+    }
+    assert!(unknown.load(Ordering::Relaxed) < 3 * 100, "at most what was under way at each restart");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fleet_stores_each_reading_once_while_its_servers_are_restarted() {
+    let store = device_fleet::Store::default();
+    let serve = |server: PacketServer| {
+        let (handle, store) = (server.handle(), Arc::clone(&store));
+        let handler = async move |conn: &mut PacketConn| device_fleet::collect(conn, &store).await;
+        (handle, tokio::spawn(server.serve_conn(handler)))
+    };
+    let (mut addrs, mut servers) = (Vec::new(), Vec::new());
+    for _ in 0..2 {
+        let server = PacketServer::bind_with("127.0.0.1:0", device_fleet::config()).await.unwrap();
+        addrs.push(tcp_addr(&server));
+        servers.push(serve(server));
+    }
+    let readings = |device: u32| (0..1000).map(|number| device * 7919 + number).collect::<Vec<_>>();
+    let addresses: Vec<pktconn::Addr> = addrs.iter().map(|addr| (*addr).into()).collect();
+    let start = |device| tokio::spawn(device_fleet::report(device, addresses.clone(), readings(device)));
+    let devices: Vec<_> = (0..40).map(start).collect();
+    for round in 0..6 {
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        let (handle, serving) = servers.remove(0);
+        // By turns with time to drain, without, and without a word.
+        match round % 3 {
+            0 => handle.shutdown_within(Duration::from_secs(10)),
+            1 => handle.shutdown_within(Duration::ZERO),
+            _ => serving.abort(),
+        }
+        let _ = timeout(HANG_GUARD, serving).await.unwrap();
+        servers.push(serve(bind_again(addrs[round % 2], device_fleet::config()).await));
+    }
+    for device in devices {
+        timeout(HANG_GUARD, device).await.unwrap().unwrap().unwrap();
+    }
+    let store = store.lock().unwrap();
+    assert_eq!(store.len(), 40);
+    for (device, stored) in store.iter() {
+        assert!(*stored == readings(*device), "device {device}");
+    }
 }

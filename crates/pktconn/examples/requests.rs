@@ -1,0 +1,118 @@
+//! Requests and responses over a client that reconnects. `cargo run --example requests`
+//!
+//! ```text
+//!   frame: number of the request, payload        <->        frame: the same number, payload of the response
+//! ```
+//!
+//! Any number of tasks call at the same time, and responses may come in any order. When the connection is lost, requests that the server may have
+//! received fail at once, and their callers decide whether to repeat them; the others go out over the next connection.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use pktconn::{
+    Addr, Client, ClientConfig, ClientEvent, ClientSender, HandlerResult, Packet, PacketConn, PacketMut,
+    PacketServer,
+};
+use tokio::sync::{Semaphore, oneshot};
+
+/// The callers that wait, by the numbers of their requests. `Err` if the delivery is unknown.
+type Pending = Arc<Mutex<HashMap<u64, oneshot::Sender<Result<Packet, DeliveryUnknown>>>>>;
+
+/// The connection was lost after the request was written: the server may have received it, or not.
+#[derive(Debug)]
+pub(crate) struct DeliveryUnknown;
+
+/// Calls a server. Clones share one connection.
+#[derive(Clone)]
+pub(crate) struct Caller {
+    sender: ClientSender,
+    pending: Pending,
+}
+
+impl Caller {
+    pub(crate) fn new(server: impl Into<Addr>, config: ClientConfig) -> anyhow::Result<Self> {
+        let client = Client::new(server, config)?;
+        let caller = Self { sender: client.sender(), pending: Pending::default() };
+        tokio::spawn(route(client, caller.pending.clone()));
+        Ok(caller)
+    }
+
+    /// Sends a request and waits for the response.
+    pub(crate) async fn call(&self, request: &[u8], limit: Duration) -> anyhow::Result<Packet> {
+        let (respond, response) = oneshot::channel();
+        let permit = self.sender.reserve().await?;
+        let number = permit.number();
+        // Before the request is sent: the response may arrive before this task goes on.
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner).insert(number, respond);
+        let mut packet = PacketMut::with_capacity(8 + request.len());
+        packet.write_u64(number);
+        packet.write_bytes(request);
+        permit.send(packet)?;
+        let response = tokio::time::timeout(limit, response).await;
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
+        match response.context("no response in time")?.context("the client has ended")? {
+            Ok(response) => Ok(response),
+            Err(DeliveryUnknown) => {
+                bail!("the connection was lost; the server may have received the request")
+            }
+        }
+    }
+}
+
+/// Hands responses to their callers.
+async fn route(mut client: Client, pending: Pending) {
+    while let Some(event) = client.recv().await {
+        let mut pending = pending.lock().unwrap_or_else(PoisonError::into_inner);
+        match event {
+            ClientEvent::Packet(mut response) => {
+                let caller = response.read_u64().ok().and_then(|number| pending.remove(&number));
+                // Without a caller: it gave up.
+                let _ = caller.map(|caller| caller.send(Ok(response)));
+            }
+            ClientEvent::Lost(lost) => {
+                for number in lost.delivery_unknown {
+                    let _ = pending.remove(&number).map(|caller| caller.send(Err(DeliveryUnknown)));
+                }
+            }
+            _ => {}
+        }
+    }
+    pending.lock().unwrap_or_else(PoisonError::into_inner).clear();
+}
+
+/// Serves requests, up to 100 of a connection at the same time: it returns the payload in capitals, after a moment.
+pub(crate) async fn serve(conn: &mut PacketConn) -> HandlerResult {
+    let limit = Arc::new(Semaphore::new(100));
+    while let Some(mut request) = conn.recv().await? {
+        // While there are too many, nothing is received, and the caller's sends wait.
+        let permit = limit.clone().acquire_owned().await?;
+        let sender = conn.sender();
+        tokio::spawn(async move {
+            let number = request.read_u64()?;
+            tokio::time::sleep(Duration::from_millis(number % 3)).await;
+            let mut response = PacketMut::new();
+            response.write_u64(number);
+            response.write_bytes(&request.unread().to_ascii_uppercase());
+            sender.send(response).await?;
+            drop(permit);
+            anyhow::Ok(())
+        });
+    }
+    // The requests that are still served: their responses are sent before the connection closes.
+    let _all = limit.acquire_many(100).await?;
+    Ok(())
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let server = PacketServer::bind("127.0.0.1:0").await?;
+    let caller = Caller::new(server.local_addr(), ClientConfig::new())?;
+    tokio::spawn(server.serve_conn(serve));
+    let second = Duration::from_secs(1);
+    let (a, b) = tokio::try_join!(caller.call(b"hello", second), caller.call(b"world", second))?;
+    println!("{} {}", String::from_utf8_lossy(a.unread()), String::from_utf8_lossy(b.unread()));
+    Ok(())
+}
