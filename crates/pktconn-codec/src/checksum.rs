@@ -1,25 +1,25 @@
-//! The checksum behind every payload, where it is on.
+//! The optional checksum after each payload: its length, how to compute it, how to verify it.
 
-use crate::wire::Inline;
+use crate::wire::InlineBytes;
 
-/// What stands behind each payload to tell altered bytes.
+/// The checksum after each payload, which detects corrupted bytes.
 ///
-/// Both sides of a connection configure the same one: nothing on the wire announces it.
+/// Both sides of a connection must use the same setting: nothing on the wire announces it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Checksum {
-    /// Nothing: the default, like the Go library's.
+    /// No checksum. This is the default, as in the Go library.
     #[default]
     None,
-    /// CRC-32 (IEEE 802.3, as in zlib) over the header and the payload; 4 bytes, little-endian.
+    /// CRC-32 (IEEE 802.3, as in zlib) of the header and the payload: 4 bytes, little-endian.
     Crc32,
 }
 
 impl Checksum {
-    /// The length of the longest checksum there is, in bytes.
+    /// The length of the longest checksum, in bytes.
     pub(crate) const MAX_LEN: usize = 4;
 
-    /// The length of the checksum itself, in bytes: 0 or 4.
+    /// The length of the checksum in bytes: 0 or 4.
     #[must_use]
     #[inline]
     pub const fn checksum_len(self) -> usize {
@@ -29,24 +29,24 @@ impl Checksum {
         }
     }
 
-    /// The bytes after a payload: the checksum of header and payload, which are the concatenation of `parts`.
-    pub(crate) fn trailer<'a>(self, parts: impl IntoIterator<Item = &'a [u8]>) -> Inline {
+    /// The bytes after a payload. `parts` are the header and the payload, in any number of pieces.
+    pub(crate) fn trailer<'a>(self, parts: impl IntoIterator<Item = &'a [u8]>) -> InlineBytes {
         match self {
-            Self::None => Inline::default(),
-            Self::Crc32 => Inline::new(crc32(parts).to_le_bytes()),
+            Self::None => InlineBytes::default(),
+            Self::Crc32 => InlineBytes::new(crc32(parts).to_le_bytes()),
         }
     }
 
-    /// Compares the end of a whole `frame` with what comes before it; `Err` holds the expected and the actual sum.
+    /// Verifies the checksum of a complete `frame`. `Err` contains the checksum in the frame, then the computed one.
     #[inline]
     pub(crate) fn verify(self, frame: &[u8]) -> Result<(), (u32, u32)> {
         match self {
             Self::None => Ok(()),
             Self::Crc32 => {
-                // A frame is whole when this is called, so the sum is there; were it not, it would not match.
-                let (summed, sum) = frame.split_last_chunk().unwrap_or((frame, &[0; 4]));
-                let expected = u32::from_le_bytes(*sum);
-                let actual = crc32([summed]);
+                // A complete frame ends with 4 bytes of checksum. The fallback only avoids a panic.
+                let (covered, checksum) = frame.split_last_chunk().unwrap_or((frame, &[0; 4]));
+                let expected = u32::from_le_bytes(*checksum);
+                let actual = crc32([covered]);
                 if expected == actual { Ok(()) } else { Err((expected, actual)) }
             }
         }

@@ -42,7 +42,7 @@ pub struct PacketCodec {
     config: CodecConfig,
     /// Derived from `config`, because each frame needs it.
     payload_limit: u32,
-    around_len: u8,
+    overhead_len: u8,
     state: State,
 }
 
@@ -64,7 +64,7 @@ impl PacketCodec {
         Self {
             config,
             payload_limit: config.payload_limit() as u32,
-            around_len: config.framing.around_len() as u8,
+            overhead_len: config.framing.overhead_len() as u8,
             state: State::Head,
         }
     }
@@ -86,7 +86,7 @@ impl PacketCodec {
     // Inlined, so that the packet stays in registers: passing it through memory makes decoding half as expensive again.
     #[inline(always)]
     pub fn decode_frame(&mut self, src: &mut BytesMut) -> Result<Option<Packet>, FrameError> {
-        match self.whole_frame(src) {
+        match self.complete_frame_len(src) {
             Ok(Some(frame_len)) => {
                 Ok(Some(Packet::from_frame(src.split_to(frame_len).freeze(), self.config.framing)))
             }
@@ -142,7 +142,7 @@ impl PacketCodec {
     #[doc(hidden)]
     #[inline]
     pub fn peek<'a>(&mut self, src: &'a [u8]) -> Result<Option<(&'a [u8], usize)>, FrameError> {
-        match self.whole_frame(src) {
+        match self.complete_frame_len(src) {
             Ok(Some(frame_len)) => {
                 let Framing { header, checksum } = self.config.framing;
                 let payload = &src[header.header_len()..frame_len - checksum.checksum_len()];
@@ -156,7 +156,7 @@ impl PacketCodec {
     /// The length of the frame at the front of `bytes` once it is complete. The caller must then remove it. The state remembers
     /// the length of an incomplete frame.
     #[inline(always)]
-    fn whole_frame(&mut self, bytes: &[u8]) -> Result<Option<usize>, FrameError> {
+    fn complete_frame_len(&mut self, bytes: &[u8]) -> Result<Option<usize>, FrameError> {
         let frame_len = match self.state {
             State::Head => match self.frame_len(bytes)? {
                 Some(frame_len) if bytes.len() < frame_len => {
@@ -278,10 +278,10 @@ impl PacketCodec {
         let (len, max) = (payload.len(), self.payload_limit as usize);
         let Framing { header, checksum } = self.config.framing;
         // The length field can hold the limit.
-        let Some(head) = header.write(len).filter(|_| len <= max) else {
+        let Some(head) = header.encode_len(len).filter(|_| len <= max) else {
             return Err(FrameError::PayloadTooLarge { len, max });
         };
-        dst.reserve(len + usize::from(self.around_len));
+        dst.reserve(len + usize::from(self.overhead_len));
         head.put_into(dst);
         dst.put_slice(payload);
         checksum.trailer([head.as_slice(), payload]).put_into(dst);
@@ -296,13 +296,13 @@ impl PacketCodec {
     #[doc(hidden)]
     #[inline]
     pub fn frame_len(&self, src: &[u8]) -> Result<Option<usize>, FrameError> {
-        let Some(len) = self.config.framing.header.read(src) else { return Ok(None) };
+        let Some(len) = self.config.framing.header.decode_len(src) else { return Ok(None) };
         let max = self.payload_limit as usize;
         if len > max {
             return Err(FrameError::PayloadTooLarge { len, max });
         }
         // Saturates only on 32-bit targets, at a length that no buffer there can reach.
-        Ok(Some(len.saturating_add(self.around_len.into())))
+        Ok(Some(len.saturating_add(self.overhead_len.into())))
     }
 
     #[cold]

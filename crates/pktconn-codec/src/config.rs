@@ -1,8 +1,8 @@
-//! What both sides of a connection must agree on, and how large a payload may be.
+//! The configuration of a codec: the format of frames, which must be the same on both sides, and the payload limit.
 
 use crate::{Checksum, HeaderFormat};
 
-/// The format of frames and the limit on their size.
+/// The format of frames and the largest allowed payload.
 ///
 /// ```
 /// use pktconn_codec::{Checksum, CodecConfig, HeaderFormat};
@@ -15,11 +15,11 @@ use crate::{Checksum, HeaderFormat};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CodecConfig {
     pub(crate) framing: Framing,
-    /// No length field can say more.
+    /// A `u32`, because no length field holds more.
     max_payload_len: u32,
 }
 
-/// The bytes around a payload. Two frames of the same framing and payload are the same bytes.
+/// The format of the bytes around a payload. The same payload in the same framing is always the same frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Framing {
     pub(crate) header: HeaderFormat,
@@ -27,15 +27,15 @@ pub(crate) struct Framing {
 }
 
 impl Framing {
-    /// How much longer a frame is than its payload, in bytes.
+    /// The length of header and checksum together, in bytes.
     #[inline]
-    pub(crate) fn around_len(self) -> usize {
+    pub(crate) fn overhead_len(self) -> usize {
         self.header.header_len() + self.checksum.checksum_len()
     }
 }
 
 impl CodecConfig {
-    /// The default limit on a payload, 32 MiB: that of the Go library.
+    /// The default payload limit in bytes: 32 MiB, as in the Go library.
     pub const DEFAULT_MAX_PAYLOAD_LEN: usize = 32 * 1024 * 1024;
 
     /// The format of the Go library: a little-endian `u32` header, no checksum, payloads of up to 32 MiB.
@@ -44,26 +44,27 @@ impl CodecConfig {
         Self { framing: Framing::default(), max_payload_len: Self::DEFAULT_MAX_PAYLOAD_LEN as u32 }
     }
 
-    /// Sets the length field. Default: [`HeaderFormat::U32Le`].
+    /// Sets the length field. Both sides must use the same one. Default: [`HeaderFormat::U32Le`].
     #[must_use]
     pub fn header(mut self, header: HeaderFormat) -> Self {
         self.framing.header = header;
         self
     }
 
-    /// Sets the checksum. Default: [`Checksum::None`].
+    /// Sets the checksum. Both sides must use the same one. Default: [`Checksum::None`].
     #[must_use]
     pub fn checksum(mut self, checksum: Checksum) -> Self {
         self.framing.checksum = checksum;
         self
     }
 
-    /// Sets the longest payload that is sent or accepted, in bytes. Default: 32 MiB.
+    /// Sets the largest payload that can be sent and received, in bytes. Default: 32 MiB.
     ///
-    /// A peer that announces more is out of bounds: decoding ends with
-    /// [`PayloadTooLarge`](crate::FrameError::PayloadTooLarge). Memory follows the bytes that arrive, never the length
-    /// that is announced, so a generous limit costs nothing by itself; a peer that really sends that much is given that
-    /// much. Where the length field can say less than this, its own limit holds.
+    /// If a header announces more, decoding fails with [`PayloadTooLarge`](crate::FrameError::PayloadTooLarge). If the
+    /// length field holds less than this, its maximum is the limit.
+    ///
+    /// A large limit alone costs no memory: buffers grow with the bytes that arrive, not with the announced length. But
+    /// a peer can make one connection hold a payload of this size.
     #[must_use]
     pub fn max_payload_len(mut self, bytes: usize) -> Self {
         self.max_payload_len = u32::try_from(bytes).unwrap_or(u32::MAX);
@@ -82,8 +83,8 @@ impl CodecConfig {
         self.framing.checksum
     }
 
-    /// The longest payload that is sent or accepted, in bytes: the smaller of what was set and of what the length field
-    /// can say.
+    /// The largest payload that can be sent and received, in bytes: [`max_payload_len`](Self::max_payload_len) or the
+    /// maximum of the length field, whichever is smaller.
     #[must_use]
     #[inline]
     pub fn payload_limit(&self) -> usize {

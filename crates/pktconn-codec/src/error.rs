@@ -1,77 +1,82 @@
-//! What can be wrong: with a frame, with a read or a write of a typed value, with the transport under a codec.
+//! The errors of this crate: of frames, of typed reads and writes, and of the stream under a codec.
 
 use std::io;
 use std::str::Utf8Error;
 
-/// A frame that cannot be sent, or that a peer should not have sent.
+/// An invalid frame: one that cannot be sent, or that the peer should not have sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FrameError {
-    /// The payload is longer than the configured limit, or than the length field can say.
-    #[error("a payload of {len} bytes is over the limit of {max}")]
+    /// The payload is longer than the configured limit, or than the length field can hold.
+    #[error("payload of {len} bytes exceeds the limit of {max} bytes (max_payload_len or the header format)")]
     PayloadTooLarge {
         /// The length of the payload, or the length that the peer announced, in bytes.
         len: usize,
-        /// The limit, in bytes.
+        /// The limit, in bytes: see [`CodecConfig::payload_limit`](crate::CodecConfig::payload_limit).
         max: usize,
     },
-    /// The bytes of a frame are not those that were sent, or the peer does not use the checksum.
-    #[error("the checksum of a frame is {expected:#010x}, its bytes sum up to {actual:#010x}")]
+    /// The bytes of a frame were corrupted, or only one side uses the checksum.
+    #[error(
+        "checksum mismatch: the frame contains {expected:#010x}, its bytes have {actual:#010x}; \
+         the bytes were corrupted, or only one side uses checksums"
+    )]
     ChecksumMismatch {
-        /// The sum that the frame carries.
+        /// The checksum in the frame.
         expected: u32,
-        /// The sum of the bytes that arrived.
+        /// The checksum computed from the bytes that arrived.
         actual: u32,
     },
-    /// The stream ended in the middle of a frame.
+    /// The stream ended inside a frame.
     #[error("the stream ended after {available} of the {needed} bytes of a frame")]
     Truncated {
-        /// The length of the frame in bytes; that of its header, where not even that arrived whole.
+        /// The length of the frame in bytes, or of its header if the header is incomplete.
         needed: usize,
-        /// The bytes of it that arrived.
+        /// The number of bytes that arrived.
         available: usize,
     },
 }
 
-/// The error of [`PacketCodec`](crate::PacketCodec) as a `Decoder` and `Encoder`: a frame's, or the transport's.
+/// The error of a [`PacketCodec`](crate::PacketCodec) in a `Framed`, and of the [`blocking`](crate::blocking) functions.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CodecError {
-    /// A frame is not as it must be.
+    /// A frame is invalid.
     #[error(transparent)]
     Frame(#[from] FrameError),
-    /// The transport failed. The codec itself never makes this one: `Framed` does.
-    #[error("the transport failed")]
+    /// Reading or writing the stream failed; [`source`](std::error::Error::source) is the [`io::Error`].
+    #[error("reading or writing the stream failed")]
     Io(#[from] io::Error),
 }
 
-/// A typed read that the rest of the packet cannot serve. The cursor did not move.
+/// A typed read that failed. The cursor of the packet did not move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReadError {
-    /// There are fewer bytes left than the value takes.
-    #[error("a read of {needed} bytes, with {available} left in the packet")]
+    /// The packet has fewer bytes left than the value needs.
+    #[error("cannot read {needed} bytes: the packet has only {available} bytes left")]
     UnexpectedEnd {
-        /// The bytes that the value takes, its length prefix included.
+        /// The number of bytes that the value needs, including its length prefix. For a seek, the position.
         needed: usize,
-        /// The bytes that are left.
+        /// The number of bytes left. For a seek, the length of the payload.
         available: usize,
     },
     /// The bytes of a string are not UTF-8.
-    #[error("a string that is not UTF-8")]
+    #[error("the string is not valid UTF-8; `read_var_bytes_u16` and `read_var_bytes_u32` read any bytes")]
     InvalidUtf8(#[source] Utf8Error),
 }
 
-/// A typed write that its format cannot hold. Nothing was written.
+/// A typed write that failed. Nothing was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WriteError {
-    /// The bytes or the string are longer than their length prefix can say.
-    #[error("a value of {len} bytes is over the {max} that its length prefix can say")]
+    /// The bytes or the string are longer than their length prefix can hold.
+    #[error(
+        "value of {len} bytes exceeds the {max} bytes of its length prefix; use a `u32` prefix or split the value"
+    )]
     TooLong {
         /// The length of the value, in bytes.
         len: usize,
-        /// The longest that the prefix can say, in bytes.
+        /// The largest length that the prefix can hold, in bytes.
         max: usize,
     },
 }

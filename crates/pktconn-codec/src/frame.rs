@@ -3,7 +3,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::config::Framing;
-use crate::wire::Inline;
+use crate::wire::InlineBytes;
 use crate::{FrameError, Packet};
 
 /// The bytes of one packet on the wire: `head`, `body` and `tail`.
@@ -11,9 +11,9 @@ use crate::{FrameError, Packet};
 /// The body is part of the packet's own memory. If the packet was received or made in the same format, the body includes the header and
 /// the checksum, and head and tail are empty.
 pub struct Frame<'a> {
-    head: Inline,
+    head: InlineBytes,
     body: &'a [u8],
-    tail: Inline,
+    tail: InlineBytes,
     packet: &'a Packet,
     /// The length of all three.
     len: usize,
@@ -28,7 +28,12 @@ impl<'a> Frame<'a> {
             return Err(FrameError::PayloadTooLarge { len, max });
         }
         if packet.framing() == Some(framing) {
-            return Ok(Self::of_parts(Inline::default(), packet.bytes(), Inline::default(), packet));
+            return Ok(Self::of_parts(
+                InlineBytes::default(),
+                packet.bytes(),
+                InlineBytes::default(),
+                packet,
+            ));
         }
         Self::around(packet, framing).ok_or(FrameError::PayloadTooLarge { len, max })
     }
@@ -39,10 +44,10 @@ impl<'a> Frame<'a> {
         Some(match packet.framing() {
             Some(present) if present.header == framing.header => {
                 let body = &owner[..present.header.header_len() + len];
-                Self::of_parts(Inline::default(), body, framing.checksum.trailer([body]), packet)
+                Self::of_parts(InlineBytes::default(), body, framing.checksum.trailer([body]), packet)
             }
             _ => {
-                let head = framing.header.write(len)?;
+                let head = framing.header.encode_len(len)?;
                 let body = packet.payload();
                 Self::of_parts(head, body, framing.checksum.trailer([head.as_slice(), body]), packet)
             }
@@ -50,7 +55,7 @@ impl<'a> Frame<'a> {
     }
 
     #[inline]
-    fn of_parts(head: Inline, body: &'a [u8], tail: Inline, packet: &'a Packet) -> Self {
+    fn of_parts(head: InlineBytes, body: &'a [u8], tail: InlineBytes, packet: &'a Packet) -> Self {
         let len = head.as_slice().len() + body.len() + tail.as_slice().len();
         Self { head, body, tail, packet, len }
     }
@@ -113,9 +118,9 @@ impl<'a> Frame<'a> {
 
 /// The frame of a payload in several parts.
 pub struct PartsFrame<'a> {
-    head: Inline,
+    head: InlineBytes,
     parts: &'a [Bytes],
-    tail: Inline,
+    tail: InlineBytes,
     /// The length of head, parts and tail.
     len: usize,
 }
@@ -124,12 +129,12 @@ impl<'a> PartsFrame<'a> {
     /// The frame of the joined `parts`, if they have at most `max` bytes.
     pub(crate) fn new(parts: &'a [Bytes], framing: Framing, max: usize) -> Result<Self, FrameError> {
         let len = parts.iter().map(Bytes::len).fold(0, usize::saturating_add);
-        let Some(head) = framing.header.write(len).filter(|_| len <= max) else {
+        let Some(head) = framing.header.encode_len(len).filter(|_| len <= max) else {
             return Err(FrameError::PayloadTooLarge { len, max });
         };
         let summed = std::iter::once(head.as_slice()).chain(parts.iter().map(|part| &part[..]));
         let tail = framing.checksum.trailer(summed);
-        Ok(Self { head, parts, tail, len: framing.around_len() + len })
+        Ok(Self { head, parts, tail, len: framing.overhead_len() + len })
     }
 
     /// The length of the whole frame, in bytes.

@@ -1,18 +1,20 @@
-//! The length field in front of every payload, and the few bytes that frame one.
+//! The length field before each payload: its formats, how to encode it, how to decode it.
+//!
+//! Also holds [`InlineBytes`], the bytes of a header or a checksum.
 
 use std::fmt;
 use std::str::FromStr;
 
 use bytes::{BufMut, BytesMut};
 
-/// How the length of a payload is written in front of it.
+/// The format of the length field before each payload.
 ///
-/// Both sides of a connection configure the same one. The default, [`U32Le`](Self::U32Le), is that of the Go library
+/// Both sides of a connection must use the same one. Default: [`U32Le`](Self::U32Le), the format of the Go library
 /// `pktconn`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum HeaderFormat {
-    /// 4 bytes, little-endian: the Go library's format, and the default.
+    /// 4 bytes, little-endian: the default, and the format of the Go library.
     #[default]
     U32Le,
     /// 4 bytes, big-endian: Erlang's `{packet, 4}`.
@@ -23,7 +25,7 @@ pub enum HeaderFormat {
     U16Be,
 }
 
-/// As it is written on a command line: `u32le`, `u32be`, `u16le`, `u16be`.
+/// The name of the format, as used on command lines: `u32le`, `u32be`, `u16le`, `u16be`.
 impl fmt::Display for HeaderFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
@@ -44,17 +46,17 @@ impl FromStr for HeaderFormat {
     }
 }
 
-/// A name that is none of a [`HeaderFormat`].
+/// The error of parsing an unknown name as a [`HeaderFormat`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a header is u32le, u32be, u16le or u16be")]
+#[error("unknown header format; use u32le, u32be, u16le or u16be")]
 #[non_exhaustive]
 pub struct UnknownHeaderFormat;
 
 impl HeaderFormat {
-    /// The length of the longest header there is, in bytes.
+    /// The length of the longest header, in bytes.
     pub(crate) const MAX_LEN: usize = 4;
 
-    /// The length of the header itself, in bytes: 2 or 4.
+    /// The length of the header in bytes: 2 or 4.
     #[must_use]
     #[inline]
     pub const fn header_len(self) -> usize {
@@ -64,7 +66,7 @@ impl HeaderFormat {
         }
     }
 
-    /// The longest payload that the length field can announce, in bytes.
+    /// The largest payload length that the length field can hold, in bytes.
     #[must_use]
     #[inline]
     pub const fn max_payload_len(self) -> usize {
@@ -74,9 +76,9 @@ impl HeaderFormat {
         }
     }
 
-    /// The payload length that the first bytes of `frame` announce, or `None` while the header is not whole.
+    /// The payload length in the header at the front of `frame`, or `None` while the header is incomplete.
     #[inline]
-    pub(crate) fn read(self, frame: &[u8]) -> Option<usize> {
+    pub(crate) fn decode_len(self, frame: &[u8]) -> Option<usize> {
         let len = match self {
             Self::U32Le => u32::from_le_bytes(*frame.first_chunk()?) as usize,
             Self::U32Be => u32::from_be_bytes(*frame.first_chunk()?) as usize,
@@ -86,26 +88,26 @@ impl HeaderFormat {
         Some(len)
     }
 
-    /// The header of a payload of `payload_len` bytes, or `None` where the length field is too small for it.
+    /// The header for a payload of `payload_len` bytes, or `None` if the length field cannot hold this length.
     #[inline]
-    pub(crate) fn write(self, payload_len: usize) -> Option<Inline> {
+    pub(crate) fn encode_len(self, payload_len: usize) -> Option<InlineBytes> {
         Some(match self {
-            Self::U32Le => Inline::new(u32::try_from(payload_len).ok()?.to_le_bytes()),
-            Self::U32Be => Inline::new(u32::try_from(payload_len).ok()?.to_be_bytes()),
-            Self::U16Le => Inline::new(u16::try_from(payload_len).ok()?.to_le_bytes()),
-            Self::U16Be => Inline::new(u16::try_from(payload_len).ok()?.to_be_bytes()),
+            Self::U32Le => InlineBytes::new(u32::try_from(payload_len).ok()?.to_le_bytes()),
+            Self::U32Be => InlineBytes::new(u32::try_from(payload_len).ok()?.to_be_bytes()),
+            Self::U16Le => InlineBytes::new(u16::try_from(payload_len).ok()?.to_le_bytes()),
+            Self::U16Be => InlineBytes::new(u16::try_from(payload_len).ok()?.to_be_bytes()),
         })
     }
 }
 
-/// At most four bytes, held without an allocation: a header, or a checksum.
+/// Up to four bytes without an allocation: a header, a checksum, or nothing.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Inline {
+pub(crate) struct InlineBytes {
     bytes: [u8; 4],
     len: u8,
 }
 
-impl Inline {
+impl InlineBytes {
     #[inline]
     pub(crate) fn new<const N: usize>(from: [u8; N]) -> Self {
         let mut bytes = [0; 4];
@@ -118,13 +120,14 @@ impl Inline {
         &self.bytes[..usize::from(self.len)]
     }
 
-    /// Appends it to `buffer`, where there is room. Of a length that is known, so that it takes no call to copy it.
+    /// Appends the bytes to `buffer`.
+    // Each arm has a constant length, so that the compiler emits a store instead of a call to `memcpy`.
     #[inline]
     pub(crate) fn put_into(&self, buffer: &mut BytesMut) {
         match self.len {
             4 => buffer.put_slice(&self.bytes),
             2 => buffer.put_slice(&self.bytes[..2]),
-            _ => debug_assert_eq!(self.len, 0, "no header or checksum has that length"),
+            _ => debug_assert_eq!(self.len, 0, "no header or checksum has this length"),
         }
     }
 }
@@ -134,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_preset_writes_its_own_bytes_and_reads_them_back() {
+    fn each_format_encodes_and_decodes_its_own_bytes() {
         let cases: [(HeaderFormat, &[u8]); 4] = [
             (HeaderFormat::U32Le, &[0x02, 0x01, 0, 0]),
             (HeaderFormat::U32Be, &[0, 0, 0x01, 0x02]),
@@ -142,15 +145,15 @@ mod tests {
             (HeaderFormat::U16Be, &[0x01, 0x02]),
         ];
         for (format, bytes) in cases {
-            assert_eq!(format.write(0x0102).unwrap().as_slice(), bytes, "{format:?}");
-            assert_eq!(format.read(bytes), Some(0x0102), "{format:?}");
+            assert_eq!(format.encode_len(0x0102).unwrap().as_slice(), bytes, "{format:?}");
+            assert_eq!(format.decode_len(bytes), Some(0x0102), "{format:?}");
             assert_eq!(format.header_len(), bytes.len(), "{format:?}");
-            assert_eq!(format.read(&bytes[1..]), None, "{format:?} read a header that is not whole");
+            assert_eq!(format.decode_len(&bytes[1..]), None, "{format:?} decoded an incomplete header");
         }
     }
 
     #[test]
-    fn each_preset_is_told_by_its_name() {
+    fn each_format_parses_from_its_name() {
         for (name, format) in [
             ("u32le", HeaderFormat::U32Le),
             ("u32be", HeaderFormat::U32Be),
@@ -165,13 +168,13 @@ mod tests {
     }
 
     #[test]
-    fn a_length_that_the_field_cannot_hold_has_no_header() {
+    fn a_length_that_exceeds_the_length_field_has_no_header() {
         for format in [HeaderFormat::U16Le, HeaderFormat::U16Be] {
-            assert!(format.write(65_535).is_some());
-            assert!(format.write(65_536).is_none());
+            assert!(format.encode_len(65_535).is_some());
+            assert!(format.encode_len(65_536).is_none());
         }
-        assert!(HeaderFormat::U32Le.write(u32::MAX as usize).is_some());
+        assert!(HeaderFormat::U32Le.encode_len(u32::MAX as usize).is_some());
         #[cfg(target_pointer_width = "64")]
-        assert!(HeaderFormat::U32Be.write(u32::MAX as usize + 1).is_none());
+        assert!(HeaderFormat::U32Be.encode_len(u32::MAX as usize + 1).is_none());
     }
 }

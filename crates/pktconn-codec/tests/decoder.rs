@@ -470,14 +470,18 @@ fn a_peer_without_the_checksum_is_found_out() {
 }
 
 #[test]
-fn errors_say_their_numbers_and_keep_their_source() {
+fn error_texts_contain_the_numbers_and_errors_keep_their_source() {
     let too_large = FrameError::PayloadTooLarge { len: 4, max: 3 };
     let truncated = FrameError::Truncated { needed: 11, available: 7 };
-    assert_eq!(too_large.to_string(), "a payload of 4 bytes is over the limit of 3");
+    assert_eq!(
+        too_large.to_string(),
+        "payload of 4 bytes exceeds the limit of 3 bytes (max_payload_len or the header format)"
+    );
     assert_eq!(truncated.to_string(), "the stream ended after 7 of the 11 bytes of a frame");
     assert_eq!(
         BAD_SUM_ERROR.to_string(),
-        "the checksum of a frame is 0xa3cf34c0, its bytes sum up to 0xa2cf34c0"
+        "checksum mismatch: the frame contains 0xa3cf34c0, its bytes have 0xa2cf34c0; \
+         the bytes were corrupted, or only one side uses checksums"
     );
     assert_eq!(CodecError::from(too_large).to_string(), too_large.to_string());
 

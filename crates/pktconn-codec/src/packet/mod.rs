@@ -48,7 +48,7 @@ impl Packet {
     /// A packet of a whole frame, which the caller has verified.
     #[inline]
     pub(crate) fn from_frame(frame: Bytes, framing: Framing) -> Self {
-        debug_assert!(frame.len() >= framing.around_len());
+        debug_assert!(frame.len() >= framing.overhead_len());
         let header_len = framing.header.header_len() as u8;
         let trailer_len = framing.checksum.checksum_len() as u8;
         Self { bytes: frame, framing: Some(framing), header_len, trailer_len, position: 0 }

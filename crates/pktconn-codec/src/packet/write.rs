@@ -230,7 +230,7 @@ impl PacketMut {
     }
 
     fn freeze_framed(mut self, framing: Framing) -> Packet {
-        let header = framing.header.write(self.len());
+        let header = framing.header.encode_len(self.len());
         match header {
             Some(header) if header.as_slice().len() <= self.headroom => {
                 let header = header.as_slice();

@@ -252,7 +252,8 @@ mod tests {
             ),
             (
                 checksum,
-                format!("{checksum}; the bytes were corrupted in transit, or the peer sends no checksums"),
+                "checksum mismatch: the frame contains 0x00000001, its bytes have 0x00000002; \
+                 the bytes were corrupted, or only one side uses checksums".to_owned(),
             ),
         ] {
             assert_eq!(Error::from(Reason::Frame(error)).to_string(), expected);

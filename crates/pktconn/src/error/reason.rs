@@ -222,9 +222,7 @@ fn write_frame_error(error: &FrameError, f: &mut fmt::Formatter<'_>) -> fmt::Res
                 None => Ok(()),
             }
         }
-        FrameError::ChecksumMismatch { .. } => {
-            write!(f, "{error}; the bytes were corrupted in transit, or the peer sends no checksums")
-        }
+        FrameError::ChecksumMismatch { .. } => write!(f, "{error}"),
         _ => write!(f, "the peer sent an invalid frame: {error}"),
     }
 }
