@@ -36,7 +36,8 @@ pub enum FrameError {
     },
 }
 
-/// The error of a [`PacketCodec`](crate::PacketCodec) in a `Framed`, and of the [`blocking`](crate::blocking) functions.
+/// The error of a [`PacketCodec`](crate::PacketCodec) in a `Framed` and of the functions of
+/// [`blocking`](crate::blocking).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CodecError {

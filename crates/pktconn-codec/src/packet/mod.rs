@@ -1,13 +1,13 @@
-//! A packet that is written no more: what is received, and what is sent.
+//! `Packet`: an immutable payload with a read cursor, for sending and receiving.
 //!
 //! ```text
-//!   bytes  | header | payload            | checksum |      framed: as it stands on the wire
-//!   bytes           | payload            |                 not framed: made of bytes of the application's own
+//!   bytes  | header | payload            | checksum |      framed: the bytes on the wire
+//!   bytes           | payload            |                 not framed: made from bytes of the application
 //!                          ^ position
 //! ```
 //!
-//! A received packet is a slice of the read buffer with its header and its checksum still around it, so that it can be
-//! sent on without being encoded again. `read` holds the typed reads, `write` the packet under construction.
+//! A received packet is a slice of the read buffer that includes its header and checksum. So it can be forwarded without
+//! encoding it again. `read` contains the typed reads, `write` contains the mutable `PacketMut`.
 
 mod read;
 
@@ -21,31 +21,35 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use crate::config::Framing;
 
-/// Room in front of a payload that [`Packet::into_mut`] has copied: two `u64`, such as an id and a time.
+/// Free bytes in front of a payload that [`Packet::into_mut`] has copied: two `u64`, such as an id and a time.
 const PREPEND_ROOM: usize = 16;
 
 /// A packet: an immutable payload and a read cursor.
 ///
-/// - Make one with [`PacketMut`], or from `Bytes`, `Vec<u8>`, `String` or `&'static [u8]` without a copy, or from `&str`.
-/// - Read it with the typed `read_*` methods (little-endian, checked), as a [`Buf`], or as the slice [`payload`](Self::payload).
-/// - Cloning shares the bytes; each clone has its own cursor. Two packets are equal if their payloads are, wherever the cursors are.
+/// - Make one with [`PacketMut`], or with `Packet::from`. From `Bytes`, `Vec<u8>`, `String` or `&'static [u8]` this copies
+///   nothing; from `&str` it copies the text.
+/// - Read it with the typed `read_*` methods (little-endian, checked), as a [`Buf`], or as a slice with
+///   [`payload`](Self::payload).
+/// - Clones share the bytes; each clone has its own cursor.
+/// - Two packets are equal if their payloads are equal. Cursors do not matter.
 ///
-/// A received packet shares its memory with packets that arrived with it. Call [`detach`](Self::detach) on a packet that you keep.
+/// A received packet shares its memory with packets that arrived with it. To keep a packet for long, call
+/// [`detach`](Self::detach).
 #[derive(Clone, Default)]
 pub struct Packet {
     bytes: Bytes,
-    /// How `bytes` is framed; `None` when it is the payload alone.
+    /// The format of the header and checksum in `bytes`; `None` if `bytes` is only the payload.
     framing: Option<Framing>,
-    /// The lengths of the header and of the checksum in `bytes`, which follow from `framing` and are asked for all the
-    /// time.
+    /// The lengths of the header and the checksum in `bytes`. They follow from `framing`, but every access to the payload
+    /// needs them.
     header_len: u8,
     trailer_len: u8,
-    /// The cursor, counted from the start of the payload. Never beyond its end.
+    /// The cursor, in bytes from the start of the payload. Never beyond its end.
     position: usize,
 }
 
 impl Packet {
-    /// A packet of a whole frame, which the caller has verified.
+    /// A packet from a complete frame that the caller has verified.
     #[inline]
     pub(crate) fn from_frame(frame: Bytes, framing: Framing) -> Self {
         debug_assert!(frame.len() >= framing.overhead_len());
@@ -59,7 +63,7 @@ impl Packet {
         self.framing
     }
 
-    /// The payload with whatever stands around it.
+    /// The payload, with header and checksum if the packet is framed.
     #[inline]
     pub(crate) fn bytes(&self) -> &Bytes {
         &self.bytes
@@ -75,35 +79,35 @@ impl Packet {
         self.trailer_len.into()
     }
 
-    /// The whole payload, wherever the cursor stands.
+    /// The whole payload. Does not depend on the cursor.
     #[must_use]
     #[inline]
     pub fn payload(&self) -> &[u8] {
         &self.bytes[self.header_len()..self.bytes.len() - self.trailer_len()]
     }
 
-    /// The payload from the cursor on.
+    /// The payload from the cursor to the end.
     #[must_use]
     #[inline]
     pub fn unread(&self) -> &[u8] {
         &self.payload()[self.position..]
     }
 
-    /// The length of the payload in bytes, wherever the cursor stands.
+    /// The length of the whole payload, in bytes. Does not depend on the cursor.
     #[must_use]
     #[inline]
     pub fn len(&self) -> usize {
         self.bytes.len() - self.header_len() - self.trailer_len()
     }
 
-    /// Whether the payload is empty. An empty packet is a legal one.
+    /// Whether the payload is empty. Empty packets are valid and can be sent.
     #[must_use]
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The payload as `Bytes`, which share the packet's memory.
+    /// The whole payload as `Bytes`, without a copy.
     #[must_use]
     pub fn into_payload(mut self) -> Bytes {
         let (start, len) = (self.header_len(), self.len());
@@ -112,11 +116,12 @@ impl Packet {
         self.bytes
     }
 
-    /// Turns the packet into one that can be changed: append to its payload, or [prepend](PacketMut::prepend_bytes) to it.
+    /// Turns the packet into a [`PacketMut`], to append to its payload or to [prepend](PacketMut::prepend_bytes) to it.
     ///
-    /// If this packet is the only owner of its memory, nothing is copied. Otherwise the payload is copied to new memory with 16 free
-    /// bytes in front, enough to prepend an id. A received packet shares its memory with the connection and with packets that
-    /// arrived with it, so it is usually copied; [`PacketSender::send_parts`] forwards a large payload with an id in front without a copy.
+    /// If this packet is the only owner of its memory, nothing is copied. Otherwise the payload is copied to new memory
+    /// with 16 free bytes in front, enough to prepend an id. Received packets are usually copied, because they share
+    /// memory with the connection and with packets that arrived with them. To forward a large payload with an id in
+    /// front and without a copy, use [`PacketSender::send_parts`].
     ///
     /// [`PacketSender::send_parts`]: https://docs.rs/pktconn/latest/pktconn/struct.PacketSender.html#method.send_parts
     #[must_use]
@@ -136,20 +141,21 @@ impl Packet {
         }
     }
 
-    /// A copy in memory of its own, with the cursor where it was.
+    /// Copies the packet to its own memory. The copy has the same cursor.
     ///
-    /// A received packet is a slice of a read buffer of up to 64 KiB, or of what a large packet needed, and keeps all of
-    /// that buffer alive. Packets that are handled and dropped want no copy; a small one that is kept for long (in a
-    /// cache, in a queue that may stand) wants one.
+    /// A received packet is a slice of a read buffer and keeps that whole buffer alive: up to 64 KiB, or more after a
+    /// larger packet. Detach small packets that you keep for long, for example in a cache or in a queue that can stall.
+    /// Packets that you handle and drop need no copy.
     #[must_use]
     pub fn detach(&self) -> Self {
         Self { bytes: Bytes::copy_from_slice(&self.bytes), ..*self }
     }
 }
 
-/// Reads what is unread, in the byte order that `Buf`'s method names; the packet's own `read_*` are little-endian.
+/// Reads from the cursor to the end. `get_u16` and similar are big-endian, `get_u16_le` and similar little-endian.
 ///
-/// As `Buf` demands, its `get_*` and `advance` panic beyond the end. The `read_*` methods return an error instead.
+/// As the trait requires, `advance` and `get_*` panic beyond the end. The `read_*` methods of [`Packet`] are
+/// little-endian and return an error instead.
 impl Buf for Packet {
     fn remaining(&self) -> usize {
         self.len() - self.position
@@ -161,7 +167,10 @@ impl Buf for Packet {
 
     fn advance(&mut self, count: usize) {
         let remaining = self.remaining();
-        assert!(count <= remaining, "advanced by {count} with {remaining} bytes unread");
+        assert!(
+            count <= remaining,
+            "cannot advance by {count} bytes: the packet has only {remaining} bytes left"
+        );
         self.position += count;
     }
 
@@ -192,7 +201,7 @@ impl Hash for Packet {
     }
 }
 
-/// Shows the length, the cursor and the first 32 bytes, never a whole large payload.
+/// Shows the length, the cursor and the first 32 bytes of the payload.
 impl fmt::Debug for Packet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Packet")
@@ -203,14 +212,14 @@ impl fmt::Debug for Packet {
     }
 }
 
-/// The first bytes of a payload, as a byte string literal.
+/// Formats the first bytes of a payload as a byte string literal.
 struct Preview<'a>(&'a [u8]);
 
 impl fmt::Debug for Preview<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        /// Two rows of a hex dump: enough to tell what a packet is, short enough for a line of a log.
-        const SHOWN: usize = 32;
-        let shown = &self.0[..self.0.len().min(SHOWN)];
+        /// Enough to recognize a packet, short enough for one log line.
+        const PREVIEW_LEN: usize = 32;
+        let shown = &self.0[..self.0.len().min(PREVIEW_LEN)];
         write!(f, "b\"{}\"", shown.escape_ascii())?;
         if shown.len() < self.0.len() { f.write_str("...") } else { Ok(()) }
     }
@@ -278,7 +287,7 @@ mod tests {
     use std::hash::{BuildHasher, RandomState};
 
     #[test]
-    fn debug_of_a_megabyte_fits_in_a_line() {
+    fn debug_of_a_megabyte_fits_in_one_line() {
         let packet = Packet::from(vec![b'x'; 1024 * 1024]);
         let shown = format!("{packet:?}");
         assert!(shown.starts_with("Packet { len: 1048576, position: 0, payload: b\"xxxx"), "{shown}");
@@ -290,8 +299,8 @@ mod tests {
         );
     }
 
-    /// Packets of one payload that differ in everything else: made of it, framed in two ways, and partly read.
-    fn alike(payload: &'static [u8]) -> [Packet; 4] {
+    /// Packets with the same payload: not framed, framed in two formats, and with another cursor.
+    fn variants(payload: &'static [u8]) -> [Packet; 4] {
         let write = || {
             let mut packet = PacketMut::new();
             packet.write_bytes(payload);
@@ -304,21 +313,23 @@ mod tests {
     }
 
     #[test]
-    fn packets_are_equal_when_their_payloads_are() {
-        for (a, b) in alike(b"abc").into_iter().flat_map(|a| alike(b"abc").map(|b| (a.clone(), b))) {
+    fn packets_are_equal_if_their_payloads_are_equal() {
+        for (a, b) in variants(b"abc").into_iter().flat_map(|a| variants(b"abc").map(|b| (a.clone(), b))) {
             assert!(a == b, "{a:?}, {b:?}");
         }
         let others: [&[u8]; 5] = [b"", b"ab", b"abcd", b"abd", b"bbc"];
-        for (a, b) in others.into_iter().flat_map(alike).flat_map(|b| alike(b"abc").map(|a| (a, b.clone()))) {
+        for (a, b) in
+            others.into_iter().flat_map(variants).flat_map(|b| variants(b"abc").map(|a| (a, b.clone())))
+        {
             assert!(a != b, "{a:?}, {b:?}");
         }
     }
 
     #[test]
-    fn a_packet_hashes_as_its_payload() {
+    fn a_packet_has_the_hash_of_its_payload() {
         let hasher = RandomState::new();
         for payload in [&b""[..], b"abc", b"abd"] {
-            for packet in alike(payload) {
+            for packet in variants(payload) {
                 assert_eq!(hasher.hash_one(&packet), hasher.hash_one(payload), "{packet:?}");
             }
         }
@@ -326,9 +337,9 @@ mod tests {
     }
 
     #[test]
-    fn a_packet_is_its_payload_as_a_slice_and_as_bytes() {
+    fn a_packet_converts_to_its_payload_without_a_copy() {
         for payload in [&b""[..], b"\0", b"abc"] {
-            for packet in alike(payload) {
+            for packet in variants(payload) {
                 assert_eq!(packet.as_ref(), payload);
                 assert_eq!(packet.is_empty(), payload.is_empty());
                 let address = packet.payload().as_ptr();
@@ -340,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn a_packet_under_construction_becomes_one_that_is_framed() {
+    fn a_packet_mut_becomes_a_framed_packet() {
         let mut packet = PacketMut::new();
         packet.write_bytes(b"abc");
         let packet = Packet::from(packet);
@@ -348,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn into_mut_takes_the_bytes_over_from_a_sole_owner() {
+    fn into_mut_copies_nothing_if_the_packet_is_the_only_owner() {
         let mut packet = PacketMut::with_capacity(1000);
         packet.write_bytes(b"before ");
         let packet = packet.freeze();
@@ -360,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn into_mut_leaves_the_other_owners_of_the_bytes_alone() {
+    fn into_mut_does_not_change_other_owners_of_the_bytes() {
         let mut packet = PacketMut::new();
         packet.write_bytes(b"shared");
         let kept = packet.freeze();
@@ -372,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn a_detached_packet_has_memory_and_a_cursor_of_its_own() {
+    fn a_detached_packet_has_its_own_memory_and_cursor() {
         let mut packet = Packet::from(vec![1, 2, 3, 4]);
         packet.read_u8().unwrap();
         let mut detached = packet.detach();
@@ -383,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn as_a_buf_it_gives_what_is_unread_without_a_copy() {
+    fn as_a_buf_a_packet_returns_its_unread_bytes_without_a_copy() {
         let mut packet = PacketMut::new();
         packet.write_bytes(b"\x01\x02rest");
         let mut packet = packet.freeze();

@@ -1,18 +1,18 @@
-//! Typed reads: little-endian, checked, and without effect when they fail.
+//! Typed reads from a `Packet`: little-endian and checked. A read that fails does not move the cursor.
 
 use bytes::{Buf, Bytes};
 
 use super::Packet;
 use crate::ReadError;
 
-/// A read of a number of `size_of::<$type>()` bytes, with a doctest of its failure.
+/// Defines a read method for each number type, with a doctest of its error.
 macro_rules! number_reads {
     ($($name:ident: $type:ty, $what:literal;)*) => {$(
         #[doc = concat!("Reads ", $what, ".")]
         ///
         /// # Errors
         ///
-        /// [`ReadError::UnexpectedEnd`] when fewer bytes are left than that; the cursor stays.
+        /// [`ReadError::UnexpectedEnd`] if fewer bytes are left; the cursor does not move.
         ///
         /// ```
         /// # use pktconn_codec::{Packet, ReadError};
@@ -35,14 +35,14 @@ macro_rules! number_reads {
     )*};
 }
 
-/// A read of what stands behind a length prefix, as bytes and as a string.
-macro_rules! variable_reads {
+/// Defines the read methods for bytes and strings with a length prefix.
+macro_rules! var_reads {
     ($($bytes_name:ident, $str_name:ident: $prefix:ty;)*) => {$(
-        #[doc = concat!("Reads bytes behind their `", stringify!($prefix), "` length. They share the packet's memory.")]
+        #[doc = concat!("Reads a `", stringify!($prefix), "` length, then as many bytes. Nothing is copied.")]
         ///
         /// # Errors
         ///
-        /// [`ReadError::UnexpectedEnd`] when the length, or as many bytes as it says, are not left; the cursor stays.
+        /// [`ReadError::UnexpectedEnd`] if the packet ends before the last byte; the cursor does not move.
         ///
         /// ```
         /// # use pktconn_codec::{PacketMut, ReadError};
@@ -58,19 +58,21 @@ macro_rules! variable_reads {
         /// assert_eq!(packet.position(), 0);
         /// ```
         pub fn $bytes_name(&mut self) -> Result<Bytes, ReadError> {
-            let len = self.variable_len(size_of::<$prefix>())?;
+            let len = self.peek_var_len(size_of::<$prefix>())?;
             self.position += size_of::<$prefix>();
             Ok(self.copy_to_bytes(len))
         }
 
-        #[doc = concat!("Reads a string behind its `", stringify!($prefix), "` length.")]
+        #[doc = concat!("Reads a `", stringify!($prefix), "` length in bytes, then a UTF-8 string of this length.")]
         ///
-        /// The string borrows from the packet: `to_owned` what outlives the next read.
+        /// The string borrows from the packet. Call `to_owned` if you need it after the next read.
         ///
         /// # Errors
         ///
-        /// [`ReadError::UnexpectedEnd`] when the length, or as many bytes as it says, are not left;
-        /// [`ReadError::InvalidUtf8`] when the bytes are not UTF-8. The cursor stays.
+        /// - [`ReadError::UnexpectedEnd`]: the packet ends before the last byte.
+        /// - [`ReadError::InvalidUtf8`]: the bytes are not UTF-8.
+        ///
+        /// The cursor does not move in either case.
         ///
         /// ```
         /// # use pktconn_codec::{PacketMut, ReadError};
@@ -85,11 +87,11 @@ macro_rules! variable_reads {
         /// # Ok::<(), ReadError>(())
         /// ```
         pub fn $str_name(&mut self) -> Result<&str, ReadError> {
-            let len = self.variable_len(size_of::<$prefix>())?;
+            let len = self.peek_var_len(size_of::<$prefix>())?;
             let start = self.position + size_of::<$prefix>();
             std::str::from_utf8(&self.payload()[start..start + len]).map_err(ReadError::InvalidUtf8)?;
             self.position = start + len;
-            // Checked a moment ago; to check again is the price of not keeping a borrow across the cursor's move.
+            // Checks again, because the first result would still borrow the packet while the cursor moves.
             std::str::from_utf8(&self.payload()[start..start + len]).map_err(ReadError::InvalidUtf8)
         }
     )*};
@@ -108,11 +110,11 @@ impl Packet {
         read_f64: f64, "a little-endian IEEE 754 `f64`";
     }
 
-    /// Reads a boolean: one byte, of which any but 0 is true.
+    /// Reads a boolean: one byte. 0 is false, any other value is true.
     ///
     /// # Errors
     ///
-    /// [`ReadError::UnexpectedEnd`] when no byte is left.
+    /// [`ReadError::UnexpectedEnd`] if no byte is left.
     ///
     /// ```
     /// # use pktconn_codec::{Packet, ReadError};
@@ -125,11 +127,11 @@ impl Packet {
         self.read_u8().map(|byte| byte != 0)
     }
 
-    /// Reads `len` bytes. They share the packet's memory.
+    /// Reads `len` bytes. Nothing is copied: they share the memory of the packet.
     ///
     /// # Errors
     ///
-    /// [`ReadError::UnexpectedEnd`] when fewer are left; the cursor stays.
+    /// [`ReadError::UnexpectedEnd`] if fewer bytes are left; the cursor does not move.
     ///
     /// ```
     /// # use pktconn_codec::{Packet, ReadError};
@@ -139,16 +141,16 @@ impl Packet {
     /// # Ok::<(), ReadError>(())
     /// ```
     pub fn read_bytes(&mut self, len: usize) -> Result<Bytes, ReadError> {
-        self.check(len)?;
+        self.check_remaining(len)?;
         Ok(self.copy_to_bytes(len))
     }
 
-    variable_reads! {
+    var_reads! {
         read_var_bytes_u16, read_var_str_u16: u16;
         read_var_bytes_u32, read_var_str_u32: u32;
     }
 
-    /// Where the cursor stands, in bytes from the start of the payload.
+    /// The position of the cursor, in bytes from the start of the payload.
     #[must_use]
     pub fn position(&self) -> usize {
         self.position
@@ -158,7 +160,7 @@ impl Packet {
     ///
     /// # Errors
     ///
-    /// [`ReadError::UnexpectedEnd`] when that is beyond the end; the cursor stays.
+    /// [`ReadError::UnexpectedEnd`] if `position` is beyond the end; the cursor does not move.
     ///
     /// ```
     /// # use pktconn_codec::{Packet, ReadError};
@@ -176,18 +178,19 @@ impl Packet {
         Ok(())
     }
 
-    fn check(&self, needed: usize) -> Result<(), ReadError> {
+    /// Fails if fewer than `needed` bytes are left.
+    fn check_remaining(&self, needed: usize) -> Result<(), ReadError> {
         let available = self.remaining();
         if needed > available { Err(ReadError::UnexpectedEnd { needed, available }) } else { Ok(()) }
     }
 
-    /// What the little-endian length prefix of `prefix_len` bytes at the cursor says, once as many bytes follow it.
-    fn variable_len(&self, prefix_len: usize) -> Result<usize, ReadError> {
-        self.check(prefix_len)?;
+    /// The value of the length prefix of `prefix_len` bytes at the cursor. Fails if fewer bytes follow it.
+    fn peek_var_len(&self, prefix_len: usize) -> Result<usize, ReadError> {
+        self.check_remaining(prefix_len)?;
         let mut prefix = [0; 4];
         prefix[..prefix_len].copy_from_slice(&self.unread()[..prefix_len]);
         let len = u32::from_le_bytes(prefix) as usize;
-        self.check(prefix_len.saturating_add(len))?;
+        self.check_remaining(prefix_len.saturating_add(len))?;
         Ok(len)
     }
 }

@@ -1,11 +1,11 @@
-//! The packet under construction.
+//! `PacketMut`: a packet that the application writes.
 //!
 //! ```text
 //!   bytes  | headroom | payload ...            (spare capacity)
 //! ```
 //!
-//! The headroom takes the header, and the spare capacity the checksum, so that the finished packet stands framed in
-//! place and its payload is not copied.
+//! `freeze` writes the header into the headroom and the checksum into the spare capacity. So it makes a frame without
+//! copying the payload.
 
 use std::fmt;
 use std::io;
@@ -17,19 +17,21 @@ use crate::config::Framing;
 use crate::wire::HeaderFormat;
 use crate::{Checksum, CodecConfig, WriteError};
 
-/// A packet that is being written.
+/// A packet that you write; [`freeze`](Self::freeze) turns it into a [`Packet`].
 ///
-/// The typed `write_*` methods append little-endian values. [`buf_mut`](Self::buf_mut) gives the payload's end as a
-/// [`BufMut`], for prost and the like, and `PacketMut` is an [`io::Write`], for `write!` and the serde formats. What is
-/// finished becomes a [`Packet`] by [`freeze`](Self::freeze); sending does that by itself.
+/// - The typed `write_*` methods append little-endian values.
+/// - [`buf_mut`](Self::buf_mut) returns a [`BufMut`] that appends, for prost and similar crates.
+/// - `PacketMut` implements [`io::Write`], for `write!` and for serde formats.
+///
+/// Functions that accept `impl Into<Packet>` also accept a `PacketMut`.
 #[derive(Clone)]
 pub struct PacketMut {
     bytes: BytesMut,
-    /// The bytes in front of the payload that a header can use.
+    /// The number of bytes in front of the payload, for the header and for `prepend_bytes`.
     headroom: usize,
 }
 
-/// A write of a number, in little-endian bytes.
+/// Defines a write method for each number type.
 macro_rules! number_writes {
     ($($name:ident: $type:ty, $what:literal;)*) => {$(
         #[doc = concat!("Appends ", $what, ".")]
@@ -40,15 +42,15 @@ macro_rules! number_writes {
     )*};
 }
 
-/// A write of bytes and of a string behind their length.
-macro_rules! variable_writes {
+/// Defines the write methods for bytes and strings with a length prefix.
+macro_rules! var_writes {
     ($($bytes_name:ident, $str_name:ident: $prefix:ty;)*) => {$(
         #[doc = concat!("Appends the length of `bytes` as a `", stringify!($prefix), "`, then the bytes.")]
         ///
         /// # Errors
         ///
         #[doc = concat!(
-            "[`WriteError::TooLong`] when there are more than `", stringify!($prefix), "::MAX`; nothing is written."
+            "[`WriteError::TooLong`] if there are more than `", stringify!($prefix), "::MAX` bytes; nothing is written."
         )]
         pub fn $bytes_name(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
             let Ok(len) = <$prefix>::try_from(bytes.len()) else {
@@ -67,7 +69,7 @@ macro_rules! variable_writes {
         /// # Errors
         ///
         #[doc = concat!(
-            "[`WriteError::TooLong`] when there are more than `", stringify!($prefix), "::MAX`; nothing is written."
+            "[`WriteError::TooLong`] if there are more than `", stringify!($prefix), "::MAX` bytes; nothing is written."
         )]
         pub fn $str_name(&mut self, text: &str) -> Result<(), WriteError> {
             self.$bytes_name(text.as_bytes())
@@ -76,26 +78,26 @@ macro_rules! variable_writes {
 }
 
 impl PacketMut {
-    /// With a header and a checksum this makes an allocation of 64 bytes, a line of the cache.
+    /// Makes the allocation 64 bytes, one cache line, including header and checksum.
     const DEFAULT_CAPACITY: usize = 64 - HeaderFormat::MAX_LEN - Checksum::MAX_LEN;
 
-    /// An empty packet with room for a few values.
+    /// An empty packet with room for a payload of 56 bytes. It grows as you write.
     #[must_use]
     pub fn new() -> Self {
         Self::with_capacity(Self::DEFAULT_CAPACITY)
     }
 
-    /// An empty packet with room for a payload of `payload_len` bytes.
+    /// An empty packet with room for a payload of `payload_len` bytes. It grows if you write more.
     ///
     /// # Panics
     ///
-    /// When the capacity overflows, as with `Vec`.
+    /// If the capacity overflows, as with `Vec`.
     #[must_use]
     pub fn with_capacity(payload_len: usize) -> Self {
         Self::with_headroom(0, payload_len)
     }
 
-    /// An empty packet with room for a payload of `payload_len` bytes, and for `prepend_len` bytes in front of it.
+    /// An empty packet with room for a payload of `payload_len` bytes and for `prepend_len` bytes in front of it.
     pub(super) fn with_headroom(prepend_len: usize, payload_len: usize) -> Self {
         let headroom = HeaderFormat::MAX_LEN + prepend_len;
         let mut bytes = BytesMut::with_capacity(payload_len.saturating_add(headroom + Checksum::MAX_LEN));
@@ -103,16 +105,16 @@ impl PacketMut {
         Self { bytes, headroom }
     }
 
-    /// A packet over `bytes`, of which the first `headroom` are not payload.
+    /// A packet whose payload is `bytes` without the first `headroom` bytes.
     pub(super) fn from_parts(bytes: BytesMut, headroom: usize) -> Self {
         Self { bytes, headroom }
     }
 
-    /// Makes room for `additional` more bytes of payload.
+    /// Reserves room for `additional` more bytes of payload.
     ///
     /// # Panics
     ///
-    /// When the capacity overflows, as with `Vec`.
+    /// If the capacity overflows, as with `Vec`.
     pub fn reserve(&mut self, additional: usize) {
         self.bytes.reserve(additional.saturating_add(Checksum::MAX_LEN));
     }
@@ -123,7 +125,7 @@ impl PacketMut {
         &self.bytes[self.headroom..]
     }
 
-    /// The payload so far, to be changed in place: a length or a count that is known only at the end.
+    /// The payload so far, to change it in place. Use it to fill in a length or a count that is known only at the end.
     #[must_use]
     pub fn payload_mut(&mut self) -> &mut [u8] {
         &mut self.bytes[self.headroom..]
@@ -135,26 +137,26 @@ impl PacketMut {
         self.bytes.len() - self.headroom
     }
 
-    /// Whether nothing has been written.
+    /// Whether the payload is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Drops the payload and keeps its memory.
+    /// Removes the payload and keeps the memory for reuse.
     pub fn clear(&mut self) {
         self.bytes.truncate(self.headroom);
     }
 
-    /// The end of the payload as a [`BufMut`].
+    /// A [`BufMut`] that appends to the payload.
     ///
-    /// `PacketMut` is not a `BufMut` itself: that trait takes `unsafe` to implement, which this crate forbids.
+    /// `PacketMut` itself does not implement `BufMut`: that needs `unsafe`, which this crate forbids.
     ///
     /// ```
     /// use bytes::BufMut;
     /// # use pktconn_codec::PacketMut;
     /// let mut packet = PacketMut::new();
-    /// packet.buf_mut().put_u16(0x0102); // big-endian, as `BufMut` has it
+    /// packet.buf_mut().put_u16(0x0102); // `BufMut::put_u16` is big-endian
     /// assert_eq!(packet.payload(), [1, 2]);
     /// ```
     pub fn buf_mut(&mut self) -> impl BufMut + '_ {
@@ -186,10 +188,10 @@ impl PacketMut {
         self.bytes.put_slice(bytes);
     }
 
-    /// Puts bytes in front of the payload: an id, for instance.
+    /// Inserts bytes in front of the payload, for example an id.
     ///
-    /// A packet from [`Packet::into_mut`] that was copied has 16 free bytes there. Without enough room in front, this copies the
-    /// payload once and leaves as much room again.
+    /// If [`Packet::into_mut`] has copied the packet, 16 bytes are free in front of the payload. If there is not enough
+    /// room, this copies the payload once and leaves room to prepend as many bytes again.
     ///
     /// ```
     /// # use pktconn_codec::Packet;
@@ -200,30 +202,30 @@ impl PacketMut {
     /// ```
     pub fn prepend_bytes(&mut self, bytes: &[u8]) {
         if self.headroom < bytes.len() + HeaderFormat::MAX_LEN {
-            let mut roomy = Self::with_headroom(2 * bytes.len(), self.len());
-            roomy.write_bytes(self.payload());
-            *self = roomy;
+            let mut copy = Self::with_headroom(2 * bytes.len(), self.len());
+            copy.write_bytes(self.payload());
+            *self = copy;
         }
         self.headroom -= bytes.len();
         self.bytes[self.headroom..][..bytes.len()].copy_from_slice(bytes);
     }
 
-    variable_writes! {
+    var_writes! {
         write_var_bytes_u16, write_var_str_u16: u16;
         write_var_bytes_u32, write_var_str_u32: u32;
     }
 
-    /// Finishes the packet in the default framing: a `u32` little-endian header and no checksum.
+    /// Finishes the packet in the default format: a little-endian `u32` header and no checksum.
     ///
-    /// Sending over a connection of another framing puts that one around the payload instead, also without a copy of
-    /// its own. [`freeze_for`](Self::freeze_for) is worth it for a packet that goes out many times.
+    /// A connection with another format replaces header and checksum when it sends the packet, without an extra copy of
+    /// the payload. To send one packet many times in another format, use [`freeze_for`](Self::freeze_for).
     #[must_use]
     pub fn freeze(self) -> Packet {
         self.freeze_framed(Framing::default())
     }
 
-    /// Finishes the packet in the framing of `config`, its checksum included: a packet that is sent to many connections
-    /// of that framing is summed once, here.
+    /// Finishes the packet in the format of `config`. Use it for a packet that is sent to many connections with this
+    /// format: the checksum is computed once, here.
     #[must_use]
     pub fn freeze_for(self, config: &CodecConfig) -> Packet {
         self.freeze_framed(config.framing)
@@ -241,8 +243,8 @@ impl PacketMut {
                 self.bytes.put_slice(trailer.as_slice());
                 Packet::from_frame(self.bytes.freeze(), framing)
             }
-            // No room for this header in front of the payload, or no header that can say its length; sending builds
-            // the one beside the payload, and refuses the other.
+            // Either the headroom is too small for this header: sending then writes the header separately. Or the
+            // length field cannot hold the length: sending then returns the error.
             _ => self.bytes.split_off(self.headroom).into(),
         }
     }
@@ -254,7 +256,7 @@ impl Default for PacketMut {
     }
 }
 
-/// Appends; never fails.
+/// Appends to the payload; never fails.
 impl io::Write for PacketMut {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.write_bytes(bytes);
@@ -272,7 +274,7 @@ impl AsRef<[u8]> for PacketMut {
     }
 }
 
-/// Shows the length and the first 32 bytes.
+/// Shows the length and the first 32 bytes of the payload.
 impl fmt::Debug for PacketMut {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PacketMut")
@@ -294,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn freezing_frames_in_place_in_any_framing() {
+    fn freeze_for_writes_header_and_checksum_in_place_in_any_format() {
         let cases: [(CodecConfig, &[u8]); 4] = [
             (CodecConfig::new(), b"\x03\0\0\0\x3a\xbd\x40"),
             (CodecConfig::new().checksum(Checksum::Crc32), b"\x03\0\0\0\x3a\xbd\x40\xc0\x34\xcf\xa2"),
@@ -302,7 +304,7 @@ mod tests {
             (CodecConfig::new().header(HeaderFormat::U16Be), b"\0\x03\x3a\xbd\x40"),
         ];
         for (config, expected) in cases {
-            // Filled to the last byte of its capacity: the checksum must find room all the same.
+            // The payload fills the requested capacity: the checksum must still fit.
             let mut packet = PacketMut::with_capacity(3);
             packet.write_bytes(b"\x3a\xbd\x40");
             let address = packet.payload().as_ptr();
@@ -314,19 +316,19 @@ mod tests {
     }
 
     #[test]
-    fn a_new_packet_takes_a_line_of_the_cache() {
+    fn a_new_packet_allocates_one_cache_line() {
         assert_eq!(PacketMut::new().bytes.capacity(), 64);
     }
 
     #[test]
-    fn a_reserve_is_all_that_a_payload_and_its_checksum_need() {
+    fn one_reserve_is_enough_for_the_payload_and_its_checksum() {
         let mut packet = PacketMut::new();
         packet.reserve(1000);
         let capacity = packet.bytes.capacity();
         let least = packet.headroom + 1000 + Checksum::MAX_LEN;
         assert!((least..2 * least).contains(&capacity), "{capacity} bytes");
         packet.write_bytes(&[7; 1000]);
-        assert_eq!(packet.bytes.capacity(), capacity, "it grew once more");
+        assert_eq!(packet.bytes.capacity(), capacity, "the buffer was allocated again");
     }
 
     #[test]
@@ -335,12 +337,16 @@ mod tests {
         for _ in 0..200 {
             packet.write_u8(7);
             let spare = packet.bytes.capacity() - packet.bytes.len();
-            assert!(spare >= Checksum::MAX_LEN, "{spare} bytes behind {}", packet.len());
+            assert!(
+                spare >= Checksum::MAX_LEN,
+                "{spare} bytes of spare capacity after {} bytes",
+                packet.len()
+            );
         }
     }
 
     #[test]
-    fn as_a_writer_it_takes_all_bytes_at_once() {
+    fn as_a_writer_a_packet_accepts_all_bytes_at_once() {
         let mut packet = PacketMut::new();
         assert_eq!(packet.write(b"abc").unwrap(), 3);
         write!(packet, "{}", 12).unwrap();
@@ -357,23 +363,23 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "capacity overflow")]
-    fn a_capacity_of_more_than_any_memory_holds_panics() {
+    fn a_capacity_that_overflows_panics() {
         let _ = PacketMut::with_capacity(usize::MAX);
     }
 
     #[test]
     #[should_panic(expected = "capacity overflow")]
-    fn a_reserve_of_more_than_any_memory_holds_panics() {
+    fn a_reserve_that_overflows_panics() {
         PacketMut::new().reserve(usize::MAX);
     }
 
     #[test]
-    fn a_payload_that_no_header_can_announce_stays_whole() {
+    fn a_payload_that_exceeds_the_length_field_is_frozen_without_a_header() {
         let mut packet = PacketMut::new();
         packet.write_bytes(&[7; 65_536]);
         let (packet, bytes) = frame(packet, &CodecConfig::new().header(HeaderFormat::U16Le));
         assert_eq!(packet.len(), 65_536);
-        assert_eq!(bytes.len(), 65_536, "framed with a length that it does not have");
+        assert_eq!(bytes.len(), 65_536, "framed with a truncated length");
     }
 
     #[test]
@@ -386,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn a_string_that_its_prefix_cannot_hold_is_refused_whole() {
+    fn a_string_longer_than_its_prefix_can_hold_writes_nothing() {
         let mut packet = PacketMut::new();
         let long = "x".repeat(65_536);
         assert_eq!(packet.write_var_str_u16(&long), Err(WriteError::TooLong { len: 65_536, max: 65_535 }));
@@ -396,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn clear_empties_and_the_packet_can_be_written_anew() {
+    fn a_cleared_packet_can_be_written_again() {
         let mut packet = PacketMut::new();
         write!(packet, "{}", 12).unwrap();
         packet.clear();
