@@ -1,4 +1,4 @@
-//! Packets over blocking streams: anything that implements [`Read`] and [`Write`].
+//! Reads and writes packets over blocking streams: anything that implements [`Read`] or [`Write`].
 //!
 //! ```
 //! use std::io::BufReader;
@@ -27,31 +27,36 @@ use bytes::{Bytes, BytesMut};
 
 use crate::{CodecConfig, CodecError, FrameError, Packet, PacketCodec};
 
-/// The buffer for the first bytes of a payload. It doubles as bytes arrive.
-const FIRST_CHUNK: usize = 8 * 1024;
+/// The first buffer for a payload, in bytes. After that, the buffer doubles each time it is full. As large as in a
+/// `Framed`.
+const FIRST_CHUNK_LEN: usize = 8 * 1024;
 
 /// Reads one packet. Returns `None` if the stream ends before its first byte.
 ///
-/// It reads no byte beyond the frame, with one read for the header and one or more for the rest: wrap a socket in a
-/// [`BufReader`](io::BufReader). Memory grows with the bytes that arrive, whatever length the header announces.
+/// Wrap a socket in a [`BufReader`](io::BufReader): this function makes one read for the header and one or more for the
+/// rest. It reads no byte beyond the frame.
+///
+/// Memory grows with the bytes that arrive, not with the length that the header announces.
 ///
 /// # Errors
 ///
-/// [`CodecError::Frame`]: the payload exceeds the limit, the checksum does not match, or the stream ended inside the frame.
-/// [`CodecError::Io`]: the stream failed; this includes a read timeout. After any error, part of a frame may have been read: do not
-/// read from the stream again.
+/// - [`CodecError::Frame`]: the payload exceeds the limit, the checksum does not match, or the stream ended inside the
+///   frame.
+/// - [`CodecError::Io`]: the stream failed. This includes a read timeout.
+///
+/// Do not read from the stream after an error: part of a frame may have been read.
 pub fn read_packet(stream: &mut impl Read, config: &CodecConfig) -> Result<Option<Packet>, CodecError> {
     let mut codec = PacketCodec::new(*config);
     let header_len = config.header_format().header_len();
     let mut frame = Vec::with_capacity(header_len);
     read_up_to(stream, &mut frame, header_len)?;
     let Some(frame_len) = codec.frame_len(&frame)? else {
-        // The stream ended inside the header, or before it.
+        // The stream ended before the header or inside it.
         codec.decode_end(&frame)?;
         return Ok(None);
     };
     while frame.len() < frame_len {
-        let step = frame.len().max(FIRST_CHUNK).min(frame_len - frame.len());
+        let step = frame.len().max(FIRST_CHUNK_LEN).min(frame_len - frame.len());
         frame.reserve_exact(step);
         if read_up_to(stream, &mut frame, step)? < step {
             return Err(FrameError::Truncated { needed: frame_len, available: frame.len() }.into());
@@ -60,20 +65,20 @@ pub fn read_packet(stream: &mut impl Read, config: &CodecConfig) -> Result<Optio
     Ok(codec.decode_frame(&mut BytesMut::from(Bytes::from(frame)))?)
 }
 
-/// Appends up to `len` bytes to `buffer`, fewer only at the end of the stream. Returns their number.
+/// Appends `len` bytes to `buffer`, or fewer if the stream ends. Returns their number.
 fn read_up_to(stream: &mut impl Read, buffer: &mut Vec<u8>, len: usize) -> io::Result<usize> {
     stream.by_ref().take(len as u64).read_to_end(buffer)
 }
 
-/// Writes one packet. It writes the whole frame at once; it does not call [`flush`](Write::flush).
+/// Writes one packet with one call of [`write_all`](Write::write_all). It does not call [`flush`](Write::flush).
 ///
-/// A packet that was received in the same format, or made with [`PacketMut`](crate::PacketMut), is written from its own memory. Others
-/// are copied, header first, so that the frame is one write.
+/// If the packet was received in the same format, or frozen for it, the frame is written without a copy. Otherwise
+/// header, payload and checksum are first copied to one buffer.
 ///
 /// # Errors
 ///
-/// [`CodecError::Frame`]: the payload exceeds the limit; nothing was written. [`CodecError::Io`]: the stream failed; part of the frame
-/// may have been written.
+/// - [`CodecError::Frame`]: the payload exceeds the limit. Nothing was written.
+/// - [`CodecError::Io`]: the stream failed. Part of the frame may have been written.
 pub fn write_packet(
     stream: &mut impl Write,
     packet: impl Into<Packet>,

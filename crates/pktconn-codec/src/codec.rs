@@ -7,8 +7,8 @@
 //!    +-------> Failed <-----+     every later call: the same error
 //! ```
 //!
-//! A frame stays in the buffer until it is complete. So a reader can be dropped at any point without losing bytes, and a packet can
-//! keep its header.
+//! A frame stays in the buffer until it is complete. So a reader can be dropped at any point without losing bytes, and
+//! a packet can keep its header.
 //!
 //! The methods with `#[doc(hidden)]` are for `pktconn` and its tools. They can change in any release.
 
@@ -18,42 +18,43 @@ use crate::config::Framing;
 use crate::frame::{Frame, PartsFrame};
 use crate::{CodecConfig, FrameError, Packet};
 
-/// The largest number of packets to reserve a vector for by an estimate: 4 KiB of them. A first packet that is empty would make
-/// the estimate thousands.
-const MOST_LIKELY: usize = 64;
+/// The largest number of packets that `decode_many` reserves a vector for by an estimate: 4 KiB of `Packet`. Without
+/// this limit, an empty first packet would make the estimate thousands.
+const MAX_ESTIMATED_PACKETS: usize = 64;
 
 /// Decodes and encodes packets.
 ///
 /// Use it in three ways:
 ///
-/// - With the feature `tokio-util` (on by default) it is a `Decoder` of [`Packet`] and an `Encoder<Packet>`, for
-///   `tokio_util::codec::Framed`. The read buffer of a `Framed` then grows with the bytes that arrive, to at most twice as many
-///   plus 8 KiB, whatever length a header announces.
-/// - With I/O of your own: [`decode_frame`](Self::decode_frame), [`decode_end`](Self::decode_end) and
-///   [`encode_frame`](Self::encode_frame).
+/// - With `tokio_util::codec::Framed`: the codec is a `Decoder` of [`Packet`] and an `Encoder<Packet>`. This needs the
+///   feature `tokio-util`, which is on by default. The read buffer grows with the bytes that arrive: it holds at most
+///   twice as many plus 8 KiB, even if a header announces a larger frame.
 /// - With blocking I/O: the functions of [`blocking`](crate::blocking).
+/// - With any other I/O: [`decode_frame`](Self::decode_frame), [`decode_end`](Self::decode_end) and
+///   [`encode_frame`](Self::encode_frame).
 ///
 /// A decoded packet is a slice of the read buffer: nothing is copied.
 ///
-/// After an error the decoder no longer knows where a frame begins: every later call returns the same error.
+/// After an error the decoder no longer knows where a frame begins, so every later call returns the same error.
 // Small, because each connection has one.
 #[derive(Clone, Debug)]
 pub struct PacketCodec {
     config: CodecConfig,
-    /// Derived from `config`, because each frame needs it.
+    /// This and `overhead_len` follow from `config`, but every frame needs them.
     payload_limit: u32,
+    /// The length of header and checksum together, in bytes.
     overhead_len: u8,
     state: State,
 }
 
 #[derive(Clone, Debug, Default)]
 enum State {
+    /// Waits for the header of the next frame.
     #[default]
     Head,
-    Body {
-        frame_len: usize,
-    },
-    /// Boxed, because few streams fail.
+    /// Waits for the rest of a frame whose header is complete.
+    Body { frame_len: usize },
+    /// Boxed to keep the codec small: few streams fail.
     Failed(Box<FrameError>),
 }
 
@@ -83,7 +84,7 @@ impl PacketCodec {
     /// # Errors
     ///
     /// [`FrameError::PayloadTooLarge`] or [`FrameError::ChecksumMismatch`]; every later call returns the same error.
-    // Inlined, so that the packet stays in registers: passing it through memory makes decoding half as expensive again.
+    // Inlined to keep the packet in registers: passing it through memory makes decoding 1.5 times as expensive.
     #[inline(always)]
     pub fn decode_frame(&mut self, src: &mut BytesMut) -> Result<Option<Packet>, FrameError> {
         match self.complete_frame_len(src) {
@@ -95,13 +96,13 @@ impl PacketCodec {
         }
     }
 
-    /// Moves up to `limit` packets from the front of `src` to `packets`. Returns their number: 0 while the first frame is
-    /// incomplete.
+    /// Moves up to `limit` packets from the front of `src` to `packets`. Returns their number: 0 while the first frame
+    /// is incomplete.
     ///
     /// # Errors
     ///
-    /// The errors of `decode_frame`, if the first frame is bad. If a later one is, this returns the packets before it, and the
-    /// next call returns the error.
+    /// The errors of `decode_frame`, if the first frame is invalid. If a later frame is invalid, this returns the
+    /// packets before it, and the next call returns the error.
     #[doc(hidden)]
     #[inline]
     pub fn decode_many(
@@ -115,16 +116,16 @@ impl PacketCodec {
             match self.decode_frame(src) {
                 Ok(Some(packet)) => {
                     if packets.len() == packets.capacity() {
-                        // As many as `src` holds if the rest have the average length so far. A vector that doubles would be
-                        // copied at each step, for every batch of a caller that does not keep the vector.
-                        let taken_len = (len_before - src.len()) / (count + 1);
-                        let likely = src.len() / taken_len.max(1) + 1;
-                        packets.reserve(likely.min(limit - count).min(MOST_LIKELY));
+                        // Reserves once for all packets in `src`, if they have the average length so far. A vector that
+                        // doubles would be copied several times per batch, if the caller passes a new vector each time.
+                        let average_len = (len_before - src.len()) / (count + 1);
+                        let estimate = src.len() / average_len.max(1) + 1;
+                        packets.reserve(estimate.min(limit - count).min(MAX_ESTIMATED_PACKETS));
                     }
                     packets.push(packet);
                 }
                 Ok(None) => break,
-                // The state holds it for the next call.
+                // The state keeps the error for the next call.
                 Err(_) if count > 0 => break,
                 Err(error) => return Err(error),
             }
@@ -133,8 +134,8 @@ impl PacketCodec {
         Ok(count)
     }
 
-    /// The payload of the first packet in `src` and the length of its frame, or `None` while the frame is incomplete. Nothing is
-    /// copied or kept, so `src` can be any memory. Call it next with the bytes behind this frame.
+    /// The payload of the first packet in `src` and the length of its frame, or `None` while the frame is incomplete.
+    /// Nothing is copied or kept, so `src` can be any memory. Call it next with the bytes after this frame.
     ///
     /// # Errors
     ///
@@ -153,8 +154,8 @@ impl PacketCodec {
         }
     }
 
-    /// The length of the frame at the front of `bytes` once it is complete. The caller must then remove it. The state remembers
-    /// the length of an incomplete frame.
+    /// The length of the frame at the front of `bytes` once it is complete and verified. The caller must then remove it.
+    /// The state remembers the length of an incomplete frame.
     #[inline(always)]
     fn complete_frame_len(&mut self, bytes: &[u8]) -> Result<Option<usize>, FrameError> {
         let frame_len = match self.state {
@@ -179,11 +180,12 @@ impl PacketCodec {
         }
     }
 
-    /// Checks the end of the stream: `src` holds the bytes that are left after `decode_frame` has returned `None`.
+    /// Checks that the stream ended between two frames. Call it at the end of the stream, after `decode_frame` has
+    /// returned `None`; `src` contains the bytes that are left.
     ///
     /// # Errors
     ///
-    /// [`FrameError::Truncated`] if the stream ended inside a frame, or the error that an earlier call has returned.
+    /// [`FrameError::Truncated`] if the stream ended inside a frame, or the error that an earlier call returned.
     pub fn decode_end(&mut self, src: &[u8]) -> Result<(), FrameError> {
         let needed = match &self.state {
             State::Head if src.is_empty() => return Ok(()),
@@ -220,22 +222,24 @@ impl PacketCodec {
         }
     }
 
-    /// How much memory to reserve behind `src` for the rest of an incomplete frame, in bytes; 0 while its header is incomplete.
+    /// How much memory to reserve after `src` for the rest of an incomplete frame, in bytes; 0 while its header is
+    /// incomplete.
     ///
-    /// Never more than is missing. Up to that, at least `at_least` and at most `src.len() + 2 * at_least`. A buffer that grows
-    /// by these steps doubles each time and ends exactly at the frame's length.
+    /// The result is between `at_least` and `src.len() + 2 * at_least`, but never more than is missing. A buffer that
+    /// grows by these steps doubles each time, and its last step ends exactly at the length of the frame.
     #[doc(hidden)]
     #[must_use]
     pub fn room(&self, src: &[u8], at_least: usize) -> usize {
         let State::Body { frame_len } = self.state else { return 0 };
         let least = src.len().saturating_add(at_least);
         let Some(ratio) = frame_len.checked_div(least) else { return 0 };
-        // The frame's length, halved as long as the result is still large enough.
+        // Halves the length of the frame as long as the result is still at least `least`.
         let target = frame_len >> ratio.checked_ilog2().unwrap_or(0);
         target.saturating_sub(src.len())
     }
 
-    /// Appends the frame of `packet` to `dst`. A packet that was received in the same format is copied as it is, not encoded again.
+    /// Appends the frame of `packet` to `dst`. A packet that was received in the same format is copied with its header
+    /// and checksum, not encoded again.
     ///
     /// # Errors
     ///
@@ -261,7 +265,7 @@ impl PacketCodec {
     ///
     /// # Errors
     ///
-    /// [`FrameError::PayloadTooLarge`] if they exceed the limit.
+    /// [`FrameError::PayloadTooLarge`] if the parts together exceed the limit.
     #[doc(hidden)]
     pub fn frame_of_parts<'a>(&self, parts: &'a [Bytes]) -> Result<PartsFrame<'a>, FrameError> {
         PartsFrame::new(parts, self.config.framing, self.payload_limit as usize)
@@ -271,13 +275,13 @@ impl PacketCodec {
     ///
     /// # Errors
     ///
-    /// [`FrameError::PayloadTooLarge`] if it exceeds the limit; `dst` is unchanged.
+    /// [`FrameError::PayloadTooLarge`] if `payload` exceeds the limit; `dst` is unchanged.
     #[doc(hidden)]
     #[inline]
     pub fn encode_payload(&self, payload: &[u8], dst: &mut BytesMut) -> Result<(), FrameError> {
         let (len, max) = (payload.len(), self.payload_limit as usize);
         let Framing { header, checksum } = self.config.framing;
-        // The length field can hold the limit.
+        // The length field can always hold the limit, so a missing header also means that the limit is exceeded.
         let Some(head) = header.encode_len(len).filter(|_| len <= max) else {
             return Err(FrameError::PayloadTooLarge { len, max });
         };
@@ -288,11 +292,12 @@ impl PacketCodec {
         Ok(())
     }
 
-    /// The length of the frame at the front of `src`, with header and checksum. `None` while its header is incomplete.
+    /// The length of the frame at the front of `src`, including header and checksum. `None` while the header is
+    /// incomplete.
     ///
     /// # Errors
     ///
-    /// [`FrameError::PayloadTooLarge`] if it announces a payload over the limit.
+    /// [`FrameError::PayloadTooLarge`] if the header announces a payload over the limit.
     #[doc(hidden)]
     #[inline]
     pub fn frame_len(&self, src: &[u8]) -> Result<Option<usize>, FrameError> {
@@ -301,7 +306,7 @@ impl PacketCodec {
         if len > max {
             return Err(FrameError::PayloadTooLarge { len, max });
         }
-        // Saturates only on 32-bit targets, at a length that no buffer there can reach.
+        // Saturates only on 32-bit targets, where no buffer can be so long.
         Ok(Some(len.saturating_add(self.overhead_len.into())))
     }
 

@@ -1,4 +1,5 @@
-//! The frame of a packet: its bytes on the wire, without a copy of the payload.
+//! The bytes of a packet on the wire, without a copy of the payload: `Frame` for a packet, `PartsFrame` for a payload in
+//! several parts.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -8,19 +9,19 @@ use crate::{FrameError, Packet};
 
 /// The bytes of one packet on the wire: `head`, `body` and `tail`.
 ///
-/// The body is part of the packet's own memory. If the packet was received or made in the same format, the body includes the header and
-/// the checksum, and head and tail are empty.
+/// The body borrows the memory of the packet. If the packet was received or frozen in the same format, the body also
+/// contains the header and the checksum, and head and tail are empty.
 pub struct Frame<'a> {
     head: InlineBytes,
     body: &'a [u8],
     tail: InlineBytes,
     packet: &'a Packet,
-    /// The length of all three.
+    /// The length of head, body and tail together, in bytes.
     len: usize,
 }
 
 impl<'a> Frame<'a> {
-    /// The frame of `packet`, if its payload has at most `max` bytes.
+    /// The frame of `packet`. Fails if the payload is longer than `max` bytes.
     #[inline]
     pub(crate) fn new(packet: &'a Packet, framing: Framing, max: usize) -> Result<Self, FrameError> {
         let len = packet.len();
@@ -28,34 +29,35 @@ impl<'a> Frame<'a> {
             return Err(FrameError::PayloadTooLarge { len, max });
         }
         if packet.framing() == Some(framing) {
-            return Ok(Self::of_parts(
+            return Ok(Self::from_parts(
                 InlineBytes::default(),
                 packet.bytes(),
                 InlineBytes::default(),
                 packet,
             ));
         }
-        Self::around(packet, framing).ok_or(FrameError::PayloadTooLarge { len, max })
+        Self::reframed(packet, framing).ok_or(FrameError::PayloadTooLarge { len, max })
     }
 
-    /// The frame of a packet that is not in this format yet. `None` if the length field cannot hold its length.
-    fn around(packet: &'a Packet, framing: Framing) -> Option<Self> {
-        let (len, owner) = (packet.len(), packet.bytes());
+    /// The frame of a packet that is not framed in this format. `None` if the length field cannot hold its length.
+    fn reframed(packet: &'a Packet, framing: Framing) -> Option<Self> {
+        let (len, bytes) = (packet.len(), packet.bytes());
         Some(match packet.framing() {
             Some(present) if present.header == framing.header => {
-                let body = &owner[..present.header.header_len() + len];
-                Self::of_parts(InlineBytes::default(), body, framing.checksum.trailer([body]), packet)
+                // Only the checksum differs: the header is reused.
+                let body = &bytes[..present.header.header_len() + len];
+                Self::from_parts(InlineBytes::default(), body, framing.checksum.trailer([body]), packet)
             }
             _ => {
                 let head = framing.header.encode_len(len)?;
                 let body = packet.payload();
-                Self::of_parts(head, body, framing.checksum.trailer([head.as_slice(), body]), packet)
+                Self::from_parts(head, body, framing.checksum.trailer([head.as_slice(), body]), packet)
             }
         })
     }
 
     #[inline]
-    fn of_parts(head: InlineBytes, body: &'a [u8], tail: InlineBytes, packet: &'a Packet) -> Self {
+    fn from_parts(head: InlineBytes, body: &'a [u8], tail: InlineBytes, packet: &'a Packet) -> Self {
         let len = head.as_slice().len() + body.len() + tail.as_slice().len();
         Self { head, body, tail, packet, len }
     }
@@ -75,27 +77,27 @@ impl<'a> Frame<'a> {
         self.len
     }
 
-    /// The bytes before the body: the header, or nothing.
+    /// The header, or nothing if the body contains it.
     #[must_use]
     #[inline]
     pub fn head(&self) -> &[u8] {
         self.head.as_slice()
     }
 
-    /// The payload, with header and checksum if these are next to it in memory.
+    /// The payload, with the header and the checksum of the packet as far as they can be reused.
     #[must_use]
     #[inline]
     pub fn body(&self) -> &'a [u8] {
         self.body
     }
 
-    /// The body, sharing the packet's memory.
+    /// The body as `Bytes`, without a copy.
     #[must_use]
     pub fn body_bytes(&self) -> Bytes {
         self.packet.bytes().slice_ref(self.body)
     }
 
-    /// The bytes after the body: the checksum, or nothing.
+    /// The checksum, or nothing if the body contains it or there is none.
     #[must_use]
     #[inline]
     pub fn tail(&self) -> &[u8] {
@@ -105,7 +107,7 @@ impl<'a> Frame<'a> {
     /// Appends the whole frame to `buffer`.
     #[inline]
     pub fn put_into(&self, buffer: &mut BytesMut) {
-        // A packet that is forwarded as it came has only a body.
+        // A packet that is forwarded in the same format has only a body.
         if self.body.len() == self.len {
             return buffer.extend_from_slice(self.body);
         }
@@ -116,24 +118,24 @@ impl<'a> Frame<'a> {
     }
 }
 
-/// The frame of a payload in several parts.
+/// The bytes on the wire of a packet whose payload is in several parts.
 pub struct PartsFrame<'a> {
     head: InlineBytes,
     parts: &'a [Bytes],
     tail: InlineBytes,
-    /// The length of head, parts and tail.
+    /// The length of head, parts and tail together, in bytes.
     len: usize,
 }
 
 impl<'a> PartsFrame<'a> {
-    /// The frame of the joined `parts`, if they have at most `max` bytes.
+    /// The frame of `parts`. Fails if they have more than `max` bytes together.
     pub(crate) fn new(parts: &'a [Bytes], framing: Framing, max: usize) -> Result<Self, FrameError> {
         let len = parts.iter().map(Bytes::len).fold(0, usize::saturating_add);
         let Some(head) = framing.header.encode_len(len).filter(|_| len <= max) else {
             return Err(FrameError::PayloadTooLarge { len, max });
         };
-        let summed = std::iter::once(head.as_slice()).chain(parts.iter().map(|part| &part[..]));
-        let tail = framing.checksum.trailer(summed);
+        let covered = std::iter::once(head.as_slice()).chain(parts.iter().map(|part| &part[..]));
+        let tail = framing.checksum.trailer(covered);
         Ok(Self { head, parts, tail, len: framing.overhead_len() + len })
     }
 
@@ -152,13 +154,13 @@ impl<'a> PartsFrame<'a> {
         self.tail.put_into(buffer);
     }
 
-    /// The frame in pieces: parts of at least `shared_from` bytes are shared, everything else is copied.
+    /// The frame in pieces. Parts of at least `min_shared_len` bytes are shared, everything else is copied.
     #[must_use]
-    pub fn pieces(&self, shared_from: usize) -> Vec<Bytes> {
+    pub fn pieces(&self, min_shared_len: usize) -> Vec<Bytes> {
         let (mut pieces, mut copied) = (Vec::new(), BytesMut::new());
         copied.extend_from_slice(self.head.as_slice());
         for part in self.parts {
-            if part.len() < shared_from {
+            if part.len() < min_shared_len {
                 copied.extend_from_slice(part);
                 continue;
             }

@@ -1,13 +1,13 @@
-//! The codec in `tokio_util::codec::Framed`.
+//! Implements `Decoder` and `Encoder` of tokio-util, for `tokio_util::codec::Framed`.
 
 use bytes::BytesMut;
 use tokio_util::codec::{Decoder, Encoder};
 
 use crate::{CodecError, Packet, PacketCodec};
 
-/// Room for the first bytes of an incomplete frame; after that, the buffer grows with the bytes that arrive. `Framed`'s own first
-/// buffer has this size (tokio-util 0.7).
-const FIRST_CHUNK: usize = 8 * 1024;
+/// The largest room for the first bytes of an incomplete frame; after that, the buffer grows with the bytes that arrive.
+/// The same as the first read buffer of a `Framed` in tokio-util 0.7.
+const FIRST_CHUNK_LEN: usize = 8 * 1024;
 
 impl Decoder for PacketCodec {
     type Item = Packet;
@@ -16,9 +16,9 @@ impl Decoder for PacketCodec {
     #[inline]
     fn decode(&mut self, src: &mut BytesMut) -> Result<Option<Packet>, CodecError> {
         let packet = self.decode_frame(src)?;
-        // Only a full buffer grows.
+        // `Framed` fills the buffer before it needs more room. Half a chunk, because `room` may return twice as much.
         if packet.is_none() && src.capacity() == src.len() {
-            src.reserve(self.room(src, FIRST_CHUNK / 2));
+            src.reserve(self.room(src, FIRST_CHUNK_LEN / 2));
         }
         Ok(packet)
     }
@@ -31,7 +31,8 @@ impl Decoder for PacketCodec {
     }
 }
 
-/// The only `Encoder`, so that `Framed::flush`, `close` and `split` need no type annotation. Bytes are sent by `Packet::from`.
+/// To send bytes or text, convert them with `Packet::from`.
+// The only `Encoder` impl: with a second one, `Framed::flush`, `close` and `split` would need type annotations.
 impl Encoder<Packet> for PacketCodec {
     type Error = CodecError;
 

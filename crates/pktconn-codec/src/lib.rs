@@ -7,18 +7,19 @@
 //! +----------------+---------------------+------------------------+
 //! ```
 //!
-//! - `length` counts the payload alone; 0 is a legal packet.
-//! - The checksum is CRC-32 (IEEE, as in zlib) over the length field and the payload. Both sides configure it; nothing
-//!   on the wire announces it.
-//! - Other length fields ([`HeaderFormat`]) speak to peers that are not Go.
+//! - `length` is the length of the payload only. Empty packets are valid.
+//! - The checksum is CRC-32 (IEEE, as in zlib) of the length field and the payload. It is off by default. Both sides must
+//!   use the same setting: nothing on the wire announces it.
+//! - [`HeaderFormat`] selects other length fields, for example for Erlang peers.
 //!
-//! The crate does no I/O and has no clock and no task. Use it in one of these ways:
+//! The crate opens no sockets and starts no tasks. Use it in one of three ways:
 //!
-//! - [`PacketCodec`] in a `tokio_util::codec::Framed`, as below (feature `tokio-util`, on by default);
-//! - [`blocking::read_packet`] and [`blocking::write_packet`] over `std::io` streams;
-//! - [`PacketCodec::decode_frame`] and [`PacketCodec::encode_frame`] with any other I/O. The example `smol` does that.
+//! - With tokio: [`PacketCodec`] in a `tokio_util::codec::Framed`, as below. This needs the feature `tokio-util`, which is
+//!   on by default.
+//! - With blocking streams: [`blocking::read_packet`] and [`blocking::write_packet`].
+//! - With other runtimes: [`PacketCodec::decode_frame`] and [`PacketCodec::encode_frame`]. See `examples/smol.rs`.
 //!
-//! Without the feature `tokio-util` no part of tokio is compiled. The crate `pktconn` has connections, servers and clients.
+//! Without default features, no part of tokio is compiled. The crate `pktconn` adds connections, servers and clients.
 //!
 //! # In a `Framed`
 //!
@@ -76,7 +77,7 @@ pub mod blocking;
 mod error;
 pub use error::{CodecError, FrameError, ReadError, WriteError};
 
-/// The example of the README compiles.
+/// Compiles the examples of the README as doctests.
 #[cfg(all(doctest, feature = "tokio-util"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

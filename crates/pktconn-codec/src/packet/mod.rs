@@ -6,8 +6,8 @@
 //!                          ^ position
 //! ```
 //!
-//! A received packet is a slice of the read buffer that includes its header and checksum. So it can be forwarded without
-//! encoding it again. `read` contains the typed reads, `write` contains the mutable `PacketMut`.
+//! A received packet is a slice of the read buffer that includes its header and checksum. So it can be forwarded
+//! without encoding it again. `read` contains the typed reads, `write` contains the mutable `PacketMut`.
 
 mod read;
 
@@ -26,8 +26,8 @@ const PREPEND_ROOM: usize = 16;
 
 /// A packet: an immutable payload and a read cursor.
 ///
-/// - Make one with [`PacketMut`], or with `Packet::from`. From `Bytes`, `Vec<u8>`, `String` or `&'static [u8]` this copies
-///   nothing; from `&str` it copies the text.
+/// - Make one with [`PacketMut`], or with `Packet::from`. From `Bytes`, `Vec<u8>`, `String` or `&'static [u8]` this
+///   copies nothing; from `&str` it copies the text.
 /// - Read it with the typed `read_*` methods (little-endian, checked), as a [`Buf`], or as a slice with
 ///   [`payload`](Self::payload).
 /// - Clones share the bytes; each clone has its own cursor.
@@ -40,8 +40,8 @@ pub struct Packet {
     bytes: Bytes,
     /// The format of the header and checksum in `bytes`; `None` if `bytes` is only the payload.
     framing: Option<Framing>,
-    /// The lengths of the header and the checksum in `bytes`. They follow from `framing`, but every access to the payload
-    /// needs them.
+    /// The lengths of the header and the checksum in `bytes`. They follow from `framing`, but every access to the
+    /// payload needs them.
     header_len: u8,
     trailer_len: u8,
     /// The cursor, in bytes from the start of the payload. Never beyond its end.
