@@ -1,6 +1,6 @@
-//! An echo server and a client on the smol runtime: the codec with I/O of your own.
+//! An echo server and a client on the smol runtime. Shows how to use the codec without tokio.
 //!
-//! `cargo run -p pktconn-codec --example smol`
+//! Run it with `cargo run -p pktconn-codec --example smol`.
 
 use std::io;
 
@@ -9,19 +9,22 @@ use pktconn_codec::{Packet, PacketCodec};
 use smol::io::{AsyncReadExt, AsyncWriteExt};
 use smol::net::{TcpListener, TcpStream};
 
-/// A connection of packets: the codec and two buffers.
-struct Packets {
+/// Sends and receives packets over a TCP stream.
+struct PacketStream {
     stream: TcpStream,
     codec: PacketCodec,
+    /// The bytes that are received and not decoded yet.
     received: BytesMut,
+    /// The frame to send. Kept to reuse its memory.
     frame: BytesMut,
 }
 
-impl Packets {
+impl PacketStream {
     fn new(stream: TcpStream) -> Self {
         Self { stream, codec: PacketCodec::default(), received: BytesMut::new(), frame: BytesMut::new() }
     }
 
+    /// Receives the next packet. Returns `None` if the peer has closed the stream between two packets.
     async fn recv(&mut self) -> io::Result<Option<Packet>> {
         loop {
             if let Some(packet) = self.codec.decode_frame(&mut self.received).map_err(io::Error::other)? {
@@ -49,14 +52,14 @@ fn main() -> io::Result<()> {
         let addr = listener.local_addr()?;
         let server = smol::spawn(async move {
             let (stream, _) = listener.accept().await?;
-            let mut packets = Packets::new(stream);
+            let mut packets = PacketStream::new(stream);
             while let Some(packet) = packets.recv().await? {
                 packets.send(&packet).await?;
             }
             io::Result::Ok(())
         });
 
-        let mut packets = Packets::new(TcpStream::connect(addr).await?);
+        let mut packets = PacketStream::new(TcpStream::connect(addr).await?);
         packets.send(&"hello".into()).await?;
         let reply = packets.recv().await?.ok_or(io::ErrorKind::UnexpectedEof)?;
         println!("{}", String::from_utf8_lossy(reply.payload()));

@@ -76,8 +76,8 @@ impl PacketCodec {
         &self.config
     }
 
-    /// Removes the first packet from the front of `src`. Returns `None` while its frame is incomplete: append more bytes to
-    /// `src` and call again.
+    /// Removes the first packet from the front of `src`. Returns `None` while its frame is incomplete: append more bytes
+    /// to `src` and call again.
     ///
     /// This never reserves memory in `src`.
     ///
@@ -154,8 +154,8 @@ impl PacketCodec {
         }
     }
 
-    /// The length of the frame at the front of `bytes` once it is complete and verified. The caller must then remove it.
-    /// The state remembers the length of an incomplete frame.
+    /// The length of the frame at the front of `bytes` once it is complete and verified. The caller must then remove
+    /// it. The state remembers the length of an incomplete frame.
     #[inline(always)]
     fn complete_frame_len(&mut self, bytes: &[u8]) -> Result<Option<usize>, FrameError> {
         let frame_len = match self.state {

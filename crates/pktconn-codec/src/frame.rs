@@ -1,5 +1,5 @@
-//! The bytes of a packet on the wire, without a copy of the payload: `Frame` for a packet, `PartsFrame` for a payload in
-//! several parts.
+//! The bytes of a packet on the wire, without a copy of the payload: `Frame` for a packet, `PartsFrame` for a payload
+//! in several parts.
 
 use bytes::{BufMut, Bytes, BytesMut};
 

@@ -5,8 +5,8 @@ use tokio_util::codec::{Decoder, Encoder};
 
 use crate::{CodecError, Packet, PacketCodec};
 
-/// The largest room for the first bytes of an incomplete frame; after that, the buffer grows with the bytes that arrive.
-/// The same as the first read buffer of a `Framed` in tokio-util 0.7.
+/// The room for the first bytes of an incomplete frame. After that, the buffer grows with the bytes that arrive. The
+/// first read buffer of a `Framed` has the same size (tokio-util 0.7).
 const FIRST_CHUNK_LEN: usize = 8 * 1024;
 
 impl Decoder for PacketCodec {

@@ -1,5 +1,4 @@
-//! Packets to bytes and back: length-prefixed framing with an optional CRC-32, wire-compatible with the Go library
-//! `pktconn`.
+//! Encodes and decodes length-prefixed packets with an optional CRC-32. Wire-compatible with the Go library `pktconn`.
 //!
 //! ```text
 //! +----------------+---------------------+------------------------+
@@ -8,14 +7,14 @@
 //! ```
 //!
 //! - `length` is the length of the payload only. Empty packets are valid.
-//! - The checksum is CRC-32 (IEEE, as in zlib) of the length field and the payload. It is off by default. Both sides must
-//!   use the same setting: nothing on the wire announces it.
+//! - The checksum is CRC-32 (IEEE, as in zlib) of the length field and the payload. It is off by default. Both sides
+//!   must use the same setting: nothing on the wire announces it.
 //! - [`HeaderFormat`] selects other length fields, for example for Erlang peers.
 //!
 //! The crate opens no sockets and starts no tasks. Use it in one of three ways:
 //!
-//! - With tokio: [`PacketCodec`] in a `tokio_util::codec::Framed`, as below. This needs the feature `tokio-util`, which is
-//!   on by default.
+//! - With tokio: [`PacketCodec`] in a `tokio_util::codec::Framed`, as below. This needs the feature `tokio-util`, which
+//!   is on by default.
 //! - With blocking streams: [`blocking::read_packet`] and [`blocking::write_packet`].
 //! - With other runtimes: [`PacketCodec::decode_frame`] and [`PacketCodec::encode_frame`]. See `examples/smol.rs`.
 //!
