@@ -76,8 +76,8 @@ impl PacketCodec {
         &self.config
     }
 
-    /// Removes the first packet from the front of `src`. Returns `None` while its frame is incomplete: append more bytes
-    /// to `src` and call again.
+    /// Removes the first packet from the front of `src`. Returns `None` while its frame is incomplete: then append more
+    /// bytes to `src` and call again.
     ///
     /// This never reserves memory in `src`.
     ///

@@ -1,4 +1,4 @@
-//! `blocking::read_packet` and `write_packet` against byte literals.
+//! Tests `blocking::read_packet` and `blocking::write_packet` against byte literals.
 
 use std::io::{self, Cursor, Read, Write};
 
@@ -8,13 +8,13 @@ use pktconn_codec::{Checksum, CodecConfig, CodecError, FrameError, HeaderFormat,
 /// Two packets, "hi" and an empty one.
 const STREAM: &[u8] = b"\x02\0\0\0hi\0\0\0\0";
 
-/// Gives one byte a read, and is interrupted before each.
-struct Drip<'a> {
+/// Returns one byte per read, and `Interrupted` before each byte.
+struct InterruptedReader<'a> {
     bytes: &'a [u8],
     is_interrupted: bool,
 }
 
-impl Read for Drip<'_> {
+impl Read for InterruptedReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.is_interrupted = !self.is_interrupted;
         if self.is_interrupted {
@@ -27,19 +27,19 @@ impl Read for Drip<'_> {
 
 /// Counts the calls of `write`.
 #[derive(Default)]
-struct Writes {
+struct CountingWriter {
     count: usize,
     bytes: Vec<u8>,
 }
 
-impl Write for Writes {
+impl Write for CountingWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.count += 1;
         self.bytes.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        panic!("nobody asked for a flush")
+        panic!("`write_packet` called `flush`")
     }
 }
 
@@ -51,7 +51,7 @@ fn truncated(error: CodecError) -> (usize, usize) {
 }
 
 #[test]
-fn packets_are_read_one_by_one_and_no_byte_beyond_them() {
+fn read_packet_reads_no_byte_beyond_the_frame() {
     let config = CodecConfig::new();
     let mut stream = Cursor::new(STREAM);
     assert_eq!(read_packet(&mut stream, &config).unwrap(), Some(b"hi".into()));
@@ -61,9 +61,9 @@ fn packets_are_read_one_by_one_and_no_byte_beyond_them() {
 }
 
 #[test]
-fn a_stream_that_drips_and_is_interrupted_gives_the_same_packets() {
+fn short_and_interrupted_reads_return_the_same_packets() {
     let config = CodecConfig::new();
-    let mut stream = Drip { bytes: STREAM, is_interrupted: false };
+    let mut stream = InterruptedReader { bytes: STREAM, is_interrupted: false };
     assert_eq!(read_packet(&mut stream, &config).unwrap(), Some(b"hi".into()));
     assert_eq!(read_packet(&mut stream, &config).unwrap(), Some(Packet::default()));
     assert_eq!(read_packet(&mut stream, &config).unwrap(), None);
@@ -80,35 +80,35 @@ fn a_stream_that_ends_inside_a_frame_is_truncated() {
 
 #[test]
 fn a_header_alone_commits_no_memory() {
-    // 32 MiB are announced, and 10,000 bytes arrive.
+    // The header announces 32 MiB, but only 10,000 bytes arrive.
     let mut stream = (32_u32 << 20).to_le_bytes().to_vec();
     stream.resize(10_004, 7);
-    let mut stream = ReadSizes { bytes: &stream, largest: 0 };
+    let mut stream = BufferLenRecorder { bytes: &stream, largest_len: 0 };
     let error = read_packet(&mut stream, &CodecConfig::new()).unwrap_err();
     assert_eq!(truncated(error), ((32 << 20) + 4, 10_004));
-    assert!(stream.largest <= 16 * 1024, "a read into {} bytes", stream.largest);
+    assert!(stream.largest_len <= 16 * 1024, "read into a buffer of {} bytes", stream.largest_len);
 }
 
-/// Records the largest buffer that a read was offered.
-struct ReadSizes<'a> {
+/// Records the length of the largest buffer passed to `read`.
+struct BufferLenRecorder<'a> {
     bytes: &'a [u8],
-    largest: usize,
+    largest_len: usize,
 }
 
-impl Read for ReadSizes<'_> {
+impl Read for BufferLenRecorder<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.largest = self.largest.max(buffer.len());
+        self.largest_len = self.largest_len.max(buffer.len());
         self.bytes.read(buffer)
     }
 }
 
 #[test]
-fn a_payload_over_the_limit_is_refused_in_both_directions() {
+fn a_payload_over_the_limit_is_rejected_in_both_directions() {
     let config = CodecConfig::new().max_payload_len(1);
     let too_large =
         |error| matches!(error, CodecError::Frame(FrameError::PayloadTooLarge { len: 2, max: 1 }));
     assert!(too_large(read_packet(&mut &STREAM[..4], &config).unwrap_err()));
-    let mut written = Writes::default();
+    let mut written = CountingWriter::default();
     assert!(too_large(write_packet(&mut written, "hi", &config).unwrap_err()));
     assert_eq!(written.count, 0);
 }
@@ -122,12 +122,12 @@ fn a_frame_is_one_write_in_every_format() {
             packet.write_bytes(b"made");
             let packets = [Packet::from("text"), packet.freeze(), Packet::from(vec![7; 40_000])];
             for packet in packets {
-                let mut written = Writes::default();
+                let mut written = CountingWriter::default();
                 write_packet(&mut written, packet.clone(), &config).unwrap();
                 assert_eq!(written.count, 1);
                 let received = read_packet(&mut &written.bytes[..], &config).unwrap().unwrap();
                 assert_eq!(received, packet, "{config:?}");
-                let mut forwarded = Writes::default();
+                let mut forwarded = CountingWriter::default();
                 write_packet(&mut forwarded, received, &config).unwrap();
                 assert!((forwarded.count, forwarded.bytes) == (1, written.bytes));
             }
@@ -145,7 +145,7 @@ fn a_wrong_checksum_is_an_error() {
 }
 
 #[test]
-fn an_error_of_the_stream_comes_through() {
+fn an_error_of_the_stream_is_returned() {
     struct TimesOut;
     impl Read for TimesOut {
         fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {

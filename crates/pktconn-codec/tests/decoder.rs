@@ -531,7 +531,7 @@ async fn typed_values_cross_a_framed_and_come_back() {
         let ((), (), replies) = tokio::try_join!(ask, echoed, replies).unwrap();
         assert_eq!(replies.len(), values.len(), "{config:?}");
         for (value, mut reply) in values.iter().zip(replies) {
-            assert_eq!(value.read_alike(&mut reply).as_ref(), Ok(value), "{config:?}");
+            assert_eq!(value.read_same_type(&mut reply).as_ref(), Ok(value), "{config:?}");
         }
     }
 }

@@ -257,7 +257,7 @@ proptest! {
         prop_assert_eq!(end, Ok(()));
         for mut packet in received.into_iter().chain([sent]) {
             for value in &values {
-                prop_assert_eq!(value.read_alike(&mut packet), Ok(value.clone()));
+                prop_assert_eq!(value.read_same_type(&mut packet), Ok(value.clone()));
             }
             prop_assert!(packet.unread().is_empty());
             prop_assert_eq!(packet.position(), packet.len());
@@ -289,7 +289,7 @@ proptest! {
         let payload = [written(&before).payload(), &whole.payload()[..available]].concat();
         for (origin, mut packet) in packets_of(&payload) {
             packet.seek(start).unwrap();
-            let read = value.read_alike(&mut packet);
+            let read = value.read_same_type(&mut packet);
             let Err(ReadError::UnexpectedEnd { needed, available: left }) = read else {
                 panic!("{read:?} from {available} bytes of {value:?}, {origin}");
             };
@@ -308,7 +308,7 @@ proptest! {
         let start = position.index(payload.len() + 1);
         for (origin, mut packet) in packets_of(&payload) {
             packet.seek(start).unwrap();
-            match kind.read_alike(&mut packet) {
+            match kind.read_same_type(&mut packet) {
                 Ok(value) => {
                     let bytes = written([&value]);
                     prop_assert_eq!(packet.position(), start + bytes.len());

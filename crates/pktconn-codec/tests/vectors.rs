@@ -187,7 +187,12 @@ fn typed_values_are_the_captured_payload_in_both_directions() {
 
         for (origin, mut packet) in packets_of(&payload) {
             for value in &values {
-                assert_eq!(value.read_alike(&mut packet).as_ref(), Ok(value), "{}, {origin}", vector.name);
+                assert_eq!(
+                    value.read_same_type(&mut packet).as_ref(),
+                    Ok(value),
+                    "{}, {origin}",
+                    vector.name
+                );
             }
             assert_eq!(packet.unread(), b"", "{}, {origin}", vector.name);
         }

@@ -1,5 +1,5 @@
-//! What the tests share: every framing, every way to come by a packet and to encode one, a stream that
-//! arrives in chunks, and typed values.
+//! Helpers of all tests: every framing, every way to make and to encode a packet, streams that arrive in chunks, and
+//! typed values.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use pktconn_codec::{
@@ -8,7 +8,7 @@ use pktconn_codec::{
 };
 use tokio_util::codec::{Decoder, Encoder};
 
-/// Every header, without and with the checksum; the Go library's own two come first.
+/// Every header format, each without and with the checksum.
 pub(crate) fn framings() -> impl Iterator<Item = CodecConfig> {
     [HeaderFormat::U32Le, HeaderFormat::U32Be, HeaderFormat::U16Le, HeaderFormat::U16Be].into_iter().flat_map(
         |header| {
@@ -18,7 +18,7 @@ pub(crate) fn framings() -> impl Iterator<Item = CodecConfig> {
     )
 }
 
-/// The bytes of `packet` on the wire, on which every route to them must agree.
+/// The bytes of `packet` on the wire. Asserts that every way to encode them returns the same bytes.
 pub(crate) fn encode(config: &CodecConfig, packet: &Packet) -> Result<Vec<u8>, FrameError> {
     let mut codec = PacketCodec::new(*config);
     let parts = codec.frame(packet).map(|frame| {
@@ -28,7 +28,7 @@ pub(crate) fn encode(config: &CodecConfig, packet: &Packet) -> Result<Vec<u8>, F
         bytes
     });
 
-    // What is in the buffer already must stay in front of the frame, and alone when there is none.
+    // Encoding must not change the bytes that are already in the buffer, with or without an error.
     let mut by_reference = BytesMut::from("before");
     let mut by_value = by_reference.clone();
     let results = [
@@ -37,20 +37,23 @@ pub(crate) fn encode(config: &CodecConfig, packet: &Packet) -> Result<Vec<u8>, F
     ];
     for (result, buffer) in results.into_iter().zip([by_reference, by_value]) {
         assert_eq!(result.err(), parts.as_ref().err().copied());
-        let appended = buffer.strip_prefix(b"before").expect("a frame is appended");
-        assert!(appended == parts.as_deref().unwrap_or_default(), "an encoder differs from the parts");
+        let appended = buffer.strip_prefix(b"before").expect("encoding changed the bytes before the frame");
+        assert!(
+            appended == parts.as_deref().unwrap_or_default(),
+            "an encoder and `frame` return different bytes"
+        );
     }
     parts
 }
 
-/// `payload` as a packet of every origin that `config` could be asked to encode.
+/// Packets with this payload, made in every possible way, each with a description.
 pub(crate) fn packets_of(payload: &[u8]) -> impl Iterator<Item = (String, Packet)> + '_ {
     let write = || {
         let mut packet = PacketMut::new();
         packet.write_bytes(payload);
         packet
     };
-    // No room is kept for a checksum behind what is written this way.
+    // A write through `buf_mut` reserves no room for a checksum.
     let mut through_buf_mut = PacketMut::with_capacity(0);
     through_buf_mut.buf_mut().put_slice(payload);
     let checked = CodecConfig::new().checksum(Checksum::Crc32);
@@ -70,7 +73,7 @@ pub(crate) fn packets_of(payload: &[u8]) -> impl Iterator<Item = (String, Packet
     made.into_iter().map(|(origin, packet)| (origin.to_owned(), packet)).chain(frozen).chain(received)
 }
 
-/// What a stream that arrives in `chunks` and then ends is decoded to, and how it ends.
+/// Decodes a stream that arrives in `chunks` and then ends. Returns its packets, and the error or the clean end.
 pub(crate) fn decode<'a>(
     config: &CodecConfig,
     chunks: impl IntoIterator<Item = &'a [u8]>,
@@ -89,19 +92,19 @@ pub(crate) fn decode<'a>(
         }
     }
     let end = codec.decode_eof(&mut buffer).map_err(frame_error);
-    (packets, end.map(|packet| assert_eq!(packet, None, "a packet that no byte completed")))
+    (packets, end.map(|packet| assert_eq!(packet, None, "the end of the stream completed a packet")))
 }
 
-/// The payloads of `packets`: what tests compare, so that no fault of `==` hides another.
+/// The payloads of `packets`. Tests compare these, so that they do not depend on `==` of `Packet`.
 pub(crate) fn payloads(packets: &[Packet]) -> Vec<&[u8]> {
     packets.iter().map(Packet::payload).collect()
 }
 
-/// The error that a codec makes; it never makes one of the transport.
+/// The `FrameError` in `error`. The codec itself returns no other errors.
 pub(crate) fn frame_error(error: CodecError) -> FrameError {
     match error {
         CodecError::Frame(error) => error,
-        other => panic!("not an error of a frame: {other:?}"),
+        other => panic!("expected a frame error, got {other:?}"),
     }
 }
 
@@ -147,8 +150,8 @@ impl Typed {
         Ok(())
     }
 
-    /// Reads a value of the same kind; raw bytes, of the same length.
-    pub(crate) fn read_alike(&self, packet: &mut Packet) -> Result<Self, ReadError> {
+    /// Reads a value of the same type from `packet`. For raw bytes, reads as many.
+    pub(crate) fn read_same_type(&self, packet: &mut Packet) -> Result<Self, ReadError> {
         Ok(match self {
             Self::Bool(_) => Self::Bool(packet.read_bool()?),
             Self::U8(_) => Self::U8(packet.read_u8()?),
