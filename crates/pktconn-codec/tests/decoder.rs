@@ -1,7 +1,6 @@
-//! How decoding behaves at its edges: memory, errors, the end of the stream, limits.
+//! Tests the edge cases of decoding and encoding: memory, errors, the end of the stream, limits.
 //!
-//! Frames are byte literals where one can read them. `FRAME`, which holds `PAYLOAD` and a checksum, stands in
-//! where any frame will do.
+//! Expected frames are byte literals. Tests that work with any frame use `FRAME`: `PAYLOAD` with a checksum.
 
 mod common;
 
@@ -18,32 +17,33 @@ use tokio_util::codec::{Decoder, Encoder, Framed};
 
 const PAYLOAD: &[u8] = b"\x3a\xbd\x40";
 const FRAME: &[u8] = b"\x03\0\0\0\x3a\xbd\x40\xc0\x34\xcf\xa2";
-/// `FRAME` with another last byte.
-const BAD_SUM: &[u8] = b"\x03\0\0\0\x3a\xbd\x40\xc0\x34\xcf\xa3";
-const BAD_SUM_ERROR: FrameError = FrameError::ChecksumMismatch { expected: 0xa3cf_34c0, actual: 0xa2cf_34c0 };
+/// `FRAME` with another last byte, so that its checksum is wrong.
+const BAD_CHECKSUM: &[u8] = b"\x03\0\0\0\x3a\xbd\x40\xc0\x34\xcf\xa3";
+const BAD_CHECKSUM_ERROR: FrameError =
+    FrameError::ChecksumMismatch { expected: 0xa3cf_34c0, actual: 0xa2cf_34c0 };
 
-/// The header of 32 MiB, the most that the default configuration accepts.
+/// A header that announces 32 MiB, the default payload limit.
 const HEADER_OF_32_MIB: &[u8] = b"\0\0\0\x02";
-/// The most that the read buffer may hold beyond twice what has arrived.
+/// The read buffer may hold twice the bytes that arrived, plus this many.
 const SLACK: usize = 8 * 1024;
 
 fn checked() -> CodecConfig {
     CodecConfig::new().checksum(Checksum::Crc32)
 }
 
-/// What `decode` makes of `wire` as it stands, without the end of the stream.
+/// Calls `decode` once with `wire`, without the end of the stream.
 fn decode_once(config: CodecConfig, wire: &[u8]) -> Result<Option<Packet>, FrameError> {
     PacketCodec::new(config).decode(&mut BytesMut::from(wire)).map_err(frame_error)
 }
 
-/// What a stream of `wire` is decoded to, and how it ends.
+/// Decodes a stream of `wire`. Returns its payloads, and the error or the clean end.
 fn decode_all(config: &CodecConfig, wire: &[u8]) -> (Vec<Vec<u8>>, Result<(), FrameError>) {
     let (packets, end) = decode(config, [wire]);
     (payloads(&packets).into_iter().map(<[u8]>::to_vec).collect(), end)
 }
 
 #[test]
-fn an_encoder_makes_room_for_the_frame_and_no_more() {
+fn an_encoder_reserves_exactly_the_frame() {
     let payload = vec![7; 1000];
     for config in framings() {
         let mut codec = PacketCodec::new(config);
@@ -56,7 +56,7 @@ fn an_encoder_makes_room_for_the_frame_and_no_more() {
 }
 
 #[test]
-fn every_framing_has_its_own_bytes_and_decodes_them() {
+fn every_framing_encodes_and_decodes_its_own_bytes() {
     let cases: [(HeaderFormat, Checksum, &[u8]); 8] = [
         (HeaderFormat::U32Le, Checksum::None, b"\x03\0\0\0\x3a\xbd\x40"),
         (HeaderFormat::U32Be, Checksum::None, b"\0\0\0\x03\x3a\xbd\x40"),
@@ -84,7 +84,7 @@ fn a_codec_keeps_its_configuration() {
 }
 
 #[test]
-fn empty_packets_are_delivered_as_such() {
+fn empty_packets_are_encoded_and_decoded() {
     let cases: [(CodecConfig, &[u8]); 4] = [
         (CodecConfig::new(), b"\0\0\0\0"),
         (CodecConfig::new().header(HeaderFormat::U16Be), b"\0\0"),
@@ -108,7 +108,7 @@ fn a_header_alone_commits_no_memory() {
         (unlimited.header(HeaderFormat::U32Be), b"\xff\xff\xff\xff"),
     ];
     for (config, header) in cases {
-        // A buffer that the header fills, and the first one of `Framed`.
+        // A buffer that the header fills, and one as large as the first buffer of a `Framed`.
         for capacity in [header.len(), 8 * 1024] {
             let mut buffer = BytesMut::with_capacity(capacity);
             buffer.put_slice(header);
@@ -116,15 +116,19 @@ fn a_header_alone_commits_no_memory() {
             for _ in 0..3 {
                 assert!(codec.decode(&mut buffer).unwrap().is_none());
                 let bound = 2 * header.len() + SLACK;
-                assert!(buffer.capacity() <= bound, "{} bytes for a header, {config:?}", buffer.capacity());
+                assert!(
+                    buffer.capacity() <= bound,
+                    "capacity of {} bytes for a header, {config:?}",
+                    buffer.capacity()
+                );
             }
         }
     }
 }
 
-/// Lets `wire` arrive as it does in `Framed`: room for one byte at least, then a read of what there is room
-/// for, of at most `read_len` bytes. After every read `check` sees the buffer and how much arrived so far.
-fn arrive(
+/// Decodes `wire` as a `Framed` does: reserves at least one byte, reads as much as the buffer has room for, up to
+/// `read_len` bytes, and decodes. After every read, calls `check` with the buffer and the number of bytes read so far.
+fn decode_in_reads(
     buffer: &mut BytesMut,
     wire: &[u8],
     read_len: usize,
@@ -151,15 +155,18 @@ fn arrive(
 fn the_buffer_stays_within_twice_what_has_arrived() {
     let payload = vec![7; 4 * 1024 * 1024];
     let large = encode(&CodecConfig::new(), &payload.into()).unwrap();
-    // Alone, and behind a packet that is still held, so that the buffer they share cannot grow in place.
+    // Once alone, and once after a packet that is kept, so that the shared buffer cannot grow in place.
     let behind_another = [b"\x05\0\0\0first", &large[..]].concat();
     for wire in [large, behind_another] {
         for read_len in [1024, 1460, 64 * 1024] {
             for mut buffer in [BytesMut::new(), BytesMut::with_capacity(8 * 1024)] {
-                let packets = arrive(&mut buffer, &wire, read_len, |buffer, arrived| {
+                let packets = decode_in_reads(&mut buffer, &wire, read_len, |buffer, arrived| {
                     let capacity = buffer.capacity();
                     let bound = 2 * arrived + SLACK;
-                    assert!(capacity <= bound, "{capacity} bytes for {arrived}, {read_len} at a time");
+                    assert!(
+                        capacity <= bound,
+                        "capacity {capacity} after {arrived} bytes, in reads of {read_len}"
+                    );
                 });
                 assert_eq!(packets.last().map(Packet::len), Some(4 * 1024 * 1024));
             }
@@ -168,10 +175,10 @@ fn the_buffer_stays_within_twice_what_has_arrived() {
 }
 
 #[test]
-fn a_full_buffer_is_given_room_for_about_as_much_as_it_holds() {
+fn decode_about_doubles_a_full_buffer() {
     let half = 100 * 1024;
     let wire = [&b"\0\x20\x03\0"[..], &vec![7; half]].concat();
-    // The header alone, half of a payload of 200 KiB, and a frame that lacks less than it holds.
+    // Only a header; half of a payload of 200 KiB; a frame with fewer bytes missing than present.
     for (arrived, least) in [(&wire[..4], SLACK / 2), (&wire, half), (b"\x05\0\0\0abc", 2)] {
         let mut buffer = BytesMut::from(arrived);
         assert_eq!(buffer.capacity(), buffer.len());
@@ -179,14 +186,14 @@ fn a_full_buffer_is_given_room_for_about_as_much_as_it_holds() {
         let room = buffer.capacity() - buffer.len();
         assert!(
             room >= least && room <= buffer.len() + SLACK,
-            "{room} bytes of room behind {}",
+            "{room} bytes of room after {} bytes",
             buffer.len()
         );
     }
 }
 
 #[test]
-fn a_buffer_with_room_is_left_as_it_is() {
+fn decode_does_not_grow_a_buffer_that_has_room() {
     for spare in [1, 100, SLACK] {
         let mut buffer = BytesMut::with_capacity(HEADER_OF_32_MIB.len() + spare);
         buffer.put_slice(HEADER_OF_32_MIB);
@@ -197,42 +204,42 @@ fn a_buffer_with_room_is_left_as_it_is() {
 }
 
 #[test]
-fn a_buffer_that_grows_step_by_step_ends_as_large_as_its_frame() {
+fn a_buffer_that_grows_in_steps_ends_as_large_as_its_frame() {
     let wire = [&b"\0\0\x40\0"[..], &vec![7; 4 * 1024 * 1024]].concat();
     let mut buffer = BytesMut::new();
-    arrive(&mut buffer, &wire, 64 * 1024, |buffer, _| {
-        assert!(buffer.capacity() <= wire.len(), "{} bytes of room", buffer.capacity());
+    decode_in_reads(&mut buffer, &wire, 64 * 1024, |buffer, _| {
+        assert!(buffer.capacity() <= wire.len(), "capacity of {} bytes", buffer.capacity());
     });
 }
 
 #[test]
-fn room_returns_for_any_buffer_and_any_number() {
-    let assert_none = |codec: &PacketCodec| {
+fn room_accepts_any_buffer_and_any_number() {
+    let assert_no_room = |codec: &PacketCodec| {
         for src in [b"", HEADER_OF_32_MIB, FRAME] {
             assert_eq!([0, 1, usize::MAX].map(|at_least| codec.room(src, at_least)), [0; 3]);
         }
     };
     let mut codec = PacketCodec::default();
-    assert_none(&codec);
+    assert_no_room(&codec);
 
     assert_eq!(codec.decode_frame(&mut BytesMut::from(HEADER_OF_32_MIB)), Ok(None));
     let frame_len = 4 + 32 * 1024 * 1024;
     assert_eq!(codec.room(b"", usize::MAX), frame_len);
     assert_eq!(codec.room(HEADER_OF_32_MIB, usize::MAX), frame_len - 4);
     assert_eq!(codec.room(b"", 1), 1);
-    // Another buffer than the one with the header, and no byte asked for.
+    // With a buffer that does not contain the header, and `at_least` of 0.
     assert_eq!(codec.room(b"", 0), 0);
 
     codec.decode_end(b"").unwrap_err();
-    assert_none(&codec);
+    assert_no_room(&codec);
 }
 
 #[test]
-fn decode_frame_leaves_all_reserving_to_the_caller() {
+fn decode_frame_reserves_no_memory() {
     let mut buffer = BytesMut::from(HEADER_OF_32_MIB);
     let capacity = buffer.capacity();
     let mut codec = PacketCodec::default();
-    assert_eq!(codec.missing(&buffer), 0, "nothing is known before the first call");
+    assert_eq!(codec.missing(&buffer), 0, "the length is unknown before the first call");
     assert_eq!(codec.decode_frame(&mut buffer), Ok(None));
     assert_eq!(buffer.capacity(), capacity);
     assert_eq!(codec.missing(&buffer), 32 * 1024 * 1024);
@@ -241,12 +248,12 @@ fn decode_frame_leaves_all_reserving_to_the_caller() {
 }
 
 #[test]
-fn nothing_leaves_the_buffer_before_its_frame_is_whole() {
+fn an_incomplete_frame_stays_in_the_buffer() {
     for len in 0..FRAME.len() {
         let mut buffer = BytesMut::from(&FRAME[..len]);
         assert_eq!(PacketCodec::new(checked()).decode_frame(&mut buffer), Ok(None));
         assert_eq!(buffer, FRAME[..len]);
-        // So that another codec, after the first was dropped, finds the frame from its start.
+        // A second codec, after the first was dropped, decodes the frame from its start.
         buffer.put_slice(&FRAME[len..]);
         let packet = PacketCodec::new(checked()).decode_frame(&mut buffer).unwrap().unwrap();
         assert_eq!(packet.payload(), PAYLOAD);
@@ -273,7 +280,7 @@ fn a_received_packet_is_a_slice_of_the_read_buffer() {
 }
 
 #[test]
-fn bytes_that_are_read_share_the_memory_of_their_packet() {
+fn bytes_from_typed_reads_share_the_memory_of_the_packet() {
     let mut packet = Packet::from(b"raw\x05\0short\x04\0\0\0long");
     let start = packet.payload().as_ptr();
     let read = [packet.read_bytes(3), packet.read_var_bytes_u16(), packet.read_var_bytes_u32()];
@@ -284,7 +291,7 @@ fn bytes_that_are_read_share_the_memory_of_their_packet() {
 }
 
 #[test]
-fn a_received_packet_is_sent_on_without_a_copy() {
+fn a_received_packet_is_forwarded_without_a_copy() {
     for received_in in framings() {
         let wire = encode(&received_in, &PAYLOAD.into()).unwrap();
         let packet = decode_once(received_in, &wire).unwrap().unwrap();
@@ -296,7 +303,7 @@ fn a_received_packet_is_sent_on_without_a_copy() {
             let header_len = config.header_format().header_len();
             let checksum_len = config.checksum_kind().checksum_len();
 
-            // The header and the checksum that the packet came with serve again where they are right.
+            // The received header and checksum are reused if they are the same in the other format.
             let reused = if same_header { header_len } else { 0 };
             assert_eq!(frame.body().as_ptr(), packet.payload().as_ptr().wrapping_sub(reused));
             assert_eq!(frame.body_bytes().as_ptr(), frame.body().as_ptr());
@@ -306,8 +313,8 @@ fn a_received_packet_is_sent_on_without_a_copy() {
     }
 }
 
-/// Every call on `codec` ends in `error`, whatever the buffer holds.
-fn assert_sticks(codec: &mut PacketCodec, buffer: &mut BytesMut, error: FrameError) {
+/// Asserts that every call on `codec` returns `error`, for any content of the buffer.
+fn assert_every_call_fails(codec: &mut PacketCodec, buffer: &mut BytesMut, error: FrameError) {
     buffer.put_slice(FRAME);
     for buffer in [buffer, &mut BytesMut::from(FRAME), &mut BytesMut::new()] {
         assert_eq!(codec.decode(buffer).map_err(frame_error), Err(error));
@@ -319,12 +326,12 @@ fn assert_sticks(codec: &mut PacketCodec, buffer: &mut BytesMut, error: FrameErr
 }
 
 #[test]
-fn a_decode_error_names_its_numbers_and_sticks() {
+fn a_decode_error_contains_its_numbers_and_is_returned_by_every_later_call() {
     let config = checked().max_payload_len(3);
     let cases: [(&[u8], FrameError); 3] = [
         (b"\x04\0\0\0", FrameError::PayloadTooLarge { len: 4, max: 3 }),
         (b"\xff\xff\xff\xff", FrameError::PayloadTooLarge { len: 0xffff_ffff, max: 3 }),
-        (BAD_SUM, BAD_SUM_ERROR),
+        (BAD_CHECKSUM, BAD_CHECKSUM_ERROR),
     ];
     for (bad, error) in cases {
         let mut codec = PacketCodec::new(config);
@@ -332,19 +339,19 @@ fn a_decode_error_names_its_numbers_and_sticks() {
         let good = codec.decode_frame(&mut buffer).unwrap().unwrap();
         assert_eq!(good.payload(), PAYLOAD, "before {error}");
         assert_eq!(codec.decode(&mut buffer).map_err(frame_error), Err(error));
-        assert_sticks(&mut codec, &mut buffer, error);
+        assert_every_call_fails(&mut codec, &mut buffer, error);
     }
 }
 
 #[test]
-fn a_truncated_stream_stays_so_when_more_bytes_follow() {
+fn a_truncated_stream_stays_truncated_when_more_bytes_follow() {
     let mut codec = PacketCodec::new(checked());
     let mut buffer = BytesMut::from(&FRAME[..7]);
     let error = FrameError::Truncated { needed: 11, available: 7 };
     assert!(codec.decode(&mut buffer).unwrap().is_none());
     assert_eq!(codec.decode_eof(&mut buffer).map_err(frame_error), Err(error));
     buffer.put_slice(&FRAME[7..]);
-    assert_sticks(&mut codec, &mut buffer, error);
+    assert_every_call_fails(&mut codec, &mut buffer, error);
 }
 
 #[test]
@@ -357,22 +364,22 @@ fn a_stream_that_ends_between_frames_ends_cleanly() {
 }
 
 #[test]
-fn the_end_of_the_stream_still_gives_the_packets_that_are_whole() {
+fn decode_eof_returns_the_complete_packets_first() {
     let mut codec = PacketCodec::new(checked());
     let mut buffer = BytesMut::from(&FRAME.repeat(2)[..]);
     for _ in 0..2 {
         let packet = codec.decode_eof(&mut buffer).unwrap().unwrap();
         assert_eq!(packet.payload(), PAYLOAD);
     }
-    // `Framed` may ask again after the end.
+    // `Framed` may call `decode_eof` again after the end.
     for _ in 0..2 {
         assert_eq!(codec.decode_eof(&mut buffer).unwrap(), None);
     }
 }
 
 #[test]
-fn a_stream_that_ends_in_mid_frame_is_truncated() {
-    // The header; the payload, from its first byte on; the checksum.
+fn a_stream_that_ends_inside_a_frame_is_truncated() {
+    // The length of the header until it is complete, then the length of the frame.
     let needed = [4, 4, 4, 11, 11, 11, 11, 11, 11, 11];
     for (available, needed) in (1..FRAME.len()).zip(needed) {
         let (packets, end) = decode(&checked(), [FRAME, &FRAME[..available]]);
@@ -387,7 +394,7 @@ fn a_stream_that_ends_in_mid_frame_is_truncated() {
 }
 
 #[test]
-fn each_header_ends_where_its_length_field_does() {
+fn each_header_format_limits_the_payload_to_what_its_length_field_holds() {
     for config in framings() {
         let expected = if config.header_format().header_len() == 2 { 65_535 } else { 0xffff_ffff };
         assert_eq!(config.max_payload_len(usize::MAX).payload_limit(), expected, "{config:?}");
@@ -407,7 +414,7 @@ fn each_header_ends_where_its_length_field_does() {
 }
 
 #[test]
-fn a_payload_may_be_as_long_as_the_limit_and_no_longer() {
+fn a_payload_can_be_as_long_as_the_limit_but_not_longer() {
     for config in framings().map(|config| config.max_payload_len(3)) {
         let too_large = Err(FrameError::PayloadTooLarge { len: 4, max: 3 });
         for (origin, packet) in packets_of(b"abc") {
@@ -418,7 +425,7 @@ fn a_payload_may_be_as_long_as_the_limit_and_no_longer() {
             assert_eq!(encode(&config, &packet), too_large, "{config:?}, {origin}");
         }
         let four = encode(&config.max_payload_len(4), &b"abcd".into()).unwrap();
-        // The header alone is enough to refuse it.
+        // The decoder rejects the frame by its header, before the payload arrives.
         let header = &four[..config.header_format().header_len()];
         assert_eq!(decode_once(config, header), too_large.map(|_| None), "{config:?}");
     }
@@ -434,7 +441,7 @@ fn the_default_limit_is_32_mib() {
 }
 
 #[test]
-fn a_limit_of_zero_lets_empty_packets_pass() {
+fn a_limit_of_zero_allows_empty_packets() {
     let config = CodecConfig::new().max_payload_len(0);
     assert_eq!(decode_all(&config, b"\0\0\0\0"), (vec![vec![]], Ok(())));
     assert_eq!(decode_once(config, b"\x01\0\0\0"), Err(FrameError::PayloadTooLarge { len: 1, max: 0 }));
@@ -447,12 +454,12 @@ fn a_flipped_bit_never_becomes_a_packet() {
         for payload in [&b""[..], b"\0", PAYLOAD, &long] {
             let frame = encode(&config, &payload.to_vec().into()).unwrap();
             for bit in 0..frame.len() * 8 {
-                let mut altered = frame.clone();
-                altered[bit / 8] ^= 1 << (bit % 8);
-                // Alone, and with frames behind it that a longer length would take in.
-                for behind in [0, 1, 300] {
-                    let rest = frame.repeat(behind);
-                    let (packets, end) = decode(&config, [&frame[..], &altered, &rest]);
+                let mut corrupted = frame.clone();
+                corrupted[bit / 8] ^= 1 << (bit % 8);
+                // With no frames after it, and with some, in case that the flipped bit makes the length larger.
+                for following_count in [0, 1, 300] {
+                    let rest = frame.repeat(following_count);
+                    let (packets, end) = decode(&config, [&frame[..], &corrupted, &rest]);
                     assert_eq!(payloads(&packets), [payload], "bit {bit} of {frame:x?}, {config:?}");
                     assert!(end.is_err(), "bit {bit} of {frame:x?}, {config:?}");
                 }
@@ -462,8 +469,8 @@ fn a_flipped_bit_never_becomes_a_packet() {
 }
 
 #[test]
-fn a_peer_without_the_checksum_is_found_out() {
-    // Two frames without one: the second's header is taken for the sum of the first.
+fn a_peer_that_sends_no_checksums_is_detected() {
+    // Two frames without checksum: the decoder reads the second header as the checksum of the first frame.
     let wire = b"\x03\0\0\0\x3a\xbd\x40\x03\0\0\0\x3a\xbd\x40";
     let error = FrameError::ChecksumMismatch { expected: 3, actual: 0xa2cf_34c0 };
     assert_eq!(decode_once(checked(), wire), Err(error));
@@ -479,7 +486,7 @@ fn error_texts_contain_the_numbers_and_errors_keep_their_source() {
     );
     assert_eq!(truncated.to_string(), "the stream ended after 7 of the 11 bytes of a frame");
     assert_eq!(
-        BAD_SUM_ERROR.to_string(),
+        BAD_CHECKSUM_ERROR.to_string(),
         "checksum mismatch: the frame contains 0xa3cf34c0, its bytes have 0xa2cf34c0; \
          the bytes were corrupted, or only one side uses checksums"
     );
@@ -493,7 +500,7 @@ fn error_texts_contain_the_numbers_and_errors_keep_their_source() {
 }
 
 #[tokio::test]
-async fn typed_values_cross_a_framed_and_come_back() {
+async fn typed_values_are_echoed_through_a_framed() {
     let values = [
         Typed::Bool(true),
         Typed::U8(0xff),
@@ -512,11 +519,11 @@ async fn typed_values_cross_a_framed_and_come_back() {
         Typed::VarStrU32(String::new()),
     ];
     for config in framings() {
-        // Less than most frames: they are written and read in pieces.
+        // The pipe is shorter than most frames, so they are written and read in pieces.
         let (here, there) = duplex(16);
         let (mut requests, replies) = Framed::new(here, PacketCodec::new(config)).split();
         let (echo, arriving) = Framed::new(there, PacketCodec::new(config)).split();
-        // Each side closes when it has sent its last, and the first error ends all three: nothing waits for what is missing.
+        // Each side closes after its last packet, and the first error ends all three futures. So a failure does not hang.
         let ask = async {
             for value in &values {
                 let mut request = PacketMut::new();
@@ -537,7 +544,7 @@ async fn typed_values_cross_a_framed_and_come_back() {
 }
 
 #[tokio::test]
-async fn a_framed_commits_no_memory_to_a_header_and_little_beyond_what_arrives() {
+async fn the_read_buffer_of_a_framed_grows_with_the_bytes_that_arrive() {
     let (mut peer, transport) = duplex(1024);
     let mut framed = Framed::new(transport, PacketCodec::default());
     peer.write_all(HEADER_OF_32_MIB).await.unwrap();
@@ -549,13 +556,13 @@ async fn a_framed_commits_no_memory_to_a_header_and_little_beyond_what_arrives()
         let arrived = HEADER_OF_32_MIB.len() + read * 1024;
         assert_eq!(framed.read_buffer().len(), arrived);
         assert!(framed.read_buffer().capacity() <= 2 * arrived + SLACK);
-        // One task may read only so often in one turn; this begins the next.
+        // Tokio limits how often a task can read before it yields.
         tokio::task::yield_now().await;
     }
 }
 
 #[tokio::test]
-async fn a_framed_tells_the_peer_that_leaves_from_the_one_that_breaks_off() {
+async fn a_framed_distinguishes_a_clean_end_from_a_truncated_frame() {
     for (wire, expected) in
         [(FRAME, None), (&FRAME[..10], Some(FrameError::Truncated { needed: 11, available: 10 }))]
     {
@@ -570,20 +577,20 @@ async fn a_framed_tells_the_peer_that_leaves_from_the_one_that_breaks_off() {
 }
 
 #[tokio::test]
-async fn an_error_in_a_framed_comes_again_when_it_is_polled_again() {
+async fn a_framed_that_is_polled_after_an_error_returns_the_error_again() {
     let (mut peer, transport) = duplex(1024);
     let mut framed = Framed::new(transport, PacketCodec::new(checked()));
-    for wire in [BAD_SUM, FRAME] {
+    for wire in [BAD_CHECKSUM, FRAME] {
         peer.write_all(wire).await.unwrap();
-        let result = framed.next().now_or_never().expect("an answer at once").expect("an error");
-        assert_eq!(result.map_err(frame_error), Err(BAD_SUM_ERROR));
-        // `Framed` ends a stream behind an error, but lets who insists read on.
-        assert!(framed.next().now_or_never().expect("an answer at once").is_none());
+        let result = framed.next().now_or_never().expect("`next` must not wait").expect("an error");
+        assert_eq!(result.map_err(frame_error), Err(BAD_CHECKSUM_ERROR));
+        // `Framed` returns `None` once after an error. If it is polled again, it decodes again.
+        assert!(framed.next().now_or_never().expect("`next` must not wait").is_none());
     }
 }
 
 #[tokio::test]
-async fn a_failure_of_the_transport_is_an_io_error() {
+async fn an_error_of_the_stream_is_an_io_error() {
     let (peer, transport) = duplex(1024);
     let mut framed = Framed::new(transport, PacketCodec::default());
     drop(peer);
@@ -592,23 +599,23 @@ async fn a_failure_of_the_transport_is_an_io_error() {
 }
 
 #[test]
-fn a_batch_ends_before_a_bad_frame_which_the_next_one_tells_for_ever() {
+fn a_batch_ends_before_an_invalid_frame_and_every_later_call_returns_the_error() {
     let mut codec = PacketCodec::new(checked());
-    let mut buffer = BytesMut::from(&[FRAME, FRAME, BAD_SUM, FRAME].concat()[..]);
+    let mut buffer = BytesMut::from(&[FRAME, FRAME, BAD_CHECKSUM, FRAME].concat()[..]);
     let mut packets = Vec::new();
     assert_eq!(codec.decode_many(&mut buffer, 10, &mut packets), Ok(2));
     assert_eq!(payloads(&packets), [PAYLOAD; 2]);
     for _ in 0..2 {
-        assert_eq!(codec.decode_many(&mut buffer, 10, &mut packets), Err(BAD_SUM_ERROR));
-        assert_eq!(codec.decode_frame(&mut buffer), Err(BAD_SUM_ERROR));
+        assert_eq!(codec.decode_many(&mut buffer, 10, &mut packets), Err(BAD_CHECKSUM_ERROR));
+        assert_eq!(codec.decode_frame(&mut buffer), Err(BAD_CHECKSUM_ERROR));
     }
 }
 
 #[test]
-fn a_frame_is_ready_when_it_is_whole_or_bad() {
+fn a_codec_is_ready_if_a_frame_is_complete_or_invalid() {
     let mut buffer = BytesMut::new();
     for codec in [PacketCodec::new(checked()), {
-        // One that has looked at the header before.
+        // A codec that has already decoded the header.
         let mut codec = PacketCodec::new(checked());
         assert_eq!(codec.decode_frame(&mut BytesMut::from(&FRAME[..5])), Ok(None));
         codec
@@ -622,13 +629,13 @@ fn a_frame_is_ready_when_it_is_whole_or_bad() {
     }
     let mut codec = PacketCodec::new(checked().max_payload_len(2));
     buffer.truncate(4);
-    assert!(codec.is_ready(&buffer), "the header is over the limit");
+    assert!(codec.is_ready(&buffer), "a header over the limit is an error");
     codec.decode_frame(&mut buffer).unwrap_err();
-    assert!(codec.is_ready(&BytesMut::new()), "it has failed");
+    assert!(codec.is_ready(&BytesMut::new()), "a failed codec returns its error");
 }
 
 #[test]
-fn a_batch_goes_on_where_a_frame_is_not_whole() {
+fn a_batch_continues_with_an_incomplete_frame_once_it_is_complete() {
     let mut codec = PacketCodec::new(checked());
     let mut buffer = BytesMut::from(&[FRAME, &FRAME[..7]].concat()[..]);
     let mut packets = Vec::new();
@@ -642,7 +649,7 @@ fn a_batch_goes_on_where_a_frame_is_not_whole() {
     assert!(buffer.is_empty());
 }
 
-/// The capacity of a vector for `capacity` packets after a batch of up to `limit` of `count` equal ones.
+/// Decodes up to `limit` of `count` equal packets into a vector of this `capacity`. Returns its capacity afterwards.
 fn capacity_after_a_batch(capacity: usize, count: usize, limit: usize) -> usize {
     let mut packets = Vec::with_capacity(capacity);
     assert_eq!(packets.capacity(), capacity);
@@ -653,22 +660,22 @@ fn capacity_after_a_batch(capacity: usize, count: usize, limit: usize) -> usize 
 }
 
 #[test]
-fn a_batch_makes_room_for_all_its_packets_at_once() {
-    // A vector that grows by itself would have room for 16, and for 24 when it began with 3.
+fn a_batch_reserves_room_for_all_its_packets_at_once() {
+    // By doubling, the vectors would end with a capacity of 16 and of 24.
     assert_eq!(capacity_after_a_batch(0, 10, usize::MAX), 10);
     assert_eq!(capacity_after_a_batch(3, 13, usize::MAX), 13);
     assert_eq!(capacity_after_a_batch(13, 13, usize::MAX), 13);
 }
 
 #[test]
-fn a_batch_makes_room_for_no_more_packets_than_its_limit() {
+fn a_batch_reserves_room_for_no_more_packets_than_its_limit() {
     assert_eq!(capacity_after_a_batch(0, 50, 10), 10);
-    // It doubles, for the two packets that are left.
+    // `reserve` for the two packets that are left doubles the vector.
     assert_eq!(capacity_after_a_batch(3, 50, 5), 6);
 }
 
 #[test]
-fn an_empty_packet_in_front_of_large_ones_makes_no_room_for_thousands() {
+fn an_empty_packet_before_large_ones_does_not_reserve_room_for_thousands() {
     let large = encode(&CodecConfig::new(), &vec![7; 2000].into()).unwrap();
     let wire = [&[0; 4], &large.repeat(30)[..]].concat();
     let decode_into = |packets: &mut Vec<Packet>| {
@@ -676,9 +683,9 @@ fn an_empty_packet_in_front_of_large_ones_makes_no_room_for_thousands() {
     };
     let mut packets = Vec::new();
     assert_eq!(decode_into(&mut packets), Ok(31));
-    assert!(packets.capacity() <= 64, "room for {}", packets.capacity());
+    assert!(packets.capacity() <= 64, "capacity of {} packets", packets.capacity());
 
-    // And none where there is enough.
+    // A vector with enough room does not grow.
     let mut packets = Vec::with_capacity(31);
     assert_eq!(decode_into(&mut packets), Ok(31));
     assert_eq!(packets.capacity(), 31);
