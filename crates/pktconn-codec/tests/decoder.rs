@@ -523,7 +523,8 @@ async fn typed_values_are_echoed_through_a_framed() {
         let (here, there) = duplex(16);
         let (mut requests, replies) = Framed::new(here, PacketCodec::new(config)).split();
         let (echo, arriving) = Framed::new(there, PacketCodec::new(config)).split();
-        // Each side closes after its last packet, and the first error ends all three futures. So a failure does not hang.
+        // Each side closes after its last packet, and the first error ends all three futures. So a failure does not
+        // hang.
         let ask = async {
             for value in &values {
                 let mut request = PacketMut::new();

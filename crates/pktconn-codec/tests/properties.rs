@@ -1,4 +1,4 @@
-//! What holds for any payload, any framing and any chunks that the bytes arrive in.
+//! Property tests: what must hold for any payload, any framing and any chunks in which the bytes arrive.
 
 mod common;
 
@@ -18,17 +18,18 @@ fn payload() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         1 => Just(Vec::new()),
         8 => vec(any::<u8>(), 1..64),
-        // Longer than the first chunk of a read buffer, and than a `u16` can say.
+        // Some are longer than the first chunk of a read buffer, and some longer than a `u16` length field can hold.
         1 => (any::<u8>(), 8_000..70_000_usize).prop_map(|(byte, len)| vec![byte; len]),
     ]
 }
 
-/// The lengths of chunks, taken over and over until a stream is used up.
+/// Lengths for [`chunks`].
 fn chunk_lens() -> impl Strategy<Value = Vec<usize>> {
     let lens = prop_oneof![4 => 1..8_usize, 2 => 8..200_usize, 1 => 200..20_000_usize];
     vec(lens, 1..8)
 }
 
+/// Splits `wire` into chunks. Repeats `lens` until the end of `wire`.
 fn chunks<'a>(mut wire: &'a [u8], lens: &'a [usize]) -> impl Iterator<Item = &'a [u8]> {
     lens.iter().cycle().map_while(move |&len| {
         let (chunk, rest) = wire.split_at(len.min(wire.len()));
@@ -37,7 +38,7 @@ fn chunks<'a>(mut wire: &'a [u8], lens: &'a [usize]) -> impl Iterator<Item = &'a
     })
 }
 
-/// A part of a stream that is more or less one of frames: a whole frame, a header that claims little, noise.
+/// A part of a stream that mixes valid and invalid bytes: a complete frame, a header of a short frame, or noise.
 fn stream_part() -> impl Strategy<Value = Vec<u8>> {
     let frame = (framing(), vec(any::<u8>(), 0..20))
         .prop_map(|(framing, payload)| encode(&framing, &payload.into()).unwrap());
@@ -67,14 +68,14 @@ fn typed() -> impl Strategy<Value = Typed> {
     ]
 }
 
-/// The first bytes of a frame: any, and those of a length near what has arrived.
+/// The first bytes of a frame: random ones, or a length near the number of bytes in the tests' buffers.
 fn header() -> impl Strategy<Value = [u8; 4]> {
     let near = (0..40_000_u32, any::<bool>())
         .prop_map(|(len, big_endian)| if big_endian { len.to_be_bytes() } else { len.to_le_bytes() });
     prop_oneof![any::<[u8; 4]>(), near]
 }
 
-/// Any number of bytes; many are far more than any frame has.
+/// Any number of bytes; many are much larger than any frame.
 fn any_len() -> impl Strategy<Value = usize> {
     prop_oneof![
         select(vec![0, 1, usize::MAX / 2, usize::MAX - 1, usize::MAX]),
@@ -84,18 +85,19 @@ fn any_len() -> impl Strategy<Value = usize> {
     ]
 }
 
-/// Bytes of which a typed read makes something now and then: noise, and text behind a length that may fit.
+/// Bytes that typed reads accept in some cases: noise, or text after a length that may match.
 fn readable() -> impl Strategy<Value = Vec<u8>> {
-    let behind_a_length = (0..12_u8, 1..4_usize, vec(b' '..=b'~', 0..24))
+    let text_after_length = (0..12_u8, 1..4_usize, vec(b' '..=b'~', 0..24))
         .prop_map(|(len, zeros, text)| [&[len][..], &[0; 4][..zeros], &text].concat());
-    prop_oneof![vec(any::<u8>(), 0..24), behind_a_length]
+    prop_oneof![vec(any::<u8>(), 0..24), text_after_length]
 }
 
 fn encode_all(config: &CodecConfig, packets: &[Packet]) -> Vec<u8> {
     packets.iter().flat_map(|packet| encode(config, packet).unwrap()).collect()
 }
 
-/// All packets of a stream that arrives in `chunks`, taken up to `batch` at a time, and how it ended.
+/// Decodes a stream that arrives in `chunks` with `decode_many`, up to `batch` packets per call. Returns its packets,
+/// and the error or the clean end.
 fn decode_in_batches<'a>(
     config: &CodecConfig,
     chunks: impl Iterator<Item = &'a [u8]>,
@@ -118,7 +120,7 @@ fn decode_in_batches<'a>(
     (packets, end)
 }
 
-/// The payloads of a stream that arrives in `chunks`, looked at where they lie, and how it ended.
+/// Decodes a stream that arrives in `chunks` with `peek`. Returns its payloads, and the error or the clean end.
 fn peek_all<'a>(
     config: &CodecConfig,
     chunks: impl Iterator<Item = &'a [u8]>,
@@ -142,6 +144,7 @@ fn peek_all<'a>(
     (payloads, end)
 }
 
+/// A packet with these values.
 fn written<'a>(values: impl IntoIterator<Item = &'a Typed>) -> PacketMut {
     let mut packet = PacketMut::new();
     for value in values {
@@ -152,13 +155,13 @@ fn written<'a>(values: impl IntoIterator<Item = &'a Typed>) -> PacketMut {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        // A failure is fixed and pinned by a test with a name, not by a file of seeds.
+        // A failure gets its own named test instead of an entry in a file of seeds.
         failure_persistence: None,
         ..ProptestConfig::default()
     })]
 
     #[test]
-    fn packets_come_back_in_any_framing_and_any_chunks(
+    fn packets_decode_as_they_were_encoded_in_any_framing_and_any_chunks(
         config in framing(),
         sent in vec(payload(), 0..6),
         lens in chunk_lens(),
@@ -196,14 +199,14 @@ proptest! {
         prop_assert_eq!(peeked, payloads(&at_once));
         prop_assert_eq!(end_of_peeked, end);
 
-        // The packets are the stream from its start on, and all of it when it ends cleanly.
+        // The frames of the packets are a prefix of the stream, and the whole stream if it ends cleanly.
         let frames = encode_all(&config, &at_once);
         prop_assert!(wire.starts_with(&frames));
         prop_assert_eq!(end.is_ok(), frames.len() == wire.len());
     }
 
     #[test]
-    fn room_is_what_is_asked_for_and_follows_what_has_arrived(
+    fn room_is_limited_by_the_request_the_missing_bytes_and_the_bytes_that_arrived(
         config in framing(),
         header in header(),
         arrived in prop_oneof![1 => Just(0), 3 => 0..50_000_usize],
@@ -212,10 +215,10 @@ proptest! {
         let config = config.max_payload_len(usize::MAX);
         let mut codec = PacketCodec::new(config);
         let mut buffer = BytesMut::from(&header[..config.header_format().header_len()]);
-        // A header of 0 bytes without a checksum is a whole frame. Then no more is missing.
+        // A header that announces 0 bytes is a complete frame if there is no checksum. Then `missing` is 0.
         codec.decode_frame(&mut buffer).unwrap();
 
-        // Not always the buffer with the header: any may be asked about.
+        // `room` and `missing` accept any buffer, also one that does not contain the header.
         let src = vec![0; arrived];
         let (room, missing) = (codec.room(&src, at_least), codec.missing(&src));
         prop_assert!(room >= at_least.min(missing), "{} of {}", room, missing);
@@ -224,12 +227,12 @@ proptest! {
     }
 
     #[test]
-    fn every_call_returns_whatever_buffers_it_is_given(
+    fn no_call_panics_with_any_sequence_of_buffers(
         config in framing(),
         limit in any_len(),
         calls in vec((0..10_u8, stream_part(), 0..40_usize, any_len()), 1..12),
     ) {
-        // Buffers of one codec that have nothing to do with each other, and have any room behind their bytes.
+        // The buffers are independent of each other and have any spare capacity.
         let mut codec = PacketCodec::new(config.max_payload_len(limit));
         let mut packets = Vec::new();
         for (call, bytes, spare, number) in calls {
@@ -251,7 +254,7 @@ proptest! {
     }
 
     #[test]
-    fn typed_values_are_read_as_they_were_written(config in framing(), values in vec(typed(), 0..20)) {
+    fn typed_reads_return_the_values_that_were_written(config in framing(), values in vec(typed(), 0..20)) {
         let sent = written(&values).freeze_for(&config);
         let (received, end) = decode(&config, [&encode(&config, &sent).unwrap()[..]]);
         prop_assert_eq!(end, Ok(()));
@@ -265,7 +268,7 @@ proptest! {
     }
 
     #[test]
-    fn floats_keep_every_bit_even_of_a_nan(single in any::<u32>(), double in any::<u64>()) {
+    fn floats_keep_every_bit_also_in_a_nan(single in any::<u32>(), double in any::<u64>()) {
         for (single, double) in [(single, double), (single | 0x7f80_0001, double | 0x7ff0_0000_0000_0001)] {
             let mut packet = PacketMut::new();
             packet.write_f32(f32::from_bits(single));
@@ -277,7 +280,7 @@ proptest! {
     }
 
     #[test]
-    fn a_read_of_a_value_that_is_cut_short_fails_and_moves_nothing(
+    fn a_read_of_a_truncated_value_fails_and_does_not_move_the_cursor(
         before in vec(typed(), 0..3),
         value in typed(),
         end in any::<Index>(),
@@ -291,7 +294,7 @@ proptest! {
             packet.seek(start).unwrap();
             let read = value.read_same_type(&mut packet);
             let Err(ReadError::UnexpectedEnd { needed, available: left }) = read else {
-                panic!("{read:?} from {available} bytes of {value:?}, {origin}");
+                panic!("read {read:?} from the first {available} bytes of {value:?}, {origin}");
             };
             prop_assert_eq!(left, available);
             prop_assert!(available < needed && needed <= whole.len(), "needed {}", needed);
@@ -300,7 +303,7 @@ proptest! {
     }
 
     #[test]
-    fn a_typed_read_of_any_bytes_gives_what_is_there_or_moves_nothing(
+    fn a_typed_read_of_any_bytes_returns_their_value_or_does_not_move_the_cursor(
         payload in readable(),
         position in any::<Index>(),
         kind in typed(),
@@ -324,7 +327,7 @@ proptest! {
     }
 
     #[test]
-    fn any_number_of_bytes_is_read_when_it_is_there_and_moves_nothing_when_not(
+    fn read_bytes_returns_the_bytes_or_does_not_move_the_cursor(
         payload in vec(any::<u8>(), 0..40),
         start in any::<Index>(),
         len in prop_oneof![0..40_usize, any_len()],
@@ -345,12 +348,12 @@ proptest! {
     }
 
     #[test]
-    fn a_string_that_is_not_utf8_is_refused_and_can_still_be_read_as_bytes(
+    fn a_string_that_is_not_utf8_is_an_error_and_can_still_be_read_as_bytes(
         before in any::<String>(),
         bad in 0x80..=0xff_u8,
         after in "[ -~]{0,20}",
     ) {
-        // With neither a lead nor a continuation beside it, no byte from 0x80 on is UTF-8.
+        // A byte of 0x80 or more is never valid UTF-8 between complete characters.
         let bytes = [before.as_bytes(), &[bad], after.as_bytes()].concat();
         let mut packet = PacketMut::new();
         packet.write_var_bytes_u16(&bytes).unwrap();
@@ -367,7 +370,7 @@ proptest! {
     }
 
     #[test]
-    fn the_cursor_goes_anywhere_in_the_payload_and_not_beyond(
+    fn seek_accepts_any_position_in_the_payload_and_none_beyond_it(
         payload in payload(),
         position in any::<Index>(),
         beyond in 1..100_usize,
@@ -424,14 +427,14 @@ proptest! {
     }
 
     #[test]
-    fn a_packet_that_is_written_on_keeps_its_payload_and_leaves_others_theirs(
+    fn a_packet_reopened_by_into_mut_keeps_its_payload_and_can_grow(
         payload in payload(),
         more in vec(any::<u8>(), 0..40),
         config in framing(),
     ) {
         let longer: Packet = [&payload[..], &more].concat().into();
         for (origin, packet) in packets_of(&payload) {
-            // As one of two owners of the bytes, then as the only one.
+            // First as one of two owners of the bytes, then as the only owner.
             let shared = packet.clone();
             for packet in [shared, packet] {
                 let mut reopened = packet.into_mut();
@@ -445,7 +448,7 @@ proptest! {
     }
 
     #[test]
-    fn writing_on_does_not_reach_the_packets_that_arrived_alongside(
+    fn writing_to_a_reopened_packet_does_not_change_packets_that_arrived_with_it(
         config in framing(),
         sent in vec(vec(any::<u8>(), 0..20), 2..5),
         chosen in any::<Index>(),
@@ -462,16 +465,16 @@ proptest! {
     }
 
     #[test]
-    fn a_packet_of_any_origin_is_encoded_as_a_fresh_one(payload in payload(), config in framing()) {
-        let afresh = encode(&config, &payload.clone().into());
+    fn the_frame_of_a_packet_does_not_depend_on_its_origin(payload in payload(), config in framing()) {
+        let expected = encode(&config, &payload.clone().into());
         let mut of_payload = BytesMut::from("before ");
         let encoded = PacketCodec::new(config).encode_payload(&payload, &mut of_payload);
-        prop_assert_eq!(encoded.map(|()| of_payload.split_off(7).to_vec()), afresh.clone());
+        prop_assert_eq!(encoded.map(|()| of_payload.split_off(7).to_vec()), expected.clone());
         prop_assert_eq!(&of_payload[..], b"before ");
         for (origin, packet) in packets_of(&payload) {
-            prop_assert!(encode(&config, &packet) == afresh, "{origin}, encoded in {config:?}");
+            prop_assert!(encode(&config, &packet) == expected, "{origin}, encoded in {config:?}");
         }
-        if let Ok(wire) = afresh {
+        if let Ok(wire) = expected {
             let (packets, end) = decode(&config, [&wire[..]]);
             prop_assert!(payloads(&packets) == [payload], "{packets:?}");
             prop_assert_eq!(end, Ok(()));

@@ -1,7 +1,7 @@
-//! The wire format against bytes that the Go library put on a socket: see `vectors/README.md`.
+//! Tests the wire format against bytes captured from the Go library: see `vectors/README.md`.
 //!
-//! Both directions are exact: what is encoded is the captured bytes, whatever way the packet was made, and
-//! what is decoded from them is the payload, however the bytes arrive.
+//! Encoding must return exactly the captured bytes, for packets made in any way. Decoding the captured bytes must
+//! return exactly the payload, in any chunks.
 
 mod common;
 
@@ -78,7 +78,7 @@ fn vectors() -> Vectors {
 }
 
 fn unhex(text: &str) -> Vec<u8> {
-    assert!(text.len() % 2 == 0, "half a byte at the end of {text}");
+    assert!(text.len() % 2 == 0, "odd number of hex digits: {text}");
     (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
 }
 
@@ -86,7 +86,7 @@ fn sha256(bytes: &[u8]) -> String {
     format!("{:x}", Sha256::digest(bytes))
 }
 
-/// The pattern payload of the vectors. It has a period of 256 bytes, as 131 is odd.
+/// The pattern payload of the vectors. It repeats every 256 bytes.
 fn pattern(len: usize, seed: usize) -> Vec<u8> {
     let period: Vec<u8> = (0..256).map(|i| ((i * 131 + seed * 17 + 7) % 256) as u8).collect();
     let mut payload = period.repeat(len.div_ceil(256));
@@ -112,13 +112,13 @@ fn small_frames_are_the_captured_bytes_in_both_directions() {
     }
 }
 
-/// Encodes and decodes every large vector; `expected` picks the length and the hash of its frame.
+/// Encodes and decodes every large vector. `expected` returns the length and the hash of its frame.
 fn check_large_frames(config: &CodecConfig, expected: impl Fn(&LargeFrame) -> (usize, &str)) {
     for vector in vectors().large {
         let payload = pattern(vector.payload_len, vector.pattern_seed);
         let wire = encode(config, &payload.clone().into()).unwrap();
         assert_eq!((wire.len(), &sha256(&wire)[..]), expected(&vector), "{} bytes", vector.payload_len);
-        // 32 MiB from every origin would take longer than all other tests together.
+        // With 32 MiB, trying every origin would take longer than all other tests together.
         if payload.len() <= 1024 * 1024 {
             for (origin, packet) in packets_of(&payload) {
                 assert!(encode(config, &packet).unwrap() == wire, "{} bytes, {origin}", payload.len());
@@ -142,13 +142,13 @@ fn large_frames_with_the_checksum_have_the_captured_hash_and_decode_to_their_pay
     check_large_frames(&checked(), |vector| (vector.wire_crc_len, &vector.wire_crc_sha256));
 }
 
-/// The value of an entry of `Ops`.
+/// Parses an entry of `Ops`.
 fn typed(kind: &str, value: &Value) -> Typed {
     fn number<T>(value: &Value) -> T
     where
         T: std::str::FromStr<Err: std::fmt::Debug>,
     {
-        // A number or a string of one: JSON numbers end at 2^53, and do not know infinity.
+        // A number, or a string with a number: JSON numbers are exact only up to 2^53 and cannot be infinite.
         let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         text.parse().unwrap()
     }
@@ -169,7 +169,7 @@ fn typed(kind: &str, value: &Value) -> Typed {
         "var_bytes_u32" => Typed::VarBytesU32(unhex(text()).into()),
         "var_str_u16" => Typed::VarStrU16(text().to_owned()),
         "var_str_u32" => Typed::VarStrU32(text().to_owned()),
-        other => panic!("a kind of value that no test knows: {other}"),
+        other => panic!("unknown type of value: {other}"),
     }
 }
 
@@ -199,7 +199,9 @@ fn typed_values_are_the_captured_payload_in_both_directions() {
     }
 }
 
-fn check_stream(config: &CodecConfig, wire: &[u8], sent_on: &[(CodecConfig, &[u8])]) {
+/// Decodes the captured stream in chunks of several lengths. Then encodes its packets again in each format of
+/// `forwarded` and compares the result with the bytes given there.
+fn check_stream(config: &CodecConfig, wire: &[u8], forwarded: &[(CodecConfig, &[u8])]) {
     let expected: Vec<StreamPacket> = vector_json("stream.json");
     for chunk_len in [1, 2, 3, 7, 1460, 65_536] {
         let (packets, end) = decode(config, wire.chunks(chunk_len));
@@ -210,52 +212,56 @@ fn check_stream(config: &CodecConfig, wire: &[u8], sent_on: &[(CodecConfig, &[u8
             assert_eq!(payload, pattern(expected.len, i), "packet {i} in chunks of {chunk_len}");
             assert_eq!(crc32fast::hash(payload), expected.crc32, "packet {i} in chunks of {chunk_len}");
         }
-        for (other, other_wire) in sent_on {
+        for (other, other_wire) in forwarded {
             let encoded: Vec<Vec<u8>> = packets.iter().map(|packet| encode(other, packet).unwrap()).collect();
-            assert!(encoded.concat() == *other_wire, "sent on in {other:?}, in chunks of {chunk_len}");
+            assert!(
+                encoded.concat() == *other_wire,
+                "forwarded in {other:?}, received in chunks of {chunk_len}"
+            );
         }
     }
 }
 
 #[test]
-fn a_stream_decodes_in_any_chunks_and_encodes_to_the_very_same_bytes() {
+fn a_stream_decodes_in_any_chunks_and_encodes_to_the_captured_bytes() {
     let (plain_wire, checked_wire) = (vector_bytes("stream.bin"), vector_bytes("stream-crc.bin"));
     check_stream(&plain(), &plain_wire, &[(plain(), &plain_wire), (checked(), &checked_wire)]);
 }
 
 #[test]
-fn a_stream_with_the_checksum_decodes_in_any_chunks_and_encodes_to_the_very_same_bytes() {
+fn a_stream_with_the_checksum_decodes_in_any_chunks_and_encodes_to_the_captured_bytes() {
     let (plain_wire, checked_wire) = (vector_bytes("stream.bin"), vector_bytes("stream-crc.bin"));
     check_stream(&checked(), &checked_wire, &[(checked(), &checked_wire), (plain(), &plain_wire)]);
 }
 
-/// `wire` in the chunks that the bits of `cuts` say: bit `i` is a cut behind byte `i`.
-fn cut(wire: &[u8], cuts: u32) -> Vec<&[u8]> {
+/// Splits `wire` after byte `i` for each bit `i` of `cuts`.
+fn split(wire: &[u8], cuts: u32) -> Vec<&[u8]> {
     let ends = (1..wire.len()).filter(|end| cuts >> (end - 1) & 1 == 1).chain([wire.len()]);
     let mut start = 0;
     ends.map(|end| &wire[std::mem::replace(&mut start, end)..end]).collect()
 }
 
-fn check_cuts(config: &CodecConfig, wire: &[u8], expected: &[&[u8]]) {
-    assert!(wire.len() <= 16, "{} bytes can be cut in too many ways", wire.len());
+/// Decodes `wire`, split in every possible way.
+fn check_all_splits(config: &CodecConfig, wire: &[u8], expected: &[&[u8]]) {
+    assert!(wire.len() <= 16, "{} bytes can be split in too many ways", wire.len());
     for cuts in 0..1 << (wire.len() - 1) {
-        let (packets, end) = decode(config, cut(wire, cuts));
-        assert_eq!(payloads(&packets), expected, "cut at {cuts:b}");
-        assert_eq!(end, Ok(()), "cut at {cuts:b}");
+        let (packets, end) = decode(config, split(wire, cuts));
+        assert_eq!(payloads(&packets), expected, "split at {cuts:b}");
+        assert_eq!(end, Ok(()), "split at {cuts:b}");
     }
 }
 
 #[test]
-fn a_short_stream_decodes_to_the_same_packets_however_it_is_cut() {
-    check_cuts(&plain(), b"\x01\0\0\0a\0\0\0\0\x03\0\0\0bcd", &[b"a", b"", b"bcd"]);
-    check_cuts(&plain(), b"\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", &[b"", b"", b"", b""]);
+fn a_short_stream_decodes_to_the_same_packets_in_every_split() {
+    check_all_splits(&plain(), b"\x01\0\0\0a\0\0\0\0\x03\0\0\0bcd", &[b"a", b"", b"bcd"]);
+    check_all_splits(&plain(), b"\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", &[b"", b"", b"", b""]);
     let u16_be = plain().header(HeaderFormat::U16Be);
-    check_cuts(&u16_be, b"\0\x02ab\0\0\0\x01c\0\x05defgh", &[b"ab", b"", b"c", b"defgh"]);
+    check_all_splits(&u16_be, b"\0\x02ab\0\0\0\x01c\0\x05defgh", &[b"ab", b"", b"c", b"defgh"]);
 }
 
 #[test]
-fn a_short_stream_with_the_checksum_decodes_to_the_same_packets_however_it_is_cut() {
+fn a_short_stream_with_the_checksum_decodes_to_the_same_packets_in_every_split() {
     let empty_twice = b"\0\0\0\0\x1c\xdf\x44\x21\0\0\0\0\x1c\xdf\x44\x21";
-    check_cuts(&checked(), empty_twice, &[b"", b""]);
-    check_cuts(&checked(), b"\x03\0\0\0\x3a\xbd\x40\xc0\x34\xcf\xa2", &[b"\x3a\xbd\x40"]);
+    check_all_splits(&checked(), empty_twice, &[b"", b""]);
+    check_all_splits(&checked(), b"\x03\0\0\0\x3a\xbd\x40\xc0\x34\xcf\xa2", &[b"\x3a\xbd\x40"]);
 }
