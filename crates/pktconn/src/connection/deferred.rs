@@ -14,12 +14,12 @@ pub(crate) fn catch_panic<T>(act: impl FnOnce() -> T) -> Option<T> {
 
 /// Boxed, because most connections have nothing here at most times.
 #[derive(Default)]
-pub(crate) struct Deferred(Option<Box<Deeds>>);
+pub(crate) struct Deferred(Option<Box<Actions>>);
 
 #[derive(Default)]
-struct Deeds(Vec<Deed>);
+struct Actions(Vec<Action>);
 
-enum Deed {
+enum Action {
     Wake(Waker),
     Drop(Box<dyn Send>),
 }
@@ -30,11 +30,11 @@ impl Deferred {
     }
 
     pub(crate) fn wake(&mut self, waker: Waker) {
-        self.add(Deed::Wake(waker));
+        self.add(Action::Wake(waker));
     }
 
     pub(crate) fn drop(&mut self, thing: impl Send + 'static) {
-        self.add(Deed::Drop(Box::new(thing)));
+        self.add(Action::Drop(Box::new(thing)));
     }
 
     pub(crate) fn drop_some(&mut self, thing: Option<impl Send + 'static>) {
@@ -43,26 +43,26 @@ impl Deferred {
         }
     }
 
-    fn add(&mut self, deed: Deed) {
-        self.0.get_or_insert_default().0.push(deed);
+    fn add(&mut self, action: Action) {
+        self.0.get_or_insert_default().0.push(action);
     }
 
     /// Does all of it. A panic in one of them, which is code of the application's, keeps the others from nothing.
     #[inline]
     pub(crate) fn run(self) {
-        if let Some(deeds) = self.0 {
-            deeds.run();
+        if let Some(actions) = self.0 {
+            actions.run();
         }
     }
 }
 
-impl Deeds {
+impl Actions {
     fn run(self) {
         let mut panic = None;
-        for deed in self.0 {
-            let done = catch_unwind(AssertUnwindSafe(|| match deed {
-                Deed::Wake(waker) => waker.wake(),
-                Deed::Drop(thing) => drop(thing),
+        for action in self.0 {
+            let done = catch_unwind(AssertUnwindSafe(|| match action {
+                Action::Wake(waker) => waker.wake(),
+                Action::Drop(thing) => drop(thing),
             }));
             panic = panic.or(done.err());
         }

@@ -40,7 +40,7 @@ pub(crate) enum Next {
 }
 
 /// A connection, as its flusher sees it.
-pub(crate) trait Flushed: Send + Sync + 'static {
+pub(crate) trait FlushTarget: Send + Sync + 'static {
     /// A turn of the flusher. `is_first` unless it is one [again](Next::Again).
     fn run_flusher(self: &Arc<Self>, is_first: bool, cx: &mut Context<'_>) -> Next;
 
@@ -50,9 +50,9 @@ pub(crate) trait Flushed: Send + Sync + 'static {
 
 /// Ends the connection when its flusher is dropped before its end, because its runtime was shut down. Nothing that was
 /// accepted would be written any more, and callers that wait for it would wait for ever.
-struct EndWithFlusher<T: Flushed>(Option<Arc<T>>);
+struct EndWithFlusher<T: FlushTarget>(Option<Arc<T>>);
 
-impl<T: Flushed> Drop for EndWithFlusher<T> {
+impl<T: FlushTarget> Drop for EndWithFlusher<T> {
     fn drop(&mut self) {
         if let Some(conn) = self.0.take() {
             conn.flusher_gone();
@@ -61,7 +61,7 @@ impl<T: Flushed> Drop for EndWithFlusher<T> {
 }
 
 /// The task of a connection that writes what no one else writes.
-pub(crate) fn flusher<T: Flushed>(conn: Arc<T>) -> impl Future<Output = ()> + Send + 'static {
+pub(crate) fn flusher<T: FlushTarget>(conn: Arc<T>) -> impl Future<Output = ()> + Send + 'static {
     // Made before the first turn, which a runtime that is shut down does not grant.
     let mut guard = EndWithFlusher(Some(conn));
     // A turn of it is bounded by the queue: and what it finds to take no more is to be no limit of tokio's.

@@ -20,20 +20,20 @@ use tokio::sync::Notify;
 use super::deferred::{Deferred, catch_panic};
 
 /// The steps in which accounts count, so that connections share no line of memory at each packet.
-const GRAIN: usize = 2 * 1024;
+const ACCOUNT_STEP: usize = 2 * 1024;
 
 /// Who holds less is read also under pressure, so much at a time. A server with 1,000 connections then grows by 8 MiB at
 /// most beyond its budget.
-pub(crate) const FEW: usize = 4 * 1024;
+pub(crate) const EXEMPT_BYTES: usize = 4 * 1024;
 
 /// When the pressure is off, so many of those who were paused are woken at a time: each has much to do, and others have less.
-const RESUMED_AT_ONCE: usize = 16;
+const RESUME_BATCH: usize = 16;
 
 pub(crate) struct Budget {
     limit: usize,
     total: AtomicUsize,
     /// Set by who goes beyond the limit, cleared by who [watches](Self::relax) it.
-    is_pressed: AtomicBool,
+    is_under_pressure: AtomicBool,
     /// Whether the watch is over. Connections that live on without their server are read as if there were no budget:
     /// nobody would resume them.
     is_retired: AtomicBool,
@@ -49,7 +49,7 @@ impl Budget {
         Self {
             limit,
             total: AtomicUsize::new(0),
-            is_pressed: AtomicBool::new(false),
+            is_under_pressure: AtomicBool::new(false),
             is_retired: AtomicBool::new(false),
             crossed: Notify::new(),
             paused: Mutex::default(),
@@ -62,8 +62,8 @@ impl Budget {
         self.limit - self.limit / 8
     }
 
-    pub(crate) fn is_pressed(&self) -> bool {
-        self.is_pressed.load(SeqCst) && !self.is_retired.load(SeqCst)
+    pub(crate) fn is_under_pressure(&self) -> bool {
+        self.is_under_pressure.load(SeqCst) && !self.is_retired.load(SeqCst)
     }
 
     /// What all connections hold, in bytes.
@@ -79,16 +79,16 @@ impl Budget {
     /// Whether the watch is to be [told](Self::tell).
     fn add(&self, bytes: usize) -> bool {
         let total = self.total.fetch_add(bytes, SeqCst) + bytes;
-        total > self.limit && !self.is_pressed.swap(true, SeqCst)
+        total > self.limit && !self.is_under_pressure.swap(true, SeqCst)
     }
 
-    fn take_off(&self, bytes: usize) -> bool {
+    fn subtract(&self, bytes: usize) -> bool {
         let before = self.total.fetch_sub(bytes, SeqCst);
         before > self.low_mark() && before - bytes <= self.low_mark()
     }
 
     /// Not under the lock of a connection: it wakes a task.
-    pub(crate) fn tell(&self) {
+    pub(crate) fn notify_watcher(&self) {
         self.crossed.notify_one();
     }
 
@@ -96,23 +96,23 @@ impl Budget {
     fn pause(&self, place: usize, waker: &Waker) -> bool {
         let mut paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
         // Under the lock: who clears it looks here after that.
-        let is_pressed = self.is_pressed();
-        let replaced = if is_pressed { paused.insert(place, waker.clone()) } else { None };
+        let is_under_pressure = self.is_under_pressure();
+        let replaced = if is_under_pressure { paused.insert(place, waker.clone()) } else { None };
         drop(paused);
         // It may run code of the application's.
         drop(replaced);
-        is_pressed
+        is_under_pressure
     }
 
     /// Takes the pressure off where it can be.
-    pub(crate) fn relax(&self) {
+    pub(crate) fn update_pressure(&self) {
         if self.total.load(SeqCst) > self.low_mark() {
             return;
         }
-        self.is_pressed.store(false, SeqCst);
+        self.is_under_pressure.store(false, SeqCst);
         // Who has added to it meanwhile has seen it set, and told nobody.
         if self.total.load(SeqCst) > self.limit {
-            self.is_pressed.store(true, SeqCst);
+            self.is_under_pressure.store(true, SeqCst);
         }
     }
 
@@ -144,7 +144,7 @@ impl Budget {
     /// Wakes some of those who are paused. Whether there are more.
     pub(crate) fn resume_some(&self) -> bool {
         let mut paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
-        let places: Vec<_> = paused.keys().take(RESUMED_AT_ONCE).copied().collect();
+        let places: Vec<_> = paused.keys().take(RESUME_BATCH).copied().collect();
         let wakers: Vec<_> = places.iter().filter_map(|place| paused.remove(place)).collect();
         let has_more = !paused.is_empty();
         if !has_more {
@@ -152,10 +152,10 @@ impl Budget {
             *paused = HashMap::new();
         }
         drop(paused);
-        let mut later = Deferred::default();
-        wakers.into_iter().for_each(|waker| later.wake(waker));
+        let mut deferred = Deferred::default();
+        wakers.into_iter().for_each(|waker| deferred.wake(waker));
         // A waker is code of the application's, and may panic: that must not end the server.
-        catch_panic(|| later.run());
+        catch_panic(|| deferred.run());
         has_more
     }
 }
@@ -194,25 +194,26 @@ impl Account {
 
     /// Leaves the waker of the receiver, unless the connection holds little or the pressure is off.
     pub(crate) fn pause(&self, waker: &Waker) -> bool {
-        if self.held() < FEW || !self.budget.pause(self.place, waker) {
+        if self.held() < EXEMPT_BYTES || !self.budget.pause(self.place, waker) {
             return false;
         }
         self.is_paused.store(true, SeqCst);
         // What was written meanwhile has woken nobody.
-        self.resume_if_few().is_none()
+        self.resume_if_exempt().is_none()
     }
 
     /// The waker of a receiver that is paused, where what was written has left the connection with little. It is to be woken,
     /// but not under a lock.
-    pub(crate) fn resume_if_few(&self) -> Option<Waker> {
-        let resumes = self.is_paused.load(SeqCst) && self.held() < FEW && self.is_paused.swap(false, SeqCst);
+    pub(crate) fn resume_if_exempt(&self) -> Option<Waker> {
+        let resumes =
+            self.is_paused.load(SeqCst) && self.held() < EXEMPT_BYTES && self.is_paused.swap(false, SeqCst);
         if resumes { self.budget.unpause(self.place) } else { None }
     }
 
     /// Notes what is read.
     pub(crate) fn note_read(&self, bytes: usize) {
         if self.note(&self.read, bytes) {
-            self.budget.tell();
+            self.budget.notify_watcher();
         }
     }
 
@@ -225,21 +226,21 @@ impl Account {
         let last = of.load(Relaxed);
         // Rounded up: what is counted is never less than what is held. Down only by more than it takes to go up again, but
         // under pressure, which pauses nobody who holds little.
-        let rounded = bytes.next_multiple_of(GRAIN);
-        let is_slow = rounded < last && bytes > 0 && !self.budget.is_pressed();
-        let bytes = if is_slow { rounded + GRAIN } else { rounded };
+        let rounded = bytes.next_multiple_of(ACCOUNT_STEP);
+        let keeps_step = rounded < last && bytes > 0 && !self.budget.is_under_pressure();
+        let bytes = if keeps_step { rounded + ACCOUNT_STEP } else { rounded };
         if bytes == last || (bytes > last && rounded <= last) {
             return false;
         }
         of.store(bytes, SeqCst);
-        if bytes > last { self.budget.add(bytes - last) } else { self.budget.take_off(last - bytes) }
+        if bytes > last { self.budget.add(bytes - last) } else { self.budget.subtract(last - bytes) }
     }
 }
 
 impl Drop for Account {
     fn drop(&mut self) {
-        if self.budget.take_off(self.held()) {
-            self.budget.tell();
+        if self.budget.subtract(self.held()) {
+            self.budget.notify_watcher();
         }
     }
 }
@@ -255,11 +256,11 @@ mod tests {
         for bytes in [0, 100_000, 5000, 5001, 0, 1, 300_000] {
             first.note_read(bytes);
             second.note_queued(bytes);
-            let most = 2 * bytes + 4 * GRAIN;
+            let most = 2 * bytes + 4 * ACCOUNT_STEP;
             assert!((2 * bytes..=most).contains(&budget.held()), "{} for {bytes} each", budget.held());
         }
         first.note_read(0);
-        assert_eq!((first.held(), budget.held()), (0, 300_000_usize.next_multiple_of(GRAIN)));
+        assert_eq!((first.held(), budget.held()), (0, 300_000_usize.next_multiple_of(ACCOUNT_STEP)));
         drop((first, second));
         assert_eq!(budget.held(), 0);
     }
@@ -291,10 +292,10 @@ mod tests {
         // The buffer that the thread lends for one small packet.
         small.note_queued(64 * 1024);
         assert!(small.pause(Waker::noop()));
-        assert!(small.resume_if_few().is_none());
+        assert!(small.resume_if_exempt().is_none());
         small.note_queued(10);
-        assert!(small.held() < FEW && small.resume_if_few().is_some());
-        assert!(budget.paused.lock().unwrap().is_empty() && budget.is_pressed());
+        assert!(small.held() < EXEMPT_BYTES && small.resume_if_exempt().is_some());
+        assert!(budget.paused.lock().unwrap().is_empty() && budget.is_under_pressure());
         assert!(!small.pause(Waker::noop()) && large.pause(Waker::noop()));
     }
 
@@ -305,7 +306,7 @@ mod tests {
         account.note_queued(5000);
         assert!(budget.pause(0, Waker::noop()));
         budget.retire();
-        assert!(!budget.is_pressed() && !budget.pause(0, Waker::noop()));
+        assert!(!budget.is_under_pressure() && !budget.pause(0, Waker::noop()));
         assert!(budget.paused.lock().unwrap().is_empty());
     }
 
@@ -315,16 +316,16 @@ mod tests {
         let budget = Arc::new(Budget::new(80 * KIB));
         let (first, second) = (Account::new(&budget, 0), Account::new(&budget, 0));
         let waker = Waker::noop();
-        assert!(!first.note_queued(80 * KIB) && !budget.is_pressed());
+        assert!(!first.note_queued(80 * KIB) && !budget.is_under_pressure());
         assert!(!budget.pause(0, waker), "there is nothing to wait for");
-        assert!(second.note_queued(5 * KIB) && budget.is_pressed());
+        assert!(second.note_queued(5 * KIB) && budget.is_under_pressure());
         assert!(!second.note_queued(10 * KIB), "it was told once");
         assert!(budget.pause(0, waker));
         assert!(!first.note_queued(64 * KIB), "it is not yet low enough");
-        budget.relax();
-        assert!(budget.is_pressed());
+        budget.update_pressure();
+        assert!(budget.is_under_pressure());
         assert!(first.note_queued(56 * KIB));
-        budget.relax();
-        assert!(!budget.is_pressed() && !budget.pause(0, waker));
+        budget.update_pressure();
+        assert!(!budget.is_under_pressure() && !budget.pause(0, waker));
     }
 }

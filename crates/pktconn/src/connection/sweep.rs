@@ -33,7 +33,7 @@ const CONNS_A_TURN: usize = 64;
 const MAX_SPARE: usize = 1024;
 
 /// A connection, as a sweeper sees it.
-pub(crate) trait Swept: Send + Sync + 'static {
+pub(crate) trait SweepTarget: Send + Sync + 'static {
     /// Writes what is still in the send queue.
     fn sweep(self: &Arc<Self>);
 
@@ -42,10 +42,14 @@ pub(crate) trait Swept: Send + Sync + 'static {
 }
 
 /// The sweepers of a thread, one for each runtime that its connections live in: mostly one.
-pub(crate) type OfThread<T> = RefCell<Vec<(runtime::Id, ThreadEnd<T>)>>;
+pub(crate) type ThreadSweepers<T> = RefCell<Vec<(runtime::Id, ThreadEnd<T>)>>;
 
 /// Has a sweeper of this thread look after `conn`, which has something to write, in the runtime that is its home.
-pub(crate) fn enlist<T: Swept>(conn: &Arc<T>, home: &Home, of_this_thread: &'static LocalKey<OfThread<T>>) {
+pub(crate) fn schedule<T: SweepTarget>(
+    conn: &Arc<T>,
+    home: &Home,
+    of_this_thread: &'static LocalKey<ThreadSweepers<T>>,
+) {
     let listed = of_this_thread.try_with(|sweepers| {
         let sweepers = sweepers.borrow();
         let mine = sweepers.iter().find(|(id, _)| *id == home.id);
@@ -119,7 +123,7 @@ impl<T> Sweeper<T> {
     }
 }
 
-impl<T: Swept> Sweeper<T> {
+impl<T: SweepTarget> Sweeper<T> {
     /// A turn of the task. `swept` is empty, and the list's next one.
     fn sweep(&self, swept: &mut Vec<Arc<T>>, cx: &mut Context<'_>) -> Poll<()> {
         let mut list = self.list();
@@ -163,9 +167,9 @@ impl<T> Drop for ThreadEnd<T> {
 }
 
 /// The task's end of a sweeper. What is on the list when it is gone is left to the flushers.
-struct TaskEnd<T: Swept>(Arc<Sweeper<T>>);
+struct TaskEnd<T: SweepTarget>(Arc<Sweeper<T>>);
 
-impl<T: Swept> Drop for TaskEnd<T> {
+impl<T: SweepTarget> Drop for TaskEnd<T> {
     fn drop(&mut self) {
         let mut list = self.0.list();
         list.task_ended = true;
@@ -177,7 +181,7 @@ impl<T: Swept> Drop for TaskEnd<T> {
     }
 }
 
-async fn run<T: Swept>(sweeper: TaskEnd<T>) {
+async fn run<T: SweepTarget>(sweeper: TaskEnd<T>) {
     let mut swept = Vec::new();
     poll_fn(|cx| sweeper.0.sweep(&mut swept, cx)).await;
 }

@@ -30,8 +30,8 @@ pub(crate) async fn enforce(registry: &Registry) {
     let _retire_on_drop = RetireOnDrop(budget);
     let mut pressure_since = None;
     loop {
-        budget.relax();
-        if !budget.is_pressed() {
+        budget.update_pressure();
+        if !budget.is_under_pressure() {
             pressure_since = None;
             let has_more = budget.resume_some();
             tokio::select! {

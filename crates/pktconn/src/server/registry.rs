@@ -87,7 +87,7 @@ impl Registry {
 
     /// Adds an accepted connection if the limits allow it, and counts it for `peer` if that is known.
     fn admit(&self, peer: Option<SocketAddr>) -> Option<(usize, Option<Network>)> {
-        if self.budget().is_some_and(Budget::is_pressed) {
+        if self.budget().is_some_and(Budget::is_under_pressure) {
             return None;
         }
         let mut table = self.table();

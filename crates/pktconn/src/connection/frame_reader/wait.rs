@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use super::buffer::make_room;
 use super::{End, FrameReader};
 use crate::connection::shared::Found;
-use crate::connection::state::is_for_now;
+use crate::connection::state::is_temporary;
 use crate::connection::yielding;
 use crate::transport::Reader;
 
@@ -122,7 +122,7 @@ impl FrameReader {
                 self.note_read(count);
                 return true;
             }
-            Some(Err(error)) if !is_for_now(&error) => self.fail(&error.into()),
+            Some(Err(error)) if !is_temporary(&error) => self.fail(&error.into()),
             Some(Err(_)) | None => {}
         }
         false

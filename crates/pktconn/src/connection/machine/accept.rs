@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::{Machine, News, Rules, SlowConsumer};
+use super::{Machine, Rules, SlowConsumer, Wakeups};
 use crate::error::Reason;
 use pktconn_codec::Packet;
 
@@ -15,12 +15,13 @@ impl Machine {
     /// Whether a frame of `len` bytes may join the queue. One that is larger than the queue passes alone.
     #[inline]
     pub(crate) fn has_room(&self, len: usize, rules: &Rules, now: impl FnOnce() -> Instant) -> bool {
-        (self.queue.is_empty() || self.queue.occupied() + len <= rules.send_high_water) && !self.lags(now)
+        (self.queue.is_empty() || self.queue.occupied() + len <= rules.send_high_water)
+            && !self.exceeds_max_lag(now)
     }
 
     /// Whether the peer lags behind for longer than it may, as far as is known.
     #[inline]
-    pub(crate) fn lags(&self, now: impl FnOnce() -> Instant) -> bool {
+    pub(crate) fn exceeds_max_lag(&self, now: impl FnOnce() -> Instant) -> bool {
         self.lag.as_ref().and_then(|lag| lag.due()).is_some_and(|due| due <= now())
     }
 
@@ -41,7 +42,7 @@ impl Machine {
                 // Of a large frame that was begun.
                 let written = self.queue.occupied() - self.queue.len();
                 let room = rules.send_high_water.saturating_sub(written + len);
-                let target = if self.lags(|| now) { 0 } else { room };
+                let target = if self.exceeds_max_lag(|| now) { 0 } else { room };
                 self.drop_oldest(target, rules, done);
                 Ok(())
             }
@@ -55,20 +56,20 @@ impl Machine {
             return;
         }
         let flushed = self.bytes_flushed;
-        let begun_end = self.bytes_written + self.queue.begun_len() as u64;
+        let partial_end = self.bytes_written + self.queue.partial_len() as u64;
         if let Some(lag) = &mut self.lag {
-            lag.dropped(begun_end, dropped.bytes as u64);
-            lag.reached(flushed.min(begun_end), self.bytes_written + self.queue.len() as u64);
+            lag.dropped(partial_end, dropped.bytes as u64);
+            lag.reached(flushed.min(partial_end), self.bytes_written + self.queue.len() as u64);
         }
-        let extra = self.extra();
-        extra.packets_dropped += dropped.packets;
-        extra.passed_over.add(dropped.bytes as u64, flushed, begun_end);
-        self.tell(News::PROGRESS);
+        let cold = self.cold();
+        cold.packets_dropped += dropped.packets;
+        cold.dropped_bytes.add(dropped.bytes as u64, flushed, partial_end);
+        self.request(Wakeups::PROGRESS);
     }
 
     /// Counts a packet that was dropped for want of room.
     pub(crate) fn drop_newest(&mut self) {
-        self.extra().packets_dropped += 1;
+        self.cold().packets_dropped += 1;
     }
 
     /// Ends the connection of a peer that is too slow.
@@ -83,38 +84,38 @@ impl Machine {
 
     /// Whether senders wait for room. Nobody passes them by.
     #[inline]
-    pub(crate) fn is_waited_for(&self) -> bool {
-        self.extra.as_ref().is_some_and(|extra| !extra.line.is_empty())
+    pub(crate) fn has_waiting_senders(&self) -> bool {
+        self.cold.as_ref().is_some_and(|cold| !cold.waiting_senders.is_empty())
     }
 
     /// Takes a place in the line, behind the others, unless `key` has one. Whether it is the first.
-    pub(crate) fn stand_in_line(&mut self, key: u64) -> bool {
-        let line = &mut self.extra().line;
-        if !line.contains(&key) {
-            line.push_back(key);
+    pub(crate) fn add_waiting_sender(&mut self, key: u64) -> bool {
+        let waiting = &mut self.cold().waiting_senders;
+        if !waiting.contains(&key) {
+            waiting.push_back(key);
         }
-        line.front() == Some(&key)
+        waiting.front() == Some(&key)
     }
 
     /// Who is next.
-    pub(crate) fn first_in_line(&self) -> Option<u64> {
-        self.extra.as_ref()?.line.front().copied()
+    pub(crate) fn first_waiting_sender(&self) -> Option<u64> {
+        self.cold.as_ref()?.waiting_senders.front().copied()
     }
 
     /// Leaves the line: served, or given up. Those behind move up, and if there are none, whoever waits for room without a
     /// place may go on.
-    pub(crate) fn leave_line(&mut self, key: u64) {
-        let Some(extra) = &mut self.extra else { return };
-        let before = extra.line.len();
-        extra.line.retain(|other| *other != key);
-        if extra.line.len() < before {
-            self.tell(News::PROGRESS);
+    pub(crate) fn remove_waiting_sender(&mut self, key: u64) {
+        let Some(cold) = &mut self.cold else { return };
+        let before = cold.waiting_senders.len();
+        cold.waiting_senders.retain(|other| *other != key);
+        if cold.waiting_senders.len() < before {
+            self.request(Wakeups::PROGRESS);
         }
     }
 
     /// Whether one who has no place in the line may go on when there is room. Senders that wait may not be polled any more: in
     /// front of an empty queue nobody waits for them.
-    pub(crate) fn may_pass_line(&self) -> bool {
-        self.queue.is_empty() || !self.is_waited_for()
+    pub(crate) fn may_bypass_waiting_senders(&self) -> bool {
+        self.queue.is_empty() || !self.has_waiting_senders()
     }
 }

@@ -6,8 +6,8 @@ use pktconn_codec::Packet;
 use tokio::time::Instant;
 
 use super::phase::Phase;
-use super::progress::Look;
-use super::{Machine, News, Rules};
+use super::progress::DeadlineCheck;
+use super::{Machine, Rules, Wakeups};
 use crate::error::{Reason, Timeout};
 use crate::transport::Acks;
 
@@ -28,30 +28,30 @@ impl Machine {
     }
 
     pub(crate) fn reason(&self) -> Option<Reason> {
-        self.extra.as_ref().and_then(|extra| extra.reason.clone())
+        self.cold.as_ref().and_then(|cold| cold.reason.clone())
     }
 
     pub(crate) fn stop_reason(&self) -> Reason {
-        let stopped = self.extra.as_ref().and_then(|extra| extra.stopped.clone());
+        let stopped = self.cold.as_ref().and_then(|cold| cold.stopped.clone());
         stopped.unwrap_or(Reason::LocalClose)
     }
 
     pub(crate) fn failure(&self) -> Option<Reason> {
-        self.extra.as_ref().and_then(|extra| extra.failure.clone())
+        self.cold.as_ref().and_then(|cold| cold.failure.clone())
     }
 
     /// Notes what went wrong, and that nothing is sent any more for that.
     pub(crate) fn fail(&mut self, reason: Reason) {
-        self.extra().failure.get_or_insert_with(|| reason.clone());
+        self.cold().failure.get_or_insert_with(|| reason.clone());
         self.stop(reason);
     }
 
     /// Notes why nothing is sent any more, where nothing was noted before.
     pub(crate) fn stop(&mut self, reason: Reason) {
-        let extra = self.extra();
-        extra.reason.get_or_insert_with(|| reason.clone());
-        extra.stopped.get_or_insert(reason);
-        self.tell(News::END);
+        let cold = self.cold();
+        cold.reason.get_or_insert_with(|| reason.clone());
+        cold.stopped.get_or_insert(reason);
+        self.request(Wakeups::END);
     }
 
     /// Empties the queue into the packets that were not wholly written. Whether the first of them was begun, so that the peer
@@ -76,9 +76,9 @@ impl Machine {
         self.phase = Phase::Closing;
         self.recv_clock = None;
         // A timeout beyond what the clock can say is none.
-        self.extra().ending.deadline = now.checked_add(rules.timeouts.close);
-        self.tell(News::END);
-        self.tell(News::TASK);
+        self.cold().ending.deadline = now.checked_add(rules.timeouts.close);
+        self.request(Wakeups::END);
+        self.request(Wakeups::FLUSHER);
     }
 
     /// Ends the connection without a close, after the transport was offered what is queued. Where bytes of the peer's are
@@ -94,10 +94,10 @@ impl Machine {
         self.queue_all_latest(|| now);
         self.phase = Phase::Aborting;
         self.recv_clock = None;
-        let ending = &mut self.extra().ending;
-        (ending.deadline, ending.next_look) = (now.checked_add(ABORT_TIMEOUT), None);
-        self.tell(News::END);
-        self.tell(News::TASK);
+        let ending = &mut self.cold().ending;
+        (ending.deadline, ending.next_ack_check) = (now.checked_add(ABORT_TIMEOUT), None);
+        self.request(Wakeups::END);
+        self.request(Wakeups::FLUSHER);
     }
 
     /// Ends the connection now.
@@ -108,11 +108,11 @@ impl Machine {
         self.phase = Phase::Ended;
         self.recv_clock = None;
         self.blocked = false;
-        let extra = self.extra();
-        extra.ending.reset = reset;
-        extra.stall = None;
-        self.tell(News::END);
-        self.tell(News::TASK);
+        let cold = self.cold();
+        cold.ending.reset = reset;
+        cold.stall = None;
+        self.request(Wakeups::END);
+        self.request(Wakeups::FLUSHER);
     }
 
     /// Writing has failed. What has arrived can still be received. That need not be the peer's doing: the runtime may be gone,
@@ -121,14 +121,14 @@ impl Machine {
         let was_open = self.phase == Phase::Open;
         self.fail(reason);
         self.end(self.has_output());
-        self.extra().ending.reads_on = was_open;
+        self.cold().ending.can_still_read = was_open;
     }
 
     /// The transport has sent FIN, after all that was queued.
     pub(crate) fn finished(&mut self, now: Instant) {
         self.phase = Phase::Finished;
-        let ending = &mut self.extra().ending;
-        (ending.next_look, ending.pause) = (Some(now), FIRST_PAUSE);
+        let ending = &mut self.cold().ending;
+        (ending.next_ack_check, ending.pause) = (Some(now), FIRST_PAUSE);
     }
 
     /// The peer has closed its side between two frames. Whether that is the end of receiving alone, and no consequence of
@@ -137,21 +137,21 @@ impl Machine {
         self.remote_closed = true;
         self.recv_clock = None;
         // Where this side is closing already, that was the last thing it waited for.
-        self.tell(News::TASK);
+        self.request(Wakeups::FLUSHER);
         if self.phase != Phase::Open {
             return false;
         }
-        self.extra().reason.get_or_insert(Reason::RemoteClose);
-        self.tell(News::END);
+        self.cold().reason.get_or_insert(Reason::RemoteClose);
+        self.request(Wakeups::END);
         if !rules.half_close {
-            self.extra().stopped.get_or_insert(Reason::RemoteClose);
+            self.cold().stopped.get_or_insert(Reason::RemoteClose);
             self.close(rules, now);
         }
         true
     }
 
     /// The peer has closed its side, and nobody receives any more.
-    pub(crate) fn peer_closed_unheard(&mut self) {
+    pub(crate) fn peer_closed_without_receiver(&mut self) {
         self.remote_closed = true;
     }
 
@@ -161,36 +161,36 @@ impl Machine {
 
     /// How a connection that has ended lets go of its transport: whether by a reset.
     pub(crate) fn ends_by_reset(&self) -> bool {
-        self.extra.as_ref().is_some_and(|extra| extra.ending.reset)
+        self.cold.as_ref().is_some_and(|cold| cold.ending.reset)
     }
 
     /// Has a connection that has ended let go of its transport by a reset.
     pub(crate) fn reset_at_end(&mut self) {
-        self.extra().ending.reset = true;
+        self.cold().ending.reset = true;
     }
 
     /// The receiver has told the end of the stream.
-    pub(crate) fn told_end(&mut self) {
-        self.extra().ending.told = true;
+    pub(crate) fn note_end_delivered(&mut self) {
+        self.cold().ending.end_delivered = true;
     }
 
     /// Whether the application knows that nothing more comes, so that to drop the connection is to close it.
-    pub(crate) fn has_told_end(&self) -> bool {
-        self.extra.as_ref().is_some_and(|extra| extra.ending.told)
+    pub(crate) fn is_end_delivered(&self) -> bool {
+        self.cold.as_ref().is_some_and(|cold| cold.ending.end_delivered)
     }
 
     // ---- reading on after a failed write
 
     /// Whether what has arrived can still be received, though the connection has ended.
-    pub(crate) fn reads_on(&self) -> bool {
-        self.extra.as_ref().is_some_and(|extra| extra.ending.reads_on)
+    pub(crate) fn can_still_read(&self) -> bool {
+        self.cold.as_ref().is_some_and(|cold| cold.ending.can_still_read)
     }
 
     /// Nothing more can come.
-    pub(crate) fn stop_reading_on(&mut self) {
-        if let Some(extra) = self.extra.as_mut().filter(|extra| extra.ending.reads_on) {
-            extra.ending.reads_on = false;
-            self.tell(News::RECEIVER);
+    pub(crate) fn stop_reading(&mut self) {
+        if let Some(cold) = self.cold.as_mut().filter(|cold| cold.ending.can_still_read) {
+            cold.ending.can_still_read = false;
+            self.request(Wakeups::RECEIVER);
         }
     }
 
@@ -198,54 +198,54 @@ impl Machine {
 
     /// Looks at all deadlines, after the transport was offered what there is. `is_first`: what was seen of it may be as old as
     /// the last turn of tokio's driver. `probe` asks what the peer has acknowledged.
-    pub(crate) fn look(
+    pub(crate) fn check_deadlines(
         &mut self,
         rules: &Rules,
         is_first: bool,
         now: Instant,
         mut probe: impl FnMut() -> Result<Acks, Reason>,
-    ) -> Look {
-        let mut look = Look { is_first, ..Look::default() };
-        if let Err(reason) = self.look_at_all(rules, now, &mut look, &mut probe) {
+    ) -> DeadlineCheck {
+        let mut check = DeadlineCheck { is_first, ..DeadlineCheck::default() };
+        if let Err(reason) = self.check_all(rules, now, &mut check, &mut probe) {
             self.write_failed(reason);
         }
         if self.phase == Phase::Ended {
             // Nothing of what was waited for matters any more.
-            look = Look::default();
+            check = DeadlineCheck::default();
         }
         if let Some(clock) = &mut self.recv_clock {
-            clock.will_be_looked_at(look.next);
+            clock.set_next_check(check.next);
         }
-        look
+        check
     }
 
-    fn look_at_all(
+    fn check_all(
         &mut self,
         rules: &Rules,
         now: Instant,
-        look: &mut Look,
+        check: &mut DeadlineCheck,
         probe: &mut impl FnMut() -> Result<Acks, Reason>,
     ) -> Result<(), Reason> {
         if self.phase > Phase::Open && self.phase < Phase::Ended {
-            self.look_at_end(rules, now, look, probe)?;
+            self.check_ending(rules, now, check, probe)?;
         }
         if self.phase < Phase::Ended {
-            self.look_at_sending(rules, now, look, probe)?;
+            self.check_sending(rules, now, check, probe)?;
         }
         if self.phase == Phase::Open {
-            self.look_at_receiving(rules, now, look, probe)?;
+            self.check_receiving(rules, now, check, probe)?;
         }
         Ok(())
     }
 
-    fn look_at_end(
+    fn check_ending(
         &mut self,
         rules: &Rules,
         now: Instant,
-        look: &mut Look,
+        check: &mut DeadlineCheck,
         probe: &mut impl FnMut() -> Result<Acks, Reason>,
     ) -> Result<(), Reason> {
-        let is_late = look.is_due(self.extra().ending.deadline, now);
+        let is_late = check.is_due(self.cold().ending.deadline, now);
         match self.phase {
             Phase::Closing if is_late => {
                 self.fail(Reason::Timeout(Timeout::Close, rules.timeouts.close));
@@ -253,24 +253,24 @@ impl Machine {
             }
             Phase::Finished if is_late || self.remote_closed => self.end(false),
             Phase::Finished => {
-                let acks = self.acks_when_due(now, probe)?;
-                let ending = &mut self.extra().ending;
+                let acks = self.probe_when_due(now, probe)?;
+                let ending = &mut self.cold().ending;
                 if acks == Some(Acks::Missing(0)) {
                     ending.all_acked.get_or_insert(now);
                 }
                 let due = ending.all_acked.and_then(|since| since.checked_add(rules.timeouts.close_grace));
-                if look.is_due(due, now) {
+                if check.is_due(due, now) {
                     // A reset that has come meanwhile is no clean close.
                     probe()?;
                     self.end(false);
                 } else if due.is_none() {
-                    self.look_at_acks_again(acks, now, look);
+                    self.schedule_ack_check(acks, now, check);
                 }
             }
             Phase::Aborting if is_late => self.end(true),
-            Phase::Aborting if !self.has_output() => match self.acks_when_due(now, probe)? {
+            Phase::Aborting if !self.has_output() => match self.probe_when_due(now, probe)? {
                 Some(Acks::Missing(0) | Acks::NoNetwork) => self.end(true),
-                acks => self.look_at_acks_again(acks, now, look),
+                acks => self.schedule_ack_check(acks, now, check),
             },
             Phase::Open | Phase::Closing | Phase::Aborting | Phase::Ended => {}
         }
@@ -278,30 +278,30 @@ impl Machine {
     }
 
     /// What the peer has acknowledged, when it is time to ask for it.
-    fn acks_when_due(
+    fn probe_when_due(
         &mut self,
         now: Instant,
         probe: &mut impl FnMut() -> Result<Acks, Reason>,
     ) -> Result<Option<Acks>, Reason> {
-        if self.extra().ending.next_look.is_some_and(|at| at > now) {
+        if self.cold().ending.next_ack_check.is_some_and(|at| at > now) {
             return Ok(None);
         }
         probe().map(Some)
     }
 
-    fn look_at_acks_again(&mut self, acks: Option<Acks>, now: Instant, look: &mut Look) {
-        let ending = &mut self.extra().ending;
+    fn schedule_ack_check(&mut self, acks: Option<Acks>, now: Instant, check: &mut DeadlineCheck) {
+        let ending = &mut self.cold().ending;
         match acks {
             // It is not time yet.
             None => {}
             Some(Acks::Missing(_)) => {
                 ending.pause = (2 * ending.pause).clamp(FIRST_PAUSE, LONGEST_PAUSE);
-                ending.next_look = now.checked_add(ending.pause);
+                ending.next_ack_check = now.checked_add(ending.pause);
             }
             // There is nothing to look at before the deadline.
-            Some(Acks::Hidden | Acks::NoNetwork) => ending.next_look = ending.deadline,
+            Some(Acks::Hidden | Acks::NoNetwork) => ending.next_ack_check = ending.deadline,
         }
-        look.wait_until(ending.next_look);
+        check.wait_until(ending.next_ack_check);
     }
 
     // ---- the time of a receiver
@@ -310,8 +310,8 @@ impl Machine {
     pub(crate) fn recv_waits(&mut self, rules: &Rules, in_frame: bool, has_read: bool, now: Instant) {
         let clock = self.recv_clock.get_or_insert_default();
         clock.wait(in_frame, has_read, now);
-        if clock.wants_look(&rules.timeouts) {
-            self.tell(News::TASK);
+        if clock.needs_earlier_check(&rules.timeouts) {
+            self.request(Wakeups::FLUSHER);
         }
     }
 
@@ -332,19 +332,19 @@ impl Machine {
         clock.due(&rules.timeouts).filter(|(due, _)| *due <= now).map(|(_, reason)| reason)
     }
 
-    fn look_at_receiving(
+    fn check_receiving(
         &mut self,
         rules: &Rules,
         now: Instant,
-        look: &mut Look,
+        check: &mut DeadlineCheck,
         probe: &mut impl FnMut() -> Result<Acks, Reason>,
     ) -> Result<(), Reason> {
         let Some(clock) = &self.recv_clock else { return Ok(()) };
         if !clock.is_running() {
             // A receiver in a loop comes back soon: the timer is left as it is, as to set one costs as much as some packets.
-            let lapses = clock.lapses(&rules.timeouts, now);
-            if lapses.is_some_and(|at| at > now) {
-                look.wait_until(lapses);
+            let expires_at = clock.expires_at(&rules.timeouts, now);
+            if expires_at.is_some_and(|at| at > now) {
+                check.wait_until(expires_at);
             } else if clock.is_blank() {
                 self.recv_clock = None;
             }
@@ -358,11 +358,11 @@ impl Machine {
         }
         let Some(clock) = &mut self.recv_clock else { return Ok(()) };
         let baseline_due = clock.baseline_due(&rules.timeouts).filter(|_| self.bytes_written > 0);
-        look.wait_until(baseline_due);
+        check.wait_until(baseline_due);
         let due = clock.due(&rules.timeouts).map(|(due, _)| due);
-        if !clock.is_overdue() && look.is_due(due, now) {
+        if !clock.is_overdue() && check.is_due(due, now) {
             clock.set_overdue();
-            self.tell(News::RECEIVER);
+            self.request(Wakeups::RECEIVER);
         }
         Ok(())
     }

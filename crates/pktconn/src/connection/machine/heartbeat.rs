@@ -11,7 +11,7 @@ use tokio::time::Instant;
 #[derive(Debug)]
 pub(super) struct Heartbeat {
     interval: Duration,
-    look_at: Instant,
+    next_check: Instant,
     /// The packets sent at the last look.
     sent: u64,
     /// When the last packet was sent, if that is known: it was a heartbeat.
@@ -20,52 +20,52 @@ pub(super) struct Heartbeat {
 
 impl Heartbeat {
     pub(super) fn new(interval: Duration, now: Instant) -> Self {
-        let mut heartbeat = Self { interval, look_at: now, sent: 0, sent_at: Some(now) };
-        heartbeat.look_after(interval / 2, now);
+        let mut heartbeat = Self { interval, next_check: now, sent: 0, sent_at: Some(now) };
+        heartbeat.check_after(interval / 2, now);
         heartbeat
     }
 
     /// When to look next.
-    pub(super) fn look_at(&self) -> Instant {
-        self.look_at
+    pub(super) fn next_check(&self) -> Instant {
+        self.next_check
     }
 
     /// Looks, with `sent` packets sent so far. Whether a heartbeat is due; the caller sends it now.
-    pub(super) fn look(&mut self, sent: u64, now: Instant) -> bool {
-        if now < self.look_at {
+    pub(super) fn check(&mut self, sent: u64, now: Instant) -> bool {
+        if now < self.next_check {
             return false;
         }
         let was_silent = sent == self.sent;
         self.sent = sent;
         if !was_silent {
             self.sent_at = None;
-            self.look_after(self.interval / 2, now);
+            self.check_after(self.interval / 2, now);
             return false;
         }
         let since_sent = self.sent_at.map_or(self.interval, |at| now - at);
         if since_sent < self.interval {
-            self.look_after(self.interval - since_sent, now);
+            self.check_after(self.interval - since_sent, now);
             return false;
         }
         self.sent += 1;
         self.sent_at = Some(now);
-        self.look_after(self.interval / 2, now);
+        self.check_after(self.interval / 2, now);
         true
     }
 
     /// Looks, while packets wait to be written. None is due.
-    pub(super) fn pass(&mut self, now: Instant) -> bool {
-        if now >= self.look_at {
+    pub(super) fn skip(&mut self, now: Instant) -> bool {
+        if now >= self.next_check {
             self.sent_at = None;
-            self.look_after(self.interval / 2, now);
+            self.check_after(self.interval / 2, now);
         }
         false
     }
 
-    fn look_after(&mut self, pause: Duration, now: Instant) {
+    fn check_after(&mut self, pause: Duration, now: Instant) {
         // An interval beyond what the clock can say is as good as 30 years.
         const LONGEST: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
-        self.look_at = now + pause.min(LONGEST);
+        self.next_check = now + pause.min(LONGEST);
     }
 }
 
@@ -85,9 +85,9 @@ mod tests {
         let start = start();
         let mut heartbeat = Heartbeat::new(10 * SECOND, start);
         let mut beats = Vec::new();
-        while heartbeat.look_at() <= start + 35 * SECOND {
-            let now = heartbeat.look_at();
-            if heartbeat.look(beats.len() as u64, now) {
+        while heartbeat.next_check() <= start + 35 * SECOND {
+            let now = heartbeat.next_check();
+            if heartbeat.check(beats.len() as u64, now) {
                 beats.push((now - start).as_secs());
             }
         }
@@ -98,8 +98,8 @@ mod tests {
     fn an_interval_beyond_the_clock_is_no_panic() {
         let start = start();
         let mut heartbeat = Heartbeat::new(Duration::MAX, start);
-        assert!(!heartbeat.look(0, start));
-        assert!(!heartbeat.look(0, heartbeat.look_at()));
+        assert!(!heartbeat.check(0, start));
+        assert!(!heartbeat.check(0, heartbeat.next_check()));
     }
 
     proptest! {
@@ -112,9 +112,9 @@ mod tests {
             let (mut sent, mut last_sent) = (0, now);
             for pause in pauses_ms {
                 let until = now + Duration::from_millis(pause);
-                while heartbeat.look_at() <= until {
-                    now = heartbeat.look_at();
-                    if heartbeat.look(sent, now) {
+                while heartbeat.next_check() <= until {
+                    now = heartbeat.next_check();
+                    if heartbeat.check(sent, now) {
                         prop_assert!(now - last_sent >= interval / 2, "{:?}", now - last_sent);
                         (sent, last_sent) = (sent + 1, now);
                     }

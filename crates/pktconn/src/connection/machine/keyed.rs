@@ -20,9 +20,9 @@ impl Machine {
 
     /// Replaces the packet that waits under `key`, and returns it. Gives `frame` back if there is none.
     pub(crate) fn replace_latest(&mut self, key: u64, frame: Encoded) -> Result<Encoded, Encoded> {
-        let Some(extra) = &mut self.extra else { return Err(frame) };
-        let replaced = extra.latest.replace(key, frame)?;
-        extra.packets_dropped += 1;
+        let Some(cold) = &mut self.cold else { return Err(frame) };
+        let replaced = cold.latest.replace(key, frame)?;
+        cold.packets_dropped += 1;
         self.packets_sent += 1;
         Ok(replaced)
     }
@@ -37,7 +37,7 @@ impl Machine {
     /// Has a packet wait under a key that has none.
     pub(crate) fn put_latest(&mut self, key: u64, frame: Encoded) {
         let accepted = self.bytes_accepted;
-        self.extra().latest.put(key, frame, accepted);
+        self.cold().latest.put(key, frame, accepted);
         self.has_latest = true;
         self.packets_sent += 1;
     }
@@ -57,15 +57,15 @@ impl Machine {
 
     #[cold]
     fn queue_latest(&mut self, all: bool, mut now: impl FnMut() -> Instant) {
-        while let Some(due) = self.extra().latest.first_due() {
+        while let Some(due) = self.cold().latest.first_due() {
             if !all && !self.is_written(due) {
                 return;
             }
-            if let Some(frame) = self.extra().latest.pop() {
+            if let Some(frame) = self.cold().latest.pop() {
                 self.enqueue(&frame, &mut now);
             }
         }
-        self.extra().latest = Latest::default();
+        self.cold().latest = Latest::default();
         self.has_latest = false;
     }
 
@@ -74,7 +74,7 @@ impl Machine {
         if !self.has_latest {
             return 0;
         }
-        self.extra.as_ref().map_or(0, |extra| extra.latest.len())
+        self.cold.as_ref().map_or(0, |cold| cold.latest.len())
     }
 
     /// The memory of what waits behind the queue.
@@ -82,7 +82,7 @@ impl Machine {
         if !self.has_latest {
             return 0;
         }
-        self.extra.as_ref().map_or(0, |extra| extra.latest.held())
+        self.cold.as_ref().map_or(0, |cold| cold.latest.held())
     }
 }
 
@@ -92,7 +92,7 @@ mod tests {
 
     use super::*;
     use crate::ConnConfig;
-    use crate::connection::machine::Outcome;
+    use crate::connection::machine::WriteOutcome;
     use bytes::{Buf, BytesMut};
     use pktconn_codec::{Packet, PacketCodec};
     use proptest::prelude::*;
@@ -135,20 +135,20 @@ mod tests {
             let outcome = loop {
                 self.machine.queue_due_latest(|| now);
                 if self.machine.queue.is_empty() {
-                    break Outcome::All;
+                    break WriteOutcome::All;
                 }
                 if room == 0 {
-                    break Outcome::Blocked;
+                    break WriteOutcome::Blocked;
                 }
                 let mut slices = [std::io::IoSlice::new(&[]); super::super::MAX_SLICES];
                 self.machine.queue.fill(&mut slices);
                 let count = room.min(slices[0].len());
                 self.written.extend_from_slice(&slices[0][..count]);
-                self.machine.took(count, drop);
+                self.machine.note_written(count, drop);
                 room -= count;
             };
             self.machine.flushed();
-            self.machine.wrote(before, outcome, || now, drop);
+            self.machine.finish_write(before, outcome, || now, drop);
         }
 
         fn received(&mut self) -> Vec<Vec<u8>> {

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 const STEPS: u32 = 16;
 
 /// More marks than this are thinned out: a peer that takes nothing for long is far beyond its lag anyway.
-const MOST_MARKS: usize = 4 * STEPS as usize;
+const MAX_MARKS: usize = 4 * STEPS as usize;
 
 /// When bytes were queued, and how far the peer has got.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ impl Lag {
         if !is_due {
             return false;
         }
-        if self.marks.len() >= MOST_MARKS {
+        if self.marks.len() >= MAX_MARKS {
             // Every second one.
             let mut keep = false;
             self.marks.retain(|_| {

@@ -11,7 +11,7 @@ use std::collections::{HashMap, VecDeque};
 use bytes::{Bytes, BytesMut};
 use pktconn_codec::Frame;
 
-use super::send_queue::{Chunk, MOST_SHARED, Outgoing};
+use super::send_queue::{Chunk, MAX_SHARED_LEN, Outgoing};
 
 /// A whole frame in memory of its own.
 pub(crate) struct Encoded(Bytes);
@@ -19,7 +19,7 @@ pub(crate) struct Encoded(Bytes);
 impl Encoded {
     /// A copy of a frame that may be part of a read chunk. A longer one has its own memory already.
     pub(crate) fn new(frame: &Frame<'_>) -> Self {
-        if frame.body().len() == frame.len() && frame.len() > MOST_SHARED {
+        if frame.body().len() == frame.len() && frame.len() > MAX_SHARED_LEN {
             return Self(frame.body_bytes());
         }
         let mut bytes = BytesMut::with_capacity(frame.len());

@@ -39,10 +39,10 @@ pub(crate) use latest::Encoded;
 use latest::Latest;
 
 mod progress;
-pub(crate) use progress::Outcome;
+pub(crate) use progress::WriteOutcome;
 
 mod stall;
-use stall::{PassedOver, Stall};
+use stall::{DroppedBytes, Stall};
 
 mod recv_clock;
 use recv_clock::RecvClock;
@@ -54,7 +54,7 @@ pub use rules::SlowConsumer;
 pub(crate) use rules::{Rules, Timeouts};
 
 mod send_queue;
-pub(crate) use send_queue::{MAX_SLICES, Outgoing, SendQueue, WRITE_WORTH};
+pub(crate) use send_queue::{FULL_WRITE, MAX_SLICES, Outgoing, SendQueue};
 
 mod timing;
 pub(crate) use timing::Timing;
@@ -73,15 +73,15 @@ pub(crate) struct Machine {
     blocked: bool,
     /// Whether the peer has closed its side.
     remote_closed: bool,
-    news: News,
+    wakeups: Wakeups,
     /// Whether it matters when a packet is queued: there is a `timing` or a `lag`.
-    is_timed: bool,
+    tracks_queue_time: bool,
     /// Whether keyed packets wait behind the queue.
     has_latest: bool,
     /// While a receiver waits that has a deadline.
     recv_clock: Option<Box<RecvClock>>,
     /// What few connections need at a time, made when one does.
-    extra: Option<Box<Extra>>,
+    cold: Option<Box<ColdState>>,
     pub(crate) queue: SendQueue,
     /// Of timed flushing.
     timing: Option<Box<Timing>>,
@@ -92,15 +92,15 @@ pub(crate) struct Machine {
 
 /// What a connection has that had to wait, that ends or begins to.
 #[derive(Default)]
-struct Extra {
+struct ColdState {
     /// The senders that wait for room, by their keys, in the order in which they came.
-    line: VecDeque<u64>,
+    waiting_senders: VecDeque<u64>,
     /// Since when the transport has taken nothing.
     stall: Option<Stall>,
     /// Packets that the policy for slow consumers dropped, and those that newer ones have replaced.
     packets_dropped: u64,
     latest: Latest,
-    passed_over: PassedOver,
+    dropped_bytes: DroppedBytes,
     /// Why the connection ended, or began to: the first reason wins.
     reason: Option<Reason>,
     /// Why nothing is sent any more: the first reason but the peer's clean close, after which sending may go on.
@@ -112,23 +112,23 @@ struct Extra {
 
 /// Who is to be told of what has happened, as a set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct News(u8);
+pub(crate) struct Wakeups(u8);
 
-impl News {
+impl Wakeups {
     /// Bytes have left the queue, or the line of senders has moved: those who wait for that may go on.
     pub(crate) const PROGRESS: Self = Self(1);
     /// The connection has ended or begins to: all callers that wait may go on.
     pub(crate) const END: Self = Self(2);
     /// Something is to be written at the end of this turn.
-    pub(crate) const SWEEP: Self = Self(4);
+    pub(crate) const SWEEPER: Self = Self(4);
     /// The connection's task is to look at everything.
-    pub(crate) const TASK: Self = Self(8);
+    pub(crate) const FLUSHER: Self = Self(8);
     /// The receiver is to look again.
     pub(crate) const RECEIVER: Self = Self(16);
     /// What concerns nobody who waits.
-    pub(crate) const OF_WRITING: Self = Self(1 | 4);
+    pub(crate) const PROGRESS_OR_SWEEPER: Self = Self(1 | 4);
 
-    pub(crate) fn has(self, other: Self) -> bool {
+    pub(crate) fn intersects(self, other: Self) -> bool {
         self.0 & other.0 != 0
     }
 
@@ -137,7 +137,7 @@ impl News {
     }
 
     /// Whether it is no news but those of `others`.
-    pub(crate) fn is_within(self, others: Self) -> bool {
+    pub(crate) fn is_subset_of(self, others: Self) -> bool {
         self.0 & !others.0 == 0
     }
 }
@@ -149,14 +149,14 @@ impl Machine {
             phase: Phase::Open,
             blocked: false,
             remote_closed: false,
-            news: News::default(),
+            wakeups: Wakeups::default(),
             has_latest: false,
-            is_timed: config.timing().is_some() || config.send_max_lag.is_some(),
+            tracks_queue_time: config.timing().is_some() || config.send_max_lag.is_some(),
             timing: config.timing().map(Box::new),
             lag: config.send_max_lag.map(|max| Box::new(Lag::new(max))),
             heartbeat: None,
             recv_clock: None,
-            extra: None,
+            cold: None,
             packets_sent: 0,
             bytes_accepted: 0,
             bytes_written: 0,
@@ -165,25 +165,25 @@ impl Machine {
         }
     }
 
-    fn extra(&mut self) -> &mut Extra {
-        self.extra.get_or_insert_default()
+    fn cold(&mut self) -> &mut ColdState {
+        self.cold.get_or_insert_default()
     }
 
-    fn tell(&mut self, news: News) {
-        self.news.0 |= news.0;
+    fn request(&mut self, wakeups: Wakeups) {
+        self.wakeups.0 |= wakeups.0;
     }
 
-    pub(crate) fn news(&self) -> News {
-        self.news
+    pub(crate) fn wakeups(&self) -> Wakeups {
+        self.wakeups
     }
 
-    pub(crate) fn take_news(&mut self) -> News {
-        std::mem::take(&mut self.news)
+    pub(crate) fn take_wakeups(&mut self) -> Wakeups {
+        std::mem::take(&mut self.wakeups)
     }
 
     /// Of one who has seen to it himself.
-    pub(crate) fn forget_news(&mut self, news: News) {
-        self.news.0 &= !news.0;
+    pub(crate) fn clear_wakeups(&mut self, wakeups: Wakeups) {
+        self.wakeups.0 &= !wakeups.0;
     }
 
     pub(crate) fn phase(&self) -> Phase {
@@ -195,8 +195,8 @@ impl Machine {
     }
 
     /// Whether packets wait for a time and not for the end of the turn.
-    pub(crate) fn gathers(&self) -> bool {
-        self.is_timed && self.timing.is_some()
+    pub(crate) fn has_timed_flush(&self) -> bool {
+        self.tracks_queue_time && self.timing.is_some()
     }
 
     pub(crate) fn bytes_accepted(&self) -> u64 {
@@ -212,7 +212,7 @@ impl Machine {
             bytes_sent: self.bytes_written,
             writes: self.writes,
             queued_bytes: self.queued_bytes() as u64,
-            packets_dropped: self.extra.as_ref().map_or(0, |extra| extra.packets_dropped),
+            packets_dropped: self.cold.as_ref().map_or(0, |cold| cold.packets_dropped),
         }
     }
 
@@ -238,16 +238,16 @@ impl Machine {
         let was_empty = self.queue.is_empty();
         self.queue.push(frame, self.blocked);
         self.bytes_accepted += frame.len() as u64;
-        if self.is_timed {
+        if self.tracks_queue_time {
             self.note_pushed(frame.len(), now());
         }
-        (was_empty || self.has_writes_worth()) && !self.blocked
+        (was_empty || self.has_full_write()) && !self.blocked
     }
 
     /// Whether so much is queued that waiting for more gains nothing.
     #[inline]
-    pub(crate) fn has_writes_worth(&self) -> bool {
-        self.queue.len() >= WRITE_WORTH
+    pub(crate) fn has_full_write(&self) -> bool {
+        self.queue.len() >= FULL_WRITE
     }
 
     #[cold]
@@ -256,25 +256,25 @@ impl Machine {
             timing.packet_queued(now);
         }
         let position = self.bytes_written + (self.queue.len() - len) as u64;
-        self.note_on_its_way(position, now);
+        self.note_queue_time(position, now);
     }
 
-    fn note_on_its_way(&mut self, position: u64, now: Instant) {
+    fn note_queue_time(&mut self, position: u64, now: Instant) {
         if self.lag.as_mut().is_some_and(|lag| lag.queued(position, now)) {
             // Its deadline passes also when nothing more is sent.
-            self.tell(News::TASK);
+            self.request(Wakeups::FLUSHER);
         }
     }
 
     /// Has the connection's task look at everything.
-    pub(crate) fn want_task(&mut self) {
-        self.tell(News::TASK);
+    pub(crate) fn request_flusher(&mut self) {
+        self.request(Wakeups::FLUSHER);
     }
 
     /// Begins to keep the time for heartbeats.
     pub(crate) fn start_heartbeat(&mut self, interval: Duration, now: Instant) {
         self.heartbeat = Some(Box::new(Heartbeat::new(interval, now)));
-        self.tell(News::TASK);
+        self.request(Wakeups::FLUSHER);
     }
 
     /// Whether to send an empty packet now, because nothing else was sent. Not while bytes wait: the peer gets these first.
@@ -283,21 +283,21 @@ impl Machine {
             return false;
         };
         if self.queue.is_empty() && !self.has_latest {
-            heartbeat.look(self.packets_sent, now)
+            heartbeat.check(self.packets_sent, now)
         } else {
-            heartbeat.pass(now)
+            heartbeat.skip(now)
         }
     }
 
     /// When to ask for it again.
-    pub(crate) fn heartbeat_look(&self) -> Option<Instant> {
+    pub(crate) fn next_heartbeat_check(&self) -> Option<Instant> {
         let heartbeat = self.heartbeat.as_ref().filter(|_| self.phase == Phase::Open)?;
-        Some(heartbeat.look_at())
+        Some(heartbeat.next_check())
     }
 
     /// Has the receiver look again.
     pub(crate) fn wake_receiver(&mut self) {
-        self.tell(News::RECEIVER);
+        self.request(Wakeups::RECEIVER);
     }
 
     /// When packets that gather are to be written.
@@ -315,20 +315,20 @@ impl Machine {
     }
 
     /// Has what stands in the queue written: at the end of this turn, or when it is due.
-    pub(crate) fn want_write(&mut self) {
+    pub(crate) fn request_write(&mut self) {
         if (!self.queue.is_empty() || self.has_latest) && !self.blocked {
-            self.tell(if self.gathers() { News::TASK } else { News::SWEEP });
+            self.request(if self.has_timed_flush() { Wakeups::FLUSHER } else { Wakeups::SWEEPER });
         }
     }
 
     /// Counts a packet that is written from its own memory, past the queue.
-    pub(crate) fn pass_through(&mut self, len: usize) {
+    pub(crate) fn count_direct_packet(&mut self, len: usize) {
         self.packets_sent += 1;
         self.bytes_accepted += len as u64;
     }
 
     /// Whether it matters when a packet is sent.
-    pub(crate) fn is_timed(&self) -> bool {
-        self.is_timed
+    pub(crate) fn tracks_queue_time(&self) -> bool {
+        self.tracks_queue_time
     }
 }

@@ -37,14 +37,14 @@ pub(super) struct Ending {
     /// When it is given up.
     pub(super) deadline: Option<Instant>,
     /// Whether the receiver has told the end of the stream.
-    pub(super) told: bool,
+    pub(super) end_delivered: bool,
     /// Since when the peer's kernel has everything.
     pub(super) all_acked: Option<Instant>,
     /// When to look at that again, and the pause after it.
-    pub(super) next_look: Option<Instant>,
+    pub(super) next_ack_check: Option<Instant>,
     pub(super) pause: Duration,
     /// Whether the transport is to be reset.
     pub(super) reset: bool,
     /// Whether a receiver may find more that has arrived: after a failed write.
-    pub(super) reads_on: bool,
+    pub(super) can_still_read: bool,
 }

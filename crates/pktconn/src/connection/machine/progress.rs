@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::phase::Phase;
 use super::stall::Stall;
-use super::{Machine, News, Rules, SlowConsumer};
+use super::{Machine, Rules, SlowConsumer, Wakeups};
 use crate::error::{Reason, Timeout};
 use crate::transport::Acks;
 
@@ -18,7 +18,7 @@ const SAMPLE: Duration = Duration::from_millis(500);
 
 /// What came of offering the transport what there is.
 #[derive(Debug)]
-pub(crate) enum Outcome {
+pub(crate) enum WriteOutcome {
     /// It has taken everything.
     All,
     /// It takes no more for now.
@@ -39,16 +39,16 @@ impl Machine {
     /// The memory that what is to be sent takes, with what a transport is known to have in a buffer of its own.
     pub(crate) fn held(&self) -> usize {
         /// The most that rustls holds back of what it has encrypted.
-        const MOST_BUFFERED: u64 = 64 * 1024;
+        const MAX_BUFFERED: u64 = 64 * 1024;
         // With the end the transport is gone.
         let buffered = if self.phase == Phase::Ended { 0 } else { self.bytes_written - self.bytes_flushed };
-        self.queue.held() + self.latest_held() + buffered.min(MOST_BUFFERED) as usize
+        self.queue.held() + self.latest_held() + buffered.min(MAX_BUFFERED) as usize
     }
 
     /// Whether `target` bytes, of all that were ever accepted, are written or dropped.
     pub(crate) fn is_written(&self, target: u64) -> bool {
-        let passed_over = self.extra.as_ref().map_or(0, |extra| extra.passed_over.until(self.bytes_flushed));
-        self.bytes_flushed + passed_over >= target
+        let dropped_bytes = self.cold.as_ref().map_or(0, |cold| cold.dropped_bytes.up_to(self.bytes_flushed));
+        self.bytes_flushed + dropped_bytes >= target
     }
 
     /// What tells whether a write came to something.
@@ -57,13 +57,13 @@ impl Machine {
     }
 
     /// The transport took `count` bytes off the front of the queue.
-    pub(crate) fn took(&mut self, count: usize, done: impl FnMut(Packet)) {
+    pub(crate) fn note_written(&mut self, count: usize, done: impl FnMut(Packet)) {
         self.queue.advance(count, done);
-        self.took_past_queue(count);
+        self.note_written_directly(count);
     }
 
     /// The transport took `count` bytes that did not stand in the queue, which was empty.
-    pub(crate) fn took_past_queue(&mut self, count: usize) {
+    pub(crate) fn note_written_directly(&mut self, count: usize) {
         self.bytes_written += count as u64;
         self.writes += 1;
     }
@@ -75,36 +75,36 @@ impl Machine {
 
     /// What a write led to that began when `before` was out.
     #[inline]
-    pub(crate) fn wrote(
+    pub(crate) fn finish_write(
         &mut self,
         before: (u64, u64),
-        outcome: Outcome,
+        outcome: WriteOutcome,
         now: impl FnOnce() -> Instant,
         done: impl FnMut(Packet),
     ) {
-        let was_blocked = std::mem::replace(&mut self.blocked, matches!(outcome, Outcome::Blocked));
+        let was_blocked = std::mem::replace(&mut self.blocked, matches!(outcome, WriteOutcome::Blocked));
         let has_progressed = before != self.bytes_out();
         if has_progressed {
-            self.tell(News::PROGRESS);
+            self.request(Wakeups::PROGRESS);
         }
-        if self.is_timed && self.queue.is_empty() {
+        if self.tracks_queue_time && self.queue.is_empty() {
             if let Some(timing) = &mut self.timing {
                 timing.all_written();
             }
         }
         match outcome {
-            Outcome::All if !was_blocked && self.recv_clock.is_none() => {}
-            Outcome::All | Outcome::Blocked => {
+            WriteOutcome::All if !was_blocked && self.recv_clock.is_none() => {}
+            WriteOutcome::All | WriteOutcome::Blocked => {
                 let flushed = has_progressed.then_some(before.1);
-                self.note_wrote(was_blocked, flushed, now(), done);
+                self.update_after_write(was_blocked, flushed, now(), done);
             }
-            Outcome::Failed(reason) => self.write_failed(reason),
+            WriteOutcome::Failed(reason) => self.write_failed(reason),
         }
     }
 
     /// `progressed_from`: where the transport has taken something, how much it had let go of before.
     #[cold]
-    fn note_wrote(
+    fn update_after_write(
         &mut self,
         was_blocked: bool,
         progressed_from: Option<u64>,
@@ -120,8 +120,8 @@ impl Machine {
             }
         }
         if !self.blocked {
-            if let Some(extra) = &mut self.extra {
-                extra.stall = None;
+            if let Some(cold) = &mut self.cold {
+                cold.stall = None;
             }
             return;
         }
@@ -129,9 +129,9 @@ impl Machine {
         self.queue.compact(done);
         if !was_blocked {
             // Somebody is to wait for the transport, and to keep the time.
-            self.tell(News::TASK);
+            self.request(Wakeups::FLUSHER);
         }
-        let stall = &mut self.extra().stall;
+        let stall = &mut self.cold().stall;
         if progressed_from.is_some() || !was_blocked {
             *stall = None;
         }
@@ -154,41 +154,41 @@ impl Machine {
         if let Some(clock) = &mut self.recv_clock {
             clock.acked(reached, now);
         }
-        let Some(stall) = self.extra.as_mut().and_then(|extra| extra.stall.as_mut()) else { return };
+        let Some(stall) = self.cold.as_mut().and_then(|cold| cold.stall.as_mut()) else { return };
         if !matches!(acks, Acks::Missing(_)) {
             stall.sample_at = None;
         } else {
-            if stall.missing.is_some_and(|last| missing < last) {
+            if stall.unacked.is_some_and(|last| missing < last) {
                 stall.since = now;
             }
-            stall.missing = Some(missing);
+            stall.unacked = Some(missing);
             stall.sample_at = now.checked_add(SAMPLE);
         }
     }
 
     /// Whether bytes of the peer wait unread here, while the transport is blocked.
     pub(crate) fn note_unread(&mut self, has_unread: bool) {
-        if let Some(stall) = self.extra.as_mut().and_then(|extra| extra.stall.as_mut()) {
+        if let Some(stall) = self.cold.as_mut().and_then(|cold| cold.stall.as_mut()) {
             stall.has_unread = has_unread;
         }
     }
 
     /// Looks at the time that a blocked transport has, and at the lag. `Some` while there is something to wait for.
-    pub(super) fn look_at_sending(
+    pub(super) fn check_sending(
         &mut self,
         rules: &Rules,
         now: Instant,
-        look: &mut Look,
+        check: &mut DeadlineCheck,
         probe: &mut impl FnMut() -> Result<Acks, Reason>,
     ) -> Result<(), Reason> {
         let stall = self.stall();
-        if stall.is_some_and(|stall| stall.wants_sample(now)) && rules.timeouts.write.is_some() {
+        if stall.is_some_and(|stall| stall.is_sample_due(now)) && rules.timeouts.write.is_some() {
             self.acknowledged(probe()?, now);
         }
         if let (Some(stall), Some(granted)) = (self.stall(), rules.timeouts.write) {
             // A time beyond what the clock can say is none.
             let due = stall.since.checked_add(granted);
-            if look.is_due(due, now) {
+            if check.is_due(due, now) {
                 self.fail(if stall.has_unread {
                     Reason::MutualStall(granted)
                 } else {
@@ -197,13 +197,13 @@ impl Machine {
                 self.end(true);
                 return Ok(());
             }
-            look.wait_until(stall.sample_at);
+            check.wait_until(stall.sample_at);
         }
         if rules.slow_consumer == SlowConsumer::Disconnect && self.phase == Phase::Open {
-            if self.lags(|| now) {
+            if self.exceeds_max_lag(|| now) {
                 self.acknowledged(probe()?, now);
             }
-            if look.is_due(self.lag.as_ref().and_then(|lag| lag.due()), now) {
+            if check.is_due(self.lag.as_ref().and_then(|lag| lag.due()), now) {
                 self.disconnect_slow();
             }
         }
@@ -211,13 +211,13 @@ impl Machine {
     }
 
     fn stall(&self) -> Option<Stall> {
-        self.extra.as_ref().and_then(|extra| extra.stall).filter(|_| self.blocked)
+        self.cold.as_ref().and_then(|cold| cold.stall).filter(|_| self.blocked)
     }
 }
 
 /// A look at all deadlines.
 #[derive(Debug, Default)]
-pub(crate) struct Look {
+pub(crate) struct DeadlineCheck {
     /// When to look again at the latest.
     pub(crate) next: Option<Instant>,
     /// Whether what is seen may be as old as the last turn of tokio's driver: a deadline counts after a look behind that.
@@ -226,7 +226,7 @@ pub(crate) struct Look {
     pub(crate) again: bool,
 }
 
-impl Look {
+impl DeadlineCheck {
     /// Whether a deadline has passed and counts. Where it is to come, it is waited for.
     pub(super) fn is_due(&mut self, due: Option<Instant>, now: Instant) -> bool {
         match due {

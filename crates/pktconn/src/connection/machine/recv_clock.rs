@@ -25,13 +25,13 @@ pub(crate) struct RecvClock {
     /// Whether a deadline has passed: the receiver is to look once more, and then to give up.
     is_overdue: bool,
     /// When the connection's task looks at this by itself.
-    looked_at: Option<Instant>,
+    next_check: Option<Instant>,
 }
 
 impl RecvClock {
     /// A receiver begins to wait, or goes on after it has looked in vain.
     pub(crate) fn wait(&mut self, in_frame: bool, has_read: bool, now: Instant) {
-        self.roll_up(now);
+        self.accumulate(now);
         (self.since, self.is_overdue) = (Some(now), false);
         self.frame = in_frame.then(|| self.frame.unwrap_or_default());
         if has_read {
@@ -42,18 +42,18 @@ impl RecvClock {
 
     /// Nobody waits any more.
     pub(crate) fn pause(&mut self, now: Instant) {
-        self.roll_up(now);
+        self.accumulate(now);
         (self.since, self.is_overdue) = (None, false);
     }
 
     /// A frame was received whole: the next one has a time of its own.
     pub(crate) fn received(&mut self) {
-        *self = Self { looked_at: self.looked_at, ..Self::default() };
+        *self = Self { next_check: self.next_check, ..Self::default() };
     }
 
     /// The peer has shown that it was there at that time, in another way than by sending.
     pub(crate) fn alive_at(&mut self, at: Instant, now: Instant) {
-        self.roll_up(now);
+        self.accumulate(now);
         self.silent = self.silent.min(now.saturating_duration_since(at));
         (self.baseline, self.sent) = (None, None);
     }
@@ -65,7 +65,7 @@ impl RecvClock {
         }
     }
 
-    fn roll_up(&mut self, now: Instant) {
+    fn accumulate(&mut self, now: Instant) {
         let Some(since) = self.since else { return };
         let waited = now.saturating_duration_since(since);
         self.silent += waited;
@@ -101,12 +101,12 @@ impl RecvClock {
     }
 
     /// Whether the connection's task looks at this too late, or not at all.
-    pub(crate) fn wants_look(&self, timeouts: &Timeouts) -> bool {
-        self.due(timeouts).is_some_and(|(due, _)| self.looked_at.is_none_or(|at| at > due))
+    pub(crate) fn needs_earlier_check(&self, timeouts: &Timeouts) -> bool {
+        self.due(timeouts).is_some_and(|(due, _)| self.next_check.is_none_or(|at| at > due))
     }
 
-    pub(crate) fn will_be_looked_at(&mut self, at: Option<Instant>) {
-        self.looked_at = at;
+    pub(crate) fn set_next_check(&mut self, at: Option<Instant>) {
+        self.next_check = at;
     }
 
     /// The peer's kernel has acknowledged the first `acked` bytes. Where that is some of those that were sent last, it was
@@ -134,8 +134,8 @@ impl RecvClock {
     }
 
     /// When no more looks at it are worth a timer, where nobody waits.
-    pub(crate) fn lapses(&self, timeouts: &Timeouts, now: Instant) -> Option<Instant> {
-        self.looked_at.or_else(|| now.checked_add(timeouts.idle.max(timeouts.frame)?))
+    pub(crate) fn expires_at(&self, timeouts: &Timeouts, now: Instant) -> Option<Instant> {
+        self.next_check.or_else(|| now.checked_add(timeouts.idle.max(timeouts.frame)?))
     }
 
     /// Whether it knows nothing that counts for the next wait.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use pktconn_codec::PacketCodec;
 use tokio::time::Instant;
 
-use super::{Machine, Outcome, Phase, Rules, SlowConsumer, Timeouts};
+use super::{Machine, Phase, Rules, SlowConsumer, Timeouts, WriteOutcome};
 use crate::ConnConfig;
 use crate::error::{Reason, Timeout};
 use crate::transport::Acks;
@@ -138,14 +138,14 @@ impl World {
         let room = self.kernel.buffer.saturating_sub(self.kernel.taken - self.kernel.acked);
         let count = room.min(self.machine.queue.len() as u64);
         if count > 0 {
-            self.machine.took(count as usize, drop);
+            self.machine.note_written(count as usize, drop);
             self.machine.flushed();
             self.kernel.taken += count;
             (self.kernel.progress_at, self.kernel.all_acked_at) = (self.now, None);
         }
-        let outcome = if self.machine.queue.is_empty() { Outcome::All } else { Outcome::Blocked };
+        let outcome = if self.machine.queue.is_empty() { WriteOutcome::All } else { WriteOutcome::Blocked };
         let (now, was_blocked) = (self.now, self.machine.is_blocked());
-        self.machine.wrote(before, outcome, || now, drop);
+        self.machine.finish_write(before, outcome, || now, drop);
         if !was_blocked {
             self.blocked_at = now;
         }
@@ -182,14 +182,15 @@ impl World {
         self.write();
         for is_first in [true, false] {
             let missing = self.missing();
-            let look = self.machine.look(&self.rules, is_first, self.now, || Ok(Acks::Missing(missing)));
+            let check =
+                self.machine.check_deadlines(&self.rules, is_first, self.now, || Ok(Acks::Missing(missing)));
             self.check_end();
-            if !look.again {
+            if !check.again {
                 assert!(
-                    look.next.is_none_or(|next| next > self.now),
+                    check.next.is_none_or(|next| next > self.now),
                     "it would look again at once, for ever"
                 );
-                return look.next;
+                return check.next;
             }
             assert!(is_first, "a second look is the last one");
             self.write();
@@ -210,7 +211,7 @@ impl World {
             Some(Reason::Timeout(Timeout::Close, _)) => {
                 assert!(self.now - self.closing_at.unwrap() >= CLOSE);
             }
-            Some(Reason::SlowConsumer { .. }) if self.machine.lags(|| self.now) => {
+            Some(Reason::SlowConsumer { .. }) if self.machine.exceeds_max_lag(|| self.now) => {
                 let oldest = self.kernel.queued.iter().find(|(end, _)| *end > self.kernel.acked);
                 assert!(oldest.is_none_or(|(_, at)| self.now - *at >= LAG - LAG / 8), "it did not lag");
             }

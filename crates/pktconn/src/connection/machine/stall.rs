@@ -9,42 +9,42 @@ pub(super) struct Stall {
     /// When the acknowledgements are looked at next: at first at once, to tell later whether there were more. `None` where
     /// there are none to look at.
     pub(super) sample_at: Option<Instant>,
-    pub(super) missing: Option<usize>,
+    pub(super) unacked: Option<usize>,
     /// Whether bytes that the peer has sent wait unread here.
     pub(super) has_unread: bool,
 }
 
 impl Stall {
     pub(super) fn new(now: Instant) -> Self {
-        Self { since: now, sample_at: Some(now), missing: None, has_unread: false }
+        Self { since: now, sample_at: Some(now), unacked: None, has_unread: false }
     }
 
     /// The first time at once: the stall may have begun after `now`, in this very turn.
-    pub(super) fn wants_sample(&self, now: Instant) -> bool {
-        self.sample_at.is_some_and(|at| at <= now || self.missing.is_none())
+    pub(super) fn is_sample_due(&self, now: Instant) -> bool {
+        self.sample_at.is_some_and(|at| at <= now || self.unacked.is_none())
     }
 }
 
 /// The bytes that were accepted and dropped, for those who wait for bytes to be written.
 #[derive(Default)]
-pub(super) struct PassedOver {
+pub(super) struct DroppedBytes {
     bytes: u64,
     /// Those that were dropped behind a frame which was being written, and where that ends.
-    behind_begun: u64,
-    begun_end: u64,
+    after_partial: u64,
+    partial_end: u64,
 }
 
-impl PassedOver {
+impl DroppedBytes {
     /// How many of them are behind what is written, when so much is.
-    pub(super) fn until(&self, written: u64) -> u64 {
-        self.bytes + if written >= self.begun_end { self.behind_begun } else { 0 }
+    pub(super) fn up_to(&self, written: u64) -> u64 {
+        self.bytes + if written >= self.partial_end { self.after_partial } else { 0 }
     }
 
-    pub(super) fn add(&mut self, bytes: u64, written: u64, begun_end: u64) {
-        if written >= self.begun_end {
-            (self.bytes, self.behind_begun) = (self.bytes + self.behind_begun, 0);
+    pub(super) fn add(&mut self, bytes: u64, written: u64, partial_end: u64) {
+        if written >= self.partial_end {
+            (self.bytes, self.after_partial) = (self.bytes + self.after_partial, 0);
         }
-        self.begun_end = begun_end;
-        self.behind_begun += bytes;
+        self.partial_end = partial_end;
+        self.after_partial += bytes;
     }
 }

@@ -13,8 +13,8 @@ use tokio::time::Instant;
 
 use super::deferred::catch_panic;
 use super::flush;
-use super::machine::{Machine, News, Phase, Rules};
-use super::memory::{Account, FEW};
+use super::machine::{Machine, Phase, Rules, Wakeups};
+use super::memory::{Account, EXEMPT_BYTES};
 use super::state::State;
 use super::sweep;
 use crate::connection::config::Settings;
@@ -34,7 +34,7 @@ mod send;
 mod tasks;
 
 thread_local! {
-    static SWEEPERS: sweep::OfThread<Shared> = const { RefCell::new(Vec::new()) };
+    static SWEEPERS: sweep::ThreadSweepers<Shared> = const { RefCell::new(Vec::new()) };
 }
 
 /// What `recv` looks at before each packet, without the lock: whether this side was closed, and whether the server stops.
@@ -136,7 +136,7 @@ impl Shared {
         let mut state = self.state.lock().unwrap_or_else(|poisoned| self.mend(poisoned));
         let result = act(&mut state);
         std::mem::forget(end_on_panic);
-        if state.has_orders() || self.account.is_some() {
+        if state.has_work_after_unlock() || self.account.is_some() {
             self.settle(state);
         }
         result
@@ -161,28 +161,28 @@ impl Shared {
     }
 
     fn settle(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
-        if state.machine.news().has(News::END) {
+        if state.machine.wakeups().intersects(Wakeups::END) {
             self.name_failure(&state.machine);
         }
-        let mut orders = state.take_orders();
-        let is_to_tell =
+        let mut after_unlock = state.take_after_unlock();
+        let notifies_watcher =
             self.account.as_ref().is_some_and(|account| account.note_queued(state.machine.held()));
         drop(state);
         if let Some(account) = &self.account {
-            if is_to_tell {
-                account.budget().tell();
+            if notifies_watcher {
+                account.budget().notify_watcher();
             }
-            if let Some(waker) = account.resume_if_few() {
-                orders.later.wake(waker);
+            if let Some(waker) = account.resume_if_exempt() {
+                after_unlock.deferred.wake(waker);
             }
         }
-        if orders.spawn {
+        if after_unlock.spawn_flusher {
             self.settings.home.runtime.spawn(flush::flusher(Arc::clone(self)));
         }
-        if orders.enlist {
-            sweep::enlist(self, &self.settings.home, &SWEEPERS);
+        if after_unlock.list_for_sweep {
+            sweep::schedule(self, &self.settings.home, &SWEEPERS);
         }
-        orders.later.run();
+        after_unlock.deferred.run();
     }
 
     /// Tells those who will be told of a failure whose connection it was.
@@ -201,11 +201,11 @@ impl Shared {
     /// How much the receiver, which holds `read` bytes, may read at a time. `None` while the connections of its server hold
     /// too much: it is woken then.
     pub(crate) fn may_read(&self, read: usize, cx: &Context<'_>) -> Option<usize> {
-        let Some(account) = self.account().filter(|account| account.budget().is_pressed()) else {
+        let Some(account) = self.account().filter(|account| account.budget().is_under_pressure()) else {
             return Some(usize::MAX);
         };
         account.note_read(read);
-        (!account.pause(cx.waker())).then_some(FEW)
+        (!account.pause(cx.waker())).then_some(EXEMPT_BYTES)
     }
 
     /// Ends the connection because the connections of its server hold too much memory, and this one holds more than most.
@@ -224,7 +224,7 @@ impl Shared {
                 // To free memory is what it is for.
                 state.machine.queue_all_latest(Instant::now);
                 let unsent = std::mem::take(&mut state.machine.queue);
-                state.later.drop(unsent);
+                state.deferred.drop(unsent);
             }
             closes
         })
@@ -245,7 +245,7 @@ impl Shared {
                 return;
             }
             state.machine.stop(Reason::LocalClose);
-            if state.machine.has_told_end() {
+            if state.machine.is_end_delivered() {
                 return state.machine.close(self.rules(), Instant::now());
             }
             state.write_last();
@@ -263,7 +263,7 @@ impl Shared {
         }
         let (unsent, is_torn) = state.machine.take_unsent(self.rules());
         let is_hidden = !unsent.is_empty() && !is_torn;
-        state.later.drop(unsent);
+        state.deferred.drop(unsent);
         is_hidden
     }
 

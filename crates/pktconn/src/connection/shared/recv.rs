@@ -54,7 +54,7 @@ impl Shared {
     /// gone, what has arrived has an end.
     #[cold]
     pub(crate) fn is_given_up(self: &Arc<Self>) -> bool {
-        self.with_state(|state| state.machine.phase() == Phase::Ended && !state.machine.reads_on())
+        self.with_state(|state| state.machine.phase() == Phase::Ended && !state.machine.can_still_read())
     }
 
     /// What the receiver does before it waits: writes what was sent, and leaves its waker for news of the end.
@@ -89,7 +89,7 @@ impl Shared {
     fn wait_in_recv(state: &mut State, cx: &Context<'_>) -> Found {
         state.write_before_wait();
         if state.machine.phase() != Phase::Open {
-            return if state.machine.reads_on() { Found::LastPackets } else { Found::End };
+            return if state.machine.can_still_read() { Found::LastPackets } else { Found::End };
         }
         state.wait_in_recv(cx);
         Found::Nothing
@@ -102,7 +102,7 @@ impl Shared {
 
     /// The receiver has told the end of the stream: dropping the connection is as good as closing it from now on.
     pub(crate) fn told_end(self: &Arc<Self>) {
-        self.with_state(|state| state.machine.told_end());
+        self.with_state(|state| state.machine.note_end_delivered());
     }
 
     /// The peer closed its side between two frames. It may still receive. Fails where something else ended
@@ -112,7 +112,7 @@ impl Shared {
             if !state.machine.peer_closed(self.rules(), Instant::now()) {
                 return Err(state.machine.stop_reason());
             }
-            state.machine.told_end();
+            state.machine.note_end_delivered();
             state.write_before_wait();
             Ok(())
         })
@@ -129,12 +129,12 @@ impl Shared {
             }
             let is_truncated = matches!(reason, Reason::Frame(FrameError::Truncated { .. }));
             if is_truncated {
-                state.machine.peer_closed_unheard();
+                state.machine.peer_closed_without_receiver();
             }
             state.machine.fail(reason.clone());
             match reason {
                 // A close that is under way goes on.
-                Reason::Frame(_) if state.machine.phase() > Phase::Open => state.machine.want_task(),
+                Reason::Frame(_) if state.machine.phase() > Phase::Open => state.machine.request_flusher(),
                 Reason::Frame(_) | Reason::Timeout(..) => {
                     state.write_last();
                     let undelivered = self.has_undelivered()

@@ -33,7 +33,7 @@ impl Shared {
     fn offer_frame(self: &Arc<Self>, frame: &impl Outgoing, policy: SlowConsumer) -> Result<(), Reason> {
         self.with_state(|state| {
             state.machine.check_open()?;
-            if state.machine.is_waited_for() {
+            if state.machine.has_waiting_senders() {
                 return Err(Reason::Full);
             }
             if !state.machine.has_room(frame.len(), self.rules(), Instant::now) {
@@ -58,12 +58,12 @@ impl Shared {
             state.machine.check_open()?;
             let frame = match state.machine.replace_latest(key, frame) {
                 Ok(replaced) => {
-                    state.later.drop(replaced);
+                    state.deferred.drop(replaced);
                     return Ok(());
                 }
                 Err(frame) => frame,
             };
-            if state.machine.lags(Instant::now) {
+            if state.machine.exceeds_max_lag(Instant::now) {
                 self.make_room(state, len, policy)?;
             }
             if !state.machine.has_room_for_latest(len, self.rules()) {
@@ -73,7 +73,7 @@ impl Shared {
                 });
             }
             state.machine.put_latest(key, frame);
-            state.machine.want_write();
+            state.machine.request_write();
             Ok(())
         })
     }
@@ -110,14 +110,14 @@ impl Shared {
         // A peer is slow only if it was offered what there is.
         state.write_all_now();
         state.machine.check_open()?;
-        state.look_at_lag();
+        state.update_lag();
         state.machine.check_open()?;
         let now = Instant::now();
         if state.machine.has_room(len, self.rules(), || now) {
             return Ok(());
         }
-        let State { machine, later, .. } = state;
-        machine.make_room(len, policy, self.rules(), now, |packet| later.drop(packet))
+        let State { machine, deferred, .. } = state;
+        machine.make_room(len, policy, self.rules(), now, |packet| deferred.drop(packet))
     }
 
     /// Puts packets into the queue, and counts them in `accepted`, until one of them has to wait or is refused. Writes
@@ -130,18 +130,18 @@ impl Shared {
         let rules = self.rules();
         self.with_state(|state| {
             state.machine.check_open()?;
-            if state.machine.is_waited_for() {
+            if state.machine.has_waiting_senders() {
                 return Err(Reason::Full);
             }
             if let [packet] = packets {
-                if state.writes_through() {
+                if state.can_write_directly() {
                     let frame = rules.codec.frame(packet).map_err(Reason::TooLarge)?;
-                    state.write_through(&frame, accepted);
+                    state.write_directly(&frame, accepted);
                     return state.machine.check_open();
                 }
             }
             if packets.len() > 1 {
-                state.machine.queue.make_room_for(packets);
+                state.machine.queue.reserve_for(packets);
             }
             for packet in packets {
                 let frame = rules.codec.frame(packet).map_err(Reason::TooLarge)?;
@@ -230,7 +230,7 @@ impl Shared {
     ) -> Poll<Result<(), Reason>> {
         self.with_state(|state| {
             state.machine.check_open()?;
-            if state.machine.stand_in_line(key) {
+            if state.machine.add_waiting_sender(key) {
                 let has_room = |machine: &Machine| machine.has_room(frame.len(), self.rules(), Instant::now);
                 if !has_room(&state.machine) && !state.machine.is_blocked() {
                     state.write_out();
@@ -241,7 +241,7 @@ impl Shared {
                     return Poll::Ready(Ok(()));
                 }
             }
-            state.wait_in_line(key, cx);
+            state.wait_for_sender_turn(key, cx);
             Poll::Pending
         })
     }
@@ -261,7 +261,7 @@ impl Shared {
                 state.write_out();
             }
             state.machine.check_open()?;
-            if state.machine.may_pass_line() && state.machine.is_below_mark(self.rules()) {
+            if state.machine.may_bypass_waiting_senders() && state.machine.is_below_mark(self.rules()) {
                 return Poll::Ready(Ok(()));
             }
             state.wait_for_progress(key, cx);

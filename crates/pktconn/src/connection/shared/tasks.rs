@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::task::Context;
 
 use super::Shared;
-use crate::connection::flush::{Flushed, Next};
+use crate::connection::flush::{FlushTarget, Next};
 use crate::connection::state::State;
-use crate::connection::sweep::Swept;
+use crate::connection::sweep::SweepTarget;
 
 const RUNTIME_GONE: &str = "the runtime of the connection was shut down";
 
-impl Swept for Shared {
+impl SweepTarget for Shared {
     fn sweep(self: &Arc<Self>) {
         self.with_state(State::run_sweeper);
     }
@@ -20,7 +20,7 @@ impl Swept for Shared {
     }
 }
 
-impl Flushed for Shared {
+impl FlushTarget for Shared {
     fn run_flusher(self: &Arc<Self>, is_first: bool, cx: &mut Context<'_>) -> Next {
         self.with_state_contained(|state| {
             state.run_flusher(self.rules(), is_first, self.has_undelivered(), cx)

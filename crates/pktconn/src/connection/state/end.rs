@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::{Flusher, State};
 use crate::connection::flush::Next;
-use crate::connection::machine::{News, Outcome, Phase, Rules};
+use crate::connection::machine::{Phase, Rules, Wakeups, WriteOutcome};
 use crate::connection::yielding;
 use crate::error::Reason;
 use crate::transport::{Acks, Reader, Writer};
@@ -29,7 +29,7 @@ impl State {
         let waker = &mut self.waiters().flusher;
         if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             let replaced = waker.replace(cx.waker().clone());
-            self.later.drop_some(replaced);
+            self.deferred.drop_some(replaced);
         }
         let now = Instant::now();
         if self.machine.heartbeat_is_due(now) {
@@ -43,7 +43,12 @@ impl State {
         }
         if self.machine.phase() > Phase::Open && self.machine.phase() < Phase::Ended {
             if let Err(error) = self.poll_end(cx) {
-                self.machine.wrote(self.machine.bytes_out(), Outcome::Failed(error.into()), || now, drop);
+                self.machine.finish_write(
+                    self.machine.bytes_out(),
+                    WriteOutcome::Failed(error.into()),
+                    || now,
+                    drop,
+                );
             }
         }
         if self.machine.is_blocked() {
@@ -51,17 +56,17 @@ impl State {
             self.machine.note_unread(has_unread);
         }
         let Self { machine, writer, .. } = self;
-        let mut look = machine.look(rules, is_first, now, || {
+        let mut check = machine.check_deadlines(rules, is_first, now, || {
             let acks = writer.as_ref().map_or(Ok(Acks::NoNetwork), Writer::acks);
             acks.map_err(Reason::from)
         });
-        look.wait_until(flush_due);
-        look.wait_until(self.machine.heartbeat_look());
+        check.wait_until(flush_due);
+        check.wait_until(self.machine.next_heartbeat_check());
         // It has just looked at everything.
-        self.machine.forget_news(News::TASK);
-        if look.again {
+        self.machine.clear_wakeups(Wakeups::FLUSHER);
+        if check.again {
             Next::Again
-        } else if let Some(at) = look.next {
+        } else if let Some(at) = check.next {
             Next::At(at)
         } else if self.machine.is_at_rest() {
             self.retire_flusher();
@@ -75,7 +80,7 @@ impl State {
     fn retire_flusher(&mut self) {
         self.flusher = Flusher::None;
         if let Some(waiters) = &mut self.waiters {
-            self.later.drop_some(waiters.flusher.take());
+            self.deferred.drop_some(waiters.flusher.take());
         }
     }
 
@@ -91,8 +96,8 @@ impl State {
         if matches!(self.machine.phase(), Phase::Closing | Phase::Finished) {
             if let Some(reader) = &mut self.reader {
                 if poll_discard(reader, cx)?.is_ready() {
-                    self.later.drop_some(self.reader.take());
-                    self.machine.peer_closed_unheard();
+                    self.deferred.drop_some(self.reader.take());
+                    self.machine.peer_closed_without_receiver();
                 }
             }
         }
@@ -104,15 +109,15 @@ impl State {
         if self.machine.phase() < Phase::Ended && !self.machine.has_peer_closed() {
             self.reader = Some(Box::new(reader));
             if self.machine.phase() > Phase::Open {
-                self.machine.want_task();
+                self.machine.request_flusher();
             }
             return;
         }
         // It was left to the receiver after a failed write. That need not be the peer's doing: the runtime may be gone.
-        if (undelivered || self.machine.ends_by_reset()) && self.machine.reads_on() {
+        if (undelivered || self.machine.ends_by_reset()) && self.machine.can_still_read() {
             reader.reset();
         }
-        self.later.drop(reader);
+        self.deferred.drop(reader);
     }
 
     /// Whether the kernel holds bytes that were not received.
@@ -126,25 +131,25 @@ impl State {
             self.machine.fail(io::Error::other(why).into());
             let reset = undelivered || self.machine.has_output() || self.has_unread();
             self.machine.end(reset);
-        } else if undelivered && self.machine.reads_on() {
+        } else if undelivered && self.machine.can_still_read() {
             // The last write has found the runtime gone.
             self.machine.reset_at_end();
         }
-        self.machine.stop_reading_on();
+        self.machine.stop_reading();
     }
 
     /// Lets go of the transport of a connection that has ended.
     pub(super) fn release_transport(&mut self) {
         if let Some(writer) = self.writer.take() {
-            if self.machine.reads_on() {
-                self.later.drop(writer);
+            if self.machine.can_still_read() {
+                self.deferred.drop(writer);
             } else {
                 let reader_is_elsewhere = self.reader.is_none() && !self.machine.has_peer_closed();
                 let stream = writer.release(self.machine.ends_by_reset(), reader_is_elsewhere);
-                self.later.drop_some(stream);
+                self.deferred.drop_some(stream);
             }
         }
-        self.later.drop_some(self.reader.take());
+        self.deferred.drop_some(self.reader.take());
     }
 }
 

@@ -6,14 +6,14 @@
 use std::task::{Context, Waker};
 
 use super::deferred::Deferred;
-use super::machine::{Machine, News, Phase};
+use super::machine::{Machine, Phase, Wakeups};
 use super::waiters::Waiters;
 use crate::transport::{Reader, Writer};
 
 mod end;
 
 mod write;
-pub(crate) use write::is_for_now;
+pub(crate) use write::is_temporary;
 
 // In this order in memory: what each packet needs, and the rest.
 #[repr(C)]
@@ -23,25 +23,25 @@ pub(crate) struct State {
     /// The task that waits in `recv`.
     receiver: Option<Waker>,
     /// Other tasks that wait; most connections have none.
-    waiters: Option<Box<Waiting>>,
+    waiters: Option<Box<WaitingTasks>>,
     /// What is done when the lock is let go of.
-    pub(crate) later: Deferred,
+    pub(crate) deferred: Deferred,
     pub(crate) machine: Machine,
     /// The reading half, once the receiver has given it up: what is left to do with it is to wait for the peer's close.
     reader: Option<Box<Reader>>,
     /// Whether the transport may gather bytes in a buffer of its own, where packets that may be dropped are to be few.
-    keeps_few: bool,
+    limits_buffering: bool,
     pub(crate) flusher: Flusher,
     pub(crate) sweep: Sweep,
 }
 
 /// Those who wait for a connection, and its own task.
 #[derive(Default)]
-struct Waiting {
+struct WaitingTasks {
     /// For bytes to be written, or for the end.
     progress: Waiters,
     /// For room, each in its turn, or for the end.
-    line: Waiters,
+    senders: Waiters,
     /// For the end alone.
     end: Waiters,
     flusher: Option<Waker>,
@@ -69,22 +69,22 @@ pub(crate) enum Sweep {
 
 /// What to do after the lock is released.
 #[derive(Default)]
-pub(crate) struct Orders {
-    pub(crate) later: Deferred,
-    pub(crate) spawn: bool,
-    pub(crate) enlist: bool,
+pub(crate) struct AfterUnlock {
+    pub(crate) deferred: Deferred,
+    pub(crate) spawn_flusher: bool,
+    pub(crate) list_for_sweep: bool,
 }
 
 impl State {
     pub(crate) fn new(writer: Writer, machine: Machine, may_drop: bool) -> Self {
         Self {
-            keeps_few: may_drop && writer.may_gather(),
+            limits_buffering: may_drop && writer.may_gather(),
             machine,
             writer: Some(writer),
             reader: None,
             flusher: Flusher::None,
             sweep: Sweep::No,
-            later: Deferred::default(),
+            deferred: Deferred::default(),
             receiver: None,
             waiters: None,
         }
@@ -92,10 +92,10 @@ impl State {
 
     // ---- those who wait
 
-    fn waiters(&mut self) -> &mut Waiting {
+    fn waiters(&mut self) -> &mut WaitingTasks {
         // Whatever has happened before, nobody has waited for it.
         if self.waiters.is_none() {
-            self.machine.forget_news(News::PROGRESS);
+            self.machine.clear_wakeups(Wakeups::PROGRESS);
         }
         self.waiters.get_or_insert_default()
     }
@@ -103,19 +103,19 @@ impl State {
     /// Leaves a waker for when bytes were written, or for the end.
     pub(crate) fn wait_for_progress(&mut self, key: u64, cx: &Context<'_>) {
         let replaced = self.waiters().progress.register(key, cx);
-        self.later.drop_some(replaced);
+        self.deferred.drop_some(replaced);
     }
 
     /// Leaves a waker for when it is the turn of `key` in the line, or for the end.
-    pub(crate) fn wait_in_line(&mut self, key: u64, cx: &Context<'_>) {
-        let replaced = self.waiters().line.register(key, cx);
-        self.later.drop_some(replaced);
+    pub(crate) fn wait_for_sender_turn(&mut self, key: u64, cx: &Context<'_>) {
+        let replaced = self.waiters().senders.register(key, cx);
+        self.deferred.drop_some(replaced);
     }
 
     /// Leaves a waker for the end alone.
     pub(crate) fn wait_for_end(&mut self, key: u64, cx: &Context<'_>) {
         let replaced = self.waiters().end.register(key, cx);
-        self.later.drop_some(replaced);
+        self.deferred.drop_some(replaced);
     }
 
     /// Leaves the waker of the receiver.
@@ -123,83 +123,85 @@ impl State {
     pub(crate) fn wait_in_recv(&mut self, cx: &Context<'_>) {
         if !self.receiver.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             let replaced = self.receiver.replace(cx.waker().clone());
-            self.later.drop_some(replaced);
+            self.deferred.drop_some(replaced);
         }
     }
 
     /// Takes the wakers back that were left under `key`, and its place in the line.
     pub(crate) fn forget(&mut self, key: u64) {
         if let Some(waiters) = &mut self.waiters {
-            for waiters in [&mut waiters.progress, &mut waiters.line, &mut waiters.end] {
-                self.later.drop_some(waiters.remove(key));
+            for waiters in [&mut waiters.progress, &mut waiters.senders, &mut waiters.end] {
+                self.deferred.drop_some(waiters.remove(key));
             }
         }
-        self.machine.leave_line(key);
+        self.machine.remove_waiting_sender(key);
     }
 
     /// Whether something is to be done when the lock is let go of.
     #[inline]
-    pub(crate) fn has_orders(&self) -> bool {
-        let news = self.machine.news();
-        (!news.is_empty() && (news != News::PROGRESS || self.waiters.is_some())) || !self.later.is_empty()
+    pub(crate) fn has_work_after_unlock(&self) -> bool {
+        let wakeups = self.machine.wakeups();
+        (!wakeups.is_empty() && (wakeups != Wakeups::PROGRESS || self.waiters.is_some()))
+            || !self.deferred.is_empty()
     }
 
     /// What is to be done when the lock is let go of.
     #[inline]
-    pub(crate) fn take_orders(&mut self) -> Orders {
-        let news = self.machine.take_news();
-        if news.is_within(News::OF_WRITING) && self.waiters.is_none() {
-            return self.orders(news, false);
+    pub(crate) fn take_after_unlock(&mut self) -> AfterUnlock {
+        let wakeups = self.machine.take_wakeups();
+        if wakeups.is_subset_of(Wakeups::PROGRESS_OR_SWEEPER) && self.waiters.is_none() {
+            return self.after_unlock(wakeups, false);
         }
-        self.take_all_orders(news)
+        self.take_all_after_unlock(wakeups)
     }
 
-    fn orders(&mut self, news: News, spawn: bool) -> Orders {
-        let enlist = news.has(News::SWEEP) && self.sweep == Sweep::No;
-        if enlist {
+    fn after_unlock(&mut self, wakeups: Wakeups, spawn_flusher: bool) -> AfterUnlock {
+        let list_for_sweep = wakeups.intersects(Wakeups::SWEEPER) && self.sweep == Sweep::No;
+        if list_for_sweep {
             self.sweep = Sweep::Listed;
         }
-        Orders { later: std::mem::take(&mut self.later), spawn, enlist }
+        AfterUnlock { deferred: std::mem::take(&mut self.deferred), spawn_flusher, list_for_sweep }
     }
 
-    fn take_all_orders(&mut self, news: News) -> Orders {
+    fn take_all_after_unlock(&mut self, wakeups: Wakeups) -> AfterUnlock {
         if self.machine.phase() == Phase::Ended {
             self.release_transport();
         }
-        if news.has(News::END) || news.has(News::RECEIVER) {
+        if wakeups.intersects(Wakeups::END) || wakeups.intersects(Wakeups::RECEIVER) {
             if let Some(receiver) = self.receiver.take() {
-                self.later.wake(receiver);
+                self.deferred.wake(receiver);
             }
         }
         if let Some(waiters) = &mut self.waiters {
-            if news.has(News::END) {
-                for waiters in [&mut waiters.progress, &mut waiters.line, &mut waiters.end] {
-                    waiters.take_all(|waker| self.later.wake(waker));
+            if wakeups.intersects(Wakeups::END) {
+                for waiters in [&mut waiters.progress, &mut waiters.senders, &mut waiters.end] {
+                    waiters.take_all(|waker| self.deferred.wake(waker));
                 }
-            } else if news.has(News::PROGRESS) {
-                waiters.progress.take_all(|waker| self.later.wake(waker));
-                let first = self.machine.first_in_line();
-                let waker = first.and_then(|key| waiters.line.remove(key));
+            } else if wakeups.intersects(Wakeups::PROGRESS) {
+                waiters.progress.take_all(|waker| self.deferred.wake(waker));
+                let first = self.machine.first_waiting_sender();
+                let waker = first.and_then(|key| waiters.senders.remove(key));
                 if let Some(waker) = waker {
-                    self.later.wake(waker);
+                    self.deferred.wake(waker);
                 }
             }
         }
         let has_ended = self.machine.phase() == Phase::Ended;
-        let spawn = news.has(News::TASK) && self.flusher == Flusher::None && !has_ended;
-        if spawn {
+        let spawn_flusher =
+            wakeups.intersects(Wakeups::FLUSHER) && self.flusher == Flusher::None && !has_ended;
+        if spawn_flusher {
             self.flusher = Flusher::Spawned;
-        } else if news.has(News::TASK) {
+        } else if wakeups.intersects(Wakeups::FLUSHER) {
             self.wake_flusher();
         }
-        self.orders(news, spawn)
+        self.after_unlock(wakeups, spawn_flusher)
     }
 
     fn wake_flusher(&mut self) {
         if self.flusher == Flusher::Waiting {
             self.flusher = Flusher::Woken;
             if let Some(waker) = self.waiters.as_ref().and_then(|waiters| waiters.flusher.clone()) {
-                self.later.wake(waker);
+                self.deferred.wake(waker);
             }
         }
     }

@@ -11,28 +11,28 @@ use tokio::time::Instant;
 
 use super::{State, Sweep};
 use crate::connection::deferred::catch_panic;
-use crate::connection::machine::{MAX_SLICES, News, Outcome, Outgoing, Phase};
+use crate::connection::machine::{MAX_SLICES, Outgoing, Phase, Wakeups, WriteOutcome};
 use crate::transport::{Acks, Writer};
 
 /// How much a transport with a buffer of its own is given at a time where packets may be dropped: one record of TLS.
-const FEW: usize = 16 * 1024;
+const MAX_BUFFERED_WRITE: usize = 16 * 1024;
 
 impl State {
     /// Puts a packet into the queue, and sees to it that it leaves. Whether it may have written.
     #[inline]
     pub(crate) fn push(&mut self, frame: &impl Outgoing) -> bool {
-        let is_to_see_to = self.machine.push(frame, Instant::now);
-        if is_to_see_to {
+        let needs_write = self.machine.push(frame, Instant::now);
+        if needs_write {
             self.pushed();
         }
-        is_to_see_to
+        needs_write
     }
 
     fn pushed(&mut self) {
-        if self.machine.has_writes_worth() {
+        if self.machine.has_full_write() {
             self.write_out();
         }
-        self.machine.want_write();
+        self.machine.request_write();
     }
 
     /// Writes until the queue is empty or the transport takes no more; in that case the flusher goes on.
@@ -45,7 +45,7 @@ impl State {
     pub(crate) fn write_all_now(&mut self) {
         self.write(|state, cx| {
             let written = pin!(tokio::task::unconstrained(poll_fn(|cx| state.poll_write_out(cx)))).poll(cx);
-            if written.is_ready() { written } else { state.write_past_readiness() }
+            if written.is_ready() { written } else { state.write_ignoring_readiness() }
         });
     }
 
@@ -56,29 +56,29 @@ impl State {
         let waker = self.waiters.as_ref().and_then(|waiters| waiters.flusher.clone());
         let mut cx = Context::from_waker(waker.as_ref().unwrap_or(Waker::noop()));
         let written = write(self, &mut cx);
-        let is_unheard = waker.is_none() && written.is_pending();
-        self.later.drop_some(waker);
-        self.wrote(before, written);
-        if is_unheard {
-            self.machine.want_task();
+        let needs_flusher = waker.is_none() && written.is_pending();
+        self.deferred.drop_some(waker);
+        self.finish_write(before, written);
+        if needs_flusher {
+            self.machine.request_flusher();
         }
     }
 
     pub(super) fn write_with(&mut self, cx: &mut Context<'_>) {
         let before = self.machine.bytes_out();
         let written = self.poll_write_out(cx);
-        self.wrote(before, written);
+        self.finish_write(before, written);
     }
 
     /// What a write led to.
-    fn wrote(&mut self, before: (u64, u64), written: Poll<io::Result<()>>) {
+    fn finish_write(&mut self, before: (u64, u64), written: Poll<io::Result<()>>) {
         let outcome = match written {
-            Poll::Ready(Ok(())) => Outcome::All,
-            Poll::Pending => Outcome::Blocked,
-            Poll::Ready(Err(error)) => Outcome::Failed(error.into()),
+            Poll::Ready(Ok(())) => WriteOutcome::All,
+            Poll::Pending => WriteOutcome::Blocked,
+            Poll::Ready(Err(error)) => WriteOutcome::Failed(error.into()),
         };
-        let Self { machine, later, .. } = self;
-        machine.wrote(before, outcome, Instant::now, |packet| later.drop(packet));
+        let Self { machine, deferred, .. } = self;
+        machine.finish_write(before, outcome, Instant::now, |packet| deferred.drop(packet));
     }
 
     fn poll_write_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -94,7 +94,7 @@ impl State {
     }
 
     fn poll_write_all(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Self { machine, writer: Some(writer), later, .. } = self else { return Poll::Ready(Ok(())) };
+        let Self { machine, writer: Some(writer), deferred, .. } = self else { return Poll::Ready(Ok(())) };
         loop {
             if machine.has_latest() {
                 machine.queue_due_latest(Instant::now);
@@ -102,17 +102,18 @@ impl State {
             if machine.queue.is_empty() {
                 break;
             }
-            if self.keeps_few && machine.is_unflushed() {
+            if self.limits_buffering && machine.is_unflushed() {
                 ready!(Pin::new(&mut *writer).poll_flush(cx))?;
                 machine.flushed();
             }
             let writer = Pin::new(&mut *writer);
-            let taken = ready!(match machine.queue.single() {
-                Some(frames) if self.keeps_few => writer.poll_write(cx, &frames[..frames.len().min(FEW)]),
-                None if self.keeps_few => {
+            let taken = ready!(match machine.queue.contiguous() {
+                Some(frames) if self.limits_buffering =>
+                    writer.poll_write(cx, &frames[..frames.len().min(MAX_BUFFERED_WRITE)]),
+                None if self.limits_buffering => {
                     let mut slices = [IoSlice::new(&[]); MAX_SLICES];
                     machine.queue.fill(&mut slices);
-                    writer.poll_write(cx, &slices[0][..slices[0].len().min(FEW)])
+                    writer.poll_write(cx, &slices[0][..slices[0].len().min(MAX_BUFFERED_WRITE)])
                 }
                 Some(frames) => writer.poll_write(cx, frames),
                 None => {
@@ -124,14 +125,14 @@ impl State {
             if taken == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            machine.took(taken, |packet| later.drop(packet));
+            machine.note_written(taken, |packet| deferred.drop(packet));
         }
         Poll::Ready(Ok(()))
     }
 
     /// What a socket takes though tokio knows of no room.
-    fn write_past_readiness(&mut self) -> Poll<io::Result<()>> {
-        let Self { machine, writer: Some(writer), later, .. } = self else { return Poll::Pending };
+    fn write_ignoring_readiness(&mut self) -> Poll<io::Result<()>> {
+        let Self { machine, writer: Some(writer), deferred, .. } = self else { return Poll::Pending };
         if machine.has_latest() {
             machine.queue_due_latest(Instant::now);
         }
@@ -143,8 +144,8 @@ impl State {
             let mut slices = [IoSlice::new(&[]); MAX_SLICES];
             machine.queue.fill(&mut slices);
             match writer.write_now(&slices[0]) {
-                Some(Ok(taken @ 1..)) => machine.took(taken, |packet| later.drop(packet)),
-                Some(Err(error)) if !is_for_now(&error) => return Poll::Ready(Err(error)),
+                Some(Ok(taken @ 1..)) => machine.note_written(taken, |packet| deferred.drop(packet)),
+                Some(Err(error)) if !is_temporary(&error) => return Poll::Ready(Err(error)),
                 _ => return Poll::Pending,
             }
         }
@@ -155,7 +156,7 @@ impl State {
     /// Writes what was sent before the receiver waits; under timed flushing it is not due for that.
     #[inline]
     pub(crate) fn write_before_wait(&mut self) {
-        if self.machine.has_queued() && !self.machine.gathers() && !self.machine.is_blocked() {
+        if self.machine.has_queued() && !self.machine.has_timed_flush() && !self.machine.is_blocked() {
             self.write_out();
         }
     }
@@ -164,25 +165,25 @@ impl State {
     pub(crate) fn write_batch(&mut self) {
         self.write_before_wait();
         // Nothing is left to be swept: where the transport took no more, the flusher has been told.
-        self.machine.forget_news(News::SWEEP);
+        self.machine.clear_wakeups(Wakeups::SWEEPER);
     }
 
     /// Whether a batch of one packet need not go through the queue.
-    pub(crate) fn writes_through(&self) -> bool {
-        !self.machine.has_queued() && !self.machine.is_blocked() && !self.machine.is_timed()
+    pub(crate) fn can_write_directly(&self) -> bool {
+        !self.machine.has_queued() && !self.machine.is_blocked() && !self.machine.tracks_queue_time()
     }
 
     /// Writes a packet from its own memory, where its frame stands there whole, as that of one that was received. What the
-    /// transport does not take goes into the queue, which was [empty](Self::writes_through). Counts it in `accepted`.
+    /// transport does not take goes into the queue, which was [empty](Self::can_write_directly). Counts it in `accepted`.
     #[inline]
-    pub(crate) fn write_through(&mut self, frame: &Frame<'_>, accepted: &mut usize) {
+    pub(crate) fn write_directly(&mut self, frame: &Frame<'_>, accepted: &mut usize) {
         let taken =
             if frame.body().len() == frame.len() { self.write_body(frame) } else { Poll::Ready(Ok(0)) };
         // Only now: had the transport panicked, the packet would be nowhere.
         *accepted += 1;
         match taken {
             Poll::Ready(Ok(taken)) if taken == frame.len() => {
-                self.wrote_through(taken);
+                self.wrote_directly(taken);
             }
             taken => self.write_rest(frame, taken),
         }
@@ -190,15 +191,15 @@ impl State {
 
     /// The transport took a packet of `len` bytes that did not go through the queue.
     #[inline(never)]
-    fn wrote_through(&mut self, len: usize) {
+    fn wrote_directly(&mut self, len: usize) {
         let before = self.machine.bytes_out();
-        self.machine.pass_through(len);
-        self.machine.took_past_queue(len);
+        self.machine.count_direct_packet(len);
+        self.machine.note_written_directly(len);
         if self.writer.as_ref().is_some_and(Writer::may_gather) {
             return self.write_out();
         }
         self.machine.flushed();
-        self.wrote(before, Poll::Ready(Ok(())));
+        self.finish_write(before, Poll::Ready(Ok(())));
     }
 
     fn write_body(&mut self, frame: &Frame<'_>) -> Poll<io::Result<usize>> {
@@ -208,7 +209,7 @@ impl State {
             Some(writer) => Pin::new(writer).poll_write(&mut cx, frame.body()),
             None => Poll::Pending,
         };
-        self.later.drop_some(waker);
+        self.deferred.drop_some(waker);
         taken
     }
 
@@ -217,10 +218,12 @@ impl State {
     fn write_rest(&mut self, frame: &Frame<'_>, taken: Poll<io::Result<usize>>) {
         self.machine.push(frame, Instant::now);
         match taken {
-            Poll::Ready(Err(error)) => return self.wrote(self.machine.bytes_out(), Poll::Ready(Err(error))),
+            Poll::Ready(Err(error)) => {
+                return self.finish_write(self.machine.bytes_out(), Poll::Ready(Err(error)));
+            }
             Poll::Ready(Ok(taken @ 1..)) => {
-                let Self { machine, later, .. } = self;
-                machine.took(taken, |packet| later.drop(packet));
+                let Self { machine, deferred, .. } = self;
+                machine.note_written(taken, |packet| deferred.drop(packet));
             }
             Poll::Ready(Ok(0)) | Poll::Pending => {}
         }
@@ -247,24 +250,24 @@ impl State {
     pub(crate) fn leave_to_flusher(&mut self) {
         self.sweep = Sweep::No;
         if self.machine.has_output() {
-            self.machine.want_task();
+            self.machine.request_flusher();
         }
     }
 
     /// Asks what the peer has acknowledged, where that says whether it is slow.
-    pub(crate) fn look_at_lag(&mut self) {
+    pub(crate) fn update_lag(&mut self) {
         let now = Instant::now();
-        if self.machine.lags(|| now) {
+        if self.machine.exceeds_max_lag(|| now) {
             let acks = self.writer.as_ref().map_or(Ok(Acks::NoNetwork), Writer::acks);
             match acks {
                 Ok(acks) => self.machine.acknowledged(acks, now),
-                Err(error) => self.wrote(self.machine.bytes_out(), Poll::Ready(Err(error))),
+                Err(error) => self.finish_write(self.machine.bytes_out(), Poll::Ready(Err(error))),
             }
         }
     }
 }
 
 /// Whether it will pass.
-pub(crate) fn is_for_now(error: &io::Error) -> bool {
+pub(crate) fn is_temporary(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }

@@ -6,7 +6,7 @@ use pktconn_codec::Packet;
 use crate::connection::pool;
 
 /// Up to this length a received packet is a part of a read chunk; a longer one has memory of its own.
-pub(crate) const MOST_SHARED: usize = pool::CHUNK;
+pub(crate) const MAX_SHARED_LEN: usize = pool::CHUNK;
 
 /// From this length on a frame is not copied before it has to stay. A shorter one is: it may be a small part of a read chunk,
 /// and eight times as much memory would be held as is counted. From half a chunk on that is twice at most, and for the
@@ -31,16 +31,16 @@ pub(crate) enum Chunk {
 }
 
 /// What a chunk takes beside its frames: its place in a list that doubles when it is full.
-pub(super) const PLACE: usize = 2 * size_of::<Chunk>();
+pub(super) const SLOT_SIZE: usize = 2 * size_of::<Chunk>();
 
 /// Whether a buffer that takes no more frames is larger than it need be: two frames of 22 KiB in one of 64 KiB.
-pub(super) fn is_roomy(frames: &BytesMut) -> bool {
+pub(super) fn has_excess_capacity(frames: &BytesMut) -> bool {
     frames.capacity() - frames.len() > frames.len() / 16 + MIN_OPEN
 }
 
 /// A short piece has its own memory. A longer one may keep a whole read chunk alive.
 fn memory_of_piece(piece: &Bytes) -> usize {
-    size_of::<Bytes>() + if may_be_shared(piece) { piece.len().max(MOST_SHARED) } else { piece.len() }
+    size_of::<Bytes>() + if may_be_shared(piece) { piece.len().max(MAX_SHARED_LEN) } else { piece.len() }
 }
 
 /// Whether a piece may be part of a read chunk.
@@ -65,10 +65,10 @@ impl Chunk {
         let memory = match self {
             Self::Small { memory, .. } => *memory,
             // It may keep a whole read chunk alive.
-            Self::Large { .. } => self.len().max(MOST_SHARED),
+            Self::Large { .. } => self.len().max(MAX_SHARED_LEN),
             Self::Pieces(pieces) => pieces.iter().map(memory_of_piece).sum(),
         };
-        memory + PLACE
+        memory + SLOT_SIZE
     }
 
     /// Gives a packet whose own memory was queued to `done`.
@@ -81,19 +81,19 @@ impl Chunk {
     }
 
     /// Whether it may keep more memory alive than its own.
-    pub(super) fn is_loose(&self) -> bool {
+    pub(super) fn may_pin_memory(&self) -> bool {
         match self {
-            Self::Small { frames, .. } => is_roomy(frames),
-            Self::Large { .. } => self.len() <= MOST_SHARED,
+            Self::Small { frames, .. } => has_excess_capacity(frames),
+            Self::Large { .. } => self.len() <= MAX_SHARED_LEN,
             Self::Pieces(pieces) => {
-                pieces.iter().any(|piece| may_be_shared(piece) && piece.len() <= MOST_SHARED)
+                pieces.iter().any(|piece| may_be_shared(piece) && piece.len() <= MAX_SHARED_LEN)
             }
         }
     }
 
     /// Copies what may keep more memory alive than its own. Memory that is let go of goes to `done`.
     pub(super) fn detach(&mut self, done: &mut impl FnMut(Packet)) {
-        if !self.is_loose() {
+        if !self.may_pin_memory() {
             return;
         }
         let copy = match self {
@@ -105,7 +105,7 @@ impl Chunk {
             }
             Self::Pieces(pieces) => {
                 let loose =
-                    pieces.iter_mut().filter(|piece| may_be_shared(piece) && piece.len() <= MOST_SHARED);
+                    pieces.iter_mut().filter(|piece| may_be_shared(piece) && piece.len() <= MAX_SHARED_LEN);
                 for piece in loose {
                     let copy = Bytes::copy_from_slice(piece);
                     done(std::mem::replace(piece, copy).into());

@@ -20,8 +20,8 @@ use pktconn_codec::{Packet, PacketCodec};
 use crate::connection::pool;
 
 mod chunk;
-pub(crate) use chunk::{Chunk, MOST_SHARED};
-use chunk::{LARGE_FRAME, MIN_OPEN, is_roomy};
+pub(crate) use chunk::{Chunk, MAX_SHARED_LEN};
+use chunk::{LARGE_FRAME, MIN_OPEN, has_excess_capacity};
 
 mod outgoing;
 pub(crate) use outgoing::Outgoing;
@@ -30,10 +30,10 @@ mod sealed;
 use sealed::Sealed;
 
 /// One write's worth. A larger write saves next to nothing: the cost of the system call is spread over enough packets.
-pub(crate) const WRITE_WORTH: usize = pool::CHUNK;
+pub(crate) const FULL_WRITE: usize = pool::CHUNK;
 
 /// The longest header and checksum.
-const MAX_AROUND: usize = 8;
+const MAX_HEADER_AND_CHECKSUM: usize = 8;
 
 /// How many slices a write takes at most; more would only make the kernel's own array larger.
 pub(crate) const MAX_SLICES: usize = 32;
@@ -73,7 +73,7 @@ impl SendQueue {
             + self
                 .sealed
                 .as_ref()
-                .map_or(0, |sealed| if sealed.written > MOST_SHARED { sealed.written } else { 0 })
+                .map_or(0, |sealed| if sealed.written > MAX_SHARED_LEN { sealed.written } else { 0 })
     }
 
     /// The memory that it takes: with the room that is left in its buffers, with what is written of its first chunk, and with
@@ -90,8 +90,8 @@ impl SendQueue {
         if len >= LARGE_FRAME {
             self.push_large(frame, stays);
         } else {
-            if self.open.capacity() - self.open.len() < len || self.open.len() + len > WRITE_WORTH {
-                self.make_room(len, stays);
+            if self.open.capacity() - self.open.len() < len || self.open.len() + len > FULL_WRITE {
+                self.reserve(len, stays);
             }
             frame.put_into(&mut self.open);
         }
@@ -100,7 +100,7 @@ impl SendQueue {
 
     fn push_large(&mut self, frame: &impl Outgoing, stays: bool) {
         self.seal(stays);
-        if stays && frame.len() <= MOST_SHARED {
+        if stays && frame.len() <= MAX_SHARED_LEN {
             let mut copy = BytesMut::with_capacity(frame.len());
             frame.put_into(&mut copy);
             self.push_sealed(Chunk::small(copy), 0);
@@ -110,14 +110,14 @@ impl SendQueue {
         if stays {
             chunk.detach(&mut |_| ());
         }
-        let is_loose = !stays && chunk.is_loose();
-        self.push_sealed(chunk, 0).is_loose |= is_loose;
+        let may_pin_memory = !stays && chunk.may_pin_memory();
+        self.push_sealed(chunk, 0).may_pin_memory |= may_pin_memory;
     }
 
     /// Puts a chunk behind those that are sealed. Where it is the first, so much of it was `written`.
     fn push_sealed(&mut self, chunk: Chunk, written: usize) -> &mut Sealed {
         let sealed = self.sealed.get_or_insert_with(|| {
-            Box::new(Sealed { chunks: VecDeque::new(), written, is_loose: false, memory: 0 })
+            Box::new(Sealed { chunks: VecDeque::new(), written, may_pin_memory: false, memory: 0 })
         });
         sealed.memory += chunk.memory();
         sealed.chunks.push_back(chunk);
@@ -132,18 +132,18 @@ impl SendQueue {
         }
     }
 
-    fn make_room(&mut self, len: usize, stays: bool) {
-        if self.open.len() + len > WRITE_WORTH {
+    fn reserve(&mut self, len: usize, stays: bool) {
+        if self.open.len() + len > FULL_WRITE {
             self.seal(stays);
         }
         self.grow_by(len);
     }
 
     /// Makes room for the small ones of `packets`, which are about to be pushed.
-    pub(crate) fn make_room_for(&mut self, packets: &[Packet]) {
-        let worth = WRITE_WORTH - self.open.len();
+    pub(crate) fn reserve_for(&mut self, packets: &[Packet]) {
+        let worth = FULL_WRITE - self.open.len();
         if self.open.capacity() - self.open.len() < worth {
-            let lens = packets.iter().map(|packet| packet.len() + MAX_AROUND);
+            let lens = packets.iter().map(|packet| packet.len() + MAX_HEADER_AND_CHECKSUM);
             let small: usize = lens.filter(|&len| len < LARGE_FRAME).sum();
             self.grow_by(small.min(worth));
         }
@@ -158,7 +158,7 @@ impl SendQueue {
         if self.open.capacity() < least {
             // Who has sent a few packets may send many: by large steps, because each copies what is there. Not by
             // `reserve`, which may take twice of what a write is worth.
-            let capacity = least.max(4 * self.open.capacity()).clamp(MIN_OPEN, WRITE_WORTH);
+            let capacity = least.max(4 * self.open.capacity()).clamp(MIN_OPEN, FULL_WRITE);
             let mut larger = BytesMut::with_capacity(capacity);
             larger.extend_from_slice(&self.open);
             self.open = larger;
@@ -166,7 +166,7 @@ impl SendQueue {
     }
 
     /// All that is to be written, where it stands in one buffer: as it mostly does.
-    pub(crate) fn single(&self) -> Option<&[u8]> {
+    pub(crate) fn contiguous(&self) -> Option<&[u8]> {
         if self.sealed.is_none() { Some(&self.open[self.open.len() - self.len..]) } else { None }
     }
 
@@ -223,7 +223,7 @@ impl SendQueue {
     }
 
     /// What is left of a frame that was written in part, after packets were dropped behind it.
-    pub(crate) fn begun_len(&self) -> usize {
+    pub(crate) fn partial_len(&self) -> usize {
         let begun = self.sealed.as_ref().filter(|sealed| sealed.written > 0);
         begun.and_then(|sealed| Some(sealed.chunks.front()?.len() - sealed.written)).unwrap_or(0)
     }
@@ -238,7 +238,7 @@ impl SendQueue {
     ) -> Dropped {
         let mut dropped = Dropped::default();
         let part_off =
-            |queue: &mut Self| queue.sealed.as_mut().map_or(0, |sealed| sealed.part_off_begun(codec));
+            |queue: &mut Self| queue.sealed.as_mut().map_or(0, |sealed| sealed.split_off_partial(codec));
         let mut begun = part_off(self);
         while self.len > target {
             match self.sealed.as_mut().and_then(|sealed| sealed.drop_first(begun, codec, &mut done)) {
@@ -262,8 +262,8 @@ impl SendQueue {
     /// Lets go of memory that what is queued does not need, because it may stay for long: the transport takes no more.
     pub(crate) fn compact(&mut self, mut done: impl FnMut(Packet)) {
         self.shrink();
-        let Some(sealed) = self.sealed.as_mut().filter(|sealed| sealed.is_loose) else { return };
-        sealed.is_loose = false;
+        let Some(sealed) = self.sealed.as_mut().filter(|sealed| sealed.may_pin_memory) else { return };
+        sealed.may_pin_memory = false;
         for chunk in &mut sealed.chunks {
             let before = chunk.memory();
             chunk.detach(&mut done);
@@ -324,19 +324,19 @@ impl SendQueue {
             let written = self.written();
             self.shrink();
             let mut frames = std::mem::take(&mut self.open);
-            let is_roomy = is_roomy(&frames);
-            if is_roomy && stays {
+            let has_excess_capacity = has_excess_capacity(&frames);
+            if has_excess_capacity && stays {
                 let exact = BytesMut::from(&frames[..]);
                 pool::return_write_buffer(std::mem::replace(&mut frames, exact));
             }
-            self.push_sealed(Chunk::small(frames), written).is_loose |= is_roomy && !stays;
+            self.push_sealed(Chunk::small(frames), written).may_pin_memory |= has_excess_capacity && !stays;
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::chunk::PLACE;
+    use super::chunk::SLOT_SIZE;
     use super::*;
     use bytes::Bytes;
     use proptest::prelude::*;
@@ -394,12 +394,12 @@ mod tests {
         }
         queue.advance(1, drop);
         queue.drop_oldest(0, &codec, drop);
-        assert_eq!((queue.len(), queue.held()), (999, 1000 + PLACE));
+        assert_eq!((queue.len(), queue.held()), (999, 1000 + SLOT_SIZE));
         queue.advance(999, drop);
         push(&mut queue, &codec, &vec![7; LARGE_FRAME].into());
-        assert_eq!(queue.held(), pool::CHUNK + PLACE, "it may be a part of a chunk");
+        assert_eq!(queue.held(), pool::CHUNK + SLOT_SIZE, "it may be a part of a chunk");
         queue.compact(drop);
-        assert_eq!(queue.held(), LARGE_FRAME + 4 + PLACE);
+        assert_eq!(queue.held(), LARGE_FRAME + 4 + SLOT_SIZE);
         queue.advance(queue.len(), drop);
         assert_eq!(queue.held(), 0);
     }
@@ -407,7 +407,7 @@ mod tests {
     #[test]
     fn what_stands_in_a_blocked_queue_takes_no_more_room_than_it_needs() {
         let codec = PacketCodec::default();
-        let mut queue = SendQueue { open: BytesMut::with_capacity(WRITE_WORTH), ..SendQueue::default() };
+        let mut queue = SendQueue { open: BytesMut::with_capacity(FULL_WRITE), ..SendQueue::default() };
         push(&mut queue, &codec, &b"small".into());
         queue.advance(3, drop);
         queue.compact(drop);
@@ -421,7 +421,7 @@ mod tests {
         let mut queue = SendQueue::default();
         let packets = vec![Packet::from(vec![7; 1000]); 1000];
         for batch in packets.chunks(40) {
-            queue.make_room_for(batch);
+            queue.reserve_for(batch);
             batch.iter().for_each(|packet| push(&mut queue, &codec, packet));
             queue.compact(drop);
         }
@@ -431,13 +431,13 @@ mod tests {
             Chunk::Large { .. } | Chunk::Pieces(_) => panic!("there is none"),
         });
         let room = sealed.sum::<usize>() + queue.open.capacity();
-        assert!(room <= queue.len() + queue.len() / 16 + WRITE_WORTH, "{room} for {}", queue.len());
+        assert!(room <= queue.len() + queue.len() / 16 + FULL_WRITE, "{room} for {}", queue.len());
     }
 
     #[test]
     fn small_frames_before_a_large_one_take_no_more_room_than_they_need() {
         let codec = PacketCodec::default();
-        let mut queue = SendQueue { open: BytesMut::with_capacity(WRITE_WORTH), ..SendQueue::default() };
+        let mut queue = SendQueue { open: BytesMut::with_capacity(FULL_WRITE), ..SendQueue::default() };
         push(&mut queue, &codec, &b"small".into());
         push(&mut queue, &codec, &vec![7; LARGE_FRAME].into());
         let sealed = queue.sealed.as_ref().expect("it is sealed");
@@ -493,7 +493,7 @@ mod tests {
             push_parts(&mut queue, &codec, &parts, stays);
             let mut given = 0;
             if !stays {
-                assert!(queue.held() >= 3 * MOST_SHARED, "each may be a part of a chunk");
+                assert!(queue.held() >= 3 * MAX_SHARED_LEN, "each may be a part of a chunk");
                 queue.compact(|_| given += 1);
             }
             assert_eq!(given, if stays { 0 } else { 3 });
@@ -507,13 +507,13 @@ mod tests {
         let codec = PacketCodec::default();
         let mut queue = SendQueue::default();
         let packets = vec![Packet::from(vec![7; 1000]); 50];
-        queue.make_room_for(&packets);
+        queue.reserve_for(&packets);
         let (room, capacity) = (queue.open.as_ptr(), queue.open.capacity());
-        assert!((50 * 1004..=WRITE_WORTH).contains(&capacity), "{capacity} bytes");
+        assert!((50 * 1004..=FULL_WRITE).contains(&capacity), "{capacity} bytes");
         packets.iter().for_each(|packet| push(&mut queue, &codec, packet));
         assert_eq!((queue.open.as_ptr(), queue.open.len()), (room, 50 * 1004), "it was not copied");
         // A second batch gets what is left of a write's worth, and large packets none of it.
-        queue.make_room_for(&[vec![7; 2 * LARGE_FRAME].into()]);
+        queue.reserve_for(&[vec![7; 2 * LARGE_FRAME].into()]);
         assert_eq!(queue.open.capacity(), capacity);
     }
 
@@ -524,13 +524,13 @@ mod tests {
         std::thread::spawn(move || {
             let mut queue = SendQueue::default();
             let mut capacities = Vec::new();
-            while queue.len() < WRITE_WORTH - 8 {
+            while queue.len() < FULL_WRITE - 8 {
                 push(&mut queue, &codec, &b"1234".into());
                 if capacities.last() != Some(&queue.open.capacity()) {
                     capacities.push(queue.open.capacity());
                 }
             }
-            assert_eq!(capacities, [MIN_OPEN, 4 * MIN_OPEN, 16 * MIN_OPEN, WRITE_WORTH]);
+            assert_eq!(capacities, [MIN_OPEN, 4 * MIN_OPEN, 16 * MIN_OPEN, FULL_WRITE]);
         })
         .join()
         .unwrap();
@@ -542,12 +542,12 @@ mod tests {
         let mut queue = SendQueue::default();
         // 16 of these frames are a write's worth to the byte.
         for _ in 0..17 {
-            push(&mut queue, &codec, &vec![7; WRITE_WORTH / 16 - 4].into());
+            push(&mut queue, &codec, &vec![7; FULL_WRITE / 16 - 4].into());
         }
         let mut slices = [IoSlice::new(&[]); MAX_SLICES];
         let count = queue.fill(&mut slices);
         let lens: Vec<usize> = slices[..count].iter().map(|slice| slice.len()).collect();
-        assert_eq!(lens, [WRITE_WORTH, WRITE_WORTH / 16]);
+        assert_eq!(lens, [FULL_WRITE, FULL_WRITE / 16]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ pub(super) struct Sealed {
     /// How much of the first chunk the transport has taken.
     pub(super) written: usize,
     /// Whether a chunk may keep more memory alive than its own.
-    pub(super) is_loose: bool,
+    pub(super) may_pin_memory: bool,
     /// The memory of all chunks.
     pub(super) memory: usize,
 }
@@ -28,7 +28,7 @@ fn first_frame_len(codec: &PacketCodec, frames: &[u8]) -> usize {
 
 impl Sealed {
     /// Makes a chunk of its own of a frame that was written in part, and returns how many chunks are begun: one or none.
-    pub(super) fn part_off_begun(&mut self, codec: &PacketCodec) -> usize {
+    pub(super) fn split_off_partial(&mut self, codec: &PacketCodec) -> usize {
         if self.written == 0 {
             return 0;
         }
