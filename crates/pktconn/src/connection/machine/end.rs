@@ -1,4 +1,6 @@
-//! The ways to the end of a connection, and what is done on them.
+//! How a connection ends: close, abort, failure, the peer's close, and the deadlines of these.
+//!
+//! The states are in [`phase`](super::phase). The deadlines of a waiting receiver are checked here, too.
 
 use std::time::Duration;
 
@@ -11,17 +13,17 @@ use super::{Machine, Rules, Wakeups};
 use crate::error::{Reason, Timeout};
 use crate::transport::Acks;
 
-/// How long a connection that ends without a close may take for what is queued: enough for a round trip around the world and
-/// a lost packet of it, and too short for a peer that does not read to hold anything up.
+/// How long an aborted connection may take to write its queue. Enough for a round trip around the world with one lost
+/// packet, and short enough that a peer that does not read delays nothing.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The pauses between looks at what the peer has acknowledged, which nothing tells by itself: a round trip on a local network,
-/// doubling to one around the world.
+/// The pauses between two checks of what the peer has acknowledged. The kernel sends no event for that, so it must be
+/// polled. The pause starts at a round trip on a local network and doubles up to a round trip around the world.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(128);
 
 impl Machine {
-    /// Fails with the reason when nothing is sent any more.
+    /// Fails with the [`stop_reason`](Self::stop_reason) if packets can no longer be sent.
     #[inline]
     pub(crate) fn check_open(&self) -> Result<(), Reason> {
         if self.phase == Phase::Open { Ok(()) } else { Err(self.stop_reason()) }
@@ -40,13 +42,13 @@ impl Machine {
         self.cold.as_ref().and_then(|cold| cold.failure.clone())
     }
 
-    /// Notes what went wrong, and that nothing is sent any more for that.
+    /// Records a failure, and stops sending because of it.
     pub(crate) fn fail(&mut self, reason: Reason) {
         self.cold().failure.get_or_insert_with(|| reason.clone());
         self.stop(reason);
     }
 
-    /// Notes why nothing is sent any more, where nothing was noted before.
+    /// Records why sending stopped, unless a reason is already recorded.
     pub(crate) fn stop(&mut self, reason: Reason) {
         let cold = self.cold();
         cold.reason.get_or_insert_with(|| reason.clone());
@@ -54,8 +56,8 @@ impl Machine {
         self.request(Wakeups::END);
     }
 
-    /// Empties the queue into the packets that were not wholly written. Whether the first of them was begun, so that the peer
-    /// sees its end missing.
+    /// Empties the queue. Returns the packets that were not completely written, and whether the first of them was partly
+    /// written: the peer then sees a truncated frame.
     pub(crate) fn take_unsent(&mut self, rules: &Rules) -> (Vec<Packet>, bool) {
         self.queue_all_latest(Instant::now);
         let left = self.queue.len();
@@ -65,9 +67,9 @@ impl Machine {
         (unsent, is_torn)
     }
 
-    // ---- the ways to the end
+    // ---- how a connection ends
 
-    /// Accepts nothing more, and has the rest written. Whoever is aborting goes on with that.
+    /// Accepts no more packets, and lets the flusher write the queue. Does nothing unless the connection is open.
     pub(crate) fn close(&mut self, rules: &Rules, now: Instant) {
         if self.phase > Phase::Open {
             return;
@@ -75,15 +77,16 @@ impl Machine {
         self.queue_all_latest(|| now);
         self.phase = Phase::Closing;
         self.recv_clock = None;
-        // A timeout beyond what the clock can say is none.
+        // A timeout that overflows the clock means no deadline.
         self.cold().ending.deadline = now.checked_add(rules.timeouts.close);
         self.request(Wakeups::END);
         self.request(Wakeups::FLUSHER);
     }
 
-    /// Ends the connection without a close, after the transport was offered what is queued. Where bytes of the peer's are
-    /// `undelivered`, that ends with a reset; what is queued then has a moment to be written and acknowledged, because a
-    /// reset discards the rest.
+    /// Ends the connection without a close. The caller has already tried to write the queue.
+    ///
+    /// If packets would be lost silently (`undelivered`), the connection ends with a reset. A reset discards what the peer has
+    /// not acknowledged, so the queue first gets up to [`ABORT_TIMEOUT`] to be written and acknowledged.
     pub(crate) fn abort(&mut self, undelivered: bool, now: Instant) {
         if self.phase >= Phase::Aborting {
             return;
@@ -100,7 +103,7 @@ impl Machine {
         self.request(Wakeups::FLUSHER);
     }
 
-    /// Ends the connection now.
+    /// Ends the connection now, with a reset of the transport if `reset`.
     pub(crate) fn end(&mut self, reset: bool) {
         if self.phase == Phase::Ended {
             return;
@@ -115,8 +118,10 @@ impl Machine {
         self.request(Wakeups::FLUSHER);
     }
 
-    /// Writing has failed. What has arrived can still be received. That need not be the peer's doing: the runtime may be gone,
-    /// and the peer is not to take the end for a clean close then, where packets for it are lost.
+    /// A write has failed. Bytes that have already arrived can still be received.
+    ///
+    /// The cause may be local, such as a runtime that was shut down. If packets are lost, the peer must not see a clean close,
+    /// so the transport is reset.
     pub(super) fn write_failed(&mut self, reason: Reason) {
         let was_open = self.phase == Phase::Open;
         self.fail(reason);
@@ -124,19 +129,19 @@ impl Machine {
         self.cold().ending.can_still_read = was_open;
     }
 
-    /// The transport has sent FIN, after all that was queued.
+    /// The transport has sent FIN after the whole queue.
     pub(crate) fn finished(&mut self, now: Instant) {
         self.phase = Phase::Finished;
         let ending = &mut self.cold().ending;
         (ending.next_ack_check, ending.pause) = (Some(now), FIRST_PAUSE);
     }
 
-    /// The peer has closed its side between two frames. Whether that is the end of receiving alone, and no consequence of
-    /// another end.
+    /// The peer has closed its side between two frames. Returns `false` if the connection was already ending for another
+    /// reason.
     pub(crate) fn peer_closed(&mut self, rules: &Rules, now: Instant) -> bool {
         self.remote_closed = true;
         self.recv_clock = None;
-        // Where this side is closing already, that was the last thing it waited for.
+        // If this side is closing, this was the last event that it waited for.
         self.request(Wakeups::FLUSHER);
         if self.phase != Phase::Open {
             return false;
@@ -150,7 +155,7 @@ impl Machine {
         true
     }
 
-    /// The peer has closed its side, and nobody receives any more.
+    /// The peer has closed its side, and this side no longer receives.
     pub(crate) fn peer_closed_without_receiver(&mut self) {
         self.remote_closed = true;
     }
@@ -159,34 +164,34 @@ impl Machine {
         self.remote_closed
     }
 
-    /// How a connection that has ended lets go of its transport: whether by a reset.
+    /// Whether a connection that has ended must reset its transport.
     pub(crate) fn ends_by_reset(&self) -> bool {
         self.cold.as_ref().is_some_and(|cold| cold.ending.reset)
     }
 
-    /// Has a connection that has ended let go of its transport by a reset.
+    /// Makes a connection that has already ended reset its transport.
     pub(crate) fn reset_at_end(&mut self) {
         self.cold().ending.reset = true;
     }
 
-    /// The receiver has told the end of the stream.
+    /// The application has received the end of the stream.
     pub(crate) fn note_end_delivered(&mut self) {
         self.cold().ending.end_delivered = true;
     }
 
-    /// Whether the application knows that nothing more comes, so that to drop the connection is to close it.
+    /// Whether the application has received the end of the stream. Dropping the connection then is a clean close.
     pub(crate) fn is_end_delivered(&self) -> bool {
         self.cold.as_ref().is_some_and(|cold| cold.ending.end_delivered)
     }
 
-    // ---- reading on after a failed write
+    // ---- reading after a failed write
 
-    /// Whether what has arrived can still be received, though the connection has ended.
+    /// Whether bytes that have arrived can still be received although the connection has ended.
     pub(crate) fn can_still_read(&self) -> bool {
         self.cold.as_ref().is_some_and(|cold| cold.ending.can_still_read)
     }
 
-    /// Nothing more can come.
+    /// Ends receiving after a failed write.
     pub(crate) fn stop_reading(&mut self) {
         if let Some(cold) = self.cold.as_mut().filter(|cold| cold.ending.can_still_read) {
             cold.ending.can_still_read = false;
@@ -194,10 +199,12 @@ impl Machine {
         }
     }
 
-    // ---- time
+    // ---- deadlines
 
-    /// Looks at all deadlines, after the transport was offered what there is. `is_first`: what was seen of it may be as old as
-    /// the last turn of tokio's driver. `probe` asks what the peer has acknowledged.
+    /// Checks all deadlines. The caller has just tried to write the queue.
+    ///
+    /// `is_first`: the transport's state may be as old as the last turn of tokio's driver, so a deadline that has passed must
+    /// be checked a second time. `probe` asks the kernel what the peer has acknowledged.
     pub(crate) fn check_deadlines(
         &mut self,
         rules: &Rules,
@@ -210,7 +217,7 @@ impl Machine {
             self.write_failed(reason);
         }
         if self.phase == Phase::Ended {
-            // Nothing of what was waited for matters any more.
+            // No deadline applies any more.
             check = DeadlineCheck::default();
         }
         if let Some(clock) = &mut self.recv_clock {
@@ -260,7 +267,7 @@ impl Machine {
                 }
                 let due = ending.all_acked.and_then(|since| since.checked_add(rules.timeouts.close_grace));
                 if check.is_due(due, now) {
-                    // A reset that has come meanwhile is no clean close.
+                    // If the peer has sent a reset in the meantime, this is not a clean close.
                     probe()?;
                     self.end(false);
                 } else if due.is_none() {
@@ -277,7 +284,7 @@ impl Machine {
         Ok(())
     }
 
-    /// What the peer has acknowledged, when it is time to ask for it.
+    /// Asks what the peer has acknowledged. `None` if the next check is not due yet.
     fn probe_when_due(
         &mut self,
         now: Instant,
@@ -292,21 +299,21 @@ impl Machine {
     fn schedule_ack_check(&mut self, acks: Option<Acks>, now: Instant, check: &mut DeadlineCheck) {
         let ending = &mut self.cold().ending;
         match acks {
-            // It is not time yet.
+            // The next check is not due yet.
             None => {}
             Some(Acks::Missing(_)) => {
                 ending.pause = (2 * ending.pause).clamp(FIRST_PAUSE, LONGEST_PAUSE);
                 ending.next_ack_check = now.checked_add(ending.pause);
             }
-            // There is nothing to look at before the deadline.
+            // Acknowledgements are not visible here, so only the deadline is left.
             Some(Acks::Hidden | Acks::NoNetwork) => ending.next_ack_check = ending.deadline,
         }
         check.wait_until(ending.next_ack_check);
     }
 
-    // ---- the time of a receiver
+    // ---- deadlines of the receiver
 
-    /// A receiver begins to wait, or goes on after it has looked in vain.
+    /// A receiver starts to wait, or waits again after it was woken and found no whole frame.
     pub(crate) fn recv_waits(&mut self, rules: &Rules, in_frame: bool, has_read: bool, now: Instant) {
         let clock = self.recv_clock.get_or_insert_default();
         clock.wait(in_frame, has_read, now);
@@ -315,7 +322,7 @@ impl Machine {
         }
     }
 
-    /// Nobody waits any more; `has_received`, because a frame has come.
+    /// The receiver no longer waits. `has_received`: it has received a whole frame.
     pub(crate) fn recv_pauses(&mut self, has_received: bool, now: Instant) {
         let Some(clock) = &mut self.recv_clock else { return };
         if has_received {
@@ -325,10 +332,11 @@ impl Machine {
         }
     }
 
-    /// What the peer has missed, when a receiver has looked once more after that.
+    /// The deadline that the peer has missed. The receiver calls this after it was woken for the deadline and has read once
+    /// more.
     pub(crate) fn recv_overdue(&self, rules: &Rules, now: Instant) -> Option<Reason> {
         let clock = self.recv_clock.as_ref().filter(|clock| clock.is_overdue())?;
-        // It may have taken something meanwhile, which is a sign of life.
+        // The peer may have acknowledged bytes in the meantime, which moves the idle deadline.
         clock.due(&rules.timeouts).filter(|(due, _)| *due <= now).map(|(_, reason)| reason)
     }
 
@@ -341,7 +349,7 @@ impl Machine {
     ) -> Result<(), Reason> {
         let Some(clock) = &self.recv_clock else { return Ok(()) };
         if !clock.is_running() {
-            // A receiver in a loop comes back soon: the timer is left as it is, as to set one costs as much as some packets.
+            // A receiver that runs in a loop waits again soon. Keep the timer: setting one costs as much as several packets.
             let expires_at = clock.expires_at(&rules.timeouts, now);
             if expires_at.is_some_and(|at| at > now) {
                 check.wait_until(expires_at);
@@ -350,7 +358,7 @@ impl Machine {
             }
             return Ok(());
         }
-        // What it takes of what is sent is a sign of life, too.
+        // A peer that acknowledges sent bytes is alive, too.
         let baseline_due = clock.baseline_due(&rules.timeouts).filter(|_| self.bytes_written > 0);
         let due = clock.due(&rules.timeouts).map(|(due, _)| due);
         if [baseline_due, due].into_iter().flatten().any(|due| due <= now) && rules.timeouts.idle.is_some() {

@@ -1,13 +1,13 @@
-//! The sending side of a connection and its way to the end, as a pure state machine.
+//! The sending side and the end of a connection, as a pure state machine.
 //!
 //! ```text
-//!   events:   a packet is accepted, the transport took bytes or takes no more, bytes were acknowledged,
-//!             somebody closes, the peer has closed, time has passed
-//!   answers:  what is to be written, who is to be told, when to look again, how the connection ends
+//!   input:    a packet was accepted, the transport accepted bytes or blocked, the peer acknowledged bytes,
+//!             one side closed, time has passed
+//!   output:   bytes to write, tasks to wake, the time of the next deadline check, how the connection ends
 //! ```
 //!
-//! It knows bytes, rules and the time that it is told. It has no transport, task, waker or clock: the driver (`state`) has
-//! these, and does what the machine answers. So a simulator can drive it through any order of events.
+//! The machine has no transport, task, waker or clock. Its driver (`state`) has these, passes in the current time, and acts
+//! on the output. So a simulation can run the machine through any order of events.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -59,73 +59,73 @@ pub(crate) use send_queue::{FULL_WRITE, MAX_SLICES, Outgoing, SendQueue};
 mod timing;
 pub(crate) use timing::Timing;
 
-// In this order in memory: what each packet needs, and the rest.
+// `repr(C)` keeps this order in memory: first the fields that each packet uses, then the rest.
 #[repr(C)]
 pub(crate) struct Machine {
     packets_sent: u64,
     bytes_accepted: u64,
     bytes_written: u64,
-    /// Of the bytes written, those that the transport has let go of; behind `bytes_written` where it buffers.
+    /// Written bytes that have left the transport's own buffer. Less than `bytes_written` while the transport buffers.
     bytes_flushed: u64,
     writes: u64,
     phase: Phase,
-    /// Whether the transport took no more when it was last offered something. It may have room again by now.
+    /// Whether the last write left bytes unwritten because the transport had no room. It may have room again by now.
     blocked: bool,
     /// Whether the peer has closed its side.
     remote_closed: bool,
     wakeups: Wakeups,
-    /// Whether it matters when a packet is queued: there is a `timing` or a `lag`.
+    /// Whether each packet needs its queue time recorded: there is a `timing` or a `lag`.
     tracks_queue_time: bool,
     /// Whether keyed packets wait behind the queue.
     has_latest: bool,
-    /// While a receiver waits that has a deadline.
+    /// Deadlines of the receiver. `None` if it has not waited with a deadline lately.
     recv_clock: Option<Box<RecvClock>>,
-    /// What few connections need at a time, made when one does.
+    /// State that few connections need. Allocated on first use.
     cold: Option<Box<ColdState>>,
     pub(crate) queue: SendQueue,
-    /// Of timed flushing.
+    /// `None` unless timed flushing is configured.
     timing: Option<Box<Timing>>,
-    /// Where it is limited.
+    /// `None` unless `send_max_lag` is configured.
     lag: Option<Box<Lag>>,
     heartbeat: Option<Box<Heartbeat>>,
 }
 
-/// What a connection has that had to wait, that ends or begins to.
+/// State of a connection that has had to wait, has dropped packets, or is ending.
 #[derive(Default)]
 struct ColdState {
-    /// The senders that wait for room, by their keys, in the order in which they came.
+    /// Keys of the senders that wait for room, oldest first.
     waiting_senders: VecDeque<u64>,
-    /// Since when the transport has taken nothing.
+    /// How long the transport has been blocked without progress.
     stall: Option<Stall>,
-    /// Packets that the policy for slow consumers dropped, and those that newer ones have replaced.
+    /// Packets that the slow-consumer policy dropped, plus keyed packets that newer ones replaced.
     packets_dropped: u64,
     latest: Latest,
     dropped_bytes: DroppedBytes,
-    /// Why the connection ended, or began to: the first reason wins.
+    /// Why the connection ended or started to end. The first reason wins.
     reason: Option<Reason>,
-    /// Why nothing is sent any more: the first reason but the peer's clean close, after which sending may go on.
+    /// Why sending stopped. The first reason wins. A clean close by the peer counts only if it stops sending.
     stopped: Option<Reason>,
-    /// What went wrong first, also where the connection was closing by then.
+    /// The first failure, including one while the connection was already closing.
     failure: Option<Reason>,
     ending: Ending,
 }
 
-/// Who is to be told of what has happened, as a set.
+/// The tasks that the driver must wake, as a set of flags.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Wakeups(u8);
 
 impl Wakeups {
-    /// Bytes have left the queue, or the line of senders has moved: those who wait for that may go on.
+    /// Bytes have left the queue, or the first waiting sender has changed. Wakes flushes and senders.
     pub(crate) const PROGRESS: Self = Self(1);
-    /// The connection has ended or begins to: all callers that wait may go on.
+    /// The connection has ended or started to end. Wakes all waiting callers.
     pub(crate) const END: Self = Self(2);
-    /// Something is to be written at the end of this turn.
+    /// Queued bytes must be written after the running tasks have yielded.
     pub(crate) const SWEEPER: Self = Self(4);
-    /// The connection's task is to look at everything.
+    /// The flusher must check everything: output, deadlines, the end.
     pub(crate) const FLUSHER: Self = Self(8);
-    /// The receiver is to look again.
+    /// The receiver must check the connection again.
     pub(crate) const RECEIVER: Self = Self(16);
-    /// What concerns nobody who waits.
+    /// The flags that a successful write causes. They wake no caller if none waits.
     pub(crate) const PROGRESS_OR_SWEEPER: Self = Self(1 | 4);
 
     pub(crate) fn intersects(self, other: Self) -> bool {
@@ -136,7 +136,7 @@ impl Wakeups {
         self.0 == 0
     }
 
-    /// Whether it is no news but those of `others`.
+    /// Whether all flags of `self` are also in `others`.
     pub(crate) fn is_subset_of(self, others: Self) -> bool {
         self.0 & !others.0 == 0
     }
@@ -181,7 +181,7 @@ impl Machine {
         std::mem::take(&mut self.wakeups)
     }
 
-    /// Of one who has seen to it himself.
+    /// Cancels wakeups whose work the caller has already done.
     pub(crate) fn clear_wakeups(&mut self, wakeups: Wakeups) {
         self.wakeups.0 &= !wakeups.0;
     }
@@ -194,7 +194,7 @@ impl Machine {
         self.blocked
     }
 
-    /// Whether packets wait for a time and not for the end of the turn.
+    /// Whether packets are written at a set time, not as soon as the running tasks have yielded.
     pub(crate) fn has_timed_flush(&self) -> bool {
         self.tracks_queue_time && self.timing.is_some()
     }
@@ -216,17 +216,17 @@ impl Machine {
         }
     }
 
-    /// The bytes that were accepted and not yet taken by the transport.
+    /// Accepted bytes that are not yet written to the transport.
     pub(crate) fn queued_bytes(&self) -> usize {
         self.queue.len() + self.latest_len()
     }
 
-    /// Puts a packet into the queue. Whether somebody is to see to it: it is the first in the queue, or so much is queued that
-    /// waiting for more gains nothing.
+    /// Queues a packet. Returns whether the caller must write or schedule a write: the packet is the first in the queue, or
+    /// enough bytes are queued for a full write.
     #[inline]
     pub(crate) fn push(&mut self, frame: &impl Outgoing, mut now: impl FnMut() -> Instant) -> bool {
         if self.has_latest && !self.blocked {
-            // They were accepted before.
+            // These packets were accepted earlier, so they go first.
             self.queue_due_latest(&mut now);
         }
         self.packets_sent += 1;
@@ -244,7 +244,7 @@ impl Machine {
         (was_empty || self.has_full_write()) && !self.blocked
     }
 
-    /// Whether so much is queued that waiting for more gains nothing.
+    /// Whether enough bytes are queued for a full write. Waiting for more gains nothing then.
     #[inline]
     pub(crate) fn has_full_write(&self) -> bool {
         self.queue.len() >= FULL_WRITE
@@ -261,23 +261,24 @@ impl Machine {
 
     fn note_queue_time(&mut self, position: u64, now: Instant) {
         if self.lag.as_mut().is_some_and(|lag| lag.queued(position, now)) {
-            // Its deadline passes also when nothing more is sent.
+            // The flusher must watch the lag deadline, because it can pass without another `send`.
             self.request(Wakeups::FLUSHER);
         }
     }
 
-    /// Has the connection's task look at everything.
+    /// Wakes the flusher, or spawns it. It then checks everything.
     pub(crate) fn request_flusher(&mut self) {
         self.request(Wakeups::FLUSHER);
     }
 
-    /// Begins to keep the time for heartbeats.
+    /// Starts sending heartbeats: at most `interval` without a packet.
     pub(crate) fn start_heartbeat(&mut self, interval: Duration, now: Instant) {
         self.heartbeat = Some(Box::new(Heartbeat::new(interval, now)));
         self.request(Wakeups::FLUSHER);
     }
 
-    /// Whether to send an empty packet now, because nothing else was sent. Not while bytes wait: the peer gets these first.
+    /// Whether to send an empty packet now because nothing else was sent. Never while bytes are queued, since they reach the
+    /// peer first.
     pub(crate) fn heartbeat_is_due(&mut self, now: Instant) -> bool {
         let Some(heartbeat) = self.heartbeat.as_mut().filter(|_| self.phase == Phase::Open) else {
             return false;
@@ -289,23 +290,23 @@ impl Machine {
         }
     }
 
-    /// When to ask for it again.
+    /// When to call [`heartbeat_is_due`](Self::heartbeat_is_due) again.
     pub(crate) fn next_heartbeat_check(&self) -> Option<Instant> {
         let heartbeat = self.heartbeat.as_ref().filter(|_| self.phase == Phase::Open)?;
         Some(heartbeat.next_check())
     }
 
-    /// Has the receiver look again.
+    /// Wakes the receiver, which then checks the connection again.
     pub(crate) fn wake_receiver(&mut self) {
         self.request(Wakeups::RECEIVER);
     }
 
-    /// When packets that gather are to be written.
+    /// When timed flushing must write the queued packets.
     pub(crate) fn flush_due(&self) -> Option<Instant> {
         self.timing.as_ref().filter(|_| self.phase == Phase::Open && !self.blocked)?.due()
     }
 
-    /// Whether there is nothing to wait for, apart from what others begin.
+    /// Whether the flusher can end: no output, heartbeat or end of the connection is pending.
     pub(crate) fn is_at_rest(&self) -> bool {
         match self.phase {
             Phase::Open => !self.has_output() && self.heartbeat.is_none(),
@@ -314,20 +315,20 @@ impl Machine {
         }
     }
 
-    /// Has what stands in the queue written: at the end of this turn, or when it is due.
+    /// Schedules a write of the queue: by the sweeper, or by the flusher under timed flushing.
     pub(crate) fn request_write(&mut self) {
         if (!self.queue.is_empty() || self.has_latest) && !self.blocked {
             self.request(if self.has_timed_flush() { Wakeups::FLUSHER } else { Wakeups::SWEEPER });
         }
     }
 
-    /// Counts a packet that is written from its own memory, past the queue.
+    /// Counts a packet that is written from its own memory without passing through the queue.
     pub(crate) fn count_direct_packet(&mut self, len: usize) {
         self.packets_sent += 1;
         self.bytes_accepted += len as u64;
     }
 
-    /// Whether it matters when a packet is sent.
+    /// Whether each packet needs its queue time recorded.
     pub(crate) fn tracks_queue_time(&self) -> bool {
         self.tracks_queue_time
     }
