@@ -1,4 +1,4 @@
-//! Who may queue a packet, and what is done where there is no room for it.
+//! Accepting packets into the send queue: is there room, what to do without room, and the order of waiting senders.
 
 use tokio::time::Instant;
 
@@ -12,22 +12,23 @@ impl Machine {
         self.queue.occupied() < rules.send_high_water
     }
 
-    /// Whether a frame of `len` bytes may join the queue. One that is larger than the queue passes alone.
+    /// Whether a frame of `len` bytes may be queued. An empty queue accepts a frame of any size.
     #[inline]
     pub(crate) fn has_room(&self, len: usize, rules: &Rules, now: impl FnOnce() -> Instant) -> bool {
         (self.queue.is_empty() || self.queue.occupied() + len <= rules.send_high_water)
             && !self.exceeds_max_lag(now)
     }
 
-    /// Whether the peer lags behind for longer than it may, as far as is known.
+    /// Whether the peer lags behind by more than `send_max_lag`, according to the last check of acknowledgements.
     #[inline]
     pub(crate) fn exceeds_max_lag(&self, now: impl FnOnce() -> Instant) -> bool {
         self.lag.as_ref().and_then(|lag| lag.due()).is_some_and(|due| due <= now())
     }
 
-    /// What `policy` does for a frame of `len` bytes that has no room, after the transport was offered what there is and has
-    /// not taken it. [`Reason::Full`] where the packet is to wait or to be dropped. Packets with memory of their own go to
-    /// `done`.
+    /// Applies `policy` to a frame of `len` bytes that has no room. The caller has already tried to write the queue.
+    ///
+    /// Fails with [`Reason::Full`] if the caller must wait or drop the packet. Dropped packets that own their memory
+    /// are passed to `done`.
     pub(crate) fn make_room(
         &mut self,
         len: usize,
@@ -39,7 +40,7 @@ impl Machine {
         match policy {
             SlowConsumer::Block | SlowConsumer::DropNewest => Err(Reason::Full),
             SlowConsumer::DropOldest => {
-                // Of a large frame that was begun.
+                // The written part of a large frame still occupies room.
                 let written = self.queue.occupied() - self.queue.len();
                 let room = rules.send_high_water.saturating_sub(written + len);
                 let target = if self.exceeds_max_lag(|| now) { 0 } else { room };
@@ -67,12 +68,12 @@ impl Machine {
         self.request(Wakeups::PROGRESS);
     }
 
-    /// Counts a packet that was dropped for want of room.
+    /// Counts a new packet that was dropped because there was no room.
     pub(crate) fn drop_newest(&mut self) {
         self.cold().packets_dropped += 1;
     }
 
-    /// Ends the connection of a peer that is too slow.
+    /// Ends the connection because the peer is too slow.
     pub(crate) fn disconnect_slow(&mut self) -> Reason {
         let reason = Reason::SlowConsumer { queued: self.queue.len() };
         self.fail(reason.clone());
@@ -80,15 +81,15 @@ impl Machine {
         reason
     }
 
-    // ---- the line of senders that wait
+    // ---- senders that wait for room, served in order
 
-    /// Whether senders wait for room. Nobody passes them by.
+    /// Whether senders wait for room. Other senders must not overtake them.
     #[inline]
     pub(crate) fn has_waiting_senders(&self) -> bool {
         self.cold.as_ref().is_some_and(|cold| !cold.waiting_senders.is_empty())
     }
 
-    /// Takes a place in the line, behind the others, unless `key` has one. Whether it is the first.
+    /// Adds the sender `key` behind the others, unless it already waits. Returns whether it is the first.
     pub(crate) fn add_waiting_sender(&mut self, key: u64) -> bool {
         let waiting = &mut self.cold().waiting_senders;
         if !waiting.contains(&key) {
@@ -97,13 +98,13 @@ impl Machine {
         waiting.front() == Some(&key)
     }
 
-    /// Who is next.
+    /// The key of the sender that is served next.
     pub(crate) fn first_waiting_sender(&self) -> Option<u64> {
         self.cold.as_ref()?.waiting_senders.front().copied()
     }
 
-    /// Leaves the line: served, or given up. Those behind move up, and if there are none, whoever waits for room without a
-    /// place may go on.
+    /// Removes a sender that was served or has given up. The next one moves up. If none is left, callers of `poll_room`
+    /// may continue.
     pub(crate) fn remove_waiting_sender(&mut self, key: u64) {
         let Some(cold) = &mut self.cold else { return };
         let before = cold.waiting_senders.len();
@@ -113,8 +114,8 @@ impl Machine {
         }
     }
 
-    /// Whether one who has no place in the line may go on when there is room. Senders that wait may not be polled any more: in
-    /// front of an empty queue nobody waits for them.
+    /// Whether a caller that is not in the list of waiting senders may use free room. If the queue is empty, waiting
+    /// senders are bypassed, because their futures may never be polled again.
     pub(crate) fn may_bypass_waiting_senders(&self) -> bool {
         self.queue.is_empty() || !self.has_waiting_senders()
     }

@@ -56,8 +56,8 @@ impl Machine {
         self.request(Wakeups::END);
     }
 
-    /// Empties the queue. Returns the packets that were not completely written, and whether the first of them was partly
-    /// written: the peer then sees a truncated frame.
+    /// Empties the queue. Returns the packets that were not completely written, and whether the first of them was
+    /// partly written: the peer then sees a truncated frame.
     pub(crate) fn take_unsent(&mut self, rules: &Rules) -> (Vec<Packet>, bool) {
         self.queue_all_latest(Instant::now);
         let left = self.queue.len();
@@ -85,8 +85,8 @@ impl Machine {
 
     /// Ends the connection without a close. The caller has already tried to write the queue.
     ///
-    /// If packets would be lost silently (`undelivered`), the connection ends with a reset. A reset discards what the peer has
-    /// not acknowledged, so the queue first gets up to [`ABORT_TIMEOUT`] to be written and acknowledged.
+    /// If packets would be lost silently (`undelivered`), the connection ends with a reset. A reset discards what the
+    /// peer has not acknowledged, so the queue first gets up to [`ABORT_TIMEOUT`] to be written and acknowledged.
     pub(crate) fn abort(&mut self, undelivered: bool, now: Instant) {
         if self.phase >= Phase::Aborting {
             return;
@@ -120,8 +120,8 @@ impl Machine {
 
     /// A write has failed. Bytes that have already arrived can still be received.
     ///
-    /// The cause may be local, such as a runtime that was shut down. If packets are lost, the peer must not see a clean close,
-    /// so the transport is reset.
+    /// The cause may be local, such as a runtime that was shut down. If packets are lost, the peer must not see a clean
+    /// close, so the transport is reset.
     pub(super) fn write_failed(&mut self, reason: Reason) {
         let was_open = self.phase == Phase::Open;
         self.fail(reason);
@@ -136,8 +136,8 @@ impl Machine {
         (ending.next_ack_check, ending.pause) = (Some(now), FIRST_PAUSE);
     }
 
-    /// The peer has closed its side between two frames. Returns `false` if the connection was already ending for another
-    /// reason.
+    /// The peer has closed its side between two frames. Returns `false` if the connection was already ending for
+    /// another reason.
     pub(crate) fn peer_closed(&mut self, rules: &Rules, now: Instant) -> bool {
         self.remote_closed = true;
         self.recv_clock = None;
@@ -203,8 +203,8 @@ impl Machine {
 
     /// Checks all deadlines. The caller has just tried to write the queue.
     ///
-    /// `is_first`: the transport's state may be as old as the last turn of tokio's driver, so a deadline that has passed must
-    /// be checked a second time. `probe` asks the kernel what the peer has acknowledged.
+    /// `is_first`: the transport's state may be as old as the last turn of tokio's driver, so a deadline that has
+    /// passed must be checked a second time. `probe` asks the kernel what the peer has acknowledged.
     pub(crate) fn check_deadlines(
         &mut self,
         rules: &Rules,
@@ -332,8 +332,8 @@ impl Machine {
         }
     }
 
-    /// The deadline that the peer has missed. The receiver calls this after it was woken for the deadline and has read once
-    /// more.
+    /// The deadline that the peer has missed. The receiver calls this after it was woken for the deadline and has read
+    /// once more.
     pub(crate) fn recv_overdue(&self, rules: &Rules, now: Instant) -> Option<Reason> {
         let clock = self.recv_clock.as_ref().filter(|clock| clock.is_overdue())?;
         // The peer may have acknowledged bytes in the meantime, which moves the idle deadline.
@@ -349,7 +349,8 @@ impl Machine {
     ) -> Result<(), Reason> {
         let Some(clock) = &self.recv_clock else { return Ok(()) };
         if !clock.is_running() {
-            // A receiver that runs in a loop waits again soon. Keep the timer: setting one costs as much as several packets.
+            // A receiver that runs in a loop waits again soon. Keep the timer: setting one costs as much as several
+            // packets.
             let expires_at = clock.expires_at(&rules.timeouts, now);
             if expires_at.is_some_and(|at| at > now) {
                 check.wait_until(expires_at);

@@ -6,8 +6,8 @@ use tokio::time::Instant;
 
 /// Looks at the count of sent packets from time to time, so that a packet costs nothing.
 ///
-/// A look finds either that nothing was sent since the last one, or that something was, at an unknown time between both. Looks are half an
-/// interval apart, so that the peer never waits for longer than the interval.
+/// A look finds either that nothing was sent since the last one, or that something was, at an unknown time between
+/// both. Looks are half an interval apart, so that the peer never waits for longer than the interval.
 #[derive(Debug)]
 pub(super) struct Heartbeat {
     interval: Duration,
@@ -103,7 +103,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is sent when: the peer never waits for longer than the interval, and there is no heartbeat within half of it.
+        /// Whatever is sent when: the peer never waits for longer than the interval, and there is no heartbeat within
+        /// half of it.
         #[test]
         fn the_silence_is_bounded(pauses_ms in prop::collection::vec(0..25_000_u64, 0..50)) {
             let interval = 10 * SECOND;

@@ -27,8 +27,8 @@ impl Machine {
         Ok(replaced)
     }
 
-    /// Whether a frame of `len` bytes may wait under a new key. These packets have a limit of their own: they are to be kept just when
-    /// the queue is full.
+    /// Whether a frame of `len` bytes may wait under a new key. These packets have a limit of their own: they are to be
+    /// kept just when the queue is full.
     pub(crate) fn has_room_for_latest(&self, len: usize, rules: &Rules) -> bool {
         let waiting = self.latest_len();
         waiting == 0 || waiting + len <= rules.send_high_water
@@ -42,7 +42,8 @@ impl Machine {
         self.packets_sent += 1;
     }
 
-    /// Moves packets whose time has come to the queue: all of them, unless the transport is blocked and the queue is not empty.
+    /// Moves packets whose time has come to the queue: all of them, unless the transport is blocked and the queue is
+    /// not empty.
     pub(crate) fn queue_due_latest(&mut self, now: impl FnMut() -> Instant) {
         let all = !self.blocked || self.queue.is_empty();
         self.queue_latest(all, now);
@@ -196,8 +197,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is sent and written: packets without a key arrive in order, the last of each key arrives, none arrives twice, and only
-        /// replaced ones are missing.
+        /// Whatever is sent and written: packets without a key arrive in order, the last of each key arrives, none
+        /// arrives twice, and only replaced ones are missing.
         #[test]
         fn only_replaced_packets_are_missing(
             steps in prop::collection::vec((0..6_u64, 0..40_000_usize, 0..60_000_usize), 1..80),

@@ -24,7 +24,8 @@ impl Lag {
         Self { max, marks: VecDeque::new() }
     }
 
-    /// A packet was queued, whose first byte will be the one at `position` of the stream. Whether it is the first on its way.
+    /// A packet was queued, whose first byte will be the one at `position` of the stream. Whether it is the first on
+    /// its way.
     pub(crate) fn queued(&mut self, position: u64, now: Instant) -> bool {
         let is_first = self.marks.is_empty();
         let is_due = self.marks.back().is_none_or(|(_, last)| now.duration_since(*last) >= self.max / STEPS);
@@ -43,7 +44,8 @@ impl Lag {
         is_first
     }
 
-    /// All bytes before `position` are with the peer. `end` is where the stream will be when all that is queued has left.
+    /// All bytes before `position` are with the peer. `end` is where the stream will be when all that is queued has
+    /// left.
     pub(crate) fn reached(&mut self, position: u64, end: u64) {
         if position >= end {
             self.marks.clear();

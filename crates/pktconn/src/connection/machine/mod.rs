@@ -6,8 +6,8 @@
 //!   output:   bytes to write, tasks to wake, the time of the next deadline check, how the connection ends
 //! ```
 //!
-//! The machine has no transport, task, waker or clock. Its driver (`state`) has these, passes in the current time, and acts
-//! on the output. So a simulation can run the machine through any order of events.
+//! The machine has no transport, task, waker or clock. Its driver (`state`) has these, passes in the current time, and
+//! acts on the output. So a simulation can run the machine through any order of events.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -221,8 +221,8 @@ impl Machine {
         self.queue.len() + self.latest_len()
     }
 
-    /// Queues a packet. Returns whether the caller must write or schedule a write: the packet is the first in the queue, or
-    /// enough bytes are queued for a full write.
+    /// Queues a packet. Returns whether the caller must write or schedule a write: the packet is the first in the
+    /// queue, or enough bytes are queued for a full write.
     #[inline]
     pub(crate) fn push(&mut self, frame: &impl Outgoing, mut now: impl FnMut() -> Instant) -> bool {
         if self.has_latest && !self.blocked {
@@ -277,8 +277,8 @@ impl Machine {
         self.request(Wakeups::FLUSHER);
     }
 
-    /// Whether to send an empty packet now because nothing else was sent. Never while bytes are queued, since they reach the
-    /// peer first.
+    /// Whether to send an empty packet now because nothing else was sent. Never while bytes are queued, since they
+    /// reach the peer first.
     pub(crate) fn heartbeat_is_due(&mut self, now: Instant) -> bool {
         let Some(heartbeat) = self.heartbeat.as_mut().filter(|_| self.phase == Phase::Open) else {
             return false;

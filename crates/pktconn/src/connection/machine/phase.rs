@@ -12,8 +12,8 @@
 //!        the transport failed, or the peer takes nothing
 //! ```
 //!
-//! A clean end, by FIN, says that everything was delivered. So a connection that ends without a close, while something of the
-//! peer's is undelivered, ends with a reset.
+//! A clean end, by FIN, says that everything was delivered. So a connection that ends without a close, while something
+//! of the peer's is undelivered, ends with a reset.
 
 use std::time::Duration;
 

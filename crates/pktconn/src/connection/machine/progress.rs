@@ -1,4 +1,4 @@
-//! What the transport has taken, what the peer has acknowledged, and when that took too long.
+//! Write progress: what was written, what the peer has acknowledged, and the deadlines for both.
 
 use std::time::Duration;
 
@@ -11,17 +11,17 @@ use super::{Machine, Rules, SlowConsumer, Wakeups};
 use crate::error::{Reason, Timeout};
 use crate::transport::Acks;
 
-/// How often the acknowledgements of a peer are looked at whose transport takes no more: a socket has room again when a third
-/// of its buffer is free, and a slow reader needs longer for that than a `write_timeout`. So a timeout is late by this at
-/// most.
+/// How often to check acknowledgements while the transport is blocked. A socket becomes writable only when a third of
+/// its buffer is free, and a slow reader may need longer than the `write_timeout` for that. So acknowledged bytes count
+/// as progress, too. A write timeout is late by up to this interval.
 const SAMPLE: Duration = Duration::from_millis(500);
 
-/// What came of offering the transport what there is.
+/// The result of writing the queue to the transport.
 #[derive(Debug)]
 pub(crate) enum WriteOutcome {
-    /// It has taken everything.
+    /// Everything was written.
     All,
-    /// It takes no more for now.
+    /// The transport has no room for now.
     Blocked,
     Failed(Reason),
 }
@@ -31,49 +31,49 @@ impl Machine {
         !self.queue.is_empty() || self.is_unflushed() || self.has_latest
     }
 
-    /// Whether the transport holds bytes in a buffer of its own.
+    /// Whether the transport may hold written bytes in its own buffer.
     pub(crate) fn is_unflushed(&self) -> bool {
         self.bytes_flushed < self.bytes_written
     }
 
-    /// The memory that what is to be sent takes, with what a transport is known to have in a buffer of its own.
+    /// The memory used by the send queue, keyed packets and the transport's own buffer, in bytes.
     pub(crate) fn held(&self) -> usize {
-        /// The most that rustls holds back of what it has encrypted.
+        /// The limit of rustls's buffer of encrypted bytes.
         const MAX_BUFFERED: u64 = 64 * 1024;
-        // With the end the transport is gone.
+        // A connection that has ended has no transport any more.
         let buffered = if self.phase == Phase::Ended { 0 } else { self.bytes_written - self.bytes_flushed };
         self.queue.held() + self.latest_held() + buffered.min(MAX_BUFFERED) as usize
     }
 
-    /// Whether `target` bytes, of all that were ever accepted, are written or dropped.
+    /// Whether the first `target` accepted bytes, counted since the start of the connection, are written or dropped.
     pub(crate) fn is_written(&self, target: u64) -> bool {
         let dropped_bytes = self.cold.as_ref().map_or(0, |cold| cold.dropped_bytes.up_to(self.bytes_flushed));
         self.bytes_flushed + dropped_bytes >= target
     }
 
-    /// What tells whether a write came to something.
+    /// The written and the flushed bytes. If neither changes, a write made no progress.
     pub(crate) fn bytes_out(&self) -> (u64, u64) {
         (self.bytes_written, self.bytes_flushed)
     }
 
-    /// The transport took `count` bytes off the front of the queue.
+    /// The transport accepted `count` bytes from the front of the queue.
     pub(crate) fn note_written(&mut self, count: usize, done: impl FnMut(Packet)) {
         self.queue.advance(count, done);
         self.note_written_directly(count);
     }
 
-    /// The transport took `count` bytes that did not stand in the queue, which was empty.
+    /// The transport accepted `count` bytes of a packet that did not pass through the queue, which was empty.
     pub(crate) fn note_written_directly(&mut self, count: usize) {
         self.bytes_written += count as u64;
         self.writes += 1;
     }
 
-    /// The transport has let go of everything that it took.
+    /// The transport has flushed everything that it accepted.
     pub(crate) fn flushed(&mut self) {
         self.bytes_flushed = self.bytes_written;
     }
 
-    /// What a write led to that began when `before` was out.
+    /// Updates the state after a write. `before` is [`bytes_out`](Self::bytes_out) before it began.
     #[inline]
     pub(crate) fn finish_write(
         &mut self,
@@ -102,7 +102,7 @@ impl Machine {
         }
     }
 
-    /// `progressed_from`: where the transport has taken something, how much it had let go of before.
+    /// `progressed_from`: the flushed bytes before the write, if the write made progress.
     #[cold]
     fn update_after_write(
         &mut self,
@@ -112,7 +112,8 @@ impl Machine {
         done: impl FnMut(Packet),
     ) {
         if let (Some(clock), Some(flushed)) = (&mut self.recv_clock, progressed_from) {
-            // Who makes room is there. A kernel that has room takes bytes for a peer that is gone, too.
+            // Room after a block shows that the peer is alive. Without a block it shows nothing: a kernel with room
+            // accepts bytes even if the peer is gone.
             if was_blocked {
                 clock.alive_at(now, now);
             } else {
@@ -125,10 +126,10 @@ impl Machine {
             }
             return;
         }
-        // It may stay for long.
+        // The queue may stay full for a long time.
         self.queue.compact(done);
         if !was_blocked {
-            // Somebody is to wait for the transport, and to keep the time.
+            // The flusher must wait for room in the transport, and watch the deadline.
             self.request(Wakeups::FLUSHER);
         }
         let stall = &mut self.cold().stall;
@@ -138,15 +139,15 @@ impl Machine {
         stall.get_or_insert_with(|| Stall::new(now));
     }
 
-    /// The peer's kernel was asked what it has acknowledged.
+    /// Updates the lag, the receiver's deadlines and the stall with what the peer's kernel has acknowledged.
     pub(crate) fn acknowledged(&mut self, acks: Acks, now: Instant) {
         let end = self.bytes_written + self.queue.len() as u64;
         let missing = match acks {
             Acks::Missing(missing) => missing,
-            // As good as it gets.
+            // Acknowledgements are not visible: take flushed bytes as acknowledged.
             Acks::Hidden | Acks::NoNetwork => 0,
         };
-        // TLS makes of the bytes a few more: the peer is nearer than it seems then, by little.
+        // `missing` counts encrypted bytes, which are a few more under TLS. So `reached` is slightly too low then.
         let reached = self.bytes_flushed.saturating_sub(missing as u64);
         if let Some(lag) = &mut self.lag {
             lag.reached(reached, end);
@@ -166,14 +167,14 @@ impl Machine {
         }
     }
 
-    /// Whether bytes of the peer wait unread here, while the transport is blocked.
+    /// Records whether received bytes wait unread while the transport is blocked.
     pub(crate) fn note_unread(&mut self, has_unread: bool) {
         if let Some(stall) = self.cold.as_mut().and_then(|cold| cold.stall.as_mut()) {
             stall.has_unread = has_unread;
         }
     }
 
-    /// Looks at the time that a blocked transport has, and at the lag. `Some` while there is something to wait for.
+    /// Checks the write timeout of a blocked transport, and the lag.
     pub(super) fn check_sending(
         &mut self,
         rules: &Rules,
@@ -186,7 +187,7 @@ impl Machine {
             self.acknowledged(probe()?, now);
         }
         if let (Some(stall), Some(granted)) = (self.stall(), rules.timeouts.write) {
-            // A time beyond what the clock can say is none.
+            // A timeout that overflows the clock means no deadline.
             let due = stall.since.checked_add(granted);
             if check.is_due(due, now) {
                 self.fail(if stall.has_unread {
@@ -215,19 +216,20 @@ impl Machine {
     }
 }
 
-/// A look at all deadlines.
+/// One check of all deadlines, and its results.
 #[derive(Debug, Default)]
 pub(crate) struct DeadlineCheck {
-    /// When to look again at the latest.
+    /// The latest time of the next check.
     pub(crate) next: Option<Instant>,
-    /// Whether what is seen may be as old as the last turn of tokio's driver: a deadline counts after a look behind that.
+    /// Whether the transport's state may be as old as the last turn of tokio's driver. A deadline that has passed then
+    /// counts only in a second check, after another turn of the driver.
     pub(crate) is_first: bool,
-    /// Whether a deadline has passed, and is to be looked at again after such a turn.
+    /// Whether such a second check is needed.
     pub(crate) again: bool,
 }
 
 impl DeadlineCheck {
-    /// Whether a deadline has passed and counts. Where it is to come, it is waited for.
+    /// Whether a deadline has passed and counts. Schedules a check for a deadline in the future.
     pub(super) fn is_due(&mut self, due: Option<Instant>, now: Instant) -> bool {
         match due {
             Some(due) if due > now => {

@@ -1,7 +1,7 @@
 //! How long a receiver has waited: the deadlines of a frame and of silence.
 //!
-//! Only the time counts in which somebody waits in `recv`. A peer whose bytes nobody takes may be kept from sending on, and is
-//! not to blame for that; but a deadline that passes while somebody waits counts, however late it is noticed.
+//! Only the time counts in which somebody waits in `recv`. A peer whose bytes nobody takes may be kept from sending on,
+//! and is not to blame for that; but a deadline that passes while somebody waits counts, however late it is noticed.
 
 use std::time::Duration;
 
@@ -91,8 +91,8 @@ impl RecvClock {
         dues.min_by_key(|(due, _)| *due)
     }
 
-    /// When to look how far the peer has acknowledged what was sent: half-way through a silence, to see at its end whether the
-    /// peer has taken something.
+    /// When to look how far the peer has acknowledged what was sent: half-way through a silence, to see at its end
+    /// whether the peer has taken something.
     pub(crate) fn baseline_due(&self, timeouts: &Timeouts) -> Option<Instant> {
         if self.baseline.is_some() {
             return None;
@@ -109,8 +109,8 @@ impl RecvClock {
         self.next_check = at;
     }
 
-    /// The peer's kernel has acknowledged the first `acked` bytes. Where that is some of those that were sent last, it was
-    /// there since then; where it is more than before in this silence, it is there.
+    /// The peer's kernel has acknowledged the first `acked` bytes. Where that is some of those that were sent last, it
+    /// was there since then; where it is more than before in this silence, it is there.
     pub(crate) fn acked(&mut self, acked: u64, now: Instant) {
         match self.sent {
             Some((from, at)) if acked > from => self.alive_at(at, now),

@@ -1,5 +1,5 @@
-//! The machine against a model of a kernel and a peer, by seed: the deadlines and ends that need acknowledgements, which no
-//! transport in memory has.
+//! The machine against a model of a kernel and a peer, by seed: the deadlines and ends that need acknowledgements,
+//! which no transport in memory has.
 
 use std::time::Duration;
 

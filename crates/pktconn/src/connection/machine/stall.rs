@@ -6,8 +6,8 @@ use tokio::time::Instant;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stall {
     pub(super) since: Instant,
-    /// When the acknowledgements are looked at next: at first at once, to tell later whether there were more. `None` where
-    /// there are none to look at.
+    /// When the acknowledgements are looked at next: at first at once, to tell later whether there were more. `None`
+    /// where there are none to look at.
     pub(super) sample_at: Option<Instant>,
     pub(super) unacked: Option<usize>,
     /// Whether bytes that the peer has sent wait unread here.

@@ -1,23 +1,23 @@
-//! A chunk of the send queue: whole frames, in one piece of memory.
+//! A chunk of the send queue: one or more whole frames, and the memory that they use.
 
 use bytes::{Bytes, BytesMut};
 use pktconn_codec::Packet;
 
 use crate::connection::pool;
 
-/// Up to this length a received packet is a part of a read chunk; a longer one has memory of its own.
+/// Up to this length a received packet shares the memory of a read chunk. A longer packet has its own memory.
 pub(crate) const MAX_SHARED_LEN: usize = pool::CHUNK;
 
-/// From this length on a frame is not copied before it has to stay. A shorter one is: it may be a small part of a read chunk,
-/// and eight times as much memory would be held as is counted. From half a chunk on that is twice at most, and for the
-/// moment of a turn.
+/// A frame of at least this length is queued without a copy, and copied only if the transport blocks. A shorter frame
+/// is always copied: it may be a small part of a read chunk, and would then keep much more memory alive than the queue
+/// counts. A frame of half a chunk keeps at most twice its own length alive, and only until the end of the turn.
 pub(super) const LARGE_FRAME: usize = pool::CHUNK / 2;
 
-/// The least that a buffer of small frames has room for: a few packets of the size that most applications send.
+/// The smallest capacity of a buffer for small frames. It holds a few packets of the size that most applications send.
 pub(super) const MIN_OPEN: usize = 1024;
 
 pub(crate) enum Chunk {
-    /// Its memory is that of the whole buffer, also where frames at the start of it were dropped.
+    /// Copied frames. `memory` is the capacity of the whole buffer: dropping frames at its start frees nothing.
     Small {
         frames: BytesMut,
         memory: usize,
@@ -26,24 +26,24 @@ pub(crate) enum Chunk {
         packet: Packet,
         parts: [Bytes; 3],
     },
-    /// A large frame of a payload in parts.
+    /// A large frame whose payload consists of several parts.
     Pieces(Vec<Bytes>),
 }
 
-/// What a chunk takes beside its frames: its place in a list that doubles when it is full.
+/// The memory of a chunk in the list of chunks, in bytes. Twice its size, because the list doubles when it is full.
 pub(super) const SLOT_SIZE: usize = 2 * size_of::<Chunk>();
 
-/// Whether a buffer that takes no more frames is larger than it need be: two frames of 22 KiB in one of 64 KiB.
+/// Whether a sealed buffer wastes memory, such as two frames of 22 KiB in a buffer of 64 KiB.
 pub(super) fn has_excess_capacity(frames: &BytesMut) -> bool {
     frames.capacity() - frames.len() > frames.len() / 16 + MIN_OPEN
 }
 
-/// A short piece has its own memory. A longer one may keep a whole read chunk alive.
+/// A short piece owns its memory. A longer piece may keep a whole read chunk alive.
 fn memory_of_piece(piece: &Bytes) -> usize {
     size_of::<Bytes>() + if may_be_shared(piece) { piece.len().max(MAX_SHARED_LEN) } else { piece.len() }
 }
 
-/// Whether a piece may be part of a read chunk.
+/// Whether a piece may share the memory of a read chunk.
 pub(super) fn may_be_shared(piece: &Bytes) -> bool {
     piece.len() >= LARGE_FRAME
 }
@@ -64,14 +64,14 @@ impl Chunk {
     pub(super) fn memory(&self) -> usize {
         let memory = match self {
             Self::Small { memory, .. } => *memory,
-            // It may keep a whole read chunk alive.
+            // The frame may keep a whole read chunk alive.
             Self::Large { .. } => self.len().max(MAX_SHARED_LEN),
             Self::Pieces(pieces) => pieces.iter().map(memory_of_piece).sum(),
         };
         memory + SLOT_SIZE
     }
 
-    /// Gives a packet whose own memory was queued to `done`.
+    /// Passes packets whose own memory was queued to `done`, so that the caller can drop them without the lock.
     pub(super) fn done(self, done: &mut impl FnMut(Packet)) {
         match self {
             Self::Small { .. } => {}
@@ -80,7 +80,7 @@ impl Chunk {
         }
     }
 
-    /// Whether it may keep more memory alive than its own.
+    /// Whether the chunk may keep more memory alive than its frames need.
     pub(super) fn may_pin_memory(&self) -> bool {
         match self {
             Self::Small { frames, .. } => has_excess_capacity(frames),
@@ -91,7 +91,7 @@ impl Chunk {
         }
     }
 
-    /// Copies what may keep more memory alive than its own. Memory that is let go of goes to `done`.
+    /// Copies frames that may keep more memory alive than they need. The old memory is passed to `done`.
     pub(super) fn detach(&mut self, done: &mut impl FnMut(Packet)) {
         if !self.may_pin_memory() {
             return;

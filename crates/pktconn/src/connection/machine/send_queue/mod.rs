@@ -5,11 +5,11 @@
 //!            ^ written
 //! ```
 //!
-//! Small frames are copied into one buffer, so that many of them go out in one write. A large frame is queued as it is and
-//! written from its own memory, as long as the transport takes it. A frame that has to stay is copied where its memory may
-//! be a part of a larger read chunk, which it would keep alive: what the queue holds in memory is what it counts. Every chunk
-//! begins and ends between two frames and is kept until all of it is written: so what a dead connection did not take can be
-//! given back as packets. This file does no I/O.
+//! Small frames are copied into one buffer, so that many of them go out in one write. A large frame is queued as it is
+//! and written from its own memory, as long as the transport takes it. A frame that has to stay is copied where its
+//! memory may be a part of a larger read chunk, which it would keep alive: what the queue holds in memory is what it
+//! counts. Every chunk begins and ends between two frames and is kept until all of it is written: so what a dead
+//! connection did not take can be given back as packets. This file does no I/O.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -65,8 +65,8 @@ impl SendQueue {
         self.len == 0
     }
 
-    /// How much of the queue is in use: all that is to be written, and what was written of a large frame that was begun, whose
-    /// memory is there until the rest is written, too.
+    /// How much of the queue is in use: all that is to be written, and what was written of a large frame that was
+    /// begun, whose memory is there until the rest is written, too.
     #[inline]
     pub(crate) fn occupied(&self) -> usize {
         self.len
@@ -76,14 +76,14 @@ impl SendQueue {
                 .map_or(0, |sealed| if sealed.written > MAX_SHARED_LEN { sealed.written } else { 0 })
     }
 
-    /// The memory that it takes: with the room that is left in its buffers, with what is written of its first chunk, and with
-    /// what was dropped of others.
+    /// The memory that it takes: with the room that is left in its buffers, with what is written of its first chunk,
+    /// and with what was dropped of others.
     pub(crate) fn held(&self) -> usize {
         self.sealed.as_ref().map_or(0, |sealed| sealed.memory) + self.open.capacity()
     }
 
-    /// Appends `frame`. One that `stays`, because the transport takes no more, is copied if it may keep more memory alive than its
-    /// own.
+    /// Appends `frame`. One that `stays`, because the transport takes no more, is copied if it may keep more memory
+    /// alive than its own.
     #[inline]
     pub(crate) fn push(&mut self, frame: &impl Outgoing, stays: bool) {
         let len = frame.len();
@@ -196,8 +196,8 @@ impl SendQueue {
         count
     }
 
-    /// Takes off what the transport has taken. The packets whose own memory was written go to `done`: to drop them may run
-    /// code of the application's.
+    /// Takes off what the transport has taken. The packets whose own memory was written go to `done`: to drop them may
+    /// run code of the application's.
     pub(crate) fn advance(&mut self, count: usize, mut done: impl FnMut(Packet)) {
         debug_assert!(count <= self.len, "the transport took {count} bytes of {}", self.len);
         self.len -= count;
@@ -228,8 +228,8 @@ impl SendQueue {
         begun.and_then(|sealed| Some(sealed.chunks.front()?.len() - sealed.written)).unwrap_or(0)
     }
 
-    /// Drops the oldest packets that the transport has taken nothing of, until no more than `target` bytes are left or none
-    /// such. Packets with memory of their own go to `done`.
+    /// Drops the oldest packets that the transport has taken nothing of, until no more than `target` bytes are left or
+    /// none such. Packets with memory of their own go to `done`.
     pub(crate) fn drop_oldest(
         &mut self,
         target: usize,
@@ -287,7 +287,8 @@ impl SendQueue {
         unsent
     }
 
-    /// Takes the first packets out, as many as are in a chunk, and puts those that were not wholly written behind `unsent`.
+    /// Takes the first packets out, as many as are in a chunk, and puts those that were not wholly written behind
+    /// `unsent`.
     pub(crate) fn take_chunk(&mut self, codec: &PacketCodec, unsent: &mut Vec<Packet>) {
         if self.sealed.is_none() {
             self.seal(false);
@@ -318,7 +319,8 @@ impl SendQueue {
         }
     }
 
-    /// Begins a new buffer of small frames. The last one keeps no room that it has no use for any more, where it `stays`.
+    /// Begins a new buffer of small frames. The last one keeps no room that it has no use for any more, where it
+    /// `stays`.
     fn seal(&mut self, stays: bool) {
         if !self.open.is_empty() {
             let written = self.written();

@@ -1,19 +1,19 @@
-//! What the send queue accepts: frames of packets, and of payloads in parts.
+//! The frames that the send queue accepts: frames of packets, and of payloads in several parts.
 
 use bytes::{Bytes, BytesMut};
 use pktconn_codec::{Frame, PartsFrame};
 
 use super::chunk::{Chunk, LARGE_FRAME};
 
-/// A frame to be sent.
+/// A frame to send.
 pub(crate) trait Outgoing {
-    /// Its length in bytes, with header and checksum.
+    /// The length in bytes, including header and checksum.
     fn len(&self) -> usize;
 
     /// Appends the frame to `buffer`.
     fn put_into(&self, buffer: &mut BytesMut);
 
-    /// The frame as a chunk that shares the memory of the payload.
+    /// The frame as a chunk that shares the memory of the payload instead of copying it.
     fn to_chunk(&self) -> Chunk;
 }
 

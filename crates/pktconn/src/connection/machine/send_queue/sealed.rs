@@ -1,4 +1,4 @@
-//! The chunks of the send queue that take no more frames.
+//! The sealed chunks of the send queue: no more frames are added to them. Frames can still be dropped from them.
 
 use std::collections::VecDeque;
 
@@ -9,25 +9,25 @@ use super::chunk::Chunk;
 
 pub(super) struct Sealed {
     pub(super) chunks: VecDeque<Chunk>,
-    /// How much of the first chunk the transport has taken.
+    /// How many bytes of the first chunk are written.
     pub(super) written: usize,
-    /// Whether a chunk may keep more memory alive than its own.
+    /// Whether a chunk may keep more memory alive than its frames need.
     pub(super) may_pin_memory: bool,
-    /// The memory of all chunks.
+    /// The memory of all chunks, in bytes.
     pub(super) memory: usize,
 }
 
-/// The length of the first of whole frames that this very codec has encoded.
+/// The length of the first frame in `frames`, which contains whole frames that the same codec has encoded.
 fn first_frame_len(codec: &PacketCodec, frames: &[u8]) -> usize {
     match codec.frame_len(frames) {
         Ok(Some(len)) => len.min(frames.len()),
-        // Never; and never a loop without an end.
+        // Unreachable. If it ever happens, this value ends the loops of the callers.
         _ => frames.len(),
     }
 }
 
 impl Sealed {
-    /// Makes a chunk of its own of a frame that was written in part, and returns how many chunks are begun: one or none.
+    /// Moves a partly written frame into its own chunk. Returns the number of partly written chunks: 0 or 1.
     pub(super) fn split_off_partial(&mut self, codec: &PacketCodec) -> usize {
         if self.written == 0 {
             return 0;
@@ -41,12 +41,12 @@ impl Sealed {
             frames.advance(len);
             self.written -= len;
             if self.written == 0 {
-                // A chunk that was wholly written is gone: there is something left of this one.
+                // Completely written chunks are removed elsewhere, so this chunk still has frames.
                 return 0;
             }
         };
         if frames.len() > len {
-            // A copy, so that each of the two has memory of its own.
+            // Copy the frame, so that each of the two chunks owns its memory.
             let begun = Chunk::small(BytesMut::from(&frames[..len]));
             frames.advance(len);
             self.memory += begun.memory();
@@ -55,7 +55,7 @@ impl Sealed {
         1
     }
 
-    /// Drops the first frame behind the chunks that are `begun`, and returns its length.
+    /// Drops the first frame after the `begun` partly written chunks. Returns its length.
     pub(super) fn drop_first(
         &mut self,
         begun: usize,
