@@ -1,10 +1,10 @@
-//! Heartbeats: when to send an empty packet because nothing else was sent.
+//! Heartbeats: decides when to send an empty packet because nothing else was sent.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Looks at the count of sent packets from time to time, so that a packet costs nothing.
+/// Compares the number of sent packets at regular checks, so that heartbeats add no cost to `send`.
 ///
 /// A look finds either that nothing was sent since the last one, or that something was, at an unknown time between
 /// both. Looks are half an interval apart, so that the peer never waits for longer than the interval.
@@ -12,9 +12,9 @@ use tokio::time::Instant;
 pub(super) struct Heartbeat {
     interval: Duration,
     next_check: Instant,
-    /// The packets sent at the last look.
+    /// The number of sent packets at the last check.
     sent: u64,
-    /// When the last packet was sent, if that is known: it was a heartbeat.
+    /// When the last packet was sent. Known only if that was a heartbeat.
     sent_at: Option<Instant>,
 }
 
@@ -25,12 +25,12 @@ impl Heartbeat {
         heartbeat
     }
 
-    /// When to look next.
+    /// The time of the next check.
     pub(super) fn next_check(&self) -> Instant {
         self.next_check
     }
 
-    /// Looks, with `sent` packets sent so far. Whether a heartbeat is due; the caller sends it now.
+    /// Checks with `sent` packets sent so far. Returns whether a heartbeat is due. The caller must then send it now.
     pub(super) fn check(&mut self, sent: u64, now: Instant) -> bool {
         if now < self.next_check {
             return false;
@@ -53,7 +53,7 @@ impl Heartbeat {
         true
     }
 
-    /// Looks, while packets wait to be written. None is due.
+    /// Schedules the next check while packets are queued. No heartbeat is due then.
     pub(super) fn skip(&mut self, now: Instant) -> bool {
         if now >= self.next_check {
             self.sent_at = None;
@@ -63,7 +63,7 @@ impl Heartbeat {
     }
 
     fn check_after(&mut self, pause: Duration, now: Instant) {
-        // An interval beyond what the clock can say is as good as 30 years.
+        // Replaces an interval that would overflow the clock.
         const LONGEST: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
         self.next_check = now + pause.min(LONGEST);
     }
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn in_silence_there_is_one_for_each_interval() {
+    fn an_idle_connection_sends_one_heartbeat_per_interval() {
         let start = start();
         let mut heartbeat = Heartbeat::new(10 * SECOND, start);
         let mut beats = Vec::new();
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interval_beyond_the_clock_is_no_panic() {
+    fn an_interval_that_overflows_the_clock_does_not_panic() {
         let start = start();
         let mut heartbeat = Heartbeat::new(Duration::MAX, start);
         assert!(!heartbeat.check(0, start));
@@ -103,8 +103,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is sent when: the peer never waits for longer than the interval, and there is no heartbeat within
-        /// half of it.
+        /// For any send times: the peer never waits for longer than the interval, and no heartbeat follows a packet
+        /// within half of it.
         #[test]
         fn the_silence_is_bounded(pauses_ms in prop::collection::vec(0..25_000_u64, 0..50)) {
             let interval = 10 * SECOND;

@@ -1,21 +1,23 @@
-//! How far a peer lags behind: the age of the oldest byte that its kernel has not acknowledged.
+//! The lag of a peer: the age of the oldest byte that its kernel has not acknowledged.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How many marks a lag is divided into: the age is known to a sixteenth of what is granted.
+/// Marks per maximum lag. The age is known to a sixteenth of the maximum.
 const STEPS: u32 = 16;
 
-/// More marks than this are thinned out: a peer that takes nothing for long is far beyond its lag anyway.
+/// Limit on the number of marks. Beyond it every second mark is removed. Precision is not needed then: the peer is far
+/// beyond its maximum lag.
 const MAX_MARKS: usize = 4 * STEPS as usize;
 
-/// When bytes were queued, and how far the peer has got.
+/// The queue times of the bytes that the peer has not acknowledged.
 #[derive(Debug)]
 pub(crate) struct Lag {
     max: Duration,
-    /// The byte at this position of the stream, and those up to the next mark, were queued at this time or later.
+    /// Position in the stream and queue time. The bytes from this position to the next mark were queued at this time or
+    /// later.
     marks: VecDeque<(u64, Instant)>,
 }
 
@@ -24,8 +26,8 @@ impl Lag {
         Self { max, marks: VecDeque::new() }
     }
 
-    /// A packet was queued, whose first byte will be the one at `position` of the stream. Whether it is the first on
-    /// its way.
+    /// A packet was queued whose first byte is at `position` of the stream. Returns whether no other byte is
+    /// unacknowledged.
     pub(crate) fn queued(&mut self, position: u64, now: Instant) -> bool {
         let is_first = self.marks.is_empty();
         let is_due = self.marks.back().is_none_or(|(_, last)| now.duration_since(*last) >= self.max / STEPS);
@@ -33,7 +35,7 @@ impl Lag {
             return false;
         }
         if self.marks.len() >= MAX_MARKS {
-            // Every second one.
+            // Keep every second mark.
             let mut keep = false;
             self.marks.retain(|_| {
                 keep = !keep;
@@ -44,20 +46,19 @@ impl Lag {
         is_first
     }
 
-    /// All bytes before `position` are with the peer. `end` is where the stream will be when all that is queued has
-    /// left.
+    /// The peer has acknowledged all bytes before `position`. `end` is the position after the last queued byte.
     pub(crate) fn reached(&mut self, position: u64, end: u64) {
         if position >= end {
             self.marks.clear();
             return;
         }
-        // The mark of the byte at `position` is the last one that is not behind it.
+        // The last mark at or before `position` covers the byte there. Earlier marks are obsolete.
         while self.marks.get(1).is_some_and(|(next, _)| *next <= position) {
             self.marks.pop_front();
         }
     }
 
-    /// `count` bytes that would have followed `from` were dropped: later ones move up.
+    /// `count` bytes after position `from` were dropped. Later bytes move up.
     pub(crate) fn dropped(&mut self, from: u64, count: u64) {
         for (position, _) in &mut self.marks {
             if *position > from {
@@ -66,7 +67,8 @@ impl Lag {
         }
     }
 
-    /// When the oldest byte will have been on its way for too long. A time beyond what the clock can say is none.
+    /// When the oldest byte exceeds the maximum lag. `None` if all bytes are acknowledged, or if the time overflows the
+    /// clock.
     pub(crate) fn due(&self) -> Option<Instant> {
         self.marks.front()?.1.checked_add(self.max)
     }
@@ -84,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn the_lag_counts_from_when_the_oldest_byte_on_its_way_was_queued() {
+    fn the_lag_starts_when_the_oldest_unacknowledged_byte_was_queued() {
         let start = Instant::now();
         let mut lag = Lag::new(MAX);
         assert_eq!(lag.due(), None);
@@ -93,7 +95,7 @@ mod tests {
         lag.queued(20, start + ms(1000));
         assert_eq!(lag.due(), Some(start + MAX));
         lag.reached(9, 30);
-        assert_eq!(lag.due(), Some(start + MAX), "one byte of the first is missing");
+        assert_eq!(lag.due(), Some(start + MAX), "one byte of the first packet is not acknowledged");
         lag.reached(15, 30);
         assert_eq!(lag.due(), Some(start + ms(500) + MAX));
         lag.reached(30, 30);
@@ -101,20 +103,21 @@ mod tests {
     }
 
     #[test]
-    fn what_was_dropped_is_waited_for_no_more() {
+    fn dropped_bytes_no_longer_count() {
         let start = Instant::now();
         let mut lag = Lag::new(MAX);
         lag.queued(0, start);
         lag.queued(10, start + ms(500));
         lag.queued(20, start + ms(1000));
-        // The first packet is begun; the second one goes.
+        // The first packet is partly written, and the second one is dropped.
         lag.dropped(10, 10);
         lag.reached(10, 20);
         assert_eq!(lag.due(), Some(start + ms(1000) + MAX));
     }
 
     proptest! {
-        /// Whatever is queued and acknowledged: the age is that of the oldest byte, to a sixteenth.
+        /// For any bytes queued and acknowledged: the result is the age of the oldest byte. It is too old by less than
+        /// an eighth of the maximum.
         #[test]
         fn the_age_is_that_of_the_oldest_byte(
             steps in prop::collection::vec((0..50_u64, 0..400_u64, 0..60_u64), 1..40),

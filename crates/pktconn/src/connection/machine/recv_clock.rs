@@ -1,4 +1,4 @@
-//! How long a receiver has waited: the deadlines of a frame and of silence.
+//! The deadlines of a waiting receiver: `frame_timeout` and `idle_timeout`.
 //!
 //! Only the time counts in which somebody waits in `recv`. A peer whose bytes nobody takes may be kept from sending on,
 //! and is not to blame for that; but a deadline that passes while somebody waits counts, however late it is noticed.
@@ -12,24 +12,24 @@ use crate::error::{Reason, Timeout};
 
 #[derive(Debug, Default)]
 pub(crate) struct RecvClock {
-    /// Since when a receiver waits without a pause.
+    /// When the current wait began. `None` if no receiver waits.
     since: Option<Instant>,
-    /// How long the rest of the present frame was waited for before that. `None` between frames.
+    /// How long the receiver had waited for the current frame before `since`. `None` between frames.
     frame: Option<Duration>,
-    /// How long a byte was waited for before that.
+    /// How long the peer had been silent before `since`, counting only waits.
     silent: Duration,
-    /// How far the peer's kernel had acknowledged what was sent, at some time in this silence.
+    /// The first value of acknowledged bytes in this silence. A larger one shows that the peer is alive.
     baseline: Option<u64>,
-    /// The last bytes that were sent in this silence: from which one on, and when.
+    /// The last write in this silence: the position of its first byte, and when it was.
     sent: Option<(u64, Instant)>,
-    /// Whether a deadline has passed: the receiver is to look once more, and then to give up.
+    /// Whether a deadline has passed. The receiver then reads once more before it fails.
     is_overdue: bool,
-    /// When the connection's task looks at this by itself.
+    /// When the flusher checks this clock next.
     next_check: Option<Instant>,
 }
 
 impl RecvClock {
-    /// A receiver begins to wait, or goes on after it has looked in vain.
+    /// A receiver starts to wait, or waits again after it was woken and found no whole frame.
     pub(crate) fn wait(&mut self, in_frame: bool, has_read: bool, now: Instant) {
         self.accumulate(now);
         (self.since, self.is_overdue) = (Some(now), false);
@@ -40,25 +40,25 @@ impl RecvClock {
         }
     }
 
-    /// Nobody waits any more.
+    /// The receiver no longer waits.
     pub(crate) fn pause(&mut self, now: Instant) {
         self.accumulate(now);
         (self.since, self.is_overdue) = (None, false);
     }
 
-    /// A frame was received whole: the next one has a time of its own.
+    /// A whole frame was received. The time of the next one starts at zero.
     pub(crate) fn received(&mut self) {
         *self = Self { next_check: self.next_check, ..Self::default() };
     }
 
-    /// The peer has shown that it was there at that time, in another way than by sending.
+    /// The peer was alive at the time `at`, although it has sent nothing.
     pub(crate) fn alive_at(&mut self, at: Instant, now: Instant) {
         self.accumulate(now);
         self.silent = self.silent.min(now.saturating_duration_since(at));
         (self.baseline, self.sent) = (None, None);
     }
 
-    /// The transport took the bytes from this one on, and more may follow.
+    /// The transport accepted bytes that start at position `from`.
     pub(crate) fn sent(&mut self, from: u64, now: Instant) {
         if self.since.is_some() {
             self.sent = Some((from, now));
@@ -75,7 +75,7 @@ impl RecvClock {
         self.since = Some(now);
     }
 
-    /// The deadline that passes first if nothing happens, and what the peer has missed then. None while nobody waits.
+    /// The earliest deadline, and the reason to fail with when it passes. `None` while no receiver waits.
     pub(crate) fn due(&self, timeouts: &Timeouts) -> Option<(Instant, Reason)> {
         let since = self.since?;
         let dues = [
@@ -84,15 +84,15 @@ impl RecvClock {
         ];
         let dues = dues.into_iter().filter_map(|(timeout, times)| {
             let (waited, granted) = times?;
-            // A time beyond what the clock can say is none.
+            // A timeout that overflows the clock means no deadline.
             let due = since.checked_add(granted.saturating_sub(waited))?;
             Some((due, Reason::Timeout(timeout, granted)))
         });
         dues.min_by_key(|(due, _)| *due)
     }
 
-    /// When to look how far the peer has acknowledged what was sent: half-way through a silence, to see at its end
-    /// whether the peer has taken something.
+    /// When to record how much the peer has acknowledged: half-way through the idle timeout. At the end of the timeout,
+    /// a larger value shows that the peer is alive.
     pub(crate) fn baseline_due(&self, timeouts: &Timeouts) -> Option<Instant> {
         if self.baseline.is_some() {
             return None;
@@ -100,7 +100,7 @@ impl RecvClock {
         self.since?.checked_add((timeouts.idle? / 2).saturating_sub(self.silent))
     }
 
-    /// Whether the connection's task looks at this too late, or not at all.
+    /// Whether the flusher's next check is too late for a deadline, or not scheduled.
     pub(crate) fn needs_earlier_check(&self, timeouts: &Timeouts) -> bool {
         self.due(timeouts).is_some_and(|(due, _)| self.next_check.is_none_or(|at| at > due))
     }
@@ -109,8 +109,8 @@ impl RecvClock {
         self.next_check = at;
     }
 
-    /// The peer's kernel has acknowledged the first `acked` bytes. Where that is some of those that were sent last, it
-    /// was there since then; where it is more than before in this silence, it is there.
+    /// The peer's kernel has acknowledged the first `acked` bytes. If they include bytes of the last write, the peer
+    /// was alive when they were written. If they are only more than the baseline, the peer is alive now.
     pub(crate) fn acked(&mut self, acked: u64, now: Instant) {
         match self.sent {
             Some((from, at)) if acked > from => self.alive_at(at, now),
@@ -119,7 +119,7 @@ impl RecvClock {
         }
     }
 
-    /// Has the receiver look once more.
+    /// Makes the receiver read once more before it fails.
     pub(crate) fn set_overdue(&mut self) {
         self.is_overdue = true;
     }
@@ -128,17 +128,17 @@ impl RecvClock {
         self.is_overdue
     }
 
-    /// Whether somebody waits.
+    /// Whether a receiver waits.
     pub(crate) fn is_running(&self) -> bool {
         self.since.is_some()
     }
 
-    /// When no more looks at it are worth a timer, where nobody waits.
+    /// Until when the flusher keeps its timer for this clock while no receiver waits.
     pub(crate) fn expires_at(&self, timeouts: &Timeouts, now: Instant) -> Option<Instant> {
         self.next_check.or_else(|| now.checked_add(timeouts.idle.max(timeouts.frame)?))
     }
 
-    /// Whether it knows nothing that counts for the next wait.
+    /// Whether the clock has no state that affects the next wait.
     pub(crate) fn is_blank(&self) -> bool {
         !self.is_running() && self.frame.is_none() && self.silent.is_zero()
     }
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_time_counts_in_which_somebody_waits() {
+    fn only_time_spent_waiting_counts() {
         let (start, timeouts) = (Instant::now(), timeouts(5, 20));
         let mut clock = RecvClock::default();
         assert!(clock.due(&timeouts).is_none() && !clock.is_running());
@@ -186,11 +186,11 @@ mod tests {
         clock.wait(false, false, now);
         assert_eq!(due_in(&clock, &timeouts, now), Some(20 * SECOND));
         clock.wait(true, true, now + SECOND);
-        assert_eq!(due_in(&clock, &timeouts, now + SECOND), Some(5 * SECOND), "a frame of its own");
+        assert_eq!(due_in(&clock, &timeouts, now + SECOND), Some(5 * SECOND), "a new frame");
     }
 
     #[test]
-    fn a_peer_that_takes_what_is_sent_is_not_silent() {
+    fn a_peer_that_accepts_bytes_is_not_idle() {
         let (start, timeouts) = (Instant::now(), timeouts(0, 20));
         let mut clock = RecvClock::default();
         clock.wait(false, false, start);
@@ -199,15 +199,15 @@ mod tests {
     }
 
     #[test]
-    fn what_was_sent_is_a_sign_of_life_when_it_was_acknowledged() {
+    fn an_acknowledgement_shows_that_the_peer_was_alive_when_the_bytes_were_sent() {
         let (start, timeouts) = (Instant::now(), timeouts(0, 20));
         let at = |second: u32| start + second * SECOND;
         let mut clock = RecvClock::default();
         clock.wait(false, false, start);
         clock.sent(100, at(3));
         clock.acked(100, at(10));
-        assert_eq!(due_in(&clock, &timeouts, at(10)), Some(10 * SECOND), "it has nothing of it");
+        assert_eq!(due_in(&clock, &timeouts, at(10)), Some(10 * SECOND), "the last write is not acknowledged");
         clock.acked(101, at(15));
-        assert_eq!(due_in(&clock, &timeouts, at(15)), Some(8 * SECOND), "it was there after 3 s");
+        assert_eq!(due_in(&clock, &timeouts, at(15)), Some(8 * SECOND), "the peer was alive at 3 s");
     }
 }

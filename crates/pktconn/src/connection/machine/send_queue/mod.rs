@@ -1,4 +1,4 @@
-//! The queue of what is to be written: frames in order, encoded once.
+//! The send queue: encoded frames in order, waiting to be written. This file does no I/O.
 //!
 //! ```text
 //!   sealed: [ small frames, 64 KiB ][ large frame ][ small frames ]      open: [ small frames ... ]
@@ -29,26 +29,27 @@ pub(crate) use outgoing::Outgoing;
 mod sealed;
 use sealed::Sealed;
 
-/// One write's worth. A larger write saves next to nothing: the cost of the system call is spread over enough packets.
+/// Enough bytes for one efficient write. A larger write saves almost nothing, because the cost of the system call is
+/// already spread over many packets.
 pub(crate) const FULL_WRITE: usize = pool::CHUNK;
 
-/// The longest header and checksum.
+/// The largest header plus checksum, in bytes.
 const MAX_HEADER_AND_CHECKSUM: usize = 8;
 
-/// How many slices a write takes at most; more would only make the kernel's own array larger.
+/// Maximum number of slices per write. More slices only enlarge the kernel's own array.
 pub(crate) const MAX_SLICES: usize = 32;
 
-// Small, as each connection has one: it is mostly empty, or one buffer of small frames.
+// Each connection has a send queue, so the struct is small. Mostly it is empty or only has the open buffer.
 #[derive(Default)]
 pub(crate) struct SendQueue {
     sealed: Option<Box<Sealed>>,
-    /// The buffer that takes the next small frame. Behind all that is sealed.
+    /// The buffer for the next small frame. Its frames come after all sealed chunks.
     open: BytesMut,
-    /// All that the transport has not taken, in bytes.
+    /// Bytes not yet written.
     len: usize,
 }
 
-/// What was dropped to make room.
+/// The number of packets and bytes that were dropped to make room.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Dropped {
     pub(crate) packets: u64,
@@ -56,7 +57,7 @@ pub(crate) struct Dropped {
 }
 
 impl SendQueue {
-    /// All that is to be written, in bytes.
+    /// Bytes not yet written.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
@@ -65,8 +66,8 @@ impl SendQueue {
         self.len == 0
     }
 
-    /// How much of the queue is in use: all that is to be written, and what was written of a large frame that was
-    /// begun, whose memory is there until the rest is written, too.
+    /// Bytes that count against the high-water mark: all unwritten bytes, plus the written part of a large frame, whose
+    /// memory is freed only when the whole frame is written.
     #[inline]
     pub(crate) fn occupied(&self) -> usize {
         self.len
@@ -76,14 +77,14 @@ impl SendQueue {
                 .map_or(0, |sealed| if sealed.written > MAX_SHARED_LEN { sealed.written } else { 0 })
     }
 
-    /// The memory that it takes: with the room that is left in its buffers, with what is written of its first chunk,
-    /// and with what was dropped of others.
+    /// The memory of the queue in bytes, including free room in its buffers, the written part of the first chunk, and
+    /// dropped frames whose buffer is still in use.
     pub(crate) fn held(&self) -> usize {
         self.sealed.as_ref().map_or(0, |sealed| sealed.memory) + self.open.capacity()
     }
 
-    /// Appends `frame`. One that `stays`, because the transport takes no more, is copied if it may keep more memory
-    /// alive than its own.
+    /// Appends `frame`. `stays`: the transport is blocked, so the frame may stay for long. It is then copied if it may
+    /// keep more memory alive than it needs.
     #[inline]
     pub(crate) fn push(&mut self, frame: &impl Outgoing, stays: bool) {
         let len = frame.len();
@@ -114,7 +115,8 @@ impl SendQueue {
         self.push_sealed(chunk, 0).may_pin_memory |= may_pin_memory;
     }
 
-    /// Puts a chunk behind those that are sealed. Where it is the first, so much of it was `written`.
+    /// Appends a chunk to the sealed ones. `written`: how many of its bytes are written. Only used if it is the first
+    /// chunk.
     fn push_sealed(&mut self, chunk: Chunk, written: usize) -> &mut Sealed {
         let sealed = self.sealed.get_or_insert_with(|| {
             Box::new(Sealed { chunks: VecDeque::new(), written, may_pin_memory: false, memory: 0 })
@@ -124,7 +126,7 @@ impl SendQueue {
         sealed
     }
 
-    /// How much of the first chunk the transport has taken, which is the open one where nothing is sealed.
+    /// How many bytes of the first chunk are written. Without sealed chunks, the open buffer is the first.
     fn written(&self) -> usize {
         match &self.sealed {
             None => self.open.len() - self.len,
@@ -139,7 +141,7 @@ impl SendQueue {
         self.grow_by(len);
     }
 
-    /// Makes room for the small ones of `packets`, which are about to be pushed.
+    /// Reserves room for the small packets among `packets`, which the caller is about to push.
     pub(crate) fn reserve_for(&mut self, packets: &[Packet]) {
         let worth = FULL_WRITE - self.open.len();
         if self.open.capacity() - self.open.len() < worth {
@@ -149,15 +151,15 @@ impl SendQueue {
         }
     }
 
-    /// Makes room for `len` bytes more in the open buffer, which holds a write's worth at most.
+    /// Makes room for `len` more bytes in the open buffer. Its capacity is at most [`FULL_WRITE`].
     fn grow_by(&mut self, len: usize) {
         if self.open.capacity() == 0 {
             self.open = pool::write_buffer();
         }
         let least = self.open.len() + len;
         if self.open.capacity() < least {
-            // Who has sent a few packets may send many: by large steps, because each copies what is there. Not by
-            // `reserve`, which may take twice of what a write is worth.
+            // Grow in large steps, because each step copies the buffer, and a sender of a few packets may send many
+            // more. `reserve` is not used: it may allocate twice `FULL_WRITE`.
             let capacity = least.max(4 * self.open.capacity()).clamp(MIN_OPEN, FULL_WRITE);
             let mut larger = BytesMut::with_capacity(capacity);
             larger.extend_from_slice(&self.open);
@@ -165,12 +167,12 @@ impl SendQueue {
         }
     }
 
-    /// All that is to be written, where it stands in one buffer: as it mostly does.
+    /// All unwritten bytes, if they are in one buffer. This is the usual case.
     pub(crate) fn contiguous(&self) -> Option<&[u8]> {
         if self.sealed.is_none() { Some(&self.open[self.open.len() - self.len..]) } else { None }
     }
 
-    /// Points `slices` to what is to be written next, and returns how many of them it took.
+    /// Points `slices` to the bytes to write next. Returns how many slices are in use.
     pub(crate) fn fill<'a>(&'a self, slices: &mut [IoSlice<'a>; MAX_SLICES]) -> usize {
         let mut skip = self.written();
         let mut count = 0;
@@ -189,15 +191,15 @@ impl SendQueue {
                 Chunk::Pieces(pieces) => pieces.iter().for_each(|piece| add(piece)),
             }
         }
-        // Behind more chunks than were looked at, the open one is not next.
+        // If some sealed chunks were left out, the open buffer does not come next.
         if self.sealed.as_ref().is_none_or(|sealed| sealed.chunks.len() < MAX_SLICES) {
             add(&self.open);
         }
         count
     }
 
-    /// Takes off what the transport has taken. The packets whose own memory was written go to `done`: to drop them may
-    /// run code of the application's.
+    /// Removes `count` written bytes. Packets that were written from their own memory are passed to `done`, because
+    /// dropping them may run code of the application.
     pub(crate) fn advance(&mut self, count: usize, mut done: impl FnMut(Packet)) {
         debug_assert!(count <= self.len, "the transport took {count} bytes of {}", self.len);
         self.len -= count;
@@ -222,14 +224,15 @@ impl SendQueue {
         }
     }
 
-    /// What is left of a frame that was written in part, after packets were dropped behind it.
+    /// The unwritten bytes of a partly written frame. Call it only after [`drop_oldest`](Self::drop_oldest), which
+    /// moves such a frame into its own chunk.
     pub(crate) fn partial_len(&self) -> usize {
         let begun = self.sealed.as_ref().filter(|sealed| sealed.written > 0);
         begun.and_then(|sealed| Some(sealed.chunks.front()?.len() - sealed.written)).unwrap_or(0)
     }
 
-    /// Drops the oldest packets that the transport has taken nothing of, until no more than `target` bytes are left or
-    /// none such. Packets with memory of their own go to `done`.
+    /// Drops the oldest packets until at most `target` bytes are left. A partly written packet is never dropped.
+    /// Dropped packets that own their memory are passed to `done`.
     pub(crate) fn drop_oldest(
         &mut self,
         target: usize,
@@ -249,7 +252,8 @@ impl SendQueue {
                     self.sealed.take_if(|sealed| sealed.chunks.is_empty());
                 }
                 None if self.open.is_empty() => break,
-                // It comes next. Not before: each packet without room would then begin another one.
+                // Seal the open buffer only when its frames are next. If it were sealed earlier, each packet without
+                // room would start a new buffer.
                 None => {
                     self.seal(true);
                     begun = part_off(self);
@@ -259,7 +263,8 @@ impl SendQueue {
         dropped
     }
 
-    /// Lets go of memory that what is queued does not need, because it may stay for long: the transport takes no more.
+    /// Frees memory that the queued frames do not need. Called when the transport blocks, since the frames may stay for
+    /// long.
     pub(crate) fn compact(&mut self, mut done: impl FnMut(Packet)) {
         self.shrink();
         let Some(sealed) = self.sealed.as_mut().filter(|sealed| sealed.may_pin_memory) else { return };
@@ -278,7 +283,7 @@ impl SendQueue {
         }
     }
 
-    /// Empties the queue into the packets that were not wholly written.
+    /// Empties the queue. Returns the packets that were not completely written.
     pub(crate) fn take_unsent(&mut self, codec: &PacketCodec) -> Vec<Packet> {
         let mut unsent = Vec::new();
         while !self.is_empty() {
@@ -287,8 +292,7 @@ impl SendQueue {
         unsent
     }
 
-    /// Takes the first packets out, as many as are in a chunk, and puts those that were not wholly written behind
-    /// `unsent`.
+    /// Removes the first chunk, and appends its packets that were not completely written to `unsent`.
     pub(crate) fn take_chunk(&mut self, codec: &PacketCodec, unsent: &mut Vec<Packet>) {
         if self.sealed.is_none() {
             self.seal(false);
@@ -303,7 +307,7 @@ impl SendQueue {
         match chunk {
             Chunk::Small { mut frames, .. } => {
                 let mut codec = PacketCodec::new(*codec.config());
-                // Own frames, encoded by this very codec: they decode.
+                // The same codec has encoded these frames, so decoding does not fail.
                 while let Ok(Some(packet)) = codec.decode_frame(&mut frames) {
                     if chunk_len - frames.remaining() > written {
                         unsent.push(packet);
@@ -319,8 +323,8 @@ impl SendQueue {
         }
     }
 
-    /// Begins a new buffer of small frames. The last one keeps no room that it has no use for any more, where it
-    /// `stays`.
+    /// Seals the open buffer and starts a new one. `stays`: the transport is blocked, so the sealed buffer is shrunk to
+    /// its frames.
     fn seal(&mut self, stays: bool) {
         if !self.open.is_empty() {
             let written = self.written();
@@ -390,7 +394,7 @@ mod tests {
         assert_eq!(queue.len(), 1000);
         assert!(queue.held() >= 60_000, "{} B: the dropped frames are still in its buffer", queue.held());
         queue.take_unsent(&codec);
-        // A part of a frame that is being written, and another frame behind it.
+        // One partly written frame, with another frame after it.
         for _ in 0..3 {
             push(&mut queue, &codec, &packet);
         }
@@ -399,7 +403,7 @@ mod tests {
         assert_eq!((queue.len(), queue.held()), (999, 1000 + SLOT_SIZE));
         queue.advance(999, drop);
         push(&mut queue, &codec, &vec![7; LARGE_FRAME].into());
-        assert_eq!(queue.held(), pool::CHUNK + SLOT_SIZE, "it may be a part of a chunk");
+        assert_eq!(queue.held(), pool::CHUNK + SLOT_SIZE, "the frame may share a read chunk");
         queue.compact(drop);
         assert_eq!(queue.held(), LARGE_FRAME + 4 + SLOT_SIZE);
         queue.advance(queue.len(), drop);
@@ -407,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_in_a_blocked_queue_takes_no_more_room_than_it_needs() {
+    fn frames_in_a_blocked_queue_use_no_more_memory_than_they_need() {
         let codec = PacketCodec::default();
         let mut queue = SendQueue { open: BytesMut::with_capacity(FULL_WRITE), ..SendQueue::default() };
         push(&mut queue, &codec, &b"small".into());
@@ -418,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn what_gathers_while_it_is_blocked_takes_little_more_room_than_its_bytes() {
+    fn frames_added_to_a_blocked_queue_use_little_more_memory_than_their_bytes() {
         let codec = PacketCodec::default();
         let mut queue = SendQueue::default();
         let packets = vec![Packet::from(vec![7; 1000]); 1000];
@@ -427,10 +431,10 @@ mod tests {
             batch.iter().for_each(|packet| push(&mut queue, &codec, packet));
             queue.compact(drop);
         }
-        let sealed = queue.sealed.as_ref().expect("it is more than a write's worth");
+        let sealed = queue.sealed.as_ref().expect("more bytes than a full write");
         let sealed = sealed.chunks.iter().map(|chunk| match chunk {
             Chunk::Small { frames, .. } => frames.capacity(),
-            Chunk::Large { .. } | Chunk::Pieces(_) => panic!("there is none"),
+            Chunk::Large { .. } | Chunk::Pieces(_) => panic!("all frames are small"),
         });
         let room = sealed.sum::<usize>() + queue.open.capacity();
         assert!(room <= queue.len() + queue.len() / 16 + FULL_WRITE, "{room} for {}", queue.len());
@@ -442,17 +446,17 @@ mod tests {
         let mut queue = SendQueue { open: BytesMut::with_capacity(FULL_WRITE), ..SendQueue::default() };
         push(&mut queue, &codec, &b"small".into());
         push(&mut queue, &codec, &vec![7; LARGE_FRAME].into());
-        let sealed = queue.sealed.as_ref().expect("it is sealed");
-        let Some(Chunk::Small { frames, .. }) = sealed.chunks.front() else { panic!("they are first") };
+        let sealed = queue.sealed.as_ref().expect("the large frame seals the open buffer");
+        let Some(Chunk::Small { frames, .. }) = sealed.chunks.front() else { panic!("small frames are first") };
         assert!(frames.capacity() <= 2 * MIN_OPEN, "{} bytes", frames.capacity());
     }
 
-    /// The frame of a payload in `parts`, pushed.
+    /// Pushes one frame whose payload is in several `parts`.
     fn push_parts(queue: &mut SendQueue, codec: &PacketCodec, parts: &[Bytes], stays: bool) {
         queue.push(&codec.frame_of_parts(parts).unwrap(), stays);
     }
 
-    /// Pushes every other packet in parts.
+    /// Pushes every second packet as a payload in parts.
     fn push_either_way(queue: &mut SendQueue, codec: &PacketCodec, number: usize, packet: &Packet) {
         if number % 2 == 0 {
             return push(queue, codec, packet);
@@ -478,7 +482,7 @@ mod tests {
         let mut whole = BytesMut::new();
         codec.encode_frame(&joined, &mut whole).unwrap();
         assert!(pending(&queue) == whole, "one frame");
-        // A packet that was begun comes back whole.
+        // A partly written packet comes back whole.
         queue.advance(50_000, drop);
         assert!(pending(&queue) == whole[50_000..]);
         assert!(queue.take_unsent(&codec) == [joined]);
@@ -495,7 +499,7 @@ mod tests {
             push_parts(&mut queue, &codec, &parts, stays);
             let mut given = 0;
             if !stays {
-                assert!(queue.held() >= 3 * MAX_SHARED_LEN, "each may be a part of a chunk");
+                assert!(queue.held() >= 3 * MAX_SHARED_LEN, "each part may share a read chunk");
                 queue.compact(|_| given += 1);
             }
             assert_eq!(given, if stays { 0 } else { 3 });
@@ -514,7 +518,7 @@ mod tests {
         assert!((50 * 1004..=FULL_WRITE).contains(&capacity), "{capacity} bytes");
         packets.iter().for_each(|packet| push(&mut queue, &codec, packet));
         assert_eq!((queue.open.as_ptr(), queue.open.len()), (room, 50 * 1004), "it was not copied");
-        // A second batch gets what is left of a write's worth, and large packets none of it.
+        // The buffer is at its limit, and large packets need no room in it.
         queue.reserve_for(&[vec![7; 2 * LARGE_FRAME].into()]);
         assert_eq!(queue.open.capacity(), capacity);
     }
@@ -522,7 +526,7 @@ mod tests {
     #[test]
     fn a_buffer_of_small_frames_grows_by_large_steps() {
         let codec = PacketCodec::default();
-        // One that has lent nothing yet.
+        // A new thread, whose pool has no buffer to lend yet.
         std::thread::spawn(move || {
             let mut queue = SendQueue::default();
             let mut capacities = Vec::new();
@@ -539,10 +543,10 @@ mod tests {
     }
 
     #[test]
-    fn small_frames_gather_up_to_a_writes_worth() {
+    fn small_frames_share_a_buffer_up_to_a_full_write() {
         let codec = PacketCodec::default();
         let mut queue = SendQueue::default();
-        // 16 of these frames are a write's worth to the byte.
+        // 16 of these frames are exactly one full write.
         for _ in 0..17 {
             push(&mut queue, &codec, &vec![7; FULL_WRITE / 16 - 4].into());
         }
@@ -556,7 +560,7 @@ mod tests {
     fn a_frame_that_was_written_in_part_is_unsent() {
         let codec = PacketCodec::default();
         let mut queue = SendQueue::default();
-        // Nothing of the second frame, one byte, all but one, all of it.
+        // Of the second frame, nothing, one byte, all but one byte, or everything is written.
         for (written, first_unsent) in [(9, 1), (9 + 1, 1), (9 + 9, 1), (9 + 10, 2)] {
             let packets: [Packet; 3] = [b"first".into(), b"second".into(), b"third".into()];
             packets.iter().for_each(|packet| push(&mut queue, &codec, packet));
@@ -567,7 +571,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_that_were_not_begun_are_dropped() {
+    fn the_oldest_unstarted_packets_are_dropped() {
         let codec = PacketCodec::default();
         // Frames of 9, 10, LARGE_FRAME + 4 and 9 bytes.
         let packets: [Packet; 4] =
@@ -577,7 +581,7 @@ mod tests {
             (0, usize::MAX, &packets[..]),
             (0, 19 + large, &packets[1..]),
             (9, 9 + large, &packets[2..]),
-            // The first is begun, and stays.
+            // The first packet is partly written, so it stays.
             (1, 8 + 9 + large, &[&packets[..1], &packets[2..]].concat()),
             (1, 8 + 9, &[&packets[..1], &packets[3..]].concat()),
             (1, 0, &packets[..1]),
@@ -599,13 +603,13 @@ mod tests {
     }
 
     proptest! {
-        // Megabytes pass through each case; 32 of them take a second or two in a debug build.
+        // Each case moves megabytes. 32 cases take one or two seconds in a debug build.
         #![proptest_config(ProptestConfig::with_cases(32))]
 
-        /// Whatever is pushed and however the transport takes it: the bytes come out once, in order, and what did not
-        /// go out whole is given back as the packets it was.
+        /// For any packets and any sizes of writes: each byte comes out once, in order, and packets that were not
+        /// completely written are given back unchanged.
         #[test]
-        fn nothing_is_lost_doubled_or_reordered(
+        fn nothing_is_lost_duplicated_or_reordered(
             lens in prop::collection::vec(prop_oneof![0..300_usize, 30_000..36_000_usize, 60_000..70_000_usize], 1..40),
             takes in prop::collection::vec(1..50_000_usize, 0..60),
             crc: bool,
@@ -638,10 +642,9 @@ mod tests {
             prop_assert_eq!(&queue.take_unsent(&codec)[..], &packets[whole..]);
         }
 
-        /// Whatever is dropped in between: what comes out is whole frames in their order, and all but those that were
-        /// dropped.
+        /// For any sequence of drops: the output is whole frames in order, and only the dropped ones are missing.
         #[test]
-        fn what_is_dropped_leaves_whole_frames_in_order(
+        fn drops_leave_whole_frames_in_order(
             steps in prop::collection::vec(
                 (prop_oneof![0..300_usize, 30_000..36_000_usize], 0..40_000_usize, prop::option::of(0..70_000_usize)), 1..60),
             crc: bool,
@@ -662,7 +665,7 @@ mod tests {
                 take(&mut queue, &mut written, taken);
                 if let Some(target) = target {
                     dropped += queue.drop_oldest(target, &codec, drop).packets;
-                    // One that is begun may be larger.
+                    // A partly written frame may exceed the target.
                     prop_assert!(queue.len() <= target.max(36_100));
                 }
             }
