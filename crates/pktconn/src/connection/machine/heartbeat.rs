@@ -6,8 +6,8 @@ use tokio::time::Instant;
 
 /// Compares the number of sent packets at regular checks, so that heartbeats add no cost to `send`.
 ///
-/// A look finds either that nothing was sent since the last one, or that something was, at an unknown time between
-/// both. Looks are half an interval apart, so that the peer never waits for longer than the interval.
+/// A check only sees whether packets were sent since the previous check, not when. Checks are half an interval apart,
+/// so that the peer never waits for longer than the interval.
 #[derive(Debug)]
 pub(super) struct Heartbeat {
     interval: Duration,

@@ -1,4 +1,6 @@
-//! What the machine does with packets that a later one with the same key replaces: see [`latest`](super::latest).
+//! The machine's handling of keyed packets: a later packet with the same key replaces an earlier one that still waits.
+//!
+//! See [`latest`](super::latest) for the data structure.
 
 use tokio::time::Instant;
 
@@ -6,19 +8,19 @@ use super::latest::{Encoded, Latest};
 use super::{Machine, Rules};
 
 impl Machine {
-    /// Whether keyed packets wait behind the queue.
+    /// Whether keyed packets wait behind the send queue.
     #[inline]
     pub(crate) fn has_latest(&self) -> bool {
         self.has_latest
     }
 
-    /// Whether packets wait for the transport.
+    /// Whether packets wait to be written.
     #[inline]
     pub(crate) fn has_queued(&self) -> bool {
         !self.queue.is_empty() || self.has_latest
     }
 
-    /// Replaces the packet that waits under `key`, and returns it. Gives `frame` back if there is none.
+    /// Replaces the waiting packet with this key, and returns the old one. Returns `Err(frame)` if none waits.
     pub(crate) fn replace_latest(&mut self, key: u64, frame: Encoded) -> Result<Encoded, Encoded> {
         let Some(cold) = &mut self.cold else { return Err(frame) };
         let replaced = cold.latest.replace(key, frame)?;
@@ -27,14 +29,14 @@ impl Machine {
         Ok(replaced)
     }
 
-    /// Whether a frame of `len` bytes may wait under a new key. These packets have a limit of their own: they are to be
-    /// kept just when the queue is full.
+    /// Whether a frame of `len` bytes may wait under a new key. Keyed packets have their own limit, because they are
+    /// needed most when the send queue is full.
     pub(crate) fn has_room_for_latest(&self, len: usize, rules: &Rules) -> bool {
         let waiting = self.latest_len();
         waiting == 0 || waiting + len <= rules.send_high_water
     }
 
-    /// Has a packet wait under a key that has none.
+    /// Adds a packet with a new key.
     pub(crate) fn put_latest(&mut self, key: u64, frame: Encoded) {
         let accepted = self.bytes_accepted;
         self.cold().latest.put(key, frame, accepted);
@@ -42,8 +44,8 @@ impl Machine {
         self.packets_sent += 1;
     }
 
-    /// Moves packets whose time has come to the queue: all of them, unless the transport is blocked and the queue is
-    /// not empty.
+    /// Moves the packets that are due to the queue. All are due unless the transport is blocked and the queue is not
+    /// empty.
     pub(crate) fn queue_due_latest(&mut self, now: impl FnMut() -> Instant) {
         let all = !self.blocked || self.queue.is_empty();
         self.queue_latest(all, now);
@@ -70,7 +72,7 @@ impl Machine {
         self.has_latest = false;
     }
 
-    /// The bytes that wait behind the queue.
+    /// The bytes of the waiting keyed packets.
     pub(crate) fn latest_len(&self) -> usize {
         if !self.has_latest {
             return 0;
@@ -78,7 +80,7 @@ impl Machine {
         self.cold.as_ref().map_or(0, |cold| cold.latest.len())
     }
 
-    /// The memory of what waits behind the queue.
+    /// The memory of the waiting keyed packets, in bytes.
     pub(super) fn latest_held(&self) -> usize {
         if !self.has_latest {
             return 0;
@@ -102,7 +104,7 @@ mod tests {
         Instant::from_std(std::time::Instant::now())
     }
 
-    /// A machine, and a transport that takes as much as it is told to.
+    /// A machine, and a transport that accepts a given number of bytes.
     struct World {
         machine: Machine,
         codec: PacketCodec,
@@ -130,7 +132,7 @@ mod tests {
             }
         }
 
-        /// What the driver does with a transport that has room for `room` bytes.
+        /// Writes to a transport with room for `room` bytes, as the driver does.
         fn write(&mut self, mut room: usize) {
             let (before, now) = (self.machine.bytes_out(), self.now);
             let outcome = loop {
@@ -161,19 +163,19 @@ mod tests {
     }
 
     #[test]
-    fn a_packet_waits_for_what_was_accepted_before_it_and_is_replaced_until_then() {
+    fn a_keyed_packet_can_be_replaced_until_all_earlier_packets_are_written() {
         let mut world = World::new();
         world.send(vec![1; 96]);
         world.write(50);
         world.send_latest(7, vec![71]);
         world.send_latest(8, vec![81]);
-        // Overtakes them.
+        // A plain packet overtakes the keyed ones.
         world.send(vec![2; 96]);
         world.send_latest(7, vec![72; 2]);
         world.write(40);
         world.send_latest(7, vec![73; 3]);
         assert_eq!(world.machine.queued_bytes(), 10 + 100 + 7 + 5);
-        // The first packet is written: they join the queue, behind the second one.
+        // The first packet is written, so the keyed packets join the queue behind the second one.
         world.write(10);
         world.write(0);
         world.send_latest(7, vec![74]);
@@ -186,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn to_a_transport_that_is_not_blocked_packets_go_in_order_and_are_replaced_within_a_turn() {
+    fn without_a_block_packets_stay_in_order_and_are_replaced_only_before_the_write() {
         let mut world = World::new();
         world.send_latest(7, vec![71]);
         world.send_latest(7, vec![72]);
@@ -197,8 +199,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is sent and written: packets without a key arrive in order, the last of each key arrives, none
-        /// arrives twice, and only replaced ones are missing.
+        /// For any packets and writes: packets without a key arrive in order, the last packet of each key arrives, none
+        /// arrives twice, and only replaced packets are missing.
         #[test]
         fn only_replaced_packets_are_missing(
             steps in prop::collection::vec((0..6_u64, 0..40_000_usize, 0..60_000_usize), 1..80),

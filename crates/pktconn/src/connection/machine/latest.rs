@@ -1,9 +1,9 @@
-//! Packets of which only the latest with a key is worth sending, such as the state of a game object.
+//! Keyed packets: only the latest packet of each key is worth sending, such as the state of a game object.
 //!
 //! ```text
 //!   send queue: [ accepted before ............ ]     latest: [ key 7 ][ key 3 ][ key 9 ]
-//!                                                              ^ joins the queue when all that was accepted
-//!                                                                before it is written; replaced until then
+//!                                                              ^ joins the queue when all earlier bytes are
+//!                                                                written; can be replaced until then
 //! ```
 
 use std::collections::{HashMap, VecDeque};
@@ -13,11 +13,11 @@ use pktconn_codec::Frame;
 
 use super::send_queue::{Chunk, MAX_SHARED_LEN, Outgoing};
 
-/// A whole frame in memory of its own.
+/// A whole encoded frame that owns its memory.
 pub(crate) struct Encoded(Bytes);
 
 impl Encoded {
-    /// A copy of a frame that may be part of a read chunk. A longer one has its own memory already.
+    /// Copies a frame that may be part of a read chunk. A longer frame already owns its memory.
     pub(crate) fn new(frame: &Frame<'_>) -> Self {
         if frame.body().len() == frame.len() && frame.len() > MAX_SHARED_LEN {
             return Self(frame.body_bytes());
@@ -42,10 +42,10 @@ impl Outgoing for Encoded {
     }
 }
 
-/// The packets that wait behind the send queue, in the order in which their keys came.
+/// The keyed packets that wait behind the send queue, in the order in which their keys were first used.
 #[derive(Default)]
 pub(super) struct Latest {
-    /// Each key, and how many bytes had been accepted before it.
+    /// Each key, and the number of bytes that were accepted before it.
     order: VecDeque<(u64, u64)>,
     frames: HashMap<u64, Encoded>,
     /// The length of all frames, in bytes.
@@ -53,7 +53,7 @@ pub(super) struct Latest {
 }
 
 impl Latest {
-    /// Replaces the packet with this key, and returns it. Gives `frame` back if there is none.
+    /// Replaces the packet with this key, and returns the old one. Returns `Err(frame)` if there is none.
     pub(super) fn replace(&mut self, key: u64, frame: Encoded) -> Result<Encoded, Encoded> {
         let Some(waiting) = self.frames.get_mut(&key) else { return Err(frame) };
         self.len = self.len + frame.len() - waiting.len();
@@ -67,7 +67,7 @@ impl Latest {
         self.frames.insert(key, frame);
     }
 
-    /// How many bytes had been accepted before the first packet. `None` if there is no packet.
+    /// The number of bytes that were accepted before the first packet. `None` if no packet waits.
     pub(super) fn first_due(&self) -> Option<u64> {
         self.order.front().map(|&(_, accepted)| accepted)
     }
@@ -80,12 +80,12 @@ impl Latest {
         Some(frame)
     }
 
-    /// The bytes that wait.
+    /// The length of all waiting frames, in bytes.
     pub(super) fn len(&self) -> usize {
         self.len
     }
 
-    /// The memory of the frames and their entries.
+    /// The memory of the frames and their table entries, in bytes.
     pub(super) fn held(&self) -> usize {
         const ENTRY: usize = size_of::<(u64, u64)>() + size_of::<(u64, Encoded)>();
         // Both tables double when they are full.

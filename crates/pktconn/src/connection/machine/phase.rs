@@ -1,19 +1,19 @@
-//! How a connection comes to its end.
+//! The phases of a connection, from open to ended.
 //!
 //! ```text
 //!   Open ----------> Closing ----------> Finished ----------> Ended
 //!    |   close()         all written,          the peer closed too, or
-//!    |                   FIN sent              has everything and a grace passed
+//!    |                   FIN sent              has acknowledged all, for `close_grace`
 //!    |
-//!    +-----------> Aborting ---------------------------------> Ended, with a reset where bytes of the peer's
-//!    |   dropped, cut,   at most 1 s for what is queued to      or of ours did not get through
-//!    |   a bad frame     be written and acknowledged
+//!    +-----------> Aborting ---------------------------------> Ended, with a reset if packets of either side
+//!    |   dropped, cut,   up to 1 s to write the queue and       were lost
+//!    |   a bad frame     have it acknowledged
 //!    +-------------------------------------------------------> Ended
-//!        the transport failed, or the peer takes nothing
+//!        the transport failed, or the peer does not read
 //! ```
 //!
-//! A clean end, by FIN, says that everything was delivered. So a connection that ends without a close, while something
-//! of the peer's is undelivered, ends with a reset.
+//! An end by FIN tells the peer that everything was delivered. So a connection that ends without a close, and loses
+//! packets of the peer, ends with a reset.
 
 use std::time::Duration;
 
@@ -22,29 +22,29 @@ use tokio::time::Instant;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Phase {
     Open,
-    /// What was accepted is being written.
+    /// No more packets are accepted. The queue is being written.
     Closing,
-    /// FIN is out.
+    /// FIN was sent.
     Finished,
-    /// It ends without a close.
+    /// The connection ends without a close.
     Aborting,
     Ended,
 }
 
-/// What is known of an end.
+/// The state of an ending connection.
 #[derive(Debug, Default)]
 pub(super) struct Ending {
-    /// When it is given up.
+    /// When the connection ends even if bytes are still queued or not acknowledged.
     pub(super) deadline: Option<Instant>,
-    /// Whether the receiver has told the end of the stream.
+    /// Whether the application has received the end of the stream.
     pub(super) end_delivered: bool,
-    /// Since when the peer's kernel has everything.
+    /// When everything was first seen as acknowledged by the peer's kernel.
     pub(super) all_acked: Option<Instant>,
-    /// When to look at that again, and the pause after it.
+    /// When to check acknowledgements again, and the pause before that check.
     pub(super) next_ack_check: Option<Instant>,
     pub(super) pause: Duration,
-    /// Whether the transport is to be reset.
+    /// Whether to reset the transport.
     pub(super) reset: bool,
-    /// Whether a receiver may find more that has arrived: after a failed write.
+    /// Whether bytes that have arrived can still be received, after a failed write.
     pub(super) can_still_read: bool,
 }

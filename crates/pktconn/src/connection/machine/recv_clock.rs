@@ -1,7 +1,7 @@
 //! The deadlines of a waiting receiver: `frame_timeout` and `idle_timeout`.
 //!
-//! Only the time counts in which somebody waits in `recv`. A peer whose bytes nobody takes may be kept from sending on,
-//! and is not to blame for that; but a deadline that passes while somebody waits counts, however late it is noticed.
+//! Only time spent waiting in `recv` counts. If the application does not receive, the peer may be unable to send more,
+//! which is not its fault. A deadline that passes during a wait counts even if it is noticed late.
 
 use std::time::Duration;
 
@@ -206,7 +206,11 @@ mod tests {
         clock.wait(false, false, start);
         clock.sent(100, at(3));
         clock.acked(100, at(10));
-        assert_eq!(due_in(&clock, &timeouts, at(10)), Some(10 * SECOND), "the last write is not acknowledged");
+        assert_eq!(
+            due_in(&clock, &timeouts, at(10)),
+            Some(10 * SECOND),
+            "the last write is not acknowledged"
+        );
         clock.acked(101, at(15));
         assert_eq!(due_in(&clock, &timeouts, at(15)), Some(8 * SECOND), "the peer was alive at 3 s");
     }

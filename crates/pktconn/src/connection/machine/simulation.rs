@@ -1,5 +1,6 @@
-//! The machine against a model of a kernel and a peer, by seed: the deadlines and ends that need acknowledgements,
-//! which no transport in memory has.
+//! Runs the machine against a model of a kernel and a peer, with random events from a seed.
+//!
+//! It tests the deadlines and ends that depend on acknowledgements, which in-memory transports do not have.
 
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ const CLOSE: Duration = Duration::from_secs(8);
 const GRACE: Duration = Duration::from_secs(1);
 const LAG: Duration = Duration::from_millis(1600);
 
-/// How late a deadline may be noticed: by the samples and the pauses between looks, and by a confirming look.
+/// How late a deadline may be noticed: the interval of samples, the pause between checks, and a confirming check.
 const SLACK: Duration = Duration::from_millis(700);
 
 /// `SplitMix64`.
@@ -33,15 +34,15 @@ impl Rng {
     }
 }
 
-/// A socket: what it has taken, what the peer has acknowledged, and when.
+/// A socket: the bytes that it accepted, the bytes that the peer acknowledged, and when.
 struct Kernel {
     taken: u64,
     acked: u64,
     buffer: u64,
     fin: bool,
-    /// When bytes were taken or acknowledged last.
+    /// When bytes were last accepted or acknowledged.
     progress_at: Instant,
-    /// When each byte up to a position was queued, and when everything was acknowledged.
+    /// Positions in the stream, and when the bytes up to there were queued.
     queued: Vec<(u64, Instant)>,
     all_acked_at: Option<Instant>,
 }
@@ -55,7 +56,7 @@ struct World {
     closing_at: Option<Instant>,
     aborting_at: Option<Instant>,
     blocked_at: Instant,
-    /// How long each turn of a busy thread takes: nobody looks in between. Zero of one that is not.
+    /// How long each turn of a busy thread takes. The flusher does not run in between. Zero for an idle thread.
     turn: Duration,
     ended: bool,
 }
@@ -123,13 +124,13 @@ impl World {
             }
         }
         self.machine.push(&frame, || now);
-        // Dropped packets make the positions move up; the exact ages are those of the lag's own test.
+        // Dropped packets shift the positions, so the ages are not exact here. The unit tests of `lag` check these.
         let end = self.kernel.taken + self.machine.queue.len() as u64;
         self.kernel.queued.retain(|(position, _)| *position < end);
         self.kernel.queued.push((end, now));
     }
 
-    /// What the driver does with what there is.
+    /// Writes the queue to the kernel, as the driver does.
     fn write(&mut self) {
         if self.machine.phase() == Phase::Ended {
             return;
@@ -177,7 +178,7 @@ impl World {
         }
     }
 
-    /// The flusher: looks until nothing is due, and says when it looks again.
+    /// Runs the flusher once. Returns when it must run again.
     fn look(&mut self) -> Option<Instant> {
         self.write();
         for is_first in [true, false] {
@@ -188,14 +189,14 @@ impl World {
             if !check.again {
                 assert!(
                     check.next.is_none_or(|next| next > self.now),
-                    "it would look again at once, for ever"
+                    "the flusher would run again at once, in an endless loop"
                 );
                 return check.next;
             }
-            assert!(is_first, "a second look is the last one");
+            assert!(is_first, "a second check must not ask for a third");
             self.write();
         }
-        unreachable!("the second look says when the next one is")
+        unreachable!("the second check returns the time of the next one")
     }
 
     fn check_end(&mut self) {
@@ -206,23 +207,26 @@ impl World {
         let since_progress = self.now - self.kernel.progress_at;
         match self.machine.failure() {
             Some(Reason::Timeout(Timeout::Write, _)) => {
-                assert!(since_progress >= WRITE, "the peer took something {since_progress:?} ago");
+                assert!(since_progress >= WRITE, "write timeout {since_progress:?} after progress");
             }
             Some(Reason::Timeout(Timeout::Close, _)) => {
                 assert!(self.now - self.closing_at.unwrap() >= CLOSE);
             }
             Some(Reason::SlowConsumer { .. }) if self.machine.exceeds_max_lag(|| self.now) => {
                 let oldest = self.kernel.queued.iter().find(|(end, _)| *end > self.kernel.acked);
-                assert!(oldest.is_none_or(|(_, at)| self.now - *at >= LAG - LAG / 8), "it did not lag");
+                assert!(
+                    oldest.is_none_or(|(_, at)| self.now - *at >= LAG - LAG / 8),
+                    "below the maximum lag"
+                );
             }
             Some(Reason::SlowConsumer { .. }) => {}
             None if self.aborting_at.is_some() => assert!(self.machine.ends_by_reset()),
-            None => assert!(!self.machine.ends_by_reset() && !self.machine.has_output(), "a clean end"),
+            None => assert!(!self.machine.ends_by_reset() && !self.machine.has_output(), "not a clean end"),
             Some(other) => panic!("{other:?}"),
         }
     }
 
-    /// What is overdue though everybody looks when he said.
+    /// Fails if a deadline is overdue although the flusher runs at the times that it returned.
     fn check_waiting(&self) {
         if self.ended {
             return;
@@ -231,14 +235,14 @@ impl World {
         let blocked_for = self.now - self.kernel.progress_at.max(self.blocked_at);
         assert!(
             !self.machine.is_blocked() || blocked_for <= WRITE + slack,
-            "nothing was taken for {blocked_for:?}"
+            "no progress for {blocked_for:?}"
         );
         for (since, most) in [(self.closing_at, CLOSE), (self.aborting_at, Duration::from_secs(1))] {
             let within = since.map_or(Duration::ZERO, |since| self.now - since);
             assert!(within <= most + slack, "{:?} for {within:?}", self.machine.phase());
         }
         if let (Phase::Finished, Some(at)) = (self.machine.phase(), self.kernel.all_acked_at) {
-            assert!(self.now - at <= GRACE + slack, "everything is with the peer for {:?}", self.now - at);
+            assert!(self.now - at <= GRACE + slack, "all bytes were acknowledged {:?} ago", self.now - at);
         }
     }
 
@@ -259,7 +263,7 @@ impl World {
                     self.aborting_at.get_or_insert(self.now);
                 }
                 _ => {
-                    // To the next deadline, or not so far; or through a long turn.
+                    // Advance to the next deadline, by a random step before it, or by a long turn.
                     let step = (1 + self.rng.below(3000) as u32) * MS;
                     let until = next.map_or(self.now + step, |next| next.min(self.now + step));
                     self.now = if self.turn.is_zero() { until.max(self.now) } else { self.now + self.turn };
@@ -272,7 +276,7 @@ impl World {
 }
 
 #[test]
-fn deadlines_and_ends_by_acknowledgements_hold_for_each_seed() {
+fn deadlines_and_ends_that_depend_on_acknowledgements_hold_for_each_seed() {
     let seeds = std::env::var("PKTCONN_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(10_000);
     let start = Instant::now();
     for seed in 0..seeds {

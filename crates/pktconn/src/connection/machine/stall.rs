@@ -1,16 +1,16 @@
-//! What is known of a transport that takes no more, and of bytes that will not be written.
+//! The state of a blocked transport, and the count of dropped bytes that will never be written.
 
 use tokio::time::Instant;
 
-/// Since when a transport that is blocked has taken nothing.
+/// A blocked transport that makes no progress.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Stall {
     pub(super) since: Instant,
-    /// When the acknowledgements are looked at next: at first at once, to tell later whether there were more. `None`
-    /// where there are none to look at.
+    /// When to check acknowledgements next. The first check is immediate, to have a value to compare later ones with.
+    /// `None` if the transport does not show acknowledgements.
     pub(super) sample_at: Option<Instant>,
     pub(super) unacked: Option<usize>,
-    /// Whether bytes that the peer has sent wait unread here.
+    /// Whether received bytes wait unread on this side.
     pub(super) has_unread: bool,
 }
 
@@ -19,23 +19,24 @@ impl Stall {
         Self { since: now, sample_at: Some(now), unacked: None, has_unread: false }
     }
 
-    /// The first time at once: the stall may have begun after `now`, in this very turn.
+    /// Whether to check acknowledgements now. Always true for the first check, because the stall may have begun after
+    /// `now`, in the same turn.
     pub(super) fn is_sample_due(&self, now: Instant) -> bool {
         self.sample_at.is_some_and(|at| at <= now || self.unacked.is_none())
     }
 }
 
-/// The bytes that were accepted and dropped, for those who wait for bytes to be written.
+/// The number of bytes that were accepted and then dropped. A flush counts them as written.
 #[derive(Default)]
 pub(super) struct DroppedBytes {
     bytes: u64,
-    /// Those that were dropped behind a frame which was being written, and where that ends.
+    /// Bytes dropped after a partly written frame, and the position at which that frame ends.
     after_partial: u64,
     partial_end: u64,
 }
 
 impl DroppedBytes {
-    /// How many of them are behind what is written, when so much is.
+    /// The number of dropped bytes before the position `written`.
     pub(super) fn up_to(&self, written: u64) -> u64 {
         self.bytes + if written >= self.partial_end { self.after_partial } else { 0 }
     }

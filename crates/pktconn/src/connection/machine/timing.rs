@@ -1,15 +1,15 @@
-//! Timed flushing: when packets that gather are due.
+//! Timed flushing: decides when the queued packets must be written.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Timed flushing: packets gather in the queue until none has followed for `delay`, and for `max_delay` at most.
+/// Packets stay in the queue until no further packet was queued for `delay`, but no longer than `max_delay`.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Timing {
     delay: Duration,
     max_delay: Duration,
-    /// When the first and the last of the packets that stand in the queue were accepted.
+    /// When the first and the last packet in the queue were accepted.
     queued: Option<(Instant, Instant)>,
 }
 
@@ -28,14 +28,14 @@ impl Timing {
         self.queued = None;
     }
 
-    /// When what stands in the queue is to be written.
+    /// When the queue must be written. `None` if it is empty.
     pub(crate) fn due(&self) -> Option<Instant> {
         let (first, last) = self.queued?;
         Some(later(last, self.delay).min(later(first, self.max_delay)))
     }
 }
 
-/// A delay beyond what the clock can say is as good as 30 years, which it can.
+/// `from + by`. Replaces a delay that would overflow the clock by 30 years.
 fn later(from: Instant, by: Duration) -> Instant {
     from.checked_add(by).unwrap_or_else(|| from + Duration::from_secs(30 * 365 * 24 * 60 * 60))
 }
@@ -49,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn a_packet_that_follows_puts_the_write_off_but_not_beyond_the_longest_delay() {
+    fn each_packet_postpones_the_write_up_to_the_maximum_delay() {
         let ms = Duration::from_millis;
         let first = now();
         for (last_ms, due_ms) in [(0, 1), (4, 5), (9, 10), (30, 10)] {
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_queue_is_never_due_and_begins_anew() {
+    fn an_empty_queue_is_never_due_and_starts_again() {
         let ms = Duration::from_millis;
         let (mut timing, first) = (Timing::new(ms(1), ms(10)), now());
         assert_eq!(timing.due(), None);
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn a_delay_beyond_the_clock_is_no_panic() {
+    fn a_delay_that_overflows_the_clock_does_not_panic() {
         let mut timing = Timing::new(Duration::from_millis(1), Duration::MAX);
         let now = now();
         timing.packet_queued(now);

@@ -5,11 +5,14 @@
 //!            ^ written
 //! ```
 //!
-//! Small frames are copied into one buffer, so that many of them go out in one write. A large frame is queued as it is
-//! and written from its own memory, as long as the transport takes it. A frame that has to stay is copied where its
-//! memory may be a part of a larger read chunk, which it would keep alive: what the queue holds in memory is what it
-//! counts. Every chunk begins and ends between two frames and is kept until all of it is written: so what a dead
-//! connection did not take can be given back as packets. This file does no I/O.
+//! Small frames are copied into one buffer, so that one write sends many of them. A large frame is queued without a
+//! copy and written from its own memory.
+//!
+//! If the transport blocks, large frames that may be part of a read chunk are copied. Otherwise they would keep the
+//! whole chunk alive, and the queue would hold more memory than it counts.
+//!
+//! Every chunk starts and ends between two frames, and is kept until all of it is written. So the packets that a dead
+//! connection did not write can be given back.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -447,7 +450,9 @@ mod tests {
         push(&mut queue, &codec, &b"small".into());
         push(&mut queue, &codec, &vec![7; LARGE_FRAME].into());
         let sealed = queue.sealed.as_ref().expect("the large frame seals the open buffer");
-        let Some(Chunk::Small { frames, .. }) = sealed.chunks.front() else { panic!("small frames are first") };
+        let Some(Chunk::Small { frames, .. }) = sealed.chunks.front() else {
+            panic!("small frames are first")
+        };
         assert!(frames.capacity() <= 2 * MIN_OPEN, "{} bytes", frames.capacity());
     }
 
