@@ -1,18 +1,18 @@
-//! What is left to do when the lock of a connection is let go of.
+//! Actions that must run after the lock of a connection is released: waking tasks and dropping foreign values.
 //!
-//! To wake a task, or to drop a waker, the memory of a packet or a transport, can run code of the application's, and that
-//! may use the connection: under the lock it would wait for itself.
+//! Waking a task, or dropping a waker, a packet's memory or a transport, can run code of the application. That code may
+//! use the connection, and would deadlock under the lock.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::task::Waker;
 
-/// Runs code that may be the application's: a waker, a transport, the memory of a packet that is dropped. A panic in it ends
-/// nothing else; `None` then.
+/// Runs code that may belong to the application, such as a waker, a transport or the drop of a packet's memory. Catches
+/// a panic, and returns `None` then.
 pub(crate) fn catch_panic<T>(act: impl FnOnce() -> T) -> Option<T> {
     catch_unwind(AssertUnwindSafe(act)).ok()
 }
 
-/// Boxed, because most connections have nothing here at most times.
+/// A list of actions to run later. Boxed, because it is almost always empty.
 #[derive(Default)]
 pub(crate) struct Deferred(Option<Box<Actions>>);
 
@@ -47,7 +47,7 @@ impl Deferred {
         self.0.get_or_insert_default().0.push(action);
     }
 
-    /// Does all of it. A panic in one of them, which is code of the application's, keeps the others from nothing.
+    /// Runs all actions. If one panics, the others still run, and the first panic is resumed afterwards.
     #[inline]
     pub(crate) fn run(self) {
         if let Some(actions) = self.0 {

@@ -1,22 +1,25 @@
-//! The task of a connection that sees to what has to wait, and when what was sent is written.
+//! The flusher: the task of a connection that waits for the transport, for deadlines and for the end. The table shows
+//! who writes sent packets, and when.
 //!
 //! ```text
 //!                 adaptive                                timed
-//!   send:         list the connection, to be swept        wake the flusher, once
-//!   recv:         writes before it waits                  -
-//!   send_many:    writes the batch at its end             as send
-//!   sweeper:      writes what is still there              -
+//!   send:         lists the connection for the sweeper    wakes the flusher, once
+//!   recv:         writes the queue before it waits        -
+//!   send_many:    writes the batch at its end             like send
+//!   sweeper:      writes the rest of the queue            -
 //!                 when the sender has yielded
-//!   flusher:      goes on where the transport             sleeps until the packets are due,
-//!                 took no more                            then writes
-//!   both:         a write's worth in the queue is written by the `send` that made it so
+//!   flusher:      continues when a blocked transport      sleeps until the packets are due,
+//!                 has room again                          then writes
+//!   both:         the `send` that fills the queue to a full write (64 KiB) writes it
 //! ```
 //!
-//! Each thread of a runtime has one [sweeper](super::sweep) for the connections of that runtime. A connection has one flusher,
-//! a small task that is spawned when something has to wait: for the transport, for a time, or for the end. It is the only
-//! task that the transport wakes when it can be written again, and the only one that keeps the time, also that of a receiver:
-//! no future of the application holds any progress, so each can be dropped at any time and polled in any runtime. When
-//! nothing is left to wait for, it ends.
+//! Each thread of a runtime has one [sweeper](super::sweep) for the connections of that runtime. A connection has at
+//! most one flusher, a small task that is spawned when something has to wait, and ends when nothing is left to wait
+//! for.
+//!
+//! Only the flusher is woken when the transport has room again, and only the flusher runs timers, including those of
+//! the receiver. The futures of the application hold no progress. So each of them can be dropped at any time and polled
+//! in any runtime.
 
 use std::future::{Future, poll_fn};
 use std::sync::Arc;
@@ -27,29 +30,29 @@ use tokio::time::Instant;
 use super::timer::Timer;
 use crate::connection::yielding;
 
-/// What the flusher is to do when it has done what it could.
+/// What the flusher does after a run.
 pub(crate) enum Next {
-    /// Nothing, until it is woken.
+    /// Wait until it is woken.
     Wake,
-    /// Come back at this time, or when it is woken.
+    /// Run again at this time, or earlier when it is woken.
     At(Instant),
-    /// Come back after a turn of tokio's driver, as a deadline has passed.
+    /// Run again after a turn of tokio's driver, to confirm a deadline that has passed.
     Again,
-    /// Nothing any more.
+    /// End the task.
     End,
 }
 
-/// A connection, as its flusher sees it.
+/// The interface of a connection to its flusher.
 pub(crate) trait FlushTarget: Send + Sync + 'static {
-    /// A turn of the flusher. `is_first` unless it is one [again](Next::Again).
+    /// Runs the flusher once. `is_first` is false if the previous run returned [`Next::Again`].
     fn run_flusher(self: &Arc<Self>, is_first: bool, cx: &mut Context<'_>) -> Next;
 
-    /// The flusher is dropped before its end: the runtime is gone.
+    /// The flusher was dropped before it ended, because the runtime was shut down.
     fn flusher_gone(self: &Arc<Self>);
 }
 
-/// Ends the connection when its flusher is dropped before its end, because its runtime was shut down. Nothing that was
-/// accepted would be written any more, and callers that wait for it would wait for ever.
+/// Ends the connection if its flusher is dropped before it ends, because its runtime was shut down. Otherwise queued
+/// packets would never be written, and callers waiting for them would never return.
 struct EndWithFlusher<T: FlushTarget>(Option<Arc<T>>);
 
 impl<T: FlushTarget> Drop for EndWithFlusher<T> {
@@ -60,11 +63,12 @@ impl<T: FlushTarget> Drop for EndWithFlusher<T> {
     }
 }
 
-/// The task of a connection that writes what no one else writes.
+/// Returns the flusher task of a connection.
 pub(crate) fn flusher<T: FlushTarget>(conn: Arc<T>) -> impl Future<Output = ()> + Send + 'static {
-    // Made before the first turn, which a runtime that is shut down does not grant.
+    // Created before the first poll, because a runtime that was shut down drops the task without polling it.
     let mut guard = EndWithFlusher(Some(conn));
-    // A turn of it is bounded by the queue: and what it finds to take no more is to be no limit of tokio's.
+    // Unconstrained: the queue already bounds the work of a run, and tokio's cooperative budget would make the
+    // transport look blocked.
     tokio::task::unconstrained(async move {
         let mut timer = Timer::default();
         let mut is_first = true;
@@ -82,7 +86,7 @@ pub(crate) fn flusher<T: FlushTarget>(conn: Arc<T>) -> impl Future<Output = ()> 
                         return Poll::Pending;
                     }
                     Next::End => {
-                        // It has retired: another one may be there by now.
+                        // This flusher is already deregistered, and a new one may exist by now.
                         guard.0 = None;
                         return Poll::Ready(());
                     }

@@ -179,7 +179,7 @@ impl World {
     }
 
     /// Runs the flusher once. Returns when it must run again.
-    fn look(&mut self) -> Option<Instant> {
+    fn run_flusher(&mut self) -> Option<Instant> {
         self.write();
         for is_first in [true, false] {
             let missing = self.missing();
@@ -247,7 +247,7 @@ impl World {
     }
 
     fn run(&mut self) {
-        let mut next = self.look();
+        let mut next = self.run_flusher();
         for _ in 0..60 {
             match self.rng.below(12) {
                 0..=4 => self.send(),
@@ -269,7 +269,7 @@ impl World {
                     self.now = if self.turn.is_zero() { until.max(self.now) } else { self.now + self.turn };
                 }
             }
-            next = self.look();
+            next = self.run_flusher();
             self.check_waiting();
         }
     }

@@ -1,4 +1,4 @@
-//! The turns of the flusher, and the end of the transport.
+//! The work of the flusher, and the release of the transport at the end of a connection.
 
 use std::io;
 use std::pin::Pin;
@@ -16,8 +16,10 @@ use crate::error::Reason;
 use crate::transport::{Acks, Reader, Writer};
 
 impl State {
-    /// A turn of the flusher: writes what is due, takes a connection towards its end, and looks at all deadlines. `is_first`:
-    /// where a deadline has passed, it comes back after a turn of tokio's driver.
+    /// Runs the flusher once: writes what is due, continues the end of the connection, and checks all deadlines.
+    ///
+    /// `is_first`: if a deadline has passed, the flusher runs a second time after a turn of tokio's driver, because the
+    /// state of the transport may be out of date.
     pub(crate) fn run_flusher(
         &mut self,
         rules: &Rules,
@@ -62,7 +64,7 @@ impl State {
         });
         check.wait_until(flush_due);
         check.wait_until(self.machine.next_heartbeat_check());
-        // It has just looked at everything.
+        // The flusher has just checked everything.
         self.machine.clear_wakeups(Wakeups::FLUSHER);
         if check.again {
             Next::Again
@@ -76,7 +78,7 @@ impl State {
         }
     }
 
-    /// The flusher ends: there is nothing to wait for.
+    /// Records that the flusher ends because nothing has to wait.
     fn retire_flusher(&mut self) {
         self.flusher = Flusher::None;
         if let Some(waiters) = &mut self.waiters {
@@ -84,7 +86,7 @@ impl State {
         }
     }
 
-    /// Takes both directions of a connection that ends as far as they go.
+    /// Continues the end of a connection: sends FIN when all is written, and reads until the peer's close.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         let is_written = self.machine.phase() == Phase::Closing && !self.machine.has_output();
         if let Some(writer) = self.writer.as_mut().filter(|_| is_written) {
@@ -92,7 +94,7 @@ impl State {
                 self.machine.finished(Instant::now());
             }
         }
-        // One that aborts leaves unread what it will not deliver: so the kernel tells the peer.
+        // An aborting connection leaves undelivered bytes unread, so that the kernel resets the connection.
         if matches!(self.machine.phase(), Phase::Closing | Phase::Finished) {
             if let Some(reader) = &mut self.reader {
                 if poll_discard(reader, cx)?.is_ready() {
@@ -104,7 +106,7 @@ impl State {
         Ok(())
     }
 
-    /// Takes the reading half over from a receiver that reads no more.
+    /// Takes over the reading half from a receiver that no longer reads.
     pub(crate) fn park_reader(&mut self, reader: Reader, undelivered: bool) {
         if self.machine.phase() < Phase::Ended && !self.machine.has_peer_closed() {
             self.reader = Some(Box::new(reader));
@@ -113,32 +115,34 @@ impl State {
             }
             return;
         }
-        // It was left to the receiver after a failed write. That need not be the peer's doing: the runtime may be gone.
+        // After a failed write the receiver kept the reading half. Reset it if packets are lost: the cause may be
+        // local, such as a runtime that was shut down, and the peer must not see a clean close.
         if (undelivered || self.machine.ends_by_reset()) && self.machine.can_still_read() {
             reader.reset();
         }
         self.deferred.drop(reader);
     }
 
-    /// Whether the kernel holds bytes that were not received.
+    /// Whether the kernel holds received bytes that were not read.
     pub(crate) fn has_unread(&self) -> bool {
         self.writer.as_ref().is_some_and(Writer::has_unread)
     }
 
-    /// Ends a connection that nobody takes to its end, and says why: the runtime was shut down, or the transport panicked.
+    /// Ends a connection that cannot end by itself, because its runtime was shut down or its transport panicked. `why`
+    /// becomes the error message.
     pub(crate) fn lost(&mut self, why: &'static str, undelivered: bool) {
         if self.machine.phase() < Phase::Ended {
             self.machine.fail(io::Error::other(why).into());
             let reset = undelivered || self.machine.has_output() || self.has_unread();
             self.machine.end(reset);
         } else if undelivered && self.machine.can_still_read() {
-            // The last write has found the runtime gone.
+            // The connection has ended by a failed write, because the runtime was shut down.
             self.machine.reset_at_end();
         }
         self.machine.stop_reading();
     }
 
-    /// Lets go of the transport of a connection that has ended.
+    /// Releases the transport of a connection that has ended.
     pub(super) fn release_transport(&mut self) {
         if let Some(writer) = self.writer.take() {
             if self.machine.can_still_read() {
@@ -155,7 +159,7 @@ impl State {
 
 /// Reads and discards until the peer closes.
 fn poll_discard(reader: &mut Reader, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-    /// A peer that floods is not worth more at a time; others on the same thread want their turn.
+    /// Limit per turn, so that a peer that sends without pause does not block other tasks on the thread.
     const READS_A_TURN: usize = 16;
     let mut scratch = [0; 8 * 1024];
     for _ in 0..READS_A_TURN {

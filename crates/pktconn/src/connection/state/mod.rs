@@ -1,7 +1,8 @@
-//! What the lock of a connection guards: the [machine](super::machine), the transport, and the wakers of those who wait.
+//! The state of a connection behind its lock: the [machine](super::machine), the transport, and the wakers of waiting
+//! tasks.
 //!
-//! This is the driver of the machine: it offers the transport what the machine has, and does what the machine says. It decides
-//! nothing itself, and nothing here waits: where the transport takes no more, the flusher goes on.
+//! This is the driver of the machine: it writes the machine's output to the transport, and acts on the results. It
+//! makes no decisions itself and never waits. If the transport blocks, the flusher continues.
 
 use std::task::{Context, Waker};
 
@@ -15,52 +16,53 @@ mod end;
 mod write;
 pub(crate) use write::is_temporary;
 
-// In this order in memory: what each packet needs, and the rest.
+// `repr(C)` keeps this order in memory: first the fields that each packet uses, then the rest.
 #[repr(C)]
 pub(crate) struct State {
-    /// The writing half; gone with the end.
+    /// The writing half. `None` after the end.
     writer: Option<Writer>,
-    /// The task that waits in `recv`.
+    /// The waker of the task that waits in `recv`.
     receiver: Option<Waker>,
-    /// Other tasks that wait; most connections have none.
+    /// The wakers of other waiting tasks. Most connections have none.
     waiters: Option<Box<WaitingTasks>>,
-    /// What is done when the lock is let go of.
+    /// Actions to run after the lock is released.
     pub(crate) deferred: Deferred,
     pub(crate) machine: Machine,
-    /// The reading half, once the receiver has given it up: what is left to do with it is to wait for the peer's close.
+    /// The reading half, after the receiver has given it up. It is only used to wait for the peer's close.
     reader: Option<Box<Reader>>,
-    /// Whether the transport may gather bytes in a buffer of its own, where packets that may be dropped are to be few.
+    /// Whether to limit the bytes in the transport's own buffer: the transport has one, and the slow-consumer policy
+    /// may drop packets, which it cannot do in that buffer.
     limits_buffering: bool,
     pub(crate) flusher: Flusher,
     pub(crate) sweep: Sweep,
 }
 
-/// Those who wait for a connection, and its own task.
+/// The wakers of the tasks that wait for a connection, and of its flusher.
 #[derive(Default)]
 struct WaitingTasks {
-    /// For bytes to be written, or for the end.
+    /// Wait for bytes to be written, or for the end.
     progress: Waiters,
-    /// For room, each in its turn, or for the end.
+    /// Senders that wait for room in order, or for the end.
     senders: Waiters,
-    /// For the end alone.
+    /// Wait only for the end.
     end: Waiters,
     flusher: Option<Waker>,
 }
 
-/// The flusher task as the others see it.
+/// The state of the flusher task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Flusher {
-    /// There is none: nothing has to be waited for.
+    /// No flusher exists, because nothing has to wait.
     None,
-    /// Spawned and not yet run, so that it will look at everything.
+    /// Spawned but not yet run. It will check everything.
     Spawned,
-    /// Waits for its waker.
+    /// Waits to be woken.
     Waiting,
-    /// Was woken, and will run.
+    /// Was woken and will run.
     Woken,
 }
 
-/// Whether a sweeper will look at the connection.
+/// Whether a sweeper will write the queue of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sweep {
     No,
@@ -90,35 +92,35 @@ impl State {
         }
     }
 
-    // ---- those who wait
+    // ---- waiting tasks
 
     fn waiters(&mut self) -> &mut WaitingTasks {
-        // Whatever has happened before, nobody has waited for it.
+        // Progress made before the first task waits is of no interest to it.
         if self.waiters.is_none() {
             self.machine.clear_wakeups(Wakeups::PROGRESS);
         }
         self.waiters.get_or_insert_default()
     }
 
-    /// Leaves a waker for when bytes were written, or for the end.
+    /// Registers a waker for progress (bytes were written) or the end.
     pub(crate) fn wait_for_progress(&mut self, key: u64, cx: &Context<'_>) {
         let replaced = self.waiters().progress.register(key, cx);
         self.deferred.drop_some(replaced);
     }
 
-    /// Leaves a waker for when it is the turn of `key` in the line, or for the end.
+    /// Registers a waker for when sender `key` is the first waiting sender and may have room, or for the end.
     pub(crate) fn wait_for_sender_turn(&mut self, key: u64, cx: &Context<'_>) {
         let replaced = self.waiters().senders.register(key, cx);
         self.deferred.drop_some(replaced);
     }
 
-    /// Leaves a waker for the end alone.
+    /// Registers a waker only for the end.
     pub(crate) fn wait_for_end(&mut self, key: u64, cx: &Context<'_>) {
         let replaced = self.waiters().end.register(key, cx);
         self.deferred.drop_some(replaced);
     }
 
-    /// Leaves the waker of the receiver.
+    /// Registers the waker of the receiver.
     #[inline]
     pub(crate) fn wait_in_recv(&mut self, cx: &Context<'_>) {
         if !self.receiver.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
@@ -127,7 +129,7 @@ impl State {
         }
     }
 
-    /// Takes the wakers back that were left under `key`, and its place in the line.
+    /// Removes the wakers of `key`, and removes it from the waiting senders.
     pub(crate) fn forget(&mut self, key: u64) {
         if let Some(waiters) = &mut self.waiters {
             for waiters in [&mut waiters.progress, &mut waiters.senders, &mut waiters.end] {
@@ -137,7 +139,7 @@ impl State {
         self.machine.remove_waiting_sender(key);
     }
 
-    /// Whether something is to be done when the lock is let go of.
+    /// Whether [`take_after_unlock`](Self::take_after_unlock) would return any work.
     #[inline]
     pub(crate) fn has_work_after_unlock(&self) -> bool {
         let wakeups = self.machine.wakeups();
@@ -145,7 +147,7 @@ impl State {
             || !self.deferred.is_empty()
     }
 
-    /// What is to be done when the lock is let go of.
+    /// Takes the work that must be done after the lock is released.
     #[inline]
     pub(crate) fn take_after_unlock(&mut self) -> AfterUnlock {
         let wakeups = self.machine.take_wakeups();

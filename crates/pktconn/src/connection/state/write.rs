@@ -1,4 +1,4 @@
-//! Offering the transport what the machine has.
+//! Writes the machine's output to the transport.
 
 use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
@@ -14,11 +14,11 @@ use crate::connection::deferred::catch_panic;
 use crate::connection::machine::{MAX_SLICES, Outgoing, Phase, Wakeups, WriteOutcome};
 use crate::transport::{Acks, Writer};
 
-/// How much a transport with a buffer of its own is given at a time where packets may be dropped: one record of TLS.
+/// Maximum bytes per write to a transport with its own buffer, if packets may be dropped: one TLS record.
 const MAX_BUFFERED_WRITE: usize = 16 * 1024;
 
 impl State {
-    /// Puts a packet into the queue, and sees to it that it leaves. Whether it may have written.
+    /// Queues a packet, and writes it or schedules a write. Returns whether it may have written.
     #[inline]
     pub(crate) fn push(&mut self, frame: &impl Outgoing) -> bool {
         let needs_write = self.machine.push(frame, Instant::now);
@@ -35,13 +35,13 @@ impl State {
         self.machine.request_write();
     }
 
-    /// Writes until the queue is empty or the transport takes no more; in that case the flusher goes on.
+    /// Writes until the queue is empty or the transport blocks. If it blocks, the flusher continues.
     pub(crate) fn write_out(&mut self) {
         self.write(Self::poll_write_out);
     }
 
-    /// The same, whatever is known of the transport, and however much the task has done in its turn: for those who judge a peer
-    /// by what it takes, or have no other turn.
+    /// Like [`write_out`](Self::write_out), but ignores tokio's cached readiness and the cooperative budget of the
+    /// task. Use it before a peer is judged as slow, or if there is no later chance to write.
     pub(crate) fn write_all_now(&mut self) {
         self.write(|state, cx| {
             let written = pin!(tokio::task::unconstrained(poll_fn(|cx| state.poll_write_out(cx)))).poll(cx);
@@ -49,8 +49,8 @@ impl State {
         });
     }
 
-    /// Offers the transport what there is, by `write`. It gets the flusher's waker, so that this one is woken when there is
-    /// room again.
+    /// Writes with `write`, passing the flusher's waker, so that the transport wakes the flusher when it has room
+    /// again.
     fn write(&mut self, write: impl FnOnce(&mut Self, &mut Context<'_>) -> Poll<io::Result<()>>) {
         let before = self.machine.bytes_out();
         let waker = self.waiters.as_ref().and_then(|waiters| waiters.flusher.clone());
@@ -70,7 +70,7 @@ impl State {
         self.finish_write(before, written);
     }
 
-    /// What a write led to.
+    /// Passes the result of a write to the machine.
     fn finish_write(&mut self, before: (u64, u64), written: Poll<io::Result<()>>) {
         let outcome = match written {
             Poll::Ready(Ok(())) => WriteOutcome::All,
@@ -83,7 +83,7 @@ impl State {
 
     fn poll_write_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let written = self.poll_write_all(cx)?;
-        // Also when it takes no more: what it took must not wait for a pause in the traffic.
+        // Flush even if the transport blocked. Bytes that it accepted must not wait for a pause in the traffic.
         if self.machine.is_unflushed() {
             if let Some(writer) = &mut self.writer {
                 ready!(Pin::new(writer).poll_flush(cx))?;
@@ -130,14 +130,14 @@ impl State {
         Poll::Ready(Ok(()))
     }
 
-    /// What a socket takes though tokio knows of no room.
+    /// Writes to the socket although tokio reports no room. tokio's readiness may be out of date.
     fn write_ignoring_readiness(&mut self) -> Poll<io::Result<()>> {
         let Self { machine, writer: Some(writer), deferred, .. } = self else { return Poll::Pending };
         if machine.has_latest() {
             machine.queue_due_latest(Instant::now);
         }
         if machine.queue.is_empty() {
-            // It has bytes in a buffer of its own.
+            // The transport blocked while flushing its own buffer.
             return Poll::Pending;
         }
         while !machine.queue.is_empty() {
@@ -153,7 +153,7 @@ impl State {
         Poll::Ready(Ok(()))
     }
 
-    /// Writes what was sent before the receiver waits; under timed flushing it is not due for that.
+    /// Writes the queue before the receiver waits. Under timed flushing, the queue is written only when it is due.
     #[inline]
     pub(crate) fn write_before_wait(&mut self) {
         if self.machine.has_queued() && !self.machine.has_timed_flush() && !self.machine.is_blocked() {
@@ -161,25 +161,27 @@ impl State {
         }
     }
 
-    /// Writes the packets of a batch while they are in the cache; under timed flushing they are not due for that.
+    /// Writes a batch while its packets are in the CPU cache. Under timed flushing, the queue is written only when it
+    /// is due.
     pub(crate) fn write_batch(&mut self) {
         self.write_before_wait();
-        // Nothing is left to be swept: where the transport took no more, the flusher has been told.
+        // The sweeper has nothing left to write. If the transport blocked, the flusher continues.
         self.machine.clear_wakeups(Wakeups::SWEEPER);
     }
 
-    /// Whether a batch of one packet need not go through the queue.
+    /// Whether a batch of one packet may be written without passing through the queue.
     pub(crate) fn can_write_directly(&self) -> bool {
         !self.machine.has_queued() && !self.machine.is_blocked() && !self.machine.tracks_queue_time()
     }
 
-    /// Writes a packet from its own memory, where its frame stands there whole, as that of one that was received. What the
-    /// transport does not take goes into the queue, which was [empty](Self::can_write_directly). Counts it in `accepted`.
+    /// Writes a packet from its own memory if its whole frame is in one piece, as for a received packet. The rest that
+    /// the transport does not accept goes into the queue, which was [empty](Self::can_write_directly). Increments
+    /// `accepted`.
     #[inline]
     pub(crate) fn write_directly(&mut self, frame: &Frame<'_>, accepted: &mut usize) {
         let taken =
             if frame.body().len() == frame.len() { self.write_body(frame) } else { Poll::Ready(Ok(0)) };
-        // Only now: had the transport panicked, the packet would be nowhere.
+        // Only count after the write: if the transport panics, the packet is not in the queue.
         *accepted += 1;
         match taken {
             Poll::Ready(Ok(taken)) if taken == frame.len() => {
@@ -189,7 +191,7 @@ impl State {
         }
     }
 
-    /// The transport took a packet of `len` bytes that did not go through the queue.
+    /// The transport accepted a whole packet of `len` bytes that did not pass through the queue.
     #[inline(never)]
     fn wrote_directly(&mut self, len: usize) {
         let before = self.machine.bytes_out();
@@ -213,7 +215,7 @@ impl State {
         taken
     }
 
-    /// Goes on by the queue, after so much was taken of the packet.
+    /// Queues a packet after a direct write with the result `taken`, and writes the rest.
     #[cold]
     fn write_rest(&mut self, frame: &Frame<'_>, taken: Poll<io::Result<usize>>) {
         self.machine.push(frame, Instant::now);
@@ -230,7 +232,7 @@ impl State {
         self.write_out();
     }
 
-    /// A turn of the sweeper.
+    /// Runs the sweeper for this connection: writes the queue.
     pub(crate) fn run_sweeper(&mut self) {
         self.sweep = Sweep::No;
         if self.machine.has_queued() && !self.machine.is_blocked() {
@@ -238,15 +240,15 @@ impl State {
         }
     }
 
-    /// What the transport takes without waiting, of a connection that ends. Nobody is left to be told of a panic, which may be
-    /// the second one, and would abort the process.
+    /// Writes what the transport accepts without waiting, for a connection that ends. Panics are caught: no caller is
+    /// left to handle them, and a second panic would abort the process.
     pub(crate) fn write_last(&mut self) {
         if self.machine.phase() < Phase::Finished && self.machine.has_output() {
             catch_panic(|| self.write_all_now());
         }
     }
 
-    /// Of a sweeper that is gone.
+    /// Leaves the queue to the flusher, because the sweeper no longer exists.
     pub(crate) fn leave_to_flusher(&mut self) {
         self.sweep = Sweep::No;
         if self.machine.has_output() {
@@ -254,7 +256,7 @@ impl State {
         }
     }
 
-    /// Asks what the peer has acknowledged, where that says whether it is slow.
+    /// Asks the kernel what the peer has acknowledged, if the peer seems to exceed its maximum lag.
     pub(crate) fn update_lag(&mut self) {
         let now = Instant::now();
         if self.machine.exceeds_max_lag(|| now) {
@@ -267,7 +269,7 @@ impl State {
     }
 }
 
-/// Whether it will pass.
+/// Whether a retry may succeed.
 pub(crate) fn is_temporary(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
