@@ -1,4 +1,4 @@
-//! Making a connection to an address: a stream, and TLS over it.
+//! Connects to an address: opens a stream, and runs the TLS handshake over it if TLS is configured.
 
 use crate::connection::config::ConnConfig;
 use crate::error::Reason;
@@ -9,7 +9,7 @@ use crate::transport::byte_stream::ByteStream;
 use crate::transport::connect;
 use crate::transport::parsed_addr::{ParsedAddr, Purpose};
 
-/// Connects to the first of `addr`'s addresses that answers, and shakes hands where that is asked for.
+/// Connects to the first IP address of `addr` that answers. Runs the TLS handshake if TLS is configured.
 pub(crate) async fn connect(addr: &Addr, config: &ConnConfig) -> Result<ByteStream, Reason> {
     let target = check(addr, config)?;
     let stream = connect::connect(target, &config.tcp, config.connect_timeout).await?;
@@ -25,7 +25,7 @@ pub(crate) async fn connect(addr: &Addr, config: &ConnConfig) -> Result<ByteStre
     Ok(stream.into())
 }
 
-/// Refuses an address that can never be connected to, before it is tried.
+/// Fails if `addr` can never be connected to, such as an invalid address or TLS server name. Does no I/O.
 pub(crate) fn check<'a>(addr: &'a Addr, config: &ConnConfig) -> Result<ParsedAddr<'a>, Reason> {
     let target = addr.parse_for(Purpose::Connect)?;
     #[cfg(feature = "tls")]

@@ -1,16 +1,16 @@
-//! What is left of a connection whose server did not wait for it.
+//! The remains of a connection that the server closed at the end of its shutdown time.
 
 use std::net::SocketAddr;
 
 use pktconn_codec::Packet;
 
-/// A connection that was closed because the time to shut down was over.
+/// A connection that the server closed by force because the time to shut down was over.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct CutConn {
-    /// The address of the peer.
+    /// The address of the peer. `None` if it is unknown, or if the connection does not use IP.
     pub peer_addr: Option<SocketAddr>,
-    /// The packets that were accepted to be sent and not wholly written, in their order. The first of these may have been
-    /// written in part.
+    /// The accepted packets that were not completely written, in the order of sending. The first one may have been
+    /// partly written.
     pub unsent: Vec<Packet>,
 }

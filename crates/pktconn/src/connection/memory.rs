@@ -1,14 +1,16 @@
-//! What connections with a common budget hold in memory.
+//! The memory budget that the connections of a server share, and the account of each connection.
 //!
 //! ```text
-//!   receiver: bytes read and not received --.
-//!                                            +--> total: over the limit, who holds more than a few KiB is not read
-//!   state:    bytes in the send queue  ---------'
+//!   receiver: bytes read but not received ---.
+//!                                            +--> total: above the limit, connections that hold 4 KiB or more
+//!   state:    bytes in the send queue -------'           are not read
 //! ```
 //!
-//! Each connection has an account, which it brings up to date where it has read, where it waits and where its lock is let
-//! go of: by steps of some KiB, so that connections share no line of memory at each packet. The pressure is off when an
-//! eighth of the budget is free again. Somebody has to watch the budget for that: a server does.
+//! Each connection updates its account after a read, before a wait, and when its lock is released. Accounts change in
+//! steps of 2 KiB, so that not every packet writes to the shared total.
+//!
+//! Above the limit the budget is under pressure, until an eighth of it is free again. A watcher must end the pressure
+//! and wake the paused receivers. The server runs that watcher.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
@@ -19,27 +21,29 @@ use tokio::sync::Notify;
 
 use super::deferred::{Deferred, catch_panic};
 
-/// The steps in which accounts count, so that connections share no line of memory at each packet.
+/// Accounts change in steps of this many bytes, so that not every packet writes to the shared total.
 const ACCOUNT_STEP: usize = 2 * 1024;
 
-/// Who holds less is read also under pressure, so much at a time. A server with 1,000 connections then grows by 8 MiB at
-/// most beyond its budget.
+/// A connection that holds fewer bytes is read even under pressure, up to this many bytes per read. So a server with
+/// 1,000 connections exceeds its budget by up to 8 MiB.
 pub(crate) const EXEMPT_BYTES: usize = 4 * 1024;
 
-/// When the pressure is off, so many of those who were paused are woken at a time: each has much to do, and others have less.
+/// How many paused receivers are woken at a time when the pressure ends. Each of them has much to read, and other
+/// connections must not wait behind all of them.
 const RESUME_BATCH: usize = 16;
 
 pub(crate) struct Budget {
     limit: usize,
     total: AtomicUsize,
-    /// Set by who goes beyond the limit, cleared by who [watches](Self::relax) it.
+    /// Set by the connection that exceeds the limit. Cleared by the watcher in
+    /// [`update_pressure`](Self::update_pressure).
     is_under_pressure: AtomicBool,
-    /// Whether the watch is over. Connections that live on without their server are read as if there were no budget:
-    /// nobody would resume them.
+    /// Whether the watcher has ended. Connections that outlive their server are read as if there were no budget,
+    /// because they would never be resumed.
     is_retired: AtomicBool,
-    /// Tells the watch that the total went over a mark.
+    /// Notifies the watcher that the total has crossed the limit or the low mark.
     crossed: Notify,
-    /// Receivers that wait for the pressure to be off, by the places of their connections.
+    /// The wakers of receivers that wait for the end of the pressure, by the place of their connection in the server.
     paused: Mutex<HashMap<usize, Waker>>,
     closed: AtomicU64,
 }
@@ -57,7 +61,7 @@ impl Budget {
         }
     }
 
-    /// From where on the pressure is off.
+    /// The total at or below which the pressure ends, in bytes: seven eighths of the limit.
     pub(crate) fn low_mark(&self) -> usize {
         self.limit - self.limit / 8
     }
@@ -66,17 +70,17 @@ impl Budget {
         self.is_under_pressure.load(SeqCst) && !self.is_retired.load(SeqCst)
     }
 
-    /// What all connections hold, in bytes.
+    /// The memory that all connections hold, in bytes.
     pub(crate) fn held(&self) -> usize {
         self.total.load(Relaxed)
     }
 
-    /// How many connections were closed for it.
+    /// How many connections were closed because of the budget.
     pub(crate) fn closed(&self) -> u64 {
         self.closed.load(Relaxed)
     }
 
-    /// Whether the watch is to be [told](Self::tell).
+    /// Adds to the total. Returns whether to [notify the watcher](Self::notify_watcher).
     fn add(&self, bytes: usize) -> bool {
         let total = self.total.fetch_add(bytes, SeqCst) + bytes;
         total > self.limit && !self.is_under_pressure.swap(true, SeqCst)
@@ -87,42 +91,42 @@ impl Budget {
         before > self.low_mark() && before - bytes <= self.low_mark()
     }
 
-    /// Not under the lock of a connection: it wakes a task.
+    /// Notifies the watcher. Do not call it under the lock of a connection, because it wakes a task.
     pub(crate) fn notify_watcher(&self) {
         self.crossed.notify_one();
     }
 
-    /// Leaves the waker of the receiver at `place`, unless the pressure is off.
+    /// Registers the waker of the receiver at `place`. Returns `false` without doing so if there is no pressure.
     fn pause(&self, place: usize, waker: &Waker) -> bool {
         let mut paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
-        // Under the lock: who clears it looks here after that.
+        // Read the flag under the lock: the watcher clears the flag first and looks for paused receivers afterwards.
         let is_under_pressure = self.is_under_pressure();
         let replaced = if is_under_pressure { paused.insert(place, waker.clone()) } else { None };
         drop(paused);
-        // It may run code of the application's.
+        // Dropping a waker may run code of the application.
         drop(replaced);
         is_under_pressure
     }
 
-    /// Takes the pressure off where it can be.
+    /// Ends the pressure if the total is at or below the low mark.
     pub(crate) fn update_pressure(&self) {
         if self.total.load(SeqCst) > self.low_mark() {
             return;
         }
         self.is_under_pressure.store(false, SeqCst);
-        // Who has added to it meanwhile has seen it set, and told nobody.
+        // A connection that added to the total in the meantime saw the flag still set, and notified nobody.
         if self.total.load(SeqCst) > self.limit {
             self.is_under_pressure.store(true, SeqCst);
         }
     }
 
-    /// Nobody watches it any more.
+    /// The watcher has ended. Wakes all paused receivers.
     pub(crate) fn retire(&self) {
         self.is_retired.store(true, SeqCst);
         while self.resume_some() {}
     }
 
-    /// Waits until the total has gone over a mark.
+    /// Waits until the total has crossed the limit or the low mark.
     pub(crate) async fn crossed(&self) {
         self.crossed.notified().await;
     }
@@ -131,43 +135,43 @@ impl Budget {
         self.limit
     }
 
-    /// Notes that connections were closed for it.
+    /// Counts connections that were closed because of the budget.
     pub(crate) fn note_closed(&self, conns: u64) {
         self.closed.fetch_add(conns, Relaxed);
     }
 
-    /// Takes the waker of the receiver at `place`, unless it was woken.
+    /// Removes and returns the waker of the receiver at `place`. `None` if it was already woken.
     fn unpause(&self, place: usize) -> Option<Waker> {
         self.paused.lock().unwrap_or_else(PoisonError::into_inner).remove(&place)
     }
 
-    /// Wakes some of those who are paused. Whether there are more.
+    /// Wakes up to [`RESUME_BATCH`] paused receivers. Returns whether more are paused.
     pub(crate) fn resume_some(&self) -> bool {
         let mut paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
         let places: Vec<_> = paused.keys().take(RESUME_BATCH).copied().collect();
         let wakers: Vec<_> = places.iter().filter_map(|place| paused.remove(place)).collect();
         let has_more = !paused.is_empty();
         if !has_more {
-            // What a rush of them took.
+            // Free the memory of a map that was large.
             *paused = HashMap::new();
         }
         drop(paused);
         let mut deferred = Deferred::default();
         wakers.into_iter().for_each(|waker| deferred.wake(waker));
-        // A waker is code of the application's, and may panic: that must not end the server.
+        // A waker is code of the application and may panic. That must not end the server.
         catch_panic(|| deferred.run());
         has_more
     }
 }
 
-/// What one connection holds. Each of the two has one who writes it at a time.
+/// The memory that one connection holds. Each of the two counts has one writer at a time.
 pub(crate) struct Account {
     budget: Arc<Budget>,
-    /// Read, and not received or just received.
+    /// Bytes that were read, and not yet received or only just received.
     read: AtomicUsize,
-    /// In the send queue.
+    /// Bytes of the send queue.
     queued: AtomicUsize,
-    /// Its place among the connections of its server.
+    /// The connection's place in its server's registry. Identifies its waker.
     place: usize,
     is_paused: AtomicBool,
 }
@@ -187,45 +191,47 @@ impl Account {
         &self.budget
     }
 
-    /// In bytes, to some KiB.
+    /// The memory that the connection holds, in bytes, rounded up to the accounting step.
     pub(crate) fn held(&self) -> usize {
         self.read.load(SeqCst) + self.queued.load(SeqCst)
     }
 
-    /// Leaves the waker of the receiver, unless the connection holds little or the pressure is off.
+    /// Pauses the receiver and registers its waker. Returns `false` if the connection holds fewer than
+    /// [`EXEMPT_BYTES`], or if there is no pressure.
     pub(crate) fn pause(&self, waker: &Waker) -> bool {
         if self.held() < EXEMPT_BYTES || !self.budget.pause(self.place, waker) {
             return false;
         }
         self.is_paused.store(true, SeqCst);
-        // What was written meanwhile has woken nobody.
+        // A write in the meantime may have freed enough, and did not see the pause.
         self.resume_if_exempt().is_none()
     }
 
-    /// The waker of a receiver that is paused, where what was written has left the connection with little. It is to be woken,
-    /// but not under a lock.
+    /// Ends the pause if writes have brought the connection below [`EXEMPT_BYTES`]. Returns the waker of the receiver.
+    /// Wake it without holding a lock.
     pub(crate) fn resume_if_exempt(&self) -> Option<Waker> {
         let resumes =
             self.is_paused.load(SeqCst) && self.held() < EXEMPT_BYTES && self.is_paused.swap(false, SeqCst);
         if resumes { self.budget.unpause(self.place) } else { None }
     }
 
-    /// Notes what is read.
+    /// Updates the number of bytes that were read.
     pub(crate) fn note_read(&self, bytes: usize) {
         if self.note(&self.read, bytes) {
             self.budget.notify_watcher();
         }
     }
 
-    /// Notes what is queued. Whether the budget's watch is to be [told](Budget::tell).
+    /// Updates the number of queued bytes. Returns whether to [notify the watcher](Budget::notify_watcher).
     pub(crate) fn note_queued(&self, bytes: usize) -> bool {
         self.note(&self.queued, bytes)
     }
 
     fn note(&self, of: &AtomicUsize, bytes: usize) -> bool {
         let last = of.load(Relaxed);
-        // Rounded up: what is counted is never less than what is held. Down only by more than it takes to go up again, but
-        // under pressure, which pauses nobody who holds little.
+        // Round up, so that the account is never less than the real value. Without pressure, go down one step less than
+        // possible, so that small changes do not move the account up and down. Under pressure the account is exact, so
+        // that a connection that holds little is not paused.
         let rounded = bytes.next_multiple_of(ACCOUNT_STEP);
         let keeps_step = rounded < last && bytes > 0 && !self.budget.is_under_pressure();
         let bytes = if keeps_step { rounded + ACCOUNT_STEP } else { rounded };
@@ -250,7 +256,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_total_is_what_the_accounts_hold_and_nothing_when_they_are_gone() {
+    fn the_total_is_the_sum_of_the_accounts_and_zero_without_accounts() {
         let budget = Arc::new(Budget::new(1000 * 1024));
         let (first, second) = (Account::new(&budget, 0), Account::new(&budget, 0));
         for bytes in [0, 100_000, 5000, 5001, 0, 1, 300_000] {
@@ -266,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_counted_is_no_less_than_what_is_held_and_changes_by_steps() {
+    fn an_account_is_never_less_than_the_memory_held_and_changes_in_steps() {
         let budget = Arc::new(Budget::new(1000 * 1024));
         let account = Account::new(&budget, 0);
         for (bytes, noted) in [
@@ -285,11 +291,11 @@ mod tests {
     }
 
     #[test]
-    fn who_holds_little_is_read_under_pressure_as_soon_as_its_queue_is_written() {
+    fn a_connection_that_holds_little_resumes_under_pressure_once_its_queue_is_written() {
         let budget = Arc::new(Budget::new(80 * 1024));
         let (large, small) = (Account::new(&budget, 0), Account::new(&budget, 1));
         large.note_read(100 * 1024);
-        // The buffer that the thread lends for one small packet.
+        // The capacity of the buffer that the thread's pool lends for one small packet.
         small.note_queued(64 * 1024);
         assert!(small.pause(Waker::noop()));
         assert!(small.resume_if_exempt().is_none());
@@ -300,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn without_its_watch_nobody_is_paused() {
+    fn without_a_watcher_no_receiver_is_paused() {
         let budget = Arc::new(Budget::new(1000));
         let account = Account::new(&budget, 0);
         account.note_queued(5000);
@@ -311,17 +317,17 @@ mod tests {
     }
 
     #[test]
-    fn pressure_begins_beyond_the_budget_and_ends_below_an_eighth_less() {
+    fn pressure_starts_above_the_budget_and_ends_when_an_eighth_is_free() {
         const KIB: usize = 1024;
         let budget = Arc::new(Budget::new(80 * KIB));
         let (first, second) = (Account::new(&budget, 0), Account::new(&budget, 0));
         let waker = Waker::noop();
         assert!(!first.note_queued(80 * KIB) && !budget.is_under_pressure());
-        assert!(!budget.pause(0, waker), "there is nothing to wait for");
+        assert!(!budget.pause(0, waker), "there is no pressure");
         assert!(second.note_queued(5 * KIB) && budget.is_under_pressure());
-        assert!(!second.note_queued(10 * KIB), "it was told once");
+        assert!(!second.note_queued(10 * KIB), "the watcher was already notified");
         assert!(budget.pause(0, waker));
-        assert!(!first.note_queued(64 * KIB), "it is not yet low enough");
+        assert!(!first.note_queued(64 * KIB), "the total is still above the low mark");
         budget.update_pressure();
         assert!(budget.is_under_pressure());
         assert!(first.note_queued(56 * KIB));

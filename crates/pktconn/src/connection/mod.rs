@@ -1,10 +1,8 @@
-//! A connection: packets over a transport.
+//! A connection: packets over a transport. This layer must not know servers, clients or groups.
 //!
-//! `machine` is the sending side and the way to the end as a pure state machine; `state` drives it over a transport, under the
-//! lock of `shared`, which is what the handles of a connection have in common. `flush` and `sweep` are the tasks that write
-//! what has to wait.
-//!
-//! This layer must not know servers, clients or groups.
+//! `machine` is a pure state machine for sending and for the end of a connection. `state` drives it over a transport.
+//! `shared` holds the state behind a lock, for all handles of a connection. `flush` and `sweep` are the tasks that
+//! write queued packets in the background. `frame_reader` reads frames.
 
 pub(crate) mod config;
 pub use config::ConnConfig;

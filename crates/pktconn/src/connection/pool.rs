@@ -1,14 +1,14 @@
-//! What each thread keeps for its connections: a chunk to read into, and a buffer to gather small frames in.
+//! Buffers that each thread lends to its connections: one chunk for reads, and one buffer for small frames to send.
 //!
-//! A connection borrows them while it has something in hand and gives them back when it waits. So an idle connection
-//! holds no buffer, a busy one allocates none, and a thread holds two whatever the number of its connections.
+//! A connection borrows a buffer while it has data in it, and returns it when it waits. So an idle connection holds no
+//! buffer, a busy connection allocates none, and a thread keeps two buffers for any number of connections.
 
 use std::cell::Cell;
 
 use bytes::BytesMut;
 
-/// The size of a read, and of a buffer of small frames. With 16 KiB instead, 32 packets of 0 to 2048 B that arrive
-/// together cost 1.7 times the CPU time; beyond 64 KiB nothing more is gained.
+/// The size of a read chunk, and of a full buffer of small frames, in bytes. With 16 KiB, 32 packets of 0 to 2048 bytes
+/// that arrive together cost 1.7 times the CPU time. More than 64 KiB brings no further gain.
 pub(crate) const CHUNK: usize = 64 * 1024;
 
 thread_local! {
@@ -16,10 +16,11 @@ thread_local! {
     static WRITE: Cell<Option<BytesMut>> = const { Cell::new(None) };
 }
 
-/// An empty buffer with room for `least` bytes, which a chunk holds, and for half a chunk.
+/// Lends an empty buffer with room for at least `least` bytes and at least half a chunk. `least` must not exceed
+/// [`CHUNK`].
 ///
-/// Packets are slices of it. While none of the earlier ones is alive all of it is used again, from its start, which is
-/// still in the cache; otherwise what they leave of it, and where that is too little, other memory.
+/// Received packets are slices of the buffer. If no earlier packet is alive, the whole buffer is reused from its start,
+/// which is still in the CPU cache. Otherwise its free rest is used, or new memory if the rest is too small.
 pub(crate) fn read_chunk(least: usize) -> BytesMut {
     let mut chunk = READ.try_with(Cell::take).ok().flatten().unwrap_or_default();
     if !chunk.try_reclaim(CHUNK) && chunk.capacity() < least.max(CHUNK / 2) {
@@ -28,19 +29,19 @@ pub(crate) fn read_chunk(least: usize) -> BytesMut {
     chunk
 }
 
-/// Takes back what [`read_chunk`] gave.
+/// Returns a buffer from [`read_chunk`].
 pub(crate) fn return_read_chunk(mut chunk: BytesMut) {
     chunk.clear();
-    // Without the slot, at the end of the thread, it is just dropped.
+    // At the end of the thread the slot is gone, and the buffer is dropped.
     let _ = READ.try_with(|slot| slot.set(Some(chunk)));
 }
 
-/// An empty buffer, of any capacity.
+/// Lends an empty buffer of any capacity, including zero.
 pub(crate) fn write_buffer() -> BytesMut {
     WRITE.try_with(Cell::take).ok().flatten().unwrap_or_default()
 }
 
-/// Takes back what [`write_buffer`] gave, or another buffer in its place: the larger one serves better.
+/// Returns a buffer from [`write_buffer`], or another buffer. The pool keeps the larger one.
 pub(crate) fn return_write_buffer(mut buffer: BytesMut) {
     buffer.clear();
     let _ = WRITE.try_with(|slot| {
@@ -54,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_chunk_is_used_again_when_its_packets_are_gone() {
+    fn a_chunk_is_reused_when_its_packets_are_dropped() {
         let mut chunk = read_chunk(0);
         let address = chunk.as_ptr();
         for _ in 0..1000 {
@@ -68,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn a_chunk_whose_packets_are_alive_is_left_to_them() {
+    fn a_chunk_with_live_packets_is_not_overwritten() {
         let mut chunk = read_chunk(0);
         chunk.extend_from_slice(&[7; 60_000]);
         let packet = chunk.split_to(60_000).freeze();
@@ -84,6 +85,6 @@ mod tests {
         return_write_buffer(BytesMut::with_capacity(1000));
         return_write_buffer(BytesMut::with_capacity(10));
         assert!(write_buffer().capacity() >= 1000);
-        assert_eq!(write_buffer().capacity(), 0, "it was taken");
+        assert_eq!(write_buffer().capacity(), 0, "the buffer is already lent");
     }
 }

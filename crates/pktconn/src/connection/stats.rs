@@ -1,10 +1,10 @@
-//! What went through a connection.
+//! Traffic counters of a connection.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Counts of a connection since it was made.
+/// Traffic counters of a connection, since it was established.
 ///
-/// Bytes are those of whole frames on the wire: headers and checksums count.
+/// Byte counts are bytes of the pktconn stream, including headers and checksums. Bytes that TLS adds do not count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConnStats {
@@ -14,20 +14,21 @@ pub struct ConnStats {
     pub bytes_received: u64,
     /// Reads from the transport that returned bytes.
     pub reads: u64,
-    /// Packets that `send` accepted, also those that were dropped for others later.
+    /// Packets that `send` accepted, including accepted packets that were dropped later.
     pub packets_sent: u64,
-    /// Packets that were dropped for want of room: [`slow_consumer`](crate::ConnConfig::slow_consumer).
+    /// Packets that were dropped by the [`slow_consumer`](crate::ConnConfig::slow_consumer) policy, or replaced by a
+    /// later packet with the same key.
     pub packets_dropped: u64,
-    /// Bytes that the transport took.
+    /// Bytes that were written to the transport.
     pub bytes_sent: u64,
-    /// Writes to the transport that took bytes.
+    /// Writes to the transport that accepted bytes.
     pub writes: u64,
-    /// Bytes of accepted packets that the transport has not taken yet.
+    /// Bytes of accepted packets that are not yet written to the transport. A current value, not a total.
     pub queued_bytes: u64,
 }
 
 impl ConnStats {
-    /// Adds those of another connection.
+    /// Adds the counters of another connection.
     pub(crate) fn add(&mut self, other: &Self) {
         let Self {
             packets_received,
@@ -50,7 +51,7 @@ impl ConnStats {
     }
 }
 
-/// The counts of the receiving side: written by the one receiver, read by any handle.
+/// The counters of the receiving side. Only the receiver writes them; any handle reads them.
 #[derive(Default)]
 pub(crate) struct Received {
     pub(crate) packets: Counter,
@@ -58,7 +59,7 @@ pub(crate) struct Received {
     pub(crate) reads: Counter,
 }
 
-/// A counter with one writer: no atomic read-modify-write is needed, which would cost as much as decoding a packet.
+/// A counter with a single writer. It needs no atomic read-modify-write, which would cost as much as decoding a packet.
 #[derive(Default)]
 pub(crate) struct Counter(AtomicU64);
 

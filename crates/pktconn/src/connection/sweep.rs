@@ -1,18 +1,19 @@
-//! A task for each thread of a runtime that writes what its senders left in their queues when they yielded.
+//! The sweeper: one task per thread and runtime. It writes the send queues that senders on its thread left when they
+//! yielded.
 //!
 //! ```text
-//!   send:       lists the connection, and wakes the sweeper if it is the first
-//!   recv:       writes before it waits, so that the sweeper finds nothing to do
-//!   sweeper:    runs when the tasks that were ready before it have yielded: writes what is still there
+//!   send:       lists the connection, and wakes the sweeper if the list was empty
+//!   recv:       writes the queue before it waits, so that the sweeper finds nothing to do
+//!   sweeper:    runs after the tasks that were ready before it, and writes what is still queued
 //! ```
 //!
-//! It is woken once for all the connections that sent in a turn of the scheduler, where a task for each connection would
-//! be woken for each packet that stands alone. It never waits for a transport: where one takes no more, the connection's
-//! own flusher goes on.
+//! The sweeper is woken once for all connections that sent in the same turn of the scheduler. A write task per
+//! connection would be woken for each single packet. The sweeper never waits for a transport: if one blocks, the
+//! connection's own flusher continues.
 //!
-//! A thread lists a connection with a sweeper of the connection's own runtime: a task of another runtime may not be driven, or
-//! be busy. So a thread that sends over connections of several runtimes has a sweeper in each. Nothing depends on the life
-//! of a thread or of a runtime: a sweeper that is dropped leaves what is on its list to the flushers.
+//! A thread lists a connection with a sweeper in the connection's own runtime, because another runtime may be busy or
+//! may not run at all. So a thread that sends over connections of several runtimes has a sweeper in each of them. A
+//! thread or runtime may end at any time: a sweeper that is dropped leaves its list to the flushers.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -26,25 +27,27 @@ use super::deferred::catch_panic;
 use crate::connection::config::Home;
 use crate::connection::yielding;
 
-/// How many connections are swept in a turn. Each write counts against the 128 operations that tokio grants a task.
+/// Maximum number of connections per turn. Each write counts against tokio's budget of 128 operations per turn of a
+/// task.
 const CONNS_A_TURN: usize = 64;
 
-/// A list that has grown beyond this, in a burst, is given up when it is empty.
+/// Maximum capacity of an empty list. A list that a burst has made larger is freed.
 const MAX_SPARE: usize = 1024;
 
-/// A connection, as a sweeper sees it.
+/// The interface of a connection to its sweeper.
 pub(crate) trait SweepTarget: Send + Sync + 'static {
-    /// Writes what is still in the send queue.
+    /// Writes the send queue.
     fn sweep(self: &Arc<Self>);
 
-    /// Leaves what is in the send queue to the connection's flusher.
+    /// Leaves the send queue to the connection's flusher.
     fn leave_to_flusher(self: &Arc<Self>);
 }
 
-/// The sweepers of a thread, one for each runtime that its connections live in: mostly one.
+/// The sweepers of a thread: one for each runtime of its connections. Mostly there is one.
 pub(crate) type ThreadSweepers<T> = RefCell<Vec<(runtime::Id, ThreadEnd<T>)>>;
 
-/// Has a sweeper of this thread look after `conn`, which has something to write, in the runtime that is its home.
+/// Lists `conn`, which has bytes to write, with this thread's sweeper in the connection's runtime. Creates that sweeper
+/// if there is none.
 pub(crate) fn schedule<T: SweepTarget>(
     conn: &Arc<T>,
     home: &Home,
@@ -70,10 +73,10 @@ pub(crate) fn schedule<T: SweepTarget>(
                 gone
             });
             drop(gone);
-            // Not with the list borrowed: a runtime that is shut down drops the task in place.
+            // The list must not be borrowed here: a runtime that was shut down drops the task inside `spawn`.
             home.runtime.spawn(task);
         }
-        // The thread ends.
+        // The thread is ending.
         Err(_) => conn.leave_to_flusher(),
     }
 }
@@ -82,11 +85,11 @@ struct Sweeper<T>(Mutex<List<T>>);
 
 struct List<T> {
     conns: Vec<Arc<T>>,
-    /// That of the task, once it has run.
+    /// The waker of the task, set when it first runs.
     waker: Option<Waker>,
-    /// Whether the task is gone, so that nothing can be listed any more.
+    /// Whether the task has ended, so that no connection can be listed any more.
     task_ended: bool,
-    /// Whether the thread is gone, so that nothing will be listed any more.
+    /// Whether the thread has ended, so that no connection will be listed any more.
     thread_ended: bool,
 }
 
@@ -102,12 +105,12 @@ impl<T> Sweeper<T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether there is no task any more, because its runtime was shut down.
+    /// Whether the task has ended because its runtime was shut down.
     fn has_ended(&self) -> bool {
         self.list().task_ended
     }
 
-    /// Puts `conn` on the list; `false` when there is no task to look at it.
+    /// Adds `conn` to the list. Returns `false` if the task has ended.
     fn add(&self, conn: &Arc<T>) -> bool {
         let mut list = self.list();
         if list.task_ended {
@@ -124,7 +127,7 @@ impl<T> Sweeper<T> {
 }
 
 impl<T: SweepTarget> Sweeper<T> {
-    /// A turn of the task. `swept` is empty, and the list's next one.
+    /// One turn of the task. `swept` is an empty vector whose memory is reused for the list.
     fn sweep(&self, swept: &mut Vec<Arc<T>>, cx: &mut Context<'_>) -> Poll<()> {
         let mut list = self.list();
         if !list.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
@@ -139,7 +142,7 @@ impl<T: SweepTarget> Sweeper<T> {
         let done = list.thread_ended && list.conns.is_empty();
         drop(list);
         for conn in swept.drain(..) {
-            // Code of the application's, such as a waker, may panic: that must not strand the others.
+            // Code of the application, such as a waker, may panic. The other connections must still be swept.
             if catch_panic(|| conn.sweep()).is_none() {
                 catch_panic(|| conn.leave_to_flusher());
             }
@@ -151,7 +154,7 @@ impl<T: SweepTarget> Sweeper<T> {
     }
 }
 
-/// The thread's end of a sweeper. The task has nothing to wait for when it is gone.
+/// The thread's handle to a sweeper. When it is dropped, the task ends.
 pub(crate) struct ThreadEnd<T>(Arc<Sweeper<T>>);
 
 impl<T> Drop for ThreadEnd<T> {
@@ -166,7 +169,7 @@ impl<T> Drop for ThreadEnd<T> {
     }
 }
 
-/// The task's end of a sweeper. What is on the list when it is gone is left to the flushers.
+/// The task's handle to a sweeper. When it is dropped, the listed connections are left to their flushers.
 struct TaskEnd<T: SweepTarget>(Arc<Sweeper<T>>);
 
 impl<T: SweepTarget> Drop for TaskEnd<T> {

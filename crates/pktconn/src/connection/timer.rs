@@ -1,14 +1,14 @@
-//! The timer of a deadline that moves.
+//! A timer for a deadline that moves often.
 
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::time::{Instant, Sleep};
 
-/// Made when it is first waited for.
+/// A timer that is created on first use.
 ///
-/// A deadline that moves into the future with every packet costs nothing here: the timer stays where it was set, and is
-/// set anew when it goes off too early.
+/// Moving the deadline into the future costs nothing, even for every packet: the timer keeps its old time, and is set
+/// again when it expires too early.
 #[derive(Default)]
 pub(crate) struct Timer(Option<Pin<Box<Sleep>>>);
 
@@ -35,7 +35,7 @@ mod tests {
     use std::time::Duration;
 
     #[tokio::test(start_paused = true)]
-    async fn it_goes_off_at_the_time_that_it_was_last_polled_for() {
+    async fn the_timer_expires_at_the_last_polled_time() {
         for (first_ms, last_ms) in [(50, 50), (50, 80), (50, 20), (50, 0)] {
             let started = Instant::now();
             let at = |ms| started + Duration::from_millis(ms);

@@ -1,13 +1,13 @@
-//! The wakers of futures that wait for a connection.
+//! A small map from the keys of waiting futures to their wakers.
 
 use std::task::{Context, Waker};
 
-/// The wakers of futures that wait, each under the key of its future.
+/// The wakers of waiting futures, by the key of each future. A vector, because few futures wait at the same time.
 #[derive(Default)]
 pub(crate) struct Waiters(Vec<(u64, Waker)>);
 
 impl Waiters {
-    /// Leaves a waker, and returns the one that it replaces, to be dropped without a lock.
+    /// Registers a waker. Returns the waker that it replaces, which the caller must drop without holding the lock.
     pub(crate) fn register(&mut self, key: u64, cx: &Context<'_>) -> Option<Waker> {
         match self.0.iter_mut().find(|(registered, _)| *registered == key) {
             Some((_, waker)) if waker.will_wake(cx.waker()) => None,

@@ -1,14 +1,15 @@
-//! Turns on a thread, for connections that could go on for ever.
+//! Yields the thread to other tasks, for connections that always have more work.
 
 use std::future::Future;
 use std::pin::pin;
 use std::task::Context;
 
-/// Has the current task polled again after the others that are ready, and after a look at what has arrived for them.
+/// Makes tokio poll the current task again after the other ready tasks, and after its driver has checked the sockets.
+/// The caller must return `Pending`.
 ///
-/// Only that makes it fair: who wakes itself comes behind the tasks that are ready, but before the sockets, which tokio
-/// looks at once in 61 tasks, or in as many as the program chose.
+/// A task that only wakes its own waker is not fair. It runs after the tasks that are ready, but before tokio checks
+/// the sockets, which happens every 61 tasks by default.
 pub(crate) fn yield_turn(cx: &mut Context<'_>) {
-    // Pending when it is first polled.
+    // The first poll returns `Pending` and schedules the wakeup.
     let _ = pin!(tokio::task::yield_now()).poll(cx);
 }
