@@ -2,7 +2,7 @@
 
 use std::task::{Context, Waker};
 
-/// The wakers of waiting futures, by the key of each future. A vector, because few futures wait at the same time.
+/// The wakers of waiting futures, each with the key of its future.
 #[derive(Default)]
 pub(crate) struct Waiters(Vec<(u64, Waker)>);
 
