@@ -230,8 +230,8 @@ impl Account {
     fn note(&self, of: &AtomicUsize, bytes: usize) -> bool {
         let last = of.load(Relaxed);
         // Round up, so that the account is never less than the real value. Without pressure, go down one step less than
-        // possible, so that small changes do not move the account up and down. Under pressure, go down all the way, so that a
-        // connection that holds little is not paused.
+        // possible, so that small changes do not move the account up and down. Under pressure, go down all the way, so
+        // that a connection that holds little is not paused.
         let rounded = bytes.next_multiple_of(ACCOUNT_STEP);
         let keeps_slack = rounded < last && bytes > 0 && !self.budget.is_under_pressure();
         let bytes = if keeps_slack { rounded + ACCOUNT_STEP } else { rounded };

@@ -14,7 +14,7 @@ use crate::transport::Acks;
 /// How often to check acknowledgements while the transport is blocked. A socket becomes writable only when a third of
 /// its buffer is free, and a slow reader may need longer than the `write_timeout` for that. So acknowledged bytes count
 /// as progress, too. A write timeout is late by up to this interval.
-const SAMPLE: Duration = Duration::from_millis(500);
+const ACK_SAMPLE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The result of writing the queue to the transport.
 #[derive(Debug)]
@@ -163,7 +163,7 @@ impl Machine {
                 stall.since = now;
             }
             stall.unacked = Some(missing);
-            stall.sample_at = now.checked_add(SAMPLE);
+            stall.sample_at = now.checked_add(ACK_SAMPLE_INTERVAL);
         }
     }
 
@@ -219,7 +219,7 @@ impl Machine {
 /// One check of all deadlines, and its results.
 #[derive(Debug, Default)]
 pub(crate) struct DeadlineCheck {
-    /// The latest time of the next check.
+    /// When to check again at the latest. `None` if no deadline is pending.
     pub(crate) next: Option<Instant>,
     /// Whether the transport's state may be as old as the last turn of tokio's driver. A deadline that has passed then
     /// counts only in a second check, after another turn of the driver.

@@ -72,7 +72,7 @@ impl Chunk {
     }
 
     /// Passes packets whose own memory was queued to `done`, so that the caller can drop them without the lock.
-    pub(super) fn done(self, done: &mut impl FnMut(Packet)) {
+    pub(super) fn release_into(self, done: &mut impl FnMut(Packet)) {
         match self {
             Self::Small { .. } => {}
             Self::Large { packet, .. } => done(packet),
@@ -113,6 +113,6 @@ impl Chunk {
                 return;
             }
         };
-        std::mem::replace(self, Self::small(copy)).done(done);
+        std::mem::replace(self, Self::small(copy)).release_into(done);
     }
 }

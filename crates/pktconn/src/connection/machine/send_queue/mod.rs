@@ -216,7 +216,7 @@ impl SendQueue {
                 sealed.written -= chunk_len;
                 if let Some(chunk) = sealed.chunks.pop_front() {
                     sealed.memory -= chunk.memory();
-                    chunk.done(&mut done);
+                    chunk.release_into(&mut done);
                 }
             }
             self.sealed = None;

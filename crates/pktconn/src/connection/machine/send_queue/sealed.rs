@@ -73,7 +73,7 @@ impl Sealed {
         if is_chunk {
             if let Some(chunk) = self.chunks.remove(begun) {
                 self.memory -= chunk.memory();
-                chunk.done(done);
+                chunk.release_into(done);
             }
         }
         Some(len)
