@@ -168,7 +168,7 @@ class Echo(unittest.TestCase):
         frame[8] ^= 1
         client.socket.sendall(frame)
         self.assertTrue(client.is_closed_by_the_server())
-        self.assertIn("the checksum of a frame is", self.stop_cleanly(server))
+        self.assertIn("checksum mismatch: the frame contains", self.stop_cleanly(server))
 
     def test_an_end_in_the_middle_of_a_frame_is_logged(self):
         server = self.start(log="pktconn=debug")
