@@ -38,19 +38,22 @@ impl Checksum {
     }
 
     /// Verifies the checksum of a complete `frame`. `Err` contains the checksum in the frame, then the computed one.
-    #[inline]
+    // Inlined into the decoder: a call for each packet costs as much as a fifth of decoding it.
+    #[inline(always)]
     pub(crate) fn verify(self, frame: &[u8]) -> Result<(), (u32, u32)> {
         match self {
             Self::None => Ok(()),
-            Self::Crc32 => {
-                // A complete frame ends with 4 bytes of checksum. The fallback only avoids a panic.
-                let (covered, checksum) = frame.split_last_chunk().unwrap_or((frame, &[0; 4]));
-                let expected = u32::from_le_bytes(*checksum);
-                let actual = crc32([covered]);
-                if expected == actual { Ok(()) } else { Err((expected, actual)) }
-            }
+            Self::Crc32 => verify_crc32(frame),
         }
     }
+}
+
+fn verify_crc32(frame: &[u8]) -> Result<(), (u32, u32)> {
+    // A complete frame ends with 4 bytes of checksum. The fallback only avoids a panic.
+    let (covered, checksum) = frame.split_last_chunk().unwrap_or((frame, &[0; 4]));
+    let expected = u32::from_le_bytes(*checksum);
+    let actual = crc32([covered]);
+    if expected == actual { Ok(()) } else { Err((expected, actual)) }
 }
 
 fn crc32<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> u32 {

@@ -209,7 +209,7 @@ impl FrameReader {
     }
 
     /// Packets have come, whether or not the caller gets them.
-    #[inline]
+    #[inline(always)]
     fn arrived(&mut self, packets: usize) {
         self.in_turn = self.in_turn.saturating_add(packets as u32);
         if self.has_deadline {

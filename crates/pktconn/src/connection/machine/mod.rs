@@ -223,7 +223,7 @@ impl Machine {
 
     /// Queues a packet. Returns whether the caller must write or schedule a write: the packet is the first in the
     /// queue, or enough bytes are queued for a full write.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn push(&mut self, frame: &impl Outgoing, mut now: impl FnMut() -> Instant) -> bool {
         if self.has_latest && !self.blocked {
             // These packets were accepted earlier, so they go first.
@@ -233,7 +233,7 @@ impl Machine {
         self.enqueue(frame, now)
     }
 
-    #[inline]
+    #[inline(always)]
     fn enqueue(&mut self, frame: &impl Outgoing, now: impl FnOnce() -> Instant) -> bool {
         let was_empty = self.queue.is_empty();
         self.queue.push(frame, self.blocked);

@@ -19,7 +19,7 @@ const MAX_BUFFERED_WRITE: usize = 16 * 1024;
 
 impl State {
     /// Queues a packet, and writes it or schedules a write. Returns whether it may have written.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn push(&mut self, frame: &impl Outgoing) -> bool {
         let needs_write = self.machine.push(frame, Instant::now);
         if needs_write {

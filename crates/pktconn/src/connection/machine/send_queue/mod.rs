@@ -88,7 +88,7 @@ impl SendQueue {
 
     /// Appends `frame`. `stays`: the transport is blocked, so the frame may stay for long. It is then copied if it may
     /// keep more memory alive than it needs.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn push(&mut self, frame: &impl Outgoing, stays: bool) {
         let len = frame.len();
         if len >= LARGE_FRAME {
