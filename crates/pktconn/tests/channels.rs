@@ -86,6 +86,28 @@ async fn the_close_of_the_peer_ends_the_channel_and_the_connection() {
 }
 
 #[tokio::test]
+async fn sending_fails_once_the_connection_has_ended() {
+    let (conn, raw) = piped_and_raw(1000, ConnConfig::new());
+    let (outgoing, mut incoming) = conn.into_channels(4);
+    drop(raw);
+    assert!(incoming.recv().await.is_none(), "the peer closed between two frames");
+    // Sending may go on after that, until a write fails.
+    timeout(HANG_GUARD, async { while outgoing.send("late".into()).await.is_ok() {} }).await.unwrap();
+    timeout(HANG_GUARD, outgoing.closed()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_connection_that_was_closed_elsewhere_says_so_at_the_end() {
+    let (conn, _raw) = piped_and_raw(1000, ConnConfig::new());
+    let sender = conn.sender();
+    let (outgoing, mut incoming) = conn.into_channels(4);
+    tokio::spawn(async move { sender.close().await });
+    assert!(timeout(HANG_GUARD, incoming.recv()).await.unwrap().unwrap().unwrap_err().is_local_close());
+    assert!(incoming.recv().await.is_none());
+    timeout(HANG_GUARD, outgoing.closed()).await.unwrap();
+}
+
+#[tokio::test]
 async fn without_a_receiver_sending_goes_on() {
     let (conn, mut raw) = piped_and_raw(1000, ConnConfig::new());
     let (outgoing, incoming) = conn.into_channels(4);

@@ -360,3 +360,26 @@ async fn members_that_come_and_go_by_tag_leave_nothing_behind() {
     }
     assert!(std::sync::Arc::strong_count(&tag) < 400, "{} tags are kept", std::sync::Arc::strong_count(&tag));
 }
+
+#[tokio::test]
+async fn the_policy_of_a_group_holds_while_a_sender_of_the_member_waits() {
+    for (policy, expected) in [
+        (SlowConsumer::Disconnect, (0, 0, 1)),
+        (SlowConsumer::DropOldest, (1, 0, 0)),
+        (SlowConsumer::DropNewest, (0, 1, 0)),
+    ] {
+        let (conn, _peer) = piped_pair(64, ConnConfig::new().send_high_water(1000));
+        let group = Group::new().slow_consumer(policy);
+        group.join(&conn, ());
+        conn.send(vec![0; 496]).await.unwrap();
+        conn.send(vec![1; 396]).await.unwrap();
+        let waiting = tokio::spawn({
+            let sender = conn.sender();
+            async move { sender.send(vec![2; 900]).await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        assert_eq!(counts(group.broadcast(vec![3; 300])), expected, "{policy:?}");
+        waiting.abort();
+    }
+}

@@ -27,8 +27,8 @@ pub(super) struct ClientChannel {
     /// One permit for each byte that may be queued.
     permits: Semaphore,
     max_permits: usize,
-    /// Held while a packet gets its number and is queued, so that a reserved number is not given to another packet.
-    turn: Semaphore,
+    /// Held by the one reservation that there can be.
+    reservation: Semaphore,
     /// Notifies the task that a packet was queued.
     queued: Notify,
     received: Mutex<ReceiveQueue>,
@@ -48,6 +48,8 @@ struct Queue {
     frames: SendQueue,
     /// How many packets were accepted in total. The number of the next packet.
     accepted: u64,
+    /// Whether the next number is reserved: other packets wait.
+    is_reserved: bool,
     /// Permits that a reserved packet has used although there were none. Paid back before others get permits.
     debt: usize,
     /// Why no more packets are accepted.
@@ -67,7 +69,7 @@ impl ClientChannel {
             queue: Mutex::default(),
             permits: Semaphore::new(max_permits),
             max_permits,
-            turn: Semaphore::new(1),
+            reservation: Semaphore::new(1),
             queued: Notify::new(),
             received: Mutex::default(),
             event_pushed: Notify::new(),
@@ -97,8 +99,13 @@ impl ClientChannel {
         let Ok(room) = self.permits.acquire_many(self.permits_for(frame.len())).await else {
             return Err(self.closed());
         };
-        let Ok(_turn) = self.turn.acquire().await else { return Err(self.closed()) };
-        let number = self.push(&frame)?;
+        let number = loop {
+            match self.push(&frame, false) {
+                // Another packet has the next number.
+                Err(Reason::Full) => drop(self.reservation.acquire().await),
+                pushed => break pushed?,
+            }
+        };
         room.forget();
         Ok(number)
     }
@@ -106,9 +113,10 @@ impl ClientChannel {
     /// Waits for room for the next packet. Until the reservation is used or dropped, no other packet is queued.
     pub(super) async fn reserve(&self) -> Result<Reservation<'_>, Reason> {
         let Ok(room) = self.permits.acquire().await else { return Err(self.closed()) };
-        let Ok(turn) = self.turn.acquire().await else { return Err(self.closed()) };
-        let number = lock(&self.queue).accepted;
-        Ok(Reservation { channel: self, number, room, _turn: turn })
+        let Ok(only) = self.reservation.acquire().await else { return Err(self.closed()) };
+        let mut queue = lock(&self.queue);
+        queue.is_reserved = true;
+        Ok(Reservation { channel: self, number: queue.accepted, room: Some(room), _only: only })
     }
 
     /// Queues `packet` if there is room and no sender waits for room. Returns its number.
@@ -119,8 +127,7 @@ impl ClientChannel {
             TryAcquireError::NoPermits => Reason::Full,
         };
         let room = self.permits.try_acquire_many(self.permits_for(frame.len())).map_err(refused)?;
-        let _turn = self.turn.try_acquire().map_err(refused)?;
-        let number = self.push(&frame)?;
+        let number = self.push(&frame, false)?;
         room.forget();
         Ok(number)
     }
@@ -130,11 +137,16 @@ impl ClientChannel {
         frame_len.min(self.max_permits) as u32
     }
 
-    fn push(&self, frame: &Frame<'_>) -> Result<u64, Reason> {
+    /// Queues a frame, which may be the one that the next number is reserved for. [`Reason::Full`] if it is another one.
+    fn push(&self, frame: &Frame<'_>, has_reservation: bool) -> Result<u64, Reason> {
         let mut queue = lock(&self.queue);
         if let Some(reason) = &queue.closed {
             return Err(reason.clone());
         }
+        if queue.is_reserved && !has_reservation {
+            return Err(Reason::Full);
+        }
+        queue.is_reserved = false;
         queue.frames.push(frame, true);
         let number = queue.accepted;
         queue.accepted += 1;
@@ -264,7 +276,7 @@ impl ClientChannel {
         lock(&self.queue).closed.get_or_insert(reason);
         // Wakes the senders that wait; they return `closed`.
         self.permits.close();
-        self.turn.close();
+        self.reservation.close();
     }
 
     /// Ends the client. `reason`: why not everything was sent, or `None`.
@@ -291,21 +303,32 @@ impl ClientChannel {
 pub(super) struct Reservation<'a> {
     channel: &'a ClientChannel,
     pub(super) number: u64,
-    room: SemaphorePermit<'a>,
-    _turn: SemaphorePermit<'a>,
+    /// One permit, until the packet is queued.
+    room: Option<SemaphorePermit<'a>>,
+    _only: SemaphorePermit<'a>,
 }
 
 impl Reservation<'_> {
     /// Queues `packet` under the reserved number.
-    pub(super) fn send(self, packet: &Packet) -> Result<(), Reason> {
+    pub(super) fn send(mut self, packet: &Packet) -> Result<(), Reason> {
         let frame = self.channel.codec.frame(packet).map_err(Reason::TooLarge)?;
-        self.channel.push(&frame)?;
-        self.room.forget();
+        self.channel.push(&frame, true)?;
+        if let Some(room) = self.room.take() {
+            room.forget();
+        }
         // The packet may be larger than the room that was waited for.
         let more = self.channel.permits_for(frame.len()) as usize - 1;
         let missing = more - self.channel.permits.forget_permits(more);
         lock(&self.channel.queue).debt += missing;
         Ok(())
+    }
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        // `_only` is dropped after this, and wakes those that wait. A packet that was queued has cleared it already, and nobody can
+        // have reserved the next number since.
+        lock(&self.channel.queue).is_reserved = false;
     }
 }
 

@@ -311,8 +311,9 @@ impl ClientSender {
     /// Waits for room, and returns the number of the next packet with a permit to send it: to note the number before the
     /// packet is sent, because a reply can arrive before [`send`](Self::send) returns.
     ///
-    /// Until the permit is used or dropped, all other packets of the client wait: use it at once. A permit that is dropped
-    /// uses no number. The packet may exceed [`send_high_water`](ConnConfig::send_high_water).
+    /// Until the permit is used or dropped, [`send`](Self::send) waits and [`try_send`](Self::try_send) fails: use it at once.
+    /// A task that awaits `send` or `reserve` while it holds a permit waits forever. A permit that is dropped uses no number. The
+    /// packet may exceed [`send_high_water`](ConnConfig::send_high_water).
     ///
     /// ```
     /// # use std::collections::HashMap;

@@ -74,8 +74,6 @@ async fn receive_into(
         let item = match item {
             Ok(Some(packet)) => Ok(packet),
             Ok(None) => break,
-            // Closed by the other task.
-            Err(error) if error.is_local_close() => break,
             Err(error) => Err(error),
         };
         let is_last = item.is_err();
@@ -95,7 +93,19 @@ async fn send_from(
     nobody_receives: CancellationToken,
 ) {
     let mut packets = Vec::new();
-    while to_send.recv_many(&mut packets, BATCH).await > 0 {
+    // After a clean close by the peer, sending may go on.
+    let mut has_peer_closed = false;
+    loop {
+        let count = tokio::select! {
+            count = to_send.recv_many(&mut packets, BATCH) => count,
+            reason = sender.closed(), if !has_peer_closed => {
+                has_peer_closed = reason.is_remote_close();
+                if has_peer_closed { continue } else { return }
+            }
+        };
+        if count == 0 {
+            break;
+        }
         while let Err(error) = sender.send_many(&mut packets).await {
             if !error.is_payload_too_large() {
                 // The receiving task reports the reason.

@@ -33,7 +33,10 @@ impl Shared {
     fn offer_frame(self: &Arc<Self>, frame: &impl Outgoing, policy: SlowConsumer) -> Result<(), Reason> {
         self.with_state(|state| {
             state.machine.check_open()?;
-            if state.machine.has_waiting_senders() {
+            // A policy that does not wait, such as that of a group, goes past senders that do.
+            if state.machine.has_waiting_senders()
+                && matches!(policy, SlowConsumer::Block | SlowConsumer::DropNewest)
+            {
                 return Err(Reason::Full);
             }
             if !state.machine.has_room(frame.len(), self.rules(), Instant::now) {
