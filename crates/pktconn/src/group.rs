@@ -188,8 +188,9 @@ impl<T> Group<T> {
 }
 
 impl<T: Eq + Hash> Group<T> {
-    /// Makes a connection the only member with this tag that joined in this way. Returns the one that it replaces, if its connection is
-    /// still there: close it, or send it a last packet.
+    /// Makes the connection the holder of `tag`. The previous holder leaves the group and is returned if its connection is open: close it,
+    /// or send it a last packet. Members that joined by [`join`](Self::join) with the same tag are not affected, and a connection that joins
+    /// again by `join` holds no tag.
     ///
     /// ```
     /// # use pktconn::{Group, PacketConn};
@@ -230,7 +231,7 @@ impl<T: Eq + Hash> Group<T> {
         replaced.filter(|_| !is_same).and_then(|replaced| sender(&replaced))
     }
 
-    /// The member that [joined as](Self::join_as) `tag`. `None` if it has left or its connection has ended.
+    /// The [holder](Self::join_as) of `tag`. `None` if it has left or its connection has ended.
     #[must_use]
     pub fn get(&self, tag: &T) -> Option<PacketSender> {
         let members = self.members();

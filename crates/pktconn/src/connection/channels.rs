@@ -15,7 +15,7 @@ impl PacketConn {
     ///
     /// - Received packets: when the channel is full, nothing more is read, and the peer has to wait. After a clean close by the peer the
     ///   channel ends. If the connection fails, the last item is the error.
-    /// - Packets to send: when the channel is full, `send` waits. After the connection has ended, `send` fails. A packet over the limit
+    /// - Packets to send: when the channel is full, `send` waits. Once the connection has ended, `send` fails. A packet over the limit
     ///   is not sent: it is logged, and comes back in an error in the channel of received packets if that has room.
     /// - The connection is [closed](PacketConn::close), and what was sent is delivered, when you have dropped all senders and the channel
     ///   of received packets has ended or is dropped too. If you drop only the latter, the connection sends on and discards what arrives.

@@ -1,4 +1,4 @@
-//! What can be set on a connection, and what must agree with what.
+//! The configuration of a connection, and the check that its settings agree.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,10 +12,10 @@ use crate::connection::machine::{Rules, Timeouts, Timing};
 use crate::error::Reason;
 use crate::{Error, SlowConsumer, TcpConfig};
 
-/// The configuration of a connection: its frames, its send queue, its flushing, its deadlines and its close.
+/// The configuration of a connection: frames, send queue, flushing, deadlines, close.
 ///
-/// A deadline that passes ends the connection, and says so as [`Error::timeout`]. Deadlines cost no timer for a packet: one
-/// is set when a peer is waited for in the middle of a frame, or takes no more, and then stays.
+/// A deadline that passes ends the connection, with [`Error::timeout`]. Deadlines cost nothing for a packet: a timer is set only while a
+/// frame is incomplete or the transport is full, and is then reused.
 ///
 /// ```
 /// use std::time::Duration;
@@ -111,7 +111,7 @@ impl ConnConfig {
     /// Above it `send` waits and `try_send` fails, or the policy [`slow_consumer`](Self::slow_consumer) applies. A packet that is larger
     /// than the mark is accepted when the queue is empty. A packet of more than 64 KiB counts whole until the transport has taken all of
     /// it. Keyed packets ([`try_send_latest`](crate::PacketSender::try_send_latest)) have the same limit once more. Cost: up to this many
-    /// bytes plus 128 KiB for each connection whose peer does not read. At least 1.
+    /// bytes plus 128 KiB for each connection whose peer does not read, and one packet for each sink or permit. At least 1.
     ///
     /// Default: 1 MiB.
     #[must_use]
@@ -120,56 +120,54 @@ impl ConnConfig {
         self
     }
 
-    /// Sets what to do with a packet that finds no room in the send queue.
+    /// Sets what to do with a packet that has no room in the send queue.
     ///
-    /// A peer is slow only if the transport was offered what is queued and did not take it. Sockets and TLS are asked directly.
-    /// What is known of a stream of the application's own may be as old as the last turn of tokio's driver: `send` and
-    /// `send_many` yield once there before they drop a packet or disconnect; `try_send` and broadcasts do not.
+    /// Before a packet is dropped or the peer is disconnected, the transport is offered what is queued. Sockets and TLS are asked directly.
+    /// Whether a custom stream has room may be known only since the last turn of tokio's driver, so `send` and `send_many` yield once
+    /// before they judge it; `try_send` and broadcasts do not.
     ///
-    /// Default: [`SlowConsumer::Block`], by which nothing is lost.
+    /// Default: [`SlowConsumer::Block`]; nothing is dropped.
     #[must_use]
     pub fn slow_consumer(mut self, policy: SlowConsumer) -> Self {
         self.slow_consumer = policy;
         self
     }
 
-    /// Sets the longest time that a byte may take from when it was queued to when the peer's kernel has acknowledged it. Beyond
-    /// it there is no room for the peer, however few bytes are queued.
+    /// Sets the longest time that the send queue may stay non-empty: from when a byte is queued to when the peer's kernel has acknowledged
+    /// it. After that the peer has no room, however few bytes are queued.
     ///
-    /// Acknowledgements are seen for TCP on Linux, with TLS or without. Elsewhere, and for other transports, the time ends when
-    /// the transport has taken the byte. What stands in the peer's receive buffer is acknowledged, and cannot be seen. The time
-    /// is known to a sixteenth of the limit.
+    /// Acknowledgements are visible for TCP on Linux, with or without TLS. Otherwise the time ends when the transport takes the byte. Bytes
+    /// in the peer's receive buffer are acknowledged. The time is measured to a sixteenth of the limit.
     ///
-    /// For a policy that drops or disconnects; refused under [`SlowConsumer::Block`]. `DropOldest` then drops everything that
-    /// the transport has taken nothing of, when the next packet is sent. `Disconnect` ends the connection at that time, also
-    /// when nothing more is sent. Default: `None`, no limit.
+    /// It needs a policy that drops or disconnects, and is refused with [`SlowConsumer::Block`]. `DropOldest` drops every queued packet of
+    /// which no byte was written, when the next packet is sent. `Disconnect` ends the connection at that time, even if nothing more is
+    /// sent. Default: `None`, no limit.
     #[must_use]
     pub fn send_max_lag(mut self, lag: impl Into<Option<Duration>>) -> Self {
         self.send_max_lag = lag.into();
         self
     }
 
-    /// Sets timed coalescing, as the Go library has it: packets are written when none has followed for this long.
+    /// Sets timed coalescing, as in the Go library: packets are written when no other has followed for this long.
     ///
-    /// Default: zero, which is adaptive flushing: packets leave at the end of the current turn of the scheduler at the
-    /// latest, without a timer. A delay buys fewer and larger writes for packets that are sent over many turns; it costs
-    /// latency, and throughput wherever few connections wait for their answers.
+    /// A delay makes fewer and larger writes of packets that are sent over many scheduler turns. It costs latency, and throughput if
+    /// connections wait for answers. Default: zero, adaptive flushing: packets leave at the end of the current scheduler turn, without a timer.
     #[must_use]
     pub fn flush_delay(mut self, delay: Duration) -> Self {
         self.flush_delay = delay;
         self
     }
 
-    /// Sets how long a packet waits at most under `flush_delay`, however fast others follow.
+    /// Sets the longest time that a packet waits for others under `flush_delay`.
     ///
-    /// At least `flush_delay`, without which it is refused. Default: ten times `flush_delay`.
+    /// It must be at least `flush_delay`, and is refused without one. Default: ten times `flush_delay`.
     #[must_use]
     pub fn max_flush_delay(mut self, delay: Duration) -> Self {
         self.max_flush_delay = Some(delay);
         self
     }
 
-    /// Sets how long `close` takes at most: to write what was accepted, and then to wait for the peer's own close. See also
+    /// Sets the longest time that `close` takes: to write what was accepted, and to wait for the peer's close. See also
     /// [`close_grace`](Self::close_grace).
     ///
     /// Default: 10 s.
@@ -179,44 +177,42 @@ impl ConnConfig {
         self
     }
 
-    /// Sets how long `close` waits for the peer's own close once the peer's kernel has acknowledged everything. A peer may keep
-    /// its side open for as long as it likes; a reset that comes in this time is an error of the close.
+    /// Sets how long `close` waits for the peer's close after the peer's kernel has acknowledged everything. A reset in this time is an
+    /// error of the close.
     ///
-    /// For TCP on Linux, where the acknowledgements can be seen, and for Unix sockets, with TLS or without. Elsewhere, and for
-    /// other transports, `close` waits until [`close_timeout`](Self::close_timeout). Default: 1 s.
+    /// It works for TCP on Linux, where acknowledgements are visible, and for Unix sockets, with or without TLS. Otherwise `close` waits until
+    /// [`close_timeout`](Self::close_timeout). Default: 1 s.
     #[must_use]
     pub fn close_grace(mut self, grace: Duration) -> Self {
         self.timeouts.close_grace = grace;
         self
     }
 
-    /// Sets whether this side may go on sending after the peer has closed its own side.
+    /// Sets whether this side may keep sending after the peer has closed its side.
     ///
-    /// Where it may not, the connection closes as soon as [`recv`](crate::PacketConn::recv) finds the peer's close: what is
-    /// queued is written first, and later sends fail with [`is_remote_close`](Error::is_remote_close). So a server's `close`
-    /// need not wait for a client that keeps a sender.
+    /// If off, the connection closes when [`recv`](crate::PacketConn::recv) finds the peer's close: what is queued is written, and later
+    /// sends fail with [`is_remote_close`](Error::is_remote_close). So a server's `close` does not wait for a client that only keeps a sender.
     ///
-    /// Default: on for connections that a server accepted, and for those made of a stream; off for those made by `connect`.
+    /// Default: on for connections that a server accepted or that were made of a stream; off for those made by `connect`.
     #[must_use]
     pub fn half_close(mut self, on: bool) -> Self {
         self.half_close = Some(on);
         self
     }
 
-    /// Sets how long connecting takes at most: to resolve the name, and to try its addresses one after another.
+    /// Sets the longest time that connecting takes: to resolve the name and to try its addresses.
     ///
-    /// Protects from an address that does not answer, which the system waits for by the minute. `None`: as long as the
-    /// system does. Default: 10 s.
+    /// Protects from an address that does not answer, for which the system waits for minutes. `None`: as long as the system waits.
+    /// Default: 10 s.
     #[must_use]
     pub fn connect_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.connect_timeout = timeout.into();
         self
     }
 
-    /// Sets how long it may take from when a connection is there to its first packet, where something comes before: TLS, or
-    /// the header of the PROXY protocol. Both together have this time.
+    /// Sets the longest time from the start of a connection to the end of its TLS handshake and its PROXY header, together.
     ///
-    /// Protects from peers that connect and say nothing. `None`: for ever. Default: 10 s.
+    /// Protects from peers that connect and say nothing. `None`: no limit. Default: 10 s.
     #[cfg(any(feature = "tls", feature = "proxy-protocol"))]
     #[must_use]
     pub fn handshake_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
@@ -224,11 +220,10 @@ impl ConnConfig {
         self
     }
 
-    /// Connects with TLS. For [`connect_with`](crate::PacketConn::connect_with) alone: a server has
-    /// [`ServerConfig::tls`](crate::ServerConfig::tls), and a stream that was made elsewhere its own.
+    /// Connects with TLS. Only for [`connect_with`](crate::PacketConn::connect_with): a server has
+    /// [`ServerConfig::tls`](crate::ServerConfig::tls).
     ///
-    /// A peer that closes without the `close_notify` of TLS ends the connection with [`is_io`](Error::is_io): it cannot be
-    /// told from one that was cut.
+    /// If the peer closes without `close_notify`, the connection ends with [`is_io`](Error::is_io): somebody may have cut it.
     #[cfg(feature = "tls")]
     #[must_use]
     pub fn tls(mut self, tls: TlsClientConfig) -> Self {
@@ -236,12 +231,11 @@ impl ConnConfig {
         self
     }
 
-    /// Sets how long a frame takes at most, from its first byte to its last. Only the time counts in which
-    /// [`recv`](crate::PacketConn::recv) waits; it goes on when a `recv` was dropped and another one waits. Bytes that drip do not
-    /// extend it.
+    /// Sets the longest time that a frame takes, from its first byte to its last. Only the time counts in which
+    /// [`recv`](crate::PacketConn::recv) waits, summed over calls. Single bytes do not extend it.
     ///
-    /// Protects from peers that hold connections, and memory for what they have sent, with next to no traffic. Choose it
-    /// for the largest packet over the slowest link: 32 MiB within 30 s are 9 Mbit/s. `None`: for ever. Default: 30 s.
+    /// Protects from peers that hold a connection, and memory for what they have sent, with hardly any traffic. Choose it for the largest
+    /// packet over the slowest link: 32 MiB in 30 s are 9 Mbit/s. `None`: no limit. Default: 30 s.
     #[must_use]
     pub fn frame_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.timeouts.frame = timeout.into();
@@ -251,8 +245,8 @@ impl ConnConfig {
     /// Sends an empty packet when nothing else was sent for `interval`, so that the peer never waits for longer than that.
     ///
     /// For peers that have an idle timeout or sit behind a firewall that forgets idle connections, and that ignore empty packets. Set
-    /// it to half of the peer's timeout. If the peer is also a `pktconn`, it sets [`skip_empty`](Self::skip_empty). To notice that a
-    /// peer is gone, set [`idle_timeout`](Self::idle_timeout) on the other side.
+    /// it to half of the peer's timeout. If the peer is also a `pktconn`, it sets [`skip_empty`](Self::skip_empty). A heartbeat lets the
+    /// peer notice that this side is gone, by the peer's [`idle_timeout`](Self::idle_timeout).
     ///
     /// A heartbeat is sent at the earliest half an interval after the last packet. It counts as a packet in
     /// [`ConnStats`](crate::ConnStats). While bytes wait for the peer, none is sent. Cost: a small task and a timer for each connection,
@@ -273,35 +267,35 @@ impl ConnConfig {
         self
     }
 
-    /// Sets how long a peer may show no sign of life while [`recv`](crate::PacketConn::recv) waits: it sends nothing, and takes
-    /// nothing of what is sent to it. For TCP on Linux, taking means that its kernel acknowledges bytes, which is looked at in the
-    /// second half of the time and at its end. Elsewhere it means that the transport takes bytes.
+    /// Sets how long a peer may show no sign of life while [`recv`](crate::PacketConn::recv) waits.
     ///
-    /// Only the time counts in which `recv` waits. A call of `poll_recv`, or a `Stream`, waits from when it was pending to the
-    /// next call. A deadline that passes while somebody waits counts, however late the thread notices it.
+    /// Signs of life are received bytes, and progress of what is sent: on TCP on Linux, bytes that the peer's kernel acknowledges (checked in
+    /// the second half of the time and at its end); otherwise, bytes that the transport takes. So on Linux a peer whose program hangs, and
+    /// whose kernel acknowledges what you send, is not idle.
     ///
-    /// Protects from peers that are gone without notice, where the protocol has them send something now and then. Cost: a small
-    /// task for each connection that waits, and one look at the clock for each read. Default: `None`, for ever.
+    /// Only the time counts in which `recv` waits. A call of `poll_recv` or a `Stream` waits from the poll that was pending to the next
+    /// poll. A deadline that passes in this time counts, however late the thread notices it.
+    ///
+    /// Protects from peers that are gone without notice, if the protocol makes them send now and then. Cost: a small task for each
+    /// connection that waits, and one look at the clock for each read. Default: `None`, no limit.
     #[must_use]
     pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.timeouts.idle = timeout.into();
         self
     }
 
-    /// Sets how long bytes may stand in the send queue while the peer takes none. It takes some when the transport takes them,
-    /// and, for TCP on Linux, when the peer's kernel acknowledges some. That is looked at twice a second, so the connection ends
-    /// half a second late at most.
+    /// Sets how long bytes may wait in the send queue while the peer takes none. The peer takes bytes when the transport does and, for TCP on
+    /// Linux, when the peer's kernel acknowledges some. That is checked twice a second, so the connection ends up to 0.5 s late.
     ///
-    /// Protects from peers that do not read, or are gone: senders that wait for room get an error then, and the memory of the
-    /// queue is free again. For transports that buffer, progress is a write into the buffer or a completed flush. `None`: for
-    /// ever. Default: 30 s.
+    /// Protects from peers that do not read or are gone: waiting senders get an error, and the memory of the queue is freed. For buffering
+    /// transports, progress is a write into the buffer or a completed flush. `None`: no limit. Default: 30 s.
     #[must_use]
     pub fn write_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.timeouts.write = timeout.into();
         self
     }
 
-    /// Sets the options of TCP sockets. They have no meaning for other transports.
+    /// Sets the options of TCP sockets. Other transports ignore them.
     #[must_use]
     pub fn tcp(mut self, tcp: TcpConfig) -> Self {
         self.tcp = tcp;
@@ -314,7 +308,7 @@ impl ConnConfig {
             return Err(Reason::Config("send_high_water must be at least 1 byte").into());
         }
         if self.send_max_lag.is_some() && self.slow_consumer == SlowConsumer::Block {
-            let problem = "send_max_lag has no meaning where senders wait: it wants another slow_consumer";
+            let problem = "send_max_lag has no effect while senders wait: set another slow_consumer";
             return Err(Reason::Config(problem).into());
         }
         let timeouts = [
@@ -336,7 +330,7 @@ impl ConnConfig {
                 Err(Reason::Config("max_flush_delay must not be shorter than flush_delay").into())
             }
             Some(_) if self.flush_delay.is_zero() => {
-                Err(Reason::Config("max_flush_delay has no meaning without a flush_delay").into())
+                Err(Reason::Config("max_flush_delay has no effect without a flush_delay").into())
             }
             _ => Ok(()),
         }

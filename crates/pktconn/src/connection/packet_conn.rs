@@ -41,8 +41,8 @@ use crate::{ConnConfig, ConnId, ConnStats, Error, PacketReceiver, PacketSender, 
 ///   `close_notify`. Over a Unix socket the peer sees a reset only if the kernel still holds bytes that it sent.
 /// - Otherwise at once: what the transport accepts without waiting is written, and the rest of the send queue is lost.
 ///
-/// The same holds if the handler of a server returns, fails or panics. A reset after FIN, because the peer sent something later,
-/// looks like a clean close to a peer that has read the FIN.
+/// The same holds if a handler of [`serve`](crate::PacketServer::serve) returns without `close`, and if any handler fails or panics. If the
+/// peer has already read a FIN, a later reset looks to it like a clean close.
 #[derive(Debug)]
 pub struct PacketConn {
     sender: PacketSender,
@@ -129,7 +129,8 @@ impl PacketConn {
         Ok(Self::from_shared(&shared, reader))
     }
 
-    /// Makes a connection over any byte stream, such as an in-memory pipe or a TLS stream of your own.
+    /// Makes a connection over any byte stream, such as an in-memory pipe or a TLS stream of your own. For a `TcpStream` use
+    /// [`from_tcp`](Self::from_tcp), which sets its [options](ConnConfig::tcp) and knows its addresses.
     ///
     /// # Errors
     ///
@@ -167,14 +168,16 @@ impl PacketConn {
     /// # use pktconn::{Error, Packet, PacketConn};
     /// # async fn example(mut conn: PacketConn, mut updates: tokio::sync::mpsc::Receiver<Packet>) -> Result<(), Error> {
     /// let sender = conn.sender();
+    /// let mut next = None;
     /// loop {
     ///     tokio::select! {
     ///         received = conn.recv() => match received? {
     ///             Some(packet) => println!("{packet:?}"),
     ///             None => break,
     ///         },
-    ///         permit = sender.reserve(), if !updates.is_empty() => {
-    ///             if let Ok(update) = updates.try_recv() {
+    ///         Some(update) = updates.recv(), if next.is_none() => next = Some(update),
+    ///         permit = sender.reserve(), if next.is_some() => {
+    ///             if let Some(update) = next.take() {
     ///                 permit?.send(update)?;
     ///             }
     ///         }
@@ -213,7 +216,8 @@ impl PacketConn {
     ///
     /// # Cancel safety
     ///
-    /// The packet is accepted when the future completes. If the future is dropped before that, nothing was accepted.
+    /// The packet is accepted when the future completes. If the future is dropped before that, nothing was accepted, and the packet is
+    /// dropped with it: clone it, or use [`PacketSender::reserve`].
     pub async fn send(&self, packet: impl Into<Packet>) -> Result<(), Error> {
         self.sender.send(packet).await
     }
@@ -260,7 +264,8 @@ impl PacketConn {
     ///
     /// # Cancel safety
     ///
-    /// The packet is accepted when the future completes. If the future is dropped before that, nothing was accepted.
+    /// The packet is accepted when the future completes. If the future is dropped before that, nothing was accepted, and the packet is
+    /// dropped with it: clone it, or use [`PacketSender::reserve`].
     pub async fn send_parts(&self, parts: &[Bytes]) -> Result<(), Error> {
         self.sender.send_parts(parts).await
     }

@@ -80,13 +80,17 @@ impl PacketSender {
     /// # Errors
     ///
     /// - [`is_payload_too_large`](Error::is_payload_too_large): the packet exceeds the limit. The connection is not affected.
-    /// - Any other: the connection has ended, and this is the reason. After a clean close by the peer, sending still works.
+    /// - Any other: the connection has ended, and this is the reason. After a clean close by the peer, sending still works if
+    ///   [`half_close`](crate::ConnConfig::half_close) is on; if not, this is [`is_remote_close`](Error::is_remote_close).
+    ///
+    /// With [`SlowConsumer::DropNewest`](crate::SlowConsumer::DropNewest), a packet that is dropped is not an error.
     ///
     /// The packet comes back in [`into_unsent`](Error::into_unsent).
     ///
     /// # Cancel safety
     ///
-    /// The packet is accepted when the future completes. If the future is dropped before that, nothing was accepted.
+    /// The packet is accepted when the future completes. If the future is dropped before that, nothing was accepted, and the packet is
+    /// dropped with it: clone it, or use [`reserve`](Self::reserve).
     pub async fn send(&self, packet: impl Into<Packet>) -> Result<(), Error> {
         let packet = packet.into();
         if self.shared.judges_late() {
@@ -206,7 +210,7 @@ impl PacketSender {
     ///
     /// Use it as an arm of a `select!` beside `recv`: see the guide on [deadlocks](crate::guide::backpressure).
     ///
-    /// A permit does not reserve bytes. Like a [`PacketSink`](crate::PacketSink), it waits until the queue is below
+    /// A permit does not reserve bytes, and has no place in the line of waiting senders. Like a [`PacketSink`](crate::PacketSink), it waits until the queue is below
     /// [`send_high_water`](crate::ConnConfig::send_high_water), and its packet may exceed that. With a
     /// [policy](crate::ConnConfig::slow_consumer) that does not wait, this returns at once, and the policy applies to the packet.
     ///
@@ -268,7 +272,7 @@ impl PacketSender {
     ///
     /// Until then it reads and discards what arrives: closing a socket with unread bytes would reset the connection, and the peer
     /// could lose packets that it has not read yet. Waiting senders get an error, and the receiver gets one at its next call. A
-    /// receiver that is kept and neither polled nor dropped leaves bytes unread; `close` then waits until its deadline.
+    /// receiver that is kept and neither polled nor dropped leaves bytes unread; `close` then waits for its grace or its deadline.
     ///
     /// The deadline is [`close_timeout`](crate::ConnConfig::close_timeout) after the first call. If the peer keeps its side open, the
     /// wait ends [`close_grace`](crate::ConnConfig::close_grace) after the peer's kernel has acknowledged everything.
@@ -295,7 +299,8 @@ impl PacketSender {
 
     /// Waits until the connection ends or begins to end. Returns the first reason.
     ///
-    /// A clean close by the peer counts, although packets can still be sent after it. Only receiving notices it.
+    /// A clean close by the peer counts, although with [`half_close`](crate::ConnConfig::half_close) packets can still be sent after it.
+    /// Only receiving notices it.
     ///
     /// # Cancel safety
     ///

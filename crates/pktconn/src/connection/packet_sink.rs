@@ -24,7 +24,7 @@ const NO_TARGET: u64 = u64::MAX;
 /// - It is ready while the send queue is below [`send_high_water`](crate::ConnConfig::send_high_water). Each sink may exceed
 ///   that by one packet. With a [policy](crate::ConnConfig::slow_consumer) that does not wait it is always ready.
 /// - `flush` waits for the packets that were accepted before it, not for those that other senders add meanwhile.
-/// - `close` closes the connection, as [`PacketSender::close`] does.
+/// - `close` closes the connection for all its handles, as [`PacketSender::close`] does. `forward` calls it at the end of its stream.
 #[derive(Debug)]
 pub struct PacketSink<T: SinkSource = PacketSender> {
     inner: T,
