@@ -111,10 +111,12 @@ impl FrameReader {
             }
             ready!(self.poll_turn(cx));
             match self.codec.decode_frame(&mut self.buffer) {
-                Ok(Some(packet)) if self.skips_empty && packet.is_empty() => self.arrived(1),
                 Ok(Some(packet)) => {
-                    self.received(1);
-                    return Poll::Ready(Ok(Some(packet)));
+                    let is_skipped = self.skips_empty && packet.is_empty();
+                    self.arrived(1, usize::from(!is_skipped));
+                    if !is_skipped {
+                        return Poll::Ready(Ok(Some(packet)));
+                    }
                 }
                 Ok(None) => ready!(self.poll_more(cx)),
                 Err(error) => self.fail(&Reason::Frame(error)),
@@ -142,17 +144,12 @@ impl FrameReader {
             }
             match self.codec.decode_many(&mut self.buffer, limit, packets) {
                 Ok(0) => ready!(self.poll_more(cx)),
-                Ok(mut count) => {
-                    if self.skips_empty {
-                        let empty = remove_empty(packets, count);
-                        self.arrived(empty);
-                        count -= empty;
-                        if count == 0 {
-                            continue;
-                        }
+                Ok(count) => {
+                    let skipped = if self.skips_empty { remove_empty(packets, count) } else { 0 };
+                    self.arrived(count, count - skipped);
+                    if skipped < count {
+                        return Poll::Ready(Ok(count - skipped));
                     }
-                    self.received(count);
-                    return Poll::Ready(Ok(count));
                 }
                 Err(error) => self.fail(&Reason::Frame(error)),
             }
@@ -197,26 +194,21 @@ impl FrameReader {
         yielding::yield_turn(cx);
     }
 
-    fn received(&mut self, packets: usize) {
-        self.shared.received.packets.add(packets as u64);
-        self.arrived(packets);
-        // The caller may do other things for long before it receives again.
-        if !self.codec.is_ready(&self.buffer) {
-            self.release_memory();
-        } else if self.memory != Memory::Own {
-            self.keep_packets();
-        }
-    }
-
-    /// Packets have come, whether or not the caller gets them.
-    #[inline(always)]
-    fn arrived(&mut self, packets: usize) {
+    /// Packets were taken from the buffer, of which the caller gets `received`.
+    fn arrived(&mut self, packets: usize, received: usize) {
+        self.shared.received.packets.add(received as u64);
         self.in_turn = self.in_turn.saturating_add(packets as u32);
         if self.has_deadline {
             self.has_deadline = false;
             self.shared.pause_recv(true);
         }
         self.note_undelivered();
+        // The caller may do other things for long before it receives again.
+        if !self.codec.is_ready(&self.buffer) {
+            self.release_memory();
+        } else if self.memory != Memory::Own {
+            self.keep_packets();
+        }
     }
 
     /// Tells the connection what it would discard if it ended now.
@@ -323,14 +315,17 @@ mod tests {
 
     /// A receiver of what is written to the other end of the pipe. All that the tests write fits into it.
     fn piped() -> (FrameReader, tokio::io::DuplexStream) {
+        piped_with(&crate::ConnConfig::new())
+    }
+
+    fn piped_with(config: &crate::ConnConfig) -> (FrameReader, tokio::io::DuplexStream) {
         let (here, there) = tokio::io::duplex(1024 * 1024);
         let (reader, writer) =
             crate::transport::halves::split(crate::transport::transport_stream::CustomStream::new(here));
-        let config = crate::ConnConfig::new();
         let settings =
-            crate::connection::config::Settings::new(&config, crate::connection::config::Origin::Unknown);
+            crate::connection::config::Settings::new(config, crate::connection::config::Origin::Unknown);
         let shared =
-            Shared::new(&config, &settings, writer, crate::transport::endpoints::Endpoints::Unknown, None);
+            Shared::new(config, &settings, writer, crate::transport::endpoints::Endpoints::Unknown, None);
         (FrameReader::new(&shared, reader), there)
     }
 
@@ -362,6 +357,25 @@ mod tests {
         );
         recv(&mut receiver).await.unwrap().unwrap();
         assert_eq!((receiver.buffer.capacity(), receiver.memory), (0, Memory::Own));
+    }
+
+    #[tokio::test]
+    async fn a_receiver_that_has_skipped_heartbeats_holds_no_buffer() {
+        for in_batches in [false, true] {
+            let (mut receiver, mut peer) = piped_with(&crate::ConnConfig::new().skip_empty(true));
+            peer.write_all(&[0; 4].repeat(3)).await.unwrap();
+            let mut packets = Vec::new();
+            let is_pending = poll_fn(|cx| {
+                let is_pending = if in_batches {
+                    receiver.poll_recv_many(cx, &mut packets, 10).is_pending()
+                } else {
+                    receiver.poll_recv(cx).is_pending()
+                };
+                Poll::Ready(is_pending)
+            });
+            assert!(is_pending.await && packets.is_empty());
+            assert_eq!((receiver.buffer.capacity(), receiver.memory), (0, Memory::Own), "{in_batches}");
+        }
     }
 
     #[tokio::test]

@@ -167,6 +167,14 @@ impl Machine {
         }
     }
 
+    /// Whether the write timeout has passed, as far as is known. Then [`note_unread`](Self::note_unread) comes before the deadlines are
+    /// checked.
+    pub(crate) fn is_write_overdue(&self, rules: &Rules, now: Instant) -> bool {
+        let due =
+            self.stall().zip(rules.timeouts.write).and_then(|(stall, limit)| stall.since.checked_add(limit));
+        due.is_some_and(|due| due <= now)
+    }
+
     /// Records whether received bytes wait unread while the transport is blocked.
     pub(crate) fn note_unread(&mut self, has_unread: bool) {
         if let Some(stall) = self.cold.as_mut().and_then(|cold| cold.stall.as_mut()) {

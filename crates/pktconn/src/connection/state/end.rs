@@ -53,7 +53,8 @@ impl State {
                 );
             }
         }
-        if self.machine.is_blocked() {
+        // A system call: only when it matters.
+        if self.machine.is_write_overdue(rules, now) {
             let has_unread = undelivered || self.has_unread();
             self.machine.note_unread(has_unread);
         }

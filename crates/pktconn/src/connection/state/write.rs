@@ -133,14 +133,17 @@ impl State {
     /// Writes to the socket although tokio reports no room. tokio's readiness may be out of date.
     fn write_ignoring_readiness(&mut self) -> Poll<io::Result<()>> {
         let Self { machine, writer: Some(writer), deferred, .. } = self else { return Poll::Pending };
-        if machine.has_latest() {
-            machine.queue_due_latest(Instant::now);
-        }
-        if machine.queue.is_empty() {
+        if !machine.has_queued() {
             // The transport blocked while flushing its own buffer.
             return Poll::Pending;
         }
-        while !machine.queue.is_empty() {
+        loop {
+            if machine.has_latest() {
+                machine.queue_due_latest(Instant::now);
+            }
+            if machine.queue.is_empty() {
+                break;
+            }
             let mut slices = [IoSlice::new(&[]); MAX_SLICES];
             machine.queue.fill(&mut slices);
             match writer.write_now(&slices[0]) {
