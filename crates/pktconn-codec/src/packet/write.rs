@@ -316,6 +316,44 @@ mod tests {
     }
 
     #[test]
+    fn prepended_bytes_come_first_and_leave_room_for_a_header() {
+        let mut made = PacketMut::new();
+        made.write_bytes(b"payload");
+        // Made here, owned alone in two formats, and shared, so that it is copied.
+        let owned = |config: &CodecConfig| made.clone().freeze_for(config).into_mut();
+        let shared = made.clone().freeze();
+        let packets = [
+            made.clone(),
+            owned(&CodecConfig::new()),
+            owned(&CodecConfig::new().header(HeaderFormat::U16Be).checksum(Checksum::Crc32)),
+            shared.clone().into_mut(),
+            Packet::from("payload").into_mut(),
+        ];
+        for mut packet in packets {
+            for (number, len) in [0, 8, 8, 1, 1, 300].into_iter().enumerate() {
+                let before = packet.payload().to_vec();
+                let bytes = vec![number as u8; len];
+                packet.prepend_bytes(&bytes);
+                assert_eq!(packet.payload(), [bytes, before].concat());
+                let (frozen, frame) = frame(packet.clone(), &CodecConfig::new());
+                assert_eq!(frame[..4], (packet.len() as u32).to_le_bytes());
+                assert_eq!((&frame[4..], frozen.payload()), (packet.payload(), packet.payload()));
+            }
+        }
+        assert_eq!(shared.payload(), b"payload");
+    }
+
+    #[test]
+    fn a_copy_to_be_changed_has_room_for_two_ids_without_another_copy() {
+        let shared = Packet::from("payload");
+        let mut packet = shared.clone().into_mut();
+        let address = packet.payload().as_ptr();
+        packet.prepend_bytes(&[1; 8]);
+        packet.prepend_bytes(&[2; 8]);
+        assert_eq!(packet.payload()[16..].as_ptr(), address);
+    }
+
+    #[test]
     fn a_new_packet_allocates_one_cache_line() {
         assert_eq!(PacketMut::new().bytes.capacity(), 64);
     }
