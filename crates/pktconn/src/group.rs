@@ -205,14 +205,23 @@ impl<T: Eq + Hash> Group<T> {
         let conn = Arc::downgrade(conn.as_ref().shared());
         let member = Arc::new(Member { conn, tag: Arc::new(tag) });
         let mut members = self.members();
-        let replaced = members.by_tag.remove(&member.tag).filter(|replaced| members.has(replaced));
+        // Dropping a tag may run code of the application, which may use the group: all of these are dropped without the lock.
         let mut removed = Vec::new();
-        if let Some(replaced) = &replaced {
-            removed.extend(members.conns.remove(&key(&replaced.conn)));
+        // With its key, which `insert` would keep.
+        let last = members.by_tag.remove_entry(&member.tag);
+        members.by_tag.insert(Arc::clone(&member.tag), Arc::clone(&member));
+        let replaced = last
+            .as_ref()
+            .map(|(_, last)| last)
+            .filter(|last| members.has(last) && !last.conn.ptr_eq(&member.conn));
+        let replaced = replaced.map(|replaced| (key(&replaced.conn), replaced.conn.clone()));
+        if let Some((key, _)) = &replaced {
+            removed.extend(members.conns.remove(key));
         }
-        removed.extend(members.insert(Arc::clone(&member)));
+        removed.extend(last.map(|(_, last)| last));
+        removed.extend(members.insert(member));
         if members.by_tag.len() >= 2 * members.conns.len().max(Self::FIRST_LOOK) {
-            // Members that left otherwise.
+            // Holders that have left.
             let mut by_tag = std::mem::take(&mut members.by_tag);
             by_tag.retain(|_, member| {
                 let is_there = members.has(member);
@@ -223,12 +232,9 @@ impl<T: Eq + Hash> Group<T> {
             });
             members.by_tag = by_tag;
         }
-        let is_same = replaced.as_ref().is_some_and(|replaced| replaced.conn.ptr_eq(&member.conn));
-        members.by_tag.insert(Arc::clone(&member.tag), member);
         drop(members);
-        // Dropping a tag may run code of the application.
         drop(removed);
-        replaced.filter(|_| !is_same).and_then(|replaced| sender(&replaced))
+        replaced.and_then(|(_, conn)| sender(&conn))
     }
 
     /// The [holder](Self::join_as) of `tag`. `None` if it has left or its connection has ended.
@@ -236,13 +242,13 @@ impl<T: Eq + Hash> Group<T> {
     pub fn get(&self, tag: &T) -> Option<PacketSender> {
         let members = self.members();
         let member = members.by_tag.get(tag).filter(|member| members.has(member))?;
-        sender(member)
+        sender(&member.conn)
     }
 }
 
-/// A sender of a member whose connection has not ended.
-fn sender<T>(member: &Member<T>) -> Option<PacketSender> {
-    let conn = member.conn.upgrade()?;
+/// A sender of a connection that has not ended.
+fn sender(conn: &Weak<Shared>) -> Option<PacketSender> {
+    let conn = conn.upgrade()?;
     // Not of a connection whose last handle is gone: it is ending.
     conn.check_open().ok()?;
     Some(PacketSender::new(&conn))

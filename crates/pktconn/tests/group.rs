@@ -383,3 +383,46 @@ async fn the_policy_of_a_group_holds_while_a_sender_of_the_member_waits() {
         waiting.abort();
     }
 }
+
+/// A tag that uses its group when it is dropped.
+struct UsesGroup(u32, Group<UsesGroup>);
+
+impl PartialEq for UsesGroup {
+    fn eq(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+}
+
+impl Eq for UsesGroup {}
+
+impl std::hash::Hash for UsesGroup {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
+    }
+}
+
+impl Drop for UsesGroup {
+    fn drop(&mut self) {
+        let _ = self.1.len();
+    }
+}
+
+#[tokio::test]
+async fn a_tag_that_is_dropped_for_the_next_holder_may_use_the_group() {
+    let group = Group::new();
+    let tag = |number| UsesGroup(number, group.clone());
+    let (first, _peer) = piped_pair(64, ConnConfig::new());
+    let (second, _peer) = piped_pair(64, ConnConfig::new());
+    // Held by a member, by one that has left, and by one whose connection has ended.
+    group.join_as(&first, tag(1));
+    assert!(group.join_as(&second, tag(1)).is_some());
+    assert!(group.leave(&second));
+    assert!(group.join_as(&first, tag(1)).is_none());
+    group.join(&first, tag(2));
+    assert!(group.join_as(&second, tag(1)).is_none());
+    for number in 0..300 {
+        let (conn, _peer) = piped_pair(64, ConnConfig::new());
+        group.join_as(&conn, tag(number));
+    }
+    assert!(group.get(&tag(299)).is_none());
+}

@@ -1,5 +1,7 @@
 //! A connection as a pair of channels.
 
+use std::pin::pin;
+
 use pktconn_codec::Packet;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -93,12 +95,13 @@ async fn send_from(
     nobody_receives: CancellationToken,
 ) {
     let mut packets = Vec::new();
+    let mut closed = pin!(sender.closed());
     // After a clean close by the peer, sending may go on.
     let mut has_peer_closed = false;
     loop {
         let count = tokio::select! {
             count = to_send.recv_many(&mut packets, BATCH) => count,
-            reason = sender.closed(), if !has_peer_closed => {
+            reason = &mut closed, if !has_peer_closed => {
                 has_peer_closed = reason.is_remote_close();
                 if has_peer_closed { continue } else { return }
             }
