@@ -248,7 +248,7 @@ impl Client {
     ///
     /// [`into_unsent`](Error::into_unsent) returns the packet.
     ///
-    /// - [`is_full`](Error::is_full): the queue is full, or other senders are waiting for room.
+    /// - [`is_full`](Error::is_full): the queue is full, other senders wait for room, or a [permit](Self::reserve) is held.
     /// - [`is_payload_too_large`](Error::is_payload_too_large): the packet exceeds the limit; the client stays usable.
     /// - Any other error: the client was closed or has ended, and this is the reason.
     pub fn try_send(&self, packet: impl Into<Packet>) -> Result<u64, Error> {
@@ -343,7 +343,7 @@ impl ClientSender {
     ///
     /// [`into_unsent`](Error::into_unsent) returns the packet.
     ///
-    /// - [`is_full`](Error::is_full): the queue is full, or other senders are waiting for room.
+    /// - [`is_full`](Error::is_full): the queue is full, other senders wait for room, or a [permit](Self::reserve) is held.
     /// - [`is_payload_too_large`](Error::is_payload_too_large): the packet exceeds the limit; the client stays usable.
     /// - Any other error: the client was closed or has ended, and this is the reason.
     pub fn try_send(&self, packet: impl Into<Packet>) -> Result<u64, Error> {

@@ -38,7 +38,7 @@ impl Outgoing for Encoded {
     }
 
     fn to_chunk(&self) -> Chunk {
-        Chunk::Pieces(vec![self.0.clone()])
+        Chunk::Pieces { pieces: vec![self.0.clone()], detached: true }
     }
 }
 

@@ -26,8 +26,11 @@ pub(crate) enum Chunk {
         packet: Packet,
         parts: [Bytes; 3],
     },
-    /// A large frame whose payload consists of several parts.
-    Pieces(Vec<Bytes>),
+    /// A large frame in pieces. Those that are long, and short enough for a read chunk, may be part of one unless they are `detached`.
+    Pieces {
+        pieces: Vec<Bytes>,
+        detached: bool,
+    },
 }
 
 /// The memory of a chunk in the list of chunks, in bytes. Twice its size, because the list doubles when it is full.
@@ -38,14 +41,9 @@ pub(super) fn has_excess_capacity(frames: &BytesMut) -> bool {
     frames.capacity() - frames.len() > frames.len() / 16 + MIN_OPEN
 }
 
-/// A short piece owns its memory. A longer piece may keep a whole read chunk alive.
-fn memory_of_piece(piece: &Bytes) -> usize {
-    size_of::<Bytes>() + if may_be_shared(piece) { piece.len().max(MAX_SHARED_LEN) } else { piece.len() }
-}
-
-/// Whether a piece may share the memory of a read chunk.
-pub(super) fn may_be_shared(piece: &Bytes) -> bool {
-    piece.len() >= LARGE_FRAME
+/// Whether a piece may be part of a read chunk, and keep all of it alive.
+fn may_be_shared(piece: &Bytes) -> bool {
+    (LARGE_FRAME..=MAX_SHARED_LEN).contains(&piece.len())
 }
 
 impl Chunk {
@@ -57,7 +55,7 @@ impl Chunk {
         match self {
             Self::Small { frames, .. } => frames.len(),
             Self::Large { parts, .. } => parts.iter().map(Bytes::len).sum(),
-            Self::Pieces(pieces) => pieces.iter().map(Bytes::len).sum(),
+            Self::Pieces { pieces, .. } => pieces.iter().map(Bytes::len).sum(),
         }
     }
 
@@ -66,7 +64,12 @@ impl Chunk {
             Self::Small { memory, .. } => *memory,
             // The frame may keep a whole read chunk alive.
             Self::Large { .. } => self.len().max(MAX_SHARED_LEN),
-            Self::Pieces(pieces) => pieces.iter().map(memory_of_piece).sum(),
+            Self::Pieces { pieces, detached } => {
+                let held = |piece: &Bytes| {
+                    if !detached && may_be_shared(piece) { MAX_SHARED_LEN } else { piece.len() }
+                };
+                pieces.iter().map(|piece| size_of::<Bytes>() + held(piece)).sum()
+            }
         };
         memory + SLOT_SIZE
     }
@@ -76,7 +79,7 @@ impl Chunk {
         match self {
             Self::Small { .. } => {}
             Self::Large { packet, .. } => done(packet),
-            Self::Pieces(pieces) => pieces.into_iter().map(Packet::from).for_each(done),
+            Self::Pieces { pieces, .. } => pieces.into_iter().map(Packet::from).for_each(done),
         }
     }
 
@@ -85,9 +88,7 @@ impl Chunk {
         match self {
             Self::Small { frames, .. } => has_excess_capacity(frames),
             Self::Large { .. } => self.len() <= MAX_SHARED_LEN,
-            Self::Pieces(pieces) => {
-                pieces.iter().any(|piece| may_be_shared(piece) && piece.len() <= MAX_SHARED_LEN)
-            }
+            Self::Pieces { pieces, detached } => !detached && pieces.iter().any(may_be_shared),
         }
     }
 
@@ -103,13 +104,12 @@ impl Chunk {
                 parts.iter().for_each(|part| frame.extend_from_slice(part));
                 frame
             }
-            Self::Pieces(pieces) => {
-                let loose =
-                    pieces.iter_mut().filter(|piece| may_be_shared(piece) && piece.len() <= MAX_SHARED_LEN);
-                for piece in loose {
+            Self::Pieces { pieces, detached } => {
+                for piece in pieces.iter_mut().filter(|piece| may_be_shared(piece)) {
                     let copy = Bytes::copy_from_slice(piece);
                     done(std::mem::replace(piece, copy).into());
                 }
+                *detached = true;
                 return;
             }
         };

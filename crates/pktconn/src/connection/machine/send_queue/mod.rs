@@ -191,7 +191,7 @@ impl SendQueue {
             match chunk {
                 Chunk::Small { frames, .. } => add(frames),
                 Chunk::Large { parts, .. } => parts.iter().for_each(|part| add(part)),
-                Chunk::Pieces(pieces) => pieces.iter().for_each(|piece| add(piece)),
+                Chunk::Pieces { pieces, .. } => pieces.iter().for_each(|piece| add(piece)),
             }
         }
         // If some sealed chunks were left out, the open buffer does not come next.
@@ -318,7 +318,7 @@ impl SendQueue {
                 }
             }
             Chunk::Large { packet, .. } => unsent.push(packet),
-            Chunk::Pieces(pieces) => {
+            Chunk::Pieces { pieces, .. } => {
                 let mut frame = BytesMut::with_capacity(chunk_len);
                 pieces.iter().for_each(|piece| frame.extend_from_slice(piece));
                 unsent.extend(PacketCodec::new(*codec.config()).decode_frame(&mut frame).ok().flatten());
@@ -437,7 +437,7 @@ mod tests {
         let sealed = queue.sealed.as_ref().expect("more bytes than a full write");
         let sealed = sealed.chunks.iter().map(|chunk| match chunk {
             Chunk::Small { frames, .. } => frames.capacity(),
-            Chunk::Large { .. } | Chunk::Pieces(_) => panic!("all frames are small"),
+            Chunk::Large { .. } | Chunk::Pieces { .. } => panic!("all frames are small"),
         });
         let room = sealed.sum::<usize>() + queue.open.capacity();
         assert!(room <= queue.len() + queue.len() / 16 + FULL_WRITE, "{room} for {}", queue.len());
@@ -509,6 +509,10 @@ mod tests {
             }
             assert_eq!(given, if stays { 0 } else { 3 });
             assert!(parts.iter().all(Bytes::is_unique), "they were copied");
+            let pieces = 4 + 3 * LARGE_FRAME + 4 * size_of::<Bytes>();
+            assert_eq!(queue.held(), pieces + SLOT_SIZE, "what they take now");
+            queue.compact(|_| given += 1);
+            assert_eq!(given, if stays { 0 } else { 3 }, "they are copied once");
             assert!(pending(&queue)[4..] == parts.concat());
         }
     }

@@ -50,6 +50,6 @@ impl Outgoing for PartsFrame<'_> {
     }
 
     fn to_chunk(&self) -> Chunk {
-        Chunk::Pieces(self.pieces(LARGE_FRAME))
+        Chunk::Pieces { pieces: self.pieces(LARGE_FRAME), detached: false }
     }
 }

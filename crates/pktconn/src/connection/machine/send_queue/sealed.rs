@@ -68,7 +68,7 @@ impl Sealed {
                 frames.advance(len);
                 (len, frames.is_empty())
             }
-            large @ (Chunk::Large { .. } | Chunk::Pieces(_)) => (large.len(), true),
+            large @ (Chunk::Large { .. } | Chunk::Pieces { .. }) => (large.len(), true),
         };
         if is_chunk {
             if let Some(chunk) = self.chunks.remove(begun) {
