@@ -195,6 +195,7 @@ impl FrameReader {
     }
 
     /// Packets were taken from the buffer, of which the caller gets `received`.
+    #[inline(always)]
     fn arrived(&mut self, packets: usize, received: usize) {
         self.shared.received.packets.add(received as u64);
         self.in_turn = self.in_turn.saturating_add(packets as u32);
