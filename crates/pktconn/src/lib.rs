@@ -1,5 +1,5 @@
-//! Whole, ordered packets over TCP, or over any byte stream: fast, bounded in memory, and never losing one silently.
-//! The wire format is that of the Go library `pktconn`.
+//! Whole, ordered packets over TCP, TLS, Unix sockets or any byte stream: fast, bounded in memory, and no packet is lost
+//! silently. The wire format is that of the Go library `pktconn`.
 //!
 //! ```text
 //! +----------------+---------------------+------------------------+
@@ -37,68 +37,73 @@
 //! # }
 //! ```
 //!
-//! A [`Client`] keeps its connection up: it connects again when that is lost. A [`Group`] sends a packet to many.
+//! A [`Client`] connects again when its connection is lost. A [`Group`] sends a packet to many connections. The
+//! [`guide`] has a chapter for each task.
 //!
 //! # The data path
 //!
 //! ```text
-//! socket -> read buffer -> PacketCodec -> Packet -> recv()            receive
-//! send() -> send queue (encoded once, in order, bounded) -> one large write -> socket     connection
+//! receive:  socket -> read buffer -> PacketCodec -> Packet -> recv()
+//! send:     send() -> send queue (encoded once, in order, bounded) -> one large write -> socket
 //! ```
 //!
-//! - Reading is pulled by [`recv`](PacketConn::recv): there is no task and no channel between the socket and the caller,
-//!   so a caller that does not read slows the peer down by TCP's own means.
-//! - [`send`](PacketConn::send) puts a packet into the send queue. It leaves at the end of the current turn of the scheduler,
-//!   or sooner: when the receiving side is about to wait, or when a large write's worth has gathered. So single packets
-//!   are not delayed, and many go out in one write. Nothing more need be called for that. A batch, by
-//!   [`send_many`](PacketConn::send_many), leaves at its end. Under
-//!   [`flush_delay`](ConnConfig::flush_delay) they wait for others to follow.
-//! - What holds of every connection: the packets received are a prefix of those that the peer sent; a failure is one
-//!   [`Error`], and every handle can read the first; memory follows bytes that arrived or were queued, never what a header claims;
-//!   any future can be dropped at any time without tearing a packet.
+//! - [`recv`](PacketConn::recv) reads from the socket. There is no task and no channel between the socket and the
+//!   caller, so the flow control of TCP slows down a peer whose packets are not received.
+//! - [`send`](PacketConn::send) puts a packet into the send queue. The queue is written when the receiving side is about
+//!   to wait, when it contains 64 KiB, or at the end of the current turn of the scheduler, whichever is first. So a
+//!   single packet is not delayed, many packets are written together, and there is nothing to flush.
+//!   [`send_many`](PacketConn::send_many) writes its batch at its end. With [`flush_delay`](ConnConfig::flush_delay),
+//!   packets wait for others.
+//!
+//! # Guarantees
+//!
+//! - The received packets are a prefix of those that the peer sent: whole, in order, none twice.
+//! - A connection fails with one [`Error`], which each of its handles can read.
+//! - Memory grows with bytes that have arrived or are queued, never with the length that a header announces.
+//! - Every future can be dropped at any time without tearing a packet.
 //!
 //! # Runtime
 //!
-//! Both of tokio's runtimes do, with their I/O and time drivers on (as `#[tokio::main]` has them). A connection must be
-//! made inside of one.
+//! A connection must be made inside a tokio runtime, current-thread or multi-thread, with its I/O and time drivers
+//! enabled, as with `#[tokio::main]`.
 //!
-//! Where a thousand connections are often ready at once, a current-thread runtime that looks at 64 sockets a turn
-//! (`max_io_events_per_tick`) finds their tasks still in the cache; `pktecho` has one.
+//! If a thousand connections are often ready at the same time, a current-thread runtime with
+//! `max_io_events_per_tick(64)` finds their tasks still in the CPU cache. `pktecho` does this.
 //!
 //! # Features
 //!
 //! | feature | what it adds |
 //! |---|---|
-//! | `tls` | TLS by rustls: `TlsServerConfig`, `TlsClientConfig`, `TlsInfo` |
+//! | `tls` | TLS with rustls: `TlsServerConfig`, `TlsClientConfig`, `TlsInfo` |
 //! | `proxy-protocol` | the PROXY protocol for servers: `ServerConfig::proxy_protocol` |
 //! | `metrics` | figures for the recorder of the [`metrics`](https://docs.rs/metrics) crate |
 //!
-//! All are off by default, and change nothing for who does not use them.
+//! All features are off by default.
 //!
 //! # Metrics
 //!
-//! With the feature `metrics`, all servers and clients of a process add to these, for Prometheus or what else the program
-//! has a recorder for. Install that before the first server. A server that [serves](PacketServer::serve) brings its figures
-//! up to date once a second and at its end: nothing is counted there for a packet. For one server alone there are
-//! [`ServerHandle::stats`] and [`ServerHandle::traffic`], without the feature.
+//! With the feature `metrics`, all servers and clients of a process add to the figures below. Install the recorder of
+//! the program, for example one for Prometheus, before the first server. A server that is
+//! [serving](PacketServer::serve) updates its figures once per second and at its end; no packet causes a call of the
+//! recorder. For one server alone, without the feature, see [`ServerHandle::stats`] and [`ServerHandle::traffic`].
 //!
-//! | name | what it is | |
+//! | name | type | value |
 //! |---|---|---|
-//! | `pktconn_connections_accepted_total` | counter | connections that servers have accepted |
-//! | `pktconn_connections_refused_total` | counter | those that were closed at once, because there were too many |
-//! | `pktconn_handshakes_failed_total` | counter | those that never came to their first packet, because of TLS or the PROXY protocol |
-//! | `pktconn_connections_over_budget_total` | counter | those that were closed for the memory budget |
-//! | `pktconn_connections_ended_total` | counter | those that were opened and are gone; label `reason`: `local_close`, `remote_close`, `truncated`, `protocol`, `io`, `timeout`, `slow_consumer`, `over_budget` |
-//! | `pktconn_connections_open` | gauge | those that are there |
+//! | `pktconn_connections_accepted_total` | counter | connections that servers accepted |
+//! | `pktconn_connections_refused_total` | counter | connections closed at once because a limit was reached |
+//! | `pktconn_handshakes_failed_total` | counter | connections whose TLS handshake or PROXY header failed |
+//! | `pktconn_connections_over_budget_total` | counter | connections closed because of the memory budget |
+//! | `pktconn_connections_ended_total` | counter | connections that have ended; label `reason`: `local_close`, `remote_close`, `truncated`, `protocol`, `io`, `timeout`, `slow_consumer`, `over_budget` |
+//! | `pktconn_connections_open` | gauge | open connections |
 //! | `pktconn_packets_received_total`, `pktconn_packets_sent_total`, `pktconn_packets_dropped_total` | counters | packets of servers' connections, as [`ConnStats`] counts them |
-//! | `pktconn_received_bytes_total`, `pktconn_sent_bytes_total` | counters | bytes of the same |
-//! | `pktconn_reads_total`, `pktconn_writes_total` | counters | reads from their transports and writes to them |
-//! | `pktconn_queued_bytes` | gauge | bytes that wait for peers to take them |
-//! | `pktconn_held_bytes` | gauge | what connections hold in memory, where there is a budget |
-//! | `pktconn_connection_duration_seconds` | histogram | from the accept to the end of a connection that was opened |
-//! | `pktconn_handshake_duration_seconds` | histogram | from the accept to the first packet that could be |
-//! | `pktconn_client_connections_total` | counter | connections that a [`Client`] has made |
-//! | `pktconn_client_failed_tries_total` | counter | its attempts that failed |
+//! | `pktconn_received_bytes_total`, `pktconn_sent_bytes_total` | counters | bytes of servers' connections, with headers and checksums |
+//! | `pktconn_reads_total`, `pktconn_writes_total` | counters | reads from and writes to the transports |
+//! | `pktconn_queued_bytes` | gauge | bytes in the send queues |
+//! | `pktconn_held_bytes` | gauge | memory that connections hold, of servers with a memory budget |
+//! | `pktconn_connection_duration_seconds` | histogram | time from accept to the end of a connection |
+//! | `pktconn_handshake_duration_seconds` | histogram | time from accept to the end of a successful handshake |
+//! | `pktconn_client_connections_total` | counter | connections that a [`Client`] made |
+//! | `pktconn_client_failed_tries_total` | counter | failed connection attempts of a [`Client`] |
 
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -107,7 +112,7 @@ mod error;
 pub use error::{Error, Timeout};
 
 mod transport;
-pub use transport::{Addr, Listener, TcpConfig};
+pub use transport::{Addr, TcpConfig};
 #[cfg(feature = "tls")]
 pub use transport::{TlsClientConfig, TlsInfo, TlsServerConfig};
 
@@ -119,7 +124,7 @@ pub use connection::{
 
 mod server;
 pub use server::{
-    BoxError, ConnHandler, HandlerResult, PacketServer, ServerConfig, ServerHandle, ServerStats,
+    BoxError, ConnHandler, HandlerResult, Listener, PacketServer, ServerConfig, ServerHandle, ServerStats,
     ShutdownReport,
 };
 

@@ -1,14 +1,13 @@
 //! The public configuration of a server, and its checks.
 
 #[cfg(feature = "proxy-protocol")]
-use std::sync::Arc;
-
-#[cfg(feature = "proxy-protocol")]
 use ipnet::IpNet;
 
 #[cfg(feature = "tls")]
 use crate::TlsServerConfig;
 use crate::error::Reason;
+#[cfg(feature = "proxy-protocol")]
+use crate::transport::proxy_protocol::TrustedProxies;
 use crate::{ConnConfig, Error};
 
 /// The configuration of a server: connections, limits, shutdown, TLS, PROXY protocol.
@@ -34,7 +33,7 @@ pub struct ServerConfig {
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<TlsServerConfig>,
     #[cfg(feature = "proxy-protocol")]
-    pub(crate) proxies: Option<Arc<[IpNet]>>,
+    pub(crate) proxies: Option<TrustedProxies>,
 }
 
 impl ServerConfig {
@@ -54,7 +53,8 @@ impl ServerConfig {
         }
     }
 
-    /// Sets the configuration of each connection. Default: [`ConnConfig::new`].
+    /// Sets the configuration of each connection. Default: [`ConnConfig::new`]. A [`Listener`](crate::Listener::conn) can
+    /// have its own.
     #[must_use]
     pub fn conn(mut self, conn: ConnConfig) -> Self {
         self.conn = conn;
@@ -131,7 +131,7 @@ impl ServerConfig {
         self
     }
 
-    /// Requires TLS on all addresses of the server.
+    /// Requires TLS on all addresses of the server, except those with [other settings](crate::Listener::without_tls).
     ///
     /// Each handshake runs in the task of its connection and does not delay others. It must complete within
     /// [`handshake_timeout`](ConnConfig::handshake_timeout). Default: no TLS.
@@ -142,7 +142,8 @@ impl ServerConfig {
         self
     }
 
-    /// Requires the PROXY protocol, version 1 or 2, on all connections: the server is reached only through proxies.
+    /// Requires the PROXY protocol, version 1 or 2, on all connections: the server is reached only through proxies. A
+    /// [`Listener`](crate::Listener::without_proxy_protocol) can have other settings.
     ///
     /// Each connection must start with a PROXY header, and must come from one of the networks in `trusted` or over a
     /// Unix socket. The server closes all others. It never guesses whether a header is there: otherwise a client could
@@ -169,7 +170,7 @@ impl ServerConfig {
     #[cfg(feature = "proxy-protocol")]
     #[must_use]
     pub fn proxy_protocol(mut self, trusted: impl IntoIterator<Item = IpNet>) -> Self {
-        self.proxies = Some(trusted.into_iter().map(crate::transport::proxy_protocol::canonical).collect());
+        self.proxies = Some(TrustedProxies::new(trusted));
         self
     }
 
@@ -185,17 +186,8 @@ impl ServerConfig {
             return Err(Reason::Config("memory_budget must be at least 1 MiB").into());
         }
         #[cfg(feature = "proxy-protocol")]
-        if let Some(networks) = &self.proxies {
-            if networks.is_empty() {
-                return Err(Reason::Config(
-                    "proxy_protocol has no trusted network; name the networks of your proxies",
-                )
-                .into());
-            }
-            if let Some(problem) = networks.iter().find_map(crate::transport::proxy_protocol::network_problem)
-            {
-                return Err(Reason::BadValue(problem.into()).into());
-            }
+        if let Some(proxies) = &self.proxies {
+            proxies.check()?;
         }
         self.conn.check_without_connect()
     }

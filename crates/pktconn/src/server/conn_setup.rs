@@ -9,30 +9,34 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-#[cfg(feature = "proxy-protocol")]
-use ipnet::IpNet;
-
-use crate::connection::config::Settings;
+use crate::connection::config::{Origin, Settings};
 #[cfg(feature = "proxy-protocol")]
 use crate::error::failure::Operation;
 use crate::error::{Reason, Timeout};
+#[cfg(feature = "tls")]
+use crate::server::current_tls::CurrentTls;
 use crate::server::failure_log::{FailureKind, FailureLog};
+use crate::server::listener::ServerListener;
 use crate::server::registry::ConnSlot;
 use crate::server::server_handle::ServerState;
 use crate::transport::byte_stream::ByteStream;
 use crate::transport::connect::with_timeout;
 use crate::transport::plain_stream::PlainStream;
+#[cfg(feature = "proxy-protocol")]
+use crate::transport::proxy_protocol::TrustedProxies;
 use crate::{ConnConfig, Error, PacketConn};
 
-/// What setting up a connection needs: the configuration and the shared parts of the server.
+/// What setting up a connection of one listener needs: its configuration, and the shared parts of the server.
 pub(crate) struct ConnSetup {
-    pub(crate) config: ConnConfig,
-    pub(crate) settings: Arc<Settings>,
+    config: ConnConfig,
+    settings: Arc<Settings>,
     pub(crate) server: Arc<ServerState>,
     pub(crate) failure_log: Arc<FailureLog>,
-    /// The networks of trusted proxies. `Some` if every connection starts with a PROXY header.
+    #[cfg(feature = "tls")]
+    tls: Option<CurrentTls>,
+    /// `Some` if every connection starts with a PROXY header.
     #[cfg(feature = "proxy-protocol")]
-    pub(crate) proxies: Option<Arc<[IpNet]>>,
+    proxies: Option<TrustedProxies>,
 }
 
 fn timeout_error(limit: Duration, peer: Option<SocketAddr>) -> Reason {
@@ -41,6 +45,24 @@ fn timeout_error(limit: Duration, peer: Option<SocketAddr>) -> Reason {
 }
 
 impl ConnSetup {
+    /// Call it inside the runtime that the connections will live in.
+    pub(crate) fn new(
+        listener: &ServerListener,
+        server: &Arc<ServerState>,
+        failure_log: &Arc<FailureLog>,
+    ) -> Self {
+        Self {
+            settings: Settings::new(&listener.conn, Origin::Accepted),
+            config: listener.conn.clone(),
+            server: Arc::clone(server),
+            failure_log: Arc::clone(failure_log),
+            #[cfg(feature = "tls")]
+            tls: listener.tls.clone(),
+            #[cfg(feature = "proxy-protocol")]
+            proxies: listener.proxies.clone(),
+        }
+    }
+
     /// Whether accepted peers are proxies, so that the client's address comes from the PROXY header.
     pub(crate) fn expects_proxy_header(&self) -> bool {
         #[cfg(feature = "proxy-protocol")]
@@ -52,7 +74,7 @@ impl ConnSetup {
     /// Whether a connection has to wait for a PROXY header or for TLS before its first packet.
     pub(crate) fn has_handshake(&self) -> bool {
         #[cfg(feature = "tls")]
-        let has_tls = self.server.has_tls();
+        let has_tls = self.tls.is_some();
         #[cfg(not(feature = "tls"))]
         let has_tls = false;
         has_tls || self.expects_proxy_header()
@@ -124,7 +146,7 @@ impl ConnSetup {
         if let Some(proxies) = &self.proxies {
             let proxy = peer;
             let proxy_error = |error| Reason::io(Operation::ProxyHeader, proxy, error);
-            if !crate::transport::proxy_protocol::is_trusted(proxies, peer) {
+            if !proxies.include(peer) {
                 let problem =
                     "its address is not in a trusted network; add it to proxy_protocol if it is a proxy";
                 return Err(proxy_error(std::io::Error::new(std::io::ErrorKind::PermissionDenied, problem)));
@@ -139,8 +161,8 @@ impl ConnSetup {
             }
         }
         #[cfg(feature = "tls")]
-        if let Some(acceptor) = self.server.tls() {
-            let stream = crate::transport::tls::accept(acceptor, stream, peer).await?;
+        if let Some(tls) = &self.tls {
+            let stream = crate::transport::tls::accept(tls.get(), stream, peer).await?;
             return self.open_conn(stream, peer, slot).map(Some).map_err(Error::into_reason);
         }
         self.open_conn(stream, peer, slot).map(Some).map_err(Error::into_reason)

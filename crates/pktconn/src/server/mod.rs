@@ -18,11 +18,17 @@ mod metric_events;
 
 mod registry;
 
+#[cfg(feature = "tls")]
+mod current_tls;
+
 mod server_handle;
 pub use server_handle::ServerHandle;
 
 #[cfg(feature = "metrics")]
 mod metrics;
+
+pub(crate) mod listener;
+pub use listener::Listener;
 
 mod failure_log;
 

@@ -14,18 +14,15 @@ use std::task::{Context, Poll};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::connection::config::{Origin, Settings};
-use crate::error::Reason;
-use crate::error::failure::Operation;
 use crate::server::accept_backoff::AcceptBackoff;
 use crate::server::conn_setup::ConnSetup;
 use crate::server::conn_task::{CONNECTION_FAILED, ConnTask, HandlerResult, Stage};
 use crate::server::drain::{drain, log_if_panicked};
-use crate::server::failure_log::FailureKind;
+use crate::server::failure_log::{FailureKind, FailureLog};
+use crate::server::listener::{Listener, ServerListener};
 use crate::server::memory_budget;
 use crate::server::registry::ConnSlot;
 use crate::transport::addr::Addr;
-use crate::transport::listener::Listener;
 use crate::transport::plain_stream::PlainStream;
 use crate::{Error, PacketConn, ServerConfig, ServerHandle, ShutdownReport};
 
@@ -35,7 +32,7 @@ use crate::{Error, PacketConn, ServerConfig, ServerHandle, ShutdownReport};
 /// [example of the crate](crate#a-server-and-a-client).
 #[derive(Debug)]
 pub struct PacketServer {
-    listeners: Vec<Listener>,
+    listeners: Vec<ServerListener>,
     local_addrs: Vec<Addr>,
     config: ServerConfig,
     handle: ServerHandle,
@@ -105,7 +102,8 @@ impl PacketServer {
         Ok(server)
     }
 
-    /// Listens on one more address. All addresses share the configuration and the limits.
+    /// Listens on one more address, with the configuration of the server. For other settings use
+    /// [`add_listener`](Self::add_listener). All addresses share the limits and the counts.
     ///
     /// On Linux, `[::]` accepts IPv4 connections too. It cannot be added to `0.0.0.0` on the same port: the address is
     /// then in use.
@@ -136,7 +134,8 @@ impl PacketServer {
         self.add_listener(listener)
     }
 
-    /// Accepts connections of one more listening socket. All sockets share the configuration and the limits.
+    /// Accepts connections of one more listening socket. All sockets share the limits and the counts. A [`Listener`] can
+    /// have its own TLS, PROXY protocol and [`ConnConfig`](crate::ConnConfig).
     ///
     /// # Errors
     ///
@@ -144,12 +143,11 @@ impl PacketServer {
     ///
     /// - [`is_io`](Error::is_io): the socket reports no address, or refuses the buffer sizes of the
     ///   [`TcpConfig`](crate::TcpConfig).
+    /// - [`is_config`](Error::is_config): a setting of the listener is invalid.
+    /// - [`is_tls`](Error::is_tls): a certificate or key file of the listener cannot be read or used.
     pub fn add_listener(&mut self, listener: impl Into<Listener>) -> Result<(), Error> {
-        let listener = listener.into();
-        let unusable = |error| Reason::io(Operation::Listen, None::<String>, error);
-        listener.set_inherited_options(&self.config.conn.tcp).map_err(unusable)?;
-        let local_addr = listener.local_addr().map_err(unusable)?;
-        self.local_addrs.push(local_addr);
+        let listener = listener.into().for_server(&self.config, self.handle.state())?;
+        self.local_addrs.push(listener.local_addr.clone());
         self.listeners.push(listener);
         Ok(())
     }
@@ -225,14 +223,9 @@ impl PacketServer {
         H: Fn(PacketConn) -> F + Send + Sync + 'static,
         F: Future<Output = HandlerResult> + Send + 'static,
     {
-        let conn_setup = Arc::new(ConnSetup {
-            settings: Settings::new(&self.config.conn, Origin::Accepted),
-            config: self.config.conn.clone(),
-            server: Arc::clone(self.handle.state()),
-            failure_log: Arc::default(),
-            #[cfg(feature = "proxy-protocol")]
-            proxies: self.config.proxies.clone(),
-        });
+        let failure_log = Arc::<FailureLog>::default();
+        let new_setup = |listener| Arc::new(ConnSetup::new(listener, self.handle.state(), &failure_log));
+        let setups: Vec<_> = self.listeners.iter().map(new_setup).collect();
         let handler = Arc::new(handler);
         let mut handlers = JoinSet::new();
         let mut backoff = AcceptBackoff::default();
@@ -248,33 +241,28 @@ impl PacketServer {
                 accepted = poll_fn(|cx| self.poll_accept(&mut next_listener, cx)) => accepted,
             };
             match accepted {
-                Ok((stream, peer_addr)) => {
+                Ok((listener, stream, peer_addr)) => {
                     backoff.reset();
+                    let conn_setup = &setups[listener];
                     let client = peer_addr.filter(|_| !conn_setup.expects_proxy_header());
                     let Some(slot) = ConnSlot::reserve(&conn_setup.server.registry, client) else {
                         conn_setup.log_refused(peer_addr);
                         continue;
                     };
                     let stage = if conn_setup.has_handshake() {
-                        let handshake = Arc::clone(&conn_setup).handshake(stream, peer_addr, slot);
+                        let handshake = Arc::clone(conn_setup).handshake(stream, peer_addr, slot);
                         Stage::Handshake { handshake: Box::pin(handshake), handler: Arc::clone(&handler) }
                     } else {
                         match conn_setup.open_conn(stream, peer_addr, slot) {
                             Ok(conn) => Stage::Ready { with: Some((conn, Arc::clone(&handler))) },
                             // The peer reset the connection between the accept and now.
                             Err(error) => {
-                                conn_setup.failure_log.log(
-                                    FailureKind::Io,
-                                    peer_addr,
-                                    CONNECTION_FAILED,
-                                    &error,
-                                );
+                                failure_log.log(FailureKind::Io, peer_addr, CONNECTION_FAILED, &error);
                                 continue;
                             }
                         }
                     };
-                    let failure_log = Arc::clone(&conn_setup.failure_log);
-                    handlers.spawn(ConnTask::new(stage, failure_log));
+                    handlers.spawn(ConnTask::new(stage, Arc::clone(&failure_log)));
                 }
                 Err(error) => self.pause_after_accept_error(&error, &mut backoff, &mut handlers).await,
             }
@@ -283,18 +271,18 @@ impl PacketServer {
         drain(self.handle.state(), handlers).await
     }
 
-    /// Accepts a connection from any listener. Starts with `next_listener`, so that a busy listener cannot starve the
+    /// Accepts a connection from any listener, and returns the listener's index. Starts with `next_listener`, so that a busy listener cannot starve the
     /// others.
     fn poll_accept(
         &self,
         next_listener: &mut usize,
         cx: &mut Context<'_>,
-    ) -> Poll<io::Result<(PlainStream, Option<SocketAddr>)>> {
+    ) -> Poll<io::Result<(usize, PlainStream, Option<SocketAddr>)>> {
         for _ in &self.listeners {
-            let listener = &self.listeners[*next_listener];
-            *next_listener = (*next_listener + 1) % self.listeners.len();
-            if let Poll::Ready(accepted) = listener.poll_accept(cx) {
-                return Poll::Ready(accepted);
+            let index = *next_listener;
+            *next_listener = (index + 1) % self.listeners.len();
+            if let Poll::Ready(accepted) = self.listeners[index].socket.poll_accept(cx) {
+                return Poll::Ready(accepted.map(|(stream, peer_addr)| (index, stream, peer_addr)));
             }
         }
         Poll::Pending

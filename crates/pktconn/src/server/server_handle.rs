@@ -2,19 +2,18 @@
 
 use std::sync::Arc;
 #[cfg(feature = "tls")]
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 #[cfg(feature = "tls")]
-use tokio_rustls::TlsAcceptor;
-
+use super::current_tls::CurrentTls;
 use super::registry::Registry;
-use crate::{ConnStats, Error, ServerConfig, ServerStats};
 #[cfg(feature = "tls")]
-use crate::{TlsServerConfig, error::Reason};
+use crate::{Addr, TlsServerConfig, error::Reason};
+use crate::{ConnStats, Error, ServerConfig, ServerStats};
 
 /// A handle to a [`PacketServer`](crate::PacketServer): shuts it down, notifies handlers of the shutdown, reports
 /// counts.
@@ -28,20 +27,27 @@ pub(crate) struct ServerState {
     /// When a shutdown closes the remaining connections. `None` if no deadline is set.
     pub(crate) close_deadline: watch::Sender<Option<Instant>>,
     pub(crate) registry: Arc<Registry>,
+    /// For the addresses without a configuration of their own.
     #[cfg(feature = "tls")]
-    tls: Option<RwLock<TlsAcceptor>>,
+    pub(crate) tls: Option<CurrentTls>,
+    /// The addresses with a configuration of their own.
+    #[cfg(feature = "tls")]
+    tls_by_addr: Mutex<Vec<(Addr, CurrentTls)>>,
 }
 
+#[cfg(feature = "tls")]
 impl ServerState {
-    #[cfg(feature = "tls")]
-    pub(crate) fn has_tls(&self) -> bool {
-        self.tls.is_some()
+    /// Loads the TLS configuration of an address that has its own.
+    pub(crate) fn add_tls(&self, addr: &Addr, config: &TlsServerConfig) -> Result<CurrentTls, Reason> {
+        let tls = CurrentTls::load(config)?;
+        let mut by_addr = self.tls_by_addr.lock().unwrap_or_else(PoisonError::into_inner);
+        by_addr.push((addr.clone(), tls.clone()));
+        Ok(tls)
     }
 
-    /// The current TLS configuration for new connections. `None` without TLS.
-    #[cfg(feature = "tls")]
-    pub(crate) fn tls(&self) -> Option<TlsAcceptor> {
-        Some(self.tls.as_ref()?.read().unwrap_or_else(PoisonError::into_inner).clone())
+    fn tls_of(&self, addr: &Addr) -> Option<CurrentTls> {
+        let by_addr = self.tls_by_addr.lock().unwrap_or_else(PoisonError::into_inner);
+        by_addr.iter().find(|(of, _)| of == addr).map(|(_, tls)| tls.clone())
     }
 }
 
@@ -52,7 +58,9 @@ impl ServerHandle {
             close_deadline,
             registry: Arc::new(Registry::new(config)),
             #[cfg(feature = "tls")]
-            tls: config.tls.as_ref().map(TlsServerConfig::load).transpose()?.map(RwLock::new),
+            tls: config.tls.as_ref().map(CurrentTls::load).transpose()?,
+            #[cfg(feature = "tls")]
+            tls_by_addr: Mutex::default(),
         })))
     }
 
@@ -92,17 +100,18 @@ impl ServerHandle {
         self.0.registry.shutdown.triggered().await;
     }
 
-    /// Replaces the TLS configuration for new connections, for example after a certificate was renewed in the same
-    /// files.
+    /// Replaces [`ServerConfig::tls`](crate::ServerConfig::tls) for new connections, for example after a certificate
+    /// was renewed in the same files.
     ///
-    /// Open connections and running handshakes are not affected. This call reads files, so it can block for a moment.
+    /// Open connections and running handshakes are not affected, nor are addresses with
+    /// [their own TLS](crate::Listener::tls). This call reads files, so it can block for a moment.
     ///
     /// # Errors
     ///
     /// The server keeps its configuration.
     ///
     /// - [`is_tls`](Error::is_tls): a file cannot be read or used.
-    /// - [`is_config`](Error::is_config): the server was made without TLS.
+    /// - [`is_config`](Error::is_config): the server was made without `ServerConfig::tls`.
     #[cfg(feature = "tls")]
     pub fn set_tls(&self, tls: &TlsServerConfig) -> Result<(), Error> {
         let Some(current) = &self.0.tls else {
@@ -111,9 +120,33 @@ impl ServerHandle {
             )
             .into());
         };
-        let acceptor = tls.load()?;
-        *current.write().unwrap_or_else(PoisonError::into_inner) = acceptor;
-        Ok(())
+        Ok(current.replace(tls)?)
+    }
+
+    /// Replaces the [TLS configuration of one listener](crate::Listener::tls) for new connections. `addr` is its
+    /// address in [`local_addrs`](crate::PacketServer::local_addrs).
+    ///
+    /// Otherwise like [`set_tls`](Self::set_tls).
+    ///
+    /// # Errors
+    ///
+    /// The listener keeps its configuration.
+    ///
+    /// - [`is_tls`](Error::is_tls): a file cannot be read or used.
+    /// - [`is_config`](Error::is_config): no listener with its own TLS configuration has this address.
+    #[cfg(feature = "tls")]
+    pub fn set_tls_at(&self, addr: impl Into<Addr>, tls: &TlsServerConfig) -> Result<(), Error> {
+        let addr = addr.into();
+        let Some(current) = self.0.tls_of(&addr) else {
+            return Err(Reason::BadValue(
+                format!(
+                    "no listener at {addr} has its own TLS configuration: set Listener::tls to use set_tls_at"
+                )
+                .into(),
+            )
+            .into());
+        };
+        Ok(current.replace(tls)?)
     }
 
     /// The server's connection counts: since it was made, and now.

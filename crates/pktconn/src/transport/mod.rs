@@ -43,5 +43,4 @@ mod connect_first;
 
 pub(crate) mod connect;
 
-pub(crate) mod listener;
-pub use listener::Listener;
+pub(crate) mod listen_socket;

@@ -5,10 +5,14 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use ppp::{v1, v2};
 use tokio::io::{AsyncRead, AsyncReadExt};
+
+use crate::Error;
+use crate::error::Reason;
 
 /// The length of the shortest header: `PROXY UNKNOWN\r\n`.
 const MIN_HEADER_LEN: usize = 15;
@@ -32,7 +36,7 @@ const IPV4_MAPPED_PREFIX_LEN: u8 = 96;
 
 /// Converts an IPv4-mapped IPv6 network to IPv4, for example `::ffff:10.0.0.0/104` to `10.0.0.0/8`. Peers are compared
 /// in this form.
-pub(crate) fn canonical(network: IpNet) -> IpNet {
+fn canonical(network: IpNet) -> IpNet {
     let mapped = match network {
         IpNet::V6(network) => {
             network.addr().to_ipv4_mapped().zip(network.prefix_len().checked_sub(IPV4_MAPPED_PREFIX_LEN))
@@ -45,7 +49,7 @@ pub(crate) fn canonical(network: IpNet) -> IpNet {
 /// Describes what is wrong with a [canonical] network: an IPv4-mapped address with the prefix length of an IPv4
 /// network. `::ffff:10.0.0.0/8` means `::/8`, which is 1/256 of all IPv6 addresses and contains no IPv4 address:
 /// certainly a mistake.
-pub(crate) fn network_problem(network: &IpNet) -> Option<String> {
+fn network_problem(network: &IpNet) -> Option<String> {
     let IpNet::V6(network) = network else { return None };
     let addr = network.addr().to_ipv4_mapped()?;
     let len = network.prefix_len();
@@ -59,12 +63,35 @@ pub(crate) fn network_problem(network: &IpNet) -> Option<String> {
     ))
 }
 
-/// Whether `peer` is a trusted proxy. Peers of a Unix socket are (`None`): the file's permissions control who connects.
-pub(crate) fn is_trusted(networks: &[IpNet], peer: Option<SocketAddr>) -> bool {
-    let Some(peer) = peer else { return true };
-    // A dual-stack listener reports IPv4 peers as IPv4-mapped IPv6 addresses.
-    let ip: IpAddr = peer.ip().to_canonical();
-    networks.iter().any(|network| network.contains(&ip))
+/// The networks from which a PROXY header is believed.
+#[derive(Clone, Debug)]
+pub(crate) struct TrustedProxies(Arc<[IpNet]>);
+
+impl TrustedProxies {
+    pub(crate) fn new(networks: impl IntoIterator<Item = IpNet>) -> Self {
+        Self(networks.into_iter().map(canonical).collect())
+    }
+
+    /// Refuses an empty list, and networks that are certainly a mistake.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        if self.0.is_empty() {
+            let problem = "proxy_protocol has no trusted network; name the networks of your proxies";
+            return Err(Reason::Config(problem).into());
+        }
+        match self.0.iter().find_map(network_problem) {
+            Some(problem) => Err(Reason::BadValue(problem.into()).into()),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether `peer` is a trusted proxy. Peers of a Unix socket are (`None`): the file's permissions control who
+    /// connects.
+    pub(crate) fn include(&self, peer: Option<SocketAddr>) -> bool {
+        let Some(peer) = peer else { return true };
+        // A dual-stack listener reports IPv4 peers as IPv4-mapped IPv6 addresses.
+        let ip: IpAddr = peer.ip().to_canonical();
+        self.0.iter().any(|network| network.contains(&ip))
+    }
 }
 
 /// Reads the header and not one byte more. Returns the client's address, or `None` if the proxy does not know it or
@@ -250,11 +277,11 @@ mod tests {
             assert_eq!(network.to_string(), expected, "{written}");
             assert_eq!(network_problem(&network), None);
         }
-        let trusted = ["::ffff:127.0.0.0/104"].map(|network| canonical(network.parse().unwrap()));
+        let trusted = TrustedProxies::new(["::ffff:127.0.0.0/104".parse().unwrap()]);
         for (peer, expected) in
             [("127.0.0.1:1", true), ("[::ffff:127.9.9.9]:1", true), ("128.0.0.1:1", false)]
         {
-            assert_eq!(is_trusted(&trusted, Some(peer.parse().unwrap())), expected, "{peer}");
+            assert_eq!(trusted.include(Some(peer.parse().unwrap())), expected, "{peer}");
         }
     }
 
@@ -272,7 +299,8 @@ mod tests {
 
     #[test]
     fn the_canonical_address_of_a_peer_is_compared() {
-        let networks = ["192.0.2.0/24", "2001:db8::/32"].map(|network| network.parse().unwrap());
+        let trusted =
+            TrustedProxies::new(["192.0.2.0/24", "2001:db8::/32"].map(|network| network.parse().unwrap()));
         for (peer, expected) in [
             ("192.0.2.200:1", true),
             ("[::ffff:192.0.2.200]:1", true),
@@ -280,9 +308,8 @@ mod tests {
             ("[2001:db8:9::1]:1", true),
             ("[::1]:1", false),
         ] {
-            assert_eq!(is_trusted(&networks, Some(peer.parse().unwrap())), expected, "{peer}");
+            assert_eq!(trusted.include(Some(peer.parse().unwrap())), expected, "{peer}");
         }
-        assert!(is_trusted(&networks, None));
-        assert!(!is_trusted(&[], Some("127.0.0.1:1".parse().unwrap())));
+        assert!(trusted.include(None));
     }
 }
