@@ -112,7 +112,7 @@ mod error;
 pub use error::{Error, Timeout};
 
 mod transport;
-pub use transport::{Addr, TcpConfig};
+pub use transport::{Addr, ConnStream, TcpConfig};
 #[cfg(feature = "tls")]
 pub use transport::{TlsClientConfig, TlsInfo, TlsServerConfig};
 

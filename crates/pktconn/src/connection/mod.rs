@@ -44,5 +44,7 @@ pub use packet_conn::PacketConn;
 
 mod channels;
 
+mod framed;
+
 mod packet_sink;
 pub use packet_sink::{PacketSink, SinkSource};

@@ -46,7 +46,7 @@ use crate::{ConnConfig, ConnId, ConnStats, Error, PacketReceiver, PacketSender, 
 #[derive(Debug)]
 pub struct PacketConn {
     sender: PacketSender,
-    receiver: PacketReceiver,
+    pub(super) receiver: PacketReceiver,
 }
 
 impl PacketConn {

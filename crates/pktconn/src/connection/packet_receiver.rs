@@ -5,8 +5,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use bytes::BytesMut;
 use futures_core::Stream;
-use pktconn_codec::Packet;
+use pktconn_codec::{Packet, PacketCodec};
 
 use crate::Error;
 use crate::connection::frame_reader::FrameReader;
@@ -100,6 +101,16 @@ impl PacketReceiver {
         limit: usize,
     ) -> Poll<Result<usize, Error>> {
         self.reading.poll_recv_many(cx, packets, limit)
+    }
+
+    /// See [`FrameReader::resume`].
+    pub(crate) fn resume(&mut self, codec: PacketCodec, unread: BytesMut) {
+        self.reading.resume(codec, unread);
+    }
+
+    /// See [`FrameReader::detach`].
+    pub(crate) fn detach(&mut self) -> (Option<Reader>, PacketCodec, BytesMut) {
+        self.reading.detach()
     }
 
     /// For the time of a call.

@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 #[cfg(unix)]
 use tokio::net::UnixStream;
 
+use super::conn_stream::ConnStream;
 use super::halves::{Reader, Writer, split, split_tcp};
 use super::plain_stream::PlainStream;
 use super::tcp_config::TcpConfig;
@@ -67,8 +68,8 @@ impl From<Tls> for ByteStream {
     }
 }
 
-/// Splits any stream into halves. Recognizes tokio's sockets that the application passes, so that they get the same
-/// treatment as those that this crate opens.
+/// Splits any stream into halves. Recognizes tokio's sockets and streams of connections that the application passes, so
+/// that they get the same treatment as those that this crate opens.
 pub(crate) fn split_any<T>(stream: T) -> (Reader, Writer)
 where
     T: AsyncRead + AsyncWrite + Send + 'static,
@@ -81,6 +82,9 @@ where
     #[cfg(unix)]
     if let Some(unix) = any.downcast_mut::<Option<UnixStream>>().and_then(Option::take) {
         return split(PlainStream::Unix(unix));
+    }
+    if let Some(conn_stream) = any.downcast_mut::<Option<ConnStream>>().and_then(Option::take) {
+        return conn_stream.into_halves().unwrap_or_else(|stream| split(CustomStream::new(stream)));
     }
     // `stream` is still `Some` here: the default is never used.
     stream.map_or_else(

@@ -23,6 +23,9 @@ pub(crate) mod locked_stream;
 pub(crate) mod halves;
 pub(crate) use halves::{Reader, Writer};
 
+pub(crate) mod conn_stream;
+pub use conn_stream::ConnStream;
+
 pub(crate) mod plain_stream;
 
 #[cfg(feature = "tls")]

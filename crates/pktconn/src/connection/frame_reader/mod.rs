@@ -24,6 +24,8 @@ use crate::transport::Reader;
 
 mod buffer;
 
+mod handover;
+
 mod wait;
 
 /// How many packets a receiver gets before others on its thread have a turn. A chunk holds 16,384 empty ones, and tokio

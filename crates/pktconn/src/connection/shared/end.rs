@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::{CLOSED, Shared};
 use crate::connection::machine::Phase;
 use crate::error::Reason;
+use crate::transport::Writer;
 use crate::{ConnStats, CutConn, Error};
 
 impl Shared {
@@ -119,6 +120,22 @@ impl Shared {
                 state.machine.abort(undelivered, Instant::now());
             }
             unsent
+        })
+    }
+
+    /// Ends the connection for its handles without ending the transport, and takes the writing half. `None` while bytes
+    /// are not written yet.
+    pub(crate) fn detach_writer(self: &Arc<Self>) -> Result<Option<Writer>, Reason> {
+        self.with_state(|state| {
+            state.machine.check_open()?;
+            if state.machine.has_output() {
+                return Ok(None);
+            }
+            state.machine.stop(Reason::LocalClose);
+            self.signal(CLOSED);
+            let writer = state.take_writer();
+            state.machine.end(false);
+            Ok(writer)
         })
     }
 

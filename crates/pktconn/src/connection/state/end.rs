@@ -124,6 +124,11 @@ impl State {
         self.deferred.drop(reader);
     }
 
+    /// Takes the writing half of a connection that hands its transport over. The caller ends the connection.
+    pub(crate) fn take_writer(&mut self) -> Option<Writer> {
+        self.writer.take()
+    }
+
     /// Whether the kernel holds received bytes that were not read.
     pub(crate) fn has_unread(&self) -> bool {
         self.writer.as_ref().is_some_and(Writer::has_unread)
