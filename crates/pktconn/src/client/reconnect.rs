@@ -291,8 +291,9 @@ impl ActiveConn {
     fn move_all_to_conn(&mut self, channel: &ClientChannel) {
         loop {
             // If the transport panics, this packet was accepted already, and the next call returns the error.
-            let force =
-                |packet: &&Packet| catch_panic(|| self.sender.shared().force(packet)).unwrap_or(Ok(()));
+            let force = |packet: &&Packet| {
+                catch_panic(|| self.sender.shared().accept_without_room(packet)).unwrap_or(Ok(()))
+            };
             let sent = self.pending.iter().take_while(|packet| force(packet).is_ok()).count();
             catch_panic(|| drop(self.pending.drain(..sent)));
             if !self.pending.is_empty() || !channel.try_take_packets(&mut self.pending) {

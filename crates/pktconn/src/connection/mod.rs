@@ -2,7 +2,7 @@
 //!
 //! `machine` is a pure state machine for sending and for the end of a connection. `state` drives it over a transport.
 //! `shared` holds the state behind a lock, for all handles of a connection. `flush` and `sweep` are the tasks that
-//! write queued packets in the background. `frame_reader` reads frames.
+//! write queued packets in the background. `frame_reader` reads frames. `memory` is the memory budget of a server.
 
 pub(crate) mod config;
 pub use config::ConnConfig;

@@ -123,9 +123,9 @@ impl PacketConn {
         } else {
             stream.set_options(&config.tcp.clone().with_few_unsent())?;
         }
-        let ends = Endpoints::of(&stream, peer_addr);
+        let endpoints = Endpoints::of(&stream, peer_addr);
         let (reader, writer) = stream.split();
-        let shared = Shared::new(config, settings, writer, ends, membership);
+        let shared = Shared::new(config, settings, writer, endpoints, membership);
         Ok(Self::from_shared(&shared, reader))
     }
 
@@ -198,8 +198,8 @@ impl PacketConn {
     ///
     /// Dropping the future loses nothing: the next call continues where it stopped.
     pub async fn recv(&mut self) -> Result<Option<Packet>, Error> {
-        let waiting = self.receiver.waiting();
-        poll_fn(|cx| waiting.0.poll_recv(cx)).await
+        let guard = self.receiver.recv_guard();
+        poll_fn(|cx| guard.0.poll_recv(cx)).await
     }
 
     /// Queues a packet. Waits while the send queue has no room for it.
@@ -235,8 +235,8 @@ impl PacketConn {
     ///
     /// Dropping the future loses nothing: `packets` is unchanged, and the next call continues where it stopped.
     pub async fn recv_many(&mut self, packets: &mut Vec<Packet>, limit: usize) -> Result<usize, Error> {
-        let waiting = self.receiver.waiting();
-        poll_fn(|cx| waiting.0.poll_recv_many(cx, packets, limit)).await
+        let guard = self.receiver.recv_guard();
+        poll_fn(|cx| guard.0.poll_recv_many(cx, packets, limit)).await
     }
 
     /// Queues all `packets` in order and removes them from the vector. Waits while the send queue has no room.

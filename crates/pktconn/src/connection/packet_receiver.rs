@@ -1,4 +1,4 @@
-//! The receiving side as its user holds it.
+//! The public receiving side of a connection. [`FrameReader`] does the work.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -16,79 +16,82 @@ use crate::transport::Reader;
 
 /// The receiving side of a connection that was [split](crate::PacketConn::split).
 ///
-/// Also a [`Stream`] of packets. It ends after a clean close of the peer, and after the first error.
+/// It is also a [`Stream`] of packets, which ends after a clean close by the peer and after the first error.
 ///
-/// Dropping it leaves the senders as they are, but nothing is read any more, so that the peer's own sending comes to a
-/// stop and its close is not noticed. When the senders are gone too, the connection [ends](crate::PacketConn#dropping).
+/// After it is dropped, the senders still work, but nothing is read any more: a peer that keeps sending blocks, and its
+/// close is not noticed. When the senders are dropped, too, the connection [ends](crate::PacketConn#dropping).
 ///
-/// While it is neither polled nor dropped, a [`close`](crate::PacketSender::close) by a sender does not see the peer's close, and
-/// waits until its grace or its deadline.
+/// While it is kept and not polled, a [`close`](crate::PacketSender::close) by a sender does not see the peer's close,
+/// and waits until [`close_grace`](crate::ConnConfig::close_grace) or
+/// [`close_timeout`](crate::ConnConfig::close_timeout).
 pub struct PacketReceiver {
-    /// Boxed, because a task that owns a connection has room for it several times: in each of the futures that it was
-    /// passed through.
-    reading: Box<FrameReader>,
+    /// Boxed, because each future that a connection is passed through has room for it, so a task has room for it
+    /// several times.
+    frame_reader: Box<FrameReader>,
 }
 
 impl PacketReceiver {
     pub(crate) fn new(shared: &Arc<Shared>, reader: Reader) -> Self {
-        Self { reading: Box::new(FrameReader::new(shared, reader)) }
+        Self { frame_reader: Box::new(FrameReader::new(shared, reader)) }
     }
 
-    /// Receives the next packet, or `None` once the peer has closed its side between two frames.
+    /// Receives the next packet. Returns `None` after the peer has closed its side between two frames.
     ///
-    /// Before it waits it has what was sent written, so that a loop of `recv` and `send` answers at once and in batches
-    /// (but not under [`flush_delay`](crate::ConnConfig::flush_delay)). For the rest of a frame it waits until
-    /// [`frame_timeout`](crate::ConnConfig::frame_timeout), and for a peer that sends nothing until
-    /// [`idle_timeout`](crate::ConnConfig::idle_timeout), which is for ever by default. Once the connection's server stops, it
-    /// returns what has arrived and then `None` (see
-    /// [`drain_on_shutdown`](crate::ServerConfig::drain_on_shutdown)).
+    /// Before it waits, it writes the send queue, so a loop of `recv` and `send` answers immediately and in batches.
+    /// With [`flush_delay`](crate::ConnConfig::flush_delay), it does not.
     ///
-    /// What arrived before a write failed is received first, and then the error is returned.
+    /// It waits up to [`frame_timeout`](crate::ConnConfig::frame_timeout) for the rest of a frame. It waits up to
+    /// [`idle_timeout`](crate::ConnConfig::idle_timeout) for a silent peer; by default there is no limit.
+    ///
+    /// After the connection's server has begun to shut down, it returns the packets that have arrived and then `None`.
+    /// See [`drain_on_shutdown`](crate::ServerConfig::drain_on_shutdown).
+    ///
+    /// If a write fails, it first returns the packets that have already arrived, and then the error.
     ///
     /// # Errors
     ///
-    /// The connection has ended, and every later call says the same: [`is_truncated`](Error::is_truncated),
+    /// The connection has ended; every later call returns the same: [`is_truncated`](Error::is_truncated),
     /// [`is_protocol`](Error::is_protocol), [`is_timeout`](Error::is_timeout),
-    /// [`is_slow_consumer`](Error::is_slow_consumer), [`is_io`](Error::is_io), or
-    /// [`is_local_close`](Error::is_local_close) when this side was closed by another handle.
+    /// [`is_slow_consumer`](Error::is_slow_consumer), [`is_over_budget`](Error::is_over_budget) or
+    /// [`is_io`](Error::is_io); after another handle has closed this side, [`is_local_close`](Error::is_local_close).
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future loses nothing: the next call goes on where it stopped. In a `select!` that is `biased`, put
-    /// what must be able to stop the loop first: a peer that never pauses can make this future ready each time.
+    /// Dropping the future loses nothing: the next call continues where it stopped. In a `biased` `select!`, put the
+    /// branch that can end the loop first: a peer that sends without pause can make this future ready every time.
     pub async fn recv(&mut self) -> Result<Option<Packet>, Error> {
-        let waiting = self.waiting();
-        poll_fn(|cx| waiting.0.poll_recv(cx)).await
+        let guard = self.recv_guard();
+        poll_fn(|cx| guard.0.poll_recv(cx)).await
     }
 
-    /// [`recv`](Self::recv) for those who write futures by hand.
+    /// Like [`recv`](Self::recv), for hand-written futures.
     ///
     /// # Errors
     ///
     /// Those of `recv`.
     #[inline]
     pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Packet>, Error>> {
-        self.reading.poll_recv(cx)
+        self.frame_reader.poll_recv(cx)
     }
 
-    /// Receives the packets that have arrived, at most `limit`, and appends them to `packets`; waits for the first. Returns
-    /// how many, or 0 once the peer has closed its side between two frames. Also 0 for a `limit` of 0.
+    /// Receives the packets that have arrived, up to `limit`, and appends them to `packets`. Waits for the first.
+    /// Returns their number, or 0 after the peer has closed its side between two frames. A `limit` of 0 returns 0.
     ///
-    /// For loops that work in batches: it takes less than a [`recv`](Self::recv) for each packet.
+    /// For loops that work in batches: it is cheaper than a [`recv`](Self::recv) per packet.
     ///
     /// # Errors
     ///
-    /// Those of `recv`. What came before an error is received first.
+    /// Those of `recv`, after the packets that came before the error.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future loses nothing: `packets` is as it was, and the next call goes on where it stopped.
+    /// Dropping the future loses nothing: `packets` is unchanged, and the next call continues where it stopped.
     pub async fn recv_many(&mut self, packets: &mut Vec<Packet>, limit: usize) -> Result<usize, Error> {
-        let waiting = self.waiting();
-        poll_fn(|cx| waiting.0.poll_recv_many(cx, packets, limit)).await
+        let guard = self.recv_guard();
+        poll_fn(|cx| guard.0.poll_recv_many(cx, packets, limit)).await
     }
 
-    /// [`recv_many`](Self::recv_many) for those who write futures by hand: `packets` may be another vector at each poll.
+    /// Like [`recv_many`](Self::recv_many), for hand-written futures. Each poll may pass another vector.
     ///
     /// # Errors
     ///
@@ -100,38 +103,38 @@ impl PacketReceiver {
         packets: &mut Vec<Packet>,
         limit: usize,
     ) -> Poll<Result<usize, Error>> {
-        self.reading.poll_recv_many(cx, packets, limit)
+        self.frame_reader.poll_recv_many(cx, packets, limit)
     }
 
     /// See [`FrameReader::resume`].
     pub(crate) fn resume(&mut self, codec: PacketCodec, unread: BytesMut) {
-        self.reading.resume(codec, unread);
+        self.frame_reader.resume(codec, unread);
     }
 
     /// See [`FrameReader::detach`].
     pub(crate) fn detach(&mut self) -> (Option<Reader>, PacketCodec, BytesMut) {
-        self.reading.detach()
+        self.frame_reader.detach()
     }
 
-    /// For the time of a call.
+    /// Returns the guard for one call of `recv` or `recv_many`.
     #[inline]
-    pub(crate) fn waiting(&mut self) -> Waiting<'_> {
-        Waiting(&mut self.reading)
+    pub(crate) fn recv_guard(&mut self) -> RecvGuard<'_> {
+        RecvGuard(&mut self.frame_reader)
     }
 
-    /// Receives nothing more, because this side was closed. What arrives from now on is discarded.
+    /// Receives nothing more, because this side was closed. Bytes that arrive from now on are discarded.
     pub(crate) fn stop(&mut self) {
-        self.reading.stop();
+        self.frame_reader.stop();
     }
 }
 
-/// A receiver that waits. When it is dropped nobody waits any more, and no deadline passes.
-pub(crate) struct Waiting<'a>(pub(crate) &'a mut FrameReader);
+/// A receiver during a call of `recv`. Dropping it stops the deadline of the wait.
+pub(crate) struct RecvGuard<'a>(pub(crate) &'a mut FrameReader);
 
-impl Drop for Waiting<'_> {
+impl Drop for RecvGuard<'_> {
     #[inline]
     fn drop(&mut self) {
-        self.0.pause();
+        self.0.stop_waiting();
     }
 }
 
@@ -139,8 +142,8 @@ impl Stream for PacketReceiver {
     type Item = Result<Packet, Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        // An error is told once: a stream that repeated it would never end.
-        if self.reading.has_ended() {
+        // Return an error only once: otherwise the stream would never end.
+        if self.frame_reader.has_ended() {
             return Poll::Ready(None);
         }
         self.poll_recv(cx).map(Result::transpose)
@@ -150,7 +153,7 @@ impl Stream for PacketReceiver {
 impl std::fmt::Debug for PacketReceiver {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("PacketReceiver")
-            .field("peer_addr", &self.reading.shared.ends.peer())
+            .field("peer_addr", &self.frame_reader.shared.endpoints.peer())
             .finish_non_exhaustive()
     }
 }

@@ -93,7 +93,7 @@ impl PacketSender {
     /// dropped with it: clone it, or use [`reserve`](Self::reserve).
     pub async fn send(&self, packet: impl Into<Packet>) -> Result<(), Error> {
         let packet = packet.into();
-        if self.shared.judges_late() {
+        if self.shared.readiness_may_be_stale() {
             Box::pin(self.let_look(std::slice::from_ref(&packet))).await;
         }
         match self.shared.offer_or_drop(&packet) {
@@ -106,7 +106,7 @@ impl PacketSender {
 
     /// Lets tokio look at the transport if `packets` seem to have no room.
     async fn let_look(&self, packets: &[Packet]) {
-        if !self.shared.have_room(packets) {
+        if !self.shared.has_room_for(packets) {
             tokio::task::yield_now().await;
         }
     }
@@ -130,7 +130,7 @@ impl PacketSender {
     ///
     /// If the future is dropped, the packets that were not accepted stay in `packets`.
     pub async fn send_many(&self, packets: &mut Vec<Packet>) -> Result<(), Error> {
-        if self.shared.judges_late() {
+        if self.shared.readiness_may_be_stale() {
             Box::pin(self.let_look(packets)).await;
         }
         let mut batch = Batch { packets, accepted: 0 };
@@ -222,8 +222,8 @@ impl PacketSender {
     ///
     /// Dropping the future changes nothing.
     pub async fn reserve(&self) -> Result<SendPermit<'_>, Error> {
-        let wait = self.shared.wait();
-        poll_fn(|cx| self.shared.poll_ready(wait.key, cx)).await?;
+        let waiter = self.shared.waiter();
+        poll_fn(|cx| self.shared.poll_ready(waiter.key, cx)).await?;
         Ok(SendPermit { sender: self })
     }
 
@@ -246,8 +246,8 @@ impl PacketSender {
     ///
     /// Dropping the future changes nothing.
     pub async fn writable(&self) -> Result<(), Error> {
-        let wait = self.shared.wait();
-        poll_fn(|cx| self.shared.poll_room(wait.key, cx)).await.map_err(Error::from)
+        let waiter = self.shared.waiter();
+        poll_fn(|cx| self.shared.poll_room(waiter.key, cx)).await.map_err(Error::from)
     }
 
     /// Waits until everything that was accepted before this call is written to the transport.
@@ -264,8 +264,8 @@ impl PacketSender {
     /// Dropping the future changes nothing: accepted packets are written anyway.
     pub async fn flush(&self) -> Result<(), Error> {
         let target = self.shared.bytes_accepted();
-        let wait = self.shared.wait();
-        poll_fn(|cx| self.shared.poll_flushed(target, wait.key, cx)).await.map_err(Error::from)
+        let waiter = self.shared.waiter();
+        poll_fn(|cx| self.shared.poll_flushed(target, waiter.key, cx)).await.map_err(Error::from)
     }
 
     /// Closes the connection for all its handles: writes what was accepted, sends FIN, and waits until the peer closes its side.
@@ -293,8 +293,8 @@ impl PacketSender {
     /// If the future is dropped, the close goes on while a handle exists. A second call waits for its end.
     pub async fn close(&self) -> Result<(), Error> {
         self.shared.close();
-        let wait = self.shared.wait();
-        poll_fn(|cx| self.shared.poll_ended(wait.key, cx)).await
+        let waiter = self.shared.waiter();
+        poll_fn(|cx| self.shared.poll_close(waiter.key, cx)).await
     }
 
     /// Waits until the connection ends or begins to end. Returns the first reason.
@@ -306,8 +306,8 @@ impl PacketSender {
     ///
     /// Dropping the future changes nothing.
     pub async fn closed(&self) -> Error {
-        let wait = self.shared.wait();
-        poll_fn(|cx| self.shared.poll_reason(wait.key, cx)).await.into()
+        let waiter = self.shared.waiter();
+        poll_fn(|cx| self.shared.poll_reason(waiter.key, cx)).await.into()
     }
 
     /// Why the connection ended or began to end: the first reason. `None` while it is open.
@@ -331,21 +331,21 @@ impl PacketSender {
     /// The address of this side, of a TCP connection that was made by `connect`, `from_tcp` or a server.
     #[must_use]
     pub fn local_addr(&self) -> Option<SocketAddr> {
-        self.shared.ends.local()
+        self.shared.endpoints.local()
     }
 
     /// The address of the peer, of a TCP connection that was made by `connect`, `from_tcp` or a server. An IPv4 address is never
     /// written as an IPv6 one (`::ffff:192.0.2.1`), also on a listener for both.
     #[must_use]
     pub fn peer_addr(&self) -> Option<SocketAddr> {
-        self.shared.ends.peer()
+        self.shared.endpoints.peer()
     }
 
     /// What the TLS handshake has shown, of a connection that was made by `connect` or a server with TLS.
     #[cfg(feature = "tls")]
     #[must_use]
     pub fn tls(&self) -> Option<&TlsInfo> {
-        self.shared.ends.tls()
+        self.shared.endpoints.tls()
     }
 }
 
@@ -365,7 +365,7 @@ impl SendPermit<'_> {
     /// comes back in [`into_unsent`](Error::into_unsent).
     pub fn send(self, packet: impl Into<Packet>) -> Result<(), Error> {
         let packet = packet.into();
-        self.sender.shared.force(&packet).map_err(|reason| Error::new(reason, vec![packet]))
+        self.sender.shared.accept_without_room(&packet).map_err(|reason| Error::new(reason, vec![packet]))
     }
 }
 
@@ -401,6 +401,8 @@ impl Drop for PacketSender {
 
 impl std::fmt::Debug for PacketSender {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PacketSender").field("peer_addr", &self.shared.ends.peer()).finish_non_exhaustive()
+        f.debug_struct("PacketSender")
+            .field("peer_addr", &self.shared.endpoints.peer())
+            .finish_non_exhaustive()
     }
 }

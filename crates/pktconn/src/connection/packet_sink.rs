@@ -60,7 +60,7 @@ struct WakerKey {
 
 impl Drop for WakerKey {
     fn drop(&mut self) {
-        self.shared.forget(self.key);
+        self.shared.remove_waiter(self.key);
     }
 }
 
@@ -92,7 +92,7 @@ impl PacketSender {
 impl<T: SinkSource> PacketSink<T> {
     fn new(inner: T) -> Self {
         let shared = Arc::clone(inner.as_ref().shared());
-        let key = shared.next_key();
+        let key = shared.next_waiter_key();
         Self { inner, wakers: WakerKey { shared, key }, flush_target: AtomicU64::new(NO_TARGET) }
     }
 
@@ -128,7 +128,7 @@ impl<T: SinkSource + Unpin> Sink<Packet> for PacketSink<T> {
     fn start_send(mut self: Pin<&mut Self>, packet: Packet) -> Result<(), Error> {
         *self.flush_target.get_mut() = NO_TARGET;
         // `poll_ready` has found room.
-        self.wakers.shared.force(&packet).map_err(|reason| Error::new(reason, vec![packet]))
+        self.wakers.shared.accept_without_room(&packet).map_err(|reason| Error::new(reason, vec![packet]))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
@@ -147,7 +147,7 @@ impl<T: SinkSource + Unpin> Sink<Packet> for PacketSink<T> {
         let Self { wakers: WakerKey { shared, key }, inner, .. } = &mut *self;
         shared.close();
         inner.stop_receiving();
-        shared.poll_ended(*key, cx)
+        shared.poll_close(*key, cx)
     }
 }
 

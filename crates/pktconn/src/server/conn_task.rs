@@ -102,7 +102,7 @@ const HANDLER_FAILED: &str = "the connection's handler failed";
 
 /// Logs why the connection and why the handler failed, without repeating the same error.
 fn log_failure(failure_log: &FailureLog, result: HandlerResult, shared: &Arc<Shared>) {
-    let peer = shared.ends.peer();
+    let peer = shared.endpoints.peer();
     // Logged even if the handler does not return the connection's error.
     let end =
         shared.reason().and_then(|reason| Some((FailureKind::of(&reason)?, Error::from(reason).to_string())));

@@ -49,8 +49,8 @@ async fn wait_for_ending_conns(state: &ServerState) {
     let mut conns = state.registry.open_conns();
     conns.retain(Shared::is_ending);
     for conn in conns {
-        let wait = conn.wait();
-        poll_fn(|cx| conn.poll_over(wait.key, cx)).await;
+        let waiter = conn.waiter();
+        poll_fn(|cx| conn.poll_ended(waiter.key, cx)).await;
     }
 }
 

@@ -98,7 +98,7 @@ impl Registry {
         if network.is_some_and(|network| !self.try_count(&mut table, network)) {
             return None;
         }
-        // A placeholder until `enroll`.
+        // A placeholder until `register`.
         Some((table.conns.insert(Weak::new()), network))
     }
 
@@ -237,14 +237,14 @@ impl Membership for ConnSlot {
         self.registry.budget.as_ref().map(|budget| Account::new(budget, self.key))
     }
 
-    fn enroll(&self, conn: &Arc<Shared>) -> bool {
+    fn register(&self, conn: &Arc<Shared>) -> bool {
         if let Some(entry) = self.registry.table().conns.get_mut(self.key) {
             *entry = Arc::downgrade(conn);
         }
         self.registry.drain_on_shutdown && self.registry.shutdown.is_triggered()
     }
 
-    fn leaves(&self, traffic: ConnStats, reason: Option<Reason>) {
+    fn record_end(&self, traffic: ConnStats, reason: Option<Reason>) {
         self.registry.table().traffic_of_ended.add(&ConnStats { queued_bytes: 0, ..traffic });
         #[cfg(feature = "metrics")]
         super::metric_events::record_conn_ended(reason, self.accepted_at.elapsed());

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::locked_stream::LockedStream;
-use super::socket::{self, Acks};
+use super::socket::{self, UnackedBytes};
 use super::transport_stream::TransportStream;
 
 pub(crate) enum Reader {
@@ -144,10 +144,10 @@ impl Writer {
     /// # Errors
     ///
     /// The socket has failed.
-    pub(crate) fn acks(&self) -> io::Result<Acks> {
+    pub(crate) fn unacked_bytes(&self) -> io::Result<UnackedBytes> {
         match self {
-            Self::Tcp(writer) => writer.stream().map_or(Ok(Acks::NoNetwork), socket::acks),
-            Self::Other(stream) => stream.acks(),
+            Self::Tcp(writer) => writer.stream().map_or(Ok(UnackedBytes::NoSocket), socket::unacked_bytes),
+            Self::Other(stream) => stream.unacked_bytes(),
         }
     }
 

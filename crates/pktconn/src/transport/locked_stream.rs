@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use bytes::BytesMut;
 use tokio::io::ReadBuf;
 
-use super::socket::{self, Acks};
+use super::socket::{self, UnackedBytes};
 use super::transport_stream::TransportStream;
 
 pub(crate) struct LockedStream(Mutex<Option<Pin<Box<dyn TransportStream>>>>);
@@ -65,12 +65,12 @@ impl LockedStream {
         self.inspect(|stream| Some(stream.may_gather())).unwrap_or(false)
     }
 
-    pub(super) fn acks(&self) -> io::Result<Acks> {
-        let acks = self.inspect(|stream| match stream.tcp() {
-            None if stream.is_unix_socket() => Some(Ok(Acks::Missing(0))),
-            tcp => tcp.map(socket::acks),
+    pub(super) fn unacked_bytes(&self) -> io::Result<UnackedBytes> {
+        let unacked = self.inspect(|stream| match stream.tcp() {
+            None if stream.is_unix_socket() => Some(Ok(UnackedBytes::Count(0))),
+            tcp => tcp.map(socket::unacked_bytes),
         });
-        acks.unwrap_or(Ok(Acks::NoNetwork))
+        unacked.unwrap_or(Ok(UnackedBytes::NoSocket))
     }
 
     pub(super) fn has_unread(&self) -> bool {

@@ -11,7 +11,7 @@ pub(crate) mod tcp_config;
 pub use tcp_config::TcpConfig;
 
 mod socket;
-pub(crate) use socket::Acks;
+pub(crate) use socket::UnackedBytes;
 
 #[cfg(unix)]
 mod socket_file;

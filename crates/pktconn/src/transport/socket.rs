@@ -5,15 +5,15 @@ use std::io;
 use bytes::BytesMut;
 use tokio::net::TcpStream;
 
-/// What is known about the bytes that were written to a transport: whether the peer's kernel has acknowledged them.
+/// How many of the bytes that were written to a transport the peer's kernel has not acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Acks {
-    /// This many bytes are not acknowledged; an unacknowledged FIN counts as one. Always 0 for a Unix socket.
-    Missing(usize),
-    /// The system does not report it. Linux does.
-    Hidden,
+pub(crate) enum UnackedBytes {
+    /// This many bytes. An unacknowledged FIN counts as one. Always 0 for a Unix socket.
+    Count(usize),
+    /// The system does not report the number. Linux does.
+    Unreported,
     /// The transport has no socket, such as a pipe in memory.
-    NoNetwork,
+    NoSocket,
 }
 
 /// How many bytes one direct read takes. Direct reads are rare, and then usually a few packets are there.
@@ -94,14 +94,14 @@ pub(crate) fn has_unread(_: &TcpStream) -> bool {
 /// # Errors
 ///
 /// The socket has failed, for example because a reset has arrived.
-pub(crate) fn acks(stream: &TcpStream) -> io::Result<Acks> {
+pub(crate) fn unacked_bytes(stream: &TcpStream) -> io::Result<UnackedBytes> {
     if let Some(error) = stream.take_error()? {
         return Err(error);
     }
     // Some sandboxes refuse the ioctl. That is no failure of the connection.
     Ok(match pktconn_sys::unacked_bytes(stream) {
-        Ok(Some(bytes)) => Acks::Missing(bytes),
-        Ok(None) | Err(_) => Acks::Hidden,
+        Ok(Some(bytes)) => UnackedBytes::Count(bytes),
+        Ok(None) | Err(_) => UnackedBytes::Unreported,
     })
 }
 

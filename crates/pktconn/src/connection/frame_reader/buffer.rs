@@ -1,4 +1,5 @@
-//! The buffer of a receiver: whose memory it is, how it grows, and when it is given back.
+//! The buffer of a receiver: which memory it uses, how it grows, when it is returned, and how it counts towards the
+//! memory budget.
 
 use std::io;
 use std::pin::Pin;
@@ -9,20 +10,21 @@ use pktconn_codec::PacketCodec;
 
 use super::{FrameReader, Memory};
 use crate::connection::pool::{self, CHUNK};
-use crate::connection::shared::Found;
+use crate::connection::shared::WaitDecision;
 
-/// Less room than this is not worth a read, when it is not known how much will come.
+/// The least room for a read, in bytes, if it is not known how much will arrive. Less is not worth a system call.
 const MIN_READ: usize = CHUNK / 4;
 
-const HALF_A_CHUNK: usize = CHUNK / 2;
+const HALF_CHUNK: usize = CHUNK / 2;
 
-/// How much rustls makes room for behind what it holds back (0.23).
-const RUSTLS_READ: usize = 4 * 1024;
+/// How much room rustls 0.23 allocates after the bytes that it holds back: the size of one of its reads.
+const RUSTLS_SPARE_LEN: usize = 4 * 1024;
 
 impl FrameReader {
-    /// Packets that have arrived wait where they came in, without a copy; the rest of the chunk is for others. Where memory is
-    /// counted they do not keep a whole chunk for a few bytes.
-    pub(super) fn keep_packets(&mut self) {
+    /// Keeps unreceived packets in their part of the chunk without a copy, and returns the rest of the chunk. With a
+    /// memory budget, less than a quarter of a chunk is copied instead, so that a few bytes do not keep a whole chunk
+    /// alive.
+    pub(super) fn return_chunk_rest(&mut self) {
         let is_counted = self.shared.account().is_some();
         if is_counted && self.buffer.len() < MIN_READ {
             self.release_memory();
@@ -32,37 +34,42 @@ impl FrameReader {
             self.memory = Memory::Part;
         }
         if is_counted {
-            self.note_held();
+            self.update_account();
         }
     }
 
-    /// The memory that its bytes keep from other use. A part of a chunk may be the only one that keeps it alive. Of a chunk that
-    /// goes back to the thread when its packets are received, a thread does not read into what is left when that is less than
-    /// half: so it counts half as much again, by rule of thumb.
+    /// The memory that the unreceived bytes keep from other uses, in bytes.
+    ///
+    /// A part of a chunk counts as the whole chunk, because it may be the only part that keeps the chunk alive. A chunk
+    /// goes back to the thread when its packets are received, but the thread does not read into a rest of less than
+    /// half a chunk. So bytes in a chunk count one and a half times, as a rule of thumb.
     pub(super) fn held(&self) -> usize {
         let read = match (self.memory, self.buffer.len()) {
             (Memory::Own, _) => self.buffer.capacity(),
-            (Memory::Chunk, len @ ..HALF_A_CHUNK) => len + len / 2,
+            (Memory::Chunk, len @ ..HALF_CHUNK) => len + len / 2,
             (Memory::Chunk | Memory::Part, _) => CHUNK,
         };
-        // rustls has room for as much again as it reads at a time.
-        read + if self.held_back > 0 { self.held_back + RUSTLS_READ } else { 0 }
+        // rustls also holds the room for its next read.
+        read + if self.held_back > 0 { self.held_back + RUSTLS_SPARE_LEN } else { 0 }
     }
 
-    /// What was read stays on the account, also when the caller has received it, until it comes for more.
+    /// Updates the account with the memory in use. Packets stay on the account after the caller has received them,
+    /// until the next call to `recv`.
     #[inline]
-    pub(super) fn note_held(&self) {
+    pub(super) fn update_account(&self) {
         if let Some(account) = self.shared.account() {
             account.note_read(self.held());
         }
     }
 
+    /// Reads once into the buffer.
     #[inline(always)]
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        // Without a reader an end is set: `recv` does not come this far.
+        // There is always a reader here: without one, receiving has ended, and `recv` does not read.
         let Some(reader) = &mut self.reader else { return Poll::Ready(Ok(0)) };
         if self.buffer.is_empty() {
-            // Most reads, and each that finds nothing: the chunk comes here with bytes alone.
+            // Most reads, and all that find nothing, start with an empty buffer. Keep the chunk only if bytes were
+            // read.
             let mut chunk = pool::read_chunk(0);
             let read = tokio_util::io::poll_read_buf(Pin::new(reader), cx, &mut chunk);
             if chunk.is_empty() {
@@ -76,35 +83,35 @@ impl FrameReader {
         tokio_util::io::poll_read_buf(Pin::new(reader), cx, &mut self.buffer)
     }
 
-    /// Reads once where memory is counted: under pressure little at a time, or not at all.
+    /// Reads once, with a memory budget. While the budget is exceeded, reads little at a time or nothing.
     #[cold]
     #[inline(never)]
-    pub(super) fn poll_more_counted(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let polled = match self.shared.may_read(self.held(), cx) {
-            // A peer that is not read is not to blame for what has not arrived: it has no deadline.
+    pub(super) fn poll_more_with_budget(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let polled = match self.shared.read_limit(self.held(), cx) {
+            // No deadline: the peer cannot send while this side does not read.
             None => {
-                self.pause();
-                self.in_turn = 0;
+                self.stop_waiting();
+                self.packets_in_turn = 0;
                 self.release_memory();
                 self.note_undelivered();
                 match self.shared.before_wait(cx) {
-                    Found::Nothing => Poll::Pending,
-                    found => self.poll_end(found, false, cx),
+                    WaitDecision::Wait => Poll::Pending,
+                    decision => self.poll_end(decision, false, cx),
                 }
             }
             Some(most) => {
                 let read =
-                    if most == usize::MAX { self.poll_read(cx) } else { self.poll_read_some(most, cx) };
+                    if most == usize::MAX { self.poll_read(cx) } else { self.poll_read_limited(most, cx) };
                 self.after_read(read, cx)
             }
         };
-        self.note_held();
+        self.update_account();
         polled
     }
 
-    pub(super) fn poll_read_some(&mut self, most: usize, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    /// Reads once, up to `most` bytes, without a chunk: a connection that holds little must not keep a chunk.
+    pub(super) fn poll_read_limited(&mut self, most: usize, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let Some(reader) = &mut self.reader else { return Poll::Ready(Ok(0)) };
-        // In memory of its own: who holds little is to hold no chunk.
         if self.buffer.capacity() - self.buffer.len() < most || self.memory != Memory::Own {
             let mut own = BytesMut::with_capacity(self.buffer.len() + most);
             own.extend_from_slice(&self.buffer);
@@ -118,13 +125,13 @@ impl FrameReader {
         read
     }
 
-    /// Lets go of the memory that waiting does not need.
+    /// Releases the memory that a waiting connection does not need.
     pub(super) fn release_memory(&mut self) {
         let len = self.buffer.len();
         let holds_more = self.memory != Memory::Own || self.buffer.capacity() > len;
-        // An empty buffer may still be the end of a chunk, and keep the thread from using that anew.
+        // Also an empty buffer: it may be the end of a chunk, and the thread could then not reuse that chunk.
         if len == 0 || (len < MIN_READ && holds_more) {
-            // The start of a frame moves to memory of its own size.
+            // Copy the start of a frame to memory of exactly that size.
             let start = if len == 0 { BytesMut::new() } else { BytesMut::from(&self.buffer[..]) };
             let large = std::mem::replace(&mut self.buffer, start);
             if self.memory == Memory::Chunk {
@@ -132,27 +139,29 @@ impl FrameReader {
             }
             self.memory = Memory::Own;
         }
-        // What is more than that keeps the chunk: to copy it at each wait would make a peer that drips costly.
+        // More bytes keep the chunk. Copying them at each wait would be expensive if the peer sends a few bytes at a
+        // time.
         if self.memory == Memory::Chunk {
             self.memory = Memory::Part;
         }
     }
 }
 
-/// How much room is enough for a read: what is known to come, and not less than is worth it. But a chunk that was kept at
-/// the last wait is not given up for more than it takes to fill it: a peer that drips would have it copied at each wait.
-fn least_room(missing: usize, is_chunk: bool) -> usize {
+/// How much room is enough for a read, in bytes: the `missing` bytes of the frame, and at least [`MIN_READ`]. For
+/// memory that is not a chunk, such as the part of a chunk that was kept at the last wait, the missing bytes are
+/// enough: otherwise a peer that sends a few bytes at a time would cause a copy at each wait.
+fn min_room(missing: usize, is_chunk: bool) -> usize {
     if is_chunk || missing == 0 { missing.max(MIN_READ) } else { missing }
 }
 
-/// Makes room in `buffer` for a read of `codec`'s next bytes, where there is not enough.
+/// Makes room in `buffer` for a read of the bytes that `codec` needs next, if there is not enough.
 pub(super) fn make_room(buffer: &mut BytesMut, memory: &mut Memory, codec: &PacketCodec) {
     let missing = codec.missing(buffer);
     let (len, spare) = (buffer.len(), buffer.capacity() - buffer.len());
     let is_chunk = *memory == Memory::Chunk;
     if len + missing > CHUNK {
         let room = codec.room(buffer, MIN_READ);
-        // `reserve` would double what is in front of the frame too: packets that were received.
+        // `reserve` would also double the room of received packets in front of the frame.
         let begins_with_frame = *memory == Memory::Own && len >= CHUNK;
         if is_chunk || (spare == 0 && !begins_with_frame) {
             let mut own = BytesMut::with_capacity(len + room);
@@ -165,7 +174,7 @@ pub(super) fn make_room(buffer: &mut BytesMut, memory: &mut Memory, codec: &Pack
         } else if spare == 0 {
             buffer.reserve(room);
         }
-    } else if spare < least_room(missing, is_chunk) && !(is_chunk && buffer.try_reclaim(CHUNK - len)) {
+    } else if spare < min_room(missing, is_chunk) && !(is_chunk && buffer.try_reclaim(CHUNK - len)) {
         let mut chunk = pool::read_chunk(len + missing);
         chunk.extend_from_slice(buffer);
         let last = std::mem::replace(buffer, chunk);
@@ -182,14 +191,14 @@ mod tests {
 
     use super::*;
 
-    /// Lets a frame of `len` bytes arrive in steps of `step`, as reads of whatever room there is, and shows each state of
-    /// the buffer to `look`.
+    /// Receives a frame of `len` bytes in steps of up to `step` bytes, each read into the room that the buffer has.
+    /// Calls `check` with the buffer after each read.
     fn arrive(
         buffer: &mut BytesMut,
         memory: &mut Memory,
         len: usize,
         step: usize,
-        look: impl Fn(&BytesMut),
+        check: impl Fn(&BytesMut),
     ) -> Packet {
         let mut codec = PacketCodec::default();
         let frame: Vec<u8> = ((len - 4) as u32).to_le_bytes().into_iter().chain(vec![7; len - 4]).collect();
@@ -200,7 +209,7 @@ mod tests {
                 assert!(room > 0, "a read without room");
                 buffer.extend_from_slice(&bytes[..room]);
                 bytes = &bytes[room..];
-                look(buffer);
+                check(buffer);
                 if let Some(packet) = codec.decode_frame(buffer).unwrap() {
                     return packet;
                 }
@@ -210,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn room_for_a_large_frame_follows_what_has_arrived_and_ends_with_the_frame() {
+    fn room_for_a_large_frame_grows_with_the_received_bytes_and_ends_with_the_frame() {
         for len in [CHUNK + 1, 1024 * 1024 + 4, 3_333_333] {
             let (mut buffer, mut memory) = (BytesMut::new(), Memory::Own);
             arrive(&mut buffer, &mut memory, len, 10_000, |buffer| {
@@ -218,12 +227,12 @@ mod tests {
                 assert!(capacity <= 2 * arrived + CHUNK, "{capacity} bytes of room after {arrived}");
                 assert!(capacity <= len, "{capacity} bytes of room for a frame of {len}");
             });
-            assert_eq!(memory, Memory::Own, "the thread does not get such a buffer");
+            assert_eq!(memory, Memory::Own, "such a buffer is not returned to the thread");
         }
     }
 
     #[test]
-    fn a_buffer_for_a_large_frame_has_no_room_for_what_was_in_front_of_it() {
+    fn a_buffer_for_a_large_frame_has_no_room_for_the_packets_before_it() {
         const LEN: usize = 1024 * 1024;
         let head = (LEN as u32 - 4).to_le_bytes();
         for memory in [Memory::Own, Memory::Part] {
@@ -242,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn no_chunk_grows_where_most_of_it_is_the_start_of_a_frame() {
+    fn the_buffer_is_no_larger_than_a_chunk_for_a_frame_that_fits_into_one() {
         let mut codec = PacketCodec::default();
         let (mut buffer, mut memory) = (BytesMut::new(), Memory::Own);
         let frames =
@@ -254,7 +263,7 @@ mod tests {
         assert!(codec.decode_frame(&mut buffer).unwrap().is_none());
         make_room(&mut buffer, &mut memory, &codec);
         let capacity = buffer.capacity();
-        assert!((frames[1].len()..=CHUNK).contains(&capacity), "{capacity} bytes");
+        assert!((frames[1].len()..=CHUNK).contains(&capacity), "the buffer has {capacity} bytes");
         buffer.extend_from_slice(&stream[CHUNK..]);
         assert_eq!(codec.decode_frame(&mut buffer).unwrap().unwrap(), vec![2; 65_496].into());
     }
@@ -265,7 +274,7 @@ mod tests {
             let (mut buffer, mut memory) = (BytesMut::new(), Memory::Own);
             for _ in 0..50 {
                 arrive(&mut buffer, &mut memory, len, len, |buffer| {
-                    assert!(buffer.capacity() <= CHUNK, "{} bytes for {len}", buffer.capacity());
+                    assert!(buffer.capacity() <= CHUNK, "{} bytes for a frame of {len}", buffer.capacity());
                 });
                 assert_eq!(memory, Memory::Chunk);
             }

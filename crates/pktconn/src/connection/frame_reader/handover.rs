@@ -12,7 +12,7 @@ impl FrameReader {
     pub(crate) fn resume(&mut self, codec: PacketCodec, unread: BytesMut) {
         (self.codec, self.buffer, self.memory) = (codec, unread, Memory::Own);
         self.note_undelivered();
-        self.note_held();
+        self.update_account();
     }
 
     /// Takes the reading half, the codec and the unread bytes. The reading half is missing after the end of the stream.
@@ -28,7 +28,7 @@ impl FrameReader {
             self.memory = Memory::Own;
         }
         self.note_undelivered();
-        self.note_held();
+        self.update_account();
         (self.reader.take(), self.codec.clone(), unread)
     }
 }

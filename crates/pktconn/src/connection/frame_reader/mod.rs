@@ -1,14 +1,16 @@
-//! From the transport to packets.
+//! Reads frames from the transport and decodes packets, for `recv`.
 //!
 //! ```text
-//!   transport -- a chunk a read --> buffer -- PacketCodec --> Packet, a slice of the buffer
+//!   transport -- reads of up to a chunk --> buffer -- PacketCodec --> Packet, a slice of the buffer
 //! ```
 //!
-//! Reading happens inside of `recv` alone, into a chunk that the thread lends. An idle connection holds no buffer at all,
-//! and one that waits in the middle of a frame just what has arrived of it, or, from a quarter of a chunk on, the chunk.
-//! Packets that have arrived and are not yet received wait in their part of the chunk that they came in; the rest of it
-//! goes back to the thread.
-//! Only a frame that is larger than a chunk gets a buffer of its own, which grows as its bytes arrive.
+//! Only `recv` reads. It reads into a [chunk](super::pool) that the thread lends. What the connection holds then:
+//!
+//! - An idle connection holds no buffer.
+//! - A connection that waits for the rest of a frame holds only the bytes received so far. From a quarter of a chunk
+//!   on, it keeps the chunk instead of copying these bytes.
+//! - Packets that are not yet received stay in their part of the chunk. The rest of the chunk goes back to the thread.
+//! - Only a frame that is larger than a chunk has its own buffer, which grows as its bytes arrive.
 
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -28,60 +30,64 @@ mod handover;
 
 mod wait;
 
-/// How many packets a receiver gets before others on its thread have a turn. A chunk holds 16,384 empty ones, and tokio
-/// itself counts reads, not packets. To count bytes too, and so yield after each mebibyte, is fairer to connections with
-/// packets of that size and costs 1.6 times the CPU time: what has arrived of one leaves the cache for the others'.
+/// How many packets a receiver gets before it yields to other tasks on its thread. A chunk holds 16,384 empty packets,
+/// and tokio's own budget counts reads, not packets. Yielding after each MiB, too, would be fairer between connections
+/// with packets of that size, but costs 1.6 times the CPU time: the connections would evict each other's bytes from the
+/// cache.
 const PACKETS_A_TURN: u32 = 512;
 
-/// How much is received at most of what arrives after a server has begun to stop: more than the kernel holds for a connection
-/// (6 MiB by Linux's default). A peer that floods does not keep the server from stopping.
-const DRAINED_AT_MOST: usize = 8 * 1024 * 1024;
+/// How many bytes are received after the server has begun to shut down. More than the kernel holds for a connection
+/// (6 MiB by Linux's default), and limited so that a peer that sends without pause cannot delay the shutdown.
+const MAX_DRAINED_BYTES: usize = 8 * 1024 * 1024;
 
-/// What a receiver is: the reading half, and what has been read and not yet received.
-// In this order in memory: what each packet needs, and the rest.
+/// The reading half of the transport, and the bytes that were read and not yet received.
+// `repr(C)` keeps this order in memory: first the fields that each packet uses, then the rest.
 #[repr(C)]
 pub(crate) struct FrameReader {
     pub(crate) shared: Arc<Shared>,
-    /// Gone once nothing more is received.
+    /// `None` when nothing more is received.
     reader: Option<Reader>,
     buffer: BytesMut,
     memory: Memory,
     end: End,
     /// Whether empty packets, which are heartbeats, are discarded.
     skips_empty: bool,
-    /// Whether the transport may hold bytes back.
+    /// Whether the transport may hold back bytes: see [`Reader::held_back`].
     may_hold_back: bool,
-    /// Whether bytes have arrived since it last waited.
+    /// Whether bytes have arrived since the receiver last waited.
     has_read: bool,
-    /// How many packets were received since it last waited.
-    in_turn: u32,
+    /// How many packets were received since the receiver last waited or yielded.
+    packets_in_turn: u32,
     codec: PacketCodec,
-    /// How many bytes the transport held back when it was last waited for.
+    /// How many bytes the transport held back when the receiver last waited.
     held_back: usize,
-    /// Whether the connection keeps the time of its waiting.
+    /// Whether the connection measures the current wait against a deadline.
     has_deadline: bool,
-    /// Where the server stops: how often it was looked in vain for more, and how much more is taken.
-    looks: u8,
-    drain_left: usize,
+    /// How many polls in a row have found nothing since the server began to shut down or a write failed.
+    empty_polls: u8,
+    /// How many more bytes are received after the server has begun to shut down.
+    drain_bytes_left: usize,
 }
 
-/// What the buffer is.
+/// The memory of the buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Memory {
-    /// Nothing, or memory of this connection alone.
+    /// No memory, or memory that only this connection uses.
     Own,
-    /// The thread's chunk.
+    /// A chunk that the thread lends.
     Chunk,
-    /// A part of a chunk that the thread reads into no more, or into the rest of it.
+    /// A part of a chunk. The thread reads only into the rest of that chunk, or no longer into it.
     Part,
 }
 
-/// What `recv` says from now on.
+/// Whether receiving has ended, and what `recv` returns then.
 #[derive(Clone, Copy)]
 enum End {
+    /// Packets are received.
     NotYet,
+    /// `recv` returns `None`.
     Clean,
-    /// Why, the shared state tells.
+    /// `recv` returns an error: the [`stop_reason`](Shared::stop_reason).
     Failed,
 }
 
@@ -98,24 +104,24 @@ impl FrameReader {
             codec: shared.settings.rules.codec.clone(),
             end: End::NotYet,
             held_back: 0,
-            in_turn: 0,
+            packets_in_turn: 0,
             has_read: false,
             has_deadline: false,
-            looks: 0,
-            drain_left: DRAINED_AT_MOST,
+            empty_polls: 0,
+            drain_bytes_left: MAX_DRAINED_BYTES,
         }
     }
 
     pub(crate) fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Packet>, Error>> {
         loop {
-            if let Some(end) = self.end() {
+            if let Some(end) = self.end_result() {
                 return Poll::Ready(end.map(|()| None));
             }
-            ready!(self.poll_turn(cx));
+            ready!(self.poll_yield(cx));
             match self.codec.decode_frame(&mut self.buffer) {
                 Ok(Some(packet)) => {
                     let is_skipped = self.skips_empty && packet.is_empty();
-                    self.arrived(1, usize::from(!is_skipped));
+                    self.after_decode(1, usize::from(!is_skipped));
                     if !is_skipped {
                         return Poll::Ready(Ok(Some(packet)));
                     }
@@ -136,10 +142,10 @@ impl FrameReader {
             return Poll::Ready(Ok(0));
         }
         loop {
-            if let Some(end) = self.end() {
+            if let Some(end) = self.end_result() {
                 return Poll::Ready(end.map(|()| 0));
             }
-            ready!(self.poll_turn(cx));
+            ready!(self.poll_yield(cx));
             if self.buffer.is_empty() {
                 ready!(self.poll_more(cx));
                 continue;
@@ -148,7 +154,7 @@ impl FrameReader {
                 Ok(0) => ready!(self.poll_more(cx)),
                 Ok(count) => {
                     let skipped = if self.skips_empty { remove_empty(packets, count) } else { 0 };
-                    self.arrived(count, count - skipped);
+                    self.after_decode(count, count - skipped);
                     if skipped < count {
                         return Poll::Ready(Ok(count - skipped));
                     }
@@ -158,15 +164,19 @@ impl FrameReader {
         }
     }
 
-    /// The end, once there is one.
+    /// What `recv` returns after the end. `None` while packets are received.
     #[inline]
-    fn end(&mut self) -> Option<Result<(), Error>> {
-        if matches!(self.end, End::NotYet) && !self.shared.has_signals() { None } else { self.told_end() }
+    fn end_result(&mut self) -> Option<Result<(), Error>> {
+        if matches!(self.end, End::NotYet) && !self.shared.has_signals() {
+            None
+        } else {
+            self.end_result_slow()
+        }
     }
 
     #[cold]
-    fn told_end(&mut self) -> Option<Result<(), Error>> {
-        if self.shared.is_closed_here() {
+    fn end_result_slow(&mut self) -> Option<Result<(), Error>> {
+        if self.shared.is_closed_locally() {
             self.stop();
         }
         match self.end {
@@ -176,65 +186,68 @@ impl FrameReader {
         }
     }
 
-    /// Pending once in a while, for a peer that sends without a pause not to keep a thread to itself.
+    /// Returns `Pending` after every [`PACKETS_A_TURN`] packets, so that a peer that sends without pause does not block
+    /// other tasks on the thread.
     #[inline]
-    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.in_turn < PACKETS_A_TURN {
+    fn poll_yield(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.packets_in_turn < PACKETS_A_TURN {
             return Poll::Ready(());
         }
-        self.end_turn(cx);
+        self.yield_turn(cx);
         Poll::Pending
     }
 
     #[cold]
-    fn end_turn(&mut self, cx: &mut Context<'_>) {
-        self.in_turn = 0;
+    fn yield_turn(&mut self, cx: &mut Context<'_>) {
+        self.packets_in_turn = 0;
         self.note_undelivered();
-        if self.shared.is_given_up() {
+        if self.shared.must_stop_receiving() {
             self.end_failed();
         }
         yielding::yield_turn(cx);
     }
 
-    /// Packets were taken from the buffer, of which the caller gets `received`.
+    /// Updates the state after `packets` were decoded from the buffer. The caller returns `received` of them; the
+    /// others are skipped heartbeats.
     #[inline(always)]
-    fn arrived(&mut self, packets: usize, received: usize) {
+    fn after_decode(&mut self, packets: usize, received: usize) {
         self.shared.received.packets.add(received as u64);
-        self.in_turn = self.in_turn.saturating_add(packets as u32);
+        self.packets_in_turn = self.packets_in_turn.saturating_add(packets as u32);
         if self.has_deadline {
             self.has_deadline = false;
             self.shared.pause_recv(true);
         }
         self.note_undelivered();
-        // The caller may do other things for long before it receives again.
+        // The caller may not receive again for a long time.
         if !self.codec.is_ready(&self.buffer) {
             self.release_memory();
         } else if self.memory != Memory::Own {
-            self.keep_packets();
+            self.return_chunk_rest();
         }
     }
 
-    /// Tells the connection what it would discard if it ended now.
+    /// Records in the connection whether an end would discard bytes.
     #[inline]
     fn note_undelivered(&self) {
         self.shared.note_undelivered(!self.buffer.is_empty());
     }
 
-    /// Nobody waits any more: the future was dropped, or is ready.
-    pub(crate) fn pause(&mut self) {
+    /// No future waits in `recv` any more: it is ready or was dropped. Stops the deadline of the wait.
+    pub(crate) fn stop_waiting(&mut self) {
         if self.has_deadline {
             self.has_deadline = false;
             self.shared.pause_recv(false);
         }
     }
 
-    /// The server stops, and what has arrived was received.
+    /// The server shuts down, and everything that has arrived was received.
     fn end_drained(&mut self) {
         self.end = End::Clean;
-        self.shared.told_end();
+        self.shared.note_end_delivered();
         self.park();
     }
 
+    /// A read has returned the end of the stream.
     fn end_of_stream(&mut self) {
         match self.codec.decode_end(&self.buffer) {
             Ok(()) => match self.shared.remote_closed() {
@@ -260,25 +273,26 @@ impl FrameReader {
         self.park();
     }
 
-    /// Whether there is nothing more to receive, not even an error that was not told yet.
+    /// Whether receiving has ended.
     pub(crate) fn has_ended(&self) -> bool {
         self.reader.is_none()
     }
 
-    /// Receives nothing more, because this side was closed. What arrives from now on is discarded.
+    /// Receives nothing more, because this side was closed. Bytes that arrive from now on are discarded.
     pub(crate) fn stop(&mut self) {
         if matches!(self.end, End::NotYet) {
             self.end_failed();
         }
     }
 
-    /// Gives up the reading half and the buffer. A connection that is closing reads on without them.
+    /// Drops the buffer, and passes the reading half to the connection. While that is closing, it reads and discards
+    /// bytes until the peer closes.
     fn park(&mut self) {
         if !self.buffer.is_empty() {
             self.note_undelivered();
         }
         (self.buffer, self.memory) = (BytesMut::new(), Memory::Own);
-        self.note_held();
+        self.update_account();
         if let Some(reader) = self.reader.take() {
             self.shared.park_reader(reader);
         }
@@ -292,7 +306,7 @@ impl Drop for FrameReader {
     }
 }
 
-/// Removes the empty ones of the last `count` packets, and returns their number.
+/// Removes the empty packets among the last `count` packets, and returns how many were removed.
 fn remove_empty(packets: &mut Vec<Packet>, count: usize) -> usize {
     let first = packets.len() - count;
     let mut kept = first;
@@ -316,7 +330,7 @@ mod tests {
     use super::*;
     use crate::connection::pool::{self, CHUNK};
 
-    /// A receiver of what is written to the other end of the pipe. All that the tests write fits into it.
+    /// A receiver over a pipe, and the peer's end of the pipe. The pipe has room for everything that the tests write.
     fn piped() -> (FrameReader, tokio::io::DuplexStream) {
         piped_with(&crate::ConnConfig::new())
     }
@@ -349,14 +363,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_has_received_the_last_packet_holds_no_buffer() {
+    async fn a_receiver_holds_no_buffer_after_the_last_packet() {
         let (mut receiver, mut peer) = piped();
         peer.write_all(&[frame(1000), frame(1000)].concat()).await.unwrap();
         recv(&mut receiver).await.unwrap().unwrap();
         assert_eq!(
             (receiver.buffer.capacity(), receiver.memory),
             (1000, Memory::Part),
-            "the second packet is in there"
+            "the buffer holds the second packet"
         );
         recv(&mut receiver).await.unwrap().unwrap();
         assert_eq!((receiver.buffer.capacity(), receiver.memory), (0, Memory::Own));
@@ -377,12 +391,16 @@ mod tests {
                 Poll::Ready(is_pending)
             });
             assert!(is_pending.await && packets.is_empty());
-            assert_eq!((receiver.buffer.capacity(), receiver.memory), (0, Memory::Own), "{in_batches}");
+            assert_eq!(
+                (receiver.buffer.capacity(), receiver.memory),
+                (0, Memory::Own),
+                "in_batches: {in_batches}"
+            );
         }
     }
 
     #[tokio::test]
-    async fn connections_with_packets_that_wait_share_a_chunk() {
+    async fn connections_with_unreceived_packets_share_a_chunk() {
         let mut conns = Vec::new();
         for _ in 0..10 {
             let (mut receiver, mut peer) = piped();
@@ -392,19 +410,20 @@ mod tests {
         }
         let addresses = conns.iter().map(|receiver| receiver.buffer.as_ptr() as usize);
         let (first, last) = (addresses.clone().min().unwrap(), addresses.max().unwrap());
-        assert!(last - first < CHUNK, "they lie {} bytes apart", last - first);
+        assert!(last - first < CHUNK, "the buffers are {} bytes apart", last - first);
         for receiver in &mut conns {
             assert_eq!(recv(receiver).await.unwrap().unwrap(), vec![7; 996].into());
         }
     }
 
     #[tokio::test]
-    async fn a_few_bytes_of_the_next_frame_hold_no_chunk() {
-        // A buffer that is a large frame's own ends with it.
+    async fn a_few_bytes_of_the_next_frame_keep_no_chunk() {
+        // A frame of 100,000 bytes has its own buffer, which ends with the frame. So 3 bytes of the next frame are not
+        // read yet.
         for (first, held) in [(100, 3), (30_000, 3), (100_000, 0)] {
             let (mut receiver, mut peer) = piped();
             let stream = [frame(first), frame(1000)].concat();
-            // In two parts, so that the larger frames wait in a chunk or in a buffer of their own.
+            // In two parts, so that the larger frames wait in a chunk or in their own buffer.
             let (start, rest) = stream[..first + 3].split_at(first * 2 / 3);
             peer.write_all(start).await.unwrap();
             assert!(is_waiting(&mut receiver).await);
@@ -420,7 +439,7 @@ mod tests {
     #[tokio::test]
     async fn a_part_of_a_chunk_counts_as_the_chunk_that_it_keeps() {
         let (mut receiver, mut peer) = piped();
-        // Another connection has read into the start of the chunk.
+        // As if another connection had read into the start of the chunk.
         let mut chunk = pool::read_chunk(0);
         chunk.extend_from_slice(&[7; 20_000]);
         let _packet = chunk.split().freeze();
@@ -432,7 +451,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_part_of_a_chunk_goes_back_with_the_last_packet_in_it() {
+    async fn the_part_of_a_chunk_is_released_with_its_last_packet() {
         let (mut receiver, mut peer) = piped();
         peer.write_all(&[frame(1000), frame(1000), frame(1000)].concat()[..2003]).await.unwrap();
         recv(&mut receiver).await.unwrap().unwrap();
@@ -442,7 +461,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn bytes_that_drip_are_not_copied_each_time() {
+    async fn bytes_that_arrive_one_by_one_are_not_copied_at_each_wait() {
         for len in [20_000, 40_000, 60_000, 65_000, CHUNK, 100_000] {
             let (mut receiver, mut peer) = piped();
             let frame = frame(len);
@@ -460,14 +479,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_flood_of_packets_leaves_turns_to_others() {
+    async fn a_flood_of_packets_does_not_block_other_tasks() {
         let (mut receiver, mut peer) = piped();
         peer.write_all(&[0; 4 * 10_000]).await.unwrap();
         let mut packets = Vec::new();
         let mut turns = 0;
         while receiver.shared.received.packets.total() < 10_000 {
             let before = receiver.shared.received.packets.total();
-            // One by one, and in batches.
+            // Both single packets and batches count.
             tokio::select! {
                 biased;
                 () = async {
@@ -479,10 +498,10 @@ mod tests {
                 () = std::future::ready(()) => turns += 1,
             }
             let count = receiver.shared.received.packets.total() - before;
-            assert!(count < u64::from(PACKETS_A_TURN) + 10, "{count} packets in a turn");
+            assert!(count < u64::from(PACKETS_A_TURN) + 10, "{count} packets without a yield");
         }
-        // Yielding costs something: it is not for each packet.
-        assert!((10..=21).contains(&turns), "{turns} turns");
+        // Yielding costs CPU time, so it must be rare.
+        assert!((10..=21).contains(&turns), "{turns} yields");
     }
 
     #[tokio::test]

@@ -1,34 +1,35 @@
-//! Reading and waiting: what a read leads to, and what a receiver does that has found nothing.
+//! Reading and waiting: what follows a read, and what the receiver does when there is nothing to read.
 
 use std::io;
 use std::task::{Context, Poll};
 
 use super::buffer::make_room;
 use super::{End, FrameReader};
-use crate::connection::shared::Found;
+use crate::connection::shared::WaitDecision;
 use crate::connection::state::is_temporary;
 use crate::connection::yielding;
 use crate::transport::Reader;
 
-/// How often a transport that cannot tell by itself what has arrived is asked before nothing has, with turns of tokio's driver
-/// in between. One does on a current-thread runtime; with several threads another one may be in the driver.
-const LOOKS: u8 = 4;
+/// How many polls in a row must find nothing before a transport counts as empty, with turns of tokio's driver in
+/// between. Only for transports that cannot bypass tokio's readiness ([`Reader::can_read_now`]). One turn is enough on
+/// a current-thread runtime. With several threads, another thread may run the driver meanwhile.
+const MAX_EMPTY_POLLS: u8 = 4;
 
 impl FrameReader {
-    /// Reads once. Ready when there are more bytes in the buffer, or an end.
+    /// Reads once. `Ready` if there are more bytes in the buffer, or an end.
     pub(super) fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.drain_left == 0 {
+        if self.drain_bytes_left == 0 {
             self.end_drained();
             return Poll::Ready(());
         }
         if self.shared.account().is_some() {
-            return self.poll_more_counted(cx);
+            return self.poll_more_with_budget(cx);
         }
         let read = self.poll_read(cx);
         self.after_read(read, cx)
     }
 
-    /// What a read leads to.
+    /// Handles the result of a read.
     #[inline(always)]
     pub(super) fn after_read(&mut self, read: Poll<io::Result<usize>>, cx: &mut Context<'_>) -> Poll<()> {
         match read {
@@ -45,64 +46,72 @@ impl FrameReader {
         self.has_read = true;
         self.shared.received.bytes.add(count as u64);
         self.shared.received.reads.add(1);
-        if self.shared.drains() {
-            self.drain_left = self.drain_left.saturating_sub(count);
+        if self.shared.is_draining() {
+            self.drain_bytes_left = self.drain_bytes_left.saturating_sub(count);
         }
     }
 
-    /// A read has found nothing. Ready when there is an end after all.
+    /// Waits, because a read has found nothing. `Ready` if more bytes are in the buffer after all, or there is an end.
     #[inline(always)]
     pub(super) fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.in_turn = 0;
-        let holds_back = self.may_hold_back && self.note_held_back();
-        // An empty one is without memory already.
+        self.packets_in_turn = 0;
+        let has_held_back = self.may_hold_back && self.update_held_back();
+        // An empty buffer has no memory.
         if !self.buffer.is_empty() {
             self.release_memory();
         }
         self.note_undelivered();
         let timeouts = &self.shared.settings.rules.timeouts;
-        let has_part = !self.buffer.is_empty() || holds_back;
+        let has_part = !self.buffer.is_empty() || has_held_back;
         let in_frame = has_part && timeouts.frame.is_some();
         let has_deadline = in_frame || timeouts.idle.is_some();
-        let found = if has_deadline {
+        let decision = if has_deadline {
             self.has_deadline = true;
             self.shared.before_timed_wait(in_frame, self.has_read, cx)
         } else {
             self.shared.before_wait(cx)
         };
         let has_read = std::mem::take(&mut self.has_read);
-        match found {
-            Found::Nothing if !self.shared.drains() => Poll::Pending,
-            found => self.poll_end(found, has_read, cx),
+        match decision {
+            WaitDecision::Wait if !self.shared.is_draining() => Poll::Pending,
+            decision => self.poll_end(decision, has_read, cx),
         }
     }
 
-    /// A part of a record of TLS is a part of a frame, and a sign of life. Whether there is one.
+    /// Updates [`held_back`](Self::held_back), and returns whether it is not 0. Bytes of an incomplete TLS record are
+    /// part of a frame, and new ones show that the peer is alive.
     #[cold]
     #[inline(never)]
-    pub(super) fn note_held_back(&mut self) -> bool {
+    pub(super) fn update_held_back(&mut self) -> bool {
         let held_back = self.reader.as_ref().map_or(0, Reader::held_back);
         self.has_read |= held_back > 0 && held_back != self.held_back;
         self.held_back = held_back;
         held_back > 0
     }
 
-    /// A read has found nothing, and there is an end, or may be one: what tokio knows of a transport is as old as the last turn
-    /// of its driver. Where the transport cannot tell by itself what has arrived, it is asked again after some of these.
+    /// Ends receiving after a read has found nothing, unless there are unread bytes after all: tokio's readiness is as
+    /// old as the last turn of its driver. So this reads once more, past tokio's readiness. If the transport cannot do
+    /// that, it must be empty in up to [`MAX_EMPTY_POLLS`] polls, with turns of the driver in between.
     #[cold]
-    pub(super) fn poll_end(&mut self, found: Found, has_read: bool, cx: &mut Context<'_>) -> Poll<()> {
-        match found {
-            Found::End => self.end_failed(),
-            Found::Overdue(reason) => self.fail(&reason),
-            Found::Nothing | Found::LastPackets if self.read_now() || !matches!(self.end, End::NotYet) => {}
-            found => {
-                self.looks = if has_read { 0 } else { self.looks + 1 };
-                if !self.can_read_now() && self.looks < LOOKS {
+    pub(super) fn poll_end(
+        &mut self,
+        decision: WaitDecision,
+        has_read: bool,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
+        match decision {
+            WaitDecision::End => self.end_failed(),
+            WaitDecision::Overdue(reason) => self.fail(&reason),
+            WaitDecision::Wait | WaitDecision::ReadRest
+                if self.read_now() || !matches!(self.end, End::NotYet) => {}
+            decision => {
+                self.empty_polls = if has_read { 0 } else { self.empty_polls + 1 };
+                if !self.can_read_now() && self.empty_polls < MAX_EMPTY_POLLS {
                     yielding::yield_turn(cx);
                     return Poll::Pending;
                 }
-                match found {
-                    Found::LastPackets => self.end_failed(),
+                match decision {
+                    WaitDecision::ReadRest => self.end_failed(),
                     _ => self.end_drained(),
                 }
             }
@@ -110,7 +119,8 @@ impl FrameReader {
         Poll::Ready(())
     }
 
-    /// Reads what has arrived, whatever tokio knows of it. Whether there was something, where the transport can say so.
+    /// Reads what has arrived, past tokio's readiness. Returns whether there was something. `false` if the transport
+    /// cannot do that.
     pub(super) fn read_now(&mut self) -> bool {
         let Some(reader) = &mut self.reader else { return false };
         if !self.buffer.is_empty() {

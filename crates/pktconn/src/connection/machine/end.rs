@@ -11,7 +11,7 @@ use super::phase::Phase;
 use super::progress::DeadlineCheck;
 use super::{Machine, Rules, Wakeups};
 use crate::error::{Reason, Timeout};
-use crate::transport::Acks;
+use crate::transport::UnackedBytes;
 
 /// How long an aborted connection may take to write its queue. Enough for a round trip around the world with one lost
 /// packet, and short enough that a peer that does not read delays nothing.
@@ -210,7 +210,7 @@ impl Machine {
         rules: &Rules,
         is_first: bool,
         now: Instant,
-        mut probe: impl FnMut() -> Result<Acks, Reason>,
+        mut probe: impl FnMut() -> Result<UnackedBytes, Reason>,
     ) -> DeadlineCheck {
         let mut check = DeadlineCheck { is_first, ..DeadlineCheck::default() };
         if let Err(reason) = self.check_all(rules, now, &mut check, &mut probe) {
@@ -231,7 +231,7 @@ impl Machine {
         rules: &Rules,
         now: Instant,
         check: &mut DeadlineCheck,
-        probe: &mut impl FnMut() -> Result<Acks, Reason>,
+        probe: &mut impl FnMut() -> Result<UnackedBytes, Reason>,
     ) -> Result<(), Reason> {
         if self.phase > Phase::Open && self.phase < Phase::Ended {
             self.check_ending(rules, now, check, probe)?;
@@ -250,7 +250,7 @@ impl Machine {
         rules: &Rules,
         now: Instant,
         check: &mut DeadlineCheck,
-        probe: &mut impl FnMut() -> Result<Acks, Reason>,
+        probe: &mut impl FnMut() -> Result<UnackedBytes, Reason>,
     ) -> Result<(), Reason> {
         let is_late = check.is_due(self.cold().ending.deadline, now);
         match self.phase {
@@ -260,9 +260,9 @@ impl Machine {
             }
             Phase::Finished if is_late || self.remote_closed => self.end(false),
             Phase::Finished => {
-                let acks = self.probe_when_due(now, probe)?;
+                let unacked = self.probe_when_due(now, probe)?;
                 let ending = &mut self.cold().ending;
-                if acks == Some(Acks::Missing(0)) {
+                if unacked == Some(UnackedBytes::Count(0)) {
                     ending.all_acked.get_or_insert(now);
                 }
                 let due = ending.all_acked.and_then(|since| since.checked_add(rules.timeouts.close_grace));
@@ -271,13 +271,13 @@ impl Machine {
                     probe()?;
                     self.end(false);
                 } else if due.is_none() {
-                    self.schedule_ack_check(acks, now, check);
+                    self.schedule_ack_check(unacked, now, check);
                 }
             }
             Phase::Aborting if is_late => self.end(true),
             Phase::Aborting if !self.has_output() => match self.probe_when_due(now, probe)? {
-                Some(Acks::Missing(0) | Acks::NoNetwork) => self.end(true),
-                acks => self.schedule_ack_check(acks, now, check),
+                Some(UnackedBytes::Count(0) | UnackedBytes::NoSocket) => self.end(true),
+                unacked => self.schedule_ack_check(unacked, now, check),
             },
             Phase::Open | Phase::Closing | Phase::Aborting | Phase::Ended => {}
         }
@@ -288,25 +288,27 @@ impl Machine {
     fn probe_when_due(
         &mut self,
         now: Instant,
-        probe: &mut impl FnMut() -> Result<Acks, Reason>,
-    ) -> Result<Option<Acks>, Reason> {
+        probe: &mut impl FnMut() -> Result<UnackedBytes, Reason>,
+    ) -> Result<Option<UnackedBytes>, Reason> {
         if self.cold().ending.next_ack_check.is_some_and(|at| at > now) {
             return Ok(None);
         }
         probe().map(Some)
     }
 
-    fn schedule_ack_check(&mut self, acks: Option<Acks>, now: Instant, check: &mut DeadlineCheck) {
+    fn schedule_ack_check(&mut self, unacked: Option<UnackedBytes>, now: Instant, check: &mut DeadlineCheck) {
         let ending = &mut self.cold().ending;
-        match acks {
+        match unacked {
             // The next check is not due yet.
             None => {}
-            Some(Acks::Missing(_)) => {
+            Some(UnackedBytes::Count(_)) => {
                 ending.pause = (2 * ending.pause).clamp(FIRST_PAUSE, LONGEST_PAUSE);
                 ending.next_ack_check = now.checked_add(ending.pause);
             }
             // Acknowledgements are not visible here, so only the deadline is left.
-            Some(Acks::Hidden | Acks::NoNetwork) => ending.next_ack_check = ending.deadline,
+            Some(UnackedBytes::Unreported | UnackedBytes::NoSocket) => {
+                ending.next_ack_check = ending.deadline;
+            }
         }
         check.wait_until(ending.next_ack_check);
     }
@@ -345,7 +347,7 @@ impl Machine {
         rules: &Rules,
         now: Instant,
         check: &mut DeadlineCheck,
-        probe: &mut impl FnMut() -> Result<Acks, Reason>,
+        probe: &mut impl FnMut() -> Result<UnackedBytes, Reason>,
     ) -> Result<(), Reason> {
         let Some(clock) = &self.recv_clock else { return Ok(()) };
         if !clock.is_running() {

@@ -9,7 +9,7 @@ use super::phase::Phase;
 use super::stall::Stall;
 use super::{Machine, Rules, SlowConsumer, Wakeups};
 use crate::error::{Reason, Timeout};
-use crate::transport::Acks;
+use crate::transport::UnackedBytes;
 
 /// How often to check acknowledgements while the transport is blocked. A socket becomes writable only when a third of
 /// its buffer is free, and a slow reader may need longer than the `write_timeout` for that. So acknowledged bytes count
@@ -140,15 +140,15 @@ impl Machine {
     }
 
     /// Updates the lag, the receiver's deadlines and the stall with what the peer's kernel has acknowledged.
-    pub(crate) fn acknowledged(&mut self, acks: Acks, now: Instant) {
+    pub(crate) fn acknowledged(&mut self, unacked: UnackedBytes, now: Instant) {
         let end = self.bytes_written + self.queue.len() as u64;
-        let missing = match acks {
-            Acks::Missing(missing) => missing,
+        let unacked_len = match unacked {
+            UnackedBytes::Count(unacked_len) => unacked_len,
             // Acknowledgements are not visible: take flushed bytes as acknowledged.
-            Acks::Hidden | Acks::NoNetwork => 0,
+            UnackedBytes::Unreported | UnackedBytes::NoSocket => 0,
         };
-        // `missing` counts encrypted bytes, which are a few more under TLS. So `reached` is slightly too low then.
-        let reached = self.bytes_flushed.saturating_sub(missing as u64);
+        // `unacked_len` counts encrypted bytes, which are a few more under TLS. So `reached` is slightly too low then.
+        let reached = self.bytes_flushed.saturating_sub(unacked_len as u64);
         if let Some(lag) = &mut self.lag {
             lag.reached(reached, end);
         }
@@ -156,13 +156,13 @@ impl Machine {
             clock.acked(reached, now);
         }
         let Some(stall) = self.cold.as_mut().and_then(|cold| cold.stall.as_mut()) else { return };
-        if !matches!(acks, Acks::Missing(_)) {
+        if !matches!(unacked, UnackedBytes::Count(_)) {
             stall.sample_at = None;
         } else {
-            if stall.unacked.is_some_and(|last| missing < last) {
+            if stall.unacked.is_some_and(|last| unacked_len < last) {
                 stall.since = now;
             }
-            stall.unacked = Some(missing);
+            stall.unacked = Some(unacked_len);
             stall.sample_at = now.checked_add(ACK_SAMPLE_INTERVAL);
         }
     }
@@ -188,7 +188,7 @@ impl Machine {
         rules: &Rules,
         now: Instant,
         check: &mut DeadlineCheck,
-        probe: &mut impl FnMut() -> Result<Acks, Reason>,
+        probe: &mut impl FnMut() -> Result<UnackedBytes, Reason>,
     ) -> Result<(), Reason> {
         let stall = self.stall();
         if stall.is_some_and(|stall| stall.is_sample_due(now)) && rules.timeouts.write.is_some() {

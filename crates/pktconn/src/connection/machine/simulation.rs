@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::{Machine, Phase, Rules, SlowConsumer, Timeouts, WriteOutcome};
 use crate::ConnConfig;
 use crate::error::{Reason, Timeout};
-use crate::transport::Acks;
+use crate::transport::UnackedBytes;
 
 const MS: Duration = Duration::from_millis(1);
 const WRITE: Duration = Duration::from_secs(5);
@@ -113,7 +113,7 @@ impl World {
         if !self.machine.has_room(frame.len(), &self.rules, || now) {
             self.write();
             let missing = self.missing();
-            self.machine.acknowledged(Acks::Missing(missing), now);
+            self.machine.acknowledged(UnackedBytes::Count(missing), now);
             if !self.machine.has_room(frame.len(), &self.rules, || now)
                 && self
                     .machine
@@ -183,8 +183,9 @@ impl World {
         self.write();
         for is_first in [true, false] {
             let missing = self.missing();
-            let check =
-                self.machine.check_deadlines(&self.rules, is_first, self.now, || Ok(Acks::Missing(missing)));
+            let check = self
+                .machine
+                .check_deadlines(&self.rules, is_first, self.now, || Ok(UnackedBytes::Count(missing)));
             self.check_end();
             if !check.again {
                 assert!(

@@ -1,4 +1,6 @@
-//! The ends of a connection, as its handles and its server bring them about.
+//! How the handles and the server end a connection: close, cut and abandon it, and wait for its end.
+//!
+//! The rules are in the [machine](crate::connection::machine).
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -13,20 +15,22 @@ use crate::transport::Writer;
 use crate::{ConnStats, CutConn, Error};
 
 impl Shared {
+    /// Why the connection ended or started to end. `None` while it is open.
     pub(crate) fn reason(self: &Arc<Self>) -> Option<Reason> {
         self.with_state(|state| state.machine.reason())
     }
 
-    /// Fails where nothing is sent any more.
+    /// Fails if packets can no longer be sent.
     pub(crate) fn check_open(self: &Arc<Self>) -> Result<(), Reason> {
         self.with_state(|state| state.machine.check_open())
     }
 
-    /// Why nothing is sent or received any more, of a connection of which that holds.
+    /// Why sending or receiving has stopped. Call it only after it has.
     pub(crate) fn stop_reason(self: &Arc<Self>) -> Reason {
         self.with_state(|state| state.machine.stop_reason())
     }
 
+    /// Waits until the connection ends or starts to end, and returns the reason.
     pub(crate) fn poll_reason(self: &Arc<Self>, key: u64, cx: &Context<'_>) -> Poll<Reason> {
         self.with_state(|state| match state.machine.reason() {
             Some(reason) => Poll::Ready(reason),
@@ -37,17 +41,18 @@ impl Shared {
         })
     }
 
-    /// Closes this side: accepts and receives nothing more, and has the rest written.
+    /// Closes this side: accepts and receives nothing more, and lets the flusher write the queue.
     pub(crate) fn close(self: &Arc<Self>) {
         self.with_state(|state| {
             state.machine.stop(Reason::LocalClose);
-            self.signal(CLOSED);
+            self.set_signal(CLOSED);
             state.machine.close(self.rules(), Instant::now());
         });
     }
 
-    /// Waits for the end of a connection that is closing.
-    pub(crate) fn poll_ended(self: &Arc<Self>, key: u64, cx: &Context<'_>) -> Poll<Result<(), Error>> {
+    /// Waits for the end of a connection that is closing. If the connection has failed, returns the failure with the
+    /// packets that were not completely written.
+    pub(crate) fn poll_close(self: &Arc<Self>, key: u64, cx: &Context<'_>) -> Poll<Result<(), Error>> {
         self.with_state(|state| {
             if state.machine.phase() < Phase::Ended {
                 state.wait_for_progress(key, cx);
@@ -60,8 +65,8 @@ impl Shared {
         })
     }
 
-    /// Waits for the end, however it comes.
-    pub(crate) fn poll_over(self: &Arc<Self>, key: u64, cx: &Context<'_>) -> Poll<()> {
+    /// Waits for the end, clean or not. Leaves the unwritten packets in place.
+    pub(crate) fn poll_ended(self: &Arc<Self>, key: u64, cx: &Context<'_>) -> Poll<()> {
         self.with_state(|state| {
             if state.machine.phase() == Phase::Ended {
                 return Poll::Ready(());
@@ -75,46 +80,49 @@ impl Shared {
         self.with_state(|state| state.machine.phase() == Phase::Ended)
     }
 
-    /// Whether it ends by itself, within a time that is bounded.
+    /// Whether the connection is ending. It then ends within a bounded time without further calls.
     pub(crate) fn is_ending(self: &Arc<Self>) -> bool {
         self.with_state(|state| !matches!(state.machine.phase(), Phase::Open | Phase::Ended))
     }
 
-    /// Ends the connection because the time to close it is over, and takes what was not written. `None` where it had ended
-    /// before, but for the peer's close.
+    /// Ends the connection because the time to close it has run out, and takes the packets that were not completely
+    /// written. `None` if nothing is cut: the connection has ended, or everything was written and only the peer's close
+    /// is missing.
     pub(crate) fn cut(self: &Arc<Self>) -> Option<CutConn> {
-        self.with_state_contained(|state| {
+        self.with_state_catching_panics(|state| {
             let phase = state.machine.phase();
             if phase == Phase::Ended {
                 return None;
             }
-            self.signal(CLOSED);
+            self.set_signal(CLOSED);
             if !state.machine.is_blocked() {
                 state.write_out();
             }
             let (unsent, is_torn) = state.machine.take_unsent(self.rules());
-            // Where all was written and the peer alone has not closed yet, nothing is lost.
+            // Everything was written, and only the peer's close is missing. Nothing is lost.
             if phase == Phase::Finished {
                 state.machine.end(false);
                 return None;
             }
-            // A close that is waited for is not to be taken for a clean one.
+            // A caller that waits for the close must not get `Ok`.
             state.machine.fail(Reason::LocalClose);
             let looks_clean = !unsent.is_empty() && !is_torn;
             let undelivered = looks_clean || self.has_undelivered() || state.has_unread();
             state.machine.abort(undelivered, Instant::now());
-            Some(CutConn { peer_addr: self.ends.peer(), unsent })
+            Some(CutConn { peer_addr: self.endpoints.peer(), unsent })
         })
     }
 
-    /// Ends the connection, and takes what was not wholly written. Nothing more is written of it: it will be sent elsewhere.
+    /// Ends the connection, and takes the packets that were not completely written. They are not written any more,
+    /// because the caller sends them over another connection.
     pub(crate) fn abandon(self: &Arc<Self>) -> Vec<Packet> {
         self.with_state(|state| {
             state.machine.stop(Reason::LocalClose);
             let (unsent, is_torn) = state.machine.take_unsent(self.rules());
             let looks_clean = !unsent.is_empty() && !is_torn;
             let undelivered = looks_clean || self.has_undelivered() || state.has_unread();
-            // A close that loses nothing, as after that of the peer, goes on: over TLS the peer would miss its end.
+            // A close that loses nothing, such as one after the peer's close, continues. An abort would end TLS without
+            // a close notification.
             let is_closing = matches!(state.machine.phase(), Phase::Closing | Phase::Finished);
             if undelivered || !unsent.is_empty() || !is_closing {
                 state.machine.abort(undelivered, Instant::now());
@@ -132,7 +140,7 @@ impl Shared {
                 return Ok(None);
             }
             state.machine.stop(Reason::LocalClose);
-            self.signal(CLOSED);
+            self.set_signal(CLOSED);
             let writer = state.take_writer();
             state.machine.end(false);
             Ok(writer)
@@ -158,7 +166,7 @@ mod tests {
     use crate::transport::halves::split;
     use crate::transport::transport_stream::CustomStream;
 
-    /// A read that had begun before this side closed may find the peer's end when the flusher waits for just that.
+    /// A read that began before this side closed may find the peer's close while the flusher waits for that close.
     #[tokio::test(start_paused = true)]
     async fn the_peers_end_found_while_closing_ends_the_close_before_its_deadline() {
         let truncated = FrameError::Truncated { needed: 9, available: 1 };
@@ -176,14 +184,14 @@ mod tests {
                 Some(reason) => shared.receive_failed(reason),
             }
             assert!(matches!(shared.stop_reason(), Reason::LocalClose));
-            let wait = shared.wait();
-            let closed = poll_fn(|cx| shared.poll_ended(wait.key, cx)).await;
+            let waiter = shared.waiter();
+            let closed = poll_fn(|cx| shared.poll_close(waiter.key, cx)).await;
             assert_eq!(closed.is_err(), failure.is_some());
-            assert!(started.elapsed().is_zero(), "it took until the deadline");
+            assert!(started.elapsed().is_zero(), "the close waited for its deadline");
         }
     }
 
-    /// A connection whose transport does not take the packet in its queue, and the other end of that transport.
+    /// A connection with a queued packet that its transport does not accept, and the other end of that transport.
     fn stuck() -> (Arc<Shared>, tokio::io::DuplexStream) {
         let config = ConnConfig::new();
         let (here, there) = tokio::io::duplex(1);
@@ -195,9 +203,9 @@ mod tests {
         (shared, there)
     }
 
-    /// The server counts exactly the connections whose users get this error.
+    /// The server counts exactly the connections whose callers get this error.
     #[tokio::test(start_paused = true)]
-    async fn the_budget_closes_what_is_in_use_and_has_not_failed() {
+    async fn the_budget_counts_only_connections_in_use_that_had_not_failed() {
         let ((open, _open), (failed, _failed), (unused, _unused)) = (stuck(), stuck(), stuck());
         let truncated = FrameError::Truncated { needed: 9, available: 1 };
         failed.receive_failed(&Reason::Frame(truncated));
@@ -207,9 +215,9 @@ mod tests {
         let closed = [&open, &failed, &unused].map(|shared| shared.end_over_budget(1));
         assert_eq!(closed, [true, false, false]);
         assert!([&open, &failed, &unused].iter().all(|shared| shared.has_ended()));
-        let told =
+        let have_error =
             [&open, &failed, &unused].map(|shared| matches!(shared.stop_reason(), Reason::OverBudget { .. }));
-        assert_eq!(told, closed);
-        assert!(!open.end_over_budget(1), "it has ended");
+        assert_eq!(have_error, closed);
+        assert!(!open.end_over_budget(1), "the connection has already ended");
     }
 }

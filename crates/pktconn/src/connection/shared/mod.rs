@@ -1,8 +1,9 @@
-//! What all handles of a connection and its flusher share, behind one lock.
+//! The state that all handles of a connection and its tasks share. One lock guards the [state](super::state).
 //!
-//! The lock is held for a copy of small frames, or for a write that does not block; of a batch, also for the checksums of
-//! packets that come without. No code of the application runs under it but a transport of its own. `state` is what the lock
-//! guards. The handles use it through `send`, `recv` and `end`; the tasks of the connection through `tasks`.
+//! `send`, `recv` and `end` are the operations of the handles; `tasks` are those of the flusher and the sweeper.
+//!
+//! The lock is held while small frames are copied, while a non-blocking write runs, and while the checksums of a batch
+//! are computed. The only application code that runs under the lock is a custom transport.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
@@ -27,7 +28,7 @@ use crate::{ConnConfig, ConnId, ConnStats, SlowConsumer};
 mod end;
 
 mod recv;
-pub(crate) use recv::Found;
+pub(crate) use recv::WaitDecision;
 
 mod send;
 
@@ -37,55 +38,57 @@ thread_local! {
     static SWEEPERS: sweep::ThreadSweepers<Shared> = const { RefCell::new(Vec::new()) };
 }
 
-/// What `recv` looks at before each packet, without the lock: whether this side was closed, and whether the server stops.
+/// The flags that `recv` checks before each packet without the lock: this side was closed, or the server shuts down.
 const CLOSED: u8 = 1;
-const DRAINS: u8 = 2;
+const DRAINING: u8 = 2;
 
-// In this order in memory: what each packet needs, so that it takes no more lines of the cache than it must, and the rest.
+/// What the handles of a connection, its flusher and its sweeper share.
+// `repr(C)` keeps this order in memory: first the fields that each packet uses, in few cache lines, then the rest.
 #[repr(C)]
 pub(crate) struct Shared {
     pub(crate) settings: Arc<Settings>,
-    /// What it holds, where its server counts that.
+    /// The memory that the connection holds. `None` unless its server has a memory budget.
     account: Option<Box<Account>>,
     pub(crate) received: Received,
     signals: AtomicU8,
-    /// Whether an end would discard packets that were read and not received.
+    /// Whether bytes were read from the transport that the application has not received. An end would discard them.
     has_undelivered: AtomicBool,
-    /// Whether a peer is judged by a transport of which is known what tokio knew in the last turn of its driver.
-    judges_late: bool,
+    /// Whether tokio's view of a full transport may be out of date when the slow-consumer policy acts on it. See
+    /// [`readiness_may_be_stale`](Self::readiness_may_be_stale).
+    readiness_may_be_stale: bool,
     state: Mutex<State>,
-    /// The key of the next future that waits.
-    next_key: AtomicU64,
-    /// Senders and the receiver; the last one to go ends the connection.
+    /// The key of the next waiting future.
+    next_waiter_key: AtomicU64,
+    /// The number of senders and receivers. Dropping the last one ends the connection.
     handles: AtomicUsize,
-    pub(crate) ends: Endpoints,
+    pub(crate) endpoints: Endpoints,
     pub(crate) id: ConnId,
-    /// Its place among others, where it has one.
+    /// The registration with a server. `None` for a connection without a server.
     membership: Option<Box<dyn Membership>>,
 }
 
-/// The place of a connection among others, such as those of a server. Dropped with the connection.
+/// The registration of a connection with its server. Dropped with the connection.
 pub(crate) trait Membership: Send + Sync {
-    /// An account for what the connection holds, where that is counted.
+    /// Returns an account for the memory that the connection holds. `None` if there is no memory budget.
     fn account(&self) -> Option<Account>;
 
-    /// The connection is complete, and may be used at any time from now on. Whether it is to drain at once.
-    fn enroll(&self, conn: &Arc<Shared>) -> bool;
+    /// Registers the connection, which may be used from now on. Returns whether it must drain immediately.
+    fn register(&self, conn: &Arc<Shared>) -> bool;
 
-    /// The connection is about to leave: what went through it, and why it has ended.
-    fn leaves(&self, traffic: ConnStats, reason: Option<Reason>);
+    /// Records the traffic of the connection and why it ended. Called once, before the registration is dropped.
+    fn record_end(&self, traffic: ConnStats, reason: Option<Reason>);
 }
 
 const TRANSPORT_PANICKED: &str = "the transport of the connection panicked";
 
-/// Ends a connection when code panics under its lock: dropped where that unwinds, behind the lock, and forgotten otherwise.
-/// Those who wait are told then, also where nobody uses the connection any more.
+/// Ends the connection if code panics under its lock. A panic drops this guard after the lock, which is poisoned then;
+/// without a panic the guard is forgotten. So waiting callers are woken even if nobody uses the connection any more.
 struct EndOnPanic<'a>(&'a Arc<Shared>);
 
 impl Drop for EndOnPanic<'_> {
     #[cold]
     fn drop(&mut self) {
-        self.0.with_state_contained(|_| ());
+        self.0.with_state_catching_panics(|_| ());
     }
 }
 
@@ -94,21 +97,21 @@ impl Shared {
         config: &ConnConfig,
         settings: &Arc<Settings>,
         writer: Writer,
-        ends: Endpoints,
+        endpoints: Endpoints,
         membership: Option<Box<dyn Membership>>,
     ) -> Arc<Self> {
         let may_drop = config.slow_consumer != SlowConsumer::Block;
-        let judges_late = may_drop && !writer.can_write_now();
+        let readiness_may_be_stale = may_drop && !writer.can_write_now();
         let shared = Arc::new(Self {
             settings: Arc::clone(settings),
             received: Received::default(),
             signals: AtomicU8::new(0),
             has_undelivered: AtomicBool::new(false),
-            judges_late,
+            readiness_may_be_stale,
             state: Mutex::new(State::new(writer, Machine::new(config), may_drop)),
-            next_key: AtomicU64::new(0),
+            next_waiter_key: AtomicU64::new(0),
             handles: AtomicUsize::new(0),
-            ends,
+            endpoints,
             id: ConnId::next(),
             account: membership.as_ref().and_then(|membership| membership.account()).map(Box::new),
             membership,
@@ -116,9 +119,9 @@ impl Shared {
         if let Some(interval) = config.heartbeat {
             shared.with_state(|state| state.machine.start_heartbeat(interval, Instant::now()));
         }
-        // It is listed when it is complete: the server may use what is in its list at any time.
-        if shared.membership.as_ref().is_some_and(|membership| membership.enroll(&shared)) {
-            shared.signal(DRAINS);
+        // Last, because the server may use a registered connection at any time.
+        if shared.membership.as_ref().is_some_and(|membership| membership.register(&shared)) {
+            shared.set_signal(DRAINING);
         }
         shared
     }
@@ -128,41 +131,42 @@ impl Shared {
         &self.settings.rules
     }
 
-    /// Runs `act` under the lock, and afterwards what it left to be done without: wakers, foreign drops, and the tasks that
-    /// it wants, which a runtime that is shut down drops in place, so that they take the lock to end the connection.
+    /// Runs `act` under the lock. Then releases the lock and runs the work that `act` deferred.
     #[inline]
     fn with_state<T>(self: &Arc<Self>, act: impl FnOnce(&mut State) -> T) -> T {
         let end_on_panic = EndOnPanic(self);
-        let mut state = self.state.lock().unwrap_or_else(|poisoned| self.mend(poisoned));
+        let mut state = self.state.lock().unwrap_or_else(|poisoned| self.end_after_panic(poisoned));
         let result = act(&mut state);
         std::mem::forget(end_on_panic);
         if state.has_work_after_unlock() || self.account.is_some() {
-            self.settle(state);
+            self.unlock_and_run_deferred(state);
         }
         result
     }
 
-    /// The same for a task that sees to other connections too, or to its own for all of its handles: a panic in what was left
-    /// to be done, which is code of the application's, ends nothing else.
-    fn with_state_contained<T>(self: &Arc<Self>, act: impl FnOnce(&mut State) -> T) -> T {
-        let mut state = self.state.lock().unwrap_or_else(|poisoned| self.mend(poisoned));
+    /// Like [`with_state`](Self::with_state), but catches panics of the deferred work, which can run application code.
+    /// For tasks that serve several connections or all handles of one: a panic must not end these tasks.
+    fn with_state_catching_panics<T>(self: &Arc<Self>, act: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.state.lock().unwrap_or_else(|poisoned| self.end_after_panic(poisoned));
         let result = act(&mut state);
-        catch_panic(|| self.settle(state));
+        catch_panic(|| self.unlock_and_run_deferred(state));
         result
     }
 
-    /// Ends a connection of which code has panicked under the lock.
+    /// Ends the connection after code has panicked under the lock and poisoned it.
     #[cold]
-    fn mend<'a>(&self, poisoned: PoisonError<MutexGuard<'a, State>>) -> MutexGuard<'a, State> {
+    fn end_after_panic<'a>(&self, poisoned: PoisonError<MutexGuard<'a, State>>) -> MutexGuard<'a, State> {
         self.state.clear_poison();
         let mut state = poisoned.into_inner();
         state.lost(TRANSPORT_PANICKED, self.has_undelivered());
         state
     }
 
-    fn settle(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
+    /// Releases the lock, and then does the work that must not run under it: wakes tasks, drops values of the
+    /// application, spawns the flusher, lists the connection for the sweeper.
+    fn unlock_and_run_deferred(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
         if state.machine.wakeups().intersects(Wakeups::END) {
-            self.name_failure(&state.machine);
+            self.add_peer_to_failure(&state.machine);
         }
         let mut after_unlock = state.take_after_unlock();
         let notifies_watcher =
@@ -176,6 +180,7 @@ impl Shared {
                 after_unlock.deferred.wake(waker);
             }
         }
+        // A runtime that was shut down drops the task inside `spawn`, and that takes the lock.
         if after_unlock.spawn_flusher {
             self.settings.home.runtime.spawn(flush::flusher(Arc::clone(self)));
         }
@@ -185,10 +190,10 @@ impl Shared {
         after_unlock.deferred.run();
     }
 
-    /// Tells those who will be told of a failure whose connection it was.
+    /// Adds the peer's address to the failure, so that the error names the connection.
     #[cold]
-    fn name_failure(&self, machine: &Machine) {
-        if let (Some(reason), Some(peer)) = (machine.failure(), self.ends.peer()) {
+    fn add_peer_to_failure(&self, machine: &Machine) {
+        if let (Some(reason), Some(peer)) = (machine.failure(), self.endpoints.peer()) {
             reason.name_peer(peer);
         }
     }
@@ -198,9 +203,9 @@ impl Shared {
         self.account.as_deref()
     }
 
-    /// How much the receiver, which holds `read` bytes, may read at a time. `None` while the connections of its server hold
-    /// too much: it is woken then.
-    pub(crate) fn may_read(&self, read: usize, cx: &Context<'_>) -> Option<usize> {
+    /// How many bytes the receiver, which holds `read` bytes, may read at a time. `None` if it must pause because the
+    /// server is over its memory budget: its waker is then registered for the end of the pause.
+    pub(crate) fn read_limit(&self, read: usize, cx: &Context<'_>) -> Option<usize> {
         let Some(account) = self.account().filter(|account| account.budget().is_under_pressure()) else {
             return Some(usize::MAX);
         };
@@ -208,20 +213,21 @@ impl Shared {
         (!account.pause(cx.waker())).then_some(EXEMPT_BYTES)
     }
 
-    /// Ends the connection because the connections of its server hold too much memory, and this one holds more than most.
+    /// Ends the connection because its server is over its memory budget and this connection holds more than most.
+    /// `held` is the number of bytes for the error.
     ///
-    /// Returns whether to count it as closed for the budget. A connection that had already failed, or that has no handle any
-    /// more, was ending anyway: no caller gets this error.
+    /// Returns whether to count it as closed for the budget: `false` if no caller gets this error, because the
+    /// connection had already failed or has no handle.
     pub(crate) fn end_over_budget(self: &Arc<Self>, held: usize) -> bool {
-        self.with_state_contained(|state| {
+        self.with_state_catching_panics(|state| {
             let is_in_use = self.handles.load(Ordering::Acquire) > 0;
             let closes =
                 is_in_use && state.machine.phase() < Phase::Ended && state.machine.failure().is_none();
             if state.machine.phase() < Phase::Ended {
                 state.machine.fail(Reason::OverBudget { held });
-                self.signal(CLOSED);
+                self.set_signal(CLOSED);
                 state.machine.end(true);
-                // To free memory is what it is for.
+                // Free the memory now.
                 state.machine.queue_all_latest(Instant::now);
                 let unsent = std::mem::take(&mut state.machine.queue);
                 state.deferred.drop(unsent);
@@ -234,8 +240,8 @@ impl Shared {
         self.handles.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts a handle off. Without any the connection ends: where its receiver has been told the end of the stream, as by a
-    /// close, and otherwise after a moment for what is queued.
+    /// Removes a handle. Without handles the connection ends. If the application has received the end of the stream,
+    /// this is a clean close. Otherwise the queue is written if the transport accepts it now, and an abort follows.
     pub(crate) fn drop_handle(self: &Arc<Self>) {
         if self.handles.fetch_sub(1, Ordering::AcqRel) > 1 {
             return;
@@ -254,9 +260,10 @@ impl Shared {
         });
     }
 
-    /// Whether the peer would take an end now for a clean close, though packets of its own were not received, or packets for it
-    /// are lost: where the transport has stopped between two of them, no frame is cut that would tell. In the first case what is
-    /// queued has a moment to leave; in the second it goes.
+    /// Whether an end now would look like a clean close to the peer although packets are lost. That is so if the kernel
+    /// holds unread packets of the peer, or if the transport has blocked between two queued frames. A partly written
+    /// frame would show the loss. Drops the queue, unless the kernel holds unread packets: the abort then still tries
+    /// to write it.
     fn would_look_clean(&self, state: &mut State) -> bool {
         if state.has_unread() {
             return true;
@@ -267,31 +274,31 @@ impl Shared {
         is_hidden
     }
 
-    /// Notes whether packets that were read have not come to the application.
+    /// Records whether bytes were read that the application has not received.
     #[inline]
-    pub(crate) fn note_undelivered(&self, are_some: bool) {
-        self.has_undelivered.store(are_some, Ordering::Relaxed);
+    pub(crate) fn note_undelivered(&self, has_undelivered: bool) {
+        self.has_undelivered.store(has_undelivered, Ordering::Relaxed);
     }
 
     fn has_undelivered(&self) -> bool {
         self.has_undelivered.load(Ordering::Relaxed)
     }
 
-    fn signal(&self, signal: u8) {
+    fn set_signal(&self, signal: u8) {
         self.signals.fetch_or(signal, Ordering::Relaxed);
     }
 
-    /// What a future needs to leave its waker here, for as long as it waits.
-    pub(crate) fn wait(self: &Arc<Self>) -> Wait<'_> {
-        Wait::new(self)
+    /// Returns a key under which a future can register its waker. Dropping it removes the waker.
+    pub(crate) fn waiter(self: &Arc<Self>) -> Waiter<'_> {
+        Waiter::new(self)
     }
 
-    pub(crate) fn next_key(&self) -> u64 {
-        self.next_key.fetch_add(1, Ordering::Relaxed)
+    pub(crate) fn next_waiter_key(&self) -> u64 {
+        self.next_waiter_key.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Takes the wakers back that were left under `key`, and its place in the line.
-    pub(crate) fn forget(self: &Arc<Self>, key: u64) {
+    /// Removes the wakers of `key`, and removes it from the waiting senders.
+    pub(crate) fn remove_waiter(self: &Arc<Self>, key: u64) {
         self.with_state(|state| state.forget(key));
     }
 }
@@ -300,24 +307,24 @@ impl Drop for Shared {
     fn drop(&mut self) {
         let Some(membership) = &self.membership else { return };
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        membership.leaves(state.machine.stats(&self.received), state.machine.reason());
+        membership.record_end(state.machine.stats(&self.received), state.machine.reason());
     }
 }
 
-/// The key of a future that waits. Dropped with it, and its wakers and its place in the line go too.
-pub(crate) struct Wait<'a> {
+/// The key of a waiting future. Dropping it removes the future's wakers, and removes it from the waiting senders.
+pub(crate) struct Waiter<'a> {
     shared: &'a Arc<Shared>,
     pub(crate) key: u64,
 }
 
-impl<'a> Wait<'a> {
+impl<'a> Waiter<'a> {
     pub(crate) fn new(shared: &'a Arc<Shared>) -> Self {
-        Self { shared, key: shared.next_key() }
+        Self { shared, key: shared.next_waiter_key() }
     }
 }
 
-impl Drop for Wait<'_> {
+impl Drop for Waiter<'_> {
     fn drop(&mut self) {
-        self.shared.forget(self.key);
+        self.shared.remove_waiter(self.key);
     }
 }

@@ -1,4 +1,6 @@
-//! What a receiver does with a connection.
+//! The operations of a receiver: checks before each packet, waiting in `recv`, and the end of receiving.
+//!
+//! Reading and decoding are in [`frame_reader`](crate::connection::frame_reader).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -7,106 +9,111 @@ use std::task::Context;
 use pktconn_codec::FrameError;
 use tokio::time::Instant;
 
-use super::{CLOSED, DRAINS, Shared};
+use super::{CLOSED, DRAINING, Shared};
 use crate::connection::machine::Phase;
 use crate::connection::state::State;
 use crate::error::Reason;
 use crate::transport::Reader;
 
-/// What a receiver does that has found nothing to read.
+/// What a receiver does when there is nothing to read.
 #[derive(Debug)]
-pub(crate) enum Found {
-    /// It waits; its waker was left.
-    Nothing,
-    /// It gives up: the connection has ended.
+pub(crate) enum WaitDecision {
+    /// Waits. Its waker is registered.
+    Wait,
+    /// Ends: the connection has ended.
     End,
-    /// It gives up: a deadline has passed, and it has looked once more.
+    /// Ends: a deadline has passed, and the receiver has read once more since then.
     Overdue(Reason),
-    /// It reads what has arrived, and then gives up: writing has failed.
-    LastPackets,
+    /// Reads the bytes that have arrived, and then ends: a write has failed.
+    ReadRest,
 }
 
 impl Shared {
-    /// Whether `recv` has to look at more than its buffer: this side was closed, or the server stops. Cheap enough to ask before
-    /// each packet.
+    /// Whether `recv` must check more than its buffer, because this side was closed or the server shuts down. Does not
+    /// take the lock, so it can be called before each packet.
     #[inline]
     pub(crate) fn has_signals(&self) -> bool {
         self.signals.load(Ordering::Relaxed) != 0
     }
 
-    /// Whether this side was closed, so that nothing is received any more.
-    pub(crate) fn is_closed_here(&self) -> bool {
+    /// Whether this side was closed. Nothing is received then.
+    pub(crate) fn is_closed_locally(&self) -> bool {
         self.signals.load(Ordering::Relaxed) & CLOSED != 0
     }
 
-    /// Whether the server stops, so that nothing is waited for any more.
-    pub(crate) fn drains(&self) -> bool {
-        self.signals.load(Ordering::Relaxed) & DRAINS != 0
+    /// Whether the server shuts down and drains its connections: the receiver then receives what has arrived, and does
+    /// not wait for more.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.signals.load(Ordering::Relaxed) & DRAINING != 0
     }
 
-    /// Has the receiver take what has arrived, and then end.
+    /// Makes the receiver receive what has arrived, and then end.
     pub(crate) fn drain(self: &Arc<Self>) {
-        self.signal(DRAINS);
-        self.with_state_contained(|state| state.machine.wake_receiver());
+        self.set_signal(DRAINING);
+        self.with_state_catching_panics(|state| state.machine.wake_receiver());
     }
 
-    /// Whether the connection has ended for a peer that takes nothing. It may still send, and without a pause: of one that is
-    /// gone, what has arrived has an end.
+    /// Whether the connection has ended and bytes that have arrived are not received any more: for example, because the
+    /// peer did not read. Such a peer may still send without a pause, and the receiver must not follow it. After a
+    /// failed write this is `false`: the peer is gone, so the rest to read is finite.
     #[cold]
-    pub(crate) fn is_given_up(self: &Arc<Self>) -> bool {
+    pub(crate) fn must_stop_receiving(self: &Arc<Self>) -> bool {
         self.with_state(|state| state.machine.phase() == Phase::Ended && !state.machine.can_still_read())
     }
 
-    /// What the receiver does before it waits: writes what was sent, and leaves its waker for news of the end.
+    /// Prepares the receiver for a wait: writes the queue, and registers the receiver's waker unless the connection has
+    /// begun to end.
     #[inline(always)]
-    pub(crate) fn before_wait(self: &Arc<Self>, cx: &Context<'_>) -> Found {
-        self.with_state(|state| Self::wait_in_recv(state, cx))
+    pub(crate) fn before_wait(self: &Arc<Self>, cx: &Context<'_>) -> WaitDecision {
+        self.with_state(|state| Self::decide_wait(state, cx))
     }
 
-    /// The same for a wait that has a deadline.
+    /// Like [`before_wait`](Self::before_wait), for a wait with a deadline.
+    ///
+    /// `in_frame`: a part of a frame has arrived. `has_read`: bytes have arrived since the last wait.
     #[inline(never)]
     pub(crate) fn before_timed_wait(
         self: &Arc<Self>,
         in_frame: bool,
         has_read: bool,
         cx: &Context<'_>,
-    ) -> Found {
+    ) -> WaitDecision {
         self.with_state(|state| {
-            let found = Self::wait_in_recv(state, cx);
-            if matches!(found, Found::Nothing) {
+            let decision = Self::decide_wait(state, cx);
+            if matches!(decision, WaitDecision::Wait) {
                 let now = Instant::now();
                 let overdue = if has_read { None } else { state.machine.recv_overdue(self.rules(), now) };
                 if let Some(reason) = overdue {
-                    return Found::Overdue(reason);
+                    return WaitDecision::Overdue(reason);
                 }
                 state.machine.recv_waits(self.rules(), in_frame, has_read, now);
             }
-            found
+            decision
         })
     }
 
     #[inline(always)]
-    fn wait_in_recv(state: &mut State, cx: &Context<'_>) -> Found {
+    fn decide_wait(state: &mut State, cx: &Context<'_>) -> WaitDecision {
         state.write_before_wait();
         if state.machine.phase() != Phase::Open {
-            return if state.machine.can_still_read() { Found::LastPackets } else { Found::End };
+            return if state.machine.can_still_read() { WaitDecision::ReadRest } else { WaitDecision::End };
         }
         state.wait_in_recv(cx);
-        Found::Nothing
+        WaitDecision::Wait
     }
 
-    /// Nobody waits in `recv` any more; `has_received`, because a frame has come.
+    /// The receiver no longer waits. `has_received`: it has received a whole frame.
     pub(crate) fn pause_recv(self: &Arc<Self>, has_received: bool) {
         self.with_state(|state| state.machine.recv_pauses(has_received, Instant::now()));
     }
 
-    /// The receiver has told the end of the stream: dropping the connection is as good as closing it from now on.
-    pub(crate) fn told_end(self: &Arc<Self>) {
+    /// The application has received the end of the stream. From now on, dropping the connection is a clean close.
+    pub(crate) fn note_end_delivered(self: &Arc<Self>) {
         self.with_state(|state| state.machine.note_end_delivered());
     }
 
-    /// The peer closed its side between two frames. It may still receive. Fails where something else ended
-    /// receiving: after a write has failed with a reset, a read finds the end of the stream too.
+    /// The peer has closed its side between two frames. It may still receive. Fails if receiving has ended for another
+    /// reason: for example, a read also returns the end of the stream after a write has failed with a reset.
     pub(crate) fn remote_closed(self: &Arc<Self>) -> Result<(), Reason> {
         self.with_state(|state| {
             if !state.machine.peer_closed(self.rules(), Instant::now()) {
@@ -118,12 +125,12 @@ impl Shared {
         })
     }
 
-    /// Receiving failed. The peer still gets what was accepted for it, for a moment; a transport that failed is gone.
-    /// What the receiver is to say is the [`stop_reason`](Self::stop_reason): the connection may have failed before, in
-    /// writing.
+    /// Receiving has failed. Unless the transport has failed, the queue is still written, within a short time.
+    ///
+    /// The receiver then returns the [`stop_reason`](Self::stop_reason), not `reason`: a write may have failed earlier.
     pub(crate) fn receive_failed(self: &Arc<Self>, reason: &Reason) {
         self.with_state(|state| {
-            // One that is closing has a deadline of its own, and goes on towards a clean end.
+            // A connection that is closing has its own deadline, and may still end cleanly.
             if matches!(reason, Reason::Timeout(..)) && state.machine.phase() > Phase::Open {
                 return;
             }
@@ -133,7 +140,7 @@ impl Shared {
             }
             state.machine.fail(reason.clone());
             match reason {
-                // A close that is under way goes on.
+                // The close continues.
                 Reason::Frame(_) if state.machine.phase() > Phase::Open => state.machine.request_flusher(),
                 Reason::Frame(_) | Reason::Timeout(..) => {
                     state.write_last();
@@ -147,7 +154,7 @@ impl Shared {
         });
     }
 
-    /// Takes the reading half over from a receiver that reads no more.
+    /// Takes over the reading half from a receiver that no longer reads.
     pub(crate) fn park_reader(self: &Arc<Self>, reader: Reader) {
         self.with_state(|state| state.park_reader(reader, self.has_undelivered()));
     }

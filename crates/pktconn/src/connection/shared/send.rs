@@ -1,4 +1,7 @@
-//! What senders do with a connection.
+//! The operations of a sender: queue packets, wait for room, wait until packets are written.
+//!
+//! An `offer` does not wait: it returns [`Reason::Full`] if the packet has to wait. `accept_in_turn` waits for room,
+//! after the senders that already wait.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -15,16 +18,17 @@ use crate::connection::state::State;
 use crate::error::Reason;
 
 impl Shared {
-    /// Puts `packet` into the queue if there is room for it and nobody waits for that. [`Reason::Full`] otherwise.
+    /// Queues `packet` if there is room for it and no sender waits for room, or if the slow-consumer policy makes room.
+    /// Fails with [`Reason::Full`] if the packet must wait or be dropped.
     #[inline]
     pub(crate) fn offer(self: &Arc<Self>, packet: &Packet) -> Result<(), Reason> {
         self.offer_with(packet, self.rules().slow_consumer)
     }
 
-    /// [Offers](Self::offer) `packet`, with a policy that may differ from the connection's.
+    /// Like [`offer`](Self::offer), with a slow-consumer policy that may differ from the connection's.
     #[inline]
     pub(crate) fn offer_with(self: &Arc<Self>, packet: &Packet, policy: SlowConsumer) -> Result<(), Reason> {
-        // Its checksum is computed before the lock is taken, which other senders wait for.
+        // Before taking the lock, because this computes the checksum.
         let frame = self.rules().codec.frame(packet).map_err(Reason::TooLarge)?;
         self.offer_frame(&frame, policy)
     }
@@ -33,7 +37,7 @@ impl Shared {
     fn offer_frame(self: &Arc<Self>, frame: &impl Outgoing, policy: SlowConsumer) -> Result<(), Reason> {
         self.with_state(|state| {
             state.machine.check_open()?;
-            // A policy that does not wait, such as that of a group, goes past senders that do.
+            // The other policies, such as that of a group, do not queue behind waiting senders.
             if state.machine.has_waiting_senders()
                 && matches!(policy, SlowConsumer::Block | SlowConsumer::DropNewest)
             {
@@ -47,7 +51,8 @@ impl Shared {
         })
     }
 
-    /// Accepts a packet that replaces one that waits with the same key. [`Reason::Full`] if there is none and no room.
+    /// Queues `packet` under `key`, and replaces the queued packet with the same key. Fails with [`Reason::Full`] if
+    /// there is no such packet and no room.
     pub(crate) fn offer_latest(
         self: &Arc<Self>,
         key: u64,
@@ -81,20 +86,23 @@ impl Shared {
         })
     }
 
-    /// Whether a peer may look slow because tokio has not looked at the transport for long: let it look before you judge.
+    /// Whether a peer can look slow only because tokio's readiness of the transport is out of date: the slow-consumer
+    /// policy acts on a full queue, and the transport cannot bypass tokio's readiness. Yield to tokio's driver once
+    /// before you treat the queue as full.
     #[inline]
-    pub(crate) fn judges_late(&self) -> bool {
-        self.judges_late
+    pub(crate) fn readiness_may_be_stale(&self) -> bool {
+        self.readiness_may_be_stale
     }
 
-    /// Whether all of `packets` have room, after the transport was offered what there is. Those that are refused for another
-    /// reason have.
-    pub(crate) fn have_room(self: &Arc<Self>, packets: &[Packet]) -> bool {
+    /// Whether the queue has room for all `packets`. Writes the queue first if necessary. Ignores packets that exceed
+    /// the size limit, because they need no room.
+    pub(crate) fn has_room_for(self: &Arc<Self>, packets: &[Packet]) -> bool {
         let lens = packets.iter().filter_map(|packet| self.rules().codec.frame(packet).ok());
         self.has_room(lens.map(|frame| frame.len()).sum())
     }
 
-    /// Whether `len` bytes have room, after the transport was offered what there is, or will be refused for another reason.
+    /// Whether the queue has room for `len` bytes. Writes the queue first if necessary. Also `true` if nothing can be
+    /// sent any more, because the packets then fail for that reason.
     fn has_room(self: &Arc<Self>, len: usize) -> bool {
         self.with_state(|state| {
             let has_room = |machine: &Machine| machine.has_room(len, self.rules(), Instant::now);
@@ -106,11 +114,11 @@ impl Shared {
         })
     }
 
-    /// Makes room for a frame of `len` bytes that has none, where that can be had or the policy makes it. [`Reason::Full`]
-    /// where it is to wait or to be dropped.
+    /// Makes room for a frame of `len` bytes: writes the queue, and then applies `policy`. Fails with [`Reason::Full`]
+    /// if the packet must wait or be dropped.
     #[cold]
     fn make_room(&self, state: &mut State, len: usize, policy: SlowConsumer) -> Result<(), Reason> {
-        // A peer is slow only if it was offered what there is.
+        // A peer is slow only if the transport does not accept the queue now.
         state.write_all_now();
         state.machine.check_open()?;
         state.update_lag();
@@ -123,8 +131,8 @@ impl Shared {
         machine.make_room(len, policy, self.rules(), now, |packet| deferred.drop(packet))
     }
 
-    /// Puts packets into the queue, and counts them in `accepted`, until one of them has to wait or is refused. Writes
-    /// them when that was all.
+    /// Queues `packets` in order until one of them fails or has to wait, and adds the number of queued packets to
+    /// `accepted`. Writes the queue if all were queued.
     pub(crate) fn offer_many(
         self: &Arc<Self>,
         packets: &[Packet],
@@ -151,10 +159,10 @@ impl Shared {
                 if !state.machine.has_room(frame.len(), rules, Instant::now) {
                     self.make_room(state, frame.len(), rules.slow_consumer)?;
                 }
-                // Before a transport may panic: what stands in the queue has been accepted.
+                // Before the push, which may write: if the transport panics, the packet is in the queue.
                 *accepted += 1;
                 if state.push(&frame) {
-                    // It may have written, and so found the connection broken.
+                    // A write may have failed.
                     state.machine.check_open()?;
                 }
             }
@@ -163,8 +171,9 @@ impl Shared {
         })
     }
 
-    /// Puts `packet` into the queue, whatever stands in it, where senders are to wait for room and so have.
-    pub(crate) fn force(self: &Arc<Self>, packet: &Packet) -> Result<(), Reason> {
+    /// Queues `packet` even if the queue has no room, if the policy is to wait. The caller has already waited. Other
+    /// policies apply as usual.
+    pub(crate) fn accept_without_room(self: &Arc<Self>, packet: &Packet) -> Result<(), Reason> {
         if self.rules().slow_consumer != SlowConsumer::Block {
             return self.offer_or_drop(packet);
         }
@@ -176,8 +185,8 @@ impl Shared {
         })
     }
 
-    /// [Offers](Self::offer) `packet`, and drops it where it has no room and the policy is to drop it. [`Reason::Full`] where it
-    /// is to wait.
+    /// Like [`offer`](Self::offer), but drops `packet` and succeeds if there is no room and the policy is to drop new
+    /// packets.
     #[inline]
     pub(crate) fn offer_or_drop(self: &Arc<Self>, packet: &Packet) -> Result<(), Reason> {
         match self.offer(packet) {
@@ -186,12 +195,12 @@ impl Shared {
         }
     }
 
-    /// Whether a packet without room is dropped, and not waited with.
+    /// Whether the policy is to drop new packets that have no room.
     pub(crate) fn drops_newest(&self) -> bool {
         self.rules().slow_consumer == SlowConsumer::DropNewest
     }
 
-    /// Counts a packet that was dropped for want of room.
+    /// Counts a packet that was dropped because it had no room.
     pub(crate) fn drop_newest(self: &Arc<Self>) -> Result<(), Reason> {
         self.with_state(|state| {
             state.machine.check_open()?;
@@ -200,22 +209,22 @@ impl Shared {
         })
     }
 
-    /// Waits for room, behind those that have waited for longer, and puts `packet` into the queue.
+    /// Waits for room, after the senders that already wait, and queues `packet`.
     pub(crate) async fn accept_in_turn(self: &Arc<Self>, packet: &Packet) -> Result<(), Reason> {
         let frame = self.rules().codec.frame(packet).map_err(Reason::TooLarge)?;
         self.accept_frame_in_turn(&frame).await
     }
 
     async fn accept_frame_in_turn(self: &Arc<Self>, frame: &impl Outgoing) -> Result<(), Reason> {
-        // It gives the place in the line up, whether it is served or dropped.
-        let wait = self.wait();
-        poll_fn(|cx| self.poll_accept(frame, wait.key, cx)).await
+        // When dropped, removes this sender from the waiting senders.
+        let waiter = self.waiter();
+        poll_fn(|cx| self.poll_accept(frame, waiter.key, cx)).await
     }
 
-    /// Puts a payload in parts into the queue, as a packet: waits for room, or does what the policy says.
+    /// Queues one packet whose payload is the concatenation of `parts`. Waits for room, or applies the policy.
     pub(crate) async fn accept_parts(self: &Arc<Self>, parts: &[Bytes]) -> Result<(), Reason> {
         let frame = self.rules().codec.frame_of_parts(parts).map_err(Reason::TooLarge)?;
-        if self.judges_late() && !self.has_room(frame.len()) {
+        if self.readiness_may_be_stale() && !self.has_room(frame.len()) {
             tokio::task::yield_now().await;
         }
         match self.offer_frame(&frame, self.rules().slow_consumer) {
@@ -249,7 +258,8 @@ impl Shared {
         })
     }
 
-    /// Waits until a packet may be [forced](Self::force) in. For `Sink`, which reserves no room of its own.
+    /// Waits until a packet may be [accepted without room](Self::accept_without_room). For `Sink`, which reserves no
+    /// room.
     pub(crate) fn poll_ready(self: &Arc<Self>, key: u64, cx: &Context<'_>) -> Poll<Result<(), Reason>> {
         match self.rules().slow_consumer {
             SlowConsumer::Block => self.poll_room(key, cx),
@@ -276,7 +286,8 @@ impl Shared {
         self.with_state(|state| state.machine.queued_bytes())
     }
 
-    /// How many bytes were ever accepted: what a flush that begins now has to wait for.
+    /// The number of bytes accepted since the start of the connection. A flush that begins now waits until all of them
+    /// are written.
     pub(crate) fn bytes_accepted(self: &Arc<Self>) -> u64 {
         self.with_state(|state| {
             state.machine.queue_all_latest(Instant::now);
@@ -284,7 +295,7 @@ impl Shared {
         })
     }
 
-    /// Waits until `target` bytes, of all that were ever accepted, are written.
+    /// Waits until the first `target` bytes, counted since the start of the connection, are written or dropped.
     pub(crate) fn poll_flushed(
         self: &Arc<Self>,
         target: u64,

@@ -1,4 +1,5 @@
-//! What the flusher and the sweeper do with a connection.
+//! The operations of a connection's background tasks, the [flusher](crate::connection::flush) and the
+//! [sweeper](crate::connection::sweep). They delegate to the state.
 
 use std::sync::Arc;
 use std::task::Context;
@@ -22,14 +23,14 @@ impl SweepTarget for Shared {
 
 impl FlushTarget for Shared {
     fn run_flusher(self: &Arc<Self>, is_first: bool, cx: &mut Context<'_>) -> Next {
-        self.with_state_contained(|state| {
+        self.with_state_catching_panics(|state| {
             state.run_flusher(self.rules(), is_first, self.has_undelivered(), cx)
         })
     }
 
-    /// What the transport takes without waiting still goes.
+    /// Writes what the transport accepts without waiting, and ends the connection.
     fn flusher_gone(self: &Arc<Self>) {
-        self.with_state_contained(|state| {
+        self.with_state_catching_panics(|state| {
             state.write_last();
             state.lost(RUNTIME_GONE, self.has_undelivered());
         });

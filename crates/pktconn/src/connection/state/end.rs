@@ -13,7 +13,7 @@ use crate::connection::flush::Next;
 use crate::connection::machine::{Phase, Rules, Wakeups, WriteOutcome};
 use crate::connection::yielding;
 use crate::error::Reason;
-use crate::transport::{Acks, Reader, Writer};
+use crate::transport::{Reader, UnackedBytes, Writer};
 
 impl State {
     /// Runs the flusher once: writes what is due, continues the end of the connection, and checks all deadlines.
@@ -60,8 +60,8 @@ impl State {
         }
         let Self { machine, writer, .. } = self;
         let mut check = machine.check_deadlines(rules, is_first, now, || {
-            let acks = writer.as_ref().map_or(Ok(Acks::NoNetwork), Writer::acks);
-            acks.map_err(Reason::from)
+            let unacked = writer.as_ref().map_or(Ok(UnackedBytes::NoSocket), Writer::unacked_bytes);
+            unacked.map_err(Reason::from)
         });
         check.wait_until(flush_due);
         check.wait_until(self.machine.next_heartbeat_check());

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::{State, Sweep};
 use crate::connection::deferred::catch_panic;
 use crate::connection::machine::{MAX_SLICES, Outgoing, Phase, Wakeups, WriteOutcome};
-use crate::transport::{Acks, Writer};
+use crate::transport::{UnackedBytes, Writer};
 
 /// Maximum bytes per write to a transport with its own buffer, if packets may be dropped: one TLS record.
 const MAX_BUFFERED_WRITE: usize = 16 * 1024;
@@ -263,9 +263,9 @@ impl State {
     pub(crate) fn update_lag(&mut self) {
         let now = Instant::now();
         if self.machine.exceeds_max_lag(|| now) {
-            let acks = self.writer.as_ref().map_or(Ok(Acks::NoNetwork), Writer::acks);
-            match acks {
-                Ok(acks) => self.machine.acknowledged(acks, now),
+            let unacked = self.writer.as_ref().map_or(Ok(UnackedBytes::NoSocket), Writer::unacked_bytes);
+            match unacked {
+                Ok(unacked) => self.machine.acknowledged(unacked, now),
                 Err(error) => self.finish_write(self.machine.bytes_out(), Poll::Ready(Err(error))),
             }
         }
