@@ -4,7 +4,7 @@ mod common;
 
 use common::{drop_after, frame, numbered, piped_and_raw, piped_pair, tcp_and_raw, tcp_pair};
 use futures::{SinkExt, StreamExt};
-use pktconn::{Checksum, CodecConfig, ConnConfig, FrameError, Packet, PacketConn};
+use pktconn::{Checksum, CodecConfig, ConnConfig, FrameError, Packet, PacketConn, SlowConsumer};
 use std::error::Error as _;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -249,6 +249,26 @@ async fn the_statistics_count_packets_bytes_reads_and_writes_each_way() {
     let stats = here.stats();
     assert_eq!((stats.packets_sent, stats.bytes_sent, stats.writes, stats.queued_bytes), (2, 16, 1, 0));
     assert_eq!((stats.packets_received, stats.bytes_received, stats.reads), (1, 16, 1));
+}
+
+#[tokio::test]
+async fn a_stream_that_is_ended_while_packets_wait_returns_the_error() {
+    let config = ConnConfig::new().slow_consumer(SlowConsumer::Disconnect).send_high_water(1000);
+    let (mut conn, mut peer) = piped_and_raw(50_000, config);
+    peer.write_all(&frame(b"x").repeat(3000)).await.unwrap();
+    assert!(conn.recv().await.unwrap().is_some());
+    // The peer does not read.
+    while conn.try_send(vec![7; 900]).is_ok() {}
+    let mut received = 1;
+    let error = loop {
+        match conn.next().await {
+            Some(Ok(_)) => received += 1,
+            Some(Err(error)) => break error,
+            None => panic!("the stream ended without an error after {received} packets"),
+        }
+    };
+    assert!(error.is_slow_consumer(), "{error}");
+    assert!(conn.next().await.is_none());
 }
 
 #[tokio::test]

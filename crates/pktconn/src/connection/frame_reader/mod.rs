@@ -65,6 +65,8 @@ pub(crate) struct FrameReader {
     has_deadline: bool,
     /// How many polls in a row have found nothing since the server began to shut down or a write failed.
     empty_polls: u8,
+    /// Whether the end was returned: a stream then returns `None`, also after an error.
+    end_returned: bool,
     /// How many more bytes are received after the server has begun to shut down.
     drain_bytes_left: usize,
 }
@@ -108,6 +110,7 @@ impl FrameReader {
             has_read: false,
             has_deadline: false,
             empty_polls: 0,
+            end_returned: false,
             drain_bytes_left: MAX_DRAINED_BYTES,
         }
     }
@@ -179,11 +182,13 @@ impl FrameReader {
         if self.shared.is_closed_locally() {
             self.stop();
         }
-        match self.end {
-            End::NotYet => None,
-            End::Clean => Some(Ok(())),
-            End::Failed => Some(Err(self.shared.stop_reason().into())),
-        }
+        let result = match self.end {
+            End::NotYet => return None,
+            End::Clean => Ok(()),
+            End::Failed => Err(self.shared.stop_reason().into()),
+        };
+        self.end_returned = true;
+        Some(result)
     }
 
     /// Returns `Pending` after every [`PACKETS_A_TURN`] packets, so that a peer that sends without pause does not block
@@ -273,9 +278,9 @@ impl FrameReader {
         self.park();
     }
 
-    /// Whether receiving has ended.
+    /// Whether receiving has ended, and its end was returned or this side was closed.
     pub(crate) fn has_ended(&self) -> bool {
-        self.reader.is_none()
+        self.end_returned
     }
 
     /// Receives nothing more, because this side was closed. Bytes that arrive from now on are discarded.
@@ -283,6 +288,7 @@ impl FrameReader {
         if matches!(self.end, End::NotYet) {
             self.end_failed();
         }
+        self.end_returned = true;
     }
 
     /// Drops the buffer, and passes the reading half to the connection. While that is closing, it reads and discards
