@@ -4,8 +4,8 @@
 //!   frame: number of the request, payload        <->        frame: the same number, payload of the response
 //! ```
 //!
-//! Any number of tasks call at the same time, and responses may come in any order. When the connection is lost, requests that the server may have
-//! received fail at once, and their callers decide whether to repeat them; the others go out over the next connection.
+//! Tasks call at the same time; responses come in any order. When the connection is lost, requests that the server may
+//! have received fail at once, and their callers decide whether to repeat them. The others are sent again.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -47,18 +47,25 @@ impl Caller {
         let number = permit.number();
         // Before the request is sent: the response may arrive before this task goes on.
         self.pending.lock().unwrap_or_else(PoisonError::into_inner).insert(number, respond);
-        let mut packet = PacketMut::with_capacity(8 + request.len());
+        let mut packet = PacketMut::new();
         packet.write_u64(number);
         packet.write_bytes(request);
+        // Removes the entry in every case: a response, an error, or a caller that drops this future.
+        let _entry = Entry(&self.pending, number);
         permit.send(packet)?;
         let response = tokio::time::timeout(limit, response).await;
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
         match response.context("no response in time")?.context("the client has ended")? {
             Ok(response) => Ok(response),
-            Err(DeliveryUnknown) => {
-                bail!("the connection was lost; the server may have received the request")
-            }
+            Err(DeliveryUnknown) => bail!("connection lost; the server may have received the request"),
         }
+    }
+}
+
+struct Entry<'a>(&'a Pending, u64);
+
+impl Drop for Entry<'_> {
+    fn drop(&mut self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.1);
     }
 }
 
@@ -111,8 +118,7 @@ async fn main() -> anyhow::Result<()> {
     let server = PacketServer::bind("127.0.0.1:0").await?;
     let caller = Caller::new(server.local_addr(), ClientConfig::new())?;
     tokio::spawn(server.serve_conn(serve));
-    let second = Duration::from_secs(1);
-    let (a, b) = tokio::try_join!(caller.call(b"hello", second), caller.call(b"world", second))?;
-    println!("{} {}", String::from_utf8_lossy(a.unread()), String::from_utf8_lossy(b.unread()));
+    let response = caller.call(b"hello", Duration::from_secs(1)).await?;
+    println!("{}", String::from_utf8_lossy(response.unread()));
     Ok(())
 }
