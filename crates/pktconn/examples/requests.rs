@@ -11,19 +11,15 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use pktconn::{
     Addr, Client, ClientConfig, ClientEvent, ClientSender, HandlerResult, Packet, PacketConn, PacketMut,
     PacketServer,
 };
 use tokio::sync::{Semaphore, oneshot};
 
-/// The callers that wait, by the numbers of their requests. `Err` if the delivery is unknown.
-type Pending = Arc<Mutex<HashMap<u64, oneshot::Sender<Result<Packet, DeliveryUnknown>>>>>;
-
-/// The connection was lost after the request was written: the server may have received it, or not.
-#[derive(Debug)]
-pub(crate) struct DeliveryUnknown;
+/// The callers that wait, by the numbers of their requests. They get `None` if the delivery is unknown.
+type Pending = Arc<Mutex<HashMap<u64, oneshot::Sender<Option<Packet>>>>>;
 
 /// Calls a server. Clones share one connection.
 #[derive(Clone)]
@@ -54,10 +50,8 @@ impl Caller {
         let _entry = Entry(&self.pending, number);
         permit.send(packet)?;
         let response = tokio::time::timeout(limit, response).await;
-        match response.context("no response in time")?.context("the client has ended")? {
-            Ok(response) => Ok(response),
-            Err(DeliveryUnknown) => bail!("connection lost; the server may have received the request"),
-        }
+        let response = response.context("no response in time")?.context("the client has ended")?;
+        response.context("the connection was lost; the server may have received the request")
     }
 }
 
@@ -77,11 +71,11 @@ async fn route(mut client: Client, pending: Pending) {
             ClientEvent::Packet(mut response) => {
                 let caller = response.read_u64().ok().and_then(|number| pending.remove(&number));
                 // Without a caller: it gave up.
-                let _ = caller.map(|caller| caller.send(Ok(response)));
+                let _ = caller.map(|caller| caller.send(Some(response)));
             }
             ClientEvent::Lost(lost) => {
                 for number in lost.delivery_unknown {
-                    let _ = pending.remove(&number).map(|caller| caller.send(Err(DeliveryUnknown)));
+                    let _ = pending.remove(&number).map(|caller| caller.send(None));
                 }
             }
             _ => {}
