@@ -230,10 +230,10 @@ fn a_slow_reader_gets_recent_packets_over_a_socket_that_the_application_supplies
 /// Sends to a peer that reads 40 KB/s until the lag limit of a second ends the connection. Returns the time since
 /// `start`.
 ///
-/// If `goes_on`, it sends ten times as fast as the peer reads. Otherwise it sends as much as the peer reads in eight
+/// If `keeps_sending`, it sends ten times as fast as the peer reads. Otherwise it sends as much as the peer reads in eight
 /// seconds, at once.
-async fn send_until_lag_ends_it(conn: &PacketConn, start: Instant, goes_on: bool) -> Duration {
-    if goes_on {
+async fn send_until_lag_ends_it(conn: &PacketConn, start: Instant, keeps_sending: bool) -> Duration {
+    if keeps_sending {
         let _ = send_states(conn, start, 800, HANG_GUARD).await;
     } else {
         for _ in 0..400 {
@@ -268,7 +268,7 @@ async fn send_no_faster_than_read(
 
 #[test]
 fn a_peer_that_lags_is_disconnected() {
-    for_each_at_once(&[true, false], |goes_on| {
+    for_each_at_once(&[true, false], |keeps_sending| {
         let start = Instant::now();
         let (peer, accepted) = small_tcp_pair(16 * KIB);
         let reading = Arc::default();
@@ -277,11 +277,11 @@ fn a_peer_that_lags_is_disconnected() {
             let config = ConnConfig::new().slow_consumer(SlowConsumer::Disconnect).send_max_lag(ms(1000));
             let config = config.send_high_water(NO_LIMIT).write_timeout(None);
             let conn = PacketConn::from_tcp(to_tokio(accepted), config).unwrap();
-            send_until_lag_ends_it(&conn, start, goes_on).await
+            send_until_lag_ends_it(&conn, start, keeps_sending).await
         });
         reading.reads_fast.store(true, Relaxed);
         reader.join().unwrap();
-        println!("goes on: {goes_on}: ended after {ended:?}");
+        println!("keeps sending: {keeps_sending}: ended after {ended:?}");
         // Holds on any machine: the lag cannot be reached earlier.
         assert!(ended >= ms(900), "{ended:?}");
         assert!(!asserts_times() || ended <= ms(2500), "{ended:?}");
@@ -693,15 +693,15 @@ mod tls {
 
     #[test]
     fn a_peer_that_lags_is_disconnected() {
-        for_each_at_once(&[true, false], |goes_on| {
+        for_each_at_once(&[true, false], |keeps_sending| {
             let start = Instant::now();
             let reading = Arc::<Reading>::default();
             let config = ConnConfig::new().slow_consumer(SlowConsumer::Disconnect).send_max_lag(ms(1000));
             let config = config.send_high_water(NO_LIMIT).write_timeout(None);
             with_tls(16 * KIB, config, peer_at(40_000, start, &reading), async |conn| {
-                let ended = send_until_lag_ends_it(&conn, start, goes_on).await;
+                let ended = send_until_lag_ends_it(&conn, start, keeps_sending).await;
                 reading.reads_fast.store(true, Relaxed);
-                println!("TLS, goes on: {goes_on}: ended after {ended:?}");
+                println!("TLS, keeps sending: {keeps_sending}: ended after {ended:?}");
                 assert!(ended >= ms(900), "{ended:?}");
                 assert!(!asserts_times() || ended < ms(3000), "{ended:?}");
             });
