@@ -1,8 +1,8 @@
 //! A chat: `cargo run --example chat -- serve 127.0.0.1:4000`, and in other terminals
 //! `cargo run --example chat -- join 127.0.0.1:4000 alice`.
 //!
-//! The first packet of a guest is its name, and each one after that a line. Everybody else gets it. A guest that does not
-//! read is disconnected rather than waited for, and one that is silent for an hour too.
+//! The first packet of a guest is its name. Each further packet is a line, which the server sends to all other guests.
+//! It disconnects guests that do not read, and guests that are silent for an hour.
 
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use anyhow::{Context, bail, ensure};
 use pktconn::{CodecConfig, ConnConfig, Group, Packet, PacketConn, PacketServer, SlowConsumer};
 use tokio::io::{AsyncBufReadExt, BufReader, stdin};
 
+/// The maximum length of a line, in bytes.
 const MAX_LINE: usize = 1000;
 
 #[tokio::main]
@@ -18,7 +19,7 @@ async fn main() -> anyhow::Result<()> {
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["serve", addr] => serve(addr).await,
         ["join", addr, name] => join(addr, name).await,
-        _ => bail!("chat serve ADDR, or chat join ADDR NAME"),
+        _ => bail!("usage: chat serve ADDR, or chat join ADDR NAME"),
     }
 }
 
@@ -42,7 +43,7 @@ async fn serve(addr: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One guest, from its name to its end.
+/// Serves one guest until it leaves.
 async fn guest(
     mut conn: PacketConn,
     room: Group<String>,
@@ -51,7 +52,7 @@ async fn guest(
     let name = text(&name)?.to_owned();
     room.broadcast(format!("* {name} is here").into_bytes());
     room.join(&conn, name.clone());
-    // The end of the loop, an error, or the end of the connection: it is a member no more in any case.
+    // Leaves the group even if `listen` returns an error.
     let result = listen(&mut conn, &name, &room).await;
     room.leave(&conn);
     room.broadcast(format!("* {name} is gone").into_bytes());
@@ -68,8 +69,8 @@ async fn listen(conn: &mut PacketConn, name: &str, room: &Group<String>) -> anyh
 }
 
 fn text(packet: &Packet) -> anyhow::Result<&str> {
-    let text = std::str::from_utf8(packet.payload()).context("a line is text")?;
-    ensure!(!text.contains(char::is_control), "a line has no control characters");
+    let text = std::str::from_utf8(packet.payload()).context("a line must be UTF-8 text")?;
+    ensure!(!text.contains(char::is_control), "a line must not contain control characters");
     Ok(text)
 }
 

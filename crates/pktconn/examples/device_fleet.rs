@@ -1,12 +1,14 @@
-//! A fleet of devices that report readings, and servers that are restarted one by one. `cargo run --example device_fleet`
+//! A fleet of devices reports readings while the servers restart one after the other. `cargo run --example
+//! device_fleet`
 //!
 //! ```text
 //!   device -- sequence number, reading --> collector -- number of stored readings --> device
 //! ```
 //!
-//! A device keeps each reading until the collector has stored it, and sends the rest again after a lost connection; the collector ignores
-//! readings that are not the next one. So every reading is stored exactly once, however often connections and servers go. A server that
-//! stops drains: it stores what has arrived and answers, and its devices connect to another one.
+//! A device keeps each reading until the collector has stored it. After a lost connection it sends the unstored
+//! readings again, and the collector ignores a reading that is not the next one. So every reading is stored exactly
+//! once. A server that stops drains its connections: it stores the readings that have arrived and answers. Its devices
+//! connect to another server.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,13 +19,14 @@ use pktconn::{
     Addr, Client, ClientConfig, ClientEvent, ConnConfig, HandlerResult, PacketConn, PacketMut, PacketServer,
 };
 
-/// The readings of each device, in order. All collectors share it, as they would share a database.
+/// The readings of each device, in order. All collectors share it, like a database.
 pub(crate) type Store = Arc<Mutex<HashMap<u32, Vec<u32>>>>;
 
-/// Silence for this long means that the other side is gone: both send heartbeats three times as often.
+/// A connection ends after this time without a byte from the other side. Both sides send heartbeats three times as
+/// often.
 const IDLE: Duration = Duration::from_secs(30);
 
-/// Readings that a device sends before they are stored.
+/// How many unstored readings a device sends before it waits for an answer.
 const WINDOW: usize = 100;
 
 /// The configuration of both sides.
@@ -52,7 +55,7 @@ pub(crate) async fn collect(conn: &mut PacketConn, store: &Store) -> HandlerResu
     Ok(())
 }
 
-/// A device: reports `readings`, and returns when all are stored. It tries `servers` one after the other.
+/// A device: reports `readings` and returns when all of them are stored. It tries the `servers` in turn.
 pub(crate) async fn report(device: u32, servers: Vec<Addr>, readings: Vec<u32>) -> anyhow::Result<()> {
     let next = Arc::new(Mutex::new(device as usize % servers.len()));
     let connect = move |config| {
@@ -70,7 +73,7 @@ pub(crate) async fn report(device: u32, servers: Vec<Addr>, readings: Vec<u32>) 
     let backoff =
         ClientConfig::new().min_backoff(Duration::from_millis(20)).max_backoff(Duration::from_secs(5));
     let mut client = Client::with_connector(backoff.conn(config()), connect)?;
-    // What is stored, what was sent over this connection, and whether there is one.
+    // How many readings are stored, and how many were sent or need not be sent over this connection.
     let (mut stored, mut sent, mut is_connected) = (0, 0, false);
     while stored < readings.len() {
         match client.recv().await.context("the client has ended")? {
@@ -78,7 +81,7 @@ pub(crate) async fn report(device: u32, servers: Vec<Addr>, readings: Vec<u32>) 
             ClientEvent::Packet(mut answer) => stored = stored.max(answer.read_u32()? as usize),
             _ => is_connected = false,
         }
-        // A window, so that both sides never wait for each other to read.
+        // The window prevents a deadlock in which both sides send and none of them reads.
         while is_connected && sent < readings.len().min(stored + WINDOW) {
             let mut packet = PacketMut::new();
             packet.write_u32(sent as u32);

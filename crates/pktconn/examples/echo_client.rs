@@ -1,4 +1,5 @@
-//! Sends typed values and reads them back: `cargo run --example echo_client -- 127.0.0.1:14572`.
+//! Sends numbers and strings to an echo server and reads them back:
+//! `cargo run --example echo_client -- 127.0.0.1:14572`.
 
 use anyhow::Context;
 use pktconn::{PacketConn, PacketMut};

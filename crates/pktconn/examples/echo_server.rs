@@ -1,4 +1,4 @@
-//! Sends every packet back: `cargo run --example echo_server -- 127.0.0.1:14572`.
+//! Sends every packet back to its client: `cargo run --example echo_server -- 127.0.0.1:14572`. Ctrl-C stops it.
 
 use pktconn::PacketServer;
 
@@ -11,7 +11,7 @@ async fn main() -> anyhow::Result<()> {
     let handle = server.handle();
     tokio::spawn(async move {
         if tokio::signal::ctrl_c().await.is_ok() {
-            println!("stopping when the last client has gone");
+            println!("stopping: draining the connections");
             handle.shutdown();
         }
     });

@@ -1,4 +1,4 @@
-//! Many connections into one loop, as game servers do: `cargo run --example fan_in`.
+//! One loop handles the packets of many connections, as in a game server: `cargo run --example fan_in`.
 //!
 //! ```text
 //!   connection --.                                     .--> connection
@@ -6,8 +6,9 @@
 //!   connection --'                                     '--> connection
 //! ```
 //!
-//! Each connection has a task that only receives. The loop owns all state without a lock and sends through the
-//! connections' senders; what it sends in one turn to a connection leaves in one write.
+//! Each connection has a task that only receives. The loop owns all state, without a lock, and sends through the
+//! senders of the connections. Packets that it sends to a connection without awaiting in between are written in one
+//! write.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -27,12 +28,12 @@ async fn main() -> anyhow::Result<()> {
     let server = PacketServer::bind("127.0.0.1:0").await?;
     let addr = server.local_addr();
 
-    // Bounded: when the loop falls behind, the connections are read no further, and their peers have to wait.
+    // The channel is bounded: if the loop falls behind, the connections are not read, and their peers must wait.
     let (events, queue) = mpsc::channel(1024);
     tokio::spawn(world(queue));
     tokio::spawn(server.serve(move |conn| {
         let events = events.clone();
-        async move { Ok(pump(conn, events).await?) }
+        async move { Ok(forward(conn, events).await?) }
     }));
 
     let players = (0..3).map(|id| tokio::spawn(play(addr.clone(), id)));
@@ -42,9 +43,9 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// From one connection into the queue of all.
-async fn pump(conn: PacketConn, events: mpsc::Sender<Event>) -> anyhow::Result<()> {
-    let peer = conn.peer_addr().context("TCP has addresses")?;
+/// Receives the packets of one connection and sends them to the channel of the loop.
+async fn forward(conn: PacketConn, events: mpsc::Sender<Event>) -> anyhow::Result<()> {
+    let peer = conn.peer_addr().context("the connection has no peer address")?;
     let (sender, mut receiver) = conn.split();
     events.send(Event::Joined(peer, sender)).await?;
     let result = loop {
@@ -58,7 +59,7 @@ async fn pump(conn: PacketConn, events: mpsc::Sender<Event>) -> anyhow::Result<(
     result
 }
 
-/// The loop: adds up what everybody says, and tells everybody.
+/// The loop: adds up the numbers of all players, and sends the total to all of them.
 async fn world(mut queue: mpsc::Receiver<Event>) {
     let mut players: HashMap<SocketAddr, PacketSender> = HashMap::new();
     let mut total = 0;
@@ -72,18 +73,18 @@ async fn world(mut queue: mpsc::Receiver<Event>) {
             }
             Event::Said(peer, mut packet) => {
                 let Ok(number) = packet.read_u32() else {
-                    // Nothing that a player sends: out with it, in a task of its own, as a close takes its time.
-                    if let Some(stranger) = players.remove(&peer) {
-                        tokio::spawn(async move { stranger.close().await });
+                    // Invalid packet: close the connection. The loop must not wait for that.
+                    if let Some(invalid) = players.remove(&peer) {
+                        tokio::spawn(async move { invalid.close().await });
                     }
                     continue;
                 };
                 total += number;
                 let mut news = PacketMut::new();
                 news.write_u32(total);
-                // Encoded once, whatever the number of players.
+                // Encodes the packet once for all players.
                 let news = news.freeze();
-                // One whose send queue is full does not keep up: it is left out rather than waited for.
+                // A player with a full send queue is too slow: it misses this total. Other errors remove the player.
                 players.retain(|_, player| match player.try_send(news.clone()) {
                     Ok(()) => true,
                     Err(error) => error.is_full(),
@@ -93,7 +94,7 @@ async fn world(mut queue: mpsc::Receiver<Event>) {
     }
 }
 
-/// A client that says a few numbers and then waits until the world has heard all of everybody's.
+/// A client that sends three numbers and then waits until the total includes those of all players.
 async fn play(addr: Addr, id: u32) -> anyhow::Result<()> {
     let mut conn = PacketConn::connect(addr).await?;
     for number in [1_u32, 10, 100] {
@@ -103,7 +104,7 @@ async fn play(addr: Addr, id: u32) -> anyhow::Result<()> {
     }
     let mut total = 0;
     while total < 3 * 111 {
-        total = conn.recv().await?.context("the world has ended")?.read_u32()?;
+        total = conn.recv().await?.context("the server closed the connection")?.read_u32()?;
         println!("player {id}: the total is {total}");
     }
     conn.close().await?;

@@ -1,4 +1,4 @@
-//! A gateway: many players on one side, one backend on the other. `cargo run --example gateway`
+//! A gateway between many players and one backend. `cargo run --example gateway`
 //!
 //! ```text
 //!   player --.                                      .-- frame: id of the player, payload --.
@@ -6,8 +6,8 @@
 //!   player --'          '-- one player, or all of them (id 0) <----------------------------'
 //! ```
 //!
-//! The gateway never waits for a player: one that reads too slowly is disconnected, and the others go on. It does wait for the backend, so
-//! that a slow backend slows the players down. A payload is not copied on its way.
+//! The gateway never waits for a player: it disconnects a player that reads too slowly. It does wait for the backend,
+//! so a slow backend slows the players down. Payloads are not copied.
 
 use anyhow::{Context, ensure};
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use pktconn::{
     SlowConsumer,
 };
 
-/// The id of all players.
+/// The id that addresses all players.
 const EVERYBODY: u64 = 0;
 
 /// Serves players until the backend closes its connection or `server` is shut down.
@@ -48,7 +48,7 @@ pub(crate) async fn gateway(server: PacketServer, backend: PacketConn) -> anyhow
     }
 }
 
-/// Hands packets of the backend to the players that they are for.
+/// Sends the packets of the backend to the players that they are for.
 async fn route(mut backend: PacketConn, players: Group<u64>) -> anyhow::Result<()> {
     while let Some(mut packet) = backend.recv().await? {
         let player = packet.read_u64()?;
@@ -57,7 +57,7 @@ async fn route(mut backend: PacketConn, players: Group<u64>) -> anyhow::Result<(
             players.broadcast(payload);
         } else if let Some(player) = players.get(&player) {
             if player.try_send(payload).is_err() {
-                // Too slow, or gone.
+                // The player is too slow, or its connection has ended.
                 tokio::spawn(async move { player.close().await });
             }
         }
@@ -65,11 +65,12 @@ async fn route(mut backend: PacketConn, players: Group<u64>) -> anyhow::Result<(
     Ok(())
 }
 
-/// A backend that returns each packet to its player, and says to everybody how many packets it has seen after each fourth.
+/// A backend that returns each packet to its player. After every fourth packet, it sends the number of packets to all
+/// players.
 pub(crate) async fn backend(mut gateway: PacketConn) -> anyhow::Result<()> {
     let mut seen = 0_u32;
     while let Some(packet) = gateway.recv().await? {
-        ensure!(packet.len() >= 8, "the gateway puts an id in front");
+        ensure!(packet.len() >= 8, "packet of {} bytes has no player id of 8 bytes", packet.len());
         gateway.send(packet).await?;
         seen += 1;
         if seen % 4 == 0 {
@@ -82,7 +83,7 @@ pub(crate) async fn backend(mut gateway: PacketConn) -> anyhow::Result<()> {
     Ok(gateway.close().await?)
 }
 
-/// A player that sends five packets and prints what it receives until all came back.
+/// A player that sends five packets, and prints all received packets until those five came back.
 async fn player(gateway: Addr, name: &str) -> anyhow::Result<()> {
     let mut conn = PacketConn::connect(gateway).await?;
     for number in 1..=5 {

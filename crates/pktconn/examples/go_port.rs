@@ -1,4 +1,4 @@
-//! A server that was written in Go with channels, and its port. `cargo run --example go_port`
+//! The port of a Go server that uses channels. `cargo run --example go_port`
 //!
 //! ```go
 //! for packet := range conn.RecvChan() {         // one goroutine for each connection
@@ -6,9 +6,9 @@
 //! }
 //! ```
 //!
-//! A connection becomes a pair of channels, and a task for each connection forwards to the channel of the world. What a full channel does:
-//! the connection is not read, and its peer has to wait. A hop through a channel costs a switch of tasks for each batch; where that
-//! matters, see the example `fan_in`, which has one hop less.
+//! A connection becomes a pair of channels, and a task per connection forwards its packets to the channel of the world.
+//! If a channel is full, the connection is not read, and its peer must wait. Each channel costs a task switch per batch
+//! of packets. The example `fan_in` needs one channel less.
 
 use std::collections::HashMap;
 
@@ -16,9 +16,9 @@ use anyhow::Context;
 use pktconn::{Addr, ConnId, Packet, PacketConn, PacketServer};
 use tokio::sync::mpsc;
 
-/// What happens on a connection.
+/// An event of a connection.
 pub(crate) enum Message {
-    /// A new connection, and the channel to send to it.
+    /// A new connection, and the channel for sending to it.
     Joined(ConnId, mpsc::Sender<Packet>),
     /// A packet was received.
     Packet(ConnId, Packet),
@@ -26,7 +26,7 @@ pub(crate) enum Message {
     Left(ConnId),
 }
 
-/// Accepts connections, and puts what happens on them into `world`.
+/// Accepts connections, and sends their events to `world`.
 pub(crate) async fn serve(server: PacketServer, world: mpsc::Sender<Message>) {
     let handler = move |conn: PacketConn| {
         let world = world.clone();
@@ -41,7 +41,7 @@ pub(crate) async fn serve(server: PacketServer, world: mpsc::Sender<Message>) {
                     Err(error) => result = Err(error.into()),
                 }
             }
-            // The world drops its sender then, and that closes the connection.
+            // The world then drops its sender, which closes the connection.
             world.send(Message::Left(id)).await?;
             result
         }
@@ -49,7 +49,7 @@ pub(crate) async fn serve(server: PacketServer, world: mpsc::Sender<Message>) {
     server.serve(handler).await;
 }
 
-/// The single loop that has all state: it counts the packets of each connection and answers with the count.
+/// The loop that owns all state. It counts the packets of each connection and answers with the count.
 pub(crate) async fn world(mut messages: mpsc::Receiver<Message>) {
     let mut players = HashMap::new();
     while let Some(message) = messages.recv().await {
@@ -61,7 +61,7 @@ pub(crate) async fn world(mut messages: mpsc::Receiver<Message>) {
                 let Some((outgoing, count)) = players.get_mut(&id) else { continue };
                 *count += 1;
                 let reply = format!("{count}: {}", String::from_utf8_lossy(packet.payload()));
-                // The loop must not wait for one player: a player that does not read loses replies.
+                // The loop must not wait for a player, so a player that does not read loses replies.
                 let _ = outgoing.try_send(reply.into());
             }
             Message::Left(id) => {

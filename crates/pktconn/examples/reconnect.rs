@@ -1,5 +1,5 @@
-//! Sends a number each second and keeps its connection up: `cargo run --example reconnect -- 127.0.0.1:14572`. Stop the
-//! server and start it again meanwhile.
+//! Sends a number per second over a client that reconnects: `cargo run --example reconnect -- 127.0.0.1:14572`. Stop
+//! and restart the server to see what happens.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ async fn main() -> anyhow::Result<()> {
     tokio::spawn(async move {
         while state.changed().await.is_ok() {
             if let ClientState::Waiting { error, delay, .. } = &*state.borrow_and_update() {
-                println!("no connection ({error}), again in {delay:.1?}");
+                println!("no connection ({error}); next attempt in {delay:.1?}");
             }
         }
     });
@@ -32,7 +32,7 @@ async fn main() -> anyhow::Result<()> {
             ClientEvent::Connected => println!("connected"),
             ClientEvent::Packet(mut packet) => println!("{}", packet.read_u64()?),
             ClientEvent::Lost(lost) => {
-                println!("lost the connection; received or not: {:?}", lost.delivery_unknown);
+                println!("lost the connection; delivery unknown: packets {:?}", lost.delivery_unknown);
             }
             _ => {}
         }

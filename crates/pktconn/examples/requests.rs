@@ -4,8 +4,9 @@
 //!   frame: number of the request, payload        <->        frame: the same number, payload of the response
 //! ```
 //!
-//! Tasks call at the same time; responses come in any order. When the connection is lost, requests that the server may
-//! have received fail at once, and their callers decide whether to repeat them. The others are sent again.
+//! Many tasks may call at the same time, and responses may arrive in any order. If the connection is lost, requests
+//! that the server may have received fail at once, and their callers decide whether to repeat them. The other requests
+//! are sent over the next connection.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,7 +19,7 @@ use pktconn::{
 };
 use tokio::sync::{Semaphore, oneshot};
 
-/// The callers that wait, by the numbers of their requests. They get `None` if the delivery is unknown.
+/// The waiting callers, by the number of their request. They get `None` if the delivery is unknown.
 type Pending = Arc<Mutex<HashMap<u64, oneshot::Sender<Option<Packet>>>>>;
 
 /// Calls a server. Clones share one connection.
@@ -41,7 +42,7 @@ impl Caller {
         let (respond, response) = oneshot::channel();
         let permit = self.sender.reserve().await?;
         let number = permit.number();
-        // Before the request is sent: the response may arrive before this task goes on.
+        // Register before sending: the response may arrive before this task continues.
         self.pending.lock().unwrap_or_else(PoisonError::into_inner).insert(number, respond);
         let mut packet = PacketMut::new();
         packet.write_u64(number);
@@ -63,14 +64,14 @@ impl Drop for Entry<'_> {
     }
 }
 
-/// Hands responses to their callers.
+/// Passes responses to their callers.
 async fn route(mut client: Client, pending: Pending) {
     while let Some(event) = client.recv().await {
         let mut pending = pending.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
             ClientEvent::Packet(mut response) => {
                 let caller = response.read_u64().ok().and_then(|number| pending.remove(&number));
-                // Without a caller: it gave up.
+                // There is no caller if its time limit has passed.
                 let _ = caller.map(|caller| caller.send(Some(response)));
             }
             ClientEvent::Lost(lost) => {
@@ -84,11 +85,12 @@ async fn route(mut client: Client, pending: Pending) {
     pending.lock().unwrap_or_else(PoisonError::into_inner).clear();
 }
 
-/// Serves requests, up to 100 of a connection at the same time: it returns the payload in capitals, after a moment.
+/// Serves up to 100 requests of a connection at the same time. The response is the payload in capitals, after up to 2
+/// ms.
 pub(crate) async fn serve(conn: &mut PacketConn) -> HandlerResult {
     let limit = Arc::new(Semaphore::new(100));
     while let Some(mut request) = conn.recv().await? {
-        // While there are too many, nothing is received, and the caller's sends wait.
+        // At the limit nothing is received, so the requests of the client wait.
         let permit = limit.clone().acquire_owned().await?;
         let sender = conn.sender();
         tokio::spawn(async move {
@@ -102,7 +104,7 @@ pub(crate) async fn serve(conn: &mut PacketConn) -> HandlerResult {
             anyhow::Ok(())
         });
     }
-    // The requests that are still served: their responses are sent before the connection closes.
+    // Waits until all responses are sent, before the connection closes.
     let _all = limit.acquire_many(100).await?;
     Ok(())
 }

@@ -1,9 +1,9 @@
-//! An address that can never work is refused at once, wherever one is used, and the message says what to write instead.
+//! Invalid addresses: `connect`, `Client::new` and `bind` return an error at once, and the message says what to write.
 
 use pktconn::{Addr, Client, ClientConfig, Error, PacketConn, PacketServer};
 
-/// Addresses that nothing can be reached at, and a part of what is said of each.
-fn never() -> Vec<(Addr, &'static str)> {
+/// Invalid addresses, and a part of the error message for each.
+fn invalid_addrs() -> Vec<(Addr, &'static str)> {
     let texts = [
         ("", "write HOST:PORT, such as localhost:14572"),
         ("localhost", "\"localhost\" has no port: write localhost:14572"),
@@ -45,7 +45,7 @@ fn never() -> Vec<(Addr, &'static str)> {
         ("unix:", "write unix:/run/app.sock"),
         ("unix:a\0b", "NUL"),
     ];
-    let mut all: Vec<_> = texts.map(|(text, said)| (Addr::from(text), said)).into();
+    let mut all: Vec<_> = texts.map(|(text, message)| (Addr::from(text), message)).into();
     all.push((Addr::unix("a".repeat(108)), "108 bytes"));
     all.push((Addr::unix(""), "write unix:/run/app.sock"));
     all.push((("", 80).into(), ":80"));
@@ -53,27 +53,27 @@ fn never() -> Vec<(Addr, &'static str)> {
     all
 }
 
-fn assert_refused(error: &Error, addr: &Addr, said: &str) {
+fn assert_refused(error: &Error, addr: &Addr, message: &str) {
     assert!(error.is_config(), "{addr:?}: {error:?}");
-    assert!(error.to_string().contains(said), "{addr:?}: {error}");
+    assert!(error.to_string().contains(message), "{addr:?}: {error}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_address_that_can_never_work_is_refused_at_once() {
-    for (addr, said) in never() {
-        assert_refused(&PacketConn::connect(&addr).await.unwrap_err(), &addr, said);
-        assert_refused(&Client::new(&addr, ClientConfig::new()).unwrap_err(), &addr, said);
+async fn an_invalid_address_is_refused_at_once() {
+    for (addr, message) in invalid_addrs() {
+        assert_refused(&PacketConn::connect(&addr).await.unwrap_err(), &addr, message);
+        assert_refused(&Client::new(&addr, ClientConfig::new()).unwrap_err(), &addr, message);
         let server = PacketServer::bind(&addr).await;
-        if said == "write localhost:14572" && addr.to_string() == "14572" {
+        if message == "write localhost:14572" && addr.to_string() == "14572" {
             assert_refused(&server.unwrap_err(), &addr, "write 0.0.0.0:14572");
         } else {
-            assert_refused(&server.unwrap_err(), &addr, said);
+            assert_refused(&server.unwrap_err(), &addr, message);
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn port_0_is_for_listening_alone() {
+async fn port_0_is_refused_except_for_listening() {
     for addr in ["127.0.0.1:0", "[::1]:0", "localhost:0"] {
         let addr = Addr::from(addr);
         for error in [
@@ -89,7 +89,7 @@ async fn port_0_is_for_listening_alone() {
 }
 
 #[tokio::test]
-async fn a_host_in_any_form_that_works_is_taken() {
+async fn every_valid_form_of_a_host_is_accepted() {
     let server = PacketServer::bind("127.0.0.1:0").await.unwrap();
     let port = server.local_addr().socket_addr().unwrap().port();
     for addr in
@@ -115,7 +115,7 @@ async fn a_host_in_any_form_that_works_is_taken() {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn an_abstract_name_is_connected_to_and_not_listened_at() {
+async fn clients_connect_to_abstract_socket_names_and_servers_refuse_to_bind_them() {
     use std::os::linux::net::SocketAddrExt;
     use std::os::unix::net::{SocketAddr, UnixListener};
 
@@ -129,7 +129,7 @@ async fn an_abstract_name_is_connected_to_and_not_listened_at() {
 
 #[cfg(feature = "tls")]
 #[tokio::test]
-async fn a_client_with_tls_is_refused_an_address_that_no_certificate_can_be_for() {
+async fn a_tls_client_refuses_an_address_without_a_valid_server_name() {
     use pktconn::{ConnConfig, TlsClientConfig};
 
     let with = |tls| ClientConfig::new().conn(ConnConfig::new().tls(tls));

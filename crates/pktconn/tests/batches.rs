@@ -1,4 +1,4 @@
-//! Many packets at a time, in both directions.
+//! `send_many` and `recv_many`: order, limits, errors, and how the packets are written.
 
 mod common;
 
@@ -16,7 +16,7 @@ fn numbers(range: std::ops::Range<u32>) -> Vec<Packet> {
 }
 
 #[tokio::test]
-async fn batches_of_any_size_arrive_whole_and_in_order() {
+async fn batches_of_any_size_arrive_complete_and_in_order() {
     let (here, mut there) = tcp_pair(ConnConfig::new().send_high_water(10_000)).await;
     let sending = async {
         let (mut packets, mut next) = (Vec::new(), 0);
@@ -41,7 +41,7 @@ async fn batches_of_any_size_arrive_whole_and_in_order() {
 }
 
 #[tokio::test]
-async fn what_has_arrived_is_received_at_once_up_to_the_limit() {
+async fn recv_many_returns_the_arrived_packets_up_to_the_limit() {
     let (mut conn, mut raw) = piped_and_raw(4096, ConnConfig::new());
     let wire: Vec<u8> = (b'a'..=b'e').flat_map(|byte| frame(&[byte])).collect();
     raw.write_all(&wire[..wire.len() - 1]).await.unwrap();
@@ -58,7 +58,7 @@ async fn what_has_arrived_is_received_at_once_up_to_the_limit() {
 }
 
 #[tokio::test]
-async fn packets_before_a_bad_one_come_first_and_then_the_error() {
+async fn recv_many_returns_the_packets_before_an_invalid_frame_and_then_the_error() {
     let (mut conn, mut raw) = piped_and_raw(4096, ConnConfig::new());
     raw.write_all(&[frame(b"good"), frame(b"good"), vec![0xff; 4]].concat()).await.unwrap();
     let mut packets = Vec::new();
@@ -70,7 +70,7 @@ async fn packets_before_a_bad_one_come_first_and_then_the_error() {
 }
 
 #[tokio::test]
-async fn after_a_clean_close_nothing_is_received() {
+async fn recv_many_returns_0_after_a_clean_close() {
     let (mut conn, mut raw) = piped_and_raw(4096, ConnConfig::new());
     raw.write_all(&frame(b"last")).await.unwrap();
     drop(raw);
@@ -81,7 +81,7 @@ async fn after_a_clean_close_nothing_is_received() {
 }
 
 #[tokio::test]
-async fn a_batch_leaves_in_one_write_and_without_another_call() {
+async fn a_batch_is_written_in_one_write_without_another_call() {
     let (conn, mut raw) = piped_and_raw(4096, ConnConfig::new());
     conn.send_many(&mut vec![b"one".into(), b"two".into()]).await.unwrap();
     let mut bytes = [0; 14];
@@ -91,23 +91,23 @@ async fn a_batch_leaves_in_one_write_and_without_another_call() {
 }
 
 #[tokio::test]
-async fn the_packets_that_found_no_room_are_left_when_the_future_is_dropped() {
+async fn a_dropped_send_many_leaves_the_packets_that_were_not_accepted() {
     let (conn, _raw) = piped_and_raw(10, ConnConfig::new().send_high_water(100));
     let mut packets: Vec<Packet> = (0..10).map(|byte| vec![byte; 26].into()).collect();
     assert!(drop_after(1, conn.send_many(&mut packets)).await.is_none());
-    // Three frames of 30 bytes fit the send queue; a fourth does not, with 10 bytes in the pipe.
+    // The pipe holds 10 bytes and the send queue 100, so three frames of 30 bytes are accepted.
     assert_eq!(packets, (3..10).map(|byte| vec![byte; 26].into()).collect::<Vec<_>>());
     assert_eq!(conn.stats().queued_bytes, 80);
 }
 
 #[tokio::test]
-async fn a_packet_that_is_too_large_is_left_with_those_behind_it() {
+async fn send_many_leaves_a_packet_that_is_too_large_and_all_after_it() {
     let config = ConnConfig::new().codec(CodecConfig::new().max_payload_len(5));
     let (conn, mut raw) = piped_and_raw(4096, config);
     let mut packets: Vec<Packet> = vec![b"small".into(), b"larger".into(), b"tiny".into()];
     assert!(conn.send_many(&mut packets).await.unwrap_err().is_payload_too_large());
     assert_eq!(packets, [Packet::from(b"larger"), b"tiny".into()]);
-    // The connection goes on.
+    // The connection still works.
     packets.remove(0);
     conn.send_many(&mut packets).await.unwrap();
     let mut bytes = [0; 9 + 8];
@@ -116,7 +116,7 @@ async fn a_packet_that_is_too_large_is_left_with_those_behind_it() {
 }
 
 #[tokio::test]
-async fn a_connection_that_has_ended_takes_none_of_the_packets() {
+async fn send_many_accepts_no_packets_after_the_connection_has_ended() {
     let (mut here, there) = piped_pair(4096, ConnConfig::new());
     drop(there);
     here.close().await.unwrap();
@@ -128,7 +128,7 @@ async fn a_connection_that_has_ended_takes_none_of_the_packets() {
 }
 
 #[tokio::test]
-async fn a_batch_waits_behind_those_that_have_waited_for_longer() {
+async fn a_batch_is_queued_after_sends_that_have_waited_longer() {
     let (conn, mut raw) = piped_and_raw(10, ConnConfig::new().send_high_water(100));
     conn.send(vec![1; 96]).await.unwrap();
     let mut batch = vec![Packet::from(vec![3; 6])];
@@ -141,7 +141,7 @@ async fn a_batch_waits_behind_those_that_have_waited_for_longer() {
 }
 
 #[tokio::test]
-async fn a_batch_is_written_at_its_end_in_one_write() {
+async fn send_many_writes_the_batch_in_one_write_before_it_returns() {
     let (conn, mut raw) = tcp_and_raw(ConnConfig::new()).await;
     for batches in 1..=3 {
         conn.send_many(&mut numbers(0..30)).await.unwrap();
@@ -150,13 +150,13 @@ async fn a_batch_is_written_at_its_end_in_one_write() {
     }
     let mut bytes = vec![0; 3 * 30 * 8];
     raw.read_exact(&mut bytes).await.unwrap();
-    // Nothing is left to be done in a later turn.
+    // No background task writes again.
     tokio::task::yield_now().await;
     assert_eq!(conn.stats().writes, 3);
 }
 
 #[tokio::test(start_paused = true)]
-async fn under_a_flush_delay_a_batch_waits_for_others() {
+async fn with_a_flush_delay_a_batch_waits_for_further_packets() {
     let delay = std::time::Duration::from_millis(5);
     let (conn, mut raw) = piped_and_raw(4096, ConnConfig::new().flush_delay(delay));
     conn.send_many(&mut numbers(0..10)).await.unwrap();
@@ -168,7 +168,7 @@ async fn under_a_flush_delay_a_batch_waits_for_others() {
 }
 
 #[tokio::test]
-async fn a_batch_that_finds_the_transport_broken_says_so() {
+async fn send_many_on_a_broken_transport_returns_an_io_error() {
     for count in [1, 3] {
         let (conn, raw) = piped_and_raw(4096, ConnConfig::new());
         drop(raw);
@@ -176,17 +176,17 @@ async fn a_batch_that_finds_the_transport_broken_says_so() {
     }
 }
 
-/// Gives one frame, and takes note of where the bytes lie that it is to write, of which it takes `most` at a time.
-struct Noting {
+/// A transport that delivers one frame. It accepts up to `max_write` bytes per write, and records all writes.
+struct RecordingTransport {
     frame: Option<Vec<u8>>,
-    most: usize,
+    max_write: usize,
     written: Arc<Mutex<Vec<Write>>>,
 }
 
-/// Where the bytes lay, and those that were taken.
+/// The memory address of a write, and the accepted bytes.
 type Write = (usize, Vec<u8>);
 
-impl AsyncRead for Noting {
+impl AsyncRead for RecordingTransport {
     fn poll_read(
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
@@ -202,9 +202,9 @@ impl AsyncRead for Noting {
     }
 }
 
-impl AsyncWrite for Noting {
+impl AsyncWrite for RecordingTransport {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let taken = &buf[..buf.len().min(self.most)];
+        let taken = &buf[..buf.len().min(self.max_write)];
         self.written.lock().unwrap().push((buf.as_ptr() as usize, taken.to_vec()));
         Poll::Ready(Ok(taken.len()))
     }
@@ -219,27 +219,27 @@ impl AsyncWrite for Noting {
 }
 
 #[tokio::test]
-async fn a_received_packet_that_is_sent_alone_is_written_where_it_lies_whatever_of_it_is_taken() {
+async fn a_received_packet_that_is_sent_alone_is_written_without_a_copy() {
     let frame = frame(b"a packet of its own");
-    for most in [frame.len(), frame.len() - 1, 5, 1] {
+    for max_write in [frame.len(), frame.len() - 1, 5, 1] {
         let written = Arc::default();
-        let io = Noting { frame: Some(frame.clone()), most, written: Arc::clone(&written) };
+        let io = RecordingTransport { frame: Some(frame.clone()), max_write, written: Arc::clone(&written) };
         let mut conn = PacketConn::new(io, ConnConfig::new()).unwrap();
         let mut packets = Vec::new();
         conn.recv_many(&mut packets, 2).await.unwrap();
-        let lies_at = packets[0].payload().as_ptr() as usize - 4;
+        let frame_addr = packets[0].payload().as_ptr() as usize - 4;
         conn.send_many(&mut packets).await.unwrap();
         let stats = conn.stats();
         let written = written.lock().unwrap();
         let bytes: Vec<u8> = written.iter().flat_map(|(_, bytes)| bytes).copied().collect();
-        assert_eq!((written[0].0, &bytes), (lies_at, &frame), "{most} at a time");
+        assert_eq!((written[0].0, &bytes), (frame_addr, &frame), "{max_write} B per write");
         assert_eq!((stats.packets_sent, stats.bytes_sent), (1, frame.len() as u64));
         assert_eq!((stats.writes as usize, stats.queued_bytes), (written.len(), 0));
     }
 }
 
 #[tokio::test]
-async fn what_is_left_of_a_packet_that_was_sent_alone_goes_before_those_behind_it() {
+async fn the_rest_of_a_partly_written_packet_is_written_before_later_packets() {
     let (conn, mut raw) = piped_and_raw(100, ConnConfig::new());
     let (mut echoing, mut feed) = piped_and_raw(4096, ConnConfig::new());
     let mut expected = Vec::new();

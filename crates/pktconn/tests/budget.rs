@@ -1,4 +1,5 @@
-//! All connections together hold no more than the server grants: who holds the most gives way, and the others go on.
+//! `memory_budget`: all connections of a server together stay within it. The server closes the connections that hold
+//! the most bytes, and serves the others.
 
 mod common;
 
@@ -13,22 +14,22 @@ use tokio::net::TcpStream;
 
 const BUDGET: usize = 1024 * 1024;
 
-/// What a server may hold beyond it: a read for each connection, and what is not told apart.
-const MORE: usize = 256 * 1024;
+/// How much the server may exceed the budget: by a read per connection, and by the steps in which it counts.
+const OVERSHOOT: usize = 256 * 1024;
 
-/// The errors with which connections ended.
-type Ends = Arc<Mutex<Vec<Error>>>;
+/// The errors that ended connections.
+type Errors = Arc<Mutex<Vec<Error>>>;
 
-/// An echo server, of which the kernel holds so much for a client, or what it likes.
-async fn serve(send_buffer: Option<usize>) -> (std::net::SocketAddr, ServerHandle, Ends) {
+/// Starts an echo server. `None` leaves the kernel's send buffer at its default size.
+async fn serve(send_buffer: Option<usize>) -> (std::net::SocketAddr, ServerHandle, Errors) {
     let conn = ConnConfig::new().tcp(TcpConfig::new().send_buffer(send_buffer));
     let server = PacketServer::bind_with("127.0.0.1:0", ServerConfig::new().conn(conn).memory_budget(BUDGET));
     let server = server.await.unwrap();
-    let (addr, handle, ends) = (tcp_addr(&server), server.handle(), Ends::default());
+    let (addr, handle, errors) = (tcp_addr(&server), server.handle(), Errors::default());
     tokio::spawn(server.serve({
-        let ends = Arc::clone(&ends);
+        let errors = Arc::clone(&errors);
         move |mut conn| {
-            let ends = Arc::clone(&ends);
+            let errors = Arc::clone(&errors);
             async move {
                 let echo = async {
                     while let Some(packet) = conn.recv().await? {
@@ -37,12 +38,12 @@ async fn serve(send_buffer: Option<usize>) -> (std::net::SocketAddr, ServerHandl
                     conn.close().await
                 };
                 let ended: Result<(), Error> = echo.await;
-                ends.lock().unwrap().extend(ended.err());
+                errors.lock().unwrap().extend(ended.err());
                 Ok(())
             }
         }
     }));
-    (addr, handle, ends)
+    (addr, handle, errors)
 }
 
 async fn connect(addr: std::net::SocketAddr) -> TcpStream {
@@ -56,7 +57,7 @@ async fn assert_echoes(conn: &mut PacketConn) {
     assert_eq!(conn.recv().await.unwrap().unwrap().payload(), [7; 1000]);
 }
 
-/// Echoes, and looks at what the server holds, until `done`.
+/// Echoes over `healthy` until `done`, and returns the largest number of held bytes meanwhile.
 async fn watch(healthy: &mut PacketConn, handle: &ServerHandle, done: impl Fn() -> bool) -> usize {
     let (started, mut most) = (Instant::now(), 0);
     while !done() {
@@ -68,11 +69,11 @@ async fn watch(healthy: &mut PacketConn, handle: &ServerHandle, done: impl Fn() 
 }
 
 #[tokio::test]
-async fn clients_that_never_read_are_closed_and_others_do_not_notice() {
-    let (addr, handle, ends) = serve(Some(4096)).await;
+async fn clients_that_never_read_are_closed_and_the_others_are_served() {
+    let (addr, handle, errors) = serve(Some(4096)).await;
     let mut healthy = PacketConn::connect(addr).await.unwrap();
-    // Each alone would fill its send queue, of 1 MiB.
-    let hungry: Vec<_> = (0..20)
+    // Each of them alone would fill its send queue of 1 MiB.
+    let slow_clients: Vec<_> = (0..20)
         .map(|_| {
             tokio::spawn(async move {
                 let mut stream = connect(addr).await;
@@ -82,29 +83,30 @@ async fn clients_that_never_read_are_closed_and_others_do_not_notice() {
         })
         .collect();
     let most = watch(&mut healthy, &handle, || handle.stats().closed_over_budget > 0).await;
-    assert!(most <= BUDGET + MORE, "{most} bytes");
-    assert!(most > BUDGET / 2, "it was not even near: {most} bytes");
-    // Those who are left go on until it is reached again.
+    assert!(most <= BUDGET + OVERSHOOT, "the server held {most} bytes");
+    assert!(most > BUDGET / 2, "the server held only {most} bytes");
+    // The remaining clients reach the budget again.
     let most =
-        watch(&mut healthy, &handle, || hungry.iter().filter(|task| task.is_finished()).count() >= 4).await;
-    assert!(most <= BUDGET + MORE, "{most} bytes");
-    let ends = ends.lock().unwrap();
-    assert!(ends.iter().all(Error::is_over_budget), "{ends:?}");
-    hungry.iter().for_each(tokio::task::JoinHandle::abort);
+        watch(&mut healthy, &handle, || slow_clients.iter().filter(|task| task.is_finished()).count() >= 4)
+            .await;
+    assert!(most <= BUDGET + OVERSHOOT, "the server held {most} bytes");
+    let errors = errors.lock().unwrap();
+    assert!(errors.iter().all(Error::is_over_budget), "{errors:?}");
+    slow_clients.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
 #[tokio::test]
-async fn under_pressure_nobody_is_admitted_and_frames_wait_until_there_is_room() {
-    let (addr, handle, ends) = serve(None).await;
+async fn under_pressure_new_connections_are_refused_and_frames_wait_for_room() {
+    let (addr, handle, errors) = serve(None).await;
     let mut healthy = PacketConn::connect(addr).await.unwrap();
     assert_echoes(&mut healthy).await;
-    // Frames of 400 kB, of which all but the end arrives.
+    // Frames of 400 kB without their last 1,000 bytes.
     let large = frame(&vec![7; 400_000]);
     let (begun, end) = large.split_at(large.len() - 1000);
     let mut streams = Vec::new();
     for _ in 0..3 {
         let mut stream = TcpStream::connect(addr).await.unwrap();
-        // Where the kernel does not take all of it, the rest waits for the pressure to be off.
+        // A task, because the write may have to wait until the pressure ends.
         let begun = begun.to_vec();
         streams.push(tokio::spawn(async move { stream.write_all(&begun).await.map(|()| stream) }));
     }
@@ -120,8 +122,8 @@ async fn under_pressure_nobody_is_admitted_and_frames_wait_until_there_is_room()
     assert!(is_refused(), "{:?}", handle.stats());
     drop(tries);
     watch(&mut healthy, &handle, || handle.stats().closed_over_budget > 0).await;
-    assert_eq!(handle.stats().closed_over_budget, 1, "as many as it takes");
-    // The others are read again, and their frames come back.
+    assert_eq!(handle.stats().closed_over_budget, 1, "closing one connection is enough");
+    // The other two are read again, and the server echoes their frames.
     let mut served = 0;
     for stream in streams {
         let Ok(stream) = stream.await.unwrap() else { continue };
@@ -137,18 +139,18 @@ async fn under_pressure_nobody_is_admitted_and_frames_wait_until_there_is_room()
         }
     }
     assert_eq!(served, 2);
-    assert_eq!(ends.lock().unwrap().iter().filter(|error| error.is_over_budget()).count(), 1);
+    assert_eq!(errors.lock().unwrap().iter().filter(|error| error.is_over_budget()).count(), 1);
     assert!(PacketConn::connect(addr).await.is_ok());
     assert_echoes(&mut healthy).await;
 }
 
 #[tokio::test]
-async fn nothing_is_held_when_all_are_gone() {
+async fn held_bytes_is_0_after_all_connections_have_ended() {
     let (addr, handle, _) = serve(Some(4096)).await;
     for part in [0, 3, 20_000, 100_000, 100_004] {
         let mut stream = connect(addr).await;
         stream.write_all(&frame(&[7; 100_000])[..part]).await.unwrap();
-        // Less than some KiB makes no difference, and the kernel has a part of what is echoed.
+        // The server counts in steps of some KiB, and the kernel has a part of the echo.
         while handle.stats().held_bytes < (part / 2).saturating_sub(2048) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -160,7 +162,7 @@ async fn nothing_is_held_when_all_are_gone() {
 }
 
 #[tokio::test]
-async fn a_peer_that_has_closed_its_side_holds_nothing() {
+async fn held_bytes_does_not_include_received_bytes_after_a_half_close() {
     let server =
         PacketServer::bind_with("127.0.0.1:0", ServerConfig::new().memory_budget(BUDGET)).await.unwrap();
     let (addr, handle) = (tcp_addr(&server), server.handle());
@@ -169,7 +171,7 @@ async fn a_peer_that_has_closed_its_side_holds_nothing() {
         let tell = tell.clone();
         async move {
             while conn.recv().await?.is_some() {}
-            // It goes on sending, as it may.
+            // The connection stays open: it could still send.
             tell.send(()).await?;
             std::future::pending().await
         }
@@ -182,7 +184,7 @@ async fn a_peer_that_has_closed_its_side_holds_nothing() {
 }
 
 #[tokio::test]
-async fn a_budget_too_small_to_work_is_refused() {
+async fn a_budget_of_less_than_1_mib_is_refused() {
     let server = PacketServer::bind_with("127.0.0.1:0", ServerConfig::new().memory_budget(BUDGET - 1)).await;
     assert!(server.unwrap_err().is_config());
 }

@@ -1,4 +1,5 @@
-//! Any public future can be dropped at any poll: no packet is lost, doubled or torn. (That of `close` is in `close.rs`.)
+//! Cancel safety: a future dropped after any poll neither loses, duplicates nor truncates a packet. `close.rs` tests
+//! `close`.
 
 mod common;
 
@@ -10,7 +11,7 @@ use pktconn::{ConnConfig, PacketConn, PacketServer};
 
 const PACKETS: u32 = 60;
 
-/// A pipe so small that a packet takes many reads and writes, each of them a poll.
+/// A pipe so small that each packet needs many reads and writes, and each of them a poll.
 fn narrow_pair() -> (PacketConn, PacketConn) {
     piped_pair(16, ConnConfig::new().send_high_water(200))
 }
@@ -38,7 +39,7 @@ async fn recv_dropped_at_any_poll_loses_nothing() {
                     assert_eq!(packet.unwrap(), Some(numbered(next)), "dropped after {polls} polls");
                     next += 1;
                 }
-                // The dropped future woke nobody; let the sender go on.
+                // Let the sender run.
                 tokio::task::yield_now().await;
             }
         });
@@ -46,13 +47,13 @@ async fn recv_dropped_at_any_poll_loses_nothing() {
 }
 
 #[tokio::test]
-async fn send_dropped_at_any_poll_sends_whole_packets_or_none() {
+async fn send_dropped_at_any_poll_sends_the_whole_packet_or_nothing() {
     for polls in 1..40 {
         let (here, mut there) = narrow_pair();
         tokio::join!(
             async {
                 for number in 0..PACKETS {
-                    // What was dropped was not accepted: sending it again must not double it.
+                    // The dropped send did not accept the packet: sending it again must not duplicate it.
                     while drop_after(polls, here.send(numbered(number))).await.is_none() {
                         tokio::task::yield_now().await;
                     }
@@ -87,23 +88,23 @@ async fn closed_dropped_while_it_waits_changes_nothing() {
     let sending = async {
         for number in 0..PACKETS {
             here.send(numbered(number)).await.unwrap();
-            // One poll: the next would come with the end.
+            // One poll: the second one would be after the end of the connection.
             assert!(drop_after(1, here.closed()).await.is_none());
         }
     };
     tokio::join!(sending, receive_all(&mut there));
     drop(there);
-    here.send(b"into the void").await.unwrap();
+    here.send(b"never read").await.unwrap();
     assert!(here.closed().await.is_io());
 }
 
 #[tokio::test]
-async fn a_wait_that_is_dropped_leaves_no_waker_behind() {
+async fn a_dropped_pending_future_leaves_no_waker() {
     struct Woken;
     impl Wake for Woken {
         fn wake(self: Arc<Self>) {}
     }
-    // Nobody reads at the other end, so that everything waits.
+    // The peer does not read, so all these calls wait.
     let (here, _there) = narrow_pair();
     here.send(vec![1; 500]).await.unwrap();
     let counted = Arc::new(Woken);
@@ -123,7 +124,7 @@ async fn a_wait_that_is_dropped_leaves_no_waker_behind() {
 }
 
 #[tokio::test]
-async fn a_send_behind_one_that_is_not_polled_ends_with_the_connection() {
+async fn a_send_queued_after_an_unpolled_one_ends_with_the_connection() {
     let (here, _there) = narrow_pair();
     let (here, _receiver) = here.split();
     here.send(vec![1; 500]).await.unwrap();
@@ -134,7 +135,7 @@ async fn a_send_behind_one_that_is_not_polled_ends_with_the_connection() {
 }
 
 #[tokio::test]
-async fn connect_bind_and_serve_dropped_at_any_poll_leave_the_next_try_alone() {
+async fn connect_bind_and_serve_work_after_one_was_dropped_at_any_poll() {
     let server = PacketServer::bind("127.0.0.1:0").await.unwrap();
     let addr = tcp_addr(&server);
     let serving = tokio::spawn(server.serve(|mut conn| async move {
@@ -154,7 +155,7 @@ async fn connect_bind_and_serve_dropped_at_any_poll_leave_the_next_try_alone() {
     }
     serving.abort();
     assert!(serving.await.unwrap_err().is_cancelled());
-    // Dropped, it listens no more, so that the port is free.
+    // The dropped server no longer listens, so the port is free.
     PacketServer::bind(addr).await.unwrap();
 }
 
@@ -168,7 +169,7 @@ async fn recv_many_dropped_at_any_poll_loses_nothing() {
                 if let Some(count) = drop_after(polls, there.recv_many(&mut packets, 2)).await {
                     assert!((1..=2).contains(&count.unwrap()));
                 }
-                // The dropped future woke nobody; let the sender go on.
+                // Let the sender run.
                 tokio::task::yield_now().await;
             }
             assert_eq!(
@@ -181,7 +182,7 @@ async fn recv_many_dropped_at_any_poll_loses_nothing() {
 }
 
 #[tokio::test]
-async fn send_many_dropped_at_any_poll_keeps_what_was_not_accepted() {
+async fn send_many_dropped_at_any_poll_leaves_the_packets_that_were_not_accepted() {
     for polls in 1..40 {
         let (here, mut there) = narrow_pair();
         tokio::join!(

@@ -1,4 +1,4 @@
-//! `PacketConn::into_channels`.
+//! `PacketConn::into_channels`: order, backpressure, errors and the end of both channels.
 
 mod common;
 
@@ -22,19 +22,19 @@ async fn packets_pass_in_both_directions_in_order() {
             outgoing.send(numbered(number)).await.unwrap();
         }
     };
-    // Replies that come after the senders were dropped are received.
+    // Replies are received even after `outgoing` was dropped.
     let receiving = async move {
         for number in 0..500 {
             assert_eq!(incoming.recv().await.unwrap().unwrap(), numbered(number));
         }
     };
     timeout(HANG_GUARD, async { tokio::join!(sending, receiving) }).await.unwrap();
-    // Both ends are dropped: the connection was closed.
+    // Both channels were dropped, so the connection is closed and the echo ends.
     timeout(HANG_GUARD, echo).await.unwrap().unwrap();
 }
 
 #[tokio::test]
-async fn a_full_channel_makes_the_peer_wait() {
+async fn a_full_incoming_channel_makes_the_peer_wait() {
     let (conn, peer) = piped_pair(1000, ConnConfig::new().send_high_water(1000));
     let (_outgoing, mut incoming) = conn.into_channels(2);
     let mut sent = 0;
@@ -42,14 +42,14 @@ async fn a_full_channel_makes_the_peer_wait() {
         sent += u32::from(peer.try_send(vec![sent as u8; 96]).is_ok());
         tokio::task::yield_now().await;
     }
-    assert!((20..40).contains(&sent), "{sent} packets were accepted though nobody receives");
+    assert!((20..40).contains(&sent), "{sent} packets were accepted although the channel is not read");
     for number in 0..sent {
         assert_eq!(incoming.recv().await.unwrap().unwrap(), vec![number as u8; 96].into());
     }
 }
 
 #[tokio::test]
-async fn a_failure_is_the_last_item() {
+async fn the_error_is_the_last_item_of_the_incoming_channel() {
     let (conn, mut raw) = piped_and_raw(1000, ConnConfig::new());
     let (outgoing, mut incoming) = conn.into_channels(4);
     raw.write_all(b"\x01\0\0\0a\x09\0\0\0cut").await.unwrap();
@@ -61,7 +61,7 @@ async fn a_failure_is_the_last_item() {
 }
 
 #[tokio::test]
-async fn a_packet_over_the_limit_comes_back_and_the_others_are_sent() {
+async fn a_packet_over_the_limit_is_returned_and_the_others_are_sent() {
     let config = ConnConfig::new().codec(CodecConfig::new().max_payload_len(10));
     let (conn, mut peer) = piped_pair(1000, config);
     let (outgoing, mut incoming) = conn.into_channels(8);
@@ -76,7 +76,7 @@ async fn a_packet_over_the_limit_comes_back_and_the_others_are_sent() {
 }
 
 #[tokio::test]
-async fn the_close_of_the_peer_ends_the_channel_and_the_connection() {
+async fn a_close_by_the_peer_ends_the_incoming_channel_and_the_connection() {
     let (conn, mut peer) = piped_pair(1000, ConnConfig::new());
     let (outgoing, mut incoming) = conn.into_channels(4);
     let closing = tokio::spawn(async move { peer.close().await });
@@ -86,18 +86,18 @@ async fn the_close_of_the_peer_ends_the_channel_and_the_connection() {
 }
 
 #[tokio::test]
-async fn sending_fails_once_the_connection_has_ended_though_nothing_is_sent() {
+async fn the_outgoing_channel_closes_when_the_connection_ends() {
     let (conn, mut raw) = piped_and_raw(1000, ConnConfig::new());
     let (outgoing, mut incoming) = conn.into_channels(4);
     raw.write_all(b"\x09\0\0\0cut").await.unwrap();
     drop(raw);
     assert!(incoming.recv().await.unwrap().unwrap_err().is_truncated());
-    timeout(HANG_GUARD, outgoing.closed()).await.expect("no packet is taken any more");
+    timeout(HANG_GUARD, outgoing.closed()).await.expect("the channel is closed although nothing was sent");
     assert!(outgoing.send("late".into()).await.is_err());
 }
 
 #[tokio::test]
-async fn a_connection_that_was_closed_elsewhere_says_so_at_the_end() {
+async fn a_close_by_another_handle_is_the_last_item_of_the_incoming_channel() {
     let (conn, _raw) = piped_and_raw(1000, ConnConfig::new());
     let sender = conn.sender();
     let (outgoing, mut incoming) = conn.into_channels(4);
@@ -108,7 +108,7 @@ async fn a_connection_that_was_closed_elsewhere_says_so_at_the_end() {
 }
 
 #[tokio::test]
-async fn without_a_receiver_sending_goes_on() {
+async fn sending_continues_after_the_incoming_channel_was_dropped() {
     let (conn, mut raw) = piped_and_raw(1000, ConnConfig::new());
     let (outgoing, incoming) = conn.into_channels(4);
     drop(incoming);

@@ -1,4 +1,4 @@
-//! A client that keeps a connection up: over pipes in memory, which a test cuts where it wants to.
+//! `Client`: reconnecting, sending again, losses, closing and panics. Most tests use in-memory pipes that they can cut.
 
 use std::io;
 use std::pin::Pin;
@@ -21,7 +21,7 @@ use common::{Flood, drop_after, frame, numbered};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A client whose connections are pipes of `capacity` bytes, and their other ends.
+/// A client that connects over pipes of `capacity` bytes, and the other ends of these pipes.
 fn piped(config: ClientConfig, capacity: usize) -> (Client, UnboundedReceiver<DuplexStream>) {
     let (made, pipes) = unbounded_channel();
     let client = Client::with_connector(config, move |config| {
@@ -35,7 +35,7 @@ fn piped(config: ClientConfig, capacity: usize) -> (Client, UnboundedReceiver<Du
     (client.unwrap(), pipes)
 }
 
-/// A client that cannot connect, and how often it has tried.
+/// A client that cannot connect, and its number of attempts.
 fn refused(config: ClientConfig) -> (Client, Arc<AtomicU32>) {
     let tries = Arc::new(AtomicU32::new(0));
     let count = Arc::clone(&tries);
@@ -49,14 +49,14 @@ fn refused(config: ClientConfig) -> (Client, Arc<AtomicU32>) {
 async fn packet(client: &mut Client) -> Packet {
     match client.recv().await {
         Some(ClientEvent::Packet(packet)) => packet,
-        other => panic!("instead of a packet: {other:?}"),
+        other => panic!("expected a packet: {other:?}"),
     }
 }
 
 async fn lost(client: &mut Client) -> Lost {
     match client.recv().await {
         Some(ClientEvent::Lost(lost)) => lost,
-        other => panic!("instead of a loss: {other:?}"),
+        other => panic!("expected a lost connection: {other:?}"),
     }
 }
 
@@ -78,7 +78,7 @@ async fn eventually(mut is_true: impl FnMut() -> bool) {
 }
 
 #[tokio::test]
-async fn it_connects_and_echoes_over_tcp_and_ends_when_it_is_closed() {
+async fn a_client_connects_and_echoes_over_tcp_and_ends_when_it_is_closed() {
     let server = PacketServer::bind("127.0.0.1:0").await.unwrap();
     let (addr, handle) = (server.local_addr(), server.handle());
     let serving = tokio::spawn(server.serve(|mut conn| async move {
@@ -108,7 +108,7 @@ async fn it_connects_and_echoes_over_tcp_and_ends_when_it_is_closed() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn what_is_sent_before_there_is_a_server_arrives_when_there_is_one() {
+async fn packets_sent_before_the_server_starts_arrive_when_it_does() {
     let dir = tempfile::tempdir().unwrap();
     let path = format!("unix:{}", dir.path().join("socket").display());
     let config = ClientConfig::new().max_backoff(Duration::from_millis(100));
@@ -123,7 +123,7 @@ async fn what_is_sent_before_there_is_a_server_arrives_when_there_is_one() {
     let server = PacketServer::bind(&path).await.unwrap();
     let handle = server.handle();
     let serving = tokio::spawn(server.serve(|mut conn| async move {
-        let packet = conn.recv().await?.ok_or("nothing came")?;
+        let packet = conn.recv().await?.ok_or("no packet arrived")?;
         conn.send(packet).await?;
         Ok(conn.close().await?)
     }));
@@ -137,14 +137,14 @@ async fn what_is_sent_before_there_is_a_server_arrives_when_there_is_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_not_wholly_written_is_sent_again_and_the_rest_is_told_of() {
+async fn a_partly_written_packet_is_sent_again_and_the_written_ones_are_reported_as_unknown() {
     let (mut client, mut pipes) = piped(ClientConfig::new(), 25);
     for number in 0..5u8 {
         client.send(vec![number; 6]).await.unwrap();
     }
     let mut pipe = pipes.recv().await.unwrap();
     connected(&mut client).await;
-    // Frames of 10 bytes: two are in the pipe, the third in part.
+    // Frames of 10 bytes: the pipe holds two and a half.
     eventually(|| client.sender().queued_bytes() == 0).await;
     sleep(SECOND).await;
     pipe.write_all(&frame(b"last words")).await.unwrap();
@@ -163,7 +163,7 @@ async fn what_was_not_wholly_written_is_sent_again_and_the_rest_is_told_of() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pauses_grow_and_begin_anew_after_a_connection_over_which_something_came() {
+async fn the_backoff_grows_and_resets_after_a_connection_that_received_a_packet() {
     let (client, tries) = refused(ClientConfig::new().max_backoff(4 * SECOND));
     let mut state = client.state();
     for (tried, least) in [(1, 100), (2, 200), (3, 400), (4, 800), (5, 1600), (6, 2000), (7, 2000)] {
@@ -174,10 +174,10 @@ async fn pauses_grow_and_begin_anew_after_a_connection_over_which_something_came
         assert_eq!(tries.load(Ordering::Relaxed), tried);
     }
 
-    // Were these failures, the last pause would be one of half a minute.
+    // If these connections counted as failures, the last delay would be 30 s.
     let (mut client, mut pipes) = piped(ClientConfig::new(), 1024);
     for _ in 0..20 {
-        let mut pipe = timeout(SECOND, pipes.recv()).await.expect("a short pause").unwrap();
+        let mut pipe = timeout(SECOND, pipes.recv()).await.expect("a short delay").unwrap();
         pipe.write_all(&frame(b"welcome")).await.unwrap();
         drop(pipe);
         connected(&mut client).await;
@@ -192,7 +192,7 @@ async fn pauses_grow_and_begin_anew_after_a_connection_over_which_something_came
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_that_has_lasted_is_a_success_without_a_packet() {
+async fn the_backoff_resets_after_a_long_connection_without_a_packet() {
     let (client, mut pipes) = piped(ClientConfig::new().max_tries(1), 1024);
     for _ in 0..3 {
         let pipe = pipes.recv().await.unwrap();
@@ -205,13 +205,13 @@ async fn a_connection_that_has_lasted_is_a_success_without_a_packet() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_attempt_that_can_never_work_is_not_repeated() {
+async fn a_client_ends_after_a_configuration_error_without_another_attempt() {
     let tries = Arc::new(AtomicU32::new(0));
     let client = Client::with_connector(ClientConfig::new(), {
         let tries = Arc::clone(&tries);
         move |config| {
             tries.fetch_add(1, Ordering::Relaxed);
-            // Without a port.
+            // This address has no port.
             async move { Ok(PacketConn::connect_with("localhost", config).await?) }
         }
     })
@@ -230,7 +230,7 @@ fn is_waiting(state: &ClientState, tried: u32) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-async fn connections_that_end_at_once_are_failed_attempts() {
+async fn connections_that_end_at_once_count_as_failed_attempts() {
     let (mut client, mut pipes) = piped(ClientConfig::new().max_tries(5), 1024);
     let started = Instant::now();
     client.send(b"kept").await.unwrap();
@@ -243,7 +243,7 @@ async fn connections_that_end_at_once_are_failed_attempts() {
         count
     });
     while client.recv().await.is_some() {}
-    // 100 + 200 + 400 + 800 ms, and up to as much again.
+    // 100 + 200 + 400 + 800 ms, each plus up to as much jitter.
     assert!(started.elapsed() >= 15 * SECOND / 10 && started.elapsed() <= 3 * SECOND);
     let error = client.close().await.unwrap_err();
     assert!(error.is_io() || error.is_remote_close(), "{error:?}");
@@ -252,7 +252,7 @@ async fn connections_that_end_at_once_are_failed_attempts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_gives_up_says_why_and_gives_back_what_it_has() {
+async fn a_client_that_gives_up_returns_the_reason_and_the_unsent_packets() {
     let (mut client, tries) = refused(ClientConfig::new().max_tries(3));
     for number in 0..1000 {
         client.send(numbered(number)).await.unwrap();
@@ -269,12 +269,12 @@ async fn a_client_that_gives_up_says_why_and_gives_back_what_it_has() {
     assert!(unsent[..1000].iter().eq(&(0..1000).map(numbered).collect::<Vec<_>>()));
     assert_eq!(unsent[1000].payload(), [9; 100_000]);
     assert_eq!(unsent.len(), 1001);
-    // Once.
+    // Only the first `close` returns them.
     assert!(client.close().await.unwrap_err().into_unsent().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_queue_has_senders_wait_in_their_order_and_one_that_is_dropped_is_not_sent() {
+async fn senders_wait_in_order_for_a_full_queue_and_a_dropped_send_sends_nothing() {
     let config = ClientConfig::new().conn(ConnConfig::new().send_high_water(100));
     let (mut client, mut pipes) = {
         let (made, pipes) = unbounded_channel();
@@ -290,15 +290,15 @@ async fn a_full_queue_has_senders_wait_in_their_order_and_one_that_is_dropped_is
         (client.unwrap(), pipes)
     };
     let sender = client.sender();
-    // Frames of 50 bytes.
+    // Two frames of 50 bytes fill the queue.
     sender.try_send(vec![0; 46]).unwrap();
     sender.try_send(vec![1; 46]).unwrap();
     assert_eq!(sender.queued_bytes(), 100);
     let full = sender.try_send(vec![2; 46]).unwrap_err();
     assert!(full.is_full() && full.unsent()[0].payload() == [2; 46]);
     assert!(sender.try_send(vec![]).unwrap_err().is_full());
-    assert!(drop_after(1, sender.send(vec![7; 46])).await.is_none(), "there was room");
-    // The large one first, which passes alone.
+    assert!(drop_after(1, sender.send(vec![7; 46])).await.is_none(), "the queue must be full");
+    // The large packet waits first. An empty queue accepts it although it exceeds the limit.
     let large = tokio::spawn({
         let sender = client.sender();
         async move { sender.send(vec![3; 500]).await }
@@ -317,7 +317,7 @@ async fn a_full_queue_has_senders_wait_in_their_order_and_one_that_is_dropped_is
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_packet_over_the_limit_is_refused_and_nothing_else() {
+async fn a_packet_over_the_limit_is_refused_and_others_are_sent() {
     let codec = pktconn::CodecConfig::new().max_payload_len(10);
     let (client, mut pipes) = piped(ClientConfig::new().conn(ConnConfig::new().codec(codec)), 1024);
     let error = client.send(vec![1; 11]).await.unwrap_err();
@@ -329,7 +329,7 @@ async fn a_packet_over_the_limit_is_refused_and_nothing_else() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_close_sends_what_is_queued_over_an_attempt_that_is_under_way_or_one_more() {
+async fn close_sends_the_queued_packets_with_the_current_attempt_or_one_more() {
     for wait_for_failure in [false, true] {
         let (made, mut pipes) = unbounded_channel();
         let fails = Arc::new(AtomicU32::new(u32::from(wait_for_failure)));
@@ -367,15 +367,15 @@ async fn a_close_sends_what_is_queued_over_an_attempt_that_is_under_way_or_one_m
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_close_without_a_connection_is_over_at_once_or_gives_back_what_was_queued() {
-    // Nothing is queued.
+async fn close_without_a_connection_returns_the_queued_packets() {
+    // Nothing is queued: `close` returns at once.
     let (client, _) = refused(ClientConfig::new());
     client.state().wait_for(|state| is_waiting(state, 1)).await.unwrap();
     let started = Instant::now();
     client.close().await.unwrap();
     assert!(started.elapsed().is_zero());
 
-    // The one attempt more fails.
+    // `close` makes one more attempt, which fails.
     let (client, tries) = refused(ClientConfig::new());
     client.state().wait_for(|state| is_waiting(state, 1)).await.unwrap();
     client.send(b"unsent").await.unwrap();
@@ -383,7 +383,7 @@ async fn a_close_without_a_connection_is_over_at_once_or_gives_back_what_was_que
     assert!(error.is_io() && error.unsent()[0].payload() == b"unsent", "{error:?}");
     assert_eq!(tries.load(Ordering::Relaxed), 2);
 
-    // An attempt takes too long.
+    // The attempt takes longer than the close timeout.
     let conn = ConnConfig::new().close_timeout(3 * SECOND);
     let client = Client::with_connector(ClientConfig::new().conn(conn), |_| std::future::pending()).unwrap();
     client.send(b"unsent").await.unwrap();
@@ -394,7 +394,7 @@ async fn a_close_without_a_connection_is_over_at_once_or_gives_back_what_was_que
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_close_under_a_peer_that_does_not_read_gives_back_the_rest() {
+async fn close_returns_the_packets_that_a_peer_did_not_read() {
     let config = ClientConfig::new().conn(ConnConfig::new().send_high_water(30));
     let (mut client, mut pipes) = piped(config, 25);
     let pipe = pipes.recv().await.unwrap();
@@ -404,8 +404,8 @@ async fn a_close_under_a_peer_that_does_not_read_gives_back_the_rest() {
         accepted += 1;
         sleep(SECOND).await;
     }
-    // Frames of 10 bytes in the pipe, in the send queue and in the queue.
-    assert!(accepted >= 2 + 3 + 3, "{accepted}");
+    // Frames of 10 bytes: two in the pipe, three in the send queue, three in the queue of the client.
+    assert!(accepted >= 2 + 3 + 3, "{accepted} packets were accepted");
     let error = client.close().await.unwrap_err();
     assert!(error.is_timeout(), "{error:?}");
     let unsent: Vec<_> = error.unsent().iter().map(|packet| packet.payload()[0]).collect();
@@ -416,7 +416,7 @@ async fn a_close_under_a_peer_that_does_not_read_gives_back_the_rest() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn packets_of_the_connector_come_first_and_are_neither_counted_nor_sent_again() {
+async fn packets_of_the_connector_are_sent_first_and_are_not_numbered_or_sent_again() {
     let (made, mut pipes) = unbounded_channel();
     let mut client = Client::with_connector(ClientConfig::new(), move |config| {
         let made = made.clone();
@@ -435,7 +435,7 @@ async fn packets_of_the_connector_come_first_and_are_neither_counted_nor_sent_ag
     connected(&mut client).await;
     let pipe = pipes.recv().await.unwrap();
     eventually(|| client.sender().queued_bytes() == 0).await;
-    // The first login is in the pipe, and a byte of the second.
+    // The pipe of 12 bytes holds the first login and a byte of the second.
     drop(pipe);
     assert_eq!(lost(&mut client).await.delivery_unknown, 0..0);
     let mut pipe = pipes.recv().await.unwrap();
@@ -447,7 +447,7 @@ async fn packets_of_the_connector_come_first_and_are_neither_counted_nor_sent_ag
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_that_takes_less_than_the_client_is_refused() {
+async fn a_connection_with_a_smaller_payload_limit_than_the_client_is_a_configuration_error() {
     let config = ConnConfig::new().codec(pktconn::CodecConfig::new().max_payload_len(10));
     let client = Client::with_connector(ClientConfig::new(), move |_| {
         let (here, _) = tokio::io::duplex(1024);
@@ -460,7 +460,7 @@ async fn a_connection_that_takes_less_than_the_client_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn losses_that_nobody_looks_at_are_told_as_one() {
+async fn losses_that_are_not_received_are_merged_into_one_event() {
     let (mut client, mut pipes) = piped(ClientConfig::new().max_backoff(SECOND), 1024);
     for number in 0..1000u64 {
         assert_eq!(client.send(vec![1; 6]).await.unwrap(), number);
@@ -471,24 +471,24 @@ async fn losses_that_nobody_looks_at_are_told_as_one() {
     client.state().wait_for(|state| matches!(state, ClientState::Waiting { .. })).await.unwrap();
     connected(&mut client).await;
     assert_eq!(lost(&mut client).await.delivery_unknown, 0..1000);
-    assert!(drop_after(1, client.recv()).await.is_none(), "that was all");
+    assert!(drop_after(1, client.recv()).await.is_none(), "there must be no further event");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_takes_nothing_and_sends_without_a_pause_is_left_too() {
+async fn a_peer_that_never_reads_times_out_even_if_it_sends_all_the_time() {
     let mut client = Client::with_connector(ClientConfig::new(), |config| {
         let conn = PacketConn::new(Flood, config);
         async { Ok(conn?) }
     })
     .unwrap();
-    client.send(b"for nobody").await.unwrap();
+    client.send(b"never read").await.unwrap();
     connected(&mut client).await;
     for number in 0..100_000 {
         match client.recv().await {
             Some(ClientEvent::Packet(_)) => {}
             Some(ClientEvent::Lost(lost)) => {
                 assert!(lost.error.is_timeout() && lost.delivery_unknown.is_empty(), "{lost:?}");
-                assert!(lost.may_miss_packets, "the peer has sent on");
+                assert!(lost.may_miss_packets, "the peer sent packets that were not received");
                 return;
             }
             other => panic!("{other:?}"),
@@ -497,19 +497,19 @@ async fn a_peer_that_takes_nothing_and_sends_without_a_pause_is_left_too() {
             tokio::time::advance(31 * SECOND).await;
         }
     }
-    panic!("it is received from for ever");
+    panic!("the write timeout does not end the connection");
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_does_not_receive_holds_the_peer_up_and_a_reconnect_and_loses_nothing() {
+async fn a_client_that_is_not_received_from_makes_the_peer_and_the_reconnect_wait() {
     let (mut client, mut pipes) = piped(ClientConfig::new(), 100);
     let mut pipe = pipes.recv().await.unwrap();
     let all: Vec<u8> = (0..50).flat_map(|number| frame(&[number; 6])).collect();
-    // A batch is in the client, and a read of the connection; the rest stays with the peer.
+    // The client reads a batch, and the connection one read more. The peer cannot write the rest.
     let written = timeout(3600 * SECOND, pipe.write_all(&all)).await;
-    assert!(written.is_err(), "the client took 500 bytes");
+    assert!(written.is_err(), "the client read all 500 bytes");
     drop(pipe);
-    assert!(timeout(3600 * SECOND, pipes.recv()).await.is_err(), "it has connected again");
+    assert!(timeout(3600 * SECOND, pipes.recv()).await.is_err(), "the client connected again");
     connected(&mut client).await;
     let mut received = 0;
     let lost = loop {
@@ -526,7 +526,7 @@ async fn who_does_not_receive_holds_the_peer_up_and_a_reconnect_and_loses_nothin
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_sender_alone_keeps_the_connection_and_what_arrives_is_discarded() {
+async fn a_sender_alone_keeps_the_client_connected_and_received_packets_are_discarded() {
     let (client, mut pipes) = piped(ClientConfig::new(), 100);
     let mut pipe = pipes.recv().await.unwrap();
     let sender = client.sender();
@@ -541,16 +541,16 @@ async fn a_sender_alone_keeps_the_connection_and_what_arrives_is_discarded() {
     drop(pipe);
     let mut pipe = pipes.recv().await.unwrap();
     sender.send(b"and now").await.unwrap();
-    // With the last handle the connection goes, and what the transport takes before.
+    // Dropping the last handle closes the connection. The queued packet is written first, because the pipe has room.
     drop(sender);
     let mut all = Vec::new();
     pipe.read_to_end(&mut all).await.unwrap();
     assert_eq!(all, frame(b"and now"));
-    assert!(pipes.recv().await.is_none(), "the connector is still there");
+    assert!(pipes.recv().await.is_none(), "the connector must be dropped");
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_handles_attempts_and_pauses_are_given_up() {
+async fn dropping_the_last_handle_ends_a_client_that_connects_or_waits() {
     let (waits, _) = refused(ClientConfig::new());
     waits.state().wait_for(|state| is_waiting(state, 1)).await.unwrap();
     let connects = Client::with_connector(ClientConfig::new(), |_| std::future::pending()).unwrap();
@@ -564,7 +564,7 @@ async fn without_handles_attempts_and_pauses_are_given_up() {
 }
 
 #[test]
-fn a_client_whose_runtime_is_gone_has_ended_and_gives_back_what_was_not_written() {
+fn a_client_ends_with_its_runtime_and_returns_the_unwritten_packets() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (client, mut pipes) = runtime.block_on(async { piped(ClientConfig::new(), 25) });
     let pipe = runtime.block_on(async {
@@ -588,13 +588,13 @@ fn a_client_whose_runtime_is_gone_has_ended_and_gives_back_what_was_not_written(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connector_that_panics_ends_the_client_which_gives_back_what_was_not_written() {
+async fn a_panic_in_the_connector_ends_the_client_which_returns_the_unwritten_packets() {
     let (made, mut pipes) = unbounded_channel();
     let mut client = Client::with_connector(ClientConfig::new(), move |config| {
         let (here, there) = tokio::io::duplex(25);
         let sent = made.send(there);
         async move {
-            sent.expect("a second attempt");
+            sent.expect("the second attempt panics");
             Ok(PacketConn::new(here, config)?)
         }
     })
@@ -614,12 +614,12 @@ async fn a_connector_that_panics_ends_the_client_which_gives_back_what_was_not_w
     assert!(error.is_io() && unsent == [2, 3, 4], "{error:?} {unsent:?}");
 }
 
-/// What the application has given, and what panics: wakers, and the memory of packets.
+/// A waker or the memory of a packet, supplied by the application, that panics.
 struct Panics(Vec<u8>);
 
 impl Wake for Panics {
     fn wake(self: Arc<Self>) {
-        panic!("a waker panics, as it was made to");
+        panic!("a test waker panics on purpose");
     }
 }
 
@@ -631,15 +631,15 @@ impl AsRef<[u8]> for Panics {
 
 impl Drop for Panics {
     fn drop(&mut self) {
-        // A waker is dropped by the test.
+        // A waker has an empty vector. The test drops it, so it must not panic.
         if !self.0.is_empty() && !std::thread::panicking() {
-            panic!("the memory of a packet panics, as it was made to");
+            panic!("the memory of a test packet panics on purpose");
         }
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_waker_that_panics_does_not_end_the_client_that_wakes_it() {
+async fn a_client_survives_a_panic_of_a_waker() {
     let config = ClientConfig::new().conn(ConnConfig::new().send_high_water(100));
     let (mut client, mut pipes) = piped(config, 50);
     let waker = Waker::from(Arc::new(Panics(Vec::new())));
@@ -648,7 +648,7 @@ async fn a_waker_that_panics_does_not_end_the_client_that_wakes_it() {
     let mut waiting = Box::pin(async { drop(client.recv().await) });
     let mut watching = Box::pin(state.wait_for(ClientState::is_ended));
     assert!(waiting.as_mut().poll(&mut cx).is_pending() && watching.as_mut().poll(&mut cx).is_pending());
-    // There is a connection, which is an event and another state.
+    // The client connects, which wakes both futures.
     let mut pipe = pipes.recv().await.unwrap();
     sleep(SECOND).await;
     while sender.try_send(vec![1; 50]).is_ok() {
@@ -665,13 +665,13 @@ async fn a_waker_that_panics_does_not_end_the_client_that_wakes_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn memory_that_panics_does_not_end_the_client_that_frees_it() {
+async fn a_client_survives_a_panic_while_it_frees_a_packet() {
     for len in [40_000, 100_000, 1_000_000] {
         let (client, mut pipes) = piped(ClientConfig::new(), 2 << 20);
         let mut pipe = pipes.recv().await.unwrap();
         let sender = client.sender();
         let packet = Packet::from(bytes::Bytes::from_owner(Panics(vec![7; len])));
-        // A smaller one is copied, and freed here.
+        // A smaller packet is copied, so the memory is freed, and panics, in `send`.
         let sent = tokio::spawn(async move { sender.send(packet).await }).await;
         assert!(sent.is_ok() || len < 65_536);
         client.send(b"behind it").await.unwrap();
@@ -681,7 +681,7 @@ async fn memory_that_panics_does_not_end_the_client_that_frees_it() {
     }
 }
 
-/// A pipe that panics at the first write but so many.
+/// A pipe that panics after the given number of writes.
 struct PanicsWhenWritten(DuplexStream, u32);
 
 impl AsyncRead for PanicsWhenWritten {
@@ -696,7 +696,7 @@ impl AsyncRead for PanicsWhenWritten {
 
 impl AsyncWrite for PanicsWhenWritten {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.1 = self.1.checked_sub(1).expect("a transport panics, as it was made to");
+        self.1 = self.1.checked_sub(1).expect("a test transport panics on purpose");
         Pin::new(&mut self.0).poll_write(cx, bytes)
     }
 
@@ -710,8 +710,8 @@ impl AsyncWrite for PanicsWhenWritten {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_transport_that_panics_while_a_client_closes_gives_back_what_was_not_written() {
-    // Whether the close finds the packets sent already is up to chance.
+async fn a_panic_of_the_transport_during_close_returns_the_unwritten_packets() {
+    // Several runs: it depends on chance whether the packets are already sent when `close` runs.
     for run in 0..60 {
         let (made, mut pipes) = unbounded_channel();
         let client = Client::with_connector(ClientConfig::new().max_tries(1), move |config| {
@@ -724,7 +724,7 @@ async fn a_transport_that_panics_while_a_client_closes_gives_back_what_was_not_w
             client.try_send(vec![number; 100_000]).unwrap();
         }
         let mut closing = Box::pin(client.close());
-        // Before there is a connection.
+        // The first poll of `close` is before the client has connected.
         assert!(closing.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
         let unsent = closing.await.unwrap_err().into_unsent();
         let mut bytes = Vec::new();
@@ -736,8 +736,8 @@ async fn a_transport_that_panics_while_a_client_closes_gives_back_what_was_not_w
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_transport_that_panics_is_a_loss_and_each_packet_is_written_or_sent_again() {
-    // In their own memory as a whole; by the batch; and as soon as they are a write's worth.
+async fn a_panic_of_the_transport_is_a_lost_connection_and_unwritten_packets_are_sent_again() {
+    // A packet that is written without a copy; a batch in one write; and packets that need several writes.
     for (packets, len) in [(1, 40_000), (20, 100), (20, 30_000)] {
         for writes in 0..4 {
             let (made, mut pipes) = unbounded_channel();
@@ -754,7 +754,7 @@ async fn a_transport_that_panics_is_a_loss_and_each_packet_is_written_or_sent_ag
             .unwrap();
             let payload = |number: u8| vec![number; len];
             for number in 0..packets {
-                // As it was received, with its header.
+                // A received packet keeps its header, so it is written without a copy.
                 let packet = Packet::from(payload(number));
                 client.send(if packets == 1 { received(&packet).await } else { packet }).await.unwrap();
             }
@@ -772,16 +772,16 @@ async fn a_transport_that_panics_is_a_loss_and_each_packet_is_written_or_sent_ag
             let Some(mut second) = second else { continue };
             for number in written..u64::from(packets) {
                 let mut bytes = vec![0; 4 + len];
-                timeout(SECOND, second.read_exact(&mut bytes)).await.expect("it is missing").unwrap();
+                timeout(SECOND, second.read_exact(&mut bytes)).await.expect("a packet is missing").unwrap();
                 assert_eq!(bytes[4..], payload(number as u8), "{packets} of {len}, {writes} writes");
             }
             let more = timeout(SECOND, second.read_u8()).await;
-            assert!(more.is_err(), "{packets} of {len}, {writes} writes: one came twice");
+            assert!(more.is_err(), "{packets} of {len}, {writes} writes: a packet is duplicated");
         }
     }
 }
 
-/// `packet` as it comes from a peer.
+/// Sends `packet` over a connection, and returns the received packet.
 async fn received(packet: &Packet) -> Packet {
     let (here, mut there) = common::piped_pair(1 << 20, ConnConfig::new());
     here.send(packet.clone()).await.unwrap();
@@ -789,25 +789,25 @@ async fn received(packet: &Packet) -> Packet {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_takes_nothing_is_left_at_the_deadline_also_while_nobody_receives() {
+async fn a_peer_that_never_reads_times_out_even_if_the_client_is_not_received_from() {
     let config = ClientConfig::new().conn(ConnConfig::new().send_high_water(30));
     let (client, mut pipes) = piped(config, 25);
     let mut pipe = pipes.recv().await.unwrap();
     pipe.write_all(&frame(b"unread")).await.unwrap();
     sleep(SECOND).await;
     let started = Instant::now();
-    // As a handler does that answers each packet before it receives the next.
+    // Sends without receiving, like a handler that answers a packet before it receives the next one.
     for _ in 0..20 {
         client.send(vec![1; 6]).await.unwrap();
         if let Ok(next) = pipes.try_recv() {
             pipe = next;
         }
     }
-    assert!(started.elapsed() >= 30 * SECOND, "the send queue took it all");
+    assert!(started.elapsed() >= 30 * SECOND, "the send queue accepted all packets without the timeout");
     drop(pipe);
 }
 
-/// A peer that sends the same bytes again and again, each read from where the last one ended, and takes nothing.
+/// A peer that sends the same bytes in a loop and never reads.
 struct Repeated {
     bytes: Vec<u8>,
     at: usize,
@@ -840,10 +840,10 @@ impl AsyncWrite for Repeated {
     }
 }
 
-/// Packets that are forwarded from another connection are slices of the chunks of 64 KiB that they came in. Here each chunk
-/// brings one packet of 8 KiB to be forwarded, and four that are consumed.
+/// A packet that is forwarded from another connection is a slice of the 64 KiB chunk that it was read into. Here each
+/// chunk has one packet of 8 KiB that is forwarded, and four that are dropped.
 #[test]
-fn packets_queued_without_a_connection_hold_no_more_memory_than_the_high_water_mark_says() {
+fn packets_queued_without_a_connection_do_not_keep_their_chunks_alive() {
     const KIB: usize = 1024;
     const HIGH: usize = 512 * KIB;
     let mut bytes = frame(&[7; 8192]);
@@ -853,7 +853,7 @@ fn packets_queued_without_a_connection_hold_no_more_memory_than_the_high_water_m
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     let (mut from, client) = runtime.block_on(async {
         let mut from = PacketConn::new(Repeated { bytes, at: 0 }, ConnConfig::new()).unwrap();
-        // The thread's own buffers are there before it is measured.
+        // Allocates the buffers of the thread before the measurement.
         for _ in 0..100 {
             from.recv().await.unwrap().unwrap();
         }
@@ -874,22 +874,23 @@ fn packets_queued_without_a_connection_hold_no_more_memory_than_the_high_water_m
     let queued = client.sender().queued_bytes();
     assert!((HIGH - 9 * KIB..=HIGH).contains(&queued), "{queued} bytes are queued");
     let limit = HIGH + 128 * KIB;
-    assert!(most <= limit, "{} KiB are held, and the limit is {} KiB", most / KIB, limit / KIB);
+    assert!(most <= limit, "{} KiB are held; the limit is {} KiB", most / KIB, limit / KIB);
 }
 
 #[tokio::test]
-async fn what_cannot_work_is_refused() {
+async fn max_tries_of_0_is_refused() {
     let error = Client::new("127.0.0.1:1", ClientConfig::new().max_tries(0)).unwrap_err();
     assert!(error.is_config(), "{error}");
 }
 
-/// What a connection of a property test takes, before it is cut.
+/// How far a connection of the property test gets before it is cut.
 #[derive(Clone, Debug)]
 struct Cut {
-    /// Of the pipe.
+    /// The capacity of the pipe, in bytes.
     capacity: usize,
-    /// What the peer takes, and then it is gone: at once or later.
+    /// How many bytes the peer reads before it drops the pipe.
     read: usize,
+    /// Whether the peer waits for a second before it drops the pipe.
     linger: bool,
 }
 
@@ -898,7 +899,7 @@ fn cuts() -> impl Strategy<Value = Vec<Cut>> {
     proptest::collection::vec(cut.prop_map(|(capacity, read, linger)| Cut { capacity, read, linger }), 0..8)
 }
 
-/// Reads whole frames off `bytes`, which may end in the middle of one.
+/// The payloads of the complete frames in `bytes`, which may end in the middle of a frame.
 fn whole_frames(mut bytes: &[u8]) -> Vec<Vec<u8>> {
     let mut frames = Vec::new();
     while let Some((head, rest)) = bytes.split_first_chunk() {
@@ -912,9 +913,12 @@ fn whole_frames(mut bytes: &[u8]) -> Vec<Vec<u8>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Whatever is cut where: nothing comes twice or out of order, and what does not come was told of.
+    /// Wherever connections are cut, no packet is duplicated or reordered, and a packet that is not received is in
+    /// `delivery_unknown`.
     #[test]
-    fn every_packet_is_received_once_or_told_of(cuts in cuts(), packets in 1u32..60, high_water in 1usize..5000) {
+    fn every_packet_is_received_once_or_reported_as_unknown(
+        cuts in cuts(), packets in 1u32..60, high_water in 1usize..5000
+    ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(run_cuts(cuts, packets, high_water));
     }
@@ -965,10 +969,10 @@ async fn run_cuts(cuts: Vec<Cut>, packets: u32, high_water: usize) {
         received.push(whole_frames(&bytes));
         received
     });
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     while let Some(event) = client.recv().await {
         if let ClientEvent::Lost(lost) = event {
-            told.push(lost.delivery_unknown);
+            reported.push(lost.delivery_unknown);
         }
     }
     sending.await.unwrap();
@@ -987,19 +991,23 @@ async fn run_cuts(cuts: Vec<Cut>, packets: u32, high_water: usize) {
         .collect();
     let all = received.concat();
     assert!(all.is_sorted_by(|a, b| a < b), "{received:?}");
-    assert!(told.windows(2).all(|pair| pair[0].end == pair[1].start), "{told:?}");
-    let is_told = |number| told.iter().any(|written| written.contains(&number));
+    assert!(reported.windows(2).all(|pair| pair[0].end == pair[1].start), "{reported:?}");
+    let is_reported = |number| reported.iter().any(|written| written.contains(&number));
     for number in 0..u64::from(packets) {
-        assert!(is_told(number) || all.contains(&number), "packet {number} is lost without a word: {told:?}");
+        assert!(
+            is_reported(number) || all.contains(&number),
+            "packet {number} is lost and not reported: {reported:?}"
+        );
     }
-    // Nor is anything told of that cannot have been written.
+    // Packets that were received before a cut are reported, and packets that cannot have been written are not.
     let (_, of_cut) = received.split_last().unwrap();
-    assert!(of_cut.concat().into_iter().all(is_told), "{received:?} {told:?}");
-    let told_len: usize = told.into_iter().flatten().map(|number| 4 + some_packet(number as u32).len()).sum();
-    assert!(told_len <= most_written, "{told_len} of {most_written} bytes");
+    assert!(of_cut.concat().into_iter().all(is_reported), "{received:?} {reported:?}");
+    let reported_len: usize =
+        reported.into_iter().flatten().map(|number| 4 + some_packet(number as u32).len()).sum();
+    assert!(reported_len <= most_written, "{reported_len} of {most_written} bytes");
 }
 
-/// Some are so large that the send queue does not copy them.
+/// A packet with its number. Some are so large that the send queue does not copy them.
 fn some_packet(number: u32) -> Packet {
     if number % 7 == 3 { numbered(number).payload().repeat(30).into() } else { numbered(number) }
 }

@@ -1,4 +1,4 @@
-//! A clean close delivers everything that was accepted before it; one that cannot says what is left.
+//! `close` and drop: a clean close delivers all accepted packets, and a failed one returns the unsent packets.
 
 mod common;
 
@@ -9,7 +9,7 @@ use pktconn::{ConnConfig, Packet};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[tokio::test]
-async fn a_thousand_runs_of_sending_many_and_closing_lose_nothing() {
+async fn closing_right_after_sending_loses_no_packet() {
     for run in 0..1000_u32 {
         let (mut here, mut there) = tcp_pair(ConnConfig::new()).await;
         let count = run % 97;
@@ -32,10 +32,10 @@ async fn a_thousand_runs_of_sending_many_and_closing_lose_nothing() {
 }
 
 #[tokio::test]
-async fn closing_while_the_peer_sends_destroys_nothing_by_a_reset() {
+async fn closing_while_the_peer_sends_causes_no_reset() {
     let (mut here, mut raw) = tcp_and_raw(ConnConfig::new()).await;
-    // More than the sockets' buffers hold in either direction: the peer reads only when all of its own is taken, so
-    // that a close which did not read on would wait for it in vain.
+    // More than the socket buffers hold in either direction. The peer reads only after it has written everything, so a
+    // close that does not read would never end.
     let len = 16 * 1024 * 1024;
     let peer = tokio::spawn(async move {
         raw.write_all(&frame(&vec![1; len])).await.unwrap();
@@ -46,11 +46,11 @@ async fn closing_while_the_peer_sends_destroys_nothing_by_a_reset() {
     });
     here.send(vec![2; len]).await.unwrap();
     here.close().await.unwrap();
-    assert!(peer.await.unwrap() == frame(&vec![2; len]), "what was sent before the close did not arrive");
+    assert!(peer.await.unwrap() == frame(&vec![2; len]), "the packet sent before the close did not arrive");
 }
 
 #[tokio::test]
-async fn what_is_not_read_before_the_close_is_no_reason_for_a_reset() {
+async fn closing_with_unread_input_causes_no_reset() {
     for _ in 0..100 {
         let (mut here, mut raw) = tcp_and_raw(ConnConfig::new()).await;
         raw.write_all(&frame(b"never read by the application")).await.unwrap();
@@ -65,7 +65,7 @@ async fn what_is_not_read_before_the_close_is_no_reason_for_a_reset() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_close_whose_deadline_passes_gives_the_unsent_packets_back() {
+async fn a_close_that_times_out_returns_the_unsent_packets() {
     let timeout = Duration::from_secs(3);
     let (mut conn, mut raw) = piped_and_raw(100, ConnConfig::new().close_timeout(timeout));
     let packets: Vec<Packet> = (0..20).map(numbered).collect();
@@ -76,7 +76,7 @@ async fn a_close_whose_deadline_passes_gives_the_unsent_packets_back() {
     let error = conn.close().await.unwrap_err();
     assert_eq!(started.elapsed(), timeout);
     assert!(error.is_timeout(), "{error:?}");
-    // The pipe took 100 bytes: the first two frames of 8 and 45 bytes, and a part of the third.
+    // The pipe holds 100 bytes: the first two frames of 8 and 45 bytes, and a part of the third.
     assert_eq!(error.into_unsent(), packets[2..]);
     let mut bytes = Vec::new();
     raw.read_to_end(&mut bytes).await.unwrap();
@@ -85,7 +85,7 @@ async fn a_close_whose_deadline_passes_gives_the_unsent_packets_back() {
 }
 
 #[tokio::test]
-async fn a_close_that_fails_gives_the_unsent_packets_back() {
+async fn a_close_that_fails_returns_the_unsent_packets() {
     let (mut conn, raw) = piped_and_raw(100, ConnConfig::new());
     let packets: Vec<Packet> = (0..20).map(numbered).collect();
     for packet in &packets {
@@ -96,12 +96,12 @@ async fn a_close_that_fails_gives_the_unsent_packets_back() {
     let error = conn.close().await.unwrap_err();
     assert!(error.is_io(), "{error:?}");
     assert_eq!(error.into_unsent(), packets[2..]);
-    // Given back is not written; and the close came first, so that it is the reason that every call tells.
+    // The packets were not written, so `flush` fails. The reason is the close, because it came before the failure.
     assert!(conn.flush().await.unwrap_err().is_local_close());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_never_closes_is_waited_for_until_the_deadline_and_is_no_error() {
+async fn close_succeeds_at_the_deadline_if_the_peer_never_closes() {
     let timeout = Duration::from_secs(3);
     let (mut conn, mut raw) = piped_and_raw(4096, ConnConfig::new().close_timeout(timeout));
     conn.send(b"all of it").await.unwrap();
@@ -114,12 +114,12 @@ async fn a_peer_that_never_closes_is_waited_for_until_the_deadline_and_is_no_err
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_floods_cannot_hold_a_close_up() {
+async fn a_peer_that_keeps_sending_does_not_delay_close_beyond_the_deadline() {
     let timeout = Duration::from_secs(3);
     let (mut conn, mut raw) = piped_and_raw(4096, ConnConfig::new().close_timeout(timeout));
     let flood = tokio::spawn(async move { while raw.write_all(&[0; 1000]).await.is_ok() {} });
     let started = tokio::time::Instant::now();
-    // The flood keeps the runtime busy, and paused time moves by itself only on an idle one.
+    // Paused time advances by itself only while the runtime is idle, and the flood keeps it busy.
     let time = async {
         loop {
             tokio::time::advance(Duration::from_millis(100)).await;
@@ -134,7 +134,7 @@ async fn a_peer_that_floods_cannot_hold_a_close_up() {
 }
 
 #[tokio::test]
-async fn a_close_that_is_dropped_at_any_poll_is_taken_up_by_the_next() {
+async fn a_close_that_is_dropped_at_any_poll_is_continued_by_the_next_close() {
     for polls in 0..20 {
         let (mut here, mut there) = piped_pair(16, ConnConfig::new());
         for number in 0..3 {
@@ -162,14 +162,14 @@ async fn dropping_a_connection_closes_it_at_once() {
         conn.send(numbered(number)).await.unwrap();
     }
     drop(conn);
-    // What the pipe took without waiting, and then the end.
+    // The pipe has room for 100 bytes, and then it ends.
     let mut bytes = Vec::new();
     raw.read_to_end(&mut bytes).await.unwrap();
     assert_eq!(bytes.len(), 100);
 }
 
 #[tokio::test]
-async fn a_packet_sent_just_before_the_drop_leaves_when_the_transport_has_room() {
+async fn a_packet_sent_just_before_a_drop_is_written_if_the_transport_has_room() {
     let (conn, mut raw) = tcp_and_raw(ConnConfig::new()).await;
     conn.send(b"goodbye").await.unwrap();
     drop(conn);
@@ -179,23 +179,23 @@ async fn a_packet_sent_just_before_the_drop_leaves_when_the_transport_has_room()
 }
 
 #[tokio::test]
-async fn a_connection_that_has_failed_twice_is_closed_with_its_first_failure() {
+async fn a_connection_that_fails_twice_reports_the_first_failure() {
     let (mut conn, mut raw) = piped_and_raw(4096, ConnConfig::new());
     raw.write_all(&frame(b"never whole")[..7]).await.unwrap();
     drop(raw);
-    conn.send(b"nobody there").await.unwrap();
+    conn.send(b"never read").await.unwrap();
     assert!(conn.flush().await.unwrap_err().is_io());
-    // The bytes that came before are still read, and end in mid-frame: a second failure, which nobody is told.
+    // The received bytes end in the middle of a frame. That is a second failure, which is not reported.
     assert!(conn.recv().await.unwrap_err().is_io());
     assert!(conn.close_reason().unwrap().is_io());
     assert!(conn.close().await.unwrap_err().is_io());
 }
 
 #[tokio::test]
-async fn what_is_sent_before_a_drop_leaves_also_when_the_task_has_used_up_its_turn() {
+async fn a_packet_sent_just_before_a_drop_is_written_even_if_the_task_must_yield() {
     let (conn, mut raw) = tcp_and_raw(ConnConfig::new()).await;
     let sending = tokio::spawn(async move {
-        // As many operations as tokio grants a task in one turn.
+        // Uses up the cooperative budget of the task: 128 operations.
         for _ in 0..128 {
             tokio::task::coop::consume_budget().await;
         }
@@ -209,11 +209,11 @@ async fn what_is_sent_before_a_drop_leaves_also_when_the_task_has_used_up_its_tu
 }
 
 #[tokio::test]
-async fn a_drop_writes_what_the_transport_has_room_for_again() {
+async fn a_drop_writes_if_the_transport_has_room_again() {
     let (conn, mut raw) = piped_and_raw(100, ConnConfig::new());
     conn.send(vec![1; 146]).await.unwrap();
     tokio::task::yield_now().await;
-    // The pipe is full, the flusher waits; and it does not run between the read and the drop.
+    // The pipe is full and the flusher waits. It does not run between the read and the drop.
     let mut bytes = vec![0; 50];
     raw.read_exact(&mut bytes).await.unwrap();
     drop(conn);
@@ -222,7 +222,7 @@ async fn a_drop_writes_what_the_transport_has_room_for_again() {
 }
 
 #[tokio::test]
-async fn after_the_peers_close_and_the_own_one_sending_says_the_own() {
+async fn after_closes_by_both_sides_send_reports_the_local_close() {
     let (mut conn, raw) = piped_and_raw(4096, ConnConfig::new());
     drop(raw);
     assert!(conn.recv().await.unwrap().is_none());
@@ -233,21 +233,21 @@ async fn after_the_peers_close_and_the_own_one_sending_says_the_own() {
 }
 
 #[tokio::test]
-async fn a_peer_that_has_closed_and_is_gone_is_an_error_of_sending() {
+async fn sending_to_a_peer_that_closed_cleanly_and_is_gone_fails() {
     let (mut conn, raw) = piped_and_raw(4096, ConnConfig::new());
     drop(raw);
     assert!(conn.recv().await.unwrap().is_none());
-    conn.send(b"nobody there").await.unwrap();
+    conn.send(b"never read").await.unwrap();
     assert!(conn.flush().await.unwrap_err().is_io());
-    assert!(conn.send(b"nobody there").await.unwrap_err().is_io());
+    assert!(conn.send(b"never read").await.unwrap_err().is_io());
     assert!(conn.recv().await.unwrap().is_none());
 }
 
-/// A reset is an error for the side of the transport that meets it first, and for the other the end of the stream.
+/// A transport may report a reset only to the first call, a write or a read. The other call sees the end of the stream.
 #[tokio::test]
-async fn the_end_of_a_stream_that_writing_has_failed_on_is_not_clean() {
+async fn the_end_of_the_stream_after_a_failed_write_is_not_a_clean_close() {
     let (mut conn, raw) = piped_and_raw(4096, ConnConfig::new());
-    conn.send(b"nobody there").await.unwrap();
+    conn.send(b"never read").await.unwrap();
     drop(raw);
     assert!(conn.flush().await.unwrap_err().is_io());
     assert!(conn.recv().await.unwrap_err().is_io());

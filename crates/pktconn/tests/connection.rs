@@ -1,4 +1,4 @@
-//! What goes in at one end comes out at the other, and each way to end is told apart.
+//! `PacketConn`: sending, receiving, backpressure, statistics, `Stream` and `Sink`, and the errors at the end.
 
 mod common;
 
@@ -13,7 +13,7 @@ fn frame_error(error: &pktconn::Error) -> Option<&FrameError> {
 }
 
 #[tokio::test]
-async fn packets_of_any_size_arrive_whole_and_in_order() {
+async fn packets_of_any_size_arrive_complete_and_in_order() {
     let config = ConnConfig::new().codec(CodecConfig::new().checksum(Checksum::Crc32));
     let (mut here, mut there) = tcp_pair(config).await;
     let lens = [0, 1, 2048, 0, 65_536, 7, 5 * 1024 * 1024, 100];
@@ -36,7 +36,7 @@ async fn packets_of_any_size_arrive_whole_and_in_order() {
 }
 
 #[tokio::test]
-async fn the_bytes_on_the_wire_are_those_of_the_format() {
+async fn the_bytes_on_the_wire_match_the_frame_format() {
     let (conn, mut raw) = tcp_and_raw(ConnConfig::new()).await;
     conn.send(b"\x3a\xbd\x40").await.unwrap();
     conn.send(b"").await.unwrap();
@@ -46,7 +46,7 @@ async fn the_bytes_on_the_wire_are_those_of_the_format() {
 }
 
 #[tokio::test]
-async fn a_received_packet_is_sent_on_as_it_came() {
+async fn a_forwarded_packet_keeps_its_bytes_and_checksum() {
     let config = ConnConfig::new().codec(CodecConfig::new().checksum(Checksum::Crc32));
     let (mut conn, mut raw) = tcp_and_raw(config).await;
     let framed = b"\x03\0\0\0\x3a\xbd\x40\xc0\x34\xcf\xa2";
@@ -59,12 +59,12 @@ async fn a_received_packet_is_sent_on_as_it_came() {
 }
 
 #[tokio::test]
-async fn a_clean_remote_close_is_none_and_leaves_the_sending_side_open() {
+async fn recv_returns_none_after_a_half_close_and_sending_still_works() {
     let (mut conn, mut raw) = tcp_and_raw(ConnConfig::new().half_close(true)).await;
     raw.write_all(&frame(b"last words")).await.unwrap();
     raw.shutdown().await.unwrap();
     assert_eq!(conn.recv().await.unwrap().unwrap().payload(), b"last words");
-    assert!(conn.close_reason().is_none(), "the end was not yet read");
+    assert!(conn.close_reason().is_none(), "the end of the stream is not read yet");
     for _ in 0..2 {
         assert!(conn.recv().await.unwrap().is_none());
     }
@@ -80,7 +80,7 @@ async fn a_clean_remote_close_is_none_and_leaves_the_sending_side_open() {
 }
 
 #[tokio::test]
-async fn a_remote_close_in_mid_frame_is_an_error_with_its_numbers() {
+async fn a_close_in_the_middle_of_a_frame_is_an_error_with_the_byte_counts() {
     let (mut conn, mut raw) = tcp_and_raw(ConnConfig::new()).await;
     raw.write_all(&frame(b"whole")).await.unwrap();
     raw.write_all(&frame(b"cut in the middle")[..10]).await.unwrap();
@@ -92,7 +92,7 @@ async fn a_remote_close_in_mid_frame_is_an_error_with_its_numbers() {
         assert_eq!(frame_error(&error), Some(&FrameError::Truncated { needed: 21, available: 10 }));
     }
     assert!(conn.close_reason().unwrap().is_truncated());
-    assert!(conn.send(b"x").await.unwrap_err().is_truncated(), "every handle tells the same reason");
+    assert!(conn.send(b"x").await.unwrap_err().is_truncated(), "every handle returns the same reason");
 }
 
 #[tokio::test]
@@ -110,12 +110,12 @@ async fn a_local_close_ends_both_directions() {
     assert!(conn.close_reason().unwrap().is_local_close());
     let error = conn.send(b"late").await.unwrap_err();
     assert!(error.is_local_close());
-    assert_eq!(error.into_unsent(), [Packet::from(b"late")], "the packet comes back");
+    assert_eq!(error.into_unsent(), [Packet::from(b"late")], "the error returns the packet");
     conn.close().await.unwrap();
 }
 
 #[tokio::test]
-async fn a_frame_over_the_limit_ends_the_connection_and_what_came_before_is_answered() {
+async fn a_frame_over_the_limit_ends_the_connection_after_the_packets_before_it() {
     let config = ConnConfig::new().codec(CodecConfig::new().max_payload_len(8));
     let (mut conn, mut raw) = tcp_and_raw(config).await;
     raw.write_all(&[frame(b"12345678"), frame(b"123456789"), frame(b"1")].concat()).await.unwrap();
@@ -129,12 +129,16 @@ async fn a_frame_over_the_limit_ends_the_connection_and_what_came_before_is_answ
     let mut bytes = Vec::new();
     let end = raw.read_to_end(&mut bytes).await.unwrap_err();
     assert_eq!(bytes, frame(b"12345678"));
-    assert_eq!(end.kind(), std::io::ErrorKind::ConnectionReset, "what it sent was not delivered");
+    assert_eq!(
+        end.kind(),
+        std::io::ErrorKind::ConnectionReset,
+        "the peer must learn that its frame was not read"
+    );
     assert!(conn.close().await.unwrap_err().is_protocol());
 }
 
 #[tokio::test]
-async fn altered_bytes_never_reach_the_application() {
+async fn a_corrupted_frame_is_a_checksum_error() {
     let config = ConnConfig::new().codec(CodecConfig::new().checksum(Checksum::Crc32));
     let (mut conn, mut raw) = tcp_and_raw(config).await;
     raw.write_all(b"\x03\0\0\0\x3a\xbd\x41\xc0\x34\xcf\xa2").await.unwrap();
@@ -144,7 +148,7 @@ async fn altered_bytes_never_reach_the_application() {
 }
 
 #[tokio::test]
-async fn a_packet_over_the_limit_is_refused_and_the_connection_goes_on() {
+async fn a_packet_over_the_limit_is_refused_and_the_connection_stays_open() {
     let config = ConnConfig::new().codec(CodecConfig::new().max_payload_len(8));
     let (here, mut there) = tcp_pair(config).await;
     for error in [here.send(b"123456789").await.unwrap_err(), here.try_send(b"123456789").unwrap_err()] {
@@ -157,9 +161,9 @@ async fn a_packet_over_the_limit_is_refused_and_the_connection_goes_on() {
 }
 
 #[tokio::test]
-async fn a_transport_that_fails_is_an_io_error_for_every_call() {
+async fn after_the_transport_fails_every_call_returns_an_io_error() {
     let (mut conn, raw) = tcp_and_raw(ConnConfig::new()).await;
-    // Closing with bytes unread makes the kernel send a reset.
+    // Closing a socket with unread bytes makes the kernel send a reset.
     conn.send(b"unread").await.unwrap();
     conn.flush().await.unwrap();
     raw.readable().await.unwrap();
@@ -169,14 +173,14 @@ async fn a_transport_that_fails_is_an_io_error_for_every_call() {
     let kind = error.source().unwrap().downcast_ref::<std::io::Error>().unwrap().kind();
     assert_eq!(kind, std::io::ErrorKind::ConnectionReset);
     assert!(conn.send(b"x").await.unwrap_err().is_io());
-    assert!(conn.flush().await.is_ok(), "all that was accepted had been written");
+    assert!(conn.flush().await.is_ok(), "all accepted packets were written before");
     assert!(conn.closed().await.is_io());
     assert!(conn.close().await.unwrap_err().is_io());
 }
 
 #[tokio::test]
-async fn the_queue_is_bounded_and_try_send_gives_the_packet_back() {
-    // The pipe takes 64 bytes, and the send queue holds 1,000 beyond that.
+async fn the_send_queue_is_bounded_and_try_send_returns_the_packet() {
+    // The pipe holds 64 bytes. The other bytes stay in the send queue of 1,000 bytes.
     let (conn, _raw) = piped_and_raw(64, ConnConfig::new().send_high_water(1000));
     let mut accepted = 0;
     let error = loop {
@@ -188,7 +192,7 @@ async fn the_queue_is_bounded_and_try_send_gives_the_packet_back() {
     };
     assert!(error.is_full(), "{error:?}");
     assert_eq!(error.unsent()[0].payload(), [accepted as u8; 96]);
-    assert_eq!(accepted, 10, "of 100 bytes each");
+    assert_eq!(accepted, 10, "frames of 100 bytes");
     assert_eq!(conn.stats().queued_bytes, 1000 - 64);
     assert!(conn.close_reason().is_none());
 }
@@ -208,7 +212,7 @@ async fn send_waits_for_room_in_the_order_of_the_calls() {
 }
 
 #[tokio::test]
-async fn a_packet_larger_than_the_queue_passes_alone() {
+async fn an_empty_send_queue_accepts_a_packet_larger_than_its_limit() {
     let (here, mut there) = piped_pair(64, ConnConfig::new().send_high_water(100));
     here.send(b"first").await.unwrap();
     let large = vec![7; 100_000];
@@ -217,14 +221,14 @@ async fn a_packet_larger_than_the_queue_passes_alone() {
         assert_eq!(there.recv().await.unwrap().unwrap().payload(), large);
     });
     sent.unwrap();
-    // The room that it took is all given back, and no more.
+    // After it the queue has all of its room again, and no more.
     here.flush().await.unwrap();
     here.try_send(vec![1; 96]).unwrap();
     assert!(here.try_send(vec![1; 96]).unwrap_err().is_full());
 }
 
 #[tokio::test]
-async fn a_send_that_waits_ends_with_the_connection() {
+async fn a_waiting_send_fails_when_the_connection_ends() {
     let (conn, raw) = piped_and_raw(64, ConnConfig::new().send_high_water(100));
     conn.send(vec![1; 96]).await.unwrap();
     let (result, ()) = tokio::join!(conn.send(vec![2; 96]), async { drop(raw) });
@@ -272,7 +276,7 @@ async fn a_stream_that_is_ended_while_packets_wait_returns_the_error() {
 }
 
 #[tokio::test]
-async fn it_is_a_stream_that_ends_after_a_clean_close_or_an_error() {
+async fn a_connection_is_a_stream_that_ends_after_a_clean_close_or_an_error() {
     let (mut conn, mut raw) = piped_and_raw(4096, ConnConfig::new());
     raw.write_all(&[frame(b"a"), frame(b"b")].concat()).await.unwrap();
     drop(raw);
@@ -288,7 +292,7 @@ async fn it_is_a_stream_that_ends_after_a_clean_close_or_an_error() {
 }
 
 #[tokio::test]
-async fn its_sink_waits_for_room_and_closes() {
+async fn the_sink_waits_for_room_and_closes() {
     let (here, mut there) = piped_pair(64, ConnConfig::new().send_high_water(500));
     let mut sink = here.into_sink();
     let sending = async {
@@ -305,7 +309,7 @@ async fn its_sink_waits_for_room_and_closes() {
 }
 
 #[tokio::test]
-async fn as_a_sink_it_is_not_ready_above_the_mark_and_not_flushed_before_all_is_written() {
+async fn the_sink_is_not_ready_above_the_high_water_mark_and_flushes_all_bytes() {
     let (conn, mut raw) = piped_and_raw(100, ConnConfig::new().send_high_water(500));
     let mut sink = conn.into_sink();
     sink.feed(vec![1; 596].into()).await.unwrap();
@@ -321,7 +325,7 @@ async fn as_a_sink_it_is_not_ready_above_the_mark_and_not_flushed_before_all_is_
 }
 
 #[tokio::test]
-async fn addresses_are_those_of_the_socket() {
+async fn a_connection_has_the_addresses_of_its_socket() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let conn = PacketConn::connect(addr).await.unwrap();
@@ -345,7 +349,7 @@ async fn nodelay_is_on() {
 }
 
 #[tokio::test]
-async fn nobody_listening_is_an_io_error() {
+async fn connecting_to_a_port_without_a_listener_is_an_io_error() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     drop(listener);

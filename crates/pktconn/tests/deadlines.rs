@@ -1,4 +1,5 @@
-//! No peer is waited for without an end, and none that is only slow is cut off.
+//! The timeouts for connecting, frames, writing and idle connections. They end a connection to a peer that has stopped,
+//! but not to a peer that is only slow.
 
 mod common;
 
@@ -17,13 +18,16 @@ fn assert_timed_out(error: &Error, timeout: Timeout, since: Instant, after: Dura
     assert_eq!(error.timeout(), Some(timeout), "{error:?}");
     assert!(error.is_timeout() && error.to_string().contains(&format!(" within {after:?} (")), "{error}");
     let elapsed = since.elapsed();
-    // The resolution of tokio's timers.
-    assert!(elapsed.abs_diff(after) <= Duration::from_millis(2), "{elapsed:?} instead of {after:?}");
+    // Tokio's timers have a resolution of a millisecond.
+    assert!(
+        elapsed.abs_diff(after) <= Duration::from_millis(2),
+        "timed out after {elapsed:?}, not {after:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_drips_cannot_extend_the_time_of_a_frame() {
-    // The default, and one of the caller's; a frame that fits a chunk, and one that does not.
+async fn a_peer_that_sends_single_bytes_cannot_extend_the_frame_timeout() {
+    // The default timeout and a configured one, each with a frame that fits a read chunk and one that does not.
     for (config, within) in
         [(ConnConfig::new(), 30 * SECOND), (ConnConfig::new().frame_timeout(5 * SECOND), 5 * SECOND)]
     {
@@ -40,7 +44,7 @@ async fn a_peer_that_drips_cannot_extend_the_time_of_a_frame() {
             });
             let error = conn.recv().await.unwrap_err();
             assert_timed_out(&error, Timeout::Frame, started, within);
-            // Every handle says so, and the peer sees the end.
+            // Every call returns the same reason, and the peer sees the end of the stream.
             assert_eq!(conn.recv().await.unwrap_err().timeout(), Some(Timeout::Frame));
             assert_eq!(conn.send(b"late").await.unwrap_err().timeout(), Some(Timeout::Frame));
             assert_eq!(conn.close_reason().unwrap().timeout(), Some(Timeout::Frame));
@@ -50,25 +54,25 @@ async fn a_peer_that_drips_cannot_extend_the_time_of_a_frame() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_time_of_a_frame_goes_on_when_recv_is_dropped_and_called_again() {
+async fn the_frame_timeout_continues_when_recv_is_dropped_and_called_again() {
     let (mut conn, mut peer) = piped_and_raw(64, ConnConfig::new().frame_timeout(5 * SECOND));
     let started = Instant::now();
     let mut received = None;
     while received.is_none() && started.elapsed() < 10 * SECOND {
-        // A frame of 0x01010101 bytes.
+        // The header announces 0x01010101 bytes.
         peer.write_all(&[1]).await.unwrap();
         received = timeout(Duration::from_millis(300), conn.recv()).await.ok();
     }
-    let error = received.expect("it ends").unwrap_err();
+    let error = received.expect("no frame timeout").unwrap_err();
     assert_timed_out(&error, Timeout::Frame, started, 5 * SECOND);
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_frame_has_a_time_of_its_own() {
+async fn the_frame_timeout_starts_again_with_each_frame() {
     let (mut conn, mut peer) = piped_and_raw(4096, ConnConfig::new().frame_timeout(5 * SECOND));
     let (first, second) = (frame(&[1; 100]), frame(&[2; 300]));
     tokio::spawn(async move {
-        // There is always the start of one in the buffer.
+        // The buffer always contains the start of a frame.
         peer.write_all(&first[..50]).await.unwrap();
         for _ in 0..20 {
             sleep(4 * SECOND).await;
@@ -87,7 +91,7 @@ async fn each_frame_has_a_time_of_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn between_two_frames_a_peer_may_be_silent_for_ever_by_default() {
+async fn by_default_a_peer_may_be_silent_between_frames_without_limit() {
     let (mut conn, mut peer) = piped_and_raw(4096, ConnConfig::new());
     tokio::spawn(async move {
         for part in [&frame(b"one")[..3], &frame(b"one")[3..], &frame(b"two")] {
@@ -102,7 +106,7 @@ async fn between_two_frames_a_peer_may_be_silent_for_ever_by_default() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_time_that_the_application_takes_is_not_the_peers() {
+async fn time_in_which_the_application_does_not_receive_does_not_count() {
     let config = ConnConfig::new().frame_timeout(5 * SECOND).idle_timeout(20 * SECOND);
     let (mut conn, mut peer) = piped_and_raw(4096, config);
     let started = frame(b"a frame that arrives in two parts");
@@ -110,11 +114,11 @@ async fn the_time_that_the_application_takes_is_not_the_peers() {
     assert!(timeout(SECOND, conn.recv()).await.is_err());
     peer.write_all(&started[10..]).await.unwrap();
     sleep(60 * SECOND).await;
-    assert!(conn.recv().await.unwrap().is_some(), "it arrived in time");
+    assert!(conn.recv().await.unwrap().is_some(), "the frame arrived in time");
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_frame_timeout_a_frame_may_take_for_ever() {
+async fn without_a_frame_timeout_a_frame_may_arrive_at_any_speed() {
     let (mut conn, mut peer) = piped_and_raw(4096, ConnConfig::new().frame_timeout(None));
     tokio::spawn(async move {
         for byte in frame(b"slow") {
@@ -126,12 +130,12 @@ async fn without_a_frame_timeout_a_frame_may_take_for_ever() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_is_idle_when_not_a_byte_has_come_for_so_long() {
+async fn the_idle_timeout_passes_only_if_no_byte_arrives() {
     let config = ConnConfig::new().idle_timeout(10 * SECOND).frame_timeout(None);
     let (mut conn, mut peer) = piped_and_raw(4096, config.clone());
     let started = Instant::now();
     assert_timed_out(&conn.recv().await.unwrap_err(), Timeout::Idle, started, 10 * SECOND);
-    assert_eq!(peer.read(&mut [0]).await.unwrap(), 0, "the peer sees the end");
+    assert_eq!(peer.read(&mut [0]).await.unwrap(), 0, "the peer sees the end of the stream");
 
     let (mut conn, mut peer) = piped_and_raw(4096, config);
     tokio::spawn(async move {
@@ -148,7 +152,7 @@ async fn a_peer_is_idle_when_not_a_byte_has_come_for_so_long() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_sent_before_a_peer_was_too_slow_still_leaves() {
+async fn packets_sent_before_an_idle_timeout_are_still_written() {
     let config = ConnConfig::new().idle_timeout(SECOND).flush_delay(60 * SECOND).close_timeout(SECOND);
     let (mut conn, mut peer) = piped_and_raw(4096, config);
     conn.send(b"goodbye").await.unwrap();
@@ -159,7 +163,7 @@ async fn what_was_sent_before_a_peer_was_too_slow_still_leaves() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_takes_nothing_ends_the_connection_and_gives_the_packets_back() {
+async fn a_write_timeout_ends_the_connection_and_returns_the_unsent_packets() {
     for (config, within) in
         [(ConnConfig::new(), 30 * SECOND), (ConnConfig::new().write_timeout(5 * SECOND), 5 * SECOND)]
     {
@@ -179,7 +183,7 @@ async fn a_peer_that_takes_nothing_ends_the_connection_and_gives_the_packets_bac
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_takes_little_but_something_is_not_cut_off() {
+async fn a_slow_peer_does_not_cause_a_write_timeout() {
     let config = ConnConfig::new().write_timeout(5 * SECOND).close_timeout(1000 * SECOND);
     let (mut conn, mut peer) = piped_and_raw(64, config);
     conn.send(vec![7; 1000]).await.unwrap();
@@ -197,20 +201,20 @@ async fn a_peer_that_takes_little_but_something_is_not_cut_off() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_time_to_take_something_begins_when_the_transport_is_full() {
+async fn the_write_timeout_starts_when_the_transport_is_full() {
     let (conn, mut peer) = piped_and_raw(64, ConnConfig::new().write_timeout(5 * SECOND));
     for _ in 0..3 {
         conn.send(vec![7; 100]).await.unwrap();
         sleep(4 * SECOND).await;
         peer.read_exact(&mut [0; 104]).await.unwrap();
-        // Nothing is queued: that is no fault of the peer's.
+        // Nothing is queued, so the timeout does not run.
         sleep(60 * SECOND).await;
         assert!(conn.close_reason().is_none());
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_write_timeout_a_peer_may_take_nothing_for_ever() {
+async fn without_a_write_timeout_a_peer_may_stop_reading_without_limit() {
     let (conn, _peer) = piped_and_raw(64, ConnConfig::new().write_timeout(None));
     conn.send(vec![7; 1000]).await.unwrap();
     sleep(100_000 * SECOND).await;
@@ -218,8 +222,8 @@ async fn without_a_write_timeout_a_peer_may_take_nothing_for_ever() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_address_that_does_not_answer_is_given_up() {
-    // Linux lets a handshake wait where the queue of a listener is full. macOS refuses it.
+async fn connecting_to_an_address_that_does_not_answer_times_out() {
+    // If the backlog of a listener is full, Linux lets new connections wait. macOS refuses them.
     if !cfg!(target_os = "linux") {
         return;
     }
@@ -236,7 +240,7 @@ async fn an_address_that_does_not_answer_is_given_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_deadline_that_passed_while_nobody_waited_begins_anew() {
+async fn a_timeout_that_passed_while_nothing_received_starts_again() {
     for config in [
         ConnConfig::new().frame_timeout(5 * SECOND),
         ConnConfig::new().frame_timeout(None).idle_timeout(5 * SECOND),
@@ -244,22 +248,22 @@ async fn a_deadline_that_passed_while_nobody_waited_begins_anew() {
         let (mut conn, mut peer) = piped_and_raw(64, config);
         peer.write_all(&frame(b"late")[..5]).await.unwrap();
         assert!(timeout(SECOND, conn.recv()).await.is_err());
-        // Our side has not read for so long, and may have kept the peer from sending.
+        // Nothing has read meanwhile, which may have kept the peer from sending.
         sleep(40 * SECOND).await;
-        assert!(timeout(4 * SECOND, conn.recv()).await.is_err(), "it has time again");
+        assert!(timeout(4 * SECOND, conn.recv()).await.is_err(), "the timeout must start again");
         peer.write_all(&frame(b"late")[5..]).await.unwrap();
         assert_eq!(conn.recv().await.unwrap().unwrap().payload(), b"late");
     }
 }
 
 #[test]
-fn a_receiver_that_waits_outside_of_its_runtime_has_the_deadlines_of_it() {
+fn timeouts_work_for_a_receiver_that_waits_outside_its_runtime() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let (mut conn, mut peer) = {
         let _inside = runtime.enter();
         piped_and_raw(64, ConnConfig::new().frame_timeout(Duration::from_millis(50)))
     };
-    // No runtime at all, and one without a clock.
+    // Without a runtime, and in a runtime without a timer.
     futures::executor::block_on(peer.write_all(b"\x05\0\0\0h")).unwrap();
     let other = tokio::runtime::Builder::new_current_thread().build().unwrap();
     other.block_on(async { assert!(futures::FutureExt::now_or_never(conn.recv()).is_none()) });
@@ -269,7 +273,7 @@ fn a_receiver_that_waits_outside_of_its_runtime_has_the_deadlines_of_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_deadline_of_receiving_does_not_spoil_a_close() {
+async fn an_idle_timeout_does_not_interrupt_a_close() {
     let (conn, mut peer) = piped_and_raw(64, ConnConfig::new().idle_timeout(5 * SECOND));
     let (sender, mut receiver) = conn.split();
     sender.send(vec![7; 1000]).await.unwrap();

@@ -1,4 +1,4 @@
-//! What an error says by itself: what was done, with which address, and why it failed.
+//! Error messages: each names what was tried, the address, and why it failed.
 
 mod common;
 
@@ -12,23 +12,23 @@ use socket2::SockRef;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
-/// Where nobody listens any more.
-async fn deserted() -> Addr {
+/// An address without a listener.
+async fn unused_addr() -> Addr {
     TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().into()
 }
 
-/// Says `expected`, with the text of the `io::Error` that is its source.
-fn assert_says(error: &Error, expected: &str) {
+/// Checks that the message is `expected`, followed by the text of the `io::Error` that is the source.
+fn assert_message(error: &Error, expected: &str) {
     let source = error.source().unwrap().downcast_ref::<io::Error>().unwrap();
     assert_eq!(error.to_string(), format!("{expected}: {source}"), "{error:?}");
 }
 
 #[tokio::test]
-async fn a_refused_connection_says_who_refused_it() {
-    let addr = deserted().await;
+async fn the_error_of_a_refused_connection_names_the_address() {
+    let addr = unused_addr().await;
     let error = PacketConn::connect(&addr).await.unwrap_err();
     assert!(error.is_io());
-    assert_says(&error, &format!("cannot connect to {addr}"));
+    assert_message(&error, &format!("cannot connect to {addr}"));
     assert!(error.to_string().contains("refused"), "{error}");
     let kind = error.source().unwrap().downcast_ref::<io::Error>().unwrap().kind();
     assert_eq!(kind, io::ErrorKind::ConnectionRefused);
@@ -36,41 +36,41 @@ async fn a_refused_connection_says_who_refused_it() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn a_unix_socket_that_is_not_there_is_named() {
+async fn the_error_for_a_missing_unix_socket_names_its_path() {
     let dir = tempfile::tempdir().unwrap();
     let addr = Addr::unix(dir.path().join("socket"));
     let error = PacketConn::connect(&addr).await.unwrap_err();
     assert!(error.is_io());
-    assert_says(&error, &format!("cannot connect to {addr}"));
+    assert_message(&error, &format!("cannot connect to {addr}"));
     std::fs::write(dir.path().join("socket"), "a file").unwrap();
     let error = PacketServer::bind(&addr).await.unwrap_err();
     assert!(error.is_io());
-    assert_says(&error, &format!("cannot listen on {addr}"));
+    assert_message(&error, &format!("cannot listen on {addr}"));
 }
 
 #[tokio::test]
-async fn a_name_that_does_not_resolve_is_named() {
-    // No question for an interface leaves the machine.
+async fn the_error_for_a_host_that_does_not_resolve_names_the_host() {
+    // The name of a missing interface fails without a DNS query.
     let host = "fe80::1%missing";
     let addr = Addr::from((host, 80));
     for error in [PacketConn::connect(&addr).await.unwrap_err(), PacketServer::bind(&addr).await.unwrap_err()]
     {
         assert!(error.is_io());
-        assert_says(&error, &format!("cannot resolve {host:?}"));
+        assert_message(&error, &format!("cannot resolve {host:?}"));
     }
 }
 
 #[tokio::test]
-async fn an_address_that_is_in_use_is_named() {
+async fn the_error_for_an_address_in_use_names_the_address() {
     let server = PacketServer::bind("127.0.0.1:0").await.unwrap();
     let addr = server.local_addr();
     let error = PacketServer::bind(&addr).await.unwrap_err();
     assert!(error.is_io());
-    assert_says(&error, &format!("cannot listen on {addr}"));
+    assert_message(&error, &format!("cannot listen on {addr}"));
 }
 
 #[tokio::test]
-async fn a_reset_is_told_from_a_refused_connection() {
+async fn the_error_of_a_reset_differs_from_a_refused_connection() {
     let (mut conn, raw) = tcp_and_raw(ConnConfig::new()).await;
     SockRef::from(&raw).set_linger(Some(Duration::ZERO)).unwrap();
     drop(raw);
@@ -80,9 +80,9 @@ async fn a_reset_is_told_from_a_refused_connection() {
     assert!(error.to_string().ends_with(&format!("failed: {source}")), "{error}");
 }
 
-/// A listener whose backlog is full, so that Linux drops the SYNs of those that would connect, and what fills it.
+/// A listener whose backlog is full, so that Linux drops the SYNs of further clients, and the connections that fill it.
 #[cfg(target_os = "linux")]
-async fn silent() -> (std::net::TcpListener, Vec<tokio::net::TcpStream>) {
+async fn listener_with_full_backlog() -> (std::net::TcpListener, Vec<tokio::net::TcpStream>) {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.bind(&std::net::SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
     socket.listen(0).unwrap();
@@ -99,8 +99,8 @@ async fn silent() -> (std::net::TcpListener, Vec<tokio::net::TcpStream>) {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn a_connection_that_is_not_made_in_time_is_named() {
-    let (listener, _filling) = silent().await;
+async fn the_error_of_a_connect_timeout_names_the_address_and_the_option() {
+    let (listener, _filling) = listener_with_full_backlog().await;
     let addr = listener.local_addr().unwrap();
     let config = ConnConfig::new().connect_timeout(Duration::from_millis(50));
     let error = PacketConn::connect_with(addr, config).await.unwrap_err();
@@ -108,8 +108,8 @@ async fn a_connection_that_is_not_made_in_time_is_named() {
     assert_eq!(error.to_string(), format!("not connected to {addr} within 50ms (connect_timeout)"));
 }
 
-/// What a connection says that has received `bytes`, and then the end of the stream.
-async fn after(bytes: &[u8]) -> String {
+/// The error message of `recv` after the peer sends `bytes` and closes.
+async fn error_after(bytes: &[u8]) -> String {
     let (mut conn, mut raw) = tcp_and_raw(ConnConfig::new()).await;
     raw.write_all(bytes).await.unwrap();
     raw.shutdown().await.unwrap();
@@ -117,7 +117,7 @@ async fn after(bytes: &[u8]) -> String {
 }
 
 #[tokio::test]
-async fn the_bytes_of_another_protocol_are_known() {
+async fn the_error_names_another_protocol_that_it_recognizes() {
     for (bytes, expected) in [
         (
             &b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"[..],
@@ -125,18 +125,18 @@ async fn the_bytes_of_another_protocol_are_known() {
         ),
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", "look like an HTTP response"),
         (b"SSH-2.0-OpenSSH_9.9\r\n", "look like SSH"),
-        // A server with TLS to a client without: an alert, and the end.
+        // The answer of a TLS server to a client without TLS: an alert.
         (b"\x15\x03\x03\x00\x02\x02\x32", "look like TLS"),
         (b"\x00\x00\x00\x05hello", "in the other byte order the length is 5"),
     ] {
-        let text = after(bytes).await;
+        let text = error_after(bytes).await;
         assert!(text.contains(expected), "{text}");
     }
 }
 
 #[cfg(feature = "tls")]
 #[tokio::test]
-async fn a_handshake_of_tls_that_fails_is_named() {
+async fn the_error_of_a_failed_tls_handshake_names_the_address() {
     let plain = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = plain.local_addr().unwrap();
     tokio::spawn(async move {
@@ -151,7 +151,7 @@ async fn a_handshake_of_tls_that_fails_is_named() {
     let config = ConnConfig::new().tls(pktconn::TlsClientConfig::new().ca(&ca));
     let error = PacketConn::connect_with(("localhost", addr.port()), config).await.unwrap_err();
     assert!(error.is_tls(), "{error:?}");
-    assert_says(&error, &format!("the TLS handshake with localhost:{} failed", addr.port()));
+    assert_message(&error, &format!("the TLS handshake with localhost:{} failed", addr.port()));
 
     let missing = pktconn::TlsServerConfig::new("/nowhere/chain.pem", "/nowhere/key.pem");
     let error = PacketServer::bind_with("127.0.0.1:0", pktconn::ServerConfig::new().tls(missing)).await;
@@ -160,7 +160,7 @@ async fn a_handshake_of_tls_that_fails_is_named() {
 }
 
 #[tokio::test]
-async fn a_reset_names_the_peer_to_every_handle() {
+async fn the_error_of_a_reset_names_the_peer_for_every_call() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let (conn, accepted) = tokio::join!(PacketConn::connect(addr), listener.accept());

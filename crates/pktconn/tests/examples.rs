@@ -1,4 +1,4 @@
-//! The examples of whole applications, under load and with faults.
+//! Runs the examples `gateway`, `device_fleet`, `requests` and `go_port` with many clients, and with failures.
 
 mod common;
 
@@ -28,7 +28,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-/// A gateway and its backend. Returns the server's handle and what the gateway ends with.
+/// Starts a gateway and its backend. Returns the address and handle of the gateway, and both tasks.
 async fn start_gateway() -> (std::net::SocketAddr, pktconn::ServerHandle, GatewayTask, JoinHandle<()>) {
     let backends = PacketServer::bind("127.0.0.1:0").await.unwrap();
     let to_backend = PacketConn::connect(backends.local_addr()).await.unwrap();
@@ -43,7 +43,7 @@ async fn start_gateway() -> (std::net::SocketAddr, pktconn::ServerHandle, Gatewa
 
 type GatewayTask = JoinHandle<anyhow::Result<pktconn::ShutdownReport>>;
 
-/// Sends `count` packets, and receives them again among the news. In packets of up to `size` bytes.
+/// Sends `count` packets of up to `size` bytes, and checks that they come back. Skips the broadcasts of the backend.
 async fn play(addr: std::net::SocketAddr, player: u32, count: u32, size: usize) {
     let (sender, mut receiver) = PacketConn::connect(addr).await.unwrap().split();
     let packet = move |number: u32| {
@@ -59,7 +59,7 @@ async fn play(addr: std::net::SocketAddr, player: u32, count: u32, size: usize) 
     });
     let mut next = 0;
     while next < count {
-        let received = receiver.recv().await.unwrap().expect("the gateway goes on");
+        let received = receiver.recv().await.unwrap().expect("the gateway closed the connection");
         if received.payload().ends_with(b" packets so far") {
             continue;
         }
@@ -71,11 +71,11 @@ async fn play(addr: std::net::SocketAddr, player: u32, count: u32, size: usize) 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_gateway_keeps_players_apart_and_drops_one_that_does_not_read() {
+async fn the_gateway_serves_players_and_disconnects_one_that_does_not_read() {
     let (addr, handle, gateway, _backend) = start_gateway().await;
     let slow = PacketConn::connect(addr).await.unwrap();
     let flooding = tokio::spawn(async move {
-        // Its replies and the news fill its queue. It is disconnected, and nobody waits for it.
+        // Replies and broadcasts fill the queue of this player, so the gateway disconnects it.
         loop {
             if let Err(error) = slow.send(vec![7; 50_000]).await {
                 return error;
@@ -94,7 +94,7 @@ async fn a_gateway_keeps_players_apart_and_drops_one_that_does_not_read() {
 }
 
 #[tokio::test]
-async fn a_gateway_ends_with_its_backend_and_says_so_to_its_players() {
+async fn the_gateway_ends_with_its_backend_and_closes_the_connections_of_its_players() {
     let (addr, _handle, gateway, backend) = start_gateway().await;
     let mut player = PacketConn::connect(addr).await.unwrap();
     player.send("one").await.unwrap();
@@ -106,7 +106,7 @@ async fn a_gateway_ends_with_its_backend_and_says_so_to_its_players() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_port_from_go_counts_the_packets_of_each_connection() {
+async fn the_port_from_go_counts_the_packets_of_each_connection() {
     let server = PacketServer::bind("127.0.0.1:0").await.unwrap();
     let addr = tcp_addr(&server);
     let (to_world, messages) = mpsc::channel(1024);
@@ -119,7 +119,7 @@ async fn a_port_from_go_counts_the_packets_of_each_connection() {
             let reply = conn.recv().await.unwrap().unwrap();
             assert_eq!(reply.payload(), format!("{count}: player {name}").as_bytes());
             if name == 3 && count == 100 {
-                // One that breaks off is nobody else's matter.
+                // This player drops its connection, which must not affect the others.
                 return;
             }
         }
@@ -131,7 +131,7 @@ async fn a_port_from_go_counts_the_packets_of_each_connection() {
     }
     serving.abort();
     let _ = serving.await;
-    timeout(HANG_GUARD, world).await.expect("no connection is left").unwrap();
+    timeout(HANG_GUARD, world).await.expect("the world must end with the last connection").unwrap();
 }
 
 /// Binds the address of a server that has just stopped.
@@ -145,11 +145,11 @@ async fn bind_again(addr: std::net::SocketAddr, config: ConnConfig) -> PacketSer
         }
     })
     .await
-    .expect("the port is free again")
+    .expect("the port did not become free")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn requests_of_many_tasks_get_their_responses_while_the_server_is_restarted() {
+async fn requests_of_many_tasks_get_their_responses_while_the_server_restarts() {
     let server = PacketServer::bind("127.0.0.1:0").await.unwrap();
     let addr = tcp_addr(&server);
     let mut serving = tokio::spawn(server.serve_conn(requests::serve));
@@ -163,7 +163,7 @@ async fn requests_of_many_tasks_get_their_responses_while_the_server_is_restarte
             for number in 0..100 {
                 let (request, expected) =
                     (format!("task {task}, {number}"), format!("TASK {task}, {number}"));
-                // Safe to repeat: the server only computes.
+                // The request has no side effects, so it is safe to repeat.
                 loop {
                     match caller.call(request.as_bytes(), HANG_GUARD).await {
                         Ok(response) => break assert_eq!(response.unread(), expected.as_bytes()),
@@ -179,7 +179,7 @@ async fn requests_of_many_tasks_get_their_responses_while_the_server_is_restarte
     let tasks: Vec<_> = (0..30).map(|task| tokio::spawn(call(task))).collect();
     for _ in 0..3 {
         tokio::time::sleep(Duration::from_millis(50)).await;
-        // At once, with all connections.
+        // Drops the server with all connections, without a shutdown.
         serving.abort();
         let _ = serving.await;
         serving = tokio::spawn(bind_again(addr, ConnConfig::new()).await.serve_conn(requests::serve));
@@ -187,11 +187,15 @@ async fn requests_of_many_tasks_get_their_responses_while_the_server_is_restarte
     for task in tasks {
         timeout(HANG_GUARD, task).await.unwrap().unwrap();
     }
-    assert!(unknown.load(Ordering::Relaxed) < 3 * 100, "at most what was under way at each restart");
+    let unknown = unknown.load(Ordering::Relaxed);
+    assert!(
+        unknown < 3 * 100,
+        "{unknown} unknown deliveries; only requests in progress at a restart may be unknown"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_fleet_stores_each_reading_once_while_its_servers_are_restarted() {
+async fn the_device_fleet_stores_each_reading_once_while_its_servers_restart() {
     let store = device_fleet::Store::default();
     let serve = |server: PacketServer| {
         let (handle, store) = (server.handle(), Arc::clone(&store));
@@ -211,7 +215,7 @@ async fn a_fleet_stores_each_reading_once_while_its_servers_are_restarted() {
     for round in 0..6 {
         tokio::time::sleep(Duration::from_millis(30)).await;
         let (handle, serving) = servers.remove(0);
-        // By turns with time to drain, without, and without a word.
+        // In turn: a shutdown with time to drain, one without, and a crash.
         match round % 3 {
             0 => handle.shutdown_within(Duration::from_secs(10)),
             1 => handle.shutdown_within(Duration::ZERO),

@@ -1,4 +1,4 @@
-//! When packets leave: without another call, not one by one, and not later than configured.
+//! When packets are written: without another call, together if possible, and within the configured delays.
 
 mod common;
 
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 const MS: Duration = Duration::from_millis(1);
 
 #[tokio::test(start_paused = true)]
-async fn a_packet_leaves_though_its_sender_then_waits_for_something_else() {
+async fn a_packet_is_written_even_if_its_sender_then_waits_for_something_else() {
     let (conn, mut raw) = piped_and_raw(4096, ConnConfig::new());
     let started = Instant::now();
     let sender = tokio::spawn(async move {
@@ -23,12 +23,12 @@ async fn a_packet_leaves_though_its_sender_then_waits_for_something_else() {
     let mut bytes = [0; 9];
     raw.read_exact(&mut bytes).await.unwrap();
     assert_eq!(bytes[..], frame(b"alone"));
-    assert_eq!(started.elapsed(), Duration::ZERO, "it waited for a timer");
+    assert_eq!(started.elapsed(), Duration::ZERO, "the packet waited for a timer");
     sender.abort();
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reply_leaves_though_its_handler_sleeps_before_it_receives_again() {
+async fn a_reply_is_written_even_if_the_handler_sleeps_before_it_receives_again() {
     let (mut conn, mut raw) = piped_and_raw(4096, ConnConfig::new());
     raw.write_all(&frame(b"ping")).await.unwrap();
     let started = Instant::now();
@@ -39,12 +39,12 @@ async fn a_reply_leaves_though_its_handler_sleeps_before_it_receives_again() {
     });
     let mut bytes = [0; 8];
     raw.read_exact(&mut bytes).await.unwrap();
-    assert_eq!(started.elapsed(), Duration::ZERO, "it waited for the handler");
+    assert_eq!(started.elapsed(), Duration::ZERO, "the reply waited for the handler");
     handler.await.unwrap();
 }
 
 #[tokio::test]
-async fn packets_sent_in_one_turn_leave_in_one_write() {
+async fn packets_sent_without_yielding_are_written_in_one_write() {
     let (conn, mut raw) = piped_and_raw(64 * 1024, ConnConfig::new());
     for number in 0..50 {
         conn.send(numbered(number)).await.unwrap();
@@ -55,7 +55,7 @@ async fn packets_sent_in_one_turn_leave_in_one_write() {
 }
 
 #[tokio::test]
-async fn replies_to_packets_that_came_together_leave_together() {
+async fn replies_to_packets_that_arrived_together_are_written_together() {
     let (mut conn, mut raw) = piped_and_raw(64 * 1024, ConnConfig::new());
     let batch: Vec<u8> = (0..32).flat_map(|number| frame(numbered(number).payload())).collect();
     let server = tokio::spawn(async move {
@@ -73,12 +73,12 @@ async fn replies_to_packets_that_came_together_leave_together() {
     raw.shutdown().await.unwrap();
     let stats = server.await.unwrap();
     assert_eq!(stats.packets_sent, 320);
-    // The first batches come while the read chunk still grows.
+    // The first batches need more reads and writes, because the read buffer still grows.
     assert!(stats.writes <= 20, "{stats:?}");
 }
 
 #[tokio::test]
-async fn a_task_that_only_sends_takes_at_most_one_write_for_32_packets() {
+async fn a_task_that_only_sends_needs_at_most_one_write_per_32_packets() {
     const PACKETS: u64 = 1_000_000;
     let (conn, mut raw) = tcp_and_raw(ConnConfig::new()).await;
     let peer = tokio::spawn(async move { tokio::io::copy(&mut raw, &mut tokio::io::sink()).await });
@@ -94,7 +94,7 @@ async fn a_task_that_only_sends_takes_at_most_one_write_for_32_packets() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn with_a_flush_delay_packets_leave_when_none_has_followed_for_so_long() {
+async fn packets_are_written_when_none_has_followed_for_flush_delay() {
     let config = ConnConfig::new().flush_delay(5 * MS).max_flush_delay(50 * MS);
     let (here, mut there) = piped_pair(4096, config);
     let started = Instant::now();
@@ -105,13 +105,13 @@ async fn with_a_flush_delay_packets_leave_when_none_has_followed_for_so_long() {
     for number in 0..3 {
         assert_eq!(there.recv().await.unwrap().unwrap(), numbered(number));
     }
-    // The last was sent after 6 ms.
+    // The last packet was sent after 6 ms.
     assert_eq!(started.elapsed(), 11 * MS);
     assert_eq!(here.stats().writes, 1);
 }
 
 #[tokio::test(start_paused = true)]
-async fn with_a_flush_delay_no_packet_waits_longer_than_the_longest_delay() {
+async fn no_packet_waits_longer_than_max_flush_delay() {
     let config = ConnConfig::new().flush_delay(5 * MS).max_flush_delay(10 * MS);
     let (here, mut there) = piped_pair(4096, config);
     let started = Instant::now();
@@ -127,14 +127,14 @@ async fn with_a_flush_delay_no_packet_waits_longer_than_the_longest_delay() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_flush_cuts_the_delay_short() {
+async fn a_flush_ends_the_flush_delay() {
     let (here, mut there) = piped_pair(4096, ConnConfig::new().flush_delay(1000 * MS));
     let started = Instant::now();
     here.send(b"now").await.unwrap();
     here.flush().await.unwrap();
     assert_eq!(there.recv().await.unwrap().unwrap().payload(), b"now");
     assert_eq!(started.elapsed(), Duration::ZERO);
-    // The next packet waits again: the delay counts from it, not from the one before.
+    // The next packet waits again. Its delay starts when it is sent.
     tokio::time::sleep(700 * MS).await;
     here.send(b"later").await.unwrap();
     there.recv().await.unwrap();
@@ -142,7 +142,7 @@ async fn a_flush_cuts_the_delay_short() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_writes_worth_and_a_close_do_not_wait_for_the_delay() {
+async fn a_full_write_and_a_close_do_not_wait_for_the_flush_delay() {
     let (here, mut there) = piped_pair(1024 * 1024, ConnConfig::new().flush_delay(1000 * MS));
     let started = Instant::now();
     here.send(vec![1; 64 * 1024]).await.unwrap();
@@ -159,7 +159,7 @@ async fn a_writes_worth_and_a_close_do_not_wait_for_the_delay() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_sender_that_waits_for_room_does_not_wait_for_the_delay() {
+async fn a_sender_that_waits_for_room_does_not_wait_for_the_flush_delay() {
     let config = ConnConfig::new().flush_delay(1000 * MS).send_high_water(1000);
     let (here, mut there) = piped_pair(1024 * 1024, config);
     let started = Instant::now();
@@ -170,7 +170,7 @@ async fn a_sender_that_waits_for_room_does_not_wait_for_the_delay() {
 }
 
 #[tokio::test]
-async fn a_flush_waits_until_a_transport_that_buffers_has_let_go() {
+async fn a_flush_also_flushes_the_buffer_of_the_transport() {
     let (here, there) = tokio::io::duplex(4096);
     let conn = pktconn::PacketConn::new(tokio::io::BufWriter::new(here), ConnConfig::new()).unwrap();
     let mut there = pktconn::PacketConn::new(there, ConnConfig::new()).unwrap();
@@ -180,8 +180,8 @@ async fn a_flush_waits_until_a_transport_that_buffers_has_let_go() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_transport_buffers_leaves_though_nobody_waits_for_it() {
-    // It takes the packet whole, at once, and lets it go in pieces of 16 bytes.
+async fn the_buffer_of_the_transport_is_flushed_without_a_flush_call() {
+    // The transport buffers the whole packet at once, and flushes it in pieces of 16 bytes.
     let (here, there) = tokio::io::duplex(16);
     let conn =
         pktconn::PacketConn::new(tokio::io::BufWriter::with_capacity(1 << 20, here), ConnConfig::new())
@@ -189,18 +189,18 @@ async fn what_a_transport_buffers_leaves_though_nobody_waits_for_it() {
     let mut there = pktconn::PacketConn::new(there, ConnConfig::new()).unwrap();
     conn.send(vec![7; 100_000]).await.unwrap();
     let received = tokio::time::timeout(1000 * MS, there.recv()).await;
-    assert_eq!(received.expect("it was never flushed").unwrap().unwrap().len(), 100_000);
+    assert_eq!(received.expect("the transport was not flushed").unwrap().unwrap().len(), 100_000);
 }
 
 #[tokio::test]
-async fn the_flush_of_a_sink_ends_though_other_senders_never_pause() {
+async fn the_flush_of_a_sink_ends_even_if_other_senders_never_pause() {
     let (conn, mut raw) = piped_and_raw(100, ConnConfig::new().send_high_water(1000));
     let (other, _receiver) = conn.split();
     let mut sink = other.clone().into_sink();
     sink.feed(numbered(1)).await.unwrap();
     let mut bytes = [0; 100];
     for _ in 0..15 {
-        // There is always more in the send queue.
+        // Another sender keeps the send queue full.
         while other.try_send(numbered(2)).is_ok() {}
         if let Some(flushed) = drop_after(1, sink.flush()).await {
             return flushed.unwrap();
@@ -208,18 +208,18 @@ async fn the_flush_of_a_sink_ends_though_other_senders_never_pause() {
         raw.read_exact(&mut bytes).await.unwrap();
         tokio::task::yield_now().await;
     }
-    panic!("1500 bytes were taken, and a flush of at most 1045 has not ended");
+    panic!("the peer has read 1500 bytes, but a flush of at most 1045 bytes has not ended");
 }
 
 #[tokio::test]
-async fn the_flush_of_a_sink_covers_what_it_sent_since_it_was_first_polled() {
+async fn the_flush_of_a_sink_includes_packets_that_the_sink_sent_after_its_first_poll() {
     let (conn, mut raw) = piped_and_raw(100, ConnConfig::new());
     let (sender, _receiver) = conn.split();
     let mut sink = sender.clone().into_sink();
     sink.feed(vec![1; 146].into()).await.unwrap();
     assert!(drop_after(1, sink.flush()).await.is_none());
     sink.feed(vec![2; 96].into()).await.unwrap();
-    // What is left of the first frame, and half of the second, is in the pipe.
+    // Then the pipe holds the rest of the first frame and half of the second one.
     raw.read_exact(&mut [0; 100]).await.unwrap();
     tokio::task::yield_now().await;
     assert!(drop_after(1, sink.flush()).await.is_none());
@@ -228,7 +228,7 @@ async fn the_flush_of_a_sink_covers_what_it_sent_since_it_was_first_polled() {
 }
 
 #[tokio::test]
-async fn a_flush_of_a_sink_covers_what_was_sent_otherwise_since_an_earlier_one() {
+async fn a_new_flush_of_a_sink_includes_packets_that_others_sent_since_a_dropped_flush() {
     let (conn, mut raw) = piped_and_raw(100, ConnConfig::new());
     let mut sink = conn.into_sink();
     sink.feed(vec![1; 146].into()).await.unwrap();

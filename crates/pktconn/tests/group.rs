@@ -1,4 +1,4 @@
-//! A broadcast reaches who is there and waits for nobody.
+//! `Group`: a broadcast reaches all members and never waits. Also tags, policies, and the latest packet per key.
 
 mod common;
 
@@ -13,7 +13,7 @@ fn counts(broadcast: Broadcast) -> (usize, usize, usize) {
 }
 
 #[tokio::test]
-async fn everybody_gets_the_packet_whose_connection_is_whole_or_split() {
+async fn a_broadcast_reaches_members_with_whole_and_split_connections() {
     let group = Group::new();
     let (whole, mut first) = piped_pair(4096, ConnConfig::new());
     let (conn, mut second) = piped_pair(4096, ConnConfig::new());
@@ -21,7 +21,7 @@ async fn everybody_gets_the_packet_whose_connection_is_whole_or_split() {
     group.join(&whole, ());
     group.join(&sender, ());
     group.join(&sender, ());
-    assert_eq!(group.len(), 2, "who joins twice is one member");
+    assert_eq!(group.len(), 2, "a connection that joins twice is one member");
     for payload in [&b"one"[..], b"two"] {
         assert_eq!(counts(group.broadcast(payload.to_vec())), (2, 0, 0));
         for peer in [&mut first, &mut second] {
@@ -33,7 +33,7 @@ async fn everybody_gets_the_packet_whose_connection_is_whole_or_split() {
 }
 
 #[tokio::test]
-async fn a_filter_chooses_by_the_tag() {
+async fn broadcast_if_selects_members_by_their_tag() {
     let group = Group::new();
     let mut peers = Vec::new();
     for name in ["alice", "bob", "carol"] {
@@ -46,33 +46,33 @@ async fn a_filter_chooses_by_the_tag() {
     for (index, expected) in [b"to two", b"to all", b"to two"].into_iter().enumerate() {
         assert_eq!(peers[index].1.recv().await.unwrap().unwrap().payload(), expected);
     }
-    // A new tag takes the place of the old one.
+    // A new tag replaces the old one.
     group.join(&peers[1].0, "robert");
     assert_eq!(counts(group.broadcast_if(b"", |name| *name == "bob")), (0, 0, 0));
 }
 
 #[tokio::test]
-async fn a_membership_ends_with_the_connection_and_does_not_prolong_it() {
+async fn a_group_does_not_keep_connections_open_and_removes_them_at_the_next_broadcast() {
     let group = Group::new();
     let (dropped, mut peer) = piped_pair(4096, ConnConfig::new());
     let (mut closed, mut other) = piped_pair(4096, ConnConfig::new());
     group.join(&dropped, ());
     group.join(&closed, ());
     drop(dropped);
-    assert!(peer.recv().await.unwrap().is_none(), "the group keeps no connection open");
+    assert!(peer.recv().await.unwrap().is_none(), "the group must not keep the connection open");
     let (here, there) = tokio::join!(closed.close(), async {
         assert!(other.recv().await.unwrap().is_none());
         other.close().await
     });
     assert!(here.is_ok() && there.is_ok());
-    assert_eq!(group.len(), 2, "nobody has noticed yet");
+    assert_eq!(group.len(), 2, "the group notices only at the next broadcast");
     assert_eq!(counts(group.broadcast(b"")), (0, 0, 2));
     assert!(group.is_empty());
     assert_eq!(counts(group.broadcast(b"")), (0, 0, 0));
 }
 
 #[tokio::test]
-async fn members_that_come_and_go_take_no_memory_where_nobody_broadcasts() {
+async fn members_that_have_ended_are_removed_even_without_broadcasts() {
     let group = Group::new();
     for number in 0..10_000 {
         let (conn, _peer) = piped_and_raw(64, ConnConfig::new());
@@ -82,7 +82,7 @@ async fn members_that_come_and_go_take_no_memory_where_nobody_broadcasts() {
 }
 
 #[tokio::test]
-async fn each_member_without_room_has_a_policy_of_its_own() {
+async fn a_broadcast_follows_the_slow_consumer_policy_of_each_member() {
     let group = Group::new();
     let slow = |policy| piped_and_raw(64, ConnConfig::new().send_high_water(104).slow_consumer(policy));
     let policies =
@@ -93,7 +93,7 @@ async fn each_member_without_room_has_a_policy_of_its_own() {
         (conn, peer)
     });
     assert_eq!(counts(group.broadcast(vec![1; 100])), (4, 0, 0));
-    // 64 bytes of it are in the pipe, the rest in the send queue. Offering it is what puts them there.
+    // After a yield, the pipes hold 64 bytes of the packet, and the send queues the rest.
     tokio::task::yield_now().await;
     assert_eq!(counts(group.broadcast(vec![2; 100])), (1, 2, 1));
     assert_eq!(counts(group.broadcast(vec![3; 100])), (1, 2, 0));
@@ -103,7 +103,7 @@ async fn each_member_without_room_has_a_policy_of_its_own() {
 }
 
 #[tokio::test]
-async fn a_payload_over_the_limit_of_a_member_is_dropped_for_it_alone() {
+async fn a_payload_over_the_limit_of_a_member_is_dropped_only_for_that_member() {
     let group = Group::new();
     let (large, _peer) = piped_pair(4096, ConnConfig::new());
     let small = ConnConfig::new().codec(CodecConfig::new().max_payload_len(10));
@@ -116,7 +116,7 @@ async fn a_payload_over_the_limit_of_a_member_is_dropped_for_it_alone() {
 }
 
 #[tokio::test]
-async fn members_of_any_format_get_the_bytes_of_theirs() {
+async fn each_member_gets_the_packet_in_its_own_format() {
     let group = Group::new();
     let formats = [
         (CodecConfig::new(), frame(b"news")),
@@ -129,7 +129,7 @@ async fn members_of_any_format_get_the_bytes_of_theirs() {
         group.join(&conn, ());
         conns.push((conn, peer, expected));
     }
-    // One that has no format yet, and one that has the first.
+    // A packet without a frame, and one that is already encoded in the first format.
     let mut ready = PacketMut::new();
     ready.write_bytes(b"news");
     let packets = [Packet::from(b"news"), ready.freeze()];
@@ -143,7 +143,7 @@ async fn members_of_any_format_get_the_bytes_of_theirs() {
     }
 }
 
-/// A tag that uses the group when it is dropped, as an application's may.
+/// A tag that broadcasts when it is dropped.
 struct Uses(Option<Group<Uses>>);
 
 impl Drop for Uses {
@@ -155,7 +155,7 @@ impl Drop for Uses {
 }
 
 #[tokio::test]
-async fn a_filter_and_a_tag_that_is_dropped_may_use_the_group() {
+async fn a_filter_and_the_drop_of_a_tag_may_use_the_group() {
     let group = Group::new();
     let (conn, _peer) = piped_pair(4096, ConnConfig::new());
     group.join(&conn, Uses(Some(group.clone())));
@@ -170,7 +170,7 @@ async fn a_filter_and_a_tag_that_is_dropped_may_use_the_group() {
 }
 
 #[tokio::test]
-async fn nobody_is_left_out_who_was_not_offered_what_there_is() {
+async fn a_broadcast_writes_a_full_queue_before_it_drops_a_packet() {
     let group = Group::new();
     let config = ConnConfig::new().send_high_water(1000);
     let conns: Vec<_> = (0..200)
@@ -180,14 +180,14 @@ async fn nobody_is_left_out_who_was_not_offered_what_there_is() {
             (conn, peer)
         })
         .collect();
-    // In one turn: nothing is written in between but what a broadcast itself has written.
+    // The test does not yield, so only the broadcasts themselves write.
     for _ in 0..10 {
         assert_eq!(counts(group.broadcast(vec![7; 900])), (200, 0, 0));
     }
     drop(conns);
 }
 
-/// Memory of a packet that panics when it is freed.
+/// The memory of a packet that panics when it is freed.
 struct Panics(Vec<u8>);
 
 impl AsRef<[u8]> for Panics {
@@ -198,12 +198,12 @@ impl AsRef<[u8]> for Panics {
 
 impl Drop for Panics {
     fn drop(&mut self) {
-        panic!("memory panics, as it was made to");
+        panic!("the memory of a test packet panics on purpose");
     }
 }
 
 #[tokio::test]
-async fn a_member_stays_one_whose_old_packet_panics_when_it_is_dropped() {
+async fn a_member_stays_in_the_group_if_dropping_its_old_packet_panics() {
     const LEN: usize = 100_000;
     let policy = ConnConfig::new().send_high_water(2 * LEN).slow_consumer(SlowConsumer::DropOldest);
     let (conn, mut peer) = piped_and_raw(64, policy);
@@ -212,7 +212,7 @@ async fn a_member_stays_one_whose_old_packet_panics_when_it_is_dropped() {
     assert_eq!(counts(group.broadcast(vec![1; LEN])), (1, 0, 0));
     let old = Packet::from(bytes::Bytes::from_owner(Panics(vec![2; LEN - 10])));
     conn.try_send(old).unwrap();
-    assert_eq!(counts(group.broadcast(vec![3; LEN - 10])), (1, 0, 0), "in the place of the old one");
+    assert_eq!(counts(group.broadcast(vec![3; LEN - 10])), (1, 0, 0), "it replaces the old packet");
     assert_eq!((group.len(), conn.stats().packets_dropped), (1, 1));
     let mut bytes = vec![0; 4 + LEN + 4];
     peer.read_exact(&mut bytes).await.unwrap();
@@ -221,7 +221,7 @@ async fn a_member_stays_one_whose_old_packet_panics_when_it_is_dropped() {
     assert!(last.iter().all(|byte| *byte == 3));
 }
 
-/// The payloads that arrive until `peer` finds the end.
+/// The payloads that `peer` receives until the end.
 async fn all_payloads(peer: &mut pktconn::PacketConn) -> Vec<Vec<u8>> {
     let mut payloads = Vec::new();
     while let Some(packet) = peer.recv().await.unwrap() {
@@ -235,7 +235,7 @@ async fn a_slow_member_gets_the_latest_packet_of_each_key() {
     let (mut conn, mut peer) = piped_pair(64, ConnConfig::new().send_high_water(1000));
     let group = Group::new();
     group.join(&conn, ());
-    // The send queue is full, and stays so.
+    // The send queue is full and stays full.
     assert_eq!(counts(group.broadcast(vec![0; 996])), (1, 0, 0));
     tokio::task::yield_now().await;
     for state in 1..=100_u8 {
@@ -257,7 +257,7 @@ async fn a_slow_member_gets_the_latest_packet_of_each_key() {
 }
 
 #[tokio::test]
-async fn within_a_turn_a_packet_replaces_the_last_one_with_its_key() {
+async fn without_yielding_a_packet_replaces_the_last_one_if_it_has_the_same_key() {
     let (mut conn, mut peer) = piped_pair(1000, ConnConfig::new());
     conn.try_send_latest(1, "old").unwrap();
     conn.try_send_latest(1, "new").unwrap();
@@ -269,11 +269,11 @@ async fn within_a_turn_a_packet_replaces_the_last_one_with_its_key() {
 }
 
 #[tokio::test]
-async fn keyed_packets_leave_without_another_call() {
+async fn keyed_packets_are_written_without_another_call() {
     let (conn, mut peer) = piped_pair(1000, ConnConfig::new());
     conn.try_send_latest(1, "state").unwrap();
     assert_eq!(peer.recv().await.unwrap(), Some("state".into()));
-    // Also behind a queue that was full.
+    // Also after the queue was full.
     conn.send(vec![0; 5000]).await.unwrap();
     tokio::task::yield_now().await;
     conn.try_send_latest(1, "older").unwrap();
@@ -283,7 +283,7 @@ async fn keyed_packets_leave_without_another_call() {
 }
 
 #[tokio::test]
-async fn keyed_packets_are_bounded_by_the_mark_and_come_back_when_the_connection_fails() {
+async fn keyed_packets_are_limited_by_the_high_water_mark_and_returned_when_the_connection_fails() {
     let (mut conn, raw) = piped_and_raw(10, ConnConfig::new().send_high_water(1000));
     conn.send(vec![0; 996]).await.unwrap();
     tokio::task::yield_now().await;
@@ -291,7 +291,7 @@ async fn keyed_packets_are_bounded_by_the_mark_and_come_back_when_the_connection
     assert_eq!(accepted, 10);
     let error = conn.try_send_latest(77, "no room").unwrap_err();
     assert!(error.is_full() && error.into_unsent() == [Packet::from("no room")]);
-    // What waits can still be replaced.
+    // A waiting packet can still be replaced.
     conn.try_send_latest(3, vec![3; 96]).unwrap();
     drop(raw);
     let unsent = conn.close().await.unwrap_err().into_unsent();
@@ -301,7 +301,7 @@ async fn keyed_packets_are_bounded_by_the_mark_and_come_back_when_the_connection
 }
 
 #[tokio::test]
-async fn a_group_has_a_policy_of_its_own() {
+async fn the_policy_of_a_group_overrides_those_of_its_members() {
     let config = ConnConfig::new().send_high_water(1000);
     let (conn, _peer) = piped_pair(64, config.clone());
     let group = Group::new().slow_consumer(SlowConsumer::Disconnect);
@@ -310,7 +310,7 @@ async fn a_group_has_a_policy_of_its_own() {
     assert_eq!(counts(group.broadcast(vec![1; 96])), (0, 0, 1));
     assert!(conn.close_reason().unwrap().is_slow_consumer());
 
-    // And connections that would disconnect only lose the packet.
+    // The group does not disconnect, although the connection would.
     let (conn, _peer) = piped_pair(64, config.slow_consumer(SlowConsumer::Disconnect));
     let group = group.clone().slow_consumer(SlowConsumer::Block);
     group.join(&conn, ());
@@ -327,7 +327,7 @@ async fn a_member_is_found_by_its_tag_and_replaced_by_the_next_one() {
     assert!(group.get(&"alice").is_none());
     assert!(group.join_as(&first, "alice").is_none());
     assert_eq!(group.get(&"alice").unwrap().id(), first.id());
-    assert!(group.join_as(&first, "alice").is_none(), "it does not replace itself");
+    assert!(group.join_as(&first, "alice").is_none(), "a member does not replace itself");
 
     let replaced = group.join_as(&second, "alice").unwrap();
     assert_eq!((replaced.id(), group.len()), (first.id(), 1));
@@ -336,19 +336,19 @@ async fn a_member_is_found_by_its_tag_and_replaced_by_the_next_one() {
     assert_eq!(first_peer.recv().await.unwrap(), Some("you logged in elsewhere".into()));
     assert_eq!(second_peer.recv().await.unwrap(), Some("welcome".into()));
 
-    // Another tag, by either way, and the old one is free.
+    // After a new tag, or after leaving, the old tag is free.
     group.join(&second, "bob");
     assert!(group.get(&"alice").is_none());
     assert!(group.join_as(&first, "alice").is_none());
     assert!(group.leave(&first));
     assert!(group.get(&"alice").is_none());
-    assert!(group.join_as(&first, "alice").is_none(), "it had left");
+    assert!(group.join_as(&first, "alice").is_none(), "the member had left");
     drop((first, replaced));
-    assert!(group.get(&"alice").is_none(), "its connection has ended");
+    assert!(group.get(&"alice").is_none(), "the connection has ended");
 }
 
 #[tokio::test]
-async fn members_that_come_and_go_by_tag_leave_nothing_behind() {
+async fn the_tags_of_members_that_have_ended_are_dropped() {
     let group = Group::new();
     let tag = std::sync::Arc::new(());
     for number in 0..2000 {
@@ -362,7 +362,7 @@ async fn members_that_come_and_go_by_tag_leave_nothing_behind() {
 }
 
 #[tokio::test]
-async fn the_policy_of_a_group_holds_while_a_sender_of_the_member_waits() {
+async fn the_policy_of_a_group_applies_while_a_sender_of_the_member_waits() {
     for (policy, expected) in [
         (SlowConsumer::Disconnect, (0, 0, 1)),
         (SlowConsumer::DropOldest, (1, 0, 0)),
@@ -384,7 +384,7 @@ async fn the_policy_of_a_group_holds_while_a_sender_of_the_member_waits() {
     }
 }
 
-/// A tag that uses its group when it is dropped.
+/// A tag that calls its group when it is dropped.
 struct UsesGroup(u32, Group<UsesGroup>);
 
 impl PartialEq for UsesGroup {
@@ -408,12 +408,12 @@ impl Drop for UsesGroup {
 }
 
 #[tokio::test]
-async fn a_tag_that_is_dropped_for_the_next_holder_may_use_the_group() {
+async fn a_tag_that_is_replaced_may_use_the_group_when_it_is_dropped() {
     let group = Group::new();
     let tag = |number| UsesGroup(number, group.clone());
     let (first, _peer) = piped_pair(64, ConnConfig::new());
     let (second, _peer) = piped_pair(64, ConnConfig::new());
-    // Held by a member, by one that has left, and by one whose connection has ended.
+    // The tag belongs to a member, to one that has left, and to one whose connection has ended.
     group.join_as(&first, tag(1));
     assert!(group.join_as(&second, tag(1)).is_some());
     assert!(group.leave(&second));

@@ -1,4 +1,4 @@
-//! `ConnConfig::heartbeat` and `skip_empty`.
+//! `ConnConfig::heartbeat` and `ConnConfig::skip_empty`: empty packets keep an idle connection open.
 
 mod common;
 
@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, timeout};
 const SECOND: Duration = Duration::from_secs(1);
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_connection_sends_an_empty_packet_each_interval() {
+async fn a_silent_connection_sends_an_empty_packet_per_interval() {
     let (conn, mut raw) = piped_and_raw(1000, ConnConfig::new().heartbeat(10 * SECOND));
     let started = Instant::now();
     for number in 1..=3 {
@@ -41,7 +41,7 @@ async fn a_connection_that_sends_often_enough_sends_no_heartbeat() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn heartbeats_keep_an_idle_timeout_from_passing() {
+async fn heartbeats_prevent_the_idle_timeout() {
     let config = ConnConfig::new().heartbeat(5 * SECOND).skip_empty(true).idle_timeout(10 * SECOND);
     let (mut conn, mut peer) = piped_pair(1000, config);
     let both = async { tokio::join!(conn.recv(), peer.recv()) };
@@ -61,7 +61,7 @@ async fn without_heartbeats_the_idle_timeout_passes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_takes_nothing_gets_no_heartbeats_and_times_out() {
+async fn a_peer_that_does_not_read_gets_no_heartbeats_and_times_out() {
     let config = ConnConfig::new().heartbeat(SECOND).write_timeout(30 * SECOND).send_high_water(10_000);
     let (conn, _raw) = piped_and_raw(10, config);
     conn.send(numbered(1)).await.unwrap();
@@ -102,7 +102,7 @@ async fn by_default_an_empty_packet_is_received() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_with_heartbeats_closes_as_any_other() {
+async fn a_connection_with_heartbeats_closes_cleanly() {
     let (mut conn, mut peer) = piped_pair(1000, ConnConfig::new().heartbeat(SECOND).skip_empty(true));
     let (closed, received) = tokio::join!(conn.close(), peer.recv());
     closed.unwrap();

@@ -1,4 +1,4 @@
-//! What a server says of its connections, and that it is quiet unless it is asked.
+//! The log lines of a server: failures as warnings, every end of a connection at DEBUG, and limits on repeated lines.
 
 mod common;
 
@@ -27,7 +27,7 @@ impl Write for Lines {
     }
 }
 
-/// What is logged from `level` on while `scenario` runs, and what that returns.
+/// Runs `scenario`. Returns the log lines at `level` and above, and the result.
 fn log_of<T>(level: Level, scenario: impl Future<Output = T>) -> (String, T) {
     let lines = Lines::default();
     let writer = lines.clone();
@@ -42,14 +42,14 @@ fn log_of<T>(level: Level, scenario: impl Future<Output = T>) -> (String, T) {
     (String::from_utf8(lines.clone()).unwrap(), result)
 }
 
-/// A server whose handlers receive until the end, and fail when they are asked to.
+/// Starts a server whose handlers receive until the end. The packets `fail` and `connect` make a handler fail.
 async fn serve(config: ServerConfig) -> (SocketAddr, ServerHandle) {
     let server = PacketServer::bind_with("127.0.0.1:0", config).await.unwrap();
     let (addr, handle) = (tcp_addr(&server), server.handle());
     tokio::spawn(server.serve(|mut conn: PacketConn| async move {
         while let Some(packet) = conn.recv().await? {
             match packet.payload() {
-                b"fail" => return Err("as it was asked to".into()),
+                b"fail" => return Err("the client asked for it".into()),
                 b"connect" => drop(PacketConn::connect("127.0.0.1:1").await?),
                 _ => {}
             }
@@ -59,26 +59,26 @@ async fn serve(config: ServerConfig) -> (SocketAddr, ServerHandle) {
     (addr, handle)
 }
 
-/// Sends `bytes` from a new client, and waits until the server has done with it. Returns the address of the client.
+/// Sends `bytes` from a new client, and waits until the server has closed the connection. Returns the client's address.
 async fn send(addr: SocketAddr, bytes: &[u8]) -> String {
     let mut stream = TcpStream::connect(addr).await.unwrap();
     let client = stream.local_addr().unwrap().to_string();
     stream.write_all(bytes).await.unwrap();
     stream.shutdown().await.unwrap();
-    // A reset, where it has not read all of that.
+    // If the server has not read all bytes, this is a reset.
     let _ = stream.read_to_end(&mut Vec::new()).await;
     client
 }
 
-/// Waits until all of its connections are gone.
+/// Waits until the server has accepted `accepted` connections and all of them have ended.
 async fn emptied(handle: &ServerHandle, accepted: u64) {
     while handle.stats().accepted < accepted || handle.stats().open > 0 {
         tokio::task::yield_now().await;
     }
 }
 
-/// Serves a client that closes, one that breaks off in mid-frame and one whose handler fails; returns what was logged from
-/// `level` on, and the addresses of the clients.
+/// Serves a client that closes, one that closes in the middle of a frame, and one whose handler fails. Returns the log
+/// lines at `level` and above, and the addresses of the clients.
 fn logged(level: Level) -> (String, Vec<String>) {
     log_of(level, async {
         let (addr, handle) = serve(ServerConfig::new()).await;
@@ -92,7 +92,7 @@ fn logged(level: Level) -> (String, Vec<String>) {
 }
 
 #[test]
-fn each_connection_tells_its_peer_and_the_reason_of_its_end_to_who_debugs() {
+fn at_debug_level_the_end_of_each_connection_is_logged_with_its_peer_and_reason() {
     let (lines, clients) = logged(Level::DEBUG);
     let ends = [
         "the peer closed the connection\" packets_received=1",
@@ -107,12 +107,12 @@ fn each_connection_tells_its_peer_and_the_reason_of_its_end_to_who_debugs() {
 }
 
 #[test]
-fn otherwise_connections_and_handlers_that_fail_are_all_that_is_told() {
+fn at_info_level_only_failed_connections_and_handlers_are_logged() {
     let (lines, clients) = logged(Level::INFO);
     assert_eq!(lines.lines().count(), 2, "{lines}");
     for (line, parts) in lines.lines().zip([
         ["WARN", "the connection failed", "after 5 of the 7 bytes", &clients[1]],
-        ["WARN", "the connection's handler failed", "as it was asked to", &clients[2]],
+        ["WARN", "the connection's handler failed", "the client asked for it", &clients[2]],
     ]) {
         for part in parts {
             assert!(line.contains(part), "{part:?} is not in {line}");
@@ -121,7 +121,7 @@ fn otherwise_connections_and_handlers_that_fail_are_all_that_is_told() {
 }
 
 #[test]
-fn what_a_peer_sends_instead_of_frames_is_a_warning() {
+fn bytes_of_another_protocol_are_logged_as_a_warning() {
     let (lines, client) = log_of(Level::WARN, async {
         let (addr, handle) = serve(ServerConfig::new()).await;
         let client = send(addr, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
@@ -136,10 +136,10 @@ fn what_a_peer_sends_instead_of_frames_is_a_warning() {
 }
 
 #[test]
-fn warnings_of_a_kind_come_once_a_second_and_tell_how_many_did_not() {
+fn a_warning_is_logged_once_per_second_with_the_number_of_suppressed_ones() {
     let scenario = async {
         let (addr, handle) = serve(ServerConfig::new()).await;
-        // As long as somebody has a turn, the clock stands.
+        // Paused time stands still while a task is ready to run.
         tokio::time::pause();
         tokio::spawn(async {
             loop {
@@ -163,7 +163,7 @@ fn warnings_of_a_kind_come_once_a_second_and_tell_how_many_did_not() {
 }
 
 #[test]
-fn an_end_that_the_handler_does_not_tell_is_a_warning_as_well() {
+fn a_failure_that_the_handler_ignores_is_still_logged_as_a_warning() {
     let (lines, ()) = log_of(Level::WARN, async {
         let server = PacketServer::bind("127.0.0.1:0").await.unwrap();
         let (addr, handle) = (tcp_addr(&server), server.handle());
@@ -180,7 +180,7 @@ fn an_end_that_the_handler_does_not_tell_is_a_warning_as_well() {
 }
 
 #[test]
-fn a_failure_elsewhere_is_that_of_the_handler() {
+fn an_error_of_another_connection_is_logged_as_a_failure_of_the_handler() {
     let (lines, _) = log_of(Level::WARN, async {
         let (addr, handle) = serve(ServerConfig::new()).await;
         let client = send(addr, &frame(b"connect")).await;
@@ -195,7 +195,7 @@ fn a_failure_elsewhere_is_that_of_the_handler() {
 }
 
 #[test]
-fn a_connection_that_is_refused_is_a_warning_with_how_many_there_are() {
+fn a_refused_connection_is_logged_as_a_warning_with_the_number_of_open_ones() {
     let (lines, _) = log_of(Level::WARN, async {
         let (addr, handle) = serve(ServerConfig::new().max_conns(1)).await;
         let first = TcpStream::connect(addr).await.unwrap();
@@ -211,7 +211,7 @@ fn a_connection_that_is_refused_is_a_warning_with_how_many_there_are() {
 
 #[cfg(feature = "proxy-protocol")]
 #[test]
-fn a_handshake_that_fails_is_a_warning() {
+fn a_failed_handshake_is_logged_as_a_warning() {
     let (lines, client) = log_of(Level::WARN, async {
         let config = ServerConfig::new().proxy_protocol(["127.0.0.0/8".parse().unwrap()]);
         let (addr, handle) = serve(config).await;

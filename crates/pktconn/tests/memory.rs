@@ -1,6 +1,6 @@
-//! What a send queue and a server hold in memory is what their limits say, and a little.
+//! The memory of send queues and servers stays within their limits, and `held_bytes` reports it.
 //!
-//! Allocations are counted for each thread, so what is measured stays on one.
+//! Allocations are counted per thread, so everything that is measured runs on one thread.
 
 use std::cell::Cell;
 use std::io::{self, Write};
@@ -22,17 +22,17 @@ use tokio::time::{Instant, sleep};
 const KIB: usize = 1024;
 const MIB: usize = 1024 * 1024;
 
-/// What may be held beyond a limit.
-const MORE: usize = 128 * KIB;
+/// How many bytes may be held beyond a limit.
+const OVERSHOOT: usize = 128 * KIB;
 
-/// The size of a read. A packet that is larger has memory of its own.
+/// The size of a read chunk. A larger packet has its own memory.
 const CHUNK: usize = 64 * KIB;
 
 fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-/// The longest that a test waits for anything: it ends one that hangs.
+/// The time limit for a step of a test. It only ends a test that hangs.
 const HANG_GUARD: Duration = Duration::from_secs(60);
 
 fn paused_runtime() -> Runtime {
@@ -47,7 +47,7 @@ fn with_crc() -> CodecConfig {
     CodecConfig::new().checksum(Checksum::Crc32)
 }
 
-/// Sends `pattern` again and again, and takes what it is granted, which is nothing at first.
+/// A peer that sends `pattern` in a loop, and accepts as many bytes as the test grants: at first none.
 #[derive(Clone, Default)]
 struct Peer(Arc<Mutex<PeerState>>);
 
@@ -119,24 +119,24 @@ impl AsyncWrite for Peer {
     }
 }
 
-/// A stream of packets of `kept` bytes, each with others that fill up the chunk it comes in; of small ones, for them to be
-/// many soon, the eighth part of a chunk. The others can be told apart by their length.
-fn one_kept_of_each_chunk(kept: usize) -> Vec<u8> {
-    let len = if kept < 1000 { CHUNK / 8 } else { CHUNK };
-    let mut pattern = frame(&vec![7; kept]);
-    let filler = frame(&vec![1; kept.max(2000) + 5]);
+/// The bytes of a chunk with one packet of `packet_len` bytes, and filler packets of other lengths in the rest of the
+/// chunk. If the packet is small, they fill only an eighth of a chunk, so that a queue fills faster.
+fn one_forwarded_packet_per_chunk(packet_len: usize) -> Vec<u8> {
+    let len = if packet_len < 1000 { CHUNK / 8 } else { CHUNK };
+    let mut pattern = frame(&vec![7; packet_len]);
+    let filler = frame(&vec![1; packet_len.max(2000) + 5]);
     while pattern.len() + filler.len() < len {
         pattern.extend_from_slice(&filler);
     }
     if pattern.len() + 5 < len {
         let rest = len - pattern.len() - 4;
-        pattern.extend(frame(&vec![2; if rest == kept { rest - 1 } else { rest }]));
+        pattern.extend(frame(&vec![2; if rest == packet_len { rest - 1 } else { rest }]));
     }
     pattern
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
+enum SendCall {
     Send,
     SendMany,
     TrySend,
@@ -144,15 +144,16 @@ enum Way {
     Broadcast,
 }
 
-const WAYS: [Way; 5] = [Way::Send, Way::SendMany, Way::TrySend, Way::Sink, Way::Broadcast];
+const SEND_CALLS: [SendCall; 5] =
+    [SendCall::Send, SendCall::SendMany, SendCall::TrySend, SendCall::Sink, SendCall::Broadcast];
 
-/// The sizes of the packets that are kept: both sides of each boundary that a queue or a reader may have.
+/// The sizes of the forwarded packets, on both sides of the sizes at which a queue or a reader may switch buffers.
 const SIZES: [usize; 17] = [
     1, 60, 1000, 3000, 8192, 16_000, 17_000, 22_000, 31_000, 32_760, 32_770, 50_000, 65_528, 65_540, 200_000,
     600_000, MIB,
 ];
 
-/// A connection to `peer`, and a group of it alone.
+/// A connection to `peer`, and a group with only that connection.
 fn sending_side(peer: &Peer, config: ConnConfig) -> (PacketConn, Group) {
     let conn = PacketConn::new(peer.clone(), config).unwrap();
     let group = Group::new();
@@ -160,18 +161,22 @@ fn sending_side(peer: &Peer, config: ConnConfig) -> (PacketConn, Group) {
     (conn, group)
 }
 
-/// Sends `packet` if that needs no waiting. Whether it was accepted, or dropped by a policy.
-fn offer(conn: &mut PacketConn, group: &Group, way: Way, packet: Packet) -> bool {
-    match way {
-        Way::Send => conn.send(packet).now_or_never().is_some_and(|sent| sent.is_ok()),
-        Way::SendMany => conn.send_many(&mut vec![packet]).now_or_never().is_some_and(|sent| sent.is_ok()),
-        Way::TrySend => conn.try_send(packet).is_ok(),
-        Way::Sink => conn.sender().into_sink().feed(packet).now_or_never().is_some_and(|sent| sent.is_ok()),
-        Way::Broadcast => group.broadcast(packet).accepted == 1,
+/// Sends `packet` if that needs no waiting. Returns true if it was accepted, or dropped by the slow-consumer policy.
+fn offer(conn: &mut PacketConn, group: &Group, send_call: SendCall, packet: Packet) -> bool {
+    match send_call {
+        SendCall::Send => conn.send(packet).now_or_never().is_some_and(|sent| sent.is_ok()),
+        SendCall::SendMany => {
+            conn.send_many(&mut vec![packet]).now_or_never().is_some_and(|sent| sent.is_ok())
+        }
+        SendCall::TrySend => conn.try_send(packet).is_ok(),
+        SendCall::Sink => {
+            conn.sender().into_sink().feed(packet).now_or_never().is_some_and(|sent| sent.is_ok())
+        }
+        SendCall::Broadcast => group.broadcast(packet).accepted == 1,
     }
 }
 
-/// Lets the thread have its own buffers, and the runtime its tables, before anything is measured.
+/// Makes the thread allocate its buffers and the runtime its tables before the measurement.
 async fn warm_up() {
     let (here, there) = tokio::io::duplex(MIB);
     let mut conn = PacketConn::new(here, ConnConfig::new()).unwrap();
@@ -186,91 +191,104 @@ async fn warm_up() {
     conn.flush().await.unwrap();
 }
 
-/// How many bytes more than before were allocated at most, and at the end of `act`, while its result is there.
+/// The bytes that `act` allocates: at the peak, and at the end, while its result still exists.
 fn growth<T>(runtime: &Runtime, act: impl AsyncFnOnce() -> T) -> (usize, usize) {
     runtime.block_on(warm_up());
-    let kept = Cell::new(None);
-    let counted = allocation_counter::measure(|| kept.set(Some(runtime.block_on(act()))));
+    let result = Cell::new(None);
+    let counted = allocation_counter::measure(|| result.set(Some(runtime.block_on(act()))));
     (counted.bytes_max as usize, usize::try_from(counted.bytes_current).unwrap_or(0))
 }
 
-/// Forwards one packet of each chunk that comes until it is refused, or so often. How many there were.
+/// Forwards one packet of each received chunk until one is refused, or until there were `limit`. Returns their number.
 async fn forward(
     received: &Peer,
     codec: CodecConfig,
-    kept: usize,
-    most: usize,
+    packet_len: usize,
+    limit: usize,
     mut offer: impl FnMut(Packet) -> bool,
 ) -> usize {
     let mut source = PacketConn::new(received.clone(), ConnConfig::new().codec(codec)).unwrap();
     let mut count = 0;
     loop {
         let packet = source.recv().await.unwrap().unwrap();
-        if packet.len() == kept {
-            if !offer(packet) || count == most {
+        if packet.len() == packet_len {
+            if !offer(packet) || count == limit {
                 return count;
             }
             count += 1;
         }
-        // The tasks of the other side have their turn.
+        // Lets the tasks of the connections run.
         yield_now().await;
     }
 }
 
-/// Forwards packets of `kept` bytes to a peer that does not read. What is wrong with what that takes.
-fn excess_of_a_full_queue(kept: usize, way: Way, config: &ConnConfig, high: usize) -> Option<String> {
+/// Forwards packets of `packet_len` bytes to a peer that does not read. Returns a message if that needs too much
+/// memory.
+fn excess_of_a_full_queue(
+    packet_len: usize,
+    send_call: SendCall,
+    config: &ConnConfig,
+    high: usize,
+) -> Option<String> {
     let runtime = paused_runtime();
-    let received = Peer::sends(one_kept_of_each_chunk(kept));
-    let (most, left) = growth(&runtime, async || {
+    let received = Peer::sends(one_forwarded_packet_per_chunk(packet_len));
+    let (peak, left) = growth(&runtime, async || {
         let (mut conn, group) = sending_side(&Peer::default(), config.clone().send_high_water(high));
-        let limit = 3 * high / (kept + 4) + 3;
-        let count = forward(&received, CodecConfig::new(), kept, limit, |packet| {
-            offer(&mut conn, &group, way, packet)
+        let limit = 3 * high / (packet_len + 4) + 3;
+        let count = forward(&received, CodecConfig::new(), packet_len, limit, |packet| {
+            offer(&mut conn, &group, send_call, packet)
         })
         .await;
-        assert!(count > 0 && conn.queued_bytes() > 0, "{way:?}, {kept} B, mark {high}: {count} are queued");
+        assert!(
+            count > 0 && conn.queued_bytes() > 0,
+            "{send_call:?}, {packet_len} B, mark {high} B: {count} packets queued"
+        );
         (conn, group)
     });
-    // One that is larger than the mark passes alone; a `Sink` lets one packet pass the mark.
-    let mark = if way == Way::Sink { high + kept } else { high.max(kept + 8) };
-    // The packet that is refused is in hand, in memory of its own, or in a buffer that another one of its kind has begun.
-    let in_hand = if kept + 4 > CHUNK { 2 * kept } else { 0 };
-    (left > mark + MORE || most > mark + MORE + in_hand).then(|| {
-        let (high, left, most) = (high / KIB, left / KIB, most / KIB);
-        format!("{way:?}, packets of {kept} B, mark {high} KiB: {left} KiB are held, {most} KiB at most")
+    // An empty queue accepts one packet larger than the mark. A `Sink` may exceed the mark by one packet.
+    let mark = if send_call == SendCall::Sink { high + packet_len } else { high.max(packet_len + 8) };
+    // The refused packet also has memory: its own, or a buffer that already has the start of the next packet.
+    let refused_len = if packet_len + 4 > CHUNK { 2 * packet_len } else { 0 };
+    (left > mark + OVERSHOOT || peak > mark + OVERSHOOT + refused_len).then(|| {
+        let (high, left, peak) = (high / KIB, left / KIB, peak / KIB);
+        format!(
+            "{send_call:?}, packets of {packet_len} B, mark {high} KiB: {left} KiB are held, peak {peak} KiB"
+        )
     })
 }
 
 fn assert_full_queues_are_within_their_marks(config: &ConnConfig, highs: &[usize]) {
     let mut excess = Vec::new();
-    for way in WAYS {
-        for kept in SIZES {
-            // Of a few bytes for each chunk a large queue is long in coming.
-            let highs = highs.iter().filter(|&&high| high <= 4096 * kept.max(4));
-            excess.extend(highs.filter_map(|&high| excess_of_a_full_queue(kept, way, config, high)));
+    for send_call in SEND_CALLS {
+        for packet_len in SIZES {
+            // Small packets would need too many chunks to fill a large queue.
+            let highs = highs.iter().filter(|&&high| high <= 4096 * packet_len.max(4));
+            excess.extend(
+                highs.filter_map(|&high| excess_of_a_full_queue(packet_len, send_call, config, high)),
+            );
         }
     }
     assert!(excess.is_empty(), "{excess:#?}");
 }
 
 #[test]
-fn packets_of_any_size_that_wait_in_a_queue_hold_no_more_than_its_mark() {
+fn queued_packets_of_any_size_hold_no_more_memory_than_the_high_water_mark() {
     assert_full_queues_are_within_their_marks(&ConnConfig::new(), &[16 * KIB, 64 * KIB, 256 * KIB, MIB]);
 }
 
 #[test]
-fn packets_that_are_framed_anew_hold_no_more_than_the_mark() {
+fn packets_that_are_encoded_again_hold_no_more_memory_than_the_high_water_mark() {
     let config = ConnConfig::new().codec(with_crc());
     assert_full_queues_are_within_their_marks(&config, &[16 * KIB, 512 * KIB]);
 }
 
 #[test]
-fn packets_that_gather_under_a_flush_delay_hold_no_more_than_the_mark() {
+fn packets_that_wait_for_a_flush_delay_hold_no_more_memory_than_the_high_water_mark() {
     let config = ConnConfig::new().flush_delay(Duration::from_secs(3600));
     assert_full_queues_are_within_their_marks(&config, &[16 * KIB, 512 * KIB]);
 }
 
-/// Numbers that look random and are the same in each run.
+/// Pseudo-random numbers that are the same in each run.
 struct Numbers(u64);
 
 impl Numbers {
@@ -280,9 +298,9 @@ impl Numbers {
     }
 }
 
-/// A peer that takes some bytes now and then, while packets of all sizes are sent to it without a pause.
+/// Packets of all sizes are sent without a pause to a peer that reads a few bytes from time to time.
 #[test]
-fn packets_that_are_dropped_and_taken_for_long_leave_no_memory_behind() {
+fn packets_that_are_dropped_or_written_leave_no_memory_behind() {
     let largest = 60_000;
     let mut excess = Vec::new();
     for policy in [SlowConsumer::DropOldest, SlowConsumer::DropNewest, SlowConsumer::Block] {
@@ -290,7 +308,7 @@ fn packets_that_are_dropped_and_taken_for_long_leave_no_memory_behind() {
             for (most_len, most_taken) in [(300, 100), (300, 2000), (40_000, 30_000), (largest, 1)] {
                 let runtime = paused_runtime();
                 let mut numbers = Numbers(high as u64 + most_len as u64);
-                let (most, left) = growth(&runtime, async || {
+                let (peak, left) = growth(&runtime, async || {
                     let peer = Peer::default();
                     let config = ConnConfig::new().slow_consumer(policy).write_timeout(None);
                     let (mut conn, group) = sending_side(&peer, config.send_high_water(high));
@@ -300,8 +318,10 @@ fn packets_that_are_dropped_and_taken_for_long_leave_no_memory_behind() {
                         let packet = source.recv().await.unwrap().unwrap();
                         let from = numbers.below(most_len);
                         let packet: Packet = packet.into_payload().slice(from..).into();
-                        let way = [Way::Send, Way::SendMany, Way::TrySend, Way::Broadcast][numbers.below(4)];
-                        let _ = offer(&mut conn, &group, way, packet);
+                        let send_call =
+                            [SendCall::Send, SendCall::SendMany, SendCall::TrySend, SendCall::Broadcast]
+                                [numbers.below(4)];
+                        let _ = offer(&mut conn, &group, send_call, packet);
                         if number % 3 == 0 {
                             peer.grant(numbers.below(most_taken));
                             yield_now().await;
@@ -309,11 +329,13 @@ fn packets_that_are_dropped_and_taken_for_long_leave_no_memory_behind() {
                     }
                     conn
                 });
-                // For a moment: the packet in hand keeps the chunk that it came in, and what is copied is there twice.
-                if left > high.max(largest) + MORE || most > high.max(largest) + MORE + 2 * CHUNK {
-                    let (high, most, left) = (high / KIB, most / KIB, left / KIB);
+                // The peak includes the chunk that the current packet keeps alive, and bytes that exist twice during a
+                // copy.
+                if left > high.max(largest) + OVERSHOOT || peak > high.max(largest) + OVERSHOOT + 2 * CHUNK {
+                    let (high, peak, left) = (high / KIB, peak / KIB, left / KIB);
                     excess.push(format!(
-                        "{policy:?}, {most_len} B at most, {most_taken} B taken, mark {high} KiB: {left} KiB are held, {most} KiB at most"
+                        "{policy:?}, packets up to {most_len} B, {most_taken} B read, mark {high} KiB: {left} KiB are \
+                         held, peak {peak} KiB"
                     ));
                 }
             }
@@ -322,19 +344,20 @@ fn packets_that_are_dropped_and_taken_for_long_leave_no_memory_behind() {
     assert!(excess.is_empty(), "{excess:#?}");
 }
 
-/// A peer takes all of a large frame but its last byte: its memory is still held, so there is no room for another one.
+/// The peer has read a large frame except its last byte. Its memory is still held, so there is no room for another
+/// frame.
 #[test]
-fn a_large_frame_whose_last_byte_waits_takes_the_room_of_all_of_it() {
-    for way in [Way::Send, Way::SendMany, Way::TrySend, Way::Broadcast] {
+fn a_partly_written_large_frame_counts_with_its_full_length() {
+    for send_call in [SendCall::Send, SendCall::SendMany, SendCall::TrySend, SendCall::Broadcast] {
         for rest in [1, 100] {
-            let (kept, high) = (MIB - 300, MIB);
+            let (packet_len, high) = (MIB - 300, MIB);
             let runtime = paused_runtime();
-            let received = Peer::sends(frame(&vec![7; kept]));
+            let received = Peer::sends(frame(&vec![7; packet_len]));
             let (_, left) = growth(&runtime, async || {
-                let peer = Peer::takes(kept + 4 - rest);
+                let peer = Peer::takes(packet_len + 4 - rest);
                 let (mut conn, group) = sending_side(&peer, ConnConfig::new().send_high_water(high));
-                forward(&received, CodecConfig::new(), kept, 5, |packet| {
-                    let accepted = offer(&mut conn, &group, way, packet);
+                forward(&received, CodecConfig::new(), packet_len, 5, |packet| {
+                    let accepted = offer(&mut conn, &group, send_call, packet);
                     let _ = conn.flush().now_or_never();
                     accepted
                 })
@@ -342,23 +365,26 @@ fn a_large_frame_whose_last_byte_waits_takes_the_room_of_all_of_it() {
                 assert!(conn.queued_bytes() > 0);
                 conn
             });
-            assert!(left <= high + MORE, "{way:?}, {rest} B wait: {} KiB are held", left / KIB);
+            assert!(
+                left <= high + OVERSHOOT,
+                "{send_call:?}, {rest} B not written: {} KiB are held",
+                left / KIB
+            );
         }
     }
 }
 
-/// And is served when that byte is taken.
 #[test]
-fn a_sender_behind_a_large_frame_goes_on_when_the_last_byte_is_taken() {
+fn a_sender_that_waits_for_a_large_frame_continues_when_its_last_byte_is_written() {
     paused_runtime().block_on(async {
-        for way in 0..3 {
+        for send_call in 0..3 {
             let peer = Peer::takes(MIB - 100);
             let conn = PacketConn::new(peer.clone(), ConnConfig::new().write_timeout(None)).unwrap();
             conn.send(vec![1; MIB - 100]).await.unwrap();
             conn.flush().now_or_never();
             assert_eq!(conn.queued_bytes(), 4);
             let waiting = async {
-                match way {
+                match send_call {
                     0 => conn.send(vec![2; MIB - 100]).await,
                     1 => conn.send_many(&mut vec![vec![2; MIB - 100].into()]).await,
                     _ => conn.sender().into_sink().feed(vec![2; MIB - 100].into()).await,
@@ -368,33 +394,33 @@ fn a_sender_behind_a_large_frame_goes_on_when_the_last_byte_is_taken() {
                 yield_now().await;
                 peer.grant(4);
             });
-            sent.expect("it waits for ever").unwrap();
+            sent.expect("the sender was not woken").unwrap();
         }
     });
 }
 
-/// The queue of a client, and beside it that of its connection where there is one.
+/// A client has its own queue, and its connection has another one.
 #[test]
-fn what_a_client_keeps_holds_no_more_than_its_marks() {
+fn the_queues_of_a_client_hold_no_more_memory_than_their_high_water_marks() {
     let mut excess = Vec::new();
     for is_connected in [false, true] {
-        for kept in SIZES {
+        for packet_len in SIZES {
             for high in [64 * KIB, 512 * KIB] {
                 let runtime = paused_runtime();
-                let received = Peer::sends(one_kept_of_each_chunk(kept));
-                let (most, left) = growth(&runtime, async || {
+                let received = Peer::sends(one_forwarded_packet_per_chunk(packet_len));
+                let (peak, left) = growth(&runtime, async || {
                     let config = ConnConfig::new().send_high_water(high).write_timeout(None);
                     let client =
                         Client::with_connector(ClientConfig::new().conn(config), move |config| async move {
                             if !is_connected {
-                                return Err(io::Error::other("nobody listens").into());
+                                return Err(io::Error::other("a test connector fails on purpose").into());
                             }
                             Ok(PacketConn::new(Peer::default(), config)?)
                         })
                         .unwrap();
                     yield_now().await;
-                    let limit = 6 * high / (kept + 4) + 6;
-                    forward(&received, CodecConfig::new(), kept, limit, |packet| {
+                    let limit = 6 * high / (packet_len + 4) + 6;
+                    forward(&received, CodecConfig::new(), packet_len, limit, |packet| {
                         client.try_send(packet).is_ok()
                     })
                     .await;
@@ -402,14 +428,15 @@ fn what_a_client_keeps_holds_no_more_than_its_marks() {
                     assert!(client.sender().queued_bytes() > 0);
                     client
                 });
-                let mark = high.max(kept + 4) * if is_connected { 2 } else { 1 };
-                // What it hands over from the one to the other.
-                let more = if is_connected { MORE + CHUNK.max(kept) } else { MORE };
-                let in_hand = if kept + 4 > CHUNK { 2 * kept } else { 0 };
-                if left > mark + more || most > mark + more + in_hand {
-                    let (high, left, most) = (high / KIB, left / KIB, most / KIB);
+                let mark = high.max(packet_len + 4) * if is_connected { 2 } else { 1 };
+                // The packets that move from one queue to the other.
+                let more = if is_connected { OVERSHOOT + CHUNK.max(packet_len) } else { OVERSHOOT };
+                let refused_len = if packet_len + 4 > CHUNK { 2 * packet_len } else { 0 };
+                if left > mark + more || peak > mark + more + refused_len {
+                    let (high, left, peak) = (high / KIB, left / KIB, peak / KIB);
                     excess.push(format!(
-                        "connected: {is_connected}, {kept} B, mark {high} KiB: {left} KiB are held, {most} KiB at most"
+                        "connected: {is_connected}, {packet_len} B, mark {high} KiB: {left} KiB are held, peak \
+                         {peak} KiB"
                     ));
                 }
             }
@@ -418,13 +445,13 @@ fn what_a_client_keeps_holds_no_more_than_its_marks() {
     assert!(excess.is_empty(), "{excess:#?}");
 }
 
-// ---- the budget of a server
+// ---- the memory budget of a server
 
-/// Peers with `bytes` each of a server whose handlers receive `received` packets and then wait. How much the process has
-/// grown by, and what `held_bytes` says.
+/// Connects `peers` clients that send `bytes` each, to a server whose handlers receive `received` packets and then
+/// wait. Returns the allocated bytes, and the value of `held_bytes`.
 fn held_for(peers: usize, bytes: &[u8], received: usize) -> (usize, usize) {
     let runtime = runtime();
-    let said = Cell::new(0);
+    let reported = Cell::new(0);
     let (_, left) = growth(&runtime, async || {
         let config = ServerConfig::new().memory_budget(1024 * MIB);
         let server = PacketServer::bind_with("127.0.0.1:0", config).await.unwrap();
@@ -472,56 +499,57 @@ fn held_for(peers: usize, bytes: &[u8], received: usize) -> (usize, usize) {
             }
             last = now;
         }
-        said.set(handle.stats().held_bytes);
+        reported.set(handle.stats().held_bytes);
         (serving, sockets, handle)
     });
-    (left, said.get())
+    (left, reported.get())
 }
 
 const PEERS: usize = 100;
 
-/// What an idle connection of a server takes, its task and handler included.
-const IDLE: usize = 4 * KIB;
+/// The memory of an idle connection of a server, including its task and handler.
+const IDLE_CONN: usize = 4 * KIB;
 
-/// What is not told apart for a connection.
-const GRAIN: usize = 4 * KIB;
+/// The inaccuracy of `held_bytes` for a connection, which counts in steps of 2 KiB for each direction.
+const ACCOUNT_STEPS: usize = 4 * KIB;
 
-fn assert_said(what: &str, (held, said): (usize, usize)) {
-    let base = PEERS * (IDLE + GRAIN) + MIB;
-    assert!(held <= said + base, "{what}: {} KiB are held, and {} KiB are said", held / KIB, said / KIB);
+/// Checks that the held and the reported bytes agree.
+fn assert_reported(what: &str, (held, reported): (usize, usize)) {
+    let base = PEERS * (IDLE_CONN + ACCOUNT_STEPS) + MIB;
+    assert!(held <= reported + base, "{what}: {} KiB held, only {} KiB reported", held / KIB, reported / KIB);
     assert!(
-        said <= held + base + held / 2,
-        "{what}: {} KiB are held, and {} KiB are said",
+        reported <= held + base + held / 2,
+        "{what}: only {} KiB held, {} KiB reported",
         held / KIB,
-        said / KIB
+        reported / KIB
     );
 }
 
 #[test]
-fn held_bytes_follow_half_frames() {
+fn held_bytes_includes_incomplete_frames() {
     for len in [100, 3000, 20_000, 60_000, 200_000] {
         for part in [1, 2, 3] {
             let whole = frame(&vec![7; len]);
             let bytes = &whole[..whole.len() * part / 4];
-            assert_said(&format!("{} of {len} B", bytes.len()), held_for(PEERS, bytes, 1));
+            assert_reported(&format!("{} of {len} B", bytes.len()), held_for(PEERS, bytes, 1));
         }
     }
 }
 
 #[test]
-fn held_bytes_follow_packets_that_wait() {
+fn held_bytes_includes_unreceived_packets() {
     for (len, count) in [(10, 2), (1000, 2), (1000, 15), (1000, 30), (1000, 62), (15_000, 4), (40_000, 2)] {
         let bytes = frame(&vec![7; len]).repeat(count);
-        assert_said(&format!("{count} packets of {len} B, one received"), held_for(PEERS, &bytes, 1));
+        assert_reported(&format!("{count} packets of {len} B, one received"), held_for(PEERS, &bytes, 1));
     }
 }
 
-/// Connections with one packet each that waits, of any size, while another one uses up what is left of the chunks.
+/// Many connections have one unreceived packet each, and another connection fills the rest of their chunks.
 #[test]
-fn held_bytes_follow_packets_that_wait_beside_one_that_uses_the_chunks_up() {
+fn held_bytes_includes_chunks_that_unreceived_packets_share_with_another_connection() {
     for len in [1, 1000, 10_000] {
         let runtime = runtime();
-        let said = Cell::new(0);
+        let reported = Cell::new(0);
         let (_, left) = growth(&runtime, async || {
             let config = ServerConfig::new().memory_budget(1024 * MIB);
             let server = PacketServer::bind_with("127.0.0.1:0", config).await.unwrap();
@@ -564,24 +592,29 @@ fn held_bytes_follow_packets_that_wait_beside_one_that_uses_the_chunks_up() {
                 busy.write_all(&fill).await.unwrap();
                 tokio::io::AsyncReadExt::read_exact(&mut busy, &mut [0; 5]).await.unwrap();
             }
-            said.set(handle.stats().held_bytes);
+            reported.set(handle.stats().held_bytes);
             (serving, sockets, busy)
         });
-        let base = 2 * PEERS * (IDLE + GRAIN) + MIB;
-        let said = said.get();
-        assert!(left <= said + base, "{len} B: {} KiB are held, and {} KiB are said", left / KIB, said / KIB);
+        let base = 2 * PEERS * (IDLE_CONN + ACCOUNT_STEPS) + MIB;
+        let reported = reported.get();
+        assert!(
+            left <= reported + base,
+            "{len} B: {} KiB held, only {} KiB reported",
+            left / KIB,
+            reported / KIB
+        );
     }
 }
 
-/// A server whose clients send and do not read stays within its budget, whatever the size of what it queues for them.
+/// The clients send and do not read, so the server queues packets for them.
 #[test]
-fn a_server_stays_within_its_budget_whatever_it_queues() {
+fn a_server_stays_within_its_budget_for_any_size_of_queued_packets() {
     const BUDGET: usize = 8 * MIB;
-    for kept in [8192, 22_000, 50_000, 100_000] {
+    for packet_len in [8192, 22_000, 50_000, 100_000] {
         let runtime = runtime();
-        let pattern: &'static [u8] = one_kept_of_each_chunk(kept).leak();
-        let said = Cell::new(0);
-        let (most, _) = growth(&runtime, async || {
+        let pattern: &'static [u8] = one_forwarded_packet_per_chunk(packet_len).leak();
+        let reported = Cell::new(0);
+        let (peak, _) = growth(&runtime, async || {
             let tcp = pktconn::TcpConfig::new().send_buffer(16 * KIB);
             let config = ServerConfig::new()
                 .conn(ConnConfig::new().write_timeout(None).tcp(tcp))
@@ -590,7 +623,7 @@ fn a_server_stays_within_its_budget_whatever_it_queues() {
             let (addr, handle) = (server.local_addr().socket_addr().unwrap(), server.handle());
             tokio::spawn(server.serve(move |mut conn| async move {
                 while let Some(packet) = conn.recv().await? {
-                    if packet.len() == kept {
+                    if packet.len() == packet_len {
                         conn.send(packet).await?;
                     }
                 }
@@ -603,34 +636,37 @@ fn a_server_stays_within_its_budget_whatever_it_queues() {
                 tokio::spawn(async move { while peer.write_all(pattern).await.is_ok() {} });
             }
             let started = Instant::now();
-            // For two seconds, and as much longer as it takes to come near the budget.
-            while started.elapsed() < Duration::from_secs(2) || said.get() <= BUDGET / 2 {
-                assert!(started.elapsed() < HANG_GUARD, "{kept} B: {} KiB", said.get() / KIB);
+            // At least two seconds, and until the server reports half of the budget.
+            while started.elapsed() < Duration::from_secs(2) || reported.get() <= BUDGET / 2 {
+                assert!(
+                    started.elapsed() < HANG_GUARD,
+                    "{packet_len} B: only {} KiB reported",
+                    reported.get() / KIB
+                );
                 sleep(Duration::from_millis(5)).await;
-                said.set(said.get().max(handle.stats().held_bytes));
+                reported.set(reported.get().max(handle.stats().held_bytes));
                 if handle.stats().closed_over_budget > 0 {
                     break;
                 }
             }
         });
-        let said = said.get();
-        assert!(said > BUDGET / 2, "{kept} B: it was not even near: {} KiB", said / KIB);
-        // 20 of them may have 64 KiB in hand each, and 1 packet of the handler's.
+        let reported = reported.get();
+        assert!(reported > BUDGET / 2, "{packet_len} B: only {} KiB reported", reported / KIB);
+        // Each of 20 connections may hold a read of 64 KiB and one packet of its handler beyond the budget.
         assert!(
-            most <= BUDGET + 8 * MIB,
-            "{kept} B: {} KiB are held, and {} KiB were said",
-            most / KIB,
-            said / KIB
+            peak <= BUDGET + 8 * MIB,
+            "{packet_len} B: {} KiB held, {} KiB reported",
+            peak / KIB,
+            reported / KIB
         );
     }
 }
 
-/// Frames that are not whole by their time end their connections, and the memory is as before.
 #[test]
-fn connections_with_half_a_frame_leave_nothing_when_their_time_is_over() {
+fn a_frame_timeout_frees_the_memory_of_the_incomplete_frame() {
     for len in [100, 20_000, 100_000] {
         let runtime = paused_runtime();
-        let (most, left) = growth(&runtime, async || {
+        let (peak, left) = growth(&runtime, async || {
             let mut tasks = Vec::with_capacity(1000);
             for _ in 0..1000 {
                 let config = ConnConfig::new().frame_timeout(Duration::from_secs(3));
@@ -649,15 +685,15 @@ fn connections_with_half_a_frame_leave_nothing_when_their_time_is_over() {
             sleep(Duration::from_secs(2)).await;
             assert!(tasks.iter().all(tokio::task::JoinHandle::is_finished));
         });
-        assert!(most >= 500 * len);
-        // The runtime keeps the room for its tables.
+        assert!(peak >= 500 * len);
+        // The runtime keeps the memory of its tables.
         assert!(left <= 256 * KIB, "{len} B: {} KiB are left", left / KIB);
     }
 }
 
-/// Frames that come in two parts leave their connections as they were, also without a packet that follows.
+/// A frame that arrives in two parts leaves no extra memory behind, even if no packet follows.
 #[test]
-fn a_connection_that_has_waited_for_a_frame_is_idle_again_after_the_time_for_it() {
+fn a_connection_is_as_small_as_before_after_it_has_waited_for_a_frame() {
     let runtime = paused_runtime();
     let idle = Cell::new(0);
     let measure = |with_frames: bool| {
@@ -692,7 +728,7 @@ fn a_connection_that_has_waited_for_a_frame_is_idle_again_after_the_time_for_it(
     };
     idle.set(measure(false));
     let after = measure(true);
-    // The buffers of the pipes are the test's own, 500 B and more each where they were used.
+    // The buffers of the in-memory pipes belong to the test: at least 500 B for each pipe that was used.
     let pipes = 1000 * 2000;
     assert!(
         after <= idle.get() + pipes + 100 * KIB,
@@ -702,7 +738,8 @@ fn a_connection_that_has_waited_for_a_frame_is_idle_again_after_the_time_for_it(
     );
 }
 
-/// What TLS holds in front of a socket that takes nothing, and what a server says, for `sent` bytes to each of the clients.
+/// Sends `sent` bytes to each of the TLS clients, which do not read. Returns the allocated bytes, and the value of
+/// `held_bytes`.
 #[cfg(feature = "tls")]
 fn held_behind_tls(clients: usize, sent: usize) -> (usize, usize) {
     use pktconn::{TcpConfig, TlsClientConfig, TlsServerConfig};
@@ -729,7 +766,7 @@ fn held_behind_tls(clients: usize, sent: usize) -> (usize, usize) {
         });
     });
     let runtime = runtime();
-    let said = Cell::new(0);
+    let reported = Cell::new(0);
     let (_, left) = growth(&runtime, async || {
         let conn = ConnConfig::new().write_timeout(None).tcp(TcpConfig::new().send_buffer(16 * KIB));
         let tls = TlsServerConfig::new(&chain, &key);
@@ -753,25 +790,35 @@ fn held_behind_tls(clients: usize, sent: usize) -> (usize, usize) {
             sleep(Duration::from_millis(10)).await;
         }
         sleep(Duration::from_millis(300)).await;
-        said.set(handle.stats().held_bytes);
+        reported.set(handle.stats().held_bytes);
         (serving, ready)
     });
     drop(done);
     peers.join().unwrap();
-    (left, said.get())
+    (left, reported.get())
 }
 
 #[cfg(feature = "tls")]
 #[test]
-fn held_bytes_follow_what_tls_holds_for_peers_that_do_not_read() {
+fn held_bytes_includes_the_tls_buffers_for_peers_that_do_not_read() {
     let clients = 50;
     let (idle, _) = held_behind_tls(clients, 0);
     for sent in [60_000, 300_000] {
-        let (left, said) = held_behind_tls(clients, sent);
+        let (left, reported) = held_behind_tls(clients, sent);
         let held = left.saturating_sub(idle);
-        println!("{sent} B sent: {} KiB are held, {} KiB are said", held / KIB, said / KIB);
-        let base = clients * (GRAIN + 12 * KIB) + MIB;
-        assert!(held <= said + base, "{sent} B: {} KiB are held, {} KiB are said", held / KIB, said / KIB);
-        assert!(said <= held + base, "{sent} B: {} KiB are held, {} KiB are said", held / KIB, said / KIB);
+        println!("{sent} B sent: {} KiB held, {} KiB reported", held / KIB, reported / KIB);
+        let base = clients * (ACCOUNT_STEPS + 12 * KIB) + MIB;
+        assert!(
+            held <= reported + base,
+            "{sent} B: {} KiB held, only {} KiB reported",
+            held / KIB,
+            reported / KIB
+        );
+        assert!(
+            reported <= held + base,
+            "{sent} B: only {} KiB held, {} KiB reported",
+            held / KIB,
+            reported / KIB
+        );
     }
 }

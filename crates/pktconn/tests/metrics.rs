@@ -1,4 +1,4 @@
-//! Figures for the recorder of the crate `metrics`.
+//! The metrics that servers and clients report to the recorder of the crate `metrics`.
 #![cfg(feature = "metrics")]
 
 mod common;
@@ -13,7 +13,7 @@ use pktconn::{Client, ClientConfig, ClientState, ConnConfig, PacketConn, PacketS
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// What was counted since the last look, and how often a histogram was recorded.
+/// The metrics since the last snapshot, by name and labels. A histogram has the number of its values.
 fn figures(snapshotter: &Snapshotter) -> BTreeMap<String, f64> {
     let snapshot = snapshotter.snapshot().into_vec();
     let figures = snapshot.into_iter().map(|(key, _unit, description, value)| {
@@ -31,7 +31,7 @@ fn figures(snapshotter: &Snapshotter) -> BTreeMap<String, f64> {
     figures.collect()
 }
 
-/// Runs `test` on a runtime of one thread, with a recorder of its own.
+/// Runs `test` with its own recorder on a single-threaded runtime.
 fn recorded<F: Future<Output = ()>>(test: impl FnOnce(Snapshotter) -> F) {
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
@@ -39,8 +39,8 @@ fn recorded<F: Future<Output = ()>>(test: impl FnOnce(Snapshotter) -> F) {
     metrics::with_local_recorder(&recorder, || runtime.block_on(test(snapshotter)));
 }
 
-/// Lets the servers add what is new. Their timers end in whole milliseconds, and so up to one later than after a second:
-/// this sleep ends in a later millisecond than a timer that was set before.
+/// Waits until the servers have reported. They do so once per second, with timers of a millisecond's resolution, so
+/// this sleeps for a millisecond longer.
 async fn a_second_later() {
     tokio::time::pause();
     tokio::time::sleep(Duration::from_millis(1001)).await;
@@ -48,7 +48,7 @@ async fn a_second_later() {
 }
 
 #[test]
-fn a_server_adds_what_is_new_each_second_and_all_at_its_end() {
+fn a_server_reports_its_metrics_every_second_and_when_it_ends() {
     recorded(|snapshotter| async move {
         let server = PacketServer::bind("127.0.0.1:0").await.unwrap();
         let (addr, handle) = (tcp_addr(&server), server.handle());
@@ -92,7 +92,7 @@ fn a_server_adds_what_is_new_each_second_and_all_at_its_end() {
         torn.read_to_end(&mut Vec::new()).await.unwrap_err();
         handle.shutdown();
         serving.await.unwrap();
-        // This recorder starts anew with each look.
+        // Each snapshot of this recorder starts at zero.
         let at_the_end = figures(&snapshotter);
         for (name, expected) in [
             ("pktconn_connections_ended_total reason=remote_close", 1.0),
@@ -109,11 +109,11 @@ fn a_server_adds_what_is_new_each_second_and_all_at_its_end() {
 }
 
 #[test]
-fn the_servers_of_a_process_make_one_sum() {
+fn the_servers_of_a_process_add_up_to_one_sum() {
     recorded(|snapshotter| async move {
         let mut servers = Vec::new();
         for _ in 0..3 {
-            // Clients that keep their side open for a second are there until they close it.
+            // Longer than the test, so that connections stay open until the clients close their side.
             let config = ConnConfig::new().close_grace(Duration::from_secs(10));
             let server = PacketServer::bind_with("127.0.0.1:0", config).await.unwrap();
             let (addr, handle) = (tcp_addr(&server), server.handle());
@@ -145,7 +145,7 @@ fn the_servers_of_a_process_make_one_sum() {
 }
 
 #[test]
-fn a_client_counts_its_connections_and_its_failures() {
+fn a_client_counts_its_connections_and_failed_attempts() {
     recorded(|snapshotter| async move {
         let tries = std::sync::atomic::AtomicU32::new(0);
         let (made, _pipes) = std::sync::mpsc::channel();

@@ -1,4 +1,5 @@
-//! What counts as a sign of life, when the deadlines fire, and who is woken of those who wait.
+//! Write, idle and frame timeouts with real sockets: what counts as progress, and when a timeout passes. Also the order
+//! in which waiting senders are woken.
 
 mod common;
 
@@ -43,7 +44,7 @@ async fn let_others_run() {
     }
 }
 
-/// A TCP socket with a small receive buffer, which is set before it connects, and the one at its other end.
+/// Both ends of a TCP connection: one with the receive buffer (set before it connects), the other with the send buffer.
 fn tcp_pair(recv_buffer: usize, send_buffer: usize) -> (std::net::TcpStream, std::net::TcpStream) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
@@ -60,50 +61,51 @@ fn to_tokio(stream: std::net::TcpStream) -> TcpStream {
     TcpStream::from_std(stream).unwrap()
 }
 
-/// What a peer did that reads steadily.
+/// What a peer has read that reads at a steady rate.
 #[derive(Clone, Copy, Debug, Default)]
-struct Steady {
+struct ReadPace {
     total: usize,
-    /// How late it was at most with a read.
+    /// The longest delay of a read.
     latest: Duration,
 }
 
-impl Steady {
-    /// A machine that stops for a while makes a steady peer one that is not, and may end its connection. Nothing is asserted
-    /// of such a run, except by `.ci/nightly times`, which tries again.
+impl ReadPace {
+    /// Returns true if the reads were on time. On a machine that stalls they are not, and the connection may time out.
+    /// The tests assert nothing about such a run, except with `.ci/nightly times`, which tries again.
     fn was_steady(self) -> bool {
         asserts_times() || self.latest < ms(300)
     }
 }
 
-/// Reads `step` bytes each 10 ms, until the stream ends or for so long.
-fn read_steadily(mut stream: std::net::TcpStream, step: usize, during: Duration) -> Steady {
-    let (start, mut steady) = (std::time::Instant::now(), Steady::default());
+/// Reads `step` bytes every 10 ms for the time `during`, or until the stream ends.
+fn read_steadily(mut stream: std::net::TcpStream, step: usize, during: Duration) -> ReadPace {
+    let (start, mut pace) = (std::time::Instant::now(), ReadPace::default());
     let mut buffer = vec![0; step];
     while start.elapsed() < during {
         match stream.read(&mut buffer) {
             Ok(0) | Err(_) => break,
-            Ok(count) => steady.total += count,
+            Ok(count) => pace.total += count,
         }
-        // By the clock: a thread that sleeps may be late.
-        let due = ms((steady.total / step) as u64 * 10);
+        // Follows the clock, because a sleep may be too long.
+        let due = ms((pace.total / step) as u64 * 10);
         thread::sleep(due.saturating_sub(start.elapsed()));
-        steady.latest = steady.latest.max(start.elapsed().saturating_sub(due));
+        pace.latest = pace.latest.max(start.elapsed().saturating_sub(due));
     }
-    steady
+    pace
 }
 
-/// A transport that takes what the test grants it, and sends what the test has it send.
+/// A transport that accepts as many bytes as the test grants. It sends nothing.
 #[derive(Clone, Default)]
 struct Gated(Arc<Mutex<Gate>>);
 
 #[derive(Default)]
 struct Gate {
     room: usize,
-    taken: usize,
-    /// Of what it has taken, so much is in a buffer that a flush has to empty.
+    written: usize,
+    /// Whether accepted bytes go to a buffer that must be flushed.
     buffers: bool,
     unflushed: usize,
+    /// How many bytes a flush may write.
     flush_room: usize,
     writer: Option<Waker>,
 }
@@ -129,8 +131,8 @@ impl Gated {
         }
     }
 
-    fn taken(&self) -> usize {
-        self.0.lock().unwrap().taken
+    fn written(&self) -> usize {
+        self.0.lock().unwrap().written
     }
 }
 
@@ -149,7 +151,7 @@ impl AsyncWrite for Gated {
         }
         let count = gate.room.min(buf.len());
         gate.room -= count;
-        gate.taken += count;
+        gate.written += count;
         if gate.buffers {
             gate.unflushed += count;
         }
@@ -173,7 +175,7 @@ impl AsyncWrite for Gated {
     }
 }
 
-/// Runs `test` for each of `cases`, each in a thread of its own: they take their time.
+/// Runs `test` for all `cases` at the same time, one thread per case, because each of them needs seconds.
 fn for_each_at_once<T: Copy + Send + Sync>(cases: &[T], test: impl Fn(T) + Sync) {
     thread::scope(|scope| {
         for &case in cases {
@@ -183,16 +185,17 @@ fn for_each_at_once<T: Copy + Send + Sync>(cases: &[T], test: impl Fn(T) + Sync)
     });
 }
 
-fn assert_is(error: &Error, timeout: Timeout) {
+fn assert_timeout(error: &Error, timeout: Timeout) {
     assert_eq!(error.timeout(), Some(timeout), "{error:?}");
 }
 
-// ---- the time to write
+// ---- write timeout
 
-/// A large reply to steady readers from slow to fast, with a short timeout and buffers of all sizes.
+/// Sends a large reply to steady readers, from slow to fast, with a short timeout and socket buffers of different
+/// sizes.
 #[test]
 #[ignore = "takes 40 s"]
-fn a_steady_reader_is_never_ended_for_its_speed() {
+fn a_steady_reader_of_any_speed_does_not_time_out() {
     let mut runs = Vec::new();
     for (bytes_a_second, recv_buffer, send_buffer) in [
         (5_000, 4 * KIB, 16 * KIB),
@@ -217,15 +220,15 @@ fn a_steady_reader_is_never_ended_for_its_speed() {
         }));
     }
     for run in runs {
-        let (speed, ended, steady) = run.join().unwrap();
-        println!("{speed} B/s: {steady:?}");
-        assert!(ended.is_none() || !steady.was_steady(), "{speed} B/s, {steady:?}: {ended:?}");
+        let (speed, ended, pace) = run.join().unwrap();
+        println!("{speed} B/s: {pace:?}");
+        assert!(ended.is_none() || !pace.was_steady(), "{speed} B/s, {pace:?}: {ended:?}");
     }
 }
 
-/// The same for a shorter time, for each run of the tests.
+/// A shorter version of the test above that runs by default.
 #[test]
-fn a_steady_reader_is_not_ended_within_some_timeouts() {
+fn a_steady_reader_does_not_time_out() {
     let mut runs = Vec::new();
     for (bytes_a_second, recv_buffer, send_buffer) in
         [(10_000, 4 * KIB, 64 * KIB), (40_000, 16 * KIB, 512 * KIB), (160_000, 64 * KIB, MIB)]
@@ -243,14 +246,14 @@ fn a_steady_reader_is_not_ended_within_some_timeouts() {
         }));
     }
     for run in runs {
-        let (speed, ended, steady) = run.join().unwrap();
-        assert!(ended.is_none() || !steady.was_steady(), "{speed} B/s, {steady:?}: {ended:?}");
+        let (speed, ended, pace) = run.join().unwrap();
+        assert!(ended.is_none() || !pace.was_steady(), "{speed} B/s, {pace:?}: {ended:?}");
     }
 }
 
-/// On a thread whose turns take longer than the timeout, the readers are as steady as elsewhere.
+/// The thread of the connection is blocked for longer than the timeout.
 #[test]
-fn a_steady_reader_is_not_ended_on_a_thread_whose_turns_are_long() {
+fn a_steady_reader_does_not_time_out_if_the_thread_of_the_connection_is_blocked() {
     for_each_at_once(&[ms(1200), ms(2500)], |granted| {
         let (peer, accepted) = tcp_pair(16 * KIB, MIB);
         let reader = thread::spawn(move || read_steadily(peer, 400, secs(9)));
@@ -265,26 +268,26 @@ fn a_steady_reader_is_not_ended_on_a_thread_whose_turns_are_long() {
             let_others_run().await;
             conn.close_reason()
         });
-        let steady = reader.join().unwrap();
-        assert!(reason.is_none() || !steady.was_steady(), "{granted:?}, {steady:?}: {reason:?}");
+        let pace = reader.join().unwrap();
+        assert!(reason.is_none() || !pace.was_steady(), "{granted:?}, {pace:?}: {reason:?}");
     });
 }
 
-/// A peer that takes nothing is ended on time, and also one that had taken some.
+/// The peer never reads, or stops reading after some time.
 #[test]
-fn a_peer_that_takes_nothing_more_is_ended_on_time() {
-    for_each_at_once(&[ms(0), ms(300), ms(1200)], |takes_for| {
+fn a_peer_that_stops_reading_times_out_on_time() {
+    for_each_at_once(&[ms(0), ms(300), ms(1200)], |reads_for| {
         let (mut peer, accepted) = tcp_pair(16 * KIB, 256 * KIB);
-        let (tell, told) = mpsc::channel();
+        let (report, reported) = mpsc::channel();
         let (done, is_done) = mpsc::channel::<()>();
         let reader = thread::spawn(move || {
             let start = std::time::Instant::now();
-            while start.elapsed() < takes_for {
-                // It is not ended before.
+            while start.elapsed() < reads_for {
+                // The connection must not end before.
                 peer.read_exact(&mut [0; 800]).unwrap();
                 thread::sleep(ms(10));
             }
-            tell.send(std::time::Instant::now()).unwrap();
+            report.send(std::time::Instant::now()).unwrap();
             let _ = is_done.recv();
             drop(peer);
         });
@@ -293,25 +296,28 @@ fn a_peer_that_takes_nothing_more_is_ended_on_time() {
             let config = ConnConfig::new().write_timeout(ms(2000)).send_high_water(8 * MIB);
             let conn = PacketConn::from_tcp(to_tokio(accepted), config).unwrap();
             conn.send(vec![7; 7 * MIB]).await.unwrap();
-            // Well before the default of 30 s.
-            let reason = timeout(secs(25), conn.closed()).await.expect("it is ended");
-            assert_is(&reason, Timeout::Write);
+            // Well before the default timeout of 30 s.
+            let reason = timeout(secs(25), conn.closed()).await.expect("no write timeout");
+            assert_timeout(&reason, Timeout::Write);
             std::time::Instant::now()
         });
         drop(done);
-        let after = ended - told.recv().unwrap();
-        println!("it read for {takes_for:?}: ended {after:?} after that");
+        let after = ended - reported.recv().unwrap();
+        println!("the peer read for {reads_for:?}: timeout {after:?} after that");
         assert!(ended - started >= ms(1990), "{:?}", ended - started);
-        // What stands in the peer's kernel was acknowledged a little after it was read, or before.
+        // The kernel of the peer acknowledges a little later or earlier than the peer reads.
         let is_on_time = after >= ms(1500) && after <= ms(2800);
-        assert!(is_on_time || !asserts_times(), "it read for {takes_for:?}: {after:?}");
+        assert!(
+            is_on_time || !asserts_times(),
+            "the peer read for {reads_for:?}: timeout {after:?} after that"
+        );
         reader.join().unwrap();
     });
 }
 
-/// Bytes that leave count, whoever writes them: here each way in turn, and never the connection's own task alone.
+/// Written bytes count as progress if a call of the application writes them, and not only if the background task does.
 #[test]
-fn progress_counts_whoever_has_written() {
+fn bytes_written_by_any_call_count_as_progress() {
     for way in 0..6 {
         paused_runtime().block_on(async {
             let gate = Gated::default();
@@ -322,7 +328,7 @@ fn progress_counts_whoever_has_written() {
             let_others_run().await;
             for round in 0..5 {
                 sleep(ms(8500)).await;
-                // Without a wake-up for the connection's task: it is the caller who finds the room.
+                // Does not wake the background task, so that the call finds the room.
                 gate.0.lock().unwrap().room += 300;
                 match way {
                     0 => drop(conn.try_send(vec![2; 290])),
@@ -332,12 +338,12 @@ fn progress_counts_whoever_has_written() {
                     4 => drop(conn.recv().now_or_never()),
                     _ => drop(conn.send(vec![2; 900]).now_or_never()),
                 }
-                // Those that do not write, because nobody was told of the room, leave it to the task.
+                // A call that has not written anything leaves that to the background task.
                 if gate.0.lock().unwrap().room > 0 {
                     gate.grant(0);
                 }
                 let_others_run().await;
-                assert!(gate.taken() >= 300 * (round + 1) || conn.queued_bytes() == 0, "way {way}");
+                assert!(gate.written() >= 300 * (round + 1) || conn.queued_bytes() == 0, "way {way}");
                 if conn.queued_bytes() == 0 {
                     conn.try_send(vec![3; 800]).unwrap();
                     let_others_run().await;
@@ -349,15 +355,15 @@ fn progress_counts_whoever_has_written() {
             if conn.queued_bytes() == 0 {
                 conn.try_send(vec![3; 800]).unwrap();
             }
-            assert_is(&conn.closed().await, Timeout::Write);
+            assert_timeout(&conn.closed().await, Timeout::Write);
             assert!(last.elapsed() <= ms(10_600), "way {way}: {:?}", last.elapsed());
         });
     }
 }
 
-/// A transport that buffers makes progress when its buffer was flushed, and none when it only fills.
+/// For a transport with a buffer, flushing the buffer is progress, and filling it is not.
 #[test]
-fn a_flush_that_completes_is_progress() {
+fn a_completed_flush_counts_as_progress() {
     paused_runtime().block_on(async {
         let gate = Gated::default();
         gate.0.lock().unwrap().buffers = true;
@@ -374,19 +380,19 @@ fn a_flush_that_completes_is_progress() {
             assert!(conn.close_reason().is_none(), "round {round}: {:?}", conn.close_reason());
         }
         let last = Instant::now();
-        assert_is(&conn.closed().await, Timeout::Write);
+        assert_timeout(&conn.closed().await, Timeout::Write);
         assert!(last.elapsed() >= ms(9900) && last.elapsed() <= ms(10_600), "{:?}", last.elapsed());
     });
 }
 
 #[test]
-fn the_time_to_write_passes_when_the_clock_is_advanced() {
+fn the_write_timeout_passes_if_paused_time_is_advanced_by_hand() {
     for step in [ms(1700), secs(2), secs(60)] {
         paused_runtime().block_on(async {
             let (conn, mut raw) = piped_and_raw(100, ConnConfig::new().write_timeout(secs(5)));
             conn.send(vec![0; 900]).await.unwrap();
             let_others_run().await;
-            // It takes something in each step, if they are short.
+            // If the steps are shorter than the timeout, the peer reads something in each of them.
             for _ in 0..4 {
                 if step < secs(5) {
                     raw.read_exact(&mut [0; 50]).await.unwrap();
@@ -400,14 +406,14 @@ fn the_time_to_write_passes_when_the_clock_is_advanced() {
                 advance(step).await;
                 let_others_run().await;
             }
-            assert_is(&conn.close_reason().expect("it has passed"), Timeout::Write);
+            assert_timeout(&conn.close_reason().expect("no write timeout"), Timeout::Write);
         });
     }
 }
 
-// ---- the time to be silent
+// ---- idle timeout
 
-/// A client that downloads and sends nothing is there.
+/// The client reads and sends nothing.
 #[test]
 fn a_client_that_is_downloading_is_not_idle() {
     for_each_at_once(
@@ -422,15 +428,15 @@ fn a_client_that_is_downloading_is_not_idle() {
                 conn.send(vec![7; 7 * MIB]).await.unwrap();
                 timeout(secs(6), conn.recv()).await
             });
-            let steady = reader.join().unwrap();
-            assert!(received.is_err() || !steady.was_steady(), "{step} B, {steady:?}: {received:?}");
+            let pace = reader.join().unwrap();
+            assert!(received.is_err() || !pace.was_steady(), "{step} B, {pace:?}: {received:?}");
         },
     );
 }
 
-/// One that gets small packets now and then, and whose kernel acknowledges them, is there.
+/// The client gets small packets from time to time, and its kernel acknowledges them.
 #[test]
-fn a_client_that_acknowledges_what_is_pushed_to_it_is_not_idle() {
+fn a_client_that_acknowledges_small_packets_is_not_idle() {
     let (peer, accepted) = tcp_pair(64 * KIB, 64 * KIB);
     let reader = thread::spawn(move || read_steadily(peer, 1000, secs(7)));
     runtime().block_on(async {
@@ -446,32 +452,33 @@ fn a_client_that_acknowledges_what_is_pushed_to_it_is_not_idle() {
             }
         };
         tokio::select! {
-            // Unless the machine was late with the next packet.
+            // Allowed only if the machine was late with the next packet.
             received = receiver.recv() => {
                 assert!(pushed.elapsed() > ms(1000) && !asserts_times(), "{received:?}");
                 return;
             }
             () = pushing => {}
         }
-        // And when nothing more is sent, it is idle: the first half of its time may have passed since the last sign.
+        // Without further packets, the client becomes idle. It may take up to twice the timeout.
         let last = Instant::now();
-        let error = timeout(HANG_GUARD, receiver.recv()).await.expect("it ends").unwrap_err();
-        assert_is(&error, Timeout::Idle);
+        let error = timeout(HANG_GUARD, receiver.recv()).await.expect("no idle timeout").unwrap_err();
+        assert_timeout(&error, Timeout::Idle);
         assert!(last.elapsed() <= ms(1500 + 1500) || !asserts_times(), "{:?}", last.elapsed());
     });
     reader.join().unwrap();
 }
 
-/// A peer that is gone acknowledges nothing: what is sent to it now and then, into the kernel's buffer, is no sign of its life.
+/// A lost peer acknowledges nothing. Bytes that go to the buffer of the local kernel are no sign that the peer is
+/// alive.
 #[test]
-fn a_peer_that_takes_nothing_is_idle_though_something_is_sent_to_it_now_and_then() {
+fn a_peer_that_acknowledges_nothing_is_idle_even_if_packets_are_sent_to_it() {
     let (peer, accepted) = tcp_pair(2 * KIB, MIB);
     runtime().block_on(async {
         let conn = PacketConn::from_tcp(to_tokio(accepted), ConnConfig::new().idle_timeout(secs(2))).unwrap();
-        // More than the peer's kernel takes.
+        // More than the receive buffer of the peer.
         conn.send(vec![7; 100_000]).await.unwrap();
         sleep(ms(500)).await;
-        assert_eq!(conn.queued_bytes(), 0, "it is to stand in the kernel");
+        assert_eq!(conn.queued_bytes(), 0, "the test needs all bytes in the send buffer of the kernel");
         let started = Instant::now();
         let (sender, mut receiver) = conn.split();
         let pushing = async {
@@ -484,7 +491,7 @@ fn a_peer_that_takes_nothing_is_idle_though_something_is_sent_to_it_now_and_then
         };
         tokio::select! {
             received = timeout(HANG_GUARD, receiver.recv()) => {
-                assert_is(&received.expect("it ends").unwrap_err(), Timeout::Idle);
+                assert_timeout(&received.expect("no idle timeout").unwrap_err(), Timeout::Idle);
             }
             () = pushing => {}
         }
@@ -493,11 +500,11 @@ fn a_peer_that_takes_nothing_is_idle_though_something_is_sent_to_it_now_and_then
     drop(peer);
 }
 
-/// Neither sends nor takes: on time, and not at twice the time, also when something was sent to it at the start, before or
-/// while it is waited for.
+/// The peer neither sends nor reads. The timeout passes on time, and not after twice the time, even if a packet was
+/// sent to the peer before or shortly after `recv` began to wait.
 #[test]
-fn a_peer_that_does_nothing_is_idle_on_time_though_a_packet_was_sent_to_it_at_the_start() {
-    // The peer's kernel acknowledges at once, so that a clock that is paused is as good as the real one.
+fn a_silent_peer_is_idle_on_time_even_if_a_packet_was_sent_to_it_at_the_start() {
+    // The kernel of the peer acknowledges at once, so paused time is as good as real time.
     let runtimes: &[fn() -> Runtime] =
         if asserts_times() { &[paused_runtime, runtime] } else { &[paused_runtime] };
     let cases: Vec<_> = [None, Some(ms(0)), Some(ms(100)), Some(ms(700))]
@@ -521,18 +528,18 @@ fn a_peer_that_does_nothing_is_idle_on_time_though_a_packet_was_sent_to_it_at_th
                 }
             };
             let (received, ()) = tokio::join!(timeout(secs(8), receiver.recv()), sending);
-            assert_is(&received.expect("it ends").unwrap_err(), Timeout::Idle);
-            let (took, life) = (started.elapsed(), sent_at.unwrap_or_default());
+            assert_timeout(&received.expect("no idle timeout").unwrap_err(), Timeout::Idle);
+            let (took, sent_after) = (started.elapsed(), sent_at.unwrap_or_default());
             println!("sent at {sent_at:?}: idle after {took:?}");
-            assert!(took >= ms(1990) && took <= ms(2300) + life, "sent at {sent_at:?}: {took:?}");
+            assert!(took >= ms(1990) && took <= ms(2300) + sent_after, "sent at {sent_at:?}: {took:?}");
         });
         drop(peer);
     });
 }
 
-/// Over a pipe, what it takes while there is more is a sign of life.
+/// A pipe does not acknowledge. A peer that reads queued bytes from it is not idle.
 #[test]
-fn what_a_pipe_takes_of_a_queue_is_a_sign_of_life() {
+fn a_peer_that_reads_queued_bytes_from_a_pipe_is_not_idle() {
     paused_runtime().block_on(async {
         let (mut conn, mut raw) = piped_and_raw(100, ConnConfig::new().idle_timeout(secs(10)));
         conn.send(vec![7; 1000]).await.unwrap();
@@ -547,16 +554,16 @@ fn what_a_pipe_takes_of_a_queue_is_a_sign_of_life() {
             last
         });
         let error = conn.recv().await.unwrap_err();
-        assert_is(&error, Timeout::Idle);
+        assert_timeout(&error, Timeout::Idle);
         let ended = Instant::now();
         let last = reading.await.unwrap();
-        assert!((ended - last).abs_diff(secs(10)) <= ms(20), "{:?} after the last sign", ended - last);
+        assert!((ended - last).abs_diff(secs(10)) <= ms(20), "{:?} after the last read", ended - last);
     });
 }
 
-/// Only the time counts in which somebody waits: not that after the future was dropped.
+/// Only the time in which a receive call waits counts.
 #[test]
-fn no_deadline_passes_while_nobody_receives() {
+fn idle_and_frame_timeouts_do_not_pass_while_nothing_receives() {
     paused_runtime().block_on(async {
         for in_frame in [false, true] {
             let config = ConnConfig::new().idle_timeout(secs(10)).frame_timeout(secs(10));
@@ -564,7 +571,7 @@ fn no_deadline_passes_while_nobody_receives() {
             if in_frame {
                 raw.write_all(&frame(&[7; 100])[..50]).await.unwrap();
             }
-            // 6 s are waited for in all.
+            // `recv` waits for 6 s in total.
             for _ in 0..3 {
                 assert!(timeout(secs(2), conn.recv()).await.is_err());
                 sleep(secs(100)).await;
@@ -581,9 +588,9 @@ fn no_deadline_passes_while_nobody_receives() {
     });
 }
 
-/// Who polls by hand, or as a stream, waits as long as it is pending.
+/// A receiver counts as waiting while its last poll is pending, even if no future exists.
 #[test]
-fn a_stream_that_is_pending_has_deadlines() {
+fn the_idle_timeout_passes_for_a_pending_stream() {
     paused_runtime().block_on(async {
         for by_hand in [false, true] {
             let (conn, _raw) = piped_and_raw(4096, ConnConfig::new().idle_timeout(secs(10)));
@@ -591,15 +598,15 @@ fn a_stream_that_is_pending_has_deadlines() {
             let started = Instant::now();
             if by_hand {
                 let error = std::future::poll_fn(|cx| receiver.poll_recv(cx)).await.unwrap_err();
-                assert_is(&error, Timeout::Idle);
+                assert_timeout(&error, Timeout::Idle);
             } else {
-                // Each `next` is dropped and made anew: the stream is pending all the time.
+                // Each `next` future is dropped, but the stream is pending all the time.
                 let error = loop {
                     if let Ok(next) = timeout(secs(3), receiver.next()).await {
                         break next.unwrap().unwrap_err();
                     }
                 };
-                assert_is(&error, Timeout::Idle);
+                assert_timeout(&error, Timeout::Idle);
             }
             assert!(
                 started.elapsed().abs_diff(secs(10)) <= ms(10),
@@ -610,7 +617,7 @@ fn a_stream_that_is_pending_has_deadlines() {
     });
 }
 
-/// A loop that drops `recv` each 10 ms, as a `select!` with a ticker does.
+/// The loop drops `recv` every 10 ms, like a `select!` with a ticker.
 #[test]
 fn a_loop_that_drops_recv_often_times_out() {
     for is_paused in [true, false] {
@@ -632,7 +639,7 @@ fn a_loop_that_drops_recv_often_times_out() {
                         received = conn.recv() => break received.unwrap_err(),
                         _ = ticker.tick() => {}
                     }
-                    assert!(started.elapsed() < HANG_GUARD, "it never times out");
+                    assert!(started.elapsed() < HANG_GUARD, "no timeout");
                 };
                 assert!(error.is_timeout());
                 let late = started.elapsed().saturating_sub(granted);
@@ -643,13 +650,13 @@ fn a_loop_that_drops_recv_often_times_out() {
     }
 }
 
-/// Bytes that were there in time are received, though the thread looks at them beyond the deadline.
+/// The bytes arrive in time, but the thread polls again only after the deadline.
 #[cfg(unix)]
 #[test]
-fn what_arrived_in_time_is_received_though_the_thread_was_busy_beyond_the_deadline() {
+fn bytes_that_arrived_in_time_are_received_even_if_the_thread_was_blocked_until_after_the_deadline() {
     for over_tcp in [true, false] {
         for in_frame in [false, true] {
-            // Until the bytes were written in time: a slow machine may need some tries.
+            // Repeats until the bytes were written in time, because a slow machine may be too late.
             while !runtime().block_on(async {
                 let granted = ms(300);
                 let config = ConnConfig::new().idle_timeout(granted).frame_timeout(granted);
@@ -684,9 +691,8 @@ fn what_arrived_in_time_is_received_though_the_thread_was_busy_beyond_the_deadli
     }
 }
 
-/// After its deadlines, and after a packet, a connection that idles has no task.
 #[test]
-fn a_connection_that_idles_has_no_task_when_its_deadline_is_over() {
+fn an_idle_connection_has_no_background_task_after_a_frame_and_its_deadline() {
     let runtime = paused_runtime();
     runtime.block_on(async {
         let mut conns = Vec::new();
@@ -703,16 +709,16 @@ fn a_connection_that_idles_has_no_task_when_its_deadline_is_over() {
         }
         sleep(secs(10)).await;
         let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
-        // Those that receive, and the thread's sweeper.
+        // The receiving tasks, and the sweeper of the thread.
         assert!(tasks <= 102, "{tasks} tasks");
         assert!(conns.iter().all(|(sender, ..)| sender.close_reason().is_none()));
     });
 }
 
-// ---- those who wait
+// ---- waiting senders
 
-/// A connection to a gate, with a full queue.
-async fn full(high_water: usize) -> (PacketConn, Gated) {
+/// A connection over a [`Gated`] transport, with a full send queue.
+async fn with_full_queue(high_water: usize) -> (PacketConn, Gated) {
     let gate = Gated::default();
     let config = ConnConfig::new().send_high_water(high_water).write_timeout(None);
     let conn = PacketConn::new(gate.clone(), config).unwrap();
@@ -723,16 +729,16 @@ async fn full(high_water: usize) -> (PacketConn, Gated) {
 }
 
 #[test]
-fn a_thousand_senders_are_served_in_their_order() {
+fn a_thousand_waiting_senders_are_served_in_order() {
     paused_runtime().block_on(async {
-        let (conn, gate) = full(1000).await;
+        let (conn, gate) = with_full_queue(1000).await;
         let (sender, _receiver) = conn.split();
         let order = Arc::new(Mutex::new(Vec::new()));
         let mut tasks = Vec::new();
         for number in 0..1000_u32 {
             let (sender, order) = (sender.clone(), Arc::clone(&order));
             tasks.push(tokio::spawn(async move {
-                // Large ones wait for small ones, and the other way round.
+                // Large packets wait for small ones and small packets for large ones.
                 let len = if number % 7 == 0 { 900 } else { 100 };
                 sender.send(vec![number as u8; len]).await.unwrap();
                 order.lock().unwrap().push(number);
@@ -748,12 +754,12 @@ fn a_thousand_senders_are_served_in_their_order() {
     });
 }
 
-/// Any of them may give up at any time: the others keep their order, and none is left behind.
+/// Senders may be dropped at any time. The others keep their order, and all of them finish.
 #[test]
-fn senders_that_give_up_leave_the_others_in_their_order() {
+fn dropped_senders_do_not_change_the_order_of_the_others() {
     paused_runtime().block_on(async {
         for give_up in [1, 2, 3, 10] {
-            let (conn, gate) = full(1000).await;
+            let (conn, gate) = with_full_queue(1000).await;
             let mut waiting: Vec<_> = (0..50_u32)
                 .map(|number| (number, tokio_test::task::spawn(conn.send(vec![number as u8; 300]))))
                 .collect();
@@ -764,13 +770,13 @@ fn senders_that_give_up_leave_the_others_in_their_order() {
             let mut round = 0_usize;
             while !waiting.is_empty() {
                 round += 1;
-                assert!(round < 10_000, "{} wait for ever: {:?}", waiting.len(), &sent);
+                assert!(round < 10_000, "{} senders are never woken; sent: {:?}", waiting.len(), &sent);
                 gate.grant(97);
                 let_others_run().await;
                 let mut left = Vec::new();
                 for (number, mut send) in waiting {
                     if send.is_woken() {
-                        // Some give up when they were woken, and never look.
+                        // Some are dropped after they were woken and before they are polled.
                         if (number as usize + round) % give_up == 0 && give_up > 1 && given_up < 30 {
                             given_up += 1;
                             continue;
@@ -790,11 +796,11 @@ fn senders_that_give_up_leave_the_others_in_their_order() {
     });
 }
 
-/// No future is polled for nothing, over and over: so many polls, for so many who wait.
+/// Limits the number of polls for a number of waiting senders.
 #[test]
-fn those_who_wait_are_not_woken_for_nothing() {
+fn waiting_senders_are_not_woken_without_reason() {
     paused_runtime().block_on(async {
-        let (conn, gate) = full(1000).await;
+        let (conn, gate) = with_full_queue(1000).await;
         let mut sends: Vec<_> = (0..100).map(|_| tokio_test::task::spawn(conn.send(vec![1; 96]))).collect();
         for send in &mut sends {
             assert!(send.poll().is_pending());
@@ -813,8 +819,8 @@ fn those_who_wait_are_not_woken_for_nothing() {
             assert!(polls <= 2000, "{done} of 100 were served in {polls} polls");
             sends.retain(|send| !send.is_woken() || done < 100);
         }
-        // While nothing happens, nobody is woken.
-        let (conn, _gate) = full(1000).await;
+        // While nothing happens, no future is woken.
+        let (conn, _gate) = with_full_queue(1000).await;
         let mut waiting = tokio_test::task::spawn(conn.send(vec![1; 96]));
         let mut writable = tokio_test::task::spawn(conn.writable());
         assert!(waiting.poll().is_pending() && writable.poll().is_pending());
@@ -823,13 +829,13 @@ fn those_who_wait_are_not_woken_for_nothing() {
     });
 }
 
-/// The one in front is dropped, or served: whoever waits behind it is woken, by whichever way it waits.
+/// The call behind it waits in `send`, in `writable` or in a sink.
 #[test]
-fn who_waits_behind_a_sender_is_woken_when_that_is_dropped_or_served() {
+fn the_next_waiting_call_is_woken_when_the_sender_before_it_is_dropped_or_served() {
     for front_is_served in [false, true] {
         for way in 0..3 {
             paused_runtime().block_on(async {
-                let (conn, gate) = full(1000).await;
+                let (conn, gate) = with_full_queue(1000).await;
                 let (sender, _receiver) = conn.split();
                 let mut front = tokio_test::task::spawn(Box::pin({
                     let sender = sender.clone();
@@ -849,7 +855,7 @@ fn who_waits_behind_a_sender_is_woken_when_that_is_dropped_or_served() {
                 let_others_run().await;
                 gate.grant(if front_is_served { 950 } else { 500 });
                 let_others_run().await;
-                assert!(!behind.is_finished(), "way {way}: it passed the one in front");
+                assert!(!behind.is_finished(), "way {way}: the call overtook the sender in front");
                 assert!(front.is_woken());
                 if front_is_served {
                     assert!(front.poll().is_ready());
@@ -861,18 +867,18 @@ fn who_waits_behind_a_sender_is_woken_when_that_is_dropped_or_served() {
                     gate.grant(100);
                 }
                 let done = timeout(secs(3600), behind).await;
-                assert!(done.is_ok(), "way {way}, served: {front_is_served}: it waits for ever");
+                assert!(done.is_ok(), "way {way}, served: {front_is_served}: the call was not woken");
                 done.unwrap().unwrap().unwrap();
             });
         }
     }
 }
 
-/// In front of an empty queue nobody waits for a sender that is not polled any more.
+/// With an empty queue, no call waits for a sender in front that is no longer polled.
 #[test]
 fn writable_and_a_sink_do_not_wait_for_a_sender_that_is_not_polled() {
     paused_runtime().block_on(async {
-        let (conn, gate) = full(1000).await;
+        let (conn, gate) = with_full_queue(1000).await;
         let (sender, _receiver) = conn.split();
         let mut front = tokio_test::task::spawn(Box::pin({
             let sender = sender.clone();
@@ -889,18 +895,17 @@ fn writable_and_a_sink_do_not_wait_for_a_sender_that_is_not_polled() {
         });
         let_others_run().await;
         gate.grant(1000);
-        assert!(timeout(secs(3600), writable).await.is_ok(), "writable waits for ever");
-        assert!(timeout(secs(3600), fed).await.is_ok(), "the sink waits for ever");
+        assert!(timeout(secs(3600), writable).await.is_ok(), "`writable` was not woken");
+        assert!(timeout(secs(3600), fed).await.is_ok(), "the sink was not woken");
         drop(front);
     });
 }
 
-/// Dropped at any of its polls, a send has sent its packet once or not at all.
 #[test]
-fn a_send_that_is_dropped_at_any_poll_was_accepted_whole_or_not_at_all() {
+fn a_send_that_is_dropped_at_any_poll_has_sent_its_packet_once_or_not_at_all() {
     paused_runtime().block_on(async {
         for polls in 0..6 {
-            let (conn, gate) = full(1000).await;
+            let (conn, gate) = with_full_queue(1000).await;
             let before = conn.stats().packets_sent;
             let granting = async {
                 for _ in 0..3 {
@@ -913,8 +918,11 @@ fn a_send_that_is_dropped_at_any_poll_was_accepted_whole_or_not_at_all() {
             assert_eq!(accepted, u64::from(sent.is_some()), "after {polls} polls");
             gate.grant(10_000);
             let_others_run().await;
-            assert_eq!(gate.taken(), 1000 + 504 * accepted as usize);
-            assert!(conn.try_send(b"next").is_ok(), "its place in the line is kept after {polls} polls");
+            assert_eq!(gate.written(), 1000 + 504 * accepted as usize);
+            assert!(
+                conn.try_send(b"next").is_ok(),
+                "the dropped send still blocks others after {polls} polls"
+            );
         }
     });
 }
@@ -928,13 +936,14 @@ mod tls {
     use pktconn::{PacketServer, ServerConfig, TcpConfig, TlsClientConfig, TlsServerConfig};
     use rcgen::{CertificateParams, KeyPair};
 
-    /// Runs `test` with a connection of a server over TLS, whose client takes `step` bytes or more each 10 ms for so long.
+    /// Runs `test` with a TLS connection of a server. Its client reads `step` bytes or more every 10 ms for the time
+    /// `reads_for`.
     fn with_slow_client<T>(
         conn: ConnConfig,
         step: usize,
-        takes_for: Duration,
+        reads_for: Duration,
         test: impl AsyncFnOnce(PacketConn) -> T + 'static,
-    ) -> (T, Steady) {
+    ) -> (T, ReadPace) {
         let dir = tempfile::tempdir().unwrap();
         let key_pair = KeyPair::generate().unwrap();
         let certificate =
@@ -951,16 +960,16 @@ mod tls {
                 let tls = TlsClientConfig::new().ca(ca).server_name("localhost");
                 let config = ConnConfig::new().tls(tls).tcp(TcpConfig::new().recv_buffer(8 * KIB));
                 let mut conn = PacketConn::connect_with(addr, config).await.unwrap();
-                let (start, mut steady) = (Instant::now(), Steady::default());
-                while start.elapsed() < takes_for {
-                    let due = ms((steady.total / step) as u64 * 10);
+                let (start, mut pace) = (Instant::now(), ReadPace::default());
+                while start.elapsed() < reads_for {
+                    let due = ms((pace.total / step) as u64 * 10);
                     sleep(due.saturating_sub(start.elapsed())).await;
                     let Ok(Ok(Some(packet))) = timeout(HANG_GUARD, conn.recv()).await else { break };
-                    steady.latest = steady.latest.max(start.elapsed().saturating_sub(due));
-                    steady.total += packet.len();
+                    pace.latest = pace.latest.max(start.elapsed().saturating_sub(due));
+                    pace.total += packet.len();
                 }
                 let _ = is_done.recv();
-                steady
+                pace
             })
         });
         let tested = runtime().block_on(async {
@@ -969,12 +978,12 @@ mod tls {
                 .await
                 .unwrap();
             tell_addr.send(server.local_addr().socket_addr().unwrap()).unwrap();
-            let (give, mut given) = tokio::sync::mpsc::unbounded_channel();
+            let (pass, mut passed) = tokio::sync::mpsc::unbounded_channel();
             let serving = tokio::spawn(server.serve(move |conn| {
-                let _ = give.send(conn);
+                let _ = pass.send(conn);
                 std::future::ready(Ok(()))
             }));
-            let tested = test(given.recv().await.unwrap()).await;
+            let tested = test(passed.recv().await.unwrap()).await;
             serving.abort();
             tested
         });
@@ -987,37 +996,37 @@ mod tls {
     }
 
     #[test]
-    fn a_steady_reader_is_not_ended_and_one_that_stops_is() {
+    fn a_steady_reader_does_not_time_out_until_it_stops() {
         let config = config().write_timeout(ms(2000));
-        let (took, steady) = with_slow_client(config, 400, ms(5000), async |conn| {
+        let (took, pace) = with_slow_client(config, 400, ms(5000), async |conn| {
             let started = Instant::now();
             for _ in 0..4000 {
                 conn.send(vec![7; 1000]).await.unwrap();
             }
-            // Well before the default of 30 s.
-            let reason = timeout(secs(25), conn.closed()).await.expect("it stops");
-            assert_is(&reason, Timeout::Write);
+            // Well before the default timeout of 30 s.
+            let reason = timeout(secs(25), conn.closed()).await.expect("no write timeout");
+            assert_timeout(&reason, Timeout::Write);
             started.elapsed()
         });
-        println!("TLS: it took for 5 s, and was ended after {took:?}; {steady:?}");
-        assert!(took >= ms(5000) || !steady.was_steady(), "{took:?}, {steady:?}");
+        println!("TLS: the client read for 5 s; write timeout after {took:?}; {pace:?}");
+        assert!(took >= ms(5000) || !pace.was_steady(), "{took:?}, {pace:?}");
         assert!(took <= ms(9000) || !asserts_times(), "{took:?}");
     }
 
     #[test]
     fn a_client_that_is_downloading_is_not_idle() {
         let config = config().idle_timeout(ms(2000)).write_timeout(None);
-        let (took, steady) = with_slow_client(config, 400, ms(5000), async |mut conn| {
+        let (took, pace) = with_slow_client(config, 400, ms(5000), async |mut conn| {
             let started = Instant::now();
             for _ in 0..4000 {
                 conn.send(vec![7; 1000]).await.unwrap();
             }
-            let error = timeout(HANG_GUARD, conn.recv()).await.expect("it stops").unwrap_err();
-            assert_is(&error, Timeout::Idle);
+            let error = timeout(HANG_GUARD, conn.recv()).await.expect("no idle timeout").unwrap_err();
+            assert_timeout(&error, Timeout::Idle);
             started.elapsed()
         });
-        println!("TLS: it took for 5 s, and was idle after {took:?}; {steady:?}");
-        assert!(took >= ms(5000) || !steady.was_steady(), "{took:?}, {steady:?}");
+        println!("TLS: the client read for 5 s; idle timeout after {took:?}; {pace:?}");
+        assert!(took >= ms(5000) || !pace.was_steady(), "{took:?}, {pace:?}");
         assert!(took <= ms(9500) || !asserts_times(), "{took:?}");
     }
 }

@@ -1,4 +1,5 @@
-//! Behind a proxy, the client is who the proxy says, and who is no proxy says nothing.
+//! The PROXY protocol: the server uses the client address of the header, and accepts headers only from trusted
+//! networks.
 #![cfg(feature = "proxy-protocol")]
 
 mod common;
@@ -14,13 +15,13 @@ use tokio::net::TcpStream;
 const V1: &[u8] = b"PROXY TCP4 192.0.2.7 127.0.0.1 8080 80\r\n";
 const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x07\x7f\0\0\x01\x1f\x90\0\x50";
 const V2_LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
-/// As some balancers send it: with the family of the check, and without its addresses.
+/// A health check of some load balancers: it has the address family, but no addresses.
 const V2_LOCAL_OF_TCP: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\x11\0\x02??";
-/// A family that is not assigned.
-const V2_LOCAL_OF_NOTHING: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\xff\0\x02??";
+/// A health check with an address family that is not assigned.
+const V2_LOCAL_UNASSIGNED_FAMILY: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\xff\0\x02??";
 
-/// Answers each packet with the address of its peer.
-async fn who(mut conn: PacketConn) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// Answers each packet with the address of the peer.
+async fn reply_with_peer_addr(mut conn: PacketConn) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     while conn.recv().await?.is_some() {
         conn.send(format!("{:?}", conn.peer_addr()).into_bytes()).await?;
     }
@@ -30,7 +31,7 @@ async fn who(mut conn: PacketConn) -> Result<(), Box<dyn std::error::Error + Sen
 async fn serve(config: ServerConfig) -> (SocketAddr, ServerHandle) {
     let server = PacketServer::bind_with("127.0.0.1:0", config).await.unwrap();
     let (addr, handle) = (tcp_addr(&server), server.handle());
-    tokio::spawn(server.serve(who));
+    tokio::spawn(server.serve(reply_with_peer_addr));
     (addr, handle)
 }
 
@@ -38,9 +39,9 @@ fn behind_local_proxies() -> ServerConfig {
     ServerConfig::new().proxy_protocol(["127.0.0.0/8".parse().unwrap()])
 }
 
-/// Sends what a proxy would, a packet behind it, and reads who the server takes it for.
+/// Sends `header` and a packet after it, and reads the address that the server sees.
 async fn ask(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), header: &[u8]) -> std::io::Result<String> {
-    // As long as the shortest header, so that a server need not wait for more to tell that there is none.
+    // As long as the shortest header, so that a server can tell at once if there is no header.
     stream.write_all(&[header, &frame(b"who is there?")].concat()).await?;
     let len = stream.read_u32_le().await?;
     let mut reply = vec![0; len as usize];
@@ -53,13 +54,13 @@ async fn connect_and_ask(addr: SocketAddr, header: &[u8]) -> std::io::Result<Str
 }
 
 #[tokio::test]
-async fn the_peer_is_the_client_of_whom_the_header_tells() {
+async fn the_peer_address_is_the_client_address_of_the_header() {
     let (addr, handle) = serve(behind_local_proxies()).await;
     for header in [V1, V2] {
         assert_eq!(connect_and_ask(addr, header).await.unwrap(), "Some(192.0.2.7:8080)");
     }
-    // A proxy that asks whether the server is well speaks for itself.
-    for header in [V2_LOCAL, V2_LOCAL_OF_TCP, V2_LOCAL_OF_NOTHING, b"PROXY UNKNOWN \xff\r\n"] {
+    // Health checks of a proxy have no client: the peer is the proxy itself.
+    for header in [V2_LOCAL, V2_LOCAL_OF_TCP, V2_LOCAL_UNASSIGNED_FAMILY, b"PROXY UNKNOWN \xff\r\n"] {
         let mut stream = TcpStream::connect(addr).await.unwrap();
         let itself = stream.local_addr().unwrap();
         assert_eq!(ask(&mut stream, header).await.unwrap(), format!("{:?}", Some(itself)), "{header:?}");
@@ -68,7 +69,7 @@ async fn the_peer_is_the_client_of_whom_the_header_tells() {
 }
 
 #[tokio::test]
-async fn without_a_header_there_is_no_connection() {
+async fn a_connection_without_a_valid_header_is_closed() {
     let (addr, handle) = serve(behind_local_proxies()).await;
     for (count, stream) in [&b""[..], b"PROXY nonsense of some length\r\n", &V2[1..]].into_iter().enumerate()
     {
@@ -79,19 +80,19 @@ async fn without_a_header_there_is_no_connection() {
 }
 
 #[tokio::test]
-async fn who_is_no_trusted_proxy_cannot_choose_its_address() {
+async fn a_header_from_an_untrusted_address_is_refused() {
     let (addr, handle) = serve(ServerConfig::new().proxy_protocol(["10.0.0.0/8".parse().unwrap()])).await;
     assert!(connect_and_ask(addr, V1).await.is_err());
     assert_eq!(handle.stats().handshakes_failed, 1);
-    // Where no proxy is expected, a header is not one.
+    // Without `proxy_protocol`, a header is an invalid frame.
     let (addr, _) = serve(ServerConfig::new()).await;
     assert!(connect_and_ask(addr, V1).await.is_err());
-    let nobody = PacketServer::bind_with("127.0.0.1:0", ServerConfig::new().proxy_protocol([])).await;
-    assert!(nobody.unwrap_err().is_config());
+    let no_networks = PacketServer::bind_with("127.0.0.1:0", ServerConfig::new().proxy_protocol([])).await;
+    assert!(no_networks.unwrap_err().is_config());
 }
 
 #[tokio::test]
-async fn a_trusted_network_may_be_written_as_a_part_of_ipv6() {
+async fn a_trusted_network_may_be_an_ipv4_mapped_ipv6_network() {
     let trusting = |network: &str| ServerConfig::new().proxy_protocol([network.parse().unwrap()]);
     let (addr, _) = serve(trusting("::ffff:127.0.0.0/104")).await;
     assert_eq!(connect_and_ask(addr, V1).await.unwrap(), "Some(192.0.2.7:8080)");
@@ -103,7 +104,7 @@ async fn a_trusted_network_may_be_written_as_a_part_of_ipv6() {
 }
 
 #[tokio::test]
-async fn a_header_that_does_not_come_ends_at_the_deadline() {
+async fn a_missing_header_ends_the_connection_at_the_handshake_timeout() {
     let conn = ConnConfig::new().handshake_timeout(Duration::from_millis(100));
     let (addr, handle) = serve(behind_local_proxies().conn(conn)).await;
     for start in [&b""[..], &V1[..20], &V2[..20]] {
@@ -115,7 +116,7 @@ async fn a_header_that_does_not_come_ends_at_the_deadline() {
 }
 
 #[tokio::test]
-async fn the_limit_for_an_address_counts_clients_and_not_the_proxy() {
+async fn max_conns_per_ip_counts_client_addresses_and_not_the_proxy() {
     let (addr, handle) = serve(behind_local_proxies().max_conns_per_ip(2)).await;
     let mut streams = Vec::new();
     for client in ["192.0.2.1", "192.0.2.1", "192.0.2.2", "192.0.2.2"] {
@@ -135,18 +136,18 @@ async fn the_limit_for_an_address_counts_clients_and_not_the_proxy() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn a_proxy_may_come_by_a_unix_socket() {
+async fn a_proxy_may_connect_over_a_unix_socket() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("socket");
     let server = PacketServer::bind_with(Addr::unix(&path), behind_local_proxies()).await.unwrap();
-    tokio::spawn(server.serve(who));
+    tokio::spawn(server.serve(reply_with_peer_addr));
     let mut stream = tokio::net::UnixStream::connect(&path).await.unwrap();
     assert_eq!(ask(&mut stream, V2).await.unwrap(), "Some(192.0.2.7:8080)");
 }
 
 #[cfg(feature = "tls")]
 #[tokio::test]
-async fn the_header_comes_before_tls() {
+async fn the_header_is_read_before_the_tls_handshake() {
     let dir = tempfile::tempdir().unwrap();
     let (chain, key) = (dir.path().join("chain.pem"), dir.path().join("key.pem"));
     let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
@@ -154,7 +155,7 @@ async fn the_header_comes_before_tls() {
     std::fs::write(&key, own.signing_key.serialize_pem()).unwrap();
     let tls = pktconn::TlsServerConfig::new(&chain, &key);
     let (addr, _) = serve(behind_local_proxies().tls(tls)).await;
-    // A proxy: it adds the header to what a client sends.
+    // A proxy that sends a header and then forwards all bytes.
     let proxy = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = proxy.local_addr().unwrap().port();
     tokio::spawn(async move {

@@ -1,9 +1,10 @@
-//! A server that stops: what has arrived is received, and then the end, whatever its clients and handlers do.
+//! Shutdown of a server: handlers receive the packets that have arrived and then the end of the stream, whatever
+//! clients and other handlers do.
 #![cfg(all(unix, feature = "tls"))]
 
 mod common;
-#[path = "common/transports.rs"]
-mod transports;
+#[path = "common/socket_kinds.rs"]
+mod socket_kinds;
 
 use std::error::Error as StdError;
 use std::sync::Arc;
@@ -16,12 +17,12 @@ use pktconn::{
     Packet, PacketConn, PacketReceiver, PacketSender, PacketServer, ServerConfig, ServerHandle,
     ShutdownReport,
 };
+use socket_kinds::{ALL_KINDS, Route, SocketKind, assert_within, hour_deadlines, let_it_arrive, soon};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use transports::{ALL, Over, Route, assert_within, let_it_arrive, patient, soon};
 
 type HandlerResult = Result<(), Box<dyn StdError + Send + Sync>>;
 
@@ -36,12 +37,12 @@ async fn echo(mut conn: PacketConn) -> HandlerResult {
     Ok(conn.close().await?)
 }
 
-/// A server whose connections come out here. Their handlers have returned.
-async fn passing_on(
-    over: Over,
+/// Starts a server whose handlers pass their connections to the returned channel and return at once.
+async fn serve_and_pass_on(
+    kind: SocketKind,
     config: ServerConfig,
 ) -> (Route, ServerHandle, JoinHandle<ShutdownReport>, mpsc::UnboundedReceiver<PacketConn>) {
-    let (server, route) = over.bind(config).await;
+    let (server, route) = kind.bind(config).await;
     let handle = server.handle();
     let (pass, passed) = mpsc::unbounded_channel();
     let serving = tokio::spawn(server.serve(move |conn| {
@@ -51,7 +52,7 @@ async fn passing_on(
     (route, handle, serving, passed)
 }
 
-// ---- what is received
+// ---- what handlers receive
 
 #[derive(Clone, Copy, Debug)]
 enum Receives {
@@ -63,7 +64,7 @@ enum Receives {
     OnAnotherThread,
 }
 
-const WAYS: [Receives; 6] = [
+const ALL_RECEIVES: [Receives; 6] = [
     Receives::Recv,
     Receives::Many,
     Receives::Stream,
@@ -97,30 +98,31 @@ async fn receive_by(how: Receives, conn: PacketConn) -> (usize, PacketSender) {
     let count = match how {
         Receives::InAnotherTask => tokio::spawn(count_by(how, receiver)).await.unwrap(),
         Receives::OnAnotherThread => {
-            let (told, tell) = tokio::sync::oneshot::channel();
+            let (result_sender, result) = tokio::sync::oneshot::channel();
             std::thread::spawn(move || {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-                let _ = told.send(runtime.block_on(count_by(how, receiver)));
+                let _ = result_sender.send(runtime.block_on(count_by(how, receiver)));
             });
-            tell.await.unwrap()
+            result.await.unwrap()
         }
         _ => count_by(how, receiver).await,
     };
     (count.unwrap(), sender)
 }
 
-/// Clients that have sent something and wait, with handlers that have begun to receive, or begin after the stop.
+/// The clients have sent packets and wait. Their handlers already receive, or start to receive after the shutdown.
 #[tokio::test]
-async fn what_has_arrived_is_received_and_then_the_end() {
-    for over in ALL {
+async fn packets_that_arrived_before_the_shutdown_are_received_and_then_the_end() {
+    for kind in ALL_KINDS {
         for begins_late in [false, true] {
-            let (route, handle, serving, mut passed) = passing_on(over, ServerConfig::from(patient())).await;
+            let (route, handle, serving, mut passed) =
+                serve_and_pass_on(kind, ServerConfig::from(hour_deadlines())).await;
             let mut peers = Vec::new();
-            for how in WAYS {
-                let mut peer = route.connect(patient()).await;
+            for how in ALL_RECEIVES {
+                let mut peer = route.connect(hour_deadlines()).await;
                 let conn = soon("a connection", passed.recv()).await.unwrap();
                 if !begins_late {
-                    // It is in the middle of waiting when the server stops.
+                    // The receive call is pending when the server stops.
                     let (done, finished) = tokio::sync::oneshot::channel();
                     tokio::spawn(async move {
                         let (count, sender) = receive_by(how, conn).await;
@@ -134,7 +136,7 @@ async fn what_has_arrived_is_received_and_then_the_end() {
                     peer.flush().await.unwrap();
                     peers.push((peer, how, Ok(conn)));
                 }
-                peer = route.connect(patient()).await;
+                peer = route.connect(hour_deadlines()).await;
                 drop((peer, soon("a connection", passed.recv()).await.unwrap()));
             }
             let_it_arrive().await;
@@ -142,32 +144,33 @@ async fn what_has_arrived_is_received_and_then_the_end() {
             tokio::task::yield_now().await;
             let all = peers.len();
             for (mut peer, how, conn) in peers {
-                let case = format!("{over:?} {how:?}, late: {begins_late}");
+                let case = format!("{kind:?} {how:?}, late: {begins_late}");
                 let (count, sender) = match conn {
                     Ok(conn) => soon(&case, receive_by(how, conn)).await,
                     Err(finished) => soon(&case, finished).await.unwrap(),
                 };
                 assert_eq!(count, 5, "{case}");
-                // It may still answer, and that counts as a close.
+                // The handler can still reply, and dropping its last handle then counts as a close.
                 sender.send(b"goodbye").await.unwrap();
                 drop(sender);
                 assert_eq!(soon(&case, peer.recv()).await.unwrap().unwrap().payload(), b"goodbye", "{case}");
                 assert!(soon(&case, peer.recv()).await.unwrap().is_none(), "{case}");
             }
             let report = soon("the report", serving).await.unwrap();
-            assert_eq!((report.drained, report.cut.len()), (all, 0), "{over:?}");
+            assert_eq!((report.drained, report.cut.len()), (all, 0), "{kind:?}");
         }
     }
 }
 
 #[tokio::test]
-async fn a_client_in_the_middle_of_a_frame_holds_nothing_up() {
-    for over in [Over::Tcp, Over::Unix] {
-        for how in WAYS {
-            let (route, handle, serving, mut passed) = passing_on(over, ServerConfig::from(patient())).await;
+async fn a_partly_arrived_frame_does_not_delay_the_shutdown() {
+    for kind in [SocketKind::Tcp, SocketKind::Unix] {
+        for how in ALL_RECEIVES {
+            let (route, handle, serving, mut passed) =
+                serve_and_pass_on(kind, ServerConfig::from(hour_deadlines())).await;
             let bytes = [frame(b"whole"), frame(b"never whole")[..9].to_vec()].concat();
-            let raw: Box<dyn std::any::Any> = match over {
-                Over::Unix => {
+            let raw: Box<dyn std::any::Any> = match kind {
+                SocketKind::Unix => {
                     let mut raw = UnixStream::connect(route.addr.unix_path().unwrap()).await.unwrap();
                     raw.write_all(&bytes).await.unwrap();
                     Box::new(raw)
@@ -184,8 +187,8 @@ async fn a_client_in_the_middle_of_a_frame_holds_nothing_up() {
             let began = Instant::now();
             handle.shutdown();
             let (count, sender) = soon("the end", receiving).await.unwrap();
-            assert_eq!(count, 1, "{over:?} {how:?}");
-            assert_within(ms(1500), began.elapsed(), (over, how));
+            assert_eq!(count, 1, "{kind:?} {how:?}");
+            assert_within(ms(1500), began.elapsed(), (kind, how));
             drop(raw);
             drop(sender);
             soon("the report", serving).await.unwrap();
@@ -194,10 +197,10 @@ async fn a_client_in_the_middle_of_a_frame_holds_nothing_up() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn clients_that_flood_are_received_from_for_a_bounded_time() {
-    for over in ALL {
-        // A Unix socket does not tell that its peer has everything.
-        let (server, route) = over.bind(patient().close_timeout(ms(2000)).into()).await;
+async fn clients_that_keep_sending_do_not_prevent_the_shutdown() {
+    for kind in ALL_KINDS {
+        // Unix sockets do not report that the peer has received everything, so the close would wait for its timeout.
+        let (server, route) = kind.bind(hour_deadlines().close_timeout(ms(2000)).into()).await;
         let handle = server.handle();
         let called = Arc::new(AtomicUsize::new(0));
         let calls = Arc::clone(&called);
@@ -210,7 +213,7 @@ async fn clients_that_flood_are_received_from_for_a_bounded_time() {
         }));
         let mut floods = Vec::new();
         for _ in 0..2 {
-            let peer = route.connect(patient().write_timeout(None)).await;
+            let peer = route.connect(hour_deadlines().write_timeout(None)).await;
             floods.push(tokio::spawn(async move {
                 let packet = Packet::from(vec![7; 1000]);
                 while peer.send(packet.clone()).await.is_ok() {
@@ -223,7 +226,7 @@ async fn clients_that_flood_are_received_from_for_a_bounded_time() {
         }
         handle.shutdown();
         let report = soon("the report", serving).await.unwrap();
-        assert_eq!(report.drained, 2, "{over:?}");
+        assert_eq!(report.drained, 2, "{kind:?}");
         for flood in floods {
             soon("the end of a flood", flood).await.unwrap();
         }
@@ -231,10 +234,10 @@ async fn clients_that_flood_are_received_from_for_a_bounded_time() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_that_are_accepted_at_the_same_moment_receive_the_end_too() {
-    for over in ALL {
+async fn connections_accepted_during_the_shutdown_receive_the_end() {
+    for kind in ALL_KINDS {
         for run in 0..20 {
-            let (server, route) = over.bind(ServerConfig::from(patient())).await;
+            let (server, route) = kind.bind(ServerConfig::from(hour_deadlines())).await;
             let handle = server.handle();
             let called = Arc::new(AtomicUsize::new(0));
             let calls = Arc::clone(&called);
@@ -249,7 +252,7 @@ async fn connections_that_are_accepted_at_the_same_moment_receive_the_end_too() 
                 .map(|_| {
                     let route = route.clone();
                     tokio::spawn(async move {
-                        let config = route.config(patient());
+                        let config = route.config(hour_deadlines());
                         if let Ok(mut conn) = PacketConn::connect_with(&route.addr, config).await {
                             let _ = conn.send(b"hello").await;
                             let _ = soon("the end", conn.recv()).await;
@@ -270,8 +273,8 @@ async fn connections_that_are_accepted_at_the_same_moment_receive_the_end_too() 
 }
 
 #[tokio::test]
-async fn handshakes_in_progress_hold_nothing_up() {
-    let (server, route) = Over::Tls.bind(ServerConfig::from(patient())).await;
+async fn tls_handshakes_in_progress_do_not_delay_the_shutdown() {
+    let (server, route) = SocketKind::Tls.bind(ServerConfig::from(hour_deadlines())).await;
     let handle = server.handle();
     let serving = tokio::spawn(server.serve(echo));
     let addr = route.addr.socket_addr().unwrap();
@@ -279,7 +282,7 @@ async fn handshakes_in_progress_hold_nothing_up() {
     for _ in 0..3 {
         silent.push(TcpStream::connect(addr).await.unwrap());
     }
-    // In the middle of a record of its hello.
+    // One of them has sent a part of its TLS ClientHello.
     silent[0].write_all(&[22, 3, 1, 2, 0, 1]).await.unwrap();
     while handle.stats().open < 3 {
         tokio::time::sleep(ms(1)).await;
@@ -296,33 +299,34 @@ async fn handshakes_in_progress_hold_nothing_up() {
 
 #[tokio::test]
 async fn drain_on_shutdown_can_be_turned_off() {
-    for over in ALL {
-        let (server, route) = over.bind(ServerConfig::from(patient()).drain_on_shutdown(false)).await;
+    for kind in ALL_KINDS {
+        let (server, route) = kind.bind(ServerConfig::from(hour_deadlines()).drain_on_shutdown(false)).await;
         let handle = server.handle();
         let serving = tokio::spawn(server.serve(echo));
-        let mut peer = route.connect(patient()).await;
+        let mut peer = route.connect(hour_deadlines()).await;
         peer.send(b"before").await.unwrap();
         assert!(peer.recv().await.unwrap().is_some());
         handle.shutdown();
         let_it_arrive().await;
         for number in 0..3 {
             peer.send(numbered(number)).await.unwrap();
-            assert_eq!(soon("an echo", peer.recv()).await.unwrap(), Some(numbered(number)), "{over:?}");
+            assert_eq!(soon("an echo", peer.recv()).await.unwrap(), Some(numbered(number)), "{kind:?}");
         }
         peer.close().await.unwrap();
         assert_eq!(soon("the report", serving).await.unwrap().drained, 1);
     }
 }
 
-// ---- what is reported
+// ---- the shutdown report
 
 #[tokio::test]
-async fn those_that_ended_by_themselves_are_drained_and_the_others_are_cut() {
-    let (route, handle, serving, mut passed) = passing_on(Over::Tcp, ServerConfig::from(patient())).await;
+async fn connections_that_end_before_the_deadline_are_drained_and_the_others_are_cut() {
+    let (route, handle, serving, mut passed) =
+        serve_and_pass_on(SocketKind::Tcp, ServerConfig::from(hour_deadlines())).await;
     let mut peers = Vec::new();
     let mut conns = Vec::new();
     for _ in 0..3 {
-        peers.push(route.connect(patient()).await);
+        peers.push(route.connect(hour_deadlines()).await);
         conns.push(passed.recv().await.unwrap());
     }
     let stays = conns.pop().unwrap();
@@ -343,7 +347,7 @@ async fn those_that_ended_by_themselves_are_drained_and_the_others_are_cut() {
             })
         })
         .collect();
-    // The two end before their deadline, and for the third it is put forward.
+    // Two connections end. Then a second shutdown brings the deadline of the third one forward.
     while handle.stats().open > 1 {
         tokio::time::sleep(ms(1)).await;
     }
@@ -357,11 +361,11 @@ async fn those_that_ended_by_themselves_are_drained_and_the_others_are_cut() {
     }
 }
 
-/// As where a map of senders is kept beside the handlers.
+/// An application may keep all senders in a map.
 #[tokio::test]
-async fn one_that_has_ended_is_drained_though_a_handle_of_it_is_kept() {
+async fn a_connection_that_has_ended_counts_as_drained_even_if_a_sender_still_exists() {
     for cut in [None, Some(ms(300))] {
-        let (server, route) = Over::Tcp.bind(ServerConfig::from(patient())).await;
+        let (server, route) = SocketKind::Tcp.bind(ServerConfig::from(hour_deadlines())).await;
         let handle = server.handle();
         let (keep, mut kept) = mpsc::unbounded_channel();
         let serving = tokio::spawn(server.serve(move |conn| {
@@ -372,7 +376,7 @@ async fn one_that_has_ended_is_drained_though_a_handle_of_it_is_kept() {
                 Ok(sender.close().await?)
             }
         }));
-        let mut peer = route.connect(patient()).await;
+        let mut peer = route.connect(hour_deadlines()).await;
         let sender = kept.recv().await.unwrap();
         let peer = tokio::spawn(async move {
             assert!(peer.recv().await.unwrap().is_none());
@@ -380,7 +384,7 @@ async fn one_that_has_ended_is_drained_though_a_handle_of_it_is_kept() {
         });
         handle.shutdown();
         if let Some(timeout) = cut {
-            // It has ended by then, however slow the machine is.
+            // Waits until the connection has ended, however slow the machine is.
             soon("the end", sender.closed()).await;
             handle.shutdown_within(timeout);
         }
@@ -391,11 +395,11 @@ async fn one_that_has_ended_is_drained_though_a_handle_of_it_is_kept() {
     }
 }
 
-/// The echo server of the README, and a client that has gone to sleep.
+/// The echo server of the README, with a client that neither sends nor closes.
 #[tokio::test]
-async fn an_echo_server_with_an_idle_client_ends_well_before_its_deadline() {
+async fn an_echo_server_with_an_idle_client_stops_well_before_the_deadline() {
     for in_mid_frame in [false, true] {
-        let server = PacketServer::bind_with("127.0.0.1:0", patient()).await.unwrap();
+        let server = PacketServer::bind_with("127.0.0.1:0", hour_deadlines()).await.unwrap();
         let (addr, handle) = (common::tcp_addr(&server), server.handle());
         let serving = tokio::spawn(server.serve(echo));
         let mut idle = TcpStream::connect(addr).await.unwrap();
@@ -415,13 +419,13 @@ async fn an_echo_server_with_an_idle_client_ends_well_before_its_deadline() {
     }
 }
 
-/// The second signal may end at once what the first one has granted time, or all the time that it takes.
+/// An application may stop without a deadline at its first signal, and end everything at the second one.
 #[tokio::test]
-async fn a_second_shutdown_ends_at_once_those_that_are_still_closing() {
-    for over in ALL {
+async fn a_second_shutdown_ends_connections_that_are_still_closing() {
+    for kind in ALL_KINDS {
         for explicitly in [false, true] {
-            let config = patient().send_high_water(64 << 20);
-            let (server, route) = over.bind(config.into()).await;
+            let config = hour_deadlines().send_high_water(64 << 20);
+            let (server, route) = kind.bind(config.into()).await;
             let handle = server.handle();
             let is_done = Arc::new(AtomicBool::new(false));
             let done = Arc::clone(&is_done);
@@ -439,8 +443,8 @@ async fn a_second_shutdown_ends_at_once_those_that_are_still_closing() {
                     Ok(())
                 }
             }));
-            // A peer that does not read.
-            let peer = route.connect(patient()).await;
+            // This peer does not read.
+            let peer = route.connect(hour_deadlines()).await;
             peer.send(b"hello").await.unwrap();
             peer.flush().await.unwrap();
             while handle.traffic().packets_sent < 2 {
@@ -454,25 +458,25 @@ async fn a_second_shutdown_ends_at_once_those_that_are_still_closing() {
             let began = Instant::now();
             handle.shutdown_within(Duration::ZERO);
             let report = soon("the report", serving).await.unwrap();
-            assert_within(ms(1500), began.elapsed(), (over, explicitly));
-            assert_eq!((report.drained, report.cut.len()), (0, 1), "{over:?} {explicitly}");
-            assert_eq!(report.cut[0].unsent.len(), 1, "{over:?} {explicitly}");
+            assert_within(ms(1500), began.elapsed(), (kind, explicitly));
+            assert_eq!((report.drained, report.cut.len()), (0, 1), "{kind:?} {explicitly}");
+            assert_eq!(report.cut[0].unsent.len(), 1, "{kind:?} {explicitly}");
         }
     }
 }
 
-/// What a handler sends after the end goes out, however much it is, to a peer that reads.
+/// A peer that reads gets all packets that a handler sends after it has received the end.
 #[tokio::test]
-async fn replies_that_are_queued_at_the_end_are_delivered() {
-    for over in ALL {
-        let (server, route) = over.bind(patient().send_high_water(16 << 20).into()).await;
+async fn replies_that_are_queued_during_the_shutdown_are_delivered() {
+    for kind in ALL_KINDS {
+        let (server, route) = kind.bind(hour_deadlines().send_high_water(16 << 20).into()).await;
         let handle = server.handle();
         let serving = tokio::spawn(server.serve(|mut conn| async move {
             while conn.recv().await?.is_some() {}
             conn.send(vec![7; 8 << 20]).await?;
             Ok(())
         }));
-        let mut peer = route.connect(patient()).await;
+        let mut peer = route.connect(hour_deadlines()).await;
         peer.send(b"hello").await.unwrap();
         peer.flush().await.unwrap();
         while handle.traffic().packets_received == 0 {
@@ -481,23 +485,24 @@ async fn replies_that_are_queued_at_the_end_are_delivered() {
         handle.shutdown();
         let_it_arrive().await;
         let reply =
-            soon("the reply", peer.recv()).await.unwrap_or_else(|error| panic!("{over:?}: {error:?}"));
+            soon("the reply", peer.recv()).await.unwrap_or_else(|error| panic!("{kind:?}: {error:?}"));
         assert_eq!(reply.unwrap().len(), 8 << 20);
-        assert!(soon("the end", peer.recv()).await.unwrap().is_none(), "{over:?}");
+        assert!(soon("the end", peer.recv()).await.unwrap().is_none(), "{kind:?}");
         drop(peer);
         assert_eq!(soon("the report", serving).await.unwrap().drained, 1);
     }
 }
 
-/// The memory budget has stopped reading: what has arrived is received all the same.
+/// The memory budget has paused reading, but packets that have arrived are still received.
 #[tokio::test]
-async fn connections_that_wait_for_memory_receive_the_end_too() {
-    let config =
-        ServerConfig::from(patient()).memory_budget(1 << 20).conn(patient().send_high_water(8 << 20));
-    let (route, handle, serving, mut passed) = passing_on(Over::Tcp, config).await;
-    let greedy = route.connect(patient()).await;
+async fn connections_paused_by_the_memory_budget_receive_the_end() {
+    let config = ServerConfig::from(hour_deadlines())
+        .memory_budget(1 << 20)
+        .conn(hour_deadlines().send_high_water(8 << 20));
+    let (route, handle, serving, mut passed) = serve_and_pass_on(SocketKind::Tcp, config).await;
+    let slow = route.connect(hour_deadlines()).await;
     let held = passed.recv().await.unwrap();
-    let mut peer = route.connect(patient()).await;
+    let mut peer = route.connect(hour_deadlines()).await;
     let conn = passed.recv().await.unwrap();
     held.send(vec![7; 7 << 20]).await.unwrap();
     peer.send_many(&mut (0..5).map(numbered).collect()).await.unwrap();
@@ -509,20 +514,20 @@ async fn connections_that_wait_for_memory_receive_the_end_too() {
     assert_eq!(count, 5);
     drop(sender);
     assert!(soon("the end", peer.recv()).await.unwrap().is_none());
-    drop((greedy, held));
+    drop((slow, held));
     soon("the report", serving).await.unwrap();
 }
 
-/// On several threads, one of which may just be waiting for sockets while the other one looks.
+/// With several threads, one of them may poll the sockets while another one handles the shutdown.
 #[test]
-fn what_arrives_just_before_the_stop_is_received_on_several_threads() {
+fn packets_that_arrive_just_before_the_shutdown_are_received_on_a_multi_thread_runtime() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
-        for over in ALL {
+        for kind in ALL_KINDS {
             for run in 0..100 {
                 let (route, handle, serving, mut passed) =
-                    passing_on(over, ServerConfig::from(patient())).await;
-                let (peer, mut peer_receiver) = route.connect(patient()).await.split();
+                    serve_and_pass_on(kind, ServerConfig::from(hour_deadlines())).await;
+                let (peer, mut peer_receiver) = route.connect(hour_deadlines()).await.split();
                 let conn = soon("a connection", passed.recv()).await.unwrap();
                 let receiving = tokio::spawn(receive_by(Receives::Recv, conn));
                 tokio::time::sleep(ms(1)).await;
@@ -530,11 +535,11 @@ fn what_arrives_just_before_the_stop_is_received_on_several_threads() {
                 peer.flush().await.unwrap();
                 handle.shutdown();
                 let (count, sender) = soon("the end", receiving).await.unwrap();
-                assert_eq!(count, 5, "{over:?}, run {run}");
+                assert_eq!(count, 5, "{kind:?}, run {run}");
                 drop(sender);
                 assert!(
                     soon("the end", peer_receiver.recv()).await.unwrap().is_none(),
-                    "{over:?}, run {run}"
+                    "{kind:?}, run {run}"
                 );
                 drop((peer, peer_receiver));
                 soon("the report", serving).await.unwrap();

@@ -1,4 +1,4 @@
-//! What becomes of packets that a peer is too slow for is what was asked for, and is counted.
+//! `SlowConsumer`: what happens to packets if the peer reads too slowly, and how dropped packets are counted.
 
 mod common;
 
@@ -11,17 +11,18 @@ use tokio::time::{Instant, sleep};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A packet of 100 bytes, and so a frame of 104, that says which one it is.
+/// A packet of 100 bytes, which is a frame of 104 bytes, that consists of its number.
 fn numbered(number: u8) -> Packet {
     vec![number; 100].into()
 }
 
-/// A connection to a peer that does not read, with room for `frames` frames of `numbered`, and for 64 bytes in the pipe.
+/// A connection to a peer that does not read. The send queue has room for `frames` frames of [`numbered`], the pipe for
+/// 64 bytes.
 fn slow(frames: usize, policy: SlowConsumer) -> (PacketConn, DuplexStream) {
     piped_and_raw(64, ConnConfig::new().send_high_water(frames * 104).slow_consumer(policy))
 }
 
-/// Closes the connection, and reads all that was sent.
+/// Closes the connection, and returns the numbers of all packets that the peer receives.
 async fn received(mut conn: PacketConn, mut peer: DuplexStream) -> Vec<u8> {
     let mut bytes = Vec::new();
     let (closed, _) = tokio::join!(conn.close(), async {
@@ -35,11 +36,11 @@ async fn received(mut conn: PacketConn, mut peer: DuplexStream) -> Vec<u8> {
         assert_eq!(packet, numbered(packet.payload()[0]));
         numbers.push(packet.payload()[0]);
     }
-    assert!(bytes.is_empty(), "a frame was torn");
+    assert!(bytes.is_empty(), "the last frame is truncated");
     numbers
 }
 
-/// The ways of sending that are not to wait. They do the same.
+/// Sends in one of three ways. With these policies none of them waits, and all must do the same.
 async fn send_all(conn: &mut PacketConn, way: usize, numbers: std::ops::Range<u8>) {
     match way {
         0 => {
@@ -58,12 +59,12 @@ async fn send_all(conn: &mut PacketConn, way: usize, numbers: std::ops::Range<u8
 }
 
 #[tokio::test]
-async fn drop_newest_delivers_what_was_there_first() {
+async fn drop_newest_delivers_the_first_packets() {
     for way in 0..3 {
         let (mut conn, peer) = slow(3, SlowConsumer::DropNewest);
         send_all(&mut conn, way, 0..10).await;
         let stats = conn.stats();
-        // 64 bytes of the first frame are in the pipe, so that there is room for less than one more.
+        // 64 bytes of the first frame are in the pipe, which is not enough room for a fourth frame.
         assert_eq!((stats.packets_sent, stats.packets_dropped, stats.queued_bytes), (3, 7, 3 * 104 - 64));
         assert_eq!(conn.queued_bytes(), 3 * 104 - 64);
         assert_eq!(received(conn, peer).await, [0, 1, 2], "way {way}");
@@ -71,18 +72,18 @@ async fn drop_newest_delivers_what_was_there_first() {
 }
 
 #[tokio::test]
-async fn under_drop_newest_try_send_gives_the_packet_back() {
+async fn with_drop_newest_try_send_returns_the_packet() {
     let (conn, peer) = slow(1, SlowConsumer::DropNewest);
     conn.send(numbered(0)).await.unwrap();
     let error = conn.try_send(numbered(1)).unwrap_err();
     assert!(error.is_full());
     assert_eq!(error.into_unsent(), [numbered(1)]);
-    assert_eq!(conn.stats().packets_dropped, 0, "it is the caller's");
+    assert_eq!(conn.stats().packets_dropped, 0, "the packet was returned and not dropped");
     assert_eq!(received(conn, peer).await, [0]);
 }
 
 #[tokio::test]
-async fn drop_oldest_delivers_what_is_being_written_and_the_latest() {
+async fn drop_oldest_delivers_the_packet_being_written_and_the_latest_ones() {
     for way in 0..3 {
         let (mut conn, peer) = slow(3, SlowConsumer::DropOldest);
         send_all(&mut conn, way, 0..10).await;
@@ -98,7 +99,7 @@ async fn drop_oldest_delivers_what_is_being_written_and_the_latest() {
 }
 
 #[tokio::test]
-async fn a_packet_that_is_larger_than_the_queue_takes_the_place_of_all_others() {
+async fn with_drop_oldest_a_packet_larger_than_the_queue_replaces_all_waiting_packets() {
     let (conn, mut peer) = slow(3, SlowConsumer::DropOldest);
     for number in 0..5 {
         conn.send(numbered(number)).await.unwrap();
@@ -112,9 +113,9 @@ async fn a_packet_that_is_larger_than_the_queue_takes_the_place_of_all_others() 
 }
 
 #[tokio::test]
-async fn nobody_is_slow_who_was_not_offered_what_there_is() {
+async fn a_full_queue_is_written_before_the_peer_counts_as_slow() {
     for policy in [SlowConsumer::DropNewest, SlowConsumer::DropOldest, SlowConsumer::Disconnect] {
-        // The pipe has room for all, and the send queue for one.
+        // The pipe has room for all packets, the send queue for one.
         let config = ConnConfig::new().send_high_water(104).slow_consumer(policy);
         let (conn, peer) = piped_and_raw(10_000, config);
         for number in 0..10 {
@@ -125,7 +126,7 @@ async fn nobody_is_slow_who_was_not_offered_what_there_is() {
 }
 
 #[tokio::test]
-async fn disconnect_ends_the_connection_and_gives_everything_back() {
+async fn disconnect_ends_the_connection_and_returns_all_unsent_packets() {
     for many in [false, true] {
         let (mut conn, mut peer) = slow(3, SlowConsumer::Disconnect);
         for number in 0..3 {
@@ -145,14 +146,14 @@ async fn disconnect_ends_the_connection_and_gives_everything_back() {
         assert!(conn.recv().await.unwrap_err().is_slow_consumer());
         let mut bytes = Vec::new();
         peer.read_to_end(&mut bytes).await.unwrap();
-        assert_eq!(bytes.len(), 64, "the peer sees the end in the middle of a frame");
+        assert_eq!(bytes.len(), 64, "the stream ends in the middle of a frame");
         let error = conn.close().await.unwrap_err();
         assert_eq!(error.into_unsent(), [0, 1, 2].map(numbered));
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_lags_behind_is_slow_however_few_bytes_wait() {
+async fn a_peer_counts_as_slow_after_send_max_lag_even_if_few_bytes_wait() {
     let lagging = |policy| {
         let config = ConnConfig::new().slow_consumer(policy).send_max_lag(5 * SECOND);
         piped_and_raw(64, config)
@@ -171,7 +172,7 @@ async fn a_peer_that_lags_behind_is_slow_however_few_bytes_wait() {
     }
     assert_eq!(received(conn, peer).await, [0, 9]);
 
-    // Also when nothing more is sent.
+    // The lag also ends the connection if nothing more is sent.
     let (conn, _peer) = lagging(SlowConsumer::Disconnect);
     let started = Instant::now();
     conn.send(numbered(0)).await.unwrap();
@@ -180,7 +181,7 @@ async fn a_peer_that_lags_behind_is_slow_however_few_bytes_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_peer_that_catches_up_in_time_is_not_slow() {
+async fn a_peer_that_catches_up_within_send_max_lag_is_not_slow() {
     for policy in [SlowConsumer::DropNewest, SlowConsumer::DropOldest, SlowConsumer::Disconnect] {
         let config = ConnConfig::new().slow_consumer(policy).send_max_lag(5 * SECOND);
         let (conn, mut peer) = piped_and_raw(64, config);
@@ -196,7 +197,7 @@ async fn a_peer_that_catches_up_in_time_is_not_slow() {
 }
 
 #[tokio::test]
-async fn a_flush_waits_for_what_is_being_written_and_not_for_what_was_dropped() {
+async fn a_flush_waits_for_the_packet_being_written_and_not_for_dropped_ones() {
     let (conn, mut peer) = slow(3, SlowConsumer::DropOldest);
     conn.send(numbered(0)).await.unwrap();
     let mut of_first = tokio_test::task::spawn(conn.flush());
@@ -206,18 +207,18 @@ async fn a_flush_waits_for_what_is_being_written_and_not_for_what_was_dropped() 
     }
     let mut flush = tokio_test::task::spawn(conn.flush());
     assert!(flush.poll().is_pending());
-    // The second and the third, which it waits for, make room.
+    // The second and the third packet, which the flush waits for, are dropped.
     conn.send(vec![9; 300]).await.unwrap();
     assert_eq!(conn.stats().packets_dropped, 2);
     for flush in [&mut of_first, &mut flush] {
-        assert!(flush.poll().is_pending(), "the first is still being written");
+        assert!(flush.poll().is_pending(), "the first packet is still being written");
     }
     peer.read_exact(&mut [0; 50]).await.unwrap();
     tokio::task::yield_now().await;
     for flush in [&mut of_first, &mut flush] {
         assert!(flush.is_woken() && flush.poll().is_ready());
     }
-    // And one that begins now waits for all.
+    // A flush that begins now waits for all queued packets.
     let mut flush = tokio_test::task::spawn(conn.flush());
     assert!(flush.poll().is_pending());
     peer.read_exact(&mut [0; 54 + 300]).await.unwrap();
@@ -226,13 +227,13 @@ async fn a_flush_waits_for_what_is_being_written_and_not_for_what_was_dropped() 
 }
 
 #[tokio::test]
-async fn writable_waits_until_the_queue_is_below_its_mark() {
+async fn writable_waits_until_the_queue_is_below_the_high_water_mark() {
     let (conn, mut peer) = slow(2, SlowConsumer::Block);
     conn.writable().await.unwrap();
     for number in 0..2 {
         conn.try_send(numbered(number)).unwrap();
     }
-    // Three quarters of a frame wait in the pipe: so much is below the mark.
+    // 64 bytes are in the pipe, so the queue is that much below the mark.
     conn.writable().await.unwrap();
     conn.try_send(vec![7; 60 - 4]).unwrap();
     assert!(conn.queued_bytes() >= 2 * 104 - 4, "{}", conn.queued_bytes());
@@ -246,7 +247,7 @@ async fn writable_waits_until_the_queue_is_below_its_mark() {
 
 #[tokio::test]
 async fn a_sender_that_never_yields_does_not_make_its_peer_slow() {
-    // Far more writes than tokio grants a task in a turn; the pipe has room for all of them.
+    // Far more writes than the cooperative budget of a task allows without yielding. The pipe has room for all of them.
     for policy in [SlowConsumer::DropNewest, SlowConsumer::DropOldest, SlowConsumer::Disconnect] {
         let config = ConnConfig::new().send_high_water(256 * 1024).slow_consumer(policy);
         let (conn, _peer) = piped_and_raw(64 * 1024 * 1024, config);
@@ -258,7 +259,7 @@ async fn a_sender_that_never_yields_does_not_make_its_peer_slow() {
 }
 
 #[tokio::test]
-async fn a_packet_that_is_dropped_when_the_connection_has_ended_comes_back() {
+async fn after_the_connection_has_ended_packets_are_returned_and_not_dropped() {
     let (conn, peer) = slow(1, SlowConsumer::DropNewest);
     conn.send(numbered(0)).await.unwrap();
     drop(peer);
@@ -269,7 +270,7 @@ async fn a_packet_that_is_dropped_when_the_connection_has_ended_comes_back() {
 }
 
 #[tokio::test]
-async fn one_that_is_disconnected_is_received_from_no_more_however_much_it_sends() {
+async fn recv_fails_soon_after_a_slow_peer_was_disconnected_even_if_it_keeps_sending() {
     let config = ConnConfig::new().slow_consumer(SlowConsumer::Disconnect).send_high_water(100);
     let mut conn = PacketConn::new(Flood, config).unwrap();
     conn.try_send(numbered(1)).unwrap();
@@ -280,5 +281,5 @@ async fn one_that_is_disconnected_is_received_from_no_more_however_much_it_sends
             return;
         }
     }
-    panic!("it is received from as if nothing had happened");
+    panic!("`recv` still returns packets after the peer was disconnected");
 }

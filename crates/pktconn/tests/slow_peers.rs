@@ -1,6 +1,6 @@
-//! Which peers are slow, and what a slow peer gets, over sockets of the system.
+//! `SlowConsumer` over real sockets: which peers count as slow, and how recent the packets are that a slow peer gets.
 //!
-//! These tests need the real clock, as the kernel's part is in them. So they count: bytes on their way, packets dropped.
+//! The kernel takes part, so these tests use the real clock. They assert counts: bytes in transit, dropped packets.
 
 mod common;
 
@@ -33,7 +33,7 @@ fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-/// A stream of the application's own, of which nothing is known but that it can be read and written.
+/// A stream type of the application, which the library can only read and write.
 struct Wrapped<T>(T);
 
 impl<T: AsyncRead + Unpin> AsyncRead for Wrapped<T> {
@@ -60,7 +60,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Wrapped<T> {
     }
 }
 
-/// Runs `test` for each of `cases`, each in a thread of its own: they take their time.
+/// Runs `test` for all `cases` at the same time, one thread per case, because each of them needs seconds.
 fn for_each_at_once<T: Copy + Send + Sync>(cases: &[T], test: impl Fn(T) + Sync) {
     thread::scope(|scope| {
         for &case in cases {
@@ -70,7 +70,7 @@ fn for_each_at_once<T: Copy + Send + Sync>(cases: &[T], test: impl Fn(T) + Sync)
     });
 }
 
-/// A TCP socket with a small receive buffer, which is set before it connects, and the one at its other end.
+/// A TCP socket with a small receive buffer, which is set before it connects, and the accepted socket.
 fn small_tcp_pair(recv_buffer: usize) -> (std::net::TcpStream, std::net::TcpStream) {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
@@ -85,26 +85,26 @@ fn to_tokio(stream: std::net::TcpStream) -> TcpStream {
     TcpStream::from_std(stream).unwrap()
 }
 
-/// What the test and its reader tell each other.
+/// The state that a test shares with its reader.
 #[derive(Default)]
 struct Reading {
-    /// Bytes of frames that were read so far.
-    taken: AtomicUsize,
-    /// Set by the test: the reader takes what is left as fast as it can.
-    hurries: AtomicBool,
+    /// How many bytes of frames the reader has read.
+    bytes_read: AtomicUsize,
+    /// Set by the test: the reader reads the rest as fast as it can.
+    reads_fast: AtomicBool,
 }
 
-/// What a reader has seen.
+/// The result of a reader.
 #[derive(Default)]
 struct Seen {
-    /// When each packet arrived that was read slowly, since the start, and its age.
+    /// For each packet that arrived before `reads_fast` was set: its arrival, since the start, and its age.
     ages: Vec<(Duration, Duration)>,
-    /// The bytes of frames that were still on their way when it began to hurry.
+    /// How many bytes of frames were still in transit when the reader began to read fast.
     left: usize,
 }
 
-/// Reads so many bytes a second, a little at a time. A packet begins with the microseconds from `start` to when it was sent.
-/// Ends with the stream.
+/// Reads `bytes_a_second` in small steps until the stream ends. Each packet begins with the time at which it was sent,
+/// in microseconds since `start`.
 fn slow_reader(
     mut stream: impl Read + Send + 'static,
     bytes_a_second: usize,
@@ -113,33 +113,33 @@ fn slow_reader(
 ) -> JoinHandle<Seen> {
     let reading = Arc::clone(reading);
     thread::spawn(move || {
-        let (begun, mut taken) = (Instant::now(), 0);
+        let (begun, mut bytes_read) = (Instant::now(), 0);
         let (mut bytes, mut seen, mut last_sent) = (Vec::new(), Seen::default(), Duration::ZERO);
         let mut buffer = vec![0; (bytes_a_second / 100).max(64)];
         loop {
-            let hurries = reading.hurries.load(Relaxed);
-            if !hurries {
-                let due = Duration::from_secs_f64(taken as f64 / bytes_a_second as f64);
+            let reads_fast = reading.reads_fast.load(Relaxed);
+            if !reads_fast {
+                let due = Duration::from_secs_f64(bytes_read as f64 / bytes_a_second as f64);
                 thread::sleep(due.saturating_sub(begun.elapsed()));
             }
             match stream.read(&mut buffer) {
                 Ok(0) | Err(_) => break,
                 Ok(count) => {
-                    taken += count;
-                    reading.taken.store(taken, Relaxed);
-                    seen.left += if hurries { count } else { 0 };
+                    bytes_read += count;
+                    reading.bytes_read.store(bytes_read, Relaxed);
+                    seen.left += if reads_fast { count } else { 0 };
                     bytes.extend_from_slice(&buffer[..count]);
                 }
             }
             let mut rest = &bytes[..];
             while let Some((header, more)) = rest.split_first_chunk::<4>() {
                 let len = u32::from_le_bytes(*header) as usize;
-                assert!((8..=40_000).contains(&len), "a frame was torn");
+                assert!((8..=40_000).contains(&len), "frame of {len} bytes: the stream is corrupted");
                 let Some((payload, more)) = more.split_at_checked(len) else { break };
                 let sent = Duration::from_micros(u64::from_le_bytes(*payload.first_chunk().unwrap()));
-                assert!(sent >= last_sent, "an older state came after a newer one");
+                assert!(sent >= last_sent, "an older packet arrived after a newer one");
                 last_sent = sent;
-                if !hurries {
+                if !reads_fast {
                     seen.ages.push((start.elapsed(), start.elapsed() - sent));
                 }
                 rest = more;
@@ -150,27 +150,27 @@ fn slow_reader(
     })
 }
 
-/// Ages of packets that came later than this are those of a state that lasts.
+/// Only packets that arrive later than this count: until then the buffers fill.
 const SETTLED: Duration = Duration::from_secs(2);
 
 fn oldest(ages: &[(Duration, Duration)]) -> Duration {
     let settled = ages.iter().filter(|(at, _)| *at > SETTLED).map(|(_, age)| *age);
-    settled.max().expect("packets came to the end")
+    settled.max().expect("no packet arrived after the first 2 s")
 }
 
-/// What may be on its way to a slow reader, in a queue without a limit of its own. At 40 KB/s and a lag of 500 ms it is some
-/// 100 KB, and without the lag more than 1.5 MB in 5 s. On a slow machine it is less, as less is sent.
-const MOST_ON_ITS_WAY: usize = 512 * KIB;
+/// How many bytes may be in transit to a slow reader, with an unlimited send queue. At 40 KB/s and a lag of 500 ms it
+/// is some 100 KB, and without a lag limit more than 1.5 MB after 5 s. A slow machine sends less, so it is less there.
+const MAX_IN_TRANSIT: usize = 512 * KIB;
 
-/// A queue that nothing here fills: what is dropped, or ends a connection, is for its lag.
+/// A high-water mark that no test reaches: only the lag drops packets or ends connections.
 const NO_LIMIT: usize = 64 * MIB;
 
-/// The state that came to a slow reader was recent: little was on its way. Where times are asserted, the packets were young.
+/// Checks that few bytes were in transit. If tests assert times, also that no packet was older than `oldest_allowed`.
 fn assert_recent(what: &str, seen: &Seen, oldest_allowed: Duration) {
     let oldest = oldest(&seen.ages);
-    println!("{what}: {} packets, {oldest:?} at most, {} B on their way", seen.ages.len(), seen.left);
-    assert!(seen.left <= MOST_ON_ITS_WAY, "{what}: {} bytes were on their way", seen.left);
-    assert!(!asserts_times() || oldest <= oldest_allowed, "{what}: {oldest:?}");
+    println!("{what}: {} packets, the oldest {oldest:?}, {} B in transit", seen.ages.len(), seen.left);
+    assert!(seen.left <= MAX_IN_TRANSIT, "{what}: {} bytes were in transit", seen.left);
+    assert!(!asserts_times() || oldest <= oldest_allowed, "{what}: the oldest packet was {oldest:?} old");
 }
 
 fn stamped(start: Instant, len: usize) -> Packet {
@@ -179,7 +179,8 @@ fn stamped(start: Instant, len: usize) -> Packet {
     payload.into()
 }
 
-/// Sends a state of `len` bytes each 2 ms or so, or 400 KB/s, for so long or until the connection ends.
+/// Sends a state of `len` bytes about every 2 ms, or 400 KB/s of large states, for `during` or until the connection
+/// ends.
 async fn send_states(conn: &PacketConn, start: Instant, len: usize, during: Duration) -> Result<(), Error> {
     while start.elapsed() < during {
         conn.send(stamped(start, len)).await?;
@@ -188,7 +189,8 @@ async fn send_states(conn: &PacketConn, start: Instant, len: usize, during: Dura
     Ok(())
 }
 
-/// What the peer at 40 KB/s gets is not much older than the lag that it is granted, though ten times as much is sent.
+/// Sends 400 KB/s to a peer that reads 40 KB/s, and checks that the packets it gets are not much older than the lag
+/// limit.
 fn assert_recent_over_tcp(own_stream: bool, recv_buffer: usize, len: usize) {
     let start = Instant::now();
     let (peer, accepted) = small_tcp_pair(recv_buffer);
@@ -203,7 +205,7 @@ fn assert_recent_over_tcp(own_stream: bool, recv_buffer: usize, len: usize) {
         let mut conn = conn.unwrap();
         send_states(&conn, start, len, ms(5000)).await.unwrap();
         assert!(conn.stats().packets_dropped > 0);
-        reading.hurries.store(true, Relaxed);
+        reading.reads_fast.store(true, Relaxed);
         let _ = conn.close().await;
     });
     let what = format!("own stream: {own_stream}, SO_RCVBUF {recv_buffer}, {len} B");
@@ -211,7 +213,7 @@ fn assert_recent_over_tcp(own_stream: bool, recv_buffer: usize, len: usize) {
 }
 
 #[test]
-fn a_slow_reader_gets_state_that_is_not_much_older_than_its_lag() {
+fn a_slow_reader_gets_packets_that_are_not_much_older_than_send_max_lag() {
     for_each_at_once(
         &[(8 * KIB, 800), (16 * KIB, 800), (8 * KIB, 4000), (8 * KIB, 20_000)],
         |(recv_buffer, len)| {
@@ -221,39 +223,41 @@ fn a_slow_reader_gets_state_that_is_not_much_older_than_its_lag() {
 }
 
 #[test]
-fn a_slow_reader_gets_recent_state_over_a_socket_of_the_applications_own() {
+fn a_slow_reader_gets_recent_packets_over_a_socket_that_the_application_supplies() {
     assert_recent_over_tcp(true, 8 * KIB, 800);
 }
 
-/// Has a connection with a lag of a second send to a peer at 40 KB/s until that ends it, and returns when.
+/// Sends to a peer that reads 40 KB/s until the lag limit of a second ends the connection. Returns the time since
+/// `start`.
 ///
-/// Ten times as much is sent, or eight seconds' worth of it at once.
-async fn end_of_one_that_lags(conn: &PacketConn, start: Instant, goes_on: bool) -> Duration {
-    if goes_on {
+/// If `keeps_sending`, it sends ten times as fast as the peer reads. Otherwise it sends as much as the peer reads in eight
+/// seconds, at once.
+async fn send_until_lag_ends_it(conn: &PacketConn, start: Instant, keeps_sending: bool) -> Duration {
+    if keeps_sending {
         let _ = send_states(conn, start, 800, HANG_GUARD).await;
     } else {
         for _ in 0..400 {
             conn.send(stamped(start, 800)).await.unwrap();
         }
     }
-    let reason = timeout(HANG_GUARD, conn.closed()).await.expect("it lags");
+    let reason = timeout(HANG_GUARD, conn.closed()).await.expect("the lag did not end the connection");
     assert!(reason.is_slow_consumer(), "{reason:?}");
     start.elapsed()
 }
 
-/// Sends states to a peer that keeps up, which is made sure of: no more than `most` bytes are unread.
+/// Sends states, and waits whenever more than `max_unread` bytes are unread, so that the peer always keeps up.
 async fn send_no_faster_than_read(
     conn: &PacketConn,
     start: Instant,
     len: usize,
-    most: usize,
+    max_unread: usize,
     reading: &Reading,
 ) {
     let mut sent = 0;
     while start.elapsed() < ms(2000) {
         let waiting_since = Instant::now();
-        while sent - reading.taken.load(Relaxed) > most {
-            assert!(waiting_since.elapsed() < HANG_GUARD, "it is not read");
+        while sent - reading.bytes_read.load(Relaxed) > max_unread {
+            assert!(waiting_since.elapsed() < HANG_GUARD, "the peer does not read");
             sleep(ms(1)).await;
         }
         conn.send(stamped(start, len)).await.unwrap();
@@ -262,10 +266,9 @@ async fn send_no_faster_than_read(
     }
 }
 
-/// A reader that does not keep up ends the connection at its lag.
 #[test]
 fn a_peer_that_lags_is_disconnected() {
-    for_each_at_once(&[true, false], |goes_on| {
+    for_each_at_once(&[true, false], |keeps_sending| {
         let start = Instant::now();
         let (peer, accepted) = small_tcp_pair(16 * KIB);
         let reading = Arc::default();
@@ -274,12 +277,12 @@ fn a_peer_that_lags_is_disconnected() {
             let config = ConnConfig::new().slow_consumer(SlowConsumer::Disconnect).send_max_lag(ms(1000));
             let config = config.send_high_water(NO_LIMIT).write_timeout(None);
             let conn = PacketConn::from_tcp(to_tokio(accepted), config).unwrap();
-            end_of_one_that_lags(&conn, start, goes_on).await
+            send_until_lag_ends_it(&conn, start, keeps_sending).await
         });
-        reading.hurries.store(true, Relaxed);
+        reading.reads_fast.store(true, Relaxed);
         reader.join().unwrap();
-        println!("goes on: {goes_on}: ended after {ended:?}");
-        // A byte has to be on its way for so long, whatever the machine does.
+        println!("keeps sending: {keeps_sending}: ended after {ended:?}");
+        // Holds on any machine: the lag cannot be reached earlier.
         assert!(ended >= ms(900), "{ended:?}");
         assert!(!asserts_times() || ended <= ms(2500), "{ended:?}");
     });
@@ -301,7 +304,7 @@ fn a_peer_that_keeps_up_is_not_disconnected() {
 }
 
 #[test]
-fn drop_newest_drops_what_a_peer_that_lags_has_no_room_for() {
+fn drop_newest_drops_packets_for_a_peer_that_lags() {
     let start = Instant::now();
     let (peer, accepted) = small_tcp_pair(16 * KIB);
     let reading = Arc::default();
@@ -312,20 +315,20 @@ fn drop_newest_drops_what_a_peer_that_lags_has_no_room_for() {
         let mut conn = PacketConn::from_tcp(to_tokio(accepted), config).unwrap();
         send_states(&conn, start, 800, ms(5000)).await.unwrap();
         assert!(conn.queued_bytes() < 512 * KIB, "{}", conn.queued_bytes());
-        // In 5 s of an idle machine it is some 2,000 packets.
+        // On an idle machine some 2,000 packets are dropped within 5 s.
         while conn.stats().packets_dropped <= 500 {
             assert!(start.elapsed() < HANG_GUARD, "{:?}", conn.stats());
             conn.send(stamped(start, 800)).await.unwrap();
             sleep(ms(2)).await;
         }
-        reading.hurries.store(true, Relaxed);
+        reading.reads_fast.store(true, Relaxed);
         let _ = conn.close().await;
     });
     reader.join().unwrap();
 }
 
 #[test]
-fn nothing_is_dropped_for_a_reader_that_keeps_up_whatever_the_lag_and_the_size() {
+fn nothing_is_dropped_for_a_reader_that_keeps_up_for_any_lag_limit_and_packet_size() {
     for_each_at_once(&[(8, ms(150)), (800, ms(150)), (4000, ms(200))], |(len, lag)| {
         let start = Instant::now();
         let (peer, accepted) = small_tcp_pair(256 * KIB);
@@ -343,7 +346,7 @@ fn nothing_is_dropped_for_a_reader_that_keeps_up_whatever_the_lag_and_the_size()
 
 #[cfg(target_os = "linux")]
 #[test]
-fn few_unsent_bytes_stand_in_the_kernel_where_packets_may_be_dropped() {
+fn policies_that_drop_or_disconnect_limit_the_unsent_bytes_in_the_kernel() {
     use socket2::SockRef;
 
     runtime().block_on(async {
@@ -372,23 +375,29 @@ fn few_unsent_bytes_stand_in_the_kernel_where_packets_may_be_dropped() {
 // ---- a peer that has read everything is not slow
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
+enum SendCall {
     Send,
     SendMany,
     TrySend,
     Broadcast,
 }
 
-const WAYS: [Way; 4] = [Way::Send, Way::SendMany, Way::TrySend, Way::Broadcast];
+const SEND_CALLS: [SendCall; 4] =
+    [SendCall::Send, SendCall::SendMany, SendCall::TrySend, SendCall::Broadcast];
 
-async fn send_by(conn: &PacketConn, group: &Group, way: Way, packet: Packet) -> Result<(), String> {
-    let sent = match way {
-        Way::Send => conn.send(packet).await,
-        Way::SendMany => conn.send_many(&mut vec![packet]).await,
-        Way::TrySend => conn.try_send(packet),
-        Way::Broadcast => {
-            let told = group.broadcast(packet);
-            return if told.accepted == 1 { Ok(()) } else { Err(format!("{told:?}")) };
+async fn send_by(
+    conn: &PacketConn,
+    group: &Group,
+    send_call: SendCall,
+    packet: Packet,
+) -> Result<(), String> {
+    let sent = match send_call {
+        SendCall::Send => conn.send(packet).await,
+        SendCall::SendMany => conn.send_many(&mut vec![packet]).await,
+        SendCall::TrySend => conn.try_send(packet),
+        SendCall::Broadcast => {
+            let result = group.broadcast(packet);
+            return if result.accepted == 1 { Ok(()) } else { Err(format!("{result:?}")) };
         }
     };
     sent.map_err(|error| error.to_string())
@@ -398,72 +407,81 @@ fn config_of(policy: SlowConsumer) -> ConnConfig {
     ConnConfig::new().slow_consumer(policy).send_high_water(256 * KIB)
 }
 
-/// Fills the queue, has the peer read everything while the thread is busy, and sends on.
+/// Fills the queue, lets the peer read everything while the thread of the connection is blocked, and then sends more.
+/// Checks that no packet is dropped.
 ///
-/// What is queued and sent then fits into the system's buffers: nothing depends on who is faster.
-async fn assert_not_slow(what: &str, policy: SlowConsumer, way: Way, conn: PacketConn, peer: &Told) {
+/// The queued and the further packets fit the buffers of the kernel, so the result does not depend on the speed of both
+/// sides.
+async fn assert_not_slow(
+    what: &str,
+    policy: SlowConsumer,
+    send_call: SendCall,
+    conn: PacketConn,
+    peer: &ReaderControl,
+) {
     let group = Group::new();
     group.join(&conn, ());
     while conn.queued_bytes() < 200 * KIB {
         while conn.queued_bytes() < 220 * KIB {
             conn.send(vec![1; 4000]).await.unwrap();
         }
-        // The last turn's packets are with the system, or known to find no room there.
+        // Lets the background task write, so that the queued bytes are those that the kernel has no room for.
         sleep(ms(20)).await;
     }
     peer.read.send(()).unwrap();
-    // The thread is busy, so that this side learns nothing of it. TLS keeps some records until the thread comes back to them.
+    // The thread is blocked, so the connection does not notice that the peer reads. TLS keeps some records until the
+    // next write.
     let kept = if what == "TLS" { 96 * KIB } else { 0 };
     let with_the_system = conn.stats().bytes_sent as usize;
     let since = Instant::now();
-    while peer.taken.load(Relaxed) + kept < with_the_system {
-        assert!(since.elapsed() < HANG_GUARD, "{what}, {policy:?}, {way:?}: it was not read");
+    while peer.bytes_read.load(Relaxed) + kept < with_the_system {
+        assert!(since.elapsed() < HANG_GUARD, "{what}, {policy:?}, {send_call:?}: the peer does not read");
         thread::sleep(ms(1));
     }
     for number in 0..40 {
-        let sent = send_by(&conn, &group, way, vec![2; 4000].into()).await;
-        assert!(sent.is_ok(), "{what}, {policy:?}, {way:?}: packet {number} of 40: {sent:?}");
+        let sent = send_by(&conn, &group, send_call, vec![2; 4000].into()).await;
+        assert!(sent.is_ok(), "{what}, {policy:?}, {send_call:?}: packet {number} of 40: {sent:?}");
     }
-    assert_eq!(conn.stats().packets_dropped, 0, "{what}, {policy:?}, {way:?}");
+    assert_eq!(conn.stats().packets_dropped, 0, "{what}, {policy:?}, {send_call:?}");
 }
 
-/// A peer that reads everything from when it is told to.
-struct Told {
+/// Controls a peer that starts to read when the test says so.
+struct ReaderControl {
     read: mpsc::Sender<()>,
-    /// Bytes of frames that it has read.
-    taken: Arc<AtomicUsize>,
+    /// How many bytes of frames the peer has read.
+    bytes_read: Arc<AtomicUsize>,
 }
 
-fn told_reader(mut stream: impl Read + Send + 'static) -> (Told, JoinHandle<()>) {
+fn controlled_reader(mut stream: impl Read + Send + 'static) -> (ReaderControl, JoinHandle<()>) {
     let (read, may_read) = mpsc::channel();
-    let told = Told { read, taken: Arc::default() };
-    let taken = Arc::clone(&told.taken);
+    let control = ReaderControl { read, bytes_read: Arc::default() };
+    let bytes_read = Arc::clone(&control.bytes_read);
     let reader = thread::spawn(move || {
         let mut buffer = vec![0; MIB];
         if may_read.recv().is_ok() {
             while let Ok(count @ 1..) = stream.read(&mut buffer) {
-                taken.fetch_add(count, Relaxed);
+                bytes_read.fetch_add(count, Relaxed);
             }
         }
     });
-    (told, reader)
+    (control, reader)
 }
 
-fn with_each_policy_and_way(ways: &[Way], test: impl Fn(SlowConsumer, Way)) {
+fn with_each_policy_and_send_call(send_calls: &[SendCall], test: impl Fn(SlowConsumer, SendCall)) {
     for policy in POLICIES {
-        for way in ways {
-            test(policy, *way);
+        for send_call in send_calls {
+            test(policy, *send_call);
         }
     }
 }
 
 #[test]
 fn a_peer_that_has_read_everything_is_not_slow_over_tcp() {
-    with_each_policy_and_way(&WAYS, |policy, way| {
+    with_each_policy_and_send_call(&SEND_CALLS, |policy, send_call| {
         for own_stream in [false, true] {
             let (peer, accepted) = small_tcp_pair(512 * KIB);
             socket2::SockRef::from(&accepted).set_send_buffer_size(512 * KIB).unwrap();
-            let (told, reader) = told_reader(peer);
+            let (control, reader) = controlled_reader(peer);
             runtime().block_on(async {
                 let stream = to_tokio(accepted);
                 let conn = if own_stream {
@@ -471,7 +489,7 @@ fn a_peer_that_has_read_everything_is_not_slow_over_tcp() {
                 } else {
                     PacketConn::from_tcp(stream, config_of(policy))
                 };
-                assert_not_slow("TCP", policy, way, conn.unwrap(), &told).await;
+                assert_not_slow("TCP", policy, send_call, conn.unwrap(), &control).await;
             });
             reader.join().unwrap();
         }
@@ -481,36 +499,36 @@ fn a_peer_that_has_read_everything_is_not_slow_over_tcp() {
 #[cfg(unix)]
 #[test]
 fn a_peer_that_has_read_everything_is_not_slow_over_a_unix_socket() {
-    with_each_policy_and_way(&WAYS, |policy, way| {
+    with_each_policy_and_send_call(&SEND_CALLS, |policy, send_call| {
         let (peer, here) = std::os::unix::net::UnixStream::pair().unwrap();
         socket2::SockRef::from(&here).set_send_buffer_size(512 * KIB).unwrap();
-        let (told, reader) = told_reader(peer);
+        let (control, reader) = controlled_reader(peer);
         runtime().block_on(async {
             here.set_nonblocking(true).unwrap();
             let stream = tokio::net::UnixStream::from_std(here).unwrap();
             let conn = PacketConn::new(stream, config_of(policy)).unwrap();
-            assert_not_slow("Unix", policy, way, conn, &told).await;
+            assert_not_slow("Unix", policy, send_call, conn, &control).await;
         });
         reader.join().unwrap();
     });
 }
 
-/// What the application has wrapped cannot be written to behind tokio's back; `send` and `send_many` can let tokio look.
+/// For a wrapped socket the library depends on tokio's view of readiness. Only `send` and `send_many` can yield to
+/// update it.
 #[test]
 fn a_peer_that_has_read_everything_is_not_slow_over_a_wrapped_socket() {
-    with_each_policy_and_way(&[Way::Send, Way::SendMany], |policy, way| {
+    with_each_policy_and_send_call(&[SendCall::Send, SendCall::SendMany], |policy, send_call| {
         let (peer, accepted) = small_tcp_pair(512 * KIB);
         socket2::SockRef::from(&accepted).set_send_buffer_size(512 * KIB).unwrap();
-        let (told, reader) = told_reader(peer);
+        let (control, reader) = controlled_reader(peer);
         runtime().block_on(async {
             let conn = PacketConn::new(Wrapped(to_tokio(accepted)), config_of(policy)).unwrap();
-            assert_not_slow("wrapped TCP", policy, way, conn, &told).await;
+            assert_not_slow("wrapped TCP", policy, send_call, conn, &control).await;
         });
         reader.join().unwrap();
     });
 }
 
-/// And one that does not read is judged as ever.
 #[test]
 fn a_peer_that_does_not_read_is_slow_over_a_wrapped_socket() {
     for policy in POLICIES {
@@ -523,7 +541,7 @@ fn a_peer_that_does_not_read_is_slow_over_a_wrapped_socket() {
                 }
                 Ok::<_, Error>(())
             };
-            let sent = timeout(HANG_GUARD, sending).await.expect("it waits");
+            let sent = timeout(HANG_GUARD, sending).await.expect("`send` must not wait");
             match policy {
                 SlowConsumer::Disconnect => assert!(sent.unwrap_err().is_slow_consumer()),
                 _ => assert!(sent.is_ok() && conn.stats().packets_dropped > 0, "{policy:?}"),
@@ -532,9 +550,9 @@ fn a_peer_that_does_not_read_is_slow_over_a_wrapped_socket() {
     }
 }
 
-/// A batch that finds no room keeps its order, and is accepted once, also where it lets tokio look in between.
+/// `send_many` may yield in the middle of a batch to update tokio's readiness.
 #[test]
-fn a_batch_over_a_wrapped_socket_is_whole_and_in_order() {
+fn a_batch_over_a_wrapped_socket_is_sent_once_and_in_order() {
     let (mut peer, accepted) = small_tcp_pair(64 * KIB);
     let reader = thread::spawn(move || {
         let mut bytes = Vec::new();
@@ -553,7 +571,7 @@ fn a_batch_over_a_wrapped_socket_is_whole_and_in_order() {
     });
     let bytes = reader.join().unwrap();
     assert_eq!(bytes.len() % 1004, 0);
-    // Those that were dropped were the newest at their time: the first ones are there.
+    // `DropNewest` drops the newest packets, so the first ones arrive.
     let firsts = bytes.chunks(1004).take(200).map(|frame| frame[4]);
     assert!(firsts.eq((0..200_u32).map(|number| number as u8)));
 }
@@ -585,8 +603,8 @@ mod tls {
         Identity { _dir: dir, chain, key }
     }
 
-    /// Runs `peer`, which has such a receive buffer, in a thread with a runtime of its own, as a client of a server over TLS, and `test` with the server's side
-    /// of the connection.
+    /// Runs `peer` as a TLS client with the receive buffer, on another thread and runtime, and `test` with the server's
+    /// side of the connection.
     fn with_tls<T: Send + 'static>(
         recv_buffer: usize,
         conn: ConnConfig,
@@ -609,36 +627,36 @@ mod tls {
             let config = ServerConfig::new().tls(tls).conn(conn);
             let server = PacketServer::bind_with("127.0.0.1:0", config).await.unwrap();
             tell_addr.send(server.local_addr().socket_addr().unwrap()).unwrap();
-            let (give, mut given) = tokio::sync::mpsc::unbounded_channel();
+            let (pass, mut passed) = tokio::sync::mpsc::unbounded_channel();
             let serving = tokio::spawn(server.serve(move |conn| {
-                let _ = give.send(conn);
+                let _ = pass.send(conn);
                 std::future::ready(Ok(()))
             }));
-            test(given.recv().await.unwrap()).await;
+            test(passed.recv().await.unwrap()).await;
             serving.abort();
         });
         peer.join().unwrap()
     }
 
-    /// Receives so many bytes a second, until it is told to hurry or the connection ends.
+    /// Receives `bytes_a_second`, and as fast as it can once the test sets `reads_fast`, until the connection ends.
     async fn receive_slowly(
         mut conn: PacketConn,
         bytes_a_second: usize,
         start: Instant,
         reading: Arc<Reading>,
     ) -> Seen {
-        let (begun, mut taken, mut seen) = (Instant::now(), 0, Seen::default());
+        let (begun, mut bytes_read, mut seen) = (Instant::now(), 0, Seen::default());
         loop {
-            let hurries = reading.hurries.load(Relaxed);
-            if !hurries {
-                let due = Duration::from_secs_f64(taken as f64 / bytes_a_second as f64);
+            let reads_fast = reading.reads_fast.load(Relaxed);
+            if !reads_fast {
+                let due = Duration::from_secs_f64(bytes_read as f64 / bytes_a_second as f64);
                 sleep(due.saturating_sub(begun.elapsed())).await;
             }
             let Ok(Some(packet)) = conn.recv().await else { return seen };
-            taken += packet.len() + 4;
-            reading.taken.store(taken, Relaxed);
+            bytes_read += packet.len() + 4;
+            reading.bytes_read.store(bytes_read, Relaxed);
             let sent = Duration::from_micros(u64::from_le_bytes(*packet.payload().first_chunk().unwrap()));
-            if hurries {
+            if reads_fast {
                 seen.left += packet.len() + 4;
             } else {
                 seen.ages.push((start.elapsed(), start.elapsed() - sent));
@@ -646,7 +664,7 @@ mod tls {
         }
     }
 
-    /// A peer at such a speed, for [`with_tls`].
+    /// A peer for [`with_tls`] that receives `bytes_a_second`.
     fn peer_at(
         bytes_a_second: usize,
         start: Instant,
@@ -657,7 +675,7 @@ mod tls {
     }
 
     #[test]
-    fn a_slow_reader_gets_recent_state() {
+    fn a_slow_reader_gets_recent_packets() {
         let start = Instant::now();
         let reading = Arc::<Reading>::default();
         let config = ConnConfig::new().slow_consumer(SlowConsumer::DropOldest).send_max_lag(ms(500));
@@ -665,24 +683,25 @@ mod tls {
         let seen = with_tls(8 * KIB, config, peer_at(40_000, start, &reading), async |mut conn| {
             send_states(&conn, start, 800, ms(6000)).await.unwrap();
             assert!(conn.stats().packets_dropped > 0);
-            reading.hurries.store(true, Relaxed);
+            reading.reads_fast.store(true, Relaxed);
             let _ = conn.close().await;
         });
-        // The reader takes a record of 16 KiB at once, and up to a read of 64 KiB: at 40 KB/s they wait with it for up to 2 s.
+        // The reader reads whole records of 16 KiB, and up to 64 KiB at once. At 40 KB/s these bytes wait there for up
+        // to 2 s.
         assert_recent("TLS", &seen, ms(3500));
     }
 
     #[test]
     fn a_peer_that_lags_is_disconnected() {
-        for_each_at_once(&[true, false], |goes_on| {
+        for_each_at_once(&[true, false], |keeps_sending| {
             let start = Instant::now();
             let reading = Arc::<Reading>::default();
             let config = ConnConfig::new().slow_consumer(SlowConsumer::Disconnect).send_max_lag(ms(1000));
             let config = config.send_high_water(NO_LIMIT).write_timeout(None);
             with_tls(16 * KIB, config, peer_at(40_000, start, &reading), async |conn| {
-                let ended = end_of_one_that_lags(&conn, start, goes_on).await;
-                reading.hurries.store(true, Relaxed);
-                println!("TLS, goes on: {goes_on}: ended after {ended:?}");
+                let ended = send_until_lag_ends_it(&conn, start, keeps_sending).await;
+                reading.reads_fast.store(true, Relaxed);
+                println!("TLS, keeps sending: {keeps_sending}: ended after {ended:?}");
                 assert!(ended >= ms(900), "{ended:?}");
                 assert!(!asserts_times() || ended < ms(3000), "{ended:?}");
             });
@@ -700,7 +719,7 @@ mod tls {
         });
     }
 
-    /// Where each packet is a record of its own, TLS makes several times as many bytes of it.
+    /// Each packet becomes a separate TLS record, which has several times as many bytes.
     #[test]
     fn nothing_is_dropped_for_a_reader_that_keeps_up_with_tiny_packets() {
         for_each_at_once(&[ms(150), ms(200)], |lag| {
@@ -716,10 +735,10 @@ mod tls {
 
     #[test]
     fn a_peer_that_has_read_everything_is_not_slow() {
-        with_each_policy_and_way(&WAYS, |policy, way| {
+        with_each_policy_and_send_call(&SEND_CALLS, |policy, send_call| {
             let (read, may_read) = mpsc::channel::<()>();
-            let peer = Told { read, taken: Arc::default() };
-            let taken = Arc::clone(&peer.taken);
+            let peer = ReaderControl { read, bytes_read: Arc::default() };
+            let bytes_read = Arc::clone(&peer.bytes_read);
             let config = config_of(policy).tcp(TcpConfig::new().send_buffer(512 * KIB));
             with_tls(
                 512 * KIB,
@@ -727,16 +746,16 @@ mod tls {
                 async move |mut conn| {
                     may_read.recv().unwrap();
                     while let Ok(Some(packet)) = conn.recv().await {
-                        taken.fetch_add(packet.len() + 4, Relaxed);
+                        bytes_read.fetch_add(packet.len() + 4, Relaxed);
                     }
                 },
-                async |conn| assert_not_slow("TLS", policy, way, conn, &peer).await,
+                async |conn| assert_not_slow("TLS", policy, send_call, conn, &peer).await,
             );
         });
     }
 }
 
-/// Bursts of less than the queue and the system's buffers hold, each after the last one was read.
+/// Each burst fits the queue and the buffers of the kernel, and follows after the previous one was read.
 #[test]
 fn a_reader_that_keeps_up_with_bursts_loses_nothing() {
     for policy in POLICIES {

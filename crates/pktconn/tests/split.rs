@@ -1,4 +1,4 @@
-//! A connection in two halves, used by many tasks on both of tokio's runtimes.
+//! `PacketConn::split`: senders and the receiver in different tasks and threads, on both of tokio's runtimes.
 
 mod common;
 
@@ -43,7 +43,7 @@ async fn receive_each_senders_packets_in_order(conn: &mut PacketConn) {
     while let Some(mut packet) = conn.recv().await.unwrap() {
         let id = packet.read_u32().unwrap();
         let number = packet.read_u32().unwrap();
-        assert_eq!(number, next[id as usize], "of sender {id}");
+        assert_eq!(number, next[id as usize], "packets of sender {id} are out of order");
         assert_eq!(packet.unread(), vec![id as u8; (number % 300) as usize]);
         next[id as usize] += 1;
     }
@@ -51,7 +51,7 @@ async fn receive_each_senders_packets_in_order(conn: &mut PacketConn) {
 }
 
 async fn many_tasks_send_over_one_connection() {
-    // Small enough that senders have to wait for room.
+    // Small enough that senders must wait for room.
     let (here, mut there) = tcp_pair(ConnConfig::new().send_high_water(4096)).await;
     let (sender, receiver) = here.split();
     drop(receiver);
@@ -95,7 +95,7 @@ async fn packets_handed_to_a_second_task_are_echoed_in_order() {
 }
 
 #[tokio::test]
-async fn packets_sent_from_a_thread_without_a_runtime_leave() {
+async fn packets_sent_from_a_thread_without_a_runtime_are_written() {
     let (here, mut there) = tcp_pair(ConnConfig::new()).await;
     let (sender, _receiver) = here.split();
     let thread = std::thread::spawn(move || {
@@ -111,7 +111,7 @@ async fn packets_sent_from_a_thread_without_a_runtime_leave() {
 }
 
 #[tokio::test]
-async fn a_close_by_a_sender_ends_a_receiver_that_waits() {
+async fn a_close_by_a_sender_ends_a_waiting_receiver() {
     let (here, mut there) = piped_pair(4096, ConnConfig::new());
     let (sender, mut receiver) = here.split();
     let other = sender.clone();
@@ -129,7 +129,7 @@ async fn a_close_by_a_sender_ends_a_receiver_that_waits() {
 }
 
 #[tokio::test]
-async fn senders_go_on_without_the_receiver_and_it_without_them() {
+async fn senders_work_without_the_receiver_and_the_receiver_works_without_senders() {
     let (here, mut there) = piped_pair(4096, ConnConfig::new());
     let (sender, receiver) = here.split();
     drop(receiver);
@@ -144,7 +144,7 @@ async fn senders_go_on_without_the_receiver_and_it_without_them() {
 }
 
 #[tokio::test]
-async fn the_last_handle_to_be_dropped_closes_the_connection() {
+async fn dropping_the_last_handle_closes_the_connection() {
     let (here, mut raw) = piped_and_raw(4096, ConnConfig::new());
     let (sender, receiver) = here.split();
     let last = sender.clone();
@@ -156,7 +156,7 @@ async fn the_last_handle_to_be_dropped_closes_the_connection() {
 }
 
 #[tokio::test]
-async fn every_task_that_waits_is_woken() {
+async fn every_waiting_task_is_woken() {
     let (here, mut raw) = piped_and_raw(10, ConnConfig::new());
     let (sender, receiver) = here.split();
     sender.send(vec![1; 96]).await.unwrap();
@@ -178,7 +178,7 @@ async fn every_task_that_waits_is_woken() {
 }
 
 #[tokio::test]
-async fn closing_a_sender_as_a_sink_waits_for_the_end() {
+async fn closing_a_sink_writes_all_packets_and_waits_for_the_peer_to_close() {
     let (here, mut raw) = piped_and_raw(10, ConnConfig::new());
     let (sender, receiver) = here.split();
     drop(receiver);
@@ -196,7 +196,7 @@ async fn closing_a_sender_as_a_sink_waits_for_the_end() {
 }
 
 #[tokio::test]
-async fn the_first_reason_is_told_to_every_handle() {
+async fn every_handle_reports_the_first_reason() {
     let (here, raw) = piped_and_raw(4096, ConnConfig::new());
     let (sender, mut receiver) = here.split();
     let other = sender.clone();
@@ -204,27 +204,27 @@ async fn the_first_reason_is_told_to_every_handle() {
     drop(raw);
     assert!(receiver.recv().await.unwrap().is_none());
     assert!(waiting.await.unwrap().is_remote_close());
-    // The pipe is gone in the other direction too: a failure that comes second.
-    sender.send(b"nobody there").await.unwrap();
+    // The peer has dropped the pipe, so writing fails, too. That is the second reason.
+    sender.send(b"never read").await.unwrap();
     sender.flush().await.unwrap_err();
     assert!(sender.close_reason().unwrap().is_remote_close());
-    // It is what ended sending, which the peer's clean close did not.
+    // `send` reports the second reason: the clean close of the peer did not end sending, but the failure did.
     assert!(sender.send(b"again").await.unwrap_err().is_io());
 }
 
 #[tokio::test]
-async fn a_failure_before_the_own_close_is_what_the_receiver_is_told() {
+async fn the_receiver_reports_a_failure_before_a_local_close() {
     let (here, raw) = piped_and_raw(4096, ConnConfig::new());
     let (sender, mut receiver) = here.split();
     drop(raw);
-    sender.send(b"nobody there").await.unwrap();
+    sender.send(b"never read").await.unwrap();
     assert!(sender.flush().await.unwrap_err().is_io());
     assert!(sender.close().await.unwrap_err().is_io());
     assert!(receiver.recv().await.unwrap_err().is_io());
 }
 
 #[tokio::test]
-async fn a_sink_does_not_pass_a_waiting_sender_by_for_ever() {
+async fn a_sink_does_not_starve_a_waiting_sender() {
     let (here, mut there) = piped_pair(1000, ConnConfig::new().send_high_water(10_000));
     let (sender, _receiver) = here.split();
     let mut sink = sender.clone().into_sink();
@@ -243,11 +243,11 @@ async fn a_sink_does_not_pass_a_waiting_sender_by_for_ever() {
     tokio::task::yield_now().await;
     sender.send(vec![2; 6000]).await.unwrap();
     let before = reading.await.unwrap();
-    assert!(before < 1000, "{before} packets of the sink came first");
+    assert!(before < 1000, "{before} packets of the sink arrived before that of the waiting sender");
     feeding.abort();
 }
 
-/// Runs `test` on a thread of its own, and fails where it hangs: who waits for a lock that he has cannot be cancelled.
+/// Runs `test` on a new thread, and fails if it hangs. A thread that waits for its own lock cannot be cancelled.
 fn without_deadlock(test: impl FnOnce() + Send + 'static) {
     let (done, finished) = std::sync::mpsc::channel();
     let thread = std::thread::spawn(move || {
@@ -255,21 +255,21 @@ fn without_deadlock(test: impl FnOnce() + Send + 'static) {
         done.send(()).unwrap();
     });
     match finished.recv_timeout(Duration::from_secs(60)) {
-        Err(RecvTimeoutError::Timeout) => panic!("it waits for itself"),
+        Err(RecvTimeoutError::Timeout) => panic!("the test hangs: deadlock"),
         _ => thread.join().unwrap(),
     }
 }
 
-/// Memory of a packet that tells its connection when it is not needed any more.
-struct Telling(Vec<u8>, PacketSender);
+/// The memory of a packet that sends a packet when it is freed.
+struct SendsWhenDropped(Vec<u8>, PacketSender);
 
-impl AsRef<[u8]> for Telling {
+impl AsRef<[u8]> for SendsWhenDropped {
     fn as_ref(&self) -> &[u8] {
         &self.0
     }
 }
 
-impl Drop for Telling {
+impl Drop for SendsWhenDropped {
     fn drop(&mut self) {
         self.1.try_send(b"written").unwrap();
     }
@@ -282,7 +282,7 @@ fn the_memory_of_a_packet_may_use_the_connection_when_it_is_dropped() {
         runtime.block_on(async {
             let (here, mut there) = piped_pair(100_000, ConnConfig::new());
             let (sender, _receiver) = here.split();
-            let memory = Bytes::from_owner(Telling(vec![1; 10_000], sender.clone()));
+            let memory = Bytes::from_owner(SendsWhenDropped(vec![1; 10_000], sender.clone()));
             sender.send(memory).await.unwrap();
             assert_eq!(there.recv().await.unwrap().unwrap(), vec![1; 10_000].into());
             assert_eq!(there.recv().await.unwrap().unwrap(), b"written".into());
@@ -290,7 +290,7 @@ fn the_memory_of_a_packet_may_use_the_connection_when_it_is_dropped() {
     });
 }
 
-/// A task that is its own waker, as simple executors have it.
+/// A task that is its own waker, as in simple executors.
 struct Task(Mutex<Pin<Box<dyn Future<Output = ()> + Send>>>);
 
 impl Wake for Task {
@@ -298,7 +298,7 @@ impl Wake for Task {
 }
 
 #[test]
-fn a_task_that_only_its_waker_keeps_alive_may_hold_the_connection() {
+fn dropping_the_last_waker_of_a_task_may_drop_a_handle_of_the_connection() {
     without_deadlock(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let (conn, _raw) = runtime.block_on(async { piped_and_raw(100, ConnConfig::new()) });

@@ -1,4 +1,4 @@
-//! TLS: who is trusted, who is told of, and that nobody waits for one who is silent.
+//! TLS: trust, client certificates, what both sides learn from the handshake, timeouts, and incomplete records.
 #![cfg(feature = "tls")]
 
 mod common;
@@ -14,13 +14,13 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// An authority, and a directory of the files that it signs.
+/// A certificate authority, and a directory with the certificates that it signs.
 struct Authority {
     dir: TempDir,
     issuer: Issuer<'static, KeyPair>,
 }
 
-/// The files of a certificate and its key, and the certificate itself.
+/// A certificate and the files of it and its key.
 struct Identity {
     chain: PathBuf,
     key: PathBuf,
@@ -45,7 +45,8 @@ impl Authority {
         self.file("ca.pem")
     }
 
-    /// Signs a certificate for `host`, into files of this name: those that were there before are replaced.
+    /// Signs a certificate for `host`, and writes it and its key to files named after `host`. It replaces existing
+    /// files.
     fn identity(&self, host: &str) -> Identity {
         let mut params = CertificateParams::new([host.to_owned()]).unwrap();
         params.extended_key_usages =
@@ -91,7 +92,7 @@ async fn assert_echoes(conn: &mut PacketConn) {
 }
 
 #[tokio::test]
-async fn packets_pass_whole_and_in_order_over_tcp_and_by_a_unix_socket() {
+async fn packets_arrive_complete_and_in_order_over_tcp_and_unix_sockets() {
     let authority = Authority::new();
     let identity = authority.identity("localhost");
     let config = ServerConfig::new().tls(authority.server(&identity));
@@ -117,14 +118,14 @@ async fn packets_pass_whole_and_in_order_over_tcp_and_by_a_unix_socket() {
 }
 
 #[tokio::test]
-async fn both_sides_tell_what_the_handshake_has_shown() {
+async fn both_sides_report_the_protocol_certificates_and_server_name_of_the_handshake() {
     let authority = Authority::new();
     let (host, device) = (authority.identity("localhost"), authority.identity("device-7"));
     let tls = authority.server(&host).client_ca(authority.ca()).alpn(["pktconn/2", "pktconn/1"]);
     let (server, addr) = serve(ServerConfig::new().tls(tls)).await;
-    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let (report, mut reported) = tokio::sync::mpsc::unbounded_channel();
     tokio::spawn(server.serve(move |conn| {
-        tell.send(conn.tls().cloned().unwrap()).unwrap();
+        report.send(conn.tls().cloned().unwrap()).unwrap();
         echo(conn)
     }));
     let tls = authority.client().client_cert(&device.chain, &device.key).alpn(["pktconn/1"]);
@@ -134,23 +135,23 @@ async fn both_sides_tell_what_the_handshake_has_shown() {
     let here = conn.tls().unwrap();
     assert_eq!(here.alpn.as_deref(), Some(&b"pktconn/1"[..]));
     assert_eq!((&here.peer_certificates, &here.server_name), (&vec![host.der], &None));
-    let there = told.recv().await.unwrap();
+    let there = reported.recv().await.unwrap();
     assert_eq!(there.alpn.as_deref(), Some(&b"pktconn/1"[..]));
     assert_eq!(
         (there.peer_certificates, there.server_name.as_deref()),
         (vec![device.der], Some("localhost"))
     );
 
-    // Without TLS there is nothing to tell.
+    // A connection without TLS has no TLS information.
     let (plain, _raw) = common::tcp_and_raw(ConnConfig::new()).await;
     assert!(plain.tls().is_none());
-    // A protocol that the server does not speak.
+    // The server does not support this protocol.
     let tls = authority.client().client_cert(&device.chain, &device.key).alpn(["other"]);
     assert!(connect(("localhost", addr.port()), tls).await.unwrap_err().is_tls());
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_trusted_gets_nothing() {
+async fn a_client_refuses_a_server_that_it_does_not_trust() {
     let (authority, other) = (Authority::new(), Authority::new());
     let (server, addr) =
         serve(ServerConfig::new().tls(authority.server(&authority.identity("localhost")))).await;
@@ -161,7 +162,7 @@ async fn a_server_that_is_not_trusted_gets_nothing() {
         let error = connect(local, tls).await.unwrap_err();
         assert!(error.is_tls(), "{error:?}");
     }
-    // It is for a name, and not for that address.
+    // The certificate is for a name, not for this IP address.
     assert!(connect(addr, authority.client()).await.unwrap_err().is_tls());
     while handle.stats().handshakes_failed < 4 {
         tokio::task::yield_now().await;
@@ -170,7 +171,7 @@ async fn a_server_that_is_not_trusted_gets_nothing() {
 }
 
 #[tokio::test]
-async fn clients_show_a_certificate_where_one_is_demanded() {
+async fn a_server_may_require_client_certificates_or_make_them_optional() {
     let (authority, other) = (Authority::new(), Authority::new());
     let (host, known, stranger) =
         (authority.identity("localhost"), authority.identity("known"), other.identity("stranger"));
@@ -182,7 +183,8 @@ async fn clients_show_a_certificate_where_one_is_demanded() {
         tokio::spawn(server.serve(echo));
         let local = ("localhost", addr.port());
         let try_echo = async |tls| {
-            // In TLS 1.3 a client is done before the server has judged its certificate: the verdict comes with the reply.
+            // In TLS 1.3 the handshake of the client ends before the server checks its certificate, so the error comes
+            // later.
             let mut conn = connect(local, tls).await?;
             conn.send(b"ping").await?;
             conn.recv().await
@@ -208,7 +210,8 @@ async fn a_certificate_is_replaced_without_a_restart() {
     assert_eq!(shown(&before), first.der);
 
     let second = authority.identity("localhost");
-    assert_eq!(shown(&connect(local, authority.client()).await.unwrap()), first.der, "until it is told");
+    let shown_before = shown(&connect(local, authority.client()).await.unwrap());
+    assert_eq!(shown_before, first.der, "the server reads the files only in `set_tls`");
     handle.set_tls(&tls).unwrap();
     assert_eq!(shown(&connect(local, authority.client()).await.unwrap()), second.der);
     assert_echoes(&mut before).await;
@@ -216,16 +219,17 @@ async fn a_certificate_is_replaced_without_a_restart() {
     fs::write(&second.chain, "no certificate").unwrap();
     let error = handle.set_tls(&tls).unwrap_err();
     assert!(error.is_tls(), "{error:?}");
-    assert_eq!(shown(&connect(local, authority.client()).await.unwrap()), second.der, "it goes on");
+    let shown_after = shown(&connect(local, authority.client()).await.unwrap());
+    assert_eq!(shown_after, second.der, "after an error the server keeps its certificate");
 
     let plain = PacketServer::bind("127.0.0.1:0").await.unwrap();
     assert!(plain.handle().set_tls(&authority.server(&first)).unwrap_err().is_config());
 }
 
 #[tokio::test]
-async fn who_is_silent_is_ended_and_keeps_nobody_waiting() {
+async fn silent_clients_time_out_and_do_not_delay_others() {
     let authority = Authority::new();
-    // Enough for the one that is not silent, on a slow machine too.
+    // Long enough for the handshake of the other client, even on a slow machine.
     let timeout = Duration::from_secs(2);
     let config = ServerConfig::new()
         .tls(authority.server(&authority.identity("localhost")))
@@ -247,7 +251,7 @@ async fn who_is_silent_is_ended_and_keeps_nobody_waiting() {
 }
 
 #[tokio::test]
-async fn a_client_does_not_wait_for_a_server_that_is_silent() {
+async fn connecting_to_a_silent_server_times_out() {
     let authority = Authority::new();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let config = ConnConfig::new().tls(authority.client()).handshake_timeout(Duration::from_millis(50));
@@ -264,7 +268,7 @@ async fn one_side_without_tls_is_an_error_on_both() {
     tokio::spawn(server.serve(echo));
     let mut plain = PacketConn::connect(addr).await.unwrap();
     plain.send(b"hello").await.unwrap();
-    // What arrives is an alert, which is no frame.
+    // The server answers with a TLS alert, which is no valid frame.
     assert!(!matches!(plain.recv().await, Ok(Some(_))));
     drop(plain);
     while handle.stats().handshakes_failed == 0 {
@@ -274,14 +278,14 @@ async fn one_side_without_tls_is_an_error_on_both() {
     let server = PacketServer::bind("127.0.0.1:0").await.unwrap();
     let addr = tcp_addr(&server);
     tokio::spawn(server.serve(echo));
-    // The hello is the start of a long frame there, and both wait for more.
+    // To the server, the ClientHello looks like the start of a long frame, so both sides wait for more.
     let config = ConnConfig::new().tls(authority.client()).handshake_timeout(Duration::from_millis(50));
     let error = PacketConn::connect_with(("localhost", addr.port()), config).await.unwrap_err();
     assert_eq!(error.timeout(), Some(pktconn::Timeout::Handshake));
 }
 
 #[tokio::test]
-async fn a_shutdown_does_not_wait_for_handshakes() {
+async fn a_shutdown_does_not_wait_for_tls_handshakes() {
     let authority = Authority::new();
     let config = ServerConfig::new()
         .tls(authority.server(&authority.identity("localhost")))
@@ -300,7 +304,7 @@ async fn a_shutdown_does_not_wait_for_handshakes() {
 }
 
 #[tokio::test]
-async fn the_limits_count_those_in_their_handshakes() {
+async fn connection_limits_include_connections_during_their_tls_handshake() {
     let authority = Authority::new();
     let config =
         ServerConfig::new().tls(authority.server(&authority.identity("localhost"))).max_conns_per_ip(2);
@@ -313,23 +317,23 @@ async fn the_limits_count_those_in_their_handshakes() {
     assert_eq!((handle.stats().refused, handle.stats().open), (1, 2));
 }
 
-/// A cut connection looks the same: so it is not taken for the peer's close.
+/// A connection that an attacker cuts looks the same, so it must not count as a clean close.
 #[tokio::test]
-async fn an_end_without_a_close_of_tls_is_no_clean_one() {
+async fn the_end_of_the_stream_without_a_tls_close_notify_is_an_error() {
     let authority = Authority::new();
     let (server, addr) =
         serve(ServerConfig::new().tls(authority.server(&authority.identity("localhost")))).await;
-    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let (report, mut reported) = tokio::sync::mpsc::unbounded_channel();
     tokio::spawn(server.serve(move |mut conn| {
-        let tell = tell.clone();
+        let report = report.clone();
         async move {
             for _ in 0..2 {
-                tell.send(conn.recv().await).unwrap();
+                report.send(conn.recv().await).unwrap();
             }
             Ok(())
         }
     }));
-    // A relay that ends the way there after the first packet.
+    // A relay that shuts down the stream to the server after the first packet.
     let relay = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = relay.local_addr().unwrap().port();
     let (cut, cutting) = tokio::sync::oneshot::channel::<()>();
@@ -344,13 +348,13 @@ async fn an_end_without_a_close_of_tls_is_no_clean_one() {
     });
     let conn = connect(("localhost", port), authority.client()).await.unwrap();
     conn.send(b"first").await.unwrap();
-    assert!(told.recv().await.unwrap().is_ok());
+    assert!(reported.recv().await.unwrap().is_ok());
     cut.send(()).unwrap();
-    assert!(told.recv().await.unwrap().unwrap_err().is_io());
+    assert!(reported.recv().await.unwrap().unwrap_err().is_io());
 }
 
 #[tokio::test]
-async fn files_that_are_no_good_are_named() {
+async fn the_error_for_an_invalid_file_names_the_file() {
     let authority = Authority::new();
     let (identity, other) = (authority.identity("localhost"), authority.identity("other"));
     let empty = authority.file("empty.pem");
@@ -377,25 +381,25 @@ async fn files_that_are_no_good_are_named() {
     }
 }
 
-/// A setter must not replace what the caller has pinned.
+/// The other setters must not change the trust or protocols of a given rustls configuration.
 #[tokio::test]
-async fn a_configuration_of_rustls_is_used_as_it_is() {
+async fn a_configuration_of_rustls_is_used_unchanged() {
     let authority = Authority::new();
     let (server, addr) =
         serve(ServerConfig::new().tls(authority.server(&authority.identity("localhost")))).await;
     tokio::spawn(server.serve(echo));
     let provider = tokio_rustls::rustls::crypto::ring::default_provider();
-    let trusts_nobody = tokio_rustls::rustls::ClientConfig::builder_with_provider(provider.into())
+    let empty_roots = tokio_rustls::rustls::ClientConfig::builder_with_provider(provider.into())
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(tokio_rustls::rustls::RootCertStore::empty())
         .with_no_client_auth();
-    let tls = TlsClientConfig::from_rustls(std::sync::Arc::new(trusts_nobody)).ca(authority.ca()).alpn(["x"]);
+    let tls = TlsClientConfig::from_rustls(std::sync::Arc::new(empty_roots)).ca(authority.ca()).alpn(["x"]);
     assert!(connect(("localhost", addr.port()), tls).await.unwrap_err().is_tls());
 }
 
 #[tokio::test]
-async fn tls_where_nothing_connects_contradicts_itself() {
+async fn a_client_configuration_of_tls_is_refused_where_it_cannot_be_used() {
     let authority = Authority::new();
     let config = ConnConfig::new().tls(authority.client());
     let (here, _there) = tokio::io::duplex(64);
@@ -407,9 +411,9 @@ async fn tls_where_nothing_connects_contradicts_itself() {
     assert!(error.is_config() && error.to_string().contains("server_name"), "{error}");
 }
 
-/// For a stream of TLS that was made elsewhere, `PacketConn::new` does.
+/// Each byte of the frame is a separate TLS record.
 #[tokio::test]
-async fn a_frame_cut_anywhere_arrives_over_tls() {
+async fn a_frame_in_records_of_single_bytes_arrives() {
     let authority = Authority::new();
     let (server, addr) =
         serve(ServerConfig::new().tls(authority.server(&authority.identity("localhost")))).await;
@@ -435,12 +439,12 @@ async fn a_frame_cut_anywhere_arrives_over_tls() {
     raw.read_exact(&mut reply).await.unwrap();
     assert_eq!(reply, frame);
     raw.shutdown().await.unwrap();
-    assert_eq!(raw.read(&mut [0; 1]).await.unwrap(), 0, "closed with all that TLS asks for");
+    assert_eq!(raw.read(&mut [0; 1]).await.unwrap(), 0, "the server must send close_notify");
 }
 
-/// A record that was altered, or an alert, may come in the same read as what stands before it.
+/// A corrupted record, or an alert, may arrive in the same read as valid records before it.
 #[tokio::test]
-async fn what_arrives_before_a_bad_record_is_received() {
+async fn packets_before_a_corrupted_record_are_received() {
     use std::io::Write;
 
     let authority = Authority::new();
@@ -476,7 +480,8 @@ async fn what_arrives_before_a_bad_record_is_received() {
     }
 }
 
-/// The records of a frame of `len` bytes, as a client of `connector` sends it to the server at `addr`, and its socket.
+/// Connects a client to the server at `addr`. Returns the TLS records of a frame of `len` bytes, and the client's
+/// stream.
 async fn records(
     connector: &tokio_rustls::TlsConnector,
     addr: std::net::SocketAddr,
@@ -493,9 +498,9 @@ async fn records(
     (records, raw)
 }
 
-/// Nothing can be read of a record that is not whole, which may be as long as 16 KiB.
+/// A record of up to 16 KiB can be decrypted only when it is complete.
 #[tokio::test]
-async fn a_part_of_a_record_is_a_part_of_a_frame_and_is_counted() {
+async fn an_incomplete_record_starts_the_frame_timeout_and_counts_in_held_bytes() {
     let authority = Authority::new();
     let conn = ConnConfig::new().frame_timeout(Duration::from_millis(500));
     let config = ServerConfig::new().tls(authority.server(&authority.identity("localhost"))).conn(conn);
@@ -517,15 +522,15 @@ async fn a_part_of_a_record_is_a_part_of_a_frame_and_is_counted() {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), counted).await.expect("it is not counted");
-        let end = tokio::time::timeout(Duration::from_secs(20), receiving).await.expect("it waits for ever");
+        tokio::time::timeout(Duration::from_secs(20), counted).await.expect("held_bytes lacks the record");
+        let end = tokio::time::timeout(Duration::from_secs(20), receiving).await.expect("no frame timeout");
         let (received, _conn) = end.unwrap();
         assert_eq!(received.unwrap_err().timeout(), Some(pktconn::Timeout::Frame), "{part} bytes");
     }
 }
 
 #[tokio::test]
-async fn a_peer_whose_record_drips_is_not_idle() {
+async fn a_peer_that_sends_a_record_byte_by_byte_is_not_idle() {
     let authority = Authority::new();
     let conn = ConnConfig::new().frame_timeout(None).idle_timeout(Duration::from_secs(2));
     let config = ServerConfig::new().tls(authority.server(&authority.identity("localhost"))).conn(conn);
@@ -540,8 +545,8 @@ async fn a_peer_whose_record_drips_is_not_idle() {
     raw.read_exact(&mut [0; 14]).await.unwrap();
 }
 
-/// How many bytes the kernel holds of what `from` has written to `to`, which has read nothing: those that are on their way when
-/// it is asked may be counted twice, or not at all.
+/// How many bytes the kernel holds on the way from `from` to `to`. Bytes in transit may be counted twice, or not at
+/// all.
 #[cfg(target_os = "linux")]
 fn in_kernel(from: std::net::SocketAddr, to: std::net::SocketAddr) -> usize {
     let hex = |addr: std::net::SocketAddr| {
@@ -563,8 +568,8 @@ fn in_kernel(from: std::net::SocketAddr, to: std::net::SocketAddr) -> usize {
     table.lines().filter_map(queued).sum()
 }
 
-/// How many bytes of packets TLS has taken and not given to the kernel, by what it has `written` since the kernel held `before`:
-/// records of `record_len` bytes at most, each with 22 bytes of its own.
+/// How many bytes TLS has accepted and not passed to the kernel. The kernel held `before` bytes at the start. Records
+/// have up to `record_len` bytes of packets, and 22 bytes of overhead each.
 #[cfg(target_os = "linux")]
 async fn held_by_tls(conn: &PacketConn, record_len: usize, before: usize) -> usize {
     let (from, to) = (conn.local_addr().unwrap(), conn.peer_addr().unwrap());
@@ -573,7 +578,7 @@ async fn held_by_tls(conn: &PacketConn, record_len: usize, before: usize) -> usi
         (before + written + 22 * written.div_ceil(record_len)).saturating_sub(in_kernel(from, to))
     };
     let (mut last, mut held) = (usize::MAX, look());
-    // Until nothing is on its way.
+    // Repeats until no bytes are in transit.
     while held > 0 && held != last {
         tokio::time::sleep(Duration::from_millis(50)).await;
         (last, held) = (held, look());
@@ -581,9 +586,11 @@ async fn held_by_tls(conn: &PacketConn, record_len: usize, before: usize) -> usi
     held
 }
 
-/// A server's connection with TLS, and its client, which has read nothing but what belongs to the handshake.
+/// A TLS connection of a server, and its client, which has read only the handshake.
 #[cfg(target_os = "linux")]
-async fn unread(config: ConnConfig) -> (PacketConn, tokio_rustls::client::TlsStream<TcpStream>) {
+async fn conn_to_unread_client(
+    config: ConnConfig,
+) -> (PacketConn, tokio_rustls::client::TlsStream<TcpStream>) {
     let authority = Authority::new();
     let tls = authority.server(&authority.identity("localhost"));
     let (server, addr) = serve(ServerConfig::new().tls(tls).conn(config)).await;
@@ -598,11 +605,11 @@ async fn unread(config: ConnConfig) -> (PacketConn, tokio_rustls::client::TlsStr
     (passed.recv().await.unwrap(), raw)
 }
 
-/// One packet at a time, each of which was received, goes from its own memory past the send queue.
+/// Sends received packets one at a time, which are written without the send queue.
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn what_tls_holds_back_is_not_flushed_and_leaves_when_there_is_room() {
-    let (mut conn, mut raw) = unread(ConnConfig::new()).await;
+async fn a_flush_waits_for_bytes_in_the_tls_buffer_and_they_are_written_when_there_is_room() {
+    let (mut conn, mut raw) = conn_to_unread_client(ConnConfig::new()).await;
     raw.write_all(&frame(&[7; 8188])).await.unwrap();
     let packet = conn.recv().await.unwrap().unwrap();
     let before = in_kernel(conn.local_addr().unwrap(), conn.peer_addr().unwrap());
@@ -610,7 +617,7 @@ async fn what_tls_holds_back_is_not_flushed_and_leaves_when_there_is_room() {
     while held_by_tls(&conn, 8192, before).await == 0 {
         conn.send_many(&mut vec![packet.clone()]).await.unwrap();
         sent += 1;
-        assert!(sent < 10_000, "the kernel takes everything");
+        assert!(sent < 10_000, "the kernel accepts all bytes, so TLS never holds any");
     }
     assert!(tokio::time::timeout(Duration::from_millis(50), conn.flush()).await.is_err());
     let reading = async {
@@ -618,18 +625,18 @@ async fn what_tls_holds_back_is_not_flushed_and_leaves_when_there_is_room() {
         raw.read_exact(&mut received).await.unwrap();
         assert!(received.chunks(8192).all(|chunk| chunk == frame(&[7; 8188])));
     };
-    tokio::time::timeout(Duration::from_secs(20), reading).await.expect("the last packets stay behind");
+    tokio::time::timeout(Duration::from_secs(20), reading).await.expect("the last packets were not written");
     conn.flush().await.unwrap();
 }
 
-/// What is in there cannot be dropped for what is newer.
+/// Bytes in the TLS buffer can no longer be dropped for newer packets, so it must stay small.
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn where_packets_may_be_dropped_tls_holds_back_one_record() {
+async fn with_drop_oldest_the_tls_buffer_holds_at_most_one_record() {
     let config = ConnConfig::new().slow_consumer(pktconn::SlowConsumer::DropOldest);
-    let (conn, _raw) = unread(config).await;
+    let (conn, _raw) = conn_to_unread_client(config).await;
     let before = in_kernel(conn.local_addr().unwrap(), conn.peer_addr().unwrap());
-    // Until the kernel takes no more for good.
+    // Repeats until the kernel accepts no more bytes.
     let (mut last, mut held) = (u64::MAX, 0);
     while conn.stats().packets_dropped == 0 || conn.stats().bytes_sent != last {
         last = conn.stats().bytes_sent;
@@ -639,5 +646,5 @@ async fn where_packets_may_be_dropped_tls_holds_back_one_record() {
         tokio::time::sleep(Duration::from_millis(50)).await;
         held = held_by_tls(&conn, 16 * 1024, before).await;
     }
-    assert!((1..=17 * 1024).contains(&held), "it holds {held} bytes");
+    assert!((1..=17 * 1024).contains(&held), "TLS holds {held} bytes");
 }

@@ -1,4 +1,4 @@
-//! Unix sockets are addresses like any other.
+//! Unix sockets as addresses: listening, the socket file, and closing.
 #![cfg(unix)]
 
 mod common;
@@ -30,7 +30,7 @@ async fn assert_echoes(addr: &Addr) {
 }
 
 #[tokio::test]
-async fn a_server_listens_at_a_path_and_its_file_goes_with_it() {
+async fn a_server_listens_on_a_path_and_removes_the_socket_file_when_it_ends() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("socket");
     let addr = Addr::from(format!("unix:{}", path.display()));
@@ -40,7 +40,7 @@ async fn a_server_listens_at_a_path_and_its_file_goes_with_it() {
     let (tcp, handle) = (server.local_addr(), server.handle());
     let serving = tokio::spawn(server.serve(echo));
     assert_echoes(&addr).await;
-    assert!(PacketConn::connect(tcp).await.is_ok(), "beside TCP");
+    assert!(PacketConn::connect(tcp).await.is_ok(), "the server also listens on TCP");
     handle.shutdown();
     serving.await.unwrap();
     assert!(!path.exists());
@@ -48,11 +48,11 @@ async fn a_server_listens_at_a_path_and_its_file_goes_with_it() {
 }
 
 #[tokio::test]
-async fn a_socket_that_nobody_listens_on_is_replaced_and_one_that_is_live_is_not() {
+async fn a_stale_socket_file_is_replaced_and_one_in_use_is_not() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("socket");
     drop(UnixListener::bind(&path).unwrap());
-    assert!(path.exists(), "as a program leaves it that was killed");
+    assert!(path.exists(), "a killed program leaves its socket file behind");
     let addr = Addr::unix(&path);
     let server = PacketServer::bind(&addr).await.unwrap();
     assert!(PacketServer::bind(&addr).await.unwrap_err().is_io());
@@ -66,13 +66,13 @@ async fn a_socket_that_nobody_listens_on_is_replaced_and_one_that_is_live_is_not
 }
 
 #[tokio::test]
-async fn any_other_file_is_left_as_it_is() {
+async fn a_file_that_is_not_a_socket_is_not_replaced() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("notes");
     fs::write(&path, "of value").unwrap();
     assert!(PacketServer::bind(Addr::unix(&path)).await.unwrap_err().is_io());
     assert_eq!(fs::read_to_string(&path).unwrap(), "of value");
-    // One that only points to a socket is not the server's either.
+    // Nor is a link to a socket.
     let (stale, link) = (dir.path().join("stale"), dir.path().join("link"));
     drop(UnixListener::bind(&stale).unwrap());
     std::os::unix::fs::symlink(&stale, &link).unwrap();
@@ -81,7 +81,7 @@ async fn any_other_file_is_left_as_it_is() {
 }
 
 #[tokio::test]
-async fn a_file_that_another_server_has_put_there_is_not_removed() {
+async fn a_server_does_not_remove_the_socket_file_of_another_server() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("socket");
     let first = PacketServer::bind(Addr::unix(&path)).await.unwrap();
@@ -92,7 +92,7 @@ async fn a_file_that_another_server_has_put_there_is_not_removed() {
 }
 
 #[tokio::test]
-async fn a_listener_that_was_handed_down_keeps_its_file() {
+async fn a_server_does_not_remove_the_socket_file_of_a_listener_that_it_was_given() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("socket");
     let listener = tokio::net::UnixListener::bind(&path).unwrap();
@@ -108,7 +108,7 @@ async fn a_listener_that_was_handed_down_keeps_its_file() {
 }
 
 #[tokio::test]
-async fn a_close_waits_a_grace_for_a_peer_that_keeps_its_side_open() {
+async fn a_close_succeeds_after_close_grace_if_the_peer_keeps_its_side_open() {
     let (here, _there) = tokio::net::UnixStream::pair().unwrap();
     let config =
         ConnConfig::new().close_grace(Duration::from_millis(50)).close_timeout(Duration::from_secs(600));
@@ -116,6 +116,6 @@ async fn a_close_waits_a_grace_for_a_peer_that_keeps_its_side_open() {
     conn.send(b"all of it").await.unwrap();
     tokio::time::timeout(Duration::from_secs(60), conn.close())
         .await
-        .expect("its kernel has everything")
+        .expect("the close must not wait for close_timeout: the kernel of the peer has all bytes")
         .unwrap();
 }

@@ -1,5 +1,5 @@
-//! Connections in pairs, frames written by hand, and what to assert about time.
-#![allow(dead_code, reason = "each test crate uses its own part of this")]
+//! Helpers of the tests: pairs of connections, frames and packets, and limits of time.
+#![allow(dead_code, reason = "each test crate uses only some of these helpers")]
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,24 +11,24 @@ use pktconn::{ConnConfig, Packet, PacketConn, PacketServer};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 
-/// The longest that a test waits for anything. It only ends a test that hangs, so it is far above what a slow machine takes.
+/// The time limit for a step of a test. It only ends a test that hangs: even a slow machine needs far less.
 pub(crate) const HANG_GUARD: Duration = Duration::from_secs(60);
 
-/// A deadline that no test waits for. Where all other deadlines are this long, a connection that ends has ended by the one that
-/// the test is about.
+/// A deadline that no test reaches. If all deadlines except one are this long, that one ended the connection.
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 
-/// Whether to assert times of the real clock, which a busy machine can break. `.ci/nightly times` sets `PKTCONN_TIMES=1`.
+/// Returns true if tests assert times of the real clock, which fails on a busy machine. `.ci/nightly times` sets
+/// `PKTCONN_TIMES=1`.
 pub(crate) fn asserts_times() -> bool {
     std::env::var_os("PKTCONN_TIMES").is_some_and(|value| value == "1")
 }
 
-/// Where a server over TCP is reached.
+/// The address of a TCP server.
 pub(crate) fn tcp_addr(server: &PacketServer) -> SocketAddr {
     server.local_addr().socket_addr().unwrap()
 }
 
-/// A connection over TCP, and the raw socket at its other end.
+/// A TCP connection, and the raw socket at its other end.
 pub(crate) async fn tcp_and_raw(config: ConnConfig) -> (PacketConn, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
@@ -36,30 +36,30 @@ pub(crate) async fn tcp_and_raw(config: ConnConfig) -> (PacketConn, TcpStream) {
     (conn.unwrap(), accepted.unwrap().0)
 }
 
-/// Both ends of a connection over TCP.
+/// Both ends of a TCP connection.
 pub(crate) async fn tcp_pair(config: ConnConfig) -> (PacketConn, PacketConn) {
     let (conn, raw) = tcp_and_raw(config.clone()).await;
     (conn, PacketConn::from_tcp(raw, config).unwrap())
 }
 
-/// A connection over a pipe in memory that holds `capacity` bytes, and the other end of the pipe.
+/// A connection over an in-memory pipe that holds `capacity` bytes per direction, and the other end of the pipe.
 pub(crate) fn piped_and_raw(capacity: usize, config: ConnConfig) -> (PacketConn, DuplexStream) {
     let (here, there) = tokio::io::duplex(capacity);
     (PacketConn::new(here, config).unwrap(), there)
 }
 
-/// Both ends of a connection over such a pipe.
+/// Both ends of a connection over an in-memory pipe that holds `capacity` bytes per direction.
 pub(crate) fn piped_pair(capacity: usize, config: ConnConfig) -> (PacketConn, PacketConn) {
     let (conn, raw) = piped_and_raw(capacity, config.clone());
     (conn, PacketConn::new(raw, config).unwrap())
 }
 
-/// The frame of `payload` in the default format, made without the codec.
+/// A frame with `payload` in the default format, built without the codec.
 pub(crate) fn frame(payload: &[u8]) -> Vec<u8> {
     [&(payload.len() as u32).to_le_bytes(), payload].concat()
 }
 
-/// A packet that says which one it is, of a length that varies with its number.
+/// A packet with its number in the first 4 bytes. The length depends on the number.
 pub(crate) fn numbered(number: u32) -> Packet {
     let len = 4 + (number as usize * 37) % 700;
     let mut payload = vec![number as u8; len];
@@ -67,7 +67,7 @@ pub(crate) fn numbered(number: u32) -> Packet {
     payload.into()
 }
 
-/// Polls `future` at most `polls` times and then drops it; `None` when it was not ready by then.
+/// Polls `future` up to `polls` times and then drops it. Returns `None` if it was still pending.
 pub(crate) async fn drop_after<F: Future>(polls: usize, future: F) -> Option<F::Output> {
     DropAfter { polls, future: Box::pin(future) }.await
 }
@@ -93,7 +93,7 @@ impl<F: Future> Future for DropAfter<F> {
     }
 }
 
-/// A peer that sends without a pause, and takes nothing.
+/// A peer that always sends empty packets and never reads.
 pub(crate) struct Flood;
 
 impl AsyncRead for Flood {

@@ -1,4 +1,5 @@
-//! What the handlers of a server may do with their connections, and what they have in hand meanwhile.
+//! The handlers of the simulated server: what each of them does with its packets, and how many bytes it holds
+//! meanwhile.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -11,94 +12,96 @@ use allocation_counter::opt_out;
 use pktconn::{Error, Group, Packet, PacketConn, PacketReceiver, PacketSender};
 use tokio::sync::{Notify, Semaphore};
 
-/// The most connections that a server of the simulation ever has.
-pub(crate) const MOST_CONNS: usize = 64;
+/// The number of connections that a simulated server accepts over its life.
+pub(crate) const MAX_CONNS: usize = 64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
     Echo,
     EchoBatches,
     Consume,
-    /// Forwards to another connection, and drops what has no room there.
+    /// Forwards to another connection, and drops packets that its send queue has no room for.
     ForwardOrDrop,
-    /// Forwards to another connection, and waits for room there.
+    /// Forwards to another connection, and waits for room in its send queue.
     Forward,
     Broadcast,
-    /// Receives one packet in each of its turns, and drops it.
+    /// Receives one packet per step and drops it at once.
     Slow,
-    /// The same, and keeps the packet until its next turn.
-    SlowAndKeeps,
-    /// Polls `recv` once in each of its turns, and drops that call.
-    Polls,
-    /// Sleeps with each packet.
+    /// Receives one packet per step and holds it until the next step.
+    SlowHolding,
+    /// Polls `recv` once per step and drops the future.
+    PollsOnce,
+    /// Sleeps for 7 ms while it holds each packet.
     Sleeps,
-    /// Receives one packet and then no more.
-    OnlyOne,
+    /// Receives only one packet.
+    ReceivesOne,
+    /// Receives nothing and keeps the receiver.
     Nothing,
-    /// Drops its receiver.
-    OnlySends,
+    /// Receives nothing and drops the receiver.
+    DropsReceiver,
 }
 
 impl Role {
-    /// Whether what it queues is bounded by what its own connection may read.
-    pub(crate) fn answers_its_peer_alone(self) -> bool {
+    /// Returns true if the handler queues no more bytes than it reads from its own connection.
+    pub(crate) fn sends_only_to_its_peer(self) -> bool {
         !matches!(self, Self::ForwardOrDrop | Self::Forward | Self::Broadcast)
     }
 
-    /// Whether it receives all that comes, without a turn of its own.
+    /// Returns true if the handler receives without waiting for steps or timers.
     pub(crate) fn keeps_receiving(self) -> bool {
         matches!(self, Self::Echo | Self::EchoBatches | Self::Consume | Self::ForwardOrDrop | Self::Broadcast)
     }
 }
 
-/// What all handlers of a server share with the simulation.
+/// The state that all handlers of a server share with the simulation.
 pub(crate) struct Handlers {
-    /// By the order in which they are called.
+    /// The role of each handler, in the order in which they start.
     pub(crate) roles: Vec<Role>,
-    pub(crate) called: AtomicUsize,
-    /// Those whose handler runs.
+    /// How many handlers have started.
+    pub(crate) started: AtomicUsize,
+    /// The senders of the running handlers, by number.
     pub(crate) senders: Mutex<Vec<Option<PacketSender>>>,
     group: Group,
-    /// A turn for those who wait for one.
-    pub(crate) turn: Notify,
-    /// Closed when nobody is to wait any more.
-    pub(crate) over: Semaphore,
-    /// How many have packets that they have received.
-    pub(crate) in_hand: AtomicUsize,
-    /// The bytes of the last packets of those who have not come for more since.
-    pub(crate) not_come_back: AtomicUsize,
-    /// How many were told that their connection was over the budget.
-    pub(crate) told_over_budget: AtomicUsize,
+    /// Lets each waiting handler do one step.
+    pub(crate) step: Notify,
+    /// Closed at the end of the simulation: handlers no longer wait.
+    pub(crate) stop: Semaphore,
+    /// How many handlers hold packets that they have received.
+    pub(crate) holding: AtomicUsize,
+    /// The bytes of the last packets of all handlers that have not waited in `recv` since.
+    pub(crate) last_bytes: AtomicUsize,
+    /// How many handlers have seen that their connection was closed because the server was over its memory budget.
+    pub(crate) over_budget_errors: AtomicUsize,
 }
 
 impl Handlers {
     pub(crate) fn new(roles: Vec<Role>) -> Self {
         Self {
             roles,
-            called: AtomicUsize::new(0),
-            senders: Mutex::new(vec![None; MOST_CONNS]),
+            started: AtomicUsize::new(0),
+            senders: Mutex::new(vec![None; MAX_CONNS]),
             group: Group::new(),
-            turn: Notify::new(),
-            over: Semaphore::new(0),
-            in_hand: AtomicUsize::new(0),
-            not_come_back: AtomicUsize::new(0),
-            told_over_budget: AtomicUsize::new(0),
+            step: Notify::new(),
+            stop: Semaphore::new(0),
+            holding: AtomicUsize::new(0),
+            last_bytes: AtomicUsize::new(0),
+            over_budget_errors: AtomicUsize::new(0),
         }
     }
 
-    async fn over(&self) {
-        let _ = self.over.acquire().await;
+    async fn stop(&self) {
+        let _ = self.stop.acquire().await;
     }
 
-    async fn turn(&self) {
+    async fn step(&self) {
         tokio::select! {
             biased;
-            () = self.over() => {}
-            () = self.turn.notified() => {}
+            () = self.stop() => {}
+            () = self.step.notified() => {}
         }
     }
 
-    /// A connection to forward to. Never the first one, of the client that is to get its echoes alone.
+    /// A connection to forward to. Never the first one, because its client expects only its own echoes.
     fn target(&self, number: usize) -> Option<PacketSender> {
         let senders = self.senders.lock().unwrap();
         let live = senders.iter().skip(1).flatten();
@@ -106,111 +109,121 @@ impl Handlers {
     }
 
     pub(crate) async fn handle(self: Arc<Self>, conn: PacketConn) {
-        let number = self.called.fetch_add(1, Relaxed);
+        let number = self.started.fetch_add(1, Relaxed);
         let role = self.roles[number];
         let (sender, receiver) = conn.split();
         if number > 0 {
             opt_out(|| self.group.join(&sender, ()));
         }
         self.senders.lock().unwrap()[number] = Some(sender.clone());
-        let mut hand =
-            Hand { of: &self, number, sender, is_told: false, has_some: false, last: 0, in_turn: 0 };
-        let ended = hand.act(role, receiver).await;
-        hand.is_told = ended.is_err_and(|error| error.is_over_budget());
+        let mut handler = Handler {
+            handlers: &self,
+            number,
+            sender,
+            is_over_budget: false,
+            has_packets: false,
+            last_len: 0,
+            since_wait: 0,
+        };
+        let ended = handler.run(role, receiver).await;
+        handler.is_over_budget = ended.is_err_and(|error| error.is_over_budget());
     }
 }
 
-/// What one handler has received.
-struct Hand<'a> {
-    of: &'a Handlers,
+/// A running handler, which keeps count of the packets that it holds.
+struct Handler<'a> {
+    handlers: &'a Handlers,
     number: usize,
     sender: PacketSender,
-    is_told: bool,
-    has_some: bool,
-    last: usize,
-    in_turn: usize,
+    is_over_budget: bool,
+    has_packets: bool,
+    /// The length of the packets of the last `recv`.
+    last_len: usize,
+    /// The number of packets since the last wait.
+    since_wait: usize,
 }
 
-impl Hand<'_> {
-    fn took(&mut self, packets: usize, bytes: usize) {
-        self.in_turn += packets;
-        self.note(true, bytes);
+impl Handler<'_> {
+    fn note_received(&mut self, packets: usize, bytes: usize) {
+        self.since_wait += packets;
+        self.update(true, bytes);
     }
 
-    fn let_go(&mut self) {
-        self.note(false, self.last);
+    fn note_dropped(&mut self) {
+        self.update(false, self.last_len);
     }
 
-    fn note(&mut self, has_some: bool, last: usize) {
-        let Handlers { in_hand, not_come_back, .. } = self.of;
-        in_hand.store(in_hand.load(Relaxed) + usize::from(has_some) - usize::from(self.has_some), Relaxed);
-        not_come_back.store(not_come_back.load(Relaxed) + last - self.last, Relaxed);
-        (self.has_some, self.last) = (has_some, last);
+    fn update(&mut self, has_packets: bool, last_len: usize) {
+        let Handlers { holding, last_bytes, .. } = self.handlers;
+        holding
+            .store(holding.load(Relaxed) + usize::from(has_packets) - usize::from(self.has_packets), Relaxed);
+        last_bytes.store(last_bytes.load(Relaxed) + last_len - self.last_len, Relaxed);
+        (self.has_packets, self.last_len) = (has_packets, last_len);
     }
 
-    /// It waits for more, unless it only leaves a turn to others.
-    fn waits(&mut self) {
-        if self.in_turn < 512 {
-            self.note(false, 0);
+    /// Notes that a receive call is pending. After 512 packets that is only a yield to other tasks, not a wait.
+    fn note_wait(&mut self) {
+        if self.since_wait < 512 {
+            self.update(false, 0);
         }
-        self.in_turn = 0;
+        self.since_wait = 0;
     }
 
     async fn recv(&mut self, receiver: &mut PacketReceiver) -> Result<Option<Packet>, Error> {
         let received = poll_fn(|cx| {
             let polled = receiver.poll_recv(cx);
             if polled.is_pending() {
-                self.waits();
+                self.note_wait();
             }
             polled
         });
         let packet = received.await?;
-        self.took(1, packet.as_ref().map_or(0, |packet| packet.len() + 8));
+        self.note_received(1, packet.as_ref().map_or(0, |packet| packet.len() + 8));
         Ok(packet)
     }
 
-    async fn act(&mut self, role: Role, mut receiver: PacketReceiver) -> Result<(), Error> {
+    async fn run(&mut self, role: Role, mut receiver: PacketReceiver) -> Result<(), Error> {
         let sender = self.sender.clone();
         match role {
             Role::Echo => {
                 while let Some(packet) = self.recv(&mut receiver).await? {
                     sender.send(packet).await?;
-                    self.let_go();
+                    self.note_dropped();
                 }
                 sender.close().await
             }
             Role::EchoBatches => self.echo_batches(&mut receiver).await,
             Role::Nothing => {
-                self.of.over().await;
+                self.handlers.stop().await;
                 Ok(())
             }
-            Role::OnlySends => {
+            Role::DropsReceiver => {
                 drop(receiver);
-                // Nobody reads, and so it may never hear of the peer's end.
-                self.of.over().await;
+                // Without a receiver the handler may not learn that the peer has closed.
+                self.handlers.stop().await;
                 Ok(())
             }
-            Role::Polls => {
-                while !self.of.over.is_closed() {
-                    self.of.turn().await;
+            Role::PollsOnce => {
+                while !self.handlers.stop.is_closed() {
+                    self.handlers.step().await;
                     let received = {
                         let mut recv = pin!(receiver.recv());
                         poll_fn(|cx| Poll::Ready(recv.as_mut().poll(cx))).await
                     };
                     match received {
-                        Poll::Ready(Ok(Some(packet))) => self.took(1, packet.len() + 8),
+                        Poll::Ready(Ok(Some(packet))) => self.note_received(1, packet.len() + 8),
                         Poll::Ready(Ok(None)) => return Ok(()),
                         Poll::Ready(Err(error)) => return Err(error),
-                        Poll::Pending => self.waits(),
+                        Poll::Pending => self.note_wait(),
                     }
-                    self.let_go();
+                    self.note_dropped();
                 }
                 Ok(())
             }
             _ => {
                 while let Some(packet) = self.recv(&mut receiver).await? {
-                    self.use_up(role, packet).await;
-                    self.let_go();
+                    self.handle_packet(role, packet).await;
+                    self.note_dropped();
                 }
                 Ok(())
             }
@@ -223,7 +236,7 @@ impl Hand<'_> {
             let received = poll_fn(|cx| {
                 let polled = receiver.poll_recv_many(cx, &mut batch, 32);
                 if polled.is_pending() {
-                    self.waits();
+                    self.note_wait();
                 }
                 polled
             });
@@ -231,16 +244,16 @@ impl Hand<'_> {
             if count == 0 {
                 return self.sender.close().await;
             }
-            self.took(count, batch.iter().map(|packet| packet.len() + 8).sum());
+            self.note_received(count, batch.iter().map(|packet| packet.len() + 8).sum());
             self.sender.send_many(&mut batch).await?;
-            self.let_go();
+            self.note_dropped();
         }
     }
 
-    async fn use_up(&mut self, role: Role, packet: Packet) {
+    async fn handle_packet(&mut self, role: Role, packet: Packet) {
         match role {
             Role::ForwardOrDrop | Role::Forward => {
-                let Some(target) = self.of.target(self.number + self.in_turn) else { return };
+                let Some(target) = self.handlers.target(self.number + self.since_wait) else { return };
                 if role == Role::Forward {
                     let _ = target.send(packet).await;
                 } else {
@@ -248,39 +261,39 @@ impl Hand<'_> {
                 }
             }
             Role::Broadcast => {
-                self.of.group.broadcast(packet);
+                self.handlers.group.broadcast(packet);
             }
-            Role::SlowAndKeeps => {
-                self.of.turn().await;
+            Role::SlowHolding => {
+                self.handlers.step().await;
                 drop(packet);
             }
             Role::Sleeps => {
-                if !self.of.over.is_closed() {
+                if !self.handlers.stop.is_closed() {
                     tokio::time::sleep(Duration::from_millis(7)).await;
                 }
                 drop(packet);
             }
             Role::Slow => {
                 drop(packet);
-                self.let_go();
-                self.of.turn().await;
+                self.note_dropped();
+                self.handlers.step().await;
             }
-            Role::OnlyOne => {
+            Role::ReceivesOne => {
                 drop(packet);
-                self.let_go();
-                self.of.over().await;
+                self.note_dropped();
+                self.handlers.stop().await;
             }
             _ => {}
         }
     }
 }
 
-impl Drop for Hand<'_> {
+impl Drop for Handler<'_> {
     fn drop(&mut self) {
-        self.note(false, 0);
-        let is_told =
-            self.is_told || self.sender.close_reason().is_some_and(|reason| reason.is_over_budget());
-        self.of.told_over_budget.fetch_add(usize::from(is_told), Relaxed);
-        self.of.senders.lock().unwrap()[self.number] = None;
+        self.update(false, 0);
+        let is_over_budget =
+            self.is_over_budget || self.sender.close_reason().is_some_and(|reason| reason.is_over_budget());
+        self.handlers.over_budget_errors.fetch_add(usize::from(is_over_budget), Relaxed);
+        self.handlers.senders.lock().unwrap()[self.number] = None;
     }
 }

@@ -1,6 +1,6 @@
-//! Numbers that a seed decides.
+//! Pseudo-random numbers from a seed.
 
-/// `SplitMix64`: small, and each seed is as good as any other. Source: Steele, Lea, Flood 2014.
+/// `SplitMix64` (Steele, Lea, Flood 2014). It is small, and no seed is a bad one.
 pub(crate) struct Rng(u64);
 
 impl Rng {
@@ -16,14 +16,14 @@ impl Rng {
         z ^ (z >> 31)
     }
 
-    /// Below `end`, which is not 0.
+    /// A number below `end`, which must not be 0.
     pub(crate) fn below(&mut self, end: usize) -> usize {
         (self.next() % end as u64) as usize
     }
 
-    /// Once in `of` times.
-    pub(crate) fn once_in(&mut self, of: usize) -> bool {
-        self.below(of) == 0
+    /// Returns true once in `times` calls on average.
+    pub(crate) fn once_in(&mut self, times: usize) -> bool {
+        self.below(times) == 0
     }
 
     pub(crate) fn pick<T: Copy>(&mut self, from: &[T]) -> T {

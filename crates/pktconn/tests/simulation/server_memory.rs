@@ -1,7 +1,7 @@
-//! A server with a memory budget: what it says that it holds, against what an allocation counter sees.
+//! Simulates a server with a memory budget, and compares the memory that it reports with an allocation counter.
 //!
-//! The server and its clients share one thread, whose allocations are counted while the runtime runs, and the time is paused. They
-//! are connected by Unix sockets: what is written to one is there for the other at once, so that a seed decides what happens.
+//! The server and its clients share one thread. Its allocations are counted while the runtime runs, and the time is
+//! paused. They use Unix sockets, which deliver written bytes at once: so the seed alone decides what happens.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -17,41 +17,41 @@ use pktconn::{
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::yield_now;
 
-use crate::handlers::{Handlers, MOST_CONNS, Role};
+use crate::handlers::{Handlers, MAX_CONNS, Role};
 use crate::rng::Rng;
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
-/// The size of a read.
+/// The size of a read chunk, in bytes.
 const CHUNK: usize = 64 * KIB;
 
-/// A connection that holds less is read also under pressure, so much at a time.
-const FEW: usize = 4 * KIB;
+/// Under memory pressure, connections that hold fewer bytes are still read, up to this many bytes per read.
+const EXEMPT_BYTES: usize = 4 * KIB;
 
-/// The steps in which a connection counts each of what is read and what is queued.
-const GRAIN: usize = 2 * KIB;
+/// A connection reports its read bytes and its queued bytes in multiples of this.
+const ACCOUNT_STEP: usize = 2 * KIB;
 
-/// What a connection of these handlers takes without any bytes: its state and its tasks.
-const IDLE: usize = 6 * KIB;
+/// The memory of a connection of these handlers that holds no bytes: its state and its tasks.
+const IDLE_CONN: usize = 6 * KIB;
 
-/// What a thread keeps for all of its connections, to read into and to write from.
-const OF_THE_THREAD: usize = 2 * CHUNK + 64 * KIB;
+/// The buffers for reading and writing that a thread keeps for all of its connections, in bytes.
+const PER_THREAD: usize = 2 * CHUNK + 64 * KIB;
 
-/// A client, of which the simulation has the raw socket.
+/// A client: the raw socket, and what the client does with it.
 struct Peer {
     socket: UnixStream,
-    /// That of its handler.
+    /// The number of its handler.
     number: usize,
-    /// What it is going to write, from where on, and how much of that it holds back.
+    /// The bytes that it writes next, how many of them are written, and how many it holds back at the end.
     outbox: Vec<u8>,
     written: usize,
     held_back: usize,
-    /// Whether it reads all that comes.
+    /// Whether it reads everything that arrives.
     reads: bool,
     bytes_out: usize,
     bytes_in: usize,
-    /// It has begun a frame that it never ends.
+    /// Whether it has sent a header and never sends the payload.
     is_stuck: bool,
     is_shut_down: bool,
     is_gone: bool,
@@ -76,14 +76,14 @@ impl Peer {
         }
     }
 
-    /// Reads up to so much, and returns the start of it.
-    fn read(&mut self, mut most: usize) -> Vec<u8> {
+    /// Reads up to `limit` bytes, and returns about the first 64 KiB of them.
+    fn read(&mut self, mut limit: usize) -> Vec<u8> {
         let (mut bytes, mut scratch) = (Vec::new(), vec![0; CHUNK]);
-        while most > 0 && !self.is_gone {
-            match self.socket.read(&mut scratch[..most.min(CHUNK)]) {
+        while limit > 0 && !self.is_gone {
+            match self.socket.read(&mut scratch[..limit.min(CHUNK)]) {
                 Ok(0) => self.is_gone = true,
                 Ok(count) => {
-                    most -= count;
+                    limit -= count;
                     self.bytes_in += count;
                     if bytes.len() < CHUNK {
                         bytes.extend_from_slice(&scratch[..count]);
@@ -97,7 +97,7 @@ impl Peer {
     }
 }
 
-struct World {
+struct Simulation {
     rng: Rng,
     runtime: Runtime,
     codec: PacketCodec,
@@ -107,43 +107,43 @@ struct World {
     high_water: usize,
     handlers: Arc<Handlers>,
     server: ServerHandle,
-    /// The first one sends small packets and gets them back.
+    /// The first one sends only pings: small packets that its handler echoes.
     peers: Vec<Peer>,
-    /// Whether the others write nothing more for now.
+    /// Whether all peers except the first one have stopped writing.
     is_quiet: bool,
-    /// How much is allocated beyond the start.
+    /// The bytes that were allocated since the start and not freed.
     held: i64,
     path: std::path::PathBuf,
     _dir: tempfile::TempDir,
 }
 
 pub(crate) fn simulate(seed: u64) {
-    // Each is worth many others: it moves megabytes.
+    // A seed moves megabytes, so one in a hundred is enough.
     if seed % 100 != 0 {
         return;
     }
-    let mut world = World::new(seed);
-    world.drive(3);
-    world.held = 0;
-    world.connect();
-    assert_eq!(world.peers.len(), 1);
-    // One packet to all of many is as much as all of theirs.
-    let most = if world.handlers.roles.contains(&Role::Broadcast) { 8 } else { 40 };
-    let conns = world.rng.pick(&[0, 1, 3, 8, 20, 40]).min(most);
+    let mut simulation = Simulation::new(seed);
+    simulation.run(3);
+    simulation.held = 0;
+    simulation.connect();
+    assert_eq!(simulation.peers.len(), 1);
+    // A broadcast queues each packet for every connection, so it needs few of them.
+    let limit = if simulation.handlers.roles.contains(&Role::Broadcast) { 8 } else { 40 };
+    let conns = simulation.rng.pick(&[0, 1, 3, 8, 20, 40]).min(limit);
     for _ in 0..conns {
-        world.connect();
+        simulation.connect();
     }
-    world.check("connect");
-    for _ in 0..20 + world.rng.below(30) {
-        let what = world.step();
-        world.check(what);
+    simulation.check("connect");
+    for _ in 0..20 + simulation.rng.below(30) {
+        let what = simulation.step();
+        simulation.check(what);
     }
-    world.pressure_ends();
-    world.all_is_served();
-    world.nothing_is_left();
+    simulation.check_pressure_ends();
+    simulation.check_everyone_is_served();
+    simulation.check_nothing_is_left();
 }
 
-impl World {
+impl Simulation {
     fn new(seed: u64) -> Self {
         let mut rng = Rng::new(seed);
         let max_len = rng.pick(&[60_000, CHUNK, 100_000, MIB, 8 * MIB]);
@@ -205,31 +205,34 @@ impl World {
         }
     }
 
-    // ---- the clients and the runtime
+    // ---- clients and runtime
 
-    /// Connects a client. Whether it was taken.
+    /// Connects a client. Returns false if the server refuses it or has had `MAX_CONNS` connections.
     fn connect(&mut self) -> bool {
         let before = self.server.stats();
-        if self.handlers.called.load(Relaxed) == MOST_CONNS {
+        if self.handlers.started.load(Relaxed) == MAX_CONNS {
             return false;
         }
         let socket = UnixStream::connect(&self.path).unwrap();
         socket.set_nonblocking(true).unwrap();
-        let called = self.handlers.called.load(Relaxed);
+        let started = self.handlers.started.load(Relaxed);
         for _ in 0..100 {
-            self.turn();
+            self.run_once();
             if self.server.stats().refused > before.refused {
                 return false;
             }
-            if self.handlers.called.load(Relaxed) > called {
+            if self.handlers.started.load(Relaxed) > started {
                 break;
             }
         }
-        assert!(self.handlers.called.load(Relaxed) > called, "I7: a client is neither served nor refused");
-        let reads = called == 0 || self.rng.once_in(2);
+        assert!(
+            self.handlers.started.load(Relaxed) > started,
+            "progress: the server neither accepts nor refuses a client"
+        );
+        let reads = started == 0 || self.rng.once_in(2);
         self.peers.push(Peer {
             socket,
-            number: called,
+            number: started,
             outbox: Vec::new(),
             written: 0,
             held_back: 0,
@@ -243,28 +246,28 @@ impl World {
         true
     }
 
-    /// Lets the runtime look at its sockets and run what is ready, once.
-    fn turn(&mut self) {
+    /// Lets the runtime poll its sockets and run the ready tasks once.
+    fn run_once(&mut self) {
         let runtime = &self.runtime;
         self.held += allocation_counter::measure(|| runtime.block_on(yield_now())).bytes_current;
     }
 
-    fn drive(&mut self, turns: usize) {
-        for _ in 0..turns {
+    fn run(&mut self, rounds: usize) {
+        for _ in 0..rounds {
             let writing = if self.is_quiet { 1 } else { self.peers.len() };
             self.peers.iter_mut().take(writing).for_each(Peer::write);
-            self.turn();
+            self.run_once();
             for peer in self.peers.iter_mut().skip(1).filter(|peer| peer.reads) {
                 peer.read(usize::MAX);
             }
         }
     }
 
-    fn pass(&mut self, time: Duration) {
+    fn advance(&mut self, time: Duration) {
         let runtime = &self.runtime;
-        let advance = || runtime.block_on(tokio::time::advance(time));
-        self.held += allocation_counter::measure(advance).bytes_current;
-        self.drive(2);
+        let advance_time = || runtime.block_on(tokio::time::advance(time));
+        self.held += allocation_counter::measure(advance_time).bytes_current;
+        self.run(2);
     }
 
     fn frame(&self, len: usize) -> BytesMut {
@@ -273,7 +276,7 @@ impl World {
         frame
     }
 
-    // ---- what happens
+    // ---- events
 
     fn step(&mut self) -> &'static str {
         let at = self.rng.below(self.peers.len());
@@ -282,13 +285,13 @@ impl World {
                 for _ in 0..1 + self.rng.below(4) {
                     self.send_frames(at);
                 }
-                "frames"
+                "frames of one client"
             }
             4 | 5 => {
                 for at in 0..self.peers.len() {
                     self.send_frames(at);
                 }
-                "frames of all"
+                "frames of all clients"
             }
             6 => {
                 let count = self.rng.pick(&[1, 600, 20_000]);
@@ -297,16 +300,17 @@ impl World {
                 "empty packets"
             }
             7 => {
-                let len = self.any_len();
+                let len = self.random_len();
                 let frame = self.frame(len);
                 self.send(at, &frame[..4], 0);
                 if at > 0 {
                     self.peers[at].is_stuck = true;
                 }
-                "a header alone"
+                "a header without its payload"
             }
             8 | 9 => {
-                // One small packet of each chunk, and others to its end.
+                // A small packet, and fillers up to the end of a chunk: a handler that keeps the small one keeps the
+                // chunk.
                 let kept = self.rng.pick(&[1, 500, 4000]);
                 let (kept, filler) = (self.frame(kept), self.frame(7000));
                 let mut chunk = kept.to_vec();
@@ -319,45 +323,46 @@ impl World {
                 "chunks"
             }
             10 => {
-                let most = self.rng.pick(&[1, 1000, 100_000]);
+                let limit = self.rng.pick(&[1, 1000, 100_000]);
                 if at > 0 {
-                    self.peers[at].read(most);
+                    self.peers[at].read(limit);
                 }
-                "reads"
+                "a client reads"
             }
             11 => {
                 self.peers[at].reads ^= at > 0;
-                "reads or not"
+                "a client starts or stops reading"
             }
             12 => {
                 self.leave(at);
-                "leaves"
+                "a client leaves"
             }
             13 => {
                 self.connect();
-                "connects"
+                "a client connects"
             }
             14 | 15 => {
                 let time = Duration::from_millis(self.rng.pick(&[1, 6, 100, 1000, 3000]));
-                self.pass(time);
-                "time"
+                self.advance(time);
+                "time passes"
             }
             16 => {
-                self.handlers.turn.notify_waiters();
-                "a turn of handlers"
+                self.handlers.step.notify_waiters();
+                "a step of the handlers"
             }
             _ => {
                 self.ping();
                 "ping"
             }
         };
-        let turns = self.rng.pick(&[0, 1, 3, 10]);
-        self.drive(turns);
+        let rounds = self.rng.pick(&[0, 1, 3, 10]);
+        self.run(rounds);
         what
     }
 
-    /// The length of a packet, up to the most that is allowed: both sides of each boundary that there may be.
-    fn any_len(&mut self) -> usize {
+    /// A packet length up to the limit. The values lie on both sides of the sizes at which the library may switch
+    /// buffers.
+    fn random_len(&mut self) -> usize {
         let len = self.rng.pick(&[
             0,
             1,
@@ -387,14 +392,15 @@ impl World {
     }
 
     fn send_frames(&mut self, at: usize) {
-        let len = self.any_len();
+        let len = self.random_len();
         let frame = self.frame(len);
         let count = (self.rng.pick(&[1, 1000, 150_000]) / frame.len()).max(1);
         let held_back = self.rng.pick(&[0, 0, 1, frame.len() / 4, frame.len() / 2, frame.len() - 1]);
         self.send(at, &frame.repeat(count), held_back);
     }
 
-    /// Has a client write bytes, of which it holds some back until it writes others. The first one writes only [pings](Self::ping).
+    /// Lets a client write `bytes`, except the last `held_back` bytes, which follow with its next write. Does nothing
+    /// for the first client, which sends only [pings](Self::ping).
     fn send(&mut self, at: usize, bytes: &[u8], held_back: usize) {
         let peer = &mut self.peers[at];
         if at > 0 && !peer.is_stuck && peer.outbox.len() - peer.written < MIB {
@@ -416,7 +422,8 @@ impl World {
         }
     }
 
-    /// The first client, which holds next to nothing, is served whatever the others do, without waiting for time to pass.
+    /// Checks that the server echoes a packet to the first client without time passing. That connection holds almost no
+    /// bytes, so memory pressure by the others must not stop it.
     fn ping(&mut self) {
         let len = self.rng.pick(&[0, 1, 60, 1000]);
         let frame = self.frame(len);
@@ -424,19 +431,19 @@ impl World {
         peer.outbox.extend_from_slice(&frame);
         let mut back = Vec::new();
         for _ in 0..500 {
-            self.drive(1);
+            self.run(1);
             back.extend(self.peers[0].read(usize::MAX));
             if self.peers[0].is_gone || back.len() >= frame.len() {
                 break;
             }
-            // Packets that wait for others to follow.
-            if self.turns_without_time() {
-                self.pass(Duration::from_millis(6));
+            // A flush delay may hold the echo back.
+            if self.flush_delay_may_hold_back() {
+                self.advance(Duration::from_millis(6));
             }
         }
         assert!(
             self.peers[0].is_gone || back == frame[..],
-            "I7: {} of {} B came back to a client that holds nothing, {:?} of {}",
+            "progress: the first client received {} B of its {} B back; {:?}, budget {} B",
             back.len(),
             frame.len(),
             self.server.stats(),
@@ -444,86 +451,95 @@ impl World {
         );
     }
 
-    fn turns_without_time(&mut self) -> bool {
+    fn flush_delay_may_hold_back(&mut self) -> bool {
         self.rng.once_in(20)
     }
 
-    // ---- what must hold
+    // ---- checks
 
     fn check(&mut self, after: &str) {
         let stats = self.server.stats();
         let handlers = &self.handlers;
-        let (in_hand, not_come_back) = (handlers.in_hand.load(Relaxed), handlers.not_come_back.load(Relaxed));
-        let (held, said) = (usize::try_from(self.held).unwrap_or(0), stats.held_bytes);
-        let beside = stats.open * IDLE + OF_THE_THREAD;
-        // What a handler has received is its own, and may keep the chunk alive in which it came.
-        let kept = in_hand * CHUNK;
+        let (holding, last_bytes) = (handlers.holding.load(Relaxed), handlers.last_bytes.load(Relaxed));
+        let (held, reported) = (usize::try_from(self.held).unwrap_or(0), stats.held_bytes);
+        let overhead = stats.open * IDLE_CONN + PER_THREAD;
+        // Received packets belong to the handler and are not reported, but they may keep their chunk alive.
+        let kept = holding * CHUNK;
         if std::env::var_os("PKTCONN_SEED").is_some() {
             println!(
-                "{after}: {held} held, {said} said, {} open, {in_hand} in hand, {not_come_back} not come back, {} B",
+                "after {after}: {held} B held, {reported} B reported, {} open, {holding} handlers hold packets, \
+                 {last_bytes} B of last packets, budget {} B",
                 stats.open, self.budget
             );
         }
         assert!(
-            held <= said + beside + kept,
-            "I5: after {after}: {held} B are held, {said} B are said, {} are open, {in_hand} have packets in hand",
+            held <= reported + overhead + kept,
+            "memory: after {after}: {held} B held, only {reported} B reported, {} open, {holding} handlers hold \
+             packets",
             stats.open
         );
-        // Of each queue no byte is missing, and each is counted in whole steps.
+        // The report includes all queued bytes, in steps.
         let senders = self.handlers.senders.lock().unwrap();
         let open = senders.iter().flatten().filter(|sender| sender.close_reason().is_none());
-        let queued: usize = open.map(|sender| sender.queued_bytes().next_multiple_of(GRAIN)).sum();
+        let queued: usize = open.map(|sender| sender.queued_bytes().next_multiple_of(ACCOUNT_STEP)).sum();
         drop(senders);
-        assert!(queued <= said, "I5: after {after}: {queued} B are queued, {said} B are said");
-        // A part of a chunk counts as a whole one where it is a quarter of it or more. A packet that is queued for many counts
-        // for each, and one that was received for its receiver too.
-        if self.counts_once() {
-            let most =
-                4 * (held + OF_THE_THREAD) + 2 * not_come_back + in_hand * CHUNK + stats.open * 4 * GRAIN;
+        assert!(queued <= reported, "memory: after {after}: {queued} B queued, only {reported} B reported");
+        // The report may exceed the held bytes by a factor: a part of a chunk counts as a whole chunk if it is at least
+        // a quarter of it. A packet that is queued for several connections counts for each of them, and a received
+        // packet also counts for its receiver until the next receive call.
+        if self.counts_packets_once() {
+            let limit =
+                4 * (held + PER_THREAD) + 2 * last_bytes + holding * CHUNK + stats.open * 4 * ACCOUNT_STEP;
             assert!(
-                said <= most,
-                "after {after}: {said} B are said, and {held} B are held, {not_come_back} {}",
+                reported <= limit,
+                "memory: after {after}: {reported} B reported, only {held} B held, {last_bytes} B of last packets, \
+                 {} open",
                 stats.open
             );
         }
-        let most = self.most();
-        assert!(held <= most, "I5: after {after}: {held} B are held, and {most} B may be, {}", stats.open);
+        let limit = self.max_held();
+        assert!(
+            held <= limit,
+            "memory: after {after}: {held} B held, the limit is {limit} B, {} open",
+            stats.open
+        );
     }
 
-    fn answers_alone(&self) -> bool {
-        self.handlers.roles.iter().all(|role| role.answers_its_peer_alone())
+    fn all_send_only_to_their_peer(&self) -> bool {
+        self.handlers.roles.iter().all(|role| role.sends_only_to_its_peer())
     }
 
-    fn counts_once(&self) -> bool {
+    fn counts_packets_once(&self) -> bool {
         !self.handlers.roles.contains(&Role::Broadcast)
     }
 
-    /// What the server may hold at most.
-    fn most(&self) -> usize {
+    /// The number of bytes that the server may hold.
+    fn max_held(&self) -> usize {
         let open = self.server.stats().open;
-        // The read that goes beyond the budget may double the buffer of a frame.
+        // The read that exceeds the budget may double the buffer of a frame.
         let growth = self.max_len.min(self.budget);
-        // From then on each may read a few KiB, and move what it has read into its queue.
-        let mut each = IDLE + 2 * FEW + 2 * CHUNK;
-        if !self.answers_alone() {
-            // What is sent to others is not stopped: it is bounded by their queues.
+        // After that, each connection may read `EXEMPT_BYTES`, and move the bytes that it has read into its queue.
+        let mut each = IDLE_CONN + 2 * EXEMPT_BYTES + 2 * CHUNK;
+        if !self.all_send_only_to_their_peer() {
+            // The budget does not limit what handlers send to other connections: only the queues of those do.
             each += self.high_water.max(self.max_len) + self.max_len;
         }
-        self.budget + growth + open * each + OF_THE_THREAD
+        self.budget + growth + open * each + PER_THREAD
     }
 
-    /// Nobody reads more, and time passes: connections are closed until the others are within the budget.
-    fn pressure_ends(&mut self) {
+    /// Lets time pass while the peers neither write nor start to read. Checks that the server closes connections until
+    /// the others are within the budget.
+    fn check_pressure_ends(&mut self) {
         self.is_quiet = true;
         let low_mark = self.budget - self.budget / 8;
         let mut is_low = false;
         for _ in 0..60 {
             let before = self.server.stats();
-            self.pass(Duration::from_millis(1100));
+            self.advance(Duration::from_millis(1100));
             self.check("pressure");
             is_low = false;
             for _ in 0..6 {
-                self.drive(1);
+                self.run(1);
                 is_low |= self.server.stats().held_bytes <= low_mark;
             }
             if is_low && self.server.stats().closed_over_budget == before.closed_over_budget {
@@ -531,31 +547,31 @@ impl World {
             }
         }
         let senders = self.handlers.senders.lock().unwrap();
-        // Those whose handler does not look, and keeps what it has.
+        // Closed connections whose handlers still run and hold their packets.
         let is_stubborn = |sender: &PacketSender| sender.close_reason().is_some();
         let stubborn = senders.iter().flatten().filter(|sender| is_stubborn(sender)).count();
         drop(senders);
-        // What is sent to others goes on for as long as the kernel has something of their peers.
-        if stubborn == 0 && self.answers_alone() {
+        // Handlers that send to other connections go on while the kernel has unread bytes of their peers.
+        if stubborn == 0 && self.all_send_only_to_their_peer() {
             let stats = self.server.stats();
             assert!(
                 is_low || stats.held_bytes <= self.budget,
-                "the pressure does not end: {stats:?} of {}",
+                "the memory pressure does not end: {stats:?}, budget {} B",
                 self.budget
             );
-            if stats.held_bytes <= low_mark && self.handlers.called.load(Relaxed) < MOST_CONNS {
-                let is_taken = self.connect();
+            if stats.held_bytes <= low_mark && self.handlers.started.load(Relaxed) < MAX_CONNS {
+                let is_accepted = self.connect();
                 let stats = self.server.stats();
-                // The turns that it takes may bring the pressure back.
+                // Connecting lets the runtime run, which may bring the pressure back.
                 let is_low = stats.held_bytes <= low_mark;
-                assert!(is_taken || !is_low, "a client is refused without pressure: {stats:?}");
+                assert!(is_accepted || !is_low, "a client is refused without memory pressure: {stats:?}");
             }
         }
         self.ping();
     }
 
-    /// Everybody reads, and nobody keeps handlers from receiving: what was sent is received.
-    fn all_is_served(&mut self) {
+    /// Lets all peers read and all handlers go on. Checks that the handlers receive everything that was sent.
+    fn check_everyone_is_served(&mut self) {
         self.is_quiet = false;
         for peer in &mut self.peers {
             peer.reads = true;
@@ -564,19 +580,19 @@ impl World {
         let are_fast = self.handlers.roles.iter().all(|role| role.keeps_receiving());
         for _ in 0..if are_fast { 2000 } else { 100 } {
             let before = (self.server.traffic(), self.server.stats());
-            self.handlers.turn.notify_waiters();
-            self.drive(4);
-            self.pass(Duration::from_millis(50));
+            self.handlers.step.notify_waiters();
+            self.run(4);
+            self.advance(Duration::from_millis(50));
             self.check("rest");
             quiet = if (self.server.traffic(), self.server.stats()) == before { quiet + 1 } else { 0 };
-            // Longer than pressure is borne.
+            // 25 rounds take longer than the server waits before it closes connections that are over the budget.
             if quiet == 25 {
                 break;
             }
         }
-        assert!(quiet == 25 || !are_fast, "I7: it does not come to rest");
+        assert!(quiet == 25 || !are_fast, "progress: the server still moves packets after 2,000 rounds");
         if quiet < 25 {
-            // Handlers that take one packet at a time have more to do.
+            // Handlers that receive one packet per step are not finished.
             return;
         }
         let stats = self.server.stats();
@@ -584,7 +600,7 @@ impl World {
         if stats.held_bytes > self.budget - self.budget / 8
             && !self.peers.iter().all(|peer| keeps_receiving(&peer))
         {
-            // Handlers that do not receive keep it up.
+            // Handlers that do not receive keep the pressure up.
             return;
         }
         let senders = self.handlers.senders.lock().unwrap().clone();
@@ -595,40 +611,46 @@ impl World {
                 let role = self.handlers.roles[peer.number];
                 assert_eq!(
                     received, sent,
-                    "I7: {role:?} does not receive what was sent, {stats:?} of {}",
+                    "progress: {role:?} does not receive all bytes that were sent; {stats:?}, budget {} B",
                     self.budget
                 );
                 let left = peer.outbox.len() - peer.held_back - peer.written;
-                assert!(peer.is_shut_down || left == 0, "I7: a client cannot write, {role:?} {stats:?}");
+                assert!(
+                    peer.is_shut_down || left == 0,
+                    "progress: a client cannot write its last {left} B, {role:?} {stats:?}"
+                );
             }
         }
         drop(senders);
         self.ping();
     }
 
-    fn nothing_is_left(&mut self) {
+    fn check_nothing_is_left(&mut self) {
         self.peers.clear();
-        self.handlers.over.close();
+        self.handlers.stop.close();
         for _ in 0..100 {
-            self.turn();
-            self.pass(Duration::from_millis(500));
+            self.run_once();
+            self.advance(Duration::from_millis(500));
             if self.server.stats().open == 0 {
                 break;
             }
         }
         for _ in 0..4 {
-            self.turn();
+            self.run_once();
         }
         let stats = self.server.stats();
-        assert_eq!((stats.open, stats.held_bytes), (0, 0), "nobody is left: {stats:?}");
-        let told = self.handlers.told_over_budget.load(Relaxed);
-        assert_eq!(stats.closed_over_budget, told as u64, "so many were closed, and so many were told");
+        assert_eq!((stats.open, stats.held_bytes), (0, 0), "all clients are gone: {stats:?}");
+        let errors = self.handlers.over_budget_errors.load(Relaxed);
+        assert_eq!(stats.closed_over_budget, errors as u64, "each closed connection must return the error");
         let left = self.held;
-        assert!(left.unsigned_abs() as usize <= OF_THE_THREAD, "{left} B are left");
+        assert!(
+            left.unsigned_abs() as usize <= PER_THREAD,
+            "memory: {left} B are left after the last connection"
+        );
     }
 }
 
-/// What handlers do: all of them alike, or each another thing.
+/// The roles of all handlers, of one to 13 kinds. The first handler echoes, for the client that sends pings.
 fn roles(rng: &mut Rng) -> Vec<Role> {
     const ALL: [Role; 13] = [
         Role::Echo,
@@ -638,14 +660,14 @@ fn roles(rng: &mut Rng) -> Vec<Role> {
         Role::Forward,
         Role::Broadcast,
         Role::Slow,
-        Role::SlowAndKeeps,
-        Role::Polls,
+        Role::SlowHolding,
+        Role::PollsOnce,
         Role::Sleeps,
-        Role::OnlyOne,
+        Role::ReceivesOne,
         Role::Nothing,
-        Role::OnlySends,
+        Role::DropsReceiver,
     ];
     let kinds: Vec<_> = (0..rng.pick(&[1, 1, 2, 13])).map(|_| rng.pick(&ALL)).collect();
-    let others = (1..MOST_CONNS).map(|_| rng.pick(&kinds));
+    let others = (1..MAX_CONNS).map(|_| rng.pick(&kinds));
     std::iter::once(Role::Echo).chain(others).collect()
 }

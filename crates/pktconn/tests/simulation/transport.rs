@@ -1,12 +1,12 @@
-//! A transport that does what the simulation says, and knows of it what tokio would.
+//! A scripted transport that reports readiness as a tokio socket does.
 //!
 //! ```text
-//!   the peer's machine:  room, bytes that have arrived, an end       changed by the simulation, at any time
-//!   what tokio knows:    whether it can be written or read           learned in a turn of the driver alone
+//!   state of the kernel:  room, unread bytes, how the peer ended       the simulation changes it at any time
+//!   readiness:            whether tokio polls_driver it writable, readable     only `poll_driver` sets it
 //! ```
 //!
-//! A poll that finds less than tokio knows corrects that, and leaves its waker, which the next turn of the driver wakes. A
-//! task that has used up its budget is told to come back, as by tokio's own sockets.
+//! A poll that finds the transport not ready clears the readiness and stores its waker. The next `poll_driver` that
+//! finds it ready wakes it. As with tokio's sockets, a task that has used up its cooperative budget must yield.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -21,33 +21,33 @@ use tokio::time::Instant;
 #[derive(Clone)]
 pub(crate) struct Transport(pub(crate) Arc<Mutex<Pipe>>);
 
-/// How the peer's side has ended.
+/// Whether and how the peer has ended its side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum PeerEnd {
+pub(crate) enum PeerState {
     Open,
     Closed,
     Reset,
 }
 
 pub(crate) struct Pipe {
-    /// How many bytes it takes now.
+    /// How many more bytes can be written now.
     pub(crate) room: usize,
-    /// What it has taken, and when it last took something.
-    pub(crate) taken: Vec<u8>,
-    pub(crate) taken_at: Instant,
-    /// What the peer has sent and was not read, and when something last arrived or was read.
-    pub(crate) arrived: VecDeque<u8>,
-    pub(crate) arrived_at: Instant,
-    pub(crate) peer: PeerEnd,
-    /// After so many bytes, writing fails.
+    /// All bytes written so far, and the time of the last write or flush.
+    pub(crate) written: Vec<u8>,
+    pub(crate) last_write: Instant,
+    /// The bytes that the peer has sent and the connection has not read, and the time of the last read.
+    pub(crate) unread: VecDeque<u8>,
+    pub(crate) last_read: Instant,
+    pub(crate) peer_state: PeerState,
+    /// Writing fails after this many bytes.
     pub(crate) fails_at: usize,
     pub(crate) has_failed: bool,
     pub(crate) is_shut_down: bool,
     pub(crate) is_dropped: bool,
-    /// Whether bytes that it took wait for a flush.
+    /// Whether the transport has its own buffer, as TLS does, so that written bytes need a flush.
     pub(crate) buffers: bool,
     pub(crate) unflushed: usize,
-    /// What tokio knows.
+    /// The readiness, as tokio's driver last saw it.
     pub(crate) is_writable: bool,
     pub(crate) is_readable: bool,
     writer: Option<Waker>,
@@ -59,11 +59,11 @@ impl Transport {
         let now = Instant::now();
         Self(Arc::new(Mutex::new(Pipe {
             room,
-            taken: Vec::new(),
-            taken_at: now,
-            arrived: VecDeque::new(),
-            arrived_at: now,
-            peer: PeerEnd::Open,
+            written: Vec::new(),
+            last_write: now,
+            unread: VecDeque::new(),
+            last_read: now,
+            peer_state: PeerState::Open,
             fails_at: usize::MAX,
             has_failed: false,
             is_shut_down: false,
@@ -81,8 +81,8 @@ impl Transport {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A turn of tokio's driver: it learns what there is, and wakes those who wait for it.
-    pub(crate) fn driver_turn(&self) {
+    /// Does what a poll of tokio's I/O driver does: sets the readiness and wakes the waiting tasks.
+    pub(crate) fn poll_driver(&self) {
         let mut pipe = self.pipe();
         let mut wakers = Vec::new();
         if pipe.can_write() {
@@ -103,13 +103,13 @@ impl Pipe {
         self.room > 0 || self.can_fail()
     }
 
-    /// Whether the next write fails: what has failed once fails for good.
+    /// Returns true if the next write fails. After one failure all writes fail.
     pub(crate) fn can_fail(&self) -> bool {
-        self.has_failed || self.peer == PeerEnd::Reset || self.taken.len() >= self.fails_at
+        self.has_failed || self.peer_state == PeerState::Reset || self.written.len() >= self.fails_at
     }
 
     fn can_read(&self) -> bool {
-        !self.arrived.is_empty() || self.peer != PeerEnd::Open
+        !self.unread.is_empty() || self.peer_state != PeerState::Open
     }
 
     fn wait_to_write<T>(&mut self, cx: &Context<'_>) -> Poll<T> {
@@ -131,20 +131,20 @@ impl AsyncRead for Transport {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         ready!(pin!(tokio::task::coop::consume_budget()).poll(cx));
         let mut pipe = self.pipe();
-        if pipe.is_readable && !pipe.arrived.is_empty() {
-            let count = buf.remaining().min(pipe.arrived.len());
-            // By slices: byte by byte takes most of the time of a debug build.
-            let (front, back) = pipe.arrived.as_slices();
+        if pipe.is_readable && !pipe.unread.is_empty() {
+            let count = buf.remaining().min(pipe.unread.len());
+            // Copies slices: single bytes would need most of the time of a debug build.
+            let (front, back) = pipe.unread.as_slices();
             let at_front = count.min(front.len());
             buf.put_slice(&front[..at_front]);
             buf.put_slice(&back[..count - at_front]);
-            pipe.arrived.drain(..count);
-            pipe.arrived_at = Instant::now();
+            pipe.unread.drain(..count);
+            pipe.last_read = Instant::now();
             return Poll::Ready(Ok(()));
         }
-        match pipe.peer {
-            PeerEnd::Closed if pipe.is_readable => Poll::Ready(Ok(())),
-            PeerEnd::Reset if pipe.is_readable => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+        match pipe.peer_state {
+            PeerState::Closed if pipe.is_readable => Poll::Ready(Ok(())),
+            PeerState::Reset if pipe.is_readable => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
             _ => {
                 pipe.is_readable = false;
                 pipe.reader = Some(cx.waker().clone());
@@ -165,11 +165,11 @@ impl AsyncWrite for Transport {
         if pipe.room == 0 {
             return pipe.wait_to_write(cx);
         }
-        let until_failure = pipe.fails_at - pipe.taken.len();
+        let until_failure = pipe.fails_at - pipe.written.len();
         let count = buf.len().min(pipe.room).min(until_failure);
         pipe.room -= count;
-        pipe.taken.extend_from_slice(&buf[..count]);
-        pipe.taken_at = Instant::now();
+        pipe.written.extend_from_slice(&buf[..count]);
+        pipe.last_write = Instant::now();
         if pipe.buffers {
             pipe.unflushed += count;
         }
@@ -189,7 +189,7 @@ impl AsyncWrite for Transport {
             return pipe.wait_to_write(cx);
         }
         pipe.unflushed = 0;
-        pipe.taken_at = Instant::now();
+        pipe.last_write = Instant::now();
         Poll::Ready(Ok(()))
     }
 
@@ -199,16 +199,16 @@ impl AsyncWrite for Transport {
     }
 }
 
-/// The end of the connection that the library holds.
-pub(crate) struct Held(pub(crate) Transport);
+/// The end of the transport that the connection owns. It notes when the connection drops it.
+pub(crate) struct ConnEnd(pub(crate) Transport);
 
-impl Drop for Held {
+impl Drop for ConnEnd {
     fn drop(&mut self) {
         self.0.pipe().is_dropped = true;
     }
 }
 
-impl AsyncRead for Held {
+impl AsyncRead for ConnEnd {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -218,7 +218,7 @@ impl AsyncRead for Held {
     }
 }
 
-impl AsyncWrite for Held {
+impl AsyncWrite for ConnEnd {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.0).poll_write(cx, buf)
     }

@@ -1,4 +1,5 @@
-//! The mistakes that new users made in their first hour: each is impossible, or harmless, or explained by the error.
+//! Mistakes that new users made with the library. Each of them is now impossible, harmless, or explained by an error
+//! message.
 
 mod common;
 
@@ -19,12 +20,12 @@ use tokio_util::codec::Framed;
 
 const HINT: &str = "received bytes wait unread here: both sides may be sending only";
 
-/// Quiet but for the write timeout.
+/// Of all timeouts, only the write timeout passes in a test.
 fn short_write_timeout() -> ConnConfig {
     ConnConfig::new().write_timeout(Duration::from_millis(300)).close_timeout(HOUR)
 }
 
-/// Sends without receiving until that fails.
+/// Sends without receiving until `send` fails.
 async fn send_only(conn: &PacketConn) -> Error {
     loop {
         if let Err(error) = conn.send(vec![7; 64 * 1024]).await {
@@ -34,7 +35,7 @@ async fn send_only(conn: &PacketConn) -> Error {
 }
 
 #[tokio::test]
-async fn two_sides_that_only_send_learn_what_went_wrong() {
+async fn a_write_timeout_mentions_unread_bytes_if_both_sides_only_send() {
     let (a, b) = tcp_pair(short_write_timeout()).await;
     let first = timeout(HANG_GUARD, async {
         tokio::select! {
@@ -42,14 +43,14 @@ async fn two_sides_that_only_send_learn_what_went_wrong() {
             error = send_only(&b) => error,
         }
     });
-    let error = first.await.expect("the write timeout ends it");
+    let error = first.await.expect("no write timeout");
     assert_eq!(error.timeout(), Some(Timeout::Write));
     let text = error.to_string();
     assert!(text.contains(HINT) && text.contains("300ms"), "{text}");
 }
 
 #[tokio::test]
-async fn packets_that_were_read_and_not_received_count_as_unread() {
+async fn a_write_timeout_mentions_packets_that_were_read_and_not_received() {
     let (mut conn, mut raw) = piped_and_raw(1000, short_write_timeout());
     raw.write_all(b"\x01\0\0\0a\x01\0\0\0b").await.unwrap();
     assert_eq!(conn.recv().await.unwrap(), Some("a".into()));
@@ -58,14 +59,14 @@ async fn packets_that_were_read_and_not_received_count_as_unread() {
 }
 
 #[tokio::test]
-async fn a_peer_that_takes_nothing_and_sends_nothing_is_reported_without_that_hint() {
+async fn a_write_timeout_does_not_mention_unread_bytes_if_the_peer_sent_nothing() {
     let (conn, _raw) = tcp_and_raw(short_write_timeout()).await;
     let error = timeout(HANG_GUARD, send_only(&conn)).await.unwrap();
     assert_eq!(error.timeout(), Some(Timeout::Write));
     assert!(!error.to_string().contains("unread"), "{error}");
 }
 
-/// The loop of the docs of `send`: receives while it waits for room.
+/// The loop in the documentation of `send`: it receives while it waits for room.
 async fn exchange(mut conn: PacketConn, mut to_send: VecDeque<Packet>, to_receive: usize) {
     let sender = conn.sender();
     let mut received = 0;
@@ -85,7 +86,7 @@ async fn exchange(mut conn: PacketConn, mut to_send: VecDeque<Packet>, to_receiv
 }
 
 #[tokio::test]
-async fn the_documented_loop_sends_on_both_sides_without_a_deadlock() {
+async fn two_sides_that_use_the_documented_loop_do_not_deadlock() {
     let (a, b) = piped_pair(1000, ConnConfig::new().send_high_water(1000));
     let packets: VecDeque<_> = (0..2000).map(numbered).collect();
     let both = async { tokio::join!(exchange(a, packets.clone(), 2000), exchange(b, packets.clone(), 2000)) };
@@ -93,7 +94,7 @@ async fn the_documented_loop_sends_on_both_sides_without_a_deadlock() {
 }
 
 #[tokio::test]
-async fn with_sink_ext_in_scope_send_still_lets_packets_gather() {
+async fn send_still_batches_packets_if_sink_ext_is_in_scope() {
     let (mut conn, mut peer) = tcp_pair(ConnConfig::new()).await;
     let receiving = tokio::spawn(async move {
         let mut count = 0;
@@ -126,13 +127,13 @@ async fn framed_needs_no_type_annotations() {
 }
 
 #[tokio::test]
-async fn a_permit_is_given_below_the_mark_and_its_packet_may_exceed_it() {
+async fn reserve_returns_below_the_high_water_mark_and_the_packet_may_exceed_it() {
     let (conn, mut raw) = piped_and_raw(10, ConnConfig::new().send_high_water(100));
     let sender = conn.sender();
     sender.reserve().await.unwrap().send(vec![1; 196]).unwrap();
     assert!(drop_after(1, sender.reserve()).await.is_none());
     raw.read_exact(&mut [0; 120]).await.unwrap();
-    // A permit that is not used takes no room.
+    // An unused permit needs no room.
     drop(timeout(HANG_GUARD, sender.reserve()).await.unwrap().unwrap());
     let permit = timeout(HANG_GUARD, sender.reserve()).await.unwrap().unwrap();
     permit.send(vec![2; 46]).unwrap();
@@ -141,7 +142,7 @@ async fn a_permit_is_given_below_the_mark_and_its_packet_may_exceed_it() {
 }
 
 #[tokio::test]
-async fn a_permit_of_a_connection_that_has_ended_gives_the_packet_back() {
+async fn a_permit_of_a_connection_that_has_ended_returns_the_packet() {
     let (mut conn, mut raw) = piped_and_raw(100, ConnConfig::new());
     let sender = conn.sender();
     let permit = sender.reserve().await.unwrap();
@@ -157,7 +158,7 @@ async fn a_permit_of_a_connection_that_has_ended_gives_the_packet_back() {
 }
 
 #[tokio::test]
-async fn a_sender_beside_the_connection_keeps_it_open() {
+async fn a_sender_keeps_the_connection_open_after_its_drop() {
     let (conn, mut peer) = piped_pair(1000, ConnConfig::new());
     let sender = conn.sender();
     assert_eq!(sender.id(), conn.id());
@@ -170,7 +171,7 @@ async fn a_sender_beside_the_connection_keeps_it_open() {
 }
 
 #[tokio::test]
-async fn a_sink_gives_its_connection_back() {
+async fn into_inner_of_a_sink_returns_the_connection() {
     let (conn, mut peer) = piped_pair(1000, ConnConfig::new());
     let id = conn.id();
     let mut sink = conn.into_sink();
@@ -190,7 +191,7 @@ async fn a_sink_gives_its_connection_back() {
 }
 
 #[tokio::test]
-async fn a_handler_that_borrows_its_connection_has_it_closed_at_its_end() {
+async fn serve_conn_closes_the_connection_when_the_handler_returns() {
     let server = PacketServer::bind("127.0.0.1:0").await.unwrap();
     let (addr, handle) = (tcp_addr(&server), server.handle());
     let served = Arc::new(AtomicUsize::new(0));
@@ -199,7 +200,7 @@ async fn a_handler_that_borrows_its_connection_has_it_closed_at_its_end() {
         server.serve_conn(async move |conn: &mut PacketConn| {
             while let Some(packet) = conn.recv().await? {
                 match packet.payload() {
-                    // More than the transport takes at once: to drop the connection would lose it.
+                    // More than the transport accepts at once, so dropping the connection would lose a part of it.
                     b"much" => conn.send(vec![7; 8 << 20]).await?,
                     b"fail" => return Err("as asked".into()),
                     _ => break,
@@ -226,9 +227,8 @@ async fn a_handler_that_borrows_its_connection_has_it_closed_at_its_end() {
     assert_eq!(served.load(Ordering::Relaxed), 1);
 }
 
-/// An `async fn` is a handler too.
 #[tokio::test]
-async fn a_function_is_a_handler() {
+async fn serve_conn_accepts_an_async_fn() {
     async fn echo(conn: &mut PacketConn) -> pktconn::HandlerResult {
         while let Some(packet) = conn.recv().await? {
             conn.send(packet).await?;
@@ -244,7 +244,7 @@ async fn a_function_is_a_handler() {
 }
 
 #[tokio::test]
-async fn an_ipv4_peer_of_a_listener_for_both_families_has_an_ipv4_address() {
+async fn an_ipv4_peer_of_a_dual_stack_listener_has_an_ipv4_address() {
     let Ok(server) = PacketServer::bind("[::]:0").await else { return };
     let port = tcp_addr(&server).port();
     let (seen, mut addrs) = tokio::sync::mpsc::unbounded_channel();
@@ -262,14 +262,14 @@ async fn an_ipv4_peer_of_a_listener_for_both_families_has_an_ipv4_address() {
 }
 
 #[tokio::test]
-async fn a_payload_in_parts_is_one_packet_in_every_format() {
+async fn send_parts_sends_one_packet_in_every_format() {
     use pktconn::{Checksum, CodecConfig, HeaderFormat};
     let parts =
         |len| [Bytes::from_static(b"id"), Bytes::new(), Bytes::from(vec![7; len]), Bytes::from(vec![8; len])];
     for header in [HeaderFormat::U32Le, HeaderFormat::U16Be] {
         for checksum in [Checksum::None, Checksum::Crc32] {
             let codec = CodecConfig::new().header(header).checksum(checksum).max_payload_len(200_000);
-            // Less than a packet, so that senders wait.
+            // Less than a large packet, so that `send_parts` waits.
             let config = ConnConfig::new().codec(codec).send_high_water(10_000);
             let (mut conn, mut peer) = tcp_pair(config).await;
             let lens = [0, 100, 16_000, 40_000, 90_000]
@@ -299,11 +299,14 @@ async fn a_payload_in_parts_is_one_packet_in_every_format() {
 }
 
 #[tokio::test]
-async fn parts_that_were_not_sent_come_back_as_packets() {
+async fn unsent_parts_are_returned_as_packets() {
     let parts = [Bytes::from_static(b"id"), Bytes::from(vec![7; 100_000])];
     let (mut conn, raw) = piped_and_raw(1000, ConnConfig::new().send_high_water(150_000));
     conn.send_parts(&parts).await.unwrap();
-    assert!(drop_after(1, conn.send_parts(&parts)).await.is_none(), "there is no room for a second one");
+    assert!(
+        drop_after(1, conn.send_parts(&parts)).await.is_none(),
+        "the queue must have no room for a second packet"
+    );
     drop(raw);
     let unsent = conn.close().await.unwrap_err().into_unsent();
     assert!(unsent == [Packet::from(parts.concat())]);
@@ -312,7 +315,7 @@ async fn parts_that_were_not_sent_come_back_as_packets() {
 }
 
 #[tokio::test]
-async fn parts_obey_the_policy_for_slow_consumers() {
+async fn send_parts_follows_the_slow_consumer_policy() {
     let parts = |number| [Bytes::from(vec![number; 8]), Bytes::from(vec![number; 40_000])];
     for (policy, left) in [(SlowConsumer::DropNewest, 2), (SlowConsumer::DropOldest, 3)] {
         let (mut conn, mut peer) =
@@ -321,7 +324,7 @@ async fn parts_obey_the_policy_for_slow_consumers() {
             conn.send_parts(&parts(number)).await.unwrap();
         }
         assert_eq!(conn.stats().packets_dropped, 1, "{policy:?}");
-        // The first one was begun.
+        // The first packet is partly written, so it is not dropped.
         let receiving = async {
             for number in [1, left] {
                 assert!(peer.recv().await.unwrap().unwrap().payload() == parts(number).concat());

@@ -1,4 +1,5 @@
-//! Memory: connections that forward to peers that take nothing, against what an allocation counter sees.
+//! Simulates connections that forward packets to peers that do not read, and checks the memory with an allocation
+//! counter.
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
@@ -6,21 +7,21 @@ use std::task::{Context, Poll, Wake, Waker};
 use pktconn::{ConnConfig, PacketConn, SlowConsumer};
 
 use crate::rng::Rng;
-use crate::transport::{Held, Transport};
+use crate::transport::{ConnEnd, Transport};
 
 const KIB: usize = 1024;
 
-/// What one thread may hold for all of its connections: chunks to read into and to write from.
-const OF_THE_THREAD: usize = 256 * KIB;
+/// The buffers for reading and writing that a thread may keep for all of its connections, in bytes.
+const PER_THREAD: usize = 256 * KIB;
 
-struct Nothing;
+struct NoWake;
 
-impl Wake for Nothing {
+impl Wake for NoWake {
     fn wake(self: Arc<Self>) {}
 }
 
 pub(crate) fn simulate(seed: u64) {
-    // Each is worth many others: it moves megabytes.
+    // A seed moves megabytes, so one in five is enough.
     if seed % 5 != 0 {
         return;
     }
@@ -31,28 +32,28 @@ pub(crate) fn simulate(seed: u64) {
     let high_water = rng.pick(&[16, 64, 256, 512]) * KIB;
     let policy = rng.pick(&[SlowConsumer::Block, SlowConsumer::DropNewest, SlowConsumer::DropOldest]);
     let config = ConnConfig::new().send_high_water(high_water).slow_consumer(policy).write_timeout(None);
-    let waker = Waker::from(Arc::new(Nothing));
+    let waker = Waker::from(Arc::new(NoWake));
     let mut cx = Context::from_waker(&waker);
     let mut conns = Vec::new();
     for _ in 0..1 + rng.below(3) {
         let transport = Transport::new(rng.below(100), false);
-        let conn = PacketConn::new(Held(transport.clone()), config.clone()).unwrap();
+        let conn = PacketConn::new(ConnEnd(transport.clone()), config.clone()).unwrap();
         conns.push((transport, conn.split()));
     }
-    // How much is allocated beyond the start, by the library alone: packets that are made and dropped here come to nothing.
+    // The bytes that the library has allocated since the start. Packets that are created and dropped here cancel out.
     let mut held = 0;
     let payload = vec![7; 100_000];
     for _ in 0..60 {
         let at = rng.below(conns.len());
-        // A packet that is kept, of any size, and others to the end of a chunk.
+        // One packet that is forwarded, and filler packets that are dropped, up to the end of a chunk.
         let kept = rng.pick(&[1, 500, 4000, 8188, 9000, 20_000, 32_764, 40_000, 65_532, 100_000]);
         let mut rest = 2 * 65_536 - kept % 65_536;
         let transport = conns[at].0.clone();
         {
             let mut pipe = transport.pipe();
             let mut add = |len: usize| {
-                pipe.arrived.extend(&(len as u32).to_le_bytes());
-                pipe.arrived.extend(&payload[..len]);
+                pipe.unread.extend(&(len as u32).to_le_bytes());
+                pipe.unread.extend(&payload[..len]);
             };
             add(kept);
             while rest > 4 {
@@ -79,8 +80,13 @@ pub(crate) fn simulate(seed: u64) {
             });
         })
         .bytes_current;
-        // One packet that is larger than the queue may pass alone.
-        let limit = conns.len() * (high_water.max(100 * KIB) + 128 * KIB) + OF_THE_THREAD;
-        assert!(held <= limit as i64, "{} KiB are held, and {} KiB may be", held / 1024, limit / KIB);
+        // An empty queue accepts one packet that is larger than its limit.
+        let limit = conns.len() * (high_water.max(100 * KIB) + 128 * KIB) + PER_THREAD;
+        assert!(
+            held <= limit as i64,
+            "memory: {} KiB are held; the limit is {} KiB",
+            held / 1024,
+            limit / KIB
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! The same server and its clients over each kind of socket.
-#![allow(dead_code, reason = "each test crate uses its own part of this")]
+//! Servers and clients over TCP, TLS and Unix sockets, so that a test runs with each of them.
+#![allow(dead_code, reason = "each test crate uses only some of these helpers")]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,16 +12,16 @@ use tokio::sync::mpsc;
 use crate::common::{HANG_GUARD, HOUR, asserts_times};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Over {
+pub(crate) enum SocketKind {
     Tcp,
     Tls,
     Unix,
 }
 
-pub(crate) const ALL: [Over; 3] = [Over::Tcp, Over::Tls, Over::Unix];
+pub(crate) const ALL_KINDS: [SocketKind; 3] = [SocketKind::Tcp, SocketKind::Tls, SocketKind::Unix];
 
-/// Deadlines of an hour: whatever ends within [`HANG_GUARD`] has not waited for one of them.
-pub(crate) fn patient() -> ConnConfig {
+/// Sets all deadlines to an hour: a call that ends within [`HANG_GUARD`] has not waited for one of them.
+pub(crate) fn hour_deadlines() -> ConnConfig {
     ConnConfig::new()
         .connect_timeout(HOUR)
         .handshake_timeout(HOUR)
@@ -30,7 +30,7 @@ pub(crate) fn patient() -> ConnConfig {
         .close_timeout(HOUR)
 }
 
-/// How a server is reached.
+/// How clients connect to a server.
 #[derive(Clone)]
 pub(crate) struct Route {
     pub(crate) addr: Addr,
@@ -39,7 +39,7 @@ pub(crate) struct Route {
 }
 
 impl Route {
-    /// `config` with what it takes to connect.
+    /// Adds the TLS settings that the server needs.
     pub(crate) fn config(&self, config: ConnConfig) -> ConnConfig {
         match &self.tls {
             Some(tls) => config.tls(tls.clone()),
@@ -52,7 +52,7 @@ impl Route {
     }
 }
 
-impl Over {
+impl SocketKind {
     pub(crate) async fn bind(self, config: ServerConfig) -> (PacketServer, Route) {
         let dir = tempfile::tempdir().unwrap();
         let (addr, config, tls) = match self {
@@ -68,7 +68,7 @@ impl Over {
         (server, route)
     }
 
-    /// Both ends of a connection: the one that was accepted, and the one that connected.
+    /// Both ends of a connection: the accepted one, and the connected one.
     pub(crate) async fn pair(self, config: ConnConfig) -> (PacketConn, PacketConn) {
         self.pair_with(config.clone(), config).await
     }
@@ -110,21 +110,21 @@ fn identity(dir: &TempDir) -> (TlsServerConfig, TlsClientConfig) {
     (TlsServerConfig::new(chain, own_key), TlsClientConfig::new().ca(authority))
 }
 
-/// Long enough for what was written to a socket of this machine to have arrived at the other end: nothing tells that.
+/// Waits until bytes that were written to a local socket have arrived at its other end. No event reports that.
 pub(crate) async fn let_it_arrive() {
     tokio::time::sleep(Duration::from_millis(30)).await;
 }
 
-/// Fails a test that hangs.
+/// Awaits `future`, and fails the test if it takes longer than [`HANG_GUARD`].
 pub(crate) async fn soon<F: Future>(what: &str, future: F) -> F::Output {
     match tokio::time::timeout(HANG_GUARD, future).await {
         Ok(output) => output,
-        Err(_) => panic!("{what}: not within {HANG_GUARD:?}"),
+        Err(_) => panic!("{what}: did not finish within {HANG_GUARD:?}"),
     }
 }
 
-/// Where times are asserted, `took` has to be less than `limit`.
+/// Checks that `took` is less than `limit`, if tests [assert times](asserts_times).
 #[track_caller]
 pub(crate) fn assert_within(limit: Duration, took: Duration, case: impl std::fmt::Debug) {
-    assert!(!asserts_times() || took < limit, "{case:?}: it took {took:?}, and not less than {limit:?}");
+    assert!(!asserts_times() || took < limit, "{case:?}: took {took:?}; the limit is {limit:?}");
 }

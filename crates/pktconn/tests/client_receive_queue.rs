@@ -1,4 +1,5 @@
-//! What has arrived for a client and is not received yet: how much of it waits, and what becomes of the rest.
+//! The receive queue of `Client`: how many packets and bytes it holds, and what happens to further packets when the
+//! connection is lost.
 
 use std::io;
 use std::pin::Pin;
@@ -20,18 +21,18 @@ const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 const SECOND: Duration = Duration::from_secs(1);
 
-/// What the documentation of `Client` states, with two batches.
-const MOST_PACKETS: usize = 1024 + 2 * 256;
-const MOST_BYTES: usize = MIB + 2 * 64 * KIB;
+/// The limits of the receive queue in the documentation of `Client`, plus two batches.
+const MAX_PACKETS: usize = 1024 + 2 * 256;
+const MAX_BYTES: usize = MIB + 2 * 64 * KIB;
 
 fn paused_runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap()
 }
 
-/// A peer that sends frames of one kind, so many bytes of them, and breaks as soon as something is sent to it. It does not
-/// close.
+/// A peer that sends a number of equal frames. It does not close, but writing to it fails.
 struct FloodThenBroken {
     frame: Vec<u8>,
+    /// How many bytes it will still send.
     left: usize,
 }
 
@@ -52,7 +53,7 @@ impl AsyncRead for FloodThenBroken {
         if len == 0 {
             return Poll::Pending;
         }
-        // All is a multiple of the frame: so it is known where it stands.
+        // The total is a multiple of the frame length, so `left` gives the position in the frame.
         let start = (self.frame.len() - self.left % self.frame.len()) % self.frame.len();
         let mut bytes = self.frame.iter().copied().cycle().skip(start);
         buf.initialize_unfilled_to(len).fill_with(|| bytes.next().unwrap());
@@ -76,7 +77,8 @@ impl AsyncWrite for FloodThenBroken {
     }
 }
 
-/// A client whose connections are such floods, `conns` of them and then none, and how often it has connected.
+/// A client whose first `conns` connections are [`FloodThenBroken`] and whose next attempt never ends. Also returns the
+/// number of attempts.
 fn flooded(conns: usize, payload_len: usize, packets: usize) -> (Client, Arc<AtomicUsize>) {
     let count = Arc::new(AtomicUsize::new(0));
     let made = Arc::clone(&count);
@@ -92,7 +94,7 @@ fn flooded(conns: usize, payload_len: usize, packets: usize) -> (Client, Arc<Ato
     (client.unwrap(), count)
 }
 
-/// A client whose connections are pipes that can hold 4 MiB, and their other ends.
+/// A client that connects over pipes of 4 MiB, and the other ends of these pipes.
 fn piped() -> (Client, UnboundedReceiver<DuplexStream>) {
     let (made, pipes) = unbounded_channel();
     let client = Client::with_connector(ClientConfig::new(), move |config| {
@@ -106,7 +108,7 @@ fn piped() -> (Client, UnboundedReceiver<DuplexStream>) {
     (client.unwrap(), pipes)
 }
 
-/// What is in the client, without a turn for its task, which would bring more.
+/// The events that wait in the receive queue.
 #[derive(Default)]
 struct Waiting {
     packets: usize,
@@ -114,6 +116,7 @@ struct Waiting {
     losses: Vec<Lost>,
 }
 
+/// Receives all waiting events, without letting the task of the client run, which would add more.
 fn take_waiting(client: &mut Client) -> Waiting {
     let mut waiting = Waiting::default();
     while let Some(Some(event)) = client.recv().now_or_never() {
@@ -129,8 +132,7 @@ fn take_waiting(client: &mut Client) -> Waiting {
     waiting
 }
 
-/// How much more memory than at its beginning was allocated at any time of `act`, where the thread's own buffers are there
-/// before.
+/// The peak of the memory that `act` allocates, in bytes, without the buffers of the thread.
 fn most_allocated(act: impl Future<Output = ()>) -> usize {
     let runtime = paused_runtime();
     runtime.block_on(async {
@@ -146,7 +148,7 @@ fn most_allocated(act: impl Future<Output = ()>) -> usize {
 }
 
 #[test]
-fn a_flood_of_empty_packets_that_nobody_receives_takes_little_memory() {
+fn a_flood_of_empty_packets_that_are_not_received_needs_little_memory() {
     let most = most_allocated(async {
         let (mut client, _) = flooded(1, 0, 500_000);
         sleep(SECOND).await;
@@ -154,14 +156,14 @@ fn a_flood_of_empty_packets_that_nobody_receives_takes_little_memory() {
         sleep(2 * SECOND).await;
         let waiting = take_waiting(&mut client);
         let packets = waiting.packets;
-        assert!((1024..=MOST_PACKETS).contains(&packets), "{packets} packets were held for nobody");
+        assert!((1024..=MAX_PACKETS).contains(&packets), "{packets} packets were queued");
         assert!(waiting.losses.len() == 1 && waiting.losses[0].may_miss_packets, "{:?}", waiting.losses);
     });
-    assert!(most <= MIB, "{} KiB were held for nobody", most / KIB);
+    assert!(most <= MIB, "{} KiB were allocated", most / KIB);
 }
 
 #[test]
-fn a_flood_of_large_packets_that_nobody_receives_takes_little_memory() {
+fn a_flood_of_large_packets_that_are_not_received_needs_little_memory() {
     for payload_len in [8 * KIB, 60_000] {
         let most = most_allocated(async {
             let (mut client, _) = flooded(1, payload_len, 7 * MIB / payload_len);
@@ -170,22 +172,22 @@ fn a_flood_of_large_packets_that_nobody_receives_takes_little_memory() {
             sleep(2 * SECOND).await;
             let waiting = take_waiting(&mut client);
             let bytes = waiting.bytes;
-            assert!((MIB..=MOST_BYTES).contains(&bytes), "{bytes} bytes were held for nobody");
+            assert!((MIB..=MAX_BYTES).contains(&bytes), "{bytes} bytes were queued");
             assert!(waiting.losses.len() == 1 && waiting.losses[0].may_miss_packets, "{:?}", waiting.losses);
         });
-        assert!(most <= 2 * MIB, "{} KiB were held for nobody", most / KIB);
+        assert!(most <= 2 * MIB, "{} KiB were allocated", most / KIB);
     }
 }
 
 #[test]
-fn floods_one_after_the_other_do_not_add_up_and_hold_no_reconnect_up() {
+fn successive_floods_neither_add_up_nor_delay_a_reconnect() {
     let most = most_allocated(async {
         let (mut client, connected) = flooded(10, 0, 10_000);
         sleep(SECOND).await;
         for conns in 1..=10 {
             let started = Instant::now();
             while connected.load(Ordering::Relaxed) == conns {
-                // A sender is not held up either.
+                // The flood does not block senders either.
                 client.send(b"breaks it").now_or_never().expect("room to send").unwrap();
                 sleep(SECOND / 10).await;
             }
@@ -194,21 +196,21 @@ fn floods_one_after_the_other_do_not_add_up_and_hold_no_reconnect_up() {
         }
         let waiting = take_waiting(&mut client);
         let packets = waiting.packets;
-        assert!(packets <= MOST_PACKETS, "{packets} packets were held for nobody");
-        // They were dropped of each connection, whatever became of the events.
+        assert!(packets <= MAX_PACKETS, "{packets} packets were queued");
+        // Packets of each connection were discarded, even if its events were merged.
         assert_eq!(connected.load(Ordering::Relaxed), 11);
         assert!(!waiting.losses.is_empty());
         assert!(waiting.losses.iter().all(|lost| lost.may_miss_packets), "{:?}", waiting.losses);
     });
-    assert!(most <= MIB, "{} KiB were held for nobody", most / KIB);
+    assert!(most <= MIB, "{} KiB were allocated", most / KIB);
 }
 
 #[test]
-fn small_packets_that_wait_keep_no_chunk_each() {
+fn small_queued_packets_do_not_keep_their_chunks_alive() {
     const CONNS: usize = 100;
     let most = most_allocated(async {
         let (mut client, mut pipes) = piped();
-        // Another connection on the thread, which uses chunks up.
+        // Another connection on the same thread fills the rest of each chunk.
         let (mut other, mut peer) = piped_and_raw(MIB, ConnConfig::new());
         let large = frame(&vec![1; 60_000]);
         for _ in 0..CONNS {
@@ -227,8 +229,8 @@ fn small_packets_that_wait_keep_no_chunk_each() {
     assert!(most <= MIB, "{} KiB for {CONNS} packets of 5 bytes", most / KIB);
 }
 
-/// Has a connection bring `packets` packets and end, by a failed write or a clean close, and receives with a `pause` after
-/// each. Returns how many came and the loss.
+/// Sends `packets` packets to a client, ends the connection by a clean close or a failed write, and receives with a
+/// `pause` after each packet. Returns the number of received packets and the loss.
 async fn receive_slowly(packets: u32, ends_cleanly: bool, pause: Duration) -> (u32, Lost) {
     let (mut client, mut pipes) = piped();
     let mut pipe = pipes.recv().await.unwrap();
@@ -255,7 +257,7 @@ async fn receive_slowly(packets: u32, ends_cleanly: bool, pause: Duration) -> (u
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_a_clean_close_nothing_is_lost_however_slow_the_receiver_is() {
+async fn after_a_clean_close_even_a_slow_receiver_gets_all_packets() {
     for pause in [Duration::ZERO, Duration::from_millis(1), SECOND] {
         let (received, lost) = receive_slowly(6000, true, pause).await;
         assert!(
@@ -266,16 +268,16 @@ async fn after_a_clean_close_nothing_is_lost_however_slow_the_receiver_is() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_a_failure_nothing_is_lost_while_the_receiver_takes_it() {
+async fn after_a_failure_a_fast_receiver_gets_all_packets() {
     let (received, lost) = receive_slowly(6000, false, Duration::ZERO).await;
     assert!(received == 6000 && !lost.may_miss_packets && lost.error.is_io(), "{received}: {lost:?}");
-    // A receiver that takes 1,000 packets within the second, and has room for more.
+    // The receiver gets 1,000 packets within the second that it is granted, and the queue holds the rest.
     let (received, lost) = receive_slowly(1800, false, Duration::from_millis(1)).await;
     assert!(received == 1800 && !lost.may_miss_packets, "{received}: {lost:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_a_failure_a_receiver_that_is_too_slow_gets_the_first_and_is_told() {
+async fn after_a_failure_a_slow_receiver_gets_the_first_packets_and_learns_that_some_are_missing() {
     for (pause, least) in [(Duration::from_millis(1), 1800), (SECOND, 1000)] {
         let (received, lost) = receive_slowly(6000, false, pause).await;
         assert!((least..3000).contains(&received) && lost.may_miss_packets, "{received}: {lost:?}");
@@ -283,7 +285,7 @@ async fn after_a_failure_a_receiver_that_is_too_slow_gets_the_first_and_is_told(
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_a_failure_a_peer_that_sends_on_is_left_though_the_receiver_takes_it_all() {
+async fn after_a_failure_a_peer_that_keeps_sending_does_not_prevent_the_reconnect() {
     const MOST: usize = 8 * KIB + 1024;
     let (mut client, _connected) = flooded(1, 1020, 10 * MOST);
     client.send(b"breaks it").await.unwrap();
@@ -293,14 +295,14 @@ async fn after_a_failure_a_peer_that_sends_on_is_left_though_the_receiver_takes_
             ClientEvent::Lost(lost) => break lost,
             _ => received += 1,
         }
-        assert!(received <= MOST, "the peer holds the reconnect up");
+        assert!(received <= MOST, "the peer prevents the reconnect");
     };
     assert!(received >= 8 * KIB && lost.may_miss_packets, "{received} packets: {lost:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_client_has_room_for_is_delivered_after_a_failure_also_when_nobody_has_received() {
-    // Less than a batch; about the limit; and what is beyond it by one.
+async fn after_a_failure_the_receive_queue_keeps_the_packets_that_it_has_room_for() {
+    // Less than a batch, about the limit, and one more than the limit.
     for (packets, undelivered) in [(1, false), (1000, false), (1024, false), (1025, true)] {
         let (mut client, _connected) = flooded(1, 0, packets);
         sleep(SECOND).await;
@@ -318,7 +320,7 @@ async fn what_the_client_has_room_for_is_delivered_after_a_failure_also_when_nob
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_is_closed_while_the_inbox_is_full_does_not_wait_for_room() {
+async fn close_does_not_wait_for_room_in_a_full_receive_queue() {
     let (mut client, _connected) = flooded(1, 0, 10_000);
     sleep(SECOND).await;
     client.send(b"breaks it").await.unwrap();
@@ -332,7 +334,7 @@ async fn a_client_that_is_closed_while_the_inbox_is_full_does_not_wait_for_room(
 }
 
 #[test]
-fn a_client_whose_runtime_is_gone_says_that_packets_may_be_missing() {
+fn a_client_that_ends_with_its_runtime_reports_that_packets_may_be_missing() {
     let runtime = paused_runtime();
     let mut client = runtime.block_on(async {
         let (client, _connected) = flooded(1, 0, 10_000);
@@ -345,7 +347,7 @@ fn a_client_whose_runtime_is_gone_says_that_packets_may_be_missing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_is_dropped_while_the_inbox_is_full_does_not_hold_its_senders_up() {
+async fn senders_are_not_blocked_if_the_client_is_dropped_with_a_full_receive_queue() {
     let (client, connected) = flooded(1, 0, 10_000);
     sleep(SECOND).await;
     client.send(b"breaks it").await.unwrap();
@@ -356,6 +358,6 @@ async fn a_client_that_is_dropped_while_the_inbox_is_full_does_not_hold_its_send
         timeout(SECOND, sender.send(b"for the next")).await.expect("room to send").unwrap();
         sleep(Duration::from_millis(10)).await;
     }
-    // The pause before the next attempt alone.
+    // Only the delay before the next attempt.
     assert!(started.elapsed() <= SECOND / 4, "{:?}", started.elapsed());
 }

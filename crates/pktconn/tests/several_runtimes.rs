@@ -1,5 +1,5 @@
-//! Connections and runtimes: several of these in a process or on a thread, those that are gone, and code of the application's
-//! that panics in one of them.
+//! Connections that several runtimes use, runtimes that are shut down, threads without a runtime, and panics in code
+//! that the application supplies.
 #![cfg(unix)]
 
 mod common;
@@ -29,27 +29,27 @@ const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-/// Runs `test` on a thread, and fails where it hangs.
+/// Runs `test` on a new thread, and fails if it hangs.
 fn without_hanging(what: &str, test: impl FnOnce() + Send + 'static) {
     let (done, finished) = mpsc::channel();
     let thread = thread::spawn(move || {
         test();
         let _ = done.send(());
     });
-    // Longer than the waits inside of it, which say more.
+    // Longer than the timeouts inside the test, whose messages say more.
     match finished.recv_timeout(2 * HANG_GUARD) {
         Ok(()) | Err(mpsc::RecvTimeoutError::Disconnected) => thread.join().unwrap(),
-        Err(mpsc::RecvTimeoutError::Timeout) => panic!("{what}: it hangs"),
+        Err(mpsc::RecvTimeoutError::Timeout) => panic!("{what}: the test hangs"),
     }
 }
 
-/// An echo server on a thread and a runtime of its own.
+/// Starts an echo server on a new thread with a new runtime.
 fn echo_server() -> std::net::SocketAddr {
-    let (tell, told) = mpsc::channel();
+    let (addr_sender, addr) = mpsc::channel();
     thread::spawn(move || {
         runtime().block_on(async {
             let server = PacketServer::bind("127.0.0.1:0").await.unwrap();
-            tell.send(common::tcp_addr(&server)).unwrap();
+            addr_sender.send(common::tcp_addr(&server)).unwrap();
             server
                 .serve(|mut conn| async move {
                     while let Some(packet) = conn.recv().await? {
@@ -60,13 +60,13 @@ fn echo_server() -> std::net::SocketAddr {
                 .await;
         });
     });
-    told.recv().unwrap()
+    addr.recv().unwrap()
 }
 
 // ---- several runtimes
 
 #[test]
-fn blocking_clients_with_a_runtime_each_take_turns_on_one_thread() {
+fn blocking_clients_with_one_runtime_each_work_on_the_same_thread() {
     without_hanging("clients", || {
         let addr = echo_server();
         let mut clients: Vec<_> = (0..5)
@@ -80,7 +80,7 @@ fn blocking_clients_with_a_runtime_each_take_turns_on_one_thread() {
             for (runtime, conn) in &mut clients {
                 runtime.block_on(async {
                     conn.send(numbered(number)).await.unwrap();
-                    // Another task of it, so that it is not the receiver that writes.
+                    // Lets the background task of this runtime write, so that `recv` does not.
                     tokio::task::yield_now().await;
                 });
             }
@@ -95,7 +95,7 @@ fn blocking_clients_with_a_runtime_each_take_turns_on_one_thread() {
 }
 
 #[test]
-fn what_is_sent_in_one_runtime_over_a_connection_of_another_leaves_while_the_sender_is_busy() {
+fn a_packet_sent_from_another_runtime_is_written_while_that_runtime_is_blocked() {
     without_hanging("a send", || {
         let (pass, passed) = mpsc::channel();
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
@@ -106,7 +106,7 @@ fn what_is_sent_in_one_runtime_over_a_connection_of_another_leaves_while_the_sen
             });
         });
         let (here, mut there) = passed.recv().unwrap();
-        // The receiver is read by a third one.
+        // A third runtime receives.
         let reading = thread::spawn(move || {
             runtime().block_on(async {
                 for number in 0..20 {
@@ -118,7 +118,7 @@ fn what_is_sent_in_one_runtime_over_a_connection_of_another_leaves_while_the_sen
         let sender = runtime();
         for number in 0..20 {
             sender.block_on(async { here.send(numbered(number)).await.unwrap() });
-            // Nothing drives this runtime now.
+            // The sending runtime does not run now.
             thread::sleep(ms(2));
         }
         let there = reading.join().unwrap();
@@ -128,9 +128,9 @@ fn what_is_sent_in_one_runtime_over_a_connection_of_another_leaves_while_the_sen
     });
 }
 
-/// A thread for each core, and a broadcast by all of them over the connections of all.
+/// Servers may have one thread and runtime per core, and each of them may broadcast to the connections of all.
 #[test]
-fn threads_with_a_runtime_each_send_over_each_others_connections() {
+fn threads_with_one_runtime_each_send_over_the_connections_of_all_threads() {
     const THREADS: usize = 3;
     const PACKETS: u32 = 200;
     without_hanging("the threads", || {
@@ -186,6 +186,7 @@ fn threads_with_a_runtime_each_send_over_each_others_connections() {
 
 // ---- a runtime that is shut down
 
+/// How the test uses a connection.
 #[derive(Clone, Copy, Debug)]
 enum Uses {
     Sends,
@@ -213,7 +214,7 @@ const USES: [Uses; 10] = [
     Uses::WaitsForTheEnd,
 ];
 
-/// Uses a connection until it says that it has ended.
+/// Uses a connection until a call reports its end.
 async fn use_up(mut conn: PacketConn, how: Uses) {
     match how {
         Uses::Sends => while conn.send(vec![7; 10_000]).await.is_ok() {},
@@ -224,7 +225,7 @@ async fn use_up(mut conn: PacketConn, how: Uses) {
             }
         }
         Uses::Flushes => {
-            // A flush of nothing is no error, whatever has become of the connection.
+            // A flush of an empty queue succeeds even after the connection has ended, so the loop also sends.
             while conn.flush().await.is_ok() {
                 if conn.try_send(vec![7; 10_000]).is_err_and(|error| !error.is_full()) {
                     break;
@@ -250,12 +251,12 @@ async fn use_up(mut conn: PacketConn, how: Uses) {
 }
 
 #[test]
-fn whatever_waits_for_a_connection_ends_when_its_runtime_is_shut_down_under_it() {
+fn every_waiting_call_ends_when_the_runtime_of_its_connection_is_shut_down() {
     for how in USES {
         for multi_thread in [false, true] {
             for delay in [0, 5] {
                 without_hanging(&format!("{how:?}, {multi_thread}"), move || {
-                    let theirs = if multi_thread {
+                    let other_runtime = if multi_thread {
                         Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
                     } else {
                         runtime()
@@ -265,7 +266,7 @@ fn whatever_waits_for_a_connection_ends_when_its_runtime_is_shut_down_under_it()
                         Uses::ReceivesWithDeadlines => config.idle_timeout(Duration::from_secs(3600)),
                         _ => config.write_timeout(None),
                     };
-                    let (conn, raw) = theirs.block_on(async {
+                    let (conn, raw) = other_runtime.block_on(async {
                         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
                         let addr = listener.local_addr().unwrap();
                         let (conn, raw) =
@@ -274,12 +275,12 @@ fn whatever_waits_for_a_connection_ends_when_its_runtime_is_shut_down_under_it()
                     });
                     let using = thread::spawn(move || runtime().block_on(use_up(conn, how)));
                     let until = Instant::now() + ms(delay);
-                    theirs.block_on(async {
+                    other_runtime.block_on(async {
                         while Instant::now() < until {
                             tokio::time::sleep(ms(1)).await;
                         }
                     });
-                    drop(theirs);
+                    drop(other_runtime);
                     using.join().unwrap();
                     drop(raw);
                 });
@@ -289,7 +290,7 @@ fn whatever_waits_for_a_connection_ends_when_its_runtime_is_shut_down_under_it()
 }
 
 #[test]
-fn a_connection_can_be_used_without_a_panic_after_its_runtime_is_gone() {
+fn no_call_panics_after_the_runtime_of_its_connection_has_ended() {
     for how in USES {
         without_hanging(&format!("{how:?}"), move || {
             let config = ConnConfig::new()
@@ -299,7 +300,7 @@ fn a_connection_can_be_used_without_a_panic_after_its_runtime_is_gone() {
                 .close_timeout(ms(100));
             let (conn, there) = runtime().block_on(tcp_pair(config));
             if matches!(how, Uses::Receives | Uses::Streams) {
-                // Outside of any runtime.
+                // Without a runtime.
                 futures::executor::block_on(use_up(conn, how));
             } else {
                 runtime().block_on(use_up(conn, how));
@@ -309,14 +310,14 @@ fn a_connection_can_be_used_without_a_panic_after_its_runtime_is_gone() {
     }
 }
 
-// ---- threads without a runtime, and tasks of another kind
+// ---- threads without a runtime, blocking tasks, local sets
 
 #[test]
 fn a_thread_without_a_runtime_sends_flushes_receives_and_closes() {
     without_hanging("the thread", || {
-        let theirs = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let (mut here, mut there) = theirs.block_on(tcp_pair(ConnConfig::new()));
-        let echoing = theirs.spawn(async move {
+        let other_runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (mut here, mut there) = other_runtime.block_on(tcp_pair(ConnConfig::new()));
+        let echoing = other_runtime.spawn(async move {
             while let Some(packet) = there.recv().await.unwrap() {
                 there.send(packet).await.unwrap();
             }
@@ -332,15 +333,15 @@ fn a_thread_without_a_runtime_sends_flushes_receives_and_closes() {
             }
             here.close().await.unwrap();
         });
-        theirs.block_on(echoing).unwrap().unwrap();
+        other_runtime.block_on(echoing).unwrap().unwrap();
     });
 }
 
 #[test]
-fn what_is_sent_before_a_task_blocks_its_thread_leaves() {
+fn a_packet_sent_before_a_task_blocks_its_thread_is_written() {
     without_hanging("a blocked task", || {
-        let theirs = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        theirs.block_on(async {
+        let other_runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        other_runtime.block_on(async {
             for in_place in [true, false] {
                 let (here, mut there) = tcp_pair(ConnConfig::new()).await;
                 let (unblock, blocked) = mpsc::channel::<()>();
@@ -357,7 +358,7 @@ fn what_is_sent_before_a_task_blocks_its_thread_leaves() {
                         blocked.recv().unwrap();
                     })
                 };
-                let packet = timeout(HANG_GUARD, there.recv()).await.expect("it has not left");
+                let packet = timeout(HANG_GUARD, there.recv()).await.expect("the packet was not written");
                 assert_eq!(packet.unwrap().unwrap().payload(), b"before");
                 unblock.send(()).unwrap();
                 blocking.await.unwrap();
@@ -390,7 +391,7 @@ fn connections_work_in_a_local_set() {
             here.close().await.unwrap();
             echoing.await.unwrap().unwrap();
         });
-        // The set is dropped with a connection in one of its tasks, outside of the runtime.
+        // The set is dropped outside the runtime, with a connection in one of its tasks.
         let runtime = runtime();
         let local = tokio::task::LocalSet::new();
         let mut there = local.block_on(&runtime, async {
@@ -412,24 +413,24 @@ fn connections_work_in_a_local_set() {
 }
 
 #[test]
-fn runtimes_that_come_and_go_on_a_thread_leave_nothing_behind() {
+fn runtimes_that_end_on_a_thread_leave_no_memory_behind() {
     let round = || {
         runtime().block_on(async {
             let (here, mut there) = piped_pair(4096, ConnConfig::new());
             here.send(b"hello").await.unwrap();
             assert!(there.recv().await.unwrap().is_some());
-            // Left to the sweeper, which the runtime takes with it.
+            // Only the sweeper would write this packet, and it ends with the runtime.
             here.send(b"again").await.unwrap();
         });
     };
     (0..20).for_each(|_| round());
     let measured = allocation_counter::measure(|| (0..200).for_each(|_| round()));
-    assert!(measured.bytes_current < 4096, "{} bytes", measured.bytes_current);
+    assert!(measured.bytes_current < 4096, "{} bytes are left", measured.bytes_current);
 }
 
-// ---- code of the application's that panics
+// ---- panics in code that the application supplies
 
-/// The memory of a packet, which panics when it is dropped.
+/// The memory of a packet that panics when it is dropped.
 struct PanicsWhenDropped(Vec<u8>, Arc<AtomicBool>);
 
 impl AsRef<[u8]> for PanicsWhenDropped {
@@ -442,12 +443,12 @@ impl Drop for PanicsWhenDropped {
     fn drop(&mut self) {
         self.1.store(true, Ordering::Relaxed);
         if !thread::panicking() {
-            panic!("the memory of a packet panics, as it was made to");
+            panic!("the memory of a test packet panics on purpose");
         }
     }
 }
 
-/// A packet that is queued as it is, and dropped when it was written.
+/// A packet that the send queue does not copy. It is dropped, and panics, after it was written.
 fn panicking_packet(len: usize) -> (Packet, Arc<AtomicBool>) {
     let was_dropped = Arc::new(AtomicBool::new(false));
     let memory = PanicsWhenDropped(vec![7; len], Arc::clone(&was_dropped));
@@ -459,7 +460,7 @@ struct PanicsWhenWoken(AtomicUsize);
 impl Wake for PanicsWhenWoken {
     fn wake(self: Arc<Self>) {
         self.0.fetch_add(1, Ordering::Relaxed);
-        panic!("a waker panics, as it was made to");
+        panic!("a test waker panics on purpose");
     }
 }
 
@@ -469,26 +470,28 @@ fn panicking_waker() -> (Arc<PanicsWhenWoken>, Waker) {
 }
 
 #[tokio::test]
-async fn memory_that_panics_when_it_is_dropped_strands_no_other_connection() {
+async fn a_panic_while_a_packet_is_freed_does_not_stop_other_connections() {
     let (before, mut raw_before) = piped_and_raw(4096, ConnConfig::new());
     let (bad, _raw_bad) = piped_and_raw(1 << 20, ConnConfig::new());
     let (after, mut raw_after) = piped_and_raw(4096, ConnConfig::new());
-    // A small one first, so that it is the sweeper that writes.
+    // A small packet first, so that the sweeper writes.
     let (packet, was_dropped) = panicking_packet(40_000);
     before.try_send(b"hello").unwrap();
     bad.try_send(packet).unwrap();
     after.try_send(b"hello").unwrap();
     for raw in [&mut raw_before, &mut raw_after] {
-        timeout(HANG_GUARD, raw.read_exact(&mut [0; 9])).await.expect("it has not left").unwrap();
+        timeout(HANG_GUARD, raw.read_exact(&mut [0; 9])).await.expect(NOT_WRITTEN).unwrap();
     }
-    assert!(was_dropped.load(Ordering::Relaxed), "nothing has panicked");
+    assert!(was_dropped.load(Ordering::Relaxed), "the test packet did not panic");
     after.try_send(b"again").unwrap();
-    timeout(HANG_GUARD, raw_after.read_exact(&mut [0; 9])).await.expect("it has not left").unwrap();
+    timeout(HANG_GUARD, raw_after.read_exact(&mut [0; 9])).await.expect(NOT_WRITTEN).unwrap();
 }
 
-/// It waits for its bytes to leave, and the connection's own task, which writes them, wakes it.
+const NOT_WRITTEN: &str = "the packet was not written";
+
+/// The background task of the connection writes, and then wakes the pending flush.
 #[tokio::test]
-async fn a_waker_that_panics_strands_neither_its_connection_nor_another() {
+async fn a_panic_of_a_waker_stops_neither_its_connection_nor_others() {
     let (before, mut raw_before) = piped_and_raw(4096, ConnConfig::new());
     let (bad, mut raw_bad) = piped_and_raw(4096, ConnConfig::new());
     let (after, mut raw_after) = piped_and_raw(4096, ConnConfig::new());
@@ -498,22 +501,22 @@ async fn a_waker_that_panics_strands_neither_its_connection_nor_another() {
         let mut flushing = pin!(bad.flush());
         assert!(flushing.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
         before.try_send(b"hello").unwrap();
-        timeout(HANG_GUARD, raw_bad.read_exact(&mut [0; 10_004])).await.expect("it has not left").unwrap();
+        timeout(HANG_GUARD, raw_bad.read_exact(&mut [0; 10_004])).await.expect(NOT_WRITTEN).unwrap();
         after.try_send(b"hello").unwrap();
         for raw in [&mut raw_before, &mut raw_after] {
-            timeout(HANG_GUARD, raw.read_exact(&mut [0; 9])).await.expect("it has not left").unwrap();
+            timeout(HANG_GUARD, raw.read_exact(&mut [0; 9])).await.expect(NOT_WRITTEN).unwrap();
         }
-        assert!(counts.0.load(Ordering::Relaxed) > 0, "nothing has panicked");
+        assert!(counts.0.load(Ordering::Relaxed) > 0, "the test waker did not panic");
     }
     for (conn, raw) in [(&bad, &mut raw_bad), (&after, &mut raw_after)] {
         conn.try_send(b"again").unwrap();
-        timeout(HANG_GUARD, raw.read_exact(&mut [0; 9])).await.expect("it has not left").unwrap();
+        timeout(HANG_GUARD, raw.read_exact(&mut [0; 9])).await.expect(NOT_WRITTEN).unwrap();
     }
 }
 
-/// To close a connection for the memory budget drops what is queued.
+/// The server closes a connection that is over the memory budget, and drops its queued packets.
 #[tokio::test]
-async fn memory_that_panics_does_not_end_the_server_that_frees_it() {
+async fn a_server_survives_a_panic_while_it_frees_packets() {
     let config = ServerConfig::new().memory_budget(1 << 20).conn(ConnConfig::new().send_high_water(64 << 20));
     let server = PacketServer::bind_with("127.0.0.1:0", config).await.unwrap();
     let (addr, handle) = (common::tcp_addr(&server), server.handle());
@@ -522,7 +525,7 @@ async fn memory_that_panics_does_not_end_the_server_that_frees_it() {
         let _ = pass.send(conn);
         async { Ok(()) }
     }));
-    let _deaf = TcpStream::connect(addr).await.unwrap();
+    let _slow = TcpStream::connect(addr).await.unwrap();
     let conn = passed.recv().await.unwrap();
     for _ in 0..3 {
         conn.send(panicking_packet(8 << 20).0).await.unwrap();
@@ -530,15 +533,15 @@ async fn memory_that_panics_does_not_end_the_server_that_frees_it() {
     let reason = timeout(HANG_GUARD, conn.closed()).await.unwrap();
     assert!(reason.is_over_budget(), "{reason:?}");
     tokio::time::sleep(ms(20)).await;
-    assert!(!serving.is_finished(), "the server has ended");
+    assert!(!serving.is_finished(), "the server must still run");
     assert_eq!(handle.stats().closed_over_budget, 1);
     let _other = TcpStream::connect(addr).await.unwrap();
     assert!(timeout(HANG_GUARD, passed.recv()).await.unwrap().is_some());
 }
 
-/// A receiver that waits for memory, and whose waker panics when there is some again.
+/// The receiver is paused by the memory budget. Its waker panics when the server resumes it.
 #[tokio::test]
-async fn a_waker_that_panics_when_memory_is_free_again_does_not_end_the_server() {
+async fn a_server_survives_a_panic_of_a_waker_when_it_resumes_a_paused_receiver() {
     let config = ServerConfig::new().memory_budget(1 << 20).conn(ConnConfig::new().send_high_water(64 << 20));
     let server = PacketServer::bind_with("127.0.0.1:0", config).await.unwrap();
     let addr = common::tcp_addr(&server);
@@ -547,11 +550,11 @@ async fn a_waker_that_panics_when_memory_is_free_again_does_not_end_the_server()
         let _ = pass.send(conn);
         async { Ok(()) }
     }));
-    let _deaf = TcpStream::connect(addr).await.unwrap();
+    let _slow = TcpStream::connect(addr).await.unwrap();
     let holder = passed.recv().await.unwrap();
     let mut peer = TcpStream::connect(addr).await.unwrap();
     let mut conn = passed.recv().await.unwrap();
-    // Half of a frame, which is enough to be paused.
+    // Half of a frame is enough for the receiver to be paused.
     peer.write_all(&frame(&[7; 20_000])[..10_000]).await.unwrap();
     while conn.stats().bytes_received < 10_000 {
         let _ = timeout(ms(5), conn.recv()).await;
@@ -568,18 +571,18 @@ async fn a_waker_that_panics_when_memory_is_free_again_does_not_end_the_server()
                 tokio::time::sleep(ms(5)).await;
             }
         };
-        timeout(HANG_GUARD, woken).await.expect("nothing has panicked");
+        timeout(HANG_GUARD, woken).await.expect("the test waker did not panic");
         assert!(receiving.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
     }
     tokio::time::sleep(ms(20)).await;
-    assert!(!serving.is_finished(), "the server has ended");
+    assert!(!serving.is_finished(), "the server must still run");
     let _other = TcpStream::connect(addr).await.unwrap();
     assert!(timeout(HANG_GUARD, passed.recv()).await.unwrap().is_some());
 }
 
-/// A receiver of an executor of the application's, whose waker panics when the server tells it of the end.
+/// The application polls a receiver with its own waker, which panics when the shutdown wakes it.
 #[tokio::test]
-async fn a_waker_that_panics_when_a_server_stops_keeps_the_others_from_nothing() {
+async fn a_panic_of_a_waker_during_a_shutdown_does_not_affect_other_connections() {
     let server = PacketServer::bind("127.0.0.1:0").await.unwrap();
     let (addr, handle) = (common::tcp_addr(&server), server.handle());
     let (pass, mut passed) = tokio::sync::mpsc::unbounded_channel();
@@ -605,18 +608,18 @@ async fn a_waker_that_panics_when_a_server_stops_keeps_the_others_from_nothing()
         tokio::task::yield_now().await;
         handle.shutdown();
         for other in others {
-            let end = timeout(HANG_GUARD, other).await.expect("it has not been told").unwrap();
+            let end = timeout(HANG_GUARD, other).await.expect("`recv` did not return the end").unwrap();
             assert!(end.unwrap());
         }
     }
-    assert!(counts.0.load(Ordering::Relaxed) > 0, "nothing has panicked");
+    assert!(counts.0.load(Ordering::Relaxed) > 0, "the test waker did not panic");
     drop(bad);
     timeout(HANG_GUARD, serving).await.unwrap().expect("the server has panicked");
 }
 
-/// Where the connection's own task writes them.
+/// The background task of the connection writes the packets.
 #[tokio::test]
-async fn packets_behind_one_whose_memory_panics_leave() {
+async fn packets_after_one_that_panics_when_it_is_freed_are_written() {
     let (mut bad, mut raw) = piped_and_raw(1000, ConnConfig::new());
     let (packet, was_dropped) = panicking_packet(40_000);
     bad.send(packet).await.unwrap();
@@ -629,15 +632,15 @@ async fn packets_behind_one_whose_memory_panics_leave() {
     while !was_dropped.load(Ordering::Relaxed) {
         tokio::time::sleep(ms(1)).await;
     }
-    timeout(HANG_GUARD, bad.flush()).await.expect("the flush waits for ever").unwrap();
-    timeout(HANG_GUARD, bad.close()).await.expect("the close waits for ever").unwrap();
-    let bytes = timeout(HANG_GUARD, reading).await.expect("the peer waits for ever").unwrap().unwrap();
+    timeout(HANG_GUARD, bad.flush()).await.expect("the flush hangs").unwrap();
+    timeout(HANG_GUARD, bad.close()).await.expect("the close hangs").unwrap();
+    let bytes = timeout(HANG_GUARD, reading).await.expect("the peer hangs").unwrap().unwrap();
     assert_eq!(bytes.len(), 4 + 40_000 + 4 + 9);
 }
 
-/// What waits for a server to stop is told of it, whatever another one does.
+/// The waker of a `stopping` future panics when the shutdown wakes it.
 #[tokio::test]
-async fn a_waker_that_panics_when_it_is_told_of_the_stop_keeps_the_others_from_nothing() {
+async fn a_server_stops_even_if_a_waker_of_stopping_panics() {
     let server = PacketServer::bind("127.0.0.1:0").await.unwrap();
     let (bad, handle) = (server.handle(), server.handle());
     let (counts, waker) = panicking_waker();
@@ -647,5 +650,5 @@ async fn a_waker_that_panics_when_it_is_told_of_the_stop_keeps_the_others_from_n
     tokio::task::yield_now().await;
     let stopped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| handle.shutdown()));
     assert!(stopped.is_err() && counts.0.load(Ordering::Relaxed) == 1);
-    timeout(HANG_GUARD, serving).await.expect("it has not been told").unwrap();
+    timeout(HANG_GUARD, serving).await.expect("the server did not stop").unwrap();
 }

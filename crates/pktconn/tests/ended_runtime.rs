@@ -1,4 +1,4 @@
-//! A connection whose runtime is gone, or whose transport panics, ends with an error: nothing waits for ever.
+//! Connections whose runtime has ended or whose transport panics: they end with an error, and no call hangs.
 
 mod common;
 
@@ -16,22 +16,22 @@ fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().start_paused(true).build().unwrap()
 }
 
-/// Runs `future` on a runtime of its own, and fails where it waits for something that never comes: its paused clock jumps
-/// to the timeout as soon as nothing else is left to do.
+/// Runs `future` on a new runtime, and fails if it hangs: the paused clock jumps to the timeout as soon as nothing else
+/// can run.
 fn without_hanging<F: Future>(future: F) -> F::Output {
     let waited = async { tokio::time::timeout(Duration::from_secs(3600), future).await };
-    runtime().block_on(waited).expect("it waits for ever")
+    runtime().block_on(waited).expect("the future hangs")
 }
 
-/// A connection that holds packets which its transport has no room for, made on a runtime that is gone by now. Each packet
-/// that was accepted is left to the flusher, which has run for `turns` of its scheduler.
-fn orphan(turns: usize) -> (PacketConn, DuplexStream) {
+/// A connection whose runtime has ended, with two queued packets that its transport has no room for. Before that, the
+/// flusher has run for `yields` yields.
+fn conn_without_runtime(yields: usize) -> (PacketConn, DuplexStream) {
     runtime().block_on(async {
         let (conn, raw) = piped_and_raw(4, ConnConfig::new().send_high_water(1000));
         for number in 0..2 {
             conn.send(numbered(number)).await.unwrap();
         }
-        for _ in 0..turns {
+        for _ in 0..yields {
             tokio::task::yield_now().await;
         }
         (conn, raw)
@@ -39,19 +39,19 @@ fn orphan(turns: usize) -> (PacketConn, DuplexStream) {
 }
 
 #[test]
-fn a_connection_whose_runtime_is_gone_is_closed_with_an_error() {
-    for turns in 0..3 {
-        let (mut conn, _raw) = orphan(turns);
+fn closing_a_connection_after_its_runtime_has_ended_returns_an_error_with_the_unsent_packets() {
+    for yields in 0..3 {
+        let (mut conn, _raw) = conn_without_runtime(yields);
         let error = without_hanging(conn.close()).unwrap_err();
-        assert!(error.is_io(), "after {turns} turns: {error:?}");
-        assert_eq!(error.into_unsent(), [numbered(0), numbered(1)], "after {turns} turns");
+        assert!(error.is_io(), "after {yields} yields: {error:?}");
+        assert_eq!(error.into_unsent(), [numbered(0), numbered(1)], "after {yields} yields");
     }
 }
 
 #[test]
-fn who_waits_for_room_or_for_a_flush_learns_that_the_runtime_is_gone() {
-    for turns in 0..3 {
-        let (conn, _raw) = orphan(turns);
+fn send_flush_and_closed_return_an_error_after_the_runtime_has_ended() {
+    for yields in 0..3 {
+        let (conn, _raw) = conn_without_runtime(yields);
         let (sending, flushing) =
             without_hanging(async { tokio::join!(conn.send(vec![1; 990]), conn.flush()) });
         assert!(sending.is_err_and(|error| error.is_io() && error.unsent() == [vec![1; 990].into()]));
@@ -61,10 +61,10 @@ fn who_waits_for_room_or_for_a_flush_learns_that_the_runtime_is_gone() {
 }
 
 #[test]
-fn the_first_packet_after_the_runtime_is_gone_comes_back() {
+fn close_returns_a_packet_that_was_sent_after_the_runtime_had_ended() {
     let (mut conn, _raw) = runtime().block_on(async { piped_and_raw(4, ConnConfig::new()) });
-    let packet = Packet::from(b"nobody is there to write this");
-    // Nobody knows yet that the runtime is gone.
+    let packet = Packet::from(b"never written");
+    // The connection has not noticed yet that its runtime has ended.
     conn.try_send(packet.clone()).unwrap();
     let error = without_hanging(conn.close()).unwrap_err();
     assert!(error.is_io(), "{error:?}");
@@ -72,9 +72,9 @@ fn the_first_packet_after_the_runtime_is_gone_comes_back() {
 }
 
 #[test]
-fn what_the_transport_has_room_for_is_written_when_the_runtime_is_shut_down() {
+fn queued_packets_are_written_when_the_runtime_is_shut_down_if_the_transport_has_room() {
     let runtime = runtime();
-    // Of some connections the runtime drops the task of the owner first, of some their own one.
+    // For some connections the runtime drops the owner's task first, for others the background task.
     let raws = runtime.block_on(async {
         let mut raws = Vec::new();
         for _ in 0..50 {
@@ -100,12 +100,12 @@ fn what_the_transport_has_room_for_is_written_when_the_runtime_is_shut_down() {
 }
 
 #[tokio::test]
-async fn a_packet_leaves_whatever_thread_it_was_sent_from() {
+async fn a_packet_that_is_sent_from_a_thread_without_a_runtime_is_written() {
     let (conn, mut raw) = piped_and_raw(4096, ConnConfig::new());
     let (sender, _receiver) = conn.split();
     for _ in 0..3 {
         let sender = sender.clone();
-        // It has no runtime of its own, and is gone when the packet is to be written.
+        // The thread has no runtime, and has ended when the packet is written.
         std::thread::spawn(move || sender.try_send(b"hello").unwrap()).join().unwrap();
         let mut bytes = [0; 9];
         raw.read_exact(&mut bytes).await.unwrap();
@@ -114,13 +114,13 @@ async fn a_packet_leaves_whatever_thread_it_was_sent_from() {
 }
 
 #[test]
-fn a_packet_leaves_though_another_runtime_of_its_senders_thread_is_gone() {
+fn a_packet_is_written_even_if_another_runtime_of_the_sending_thread_has_ended() {
     let home = runtime();
     let (conn, mut raw) = home.block_on(async { piped_and_raw(4096, ConnConfig::new()) });
     for _ in 0..3 {
         let other = runtime();
         let (_another, _raw) = other.block_on(async {
-            // The first to send on this thread: the other runtime writes for all that do.
+            // The first send on a thread decides which runtime writes for this thread: here the other one.
             let (another, raw) = piped_and_raw(4096, ConnConfig::new());
             another.try_send(b"hello").unwrap();
             tokio::task::yield_now().await;
@@ -138,7 +138,7 @@ fn a_packet_leaves_though_another_runtime_of_its_senders_thread_is_gone() {
 }
 
 #[tokio::test]
-async fn packets_of_more_connections_than_a_turn_writes_all_leave() {
+async fn packets_of_200_connections_that_were_sent_without_yielding_are_all_written() {
     let pairs: Vec<_> = (0..200).map(|_| piped_and_raw(4096, ConnConfig::new())).collect();
     for (conn, _) in &pairs {
         conn.try_send(b"hello").unwrap();
@@ -150,7 +150,7 @@ async fn packets_of_more_connections_than_a_turn_writes_all_leave() {
     }
 }
 
-/// Panics at the first write, or else at the second read.
+/// A transport that panics at the first write (`writing`) or at the second read.
 struct Panics {
     writing: bool,
     was_read: bool,
@@ -172,7 +172,7 @@ impl AsyncRead for Panics {
         cx: &mut Context<'_>,
         _: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        assert!(self.writing || !self.was_read, "a panic of the transport, which this test wants");
+        assert!(self.writing || !self.was_read, "a test transport panics on purpose");
         self.was_read = true;
         cx.waker().wake_by_ref();
         Poll::Pending
@@ -181,7 +181,7 @@ impl AsyncRead for Panics {
 
 impl AsyncWrite for Panics {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
-        assert!(!self.writing, "a panic of the transport, which this test wants");
+        assert!(!self.writing, "a test transport panics on purpose");
         Poll::Pending
     }
 
@@ -195,7 +195,7 @@ impl AsyncWrite for Panics {
 }
 
 #[test]
-fn a_transport_that_panics_under_the_flusher_fails_its_connection() {
+fn a_panic_of_the_transport_in_the_flusher_fails_the_connection() {
     without_hanging(async {
         let mut conn = PacketConn::new(Panics::writing(), ConnConfig::new()).unwrap();
         conn.send(b"unsent").await.unwrap();
@@ -207,7 +207,7 @@ fn a_transport_that_panics_under_the_flusher_fails_its_connection() {
 }
 
 #[test]
-fn a_transport_that_panics_under_a_handle_panics_in_its_task_alone() {
+fn a_panic_of_the_transport_in_a_call_panics_only_in_the_task_of_the_caller() {
     without_hanging(async {
         for transport in [Panics::writing(), Panics::reading()] {
             let task = tokio::spawn(async {
@@ -215,14 +215,14 @@ fn a_transport_that_panics_under_a_handle_panics_in_its_task_alone() {
                 conn.send(b"unsent").await.unwrap();
                 conn.recv().await
             });
-            // The connection is dropped while the panic unwinds, and the transport would panic once more.
+            // The connection is dropped during unwinding. It must not use the transport again, which would panic twice.
             assert!(task.await.unwrap_err().is_panic());
         }
     });
 }
 
 #[test]
-fn a_transport_that_panics_is_no_matter_of_those_who_are_sent_the_same() {
+fn a_panic_of_the_transport_in_a_broadcast_does_not_affect_the_other_members() {
     without_hanging(async {
         let group = pktconn::Group::new();
         let bad = PacketConn::new(Panics::writing(), ConnConfig::new()).unwrap();
@@ -234,9 +234,9 @@ fn a_transport_that_panics_is_no_matter_of_those_who_are_sent_the_same() {
             group.join(&conn, ());
             others.push((conn, there));
         }
-        // So much is written at once.
-        let told = group.broadcast(vec![7; 100_000]);
-        assert!(told.accepted >= 10, "{told:?}");
+        // A packet this large is written at once, by the broadcast.
+        let result = group.broadcast(vec![7; 100_000]);
+        assert!(result.accepted >= 10, "{result:?}");
         assert!(bad.closed().await.is_io());
         for (_conn, mut there) in others {
             let mut bytes = vec![0; 100_004];
@@ -246,12 +246,12 @@ fn a_transport_that_panics_is_no_matter_of_those_who_are_sent_the_same() {
 }
 
 #[test]
-fn a_transport_that_panicked_under_one_handle_fails_the_senders() {
+fn after_a_panic_of_the_transport_in_one_handle_the_other_senders_fail() {
     without_hanging(async {
         let conn = PacketConn::new(Panics::writing(), ConnConfig::new()).unwrap();
         let (sender, _receiver) = conn.split();
         let other = sender.clone();
-        // So much is written at once, by the one who sends it.
+        // A packet this large is written at once, by `send`.
         let task = tokio::spawn(async move { other.send(vec![0; 100_000]).await });
         assert!(task.await.unwrap_err().is_panic());
         assert!(sender.send(b"unsent").await.unwrap_err().is_io());
@@ -260,7 +260,7 @@ fn a_transport_that_panicked_under_one_handle_fails_the_senders() {
 }
 
 #[test]
-fn a_transport_that_panics_under_a_handle_that_stays_is_told_to_those_who_wait() {
+fn a_panic_of_the_transport_in_one_handle_ends_waiting_calls_even_if_the_handle_stays() {
     without_hanging(async {
         let conn = PacketConn::new(Panics::writing(), ConnConfig::new()).unwrap();
         let (sender, mut receiver) = conn.split();
@@ -271,7 +271,7 @@ fn a_transport_that_panics_under_a_handle_that_stays_is_told_to_those_who_wait()
         tokio::task::yield_now().await;
         let task = tokio::spawn(async move { sends.send(vec![0; 100_000]).await });
         assert!(task.await.unwrap_err().is_panic());
-        // Nobody uses the sender any more, which is still there.
+        // `sender` still exists, but nothing uses it.
         for error in [closed.await.unwrap(), receiving.await.unwrap().unwrap_err()] {
             assert!(error.is_io() && error.to_string().contains("panicked"), "{error}");
         }

@@ -1,10 +1,10 @@
-//! A connection that ends without a close, while something of its peer's is undelivered, does not look like a clean close; and
-//! one where nothing is lost does.
+//! Connections that end without a close. If packets of the peer were not received, or queued packets are lost, the peer
+//! sees an error (an unclean end). If nothing is lost, the peer sees a clean end.
 #![cfg(all(unix, feature = "tls"))]
 
 mod common;
-#[path = "common/transports.rs"]
-mod transports;
+#[path = "common/socket_kinds.rs"]
+mod socket_kinds;
 
 use std::error::Error as StdError;
 use std::io;
@@ -16,25 +16,25 @@ use pktconn::{
     Checksum, Client, ClientConfig, ClientEvent, CodecConfig, ConnConfig, HeaderFormat, Packet, PacketConn,
     ServerConfig, SlowConsumer, TcpConfig,
 };
+use socket_kinds::{ALL_KINDS, SocketKind, assert_within, hour_deadlines, let_it_arrive, soon};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
-use transports::{ALL, Over, assert_within, let_it_arrive, patient, soon};
 
 type HandlerResult = Result<(), Box<dyn StdError + Send + Sync>>;
 
-/// How the other side finds the end.
+/// The call that tells the peer how the connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Finds {
-    ByRecv,
-    ByClose,
+enum PeerCall {
+    Recv,
+    Close,
 }
 
-const BOTH: [Finds; 2] = [Finds::ByRecv, Finds::ByClose];
+const PEER_CALLS: [PeerCall; 2] = [PeerCall::Recv, PeerCall::Close];
 
-/// Receives up to the end: how many packets, and whether the end was clean.
+/// Receives until the end. Returns the number of packets, and the error of an unclean end.
 async fn receive_all(conn: &mut PacketConn) -> (usize, Result<(), pktconn::Error>) {
     let mut count = 0;
     loop {
@@ -46,29 +46,29 @@ async fn receive_all(conn: &mut PacketConn) -> (usize, Result<(), pktconn::Error
     }
 }
 
-/// The end of a connection of which something was not delivered, as `peer` finds it.
-async fn assert_is_not_clean(peer: &mut PacketConn, finds: Finds, case: impl std::fmt::Debug) {
-    let case = format!("{case:?}, {finds:?}");
-    let end = match finds {
-        Finds::ByRecv => soon(&case, receive_all(peer)).await.1,
-        Finds::ByClose => soon(&case, peer.close()).await,
+/// Checks that `peer` sees an unclean end: an I/O error.
+async fn assert_unclean_end(peer: &mut PacketConn, peer_call: PeerCall, case: impl std::fmt::Debug) {
+    let case = format!("{case:?}, {peer_call:?}");
+    let end = match peer_call {
+        PeerCall::Recv => soon(&case, receive_all(peer)).await.1,
+        PeerCall::Close => soon(&case, peer.close()).await,
     };
     match end {
-        Ok(()) => panic!("{case}: it looks like a clean close"),
+        Ok(()) => panic!("{case}: the end looks like a clean close"),
         Err(error) => assert!(error.is_io(), "{case}: {error:?}"),
     }
 }
 
-/// Where the packets are that are never received.
+/// Where the unreceived packets are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Undelivered {
+enum Unreceived {
     InTheKernel,
     InTheBuffer,
 }
 
-/// Has packets of `there` arrive at `here` that are not received.
-async fn leave_undelivered(place: Undelivered, here: &mut PacketConn, there: &PacketConn) {
-    if place == Undelivered::InTheBuffer {
+/// Sends packets from `there` to `here` that `here` does not receive, and waits until they have arrived.
+async fn leave_unreceived(place: Unreceived, here: &mut PacketConn, there: &PacketConn) {
+    if place == Unreceived::InTheBuffer {
         there.send_many(&mut vec![Packet::from(b"one"), b"two".into(), b"three".into()]).await.unwrap();
         assert_eq!(here.recv().await.unwrap().unwrap().payload(), b"one");
     } else {
@@ -84,7 +84,7 @@ fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-// ---- dropping
+// ---- dropped handles
 
 #[derive(Clone, Copy, Debug)]
 enum Drops {
@@ -96,19 +96,19 @@ enum Drops {
 }
 
 #[tokio::test]
-async fn dropping_the_last_handle_with_undelivered_packets_is_no_clean_end() {
-    for over in ALL {
-        for place in [Undelivered::InTheBuffer, Undelivered::InTheKernel] {
-            if over == Over::Unix && place == Undelivered::InTheBuffer {
-                // A Unix socket has no reset of its own: the kernel makes one of what it holds.
+async fn dropping_the_last_handle_with_unreceived_packets_is_an_unclean_end() {
+    for kind in ALL_KINDS {
+        for place in [Unreceived::InTheBuffer, Unreceived::InTheKernel] {
+            if kind == SocketKind::Unix && place == Unreceived::InTheBuffer {
+                // The kernel resets a Unix socket only if it still has unread bytes.
                 continue;
             }
             for drops in
                 [Drops::Whole, Drops::SenderFirst, Drops::ReceiverFirst, Drops::CloneLast, Drops::InATask]
             {
-                for finds in BOTH {
-                    let (mut here, mut there) = over.pair(patient()).await;
-                    leave_undelivered(place, &mut here, &there).await;
+                for peer_call in PEER_CALLS {
+                    let (mut here, mut there) = kind.pair(hour_deadlines()).await;
+                    leave_unreceived(place, &mut here, &there).await;
                     match drops {
                         Drops::Whole => drop(here),
                         Drops::SenderFirst => {
@@ -132,7 +132,7 @@ async fn dropping_the_last_handle_with_undelivered_packets_is_no_clean_end() {
                             tokio::spawn(async move { drop(here) }).await.unwrap();
                         }
                     }
-                    assert_is_not_clean(&mut there, finds, (over, place, drops)).await;
+                    assert_unclean_end(&mut there, peer_call, (kind, place, drops)).await;
                 }
             }
         }
@@ -140,26 +140,26 @@ async fn dropping_the_last_handle_with_undelivered_packets_is_no_clean_end() {
 }
 
 #[tokio::test]
-async fn what_arrives_after_the_receiver_was_dropped_is_undelivered_when_the_last_sender_goes() {
-    for over in ALL {
-        for finds in BOTH {
-            let (here, mut there) = over.pair(patient()).await;
+async fn dropping_the_last_sender_is_an_unclean_end_if_packets_arrived_after_the_receiver_was_dropped() {
+    for kind in ALL_KINDS {
+        for peer_call in PEER_CALLS {
+            let (here, mut there) = kind.pair(hour_deadlines()).await;
             let (sender, receiver) = here.split();
             drop(receiver);
-            there.send(b"to nobody").await.unwrap();
+            there.send(b"never received").await.unwrap();
             there.flush().await.unwrap();
             let_it_arrive().await;
             drop(sender);
-            assert_is_not_clean(&mut there, finds, over).await;
+            assert_unclean_end(&mut there, peer_call, kind).await;
         }
     }
 }
 
 #[tokio::test]
-async fn packets_of_a_batch_that_was_not_taken_whole_are_undelivered() {
-    for over in [Over::Tcp, Over::Tls] {
+async fn dropping_a_connection_with_a_partly_received_batch_is_an_unclean_end() {
+    for kind in [SocketKind::Tcp, SocketKind::Tls] {
         for as_stream in [false, true] {
-            let (mut here, mut there) = over.pair(patient()).await;
+            let (mut here, mut there) = kind.pair(hour_deadlines()).await;
             there.send_many(&mut (0..10).map(numbered).collect()).await.unwrap();
             if as_stream {
                 let (_sender, mut receiver) = here.split();
@@ -169,15 +169,15 @@ async fn packets_of_a_batch_that_was_not_taken_whole_are_undelivered() {
                 assert_eq!(here.recv_many(&mut packets, 3).await.unwrap(), 3);
                 drop(here);
             }
-            assert_is_not_clean(&mut there, Finds::ByRecv, (over, as_stream)).await;
+            assert_unclean_end(&mut there, PeerCall::Recv, (kind, as_stream)).await;
         }
     }
 }
 
-/// A frame of which a part has arrived is undelivered too.
+/// A frame that has only partly arrived counts as unreceived.
 #[tokio::test]
-async fn dropping_a_connection_in_the_middle_of_a_frame_is_no_clean_end() {
-    let (mut here, mut raw) = common::tcp_and_raw(patient()).await;
+async fn dropping_a_connection_in_the_middle_of_a_frame_is_an_unclean_end() {
+    let (mut here, mut raw) = common::tcp_and_raw(hour_deadlines()).await;
     raw.write_all(&frame(b"never whole")[..7]).await.unwrap();
     let_it_arrive().await;
     assert!(timeout(Duration::from_millis(20), here.recv()).await.is_err());
@@ -188,49 +188,55 @@ async fn dropping_a_connection_in_the_middle_of_a_frame_is_no_clean_end() {
 
 // ---- handlers
 
+/// How a handler ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Handler {
+enum HandlerEnd {
     Fails,
     Panics,
     Returns,
+    /// `shutdown_within(0)` ends it.
     IsCut,
     IsDroppedWithItsServer,
 }
 
-/// A handler that takes one packet, says so, and ends in its way.
-async fn end(way: Handler, mut conn: PacketConn, took: mpsc::UnboundedSender<()>) -> HandlerResult {
-    let first = conn.recv().await?.ok_or("nothing came")?;
+/// A handler that receives one packet, replies, reports that to `ready`, and ends.
+async fn handler(
+    ending: HandlerEnd,
+    mut conn: PacketConn,
+    ready: mpsc::UnboundedSender<()>,
+) -> HandlerResult {
+    let first = conn.recv().await?.ok_or("no packet arrived")?;
     assert_eq!(first.payload(), b"one");
     conn.send(b"a reply").await?;
     let_it_arrive().await;
-    let _ = took.send(());
-    match way {
-        Handler::Fails => Err("as it was made to".into()),
-        Handler::Panics => panic!("as it was made to"),
-        Handler::Returns => Ok(()),
-        Handler::IsCut | Handler::IsDroppedWithItsServer => std::future::pending().await,
+    let _ = ready.send(());
+    match ending {
+        HandlerEnd::Fails => Err("a test handler fails on purpose".into()),
+        HandlerEnd::Panics => panic!("a test handler panics on purpose"),
+        HandlerEnd::Returns => Ok(()),
+        HandlerEnd::IsCut | HandlerEnd::IsDroppedWithItsServer => std::future::pending().await,
     }
 }
 
 #[tokio::test]
-async fn a_handler_that_ends_with_undelivered_packets_ends_its_connection_uncleanly() {
-    for over in ALL {
-        for way in [
-            Handler::Fails,
-            Handler::Panics,
-            Handler::Returns,
-            Handler::IsCut,
-            Handler::IsDroppedWithItsServer,
+async fn a_handler_that_ends_with_unreceived_packets_causes_an_unclean_end() {
+    for kind in ALL_KINDS {
+        for ending in [
+            HandlerEnd::Fails,
+            HandlerEnd::Panics,
+            HandlerEnd::Returns,
+            HandlerEnd::IsCut,
+            HandlerEnd::IsDroppedWithItsServer,
         ] {
-            for finds in BOTH {
-                let (server, route) = over.bind(ServerConfig::from(patient())).await;
+            for peer_call in PEER_CALLS {
+                let (server, route) = kind.bind(ServerConfig::from(hour_deadlines())).await;
                 let handle = server.handle();
-                let (took, mut taken) = mpsc::unbounded_channel();
-                let serving = tokio::spawn(server.serve(move |conn| end(way, conn, took.clone())));
-                let mut peer = route.connect(patient()).await;
+                let (ready, mut is_ready) = mpsc::unbounded_channel();
+                let serving = tokio::spawn(server.serve(move |conn| handler(ending, conn, ready.clone())));
+                let mut peer = route.connect(hour_deadlines()).await;
                 peer.send_many(&mut vec![Packet::from(b"one"), b"two".into()]).await.unwrap();
-                if over == Over::Unix {
-                    // In the kernel.
+                if kind == SocketKind::Unix {
+                    // `three` stays in the kernel, so that it resets the Unix socket.
                     tokio::task::yield_now().await;
                     while handle.traffic().packets_received == 0 {
                         tokio::task::yield_now().await;
@@ -238,37 +244,41 @@ async fn a_handler_that_ends_with_undelivered_packets_ends_its_connection_unclea
                     peer.send(b"three").await.unwrap();
                     peer.flush().await.unwrap();
                 }
-                taken.recv().await.unwrap();
-                match way {
-                    Handler::IsCut => handle.shutdown_within(Duration::ZERO),
-                    Handler::IsDroppedWithItsServer => serving.abort(),
+                is_ready.recv().await.unwrap();
+                match ending {
+                    HandlerEnd::IsCut => handle.shutdown_within(Duration::ZERO),
+                    HandlerEnd::IsDroppedWithItsServer => serving.abort(),
                     _ => {}
                 }
-                assert_is_not_clean(&mut peer, finds, (over, way)).await;
-                if finds == Finds::ByRecv {
-                    assert_eq!(peer.stats().packets_received, 1, "{over:?} {way:?}: the reply");
+                assert_unclean_end(&mut peer, peer_call, (kind, ending)).await;
+                if peer_call == PeerCall::Recv {
+                    assert_eq!(
+                        peer.stats().packets_received,
+                        1,
+                        "{kind:?} {ending:?}: the reply must arrive"
+                    );
                 }
             }
         }
     }
 }
 
-/// The same as a `Client` on the other side tells it.
+/// The same, if the peer is a `Client`.
 #[tokio::test]
-async fn a_client_is_told_of_an_unclean_end_and_of_what_was_written() {
-    for over in ALL {
-        for way in [
-            Handler::Fails,
-            Handler::Panics,
-            Handler::Returns,
-            Handler::IsCut,
-            Handler::IsDroppedWithItsServer,
+async fn a_client_reports_an_unclean_end_and_the_packets_of_unknown_delivery() {
+    for kind in ALL_KINDS {
+        for ending in [
+            HandlerEnd::Fails,
+            HandlerEnd::Panics,
+            HandlerEnd::Returns,
+            HandlerEnd::IsCut,
+            HandlerEnd::IsDroppedWithItsServer,
         ] {
-            let (server, route) = over.bind(ServerConfig::from(patient())).await;
+            let (server, route) = kind.bind(ServerConfig::from(hour_deadlines())).await;
             let handle = server.handle();
-            let (took, mut taken) = mpsc::unbounded_channel();
-            let serving = tokio::spawn(server.serve(move |conn| end(way, conn, took.clone())));
-            let config = ClientConfig::new().conn(route.config(patient()));
+            let (ready, mut is_ready) = mpsc::unbounded_channel();
+            let serving = tokio::spawn(server.serve(move |conn| handler(ending, conn, ready.clone())));
+            let config = ClientConfig::new().conn(route.config(hour_deadlines()));
             let mut client = Client::new(&route.addr, config.max_tries(1)).unwrap();
             client.send(b"one").await.unwrap();
             assert!(matches!(client.recv().await, Some(ClientEvent::Connected)));
@@ -278,48 +288,49 @@ async fn a_client_is_told_of_an_unclean_end_and_of_what_was_written() {
             for _ in 0..9 {
                 client.send(b"undelivered").await.unwrap();
             }
-            taken.recv().await.unwrap();
-            match way {
-                Handler::IsCut => handle.shutdown_within(Duration::ZERO),
-                Handler::IsDroppedWithItsServer => serving.abort(),
+            is_ready.recv().await.unwrap();
+            match ending {
+                HandlerEnd::IsCut => handle.shutdown_within(Duration::ZERO),
+                HandlerEnd::IsDroppedWithItsServer => serving.abort(),
                 _ => {}
             }
             match soon("the reply", client.recv()).await {
                 Some(ClientEvent::Packet(packet)) => assert_eq!(packet.payload(), b"a reply"),
-                other => panic!("{over:?} {way:?}: {other:?}"),
+                other => panic!("{kind:?} {ending:?}: {other:?}"),
             }
             match soon("the end", client.recv()).await {
                 Some(ClientEvent::Lost(lost)) => {
-                    assert!(lost.error.is_io(), "{over:?} {way:?}: {:?}", lost.error);
-                    assert_eq!(lost.delivery_unknown, 0..10, "{over:?} {way:?}");
+                    assert!(lost.error.is_io(), "{kind:?} {ending:?}: {:?}", lost.error);
+                    assert_eq!(lost.delivery_unknown, 0..10, "{kind:?} {ending:?}");
                     assert!(!lost.may_miss_packets);
                 }
-                other => panic!("{over:?} {way:?}: {other:?}"),
+                other => panic!("{kind:?} {ending:?}: {other:?}"),
             }
         }
     }
 }
 
 #[test]
-fn a_runtime_that_is_shut_down_with_undelivered_packets_ends_them_uncleanly() {
+fn a_runtime_shutdown_with_unreceived_packets_causes_an_unclean_end() {
     let rt = runtime();
-    for over in ALL {
-        for finds in BOTH {
+    for kind in ALL_KINDS {
+        for peer_call in PEER_CALLS {
             for multi_thread in [false, true] {
                 let (route_out, route_in) = std::sync::mpsc::channel();
                 let (stop, stopped) = std::sync::mpsc::channel::<()>();
-                let (took, mut taken) = mpsc::unbounded_channel();
-                let theirs = std::thread::spawn(move || {
-                    let theirs = if multi_thread {
+                let (ready, mut is_ready) = mpsc::unbounded_channel();
+                let other_thread = std::thread::spawn(move || {
+                    let other_runtime = if multi_thread {
                         Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
                     } else {
                         runtime()
                     };
-                    theirs.block_on(async {
-                        let (server, route) = over.bind(ServerConfig::from(patient())).await;
+                    other_runtime.block_on(async {
+                        let (server, route) = kind.bind(ServerConfig::from(hour_deadlines())).await;
                         route_out.send(route).unwrap();
-                        let serving = server
-                            .serve(move |conn| end(Handler::IsDroppedWithItsServer, conn, took.clone()));
+                        let serving = server.serve(move |conn| {
+                            handler(HandlerEnd::IsDroppedWithItsServer, conn, ready.clone())
+                        });
                         tokio::select! {
                             _ = serving => {}
                             () = async {
@@ -329,39 +340,39 @@ fn a_runtime_that_is_shut_down_with_undelivered_packets_ends_them_uncleanly() {
                             } => {}
                         }
                     });
-                    drop(theirs);
+                    drop(other_runtime);
                 });
                 let route = route_in.recv().unwrap();
                 rt.block_on(async {
-                    let mut peer = route.connect(patient()).await;
+                    let mut peer = route.connect(hour_deadlines()).await;
                     peer.send_many(&mut vec![Packet::from(b"one"), b"two".into()]).await.unwrap();
-                    taken.recv().await.unwrap();
+                    is_ready.recv().await.unwrap();
                     peer.send(b"three").await.unwrap();
                     peer.flush().await.unwrap();
                     let_it_arrive().await;
                     stop.send(()).unwrap();
-                    assert_is_not_clean(&mut peer, finds, (over, multi_thread)).await;
+                    assert_unclean_end(&mut peer, peer_call, (kind, multi_thread)).await;
                 });
-                theirs.join().unwrap();
+                other_thread.join().unwrap();
             }
         }
     }
 }
 
-/// A connection whose runtime is gone can still be used, and dropped, elsewhere.
+/// The connection is used and dropped after its runtime has ended.
 #[test]
-fn a_connection_that_outlives_its_runtime_with_undelivered_packets_ends_uncleanly() {
+fn a_connection_that_outlives_its_runtime_with_unreceived_packets_ends_uncleanly() {
     let rt = runtime();
-    for (sends, finds) in [(false, Finds::ByRecv), (true, Finds::ByRecv), (true, Finds::ByClose)] {
-        let theirs = runtime();
+    for (sends, peer_call) in [(false, PeerCall::Recv), (true, PeerCall::Recv), (true, PeerCall::Close)] {
+        let other_runtime = runtime();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
         let mut peer = rt.block_on(PacketConn::connect(addr)).unwrap();
         let accepted = listener.accept().unwrap().0;
         accepted.set_nonblocking(true).unwrap();
-        let here = theirs.block_on(async {
+        let here = other_runtime.block_on(async {
             let stream = TcpStream::from_std(accepted).unwrap();
-            let mut here = PacketConn::from_tcp(stream, patient()).unwrap();
+            let mut here = PacketConn::from_tcp(stream, hour_deadlines()).unwrap();
             rt.spawn(async {});
             std::thread::scope(|scope| {
                 scope.spawn(|| {
@@ -373,30 +384,28 @@ fn a_connection_that_outlives_its_runtime_with_undelivered_packets_ends_uncleanl
             assert_eq!(here.recv().await.unwrap().unwrap().payload(), b"one");
             here
         });
-        drop(theirs);
+        drop(other_runtime);
         if sends {
             let _ = here.try_send(b"too late");
         }
         drop(here);
-        rt.block_on(assert_is_not_clean(&mut peer, finds, sends));
+        rt.block_on(assert_unclean_end(&mut peer, peer_call, sends));
     }
 }
 
-// ---- what the peer has done wrong
-
 #[test]
-fn a_packet_that_finds_its_runtime_gone_is_lost_and_the_end_is_not_clean() {
-    for over in [Over::Tcp, Over::Tls] {
+fn a_packet_sent_after_the_runtime_has_ended_is_lost_and_the_end_is_unclean() {
+    for kind in [SocketKind::Tcp, SocketKind::Tls] {
         for closes in [false, true] {
-            let (mine, others) = (runtime(), runtime());
-            let (server, route) = others.block_on(over.bind(ServerConfig::new()));
+            let (mine, other_runtime) = (runtime(), runtime());
+            let (server, route) = other_runtime.block_on(kind.bind(ServerConfig::new()));
             let (pass, mut passed) = mpsc::unbounded_channel();
-            others.spawn(server.serve(move |conn| {
+            other_runtime.spawn(server.serve(move |conn| {
                 pass.send(conn).unwrap();
                 async { Ok(()) }
             }));
             let connecting = mine.spawn(async move { route.connect(ConnConfig::new()).await });
-            let (mut here, mut there) = others.block_on(async {
+            let (mut here, mut there) = other_runtime.block_on(async {
                 let driven = std::thread::spawn(move || {
                     let here = mine.block_on(connecting).unwrap();
                     mine.shutdown_background();
@@ -405,32 +414,34 @@ fn a_packet_that_finds_its_runtime_gone_is_lost_and_the_end_is_not_clean() {
                 let there = passed.recv().await.unwrap();
                 (driven.join().unwrap(), there)
             });
-            let case = format!("{over:?}, closes: {closes}");
-            others.block_on(async {
-                // It is written at once, or the end says that it was not.
+            let case = format!("{kind:?}, closes: {closes}");
+            other_runtime.block_on(async {
+                // Either `send` writes all of it at once, or the end is unclean.
                 let _ = here.send(vec![7; 1 << 20]).await;
                 if closes {
                     soon(&case, here.close()).await.unwrap_err();
                 }
                 drop(here);
                 let end = soon(&case, there.recv()).await;
-                assert!(end.is_err(), "{case}: it looks like a clean close");
+                assert!(end.is_err(), "{case}: the end looks like a clean close");
             });
         }
     }
 }
 
+// ---- errors of the peer
+
 #[tokio::test]
-async fn a_frame_that_is_not_acceptable_ends_the_connection_uncleanly_with_the_reply_before_it() {
+async fn an_invalid_frame_ends_the_connection_uncleanly_after_the_reply_before_it() {
     let too_long = (CodecConfig::new().max_payload_len(1000), CodecConfig::new());
     let bad_checksum = (CodecConfig::new().checksum(Checksum::Crc32), CodecConfig::new());
-    for over in [Over::Tcp, Over::Tls] {
+    for kind in [SocketKind::Tcp, SocketKind::Tls] {
         for (name, (codec, peers)) in [("too long", too_long), ("bad checksum", bad_checksum)] {
             for kept in [false, true] {
-                for finds in BOTH {
-                    let case = (over, name, kept);
-                    let configs = (patient().codec(codec), patient().codec(peers));
-                    let (here, mut there) = over.pair_with(configs.0, configs.1).await;
+                for peer_call in PEER_CALLS {
+                    let case = (kind, name, kept);
+                    let configs = (hour_deadlines().codec(codec), hour_deadlines().codec(peers));
+                    let (here, mut there) = kind.pair_with(configs.0, configs.1).await;
                     let (sender, mut receiver) = here.split();
                     sender.send(b"a reply").await.unwrap();
                     there.send(vec![0; 2000]).await.unwrap();
@@ -438,14 +449,14 @@ async fn a_frame_that_is_not_acceptable_ends_the_connection_uncleanly_with_the_r
                     there.flush().await.unwrap();
                     let error = soon("the error", receiver.recv()).await.unwrap_err();
                     assert!(error.is_protocol(), "{case:?}: {error:?}");
-                    // Kept and not polled, or dropped at once.
+                    // The handles are kept and not polled, or dropped at once.
                     let kept = kept.then_some((sender, receiver));
                     let began = Instant::now();
-                    if finds == Finds::ByRecv && name == "too long" {
+                    if peer_call == PeerCall::Recv && name == "too long" {
                         assert!(soon("the reply", there.recv()).await.unwrap().is_some(), "{case:?}");
-                        assert_is_not_clean(&mut there, finds, case).await;
-                    } else if finds == Finds::ByClose {
-                        assert_is_not_clean(&mut there, finds, case).await;
+                        assert_unclean_end(&mut there, peer_call, case).await;
+                    } else if peer_call == PeerCall::Close {
+                        assert_unclean_end(&mut there, peer_call, case).await;
                     }
                     assert_within(Duration::from_millis(1500), began.elapsed(), case);
                     drop(kept);
@@ -456,9 +467,9 @@ async fn a_frame_that_is_not_acceptable_ends_the_connection_uncleanly_with_the_r
 }
 
 #[tokio::test]
-async fn a_frame_that_was_cut_short_ends_with_a_reset_after_the_reply() {
+async fn a_truncated_frame_ends_the_connection_with_a_reset_after_the_reply() {
     for kept in [false, true] {
-        let (here, mut raw) = common::tcp_and_raw(patient()).await;
+        let (here, mut raw) = common::tcp_and_raw(hour_deadlines()).await;
         let (sender, mut receiver) = here.split();
         sender.send(b"a reply").await.unwrap();
         raw.write_all(&frame(b"never whole")[..7]).await.unwrap();
@@ -474,9 +485,9 @@ async fn a_frame_that_was_cut_short_ends_with_a_reset_after_the_reply() {
 }
 
 #[tokio::test]
-async fn a_frame_that_came_too_late_ends_with_a_reset_after_the_reply() {
+async fn a_frame_timeout_ends_the_connection_with_a_reset_after_the_reply() {
     for kept in [false, true] {
-        let config = patient().frame_timeout(Duration::from_millis(50));
+        let config = hour_deadlines().frame_timeout(Duration::from_millis(50));
         let (here, mut raw) = common::tcp_and_raw(config).await;
         let (sender, mut receiver) = here.split();
         sender.send(b"a reply").await.unwrap();
@@ -493,9 +504,9 @@ async fn a_frame_that_came_too_late_ends_with_a_reset_after_the_reply() {
 }
 
 #[tokio::test]
-async fn a_peer_that_was_silent_for_too_long_sees_a_clean_end() {
+async fn after_an_idle_timeout_the_peer_sees_a_clean_end() {
     for kept in [false, true] {
-        let config = patient().idle_timeout(Duration::from_millis(50));
+        let config = hour_deadlines().idle_timeout(Duration::from_millis(50));
         let (here, mut raw) = common::tcp_and_raw(config).await;
         let (sender, mut receiver) = here.split();
         sender.send(b"goodbye").await.unwrap();
@@ -512,16 +523,16 @@ async fn a_peer_that_was_silent_for_too_long_sees_a_clean_end() {
 // ---- clients
 
 #[tokio::test]
-async fn a_client_that_is_dropped_with_packets_in_its_inbox_ends_uncleanly() {
-    for over in [Over::Tcp, Over::Tls] {
-        for finds in BOTH {
-            let (server, route) = over.bind(ServerConfig::from(patient())).await;
+async fn a_client_that_is_dropped_with_packets_in_its_receive_queue_ends_uncleanly() {
+    for kind in [SocketKind::Tcp, SocketKind::Tls] {
+        for peer_call in PEER_CALLS {
+            let (server, route) = kind.bind(ServerConfig::from(hour_deadlines())).await;
             let (pass, mut passed) = mpsc::unbounded_channel();
             tokio::spawn(server.serve(move |conn| {
                 pass.send(conn).unwrap();
                 async { Ok(()) }
             }));
-            let config = ClientConfig::new().conn(route.config(patient()));
+            let config = ClientConfig::new().conn(route.config(hour_deadlines()));
             let mut client = Client::new(&route.addr, config).unwrap();
             assert!(matches!(client.recv().await, Some(ClientEvent::Connected)));
             let mut peer = passed.recv().await.unwrap();
@@ -532,19 +543,19 @@ async fn a_client_that_is_dropped_with_packets_in_its_inbox_ends_uncleanly() {
             }
             client.send(b"last words").await.unwrap();
             drop(client);
-            assert_is_not_clean(&mut peer, finds, over).await;
+            assert_unclean_end(&mut peer, peer_call, kind).await;
         }
     }
 }
 
-// ---- the other way round: nothing is lost
+// ---- clean ends: nothing is lost
 
 #[tokio::test]
-async fn dropping_a_connection_of_which_everything_was_delivered_is_a_clean_end() {
-    for over in [Over::Tcp, Over::Unix] {
+async fn dropping_a_connection_after_all_packets_were_received_is_a_clean_end() {
+    for kind in [SocketKind::Tcp, SocketKind::Unix] {
         for drops in [Drops::Whole, Drops::SenderFirst, Drops::ReceiverFirst] {
-            for finds in BOTH {
-                let (mut here, mut there) = over.pair(patient()).await;
+            for peer_call in PEER_CALLS {
+                let (mut here, mut there) = kind.pair(hour_deadlines()).await;
                 there.send_many(&mut (0..5).map(numbered).collect()).await.unwrap();
                 for number in 0..5 {
                     assert_eq!(here.recv().await.unwrap(), Some(numbered(number)));
@@ -563,27 +574,27 @@ async fn dropping_a_connection_of_which_everything_was_delivered_is_a_clean_end(
                     }
                     _ => drop(here),
                 }
-                match finds {
-                    Finds::ByRecv => {
+                match peer_call {
+                    PeerCall::Recv => {
                         let (count, end) = soon("the end", receive_all(&mut there)).await;
-                        assert!(count == 1 && end.is_ok(), "{over:?} {drops:?}: {count}, {end:?}");
+                        assert!(count == 1 && end.is_ok(), "{kind:?} {drops:?}: {count}, {end:?}");
                     }
-                    Finds::ByClose => soon("the end", there.close()).await.unwrap(),
+                    PeerCall::Close => soon("the end", there.close()).await.unwrap(),
                 }
             }
         }
     }
 }
 
-/// As a handler does that returns when its peer has closed.
+/// A handler does this that returns after its peer has closed.
 #[tokio::test]
-async fn dropping_a_connection_whose_end_was_received_delivers_all_that_was_sent() {
-    for over in ALL {
+async fn dropping_a_connection_after_the_end_was_received_delivers_all_sent_packets() {
+    for kind in ALL_KINDS {
         for by_stream in [false, true] {
-            let (mut here, there) = over.pair(patient().send_high_water(4 << 20)).await;
+            let (mut here, there) = kind.pair(hour_deadlines().send_high_water(4 << 20)).await;
             let (peer, mut receiver) = there.split();
             let reading = tokio::spawn(async move {
-                // It reads only when everything was handed over.
+                // Reads only after all packets were sent.
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 let mut packets = Vec::new();
                 loop {
@@ -594,7 +605,7 @@ async fn dropping_a_connection_whose_end_was_received_delivers_all_that_was_sent
                     }
                 }
             });
-            // The client's close by FIN, while it reads on.
+            // The client closes its side and still reads.
             peer.send(b"the last question").await.unwrap();
             let closing = tokio::spawn(async move { peer.close().await });
             assert_eq!(here.recv().await.unwrap().unwrap().payload(), b"the last question");
@@ -605,18 +616,18 @@ async fn dropping_a_connection_whose_end_was_received_delivers_all_that_was_sent
                 assert!(here.recv().await.unwrap().is_none());
             }
             drop(here);
-            soon("the close", closing).await.unwrap().unwrap_or_else(|error| panic!("{over:?}: {error:?}"));
+            soon("the close", closing).await.unwrap().unwrap_or_else(|error| panic!("{kind:?}: {error:?}"));
         }
     }
 }
 
-/// A peer that half-closes, and reads its replies later.
+/// The peer half-closes and reads the replies later.
 #[tokio::test]
-async fn all_replies_arrive_at_a_peer_that_half_closes_though_their_handle_is_dropped_at_once() {
-    for over in [Over::Tcp, Over::Unix] {
-        let config = patient().send_high_water(8 << 20);
-        let (mut here, mut raw): (PacketConn, Box<dyn RawStream>) = match over {
-            Over::Unix => {
+async fn all_replies_reach_a_half_closed_peer_even_if_the_connection_is_dropped_at_once() {
+    for kind in [SocketKind::Tcp, SocketKind::Unix] {
+        let config = hour_deadlines().send_high_water(8 << 20);
+        let (mut here, mut raw): (PacketConn, Box<dyn RawStream>) = match kind {
+            SocketKind::Unix => {
                 let (a, b) = UnixStream::pair().unwrap();
                 (PacketConn::new(a, config).unwrap(), Box::new(b))
             }
@@ -629,8 +640,8 @@ async fn all_replies_arrive_at_a_peer_that_half_closes_though_their_handle_is_dr
         raw.shutdown().await.unwrap();
         assert!(here.recv().await.unwrap().is_some());
         let large = vec![7; 6_000_000];
-        if over == Over::Tcp {
-            // One that `connect` has made closes with its peer.
+        if kind == SocketKind::Tcp {
+            // The connection was made by `connect`, so it closes when its peer does: reply before that.
             here.send(large.clone()).await.unwrap();
             assert!(here.recv().await.unwrap().is_none());
         } else {
@@ -641,7 +652,7 @@ async fn all_replies_arrive_at_a_peer_that_half_closes_though_their_handle_is_dr
         let_it_arrive().await;
         let mut bytes = Vec::new();
         soon("the replies", raw.read_to_end(&mut bytes)).await.unwrap();
-        assert!(bytes == frame(&large), "{over:?}: {} bytes", bytes.len());
+        assert!(bytes == frame(&large), "{kind:?}: {} bytes", bytes.len());
     }
 }
 
@@ -650,26 +661,26 @@ impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send> RawStream f
 
 #[tokio::test]
 async fn a_close_with_unread_input_is_clean() {
-    for over in ALL {
-        for place in [Undelivered::InTheBuffer, Undelivered::InTheKernel] {
-            for finds in BOTH {
-                let (mut here, mut there) = over.pair(patient()).await;
-                leave_undelivered(place, &mut here, &there).await;
+    for kind in ALL_KINDS {
+        for place in [Unreceived::InTheBuffer, Unreceived::InTheKernel] {
+            for peer_call in PEER_CALLS {
+                let (mut here, mut there) = kind.pair(hour_deadlines()).await;
+                leave_unreceived(place, &mut here, &there).await;
                 here.send(b"goodbye").await.unwrap();
                 let closing = tokio::spawn(async move { here.close().await });
-                match finds {
-                    Finds::ByRecv => {
+                match peer_call {
+                    PeerCall::Recv => {
                         let (count, end) = soon("the end", receive_all(&mut there)).await;
-                        assert!(count == 1 && end.is_ok(), "{over:?} {place:?}: {count}, {end:?}");
+                        assert!(count == 1 && end.is_ok(), "{kind:?} {place:?}: {count}, {end:?}");
                     }
-                    Finds::ByClose => {
+                    PeerCall::Close => {
                         let closed = soon("the end", there.close()).await;
-                        assert!(closed.is_ok(), "{over:?} {place:?}: {closed:?}");
+                        assert!(closed.is_ok(), "{kind:?} {place:?}: {closed:?}");
                     }
                 }
                 drop(there);
                 let closed = soon("the close", closing).await.unwrap();
-                assert!(closed.is_ok(), "{over:?} {place:?} {finds:?}: {closed:?}");
+                assert!(closed.is_ok(), "{kind:?} {place:?} {peer_call:?}: {closed:?}");
             }
         }
     }
@@ -677,64 +688,67 @@ async fn a_close_with_unread_input_is_clean() {
 
 #[tokio::test]
 async fn dropping_the_receiver_ends_nothing_while_a_sender_lives() {
-    for over in ALL {
-        let (mut here, mut there) = over.pair(patient()).await;
-        leave_undelivered(Undelivered::InTheBuffer, &mut here, &there).await;
+    for kind in ALL_KINDS {
+        let (mut here, mut there) = kind.pair(hour_deadlines()).await;
+        leave_unreceived(Unreceived::InTheBuffer, &mut here, &there).await;
         let (sender, receiver) = here.split();
         drop(receiver);
         for number in 0..3 {
             sender.send(numbered(number)).await.unwrap();
-            assert_eq!(soon("a packet", there.recv()).await.unwrap(), Some(numbered(number)), "{over:?}");
+            assert_eq!(soon("a packet", there.recv()).await.unwrap(), Some(numbered(number)), "{kind:?}");
         }
-        sender.close().await.unwrap_or_else(|error| panic!("{over:?}: {error:?}"));
-        assert!(there.recv().await.unwrap().is_none(), "{over:?}");
+        sender.close().await.unwrap_or_else(|error| panic!("{kind:?}: {error:?}"));
+        assert!(there.recv().await.unwrap().is_none(), "{kind:?}");
     }
 }
 
-// ---- what is queued
+// ---- queued packets
 
 #[tokio::test]
-async fn a_reply_arrives_though_the_handler_returns_with_undelivered_input() {
+async fn a_reply_arrives_even_if_the_handler_returns_with_unreceived_packets() {
     assert_replies_arrive().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_reply_arrives_on_several_threads_too() {
+async fn a_reply_arrives_even_if_the_handler_returns_with_unreceived_packets_multi_thread() {
     assert_replies_arrive().await;
 }
 
 async fn assert_replies_arrive() {
-    for over in ALL {
+    for kind in ALL_KINDS {
         for (runs, len) in [(100, 20), (100, 500_000)] {
-            let (server, route) = over.bind(ServerConfig::from(patient())).await;
+            let (server, route) = kind.bind(ServerConfig::from(hour_deadlines())).await;
             tokio::spawn(server.serve(move |mut conn| async move {
                 conn.recv().await?;
                 conn.send(vec![7; len]).await?;
                 Ok(())
             }));
             for run in 0..runs {
-                let mut peer = route.connect(patient()).await;
+                let mut peer = route.connect(hour_deadlines()).await;
                 let began = Instant::now();
                 peer.send_many(&mut vec![Packet::from(b"one"), b"two".into(), b"three".into()])
                     .await
                     .unwrap();
                 match soon("the reply", peer.recv()).await {
                     Ok(Some(reply)) => assert_eq!(reply.len(), len),
-                    // The machine was too busy for the second that a reply has, which counts as an end.
+                    // An end without a close waits for a second until the reply is written. The machine was too busy.
                     Err(_) if began.elapsed() >= Duration::from_secs(1) => continue,
-                    other => panic!("{over:?}, {len} bytes, run {run}: {other:?}"),
+                    other => panic!("{kind:?}, {len} bytes, run {run}: {other:?}"),
                 }
                 let end = soon("the end", peer.recv()).await;
-                assert!(end.is_err() || over == Over::Unix, "{over:?}, {len} bytes, run {run}: {end:?}");
+                assert!(
+                    end.is_err() || kind == SocketKind::Unix,
+                    "{kind:?}, {len} bytes, run {run}: {end:?}"
+                );
             }
         }
     }
 }
 
-/// A peer that does not read holds up an end without a close for a second, and not longer.
+/// An end without a close waits up to a second for a peer that does not read.
 #[tokio::test]
-async fn a_peer_that_does_not_read_sees_the_end_within_a_second_and_a_half() {
-    let config = patient()
+async fn a_peer_that_does_not_read_delays_a_drop_by_about_a_second() {
+    let config = hour_deadlines()
         .send_high_water(64 << 20)
         .tcp(TcpConfig::new().send_buffer(64 * 1024).recv_buffer(64 * 1024));
     let (here, mut raw) = common::tcp_and_raw(config).await;
@@ -743,7 +757,7 @@ async fn a_peer_that_does_not_read_sees_the_end_within_a_second_and_a_half() {
     let_it_arrive().await;
     let began = Instant::now();
     drop(here);
-    // Only a write tells it: it does not read.
+    // The peer does not read, so only a failed write shows the end.
     let writing = async {
         while raw.write_all(b"x").await.is_ok() {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -753,38 +767,38 @@ async fn a_peer_that_does_not_read_sees_the_end_within_a_second_and_a_half() {
     assert_within(Duration::from_millis(1500), began.elapsed(), "the end");
 }
 
-/// A clean end says that everything was delivered: also of what this side has queued.
+/// A clean end means that the peer has received all queued packets, too.
 #[tokio::test]
-async fn a_drop_that_loses_queued_packets_is_no_clean_end() {
-    let config = patient()
+async fn a_drop_that_loses_queued_packets_is_an_unclean_end() {
+    let config = hour_deadlines()
         .codec(CodecConfig::new().header(HeaderFormat::U16Le).max_payload_len(1000))
         .send_high_water(64 << 20)
         .tcp(TcpConfig::new().send_buffer(16 * 1024).recv_buffer(16 * 1024));
     let (here, mut there) = common::tcp_pair(config).await;
-    // Frames of two bytes: wherever the kernel stops, a frame ends.
+    // Frames of two bytes, so that the bytes that the kernel accepts end with a complete frame.
     let sent = 4 << 20;
     here.send_many(&mut vec![Packet::from(b""); sent]).await.unwrap();
     tokio::task::yield_now().await;
-    assert!(here.queued_bytes() > 0, "the kernel has taken everything");
+    assert!(here.queued_bytes() > 0, "the test needs queued bytes, but the kernel accepted all of them");
     drop(here);
     let (count, end) = soon("the end", receive_all(&mut there)).await;
     assert!(end.is_err() || count == sent, "{count} of {sent} packets, and then {end:?}");
 }
 
-/// One that is cut while its peer does not read has its packets given back, and does not look clean either.
+/// The connection that a shutdown cuts ends uncleanly, even if its handles still exist.
 #[tokio::test]
-async fn handles_that_are_kept_and_not_polled_do_not_hold_up_the_end_of_one_that_is_cut() {
-    for over in ALL {
+async fn handles_that_are_not_polled_do_not_delay_a_shutdown_that_cuts_their_connection() {
+    for kind in ALL_KINDS {
         for queued in [10, 4 << 20] {
-            let config = patient().send_high_water(8 << 20);
-            let (server, route) = over.bind(config.into()).await;
+            let config = hour_deadlines().send_high_water(8 << 20);
+            let (server, route) = kind.bind(config.into()).await;
             let handle = server.handle();
             let (pass, mut passed) = mpsc::unbounded_channel();
             let serving = tokio::spawn(server.serve(move |conn| {
                 pass.send(conn.split()).unwrap();
                 std::future::pending()
             }));
-            let mut peer = route.connect(patient()).await;
+            let mut peer = route.connect(hour_deadlines()).await;
             let kept = passed.recv().await.unwrap();
             kept.0.send(vec![7; queued]).await.unwrap();
             peer.send(b"undelivered").await.unwrap();
@@ -793,43 +807,43 @@ async fn handles_that_are_kept_and_not_polled_do_not_hold_up_the_end_of_one_that
             let began = Instant::now();
             handle.shutdown_within(Duration::ZERO);
             let report = soon("the report", serving).await.unwrap();
-            assert_within(Duration::from_millis(1500), began.elapsed(), (over, queued));
+            assert_within(Duration::from_millis(1500), began.elapsed(), (kind, queued));
             assert_eq!(report.cut.len(), 1);
             let (count, end) = soon("the end", receive_all(&mut peer)).await;
-            assert!(end.is_err(), "{over:?}, {queued} bytes: {count} packets and a clean end");
+            assert!(end.is_err(), "{kind:?}, {queued} bytes: {count} packets and a clean end");
             drop(kept);
         }
     }
 }
 
-// ---- a peer that takes nothing
+// ---- peers that do not read
 
 #[tokio::test]
-async fn a_peer_that_takes_nothing_sees_the_end_though_the_receiver_is_kept() {
-    for over in ALL {
+async fn a_peer_that_does_not_read_sees_the_end_even_if_the_handles_are_kept() {
+    for kind in ALL_KINDS {
         for disconnect in [false, true] {
-            let config = patient().send_high_water(16 << 20);
+            let config = hour_deadlines().send_high_water(16 << 20);
             let config = if disconnect {
                 config.slow_consumer(SlowConsumer::Disconnect).send_max_lag(Duration::from_millis(100))
             } else {
                 config.write_timeout(Duration::from_millis(100))
             };
-            let (here, mut there) = over.pair_with(config, patient()).await;
+            let (here, mut there) = kind.pair_with(config, hour_deadlines()).await;
             let (sender, receiver) = here.split();
             sender.send(vec![7; 14 << 20]).await.unwrap();
             let reason = soon("the end", sender.closed()).await;
-            assert_eq!(reason.is_slow_consumer(), disconnect, "{over:?}: {reason:?}");
-            assert_eq!(reason.timeout().is_some(), !disconnect, "{over:?}: {reason:?}");
+            assert_eq!(reason.is_slow_consumer(), disconnect, "{kind:?}: {reason:?}");
+            assert_eq!(reason.timeout().is_some(), !disconnect, "{kind:?}: {reason:?}");
             let (count, end) = soon("the end there", receive_all(&mut there)).await;
-            assert!(count == 0 && end.is_err(), "{over:?} {disconnect}: {count}, {end:?}");
+            assert!(count == 0 && end.is_err(), "{kind:?} {disconnect}: {count}, {end:?}");
             drop((sender, receiver));
         }
     }
 }
 
-// ---- packets that have arrived before a write failed
+// ---- packets that arrived before a write failed
 
-/// How what has arrived is received.
+/// How the test receives.
 #[derive(Clone, Copy, Debug)]
 enum Receives {
     Recv,
@@ -879,12 +893,12 @@ async fn receive_by(how: Receives, conn: &mut PacketConn) -> (usize, Result<(), 
 }
 
 #[tokio::test]
-async fn what_has_arrived_is_received_though_a_write_failed_first() {
-    for over in ALL {
+async fn packets_that_arrived_before_a_failed_write_are_received() {
+    for kind in ALL_KINDS {
         for how in [Receives::Recv, Receives::Many, Receives::Stream, Receives::Select] {
             for busy in [false, true] {
-                let (mut here, mut there) = over.pair(patient()).await;
-                // So that the end of `there` comes with a reset: it has not received all.
+                let (mut here, mut there) = kind.pair(hour_deadlines()).await;
+                // `there` does not receive all packets, so its drop causes a reset.
                 here.send_many(&mut vec![Packet::from(b"one"), b"two".into()]).await.unwrap();
                 assert!(there.recv().await.unwrap().is_some());
                 for number in 0..20 {
@@ -899,36 +913,36 @@ async fn what_has_arrived_is_received_though_a_write_failed_first() {
                         tokio::task::coop::consume_budget().await;
                     }
                 }
-                while here.try_send(b"nobody there").is_ok() {
-                    // In one turn with what is received.
-                    if here.send_many(&mut vec![Packet::from(b"nobody")]).await.is_err() {
+                while here.try_send(b"never read").is_ok() {
+                    // No await that waits: the task must not yield before it receives.
+                    if here.send_many(&mut vec![Packet::from(b"never read")]).await.is_err() {
                         break;
                     }
                 }
                 let (count, end) = soon("the end", receive_by(how, &mut here)).await;
-                assert_eq!(count, 20, "{over:?} {how:?}, busy: {busy}; {end:?}");
-                assert!(end.is_err(), "{over:?} {how:?}, busy: {busy}");
+                assert_eq!(count, 20, "{kind:?} {how:?}, busy: {busy}; {end:?}");
+                assert!(end.is_err(), "{kind:?} {how:?}, busy: {busy}");
             }
         }
     }
 }
 
-/// The same where everything happens in one turn of the scheduler: what tokio knows of the socket is older than the packets.
+/// The same without a poll of tokio's I/O driver in between: tokio does not know yet that the socket is readable.
 #[test]
-fn what_arrives_in_the_turn_of_a_failed_write_is_received() {
-    for over in ALL {
+fn packets_that_arrived_since_the_last_driver_poll_are_received_after_a_failed_write() {
+    for kind in ALL_KINDS {
         for how in [Receives::Recv, Receives::Many, Receives::Stream, Receives::Select] {
             for busy in [false, true] {
                 let (pass, passed) = std::sync::mpsc::channel();
                 let (go, gone) = std::sync::mpsc::channel::<()>();
                 let (done, is_done) = std::sync::mpsc::channel();
-                let (tell, told) = tokio::sync::oneshot::channel();
-                let theirs = std::thread::spawn(move || {
-                    let theirs = runtime();
-                    let mut there = theirs.block_on(async {
-                        // Accepted there, and connected here.
-                        let (server, route) = over.bind(ServerConfig::from(patient())).await;
-                        tell.send(route).ok().unwrap();
+                let (route_sender, route_receiver) = tokio::sync::oneshot::channel();
+                let other_thread = std::thread::spawn(move || {
+                    let other_runtime = runtime();
+                    let mut there = other_runtime.block_on(async {
+                        // This thread accepts, the test thread connects.
+                        let (server, route) = kind.bind(ServerConfig::from(hour_deadlines())).await;
+                        route_sender.send(route).ok().unwrap();
                         tokio::spawn(server.serve(move |conn| {
                             pass.send(conn).unwrap();
                             async { Ok(()) }
@@ -940,10 +954,10 @@ fn what_arrives_in_the_turn_of_a_failed_write_is_received() {
                             tokio::time::sleep(Duration::from_millis(1)).await;
                         }
                     });
-                    // A packet that it does not take has its end come with a reset.
-                    theirs.block_on(async { assert!(there.recv().await.unwrap().is_some()) });
+                    // It receives one of two packets, so its drop causes a reset.
+                    other_runtime.block_on(async { assert!(there.recv().await.unwrap().is_some()) });
                     gone.recv().unwrap();
-                    theirs.block_on(async {
+                    other_runtime.block_on(async {
                         there.send_many(&mut (0..20).map(numbered).collect()).await.unwrap();
                         there.flush().await.unwrap();
                         drop(there);
@@ -952,8 +966,8 @@ fn what_arrives_in_the_turn_of_a_failed_write_is_received() {
                     done.send(()).unwrap();
                 });
                 runtime().block_on(async {
-                    let route = told.await.unwrap();
-                    let mut here = route.connect(patient()).await;
+                    let route = route_receiver.await.unwrap();
+                    let mut here = route.connect(hour_deadlines()).await;
                     here.send_many(&mut vec![Packet::from(b"one"), b"two".into()]).await.unwrap();
                     assert!(timeout(Duration::from_millis(50), here.recv()).await.is_err());
                     if busy {
@@ -962,18 +976,18 @@ fn what_arrives_in_the_turn_of_a_failed_write_is_received() {
                         }
                     }
                     go.send(()).unwrap();
-                    // In place: this runtime gets no turn.
+                    // Blocks the thread, so that this runtime does not poll its driver.
                     is_done.recv().unwrap();
-                    let mut packets = vec![Packet::from(b"nobody there"); 4];
+                    let mut packets = vec![Packet::from(b"never read"); 4];
                     for _ in 0..20 {
                         let _ = tokio::task::unconstrained(here.send_many(&mut packets)).await;
-                        packets.resize(4, Packet::from(b"nobody there"));
+                        packets.resize(4, Packet::from(b"never read"));
                     }
                     let (count, end) = soon("the end", receive_by(how, &mut here)).await;
-                    assert_eq!(count, 20, "{over:?} {how:?}, busy: {busy}; {end:?}");
-                    assert!(end.is_err(), "{over:?} {how:?}, busy: {busy}");
+                    assert_eq!(count, 20, "{kind:?} {how:?}, busy: {busy}; {end:?}");
+                    assert!(end.is_err(), "{kind:?} {how:?}, busy: {busy}");
                 });
-                theirs.join().unwrap();
+                other_thread.join().unwrap();
             }
         }
     }
@@ -982,15 +996,15 @@ fn what_arrives_in_the_turn_of_a_failed_write_is_received() {
 // ---- closing
 
 #[tokio::test]
-async fn a_close_waits_a_grace_for_a_peer_that_keeps_its_side_open() {
-    for over in [Over::Tcp, Over::Tls] {
+async fn a_close_waits_for_close_grace_if_the_peer_keeps_its_side_open() {
+    for kind in [SocketKind::Tcp, SocketKind::Tls] {
         for grace in [None, Some(Duration::from_millis(100))] {
-            let mut config = patient();
+            let mut config = hour_deadlines();
             if let Some(grace) = grace {
                 config = config.close_grace(grace);
             }
             let grace = grace.unwrap_or(Duration::from_secs(1));
-            let (mut here, mut there) = over.pair_with(config, patient()).await;
+            let (mut here, mut there) = kind.pair_with(config, hour_deadlines()).await;
             here.send(b"the last").await.unwrap();
             let began = Instant::now();
             let closing = tokio::spawn(async move {
@@ -999,20 +1013,20 @@ async fn a_close_waits_a_grace_for_a_peer_that_keeps_its_side_open() {
             });
             assert!(there.recv().await.unwrap().is_some());
             let took = soon("the close", closing).await.unwrap();
-            // No deadline passes before its time, on any machine.
-            assert!(took >= grace, "{over:?}: {took:?}");
-            assert_within(grace + Duration::from_millis(900), took, over);
-            assert!(there.recv().await.unwrap().is_none(), "{over:?}");
+            // Holds on any machine: no deadline passes too early.
+            assert!(took >= grace, "{kind:?}: {took:?}");
+            assert_within(grace + Duration::from_millis(900), took, kind);
+            assert!(there.recv().await.unwrap().is_none(), "{kind:?}");
         }
     }
 }
 
 #[tokio::test]
-async fn a_reset_within_the_grace_is_an_error_of_the_close() {
+async fn a_reset_within_close_grace_is_an_error_of_the_close() {
     for split in [false, true] {
         for late in [false, true] {
             loop {
-                let (here, mut there) = common::tcp_pair(patient()).await;
+                let (here, mut there) = common::tcp_pair(hour_deadlines()).await;
                 let (sender, receiver) = here.split();
                 let receiver = split.then_some(receiver);
                 sender.send_many(&mut vec![Packet::from(b"one"), b"two".into()]).await.unwrap();
@@ -1023,7 +1037,7 @@ async fn a_reset_within_the_grace_is_an_error_of_the_close() {
                     tokio::time::sleep(Duration::from_millis(300)).await;
                 }
                 drop(there);
-                // A slow machine may be late for the grace of a second.
+                // On a slow machine the default grace of a second may be kind. Then try again.
                 let is_in_time = began.elapsed() < Duration::from_millis(900);
                 let closed = soon("the close", closing).await.unwrap();
                 drop(receiver);
@@ -1040,8 +1054,8 @@ async fn a_reset_within_the_grace_is_an_error_of_the_close() {
 }
 
 #[tokio::test]
-async fn a_close_waits_for_a_peer_that_acknowledges_nothing_until_its_timeout() {
-    let config = patient()
+async fn a_close_times_out_if_the_peer_does_not_acknowledge() {
+    let config = hour_deadlines()
         .send_high_water(32 << 20)
         .close_timeout(Duration::from_millis(1500))
         .close_grace(Duration::from_millis(10));
@@ -1061,33 +1075,33 @@ async fn a_close_waits_for_a_peer_that_acknowledges_nothing_until_its_timeout() 
 }
 
 #[tokio::test]
-async fn a_client_closes_with_its_server_and_writes_what_is_queued_first() {
-    for over in ALL {
-        let config = patient().send_high_water(8 << 20);
-        let (here, there) = over.pair(config).await;
+async fn a_connection_that_closes_because_its_peer_did_writes_its_queue_first() {
+    for kind in ALL_KINDS {
+        let config = hour_deadlines().send_high_water(8 << 20);
+        let (here, there) = kind.pair(config).await;
         let (server, mut server_receiver) = here.split();
         let (sender, mut receiver) = there.split();
-        // More than a socket takes: it is queued when the close comes.
+        // More than the socket buffers hold, so a part is still queued when the peer closes.
         let large = vec![7; 6_000_000];
         sender.send(large.clone()).await.unwrap();
         let closing = tokio::spawn(async move { server.close().await });
-        assert!(receiver.recv().await.unwrap().is_none(), "{over:?}");
+        assert!(receiver.recv().await.unwrap().is_none(), "{kind:?}");
         let error = sender.send(b"too late").await.unwrap_err();
-        assert!(error.is_remote_close(), "{over:?}: {error:?}");
-        // Discarded there, and so taken.
+        assert!(error.is_remote_close(), "{kind:?}: {error:?}");
+        // Receiving discards the packet, so that the other side can write all of it.
         let _ = server_receiver.recv().await;
-        soon("the close", closing).await.unwrap().unwrap_or_else(|error| panic!("{over:?}: {error:?}"));
-        soon("the own close", sender.close()).await.unwrap_or_else(|error| panic!("{over:?}: {error:?}"));
+        soon("the close", closing).await.unwrap().unwrap_or_else(|error| panic!("{kind:?}: {error:?}"));
+        soon("the second close", sender.close()).await.unwrap_or_else(|error| panic!("{kind:?}: {error:?}"));
         assert_eq!(sender.queued_bytes(), 0);
     }
 }
 
 #[tokio::test]
-async fn half_close_is_what_it_was_set_to() {
+async fn the_half_close_setting_decides_whether_sending_works_after_the_peer_closed() {
     for on in [false, true] {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let config = patient().half_close(on);
+        let config = hour_deadlines().half_close(on);
         let (conn, accepted) = tokio::join!(PacketConn::connect_with(addr, config), listener.accept());
         let (mut conn, mut raw) = (conn.unwrap(), accepted.unwrap().0);
         raw.shutdown().await.unwrap();
@@ -1103,9 +1117,9 @@ async fn half_close_is_what_it_was_set_to() {
 }
 
 #[tokio::test]
-async fn an_accepted_connection_sends_on_after_its_peer_has_closed() {
+async fn an_accepted_connection_can_send_after_a_half_close_by_default() {
     let (mut here, mut raw) = {
-        let (server, route) = Over::Tcp.bind(ServerConfig::from(patient())).await;
+        let (server, route) = SocketKind::Tcp.bind(ServerConfig::from(hour_deadlines())).await;
         let (pass, mut passed) = mpsc::unbounded_channel();
         tokio::spawn(server.serve(move |conn| {
             pass.send(conn).unwrap();
@@ -1124,75 +1138,75 @@ async fn an_accepted_connection_sends_on_after_its_peer_has_closed() {
     assert_eq!(bytes, frame(b"after the end"));
 }
 
-/// The server closes, and its client, which keeps its connection up, lets go of this one.
+/// The server closes, and its `Client` drops this connection and would reconnect.
 #[tokio::test]
-async fn a_close_towards_a_client_of_which_everything_was_delivered_is_clean() {
-    for over in ALL {
+async fn a_close_by_the_server_is_clean_for_both_sides_if_the_peer_is_a_client() {
+    for kind in ALL_KINDS {
         for queued in [false, true] {
-            let (server, route) = over.bind(ServerConfig::from(patient())).await;
-            let (tell, mut told) = mpsc::unbounded_channel();
+            let (server, route) = kind.bind(ServerConfig::from(hour_deadlines())).await;
+            let (report, mut reports) = mpsc::unbounded_channel();
             tokio::spawn(server.serve(move |mut conn| {
-                let tell = tell.clone();
+                let report = report.clone();
                 async move {
                     conn.recv().await?;
                     conn.send(b"goodbye").await?;
-                    tell.send(conn.close().await).unwrap();
+                    report.send(conn.close().await).unwrap();
                     Ok(())
                 }
             }));
-            let config = ClientConfig::new().conn(route.config(patient()));
+            let config = ClientConfig::new().conn(route.config(hour_deadlines()));
             let mut client = Client::new(&route.addr, config).unwrap();
             client.send(b"hello").await.unwrap();
             assert!(matches!(client.recv().await, Some(ClientEvent::Connected)));
             if queued {
-                client.send(b"more, which nobody receives").await.unwrap();
+                client.send(b"never received").await.unwrap();
             }
             assert!(matches!(soon("goodbye", client.recv()).await, Some(ClientEvent::Packet(_))));
             match soon("the end", client.recv()).await {
-                Some(ClientEvent::Lost(lost)) => assert!(lost.error.is_remote_close(), "{over:?}: {lost:?}"),
-                other => panic!("{over:?}: {other:?}"),
+                Some(ClientEvent::Lost(lost)) => assert!(lost.error.is_remote_close(), "{kind:?}: {lost:?}"),
+                other => panic!("{kind:?}: {other:?}"),
             }
-            let closed = soon("the close", told.recv()).await.unwrap();
-            assert!(closed.is_ok(), "{over:?}, queued: {queued}: {closed:?}");
+            let closed = soon("the close", reports.recv()).await.unwrap();
+            assert!(closed.is_ok(), "{kind:?}, queued: {queued}: {closed:?}");
         }
     }
 }
 
-/// Packets that gather under a flush delay do not wait for that at the end.
+/// A drop writes queued packets without waiting for the flush delay.
 #[tokio::test]
-async fn what_waits_for_its_flush_delay_leaves_at_the_end() {
-    for over in ALL {
+async fn a_drop_writes_packets_that_wait_for_the_flush_delay() {
+    for kind in ALL_KINDS {
         for undelivered in [false, true] {
-            for told in [false, true] {
-                let config = patient().flush_delay(Duration::from_secs(3600));
-                let (mut here, there) = over.pair_with(config, patient()).await;
+            for peer_closed in [false, true] {
+                let config = hour_deadlines().flush_delay(Duration::from_secs(3600));
+                let (mut here, there) = kind.pair_with(config, hour_deadlines()).await;
                 let (peer, mut receiver) = there.split();
                 if undelivered {
                     peer.send(b"undelivered").await.unwrap();
                     peer.flush().await.unwrap();
                     let_it_arrive().await;
-                } else if told {
+                } else if peer_closed {
                     let peer = peer.clone();
                     tokio::spawn(async move { peer.close().await });
                     assert!(here.recv().await.unwrap().is_none());
                 }
                 here.send(b"the last words").await.unwrap();
                 drop(here);
-                if undelivered || !told {
+                if undelivered || !peer_closed {
                     let packet = soon("the last words", receiver.recv()).await;
                     assert_eq!(
                         packet.unwrap().unwrap().payload(),
                         b"the last words",
-                        "{over:?} {undelivered}"
+                        "{kind:?} {undelivered}"
                     );
                     let end = soon("the end", receiver.recv()).await;
-                    let is_clean = !undelivered && over != Over::Tls;
-                    assert_eq!(end.is_ok(), is_clean, "{over:?} {undelivered}: {end:?}");
+                    let is_clean = !undelivered && kind != SocketKind::Tls;
+                    assert_eq!(end.is_ok(), is_clean, "{kind:?} {undelivered}: {end:?}");
                 } else {
-                    // It has closed, and receives nothing more; but it learns whether that was clean.
+                    // The peer has closed, so it receives nothing. Its `close` reports whether the end was clean.
                     drop(receiver);
                     let closed = soon("the close", peer.close()).await;
-                    assert!(closed.is_ok(), "{over:?}: {closed:?}");
+                    assert!(closed.is_ok(), "{kind:?}: {closed:?}");
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! What happens, and what must hold after each step.
+//! Simulates connections over scripted transports on one or two runtimes, and checks the invariants after each step.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -17,29 +17,30 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, advance};
 
 use crate::rng::Rng;
-use crate::transport::{Held, PeerEnd, Transport};
+use crate::transport::{ConnEnd, PeerState, Transport};
 
-/// How late a deadline may be noticed: the steps of time, the confirming turn, tokio's milliseconds.
+/// How late a deadline may be noticed. The simulation advances time in large steps, the connection confirms a timeout
+/// in another poll, and tokio rounds to milliseconds.
 const SLACK: Duration = Duration::from_secs(2);
 
-/// Whether something was woken, and is to be polled again.
+/// A waker that sets a flag: the future must be polled again.
 #[derive(Default)]
-struct Flag(AtomicBool);
+struct WakeFlag(AtomicBool);
 
-impl Wake for Flag {
+impl Wake for WakeFlag {
     fn wake(self: Arc<Self>) {
         self.0.store(true, Relaxed);
     }
 }
 
-impl Flag {
+impl WakeFlag {
     fn raised() -> Arc<Self> {
         Arc::new(Self(AtomicBool::new(true)))
     }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum CallKind {
     Send,
     Flush,
     Writable,
@@ -47,14 +48,14 @@ enum Kind {
     Closed,
 }
 
-/// A call that may have to wait.
-struct Op {
-    kind: Kind,
+/// A pending call of the application.
+struct Call {
+    kind: CallKind,
     future: Pin<Box<dyn Future<Output = Result<(), Error>>>>,
-    woken: Arc<Flag>,
-    /// The packets that it sends and that were not accepted yet.
+    woken: Arc<WakeFlag>,
+    /// The packets that the call sends and that are not accepted yet.
     packets: VecDeque<u32>,
-    /// How many packets had been accepted when it began.
+    /// How many packets had been accepted when the call began.
     accepted_before: usize,
 }
 
@@ -63,32 +64,32 @@ struct Conn {
     runtime: usize,
     policy: SlowConsumer,
     high_water: usize,
-    /// Whether packets wait for others to follow.
-    gathers: bool,
+    /// With a flush delay, packets may wait in the queue although the transport has room.
+    has_flush_delay: bool,
     write_timeout: Duration,
     idle_timeout: Option<Duration>,
     senders: Vec<PacketSender>,
     receiver: Option<PacketReceiver>,
-    receiver_woken: Arc<Flag>,
-    /// Whether the receiver keeps waiting, or gives up after each look.
+    receiver_woken: Arc<WakeFlag>,
+    /// Whether the receiver keeps waiting (`poll_recv`), or drops each pending future of `recv`.
     keeps_waiting: bool,
-    ops: Vec<Op>,
+    calls: Vec<Call>,
     next: u32,
-    /// The packets that were accepted, in their order.
+    /// The accepted packets, in order.
     accepted: Vec<u32>,
-    /// How many the peer has sent whole, and how many of them were received.
+    /// How many packets the peer has sent, and how many of them were received.
     sent_by_peer: u32,
     received: u32,
     recv_end: Option<Result<(), Error>>,
     reason: Option<Error>,
     is_closed: bool,
-    /// Whether something to be read was known to tokio before this step.
+    /// Whether the transport had unread bytes, and was ready to be read, before this step.
     was_readable: bool,
-    /// Since when its transport was known to take nothing of what is queued.
+    /// Since when the transport accepts no bytes although some are queued.
     blocked_since: Option<Instant>,
 }
 
-/// A packet that says which one it is.
+/// A packet with a number in its payload. The length depends on the number.
 fn numbered(number: u32) -> Packet {
     let len = match number % 16 {
         15 => 40_000,
@@ -102,7 +103,7 @@ fn numbered(number: u32) -> Packet {
 
 fn number_of(packet: &Packet) -> u32 {
     let number = u32::from_le_bytes(packet.payload()[..4].try_into().unwrap());
-    assert!(packet.payload() == numbered(number).payload(), "packet {number} was altered");
+    assert!(packet.payload() == numbered(number).payload(), "packet {number} is corrupted");
     number
 }
 
@@ -111,17 +112,17 @@ fn frame(number: u32) -> Vec<u8> {
     [&(packet.len() as u32).to_le_bytes(), packet.payload()].concat()
 }
 
-/// The packets that the peer got whole.
-fn whole_packets(taken: &[u8]) -> (Vec<u32>, bool) {
-    let (mut codec, mut bytes) = (PacketCodec::default(), BytesMut::from(taken));
+/// The complete packets that the peer has received, and whether no part of a packet follows them.
+fn whole_packets(written: &[u8]) -> (Vec<u32>, bool) {
+    let (mut codec, mut bytes) = (PacketCodec::default(), BytesMut::from(written));
     let mut packets = Vec::new();
-    while let Some(packet) = codec.decode_frame(&mut bytes).expect("the peer gets frames") {
+    while let Some(packet) = codec.decode_frame(&mut bytes).expect("the peer receives valid frames") {
         packets.push(number_of(&packet));
     }
     (packets, bytes.is_empty())
 }
 
-/// Polls in a runtime, and stays there for as long as a call that yields needs to be woken.
+/// Polls in a runtime, and yields once, so that the runtime wakes a call that has yielded.
 fn poll_in<T>(runtime: &Runtime, poll: impl FnOnce(&mut Context<'_>) -> T, waker: &Waker) -> T {
     runtime.block_on(async {
         let polled = poll(&mut Context::from_waker(waker));
@@ -130,7 +131,7 @@ fn poll_in<T>(runtime: &Runtime, poll: impl FnOnce(&mut Context<'_>) -> T, waker
     })
 }
 
-struct World {
+struct Simulation {
     rng: Rng,
     runtimes: Vec<Runtime>,
     conns: Vec<Conn>,
@@ -140,18 +141,18 @@ pub(crate) fn simulate(seed: u64) {
     let mut rng = Rng::new(seed);
     let runtime = || Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     let runtimes: Vec<_> = (0..1 + rng.below(2)).map(|_| runtime()).collect();
-    let mut world = World { rng, runtimes, conns: Vec::new() };
-    for _ in 0..1 + world.rng.below(3) {
-        world.connect();
+    let mut simulation = Simulation { rng, runtimes, conns: Vec::new() };
+    for _ in 0..1 + simulation.rng.below(3) {
+        simulation.connect();
     }
-    for _ in 0..20 + world.rng.below(40) {
-        world.step();
-        world.check();
+    for _ in 0..20 + simulation.rng.below(40) {
+        simulation.step();
+        simulation.check();
     }
-    world.come_to_rest();
+    simulation.check_at_rest();
 }
 
-impl World {
+impl Simulation {
     fn connect(&mut self) {
         let rng = &mut self.rng;
         let runtime = rng.below(self.runtimes.len());
@@ -177,21 +178,21 @@ impl World {
         let keeps_waiting = rng.once_in(2);
         let _inside = self.runtimes[runtime].enter();
         let transport = Transport::new(room, buffers);
-        let conn = PacketConn::new(Held(transport.clone()), config).unwrap();
+        let conn = PacketConn::new(ConnEnd(transport.clone()), config).unwrap();
         let (sender, receiver) = conn.split();
         self.conns.push(Conn {
             transport,
             runtime,
             policy,
             high_water,
-            gathers: !delay.is_zero(),
+            has_flush_delay: !delay.is_zero(),
             write_timeout,
             idle_timeout,
             senders: vec![sender.clone(), sender],
             receiver: Some(receiver),
-            receiver_woken: Flag::raised(),
+            receiver_woken: WakeFlag::raised(),
             keeps_waiting,
-            ops: Vec::new(),
+            calls: Vec::new(),
             next: 0,
             accepted: Vec::new(),
             sent_by_peer: 0,
@@ -210,45 +211,51 @@ impl World {
         match self.rng.below(22) {
             0..=4 => self.begin(at),
             5 => self.try_send(at, runtime),
-            6..=8 => self.drive(runtime),
+            6..=8 => self.run(runtime),
             9 => {
-                let ops = self.conns[at].ops.len();
-                if ops > 0 {
-                    let op = self.rng.below(ops);
-                    // A close that was dropped goes on.
-                    drop(self.conns[at].ops.remove(op));
+                let calls = self.conns[at].calls.len();
+                if calls > 0 {
+                    let call = self.rng.below(calls);
+                    // A dropped close continues.
+                    drop(self.conns[at].calls.remove(call));
                 }
             }
             10 | 11 => {
                 let room = self.rng.pick(&[1, 100, 5_000, 200_000, 5_000_000]);
                 self.conns[at].transport.pipe().room += room;
             }
-            12 => self.conns[at].transport.driver_turn(),
-            13..=15 => self.peer_sends(at),
-            16 => self.peer_ends(at),
+            12 => self.conns[at].transport.poll_driver(),
+            13..=15 => self.send_from_peer(at),
+            16 => self.end_peer(at),
             17 | 18 => {
                 let time = Duration::from_millis(self.rng.pick(&[1, 100, 1_000, 1_700, 2_500]));
-                self.pass(time);
+                self.advance(time);
             }
             19 | 20 => {
                 let home = self.conns[at].runtime;
                 self.receive(at, home);
             }
-            _ => self.let_go(at),
+            _ => self.drop_handles(at),
         }
     }
 
-    // ---- what the application does
+    // ---- actions of the application
 
     fn begin(&mut self, at: usize) {
         let conn = &mut self.conns[at];
         let Some(sender) = conn.senders.first().cloned() else { return };
         let mut packets = VecDeque::new();
-        let kind =
-            self.rng.pick(&[Kind::Send, Kind::Send, Kind::Send, Kind::Flush, Kind::Writable, Kind::Closed]);
-        let kind = if self.rng.once_in(25) { Kind::Close } else { kind };
+        let kind = self.rng.pick(&[
+            CallKind::Send,
+            CallKind::Send,
+            CallKind::Send,
+            CallKind::Flush,
+            CallKind::Writable,
+            CallKind::Closed,
+        ]);
+        let kind = if self.rng.once_in(25) { CallKind::Close } else { kind };
         let future: Pin<Box<dyn Future<Output = Result<(), Error>>>> = match kind {
-            Kind::Send => {
+            CallKind::Send => {
                 let count = self.rng.pick(&[1, 1, 1, 5]);
                 for _ in 0..count {
                     packets.push_back(conn.next);
@@ -267,21 +274,21 @@ impl World {
                     }
                 })
             }
-            Kind::Flush => Box::pin(async move { sender.flush().await }),
-            Kind::Writable => Box::pin(async move { sender.writable().await }),
-            Kind::Close => {
+            CallKind::Flush => Box::pin(async move { sender.flush().await }),
+            CallKind::Writable => Box::pin(async move { sender.writable().await }),
+            CallKind::Close => {
                 conn.is_closed = true;
                 Box::pin(async move { sender.close().await })
             }
-            Kind::Closed => Box::pin(async move {
+            CallKind::Closed => Box::pin(async move {
                 sender.closed().await;
                 Ok(())
             }),
         };
         let accepted_before = conn.accepted.len();
-        conn.ops.push(Op { kind, future, woken: Flag::raised(), packets, accepted_before });
+        conn.calls.push(Call { kind, future, woken: WakeFlag::raised(), packets, accepted_before });
         let runtime = self.rng.below(self.runtimes.len());
-        self.poll_ops(at, runtime);
+        self.poll_calls(at, runtime);
     }
 
     fn try_send(&mut self, at: usize, runtime: usize) {
@@ -293,18 +300,18 @@ impl World {
         if sent.is_ok() {
             conn.accepted.push(number);
         }
-        conn.check_judgement(sent.is_err_and(|error| error.is_full()));
+        conn.check_slow_consumer(sent.is_err_and(|error| error.is_full()));
     }
 
-    fn poll_ops(&mut self, at: usize, runtime: usize) {
+    fn poll_calls(&mut self, at: usize, runtime: usize) {
         let conn = &mut self.conns[at];
         let mut done = Vec::new();
-        for index in 0..conn.ops.len() {
-            let op = &mut conn.ops[index];
-            if !op.woken.0.swap(false, Relaxed) {
+        for index in 0..conn.calls.len() {
+            let call = &mut conn.calls[index];
+            if !call.woken.0.swap(false, Relaxed) {
                 continue;
             }
-            let waker = Waker::from(Arc::clone(&op.woken));
+            let waker = Waker::from(Arc::clone(&call.woken));
             let count = |conn: &[PacketSender]| {
                 conn.first().map_or((0, 0), |sender| {
                     let stats = sender.stats();
@@ -312,32 +319,33 @@ impl World {
                 })
             };
             let before = count(&conn.senders);
-            let polled = poll_in(&self.runtimes[runtime], |cx| op.future.as_mut().poll(cx), &waker);
+            let polled = poll_in(&self.runtimes[runtime], |cx| call.future.as_mut().poll(cx), &waker);
             let after = count(&conn.senders);
-            // One that was dropped for want of room was never accepted: the order of both is not known, and does not matter.
+            // `DropNewest` drops packets instead of accepting them. Which packets of the call were dropped is unknown:
+            // they count as accepted, and `check` allows gaps for this policy.
             let mut accepted = after.0 - before.0;
-            if op.kind == Kind::Send && conn.senders.is_empty() {
-                accepted = op.packets.len() as u64;
+            if call.kind == CallKind::Send && conn.senders.is_empty() {
+                accepted = call.packets.len() as u64;
             }
             if conn.policy == SlowConsumer::DropNewest {
                 accepted += after.1 - before.1;
             }
-            conn.accepted.extend(op.packets.drain(..(accepted as usize).min(op.packets.len())));
+            conn.accepted.extend(call.packets.drain(..(accepted as usize).min(call.packets.len())));
             if let Poll::Ready(result) = polled {
                 done.push((index, result));
             }
-            if op.kind == Kind::Send {
+            if call.kind == CallKind::Send {
                 let has_dropped = after.1 > before.1;
-                conn.check_judgement(has_dropped);
+                conn.check_slow_consumer(has_dropped);
             }
         }
         for (index, result) in done.into_iter().rev() {
-            let op = conn.ops.remove(index);
-            conn.check_done(&op, result);
+            let call = conn.calls.remove(index);
+            conn.check_done(&call, result);
         }
     }
 
-    /// Receives until there is nothing.
+    /// Receives until the receiver is pending or has ended.
     fn receive(&mut self, at: usize, runtime: usize) {
         let conn = &mut self.conns[at];
         let Some(receiver) = conn.receiver.as_mut().filter(|_| conn.recv_end.is_none()) else { return };
@@ -354,7 +362,7 @@ impl World {
                 match polled {
                     Poll::Pending => break,
                     Poll::Ready(Ok(Some(packet))) => {
-                        assert_eq!(number_of(&packet), conn.received, "I1: in their order");
+                        assert_eq!(number_of(&packet), conn.received, "order: received out of order");
                         conn.received += 1;
                     }
                     Poll::Ready(Ok(None)) => {
@@ -369,11 +377,11 @@ impl World {
             }
         };
         poll_in(&self.runtimes[runtime], receive, &waker);
-        // Who yields comes back behind the driver.
-        self.driver_turn(runtime);
+        // A task that has yielded continues after the driver was polled.
+        self.poll_driver(runtime);
     }
 
-    fn let_go(&mut self, at: usize) {
+    fn drop_handles(&mut self, at: usize) {
         let conn = &mut self.conns[at];
         if self.rng.once_in(3) {
             conn.receiver = None;
@@ -382,54 +390,54 @@ impl World {
         }
     }
 
-    // ---- what the peer does
+    // ---- actions of the peer
 
-    fn peer_sends(&mut self, at: usize) {
+    fn send_from_peer(&mut self, at: usize) {
         let conn = &mut self.conns[at];
         let mut pipe = conn.transport.pipe();
-        if pipe.peer == PeerEnd::Open && !pipe.can_fail() {
+        if pipe.peer_state == PeerState::Open && !pipe.can_fail() {
             for _ in 0..1 + self.rng.below(6) {
-                pipe.arrived.extend(frame(conn.sent_by_peer));
+                pipe.unread.extend(frame(conn.sent_by_peer));
                 conn.sent_by_peer += 1;
             }
         }
     }
 
-    fn peer_ends(&mut self, at: usize) {
+    fn end_peer(&mut self, at: usize) {
         let mut pipe = self.conns[at].transport.pipe();
         match self.rng.below(8) {
-            0 | 1 if pipe.peer == PeerEnd::Open => pipe.peer = PeerEnd::Closed,
-            2 => pipe.peer = PeerEnd::Reset,
-            3 => pipe.fails_at = pipe.taken.len() + self.rng.below(2_000),
+            0 | 1 if pipe.peer_state == PeerState::Open => pipe.peer_state = PeerState::Closed,
+            2 => pipe.peer_state = PeerState::Reset,
+            3 => pipe.fails_at = pipe.written.len() + self.rng.below(2_000),
             _ => {}
         }
     }
 
     // ---- runtimes and time
 
-    /// Lets the tasks of a runtime run, with turns of its driver in between or without.
-    fn drive(&mut self, runtime: usize) {
-        let sees = self.rng.once_in(2);
+    /// Lets the tasks of a runtime run, in half of the cases with polls of its driver.
+    fn run(&mut self, runtime: usize) {
+        let polls_driver = self.rng.once_in(2);
         for _ in 0..1 + self.rng.below(3) {
             self.runtimes[runtime].block_on(yield_now());
-            if sees {
-                self.driver_turn(runtime);
+            if polls_driver {
+                self.poll_driver(runtime);
             }
         }
-        if sees {
-            // Of this runtime alone: the others are not needed for that.
+        if polls_driver {
+            // The queues must drain although the other runtime does not run.
             for _ in 0..3 {
                 self.runtimes[runtime].block_on(yield_now());
-                self.driver_turn(runtime);
+                self.poll_driver(runtime);
             }
             let now = self.runtimes[runtime].block_on(async { Instant::now() });
             for conn in self.conns.iter_mut().filter(|conn| conn.runtime == runtime) {
-                conn.check_left();
-                conn.check_not_late(now);
+                conn.check_written();
+                conn.check_write_timeout(now);
             }
         }
         for at in 0..self.conns.len() {
-            self.poll_ops(at, runtime);
+            self.poll_calls(at, runtime);
             let conn = &self.conns[at];
             if conn.keeps_waiting && conn.runtime == runtime && conn.receiver_woken.0.load(Relaxed) {
                 self.receive(at, runtime);
@@ -437,21 +445,21 @@ impl World {
         }
     }
 
-    fn driver_turn(&self, runtime: usize) {
+    fn poll_driver(&self, runtime: usize) {
         for conn in self.conns.iter().filter(|conn| conn.runtime == runtime) {
-            conn.transport.driver_turn();
+            conn.transport.poll_driver();
         }
     }
 
-    /// The time is the same for all.
-    fn pass(&mut self, time: Duration) {
+    /// Advances the time of all runtimes.
+    fn advance(&mut self, time: Duration) {
         for runtime in 0..self.runtimes.len() {
             self.runtimes[runtime].block_on(advance(time));
-            self.driver_turn(runtime);
+            self.poll_driver(runtime);
         }
     }
 
-    // ---- what must hold
+    // ---- checks
 
     fn check(&mut self) {
         for at in 0..self.conns.len() {
@@ -463,8 +471,8 @@ impl World {
         }
     }
 
-    /// Gives everybody room and time, and expects that nothing is left waiting.
-    fn come_to_rest(&mut self) {
+    /// Gives all connections room and time, and checks that nothing waits any longer.
+    fn check_at_rest(&mut self) {
         for conn in &self.conns {
             conn.transport.pipe().room = usize::MAX / 2;
         }
@@ -472,11 +480,11 @@ impl World {
             for runtime in 0..self.runtimes.len() {
                 for _ in 0..8 {
                     self.runtimes[runtime].block_on(yield_now());
-                    self.driver_turn(runtime);
+                    self.poll_driver(runtime);
                 }
                 for at in 0..self.conns.len() {
                     if self.conns[at].runtime == runtime {
-                        self.poll_ops(at, runtime);
+                        self.poll_calls(at, runtime);
                         let conn = &self.conns[at];
                         if !conn.keeps_waiting || conn.receiver_woken.0.load(Relaxed) {
                             self.receive(at, runtime);
@@ -484,18 +492,18 @@ impl World {
                     }
                 }
             }
-            self.pass(Duration::from_secs(1));
+            self.advance(Duration::from_secs(1));
             self.check();
         }
         for conn in &mut self.conns {
-            conn.check_rest();
+            conn.check_nothing_waits();
         }
     }
 }
 
 impl Conn {
-    /// A peer was judged slow, or not: it must not be where tokio knew of room that is still there.
-    fn check_judgement(&self, was_refused: bool) {
+    /// Checks that the slow-consumer policy did not act while the transport had room and was ready to be written.
+    fn check_slow_consumer(&self, was_refused: bool) {
         let is_disconnected = self
             .senders
             .first()
@@ -503,47 +511,52 @@ impl Conn {
         if was_refused && self.policy != SlowConsumer::Block || is_disconnected && self.reason.is_none() {
             let pipe = self.transport.pipe();
             let has_room = pipe.is_writable && pipe.room > 0 && !pipe.can_fail();
-            assert!(!has_room, "a peer is slow that was not offered what there is: {} B of room", pipe.room);
+            assert!(!has_room, "the peer counts as slow, but its transport has {} B of room", pipe.room);
         }
     }
 
-    /// When its runtime was driven: what the transport has room for has left.
-    fn check_left(&self) {
+    /// Checks, after its runtime has run, that the queue is empty if the transport has room.
+    fn check_written(&self) {
         let pipe = self.transport.pipe();
         let has_room = pipe.room > 1_000_000 && !pipe.can_fail() && !pipe.has_failed;
         let queued = self.senders.first().map_or(0, PacketSender::queued_bytes);
         let is_open = self.senders.first().is_some_and(|sender| sender.close_reason().is_none());
-        if has_room && is_open && !self.gathers {
-            assert_eq!(queued, 0, "I7: what is accepted has not left, though its runtime was driven");
+        if has_room && is_open && !self.has_flush_delay {
+            assert_eq!(queued, 0, "progress: bytes are queued although the transport has room");
         }
     }
 
-    fn check_done(&mut self, op: &Op, result: Result<(), Error>) {
-        match (op.kind, result) {
-            (Kind::Send, Ok(())) => assert!(op.packets.is_empty(), "it says that all was accepted"),
-            (Kind::Flush, Ok(())) if self.policy == SlowConsumer::Block => {
-                let (whole, _) = whole_packets(&self.transport.pipe().taken);
-                assert!(whole.len() >= op.accepted_before, "what was accepted before a flush is written");
+    fn check_done(&mut self, call: &Call, result: Result<(), Error>) {
+        match (call.kind, result) {
+            (CallKind::Send, Ok(())) => {
+                assert!(call.packets.is_empty(), "`send` succeeded, but {:?} are not accepted", call.packets);
             }
-            (Kind::Close, Ok(())) if self.policy == SlowConsumer::Block => {
+            (CallKind::Flush, Ok(())) if self.policy == SlowConsumer::Block => {
+                let (whole, _) = whole_packets(&self.transport.pipe().written);
+                assert!(
+                    whole.len() >= call.accepted_before,
+                    "a flush must write all packets accepted before"
+                );
+            }
+            (CallKind::Close, Ok(())) if self.policy == SlowConsumer::Block => {
                 let pipe = self.transport.pipe();
-                let (whole, is_whole) = whole_packets(&pipe.taken);
-                assert!(is_whole && whole == self.accepted, "I2: a clean close delivers everything");
+                let (whole, is_whole) = whole_packets(&pipe.written);
+                assert!(is_whole && whole == self.accepted, "delivery: a clean close delivers all packets");
                 assert!(pipe.is_shut_down && pipe.unflushed == 0);
             }
-            (Kind::Close, Err(error)) if self.policy == SlowConsumer::Block => {
-                // Where several close it, one of them gets what was not sent.
-                let (whole, _) = whole_packets(&self.transport.pipe().taken);
+            (CallKind::Close, Err(error)) if self.policy == SlowConsumer::Block => {
+                // If several calls close the connection, only one of them returns the unsent packets.
+                let (whole, _) = whole_packets(&self.transport.pipe().written);
                 let unsent: Vec<_> = error.unsent().iter().map(number_of).collect();
                 if !unsent.is_empty() {
                     assert_eq!(
                         [whole, unsent].concat(),
                         self.accepted,
-                        "I2: what is not delivered comes back"
+                        "delivery: `close` returns all packets that are not delivered"
                     );
                 }
             }
-            (Kind::Closed, Ok(())) => {
+            (CallKind::Closed, Ok(())) => {
                 let sender = self.senders.first();
                 assert!(sender.is_none_or(|sender| sender.close_reason().is_some()));
             }
@@ -551,87 +564,104 @@ impl Conn {
         }
     }
 
-    /// After each step.
+    /// Checks what must hold after each step.
     fn check(&mut self, now: Instant) {
         let Some(sender) = self.senders.first() else { return };
         let pipe = self.transport.pipe();
-        let (whole, _) = whole_packets(&pipe.taken);
+        let (whole, _) = whole_packets(&pipe.written);
         if matches!(self.policy, SlowConsumer::Block | SlowConsumer::Disconnect) {
-            assert!(self.accepted.starts_with(&whole), "I1: {whole:?} of {:?}", self.accepted);
+            assert!(
+                self.accepted.starts_with(&whole),
+                "order: {whole:?} delivered, {:?} accepted",
+                self.accepted
+            );
         } else {
             let mut accepted = self.accepted.iter();
-            assert!(whole.iter().all(|number| accepted.any(|other| other == number)), "I1: in their order");
+            assert!(
+                whole.iter().all(|number| accepted.any(|other| other == number)),
+                "order: {whole:?} delivered, {:?} accepted",
+                self.accepted
+            );
         }
-        // One that is larger than the queue passes alone, or behind what is begun of one that was.
-        let most = self.high_water.max(40_008) + 40_008;
-        assert!(sender.queued_bytes() <= most, "I5: {} B are queued", sender.queued_bytes());
+        // A packet larger than the high-water mark is accepted if the queue is empty, or has only the rest of another
+        // such packet that is partly written.
+        let limit = self.high_water.max(40_008) + 40_008;
+        let queued = sender.queued_bytes();
+        assert!(queued <= limit, "memory: {queued} B are queued; the limit is {limit} B");
         let reason = sender.close_reason();
         if let (None, Some(new)) = (&self.reason, &reason) {
             let since = |at: Instant| now.saturating_duration_since(at) + Duration::from_millis(2);
             match new.timeout() {
                 Some(Timeout::Write) => {
-                    assert!(since(pipe.taken_at) >= self.write_timeout, "it took something a moment ago");
+                    assert!(
+                        since(pipe.last_write) >= self.write_timeout,
+                        "write timeout {:?} after a write",
+                        since(pipe.last_write)
+                    );
                 }
                 Some(Timeout::Idle) => {
-                    let idle = since(pipe.arrived_at);
-                    assert!(idle >= self.idle_timeout.unwrap(), "it has shown itself {idle:?} ago");
-                    assert!(!self.was_readable, "it had sent something before this step");
+                    let idle = since(pipe.last_read);
+                    assert!(idle >= self.idle_timeout.unwrap(), "idle timeout {idle:?} after a read");
+                    assert!(!self.was_readable, "idle timeout although unread bytes had arrived");
                 }
-                Some(Timeout::Frame) => panic!("there was no part of a frame"),
+                Some(Timeout::Frame) => panic!("frame timeout, but the peer sends only complete frames"),
                 _ => {}
             }
         }
         if self.reason.is_none() {
             self.reason = reason;
         }
-        self.was_readable = pipe.is_readable && !pipe.arrived.is_empty();
+        self.was_readable = pipe.is_readable && !pipe.unread.is_empty();
         drop(pipe);
-        // I7: who waits for room is woken when there is some, also by one in front that gives up.
-        let has_line = self.ops.iter().any(|op| op.kind == Kind::Send);
-        if !has_line && self.reason.is_none() && sender.queued_bytes() < self.high_water {
-            let sleeps = |op: &&Op| op.kind == Kind::Writable && !op.woken.0.load(Relaxed);
-            assert!(!self.ops.iter().any(|op| sleeps(&op)), "I7: there is room, and nobody was woken");
+        // Room wakes `writable`, even if the call before it in line was dropped.
+        let sends_wait = self.calls.iter().any(|call| call.kind == CallKind::Send);
+        if !sends_wait && self.reason.is_none() && sender.queued_bytes() < self.high_water {
+            let sleeps = |call: &&Call| call.kind == CallKind::Writable && !call.woken.0.load(Relaxed);
+            assert!(
+                !self.calls.iter().any(|call| sleeps(&call)),
+                "progress: the queue has room, but `writable` was not woken"
+            );
         }
     }
 
-    /// When its runtime was driven: nobody waits for a peer that takes nothing for longer than it is granted. The time begins at a
-    /// turn of the runtime in which the connection has found that the peer takes nothing.
-    fn check_not_late(&mut self, now: Instant) {
+    /// Checks, after its runtime has run, that a connection whose peer does not read has ended in time. The time starts
+    /// when the runtime runs and the connection finds that the transport is full.
+    fn check_write_timeout(&mut self, now: Instant) {
         let pipe = self.transport.pipe();
-        // Where packets wait for others to follow, it may not yet have been offered one.
-        let (taken_at, can_write) = (pipe.taken_at, pipe.can_write() || pipe.is_writable);
+        // `is_writable`: with a flush delay the connection may not have tried to write yet.
+        let (last_write, can_write) = (pipe.last_write, pipe.can_write() || pipe.is_writable);
         drop(pipe);
         let waits = |sender: &PacketSender| sender.queued_bytes() > 0 && sender.close_reason().is_none();
         if can_write || !self.senders.first().is_some_and(waits) {
             self.blocked_since = None;
             return;
         }
-        // What it has let go of a buffer of its own counts, too.
-        let since = self.blocked_since.filter(|since| *since >= taken_at).unwrap_or(now);
+        // A flush of the transport's own buffer also moves `last_write`.
+        let since = self.blocked_since.filter(|since| *since >= last_write).unwrap_or(now);
         self.blocked_since = Some(since);
         let waited = now.saturating_duration_since(since);
         assert!(
             waited < self.write_timeout + SLACK,
-            "I7: it waits for a peer that takes nothing, {waited:?}"
+            "progress: no write timeout {waited:?} after the transport became full"
         );
     }
 
-    /// When there was room and time for everything.
-    fn check_rest(&mut self) {
+    /// Checks, after enough room and time, that all calls have ended and all packets are delivered.
+    fn check_nothing_waits(&mut self) {
         let pipe = self.transport.pipe();
         let sender = self.senders.first();
         let reason = sender.and_then(PacketSender::close_reason);
-        // After the peer's close another end may have come, which is not the first reason.
+        // The reason is the first one: the connection may have failed after the peer closed its side.
         let is_open =
             reason.as_ref().is_none_or(Error::is_remote_close) && !self.is_closed && !pipe.is_dropped;
-        for op in &self.ops {
-            let may_wait = op.kind == Kind::Closed && reason.is_none();
-            assert!(may_wait, "I7: {:?} waits for ever, {reason:?}", op.kind);
+        for call in &self.calls {
+            let may_wait = call.kind == CallKind::Closed && reason.is_none();
+            assert!(may_wait, "progress: {:?} never ends, {reason:?}", call.kind);
         }
-        let (whole, is_whole) = whole_packets(&pipe.taken);
+        let (whole, is_whole) = whole_packets(&pipe.written);
         if is_open && sender.is_some() && !pipe.has_failed && self.policy == SlowConsumer::Block {
-            assert!(is_whole && pipe.unflushed == 0, "I7: a part of a packet is left, {reason:?}");
-            assert_eq!(whole, self.accepted, "I7: what is accepted leaves without another call");
+            assert!(is_whole && pipe.unflushed == 0, "progress: a packet is only partly written, {reason:?}");
+            assert_eq!(whole, self.accepted, "progress: accepted packets are written without another call");
         }
         if self.receiver.is_none() {
             return;
@@ -639,12 +669,16 @@ impl Conn {
         let own_end = self.is_closed
             || reason.as_ref().is_some_and(|reason| reason.is_timeout() || reason.is_slow_consumer());
         if !own_end {
-            assert_eq!(self.received, self.sent_by_peer, "I2: what has arrived is received, {reason:?}");
-            let has_end = pipe.peer != PeerEnd::Open || pipe.has_failed;
+            assert_eq!(
+                self.received, self.sent_by_peer,
+                "delivery: all packets of the peer are received, {reason:?}"
+            );
+            let has_end = pipe.peer_state != PeerState::Open || pipe.has_failed;
             assert!(
                 !has_end || self.recv_end.is_some(),
-                "I7: the end of the stream is not told, {:?} {:?} failed {} keeps {} woken {} policy {:?}",
-                pipe.peer,
+                "progress: `recv` does not return the end of the stream: peer {:?}, reason {:?}, failed {}, keeps \
+                 waiting {}, woken {}, policy {:?}",
+                pipe.peer_state,
                 reason,
                 pipe.has_failed,
                 self.keeps_waiting,
@@ -652,12 +686,15 @@ impl Conn {
                 self.policy
             );
         }
-        // Nothing came for 20 s.
+        // The peer sent nothing for 20 s.
         if self.keeps_waiting && self.idle_timeout.is_some() {
-            assert!(self.recv_end.is_some(), "I7: a receiver waits beyond its deadline, {reason:?}");
+            assert!(
+                self.recv_end.is_some(),
+                "progress: `recv` waits longer than the idle timeout, {reason:?}"
+            );
         }
         if self.recv_end.as_ref().is_some_and(Result::is_err) || self.is_closed {
-            assert!(pipe.is_dropped, "I3: the transport is kept after the end, {reason:?}");
+            assert!(pipe.is_dropped, "release: the connection has ended but keeps its transport, {reason:?}");
         }
     }
 }
