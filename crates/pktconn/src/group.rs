@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use pktconn_codec::{Checksum, HeaderFormat, Packet, PacketCodec, PacketMut};
 
+use crate::connection::conn_core::ConnCore;
 use crate::connection::deferred::catch_panic;
-use crate::connection::shared::Shared;
 use crate::error::Reason;
 use crate::{PacketSender, SlowConsumer};
 
@@ -49,7 +49,7 @@ struct Members<T> {
 }
 
 struct Member<T> {
-    conn: Weak<Shared>,
+    conn: Weak<ConnCore>,
     tag: Arc<T>,
 }
 
@@ -96,7 +96,7 @@ impl<T> Group<T> {
     ///
     /// Several members can have the same tag. For one member for each tag, use [`join_as`](Self::join_as).
     pub fn join(&self, conn: impl AsRef<PacketSender>, tag: T) {
-        let conn = Arc::downgrade(conn.as_ref().shared());
+        let conn = Arc::downgrade(conn.as_ref().core());
         let mut members = self.members();
         let removed = members.insert(Arc::new(Member { conn, tag: Arc::new(tag) }));
         drop(members);
@@ -106,7 +106,7 @@ impl<T> Group<T> {
 
     /// Removes a connection. Returns whether it was a member.
     pub fn leave(&self, conn: impl AsRef<PacketSender>) -> bool {
-        let key = key(&Arc::downgrade(conn.as_ref().shared()));
+        let key = key(&Arc::downgrade(conn.as_ref().core()));
         let left = self.members().conns.remove(&key);
         left.is_some()
     }
@@ -131,7 +131,7 @@ impl<T> Group<T> {
 
     /// Sends a packet to the members whose tag `filter` accepts. See [`broadcast`](Self::broadcast).
     pub fn broadcast_if(&self, packet: impl Into<Packet>, filter: impl FnMut(&T) -> bool) -> Broadcast {
-        self.send_to(packet.into(), filter, Shared::offer_with)
+        self.send_to(packet.into(), filter, ConnCore::offer_with)
     }
 
     /// Sends a packet to all members that replaces the queued packet with the same `key`, where a member has not taken that one yet: for
@@ -144,12 +144,12 @@ impl<T> Group<T> {
         &self,
         packet: Packet,
         mut filter: impl FnMut(&T) -> bool,
-        offer: impl Fn(&Arc<Shared>, &Packet, SlowConsumer) -> Result<(), Reason>,
+        offer: impl Fn(&Arc<ConnCore>, &Packet, SlowConsumer) -> Result<(), Reason>,
     ) -> Broadcast {
         let mut framed = Framed::new(packet);
         // Sending and choosing may run code of the application, which may use the group.
         let members: Vec<_> = self.members().conns.values().map(Arc::clone).collect();
-        let mut send = |conn: Arc<Shared>| {
+        let mut send = |conn: Arc<ConnCore>| {
             let rules = &conn.settings.rules;
             let result =
                 offer(&conn, framed.in_format_of(&rules.codec), self.policy.unwrap_or(rules.slow_consumer));
@@ -202,7 +202,7 @@ impl<T: Eq + Hash> Group<T> {
     /// # }
     /// ```
     pub fn join_as(&self, conn: impl AsRef<PacketSender>, tag: T) -> Option<PacketSender> {
-        let conn = Arc::downgrade(conn.as_ref().shared());
+        let conn = Arc::downgrade(conn.as_ref().core());
         let member = Arc::new(Member { conn, tag: Arc::new(tag) });
         let mut members = self.members();
         // Dropping a tag may run code of the application, which may use the group: all of these are dropped without the lock.
@@ -247,14 +247,14 @@ impl<T: Eq + Hash> Group<T> {
 }
 
 /// A sender of a connection that has not ended.
-fn sender(conn: &Weak<Shared>) -> Option<PacketSender> {
+fn sender(conn: &Weak<ConnCore>) -> Option<PacketSender> {
     let conn = conn.upgrade()?;
     // Not of a connection whose last handle is gone: it is ending.
     conn.check_open().ok()?;
     Some(PacketSender::new(&conn))
 }
 
-fn key(conn: &Weak<Shared>) -> usize {
+fn key(conn: &Weak<ConnCore>) -> usize {
     conn.as_ptr() as usize
 }
 

@@ -183,7 +183,7 @@ impl Reconnector {
 
     /// Sends and receives over `conn` until the connection or the client ends.
     async fn serve(&mut self, conn: PacketConn) -> ServeEnd {
-        let rules = &conn.shared().settings.rules;
+        let rules = &conn.core().settings.rules;
         if rules.slow_consumer != SlowConsumer::Block
             || rules.codec.config().payload_limit() < self.channel.codec().config().payload_limit()
         {
@@ -233,10 +233,10 @@ impl Reconnector {
             return ServeEnd::Ended(Some(reason));
         }
         if self.channel.has_discarded() {
-            sender.shared().note_undelivered(true);
+            sender.core().note_undelivered(true);
         }
         // Writes what the transport accepts without waiting.
-        let unsent = sender.shared().cut().map_or_else(|| sender.shared().abandon(), |cut| cut.unsent);
+        let unsent = sender.core().cut().map_or_else(|| sender.core().abandon(), |cut| cut.unsent);
         self.settle(&Reason::LocalClose, unsent);
         ServeEnd::Ended(self.reason_without_handles())
     }
@@ -244,7 +244,7 @@ impl Reconnector {
     /// Ends the current connection, if there is one.
     fn abandon_conn(&mut self, reason: &Reason) {
         if let Some(active) = &self.active {
-            let unsent = active.sender.shared().abandon();
+            let unsent = active.sender.core().abandon();
             self.settle(reason, unsent);
         }
     }
@@ -292,7 +292,7 @@ impl ActiveConn {
         loop {
             // If the transport panics, this packet was accepted already, and the next call returns the error.
             let force = |packet: &&Packet| {
-                catch_panic(|| self.sender.shared().accept_without_room(packet)).unwrap_or(Ok(()))
+                catch_panic(|| self.sender.core().accept_without_room(packet)).unwrap_or(Ok(()))
             };
             let sent = self.pending.iter().take_while(|packet| force(packet).is_ok()).count();
             catch_panic(|| drop(self.pending.drain(..sent)));

@@ -87,7 +87,7 @@ impl PacketConn {
     pub async fn into_framed(mut self) -> Result<Framed<ConnStream, PacketCodec>, Error> {
         let writer = loop {
             self.flush().await?;
-            if let Some(writer) = self.shared().detach_writer()? {
+            if let Some(writer) = self.core().detach_writer()? {
                 break writer;
             }
         };

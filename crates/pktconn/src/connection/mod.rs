@@ -1,7 +1,7 @@
 //! A connection: packets over a transport. This layer must not know servers, clients or groups.
 //!
 //! `machine` is a pure state machine for sending and for the end of a connection. `state` drives it over a transport.
-//! `shared` holds the state behind a lock, for all handles of a connection. `flush` and `sweep` are the tasks that
+//! `conn_core` holds the state behind a lock, for all handles of a connection. `flush` and `sweep` are the tasks that
 //! write queued packets in the background. `frame_reader` reads frames. `memory` is the memory budget of a server.
 
 pub(crate) mod config;
@@ -19,11 +19,11 @@ pub use cut::CutConn;
 pub(crate) mod machine;
 pub use machine::SlowConsumer;
 
+pub(crate) mod conn_core;
 pub(crate) mod deferred;
 mod flush;
 pub(crate) mod memory;
 pub(crate) mod pool;
-pub(crate) mod shared;
 mod state;
 mod sweep;
 mod timer;

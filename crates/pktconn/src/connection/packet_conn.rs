@@ -15,8 +15,8 @@ use tokio::net::TcpStream;
 #[cfg(feature = "tls")]
 use crate::TlsInfo;
 use crate::connection::config::{Origin, Settings};
+use crate::connection::conn_core::{ConnCore, Membership};
 use crate::connection::connect::connect;
-use crate::connection::shared::{Membership, Shared};
 use crate::transport::Reader;
 use crate::transport::addr::Addr;
 use crate::transport::byte_stream::{ByteStream, split_any};
@@ -107,8 +107,8 @@ impl PacketConn {
         )
     }
 
-    pub(crate) fn shared(&self) -> &Arc<Shared> {
-        self.sender.shared()
+    pub(crate) fn core(&self) -> &Arc<ConnCore> {
+        self.sender.core()
     }
 
     pub(crate) fn from_stream(
@@ -125,8 +125,8 @@ impl PacketConn {
         }
         let endpoints = Endpoints::of(&stream, peer_addr);
         let (reader, writer) = stream.split();
-        let shared = Shared::new(config, settings, writer, endpoints, membership);
-        Ok(Self::from_shared(&shared, reader))
+        let core = ConnCore::new(config, settings, writer, endpoints, membership);
+        Ok(Self::from_core(&core, reader))
     }
 
     /// Makes a connection over any byte stream, such as an in-memory pipe or a TLS stream of your own. For a `TcpStream` use
@@ -151,12 +151,12 @@ impl PacketConn {
             let _ = config.tcp.clone().with_few_unsent().set_notsent_lowat(stream);
         }
         let settings = Settings::new(&config, Origin::Unknown);
-        let shared = Shared::new(&config, &settings, writer, Endpoints::Unknown, None);
-        Ok(Self::from_shared(&shared, reader))
+        let core = ConnCore::new(&config, &settings, writer, Endpoints::Unknown, None);
+        Ok(Self::from_core(&core, reader))
     }
 
-    fn from_shared(shared: &Arc<Shared>, reader: Reader) -> Self {
-        Self { sender: PacketSender::new(shared), receiver: PacketReceiver::new(shared, reader) }
+    fn from_core(core: &Arc<ConnCore>, reader: Reader) -> Self {
+        Self { sender: PacketSender::new(core), receiver: PacketReceiver::new(core, reader) }
     }
 
     /// Receives the next packet. Returns `None` after the peer has closed its side between two frames.
@@ -340,7 +340,7 @@ impl PacketConn {
     ///
     /// If the future is dropped, the close goes on while the connection exists. A second call waits for its end.
     pub async fn close(&mut self) -> Result<(), Error> {
-        self.sender.shared().close();
+        self.sender.core().close();
         self.stop_receiving();
         self.sender.close().await
     }

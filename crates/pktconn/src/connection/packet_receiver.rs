@@ -10,8 +10,8 @@ use futures_core::Stream;
 use pktconn_codec::{Packet, PacketCodec};
 
 use crate::Error;
+use crate::connection::conn_core::ConnCore;
 use crate::connection::frame_reader::FrameReader;
-use crate::connection::shared::Shared;
 use crate::transport::Reader;
 
 /// The receiving side of a connection that was [split](crate::PacketConn::split).
@@ -31,8 +31,8 @@ pub struct PacketReceiver {
 }
 
 impl PacketReceiver {
-    pub(crate) fn new(shared: &Arc<Shared>, reader: Reader) -> Self {
-        Self { frame_reader: Box::new(FrameReader::new(shared, reader)) }
+    pub(crate) fn new(core: &Arc<ConnCore>, reader: Reader) -> Self {
+        Self { frame_reader: Box::new(FrameReader::new(core, reader)) }
     }
 
     /// Receives the next packet. Returns `None` after the peer has closed its side between two frames.
@@ -153,7 +153,7 @@ impl Stream for PacketReceiver {
 impl std::fmt::Debug for PacketReceiver {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("PacketReceiver")
-            .field("peer_addr", &self.frame_reader.shared.endpoints.peer())
+            .field("peer_addr", &self.frame_reader.core.endpoints.peer())
             .finish_non_exhaustive()
     }
 }

@@ -9,7 +9,7 @@ use pktconn_codec::Packet;
 
 #[cfg(feature = "tls")]
 use crate::TlsInfo;
-use crate::connection::shared::Shared;
+use crate::connection::conn_core::ConnCore;
 use crate::error::Reason;
 use crate::{ConnId, ConnStats, Error};
 
@@ -21,17 +21,17 @@ use crate::{ConnId, ConnStats, Error};
 ///
 /// [`PacketConn::sender`]: crate::PacketConn::sender
 pub struct PacketSender {
-    shared: Arc<Shared>,
+    core: Arc<ConnCore>,
 }
 
 impl PacketSender {
-    pub(crate) fn new(shared: &Arc<Shared>) -> Self {
-        shared.add_handle();
-        Self { shared: Arc::clone(shared) }
+    pub(crate) fn new(core: &Arc<ConnCore>) -> Self {
+        core.add_handle();
+        Self { core: Arc::clone(core) }
     }
 
-    pub(crate) fn shared(&self) -> &Arc<Shared> {
-        &self.shared
+    pub(crate) fn core(&self) -> &Arc<ConnCore> {
+        &self.core
     }
 
     /// Queues a packet. Waits while the send queue has no room for it, or does what
@@ -93,10 +93,10 @@ impl PacketSender {
     /// dropped with it: clone it, or use [`reserve`](Self::reserve).
     pub async fn send(&self, packet: impl Into<Packet>) -> Result<(), Error> {
         let packet = packet.into();
-        if self.shared.readiness_may_be_stale() {
+        if self.core.readiness_may_be_stale() {
             Box::pin(self.let_look(std::slice::from_ref(&packet))).await;
         }
-        match self.shared.offer_or_drop(&packet) {
+        match self.core.offer_or_drop(&packet) {
             Ok(()) => Ok(()),
             // Boxed, so that the future stays small: most sends do not wait.
             Err(Reason::Full) => Box::pin(self.send_in_turn(packet)).await,
@@ -106,13 +106,13 @@ impl PacketSender {
 
     /// Lets tokio look at the transport if `packets` seem to have no room.
     async fn let_look(&self, packets: &[Packet]) {
-        if !self.shared.has_room_for(packets) {
+        if !self.core.has_room_for(packets) {
             tokio::task::yield_now().await;
         }
     }
 
     async fn send_in_turn(&self, packet: Packet) -> Result<(), Error> {
-        let accepted = self.shared.accept_in_turn(&packet).await;
+        let accepted = self.core.accept_in_turn(&packet).await;
         accepted.map_err(|reason| Error::new(reason, vec![packet]))
     }
 
@@ -130,20 +130,20 @@ impl PacketSender {
     ///
     /// If the future is dropped, the packets that were not accepted stay in `packets`.
     pub async fn send_many(&self, packets: &mut Vec<Packet>) -> Result<(), Error> {
-        if self.shared.readiness_may_be_stale() {
+        if self.core.readiness_may_be_stale() {
             Box::pin(self.let_look(packets)).await;
         }
         let mut batch = Batch { packets, accepted: 0 };
         while batch.accepted < batch.packets.len() {
-            match self.shared.offer_many(&batch.packets[batch.accepted..], &mut batch.accepted) {
+            match self.core.offer_many(&batch.packets[batch.accepted..], &mut batch.accepted) {
                 Ok(()) => continue,
                 Err(Reason::Full) => {}
                 Err(reason) => return Err(reason.into()),
             }
-            if self.shared.drops_newest() {
-                self.shared.drop_newest()?;
+            if self.core.drops_newest() {
+                self.core.drop_newest()?;
             } else {
-                Box::pin(self.shared.accept_in_turn(&batch.packets[batch.accepted])).await?;
+                Box::pin(self.core.accept_in_turn(&batch.packets[batch.accepted])).await?;
             }
             batch.accepted += 1;
         }
@@ -173,7 +173,7 @@ impl PacketSender {
     /// The packet is accepted when the future completes. If the future is dropped before that, nothing was accepted.
     pub async fn send_parts(&self, parts: &[Bytes]) -> Result<(), Error> {
         // Boxed, so that the future stays small in the tasks that hold it.
-        let accepted = Box::pin(self.shared.accept_parts(parts)).await;
+        let accepted = Box::pin(self.core.accept_parts(parts)).await;
         accepted.map_err(|reason| Error::new(reason, vec![parts.concat().into()]))
     }
 
@@ -185,7 +185,7 @@ impl PacketSender {
     /// The packet comes back in [`into_unsent`](Error::into_unsent).
     pub fn try_send(&self, packet: impl Into<Packet>) -> Result<(), Error> {
         let packet = packet.into();
-        self.shared.offer(&packet).map_err(|reason| Error::new(reason, vec![packet]))
+        self.core.offer(&packet).map_err(|reason| Error::new(reason, vec![packet]))
     }
 
     /// Queues a packet that replaces the queued packet with the same `key`, if the transport has not taken that one: for the state of
@@ -202,7 +202,7 @@ impl PacketSender {
     /// [`into_unsent`](Error::into_unsent).
     pub fn try_send_latest(&self, key: u64, packet: impl Into<Packet>) -> Result<(), Error> {
         let packet = packet.into();
-        let offered = self.shared.offer_latest(key, &packet, self.shared.settings.rules.slow_consumer);
+        let offered = self.core.offer_latest(key, &packet, self.core.settings.rules.slow_consumer);
         offered.map_err(|reason| Error::new(reason, vec![packet]))
     }
 
@@ -222,15 +222,15 @@ impl PacketSender {
     ///
     /// Dropping the future changes nothing.
     pub async fn reserve(&self) -> Result<SendPermit<'_>, Error> {
-        let waiter = self.shared.waiter();
-        poll_fn(|cx| self.shared.poll_ready(waiter.key, cx)).await?;
+        let waiter = self.core.waiter();
+        poll_fn(|cx| self.core.poll_ready(waiter.key, cx)).await?;
         Ok(SendPermit { sender: self })
     }
 
     /// The number of bytes that are accepted and not yet taken by the transport: frames, with headers and checksums.
     #[must_use]
     pub fn queued_bytes(&self) -> usize {
-        self.shared.queued_bytes()
+        self.core.queued_bytes()
     }
 
     /// Waits until the send queue is below [`send_high_water`](crate::ConnConfig::send_high_water).
@@ -246,8 +246,8 @@ impl PacketSender {
     ///
     /// Dropping the future changes nothing.
     pub async fn writable(&self) -> Result<(), Error> {
-        let waiter = self.shared.waiter();
-        poll_fn(|cx| self.shared.poll_room(waiter.key, cx)).await.map_err(Error::from)
+        let waiter = self.core.waiter();
+        poll_fn(|cx| self.core.poll_room(waiter.key, cx)).await.map_err(Error::from)
     }
 
     /// Waits until everything that was accepted before this call is written to the transport.
@@ -263,9 +263,9 @@ impl PacketSender {
     ///
     /// Dropping the future changes nothing: accepted packets are written anyway.
     pub async fn flush(&self) -> Result<(), Error> {
-        let target = self.shared.bytes_accepted();
-        let waiter = self.shared.waiter();
-        poll_fn(|cx| self.shared.poll_flushed(target, waiter.key, cx)).await.map_err(Error::from)
+        let target = self.core.bytes_accepted();
+        let waiter = self.core.waiter();
+        poll_fn(|cx| self.core.poll_flushed(target, waiter.key, cx)).await.map_err(Error::from)
     }
 
     /// Closes the connection for all its handles: writes what was accepted, sends FIN, and waits until the peer closes its side.
@@ -292,9 +292,9 @@ impl PacketSender {
     ///
     /// If the future is dropped, the close goes on while a handle exists. A second call waits for its end.
     pub async fn close(&self) -> Result<(), Error> {
-        self.shared.close();
-        let waiter = self.shared.waiter();
-        poll_fn(|cx| self.shared.poll_close(waiter.key, cx)).await
+        self.core.close();
+        let waiter = self.core.waiter();
+        poll_fn(|cx| self.core.poll_close(waiter.key, cx)).await
     }
 
     /// Waits until the connection ends or begins to end. Returns the first reason.
@@ -306,46 +306,46 @@ impl PacketSender {
     ///
     /// Dropping the future changes nothing.
     pub async fn closed(&self) -> Error {
-        let waiter = self.shared.waiter();
-        poll_fn(|cx| self.shared.poll_reason(waiter.key, cx)).await.into()
+        let waiter = self.core.waiter();
+        poll_fn(|cx| self.core.poll_reason(waiter.key, cx)).await.into()
     }
 
     /// Why the connection ended or began to end: the first reason. `None` while it is open.
     #[must_use]
     pub fn close_reason(&self) -> Option<Error> {
-        self.shared.reason().map(Error::from)
+        self.core.reason().map(Error::from)
     }
 
     /// Counts of packets, bytes, reads and writes so far.
     #[must_use]
     pub fn stats(&self) -> ConnStats {
-        self.shared.stats()
+        self.core.stats()
     }
 
     /// The connection's number, unique in the process. All handles of a connection return the same one.
     #[must_use]
     pub fn id(&self) -> ConnId {
-        self.shared.id
+        self.core.id
     }
 
     /// The address of this side, of a TCP connection that was made by `connect`, `from_tcp` or a server.
     #[must_use]
     pub fn local_addr(&self) -> Option<SocketAddr> {
-        self.shared.endpoints.local()
+        self.core.endpoints.local()
     }
 
     /// The address of the peer, of a TCP connection that was made by `connect`, `from_tcp` or a server. An IPv4 address is never
     /// written as an IPv6 one (`::ffff:192.0.2.1`), also on a listener for both.
     #[must_use]
     pub fn peer_addr(&self) -> Option<SocketAddr> {
-        self.shared.endpoints.peer()
+        self.core.endpoints.peer()
     }
 
     /// What the TLS handshake has shown, of a connection that was made by `connect` or a server with TLS.
     #[cfg(feature = "tls")]
     #[must_use]
     pub fn tls(&self) -> Option<&TlsInfo> {
-        self.shared.endpoints.tls()
+        self.core.endpoints.tls()
     }
 }
 
@@ -365,7 +365,7 @@ impl SendPermit<'_> {
     /// comes back in [`into_unsent`](Error::into_unsent).
     pub fn send(self, packet: impl Into<Packet>) -> Result<(), Error> {
         let packet = packet.into();
-        self.sender.shared.accept_without_room(&packet).map_err(|reason| Error::new(reason, vec![packet]))
+        self.sender.core.accept_without_room(&packet).map_err(|reason| Error::new(reason, vec![packet]))
     }
 }
 
@@ -389,20 +389,18 @@ impl AsRef<PacketSender> for PacketSender {
 
 impl Clone for PacketSender {
     fn clone(&self) -> Self {
-        Self::new(&self.shared)
+        Self::new(&self.core)
     }
 }
 
 impl Drop for PacketSender {
     fn drop(&mut self) {
-        self.shared.drop_handle();
+        self.core.drop_handle();
     }
 }
 
 impl std::fmt::Debug for PacketSender {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PacketSender")
-            .field("peer_addr", &self.shared.endpoints.peer())
-            .finish_non_exhaustive()
+        f.debug_struct("PacketSender").field("peer_addr", &self.core.endpoints.peer()).finish_non_exhaustive()
     }
 }

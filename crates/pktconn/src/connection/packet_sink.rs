@@ -9,7 +9,7 @@ use futures_core::Stream;
 use futures_sink::Sink;
 use pktconn_codec::Packet;
 
-use crate::connection::shared::Shared;
+use crate::connection::conn_core::ConnCore;
 use crate::{Error, PacketConn, PacketSender};
 
 /// No flush is in progress.
@@ -54,13 +54,13 @@ impl StopReceiving for PacketConn {
 
 /// The key of a sink's wakers in the connection. Removes them when the sink is gone.
 struct WakerKey {
-    shared: Arc<Shared>,
+    core: Arc<ConnCore>,
     key: u64,
 }
 
 impl Drop for WakerKey {
     fn drop(&mut self) {
-        self.shared.remove_waiter(self.key);
+        self.core.remove_waiter(self.key);
     }
 }
 
@@ -91,9 +91,9 @@ impl PacketSender {
 
 impl<T: SinkSource> PacketSink<T> {
     fn new(inner: T) -> Self {
-        let shared = Arc::clone(inner.as_ref().shared());
-        let key = shared.next_waiter_key();
-        Self { inner, wakers: WakerKey { shared, key }, flush_target: AtomicU64::new(NO_TARGET) }
+        let core = Arc::clone(inner.as_ref().core());
+        let key = core.next_waiter_key();
+        Self { inner, wakers: WakerKey { core, key }, flush_target: AtomicU64::new(NO_TARGET) }
     }
 
     /// The connection or the sender.
@@ -121,33 +121,33 @@ impl<T: SinkSource + Unpin> Sink<Packet> for PacketSink<T> {
     type Error = Error;
 
     fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        let WakerKey { shared, key } = &self.wakers;
-        shared.poll_ready(*key, cx).map_err(Error::from)
+        let WakerKey { core, key } = &self.wakers;
+        core.poll_ready(*key, cx).map_err(Error::from)
     }
 
     fn start_send(mut self: Pin<&mut Self>, packet: Packet) -> Result<(), Error> {
         *self.flush_target.get_mut() = NO_TARGET;
         // `poll_ready` has found room.
-        self.wakers.shared.accept_without_room(&packet).map_err(|reason| Error::new(reason, vec![packet]))
+        self.wakers.core.accept_without_room(&packet).map_err(|reason| Error::new(reason, vec![packet]))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        let Self { wakers: WakerKey { shared, key }, flush_target, .. } = &mut *self;
+        let Self { wakers: WakerKey { core, key }, flush_target, .. } = &mut *self;
         let flush_target = flush_target.get_mut();
         if *flush_target == NO_TARGET {
-            *flush_target = shared.bytes_accepted();
+            *flush_target = core.bytes_accepted();
         }
         let target = *flush_target;
-        let flushed = ready!(shared.poll_flushed(target, *key, cx));
+        let flushed = ready!(core.poll_flushed(target, *key, cx));
         *flush_target = NO_TARGET;
         Poll::Ready(flushed.map_err(Error::from))
     }
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        let Self { wakers: WakerKey { shared, key }, inner, .. } = &mut *self;
-        shared.close();
+        let Self { wakers: WakerKey { core, key }, inner, .. } = &mut *self;
+        core.close();
         inner.stop_receiving();
-        shared.poll_close(*key, cx)
+        core.poll_close(*key, cx)
     }
 }
 

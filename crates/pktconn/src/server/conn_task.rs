@@ -10,7 +10,7 @@ use pin_project_lite::pin_project;
 use tracing::Span;
 
 use super::failure_log::{FailureKind, FailureLog};
-use crate::connection::shared::Shared;
+use crate::connection::conn_core::ConnCore;
 use crate::error::failure::with_sources;
 use crate::{ConnStats, Error, PacketConn};
 
@@ -31,7 +31,7 @@ pin_project! {
         #[pin]
         stage: Stage<H, F>,
         // `Some` once there is a connection.
-        shared: Option<Arc<Shared>>,
+        core: Option<Arc<ConnCore>>,
         failure_log: Arc<FailureLog>,
     }
 }
@@ -51,7 +51,7 @@ pin_project! {
 
 impl<H, F> ConnTask<H, F> {
     pub(super) fn new(stage: Stage<H, F>, failure_log: Arc<FailureLog>) -> Self {
-        Self { span: None, stage, shared: None, failure_log }
+        Self { span: None, stage, core: None, failure_log }
     }
 }
 
@@ -77,7 +77,7 @@ where
                     let peer = conn.peer_addr().map(tracing::field::display);
                     let span = tracing::debug_span!("connection", peer);
                     *this.span = (!span.is_disabled()).then(|| Box::new(span));
-                    *this.shared = Some(Arc::clone(conn.shared()));
+                    *this.core = Some(Arc::clone(conn.core()));
                     let _inside = this.span.as_deref().map(Span::enter);
                     let handler = handler(conn);
                     this.stage.set(Stage::Running { handler });
@@ -85,9 +85,9 @@ where
                 StageProjection::Running { handler } => {
                     let _inside = this.span.as_deref().map(Span::enter);
                     let result = ready!(handler.poll(cx));
-                    if let Some(shared) = this.shared {
-                        log_failure(this.failure_log, result, shared);
-                        log_end(shared);
+                    if let Some(core) = this.core {
+                        log_failure(this.failure_log, result, core);
+                        log_end(core);
                     }
                     return Poll::Ready(());
                 }
@@ -101,11 +101,11 @@ pub(super) const CONNECTION_FAILED: &str = "the connection failed";
 const HANDLER_FAILED: &str = "the connection's handler failed";
 
 /// Logs why the connection and why the handler failed, without repeating the same error.
-fn log_failure(failure_log: &FailureLog, result: HandlerResult, shared: &Arc<Shared>) {
-    let peer = shared.endpoints.peer();
+fn log_failure(failure_log: &FailureLog, result: HandlerResult, core: &Arc<ConnCore>) {
+    let peer = core.endpoints.peer();
     // Logged even if the handler does not return the connection's error.
     let end =
-        shared.reason().and_then(|reason| Some((FailureKind::of(&reason)?, Error::from(reason).to_string())));
+        core.reason().and_then(|reason| Some((FailureKind::of(&reason)?, Error::from(reason).to_string())));
     if let Some((kind, end)) = &end {
         failure_log.log(*kind, peer, CONNECTION_FAILED, end);
     }
@@ -123,11 +123,11 @@ fn log_failure(failure_log: &FailureLog, result: HandlerResult, shared: &Arc<Sha
     }
 }
 
-fn log_end(shared: &Arc<Shared>) {
+fn log_end(core: &Arc<ConnCore>) {
     if tracing::enabled!(tracing::Level::DEBUG) {
-        let ConnStats { packets_received, packets_sent, .. } = shared.stats();
+        let ConnStats { packets_received, packets_sent, .. } = core.stats();
         // Without a reason the connection is still open: the handler has passed it on.
-        let reason = shared.reason().map(|reason| Error::from(reason).to_string());
+        let reason = core.reason().map(|reason| Error::from(reason).to_string());
         let reason = reason.as_deref().unwrap_or("the connection stays open without its handler");
         tracing::debug!(reason, packets_received, packets_sent, "the handler has finished");
     }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::server_handle::ServerState;
 use super::stats::ShutdownReport;
-use crate::connection::shared::Shared;
+use crate::connection::conn_core::ConnCore;
 
 /// Waits until all handlers have finished. With a deadline, also waits for connections that handlers have passed on,
 /// and closes the remaining connections at the deadline.
@@ -17,7 +17,7 @@ pub(super) async fn drain(state: &ServerState, mut handlers: JoinSet<()>) -> Shu
     let initial_count = initial_conns.len();
     if state.registry.drain_on_shutdown {
         // `recv` returns what has arrived, and then `None`.
-        initial_conns.iter().for_each(Shared::drain);
+        initial_conns.iter().for_each(ConnCore::drain);
     }
     drop(initial_conns);
     let mut close_deadline = state.close_deadline.subscribe();
@@ -33,7 +33,7 @@ pub(super) async fn drain(state: &ServerState, mut handlers: JoinSet<()>) -> Shu
             _ = close_deadline.changed() => {}
             () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                 let open = state.registry.open_conns();
-                break Some((open.len(), open.iter().filter_map(Shared::cut).collect()));
+                break Some((open.len(), open.iter().filter_map(ConnCore::cut).collect()));
             }
         }
     };
@@ -47,7 +47,7 @@ pub(super) async fn drain(state: &ServerState, mut handlers: JoinSet<()>) -> Shu
 /// Waits for connections that are ending already. Their deadlines bound the wait.
 async fn wait_for_ending_conns(state: &ServerState) {
     let mut conns = state.registry.open_conns();
-    conns.retain(Shared::is_ending);
+    conns.retain(ConnCore::is_ending);
     for conn in conns {
         let waiter = conn.waiter();
         poll_fn(|cx| conn.poll_ended(waiter.key, cx)).await;

@@ -139,7 +139,7 @@ impl Listener {
     }
 
     /// Checks the settings, and completes them with those of the server, which were checked before.
-    #[cfg_attr(not(feature = "tls"), expect(unused_variables, reason = "only TLS has a shared state"))]
+    #[cfg_attr(not(feature = "tls"), expect(unused_variables, reason = "only TLS has state that is shared"))]
     pub(crate) fn for_server(
         self,
         server: &ServerConfig,

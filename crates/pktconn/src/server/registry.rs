@@ -13,8 +13,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::shutdown_signal::ShutdownSignal;
+use crate::connection::conn_core::{ConnCore, Membership};
 use crate::connection::memory::{Account, Budget};
-use crate::connection::shared::{Membership, Shared};
 use crate::error::Reason;
 use crate::{ConnStats, ServerConfig, ServerStats};
 
@@ -36,7 +36,7 @@ pub(crate) struct Registry {
 
 #[derive(Default)]
 struct ConnTable {
-    conns: Slab<Weak<Shared>>,
+    conns: Slab<Weak<ConnCore>>,
     /// Counted only if `max_conns_per_ip` is set. No count is 0.
     conns_per_network: HashMap<Network, usize>,
     /// The sums of the connections that are no longer in `conns`.
@@ -53,7 +53,7 @@ enum Network {
 
 impl ConnTable {
     /// The connections. Drop the result without the lock: the last reference to a connection removes it from the table.
-    fn conns(&self) -> Vec<Arc<Shared>> {
+    fn conns(&self) -> Vec<Arc<ConnCore>> {
         self.conns.iter().filter_map(|(_, conn)| conn.upgrade()).collect()
     }
 }
@@ -156,7 +156,7 @@ impl Registry {
     }
 
     /// The connections that have not ended.
-    pub(crate) fn open_conns(&self) -> Vec<Arc<Shared>> {
+    pub(crate) fn open_conns(&self) -> Vec<Arc<ConnCore>> {
         let mut conns = self.table().conns();
         conns.retain(|conn| !conn.has_ended());
         conns
@@ -237,7 +237,7 @@ impl Membership for ConnSlot {
         self.registry.budget.as_ref().map(|budget| Account::new(budget, self.key))
     }
 
-    fn register(&self, conn: &Arc<Shared>) -> bool {
+    fn register(&self, conn: &Arc<ConnCore>) -> bool {
         if let Some(entry) = self.registry.table().conns.get_mut(self.key) {
             *entry = Arc::downgrade(conn);
         }

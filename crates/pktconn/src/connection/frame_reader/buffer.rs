@@ -9,8 +9,8 @@ use bytes::{BufMut, BytesMut};
 use pktconn_codec::PacketCodec;
 
 use super::{FrameReader, Memory};
+use crate::connection::conn_core::WaitDecision;
 use crate::connection::pool::{self, CHUNK};
-use crate::connection::shared::WaitDecision;
 
 /// The least room for a read, in bytes, if it is not known how much will arrive. Less is not worth a system call.
 const MIN_READ: usize = CHUNK / 4;
@@ -25,7 +25,7 @@ impl FrameReader {
     /// memory budget, less than a quarter of a chunk is copied instead, so that a few bytes do not keep a whole chunk
     /// alive.
     pub(super) fn return_chunk_rest(&mut self) {
-        let is_counted = self.shared.account().is_some();
+        let is_counted = self.core.account().is_some();
         if is_counted && self.buffer.len() < MIN_READ {
             self.release_memory();
         } else if self.memory == Memory::Chunk {
@@ -57,7 +57,7 @@ impl FrameReader {
     /// until the next call to `recv`.
     #[inline]
     pub(super) fn update_account(&self) {
-        if let Some(account) = self.shared.account() {
+        if let Some(account) = self.core.account() {
             account.note_read(self.held());
         }
     }
@@ -87,14 +87,14 @@ impl FrameReader {
     #[cold]
     #[inline(never)]
     pub(super) fn poll_more_with_budget(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let polled = match self.shared.read_limit(self.held(), cx) {
+        let polled = match self.core.read_limit(self.held(), cx) {
             // No deadline: the peer cannot send while this side does not read.
             None => {
                 self.stop_waiting();
                 self.packets_in_turn = 0;
                 self.release_memory();
                 self.note_undelivered();
-                match self.shared.before_wait(cx) {
+                match self.core.before_wait(cx) {
                     WaitDecision::Wait => Poll::Pending,
                     decision => self.poll_end(decision, false, cx),
                 }

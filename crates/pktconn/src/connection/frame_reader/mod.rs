@@ -19,7 +19,7 @@ use bytes::BytesMut;
 use pktconn_codec::{Packet, PacketCodec};
 
 use crate::Error;
-use crate::connection::shared::Shared;
+use crate::connection::conn_core::ConnCore;
 use crate::connection::yielding;
 use crate::error::Reason;
 use crate::transport::Reader;
@@ -44,7 +44,7 @@ const MAX_DRAINED_BYTES: usize = 8 * 1024 * 1024;
 // `repr(C)` keeps this order in memory: first the fields that each packet uses, then the rest.
 #[repr(C)]
 pub(crate) struct FrameReader {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) core: Arc<ConnCore>,
     /// `None` when nothing more is received.
     reader: Option<Reader>,
     buffer: BytesMut,
@@ -89,21 +89,21 @@ enum End {
     NotYet,
     /// `recv` returns `None`.
     Clean,
-    /// `recv` returns an error: the [`stop_reason`](Shared::stop_reason).
+    /// `recv` returns an error: the [`stop_reason`](ConnCore::stop_reason).
     Failed,
 }
 
 impl FrameReader {
-    pub(crate) fn new(shared: &Arc<Shared>, reader: Reader) -> Self {
-        shared.add_handle();
+    pub(crate) fn new(core: &Arc<ConnCore>, reader: Reader) -> Self {
+        core.add_handle();
         Self {
-            shared: Arc::clone(shared),
-            skips_empty: shared.settings.skips_empty,
+            core: Arc::clone(core),
+            skips_empty: core.settings.skips_empty,
             may_hold_back: reader.may_hold_back(),
             reader: Some(reader),
             buffer: BytesMut::new(),
             memory: Memory::Own,
-            codec: shared.settings.rules.codec.clone(),
+            codec: core.settings.rules.codec.clone(),
             end: End::NotYet,
             held_back: 0,
             packets_in_turn: 0,
@@ -170,7 +170,7 @@ impl FrameReader {
     /// What `recv` returns after the end. `None` while packets are received.
     #[inline]
     fn end_result(&mut self) -> Option<Result<(), Error>> {
-        if matches!(self.end, End::NotYet) && !self.shared.has_signals() {
+        if matches!(self.end, End::NotYet) && !self.core.has_signals() {
             None
         } else {
             self.end_result_slow()
@@ -179,13 +179,13 @@ impl FrameReader {
 
     #[cold]
     fn end_result_slow(&mut self) -> Option<Result<(), Error>> {
-        if self.shared.is_closed_locally() {
+        if self.core.is_closed_locally() {
             self.stop();
         }
         let result = match self.end {
             End::NotYet => return None,
             End::Clean => Ok(()),
-            End::Failed => Err(self.shared.stop_reason().into()),
+            End::Failed => Err(self.core.stop_reason().into()),
         };
         self.end_returned = true;
         Some(result)
@@ -206,7 +206,7 @@ impl FrameReader {
     fn yield_turn(&mut self, cx: &mut Context<'_>) {
         self.packets_in_turn = 0;
         self.note_undelivered();
-        if self.shared.must_stop_receiving() {
+        if self.core.must_stop_receiving() {
             self.end_failed();
         }
         yielding::yield_turn(cx);
@@ -216,11 +216,11 @@ impl FrameReader {
     /// others are skipped heartbeats.
     #[inline(always)]
     fn after_decode(&mut self, packets: usize, received: usize) {
-        self.shared.received.packets.add(received as u64);
+        self.core.received.packets.add(received as u64);
         self.packets_in_turn = self.packets_in_turn.saturating_add(packets as u32);
         if self.has_deadline {
             self.has_deadline = false;
-            self.shared.pause_recv(true);
+            self.core.pause_recv(true);
         }
         self.note_undelivered();
         // The caller may not receive again for a long time.
@@ -234,28 +234,28 @@ impl FrameReader {
     /// Records in the connection whether an end would discard bytes.
     #[inline]
     fn note_undelivered(&self) {
-        self.shared.note_undelivered(!self.buffer.is_empty());
+        self.core.note_undelivered(!self.buffer.is_empty());
     }
 
     /// No future waits in `recv` any more: it is ready or was dropped. Stops the deadline of the wait.
     pub(crate) fn stop_waiting(&mut self) {
         if self.has_deadline {
             self.has_deadline = false;
-            self.shared.pause_recv(false);
+            self.core.pause_recv(false);
         }
     }
 
     /// The server shuts down, and everything that has arrived was received.
     fn end_drained(&mut self) {
         self.end = End::Clean;
-        self.shared.note_end_delivered();
+        self.core.note_end_delivered();
         self.park();
     }
 
     /// A read has returned the end of the stream.
     fn end_of_stream(&mut self) {
         match self.codec.decode_end(&self.buffer) {
-            Ok(()) => match self.shared.remote_closed() {
+            Ok(()) => match self.core.remote_closed() {
                 Ok(()) => {
                     self.end = End::Clean;
                     self.has_deadline = false;
@@ -269,7 +269,7 @@ impl FrameReader {
     }
 
     fn fail(&mut self, reason: &Reason) {
-        self.shared.receive_failed(reason);
+        self.core.receive_failed(reason);
         self.end_failed();
     }
 
@@ -300,7 +300,7 @@ impl FrameReader {
         (self.buffer, self.memory) = (BytesMut::new(), Memory::Own);
         self.update_account();
         if let Some(reader) = self.reader.take() {
-            self.shared.park_reader(reader);
+            self.core.park_reader(reader);
         }
     }
 }
@@ -308,7 +308,7 @@ impl FrameReader {
 impl Drop for FrameReader {
     fn drop(&mut self) {
         self.park();
-        self.shared.drop_handle();
+        self.core.drop_handle();
     }
 }
 
@@ -347,9 +347,9 @@ mod tests {
             crate::transport::halves::split(crate::transport::transport_stream::CustomStream::new(here));
         let settings =
             crate::connection::config::Settings::new(config, crate::connection::config::Origin::Unknown);
-        let shared =
-            Shared::new(config, &settings, writer, crate::transport::endpoints::Endpoints::Unknown, None);
-        (FrameReader::new(&shared, reader), there)
+        let core =
+            ConnCore::new(config, &settings, writer, crate::transport::endpoints::Endpoints::Unknown, None);
+        (FrameReader::new(&core, reader), there)
     }
 
     fn frame(len: usize) -> Vec<u8> {
@@ -490,8 +490,8 @@ mod tests {
         peer.write_all(&[0; 4 * 10_000]).await.unwrap();
         let mut packets = Vec::new();
         let mut turns = 0;
-        while receiver.shared.received.packets.total() < 10_000 {
-            let before = receiver.shared.received.packets.total();
+        while receiver.core.received.packets.total() < 10_000 {
+            let before = receiver.core.received.packets.total();
             // Both single packets and batches count.
             tokio::select! {
                 biased;
@@ -503,7 +503,7 @@ mod tests {
                 } => {}
                 () = std::future::ready(()) => turns += 1,
             }
-            let count = receiver.shared.received.packets.total() - before;
+            let count = receiver.core.received.packets.total() - before;
             assert!(count < u64::from(PACKETS_A_TURN) + 10, "{count} packets without a yield");
         }
         // Yielding costs CPU time, so it must be rare.

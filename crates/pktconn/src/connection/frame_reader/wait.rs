@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 
 use super::buffer::make_room;
 use super::{End, FrameReader};
-use crate::connection::shared::WaitDecision;
+use crate::connection::conn_core::WaitDecision;
 use crate::connection::state::is_temporary;
 use crate::connection::yielding;
 use crate::transport::Reader;
@@ -22,7 +22,7 @@ impl FrameReader {
             self.end_drained();
             return Poll::Ready(());
         }
-        if self.shared.account().is_some() {
+        if self.core.account().is_some() {
             return self.poll_more_with_budget(cx);
         }
         let read = self.poll_read(cx);
@@ -44,9 +44,9 @@ impl FrameReader {
     #[inline(always)]
     pub(super) fn note_read(&mut self, count: usize) {
         self.has_read = true;
-        self.shared.received.bytes.add(count as u64);
-        self.shared.received.reads.add(1);
-        if self.shared.is_draining() {
+        self.core.received.bytes.add(count as u64);
+        self.core.received.reads.add(1);
+        if self.core.is_draining() {
             self.drain_bytes_left = self.drain_bytes_left.saturating_sub(count);
         }
     }
@@ -61,19 +61,19 @@ impl FrameReader {
             self.release_memory();
         }
         self.note_undelivered();
-        let timeouts = &self.shared.settings.rules.timeouts;
+        let timeouts = &self.core.settings.rules.timeouts;
         let has_part = !self.buffer.is_empty() || has_held_back;
         let in_frame = has_part && timeouts.frame.is_some();
         let has_deadline = in_frame || timeouts.idle.is_some();
         let decision = if has_deadline {
             self.has_deadline = true;
-            self.shared.before_timed_wait(in_frame, self.has_read, cx)
+            self.core.before_timed_wait(in_frame, self.has_read, cx)
         } else {
-            self.shared.before_wait(cx)
+            self.core.before_wait(cx)
         };
         let has_read = std::mem::take(&mut self.has_read);
         match decision {
-            WaitDecision::Wait if !self.shared.is_draining() => Poll::Pending,
+            WaitDecision::Wait if !self.core.is_draining() => Poll::Pending,
             decision => self.poll_end(decision, has_read, cx),
         }
     }

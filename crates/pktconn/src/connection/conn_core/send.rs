@@ -11,13 +11,13 @@ use bytes::Bytes;
 use pktconn_codec::Packet;
 use tokio::time::Instant;
 
-use super::Shared;
+use super::ConnCore;
 use crate::SlowConsumer;
 use crate::connection::machine::{Encoded, Machine, Outgoing, Phase};
 use crate::connection::state::State;
 use crate::error::Reason;
 
-impl Shared {
+impl ConnCore {
     /// Queues `packet` if there is room for it and no sender waits for room, or if the slow-consumer policy makes room.
     /// Fails with [`Reason::Full`] if the packet must wait or be dropped.
     #[inline]

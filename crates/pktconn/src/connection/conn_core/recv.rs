@@ -9,7 +9,7 @@ use std::task::Context;
 use pktconn_codec::FrameError;
 use tokio::time::Instant;
 
-use super::{CLOSED, DRAINING, Shared};
+use super::{CLOSED, ConnCore, DRAINING};
 use crate::connection::machine::Phase;
 use crate::connection::state::State;
 use crate::error::Reason;
@@ -28,7 +28,7 @@ pub(crate) enum WaitDecision {
     ReadRest,
 }
 
-impl Shared {
+impl ConnCore {
     /// Whether `recv` must check more than its buffer, because this side was closed or the server shuts down. Does not
     /// take the lock, so it can be called before each packet.
     #[inline]

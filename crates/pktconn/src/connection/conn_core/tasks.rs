@@ -4,14 +4,14 @@
 use std::sync::Arc;
 use std::task::Context;
 
-use super::Shared;
+use super::ConnCore;
 use crate::connection::flush::{FlushTarget, Next};
 use crate::connection::state::State;
 use crate::connection::sweep::SweepTarget;
 
 const RUNTIME_GONE: &str = "the runtime of the connection was shut down";
 
-impl SweepTarget for Shared {
+impl SweepTarget for ConnCore {
     fn sweep(self: &Arc<Self>) {
         self.with_state(State::run_sweeper);
     }
@@ -21,7 +21,7 @@ impl SweepTarget for Shared {
     }
 }
 
-impl FlushTarget for Shared {
+impl FlushTarget for ConnCore {
     fn run_flusher(self: &Arc<Self>, is_first: bool, cx: &mut Context<'_>) -> Next {
         self.with_state_catching_panics(|state| {
             state.run_flusher(self.rules(), is_first, self.has_undelivered(), cx)

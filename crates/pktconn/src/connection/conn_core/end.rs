@@ -8,13 +8,13 @@ use std::task::{Context, Poll};
 use pktconn_codec::Packet;
 use tokio::time::Instant;
 
-use super::{CLOSED, Shared};
+use super::{CLOSED, ConnCore};
 use crate::connection::machine::Phase;
 use crate::error::Reason;
 use crate::transport::Writer;
 use crate::{ConnStats, CutConn, Error};
 
-impl Shared {
+impl ConnCore {
     /// Why the connection ended or started to end. `None` while it is open.
     pub(crate) fn reason(self: &Arc<Self>) -> Option<Reason> {
         self.with_state(|state| state.machine.reason())
@@ -175,32 +175,32 @@ mod tests {
             let settings = Settings::new(&config, Origin::Unknown);
             let (_reader, writer) =
                 split(CustomStream::new(tokio::io::join(tokio::io::empty(), tokio::io::sink())));
-            let shared = Shared::new(&config, &settings, writer, Endpoints::Unknown, None);
+            let core = ConnCore::new(&config, &settings, writer, Endpoints::Unknown, None);
             let started = tokio::time::Instant::now();
-            shared.close();
+            core.close();
             tokio::task::yield_now().await;
             match &failure {
-                None => assert!(matches!(shared.remote_closed(), Err(Reason::LocalClose))),
-                Some(reason) => shared.receive_failed(reason),
+                None => assert!(matches!(core.remote_closed(), Err(Reason::LocalClose))),
+                Some(reason) => core.receive_failed(reason),
             }
-            assert!(matches!(shared.stop_reason(), Reason::LocalClose));
-            let waiter = shared.waiter();
-            let closed = poll_fn(|cx| shared.poll_close(waiter.key, cx)).await;
+            assert!(matches!(core.stop_reason(), Reason::LocalClose));
+            let waiter = core.waiter();
+            let closed = poll_fn(|cx| core.poll_close(waiter.key, cx)).await;
             assert_eq!(closed.is_err(), failure.is_some());
             assert!(started.elapsed().is_zero(), "the close waited for its deadline");
         }
     }
 
     /// A connection with a queued packet that its transport does not accept, and the other end of that transport.
-    fn stuck() -> (Arc<Shared>, tokio::io::DuplexStream) {
+    fn stuck() -> (Arc<ConnCore>, tokio::io::DuplexStream) {
         let config = ConnConfig::new();
         let (here, there) = tokio::io::duplex(1);
         let (_reader, writer) = split(CustomStream::new(tokio::io::join(tokio::io::empty(), here)));
         let settings = Settings::new(&config, Origin::Unknown);
-        let shared = Shared::new(&config, &settings, writer, Endpoints::Unknown, None);
-        shared.add_handle();
-        assert!(shared.offer(&Packet::from(vec![7; 100])).is_ok());
-        (shared, there)
+        let core = ConnCore::new(&config, &settings, writer, Endpoints::Unknown, None);
+        core.add_handle();
+        assert!(core.offer(&Packet::from(vec![7; 100])).is_ok());
+        (core, there)
     }
 
     /// The server counts exactly the connections whose callers get this error.
@@ -211,12 +211,12 @@ mod tests {
         failed.receive_failed(&Reason::Frame(truncated));
         unused.note_undelivered(true);
         unused.drop_handle();
-        assert!([&open, &failed, &unused].iter().all(|shared| !shared.has_ended()));
-        let closed = [&open, &failed, &unused].map(|shared| shared.end_over_budget(1));
+        assert!([&open, &failed, &unused].iter().all(|core| !core.has_ended()));
+        let closed = [&open, &failed, &unused].map(|core| core.end_over_budget(1));
         assert_eq!(closed, [true, false, false]);
-        assert!([&open, &failed, &unused].iter().all(|shared| shared.has_ended()));
+        assert!([&open, &failed, &unused].iter().all(|core| core.has_ended()));
         let have_error =
-            [&open, &failed, &unused].map(|shared| matches!(shared.stop_reason(), Reason::OverBudget { .. }));
+            [&open, &failed, &unused].map(|core| matches!(core.stop_reason(), Reason::OverBudget { .. }));
         assert_eq!(have_error, closed);
         assert!(!open.end_over_budget(1), "the connection has already ended");
     }

@@ -35,7 +35,7 @@ mod send;
 mod tasks;
 
 thread_local! {
-    static SWEEPERS: sweep::ThreadSweepers<Shared> = const { RefCell::new(Vec::new()) };
+    static SWEEPERS: sweep::ThreadSweepers<ConnCore> = const { RefCell::new(Vec::new()) };
 }
 
 /// The flags that `recv` checks before each packet without the lock: this side was closed, or the server shuts down.
@@ -45,7 +45,7 @@ const DRAINING: u8 = 2;
 /// What the handles of a connection, its flusher and its sweeper share.
 // `repr(C)` keeps this order in memory: first the fields that each packet uses, in few cache lines, then the rest.
 #[repr(C)]
-pub(crate) struct Shared {
+pub(crate) struct ConnCore {
     pub(crate) settings: Arc<Settings>,
     /// The memory that the connection holds. `None` unless its server has a memory budget.
     account: Option<Box<Account>>,
@@ -73,7 +73,7 @@ pub(crate) trait Membership: Send + Sync {
     fn account(&self) -> Option<Account>;
 
     /// Registers the connection, which may be used from now on. Returns whether it must drain immediately.
-    fn register(&self, conn: &Arc<Shared>) -> bool;
+    fn register(&self, conn: &Arc<ConnCore>) -> bool;
 
     /// Records the traffic of the connection and why it ended. Called once, before the registration is dropped.
     fn record_end(&self, traffic: ConnStats, reason: Option<Reason>);
@@ -83,7 +83,7 @@ const TRANSPORT_PANICKED: &str = "the transport of the connection panicked";
 
 /// Ends the connection if code panics under its lock. A panic drops this guard after the lock, which is poisoned then;
 /// without a panic the guard is forgotten. So waiting callers are woken even if nobody uses the connection any more.
-struct EndOnPanic<'a>(&'a Arc<Shared>);
+struct EndOnPanic<'a>(&'a Arc<ConnCore>);
 
 impl Drop for EndOnPanic<'_> {
     #[cold]
@@ -92,7 +92,7 @@ impl Drop for EndOnPanic<'_> {
     }
 }
 
-impl Shared {
+impl ConnCore {
     pub(crate) fn new(
         config: &ConnConfig,
         settings: &Arc<Settings>,
@@ -102,7 +102,7 @@ impl Shared {
     ) -> Arc<Self> {
         let may_drop = config.slow_consumer != SlowConsumer::Block;
         let readiness_may_be_stale = may_drop && !writer.can_write_now();
-        let shared = Arc::new(Self {
+        let core = Arc::new(Self {
             settings: Arc::clone(settings),
             received: Received::default(),
             signals: AtomicU8::new(0),
@@ -117,13 +117,13 @@ impl Shared {
             membership,
         });
         if let Some(interval) = config.heartbeat {
-            shared.with_state(|state| state.machine.start_heartbeat(interval, Instant::now()));
+            core.with_state(|state| state.machine.start_heartbeat(interval, Instant::now()));
         }
         // Last, because the server may use a registered connection at any time.
-        if shared.membership.as_ref().is_some_and(|membership| membership.register(&shared)) {
-            shared.set_signal(DRAINING);
+        if core.membership.as_ref().is_some_and(|membership| membership.register(&core)) {
+            core.set_signal(DRAINING);
         }
-        shared
+        core
     }
 
     #[inline]
@@ -303,7 +303,7 @@ impl Shared {
     }
 }
 
-impl Drop for Shared {
+impl Drop for ConnCore {
     fn drop(&mut self) {
         let Some(membership) = &self.membership else { return };
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
@@ -313,18 +313,18 @@ impl Drop for Shared {
 
 /// The key of a waiting future. Dropping it removes the future's wakers, and removes it from the waiting senders.
 pub(crate) struct Waiter<'a> {
-    shared: &'a Arc<Shared>,
+    core: &'a Arc<ConnCore>,
     pub(crate) key: u64,
 }
 
 impl<'a> Waiter<'a> {
-    pub(crate) fn new(shared: &'a Arc<Shared>) -> Self {
-        Self { shared, key: shared.next_waiter_key() }
+    pub(crate) fn new(core: &'a Arc<ConnCore>) -> Self {
+        Self { core, key: core.next_waiter_key() }
     }
 }
 
 impl Drop for Waiter<'_> {
     fn drop(&mut self) {
-        self.shared.remove_waiter(self.key);
+        self.core.remove_waiter(self.key);
     }
 }
