@@ -8,6 +8,7 @@ use pktconn_codec::{Checksum, HeaderFormat, Packet, PacketCodec, PacketMut};
 
 use crate::connection::conn_core::ConnCore;
 use crate::connection::deferred::catch_panic;
+use crate::connection::machine::Encoded;
 use crate::error::Reason;
 use crate::{PacketSender, SlowConsumer};
 
@@ -137,14 +138,27 @@ impl<T> Group<T> {
     /// Sends a packet to all members that replaces the queued packet with the same `key`, where a member has not taken that one yet: for
     /// the state of something, of which a slow member needs only the latest. See [`PacketSender::try_send_latest`].
     pub fn broadcast_latest(&self, key: u64, packet: impl Into<Packet>) -> Broadcast {
-        self.send_to(packet.into(), |_| true, |conn, packet, policy| conn.offer_latest(key, packet, policy))
+        // Members of the same format share a copy.
+        let mut copies = Vec::<(Format, Encoded)>::new();
+        let offer = |conn: &Arc<ConnCore>, packet: &Packet, policy| {
+            let codec = &conn.settings.rules.codec;
+            let frame = codec.frame(packet).map_err(Reason::TooLarge)?;
+            let copy = copies.iter().find(|(format, _)| *format == format_of(codec));
+            let copy = copy.map(|(_, copy)| copy.clone()).unwrap_or_else(|| {
+                let copy = Encoded::new(&frame);
+                copies.push((format_of(codec), copy.clone()));
+                copy
+            });
+            conn.offer_latest(key, copy, policy)
+        };
+        self.send_to(packet.into(), |_| true, offer)
     }
 
     fn send_to(
         &self,
         packet: Packet,
         mut filter: impl FnMut(&T) -> bool,
-        offer: impl Fn(&Arc<ConnCore>, &Packet, SlowConsumer) -> Result<(), Reason>,
+        mut offer: impl FnMut(&Arc<ConnCore>, &Packet, SlowConsumer) -> Result<(), Reason>,
     ) -> Broadcast {
         let mut framed = Framed::new(packet);
         // Sending and choosing may run code of the application, which may use the group.
@@ -293,6 +307,10 @@ struct Framed {
 
 type Format = (HeaderFormat, Checksum);
 
+fn format_of(codec: &PacketCodec) -> Format {
+    (codec.config().header_format(), codec.config().checksum_kind())
+}
+
 impl Framed {
     fn new(packet: Packet) -> Self {
         Self { packet, copies: Vec::new() }
@@ -300,8 +318,7 @@ impl Framed {
 
     /// The packet with header and checksum, so that no member has to compute them.
     fn in_format_of(&mut self, codec: &PacketCodec) -> &Packet {
-        let config = codec.config();
-        let format = (config.header_format(), config.checksum_kind());
+        let format = format_of(codec);
         // Before the look at the packet itself, which computes a checksum if it has none.
         if let Some(at) = self.copies.iter().position(|(of_copy, _)| *of_copy == format) {
             return &self.copies[at].1;
@@ -312,7 +329,7 @@ impl Framed {
         }
         let mut copy = PacketMut::with_capacity(self.packet.len());
         copy.write_bytes(self.packet.payload());
-        self.copies.push((format, copy.freeze_for(config)));
+        self.copies.push((format, copy.freeze_for(codec.config())));
         &self.copies[self.copies.len() - 1].1
     }
 }

@@ -4,7 +4,8 @@ mod common;
 
 use common::{frame, piped_and_raw, piped_pair};
 use pktconn::{
-    Broadcast, Checksum, CodecConfig, ConnConfig, Group, HeaderFormat, Packet, PacketMut, SlowConsumer,
+    Broadcast, Checksum, CodecConfig, ConnConfig, Group, HeaderFormat, Packet, PacketConn, PacketMut,
+    SlowConsumer,
 };
 use tokio::io::AsyncReadExt;
 
@@ -254,6 +255,40 @@ async fn a_slow_member_gets_the_latest_packet_of_each_key() {
     });
     closed.unwrap();
     assert_eq!(payloads, [vec![0; 996], vec![100, 7], vec![100, 8], b"a new one".to_vec()]);
+}
+
+#[tokio::test]
+async fn the_latest_packet_is_copied_once_per_format_and_refused_by_members_with_a_lower_limit() {
+    const LEN: usize = 10_000;
+    let checked = CodecConfig::new().checksum(Checksum::Crc32);
+    let group = Group::new();
+    let mut pairs = Vec::new();
+    for number in 0..60 {
+        let codec = match number {
+            0 => CodecConfig::new().max_payload_len(LEN - 1),
+            1 => checked.max_payload_len(LEN - 1),
+            _ if number % 2 == 0 => CodecConfig::new(),
+            _ => checked,
+        };
+        let config = ConnConfig::new().codec(codec);
+        let (conn, raw) = piped_and_raw(64, config.clone());
+        let peer_codec = codec.max_payload_len(2 * LEN);
+        let peer = PacketConn::new(raw, config.codec(peer_codec)).unwrap();
+        // Larger than the pipe, so that it stays queued, and the keyed packet waits behind it.
+        conn.send(vec![0; 100]).await.unwrap();
+        group.join(&conn, ());
+        pairs.push((conn, peer));
+    }
+    tokio::task::yield_now().await;
+    let mut sent = None;
+    let counted = allocation_counter::measure(|| sent = Some(group.broadcast_latest(7, vec![1; LEN])));
+    assert_eq!(counts(sent.unwrap()), (58, 2, 0));
+    assert!(counted.bytes_total < 10 * LEN as u64, "{} bytes for 58 members", counted.bytes_total);
+    for (conn, peer) in &mut pairs[2..] {
+        assert_eq!(peer.recv().await.unwrap().unwrap().payload(), vec![0; 100]);
+        assert_eq!(peer.recv().await.unwrap().unwrap().payload(), vec![1; LEN]);
+        assert_eq!(conn.queued_bytes(), 0);
+    }
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use pktconn_codec::Packet;
 #[cfg(feature = "tls")]
 use crate::TlsInfo;
 use crate::connection::conn_core::ConnCore;
+use crate::connection::machine::Encoded;
 use crate::error::Reason;
 use crate::{ConnId, ConnStats, Error};
 
@@ -202,7 +203,9 @@ impl PacketSender {
     /// [`into_unsent`](Error::into_unsent).
     pub fn try_send_latest(&self, key: u64, packet: impl Into<Packet>) -> Result<(), Error> {
         let packet = packet.into();
-        let offered = self.core.offer_latest(key, &packet, self.core.settings.rules.slow_consumer);
+        let rules = &self.core.settings.rules;
+        let frame = rules.codec.frame(&packet).map(|frame| Encoded::new(&frame)).map_err(Reason::TooLarge);
+        let offered = frame.and_then(|frame| self.core.offer_latest(key, frame, rules.slow_consumer));
         offered.map_err(|reason| Error::new(reason, vec![packet]))
     }
 

@@ -51,16 +51,14 @@ impl ConnCore {
         })
     }
 
-    /// Queues `packet` under `key`, and replaces the queued packet with the same key. Fails with [`Reason::Full`] if
+    /// Queues a packet under `key`, and replaces the queued packet with the same key. Fails with [`Reason::Full`] if
     /// there is no such packet and no room.
     pub(crate) fn offer_latest(
         self: &Arc<Self>,
         key: u64,
-        packet: &Packet,
+        frame: Encoded,
         policy: SlowConsumer,
     ) -> Result<(), Reason> {
-        let frame = self.rules().codec.frame(packet).map_err(Reason::TooLarge)?;
-        let frame = Encoded::new(&frame);
         let len = frame.len();
         self.with_state(|state| {
             state.machine.check_open()?;

@@ -13,7 +13,8 @@ use pktconn_codec::Frame;
 
 use super::send_queue::{Chunk, MAX_SHARED_LEN, Outgoing};
 
-/// A whole encoded frame that owns its memory.
+/// A whole encoded frame that owns its memory. Clones share it.
+#[derive(Clone)]
 pub(crate) struct Encoded(Bytes);
 
 impl Encoded {
