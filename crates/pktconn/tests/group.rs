@@ -228,6 +228,7 @@ async fn all_payloads(peer: &mut pktconn::PacketConn) -> Vec<Vec<u8>> {
     while let Some(packet) = peer.recv().await.unwrap() {
         payloads.push(packet.payload().to_vec());
     }
+    peer.close().await.unwrap();
     payloads
 }
 
