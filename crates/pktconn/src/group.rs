@@ -14,8 +14,8 @@ use crate::{PacketSender, SlowConsumer};
 
 /// Connections that get the same packets, such as the players in a room.
 ///
-/// Each member has a tag: a name, a team. [`broadcast_if`](Self::broadcast_if) chooses members by it. A member leaves when its
-/// connection ends: the group does not keep a connection open. Clones are the same group.
+/// Each member has a tag: a name, a team. [`broadcast_if`](Self::broadcast_if) chooses members by it. A member leaves
+/// when its connection ends: the group does not keep a connection open. Clones are the same group.
 ///
 /// ```
 /// use pktconn::{ConnConfig, Group, PacketConn};
@@ -63,7 +63,8 @@ pub struct Broadcast {
     /// Members that had no room for it, or whose payload limit it exceeds. They count it in
     /// [`packets_dropped`](crate::ConnStats::packets_dropped).
     pub dropped: usize,
-    /// Members whose connection had ended, or was ended as [too slow](SlowConsumer::Disconnect). They have left the group.
+    /// Members whose connection had ended, or was ended as [too slow](SlowConsumer::Disconnect). They have left the
+    /// group.
     pub gone: usize,
 }
 
@@ -78,11 +79,12 @@ impl<T> Group<T> {
     }
 
     /// Sets what a broadcast does to a member that has no room for the packet, whatever
-    /// [`slow_consumer`](crate::ConnConfig::slow_consumer) its connection has for [`send`](PacketSender::send). For example, broadcasts drop
-    /// packets or disconnect slow members, while `send` waits. A broadcast never waits: `Block` drops the packet for that member.
+    /// [`slow_consumer`](crate::ConnConfig::slow_consumer) its connection has for [`send`](PacketSender::send). For
+    /// example, broadcasts drop packets or disconnect slow members, while `send` waits. A broadcast never waits:
+    /// `Block` drops the packet for that member.
     ///
-    /// It holds for this handle and its later clones. [`DropOldest`](SlowConsumer::DropOldest) drops the oldest packets of the member's
-    /// queue, also those that were not broadcast. Default: the policy of each connection.
+    /// It holds for this handle and its later clones. [`DropOldest`](SlowConsumer::DropOldest) drops the oldest packets
+    /// of the member's queue, also those that were not broadcast. Default: the policy of each connection.
     #[must_use]
     pub fn slow_consumer(mut self, policy: SlowConsumer) -> Self {
         self.policy = Some(policy);
@@ -124,8 +126,8 @@ impl<T> Group<T> {
         self.len() == 0
     }
 
-    /// Sends a packet to all members. It is encoded once for all members of the same format, and does not wait for any of them: see
-    /// [`slow_consumer`](Self::slow_consumer) for a member that has no room.
+    /// Sends a packet to all members. It is encoded once for all members of the same format, and does not wait for any
+    /// of them: see [`slow_consumer`](Self::slow_consumer) for a member that has no room.
     pub fn broadcast(&self, packet: impl Into<Packet>) -> Broadcast {
         self.broadcast_if(packet, |_| true)
     }
@@ -135,8 +137,9 @@ impl<T> Group<T> {
         self.send_to(packet.into(), filter, ConnCore::offer_with)
     }
 
-    /// Sends a packet to all members that replaces the queued packet with the same `key`, where a member has not taken that one yet: for
-    /// the state of something, of which a slow member needs only the latest. See [`PacketSender::try_send_latest`].
+    /// Sends a packet to all members that replaces the queued packet with the same `key`, where a member has not taken
+    /// that one yet: for the state of something, of which a slow member needs only the latest. See
+    /// [`PacketSender::try_send_latest`].
     pub fn broadcast_latest(&self, key: u64, packet: impl Into<Packet>) -> Broadcast {
         // Members of the same format share a copy.
         let mut copies = Vec::<(Format, Encoded)>::new();
@@ -175,8 +178,8 @@ impl<T> Group<T> {
         let mut result = Broadcast::default();
         let mut gone = Vec::new();
         for member in members.iter().filter(|member| filter(&member.tag)) {
-            // A transport of the application that panics ends only its own connection. If the connection is still open, it has accepted
-            // the packet: a waker panicked, or the memory of another packet.
+            // A transport of the application that panics ends only its own connection. If the connection is still open,
+            // it has accepted the packet: a waker panicked, or the memory of another packet.
             let sent = member
                 .conn
                 .upgrade()
@@ -202,9 +205,9 @@ impl<T> Group<T> {
 }
 
 impl<T: Eq + Hash> Group<T> {
-    /// Makes the connection the holder of `tag`. The previous holder leaves the group and is returned if its connection is open: close it,
-    /// or send it a last packet. Members that joined by [`join`](Self::join) with the same tag are not affected, and a connection that joins
-    /// again by `join` holds no tag.
+    /// Makes the connection the holder of `tag`. The previous holder leaves the group and is returned if its connection
+    /// is open: close it, or send it a last packet. Members that joined by [`join`](Self::join) with the same tag are
+    /// not affected, and a connection that joins again by `join` holds no tag.
     ///
     /// ```
     /// # use pktconn::{Group, PacketConn};
@@ -219,7 +222,8 @@ impl<T: Eq + Hash> Group<T> {
         let conn = Arc::downgrade(conn.as_ref().core());
         let member = Arc::new(Member { conn, tag: Arc::new(tag) });
         let mut members = self.members();
-        // Dropping a tag may run code of the application, which may use the group: all of these are dropped without the lock.
+        // Dropping a tag may run code of the application, which may use the group: all of these are dropped without the
+        // lock.
         let mut removed = Vec::new();
         // With its key, which `insert` would keep.
         let last = members.by_tag.remove_entry(&member.tag);
@@ -278,7 +282,8 @@ impl<T> Members<T> {
         self.conns.get(&key(&member.conn)).is_some_and(|present| Arc::ptr_eq(present, member))
     }
 
-    /// Adds a member. Returns the one that it replaces, and others whose connections have ended: to be dropped without the lock.
+    /// Adds a member. Returns the one that it replaces, and others whose connections have ended: to be dropped without
+    /// the lock.
     fn insert(&mut self, member: Arc<Member<T>>) -> Vec<Arc<Member<T>>> {
         let mut removed = Vec::new();
         removed.extend(self.conns.insert(key(&member.conn), member));

@@ -1,5 +1,5 @@
-//! Whole, ordered packets over TCP, TLS, Unix sockets or any byte stream: fast, bounded in memory, and no packet is lost
-//! silently. The wire format is that of the Go library `pktconn`.
+//! Whole, ordered packets over TCP, TLS, Unix sockets or any byte stream: fast, bounded in memory, and no packet is
+//! lost silently. The wire format is that of the Go library `pktconn`.
 //!
 //! ```text
 //! +----------------+---------------------+------------------------+
@@ -49,9 +49,9 @@
 //!
 //! - [`recv`](PacketConn::recv) reads from the socket. There is no task and no channel between the socket and the
 //!   caller, so the flow control of TCP slows down a peer whose packets are not received.
-//! - [`send`](PacketConn::send) puts a packet into the send queue. The queue is written when the receiving side is about
-//!   to wait, when it contains 64 KiB, or at the end of the current turn of the scheduler, whichever is first. So a
-//!   single packet is not delayed, many packets are written together, and there is nothing to flush.
+//! - [`send`](PacketConn::send) puts a packet into the send queue. The queue is written when the receiving side is
+//!   about to wait, when it contains 64 KiB, or at the end of the current turn of the scheduler, whichever is first. So
+//!   a single packet is not delayed, many packets are written together, and there is nothing to flush.
 //!   [`send_many`](PacketConn::send_many) writes its batch at its end. With [`flush_delay`](ConnConfig::flush_delay),
 //!   packets wait for others.
 //!

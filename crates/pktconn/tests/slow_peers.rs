@@ -230,8 +230,8 @@ fn a_slow_reader_gets_recent_packets_over_a_socket_that_the_application_supplies
 /// Sends to a peer that reads 40 KB/s until the lag limit of a second ends the connection. Returns the time since
 /// `start`.
 ///
-/// If `keeps_sending`, it sends ten times as fast as the peer reads. Otherwise it sends as much as the peer reads in eight
-/// seconds, at once.
+/// If `keeps_sending`, it sends ten times as fast as the peer reads. Otherwise it sends as much as the peer reads in
+/// eight seconds, at once.
 async fn send_until_lag_ends_it(conn: &PacketConn, start: Instant, keeps_sending: bool) -> Duration {
     if keeps_sending {
         let _ = send_states(conn, start, 800, HANG_GUARD).await;

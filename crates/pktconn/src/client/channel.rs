@@ -137,7 +137,8 @@ impl ClientChannel {
         frame_len.min(self.max_permits) as u32
     }
 
-    /// Queues a frame, which may be the one that the next number is reserved for. [`Reason::Full`] if it is another one.
+    /// Queues a frame, which may be the one that the next number is reserved for. [`Reason::Full`] if it is another
+    /// one.
     fn push(&self, frame: &Frame<'_>, has_reservation: bool) -> Result<u64, Reason> {
         let mut queue = lock(&self.queue);
         if let Some(reason) = &queue.closed {
@@ -326,8 +327,8 @@ impl Reservation<'_> {
 
 impl Drop for Reservation<'_> {
     fn drop(&mut self) {
-        // `_only` is dropped after this, and wakes those that wait. A packet that was queued has cleared it already, and nobody can
-        // have reserved the next number since.
+        // `_only` is dropped after this, and wakes those that wait. A packet that was queued has cleared it already,
+        // and nobody can have reserved the next number since.
         lock(&self.channel.queue).is_reserved = false;
     }
 }

@@ -16,8 +16,8 @@ pub enum ClientEvent {
     Connected,
     /// A packet was received.
     Packet(Packet),
-    /// The connection ended. All packets that arrived over it came before this event, unless [`Lost::may_miss_packets`] is
-    /// set.
+    /// The connection ended. All packets that arrived over it came before this event, unless [`Lost::may_miss_packets`]
+    /// is set.
     Lost(Lost),
 }
 

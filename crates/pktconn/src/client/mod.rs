@@ -88,9 +88,9 @@ mod reconnect;
 /// Receiving, after a connection has failed (a write failed or timed out): the client first takes the packets that have
 /// arrived out of the connection, so that it can reconnect. It keeps them until 1,024 packets or 1 MiB of payload are
 /// waiting, plus at most two batches. This limit covers all connections together. At the limit it waits up to 1 s in
-/// total for the application to receive, and it takes at most 8 MiB. The rest is dropped, and [`Lost::may_miss_packets`]
-/// reports it. So neither senders nor the next connection depend on the receiver, and an application that receives
-/// loses nothing that it takes within that second.
+/// total for the application to receive, and it takes at most 8 MiB. The rest is dropped, and
+/// [`Lost::may_miss_packets`] reports it. So neither senders nor the next connection depend on the receiver, and an
+/// application that receives loses nothing that it takes within that second.
 ///
 /// # Dropping
 ///
@@ -229,7 +229,8 @@ impl Client {
         self.sender.send(packet).await
     }
 
-    /// Waits for room, and returns the number of the next packet with a permit to send it. See [`ClientSender::reserve`].
+    /// Waits for room, and returns the number of the next packet with a permit to send it. See
+    /// [`ClientSender::reserve`].
     ///
     /// # Errors
     ///
@@ -248,7 +249,8 @@ impl Client {
     ///
     /// [`into_unsent`](Error::into_unsent) returns the packet.
     ///
-    /// - [`is_full`](Error::is_full): the queue is full, other senders wait for room, or a [permit](Self::reserve) is held.
+    /// - [`is_full`](Error::is_full): the queue is full, other senders wait for room, or a [permit](Self::reserve) is
+    ///   held.
     /// - [`is_payload_too_large`](Error::is_payload_too_large): the packet exceeds the limit; the client stays usable.
     /// - Any other error: the client was closed or has ended, and this is the reason.
     pub fn try_send(&self, packet: impl Into<Packet>) -> Result<u64, Error> {
@@ -308,12 +310,12 @@ impl ClientSender {
         self.channel.send(&packet).await.map_err(|reason| Error::new(reason, vec![packet]))
     }
 
-    /// Waits for room, and returns the number of the next packet with a permit to send it: to note the number before the
-    /// packet is sent, because a reply can arrive before [`send`](Self::send) returns.
+    /// Waits for room, and returns the number of the next packet with a permit to send it: to note the number before
+    /// the packet is sent, because a reply can arrive before [`send`](Self::send) returns.
     ///
-    /// Until the permit is used or dropped, [`send`](Self::send) waits and [`try_send`](Self::try_send) fails: use it at once.
-    /// A task that awaits `send` or `reserve` while it holds a permit waits forever. A permit that is dropped uses no number. The
-    /// packet may exceed [`send_high_water`](ConnConfig::send_high_water).
+    /// Until the permit is used or dropped, [`send`](Self::send) waits and [`try_send`](Self::try_send) fails: use it
+    /// at once. A task that awaits `send` or `reserve` while it holds a permit waits forever. A permit that is dropped
+    /// uses no number. The packet may exceed [`send_high_water`](ConnConfig::send_high_water).
     ///
     /// ```
     /// # use std::collections::HashMap;
@@ -343,7 +345,8 @@ impl ClientSender {
     ///
     /// [`into_unsent`](Error::into_unsent) returns the packet.
     ///
-    /// - [`is_full`](Error::is_full): the queue is full, other senders wait for room, or a [permit](Self::reserve) is held.
+    /// - [`is_full`](Error::is_full): the queue is full, other senders wait for room, or a [permit](Self::reserve) is
+    ///   held.
     /// - [`is_payload_too_large`](Error::is_payload_too_large): the packet exceeds the limit; the client stays usable.
     /// - Any other error: the client was closed or has ended, and this is the reason.
     pub fn try_send(&self, packet: impl Into<Packet>) -> Result<u64, Error> {

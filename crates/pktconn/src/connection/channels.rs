@@ -12,19 +12,22 @@ use crate::{Error, PacketConn, PacketReceiver, PacketSender};
 const BATCH: usize = 256;
 
 impl PacketConn {
-    /// Makes a pair of channels of the connection, each for `capacity` packets: one for packets to send, one of received packets. For code
-    /// that is built on channels, such as a port from Go.
+    /// Makes a pair of channels of the connection, each for `capacity` packets: one for packets to send, one of
+    /// received packets. For code that is built on channels, such as a port from Go.
     ///
-    /// - Received packets: when the channel is full, nothing more is read, and the peer has to wait. After a clean close by the peer the
-    ///   channel ends. If the connection fails, the last item is the error.
-    /// - Packets to send: when the channel is full, `send` waits. Once the connection has ended, `send` fails. A packet over the limit
-    ///   is not sent: it is logged, and comes back in an error in the channel of received packets if that has room.
-    /// - The connection is [closed](PacketConn::close), and what was sent is delivered, when you have dropped all senders and the channel
-    ///   of received packets has ended or is dropped too. If you drop only the latter, the connection sends on and discards what arrives.
+    /// - Received packets: when the channel is full, nothing more is read, and the peer has to wait. After a clean
+    ///   close by the peer the channel ends. If the connection fails, the last item is the error.
+    /// - Packets to send: when the channel is full, `send` waits. Once the connection has ended, `send` fails. A packet
+    ///   over the limit is not sent: it is logged, and comes back in an error in the channel of received packets if
+    ///   that has room.
+    /// - The connection is [closed](PacketConn::close), and what was sent is delivered, when you have dropped all
+    ///   senders and the channel of received packets has ended or is dropped too. If you drop only the latter, the
+    ///   connection sends on and discards what arrives.
     ///
-    /// Costs: two tasks, and a switch of tasks for each batch. An echo server that passes every packet through channels takes up to twice
-    /// the CPU time (see the table in the README). Memory: `capacity` packets in each direction, whatever their size. When the connection
-    /// fails, packets that wait in the channels are lost; with [`send`](PacketConn::send) they come back.
+    /// Costs: two tasks, and a switch of tasks for each batch. An echo server that passes every packet through channels
+    /// takes up to twice the CPU time (see the table in the README). Memory: `capacity` packets in each direction,
+    /// whatever their size. When the connection fails, packets that wait in the channels are lost; with
+    /// [`send`](PacketConn::send) they come back.
     ///
     /// ```
     /// # use pktconn::{Error, PacketConn};
@@ -79,7 +82,8 @@ async fn receive_into(
             Err(error) => Err(error),
         };
         let is_last = item.is_err();
-        // If the channel is dropped, the packet is discarded: the peer must not wait, and a close needs somebody who reads.
+        // If the channel is dropped, the packet is discarded: the peer must not wait, and a close needs somebody who
+        // reads.
         let _ = received.send(item).await;
         if is_last {
             break;

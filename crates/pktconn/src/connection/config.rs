@@ -14,8 +14,8 @@ use crate::{Error, SlowConsumer, TcpConfig};
 
 /// The configuration of a connection: frames, send queue, flushing, deadlines, close.
 ///
-/// A deadline that passes ends the connection, with [`Error::timeout`]. Deadlines cost nothing for a packet: a timer is set only while a
-/// frame is incomplete or the transport is full, and is then reused.
+/// A deadline that passes ends the connection, with [`Error::timeout`]. Deadlines cost nothing for a packet: a timer is
+/// set only while a frame is incomplete or the transport is full, and is then reused.
 ///
 /// ```
 /// use std::time::Duration;
@@ -46,8 +46,8 @@ pub struct ConnConfig {
 }
 
 impl ConnConfig {
-    /// The default limit on the send queue: enough to fill a pipe of 100 Mbit/s over 80 ms, small enough that 1,000 peers
-    /// that do not read cost 1 GiB at most.
+    /// The default limit on the send queue: enough to fill a pipe of 100 Mbit/s over 80 ms, small enough that 1,000
+    /// peers that do not read cost 1 GiB at most.
     const DEFAULT_SEND_HIGH_WATER: usize = 1024 * 1024;
 
     /// Long enough for a megabyte over a slow mobile link, short enough to wait for at a shutdown.
@@ -106,12 +106,15 @@ impl ConnConfig {
         self
     }
 
-    /// Sets the high-water mark of the send queue, in bytes: packets that are accepted and not yet taken by the transport.
+    /// Sets the high-water mark of the send queue, in bytes: packets that are accepted and not yet taken by the
+    /// transport.
     ///
-    /// Above it `send` waits and `try_send` fails, or the policy [`slow_consumer`](Self::slow_consumer) applies. A packet that is larger
-    /// than the mark is accepted when the queue is empty. A packet of more than 64 KiB counts whole until the transport has taken all of
-    /// it. Keyed packets ([`try_send_latest`](crate::PacketSender::try_send_latest)) have the same limit once more. Cost: up to this many
-    /// bytes plus 128 KiB for each connection whose peer does not read, and one packet for each sink or permit. At least 1.
+    /// Above it `send` waits and `try_send` fails, or the policy [`slow_consumer`](Self::slow_consumer) applies. A
+    /// packet that is larger than the mark is accepted when the queue is empty. A packet of more than 64 KiB counts
+    /// whole until the transport has taken all of it. Keyed packets
+    /// ([`try_send_latest`](crate::PacketSender::try_send_latest)) have the same limit once more. Cost: up to this many
+    /// bytes plus 128 KiB for each connection whose peer does not read, and one packet for each sink or permit. At
+    /// least 1.
     ///
     /// Default: 1 MiB.
     #[must_use]
@@ -122,9 +125,9 @@ impl ConnConfig {
 
     /// Sets what to do with a packet that has no room in the send queue.
     ///
-    /// Before a packet is dropped or the peer is disconnected, the transport is offered what is queued. Sockets and TLS are asked directly.
-    /// Whether a custom stream has room may be known only since the last turn of tokio's driver, so `send` and `send_many` yield once
-    /// before they judge it; `try_send` and broadcasts do not.
+    /// Before a packet is dropped or the peer is disconnected, the transport is offered what is queued. Sockets and TLS
+    /// are asked directly. Whether a custom stream has room may be known only since the last turn of tokio's driver, so
+    /// `send` and `send_many` yield once before they judge it; `try_send` and broadcasts do not.
     ///
     /// Default: [`SlowConsumer::Block`]; nothing is dropped.
     #[must_use]
@@ -133,15 +136,16 @@ impl ConnConfig {
         self
     }
 
-    /// Sets the longest time that the send queue may stay non-empty: from when a byte is queued to when the peer's kernel has acknowledged
-    /// it. After that the peer has no room, however few bytes are queued.
+    /// Sets the longest time that the send queue may stay non-empty: from when a byte is queued to when the peer's
+    /// kernel has acknowledged it. After that the peer has no room, however few bytes are queued.
     ///
-    /// Acknowledgements are visible for TCP on Linux, with or without TLS. Otherwise the time ends when the transport takes the byte. Bytes
-    /// in the peer's receive buffer are acknowledged. The time is measured to a sixteenth of the limit.
+    /// Acknowledgements are visible for TCP on Linux, with or without TLS. Otherwise the time ends when the transport
+    /// takes the byte. Bytes in the peer's receive buffer are acknowledged. The time is measured to a sixteenth of the
+    /// limit.
     ///
-    /// It needs a policy that drops or disconnects, and is refused with [`SlowConsumer::Block`]. `DropOldest` drops every queued packet of
-    /// which no byte was written, when the next packet is sent. `Disconnect` ends the connection at that time, even if nothing more is
-    /// sent. Default: `None`, no limit.
+    /// It needs a policy that drops or disconnects, and is refused with [`SlowConsumer::Block`]. `DropOldest` drops
+    /// every queued packet of which no byte was written, when the next packet is sent. `Disconnect` ends the connection
+    /// at that time, even if nothing more is sent. Default: `None`, no limit.
     #[must_use]
     pub fn send_max_lag(mut self, lag: impl Into<Option<Duration>>) -> Self {
         self.send_max_lag = lag.into();
@@ -150,8 +154,9 @@ impl ConnConfig {
 
     /// Sets timed coalescing, as in the Go library: packets are written when no other has followed for this long.
     ///
-    /// A delay makes fewer and larger writes of packets that are sent over many scheduler turns. It costs latency, and throughput if
-    /// connections wait for answers. Default: zero, adaptive flushing: packets leave at the end of the current scheduler turn, without a timer.
+    /// A delay makes fewer and larger writes of packets that are sent over many scheduler turns. It costs latency, and
+    /// throughput if connections wait for answers. Default: zero, adaptive flushing: packets leave at the end of the
+    /// current scheduler turn, without a timer.
     #[must_use]
     pub fn flush_delay(mut self, delay: Duration) -> Self {
         self.flush_delay = delay;
@@ -177,11 +182,11 @@ impl ConnConfig {
         self
     }
 
-    /// Sets how long `close` waits for the peer's close after the peer's kernel has acknowledged everything. A reset in this time is an
-    /// error of the close.
+    /// Sets how long `close` waits for the peer's close after the peer's kernel has acknowledged everything. A reset in
+    /// this time is an error of the close.
     ///
-    /// It works for TCP on Linux, where acknowledgements are visible, and for Unix sockets, with or without TLS. Otherwise `close` waits until
-    /// [`close_timeout`](Self::close_timeout). Default: 1 s.
+    /// It works for TCP on Linux, where acknowledgements are visible, and for Unix sockets, with or without TLS.
+    /// Otherwise `close` waits until [`close_timeout`](Self::close_timeout). Default: 1 s.
     #[must_use]
     pub fn close_grace(mut self, grace: Duration) -> Self {
         self.timeouts.close_grace = grace;
@@ -190,10 +195,12 @@ impl ConnConfig {
 
     /// Sets whether this side may keep sending after the peer has closed its side.
     ///
-    /// If off, the connection closes when [`recv`](crate::PacketConn::recv) finds the peer's close: what is queued is written, and later
-    /// sends fail with [`is_remote_close`](Error::is_remote_close). So a server's `close` does not wait for a client that only keeps a sender.
+    /// If off, the connection closes when [`recv`](crate::PacketConn::recv) finds the peer's close: what is queued is
+    /// written, and later sends fail with [`is_remote_close`](Error::is_remote_close). So a server's `close` does not
+    /// wait for a client that only keeps a sender.
     ///
-    /// Default: on for connections that a server accepted or that were made of a stream; off for those made by `connect`.
+    /// Default: on for connections that a server accepted or that were made of a stream; off for those made by
+    /// `connect`.
     #[must_use]
     pub fn half_close(mut self, on: bool) -> Self {
         self.half_close = Some(on);
@@ -202,15 +209,16 @@ impl ConnConfig {
 
     /// Sets the longest time that connecting takes: to resolve the name and to try its addresses.
     ///
-    /// Protects from an address that does not answer, for which the system waits for minutes. `None`: as long as the system waits.
-    /// Default: 10 s.
+    /// Protects from an address that does not answer, for which the system waits for minutes. `None`: as long as the
+    /// system waits. Default: 10 s.
     #[must_use]
     pub fn connect_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.connect_timeout = timeout.into();
         self
     }
 
-    /// Sets the longest time from the start of a connection to the end of its TLS handshake and its PROXY header, together.
+    /// Sets the longest time from the start of a connection to the end of its TLS handshake and its PROXY header,
+    /// together.
     ///
     /// Protects from peers that connect and say nothing. `None`: no limit. Default: 10 s.
     #[cfg(any(feature = "tls", feature = "proxy-protocol"))]
@@ -223,7 +231,8 @@ impl ConnConfig {
     /// Connects with TLS. Only for [`connect_with`](crate::PacketConn::connect_with): a server has
     /// [`ServerConfig::tls`](crate::ServerConfig::tls).
     ///
-    /// If the peer closes without `close_notify`, the connection ends with [`is_io`](Error::is_io): somebody may have cut it.
+    /// If the peer closes without `close_notify`, the connection ends with [`is_io`](Error::is_io): somebody may have
+    /// cut it.
     #[cfg(feature = "tls")]
     #[must_use]
     pub fn tls(mut self, tls: TlsClientConfig) -> Self {
@@ -234,23 +243,25 @@ impl ConnConfig {
     /// Sets the longest time that a frame takes, from its first byte to its last. Only the time counts in which
     /// [`recv`](crate::PacketConn::recv) waits, summed over calls. Single bytes do not extend it.
     ///
-    /// Protects from peers that hold a connection, and memory for what they have sent, with hardly any traffic. Choose it for the largest
-    /// packet over the slowest link: 32 MiB in 30 s are 9 Mbit/s. `None`: no limit. Default: 30 s.
+    /// Protects from peers that hold a connection, and memory for what they have sent, with hardly any traffic. Choose
+    /// it for the largest packet over the slowest link: 32 MiB in 30 s are 9 Mbit/s. `None`: no limit. Default: 30 s.
     #[must_use]
     pub fn frame_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.timeouts.frame = timeout.into();
         self
     }
 
-    /// Sends an empty packet when nothing else was sent for `interval`, so that the peer never waits for longer than that.
+    /// Sends an empty packet when nothing else was sent for `interval`, so that the peer never waits for longer than
+    /// that.
     ///
-    /// For peers that have an idle timeout or sit behind a firewall that forgets idle connections, and that ignore empty packets. Set
-    /// it to half of the peer's timeout. If the peer is also a `pktconn`, it sets [`skip_empty`](Self::skip_empty). A heartbeat lets the
-    /// peer notice that this side is gone, by the peer's [`idle_timeout`](Self::idle_timeout).
+    /// For peers that have an idle timeout or sit behind a firewall that forgets idle connections, and that ignore
+    /// empty packets. Set it to half of the peer's timeout. If the peer is also a `pktconn`, it sets
+    /// [`skip_empty`](Self::skip_empty). A heartbeat lets the peer notice that this side is gone, by the peer's
+    /// [`idle_timeout`](Self::idle_timeout).
     ///
     /// A heartbeat is sent at the earliest half an interval after the last packet. It counts as a packet in
-    /// [`ConnStats`](crate::ConnStats). While bytes wait for the peer, none is sent. Cost: a small task and a timer for each connection,
-    /// nothing for a packet. Default: `None`, no heartbeats.
+    /// [`ConnStats`](crate::ConnStats). While bytes wait for the peer, none is sent. Cost: a small task and a timer for
+    /// each connection, nothing for a packet. Default: `None`, no heartbeats.
     #[must_use]
     pub fn heartbeat(mut self, interval: impl Into<Option<Duration>>) -> Self {
         self.heartbeat = interval.into();
@@ -260,7 +271,8 @@ impl ConnConfig {
     /// Discards received packets that are empty: the peer's [heartbeats](Self::heartbeat).
     ///
     /// They count as a sign of life for [`idle_timeout`](Self::idle_timeout), and not in
-    /// [`packets_received`](crate::ConnStats::packets_received). Default: off, an empty packet is received like any other.
+    /// [`packets_received`](crate::ConnStats::packets_received). Default: off, an empty packet is received like any
+    /// other.
     #[must_use]
     pub fn skip_empty(mut self, on: bool) -> Self {
         self.skip_empty = on;
@@ -269,26 +281,28 @@ impl ConnConfig {
 
     /// Sets how long a peer may show no sign of life while [`recv`](crate::PacketConn::recv) waits.
     ///
-    /// Signs of life are received bytes, and progress of what is sent: on TCP on Linux, bytes that the peer's kernel acknowledges (checked in
-    /// the second half of the time and at its end); otherwise, bytes that the transport takes. So on Linux a peer whose program hangs, and
-    /// whose kernel acknowledges what you send, is not idle.
+    /// Signs of life are received bytes, and progress of what is sent: on TCP on Linux, bytes that the peer's kernel
+    /// acknowledges (checked in the second half of the time and at its end); otherwise, bytes that the transport takes.
+    /// So on Linux a peer whose program hangs, and whose kernel acknowledges what you send, is not idle.
     ///
-    /// Only the time counts in which `recv` waits. A call of `poll_recv` or a `Stream` waits from the poll that was pending to the next
-    /// poll. A deadline that passes in this time counts, however late the thread notices it.
+    /// Only the time counts in which `recv` waits. A call of `poll_recv` or a `Stream` waits from the poll that was
+    /// pending to the next poll. A deadline that passes in this time counts, however late the thread notices it.
     ///
-    /// Protects from peers that are gone without notice, if the protocol makes them send now and then. Cost: a small task for each
-    /// connection that waits, and one look at the clock for each read. Default: `None`, no limit.
+    /// Protects from peers that are gone without notice, if the protocol makes them send now and then. Cost: a small
+    /// task for each connection that waits, and one look at the clock for each read. Default: `None`, no limit.
     #[must_use]
     pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.timeouts.idle = timeout.into();
         self
     }
 
-    /// Sets how long bytes may wait in the send queue while the peer takes none. The peer takes bytes when the transport does and, for TCP on
-    /// Linux, when the peer's kernel acknowledges some. That is checked twice a second, so the connection ends up to 0.5 s late.
+    /// Sets how long bytes may wait in the send queue while the peer takes none. The peer takes bytes when the
+    /// transport does and, for TCP on Linux, when the peer's kernel acknowledges some. That is checked twice a second,
+    /// so the connection ends up to 0.5 s late.
     ///
-    /// Protects from peers that do not read or are gone: waiting senders get an error, and the memory of the queue is freed. For buffering
-    /// transports, progress is a write into the buffer or a completed flush. `None`: no limit. Default: 30 s.
+    /// Protects from peers that do not read or are gone: waiting senders get an error, and the memory of the queue is
+    /// freed. For buffering transports, progress is a write into the buffer or a completed flush. `None`: no limit.
+    /// Default: 30 s.
     #[must_use]
     pub fn write_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.timeouts.write = timeout.into();
@@ -365,8 +379,8 @@ pub(crate) enum Origin {
     Unknown,
 }
 
-/// What a connection looks at from its configuration while it lives. The connections of a server have theirs in common: so
-/// each holds a pointer to it, and what they look at for each packet stays in the cache.
+/// What a connection looks at from its configuration while it lives. The connections of a server have theirs in common:
+/// so each holds a pointer to it, and what they look at for each packet stays in the cache.
 pub(crate) struct Settings {
     pub(crate) rules: Rules,
     pub(crate) home: Home,
@@ -380,7 +394,8 @@ pub(crate) struct Home {
 }
 
 impl Settings {
-    /// Those for `config`, which was checked, of the connections of a server or of one connection. To be called in a runtime.
+    /// Those for `config`, which was checked, of the connections of a server or of one connection. To be called in a
+    /// runtime.
     pub(crate) fn new(config: &ConnConfig, origin: Origin) -> Arc<Self> {
         let runtime = runtime::Handle::current();
         let home = Home { id: runtime.id(), runtime };

@@ -47,8 +47,8 @@ impl Deferred {
         self.0.get_or_insert_default().0.push(action);
     }
 
-    /// Runs all actions. If one panics, the others still run. The first panic is then resumed, unless the thread is already
-    /// panicking.
+    /// Runs all actions. If one panics, the others still run. The first panic is then resumed, unless the thread is
+    /// already panicking.
     #[inline]
     pub(crate) fn run(self) {
         if let Some(actions) = self.0 {

@@ -15,8 +15,8 @@ use crate::transport::conn_stream::ConnStream;
 use crate::{ConnConfig, Error, PacketConn};
 
 impl PacketConn {
-    /// Makes a connection of tokio-util's `Framed`. Nothing in its buffers is lost: this waits until its write buffer is
-    /// written, and the connection receives the packets that were read and not returned.
+    /// Makes a connection of tokio-util's `Framed`. Nothing in its buffers is lost: this waits until its write buffer
+    /// is written, and the connection receives the packets that were read and not returned.
     ///
     /// The format of the frames is that of the `Framed`: it replaces [`ConnConfig::codec`].
     ///

@@ -36,13 +36,14 @@ use crate::{ConnConfig, ConnId, ConnStats, Error, PacketReceiver, PacketSender, 
 /// [`close`](Self::close) delivers what was sent. Dropping the last handle without `close` ends the connection:
 ///
 /// - After [`recv`](Self::recv) has returned `None`: like `close`, in the background.
-/// - While packets of the peer are undelivered (they arrived and were not received): by a reset, so that the peer does not take
-///   the end for a clean close. Before the reset, what was sent has up to 1 s to be written and acknowledged. With TLS there is no
-///   `close_notify`. Over a Unix socket the peer sees a reset only if the kernel still holds bytes that it sent.
+/// - While packets of the peer are undelivered (they arrived and were not received): by a reset, so that the peer does
+///   not take the end for a clean close. Before the reset, what was sent has up to 1 s to be written and acknowledged.
+///   With TLS there is no `close_notify`. Over a Unix socket the peer sees a reset only if the kernel still holds bytes
+///   that it sent.
 /// - Otherwise at once: what the transport accepts without waiting is written, and the rest of the send queue is lost.
 ///
-/// The same holds if a handler of [`serve`](crate::PacketServer::serve) returns without `close`, and if any handler fails or panics. If the
-/// peer has already read a FIN, a later reset looks to it like a clean close.
+/// The same holds if a handler of [`serve`](crate::PacketServer::serve) returns without `close`, and if any handler
+/// fails or panics. If the peer has already read a FIN, a later reset looks to it like a clean close.
 #[derive(Debug)]
 pub struct PacketConn {
     sender: PacketSender,
@@ -70,8 +71,8 @@ impl PacketConn {
     /// # Errors
     ///
     /// - [`is_io`](Error::is_io): the name does not resolve, or none of its addresses can be reached.
-    /// - [`is_timeout`](Error::is_timeout): it took longer than [`connect_timeout`](ConnConfig::connect_timeout), or the TLS handshake
-    ///   took longer than `handshake_timeout`.
+    /// - [`is_timeout`](Error::is_timeout): it took longer than [`connect_timeout`](ConnConfig::connect_timeout), or
+    ///   the TLS handshake took longer than `handshake_timeout`.
     /// - [`is_tls`](Error::is_tls): the TLS handshake failed.
     /// - [`is_config`](Error::is_config): the configuration contradicts itself, or the address can never work.
     ///
@@ -84,8 +85,8 @@ impl PacketConn {
         Self::from_stream(stream, None, &config, &Settings::new(&config, Origin::Connected), None)
     }
 
-    /// Makes a connection of a TCP stream that you connected or accepted, and sets its [options](ConnConfig::tcp). `TCP_NODELAY` is on
-    /// by default.
+    /// Makes a connection of a TCP stream that you connected or accepted, and sets its [options](ConnConfig::tcp).
+    /// `TCP_NODELAY` is on by default.
     ///
     /// # Errors
     ///
@@ -129,8 +130,8 @@ impl PacketConn {
         Ok(Self::from_core(&core, reader))
     }
 
-    /// Makes a connection over any byte stream, such as an in-memory pipe or a TLS stream of your own. For a `TcpStream` use
-    /// [`from_tcp`](Self::from_tcp), which sets its [options](ConnConfig::tcp) and knows its addresses.
+    /// Makes a connection over any byte stream, such as an in-memory pipe or a TLS stream of your own. For a
+    /// `TcpStream` use [`from_tcp`](Self::from_tcp), which sets its [options](ConnConfig::tcp) and knows its addresses.
     ///
     /// # Errors
     ///
@@ -161,8 +162,8 @@ impl PacketConn {
 
     /// Receives the next packet. Returns `None` after the peer has closed its side between two frames.
     ///
-    /// See [`PacketReceiver::recv`]. It borrows the connection mutably: to send while it waits, for example in another arm of a
-    /// `select!`, use a [`sender`](Self::sender) or [`split`](Self::split):
+    /// See [`PacketReceiver::recv`]. It borrows the connection mutably: to send while it waits, for example in another
+    /// arm of a `select!`, use a [`sender`](Self::sender) or [`split`](Self::split):
     ///
     /// ```
     /// # use pktconn::{Error, Packet, PacketConn};
@@ -191,8 +192,8 @@ impl PacketConn {
     ///
     /// The connection has ended; every later call returns the same: [`is_truncated`](Error::is_truncated),
     /// [`is_protocol`](Error::is_protocol), [`is_timeout`](Error::is_timeout),
-    /// [`is_slow_consumer`](Error::is_slow_consumer), [`is_over_budget`](Error::is_over_budget) or [`is_io`](Error::is_io); after
-    /// `close`, [`is_local_close`](Error::is_local_close).
+    /// [`is_slow_consumer`](Error::is_slow_consumer), [`is_over_budget`](Error::is_over_budget) or
+    /// [`is_io`](Error::is_io); after `close`, [`is_local_close`](Error::is_local_close).
     ///
     /// # Cancel safety
     ///
@@ -204,26 +205,27 @@ impl PacketConn {
 
     /// Queues a packet. Waits while the send queue has no room for it.
     ///
-    /// See [`PacketSender::send`]. A loop should not await it between two `recv`s if the peer may do the same: see the guide on
-    /// [deadlocks](crate::guide::backpressure).
+    /// See [`PacketSender::send`]. A loop should not await it between two `recv`s if the peer may do the same: see the
+    /// guide on [deadlocks](crate::guide::backpressure).
     ///
     /// # Errors
     ///
-    /// - [`is_payload_too_large`](Error::is_payload_too_large): the packet exceeds the limit. The connection is not affected.
+    /// - [`is_payload_too_large`](Error::is_payload_too_large): the packet exceeds the limit. The connection is not
+    ///   affected.
     /// - Any other: the connection has ended, and this is the reason.
     ///
     /// The packet comes back in [`into_unsent`](Error::into_unsent).
     ///
     /// # Cancel safety
     ///
-    /// The packet is accepted when the future completes. If the future is dropped before that, nothing was accepted, and the packet is
-    /// dropped with it: clone it, or use [`PacketSender::reserve`].
+    /// The packet is accepted when the future completes. If the future is dropped before that, nothing was accepted,
+    /// and the packet is dropped with it: clone it, or use [`PacketSender::reserve`].
     pub async fn send(&self, packet: impl Into<Packet>) -> Result<(), Error> {
         self.sender.send(packet).await
     }
 
-    /// Receives the packets that have arrived, up to `limit`, and appends them to `packets`. Waits for the first. Returns their number,
-    /// or 0 after the peer has closed its side between two frames.
+    /// Receives the packets that have arrived, up to `limit`, and appends them to `packets`. Waits for the first.
+    /// Returns their number, or 0 after the peer has closed its side between two frames.
     ///
     /// See [`PacketReceiver::recv_many`].
     ///
@@ -245,8 +247,8 @@ impl PacketConn {
     ///
     /// # Errors
     ///
-    /// Those of [`send`](Self::send). The packets that were not accepted stay in `packets`, the one that failed first; they are not in
-    /// the error.
+    /// Those of [`send`](Self::send). The packets that were not accepted stay in `packets`, the one that failed first;
+    /// they are not in the error.
     ///
     /// # Cancel safety
     ///
@@ -260,12 +262,13 @@ impl PacketConn {
     ///
     /// # Errors
     ///
-    /// Those of [`send`](Self::send), of the joined payload. It comes back as one packet in [`into_unsent`](Error::into_unsent).
+    /// Those of [`send`](Self::send), of the joined payload. It comes back as one packet in
+    /// [`into_unsent`](Error::into_unsent).
     ///
     /// # Cancel safety
     ///
-    /// The packet is accepted when the future completes. If the future is dropped before that, nothing was accepted, and the packet is
-    /// dropped with it: clone it, or use [`PacketSender::reserve`].
+    /// The packet is accepted when the future completes. If the future is dropped before that, nothing was accepted,
+    /// and the packet is dropped with it: clone it, or use [`PacketSender::reserve`].
     pub async fn send_parts(&self, parts: &[Bytes]) -> Result<(), Error> {
         self.sender.send_parts(parts).await
     }
@@ -274,18 +277,19 @@ impl PacketConn {
     ///
     /// # Errors
     ///
-    /// [`is_full`](Error::is_full) if there is no room, or if other senders wait for room; otherwise those of [`send`](Self::send).
-    /// The packet comes back in [`into_unsent`](Error::into_unsent).
+    /// [`is_full`](Error::is_full) if there is no room, or if other senders wait for room; otherwise those of
+    /// [`send`](Self::send). The packet comes back in [`into_unsent`](Error::into_unsent).
     pub fn try_send(&self, packet: impl Into<Packet>) -> Result<(), Error> {
         self.sender.try_send(packet)
     }
 
-    /// Queues a packet that replaces the queued packet with the same `key`. Does not wait. See [`PacketSender::try_send_latest`].
+    /// Queues a packet that replaces the queued packet with the same `key`. Does not wait. See
+    /// [`PacketSender::try_send_latest`].
     ///
     /// # Errors
     ///
-    /// [`is_full`](Error::is_full) if there is no room for a new key; otherwise those of [`send`](Self::send). The packet comes back in
-    /// [`into_unsent`](Error::into_unsent).
+    /// [`is_full`](Error::is_full) if there is no room for a new key; otherwise those of [`send`](Self::send). The
+    /// packet comes back in [`into_unsent`](Error::into_unsent).
     pub fn try_send_latest(&self, key: u64, packet: impl Into<Packet>) -> Result<(), Error> {
         self.sender.try_send_latest(key, packet)
     }
@@ -296,7 +300,8 @@ impl PacketConn {
         self.sender.queued_bytes()
     }
 
-    /// Waits until the send queue is below [`send_high_water`](ConnConfig::send_high_water). See [`PacketSender::writable`].
+    /// Waits until the send queue is below [`send_high_water`](ConnConfig::send_high_water). See
+    /// [`PacketSender::writable`].
     ///
     /// # Errors
     ///
@@ -309,8 +314,8 @@ impl PacketConn {
         self.sender.writable().await
     }
 
-    /// Waits until everything that was accepted before this call is written to the transport. Packets leave without it. See
-    /// [`PacketSender::flush`].
+    /// Waits until everything that was accepted before this call is written to the transport. Packets leave without it.
+    /// See [`PacketSender::flush`].
     ///
     /// # Errors
     ///
@@ -323,8 +328,8 @@ impl PacketConn {
         self.sender.flush().await
     }
 
-    /// Closes the connection and loses nothing: writes what was accepted, sends FIN, and waits until the peer closes its side. What
-    /// arrives meanwhile is discarded.
+    /// Closes the connection and loses nothing: writes what was accepted, sends FIN, and waits until the peer closes
+    /// its side. What arrives meanwhile is discarded.
     ///
     /// The deadline is [`close_timeout`](ConnConfig::close_timeout) after the first call. See [`PacketSender::close`].
     ///
@@ -360,8 +365,8 @@ impl PacketConn {
 
     /// Splits the connection into a sender, which can be cloned, and a receiver, for different tasks.
     ///
-    /// To [`close`](PacketSender::close) it then, keep receiving or drop the receiver. If the receiver is kept and not polled, a close
-    /// does not see the peer's close and waits until [`close_grace`](ConnConfig::close_grace) or
+    /// To [`close`](PacketSender::close) it then, keep receiving or drop the receiver. If the receiver is kept and not
+    /// polled, a close does not see the peer's close and waits until [`close_grace`](ConnConfig::close_grace) or
     /// [`close_timeout`](ConnConfig::close_timeout).
     #[must_use]
     pub fn split(self) -> (PacketSender, PacketReceiver) {

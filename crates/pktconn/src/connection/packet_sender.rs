@@ -41,14 +41,14 @@ impl PacketSender {
     /// An accepted packet leaves without another call, at the end of the current scheduler turn at the latest. With
     /// [`flush_delay`](crate::ConnConfig::flush_delay) it leaves after that delay. Waiting senders are served in order.
     ///
-    /// The wait for room ends with [`write_timeout`](crate::ConnConfig::write_timeout) if the peer takes no bytes at all. A peer that
-    /// takes few bytes can make it longer: wrap the call in `tokio::time::timeout` if that matters. Do not keep a waiting future
-    /// without polling it: it holds its place in front of later senders.
+    /// The wait for room ends with [`write_timeout`](crate::ConnConfig::write_timeout) if the peer takes no bytes at
+    /// all. A peer that takes few bytes can make it longer: wrap the call in `tokio::time::timeout` if that matters. Do
+    /// not keep a waiting future without polling it: it holds its place in front of later senders.
     ///
     /// # Deadlock
     ///
-    /// Do not await `send` in the loop that calls `recv`, if the peer may do the same: both sides can wait for room and neither reads,
-    /// until the write timeout. Wait for room beside `recv` instead:
+    /// Do not await `send` in the loop that calls `recv`, if the peer may do the same: both sides can wait for room and
+    /// neither reads, until the write timeout. Wait for room beside `recv` instead:
     ///
     /// ```
     /// use std::collections::VecDeque;
@@ -80,9 +80,11 @@ impl PacketSender {
     ///
     /// # Errors
     ///
-    /// - [`is_payload_too_large`](Error::is_payload_too_large): the packet exceeds the limit. The connection is not affected.
-    /// - Any other: the connection has ended, and this is the reason. After a clean close by the peer, sending still works if
-    ///   [`half_close`](crate::ConnConfig::half_close) is on; if not, this is [`is_remote_close`](Error::is_remote_close).
+    /// - [`is_payload_too_large`](Error::is_payload_too_large): the packet exceeds the limit. The connection is not
+    ///   affected.
+    /// - Any other: the connection has ended, and this is the reason. After a clean close by the peer, sending still
+    ///   works if [`half_close`](crate::ConnConfig::half_close) is on; if not, this is
+    ///   [`is_remote_close`](Error::is_remote_close).
     ///
     /// With [`SlowConsumer::DropNewest`](crate::SlowConsumer::DropNewest), a packet that is dropped is not an error.
     ///
@@ -90,8 +92,8 @@ impl PacketSender {
     ///
     /// # Cancel safety
     ///
-    /// The packet is accepted when the future completes. If the future is dropped before that, nothing was accepted, and the packet is
-    /// dropped with it: clone it, or use [`reserve`](Self::reserve).
+    /// The packet is accepted when the future completes. If the future is dropped before that, nothing was accepted,
+    /// and the packet is dropped with it: clone it, or use [`reserve`](Self::reserve).
     pub async fn send(&self, packet: impl Into<Packet>) -> Result<(), Error> {
         let packet = packet.into();
         if self.core.readiness_may_be_stale() {
@@ -119,13 +121,15 @@ impl PacketSender {
 
     /// Queues all `packets` in order and removes them from the vector. Waits while the send queue has no room.
     ///
-    /// For loops that work in batches: it is cheaper than a [`send`](Self::send) per packet, and `packets` keeps its memory for the
-    /// next batch. The batch is written when its last packet is queued (with [`flush_delay`](crate::ConnConfig::flush_delay), after
-    /// that delay). Packets of other senders can come in between.
+    /// For loops that work in batches: it is cheaper than a [`send`](Self::send) per packet, and `packets` keeps its
+    /// memory for the next batch. The batch is written when its last packet is queued (with
+    /// [`flush_delay`](crate::ConnConfig::flush_delay), after that delay). Packets of other senders can come in
+    /// between.
     ///
     /// # Errors
     ///
-    /// Those of `send`. The packets that were not accepted stay in `packets`, the one that failed first; they are not in the error.
+    /// Those of `send`. The packets that were not accepted stay in `packets`, the one that failed first; they are not
+    /// in the error.
     ///
     /// # Cancel safety
     ///
@@ -151,11 +155,11 @@ impl PacketSender {
         Ok(())
     }
 
-    /// Queues one packet whose payload is the concatenation of `parts`, without copying large parts: a gateway prepends an id to a
-    /// payload that it forwards. Waits like [`send`](Self::send).
+    /// Queues one packet whose payload is the concatenation of `parts`, without copying large parts: a gateway prepends
+    /// an id to a payload that it forwards. Waits like [`send`](Self::send).
     ///
-    /// A frame of less than 32 KiB is copied into the send queue, like any small packet. In a larger one, parts of 32 KiB and more are
-    /// written from their own memory.
+    /// A frame of less than 32 KiB is copied into the send queue, like any small packet. In a larger one, parts of 32
+    /// KiB and more are written from their own memory.
     ///
     /// ```
     /// # async fn example(backend: pktconn::PacketSender, user: u64, packet: pktconn::Packet) -> Result<(), pktconn::Error> {
@@ -182,25 +186,25 @@ impl PacketSender {
     ///
     /// # Errors
     ///
-    /// [`is_full`](Error::is_full) if there is no room, or if other senders wait for room; otherwise those of [`send`](Self::send).
-    /// The packet comes back in [`into_unsent`](Error::into_unsent).
+    /// [`is_full`](Error::is_full) if there is no room, or if other senders wait for room; otherwise those of
+    /// [`send`](Self::send). The packet comes back in [`into_unsent`](Error::into_unsent).
     pub fn try_send(&self, packet: impl Into<Packet>) -> Result<(), Error> {
         let packet = packet.into();
         self.core.offer(&packet).map_err(|reason| Error::new(reason, vec![packet]))
     }
 
-    /// Queues a packet that replaces the queued packet with the same `key`, if the transport has not taken that one: for the state of
-    /// something, of which the peer needs only the latest. Does not wait.
+    /// Queues a packet that replaces the queued packet with the same `key`, if the transport has not taken that one:
+    /// for the state of something, of which the peer needs only the latest. Does not wait.
     ///
-    /// To a peer that reads fast enough every packet is sent, in order. To a slow one, keyed packets wait behind everything that was
-    /// accepted before them and are replaced until then; a packet that was sent later without a key can overtake them. They wait until
-    /// they hold [`send_high_water`](crate::ConnConfig::send_high_water) bytes, also if the send queue is full. Replaced packets count in
-    /// [`packets_dropped`](ConnStats::packets_dropped).
+    /// To a peer that reads fast enough every packet is sent, in order. To a slow one, keyed packets wait behind
+    /// everything that was accepted before them and are replaced until then; a packet that was sent later without a key
+    /// can overtake them. They wait until they hold [`send_high_water`](crate::ConnConfig::send_high_water) bytes, also
+    /// if the send queue is full. Replaced packets count in [`packets_dropped`](ConnStats::packets_dropped).
     ///
     /// # Errors
     ///
-    /// [`is_full`](Error::is_full) if there is no room for a new key; otherwise those of [`send`](Self::send). The packet comes back in
-    /// [`into_unsent`](Error::into_unsent).
+    /// [`is_full`](Error::is_full) if there is no room for a new key; otherwise those of [`send`](Self::send). The
+    /// packet comes back in [`into_unsent`](Error::into_unsent).
     pub fn try_send_latest(&self, key: u64, packet: impl Into<Packet>) -> Result<(), Error> {
         let packet = packet.into();
         let rules = &self.core.settings.rules;
@@ -213,9 +217,11 @@ impl PacketSender {
     ///
     /// Use it as an arm of a `select!` beside `recv`: see the guide on [deadlocks](crate::guide::backpressure).
     ///
-    /// A permit does not reserve bytes, and has no place in the line of waiting senders. Like a [`PacketSink`](crate::PacketSink), it waits until the queue is below
+    /// A permit does not reserve bytes, and has no place in the line of waiting senders. Like a
+    /// [`PacketSink`](crate::PacketSink), it waits until the queue is below
     /// [`send_high_water`](crate::ConnConfig::send_high_water), and its packet may exceed that. With a
-    /// [policy](crate::ConnConfig::slow_consumer) that does not wait, this returns at once, and the policy applies to the packet.
+    /// [policy](crate::ConnConfig::slow_consumer) that does not wait, this returns at once, and the policy applies to
+    /// the packet.
     ///
     /// # Errors
     ///
@@ -238,8 +244,8 @@ impl PacketSender {
 
     /// Waits until the send queue is below [`send_high_water`](crate::ConnConfig::send_high_water).
     ///
-    /// A `send` after it may still wait: another sender may be faster, or the packet may be larger than the room. To send a packet
-    /// without waiting again, use [`reserve`](Self::reserve).
+    /// A `send` after it may still wait: another sender may be faster, or the packet may be larger than the room. To
+    /// send a packet without waiting again, use [`reserve`](Self::reserve).
     ///
     /// # Errors
     ///
@@ -255,8 +261,8 @@ impl PacketSender {
 
     /// Waits until everything that was accepted before this call is written to the transport.
     ///
-    /// Packets leave without it. Call it to end a `flush_delay` early, or to know that packets are in the kernel's buffers; the peer
-    /// need not have received them.
+    /// Packets leave without it. Call it to end a `flush_delay` early, or to know that packets are in the kernel's
+    /// buffers; the peer need not have received them.
     ///
     /// # Errors
     ///
@@ -271,25 +277,28 @@ impl PacketSender {
         poll_fn(|cx| self.core.poll_flushed(target, waiter.key, cx)).await.map_err(Error::from)
     }
 
-    /// Closes the connection for all its handles: writes what was accepted, sends FIN, and waits until the peer closes its side.
+    /// Closes the connection for all its handles: writes what was accepted, sends FIN, and waits until the peer closes
+    /// its side.
     ///
-    /// Until then it reads and discards what arrives: closing a socket with unread bytes would reset the connection, and the peer
-    /// could lose packets that it has not read yet. Waiting senders get an error, and the receiver gets one at its next call. A
-    /// receiver that is kept and neither polled nor dropped leaves bytes unread; `close` then waits for its grace or its deadline.
+    /// Until then it reads and discards what arrives: closing a socket with unread bytes would reset the connection,
+    /// and the peer could lose packets that it has not read yet. Waiting senders get an error, and the receiver gets
+    /// one at its next call. A receiver that is kept and neither polled nor dropped leaves bytes unread; `close` then
+    /// waits for its grace or its deadline.
     ///
-    /// The deadline is [`close_timeout`](crate::ConnConfig::close_timeout) after the first call. If the peer keeps its side open, the
-    /// wait ends [`close_grace`](crate::ConnConfig::close_grace) after the peer's kernel has acknowledged everything.
+    /// The deadline is [`close_timeout`](crate::ConnConfig::close_timeout) after the first call. If the peer keeps its
+    /// side open, the wait ends [`close_grace`](crate::ConnConfig::close_grace) after the peer's kernel has
+    /// acknowledged everything.
     ///
     /// # Errors
     ///
     /// - [`is_timeout`](Error::is_timeout): the deadline passed before everything was written.
     /// - [`is_io`](Error::is_io): the transport failed.
-    /// - [`is_local_close`](Error::is_local_close): the server has [cut](crate::ServerHandle::shutdown_within) the connection. Its
-    ///   packets are in the server's report.
+    /// - [`is_local_close`](Error::is_local_close): the server has [cut](crate::ServerHandle::shutdown_within) the
+    ///   connection. Its packets are in the server's report.
     /// - Any other: the connection had failed before, for this reason.
     ///
-    /// Packets that were not completely written come back in [`into_unsent`](Error::into_unsent). A peer that got FIN and does not
-    /// close its side by the deadline is not an error.
+    /// Packets that were not completely written come back in [`into_unsent`](Error::into_unsent). A peer that got FIN
+    /// and does not close its side by the deadline is not an error.
     ///
     /// # Cancel safety
     ///
@@ -302,8 +311,8 @@ impl PacketSender {
 
     /// Waits until the connection ends or begins to end. Returns the first reason.
     ///
-    /// A clean close by the peer counts, although with [`half_close`](crate::ConnConfig::half_close) packets can still be sent after it.
-    /// Only receiving notices it.
+    /// A clean close by the peer counts, although with [`half_close`](crate::ConnConfig::half_close) packets can still
+    /// be sent after it. Only receiving notices it.
     ///
     /// # Cancel safety
     ///
@@ -337,8 +346,8 @@ impl PacketSender {
         self.core.endpoints.local()
     }
 
-    /// The address of the peer, of a TCP connection that was made by `connect`, `from_tcp` or a server. An IPv4 address is never
-    /// written as an IPv6 one (`::ffff:192.0.2.1`), also on a listener for both.
+    /// The address of the peer, of a TCP connection that was made by `connect`, `from_tcp` or a server. An IPv4 address
+    /// is never written as an IPv6 one (`::ffff:192.0.2.1`), also on a listener for both.
     #[must_use]
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.core.endpoints.peer()
@@ -364,15 +373,16 @@ impl SendPermit<'_> {
     ///
     /// # Errors
     ///
-    /// Those of [`PacketSender::send`]: the payload is too large, or the connection has ended since the permit was given. The packet
-    /// comes back in [`into_unsent`](Error::into_unsent).
+    /// Those of [`PacketSender::send`]: the payload is too large, or the connection has ended since the permit was
+    /// given. The packet comes back in [`into_unsent`](Error::into_unsent).
     pub fn send(self, packet: impl Into<Packet>) -> Result<(), Error> {
         let packet = packet.into();
         self.sender.core.accept_without_room(&packet).map_err(|reason| Error::new(reason, vec![packet]))
     }
 }
 
-/// Packets that are being sent. Accepted ones are removed at the end, all at once: one by one would move the rest each time.
+/// Packets that are being sent. Accepted ones are removed at the end, all at once: one by one would move the rest each
+/// time.
 struct Batch<'a> {
     packets: &'a mut Vec<Packet>,
     accepted: usize,

@@ -15,22 +15,25 @@ use crate::{Error, PacketConn, PacketSender};
 /// No flush is in progress.
 const NO_TARGET: u64 = u64::MAX;
 
-/// A [`Sink`] of packets, made by [`PacketConn::into_sink`] or [`PacketSender::into_sink`]. One that was made of a connection is also
-/// a [`Stream`] of received packets.
+/// A [`Sink`] of packets, made by [`PacketConn::into_sink`] or [`PacketSender::into_sink`]. One that was made of a
+/// connection is also a [`Stream`] of received packets.
 ///
-/// For code that needs a `Sink`, such as `stream.forward(sink)`. Elsewhere prefer [`PacketConn::send`]: `SinkExt::send` flushes
-/// after each packet, whereas `PacketConn::send` lets packets gather into one write.
+/// For code that needs a `Sink`, such as `stream.forward(sink)`. Elsewhere prefer [`PacketConn::send`]: `SinkExt::send`
+/// flushes after each packet, whereas `PacketConn::send` lets packets gather into one write.
 ///
-/// - It is ready while the send queue is below [`send_high_water`](crate::ConnConfig::send_high_water). Each sink may exceed
-///   that by one packet. With a [policy](crate::ConnConfig::slow_consumer) that does not wait it is always ready.
+/// - It is ready while the send queue is below [`send_high_water`](crate::ConnConfig::send_high_water). Each sink may
+///   exceed that by one packet. With a [policy](crate::ConnConfig::slow_consumer) that does not wait it is always
+///   ready.
 /// - `flush` waits for the packets that were accepted before it, not for those that other senders add meanwhile.
-/// - `close` closes the connection for all its handles, as [`PacketSender::close`] does. `forward` calls it at the end of its stream.
+/// - `close` closes the connection for all its handles, as [`PacketSender::close`] does. `forward` calls it at the end
+///   of its stream.
 #[derive(Debug)]
 pub struct PacketSink<T: SinkSource = PacketSender> {
     inner: T,
     wakers: WakerKey,
-    /// The position in the accepted bytes that the flush in progress waits for. [`NO_TARGET`] between flushes, and after something else
-    /// was sent. It is fixed when the flush begins: to wait for the packets of other senders too could take forever.
+    /// The position in the accepted bytes that the flush in progress waits for. [`NO_TARGET`] between flushes, and
+    /// after something else was sent. It is fixed when the flush begins: to wait for the packets of other senders too
+    /// could take forever.
     flush_target: AtomicU64,
 }
 
@@ -73,8 +76,8 @@ impl std::fmt::Debug for WakerKey {
 impl PacketConn {
     /// Makes a `Sink` and `Stream` of the connection, for code that needs these.
     ///
-    /// The connection itself is not a `Sink`: with `SinkExt` in scope, `conn.send(..)` would mean `SinkExt::send`, which flushes after
-    /// each packet.
+    /// The connection itself is not a `Sink`: with `SinkExt` in scope, `conn.send(..)` would mean `SinkExt::send`,
+    /// which flushes after each packet.
     #[must_use]
     pub fn into_sink(self) -> PacketSink<Self> {
         PacketSink::new(self)

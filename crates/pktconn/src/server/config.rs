@@ -53,8 +53,8 @@ impl ServerConfig {
         }
     }
 
-    /// Sets the configuration of each connection. Default: [`ConnConfig::new`]. A [`Listener`](crate::Listener::conn) can
-    /// have its own.
+    /// Sets the configuration of each connection. Default: [`ConnConfig::new`]. A [`Listener`](crate::Listener::conn)
+    /// can have its own.
     #[must_use]
     pub fn conn(mut self, conn: ConnConfig) -> Self {
         self.conn = conn;

@@ -94,7 +94,8 @@ impl Listener {
 
     /// Sets the configuration of each connection that this socket accepts. Default: [`ServerConfig::conn`].
     ///
-    /// It replaces all of the server's `ConnConfig`: the setters that are not called have their default values, not those of the server.
+    /// It replaces all of the server's `ConnConfig`: the setters that are not called have their default values, not
+    /// those of the server.
     #[must_use]
     pub fn conn(mut self, conn: ConnConfig) -> Self {
         self.conn = Some(conn);

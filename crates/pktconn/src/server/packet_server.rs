@@ -134,8 +134,8 @@ impl PacketServer {
         self.add_listener(listener)
     }
 
-    /// Accepts connections of one more listening socket. All sockets share the limits and the counts. A [`Listener`] can
-    /// have its own TLS, PROXY protocol and [`ConnConfig`](crate::ConnConfig).
+    /// Accepts connections of one more listening socket. All sockets share the limits and the counts. A [`Listener`]
+    /// can have its own TLS, PROXY protocol and [`ConnConfig`](crate::ConnConfig).
     ///
     /// # Errors
     ///
@@ -271,8 +271,8 @@ impl PacketServer {
         drain(self.handle.state(), handlers).await
     }
 
-    /// Accepts a connection from any listener, and returns the listener's index. Starts with `next_listener`, so that a busy listener cannot starve the
-    /// others.
+    /// Accepts a connection from any listener, and returns the listener's index. Starts with `next_listener`, so that a
+    /// busy listener cannot starve the others.
     fn poll_accept(
         &self,
         next_listener: &mut usize,

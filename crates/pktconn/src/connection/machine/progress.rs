@@ -167,8 +167,8 @@ impl Machine {
         }
     }
 
-    /// Whether the write timeout has passed, as far as is known. Then [`note_unread`](Self::note_unread) comes before the deadlines are
-    /// checked.
+    /// Whether the write timeout has passed, as far as is known. Then [`note_unread`](Self::note_unread) comes before
+    /// the deadlines are checked.
     pub(crate) fn is_write_overdue(&self, rules: &Rules, now: Instant) -> bool {
         let due =
             self.stall().zip(rules.timeouts.write).and_then(|(stall, limit)| stall.since.checked_add(limit));

@@ -26,7 +26,8 @@ pub(crate) enum Chunk {
         packet: Packet,
         parts: [Bytes; 3],
     },
-    /// A large frame in pieces. Those that are long, and short enough for a read chunk, may be part of one unless they are `detached`.
+    /// A large frame in pieces. Those that are long, and short enough for a read chunk, may be part of one unless they
+    /// are `detached`.
     Pieces {
         pieces: Vec<Bytes>,
         detached: bool,

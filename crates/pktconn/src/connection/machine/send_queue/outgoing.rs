@@ -25,7 +25,8 @@ impl Outgoing for Frame<'_> {
 
     #[inline(always)]
     fn put_into(&self, buffer: &mut BytesMut) {
-        // Inlined here: a packet that is forwarded as it came has only a body, and a call costs as much as the copy of a small one.
+        // Inlined here: a packet that is forwarded as it came has only a body, and a call costs as much as the copy of
+        // a small one.
         if self.body().len() == self.len() {
             buffer.extend_from_slice(self.body());
         } else {
