@@ -14,8 +14,9 @@ use crate::{Error, SlowConsumer, TcpConfig};
 
 /// The configuration of a connection: frames, send queue, flushing, deadlines, close.
 ///
-/// A deadline that passes ends the connection, with [`Error::timeout`]. Deadlines cost nothing for a packet: a timer is
-/// set only while a frame is incomplete or the transport is full, and is then reused.
+/// A deadline that passes ends the connection, with [`Error::timeout`]. A deadline of zero is refused, with
+/// [`is_config`](Error::is_config), when the configuration is used; `None` turns a deadline off. Deadlines cost nothing
+/// for a packet: a timer is set only while a frame is incomplete or the transport is full, and is then reused.
 ///
 /// ```
 /// use std::time::Duration;
@@ -354,7 +355,7 @@ impl ConnConfig {
     pub(crate) fn check_without_connect(&self) -> Result<(), Error> {
         #[cfg(feature = "tls")]
         if self.tls.is_some() {
-            return Err(Reason::Config("tls of a ConnConfig is for connecting alone").into());
+            return Err(Reason::Config("ConnConfig::tls is only for connecting; a server needs ServerConfig::tls").into());
         }
         self.check()
     }
