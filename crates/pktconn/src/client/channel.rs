@@ -27,7 +27,8 @@ pub(super) struct ClientChannel {
     /// One permit for each byte that may be queued.
     permits: Semaphore,
     max_permits: usize,
-    /// Held by the one reservation that there can be.
+    /// One permit: the right to the next number. Held by a reservation, and by senders that had to wait for one, so
+    /// that these are served in order.
     reservation: Semaphore,
     /// Notifies the task that a packet was queued.
     queued: Notify,
@@ -50,6 +51,8 @@ struct Queue {
     accepted: u64,
     /// Whether the next number is reserved: other packets wait.
     is_reserved: bool,
+    /// How many senders wait for the end of a reservation. Later ones wait behind them.
+    waiting: usize,
     /// Permits that a reserved packet has used although there were none. Paid back before others get permits.
     debt: usize,
     /// Why no more packets are accepted.
@@ -99,15 +102,20 @@ impl ClientChannel {
         let Ok(room) = self.permits.acquire_many(self.permits_for(frame.len())).await else {
             return Err(self.closed());
         };
-        let number = loop {
-            match self.push(&frame, false) {
-                // Another packet has the next number.
-                Err(Reason::Full) => drop(self.reservation.acquire().await),
-                pushed => break pushed?,
-            }
+        let number = match self.push(&frame, false) {
+            // Another packet has the next number.
+            Err(Reason::Full) => self.push_after_reservation(&frame).await?,
+            pushed => pushed?,
         };
         room.forget();
         Ok(number)
+    }
+
+    async fn push_after_reservation(&self, frame: &Frame<'_>) -> Result<u64, Reason> {
+        lock(&self.queue).waiting += 1;
+        let _waiting = Waiting(self);
+        let Ok(_next) = self.reservation.acquire().await else { return Err(self.closed()) };
+        self.push(frame, true)
     }
 
     /// Waits for room for the next packet. Until the reservation is used or dropped, no other packet is queued.
@@ -137,14 +145,14 @@ impl ClientChannel {
         frame_len.min(self.max_permits) as u32
     }
 
-    /// Queues a frame, which may be the one that the next number is reserved for. [`Reason::Full`] if it is another
-    /// one.
-    fn push(&self, frame: &Frame<'_>, has_reservation: bool) -> Result<u64, Reason> {
+    /// Queues a frame. `is_next`: the caller has the right to the next number. Otherwise fails with [`Reason::Full`] if
+    /// somebody else has it or waits for it.
+    fn push(&self, frame: &Frame<'_>, is_next: bool) -> Result<u64, Reason> {
         let mut queue = lock(&self.queue);
         if let Some(reason) = &queue.closed {
             return Err(reason.clone());
         }
-        if queue.is_reserved && !has_reservation {
+        if !is_next && (queue.is_reserved || queue.waiting > 0) {
             return Err(Reason::Full);
         }
         queue.is_reserved = false;
@@ -300,6 +308,15 @@ impl ClientChannel {
     }
 }
 
+/// A sender that waits for the end of a reservation.
+struct Waiting<'a>(&'a ClientChannel);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.queue).waiting -= 1;
+    }
+}
+
 /// The number of the next packet, reserved.
 pub(super) struct Reservation<'a> {
     channel: &'a ClientChannel,
@@ -327,14 +344,16 @@ impl Reservation<'_> {
 
 impl Drop for Reservation<'_> {
     fn drop(&mut self) {
-        // `_only` is dropped after this, and wakes those that wait. A packet that was queued has cleared it already,
-        // and nobody can have reserved the next number since.
+        // `_only` is dropped after this, and wakes the next one that waits. `send` has cleared it already, and nobody
+        // can have reserved the next number since.
         lock(&self.channel.queue).is_reserved = false;
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
 
     #[tokio::test]
@@ -357,6 +376,45 @@ mod tests {
         assert!(matches!(reservation.send(&packet(33 << 20)), Err(Reason::TooLarge(_))));
         assert!(matches!(channel.try_send(&packet(6)), Ok(2)));
         assert_eq!(channel.permits.available_permits(), 0);
+    }
+
+    #[tokio::test]
+    async fn senders_that_wait_for_a_reservation_are_served_in_order() {
+        for uses_it in [false, true] {
+            let channel = ClientChannel::new(&ConnConfig::new());
+            let packet = |number| Packet::from(vec![number]);
+            let first = channel.reserve().await.unwrap();
+            let (early, late, cancelled) = (packet(1), packet(3), packet(9));
+            let mut early = std::pin::pin!(channel.send(&early));
+            let mut reserved = std::pin::pin!(channel.reserve());
+            let mut late = std::pin::pin!(channel.send(&late));
+            assert!(early.as_mut().now_or_never().is_none());
+            assert!(channel.send(&cancelled).now_or_never().is_none());
+            assert!(reserved.as_mut().now_or_never().is_none());
+            assert!(late.as_mut().now_or_never().is_none());
+            if uses_it {
+                first.send(&packet(0)).unwrap();
+            } else {
+                drop(first);
+            }
+            // Others come before the waiting ones run.
+            assert!(matches!(channel.try_send(&packet(8)), Err(Reason::Full)));
+            let last = packet(4);
+            let mut last = std::pin::pin!(channel.send(&last));
+            assert!(last.as_mut().now_or_never().is_none());
+            let base = u64::from(uses_it);
+            assert_eq!(early.await.unwrap(), base);
+            let reserved = reserved.await.unwrap();
+            assert_eq!(reserved.number, base + 1);
+            assert!(late.as_mut().now_or_never().is_none());
+            reserved.send(&packet(2)).unwrap();
+            assert_eq!((late.await.unwrap(), last.await.unwrap()), (base + 2, base + 3));
+            assert_eq!(channel.try_send(&packet(5)).unwrap(), base + 4, "nobody waits any more");
+            let mut taken = Vec::new();
+            while channel.try_take_packets(&mut taken) {}
+            assert_eq!(taken, (1 - base as u8..6).map(packet).collect::<Vec<_>>());
+            assert_eq!(channel.permits.available_permits(), 1024 * 1024);
+        }
     }
 
     #[test]

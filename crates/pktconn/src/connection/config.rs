@@ -355,7 +355,10 @@ impl ConnConfig {
     pub(crate) fn check_without_connect(&self) -> Result<(), Error> {
         #[cfg(feature = "tls")]
         if self.tls.is_some() {
-            return Err(Reason::Config("ConnConfig::tls is only for connecting; a server needs ServerConfig::tls").into());
+            return Err(Reason::Config(
+                "ConnConfig::tls is only for connecting; a server needs ServerConfig::tls",
+            )
+            .into());
         }
         self.check()
     }
