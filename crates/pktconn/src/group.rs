@@ -255,12 +255,18 @@ impl<T: Eq + Hash> Group<T> {
         replaced.and_then(|(_, conn)| sender(&conn))
     }
 
-    /// The [holder](Self::join_as) of `tag`. `None` if it has left or its connection has ended.
+    /// A sender to the connection that [joined as](Self::join_as) `tag`. `None` if no member holds the tag, or if that
+    /// connection has ended or is closing. Members of [`join`](Self::join) are not found.
+    ///
+    /// The sender keeps the connection open, like any other handle.
     #[must_use]
     pub fn get(&self, tag: &T) -> Option<PacketSender> {
         let members = self.members();
         let member = members.by_tag.get(tag).filter(|member| members.has(member))?;
-        sender(&member.conn)
+        let conn = member.conn.clone();
+        drop(members);
+        // Without the lock: if this is the last handle by now, dropping it may run code of the application.
+        sender(&conn)
     }
 }
 

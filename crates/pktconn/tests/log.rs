@@ -100,8 +100,9 @@ fn at_debug_level_the_end_of_each_connection_is_logged_with_its_peer_and_reason(
         "the connection was closed on this side\" packets_received=1",
     ];
     for (client, end) in clients.iter().zip(ends) {
-        let span = format!("connection{{peer={client}}}");
-        let line = lines.lines().find(|line| line.contains(&span) && line.contains("has finished"));
+        let span = format!(" peer={client}}}");
+        let is_end = |line: &&str| line.contains(&span) && line.contains("has finished");
+        let line = lines.lines().find(is_end).filter(|line| line.contains("connection{id="));
         assert!(line.is_some_and(|line| line.contains(end)), "{client}: {end:?} is not in {lines}");
     }
 }

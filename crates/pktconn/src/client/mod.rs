@@ -290,10 +290,14 @@ impl Client {
 impl ClientSender {
     /// Queues a packet for this connection or the next, and returns its number. The first packet has number 0.
     ///
-    /// Waits while [`send_high_water`](ConnConfig::send_high_water) bytes are queued in the client. Without a
-    /// connection nothing leaves the queue, so the wait can be long: put a `tokio::time::timeout` around it if that
-    /// matters. Waiting senders are served in order. Poll or drop a waiting future, because all later senders wait
-    /// behind it.
+    /// `Ok` means that the packet is queued in the client. If a connection is lost after it was written, it is not sent
+    /// again: see [`Lost`](crate::Lost).
+    ///
+    /// Waits while its frame would take the client's queue over [`send_high_water`](ConnConfig::send_high_water)
+    /// (1 MiB), and while a [permit](Self::reserve) is held. Packets that come back from a lost connection do not count.
+    /// Without a connection nothing leaves the queue, so the wait can be long: put a `tokio::time::timeout` around it if
+    /// that matters. Waiting senders are served in order. Do not keep a waiting future without polling it: later
+    /// senders wait behind it.
     ///
     /// # Errors
     ///

@@ -3,9 +3,10 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// The number of a connection, unique in the process: to key maps with, and to name a connection in events and logs.
+/// The number of a connection: a key for maps, and a name in events and logs.
 ///
-/// The first connection has number 1. Numbers are never used again.
+/// It is unique in the process, and never used again. The first connection has number 1. A server's log lines have it in
+/// the span `connection`, as `id`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnId(u64);
 

@@ -203,16 +203,20 @@ impl PacketConn {
         poll_fn(|cx| guard.0.poll_recv(cx)).await
     }
 
-    /// Queues a packet. Waits while the send queue has no room for it.
+    /// Queues a packet. Waits while the send queue has no room for it ([`send_high_water`](ConnConfig::send_high_water),
+    /// 1 MiB), or does what [`slow_consumer`](ConnConfig::slow_consumer) says.
     ///
-    /// See [`PacketSender::send`]. A loop should not await it between two `recv`s if the peer may do the same: see the
-    /// guide on [deadlocks](crate::guide::backpressure).
+    /// `Ok` means that the packet is queued, not that it was sent. See [`PacketSender::send`].
+    ///
+    /// Do not await it in the loop that calls `recv` if the peer may do the same: both sides can then wait for each
+    /// other. See the guide on [deadlocks](crate::guide::backpressure).
     ///
     /// # Errors
     ///
     /// - [`is_payload_too_large`](Error::is_payload_too_large): the packet exceeds the limit. The connection is not
     ///   affected.
-    /// - Any other: the connection has ended, and this is the reason.
+    /// - Any other: the connection has ended or is closing, and this is the reason. After a clean close by the peer,
+    ///   sending still works if [`half_close`](ConnConfig::half_close) is on.
     ///
     /// The packet comes back in [`into_unsent`](Error::into_unsent).
     ///
@@ -394,7 +398,7 @@ impl PacketConn {
         self.sender.stats()
     }
 
-    /// The connection's number, unique in the process.
+    /// The connection's number: unique in the process, never used again, and the same for all handles of the connection.
     #[must_use]
     pub fn id(&self) -> ConnId {
         self.sender.id()

@@ -16,14 +16,18 @@ use crate::transport::Reader;
 
 /// The receiving side of a connection that was [split](crate::PacketConn::split).
 ///
-/// It is also a [`Stream`] of packets, which ends after a clean close by the peer and after the first error.
+/// It is also a [`Stream`] of packets. The stream ends after a clean close by the peer, at a shutdown of the server, and
+/// after the first error.
 ///
-/// After it is dropped, the senders still work, but nothing is read any more: a peer that keeps sending blocks, and its
-/// close is not noticed. When the senders are dropped, too, the connection [ends](crate::PacketConn#dropping).
+/// After it is dropped, the senders still work, but nothing is read any more: a peer that keeps sending blocks, its
+/// close is not noticed, and `idle_timeout` and `frame_timeout` no longer apply. When the senders are dropped, too, the
+/// connection ends [as if it were dropped](crate::PacketConn#dropping).
 ///
-/// While it is kept and not polled, a [`close`](crate::PacketSender::close) by a sender does not see the peer's close,
-/// and waits until [`close_grace`](crate::ConnConfig::close_grace) or
-/// [`close_timeout`](crate::ConnConfig::close_timeout).
+/// Before a sender calls [`close`](crate::PacketSender::close), receive until the end or drop the receiver. A receiver
+/// that is kept and not polled does not see the peer's close. The `close` then waits for
+/// [`close_grace`](crate::ConnConfig::close_grace) after the peer's kernel has acknowledged everything, or, if
+/// acknowledgements are not visible, for [`close_timeout`](crate::ConnConfig::close_timeout). It still returns `Ok` if
+/// everything was written.
 pub struct PacketReceiver {
     /// Boxed, because each future that a connection is passed through has room for it, so a task has room for it
     /// several times.

@@ -82,7 +82,7 @@ impl PacketSender {
     ///
     /// - [`is_payload_too_large`](Error::is_payload_too_large): the packet exceeds the limit. The connection is not
     ///   affected.
-    /// - Any other: the connection has ended, and this is the reason. After a clean close by the peer, sending still
+    /// - Any other: the connection has ended or is closing, and this is the reason. After a clean close by the peer, sending still
     ///   works if [`half_close`](crate::ConnConfig::half_close) is on; if not, this is
     ///   [`is_remote_close`](Error::is_remote_close).
     ///
@@ -97,7 +97,7 @@ impl PacketSender {
     pub async fn send(&self, packet: impl Into<Packet>) -> Result<(), Error> {
         let packet = packet.into();
         if self.core.readiness_may_be_stale() {
-            Box::pin(self.let_look(std::slice::from_ref(&packet))).await;
+            Box::pin(self.refresh_readiness(std::slice::from_ref(&packet))).await;
         }
         match self.core.offer_or_drop(&packet) {
             Ok(()) => Ok(()),
@@ -108,7 +108,7 @@ impl PacketSender {
     }
 
     /// Lets tokio look at the transport if `packets` seem to have no room.
-    async fn let_look(&self, packets: &[Packet]) {
+    async fn refresh_readiness(&self, packets: &[Packet]) {
         if !self.core.has_room_for(packets) {
             tokio::task::yield_now().await;
         }
@@ -136,7 +136,7 @@ impl PacketSender {
     /// If the future is dropped, the packets that were not accepted stay in `packets`.
     pub async fn send_many(&self, packets: &mut Vec<Packet>) -> Result<(), Error> {
         if self.core.readiness_may_be_stale() {
-            Box::pin(self.let_look(packets)).await;
+            Box::pin(self.refresh_readiness(packets)).await;
         }
         let mut batch = Batch { packets, accepted: 0 };
         while batch.accepted < batch.packets.len() {
@@ -334,7 +334,7 @@ impl PacketSender {
         self.core.stats()
     }
 
-    /// The connection's number, unique in the process. All handles of a connection return the same one.
+    /// The connection's number: unique in the process, never used again, and the same for all handles of the connection.
     #[must_use]
     pub fn id(&self) -> ConnId {
         self.core.id

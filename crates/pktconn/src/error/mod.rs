@@ -22,7 +22,7 @@ pub use reason::Timeout;
 ///
 /// | method | the connection | cause |
 /// |---|---|---|
-/// | [`is_local_close`](Self::is_local_close) | has ended | this side closed it: `close`, dropping, or the deadline of [`shutdown_within`](crate::ServerHandle::shutdown_within) |
+/// | [`is_local_close`](Self::is_local_close) | has ended, or is closing | this side closed it: `close`, dropping, `into_framed`, or the deadline of [`shutdown_within`](crate::ServerHandle::shutdown_within) |
 /// | [`is_remote_close`](Self::is_remote_close) | can send, with [`half_close`](crate::ConnConfig::half_close) | the peer closed its side between two frames; `recv` reports this as `None`, not as an error |
 /// | [`is_truncated`](Self::is_truncated) | has ended | the peer closed in the middle of a frame |
 /// | [`is_protocol`](Self::is_protocol) | has ended | the peer sent a frame that exceeds the limit or has a wrong checksum |
@@ -61,7 +61,12 @@ impl Error {
         std::mem::take(&mut self.0.unsent)
     }
 
-    /// Whether this side closed the connection.
+    /// Whether this side closed the connection: with `close`, by dropping it, with
+    /// [`into_framed`](crate::PacketConn::into_framed), or at the deadline of
+    /// [`shutdown_within`](crate::ServerHandle::shutdown_within). For a client: it was closed or dropped.
+    ///
+    /// `send` and `recv` return it as soon as the close begins, also while the send queue is still written, and if the
+    /// `close` itself fails later.
     #[must_use]
     pub fn is_local_close(&self) -> bool {
         matches!(self.0.reason, Reason::LocalClose)

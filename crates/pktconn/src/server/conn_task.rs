@@ -75,7 +75,7 @@ where
                     // `None` only if the handler panicked, and tokio does not poll a task after a panic.
                     let Some((conn, handler)) = with.take() else { return Poll::Ready(()) };
                     let peer = conn.peer_addr().map(tracing::field::display);
-                    let span = tracing::debug_span!("connection", peer);
+                    let span = tracing::debug_span!("connection", id = %conn.id(), peer);
                     *this.span = (!span.is_disabled()).then(|| Box::new(span));
                     *this.core = Some(Arc::clone(conn.core()));
                     let _inside = this.span.as_deref().map(Span::enter);

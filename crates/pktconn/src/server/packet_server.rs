@@ -196,7 +196,8 @@ impl PacketServer {
     ///   connection was refused. The field `suppressed` counts those that were logged at DEBUG.
     /// - DEBUG: the handler of a connection has finished, with the `reason` for the connection's end.
     ///
-    /// It logs nothing at INFO. Each handler runs in a DEBUG span `connection` with the field `peer`.
+    /// It logs nothing at INFO. Each handler runs in a DEBUG span `connection` with the fields `id` (the
+    /// [`ConnId`](crate::ConnId)) and `peer`.
     ///
     /// # Cancel safety
     ///

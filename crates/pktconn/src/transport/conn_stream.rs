@@ -12,7 +12,11 @@ use super::halves::{Reader, Writer};
 /// The byte stream of a connection, from [`PacketConn::into_framed`](crate::PacketConn::into_framed): TCP, TLS, a Unix
 /// socket, or the stream that the connection was made of.
 ///
-/// Reads continue after the bytes that the connection has read. Dropping it closes the stream.
+/// Bytes that the connection has read and not returned are in the read buffer of the `Framed`, not here: to take the
+/// stream out of the `Framed`, use `into_parts`, not `into_inner`.
+///
+/// To end the stream cleanly, shut it down before you drop it. Dropping alone sends no `close_notify` of TLS, and resets
+/// a TCP connection with unread bytes.
 pub struct ConnStream {
     /// `None` after the end of the stream.
     reader: Option<Reader>,
