@@ -1,5 +1,5 @@
-//! What a comparison runs, in the notation of the command line: regimes (`64x32`, `8x4:1048576`), payload sizes
-//! (`0-2048`), servers (`name=command`).
+//! What the benchmarks run, in the notation of their command lines: regimes (`64x32`: connections x packets outstanding
+//! on each; `8x4:1048576`: with payload sizes), payload sizes (`0-2048`), servers (`name=command`).
 
 mod sizes;
 pub use sizes::SizeRange;

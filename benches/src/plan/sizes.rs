@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::wire::MAX_PAYLOAD_LEN;
 
-/// Payload sizes in bytes, uniformly distributed, both ends included: `0-2048`. One number stands for both ends.
+/// A range of payload sizes in bytes, both ends included: `0-2048`. One number stands for both ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SizeRange {
     min: u32,
@@ -26,9 +26,12 @@ impl FromStr for SizeRange {
 
     fn from_str(text: &str) -> Result<Self> {
         ensure!(!text.is_empty(), "expected MIN-MAX in bytes, such as 0-2048");
-        let (min, max) = text.split_once('-').unwrap_or((text, text));
-        let (min, max) =
-            (min.parse().context("invalid smallest size")?, max.parse().context("invalid largest size")?);
+        let (min, max) = match text.split_once('-') {
+            Some((min, max)) => {
+                (min.parse().context("invalid smallest size")?, max.parse().context("invalid largest size")?)
+            }
+            None => [text.parse().context("invalid size")?; 2].into(),
+        };
         ensure!(min <= max, "the smallest size, {min}, exceeds the largest, {max}");
         ensure!(max as usize <= MAX_PAYLOAD_LEN, "{max} bytes exceed the limit of {MAX_PAYLOAD_LEN}");
         Ok(Self { min, max })

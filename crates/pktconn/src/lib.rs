@@ -68,7 +68,7 @@
 //! enabled, as with `#[tokio::main]`.
 //!
 //! If a thousand connections are often ready at the same time, a current-thread runtime with
-//! `max_io_events_per_tick(64)` finds their tasks still in the CPU cache. `pktecho` does this.
+//! `max_io_events_per_tick(64)` finds their tasks still in the CPU cache. `pktecho --threads 1` does this.
 //!
 //! # Features
 //!

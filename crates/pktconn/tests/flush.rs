@@ -243,3 +243,27 @@ async fn a_new_flush_of_a_sink_includes_packets_that_others_sent_since_a_dropped
     flushed.unwrap();
     read.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn under_timed_flushing_keyed_packets_wait_for_others_too() {
+    let config = ConnConfig::new().flush_delay(10 * MS).max_flush_delay(25 * MS);
+    let (conn, mut raw) = piped_and_raw(4096, config);
+    let started = Instant::now();
+    conn.try_send_latest(1, "alone").unwrap();
+    let mut bytes = vec![0; 9];
+    raw.read_exact(&mut bytes).await.unwrap();
+    assert_eq!((started.elapsed(), &bytes), (10 * MS, &frame(b"alone")));
+
+    let started = Instant::now();
+    let reading = tokio::spawn(async move {
+        let mut bytes = vec![0; 10];
+        raw.read_exact(&mut bytes).await.unwrap();
+        (started.elapsed(), bytes)
+    });
+    for (key, payload) in [(1, "a"), (2, "b"), (1, "c"), (1, "d")] {
+        conn.try_send_latest(key, payload).unwrap();
+        tokio::time::sleep(8 * MS).await;
+    }
+    assert_eq!(reading.await.unwrap(), (25 * MS, [frame(b"d"), frame(b"b")].concat()));
+    assert_eq!(conn.stats().packets_dropped, 2);
+}

@@ -133,14 +133,20 @@ fn cut_warning(conns: u64, packets: usize) -> String {
     format!("warning: closed {} that had not finished{unsent}", format_connections(conns))
 }
 
-/// Reads the certificate files again. If they are invalid, the old certificate stays in use.
+/// Reads the certificate files again, for each worker. If they are invalid, the old certificate stays in use.
 fn reload_certificate(options: &Options, workers: &[Worker]) {
     let Some(tls) = options.tls() else { return };
-    for worker in workers {
-        if let Err(error) = worker.set_tls(&tls) {
+    let failures: Vec<_> = workers.iter().filter_map(|worker| worker.set_tls(&tls).err()).collect();
+    match &failures[..] {
+        [] => tracing::info!("reloaded the certificate"),
+        [error, ..] if failures.len() == workers.len() => {
             tracing::warn!("cannot reload the certificate, so the old one stays in use: {error}");
-            return;
         }
+        // The files were replaced at this moment.
+        [error, ..] => tracing::warn!(
+            "cannot reload the certificate in {} of {} threads, so the old one stays in use there; send SIGHUP again: {error}",
+            failures.len(),
+            workers.len()
+        ),
     }
-    tracing::info!("reloaded the certificate");
 }

@@ -1,7 +1,7 @@
 //! The server: accepts and limits connections, runs a handler for each, and shuts down.
 //!
-//! A connection reports to its server only through traits of the `connection` layer. This layer must not know clients
-//! or groups.
+//! A connection reports to its server only through traits of the `connection` layer. The server layer must not know
+//! clients or groups.
 
 pub(crate) mod config;
 pub use config::ServerConfig;

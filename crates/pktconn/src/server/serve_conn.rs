@@ -1,4 +1,4 @@
-//! Handlers that borrow their connection. The server closes the connection when they return.
+//! Handlers that borrow their connection. The server closes it after `Ok`, and drops it after an error.
 
 use std::future::Future;
 
@@ -7,7 +7,9 @@ use crate::{HandlerResult, PacketConn, PacketServer, ShutdownReport};
 /// A handler for [`PacketServer::serve_conn`]: an `async fn(&mut PacketConn) -> HandlerResult`, or an async closure of
 /// that shape whose captures can be cloned.
 ///
-/// Its future must be `Send`. Do not implement this trait: such functions and closures implement it already.
+/// The handler and its future must be `Send`, and the handler also `Sync`, `Clone` and `'static`. Do not implement this
+/// trait: such functions and closures implement it already.
+// Not `AsyncFn`: stable Rust cannot require that its future is `Send`.
 pub trait ConnHandler<'a>: FnOnce(&'a mut PacketConn) -> <Self as ConnHandler<'a>>::Future {
     /// The future that the handler returns.
     type Future: Future<Output = HandlerResult> + Send + 'a;
@@ -24,9 +26,10 @@ where
 impl PacketServer {
     /// Like [`serve`](Self::serve), with a handler that borrows its connection.
     ///
-    /// When the handler returns `Ok`, the server [closes](PacketConn::close) the connection, so that all sent packets
-    /// are delivered. When it returns an error, the server [drops](PacketConn#dropping) the connection. Each connection
-    /// gets a clone of the handler.
+    /// When the handler returns `Ok`, the server [closes](PacketConn::close) the connection, also for its
+    /// [senders](PacketConn::sender). All sent packets are delivered, unless the close fails, which is logged. When the
+    /// handler returns an error, the server [drops](PacketConn#dropping) the connection; senders that the handler passed
+    /// on keep it open. Each connection gets a clone of the handler.
     ///
     /// # Cancel safety
     ///

@@ -1,10 +1,12 @@
-//! `--hgrm`: the distribution of latencies as a table in the text format of HdrHistogram's plotter. Values are in ms.
+//! `--hgrm`: the response times (in a closed loop, the service times) as a table of percentiles, in the text format that
+//! HdrHistogram's plotter reads. Values are in ms.
 
 use hdrhistogram::Histogram;
 
 /// Rows for each halving of the distance to 100 %, the default of HdrHistogram's tools.
 const ROWS_PER_HALVING: u32 = 5;
 
+/// The table of a histogram in ns. The caller ends the last line.
 pub(crate) fn table(histogram: &Histogram<u64>) -> String {
     let ms = |ns: f64| ns / 1e6;
     let mut text =
@@ -22,6 +24,7 @@ pub(crate) fn table(histogram: &Histogram<u64>) -> String {
     let (mean, deviation, max) = (ms(histogram.mean()), ms(histogram.stdev()), ms(histogram.max() as f64));
     text += &format!("#[Mean    = {mean:12.3}, StdDeviation   = {deviation:12.3}]\n");
     text += &format!("#[Max     = {max:12.3}, Total count    = {:12}]\n", histogram.len());
+    // As in HdrHistogram, for the number of significant digits. The crate does not expose it.
     let sub_buckets = (2 * 10_u64.pow(histogram.sigfig().into())).next_power_of_two();
     let buckets = histogram.buckets();
     text + &format!("#[Buckets = {buckets:12}, SubBuckets     = {sub_buckets:12}]")

@@ -62,7 +62,7 @@ impl ConnCore {
         let len = frame.len();
         self.with_state(|state| {
             state.machine.check_open()?;
-            let frame = match state.machine.replace_latest(key, frame) {
+            let frame = match state.machine.replace_latest(key, frame, Instant::now) {
                 Ok(replaced) => {
                     state.deferred.drop(replaced);
                     return Ok(());
@@ -78,7 +78,7 @@ impl ConnCore {
                     _ => Reason::Full,
                 });
             }
-            state.machine.put_latest(key, frame);
+            state.machine.put_latest(key, frame, Instant::now);
             state.machine.request_write();
             Ok(())
         })

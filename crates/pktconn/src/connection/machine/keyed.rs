@@ -21,12 +21,25 @@ impl Machine {
     }
 
     /// Replaces the waiting packet with this key, and returns the old one. Returns `Err(frame)` if none waits.
-    pub(crate) fn replace_latest(&mut self, key: u64, frame: Encoded) -> Result<Encoded, Encoded> {
+    pub(crate) fn replace_latest(
+        &mut self,
+        key: u64,
+        frame: Encoded,
+        now: impl FnOnce() -> Instant,
+    ) -> Result<Encoded, Encoded> {
         let Some(cold) = &mut self.cold else { return Err(frame) };
         let replaced = cold.latest.replace(key, frame)?;
         cold.packets_dropped += 1;
         self.packets_sent += 1;
+        self.note_accepted_latest(now);
         Ok(replaced)
+    }
+
+    /// Timed flushing counts keyed packets like others.
+    fn note_accepted_latest(&mut self, now: impl FnOnce() -> Instant) {
+        if let Some(timing) = &mut self.timing {
+            timing.packet_queued(now());
+        }
     }
 
     /// Whether a frame of `len` bytes may wait under a new key. Keyed packets have their own limit, because they are
@@ -37,11 +50,12 @@ impl Machine {
     }
 
     /// Adds a packet with a new key.
-    pub(crate) fn put_latest(&mut self, key: u64, frame: Encoded) {
+    pub(crate) fn put_latest(&mut self, key: u64, frame: Encoded, now: impl FnOnce() -> Instant) {
         let accepted = self.bytes_accepted;
         self.cold().latest.put(key, frame, accepted);
         self.has_latest = true;
         self.packets_sent += 1;
+        self.note_accepted_latest(now);
     }
 
     /// Moves the packets that are due to the queue. All are due unless the transport is blocked and the queue is not
@@ -127,8 +141,8 @@ mod tests {
         fn send_latest(&mut self, key: u64, payload: Vec<u8>) {
             let packet = Packet::from(payload);
             let frame = Encoded::new(&self.codec.frame(&packet).unwrap());
-            if let Err(frame) = self.machine.replace_latest(key, frame) {
-                self.machine.put_latest(key, frame);
+            if let Err(frame) = self.machine.replace_latest(key, frame, now) {
+                self.machine.put_latest(key, frame, now);
             }
         }
 

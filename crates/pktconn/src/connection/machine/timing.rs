@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Packets stay in the queue until no further packet was queued for `delay`, but no longer than `max_delay`.
+/// When the queue is written if nothing writes it earlier (a full write, a flush, a close): when no packet has joined it
+/// for `delay`, and at the latest `max_delay` after the first packet.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Timing {
     delay: Duration,
     max_delay: Duration,
-    /// When the first and the last packet in the queue were accepted.
+    /// When the first packet joined the queue after it was empty, and when the last one did.
     queued: Option<(Instant, Instant)>,
 }
 
@@ -18,12 +19,12 @@ impl Timing {
         Self { delay, max_delay, queued: None }
     }
 
-    /// A packet was accepted.
+    /// A packet joined the queue, or waits behind it under a key.
     pub(crate) fn packet_queued(&mut self, now: Instant) {
         self.queued = Some((self.queued.map_or(now, |(first, _)| first), now));
     }
 
-    /// The queue is empty.
+    /// A write has emptied the queue.
     pub(crate) fn all_written(&mut self) {
         self.queued = None;
     }
@@ -35,7 +36,7 @@ impl Timing {
     }
 }
 
-/// `from + by`. Replaces a delay that would overflow the clock by 30 years.
+/// `from + by`, or 30 years after `from` if that overflows the clock.
 fn later(from: Instant, by: Duration) -> Instant {
     from.checked_add(by).unwrap_or_else(|| from + Duration::from_secs(30 * 365 * 24 * 60 * 60))
 }
