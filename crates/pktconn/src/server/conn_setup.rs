@@ -146,7 +146,7 @@ impl ConnSetup {
         if let Some(proxies) = &self.proxies {
             let proxy = peer;
             let proxy_error = |error| Reason::io(Operation::ProxyHeader, proxy, error);
-            if !proxies.include(peer) {
+            if !proxies.contains(peer) {
                 let problem =
                     "its address is not in a trusted network; add it to proxy_protocol if it is a proxy";
                 return Err(proxy_error(std::io::Error::new(std::io::ErrorKind::PermissionDenied, problem)));

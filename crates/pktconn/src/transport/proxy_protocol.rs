@@ -1,5 +1,8 @@
 //! The PROXY protocol, versions 1 and 2: a proxy sends the client's address in a line (version 1) or a binary block
-//! (version 2) before all other bytes.
+//! (version 2) before all other bytes, also before TLS.
+//!
+//! On a listener with this protocol the server requires a header on every connection, and refuses connections that do
+//! not come from a trusted proxy. This file has no timeout: the caller limits the time of the whole handshake.
 //!
 //! Source: <https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt>
 
@@ -20,12 +23,19 @@ const MIN_HEADER_LEN: usize = 15;
 /// The fixed start of a version 2 header: signature, version and command, family and protocol, length of the rest.
 const V2_PREFIX_LEN: usize = 16;
 
-/// Version 2 and its two commands, in one byte.
+/// Version 2 and the command LOCAL: the proxy speaks for itself, as in a health check.
 const V2_LOCAL: u8 = 0x20;
+
+/// Version 2 and the command PROXY: the proxy forwards the connection of a client.
 const V2_PROXY: u8 = 0x21;
 
-/// The highest address family (Unix) and the highest protocol (datagram) that version 2 assigns.
+/// The address family or protocol if the proxy does not know it, or if version 2 has no number for it.
+const V2_UNSPEC: u8 = 0;
+
+/// The highest address family that version 2 assigns: Unix.
 const V2_MAX_FAMILY: u8 = 3;
+
+/// The highest protocol that version 2 assigns: datagram.
 const V2_MAX_PROTOCOL: u8 = 2;
 
 /// The longest line of version 1, with its CRLF, according to the specification.
@@ -34,9 +44,42 @@ const V1_MAX_LINE_LEN: usize = 107;
 /// The prefix length of IPv4-mapped IPv6 addresses: `::ffff:0:0/96`.
 const IPV4_MAPPED_PREFIX_LEN: u8 = 96;
 
-/// Converts an IPv4-mapped IPv6 network to IPv4, for example `::ffff:10.0.0.0/104` to `10.0.0.0/8`. Peers are compared
-/// in this form.
-fn canonical(network: IpNet) -> IpNet {
+/// The networks of the proxies. The server refuses connections from other addresses, and requires a header on all that
+/// it accepts.
+#[derive(Clone, Debug)]
+pub(crate) struct TrustedProxies(Arc<[IpNet]>);
+
+impl TrustedProxies {
+    pub(crate) fn new(networks: impl IntoIterator<Item = IpNet>) -> Self {
+        Self(networks.into_iter().map(canonical_network).collect())
+    }
+
+    /// Refuses networks that are certainly a mistake, and an empty list. The list must not be empty even if the server
+    /// listens only on Unix sockets, whose peers need no network.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        if self.0.is_empty() {
+            let problem = "proxy_protocol has no trusted network; name the networks of your proxies";
+            return Err(Reason::Config(problem).into());
+        }
+        match self.0.iter().find_map(network_problem) {
+            Some(problem) => Err(Reason::BadValue(problem.into()).into()),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether `peer` is a trusted proxy. Peers of a Unix socket (`None`) always are: the file's permissions control
+    /// who connects.
+    pub(crate) fn contains(&self, peer: Option<SocketAddr>) -> bool {
+        let Some(peer) = peer else { return true };
+        // A dual-stack listener reports IPv4 peers as IPv4-mapped IPv6 addresses.
+        let ip: IpAddr = peer.ip().to_canonical();
+        self.0.iter().any(|network| network.contains(&ip))
+    }
+}
+
+/// Converts an IPv4-mapped IPv6 network to IPv4, for example `::ffff:10.0.0.0/104` to `10.0.0.0/8`.
+/// [`TrustedProxies::contains`] converts the addresses of peers in the same way.
+fn canonical_network(network: IpNet) -> IpNet {
     let mapped = match network {
         IpNet::V6(network) => {
             network.addr().to_ipv4_mapped().zip(network.prefix_len().checked_sub(IPV4_MAPPED_PREFIX_LEN))
@@ -46,9 +89,9 @@ fn canonical(network: IpNet) -> IpNet {
     mapped.and_then(|(addr, prefix_len)| IpNet::new(addr.into(), prefix_len).ok()).unwrap_or(network)
 }
 
-/// Describes what is wrong with a [canonical] network: an IPv4-mapped address with the prefix length of an IPv4
-/// network. `::ffff:10.0.0.0/8` means `::/8`, which is 1/256 of all IPv6 addresses and contains no IPv4 address:
-/// certainly a mistake.
+/// Describes what is wrong with a [canonical](canonical_network) network: an IPv4-mapped address with a prefix shorter
+/// than 96 bits. For example, `::ffff:10.0.0.0/8` means `::/8`, 1/256 of all IPv6 addresses. It matches no IPv4 peer,
+/// because peers are compared as IPv4: certainly a mistake.
 fn network_problem(network: &IpNet) -> Option<String> {
     let IpNet::V6(network) = network else { return None };
     let addr = network.addr().to_ipv4_mapped()?;
@@ -63,61 +106,40 @@ fn network_problem(network: &IpNet) -> Option<String> {
     ))
 }
 
-/// The networks from which a PROXY header is believed.
-#[derive(Clone, Debug)]
-pub(crate) struct TrustedProxies(Arc<[IpNet]>);
-
-impl TrustedProxies {
-    pub(crate) fn new(networks: impl IntoIterator<Item = IpNet>) -> Self {
-        Self(networks.into_iter().map(canonical).collect())
-    }
-
-    /// Refuses an empty list, and networks that are certainly a mistake.
-    pub(crate) fn check(&self) -> Result<(), Error> {
-        if self.0.is_empty() {
-            let problem = "proxy_protocol has no trusted network; name the networks of your proxies";
-            return Err(Reason::Config(problem).into());
-        }
-        match self.0.iter().find_map(network_problem) {
-            Some(problem) => Err(Reason::BadValue(problem.into()).into()),
-            None => Ok(()),
-        }
-    }
-
-    /// Whether `peer` is a trusted proxy. Peers of a Unix socket are (`None`): the file's permissions control who
-    /// connects.
-    pub(crate) fn include(&self, peer: Option<SocketAddr>) -> bool {
-        let Some(peer) = peer else { return true };
-        // A dual-stack listener reports IPv4 peers as IPv4-mapped IPv6 addresses.
-        let ip: IpAddr = peer.ip().to_canonical();
-        self.0.iter().any(|network| network.contains(&ip))
+/// Reads the header and not one byte more. Returns the client's address.
+///
+/// Returns `None` if the header has no IP address: the proxy does not know the client, the client uses a Unix socket,
+/// or the proxy speaks for itself, as in a health check. The peer is then the proxy.
+pub(crate) async fn read_header(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<SocketAddr>> {
+    let mut start = [0; MIN_HEADER_LEN];
+    stream.read_exact(&mut start).await?;
+    if start.starts_with(v2::PROTOCOL_PREFIX) {
+        read_v2(stream, start).await
+    } else if start.starts_with(b"PROXY ") {
+        read_v1(stream, start).await
+    } else {
+        Err(invalid_header("the connection does not start with one"))
     }
 }
 
-/// Reads the header and not one byte more. Returns the client's address, or `None` if the proxy does not know it or
-/// speaks for itself, as in a health check.
-pub(crate) async fn read_header(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<SocketAddr>> {
-    let mut header = vec![0; MIN_HEADER_LEN];
-    stream.read_exact(&mut header).await?;
-    if header.starts_with(v2::PROTOCOL_PREFIX) {
-        read_rest_of_v2(stream, &mut header).await?;
-        return v2_source_addr(&header);
-    }
-    if !header.starts_with(b"PROXY ") {
-        return Err(invalid_header("the connection does not start with one"));
-    }
+/// Reads the rest of a line of version 1.
+async fn read_v1(
+    stream: &mut (impl AsyncRead + Unpin),
+    start: [u8; MIN_HEADER_LEN],
+) -> io::Result<Option<SocketAddr>> {
+    let mut line = start.to_vec();
     // Byte by byte, so that nothing after the header is read. This costs up to 92 reads, once per connection.
-    while !header.ends_with(b"\r\n") {
-        if header.len() == V1_MAX_LINE_LEN {
+    while !line.ends_with(b"\r\n") {
+        if line.len() == V1_MAX_LINE_LEN {
             return Err(invalid_header(format_args!("its line is longer than {V1_MAX_LINE_LEN} bytes")));
         }
-        header.push(stream.read_u8().await?);
+        line.push(stream.read_u8().await?);
     }
-    if header.starts_with(b"PROXY UNKNOWN ") {
+    if line.starts_with(b"PROXY UNKNOWN ") {
         // "The receiver must ignore anything presented before the CRLF is found." It need not even be UTF-8.
         return Ok(None);
     }
-    let header = v1::Header::try_from(&header[..]).map_err(invalid_header)?;
+    let header = v1::Header::try_from(&line[..]).map_err(invalid_header)?;
     Ok(match header.addresses {
         v1::Addresses::Tcp4(of) => Some((of.source_address, of.source_port).into()),
         v1::Addresses::Tcp6(of) => Some((of.source_address, of.source_port).into()),
@@ -125,10 +147,25 @@ pub(crate) async fn read_header(stream: &mut (impl AsyncRead + Unpin)) -> io::Re
     })
 }
 
-/// The source address in a complete version 2 block.
-fn v2_source_addr(block: &[u8]) -> io::Result<Option<SocketAddr>> {
-    let (version_and_command, family, protocol) =
-        (block[V2_PREFIX_LEN - 4], block[V2_PREFIX_LEN - 3] >> 4, block[V2_PREFIX_LEN - 3] & 0xf);
+/// Reads the rest of a block of version 2.
+async fn read_v2(
+    stream: &mut (impl AsyncRead + Unpin),
+    start: [u8; MIN_HEADER_LEN],
+) -> io::Result<Option<SocketAddr>> {
+    let mut prefix = [0; V2_PREFIX_LEN];
+    prefix[..MIN_HEADER_LEN].copy_from_slice(&start);
+    stream.read_exact(&mut prefix[MIN_HEADER_LEN..]).await?;
+    let [.., version_and_command, family_and_protocol, rest_len_high, rest_len_low] = prefix;
+
+    let rest_len = u16::from_be_bytes([rest_len_high, rest_len_low]);
+    let mut block = prefix.to_vec();
+    // Memory grows with the bytes that arrive, not with the announced length.
+    let read = stream.take(rest_len.into()).read_to_end(&mut block).await?;
+    if read < usize::from(rest_len) {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+
+    let (family, protocol) = (family_and_protocol >> 4, family_and_protocol & 0xf);
     match version_and_command {
         // "The receiver must accept this connection as valid and must use the real connection endpoints and discard the
         // protocol block including the family which is ignored."
@@ -136,26 +173,19 @@ fn v2_source_addr(block: &[u8]) -> io::Result<Option<SocketAddr>> {
         // If the family or the protocol is UNSPEC, "the receiver should ignore address information", whatever its
         // length. Unassigned values "must be rejected as invalid by receivers": the parser below does that.
         V2_PROXY
-            if family == 0 && protocol <= V2_MAX_PROTOCOL || protocol == 0 && family <= V2_MAX_FAMILY =>
+            if family == V2_UNSPEC && protocol <= V2_MAX_PROTOCOL
+                || protocol == V2_UNSPEC && family <= V2_MAX_FAMILY =>
         {
             return Ok(None);
         }
         _ => {}
     }
-    let header = v2::Header::try_from(block).map_err(invalid_header)?;
+    let header = v2::Header::try_from(&block[..]).map_err(invalid_header)?;
     Ok(match header.addresses {
         v2::Addresses::IPv4(of) => Some((of.source_address, of.source_port).into()),
         v2::Addresses::IPv6(of) => Some((of.source_address, of.source_port).into()),
         v2::Addresses::Unspecified | v2::Addresses::Unix(_) => None,
     })
-}
-
-async fn read_rest_of_v2(stream: &mut (impl AsyncRead + Unpin), header: &mut Vec<u8>) -> io::Result<()> {
-    header.push(stream.read_u8().await?);
-    let rest = u16::from_be_bytes([header[V2_PREFIX_LEN - 2], header[V2_PREFIX_LEN - 1]]);
-    // Memory grows with the bytes that arrive, not with the announced length.
-    let read = stream.take(rest.into()).read_to_end(header).await?;
-    if read < usize::from(rest) { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
 }
 
 fn invalid_header(problem: impl std::fmt::Display) -> io::Error {
@@ -191,20 +221,24 @@ mod tests {
             (b"PROXY TCP6 2001:db8::1 ::1 80 81\r\n", Some("[2001:db8::1]:80")),
             (b"PROXY UNKNOWN\r\n", None),
             (b"PROXY UNKNOWN ffff:f...f:ffff ffff:f...f:ffff 65535 65535\r\n", None),
+            // Not UTF-8.
+            (b"PROXY UNKNOWN \xff\xfe\0\r\n", None),
             (&block(0x21, 0x11, &v4), Some("192.0.2.7:8080")),
             (&block(0x21, 0x11, &with_tlv), Some("192.0.2.7:8080")),
             (&block(0x21, 0x21, &v6), Some("[2001:db8::1]:80")),
+            // The proxy speaks for itself.
             (&block(0x20, 0x11, &v4), None),
             (&block(0x20, 0, &[]), None),
+            // The address family is UNSPEC.
             (&block(0x21, 0, &[]), None),
-            // The proxy does not know the source, or has no number for the protocol.
             (&block(0x21, 0, &[1, 2, 3]), None),
             (&block(0x21, 0x01, &v4), None),
+            // The protocol is UNSPEC.
             (&block(0x21, 0x10, &[1, 2, 3]), None),
             (&block(0x21, 0x20, &v6), None),
             (&block(0x21, 0x30, &[]), None),
+            // A client of a Unix socket has no IP address.
             (&block(0x21, 0x31, &[0; 216]), None),
-            (b"PROXY UNKNOWN \xff\xfe\0\r\n", None),
         ];
         for (header, expected) in cases {
             assert_eq!(read(header).await.unwrap().as_deref(), expected, "{header:?}");
@@ -248,8 +282,9 @@ mod tests {
             b"PROXY TCP4 2001:db8::1 127.0.0.1 8080 80\r\n",
             b"PROXY TCP9 192.0.2.7 127.0.0.1 8080 80\r\n",
             &long,
-            // A version 2 block that claims version 1, and addresses that are too short.
+            // A version 2 block that claims version 1.
             &block(0x11, 0x11, &[0; 12]),
+            // Addresses that are too short.
             &block(0x21, 0x11, &[0; 11]),
         ];
         for header in cases {
@@ -267,13 +302,13 @@ mod tests {
             ("::ffff:127.0.0.0/104", "127.0.0.0/8"),
             ("::ffff:10.1.2.3/128", "10.1.2.3/32"),
             ("::ffff:0:0/96", "0.0.0.0/0"),
-            // These stay as they are. None of the IPv6 ones contains an IPv4 address.
+            // These stay as they are. None of the IPv6 ones matches an IPv4 peer.
             ("::/0", "::/0"),
             ("::fffe:0:0/95", "::fffe:0:0/95"),
             ("2001:db8::/32", "2001:db8::/32"),
             ("10.0.0.0/8", "10.0.0.0/8"),
         ] {
-            let network = canonical(written.parse().unwrap());
+            let network = canonical_network(written.parse().unwrap());
             assert_eq!(network.to_string(), expected, "{written}");
             assert_eq!(network_problem(&network), None);
         }
@@ -281,18 +316,18 @@ mod tests {
         for (peer, expected) in
             [("127.0.0.1:1", true), ("[::ffff:127.9.9.9]:1", true), ("128.0.0.1:1", false)]
         {
-            assert_eq!(trusted.include(Some(peer.parse().unwrap())), expected, "{peer}");
+            assert_eq!(trusted.contains(Some(peer.parse().unwrap())), expected, "{peer}");
         }
     }
 
     #[test]
-    fn an_ipv4_mapped_network_with_an_ipv4_prefix_length_is_refused() {
+    fn an_ipv4_mapped_network_with_a_prefix_shorter_than_96_bits_is_refused() {
         for (written, meant) in [
             ("::ffff:10.0.0.0/8", "10.0.0.0/8"),
             ("::ffff:127.0.0.1/0", "127.0.0.1/0"),
             ("::ffff:1.2.3.4/95", "1.2.3.4/32"),
         ] {
-            let problem = network_problem(&canonical(written.parse().unwrap())).unwrap();
+            let problem = network_problem(&canonical_network(written.parse().unwrap())).unwrap();
             assert!(problem.contains(written) && problem.ends_with(meant), "{problem}");
         }
     }
@@ -308,8 +343,8 @@ mod tests {
             ("[2001:db8:9::1]:1", true),
             ("[::1]:1", false),
         ] {
-            assert_eq!(trusted.include(Some(peer.parse().unwrap())), expected, "{peer}");
+            assert_eq!(trusted.contains(Some(peer.parse().unwrap())), expected, "{peer}");
         }
-        assert!(trusted.include(None));
+        assert!(trusted.contains(None));
     }
 }

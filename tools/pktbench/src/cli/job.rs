@@ -17,7 +17,7 @@ pub(crate) enum Job {
     Run { plan: Box<Plan>, output: Output, gate: Gate },
     Search { plan: Box<Plan>, output: Output, condition: Condition },
     Html { document: Box<Document>, file: PathBuf },
-    Conform(conform::Plan),
+    Conform(conform::TestPlan),
     Compare { comparison: Comparison, json: bool },
     Merge(Box<Sum>),
     Completions(Shell),

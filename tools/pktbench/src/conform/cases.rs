@@ -88,7 +88,7 @@ fn case(name: impl Into<String>, expected: impl Into<String>, steps: Vec<Step>) 
     Case { name: name.into(), expected: expected.into(), steps, other_conn: OtherConn::None }
 }
 
-/// A last packet for a case. If anything surplus came before its echo, the exchange fails.
+/// A last packet for a case. If the server has sent more bytes than expected before its echo, the exchange fails.
 fn probe(frames: Frames) -> Vec<u8> {
     frames.frame(77, 5)
 }
@@ -230,7 +230,7 @@ fn over_long(frames: Frames) -> Vec<Case> {
             ),
             vec![
                 Step::Exchange(probe(frames)),
-                Step::Send(frames.format.header(len as u32)),
+                Step::Send(frames.format.length_field(len as u32)),
                 Step::ExpectClosed,
             ],
         )

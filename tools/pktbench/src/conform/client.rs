@@ -1,8 +1,8 @@
-//! Runs a case against the server, with blocking sockets and one deadline per connection.
+//! Runs a case against the server, with blocking sockets and a deadline for each connection.
 //!
 //! ```text
 //!   steps -> Conn: TimedSocket   write ----------> server
-//!                  Received      compare <------------'       first difference, end or timeout -> Failure
+//!                  Received      compare <------------'       first difference, end or timeout -> CaseFailure
 //! ```
 //!
 //! Exchanges write on a second thread, so that the server need not buffer what the client has not read yet.
@@ -24,13 +24,13 @@ pub(crate) struct Server {
     addr: Addr,
     /// The resolved address: all cases must use the same server. Empty for a Unix socket.
     tcp: Vec<SocketAddr>,
-    /// The time limit of each connection.
+    /// The time limit for connecting to each resolved address, and then for each connection.
     timeout: Duration,
 }
 
 /// Why a case failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Failure {
+pub(crate) struct CaseFailure {
     pub(crate) detail: String,
     /// The bytes received around the first difference, see [`Received::excerpt`]; empty if none were received.
     pub(crate) got: String,
@@ -51,20 +51,21 @@ impl Server {
     }
 
     /// Runs a case on a new connection, and checks its other connection.
-    pub(crate) fn run_case(&self, case: &Case) -> Result<(), Failure> {
+    pub(crate) fn run_case(&self, case: &Case) -> Result<(), CaseFailure> {
         let other = match &case.other_conn {
             OtherConn::OpenThroughout(packet) => {
                 Some(self.connect_and_echo(packet).map_err(|failure| failure.on(OPEN_THROUGHOUT))?)
             }
             OtherConn::None | OtherConn::OpenedAfter(_) => None,
         };
-        let mut conn = self.conn()?;
+        let mut conn = self.open_conn()?;
         case.steps.iter().try_for_each(|step| conn.run_step(step))?;
         match (&case.other_conn, other) {
             (OtherConn::OpenedAfter(packet), _) => {
                 self.connect_and_echo(packet).map(drop).map_err(|failure| failure.on(OPENED_AFTER))
             }
             (OtherConn::OpenThroughout(packet), Some(mut conn)) => {
+                // The case on the first connection may have used up the time.
                 conn.socket.deadline = Instant::now() + self.timeout;
                 conn.exchange(packet, false).map_err(|failure| failure.on(OPEN_THROUGHOUT))
             }
@@ -73,17 +74,18 @@ impl Server {
     }
 
     /// Opens a connection and checks that this packet comes back on it.
-    fn connect_and_echo(&self, packet: &[u8]) -> Result<Conn, Failure> {
-        let mut conn = self.conn()?;
+    fn connect_and_echo(&self, packet: &[u8]) -> Result<Conn, CaseFailure> {
+        let mut conn = self.open_conn()?;
         conn.exchange(packet, false)?;
         Ok(conn)
     }
 
-    fn conn(&self) -> Result<Conn, Failure> {
-        let socket = self
-            .connect()
-            .map_err(|error| Failure { detail: format!("cannot connect: {error}"), got: String::new() })?;
-        // Set after connecting, which may have used up a timeout per address of the name.
+    fn open_conn(&self) -> Result<Conn, CaseFailure> {
+        let socket = self.connect().map_err(|error| CaseFailure {
+            detail: format!("cannot connect: {error}"),
+            got: String::new(),
+        })?;
+        // The deadline begins here because connecting may have used up the timeout, once per resolved address.
         let socket = TimedSocket { socket, deadline: Instant::now() + self.timeout, timeout: self.timeout };
         Ok(Conn { socket, received: Received::default() })
     }
@@ -114,7 +116,7 @@ impl Server {
 const OPEN_THROUGHOUT: &str = "the other connection";
 const OPENED_AFTER: &str = "a connection opened afterwards";
 
-impl Failure {
+impl CaseFailure {
     fn on(self, conn: &str) -> Self {
         Self { detail: format!("on {conn}: {}", self.detail), ..self }
     }
@@ -127,7 +129,7 @@ struct Conn {
 }
 
 impl Conn {
-    fn run_step(&mut self, step: &Step) -> Result<(), Failure> {
+    fn run_step(&mut self, step: &Step) -> Result<(), CaseFailure> {
         let Self { socket, received } = self;
         match step {
             // A failed write is ignored: the server may have closed, and the next read shows whether that is right.
@@ -149,7 +151,7 @@ impl Conn {
         Ok(())
     }
 
-    fn exchange(&mut self, bytes: &[u8], half_close: bool) -> Result<(), Failure> {
+    fn exchange(&mut self, bytes: &[u8], half_close: bool) -> Result<(), CaseFailure> {
         let Self { socket, received } = self;
         let socket = &*socket;
         thread::scope(|scope| {
@@ -260,7 +262,7 @@ struct Received {
 }
 
 impl Received {
-    fn expect(&mut self, socket: &TimedSocket, expected: &[u8]) -> Result<(), Failure> {
+    fn expect(&mut self, socket: &TimedSocket, expected: &[u8]) -> Result<(), CaseFailure> {
         let mut buffer = vec![0; READ_LEN.min(expected.len())];
         let mut left = expected;
         while !left.is_empty() {
@@ -274,7 +276,7 @@ impl Received {
                     "at offset {} of the response: {:02x} instead of {:02x}",
                     self.count, got[at], right[at]
                 );
-                return Err(Failure { detail, got: self.excerpt(&got[at..]) });
+                return Err(CaseFailure { detail, got: self.excerpt(&got[at..]) });
             }
             self.add(got);
             left = &left[count..];
@@ -282,22 +284,22 @@ impl Received {
         Ok(())
     }
 
-    /// Reads the end of the stream. With `or_reset`, a reset is as good.
-    fn expect_end(&mut self, socket: &TimedSocket, or_reset: bool) -> Result<(), Failure> {
+    /// Reads the end of the stream, or a reset if `or_reset` allows it.
+    fn expect_end(&mut self, socket: &TimedSocket, or_reset: bool) -> Result<(), CaseFailure> {
         let mut buffer = [0; 4 * EXCERPT_LEN];
         let detail = match socket.read(&mut buffer) {
             Err(SocketError::Closed) => return Ok(()),
             Err(SocketError::Reset) if or_reset => return Ok(()),
             Ok(count) => {
                 let detail = format!("more bytes came after the {} expected ones", self.count);
-                return Err(Failure { detail, got: self.excerpt(&buffer[..count]) });
+                return Err(CaseFailure { detail, got: self.excerpt(&buffer[..count]) });
             }
             Err(SocketError::TimedOut(time)) => {
                 format!("the connection was still open after {}", humantime::format_duration(time))
             }
             Err(error) => error.to_string(),
         };
-        Err(Failure { detail, got: self.excerpt(&[]) })
+        Err(CaseFailure { detail, got: self.excerpt(&[]) })
     }
 
     fn add(&mut self, bytes: &[u8]) {
@@ -306,9 +308,9 @@ impl Received {
         self.tail.drain(..self.tail.len().saturating_sub(EXCERPT_LEN));
     }
 
-    fn failure(&self, error: &SocketError, missing: usize) -> Failure {
+    fn failure(&self, error: &SocketError, missing: usize) -> CaseFailure {
         let detail = format!("{error}; {} bytes received, {missing} missing", self.count);
-        Failure { detail, got: self.excerpt(&[]) }
+        CaseFailure { detail, got: self.excerpt(&[]) }
     }
 
     /// The bytes around the first difference as hex: the last correct ones, a space, the wrong ones. Dots mark that

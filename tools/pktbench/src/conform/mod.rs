@@ -5,7 +5,7 @@
 //!                                              '-> report, one row per case -> exit code
 //! ```
 //!
-//! The server needs to know only the wire format: it can be written in any language. TLS is not supported.
+//! The server must echo packets; it can be written in any language. TLS is not supported.
 
 mod cases;
 mod client;
@@ -18,11 +18,11 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use client::Server;
-pub(crate) use options::{Options, Plan};
+pub(crate) use options::{Options, TestPlan};
 use report::{CaseResult, Report};
 
 /// Tests a server and prints the report. The exit code is 0 if all cases pass, otherwise 1.
-pub(crate) fn run(plan: Plan) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(plan: TestPlan) -> anyhow::Result<ExitCode> {
     let name = plan.addr.to_string();
     let server = Server::new(plan.addr, plan.timeout)?;
     // A server that cannot be reached is one error, rather than a failure of every case.

@@ -1,4 +1,4 @@
-//! The options of `pktbench conform`, and how they become a [`Plan`].
+//! The options of `pktbench conform`, and the check that turns them into a [`TestPlan`].
 
 use std::time::Duration;
 
@@ -24,14 +24,14 @@ pub(crate) struct Options {
     #[arg(long, value_name = "FORMAT", default_value_t = HeaderFormat::U32Le)]
     header: HeaderFormat,
 
-    /// Largest payload that the server accepts, in bytes or such as 1MiB [default: 32MiB, or the maximum of --header]
+    /// Largest payload that the server accepts, in bytes or such as 1MiB [default: 32MiB; 65535 with u16le and u16be]
     ///
-    /// Sizes up to this limit must be echoed; longer frames must be rejected. The test needs about twice as much
-    /// memory.
+    /// The server must echo payloads up to this size. After a header with a greater length it must close the
+    /// connection. pktbench needs about twice this much memory.
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     max_payload: Option<u32>,
 
-    /// Time limit of each case; raise it for slow servers and large limits
+    /// Time limit for connecting, and then for each connection of a case; raise it for a slow server or large payloads
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_time)]
     timeout: Duration,
 
@@ -41,7 +41,7 @@ pub(crate) struct Options {
 }
 
 /// The checked options.
-pub(crate) struct Plan {
+pub(crate) struct TestPlan {
     pub(crate) addr: Addr,
     pub(crate) format: WireFormat,
     pub(crate) timeout: Duration,
@@ -50,7 +50,8 @@ pub(crate) struct Plan {
 
 impl Options {
     /// Rejects options that cannot work. The error says what is wrong and what to do.
-    pub(crate) fn into_plan(self) -> Result<Plan, String> {
+    pub(crate) fn into_plan(self) -> Result<TestPlan, String> {
+        // Does not saturate: no length field has more than 32 bits.
         let header_max = u32::try_from(self.header.max_payload_len()).unwrap_or(u32::MAX);
         if let Some(len) = self.max_payload.filter(|&len| len > header_max) {
             return Err(format!(
@@ -59,12 +60,12 @@ impl Options {
             ));
         }
         if self.timeout.is_zero() {
-            return Err("--timeout 0s waits for no answer; give it a time, such as 5s".to_owned());
+            return Err("--timeout 0s leaves no time for an answer; give it a time, such as 5s".to_owned());
         }
         let default = CodecConfig::DEFAULT_MAX_PAYLOAD_LEN as u32;
         let max_payload_len = self.max_payload.unwrap_or(default).min(header_max);
         let format = WireFormat { header: self.header, crc: self.crc, max_payload_len };
-        Ok(Plan { addr: self.addr, format, timeout: self.timeout, json: self.json })
+        Ok(TestPlan { addr: self.addr, format, timeout: self.timeout, json: self.json })
     }
 }
 
@@ -74,13 +75,13 @@ mod tests {
     use clap::Parser;
 
     #[derive(Parser)]
-    struct Line {
+    struct TestCli {
         #[command(flatten)]
         options: Options,
     }
 
-    fn plan(line: &str) -> Result<Plan, String> {
-        Line::try_parse_from(["conform", "127.0.0.1:1"].into_iter().chain(line.split_whitespace()))
+    fn plan(line: &str) -> Result<TestPlan, String> {
+        TestCli::try_parse_from(["conform", "127.0.0.1:1"].into_iter().chain(line.split_whitespace()))
             .map_err(|error| error.to_string())?
             .options
             .into_plan()

@@ -3,7 +3,8 @@
 use serde::Serialize;
 
 use crate::conform::cases::Case;
-use crate::conform::client::Failure;
+use crate::conform::client::CaseFailure;
+use crate::result::json;
 
 /// The name and version of the document's schema. Raise the version when a field changes its meaning or is removed.
 const SCHEMA: &str = "pktbench-conform/1";
@@ -24,7 +25,7 @@ pub(crate) struct CaseResult {
     name: String,
     ok: bool,
     expected: String,
-    /// The bytes received around the first difference, as hex; `None` if the case passed.
+    /// The bytes received around the first difference, as hex; empty if none were received, `None` if the case passed.
     got: Option<String>,
     /// What went wrong; `None` if the case passed.
     detail: Option<String>,
@@ -46,7 +47,7 @@ impl Report {
     }
 
     pub(crate) fn json(&self) -> String {
-        serde_json::to_string(self).expect("a report can always be serialized")
+        json::to_line(self)
     }
 
     pub(crate) fn summary(&self) -> String {
@@ -55,10 +56,10 @@ impl Report {
 }
 
 impl CaseResult {
-    pub(crate) fn new(case: Case, outcome: Result<(), Failure>) -> Self {
+    pub(crate) fn new(case: Case, outcome: Result<(), CaseFailure>) -> Self {
         let Case { name, expected, .. } = case;
         let ok = outcome.is_ok();
-        let (got, detail) = outcome.err().map(|Failure { got, detail }| (got, detail)).unzip();
+        let (got, detail) = outcome.err().map(|CaseFailure { got, detail }| (got, detail)).unzip();
         Self { name, ok, expected, got, detail }
     }
 
@@ -80,7 +81,7 @@ mod tests {
         let (name, expected) = ("half-close".to_owned(), "the end of the stream".to_owned());
         let case = Case { name, expected, steps: Vec::new(), other_conn: OtherConn::None };
         let failure =
-            |(detail, got): (&str, &str)| Failure { detail: detail.to_owned(), got: got.to_owned() };
+            |(detail, got): (&str, &str)| CaseFailure { detail: detail.to_owned(), got: got.to_owned() };
         CaseResult::new(case, outcome.map_err(failure))
     }
 

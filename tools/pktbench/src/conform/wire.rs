@@ -20,7 +20,7 @@ pub(crate) struct WireFormat {
 
 impl WireFormat {
     /// The length field for a payload of `len` bytes, which must not exceed the maximum of the header.
-    pub(crate) fn header(&self, len: u32) -> Vec<u8> {
+    pub(crate) fn length_field(&self, len: u32) -> Vec<u8> {
         let mut bytes = len.to_le_bytes()[..self.header.header_len()].to_vec();
         if matches!(self.header, HeaderFormat::U32Be | HeaderFormat::U16Be) {
             bytes.reverse();
@@ -30,7 +30,7 @@ impl WireFormat {
 
     pub(crate) fn frame(&self, payload: &[u8]) -> Vec<u8> {
         let mut frame = Vec::with_capacity(payload.len() + 8);
-        frame.extend(self.header(payload.len() as u32));
+        frame.extend(self.length_field(payload.len() as u32));
         frame.extend_from_slice(payload);
         if self.crc {
             frame.extend(crc32fast::hash(&frame).to_le_bytes());
@@ -100,7 +100,7 @@ pub(super) mod tests {
             (HeaderFormat::U16Be, &[0x01, 0x02]),
         ];
         for (header, bytes) in cases {
-            assert_eq!(WireFormat { header, ..GO_DEFAULTS }.header(0x0102), bytes, "{header}");
+            assert_eq!(WireFormat { header, ..GO_DEFAULTS }.length_field(0x0102), bytes, "{header}");
         }
     }
 

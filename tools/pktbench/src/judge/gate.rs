@@ -153,12 +153,12 @@ mod tests {
     #[test]
     fn the_comparison_is_in_the_document_and_in_the_report() {
         let document = judged(&gate(&["lost<1"], Some(at_rate(100))), at_rate(50));
-        let again: Document = serde_json::from_str(&json::text(&document)).unwrap();
+        let again: Document = serde_json::from_str(&json::to_line(&document)).unwrap();
         assert_eq!(again.baseline.unwrap().metrics.len(), 3);
         let text = crate::report::text::text(&document);
         assert!(text.contains("\nthreshold   lost<1 holds: measured 0\n"), "{text}");
         assert!(text.contains("\ncompared with base.json\nmetric "), "{text}");
         assert!(text.ends_with("code 98)"), "{text}");
-        assert!(!json::text(&self::document()).contains("baseline"), "no --baseline was given");
+        assert!(!json::to_line(&self::document()).contains("baseline"), "no --baseline was given");
     }
 }

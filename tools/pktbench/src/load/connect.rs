@@ -1,4 +1,4 @@
-//! Makes the connections, with TLS if asked for. An error says why a connection could not be made and what to do.
+//! Makes the connections, with TLS if the plan has it. An error says why a connection could not be made and what to do.
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -19,8 +19,8 @@ use tokio_rustls::rustls::{self, CertificateError, ClientConfig, ClientConnectio
 use crate::load::stream::{Socket, Stream};
 use crate::plan::{Plan, Tls};
 
-/// Concurrent connection attempts of a worker: enough to hide the round-trip time of a distant server, and few compared
-/// with the backlog of a listener even with many workers.
+/// Concurrent connection attempts of a worker without `--connect-rate`: enough to hide the round-trip time of a distant
+/// server, and few compared with the backlog of a listener even with many workers.
 const MAX_CONCURRENT: usize = 32;
 
 /// A server, with its name resolved.
@@ -81,8 +81,12 @@ pub(crate) fn resolve(addr: &str) -> anyhow::Result<Vec<SocketAddr>> {
     Ok(addrs)
 }
 
-/// Makes the connections with the numbers `conns`. Connection `n` goes to target `n % targets.len()`. With a `rate`, it
-/// is started `n / rate` seconds after the call. The error is one line that says what is wrong and what to do.
+/// Makes the connections with the numbers `conns`, and calls `connected` after each. Connection `n` goes to target
+/// `n % targets.len()`. With a `rate`, it is started `n / rate` seconds after the call. Each connection has `timeout`,
+/// including its TLS handshake.
+///
+/// Returns the connections in the order in which they were made, or the first error: one line that says what is wrong
+/// and what to do.
 pub(crate) async fn connect(
     targets: &Arc<[Target]>,
     conns: impl Iterator<Item = usize>,
@@ -95,7 +99,7 @@ pub(crate) async fn connect(
     let mut conns = conns.fuse();
     let start = Instant::now();
     loop {
-        // With a rate all are started, because each waits for its own time.
+        // With a rate, all tasks are started: each one waits until its connection is due.
         while rate.is_some() || connecting.len() < MAX_CONCURRENT {
             let Some(conn) = conns.next() else { break };
             let targets = Arc::clone(targets);
@@ -163,10 +167,13 @@ impl ConnectError {
     }
 }
 
-/// The result of `doing`, or a timeout error at `deadline`.
-async fn with_deadline<T>(deadline: Instant, doing: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    let late = |_| io::Error::new(io::ErrorKind::TimedOut, "no response within --timeout");
-    tokio::time::timeout_at(deadline, doing).await.map_err(late)?
+/// The result of `operation`, or a timeout error at `deadline`.
+async fn with_deadline<T>(
+    deadline: Instant,
+    operation: impl Future<Output = io::Result<T>>,
+) -> io::Result<T> {
+    let timed_out = |_| io::Error::new(io::ErrorKind::TimedOut, "no response within --timeout");
+    tokio::time::timeout_at(deadline, operation).await.map_err(timed_out)?
 }
 
 impl From<io::Error> for ConnectError {
@@ -186,7 +193,7 @@ impl Target {
             }
             Address::Unix(path) => {
                 let (stream, tls) =
-                    self.tls_handshake(with_deadline(deadline, connect_at(path)).await?, deadline).await?;
+                    self.tls_handshake(with_deadline(deadline, connect_unix(path)).await?, deadline).await?;
                 Ok(Stream::new(Socket::Unix(mio::net::UnixStream::from_std(stream.into_std()?)), tls))
             }
         }
@@ -198,8 +205,9 @@ impl Target {
         deadline: Instant,
     ) -> Result<(S, Option<ClientConnection>), ConnectError> {
         let Some((connector, server_name)) = &self.tls else { return Ok((stream, None)) };
-        let shaken = with_deadline(deadline, connector.connect(server_name.clone(), stream)).await;
-        let (stream, tls) = shaken.map_err(|error| ConnectError { error, in_handshake: true })?.into_inner();
+        let handshake = with_deadline(deadline, connector.connect(server_name.clone(), stream)).await;
+        let (stream, tls) =
+            handshake.map_err(|error| ConnectError { error, in_handshake: true })?.into_inner();
         Ok((stream, Some(tls)))
     }
 
@@ -217,7 +225,7 @@ impl Target {
 
 /// Connects to a Unix socket. `connect` fails with `WouldBlock` while the backlog of the server is full, and no event
 /// announces that there is room, so it is retried.
-async fn connect_at(path: &Path) -> io::Result<UnixStream> {
+async fn connect_unix(path: &Path) -> io::Result<UnixStream> {
     loop {
         match UnixStream::connect(path).await {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

@@ -34,12 +34,12 @@ impl Connection {
         Self { stream, codec: PacketCodec::new(codec), partial: Partial::default(), unsent: BytesMut::new() }
     }
 
-    /// For registering with `mio`.
+    /// What to register with `mio`.
     pub(crate) fn source(&mut self) -> &mut impl Source {
         &mut self.stream
     }
 
-    /// Whether the socket has accepted everything.
+    /// Whether the socket has accepted all frames.
     pub(crate) fn is_flushed(&self) -> bool {
         self.unsent.is_empty() && self.stream.is_flushed()
     }
@@ -77,18 +77,18 @@ impl Connection {
         Ok(())
     }
 
-    /// Reads once and calls `take` with each complete payload and the time of the read. Reads into `buffer`, unless a
-    /// part of a frame is left from an earlier read.
+    /// Reads once and calls `on_payload` with the time of the read and each complete payload. Reads into `buffer`,
+    /// unless a part of a frame is left from an earlier read.
     pub(crate) fn read(
         &mut self,
         buffer: &mut [u8],
         clock: Clock,
-        mut take: impl FnMut(u64, &[u8]),
+        mut on_payload: impl FnMut(u64, &[u8]),
     ) -> Result<ReadOutcome, Failure> {
         let Self { stream, codec, partial, .. } = self;
         let is_partial = !partial.is_empty();
         let room = if is_partial { partial.room(codec, buffer.len()) } else { &mut *buffer };
-        let (len, got) = match stream.read(room)? {
+        let (len, outcome) = match stream.read(room)? {
             Some((_, ReadOutcome::WouldBlock)) => return Ok(ReadOutcome::WouldBlock),
             Some(read) => read,
             None => {
@@ -100,7 +100,7 @@ impl Connection {
         let bytes = if is_partial { partial.fill(len) } else { &buffer[..len] };
         let mut taken = 0;
         while let Some((payload, frame_len)) = codec.peek(&bytes[taken..])? {
-            take(now_ns, payload);
+            on_payload(now_ns, payload);
             taken += frame_len;
         }
         if is_partial {
@@ -108,16 +108,16 @@ impl Connection {
         } else if taken < len {
             *partial = Partial::new(&buffer[taken..len]);
         }
-        Ok(got)
+        Ok(outcome)
     }
 
-    /// Sends FIN. Unsent frames are dropped.
+    /// Ends the sending side, see [`Stream::shutdown`]. Unsent frames are dropped.
     pub(crate) fn shutdown(&mut self) -> io::Result<()> {
         self.unsent = BytesMut::new();
         self.stream.shutdown()
     }
 
-    /// Reads once, and discards the bytes.
+    /// Reads once, and discards the bytes. [`Failure::Closed`] at the end of the stream.
     pub(crate) fn discard(&mut self, buffer: &mut [u8]) -> Result<ReadOutcome, Failure> {
         self.stream.discard(buffer)?.ok_or(Failure::Closed)
     }

@@ -12,7 +12,7 @@
 use bytes::BytesMut;
 
 use crate::load::connection::Connection;
-use crate::load::control::Stop;
+use crate::load::control::StopReason;
 use crate::load::stream::ReadOutcome;
 use crate::plan::clock::whole_ns;
 use crate::plan::schedule::Schedule;
@@ -28,7 +28,7 @@ use crate::traffic::verify::{Judgement, Unreceived, Verifier};
 /// reads.
 const CHUNK: usize = 64 * 1024;
 
-/// How often a connection reads before other connections are served.
+/// Maximum number of reads from a connection before other connections are served.
 const MAX_READS_PER_TURN: usize = 16;
 
 /// What the connections of a worker share.
@@ -36,17 +36,17 @@ pub(crate) struct WorkerState {
     pub(crate) tally: Tally,
     /// The recording of the current interval.
     pub(crate) recording: Recording,
-    /// For reads.
+    /// The buffer of a read.
     pub(crate) buffer: Vec<u8>,
-    /// For the frames of a write. Empty between writes.
+    /// The frames of a write. Empty between writes.
     frames: BytesMut,
 }
 
 impl WorkerState {
-    pub(crate) fn new(is_open: bool) -> Self {
+    pub(crate) fn new(is_open_loop: bool) -> Self {
         Self {
-            tally: Tally::new(is_open),
-            recording: Recording::new(is_open),
+            tally: Tally::new(is_open_loop),
+            recording: Recording::new(is_open_loop),
             buffer: vec![0; CHUNK],
             frames: BytesMut::new(),
         }
@@ -59,12 +59,12 @@ pub(crate) struct ConnectionDriver {
     schedule: Schedule,
     next: Next,
     max_outstanding: usize,
-    /// How many packets may still be sent after the warm-up.
+    /// How many measured packets may still be sent; `u64::MAX` if a duration ends the run.
     packets_left: u64,
     verifier: Verifier<SendTimes>,
-    /// Whether sending waits for responses or for the socket.
+    /// Whether no packet can be sent before a response comes or the socket accepts more.
     is_blocked: bool,
-    /// When it was blocked for the last time.
+    /// Until when the peer delayed the packets that were due: the last call of `send` while `is_blocked` was set.
     blocked_until_ns: u64,
     /// Whether the time to send was over at the last call of `send`.
     is_stopped: bool,
@@ -113,7 +113,7 @@ pub(crate) enum End {
     /// Everything was sent and answered.
     Complete,
     Failed(Failure),
-    Stopped(Stop),
+    Stopped(StopReason),
 }
 
 impl ConnectionDriver {
@@ -128,7 +128,7 @@ impl ConnectionDriver {
         let ramp_ns = whole_ns(plan.ramp);
         let next = match plan.pace {
             // During the ramp, one connection after the other starts.
-            Pace::Closed => Next::Closed { from_ns: share(ramp_ns, index, plan.conns) },
+            Pace::Closed => Next::Closed { from_ns: ramp_start_ns(ramp_ns, index, plan.conns) },
             Pace::Open { rate, arrival, .. } => {
                 Next::Open(Arrivals::new(arrival, rate, ramp_ns, plan.seed, index, plan.conns))
             }
@@ -160,7 +160,8 @@ impl ConnectionDriver {
         }
     }
 
-    /// When to call [`send_due`](Self::send_due) if there is no event before. `None` if only an event can help.
+    /// When to call [`send_due`](Self::send_due) if there is no event before. `None` if there is nothing to send before
+    /// an event.
     pub(crate) fn next_send_ns(&self) -> Option<u64> {
         match &self.next {
             Next::Closed { from_ns } => (self.verifier.is_unused()).then_some(*from_ns),
@@ -171,8 +172,8 @@ impl ConnectionDriver {
         }
     }
 
-    /// Whether it waits for responses or for the socket.
-    pub(crate) fn awaits_peer(&self) -> bool {
+    /// Whether it has outstanding packets or unsent bytes. It may still send more packets.
+    pub(crate) fn is_awaiting_peer(&self) -> bool {
         self.verifier.outstanding() > 0 || !self.connection.is_flushed()
     }
 
@@ -219,14 +220,14 @@ impl ConnectionDriver {
         let outcome = connection.read(buffer, schedule.clock, |now_ns, payload| {
             let judgement = verifier.receive(payload);
             let sent = judgement.context();
-            let counts = sent.map_or(now_ns, |sent| sent.due_ns) >= schedule.measure_from_ns;
-            if counts {
+            let is_measured = sent.map_or(now_ns, |sent| sent.due_ns) >= schedule.measure_from_ns;
+            if is_measured {
                 recording.traffic.received_packets += 1;
                 recording.traffic.received_bytes += payload.len() as u64;
             }
             let Some(sent) = sent else { return };
             tally.answered(now_ns);
-            if !counts || !matches!(judgement, Judgement::Verified(_)) {
+            if !is_measured || !matches!(judgement, Judgement::Verified(_)) {
                 return;
             }
             match &mut batch {
@@ -297,9 +298,9 @@ impl ConnectionDriver {
 
     fn count_sent(&mut self, now_ns: u64, due_ns: u64, len: usize, state: &mut WorkerState) {
         let WorkerState { tally, recording, .. } = state;
-        let counts = due_ns >= self.schedule.measure_from_ns;
+        let is_measured = due_ns >= self.schedule.measure_from_ns;
         tally.sent += 1;
-        if counts {
+        if is_measured {
             self.packets_left -= 1;
             recording.traffic.sent_packets += 1;
             recording.traffic.sent_bytes += len as u64;
@@ -308,7 +309,7 @@ impl ConnectionDriver {
         }
         if let Next::Open(arrivals) = &mut self.next {
             arrivals.advance();
-            if counts {
+            if is_measured {
                 tally.client.record_lag(now_ns - due_ns.max(self.blocked_until_ns));
             }
         }
@@ -320,7 +321,8 @@ impl ConnectionDriver {
         self.verifier.outstanding() == 0 && self.connection.is_flushed() && !self.has_more()
     }
 
-    /// Whether there will be more packets to send.
+    /// Whether more packets may follow. In an open loop with a duration, always true until its end: the connection stays
+    /// open even if none of its packets is due before.
     fn has_more(&self) -> bool {
         let now_ns = self.schedule.clock.now_ns();
         let is_stopped = self.schedule.is_stopped(now_ns);
@@ -331,8 +333,8 @@ impl ConnectionDriver {
         }
     }
 
-    /// Reads packets that nothing asked for and that have already arrived, to count them as duplicates. The number of
-    /// reads is limited, because a server might send without end.
+    /// Reads packets that have arrived although none is outstanding, to count them as duplicates. The number of reads
+    /// is limited, because a server might send without end.
     fn read_unrequested(&mut self, state: &mut WorkerState) {
         for _ in 0..MAX_READS_PER_TURN {
             // A failure no longer matters: the load of this connection is complete.
@@ -342,11 +344,11 @@ impl ConnectionDriver {
         }
     }
 
-    /// Counts the outstanding packets and the failure. Returns the connection if it is still open.
+    /// Adds the integrity, the missed packets and the failure to the tally. Returns the connection if it is still open.
     pub(crate) fn finish(self, end: End, tally: &mut Tally) -> Option<Connection> {
         let unreceived = match end {
-            End::Complete | End::Stopped(Stop::GaveUp) => Unreceived::Lost,
-            End::Failed(_) | End::Stopped(Stop::Interrupted) => Unreceived::Unanswered,
+            End::Complete | End::Stopped(StopReason::TimedOut) => Unreceived::Lost,
+            End::Failed(_) | End::Stopped(StopReason::Aborted) => Unreceived::Unanswered,
         };
         tally.client.not_sent += self.not_sent(&end);
         let integrity = self.verifier.settle(unreceived);
@@ -356,7 +358,7 @@ impl ConnectionDriver {
                 tally.errors.add(self.index, &failure, integrity.unanswered);
                 return None;
             }
-            End::Stopped(Stop::GaveUp) if integrity.lost > 0 => {
+            End::Stopped(StopReason::TimedOut) if integrity.lost > 0 => {
                 tally.errors.add_timeout(self.index, integrity.lost);
             }
             End::Complete | End::Stopped(_) => {}
@@ -378,7 +380,7 @@ impl ConnectionDriver {
     }
 }
 
-/// The start time of `index` of `count`, if their starts are spread evenly over `time_ns`.
-fn share(time_ns: u64, index: usize, count: usize) -> u64 {
-    (u128::from(time_ns) * index as u128 / count as u128) as u64
+/// When connection `index` of `conns` starts, so that their starts are spread evenly over the ramp.
+fn ramp_start_ns(ramp_ns: u64, index: usize, conns: usize) -> u64 {
+    (u128::from(ramp_ns) * index as u128 / conns as u128) as u64
 }

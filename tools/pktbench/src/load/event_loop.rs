@@ -17,7 +17,7 @@ use mio::{Events, Interest, Poll, Token};
 use tokio::sync::watch;
 
 use crate::load::connection::Connection;
-use crate::load::control::{Control, Progress, Stop};
+use crate::load::control::{Command, SharedProgress, StopReason};
 use crate::load::driver::{ConnectionDriver, DriveResult, End, WorkerState};
 use crate::load::stream::{ReadOutcome, Stream};
 use crate::load::timer::Timer;
@@ -33,22 +33,22 @@ pub(crate) const WAKER: Token = Token(usize::MAX);
 
 const TIMER: Token = Token(usize::MAX - 1);
 
-/// The maximum number of events that one call of `poll` returns. Many sockets may be ready at once.
+/// The maximum number of events that one call of `poll` returns: enough for many sockets that are ready at once.
 const MAX_EVENTS: usize = 1024;
 
-/// How long to wait until all servers have closed their side. All measured packets have come back by then.
+/// How long to wait until all servers have closed their side. The load has ended by then: the wait changes no result.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub(crate) struct EventLoop<P> {
     poll: Poll,
     timer: Timer,
-    control: watch::Receiver<Control>,
+    command: watch::Receiver<Command>,
     schedule: Schedule,
-    is_open: bool,
+    is_open_loop: bool,
     /// Read by the conductor.
-    progress: Arc<Progress>,
-    /// The number of connections that wait for responses or for the socket.
-    awaiting_peer: usize,
+    progress: Arc<SharedProgress>,
+    /// The number of connections with outstanding packets or unsent bytes.
+    conns_awaiting_peer: usize,
     publish: P,
     /// The interval that is recorded now.
     interval: u64,
@@ -57,11 +57,13 @@ pub(crate) struct EventLoop<P> {
     /// The CPU time at the start of the measurement and at the end of sending.
     cpu: [Option<CpuTime>; 2],
     slots: Vec<Slot>,
+    /// The number of active slots.
     active: usize,
+    /// The number of closing slots.
     closing: usize,
     /// The due times of slots. Each slot has at most one entry.
     wakeups: BinaryHeap<Reverse<(u64, usize)>>,
-    /// Slots to run again without an event, because events are edge-triggered.
+    /// Slots to run again without an event. Events are edge-triggered: none announces bytes that were left unread.
     run_again: Vec<usize>,
     state: WorkerState,
 }
@@ -79,28 +81,28 @@ enum Slot {
 struct Flags {
     /// Whether it has an entry in `wakeups`.
     is_queued: bool,
-    /// Whether it is counted in `awaiting_peer`.
-    awaits_peer: bool,
+    /// Whether it is counted in `conns_awaiting_peer`.
+    is_awaiting_peer: bool,
 }
 
 impl<P: FnMut(Published)> EventLoop<P> {
     pub(crate) fn new(
         poll: Poll,
-        control: watch::Receiver<Control>,
+        command: watch::Receiver<Command>,
         plan: &Plan,
         schedule: Schedule,
-        progress: Arc<Progress>,
+        progress: Arc<SharedProgress>,
         publish: P,
     ) -> io::Result<Self> {
-        let is_open = plan.is_open();
+        let is_open_loop = plan.is_open();
         Ok(Self {
             timer: Timer::new(poll.registry(), TIMER)?,
             poll,
-            control,
+            command,
             schedule,
-            is_open,
+            is_open_loop,
             progress,
-            awaiting_peer: 0,
+            conns_awaiting_peer: 0,
             publish,
             interval: 0,
             next_boundary_ns: schedule.measure_from_ns,
@@ -110,7 +112,7 @@ impl<P: FnMut(Published)> EventLoop<P> {
             closing: 0,
             wakeups: BinaryHeap::new(),
             run_again: Vec::new(),
-            state: WorkerState::new(is_open),
+            state: WorkerState::new(is_open_loop),
         })
     }
 
@@ -128,8 +130,8 @@ impl<P: FnMut(Published)> EventLoop<P> {
         let both = Interest::READABLE | Interest::WRITABLE;
         self.poll.registry().register(driver.connection().source(), Token(slot), both)?;
         self.active += 1;
-        self.slots.push(Slot::Active(driver, Flags { is_queued: true, awaits_peer: false }));
-        // Due at once: a connection that has nothing to send must notice it.
+        self.slots.push(Slot::Active(driver, Flags { is_queued: true, is_awaiting_peer: false }));
+        // Due at once: a connection without packets to send ends its load then.
         self.wakeups.push(Reverse((0, slot)));
         Ok(())
     }
@@ -162,7 +164,7 @@ impl<P: FnMut(Published)> EventLoop<P> {
                 Some(Reverse((due_ns, _))) => wait = self.timer.set(*due_ns, self.schedule.clock, wait)?,
                 None => {}
             }
-            self.progress.update(&self.state.tally, self.awaiting_peer);
+            self.progress.store(&self.state.tally, self.conns_awaiting_peer);
             match self.poll.poll(&mut events, wait) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 polled => polled?,
@@ -170,7 +172,7 @@ impl<P: FnMut(Published)> EventLoop<P> {
             let again = std::mem::take(&mut self.run_again);
             for event in &events {
                 match event.token() {
-                    WAKER => self.check_control(),
+                    WAKER => self.check_command(),
                     TIMER => {}
                     Token(slot) => self.drive(slot, event.is_read_closed()),
                 }
@@ -209,7 +211,7 @@ impl<P: FnMut(Published)> EventLoop<P> {
 
     /// Publishes the recording, and starts that of interval `next`.
     fn publish(&mut self, next: u64) {
-        let recording = std::mem::replace(&mut self.state.recording, Recording::new(self.is_open));
+        let recording = std::mem::replace(&mut self.state.recording, Recording::new(self.is_open_loop));
         (self.publish)(Published { interval: self.interval, next, recording });
         self.interval = next;
     }
@@ -219,7 +221,7 @@ impl<P: FnMut(Published)> EventLoop<P> {
             self.state.tally.client.add_cpu(start, end);
         }
         self.publish(u64::MAX);
-        self.progress.update(&self.state.tally, 0);
+        self.progress.store(&self.state.tally, 0);
         self.state.tally
     }
 
@@ -275,14 +277,14 @@ impl<P: FnMut(Published)> EventLoop<P> {
         mut flags: Flags,
         result: DriveResult,
     ) {
-        self.awaiting_peer -= usize::from(flags.awaits_peer);
+        self.conns_awaiting_peer -= usize::from(flags.is_awaiting_peer);
         match result {
             DriveResult::WaitForSocket => {}
             DriveResult::RunAgain => self.run_again.push(slot),
             DriveResult::Ended(end) => return self.finish(slot, *driver, end),
         }
-        flags.awaits_peer = driver.awaits_peer();
-        self.awaiting_peer += usize::from(flags.awaits_peer);
+        flags.is_awaiting_peer = driver.is_awaiting_peer();
+        self.conns_awaiting_peer += usize::from(flags.is_awaiting_peer);
         if !flags.is_queued {
             let next_send_ns = driver.next_send_ns();
             self.wakeups.extend(next_send_ns.map(|at_ns| Reverse((at_ns, slot))));
@@ -316,18 +318,19 @@ impl<P: FnMut(Published)> EventLoop<P> {
         self.slots[slot] = Slot::Closing(connection);
     }
 
-    fn check_control(&mut self) {
-        let control = *self.control.borrow();
-        if let Control::Stop(stop) = control {
-            self.stop(stop);
+    fn check_command(&mut self) {
+        let command = *self.command.borrow();
+        if let Command::Stop(reason) = command {
+            self.stop(reason);
         }
     }
 
-    fn stop(&mut self, stop: Stop) {
-        self.awaiting_peer = 0;
+    /// Ends the load of all connections. The loop goes on until they are closed.
+    fn stop(&mut self, reason: StopReason) {
+        self.conns_awaiting_peer = 0;
         for slot in 0..self.slots.len() {
             match std::mem::replace(&mut self.slots[slot], Slot::Empty) {
-                Slot::Active(driver, _) => self.finish(slot, *driver, End::Stopped(stop)),
+                Slot::Active(driver, _) => self.finish(slot, *driver, End::Stopped(reason)),
                 other => self.slots[slot] = other,
             }
         }

@@ -35,7 +35,7 @@ impl Stream {
     }
 
     /// Writes `bytes` and returns how many were accepted: fewer than all if the socket is full. With TLS, accepted
-    /// bytes may stay here encrypted until [`flush`](Self::flush).
+    /// bytes may wait here, encrypted, for [`flush`](Self::flush).
     pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let mut written = 0;
         while let Some(tls) = &mut self.tls {
@@ -45,15 +45,15 @@ impl Stream {
                 return Ok(written);
             }
         }
-        Ok(retried(|| self.socket.write(bytes))?.unwrap_or(0))
+        Ok(retry_if_interrupted(|| self.socket.write(bytes))?.unwrap_or(0))
     }
 
-    /// Writes encrypted bytes that are still here. Returns whether all were written.
+    /// Writes encrypted bytes that the socket has not accepted yet. Returns whether all were written.
     pub(crate) fn flush(&mut self) -> io::Result<bool> {
         let Self { socket, tls } = self;
         let Some(tls) = tls else { return Ok(true) };
         while tls.wants_write() {
-            match retried(|| tls.write_tls(socket))? {
+            match retry_if_interrupted(|| tls.write_tls(socket))? {
                 None => return Ok(false),
                 Some(0) => return Err(ErrorKind::WriteZero.into()),
                 Some(_) => {}
@@ -62,7 +62,7 @@ impl Stream {
         Ok(true)
     }
 
-    /// Whether no encrypted bytes are left here.
+    /// Whether the socket has accepted all encrypted bytes.
     pub(crate) fn is_flushed(&self) -> bool {
         self.tls.as_ref().is_none_or(|tls| !tls.wants_write())
     }
@@ -72,16 +72,16 @@ impl Stream {
         let room_len = room.len();
         let (len, is_all) = match &mut self.tls {
             None => {
-                let len = retried(|| self.socket.read(room))?;
+                let len = retry_if_interrupted(|| self.socket.read(room))?;
                 (len, len.is_some_and(|len| len < room_len))
             }
             // With TLS, a short read does not mean that the socket is empty.
             Some(tls) => {
-                let waited = tls.wants_write();
+                let wanted_write = tls.wants_write();
                 let len = read_decrypted(tls, &mut self.socket, room)?;
-                // rustls may have produced an answer of its own. Flush it now: no event announces that the socket is
-                // writable if nothing was waiting for it.
-                if !waited {
+                // rustls may have a message of its own to send, such as a key update. Flush it now: no event announces
+                // that the socket is writable if nothing was waiting to be written before.
+                if !wanted_write {
                     self.flush()?;
                 }
                 (len, false)
@@ -98,7 +98,8 @@ impl Stream {
     pub(crate) fn shutdown(&mut self) -> io::Result<()> {
         if let Some(tls) = &mut self.tls {
             tls.send_close_notify();
-            // If the socket is full, `close_notify` is not sent. All packets are through, so it does not matter.
+            // If the socket is full, `close_notify` is not sent, and the server sees a truncated stream. The load has
+            // ended, so it does not matter.
             self.flush()?;
         }
         match &self.socket {
@@ -109,7 +110,7 @@ impl Stream {
 
     /// Reads once and discards the bytes without decrypting them. `None` at the end of the stream.
     pub(crate) fn discard(&mut self, buffer: &mut [u8]) -> io::Result<Option<ReadOutcome>> {
-        Ok(match retried(|| self.socket.read(buffer))? {
+        Ok(match retry_if_interrupted(|| self.socket.read(buffer))? {
             None => Some(ReadOutcome::WouldBlock),
             Some(0) => None,
             Some(len) => Some(if len < buffer.len() { ReadOutcome::Drained } else { ReadOutcome::MaybeMore }),
@@ -125,13 +126,13 @@ fn read_decrypted(
     room: &mut [u8],
 ) -> io::Result<Option<usize>> {
     loop {
-        match retried(|| tls.reader().read(room)) {
+        match retry_if_interrupted(|| tls.reader().read(room)) {
             Ok(None) => {}
             // The stream ended without `close_notify`. The frames tell whether it was cut.
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(Some(0)),
             read => return read,
         }
-        if retried(|| tls.read_tls(socket))?.is_none() {
+        if retry_if_interrupted(|| tls.read_tls(socket))?.is_none() {
             return Ok(None);
         }
         tls.process_new_packets().map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
@@ -139,7 +140,7 @@ fn read_decrypted(
 }
 
 /// Repeats `act` if a signal interrupted it. `None` if it would block.
-fn retried(mut act: impl FnMut() -> io::Result<usize>) -> io::Result<Option<usize>> {
+fn retry_if_interrupted(mut act: impl FnMut() -> io::Result<usize>) -> io::Result<Option<usize>> {
     loop {
         match act() {
             Err(error) if error.kind() == ErrorKind::Interrupted => {}

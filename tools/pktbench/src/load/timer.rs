@@ -1,8 +1,8 @@
 //! Wakes an event loop with a resolution below one millisecond.
 //!
-//! The timeout of `epoll` is in whole milliseconds: all packets of a millisecond would be sent together. On Linux a
-//! kernel timer (`timerfd`), which the loop polls, is exact to some tens of microseconds. The timeout of other systems
-//! is exact enough.
+//! The timeout of `epoll` is in whole milliseconds: all packets of a millisecond would be sent together. On Linux the
+//! loop therefore polls a kernel timer (`timerfd`), which is exact to some tens of microseconds. On other systems the
+//! timeout of `poll` is exact enough.
 
 use std::io;
 use std::time::Duration;
@@ -34,8 +34,8 @@ impl Timer {
         Ok(Self { timer, at_ns: 0 })
     }
 
-    /// Sets the timer to `at_ns` of `clock`. Returns the timeout for `poll`, which is `wait`: the timer ends the wait
-    /// earlier.
+    /// Sets the timer to `at_ns` of `clock`. Returns `wait` as the timeout for `poll`: the timer is an event, which ends
+    /// the wait earlier.
     pub(crate) fn set(
         &mut self,
         at_ns: u64,
@@ -45,7 +45,7 @@ impl Timer {
         use rustix::time::{Itimerspec, TimerfdTimerFlags, Timespec, timerfd_settime};
 
         if self.at_ns != at_ns {
-            let once = Timespec { tv_sec: 0, tv_nsec: 0 };
+            let no_repetition = Timespec { tv_sec: 0, tv_nsec: 0 };
             // 0 would disarm the timer.
             let left = Duration::from_nanos(at_ns.saturating_sub(clock.now_ns()).max(1));
             let time = Timespec {
@@ -55,7 +55,7 @@ impl Timer {
             timerfd_settime(
                 &self.timer,
                 TimerfdTimerFlags::empty(),
-                &Itimerspec { it_interval: once, it_value: time },
+                &Itimerspec { it_interval: no_repetition, it_value: time },
             )?;
             self.at_ns = at_ns;
         }

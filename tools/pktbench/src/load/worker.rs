@@ -2,15 +2,14 @@
 //!
 //! ```text
 //!   connect -> wait for Go -> event loop, until the load of the last connection has ended -> close
-//!      '------------------- until the conductor says Stop -------------'
+//!      '------------------------------ Stop, at any time --------------------------------------^
 //! ```
 //!
-//! While packets are sent, a worker shares only a few counters, which it updates on each turn of the event loop, and a
+//! While packets are sent, a worker shares only its progress, which it updates on each turn of the event loop, and a
 //! recording per interval.
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -20,7 +19,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, watch};
 
 use crate::load::connect::{Target, connect};
-use crate::load::control::{Control, Counts, Progress};
+use crate::load::control::{Command, Progress, SharedProgress};
 use crate::load::event_loop::{EventLoop, WAKER};
 use crate::load::stream::Stream;
 use crate::plan::Plan;
@@ -29,7 +28,7 @@ use crate::record::recording::Published;
 use crate::record::tally::Tally;
 use crate::traffic::payload::PayloadBlock;
 
-/// What a worker tells the conductor. A worker that has ended drops its sender.
+/// A message from a worker to the conductor. A worker that has ended drops its sender.
 pub(crate) enum Event {
     /// One more connection was made.
     Connected,
@@ -41,10 +40,10 @@ pub(crate) enum Event {
 
 /// A worker as the conductor sees it.
 pub(crate) struct Worker {
-    control: watch::Sender<Control>,
-    /// Makes the event loop check `control`.
+    command: watch::Sender<Command>,
+    /// Makes the event loop check `command`.
     waker: Waker,
-    progress: Arc<Progress>,
+    progress: Arc<SharedProgress>,
     thread: JoinHandle<io::Result<Tally>>,
 }
 
@@ -54,9 +53,9 @@ struct WorkerThread {
     plan: Arc<Plan>,
     targets: Arc<[Target]>,
     block: PayloadBlock,
-    control: watch::Receiver<Control>,
+    command: watch::Receiver<Command>,
     events: mpsc::UnboundedSender<Event>,
-    progress: Arc<Progress>,
+    progress: Arc<SharedProgress>,
 }
 
 impl Worker {
@@ -68,18 +67,18 @@ impl Worker {
         events: mpsc::UnboundedSender<Event>,
     ) -> anyhow::Result<Self> {
         const CANNOT_START: &str = "cannot start a worker thread";
-        // Only for making the connections.
+        // Only for making the connections. The load runs in an `EventLoop`.
         let runtime = Builder::new_current_thread().enable_all().build().context(CANNOT_START)?;
         let poll = Poll::new().context(CANNOT_START)?;
         let waker = Waker::new(poll.registry(), WAKER).context(CANNOT_START)?;
-        let (control, receiver) = watch::channel(Control::Connect);
-        let progress = Arc::new(Progress::default());
+        let (command, receiver) = watch::channel(Command::Connect);
+        let progress = Arc::new(SharedProgress::default());
         let work = WorkerThread {
             index,
             plan: Arc::clone(plan),
             targets: Arc::clone(targets),
             block,
-            control: receiver,
+            command: receiver,
             events,
             progress: Arc::clone(&progress),
         };
@@ -87,20 +86,17 @@ impl Worker {
             .name(format!("worker-{index}"))
             .spawn(move || work.run(runtime, poll))
             .context(CANNOT_START)?;
-        Ok(Self { control, waker, progress, thread })
+        Ok(Self { command, waker, progress, thread })
     }
 
-    pub(crate) fn control(&self, control: Control) {
-        self.control.send_replace(control);
+    pub(crate) fn send(&self, command: Command) {
+        self.command.send_replace(command);
         // If this fails, the loop has ended.
         let _ = self.waker.wake();
     }
 
-    pub(crate) fn counts(&self) -> Counts {
-        let Progress { sent, answers, awaiting_peer } = &*self.progress;
-        // Answers are read first. In this order there are never more answers than sent packets.
-        let answers = answers.load(Relaxed);
-        Counts { sent: sent.load(Relaxed), answers, has_outstanding: awaiting_peer.load(Relaxed) > 0 }
+    pub(crate) fn progress(&self) -> Progress {
+        self.progress.load()
     }
 
     /// Waits for the end of the thread, and returns its tally.
@@ -118,49 +114,49 @@ impl WorkerThread {
             return Ok(Tally::new(self.plan.is_open()));
         };
         drop(runtime);
-        let Self { index: worker, plan, block, control, events, progress, .. } = self;
-        let mut event_loop = EventLoop::new(poll, control, &plan, schedule, progress, |published| {
+        let Self { index: worker, plan, block, command, events, progress, .. } = self;
+        let mut event_loop = EventLoop::new(poll, command, &plan, schedule, progress, |published| {
             // If this fails, the conductor has ended.
             let _ = events.send(Event::Interval { worker, published: Box::new(published) });
         })?;
         for (index, stream) in streams {
             event_loop.add(index, stream, &plan, block)?;
         }
-        // Wait for the start of the run. The time until here was for the setup.
+        // Instant 0 is later than `Go`, to leave time for this setup.
         std::thread::sleep(schedule.clock.instant(0).saturating_duration_since(Instant::now()));
         event_loop.run()
     }
 
-    /// Makes the connections and waits for the start. `None` if the run does not start.
+    /// Makes the connections and waits for `Go`. `None` if the run does not start.
     async fn prepare(&mut self) -> Option<(Vec<(usize, Stream)>, Schedule)> {
         let connecting = connect(
             &self.targets,
             self.plan.conns_of(self.index),
             self.plan.connect_rate,
             self.plan.timeout,
-            || self.tell(Event::Connected),
+            || self.send(Event::Connected),
         );
-        let mut control = self.control.clone();
+        let mut command = self.command.clone();
         let connected = tokio::select! {
             biased;
-            _ = control.wait_for(|control| matches!(control, Control::Stop(_))) => return None,
+            _ = command.wait_for(|command| matches!(command, Command::Stop(_))) => return None,
             connected = connecting => connected,
         };
         let streams = match connected {
             Ok(streams) => streams,
             Err(problem) => {
-                self.tell(Event::NotConnected(problem));
+                self.send(Event::NotConnected(problem));
                 return None;
             }
         };
-        match control.wait_for(|control| !matches!(control, Control::Connect)).await.as_deref() {
-            Ok(Control::Go(schedule)) => Some((streams, *schedule)),
-            // Stopped, or the conductor has ended.
+        match command.wait_for(|command| !matches!(command, Command::Connect)).await.as_deref() {
+            Ok(Command::Go(schedule)) => Some((streams, *schedule)),
+            // `Stop`, or the conductor has ended.
             _ => None,
         }
     }
 
-    fn tell(&self, event: Event) {
+    fn send(&self, event: Event) {
         // If this fails, the conductor has ended.
         let _ = self.events.send(event);
     }

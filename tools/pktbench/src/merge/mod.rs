@@ -106,7 +106,7 @@ impl MergeOptions {
 impl Sum {
     pub(crate) fn write(&self) -> anyhow::Result<ExitCode> {
         let text = match self.format {
-            SumFormat::Json => json::text(&self.document),
+            SumFormat::Json => json::to_line(&self.document),
             SumFormat::Text => text::text(&self.document),
         };
         self.output.as_deref().map_or_else(|| Ok(Sink::stdout()), Sink::create)?.all(&text)?;

@@ -10,10 +10,10 @@ use std::collections::BTreeMap;
 use crate::record::recording::Published;
 use crate::record::recording::Recording;
 
-/// Collects what the workers publish.
+/// Collects what the workers publish, and merges it by interval.
 pub(crate) struct Intervals {
-    is_open: bool,
-    /// The interval that each worker records now.
+    is_open_loop: bool,
+    /// The interval that each worker records now; `u64::MAX` if it has ended.
     reached: Vec<u64>,
     /// Recordings of intervals that are not complete.
     pending: BTreeMap<u64, Recording>,
@@ -28,8 +28,8 @@ pub(crate) struct CompleteInterval {
 }
 
 impl Intervals {
-    pub(crate) fn new(workers: usize, is_open: bool) -> Self {
-        Self { is_open, reached: vec![0; workers], pending: BTreeMap::new(), next: 0 }
+    pub(crate) fn new(workers: usize, is_open_loop: bool) -> Self {
+        Self { is_open_loop, reached: vec![0; workers], pending: BTreeMap::new(), next: 0 }
     }
 
     /// Adds what a worker has published.
@@ -42,8 +42,8 @@ impl Intervals {
         }
     }
 
-    /// Treats all workers as ended, even those that have not said so.
-    pub(crate) fn end(&mut self) {
+    /// Treats all workers as ended, even those that have not published their last recording.
+    pub(crate) fn end_all(&mut self) {
         self.reached.fill(u64::MAX);
     }
 
@@ -52,7 +52,8 @@ impl Intervals {
         self.reached.iter().all(|reached| *reached == u64::MAX)
     }
 
-    /// The next complete interval. After all workers have ended, there is none after the last recording.
+    /// Returns the next complete interval, also if nothing was recorded in it. `None` if the next one is not complete,
+    /// or if all workers have ended and no recordings are left.
     pub(crate) fn next_complete(&mut self) -> Option<CompleteInterval> {
         let passed = self.reached.iter().copied().min()?;
         if self.next >= passed || (self.all_ended() && self.pending.is_empty()) {
@@ -60,7 +61,7 @@ impl Intervals {
         }
         let interval = self.next;
         self.next += 1;
-        let recording = self.pending.remove(&interval).unwrap_or_else(|| Recording::new(self.is_open));
+        let recording = self.pending.remove(&interval).unwrap_or_else(|| Recording::new(self.is_open_loop));
         Some(CompleteInterval { interval, recording })
     }
 }

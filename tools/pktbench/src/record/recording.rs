@@ -8,28 +8,31 @@ use crate::record::histogram::new_histogram;
 #[derive(Clone, Debug)]
 pub(crate) struct Recording {
     pub(crate) traffic: Traffic,
-    /// Service times in ns: from sending to the response, for verified packets that were due after the warm-up.
+    /// Service times in ns: from sending a packet to its response. Only of verified packets that were due after the
+    /// warm-up.
     pub(crate) service: Histogram<u64>,
-    /// Response times in ns of the same packets: from the time at which they were due. Only in an open loop.
+    /// Response times in ns of the same packets: from the time at which a packet was due to its response. Only in an
+    /// open loop.
     pub(crate) response: Option<Histogram<u64>>,
-    /// Connections that failed, for the live view. The reasons are in the tally.
+    /// Connections that failed, for the live view. The reasons are in the [tally](crate::record::tally::Tally).
     pub(crate) failed: u64,
 }
 
-/// Packets and payload bytes that were sent and received after the warm-up.
+/// Packets and payload bytes. Unless a field says otherwise, it counts packets that were due after the warm-up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Traffic {
     /// Packets sent during ramp and warm-up.
     pub(crate) warmup_packets: u64,
     pub(crate) sent_packets: u64,
     pub(crate) sent_bytes: u64,
+    /// Includes corrupted packets, and duplicates that came back after the warm-up.
     pub(crate) received_packets: u64,
     pub(crate) received_bytes: u64,
 }
 
 impl Recording {
-    pub(crate) fn new(is_open: bool) -> Self {
-        let response = is_open.then(new_histogram);
+    pub(crate) fn new(is_open_loop: bool) -> Self {
+        let response = is_open_loop.then(new_histogram);
         Self { traffic: Traffic::default(), service: new_histogram(), response, failed: 0 }
     }
 

@@ -1,5 +1,5 @@
-//! Measures the load generator itself: CPU time, and how late packets are sent. Tells whether the load generator is
-//! saturated, which means that the results show its own limit and not that of the server.
+//! Measures the load generator itself: the CPU time of its threads, and how late they send packets. Tells whether the
+//! load generator is saturated: then the results show its own limit and not that of the server.
 
 use hdrhistogram::Histogram;
 use rustix::time::{ClockId, clock_gettime};
@@ -13,24 +13,26 @@ const SATURATED_CPU_PCT: f64 = 95.0;
 /// With fewer packets, the p99 of the lag would be the lag of a single packet.
 const MIN_PACKETS: u64 = 100;
 
-/// The longest p99 of the lag at which the schedule counts as kept. The delay until a busy machine runs a thread again
-/// is well below.
+/// The longest p99 of the lag that does not count as saturation. The delay until a busy machine runs a thread again is
+/// well below.
 const MAX_LAG_P99_NS: u64 = 1_000_000;
 
 /// The counts of one worker, or of several after [`merge`](Self::merge).
 #[derive(Clone, Debug)]
 pub(crate) struct ClientTally {
     cpu_ns: u64,
+    /// The time in which `cpu_ns` was used, added up over the threads.
     time_ns: u64,
     /// The CPU usage of the busiest thread.
     busiest_pct: f64,
-    /// Open loop: how late each packet was sent. Time spent waiting for responses or for the socket does not count.
+    /// Open loop: how late each packet was sent after the warm-up, in ns. Time spent waiting for responses or for the
+    /// socket does not count.
     lag: Option<Histogram<u64>>,
     /// Open loop: missed packets, which were due but not sent.
     pub(crate) not_sent: u64,
 }
 
-/// The CPU time of a thread at a time of the run.
+/// The CPU time that a thread has used up to the time `at_ns` of the run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CpuTime {
     cpu_ns: u64,
@@ -46,8 +48,8 @@ impl CpuTime {
 }
 
 impl ClientTally {
-    pub(crate) fn new(is_open: bool) -> Self {
-        Self { cpu_ns: 0, time_ns: 0, busiest_pct: 0.0, lag: is_open.then(new_histogram), not_sent: 0 }
+    pub(crate) fn new(is_open_loop: bool) -> Self {
+        Self { cpu_ns: 0, time_ns: 0, busiest_pct: 0.0, lag: is_open_loop.then(new_histogram), not_sent: 0 }
     }
 
     /// Counts a packet of an open loop that was sent `lag_ns` late.
@@ -57,7 +59,7 @@ impl ClientTally {
         }
     }
 
-    /// Counts the CPU time of a thread between two measurements.
+    /// Counts the CPU time that a thread used between two measurements.
     pub(crate) fn add_cpu(&mut self, from: CpuTime, to: CpuTime) {
         let (cpu_ns, time_ns) = (to.cpu_ns.saturating_sub(from.cpu_ns), to.at_ns.saturating_sub(from.at_ns));
         self.cpu_ns += cpu_ns;

@@ -1,4 +1,4 @@
-//! Latency by payload size: a histogram for each class of sizes between two powers of two.
+//! Service time by payload size: a histogram for each class of sizes between two powers of two.
 
 use hdrhistogram::Histogram;
 
@@ -9,8 +9,9 @@ use crate::result::latency::percentile;
 /// One class for each number of bits of a size, from 0 (empty packets) to 32.
 const CLASSES: usize = 33;
 
-/// Significant digits: few, so that the histograms of all used classes fit into the cache together.
-const DIGITS: u8 = 2;
+/// Gives an error of 1 %. A histogram then has only 18 KiB: those of all used classes together should fit into the
+/// second-level cache of a core.
+const SIGNIFICANT_DIGITS: u8 = 2;
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SizeClasses {
@@ -19,19 +20,20 @@ pub(crate) struct SizeClasses {
 }
 
 impl SizeClasses {
-    pub(crate) fn record(&mut self, len: usize, latency_ns: u64) {
+    pub(crate) fn record(&mut self, len: usize, service_ns: u64) {
         let class = (usize::BITS - len.leading_zeros()) as usize;
         if self.classes.is_empty() {
             self.classes.resize(CLASSES, None);
         }
-        self.classes[class.min(CLASSES - 1)].get_or_insert_with(histogram).saturating_record(latency_ns);
+        let histogram = self.classes[class.min(CLASSES - 1)].get_or_insert_with(new_class_histogram);
+        histogram.saturating_record(service_ns);
     }
 
     pub(crate) fn merge(&mut self, other: &Self) {
         self.classes.resize(self.classes.len().max(other.classes.len()), None);
         for (class, other) in self.classes.iter_mut().zip(&other.classes) {
             if let Some(other) = other {
-                *class.get_or_insert_with(histogram) += other;
+                *class.get_or_insert_with(new_class_histogram) += other;
             }
         }
     }
@@ -41,21 +43,21 @@ impl SizeClasses {
         let classes = self.classes.iter().enumerate();
         classes
             .filter_map(|(bits, class)| {
-                let (latency_ns, below) = (class.as_ref()?, 1_u64 << bits);
+                let (service_ns, below) = (class.as_ref()?, 1_u64 << bits);
                 Some(SizeClass {
                     from_bytes: (below / 2) as u32,
                     to_bytes: (below - 1) as u32,
-                    count: latency_ns.len(),
-                    p50_ns: percentile(latency_ns, 50.0),
-                    p99_ns: percentile(latency_ns, 99.0),
+                    count: service_ns.len(),
+                    p50_ns: percentile(service_ns, 50.0),
+                    p99_ns: percentile(service_ns, 99.0),
                 })
             })
             .collect()
     }
 }
 
-fn histogram() -> Histogram<u32> {
-    let histogram = Histogram::new_with_bounds(1, MAX_LATENCY.as_nanos() as u64, DIGITS);
+fn new_class_histogram() -> Histogram<u32> {
+    let histogram = Histogram::new_with_bounds(1, MAX_LATENCY.as_nanos() as u64, SIGNIFICANT_DIGITS);
     histogram.expect("the bounds are constants and valid")
 }
 

@@ -14,7 +14,7 @@ use crate::result::verdict::Verdict;
 const MAX_PCT: f64 = 9999.0;
 
 pub(crate) fn print(comparison: &Comparison, as_json: bool) -> anyhow::Result<ExitCode> {
-    let text = if as_json { json::text(comparison) } else { text(comparison) };
+    let text = if as_json { json::to_line(comparison) } else { text(comparison) };
     Sink::stdout().all(&text)?;
     Ok(ExitCode::from(comparison.verdict.exit_code()))
 }

@@ -34,8 +34,8 @@ impl Sinks {
         match self.format {
             Format::Text | Format::Json => {}
             Format::Ndjson => {
-                let start = Event::Start { schema: SCHEMA, tool: json::tool(), config };
-                self.result.line(&json::text(&start));
+                let start = Event::Start { schema: SCHEMA, tool: Tool::this_program(), config };
+                self.result.line(&json::to_line(&start));
             }
             Format::Csv => self.result.line(COLUMNS),
         }
@@ -48,7 +48,7 @@ impl Sinks {
     pub(crate) fn show(&mut self, from_s: f64, interval: &Interval, recording: &Recording) {
         match self.format {
             Format::Text | Format::Json => {}
-            Format::Ndjson => self.result.line(&json::text(&Event::Interval { interval })),
+            Format::Ndjson => self.result.line(&json::to_line(&Event::Interval { interval })),
             Format::Csv => self.result.line(&row(interval)),
         }
         if let Some(log) = &mut self.hdr_log {

@@ -120,9 +120,10 @@ impl Sinks {
     /// Writes everything even if a part fails, and returns the first failure.
     fn end(mut self, document: &Document) -> anyhow::Result<()> {
         match self.format {
-            Format::Json => self.result.line(&json::text(document)),
+            Format::Json => self.result.line(&json::to_line(document)),
             Format::Ndjson => {
-                self.result.line(&json::text(&serde_json::json!({ "event": "result", "result": document })));
+                self.result
+                    .line(&json::to_line(&serde_json::json!({ "event": "result", "result": document })));
             }
             // The rows were written during the run.
             Format::Csv => {}

@@ -1,4 +1,4 @@
-//! The document of a result: what `--format json` prints, and what `compare`, `merge` and `html` read.
+//! The document of a result: what `--json` prints, and what `compare`, `merge` and `html` read.
 //!
 //! `schema/pktbench-1.schema.json` describes its shape, and the README explains it. New fields may be added. A change
 //! that removes a field or changes its meaning needs a new [`SCHEMA`].
@@ -45,10 +45,17 @@ pub(crate) struct Document {
     pub(crate) exit_code: u8,
 }
 
+/// The program that made the document.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Tool {
     pub(crate) name: String,
     pub(crate) version: String,
+}
+
+impl Tool {
+    pub(crate) fn this_program() -> Self {
+        Self { name: env!("CARGO_PKG_NAME").to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() }
+    }
 }
 
 /// The machine of the load generator.
@@ -110,6 +117,7 @@ pub(crate) struct Window {
     pub(crate) seconds: f64,
 }
 
+/// Packets and payload bytes of the measured time.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Totals {
     pub(crate) sent: u64,
@@ -119,13 +127,15 @@ pub(crate) struct Totals {
     /// Payload bytes, without headers and checksums.
     pub(crate) bytes_sent: u64,
     pub(crate) bytes_received: u64,
+    /// Packets sent during ramp and warm-up, before the measured time.
     pub(crate) warmup_sent: u64,
 }
 
-/// The number of failed connections, by kind of failure.
+/// The number of failed connections, by kind of failure. Each connection is counted once.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Errors {
-    /// The connection could not be made.
+    /// The connection could not be made, or too late for `--start-at`. The run does not start then, so a load generator
+    /// counts at most one.
     pub(crate) connect: u64,
     /// Reset by the server or the network.
     pub(crate) reset: u64,
@@ -192,7 +202,7 @@ pub(crate) struct Client {
     pub(crate) schedule_lag_p99_ns: Option<u64>,
     /// Open loop: missed packets. They were due by the end of the run and were not sent.
     pub(crate) not_sent: u64,
-    /// Whether the load generator was the limit rather than the server.
+    /// Whether the load generator was saturated: then the figures show its own limit and not that of the server.
     pub(crate) saturated: bool,
 }
 
@@ -248,10 +258,10 @@ pub(crate) struct Step {
     pub(crate) packets_per_s: f64,
     pub(crate) p50_ns: Option<u64>,
     pub(crate) p99_ns: Option<u64>,
-    /// The value that the condition is about.
+    /// The measured value of the latency in the condition, in ns. `None` without a sample.
     pub(crate) value: Option<f64>,
     pub(crate) ok: bool,
-    /// Why the rate is too high. `None` if the condition holds.
+    /// Why the step failed. `None` if it succeeded.
     pub(crate) problem: Option<String>,
 }
 

@@ -1,13 +1,8 @@
-//! Writes a value as one line of JSON, and names the program for all documents.
+//! Writes a value as one line of JSON.
 
 use serde::Serialize;
 
-use super::document::Tool;
-
-pub(crate) fn text(value: &impl Serialize) -> String {
-    serde_json::to_string(value).expect("all keys of a document are strings")
-}
-
-pub(crate) fn tool() -> Tool {
-    Tool { name: env!("CARGO_PKG_NAME").to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() }
+/// The JSON of `value`, without a line break.
+pub(crate) fn to_line(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("the keys of all maps are strings")
 }

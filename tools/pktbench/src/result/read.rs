@@ -55,7 +55,7 @@ mod tests {
     #[test]
     fn a_written_document_can_be_read() {
         let document = document();
-        assert_eq!(read(&format!("{}\n", json::text(&document))), Ok(document));
+        assert_eq!(read(&format!("{}\n", json::to_line(&document))), Ok(document));
     }
 
     #[test]
@@ -63,7 +63,7 @@ mod tests {
         let document = document();
         let lines = format!(
             "{{\"event\":\"start\"}}\n{{\"event\":\"result\",\"result\":{}}}\n",
-            json::text(&document)
+            json::to_line(&document)
         );
         assert_eq!(read(&lines), Ok(document));
         assert!(read("{\"event\":\"start\"}\n").is_err());

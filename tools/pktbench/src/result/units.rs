@@ -1,4 +1,5 @@
-//! Formats numbers for people, with a unit and three significant digits.
+//! Formats numbers for people: counts with all their digits, times and throughputs with a unit and three significant
+//! digits.
 
 /// A count, such as `1,234,567`.
 pub(crate) fn count(count: u64) -> String {
@@ -13,7 +14,7 @@ pub(crate) fn count(count: u64) -> String {
     text
 }
 
-/// A rate per second without its unit, such as `1,234,567` or `0.25`.
+/// A rate per second without its unit, such as `1,234,567` or `0.25`. Only rates below 10 have a fraction.
 pub(crate) fn rate(rate: f64) -> String {
     match rate {
         ..0.1 => format!("{rate}"),
@@ -22,7 +23,7 @@ pub(crate) fn rate(rate: f64) -> String {
     }
 }
 
-/// A time, such as `870 ns`, `12.3 µs`, `4.56 ms` or `1.23 s`. The histogram keeps three digits.
+/// A time, such as `870 ns`, `12.3 µs`, `4.56 ms` or `1.23 s`. It has three digits because the histograms keep no more.
 pub(crate) fn time(ns: f64) -> String {
     match ns {
         ..1e3 => format!("{ns:.0} ns"),

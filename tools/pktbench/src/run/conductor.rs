@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::load::connect::Target;
-use crate::load::control::{Control, Counts, Stop};
+use crate::load::control::{Command, Progress, StopReason};
 use crate::load::worker::{Event, Worker};
 use crate::plan::Plan;
 use crate::plan::schedule::Schedule;
@@ -39,7 +39,7 @@ use crate::traffic::verify::HISTORY_LEN;
 /// affect the figures.
 const TICK: Duration = Duration::from_millis(100);
 
-/// From `Control::Go` to the first packet, for workers to get ready. Generous, because packets that a worker sends late
+/// From `Command::Go` to the first packet, for workers to get ready. Generous, because packets that a worker sends late
 /// count as late in the figures.
 const START_DELAY: Duration = Duration::from_millis(10);
 const START_DELAY_PER_CONN: Duration = Duration::from_micros(10);
@@ -131,7 +131,7 @@ impl Conductor {
             Ok(()) => {
                 let start = Instant::now() + self.start_delay();
                 let schedule = self.plan.schedule(start);
-                self.tell_workers(Control::Go(schedule));
+                self.send_to_workers(Command::Go(schedule));
                 let measure_from = schedule.clock.instant(schedule.measure_from_ns);
                 let measured_from = SystemTime::now() + (measure_from - Instant::now());
                 self.time_series.begin(&config::config(&self.plan, self.own_addr), measured_from);
@@ -145,8 +145,10 @@ impl Conductor {
         };
         let at = Instant::now();
         drop(view);
-        let timed_out = matches!(reason, EndReason::TimedOut);
-        self.tell_workers(Control::Stop(if timed_out { Stop::GaveUp } else { Stop::Interrupted }));
+        self.send_to_workers(Command::Stop(match reason {
+            EndReason::TimedOut => StopReason::TimedOut,
+            EndReason::Done | EndReason::Interrupted | EndReason::NotStarted(_) => StopReason::Aborted,
+        }));
         // It ends: closing a connection has a timeout.
         while let Some(event) = self.events.recv().await {
             self.handle_event(event);
@@ -230,13 +232,13 @@ impl Conductor {
                 },
                 _ = ticks.tick() => {}
             }
-            let (now, Counts { sent, answers, has_outstanding }) = (Instant::now(), self.counts());
+            let (now, Progress { sent, answers, is_awaiting_peer }) = (Instant::now(), self.progress());
             let (intervals, failed) = (self.time_series.rows(), self.time_series.failed_conns());
             let running = Running { elapsed: now - start, sent, answers, intervals, failed };
             if view.show(&RunStatus::Running(running)) {
                 return EndReason::Interrupted;
             }
-            if timeout.has_expired(answers, has_outstanding, now) {
+            if timeout.has_expired(answers, is_awaiting_peer, now) {
                 return EndReason::TimedOut;
             }
         }
@@ -248,16 +250,17 @@ impl Conductor {
         }
     }
 
-    fn counts(&self) -> Counts {
-        self.workers.iter().map(Worker::counts).fold(Counts::default(), |sum, one| Counts {
+    /// The sum over all workers.
+    fn progress(&self) -> Progress {
+        self.workers.iter().map(Worker::progress).fold(Progress::default(), |sum, one| Progress {
             sent: sum.sent + one.sent,
             answers: sum.answers + one.answers,
-            has_outstanding: sum.has_outstanding || one.has_outstanding,
+            is_awaiting_peer: sum.is_awaiting_peer || one.is_awaiting_peer,
         })
     }
 
-    fn tell_workers(&self, control: Control) {
-        self.workers.iter().for_each(|worker| worker.control(control));
+    fn send_to_workers(&self, command: Command) {
+        self.workers.iter().for_each(|worker| worker.send(command));
     }
 
     fn into_outcome(self, end: End) -> anyhow::Result<(Outcome, Sinks)> {

@@ -23,10 +23,10 @@ impl ResponseTimeout {
         Self { timeout, stop_at, answers: 0, progress_at: now }
     }
 
-    /// Whether to give up at `now`. `answers` packets have come back so far, and `is_waiting` tells whether any are
-    /// outstanding.
-    pub(crate) fn has_expired(&mut self, answers: u64, is_waiting: bool, now: Instant) -> bool {
-        if answers != self.answers || !is_waiting {
+    /// Whether to give up at `now`. `answers` have come back so far. `is_awaiting_peer` tells whether packets are
+    /// outstanding or unsent.
+    pub(crate) fn has_expired(&mut self, answers: u64, is_awaiting_peer: bool, now: Instant) -> bool {
+        if answers != self.answers || !is_awaiting_peer {
             self.answers = answers;
             self.progress_at = now;
         }

@@ -89,7 +89,7 @@ impl TimeSeries {
 
     /// Writes the last rows of a run that was measured for `measured_time`, and returns the totals and all rows.
     pub(crate) fn finish(mut self, measured_time: Duration) -> (Recording, Vec<Interval>, Sinks) {
-        self.intervals.end();
+        self.intervals.end_all();
         let last: Vec<_> = std::iter::from_fn(|| self.intervals.next_complete()).collect();
         self.write_held_back(measured_time);
         let count = last.len();

@@ -4,8 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::plan::clock::whole_ns;
 use crate::result::config::config;
-use crate::result::document::{Client, Document, Host, Latencies, SCHEMA, Totals, Window};
-use crate::result::json;
+use crate::result::document::{Client, Document, Host, Latencies, SCHEMA, Tool, Totals, Window};
 use crate::result::latency::Latency;
 use crate::run::outcome::Outcome;
 
@@ -13,7 +12,7 @@ pub(crate) fn document(outcome: &Outcome) -> Document {
     let (verdict, window) = (outcome.verdict(), window(outcome));
     Document {
         schema: SCHEMA.to_owned(),
-        tool: json::tool(),
+        tool: Tool::this_program(),
         host: host(),
         labels: outcome.plan.labels.clone(),
         config: config(&outcome.plan, outcome.own_addr),
@@ -84,13 +83,14 @@ fn client(outcome: &Outcome) -> Client {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::result::json;
     use crate::result::verdict::Verdict;
     use crate::run::outcome::tests::outcome;
     use serde_json::{Value, json};
     use std::time::Duration;
 
     fn parsed(outcome: &Outcome) -> Value {
-        serde_json::from_str(&json::text(&document(outcome))).unwrap()
+        serde_json::from_str(&json::to_line(&document(outcome))).unwrap()
     }
 
     #[test]
@@ -119,7 +119,7 @@ mod tests {
     #[test]
     fn a_document_that_is_read_again_is_the_one_that_was_written() {
         let document = document(&outcome());
-        assert_eq!(serde_json::from_str::<Document>(&json::text(&document)).unwrap(), document);
+        assert_eq!(serde_json::from_str::<Document>(&json::to_line(&document)).unwrap(), document);
         assert_eq!(document.verdict, Verdict::Pass);
     }
 }
