@@ -156,7 +156,7 @@ impl ServerConfig {
     ///
     /// An IPv4 network can be written as IPv4-mapped IPv6, with a prefix that is 96 bits longer: `::ffff:10.0.0.0/104`
     /// is `10.0.0.0/8`. `::ffff:10.0.0.0/8` is refused with [`is_config`](Error::is_config), and so is an empty list.
-    /// No other IPv6 network, not even `::/0`, contains IPv4 addresses.
+    /// No other IPv6 network, not even `::/0`, matches IPv4 proxies.
     ///
     /// Default: no PROXY protocol.
     ///

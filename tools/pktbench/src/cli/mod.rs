@@ -79,7 +79,7 @@ enum Command {
 
     /// Test whether a server echoes every kind of packet and rejects malformed ones
     ///
-    /// Runs about 100 cases, each on its own connection, and prints one row per case. TLS is not supported.
+    /// Runs about 100 cases, each on one or two connections, and prints one row per case. TLS is not supported.
     ///
     /// Exit code: 0 if all cases pass, 1 if a case fails or the server cannot be reached, 2 for wrong usage.
     ///
