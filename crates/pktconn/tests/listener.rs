@@ -103,6 +103,20 @@ async fn invalid_settings_of_a_listener_are_refused_and_the_server_stays_as_it_w
     assert!(echoes(&mut PacketConn::connect(addr).await.unwrap(), 5).await);
 }
 
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_listener_with_an_abstract_name_reports_an_address_to_connect_to() {
+    let name = |number| Addr::unix(format!("\0pktconn-test-{}-{number}", std::process::id()));
+    let bind = |number| tokio::net::UnixListener::bind(name(number).unix_path().unwrap()).unwrap();
+    let mut server = PacketServer::from_listener(bind(1), ServerConfig::new()).unwrap();
+    server.add_listener(bind(2)).unwrap();
+    assert_eq!(server.local_addrs(), [name(1), name(2)]);
+    let (addrs, _) = start(server);
+    for addr in &addrs {
+        assert!(echoes(&mut PacketConn::connect(addr).await.unwrap(), 5).await);
+    }
+}
+
 #[cfg(feature = "tls")]
 mod tls {
     use super::*;
@@ -200,6 +214,30 @@ mod tls {
         std::fs::write(own.file("key.pem"), "no key").unwrap();
         assert!(handle.set_tls_at(&addrs[2], &own.server()).unwrap_err().is_tls());
         assert!(own.connect(&addrs[2]).await.is_ok(), "it keeps its certificate");
+    }
+
+    /// As sockets for one accept queue per thread, or a listener that is replaced without a gap.
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn listeners_with_the_same_address_get_the_new_certificate_together() {
+        let certificate = Certificate::new();
+        let bind = |addr: std::net::SocketAddr| {
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            socket.set_reuseport(true).unwrap();
+            socket.bind(addr).unwrap();
+            Listener::from(socket.listen(10).unwrap()).tls(certificate.server())
+        };
+        let first = bind("127.0.0.1:0".parse().unwrap());
+        let mut server = PacketServer::from_listener(first, ServerConfig::new()).unwrap();
+        let addr = tcp_addr(&server);
+        (0..3).for_each(|_| server.add_listener(bind(addr)).unwrap());
+        let (addrs, handle) = start(server);
+        certificate.renew();
+        handle.set_tls_at(addr, &certificate.server()).unwrap();
+        // The kernel distributes the connections among the sockets.
+        for _ in 0..30 {
+            assert!(certificate.connect(&addrs[0]).await.is_ok());
+        }
     }
 
     #[tokio::test]

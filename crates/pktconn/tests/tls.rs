@@ -8,7 +8,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use common::{frame, numbered, tcp_addr};
-use pktconn::{Addr, ConnConfig, PacketConn, PacketServer, ServerConfig, TlsClientConfig, TlsServerConfig};
+use pktconn::{
+    Addr, Client, ClientConfig, ConnConfig, PacketConn, PacketServer, ServerConfig, TlsClientConfig,
+    TlsServerConfig,
+};
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -647,4 +650,15 @@ async fn with_drop_oldest_the_tls_buffer_holds_at_most_one_record() {
         held = held_by_tls(&conn, 16 * 1024, before).await;
     }
     assert!((1..=17 * 1024).contains(&held), "TLS holds {held} bytes");
+}
+
+#[tokio::test]
+async fn a_client_with_an_unreadable_certificate_file_is_refused_before_it_connects() {
+    let authority = Authority::new();
+    let missing = authority.file("missing.pem");
+    for tls in [TlsClientConfig::new().ca(&missing), authority.client().client_cert(&missing, &missing)] {
+        let config = ClientConfig::new().conn(ConnConfig::new().tls(tls));
+        let error = Client::new("localhost:1", config).unwrap_err();
+        assert!(error.is_tls() && error.to_string().contains("missing.pem"), "{error}");
+    }
 }

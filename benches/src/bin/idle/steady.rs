@@ -1,4 +1,5 @@
-//! Decides when a server is steady, so that its memory can be read.
+//! Decides whether a server has settled: memory and open files have not changed for a time. The last reading then counts
+//! as its memory.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +8,8 @@ use std::time::{Duration, Instant};
 pub(crate) struct Reading {
     /// Resident memory.
     pub(crate) rss_bytes: u64,
-    /// Open files: one per accepted connection, and some of the server itself.
+    /// Open files: one per accepted connection, and some of the server itself. They show that all connections were
+    /// accepted, and that none was closed.
     pub(crate) open_files: usize,
 }
 
@@ -15,6 +17,7 @@ pub(crate) struct Reading {
 #[derive(Debug)]
 pub(crate) struct Steady {
     span: Duration,
+    /// The last reading, and when it was first seen.
     since: Option<(Reading, Instant)>,
 }
 
@@ -24,7 +27,7 @@ impl Steady {
         Self { span, since: None }
     }
 
-    /// Adds a reading. Returns true if all readings of the last `span` were equal to it.
+    /// Adds a reading. Returns true if an equal one was added at least `span` ago, and no different one since.
     pub(crate) fn add(&mut self, reading: Reading, now: Instant) -> bool {
         match self.since {
             Some((same, since)) if same == reading => now.duration_since(since) >= self.span,

@@ -226,6 +226,9 @@ impl PacketMut {
 
     /// Finishes the packet in the format of `config`. Use it for a packet that is sent to many connections with this
     /// format: the checksum is computed once, here.
+    ///
+    /// A payload over the limit of `config` fails when it is sent. A packet from [`Packet::into_mut`] may have no room
+    /// for a header in front of its payload: header and checksum are then computed each time it is sent.
     #[must_use]
     pub fn freeze_for(self, config: &CodecConfig) -> Packet {
         self.freeze_framed(config.framing)

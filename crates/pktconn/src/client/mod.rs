@@ -112,11 +112,13 @@ pub struct ClientSender {
 }
 
 impl Client {
-    /// Starts a client that connects to an [address](Addr), as its [`ConnConfig`] says. Returns at once.
+    /// Starts a client that connects to an [address](Addr), and returns without waiting for the connection.
+    /// [`ClientConfig::conn`] configures each connection.
     ///
     /// If the server can reject a client after connecting (a login, or a client certificate with TLS 1.3), use
     /// [`with_connector`](Self::with_connector) and wait there for the server's first packet. Otherwise the client
-    /// sends packets over a connection that the server then closes.
+    /// sends packets over a connection that the server then closes: they are lost, because the client never sends a
+    /// written packet again.
     ///
     /// # Errors
     ///
@@ -124,7 +126,8 @@ impl Client {
     ///
     /// - [`is_config`](Error::is_config): the configuration is invalid, or the address can never work, for example
     ///   because it has no port.
-    /// - [`is_tls`](Error::is_tls): with TLS, the server name cannot be in a certificate.
+    /// - [`is_tls`](Error::is_tls): with TLS, a certificate or key file cannot be read or used, or the host of the
+    ///   address is not a valid DNS name or IP address.
     ///
     /// # Panics
     ///
@@ -133,6 +136,11 @@ impl Client {
         let addr = addr.into();
         // Otherwise the client would retry forever what can never work.
         crate::connection::connect::check(&addr, &config.conn)?;
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &config.conn.tls {
+            // Reads the files. The connections use the result.
+            tls.to_rustls()?;
+        }
         Self::with_connector(config, move |config| {
             let addr = addr.clone();
             async move { Ok(PacketConn::connect_with(addr, config).await?) }

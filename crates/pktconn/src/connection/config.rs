@@ -198,7 +198,8 @@ impl ConnConfig {
     ///
     /// If off, the connection closes when [`recv`](crate::PacketConn::recv) finds the peer's close: what is queued is
     /// written, and later sends fail with [`is_remote_close`](Error::is_remote_close). So a server's `close` does not
-    /// wait for a client that only keeps a sender.
+    /// wait for a client whose `recv` has returned `None` and that keeps a sender. If nobody calls `recv`, the setting
+    /// has no effect.
     ///
     /// Default: on for connections that a server accepted or that were made of a stream; off for those made by
     /// `connect`.

@@ -204,9 +204,11 @@ impl PacketConn {
     }
 
     /// Queues a packet. Waits while the send queue has no room for it ([`send_high_water`](ConnConfig::send_high_water),
-    /// 1 MiB), or does what [`slow_consumer`](ConnConfig::slow_consumer) says.
+    /// by default 1 MiB; an empty queue accepts a packet of any size), or does what
+    /// [`slow_consumer`](ConnConfig::slow_consumer) says.
     ///
-    /// `Ok` means that the packet is queued, not that it was sent. See [`PacketSender::send`].
+    /// `Ok` means that the packet is queued, not that it was sent. With [`DropNewest`](SlowConsumer::DropNewest) it can
+    /// also mean that the packet was dropped. See [`PacketSender::send`].
     ///
     /// Do not await it in the loop that calls `recv` if the peer may do the same: both sides can then wait for each
     /// other. See the guide on [deadlocks](crate::guide::backpressure).
@@ -417,7 +419,8 @@ impl PacketConn {
         self.sender.peer_addr()
     }
 
-    /// What the TLS handshake has shown, of a connection that was made by `connect` or a server with TLS.
+    /// The facts from the TLS handshake. `None` without TLS, and for a connection that was made of your own stream, even
+    /// if that is a TLS stream.
     #[cfg(feature = "tls")]
     #[must_use]
     pub fn tls(&self) -> Option<&TlsInfo> {

@@ -353,7 +353,8 @@ impl PacketSender {
         self.core.endpoints.peer()
     }
 
-    /// What the TLS handshake has shown, of a connection that was made by `connect` or a server with TLS.
+    /// The facts from the TLS handshake. `None` without TLS, and for a connection that was made of your own stream, even
+    /// if that is a TLS stream.
     #[cfg(feature = "tls")]
     #[must_use]
     pub fn tls(&self) -> Option<&TlsInfo> {

@@ -21,11 +21,8 @@ impl CurrentTls {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Keeps the old configuration if the new one cannot be loaded.
-    pub(crate) fn replace(&self, config: &TlsServerConfig) -> Result<(), Reason> {
-        let acceptor = config.load()?;
+    pub(crate) fn set(&self, acceptor: TlsAcceptor) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = acceptor;
-        Ok(())
     }
 }
 

@@ -134,8 +134,9 @@ impl PacketServer {
         self.add_listener(listener)
     }
 
-    /// Accepts connections of one more listening socket. All sockets share the limits and the counts. A [`Listener`]
-    /// can have its own TLS, PROXY protocol and [`ConnConfig`](crate::ConnConfig).
+    /// Adds a listening socket, before [`serve`](Self::serve): it then accepts the connections of this socket, too. All
+    /// sockets share the limits and the counts. A [`Listener`] can have its own TLS, PROXY protocol and
+    /// [`ConnConfig`](crate::ConnConfig).
     ///
     /// # Errors
     ///
@@ -158,7 +159,8 @@ impl PacketServer {
         self.local_addrs[0].clone()
     }
 
-    /// All addresses that the server listens on, with the real ports, in the order in which they were added.
+    /// All addresses that the server listens on, in the order in which they were added. Port 0 is replaced by the port
+    /// that the system chose.
     #[must_use]
     pub fn local_addrs(&self) -> &[Addr] {
         &self.local_addrs

@@ -45,9 +45,10 @@ impl ServerState {
         Ok(tls)
     }
 
-    fn tls_of(&self, addr: &Addr) -> Option<CurrentTls> {
+    /// Those of the listeners at `addr`. Sockets with `SO_REUSEPORT` can have the same address.
+    fn tls_at(&self, addr: &Addr) -> Vec<CurrentTls> {
         let by_addr = self.tls_by_addr.lock().unwrap_or_else(PoisonError::into_inner);
-        by_addr.iter().find(|(of, _)| of == addr).map(|(_, tls)| tls.clone())
+        by_addr.iter().filter(|(of, _)| of == addr).map(|(_, tls)| tls.clone()).collect()
     }
 }
 
@@ -120,7 +121,8 @@ impl ServerHandle {
             )
             .into());
         };
-        Ok(current.replace(tls)?)
+        current.set(tls.load()?);
+        Ok(())
     }
 
     /// Replaces the [TLS configuration of one listener](crate::Listener::tls) for new connections. `addr` is its
@@ -137,16 +139,16 @@ impl ServerHandle {
     #[cfg(feature = "tls")]
     pub fn set_tls_at(&self, addr: impl Into<Addr>, tls: &TlsServerConfig) -> Result<(), Error> {
         let addr = addr.into();
-        let Some(current) = self.0.tls_of(&addr) else {
-            return Err(Reason::BadValue(
-                format!(
-                    "no listener at {addr} has its own TLS configuration: set Listener::tls to use set_tls_at"
-                )
-                .into(),
-            )
-            .into());
-        };
-        Ok(current.replace(tls)?)
+        let listeners = self.0.tls_at(&addr);
+        if listeners.is_empty() {
+            let problem = format!(
+                "no listener at {addr} has its own TLS configuration: set Listener::tls to use set_tls_at"
+            );
+            return Err(Reason::BadValue(problem.into()).into());
+        }
+        let acceptor = tls.load()?;
+        listeners.iter().for_each(|current| current.set(acceptor.clone()));
+        Ok(())
     }
 
     /// The server's connection counts: since it was made, and now.

@@ -23,6 +23,8 @@ use crate::error::failure::Operation;
 /// If a name has several addresses, connecting races them as in RFC 8305 and uses the first one that answers. IPv6 and
 /// IPv4 addresses alternate. The next attempt starts 250 ms after the previous one, or at once if that one fails.
 ///
+/// Listening uses the first address that can be bound.
+///
 /// Strings, [`SocketAddr`]s, and pairs of host (name or IP address) and port convert into an `Addr`. The conversion
 /// checks nothing. An address that can never work fails when it is used, before any I/O, with
 /// [`is_config`](crate::Error::is_config).

@@ -1,7 +1,7 @@
 //! The reading and the writing half of a connection's byte stream.
 //!
-//! TCP has its own variant because most connections are TCP: each half is then a pointer to the socket, without a box,
-//! a lock or dynamic dispatch. All other streams are a [`LockedStream`].
+//! TCP without TLS has its own variant because most connections are of this kind: each half is then a pointer to the
+//! socket, without a box, a lock or dynamic dispatch. All other streams, including TLS, are a [`LockedStream`].
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -37,13 +37,13 @@ pub(crate) fn split_tcp(stream: TcpStream) -> (Reader, Writer) {
     (Reader::Tcp(reader), Writer::Tcp(TcpWriter(Some(writer))))
 }
 
-/// The writing half of a TCP socket. Dropping it sends no FIN. Dropping tokio's own half sends one, and after a FIN a
-/// reset looks like a clean close.
+/// The writing half of a TCP socket. Dropping it does not shut the socket down: tokio's own half would send a FIN, and
+/// after a FIN a reset looks like a clean close. The socket closes when both halves are dropped.
 pub(crate) struct TcpWriter(Option<OwnedWriteHalf>);
 
 impl TcpWriter {
     fn half(&mut self) -> io::Result<Pin<&mut OwnedWriteHalf>> {
-        // Only `drop` takes it out.
+        // Always `Some`: only `drop` takes it out.
         self.0.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
@@ -63,7 +63,8 @@ impl Drop for TcpWriter {
 impl Reader {
     /// Reads what has arrived with a system call that does not block, and bypasses tokio's readiness. Tokio's readiness
     /// is as old as the last run of its I/O driver, and tokio reports nothing ready to a task that has used up its
-    /// budget. 0 bytes are the end of the stream. `None` if the transport cannot do this.
+    /// budget. 0 bytes are the end of the stream. `None`, or `WouldBlock` on systems without such a call, if the
+    /// transport cannot do this: see [`can_read_now`](Self::can_read_now).
     pub(crate) fn read_now(&mut self, buffer: &mut BytesMut) -> Option<io::Result<usize>> {
         match self {
             Self::Tcp(reader) => Some(socket::read_now(AsRef::<TcpStream>::as_ref(reader), buffer)),
@@ -79,7 +80,7 @@ impl Reader {
         }
     }
 
-    /// Whether [`held_back`](Self::held_back) can be more than 0: with TLS.
+    /// Whether this is TLS, so that [`held_back`](Self::held_back) can be more than 0.
     pub(crate) fn may_hold_back(&self) -> bool {
         match self {
             Self::Tcp(_) => false,
@@ -95,7 +96,8 @@ impl Reader {
         }
     }
 
-    /// Makes the end of the transport a reset instead of a clean close. For the case that this half is dropped last.
+    /// Ends a TCP connection, with or without TLS, with a reset instead of a clean close: on Linux at once, on other
+    /// systems when the last half is dropped. No effect on other transports.
     pub(crate) fn reset(&self) {
         match self {
             Self::Tcp(reader) => socket::reset(AsRef::<TcpStream>::as_ref(reader)),
@@ -105,8 +107,8 @@ impl Reader {
 }
 
 impl Writer {
-    /// Whether writes use the room that the socket has now, even if tokio's readiness is out of date: with
-    /// [`write_now`](Self::write_now) or in the stream's own `poll_write`.
+    /// Whether a write can use the room that the socket has now although tokio reports none: with
+    /// [`write_now`](Self::write_now), or because the stream's own `poll_write` tries it (TLS).
     pub(crate) fn can_write_now(&self) -> bool {
         match self {
             Self::Tcp(_) => cfg!(unix),
@@ -115,10 +117,10 @@ impl Writer {
     }
 
     /// Whether the transport may buffer writes in memory before the socket takes them.
-    pub(crate) fn may_gather(&self) -> bool {
+    pub(crate) fn may_buffer(&self) -> bool {
         match self {
             Self::Tcp(_) => false,
-            Self::Other(stream) => stream.may_gather(),
+            Self::Other(stream) => stream.may_buffer(),
         }
     }
 
@@ -159,10 +161,12 @@ impl Writer {
         }
     }
 
-    /// Closes the transport now, even if the application keeps the reading half in a receiver that it never polls.
+    /// Closes the transport, even if the application keeps the reading half in a receiver that it never polls
+    /// (`reader_is_elsewhere`).
     ///
     /// With `reset`, a TCP connection is reset instead of closed: the peer sees no clean close, and bytes that the
-    /// kernel has not sent are discarded. `reader_is_elsewhere`: another owner still holds the reading half.
+    /// kernel has not sent are discarded. On systems other than Linux, the reset happens when the reading half is
+    /// dropped.
     ///
     /// Returns the stream if it is not a plain TCP socket. Drop it without holding a lock: it may be application code.
     pub(crate) fn release(

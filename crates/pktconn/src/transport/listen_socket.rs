@@ -1,7 +1,11 @@
 //! Listening sockets: TCP or Unix.
 
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use std::ffi::OsStr;
 use std::io;
 use std::net::SocketAddr;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::task::{Context, Poll};
 
@@ -73,8 +77,15 @@ impl ListenSocket {
             Self::Tcp(listener) => Ok(listener.local_addr()?.into()),
             #[cfg(unix)]
             Self::Unix { listener, .. } => {
-                // An unnamed socket, or one with an abstract name, has no path: report an empty one.
-                Ok(Addr::unix(listener.local_addr()?.as_pathname().unwrap_or("".as_ref())))
+                let addr = listener.local_addr()?;
+                #[cfg(any(target_os = "linux", target_os = "android"))]
+                if let Some(name) = addr.as_abstract_name() {
+                    // As in an `Addr` to connect to.
+                    let name = [b"\0", name].concat();
+                    return Ok(Addr::unix(<OsStr as OsStrExt>::from_bytes(&name)));
+                }
+                // An unnamed socket has no path: report an empty one.
+                Ok(Addr::unix(addr.as_pathname().unwrap_or("".as_ref())))
             }
         }
     }

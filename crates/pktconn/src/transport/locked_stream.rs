@@ -61,8 +61,8 @@ impl LockedStream {
         self.inspect(|stream| Some(stream.can_write_now())).unwrap_or(false)
     }
 
-    pub(super) fn may_gather(&self) -> bool {
-        self.inspect(|stream| Some(stream.may_gather())).unwrap_or(false)
+    pub(super) fn may_buffer(&self) -> bool {
+        self.inspect(|stream| Some(stream.may_buffer())).unwrap_or(false)
     }
 
     pub(super) fn unacked_bytes(&self) -> io::Result<UnackedBytes> {

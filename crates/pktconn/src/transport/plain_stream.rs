@@ -100,7 +100,7 @@ impl TransportStream for PlainStream {
         cfg!(unix)
     }
 
-    fn may_gather(&self) -> bool {
+    fn may_buffer(&self) -> bool {
         false
     }
 

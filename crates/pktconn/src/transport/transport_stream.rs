@@ -31,8 +31,8 @@ pub(crate) trait TransportStream: AsyncRead + AsyncWrite + Send {
         false
     }
 
-    /// See [`Writer::may_gather`](super::Writer::may_gather).
-    fn may_gather(&self) -> bool {
+    /// See [`Writer::may_buffer`](super::Writer::may_buffer).
+    fn may_buffer(&self) -> bool {
         true
     }
 

@@ -121,7 +121,7 @@ impl Plan {
             return Err("--duration 0s sends nothing; give it a time, such as 10s".to_owned());
         }
         if self.timeout.is_zero() {
-            return Err("--timeout 0s leaves no time for an answer; set a time such as 10s".to_owned());
+            return Err("--timeout 0s leaves no time for an answer; give it a time, such as 10s".to_owned());
         }
         if self.interval < MIN_INTERVAL {
             return Err(format!("--interval must be at least {}ms, such as 1s", MIN_INTERVAL.as_millis()));

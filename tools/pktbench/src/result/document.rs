@@ -212,7 +212,8 @@ pub(crate) struct Interval {
     /// The end of the interval, in seconds from the start of the window.
     pub(crate) t_s: f64,
     pub(crate) received: u64,
-    /// Of the response time in an open loop, of the service time in a closed loop. `None` without a sample.
+    /// Of the response time in an open loop, of the service time in a closed loop. `None` without a sample,
+    /// and in a merged result.
     pub(crate) p50_ns: Option<u64>,
     pub(crate) p99_ns: Option<u64>,
     pub(crate) p999_ns: Option<u64>,

@@ -80,7 +80,7 @@ pub(crate) struct AfterUnlock {
 impl State {
     pub(crate) fn new(writer: Writer, machine: Machine, may_drop: bool) -> Self {
         Self {
-            limits_buffering: may_drop && writer.may_gather(),
+            limits_buffering: may_drop && writer.may_buffer(),
             machine,
             writer: Some(writer),
             reader: None,

@@ -85,7 +85,7 @@ impl TransportStream for Tls {
         self.socket().can_write_now()
     }
 
-    fn may_gather(&self) -> bool {
+    fn may_buffer(&self) -> bool {
         true
     }
 

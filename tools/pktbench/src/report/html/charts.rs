@@ -18,7 +18,7 @@ pub(super) fn charts(document: &Document) -> Vec<Chart> {
     let kind = document.latency_ns.primary_name();
     let charts = [
         spectrum(document),
-        throughput(&timeline),
+        throughput(&timeline, &document.intervals),
         over_time(&timeline, &document.intervals, kind),
         by_size(&document.sizes),
     ];
@@ -64,8 +64,12 @@ fn at_tail(histogram: &Histogram<u64>, tail: f64) -> f64 {
     histogram.value_at_quantile(1.0 - 1.0 / tail) as f64
 }
 
-fn throughput(timeline: &[TimelinePoint]) -> Option<Chart> {
+fn throughput(timeline: &[TimelinePoint], intervals: &[Interval]) -> Option<Chart> {
     let last = timeline.last().filter(|_| timeline.len() > 1)?;
+    let note = match intervals_per_point(intervals) {
+        1 => "Packets received per second, in each interval.".to_owned(),
+        count => format!("Packets received per second; each point is the mean of {count} intervals."),
+    };
     let points: Vec<_> = timeline.iter().map(|point| Some((point.middle_s, point.packets_per_s))).collect();
     let max = timeline.iter().map(|point| point.packets_per_s).fold(0.0, f64::max);
     let y = Axis { scale: Scale::linear(max, scale::count), name: "packets/s" };
@@ -73,7 +77,7 @@ fn throughput(timeline: &[TimelinePoint]) -> Option<Chart> {
     Some(Chart {
         id: "throughput",
         title: "Throughput over time",
-        note: "Packets received per second, in each interval.".to_owned(),
+        note,
         content: draw(&seconds(last), &y, &series),
     })
 }

@@ -10,8 +10,8 @@ pub(super) fn escape(text: &str) -> String {
             '&' => escaped.push_str("&amp;"),
             '"' => escaped.push_str("&quot;"),
             '\'' => escaped.push_str("&#39;"),
-            // HTML forbids these control characters.
-            '\0'..='\x08' | '\x0b'..='\x1f' | '\x7f' => escaped.push('\u{fffd}'),
+            // Control characters other than tab and newline: HTML or XML forbids most of them, and none is visible.
+            '\0'..='\x08' | '\x0b'..='\x1f' | '\x7f'..='\u{9f}' => escaped.push('\u{fffd}'),
             _ => escaped.push(letter),
         }
     }
@@ -19,7 +19,7 @@ pub(super) fn escape(text: &str) -> String {
 }
 
 /// A part of the page with a heading. `content` is HTML, `title` is plain text.
-pub(super) fn section(id: &str, title: &str, content: &str) -> String {
+pub(super) fn section(id: &'static str, title: &str, content: &str) -> String {
     let title = escape(title);
     format!(
         "<section class=\"card\" aria-labelledby=\"{id}\">\n<h2 id=\"{id}\">{title}</h2>\n{content}</section>\n"
@@ -37,12 +37,12 @@ pub(super) fn table(columns: &[&str], rows: &[Vec<String>]) -> String {
     )
 }
 
-/// A table of names and values, both plain text.
+/// A table without a head: a name and a value in each row, both plain text.
 pub(super) fn list(rows: &[(String, String)]) -> String {
     let rows = rows.iter().map(|(name, value)| {
         format!("<tr><th scope=\"row\">{}</th><td>{}</td></tr>\n", escape(name), escape(value))
     });
-    format!("<table class=\"list\"><tbody>\n{}</tbody></table>\n", rows.collect::<String>())
+    format!("<table><tbody>\n{}</tbody></table>\n", rows.collect::<String>())
 }
 
 fn row(cells: &[String]) -> String {

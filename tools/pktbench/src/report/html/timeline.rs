@@ -1,14 +1,16 @@
-//! The intervals of a run as points of a line. A long run is reduced to as many points as a chart can show.
+//! Turns the intervals of a run into points of a line chart. Neighbouring intervals of a long run share a point.
 
 use crate::result::document::Interval;
 
-/// A chart is about this many pixels wide.
+/// The area between the axes of a chart is about this many pixels wide: more points would not be visible.
 const MAX_POINTS: usize = 400;
 
-/// One interval, or the worst of several.
+/// One interval, or several in a row: the mean rate, and the largest of each percentile.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct TimelinePoint {
+    /// Where the point is drawn, in seconds from the start of the window.
     pub(super) middle_s: f64,
+    /// The end of its intervals.
     pub(super) end_s: f64,
     pub(super) packets_per_s: f64,
     pub(super) p50_ns: Option<u64>,
@@ -21,12 +23,13 @@ pub(super) fn intervals_per_point(intervals: &[Interval]) -> usize {
     intervals.len().div_ceil(MAX_POINTS).max(1)
 }
 
+/// An interval has only its end, `t_s`. It begins where the one before it ends.
 pub(super) fn timeline(intervals: &[Interval]) -> Vec<TimelinePoint> {
     let mut from_s = 0.0;
     let mut timeline = Vec::new();
     for intervals in intervals.chunks(intervals_per_point(intervals)) {
         let end_s = intervals.iter().map(|interval| interval.t_s).fold(from_s, f64::max);
-        // An interval of length 0 has no rate.
+        // Intervals from a file may be empty or out of order. Without a length there is no rate.
         if end_s > from_s {
             timeline.push(point(intervals, from_s, end_s));
         }
