@@ -18,7 +18,7 @@ use pktconn_tools::usage;
 
 use crate::cli::options::Options;
 use crate::conform;
-use crate::judge::compare::Limits;
+use crate::judge::compare::{Limits, check_configs, check_result};
 use crate::judge::gate;
 use crate::merge::MergeOptions;
 use crate::report::html;
@@ -53,6 +53,7 @@ Exit codes; if several apply, the one that comes first here:
   99   a --threshold does not hold, or --search-max found no rate
   98   worse than --baseline allows
   1    too few intervals to compare with --baseline
+  97   it may be worse than --baseline allows; the results are too noisy to tell
   0    success"
 )]
 pub(crate) struct Cli {
@@ -91,10 +92,10 @@ enum Command {
     /// Resamples the intervals of both results at random, to tell a real difference from noise. Needs at least 5
     /// intervals in each result; 30 or more are recommended.
     ///
-    /// Exit code: 0 if no regression was found, 98 for a regression, 1 for too few intervals, 2 for wrong usage or
-    /// unreadable files.
+    /// Exit code: 0 if there is no regression, 98 for a regression, 97 if the results are too noisy to tell, 1 for too
+    /// few intervals, 2 for wrong usage, and for files that cannot be read or compared.
     ///
-    /// Example: pktbench compare base.json new.json --max-regress rate:5%,p99:10%
+    /// Example: pktbench compare base.json new.json --max-regress rate:7%,p99:15%
     Compare(Compare),
 
     /// Add up the results of several load generators that ran at the same time
@@ -134,6 +135,10 @@ struct Compare {
     #[arg(long, value_name = "LIST", default_value_t = Limits::default())]
     max_regress: Limits,
 
+    /// Compare results that failed, or that were measured with different load options
+    #[arg(long)]
+    force: bool,
+
     /// Print the comparison as one JSON document
     #[arg(long)]
     json: bool,
@@ -169,6 +174,12 @@ impl Job {
 impl Compare {
     fn compare(&self) -> anyhow::Result<Comparison> {
         let (base, new) = (Document::read(&self.base)?, Document::read(&self.new)?);
+        if !self.force {
+            let check = check_result(&base, &self.base)
+                .and_then(|()| check_result(&new, &self.new))
+                .and_then(|()| check_configs(&base.config, &self.base, &new.config));
+            check.map_err(anyhow::Error::msg)?;
+        }
         let comparison = Comparison::of(&base, &self.base, &new, &self.max_regress);
         gate::warn(&comparison);
         Ok(comparison)

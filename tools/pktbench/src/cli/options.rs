@@ -13,7 +13,7 @@ use crate::judge::threshold::Condition;
 use crate::plan::{Amount, MAX_RATE, Pace, Plan, Tls};
 use crate::report::output::{Format, Output};
 use crate::report::view;
-use crate::result::document::Mode;
+use crate::result::config::config;
 use crate::traffic::arrivals::Arrival;
 use crate::traffic::parse::parse_time;
 use crate::traffic::sizes::Sizes;
@@ -331,8 +331,8 @@ impl Options {
         if plan.tui {
             view::check(&output)?;
         }
-        let mode = if plan.is_open() { Mode::Open } else { Mode::Closed };
-        let (plan, gate) = (Box::new(plan), self.gate.into_gate(mode)?);
+        let gate = self.gate.into_gate(&config(&plan, None))?;
+        let plan = Box::new(plan);
         Ok(match self.search_max {
             None => Job::Run { plan, output, gate },
             Some(condition) => {

@@ -8,10 +8,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::judge::compare::Limits;
+use crate::judge::compare::{Limits, check_configs, check_result};
 use crate::judge::threshold::Condition;
 use crate::result::comparison::Comparison;
-use crate::result::document::{Document, Mode};
+use crate::result::document::{Config, Document};
 use crate::result::verdict::Verdict;
 
 /// The options of a gate, as they are given on the command line.
@@ -27,15 +27,20 @@ pub(crate) struct GateOptions {
 
     /// Earlier result (the output of --json) to compare this run with
     ///
-    /// Exit code 98 if this run is worse by more than --max-regress allows.
+    /// Exit code 98 if this run is worse by more than --max-regress allows, 97 if it may be, and the results are too
+    /// noisy to tell.
     #[arg(help_heading = "Verdict", long, value_name = "FILE")]
     baseline: Option<PathBuf>,
 
-    /// How much worse than --baseline each metric may be [default: rate:5%,p50:5%,p99:10%]
+    /// How much worse than --baseline each metric may be [default: rate:7%,p50:7%,p99:15%]
     ///
     /// The metrics are rate, p50, p99 and p99.9. Metrics that are not listed are shown and never fail.
     #[arg(help_heading = "Verdict", long, value_name = "LIST", requires = "baseline")]
     max_regress: Option<Limits>,
+
+    /// Compare with a --baseline that failed, or that was measured with other load options
+    #[arg(help_heading = "Verdict", long, requires = "baseline")]
+    force: bool,
 }
 
 /// What a run must pass.
@@ -54,14 +59,20 @@ struct Baseline {
 }
 
 impl GateOptions {
-    /// Checks the conditions and reads the baseline, so that a bad file is an error before the run.
-    pub(crate) fn into_gate(self, mode: Mode) -> Result<Gate, String> {
-        self.threshold.iter().try_for_each(|condition| condition.check(mode))?;
+    /// Checks the conditions, and reads and checks the baseline of a run with `config`, so that a bad file is an error
+    /// before the run.
+    pub(crate) fn into_gate(self, config: &Config) -> Result<Gate, String> {
+        self.threshold.iter().try_for_each(|condition| condition.check(config.mode))?;
         let limits = self.max_regress.unwrap_or_default();
         let read = |path: PathBuf| {
-            let document = Document::read(&path).map_err(|error| format!("--baseline: {error:#}"))?;
+            let document = Document::read(&path).map_err(|error| format!("{error:#}"))?;
+            if !self.force {
+                check_result(&document, &path)?;
+                check_configs(&document.config, &path, config)?;
+            }
             Ok::<_, String>(Box::new(Baseline { path, document, limits }))
         };
+        let read = |path| read(path).map_err(|problem| format!("--baseline: {problem}"));
         Ok(Gate { conditions: self.threshold, baseline: self.baseline.map(read).transpose()? })
     }
 }

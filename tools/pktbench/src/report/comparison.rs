@@ -71,6 +71,7 @@ fn describe(finding: Finding) -> &'static str {
         Finding::Allowed => "slower, allowed",
         Finding::Slower => "slower, no limit",
         Finding::Regression => "REGRESSION",
+        Finding::Inconclusive => "inconclusive",
         Finding::TooFewIntervals => "too few intervals",
     }
 }
@@ -85,6 +86,10 @@ fn verdict(comparison: &Comparison) -> String {
         Verdict::Regression => {
             format!("regression: beyond the limit of --max-regress ({})", limits_of(Finding::Regression))
         }
+        Verdict::Inconclusive => format!(
+            "inconclusive: a regression beyond the limit of --max-regress ({}) cannot be excluded; run longer, with 30 intervals or more, on a quieter machine",
+            limits_of(Finding::Inconclusive)
+        ),
         Verdict::Undecided => format!(
             "undecided: fewer than {MIN_INTERVALS} intervals with samples in one of the results; run longer"
         ),

@@ -302,6 +302,9 @@ pub(crate) fn verdict(document: &Document) -> String {
             "client saturated: the load generator reached its limit, so the figures say little about the server"
         }
         Verdict::Regression => "regression: worse than the baseline by more than --max-regress allows",
+        Verdict::Inconclusive => {
+            "inconclusive: it may be worse than --baseline by more than --max-regress allows; run longer"
+        }
         Verdict::Undecided => "undecided: too few intervals to compare with the baseline; run longer",
         Verdict::Threshold => "threshold: at least one condition does not hold",
         Verdict::Interrupted => "interrupted: the results cover the run until the interrupt",

@@ -15,7 +15,7 @@ pub(crate) struct Comparison {
     pub(crate) metrics: Vec<Difference>,
     /// Load options that differ, such as `conns 64 and 128`. They may explain the differences.
     pub(crate) differs: Vec<String>,
-    /// `Pass`, `Regression` or `Undecided`.
+    /// `Pass`, `Regression`, `Undecided` or `Inconclusive`.
     pub(crate) verdict: Verdict,
 }
 
@@ -48,6 +48,8 @@ pub(crate) enum Finding {
     Slower,
     /// Slower by more than the limit.
     Regression,
+    /// A regression beyond the limit is possible: the confidence interval contains it, and is too wide to tell.
+    Inconclusive,
     TooFewIntervals,
 }
 

@@ -20,6 +20,8 @@ pub(crate) enum Verdict {
     Threshold,
     /// Too few intervals to compare with `--baseline`.
     Undecided,
+    /// The difference from `--baseline` may be beyond `--max-regress`, and is too uncertain to tell.
+    Inconclusive,
     /// Ended by a signal or a key.
     Interrupted,
 }
@@ -31,6 +33,7 @@ impl Verdict {
             Self::Failed | Self::NoSamples | Self::Undecided => 1,
             Self::Integrity => 3,
             Self::ClientSaturated => 4,
+            Self::Inconclusive => 97,
             Self::Regression => 98,
             Self::Threshold => 99,
             // The code of a shell for a program that SIGINT ended.
@@ -40,7 +43,7 @@ impl Verdict {
 }
 
 /// The order of precedence if several verdicts apply.
-pub(crate) const WORST_FIRST: [Verdict; 9] = [
+pub(crate) const WORST_FIRST: [Verdict; 10] = [
     Verdict::Integrity,
     Verdict::Interrupted,
     Verdict::Failed,
@@ -49,6 +52,7 @@ pub(crate) const WORST_FIRST: [Verdict; 9] = [
     Verdict::Threshold,
     Verdict::Regression,
     Verdict::Undecided,
+    Verdict::Inconclusive,
     Verdict::Pass,
 ];
 

@@ -49,7 +49,7 @@ fn a_slower_server_is_exit_code_98_and_the_same_one_is_0() {
     let slower = compare(&slow, "");
     assert_eq!(slower.code, Some(98), "{slower:?}");
     assert!(
-        slower.stdout.ends_with("beyond the limit of --max-regress (rate:5%,p50:5%,p99:10%)\n"),
+        slower.stdout.ends_with("beyond the limit of --max-regress (rate:7%,p50:7%,p99:15%)\n"),
         "{}",
         slower.stdout
     );
@@ -63,7 +63,14 @@ fn a_run_is_compared_with_its_baseline_and_a_short_one_is_undecided() {
     let dir = tempfile::tempdir().unwrap();
     // More packets than any machine can echo.
     let base = result(dir.path(), "base.json", 1_000_000_000);
-    let ran = pktbench(&format!("--packets 50 --conns 3 --json --baseline {}", base.display()));
+    let of_other_load = format!("--packets 50 --conns 3 --json --baseline {}", base.display());
+    let refused = pktbench(&of_other_load);
+    assert_eq!(refused.code, Some(2), "{refused:?}");
+    assert!(
+        refused.stderr.contains("other load options (conns 2 and 3); --force compares anyway"),
+        "{refused:?}"
+    );
+    let ran = pktbench(&format!("{of_other_load} --force"));
     let document = ran.document();
     assert_eq!((ran.code, &document["verdict"]), (Some(1), &json!("undecided")), "{ran:?}");
     assert_eq!(document["baseline"]["figures"][0]["figure"], "rate");

@@ -6,9 +6,10 @@
 //!   NEW.json  --> series of a metric --'                                             limits --'
 //! ```
 //!
-//! A difference whose confidence interval contains 0 is noise. A change for the worse is a regression only if the
-//! estimate itself exceeds the limit. Comparing the end of the interval instead would make every short run a
-//! regression.
+//! A change for the worse is a regression if its confidence interval does not contain 0, and the estimate exceeds the
+//! limit. Comparing the end of the interval instead would make every short run a regression. But if a regression beyond
+//! the limit is in the interval, and the interval is so wide that it says little, the comparison is inconclusive: "no
+//! difference" would be wrong.
 
 mod limits;
 
@@ -121,16 +122,53 @@ impl Difference {
     }
 }
 
+/// Refuses a result whose figures do not describe the server: packets were lost, a connection failed, or the run was
+/// cut short.
+pub(crate) fn check_result(document: &Document, path: &Path) -> Result<(), String> {
+    let verdict = match document.verdict {
+        Verdict::Integrity => "integrity",
+        Verdict::Interrupted => "interrupted",
+        Verdict::Failed => "failed",
+        Verdict::NoSamples => "no_samples",
+        Verdict::ClientSaturated => "client_saturated",
+        Verdict::Pass
+        | Verdict::Threshold
+        | Verdict::Regression
+        | Verdict::Undecided
+        | Verdict::Inconclusive => return Ok(()),
+    };
+    Err(format!(
+        "{} has the verdict '{verdict}', so its figures say little; --force compares it anyway",
+        path.display()
+    ))
+}
+
+/// Refuses two results whose load differs: the difference between them would not be that of the servers.
+pub(crate) fn check_configs(base: &Config, path: &Path, new: &Config) -> Result<(), String> {
+    let differs = differences(base, new).join(", ");
+    match differs.is_empty() {
+        true => Ok(()),
+        false => Err(format!(
+            "{} was measured with other load options ({differs}); --force compares anyway",
+            path.display()
+        )),
+    }
+}
+
 /// The finding for a metric. All numbers are percentages.
 fn finding(metric: Metric, difference: f64, (low, high): (f64, f64), limit: Option<f64>) -> Finding {
     let (worse, better) =
         ([low, high].map(|end| metric.is_worse(end)), [low, high].map(|end| metric.is_worse(-end)));
+    let is_worse = worse == [true, true];
+    // How far the estimate may be off, and the worst difference that is still plausible.
+    let (margin, worst) = ((high - low) / 2.0, if metric.is_worse(high) { high } else { -low });
     match limit {
         _ if better == [true, true] => Finding::Faster,
-        _ if worse != [true, true] => Finding::NoDifference,
-        None => Finding::Slower,
-        Some(limit) if difference.abs() > limit => Finding::Regression,
-        Some(_) => Finding::Allowed,
+        Some(limit) if is_worse && difference.abs() > limit => Finding::Regression,
+        Some(limit) if worst > limit && margin > limit => Finding::Inconclusive,
+        Some(_) if is_worse => Finding::Allowed,
+        None if is_worse => Finding::Slower,
+        _ => Finding::NoDifference,
     }
 }
 
@@ -140,6 +178,8 @@ fn verdict(metrics: &[Difference]) -> Verdict {
         Verdict::Regression
     } else if is(Finding::TooFewIntervals) {
         Verdict::Undecided
+    } else if is(Finding::Inconclusive) {
+        Verdict::Inconclusive
     } else {
         Verdict::Pass
     }
@@ -181,7 +221,7 @@ mod tests {
 
     #[test]
     fn a_change_for_the_worse_is_a_regression_only_beyond_its_limit() {
-        use Finding::{Allowed, Faster, NoDifference, Regression, Slower};
+        use Finding::{Allowed, Faster, Inconclusive, NoDifference, Regression, Slower};
         let base = steady(100_000, 1_000_000);
         let cases = [
             (
@@ -197,7 +237,14 @@ mod tests {
                 Verdict::Regression,
             ),
             (steady(80_000, 1_000_000), "rate:25%", [Allowed, NoDifference, NoDifference], Verdict::Pass),
-            (steady(80_000, 1_000_000), "p50:1%", [Slower, NoDifference, NoDifference], Verdict::Pass),
+            (steady(80_000, 1_000_000), "p50:6%", [Slower, NoDifference, NoDifference], Verdict::Pass),
+            (
+                // Two runs of one build may differ by more than 1 %.
+                steady(100_000, 1_000_000),
+                "p50:1%",
+                [NoDifference, Inconclusive, NoDifference],
+                Verdict::Inconclusive,
+            ),
             (steady(120_000, 800_000), "rate:5%,p99:5%", [Faster, Faster, Faster], Verdict::Pass),
             (
                 steady(100_000, 1_250_000),
@@ -209,6 +256,47 @@ mod tests {
         for (new, limits, expected, verdict) in cases {
             assert_eq!(findings(&base, &new, limits), (expected.to_vec(), verdict), "{limits}");
         }
+    }
+
+    #[test]
+    fn a_wide_interval_that_contains_a_regression_beyond_the_limit_is_inconclusive() {
+        use Finding::{Allowed, Faster, Inconclusive, NoDifference, Regression, Slower};
+        let cases = [
+            (Metric::P99, 355.0, (-35.0, 2830.0), Some(10.0), Inconclusive),
+            (Metric::P99, -20.0, (-70.0, 80.0), Some(10.0), Inconclusive),
+            (Metric::Rate, 10.0, (-40.0, 90.0), Some(10.0), Inconclusive),
+            (Metric::P50, 8.0, (1.0, 40.0), Some(10.0), Inconclusive),
+            // Narrow: a regression of much more than the limit is excluded.
+            (Metric::P50, 4.0, (-4.0, 12.0), Some(10.0), NoDifference),
+            (Metric::P50, 4.0, (1.0, 12.0), Some(10.0), Allowed),
+            // Wide, but not on the worse side.
+            (Metric::Rate, 40.0, (-9.0, 95.0), Some(10.0), NoDifference),
+            (Metric::Rate, 60.0, (20.0, 400.0), Some(10.0), Faster),
+            (Metric::Rate, -60.0, (-90.0, -5.0), Some(10.0), Regression),
+            // Without a limit there is nothing to decide.
+            (Metric::P99, 355.0, (-35.0, 2830.0), None, NoDifference),
+            (Metric::P99, 355.0, (35.0, 2830.0), None, Slower),
+        ];
+        for (metric, difference, interval, limit, expected) in cases {
+            assert_eq!(finding(metric, difference, interval, limit), expected, "{interval:?}, {limit:?}");
+        }
+    }
+
+    #[test]
+    fn only_results_that_are_valid_and_of_the_same_load_are_compared() {
+        let path = Path::new("base.json");
+        for verdict in [Verdict::Integrity, Verdict::Failed, Verdict::NoSamples, Verdict::Interrupted] {
+            let problem = check_result(&Document { verdict, ..document() }, path).unwrap_err();
+            assert!(problem.contains("base.json") && problem.contains("--force"), "{problem}");
+        }
+        for verdict in [Verdict::Pass, Verdict::Threshold, Verdict::Inconclusive] {
+            assert_eq!(check_result(&Document { verdict, ..document() }, path), Ok(()));
+        }
+        let config = document().config;
+        let seed = Config { seed: 99, duration_s: Some(77.0), ..config.clone() };
+        assert_eq!(check_configs(&config, path, &seed), Ok(()), "the same load");
+        let problem = check_configs(&config, path, &Config { conns: 128, ..config.clone() }).unwrap_err();
+        assert!(problem.contains("conns 10 and 128") && problem.contains("--force"), "{problem}");
     }
 
     #[test]

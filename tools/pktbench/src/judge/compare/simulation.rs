@@ -25,7 +25,7 @@ struct Noise {
 const NOISE: Noise = Noise { intervals: 30, rate: 0.04, p99: 0.10, memory: 0.0, between: 0.0 };
 
 /// Pairs of runs in each simulation.
-const PAIRS: u64 = 100;
+const PAIRS: u64 = 200;
 
 struct Normal(u64);
 
@@ -82,32 +82,60 @@ fn share(noise: Noise, slowdown: f64, is_so: impl Fn(&Comparison) -> bool) -> f6
     (0..PAIRS).filter(|pair| compared(*pair)).count() as f64 * 100.0 / PAIRS as f64
 }
 
-/// Whether no metric shows a difference.
-fn is_alike(comparison: &Comparison) -> bool {
-    use crate::judge::compare::Finding::NoDifference;
-    comparison.metrics.len() == 4 && comparison.metrics.iter().all(|metric| metric.finding == NoDifference)
+fn verdict_is(verdict: Verdict) -> impl Fn(&Comparison) -> bool {
+    move |comparison| comparison.verdict == verdict
 }
 
-fn is_regression(comparison: &Comparison) -> bool {
-    comparison.verdict == Verdict::Regression
+/// The two kinds of noise that the tests use: independent intervals, and intervals and runs that are related.
+fn noises(intervals: usize, scale: f64) -> [Noise; 2] {
+    let noise = Noise { intervals, rate: NOISE.rate * scale, p99: NOISE.p99 * scale, ..NOISE };
+    [noise, Noise { memory: 0.3, between: 0.01, ..noise }]
 }
 
 #[test]
-fn two_runs_of_one_build_are_called_alike_in_19_of_20_pairs() {
+fn two_runs_of_one_build_are_a_regression_in_at_most_1_of_100_pairs() {
     for intervals in [10, 30] {
-        for (memory, between) in [(0.0, 0.0), (0.3, 0.01)] {
-            let noise = Noise { intervals, memory, between, ..NOISE };
-            let alike = share(noise, 1.0, is_alike);
-            assert!(alike >= 95.0, "{intervals} intervals, memory {memory}, between {between}: {alike} %");
+        for noise in noises(intervals, 1.0).into_iter().chain(noises(intervals, 0.5)) {
+            let regressions = share(noise, 1.0, verdict_is(Verdict::Regression));
+            assert!(regressions <= 1.0, "{intervals} intervals, noise {}: {regressions} %", noise.rate);
         }
     }
 }
 
 #[test]
-fn a_server_that_is_a_tenth_slower_is_called_a_regression_in_18_of_20_pairs() {
-    for (memory, between) in [(0.0, 0.0), (0.3, 0.01)] {
-        let noise = Noise { memory, between, ..NOISE };
-        let regressions = share(noise, 1.1, is_regression);
-        assert!(regressions >= 90.0, "memory {memory}, between {between}: {regressions} %");
+fn two_runs_of_one_build_pass_if_there_are_30_intervals_and_the_machine_is_quiet() {
+    for (scale, expected) in [(0.25, 99.0), (0.5, 98.0)] {
+        for noise in noises(30, scale) {
+            let passed = share(noise, 1.0, verdict_is(Verdict::Pass));
+            assert!(passed >= expected, "noise {}: {passed} %", noise.rate);
+        }
+    }
+}
+
+#[test]
+fn a_server_that_is_a_tenth_slower_is_found_in_95_of_100_pairs() {
+    for noise in noises(30, 0.5).into_iter().chain(noises(30, 1.0)) {
+        let regressions = share(noise, 1.1, verdict_is(Verdict::Regression));
+        assert!(regressions >= 95.0, "noise {}, memory {}: {regressions} %", noise.rate, noise.memory);
+    }
+}
+
+#[test]
+fn a_server_that_is_half_as_fast_again_never_passes_whatever_the_noise() {
+    for intervals in [5, 10, 30] {
+        for scale in [1.0, 3.0, 8.0, 20.0] {
+            for noise in noises(intervals, scale) {
+                let passed = share(noise, 1.5, verdict_is(Verdict::Pass));
+                assert_eq!(passed, 0.0, "{intervals} intervals, noise {}", noise.rate);
+            }
+        }
+    }
+}
+
+#[test]
+fn noise_that_hides_any_difference_is_inconclusive() {
+    for noise in noises(10, 8.0) {
+        let inconclusive = share(noise, 1.0, verdict_is(Verdict::Inconclusive));
+        assert!(inconclusive >= 95.0, "{inconclusive} %");
     }
 }
