@@ -48,7 +48,9 @@ Exit codes; if several apply, the one that comes first here:
   2    wrong usage, or an input file that is not a valid result
   3    a packet was lost, corrupted, reordered or duplicated
   130  interrupted by Ctrl-C, SIGTERM or SIGHUP; the results so far are printed
-  1    a connection failed, no measured packet came back, or a file could not be written
+  1    a connection failed, or a file could not be written
+  5    packets were not answered within --timeout
+  1    no measured packet came back
   4    --strict-client: the load generator was saturated
   99   a --threshold does not hold, or --search-max found no rate
   98   worse than --baseline allows

@@ -22,7 +22,7 @@ use crate::record::recording::Recording;
 use crate::record::tally::Tally;
 use crate::traffic::arrivals::Arrivals;
 use crate::traffic::payload::{PayloadBlock, PayloadSequence};
-use crate::traffic::verify::{Judgement, Unreceived, Verifier};
+use crate::traffic::verify::{Judgement, Verifier};
 
 /// The size of a read, and of a write without its last packet. With 16 KiB, 32 packets of 0 to 2048 B would need three
 /// reads.
@@ -346,20 +346,16 @@ impl ConnectionDriver {
 
     /// Adds the integrity, the missed packets and the failure to the tally. Returns the connection if it is still open.
     pub(crate) fn finish(self, end: End, tally: &mut Tally) -> Option<Connection> {
-        let unreceived = match end {
-            End::Complete | End::Stopped(StopReason::TimedOut) => Unreceived::Lost,
-            End::Failed(_) | End::Stopped(StopReason::Aborted) => Unreceived::Unanswered,
-        };
         tally.client.not_sent += self.not_sent(&end);
-        let integrity = self.verifier.settle(unreceived);
+        let integrity = self.verifier.settle();
         tally.integrity += integrity;
         match end {
             End::Failed(failure) => {
                 tally.errors.add(self.index, &failure, integrity.unanswered);
                 return None;
             }
-            End::Stopped(StopReason::TimedOut) if integrity.lost > 0 => {
-                tally.errors.add_timeout(self.index, integrity.lost);
+            End::Stopped(StopReason::TimedOut) if integrity.unanswered > 0 => {
+                tally.errors.add_timeout(self.index, integrity.unanswered);
             }
             End::Complete | End::Stopped(_) => {}
         }

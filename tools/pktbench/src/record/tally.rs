@@ -68,11 +68,11 @@ impl Errors {
         });
     }
 
-    /// Counts the timeout of connection `conn`: it is open, but `lost` packets did not come back in time.
-    pub(crate) fn add_timeout(&mut self, conn: usize, lost: u64) {
+    /// Counts connection `conn`, which is open, and whose outstanding packets did not come back in time.
+    pub(crate) fn add_timeout(&mut self, conn: usize, unanswered: u64) {
         self.timeout += 1;
         self.first.get_or_insert_with(|| {
-            format!("connection {conn}: no response within --timeout (lost packets: {lost})")
+            format!("connection {conn}: no response within --timeout (unanswered packets: {unanswered})")
         });
     }
 

@@ -42,7 +42,8 @@ fn write(text: &mut String, document: &Document) -> fmt::Result {
     row(text, "integrity", &integrity_text(integrity, config.verify))?;
     if errors.count() > 0 {
         row(text, "errors", &errors_text(errors, config))?;
-        if totals.received == 0 && errors.connect == 0 {
+        // Includes the warm-up, which the totals do not.
+        if integrity.verified == 0 && integrity.violations() == 0 && errors.connect == 0 {
             row(
                 text,
                 "",
@@ -232,7 +233,6 @@ fn errors_text(errors: &Errors, config: &Config) -> String {
     let kinds = [
         ("connect", errors.connect),
         ("reset", errors.reset),
-        ("timeout", errors.timeout),
         ("eof", errors.eof),
         ("truncated", errors.truncated),
         ("checksum", errors.checksum),
@@ -241,13 +241,13 @@ fn errors_text(errors: &Errors, config: &Config) -> String {
     ];
     let kinds = kinds.iter().filter(|(_, count)| *count > 0);
     let kinds: Vec<_> = kinds.map(|(kind, count)| format!("{} {kind}", units::count(*count))).collect();
-    let first = errors.first.as_ref().map_or(String::new(), |first| format!("; first error: {first}"));
-    format!(
-        "{} of {} failed ({}){first}",
-        units::count(errors.count()),
-        plural(config.conns, "connection"),
-        kinds.join(", "),
-    )
+    let conns = plural(config.conns, "connection");
+    let failed = (errors.failed_conns() > 0)
+        .then(|| format!("{} of {conns} failed ({})", units::count(errors.failed_conns()), kinds.join(", ")));
+    let mute = (errors.timeout > 0)
+        .then(|| format!("{} of {conns} without an answer within --timeout", units::count(errors.timeout)));
+    let first = errors.first.as_ref().map(|first| format!("first error: {first}"));
+    [failed, mute, first].into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
 fn client_text(client: &Client) -> String {
@@ -296,6 +296,7 @@ pub(crate) fn verdict(document: &Document) -> String {
             Verify::Off => "pass: as many packets came back as were sent (contents not verified)",
         },
         Verdict::Failed => "failed: at least one connection failed",
+        Verdict::NoAnswer => "no answer: packets were not answered within --timeout",
         Verdict::NoSamples => "failed: none of the measured packets came back",
         Verdict::Integrity => "integrity violated: packets were lost, corrupted, reordered or duplicated",
         Verdict::ClientSaturated => {

@@ -156,6 +156,12 @@ pub(crate) struct Errors {
 }
 
 impl Errors {
+    /// Connections that could not be made or failed.
+    pub(crate) fn failed_conns(&self) -> u64 {
+        Self { timeout: 0, ..self.clone() }.count()
+    }
+
+    /// Connections that failed, and those with packets that were not answered in time.
     pub(crate) fn count(&self) -> u64 {
         let Self { connect, reset, timeout, eof, truncated, checksum, protocol, io, first: _ } = self;
         // Saturating: a file may contain any numbers.

@@ -10,6 +10,8 @@ pub(crate) enum Verdict {
     Failed,
     /// No measured packet came back.
     NoSamples,
+    /// Packets were not answered within `--timeout`, on a connection that was open.
+    NoAnswer,
     /// A packet was lost, corrupted, reordered or duplicated.
     Integrity,
     /// The load generator was saturated, with `--strict-client`.
@@ -33,6 +35,7 @@ impl Verdict {
             Self::Failed | Self::NoSamples | Self::Undecided => 1,
             Self::Integrity => 3,
             Self::ClientSaturated => 4,
+            Self::NoAnswer => 5,
             Self::Inconclusive => 97,
             Self::Regression => 98,
             Self::Threshold => 99,
@@ -43,10 +46,11 @@ impl Verdict {
 }
 
 /// The order of precedence if several verdicts apply.
-pub(crate) const WORST_FIRST: [Verdict; 10] = [
+pub(crate) const WORST_FIRST: [Verdict; 11] = [
     Verdict::Integrity,
     Verdict::Interrupted,
     Verdict::Failed,
+    Verdict::NoAnswer,
     Verdict::NoSamples,
     Verdict::ClientSaturated,
     Verdict::Threshold,

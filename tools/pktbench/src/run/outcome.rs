@@ -33,8 +33,10 @@ impl Outcome {
             Verdict::Integrity
         } else if self.interrupted {
             Verdict::Interrupted
-        } else if self.tally.errors.count() > 0 {
+        } else if self.tally.errors.failed_conns() > 0 {
             Verdict::Failed
+        } else if self.tally.errors.timeout > 0 {
+            Verdict::NoAnswer
         } else if self.recording.service.is_empty() {
             Verdict::NoSamples
         } else if self.plan.strict_client && self.tally.client.is_saturated() {
@@ -106,6 +108,8 @@ pub(crate) mod tests {
     fn the_verdict_is_the_worst_of_what_happened() {
         let mut run = outcome();
         assert_eq!(run.verdict(), Verdict::Pass);
+        run.tally.errors.timeout = 1;
+        assert_eq!(run.verdict(), Verdict::NoAnswer);
         run.tally.errors.eof = 1;
         assert_eq!(run.verdict(), Verdict::Failed);
         run.interrupted = true;

@@ -179,6 +179,7 @@ fn judge(document: &Document, rate: f64, condition: &Condition) -> Step {
     let missed_share = document.client.not_sent as f64 / (due as f64).max(1.0);
     let problem = match document.verdict {
         Verdict::Failed => Some(document.errors.first.clone().unwrap_or_default()),
+        Verdict::NoAnswer => Some("packets were not answered within --timeout".to_owned()),
         Verdict::NoSamples => Some("no measured packet came back".to_owned()),
         Verdict::Integrity => Some("packets were lost, corrupted, reordered or duplicated".to_owned()),
         _ if document.client.saturated => Some(SATURATED.to_owned()),

@@ -108,19 +108,10 @@ pub(crate) struct Integrity {
     pub(crate) reordered: u64,
     #[serde(rename = "doubled")]
     pub(crate) duplicated: u64,
-    /// Overtaken and never received, or not received in time on an open connection.
+    /// Overtaken by a later packet, and never received.
     pub(crate) lost: u64,
-    /// Outstanding when the connection failed or the run was interrupted.
+    /// Outstanding when the connection failed, the wait for answers was over, or the run was interrupted.
     pub(crate) unanswered: u64,
-}
-
-/// How to count the packets that are outstanding when a connection ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Unreceived {
-    /// The connection is open and the wait is over: they are lost.
-    Lost,
-    /// The connection failed or the run was interrupted: they might still have come back.
-    Unanswered,
 }
 
 impl<T> Verifier<T> {
@@ -205,21 +196,18 @@ impl<T> Verifier<T> {
         (start..end).any(|number| self.verify.is_same(self.payloads.payload(number), payload))
     }
 
-    /// Ends the check. Outstanding packets are counted as `unreceived` says.
-    pub(crate) fn settle(mut self, unreceived: Unreceived) -> Integrity {
-        // A connection keeps the order, so an overtaken packet is lost, however the connection ended.
+    /// Ends the check.
+    pub(crate) fn settle(mut self) -> Integrity {
+        // A connection keeps the order, so an overtaken packet is lost. Whether the others would still have come back is
+        // unknown.
         self.integrity.lost += self.overtaken.len() as u64;
-        let expected = self.expected.len() as u64;
-        match unreceived {
-            Unreceived::Lost => self.integrity.lost += expected,
-            Unreceived::Unanswered => self.integrity.unanswered += expected,
-        }
+        self.integrity.unanswered += self.expected.len() as u64;
         self.integrity
     }
 }
 
 impl Integrity {
-    /// The number of packets that did not come back intact, in order and exactly once. Without unanswered packets.
+    /// The number of packets that came back damaged, in the wrong order or twice, or were overtaken and never came back.
     pub(crate) fn violations(&self) -> u64 {
         let Self { corrupted, reordered, duplicated, lost, .. } = self;
         [corrupted, reordered, duplicated, lost].into_iter().fold(0, |sum, count| sum.saturating_add(*count))
@@ -281,31 +269,25 @@ mod tests {
         let judgements = receive_all(&mut verifier, &payloads);
         assert!(judgements.into_iter().eq((0..200).map(Verified)));
         assert_eq!(verifier.outstanding(), 0);
-        assert_eq!(verifier.settle(Unreceived::Lost), Integrity { verified: 200, ..Integrity::default() });
+        assert_eq!(verifier.settle(), Integrity { verified: 200, ..Integrity::default() });
     }
 
     #[test]
     fn a_dropped_packet_is_overtaken_and_then_lost() {
-        for unreceived in [Unreceived::Lost, Unreceived::Unanswered] {
-            let (mut verifier, mut payloads) = verifier(LONG, 4);
-            payloads.remove(1);
-            assert_eq!(receive_all(&mut verifier, &payloads), [Verified(0), Verified(2), Verified(3)]);
-            assert_eq!(verifier.outstanding(), 1);
-            assert_eq!(
-                verifier.settle(unreceived),
-                Integrity { verified: 3, lost: 1, ..Integrity::default() }
-            );
-        }
+        let (mut verifier, mut payloads) = verifier(LONG, 4);
+        payloads.remove(1);
+        assert_eq!(receive_all(&mut verifier, &payloads), [Verified(0), Verified(2), Verified(3)]);
+        assert_eq!(verifier.outstanding(), 1);
+        assert_eq!(verifier.settle(), Integrity { verified: 3, lost: 1, ..Integrity::default() });
     }
 
     #[test]
-    fn a_missing_packet_is_lost_on_an_open_connection_and_unanswered_on_a_failed_one() {
-        for (unreceived, lost, unanswered) in [(Unreceived::Lost, 2, 0), (Unreceived::Unanswered, 0, 2)] {
-            let (mut verifier, payloads) = verifier(LONG, 3);
-            verifier.receive(&payloads[0]);
-            let expected = Integrity { verified: 1, lost, unanswered, ..Integrity::default() };
-            assert_eq!(verifier.settle(unreceived), expected);
-        }
+    fn a_packet_that_no_later_one_has_overtaken_is_unanswered() {
+        let (mut verifier, payloads) = verifier(LONG, 3);
+        verifier.receive(&payloads[0]);
+        let expected = Integrity { verified: 1, unanswered: 2, ..Integrity::default() };
+        assert_eq!(verifier.settle(), expected);
+        assert_eq!(expected.violations(), 0);
     }
 
     #[test]
@@ -316,10 +298,7 @@ mod tests {
             receive_all(&mut verifier, &payloads),
             [Verified(0), Verified(2), Reordered(1), Verified(3)]
         );
-        assert_eq!(
-            verifier.settle(Unreceived::Lost),
-            Integrity { verified: 3, reordered: 1, ..Integrity::default() }
-        );
+        assert_eq!(verifier.settle(), Integrity { verified: 3, reordered: 1, ..Integrity::default() });
     }
 
     #[test]
@@ -329,10 +308,7 @@ mod tests {
             payloads.insert(again_at, payloads[1].clone());
             let judgements = receive_all(&mut verifier, &payloads);
             assert_eq!(judgements[again_at], Duplicated, "again at {again_at}");
-            assert_eq!(
-                verifier.settle(Unreceived::Lost),
-                Integrity { verified: 4, duplicated: 1, ..Integrity::default() }
-            );
+            assert_eq!(verifier.settle(), Integrity { verified: 4, duplicated: 1, ..Integrity::default() });
         }
     }
 
@@ -353,7 +329,7 @@ mod tests {
                 let judgements = receive_all(&mut verifier, &payloads);
                 assert_eq!(judgements, [Verified(0), Corrupted(1), Verified(2)], "bit {bit} of byte {byte}");
                 assert_eq!(
-                    verifier.settle(Unreceived::Lost),
+                    verifier.settle(),
                     Integrity { verified: 2, corrupted: 1, ..Integrity::default() }
                 );
             }
@@ -386,7 +362,7 @@ mod tests {
         payloads.remove(0);
         assert_eq!(receive_all(&mut verifier, &payloads), [Verified(1), Corrupted(2), Corrupted(3)]);
         let expected = Integrity { verified: 1, corrupted: 2, lost: 1, ..Integrity::default() };
-        assert_eq!(verifier.settle(Unreceived::Lost), expected);
+        assert_eq!(verifier.settle(), expected);
     }
 
     #[test]
@@ -403,10 +379,7 @@ mod tests {
         let sizes = Distribution::Uniform { min_len: 0, max_len: 0 };
         let (mut one_missing, payloads) = verifier(sizes, 5);
         receive_all(&mut one_missing, &payloads[1..]);
-        assert_eq!(
-            one_missing.settle(Unreceived::Lost),
-            Integrity { verified: 4, lost: 1, ..Integrity::default() }
-        );
+        assert_eq!(one_missing.settle(), Integrity { verified: 4, unanswered: 1, ..Integrity::default() });
         let (mut one_more, payloads) = verifier(sizes, 5);
         receive_all(&mut one_more, &payloads);
         assert_eq!(one_more.receive(b""), Duplicated);
@@ -428,7 +401,7 @@ mod tests {
             assert!(payloads.windows(2).all(|pair| pair[0].len() != pair[1].len()));
             wrong(&mut payloads);
             receive_all(&mut verifier, &payloads);
-            verifier.settle(Unreceived::Lost)
+            verifier.settle()
         };
         let expected = Integrity { verified: 5, ..Integrity::default() };
         assert_eq!(settled(|payloads| payloads[2][0] ^= 1), Integrity { verified: 6, ..expected });
@@ -440,14 +413,14 @@ mod tests {
 
     #[test]
     fn without_verification_packets_are_counted() {
-        for (received, lost, duplicated) in [(6, 0, 0), (5, 1, 0), (7, 0, 1)] {
+        for (received, unanswered, duplicated) in [(6, 0, 0), (5, 1, 0), (7, 0, 1)] {
             let (mut verifier, mut payloads) = verifier_with(Verify::Off, LONG, 6);
             payloads.resize(received, Vec::new());
             payloads.reverse();
             receive_all(&mut verifier, &payloads);
             let verified = received.min(6) as u64;
-            let expected = Integrity { verified, lost, duplicated, ..Integrity::default() };
-            assert_eq!(verifier.settle(Unreceived::Lost), expected);
+            let expected = Integrity { verified, unanswered, duplicated, ..Integrity::default() };
+            assert_eq!(verifier.settle(), expected);
         }
     }
 
@@ -464,8 +437,9 @@ mod tests {
             payloads.truncate(20 - round % 3);
             let came_back = payloads.len() as u64;
             receive_all(&mut verifier, &payloads);
-            let all = verifier.settle(Unreceived::Lost);
-            assert_eq!(all.verified + all.corrupted + all.reordered + all.lost, 20, "round {round}: {all:?}");
+            let all = verifier.settle();
+            let sent = all.verified + all.corrupted + all.reordered + all.lost + all.unanswered;
+            assert_eq!(sent, 20, "round {round}: {all:?}");
             assert_eq!(all.verified + all.corrupted + all.reordered + all.duplicated, came_back, "{all:?}");
             assert!(all.violations() > 0);
         }

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 
 use crate::common::{Answer, Ran, count, frame, pktbench, serve, serve_with_trailer};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Four packets outstanding. All packets have 8 bytes or more, so they differ.
 const FOUR: &str = "--conns 1 --pipeline 4 --sizes 8-64";
@@ -122,11 +122,11 @@ fn a_packet_that_comes_twice_is_duplicated_even_if_it_is_the_last() {
 }
 
 #[test]
-fn all_packets_are_lost_if_the_server_never_answers() {
+fn a_server_that_never_answers_is_no_answer_and_no_integrity_violation() {
     let ran = load(serve(|| |_, _| Answer::Bytes(Vec::new())), &[FOUR, IMPATIENT]);
     let document = ran.document();
-    check(&document, 0, &[("lost", 4)]);
-    assert_eq!(ran.code, Some(3));
+    check(&document, 0, &[("unanswered", 4)]);
+    assert_eq!((ran.code, &document["verdict"]), (Some(5), &json!("no_answer")));
     assert_eq!(document["latency_ns"]["service"]["max"], Value::Null);
 }
 
@@ -134,8 +134,8 @@ fn all_packets_are_lost_if_the_server_never_answers() {
 fn a_timed_run_ends_even_if_the_server_stalls() {
     let addr = wrong_at_7(|_| Answer::Bytes(Vec::new()));
     let ran = pktbench(&format!("--connect {addr} --duration 1s --timeout 100ms --json {ONE}"));
-    check(&ran.document(), 7, &[("lost", 1)]);
-    assert_eq!(ran.code, Some(3));
+    check(&ran.document(), 7, &[("unanswered", 1)]);
+    assert_eq!(ran.code, Some(5));
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn endless_duplicates_do_not_delay_the_end_of_the_run() {
     let ran = load(addr, &[ONE, IMPATIENT]);
     let document = ran.document();
     assert_eq!(count(&document, "integrity", "verified"), 7);
-    assert_eq!(count(&document, "integrity", "lost"), 1);
+    assert_eq!(count(&document, "integrity", "unanswered"), 1);
     assert!(count(&document, "integrity", "doubled") > 0);
     assert_eq!(ran.code, Some(3));
 }

@@ -156,8 +156,8 @@ fn a_run_for_a_number_of_packets_ends_when_nothing_comes_back_for_the_timeout() 
         let ran =
             pktbench(&format!("--connect {addr} --conns 1 --max-outstanding 1 {load} --timeout 1s --json"));
         let document = ran.document();
-        assert_eq!(ran.code, Some(3), "{document}");
-        assert_eq!(count(&document, "integrity", "lost"), 1, "{document}");
+        assert_eq!(ran.code, Some(5), "{document}");
+        assert_eq!(count(&document, "integrity", "unanswered"), 1, "{document}");
         assert_eq!(count(&document, "errors", "timeout"), 1, "{document}");
     }
 }

@@ -129,6 +129,7 @@ pub(crate) fn check_result(document: &Document, path: &Path) -> Result<(), Strin
         Verdict::Integrity => "integrity",
         Verdict::Interrupted => "interrupted",
         Verdict::Failed => "failed",
+        Verdict::NoAnswer => "no_answer",
         Verdict::NoSamples => "no_samples",
         Verdict::ClientSaturated => "client_saturated",
         Verdict::Pass
