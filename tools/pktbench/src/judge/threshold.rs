@@ -14,7 +14,7 @@ use std::str::FromStr;
 use bytesize::ByteSize;
 
 use crate::result::document::{Document, Mode, Threshold};
-use crate::result::latency::{Latency, percentile};
+use crate::result::latency::{Bounded, Latency};
 use crate::result::units;
 
 /// A parsed condition of `--threshold`, with its original text.
@@ -25,6 +25,14 @@ pub(crate) struct Condition {
     operator: Operator,
     /// In the unit of the metric.
     bound: f64,
+}
+
+/// A measured value, in the unit of its metric.
+#[derive(Clone, Copy)]
+struct Value {
+    value: f64,
+    /// Whether the real value may be greater, because packets were not answered.
+    is_lower_bound: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -77,8 +85,15 @@ const MULTIPLES: [(&str, f64); 4] = [("", 1.0), ("k", 1e3), ("M", 1e6), ("G", 1e
 impl Condition {
     pub(crate) fn judge(&self, document: &Document) -> Threshold {
         let value = self.metric.value(document);
-        let ok = value.is_some_and(|value| self.operator.holds(value, self.bound));
-        Threshold { expr: self.to_string(), value, ok }
+        // A lower bound below the limit does not prove that the value is below it.
+        let is_proven = |value: Value| !value.is_lower_bound || self.operator.is_lower_limit();
+        let ok = value.is_some_and(|value| is_proven(value) && self.operator.holds(value.value, self.bound));
+        Threshold {
+            expr: self.to_string(),
+            value: value.map(|value| value.value),
+            is_lower_bound: value.is_some_and(|value| value.is_lower_bound),
+            ok,
+        }
     }
 
     /// An error if the condition does not get harder to meet as the rate grows: a search needs that.
@@ -103,16 +118,20 @@ impl Condition {
 }
 
 impl Metric {
-    fn value(self, document: &Document) -> Option<f64> {
+    fn value(self, document: &Document) -> Option<Value> {
         let Document { totals, window, .. } = document;
         let is_rate = totals.received > 0 && window.seconds > 0.0;
-        match self {
-            Self::Latency(kind, statistic) => statistic.value(kind.latency(document)?),
+        let value = match self {
+            Self::Latency(kind, statistic) => {
+                let Bounded { ns, is_lower_bound } = statistic.value(kind.latency(document)?)?;
+                return Some(Value { value: ns, is_lower_bound });
+            }
             Self::Rate => is_rate.then_some(totals.packets_per_s),
             Self::Throughput => is_rate.then(|| window.per_second(totals.bytes_received)),
             Self::Errors => Some(document.errors.count() as f64),
             Self::Lost => Some(document.integrity.lost as f64),
-        }
+        };
+        value.map(|value| Value { value, is_lower_bound: false })
     }
 
     fn bound(self, text: &str) -> Option<f64> {
@@ -156,17 +175,22 @@ impl LatencyKind {
 }
 
 impl Statistic {
-    fn value(self, latency: &Latency) -> Option<f64> {
+    fn value(self, latency: &Latency) -> Option<Bounded> {
         match self {
             // From the histogram: the document lists only some percentiles.
-            Self::Percentile(percent) => Some(percentile(&latency.histogram().ok()?, percent)? as f64),
-            Self::Mean => latency.mean,
-            Self::Max => latency.max.map(|ns| ns as f64),
+            Self::Percentile(percent) => latency.percentile(percent),
+            Self::Mean => latency.mean_bounded(),
+            Self::Max => latency.max_bounded(),
         }
     }
 }
 
 impl Operator {
+    /// Whether the bound is the least that the value may be.
+    fn is_lower_limit(self) -> bool {
+        matches!(self, Self::Greater | Self::GreaterOrEqual)
+    }
+
     fn holds(self, value: f64, bound: f64) -> bool {
         match self {
             Self::Less => value < bound,
@@ -259,12 +283,13 @@ pub(crate) fn describe(threshold: &Threshold) -> String {
 }
 
 /// The measured value with the unit of the metric.
-pub(crate) fn measured(Threshold { expr, value, ok: _ }: &Threshold) -> String {
+pub(crate) fn measured(Threshold { expr, value, is_lower_bound, ok: _ }: &Threshold) -> String {
     let metric = expr.parse().ok().map(|condition: Condition| condition.metric);
+    let sign = if *is_lower_bound { "\u{2265}" } else { "" };
     match (value, metric) {
         (None, _) => "not measured".to_owned(),
-        (Some(value), None) => value.to_string(),
-        (Some(value), Some(metric)) => metric.describe(*value),
+        (Some(value), None) => format!("{sign}{value}"),
+        (Some(value), Some(metric)) => format!("{sign}{}", metric.describe(*value)),
     }
 }
 
@@ -362,7 +387,7 @@ mod tests {
         let mut histogram = new_histogram();
         (1..=100).for_each(|ms| histogram.record(ms * 1_000_000).unwrap());
         let mut document = document();
-        document.latency_ns.service = Latency::of(&histogram);
+        document.latency_ns.service = Latency::of(&histogram, None);
         document.totals.received = 100;
         document.totals.bytes_received = 2 << 20;
         document.totals.packets_per_s = 50.0;
@@ -416,15 +441,41 @@ mod tests {
         let mut open = measured();
         let mut late = new_histogram();
         late.record(5_000_000_000).unwrap();
-        open.latency_ns.response = Some(Latency::of(&late));
+        open.latency_ns.response = Some(Latency::of(&late, None));
         assert!(holds("p50>4s", &open) && holds("response:p50>4s", &open));
         assert!(holds("service:p50<60ms", &open));
     }
 
     #[test]
+    fn unanswered_packets_make_a_condition_on_the_tail_fail() {
+        let (mut answered, mut ages) = (new_histogram(), new_histogram());
+        answered.record_n(1_000_000, 90).unwrap();
+        ages.record_n(5_000_000, 10).unwrap();
+        let mut document = measured();
+        document.latency_ns.service = Latency::of(&answered, Some(&ages));
+        let cases = [
+            ("p50<2ms", true),
+            ("p90<2ms", true),
+            // They may have taken any time.
+            ("p91<1s", false),
+            ("max<1s", false),
+            ("mean<1s", false),
+            // They took at least that.
+            ("p91>4ms", true),
+            ("max>=4ms", true),
+            ("p91>6ms", false),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(holds(text, &document), expected, "{text}");
+        }
+        let threshold = condition("p99<100ms").judge(&document);
+        assert_eq!(describe(&threshold), "p99<100ms does NOT hold: measured \u{2265}5.00 ms");
+    }
+
+    #[test]
     fn a_condition_on_something_not_measured_does_not_hold() {
         let mut nothing = measured();
-        nothing.latency_ns.service = Latency::of(&new_histogram());
+        nothing.latency_ns.service = Latency::of(&new_histogram(), None);
         (nothing.totals.received, nothing.totals.packets_per_s) = (0, 0.0);
         for text in ["p99<1s", "p99>0s", "mean<1s", "max<1s", "rate<5", "throughput<5", "response:p99<1s"] {
             let threshold = condition(text).judge(&nothing);

@@ -40,6 +40,8 @@ pub(crate) struct WorkerState {
     pub(crate) buffer: Vec<u8>,
     /// The frames of a write. Empty between writes.
     frames: BytesMut,
+    /// The measured packets of connections that have ended, which were not answered. Their age is known at the end.
+    unanswered: Vec<SendTimes>,
 }
 
 impl WorkerState {
@@ -49,6 +51,15 @@ impl WorkerState {
             recording: Recording::new(is_open_loop),
             buffer: vec![0; CHUNK],
             frames: BytesMut::new(),
+            unanswered: Vec::new(),
+        }
+    }
+
+    /// Records the ages of the packets that were not answered, at the end of the load.
+    pub(crate) fn record_unanswered(&mut self, ended_at_ns: u64) {
+        for SendTimes { sent_ns, due_ns } in self.unanswered.drain(..) {
+            let age_ns = |since_ns: u64| ended_at_ns.saturating_sub(since_ns);
+            self.recording.record_unanswered(age_ns(sent_ns), age_ns(due_ns));
         }
     }
 }
@@ -345,7 +356,10 @@ impl ConnectionDriver {
     }
 
     /// Adds the integrity, the missed packets and the failure to the tally. Returns the connection if it is still open.
-    pub(crate) fn finish(self, end: End, tally: &mut Tally) -> Option<Connection> {
+    pub(crate) fn finish(self, end: End, state: &mut WorkerState) -> Option<Connection> {
+        let WorkerState { tally, unanswered, .. } = state;
+        let measured = self.verifier.outstanding_contexts();
+        unanswered.extend(measured.filter(|times| times.due_ns >= self.schedule.measure_from_ns));
         tally.client.not_sent += self.not_sent(&end);
         let integrity = self.verifier.settle();
         tally.integrity += integrity;

@@ -151,6 +151,7 @@ impl<P: FnMut(Published)> EventLoop<P> {
             let mut wait = self.until_boundary(now_ns);
             if self.active == 0 {
                 self.record_cpu_time(now_ns, true);
+                self.state.record_unanswered(now_ns);
                 let deadline = *close_deadline.get_or_insert_with(|| Instant::now() + CLOSE_TIMEOUT);
                 let left = deadline.saturating_duration_since(Instant::now());
                 if self.closing == 0 || left.is_zero() {
@@ -297,7 +298,7 @@ impl<P: FnMut(Published)> EventLoop<P> {
     fn finish(&mut self, slot: usize, driver: ConnectionDriver, end: End) {
         self.active -= 1;
         let failed_before = self.state.tally.errors.count();
-        let connection = driver.finish(end, &mut self.state.tally);
+        let connection = driver.finish(end, &mut self.state);
         self.state.recording.failed += self.state.tally.errors.count() - failed_before;
         if let Some(mut connection) = connection {
             // If this fails, the connection is already gone.

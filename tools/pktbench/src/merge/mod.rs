@@ -16,7 +16,6 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
-use hdrhistogram::Histogram;
 
 use crate::judge::gate::Gate;
 use crate::judge::threshold::Condition;
@@ -285,23 +284,26 @@ fn errors(parts: &[Document]) -> Errors {
 }
 
 fn latencies(parts: &[Document]) -> anyhow::Result<Latencies> {
-    let services = parts.iter().map(|part| &part.latency_ns.service);
+    let services: Vec<_> = parts.iter().map(|part| &part.latency_ns.service).collect();
     let responses: Vec<_> = parts.iter().filter_map(|part| part.latency_ns.response.as_ref()).collect();
     // The sum would otherwise leave out the packets of a part without response times.
     let response = match responses.len() == parts.len() {
-        true => Some(Latency::of(&added(responses.into_iter())?)),
+        true => Some(added(&responses)?),
         false => None,
     };
-    Ok(Latencies { service: Latency::of(&added(services)?), response })
+    Ok(Latencies { service: added(&services)?, response })
 }
 
-fn added<'a>(latencies: impl Iterator<Item = &'a Latency>) -> anyhow::Result<Histogram<u64>> {
-    let mut sum = new_histogram();
+fn added(latencies: &[&Latency]) -> anyhow::Result<Latency> {
+    let (mut answered, mut ages) = (new_histogram(), new_histogram());
     for latency in latencies {
-        let histogram = latency.histogram().context("its histogram (hdr_v2) is damaged")?;
-        sum.add(&histogram).context("its histogram (hdr_v2) has latencies that are out of range")?;
+        let of_answers = latency.histogram().context("its histogram (hdr_v2) is damaged")?;
+        answered.add(&of_answers).context("its histogram (hdr_v2) has latencies that are out of range")?;
+        if let Some(of_ages) = latency.ages().context("its histogram (censored_hdr_v2) is damaged")? {
+            ages.add(&of_ages).context("its histogram (censored_hdr_v2) has ages that are out of range")?;
+        }
     }
-    Ok(sum)
+    Ok(Latency::of(&answered, Some(&ages)))
 }
 
 fn client(parts: &[Document]) -> Client {
@@ -324,7 +326,7 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
-    fn histogram(latencies_ns: &[u64]) -> Histogram<u64> {
+    fn histogram(latencies_ns: &[u64]) -> hdrhistogram::Histogram<u64> {
         let mut histogram = new_histogram();
         latencies_ns.iter().for_each(|ns| histogram.saturating_record(*ns));
         histogram
@@ -332,7 +334,7 @@ mod tests {
 
     fn part(latencies_ns: &[u64]) -> Document {
         let mut document = document();
-        document.latency_ns.service = Latency::of(&histogram(latencies_ns));
+        document.latency_ns.service = Latency::of(&histogram(latencies_ns), None);
         document
     }
 
@@ -351,7 +353,7 @@ mod tests {
                 part
             };
             let sum = sum(&parts.iter().map(of).collect::<Vec<_>>()).unwrap();
-            let union = Latency::of(&histogram(&parts.concat()));
+            let union = Latency::of(&histogram(&parts.concat()), None);
             prop_assert_eq!(&sum.latency_ns.service, &union);
             prop_assert_eq!(sum.latency_ns.response, is_open.then_some(union));
         }

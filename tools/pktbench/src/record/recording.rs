@@ -16,6 +16,18 @@ pub(crate) struct Recording {
     pub(crate) response: Option<Histogram<u64>>,
     /// Connections that failed, for the live view. The reasons are in the [tally](crate::record::tally::Tally).
     pub(crate) failed: u64,
+    /// The ages of packets that were never answered. `None` if there are none. Boxed because mostly there are none.
+    pub(crate) unanswered: Option<Box<Ages>>,
+}
+
+/// How old unanswered packets were at the end of the run, in ns: a lower bound of what their latency would have been.
+/// Without them, the latencies would be those of the packets for which the server was fast.
+#[derive(Clone, Debug)]
+pub(crate) struct Ages {
+    /// Since the packet was sent.
+    pub(crate) service: Histogram<u64>,
+    /// Since it was due. Only in an open loop.
+    pub(crate) response: Option<Histogram<u64>>,
 }
 
 /// Packets and payload bytes. Unless a field says otherwise, it counts packets that were due after the warm-up.
@@ -33,7 +45,17 @@ pub(crate) struct Traffic {
 impl Recording {
     pub(crate) fn new(is_open_loop: bool) -> Self {
         let response = is_open_loop.then(new_histogram);
-        Self { traffic: Traffic::default(), service: new_histogram(), response, failed: 0 }
+        Self { traffic: Traffic::default(), service: new_histogram(), response, unanswered: None, failed: 0 }
+    }
+
+    /// Counts a packet that was never answered.
+    pub(crate) fn record_unanswered(&mut self, service_ns: u64, response_ns: u64) {
+        let is_open_loop = self.response.is_some();
+        let ages = self.unanswered.get_or_insert_with(|| Box::new(Ages::new(is_open_loop)));
+        ages.service.saturating_record(service_ns);
+        if let Some(response) = &mut ages.response {
+            response.saturating_record(response_ns);
+        }
     }
 
     /// Counts `packets` with the same latencies.
@@ -53,6 +75,23 @@ impl Recording {
     pub(crate) fn merge(&mut self, other: &Self) {
         self.traffic += other.traffic;
         self.failed += other.failed;
+        self.service += &other.service;
+        if let (Some(response), Some(other)) = (&mut self.response, &other.response) {
+            *response += other;
+        }
+        if let Some(other) = &other.unanswered {
+            let is_open_loop = self.response.is_some();
+            self.unanswered.get_or_insert_with(|| Box::new(Ages::new(is_open_loop))).merge(other);
+        }
+    }
+}
+
+impl Ages {
+    fn new(is_open_loop: bool) -> Self {
+        Self { service: new_histogram(), response: is_open_loop.then(new_histogram) }
+    }
+
+    fn merge(&mut self, other: &Self) {
         self.service += &other.service;
         if let (Some(response), Some(other)) = (&mut self.response, &other.response) {
             *response += other;

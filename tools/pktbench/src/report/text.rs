@@ -6,7 +6,7 @@ use crate::judge::threshold;
 use crate::report::comparison;
 use crate::report::search;
 use crate::result::document::{Client, Config, Document, Errors, Mode, Search, Totals, Window};
-use crate::result::latency::Latency;
+use crate::result::latency::{Bounded, Latency};
 use crate::result::units;
 use crate::result::verdict::Verdict;
 use crate::traffic::arrivals::Arrival;
@@ -183,14 +183,25 @@ fn throughput(totals: &Totals, window: &Window) -> String {
 }
 
 fn latencies(text: &mut String, service: &Latency, response: Option<&Latency>) -> fmt::Result {
-    if service.count == 0 {
+    if service.count + service.censored == 0 {
         return row(text, "latency", "no samples");
     }
     let percents = service.percentiles.iter().map(|(percent, _)| format!("p{percent}"));
     let names = ["min", "mean"].map(str::to_owned).into_iter().chain(percents).chain(["max".to_owned()]);
     cells(text, "latency", names)?;
     cells(text, "service", times(service))?;
-    response.map_or(Ok(()), |response| cells(text, "response", times(response)))
+    response.map_or(Ok(()), |response| cells(text, "response", times(response)))?;
+    if service.censored > 0 {
+        let unanswered = plural(service.censored as usize, "packet");
+        row(
+            text,
+            "",
+            &format!(
+                "\u{2265}: a lower bound; {unanswered} without an answer count with their age at the end"
+            ),
+        )?;
+    }
+    Ok(())
 }
 
 fn cells(text: &mut String, name: &str, cells: impl Iterator<Item = String>) -> fmt::Result {
@@ -203,13 +214,13 @@ fn cells(text: &mut String, name: &str, cells: impl Iterator<Item = String>) -> 
 }
 
 fn times(latency: &Latency) -> impl Iterator<Item = String> {
-    let whole = |ns: Option<u64>| ns.map(|ns| ns as f64);
-    let percentiles = latency.percentiles.iter().map(move |(_, ns)| whole(*ns));
-    [whole(latency.min), latency.mean]
+    let min = latency.min.map(|ns| Bounded { ns: ns as f64, is_lower_bound: false });
+    let percentiles = latency.percentiles.iter().map(|(percent, _)| latency.listed_bounded(*percent));
+    [min, latency.mean_bounded()]
         .into_iter()
         .chain(percentiles)
-        .chain([whole(latency.max)])
-        .map(|ns| ns.map_or("-".to_owned(), units::time))
+        .chain([latency.max_bounded()])
+        .map(|value| value.map_or("-".to_owned(), |value| value.to_string()))
 }
 
 fn integrity_text(integrity: &Integrity, verify: Verify) -> String {

@@ -243,6 +243,9 @@ pub(crate) struct Threshold {
     pub(crate) expr: String,
     /// The measured value: ns, packets/s, bytes/s or a count. `None` without a sample.
     pub(crate) value: Option<f64>,
+    /// Whether the real value may be greater, because packets were not answered.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) is_lower_bound: bool,
     pub(crate) ok: bool,
 }
 

@@ -1,11 +1,15 @@
 //! The latencies in a document: statistics, and the complete histogram. All values are in ns.
 
+use std::fmt;
+
 use anyhow::ensure;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hdrhistogram::serialization::{Deserializer, Serializer, V2DeflateSerializer};
 use hdrhistogram::{Counter, Histogram};
 use serde::{Deserialize, Serialize};
+
+use crate::result::units;
 
 /// The percentiles that a document lists, in percent.
 pub(crate) const PERCENTILES: [f64; 5] = [50.0, 90.0, 99.0, 99.9, 99.99];
@@ -15,31 +19,64 @@ pub(crate) const PERCENTILES: [f64; 5] = [50.0, 90.0, 99.0, 99.9, 99.99];
 const MAX_COUNT: u128 = 1 << 48;
 
 /// Without samples all statistics are `None`.
+///
+/// Packets that were never answered are *censored*: only a lower bound of their latency is known, their age at the end of
+/// the run. They count as slower than all answers. A percentile beyond the answers, the mean and the maximum are then
+/// lower bounds.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Latency {
+    /// Packets that were answered.
     pub(crate) count: u64,
+    /// Packets that were not.
+    #[serde(default)]
+    pub(crate) censored: u64,
     pub(crate) min: Option<u64>,
     pub(crate) mean: Option<f64>,
     pub(crate) stddev: Option<f64>,
     pub(crate) max: Option<u64>,
     /// Pairs of a percentage and the latency that this share of the samples does not exceed.
     pub(crate) percentiles: Vec<(f64, Option<u64>)>,
-    /// The complete histogram in `HdrHistogram`'s V2 encoding, compressed, as base64.
+    /// The complete histogram of the answers in `HdrHistogram`'s V2 encoding, compressed, as base64.
     pub(crate) hdr_v2: String,
+    /// The histogram of the ages of the censored packets, in the same encoding.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) censored_hdr_v2: Option<String>,
+}
+
+/// A value that may only be a lower bound.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Bounded {
+    pub(crate) ns: f64,
+    pub(crate) is_lower_bound: bool,
+}
+
+impl fmt::Display for Bounded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sign = if self.is_lower_bound { "\u{2265}" } else { "" };
+        f.pad(&format!("{sign}{}", units::time(self.ns)))
+    }
 }
 
 impl Latency {
-    pub(crate) fn of(histogram: &Histogram<u64>) -> Self {
-        let some = !histogram.is_empty();
-        let percentiles = PERCENTILES.map(|percent| (percent, percentile(histogram, percent)));
+    /// The latency of the packets that were answered, and of those that were not, by their age at the end of the run.
+    pub(crate) fn of(answered: &Histogram<u64>, ages: Option<&Histogram<u64>>) -> Self {
+        let ages = ages.filter(|ages| !ages.is_empty());
+        let mut all = answered.clone();
+        ages.iter().for_each(|ages| all += *ages);
+        let some = !all.is_empty();
+        let percentiles = PERCENTILES.map(|percent| (percent, bounded(answered, &all, percent)));
         Self {
-            count: histogram.len(),
-            min: some.then(|| histogram.min()),
-            mean: some.then(|| histogram.mean()),
-            stddev: some.then(|| histogram.stdev()),
-            max: some.then(|| histogram.max()),
-            percentiles: percentiles.to_vec(),
-            hdr_v2: encode(histogram),
+            count: answered.len(),
+            censored: all.len() - answered.len(),
+            min: some.then(|| all.min()),
+            mean: some.then(|| all.mean()),
+            stddev: some.then(|| all.stdev()),
+            max: some.then(|| all.max()),
+            percentiles: percentiles
+                .map(|(percent, value)| (percent, value.map(|value| value.ns as u64)))
+                .to_vec(),
+            hdr_v2: encode(answered),
+            censored_hdr_v2: ages.map(encode),
         }
     }
 
@@ -48,14 +85,58 @@ impl Latency {
         self.percentiles.iter().find(|(known, _)| *known == percent).and_then(|(_, ns)| *ns)
     }
 
-    /// Decodes the histogram.
-    pub(crate) fn histogram(&self) -> anyhow::Result<Histogram<u64>> {
-        let bytes = STANDARD.decode(&self.hdr_v2)?;
-        let histogram: Histogram<u64> = Deserializer::new().deserialize(&mut &bytes[..])?;
-        let count: u128 = histogram.iter_recorded().map(|step| u128::from(step.count_at_value())).sum();
-        ensure!(count <= MAX_COUNT, "it has {count} samples; the limit is {MAX_COUNT}");
-        Ok(histogram)
+    /// Any percentile, from the histograms. `None` without a sample or if they are damaged.
+    pub(crate) fn percentile(&self, percent: f64) -> Option<Bounded> {
+        let answered = self.histogram().ok()?;
+        let mut all = answered.clone();
+        if let Some(ages) = self.ages().ok()? {
+            all += &ages;
+        }
+        bounded(&answered, &all, percent)
     }
+
+    /// A percentile that is one of [`PERCENTILES`].
+    pub(crate) fn listed_bounded(&self, percent: f64) -> Option<Bounded> {
+        let is_lower_bound = rank(percent, self.count.saturating_add(self.censored)) > self.count;
+        self.listed(percent).map(|ns| Bounded { ns: ns as f64, is_lower_bound })
+    }
+
+    pub(crate) fn mean_bounded(&self) -> Option<Bounded> {
+        self.mean.map(|ns| Bounded { ns, is_lower_bound: self.censored > 0 })
+    }
+
+    pub(crate) fn max_bounded(&self) -> Option<Bounded> {
+        self.max.map(|ns| Bounded { ns: ns as f64, is_lower_bound: self.censored > 0 })
+    }
+
+    /// Decodes the histogram of the answers.
+    pub(crate) fn histogram(&self) -> anyhow::Result<Histogram<u64>> {
+        decode(&self.hdr_v2)
+    }
+
+    /// Decodes the histogram of the ages of the censored packets.
+    pub(crate) fn ages(&self) -> anyhow::Result<Option<Histogram<u64>>> {
+        self.censored_hdr_v2.as_deref().map(decode).transpose()
+    }
+}
+
+/// A percentile of all packets, of which `answered` were answered. The others count as slower than all answers.
+fn bounded(answered: &Histogram<u64>, all: &Histogram<u64>, percent: f64) -> Option<Bounded> {
+    if all.is_empty() {
+        return None;
+    }
+    let rank = rank(percent, all.len());
+    let is_lower_bound = rank > answered.len();
+    let histogram = if is_lower_bound { all } else { answered };
+    // The middle of the rank, so that rounding does not change it.
+    let quantile = (rank as f64 - 0.5) / histogram.len() as f64;
+    Some(Bounded { ns: histogram.value_at_quantile(quantile) as f64, is_lower_bound })
+}
+
+/// The rank of a percentile among `count` samples, from 1 on.
+fn rank(percent: f64, count: u64) -> u64 {
+    // Without the factor, floating-point rounding could raise an integer rank, such as 99.9 % of 4,000, by one.
+    ((percent / 100.0 * (1.0 - f64::EPSILON) * count as f64).ceil() as u64).clamp(1, count.max(1))
 }
 
 /// The latency that `percent` of the samples do not exceed; `None` without a sample.
@@ -63,6 +144,15 @@ pub(crate) fn percentile<C: Counter>(histogram: &Histogram<C>, percent: f64) -> 
     // Without the factor, floating-point rounding could raise an integer rank, such as 99.9 % of 4,000, by one.
     let quantile = percent / 100.0 * (1.0 - f64::EPSILON);
     (!histogram.is_empty()).then(|| histogram.value_at_quantile(quantile))
+}
+
+/// Decodes what [`encode`] returns.
+fn decode(text: &str) -> anyhow::Result<Histogram<u64>> {
+    let bytes = STANDARD.decode(text)?;
+    let histogram: Histogram<u64> = Deserializer::new().deserialize(&mut &bytes[..])?;
+    let count: u128 = histogram.iter_recorded().map(|step| u128::from(step.count_at_value())).sum();
+    ensure!(count <= MAX_COUNT, "it has {count} samples; the limit is {MAX_COUNT}");
+    Ok(histogram)
 }
 
 /// Encodes a histogram in HdrHistogram's V2 encoding, compressed, as base64.
@@ -84,7 +174,7 @@ mod tests {
         for ns in [1_000, 20_000, 20_001, 3_000_000_000] {
             histogram.record(ns).unwrap();
         }
-        let latency = Latency::of(&histogram);
+        let latency = Latency::of(&histogram, None);
         assert!(latency.hdr_v2.starts_with("HISTFA"), "{}", latency.hdr_v2);
         assert_eq!(latency.histogram().unwrap(), histogram);
         assert_eq!((latency.count, latency.min), (4, Some(1_000)));
@@ -106,9 +196,69 @@ mod tests {
         }
     }
 
+    /// 90 answers of 1 to 90 ms, and 10 packets that were 5, 10, ... 50 ms old.
+    fn censored() -> Latency {
+        let (mut answered, mut ages) = (new_histogram(), new_histogram());
+        (1..=90).for_each(|ms| answered.record(ms * 1_000_000).unwrap());
+        (1..=10).for_each(|step| ages.record(5 * step * 1_000_000).unwrap());
+        Latency::of(&answered, Some(&ages))
+    }
+
+    fn about_ms(value: Option<Bounded>) -> (f64, bool) {
+        let value = value.unwrap();
+        ((value.ns / 1e6).round(), value.is_lower_bound)
+    }
+
+    #[test]
+    fn unanswered_packets_count_as_slower_than_all_answers() {
+        let latency = censored();
+        assert_eq!((latency.count, latency.censored), (90, 10));
+        assert_eq!(about_ms(latency.percentile(50.0)), (50.0, false));
+        assert_eq!(about_ms(latency.percentile(90.0)), (90.0, false));
+        // With their ages in place of their latencies, rank 91 is an answer of 81 ms.
+        assert_eq!(about_ms(latency.percentile(91.0)), (81.0, true));
+        assert_eq!(about_ms(latency.listed_bounded(99.0)), (89.0, true));
+        assert_eq!(about_ms(latency.listed_bounded(50.0)), (50.0, false));
+        assert_eq!(about_ms(latency.max_bounded()), (90.0, true));
+        assert!(latency.mean_bounded().unwrap().is_lower_bound);
+        assert_eq!(latency.listed_bounded(99.0).unwrap().to_string(), "\u{2265}89.1 ms");
+        assert_eq!(latency.ages().unwrap().unwrap().len(), 10);
+    }
+
+    #[test]
+    fn packets_that_are_old_at_the_end_of_a_stalled_run_dominate_the_tail() {
+        let (mut answered, mut ages) = (new_histogram(), new_histogram());
+        answered.record_n(500_000, 2984).unwrap();
+        // A server that freezes for 6 s: 5,991 packets wait, the oldest for 6 s.
+        (1..=5991).for_each(|ms| ages.record(ms * 1_001_502).unwrap());
+        let latency = Latency::of(&answered, Some(&ages));
+        assert_eq!(about_ms(latency.listed_bounded(99.0)), (5914.0, true));
+        assert_eq!(about_ms(latency.percentile(33.0)), (1.0, false));
+        assert_eq!(about_ms(latency.max_bounded()), (6002.0, true));
+    }
+
+    #[test]
+    fn a_latency_without_answers_has_lower_bounds_alone() {
+        let mut ages = new_histogram();
+        ages.record_n(1_000_000_000, 5).unwrap();
+        let latency = Latency::of(&new_histogram(), Some(&ages));
+        assert_eq!((latency.count, latency.censored), (0, 5));
+        assert_eq!(about_ms(latency.percentile(50.0)), (1000.0, true));
+    }
+
+    #[test]
+    fn without_unanswered_packets_nothing_is_a_lower_bound() {
+        let mut answered = new_histogram();
+        (1..=1000).for_each(|ns| answered.record(ns).unwrap());
+        let latency = Latency::of(&answered, Some(&new_histogram()));
+        assert_eq!(latency, Latency::of(&answered, None));
+        assert!(!latency.max_bounded().unwrap().is_lower_bound);
+        assert!(PERCENTILES.iter().all(|percent| !latency.listed_bounded(*percent).unwrap().is_lower_bound));
+    }
+
     #[test]
     fn a_latency_without_samples_has_no_statistics() {
-        let latency = Latency::of(&new_histogram());
+        let latency = Latency::of(&new_histogram(), None);
         assert_eq!((latency.count, latency.min, latency.max, latency.mean), (0, None, None, None));
         assert!(latency.percentiles.iter().all(|(_, ns)| ns.is_none()));
         assert_eq!(latency.histogram().unwrap().len(), 0);
@@ -118,13 +268,13 @@ mod tests {
     fn a_histogram_with_too_many_samples_is_an_error() {
         let mut histogram = new_histogram();
         histogram.record_n(1000, (1 << 48) + 1).unwrap();
-        let latency = Latency { hdr_v2: encode(&histogram), ..Latency::of(&new_histogram()) };
+        let latency = Latency { hdr_v2: encode(&histogram), ..Latency::of(&new_histogram(), None) };
         assert!(latency.histogram().unwrap_err().to_string().contains("the limit is 281474976710656"));
     }
 
     #[test]
     fn an_invalid_histogram_is_an_error() {
-        let latency = Latency { hdr_v2: "HISTFAAAA".to_owned(), ..Latency::of(&new_histogram()) };
+        let latency = Latency { hdr_v2: "HISTFAAAA".to_owned(), ..Latency::of(&new_histogram(), None) };
         assert!(latency.histogram().is_err());
     }
 }

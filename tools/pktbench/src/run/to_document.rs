@@ -3,6 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::plan::clock::whole_ns;
+use crate::record::recording::Recording;
 use crate::result::config::config;
 use crate::result::document::{Client, Document, Host, Latencies, SCHEMA, Tool, Totals, Window};
 use crate::result::latency::Latency;
@@ -63,10 +64,13 @@ fn totals(outcome: &Outcome, window: Window) -> Totals {
 }
 
 fn latencies(outcome: &Outcome) -> Latencies {
-    let recording = &outcome.recording;
+    let Recording { service, response, unanswered, .. } = &outcome.recording;
+    let ages = unanswered.as_deref();
     Latencies {
-        service: Latency::of(&recording.service),
-        response: recording.response.as_ref().map(Latency::of),
+        service: Latency::of(service, ages.map(|ages| &ages.service)),
+        response: response
+            .as_ref()
+            .map(|response| Latency::of(response, ages.and_then(|ages| ages.response.as_ref()))),
     }
 }
 

@@ -196,6 +196,11 @@ impl<T> Verifier<T> {
         (start..end).any(|number| self.verify.is_same(self.payloads.payload(number), payload))
     }
 
+    /// The contexts of the packets that have not come back.
+    pub(crate) fn outstanding_contexts(&self) -> impl Iterator<Item = &T> {
+        self.expected.iter().chain(&self.overtaken).map(|packet| &packet.context)
+    }
+
     /// Ends the check.
     pub(crate) fn settle(mut self) -> Integrity {
         // A connection keeps the order, so an overtaken packet is lost. Whether the others would still have come back is

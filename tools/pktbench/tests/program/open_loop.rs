@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::common::{Answer, asserts_times, command, count, pktbench, samples, serve};
 use pktconn::PacketServer;
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// A percentile of the document, in ns.
 fn percentile(latency_ns: &Value, percent: f64) -> u64 {
@@ -373,4 +373,38 @@ fn a_signal_ends_a_search_which_prints_its_results_so_far() {
         // A complete search takes twenty steps.
         assert!((1..15).contains(&document["search"]["steps"].as_array().unwrap().len()), "{document}");
     }
+}
+
+/// A server that stalls must not look fast because its slowest packets are in no figure.
+#[test]
+fn packets_without_an_answer_are_in_the_latencies_with_their_age() {
+    // Answers the first second, and then nothing.
+    let addr = serve(|| |number, frame| Answer::Bytes(if number < 500 { frame } else { Vec::new() }));
+    let load = "--conns 1 --rate 500 --max-outstanding 5000 --duration 3s --timeout 1s --sizes 64";
+    let ran =
+        pktbench(&format!("--connect {addr} {load} --json --threshold p99<100ms --threshold p30<100ms"));
+    let document = ran.document();
+    assert_eq!((ran.code, &document["verdict"]), (Some(5), &json!("no_answer")), "{document}");
+    let censored = count(&document, "integrity", "unanswered");
+    assert!(censored >= 950, "{document}");
+    for kind in ["service", "response"] {
+        let latency = &document["latency_ns"][kind];
+        assert_eq!((&latency["count"], &latency["censored"]), (&json!(500), &json!(censored)), "{kind}");
+    }
+    // Due evenly from 1 s to 3 s, and the wait ends at 4 s or later: they are 1 s to 3 s old. A server that stalls for
+    // longer than the machine of the test makes them older.
+    let response = &document["latency_ns"]["response"];
+    let percentile = |index: usize| response["percentiles"][index][1].as_u64().unwrap() as f64 / 1e9;
+    let (total, last) = (500 + censored, censored as f64 / 500.0);
+    for (index, percent) in [(0, 0.5), (1, 0.9), (2, 0.99)] {
+        let rank = percent * total as f64 - 500.0;
+        let age = 1.0 + last * rank / censored as f64;
+        assert!(percentile(index) >= 0.95 * age, "{percent}: {} s, expected {age} s", percentile(index));
+        if asserts_times() {
+            assert!(percentile(index) <= 1.05 * age, "{percent}: {} s, expected {age} s", percentile(index));
+        }
+    }
+    let [tail, body] = [0, 1].map(|index| &document["thresholds"][index]);
+    assert_eq!((&tail["ok"], &tail["is_lower_bound"]), (&json!(false), &json!(true)));
+    assert_eq!((&body["ok"], &body["is_lower_bound"]), (&json!(true), &Value::Null));
 }

@@ -164,7 +164,7 @@ mod tests {
         let mut histogram = crate::record::histogram::new_histogram();
         histogram.record_n(1_000, 999).unwrap();
         histogram.record(50_000).unwrap();
-        let curve = curve("service", ChartColor::Blue, &Latency::of(&histogram)).unwrap();
+        let curve = curve("service", ChartColor::Blue, &Latency::of(&histogram, None)).unwrap();
         let (tail, slowest) = curve.points.last().unwrap().unwrap();
         assert_eq!(tail, 1000.0);
         assert!((49_900.0..=50_100.0).contains(&slowest), "{slowest}");

@@ -12,7 +12,7 @@ use crate::report::comparison;
 use crate::report::text;
 use crate::result::comparison::Comparison;
 use crate::result::document::{Document, Mode, Search, SizeClass, Threshold};
-use crate::result::latency::Latency;
+use crate::result::latency::{Bounded, Latency};
 use crate::result::units;
 use crate::result::verdict::Verdict;
 
@@ -79,7 +79,7 @@ fn tiles(document: &Document) -> String {
         tile("p50", &percentile(latency, 50.0), kind, ""),
         tile("p99", &percentile(latency, 99.0), kind, ""),
         tile("p99.9", &percentile(latency, 99.9), kind, ""),
-        tile("max", &whole_time(latency.max), kind, ""),
+        tile("max", &bounded(latency.max_bounded()), kind, ""),
         tile(
             "errors",
             &units::count(failed),
@@ -99,7 +99,11 @@ fn tile(name: &str, value: &str, below: &str, class: &str) -> String {
 }
 
 fn percentile(latency: &Latency, percent: f64) -> String {
-    whole_time(latency.listed(percent))
+    bounded(latency.listed_bounded(percent))
+}
+
+fn bounded(value: Option<Bounded>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
 fn time(ns: Option<f64>) -> String {
@@ -204,13 +208,13 @@ fn latencies(document: &Document) -> String {
     let mut rows: Vec<Vec<String>> = vec![
         row("packets".to_owned(), &|latency| units::count(latency.count)),
         row("min".to_owned(), &|latency| whole_time(latency.min)),
-        row("mean".to_owned(), &|latency| time(latency.mean)),
+        row("mean".to_owned(), &|latency| bounded(latency.mean_bounded())),
         row("standard deviation".to_owned(), &|latency| time(latency.stddev)),
     ];
     for (percent, _) in &document.latency_ns.service.percentiles {
         rows.push(row(format!("p{percent}"), &|latency| percentile(latency, *percent)));
     }
-    rows.push(row("max".to_owned(), &|latency| whole_time(latency.max)));
+    rows.push(row("max".to_owned(), &|latency| bounded(latency.max_bounded())));
     let names: Vec<_> = [""].into_iter().chain(columns.iter().map(|(name, _)| *name)).collect();
     table(&names, &rows)
 }
