@@ -1,5 +1,5 @@
 //! `--hgrm`: the response times (in a closed loop, the service times) as a table of percentiles, in the text format that
-//! HdrHistogram's plotter reads. Values are in ms.
+//! HdrHistogram's plotter reads. Values are in ms. Packets without an answer count with their age at the end of the run.
 
 use hdrhistogram::Histogram;
 

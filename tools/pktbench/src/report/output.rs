@@ -136,7 +136,7 @@ impl Sinks {
             ends.push(stdout.end());
         }
         if let Some(sink) = self.hgrm {
-            let histogram = document.latency_ns.primary().histogram();
+            let histogram = document.latency_ns.primary().all();
             ends.push(histogram.and_then(|histogram| sink.all(&hgrm::table(&histogram))));
         }
         if let Some((path, sink)) = self.html {

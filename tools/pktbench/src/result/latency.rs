@@ -87,12 +87,7 @@ impl Latency {
 
     /// Any percentile, from the histograms. `None` without a sample or if they are damaged.
     pub(crate) fn percentile(&self, percent: f64) -> Option<Bounded> {
-        let answered = self.histogram().ok()?;
-        let mut all = answered.clone();
-        if let Some(ages) = self.ages().ok()? {
-            all += &ages;
-        }
-        bounded(&answered, &all, percent)
+        bounded(&self.histogram().ok()?, &self.all().ok()?, percent)
     }
 
     /// A percentile that is one of [`PERCENTILES`].
@@ -112,6 +107,16 @@ impl Latency {
     /// Decodes the histogram of the answers.
     pub(crate) fn histogram(&self) -> anyhow::Result<Histogram<u64>> {
         decode(&self.hdr_v2)
+    }
+
+    /// The histogram of all packets: the latencies of those that were answered, and the ages of the others. So it is a
+    /// lower bound of the distribution.
+    pub(crate) fn all(&self) -> anyhow::Result<Histogram<u64>> {
+        let mut all = self.histogram()?;
+        if let Some(ages) = self.ages()? {
+            all.add(&ages)?;
+        }
+        Ok(all)
     }
 
     /// Decodes the histogram of the ages of the censored packets.

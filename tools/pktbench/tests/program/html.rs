@@ -181,7 +181,7 @@ fn an_invalid_result_is_a_one_line_error() {
             other.to_string(),
             "has the schema \"pktbench/2\"; this version of pktbench reads only \"pktbench/1\"",
         ),
-        (no_histogram.to_string(), "a field hdr_v2 is not a valid histogram"),
+        (no_histogram.to_string(), "a histogram (hdr_v2) is not valid"),
     ];
     for (text, expected) in cases {
         let (ran, _, _dir) = draw(&text, "page.html");

@@ -36,8 +36,11 @@ fn spectrum(document: &Document) -> Option<Chart> {
     Some(Chart {
         id: "spectrum",
         title: "Latency by percentile",
-        note: match series.len() {
-            1 => "At p90, 1 packet in 10 is slower; at p99, 1 in 100; and so on.".to_owned(),
+        note: match (series.len(), document.latency_ns.service.censored) {
+            (_, 1..) => {
+                "Packets without an answer are drawn with their age at the end of the run.".to_owned()
+            }
+            (1, _) => "At p90, 1 packet in 10 is slower; at p99, 1 in 100; and so on.".to_owned(),
             _ => "Response: from when a packet was due. Service: from when it was sent.".to_owned(),
         },
         content: draw(&x, &y, &series),
@@ -46,7 +49,7 @@ fn spectrum(document: &Document) -> Option<Chart> {
 
 /// `None` if there is no sample, or if the histogram of the document cannot be read.
 fn curve(name: &'static str, color: ChartColor, latency: &Latency) -> Option<Series> {
-    let histogram = latency.histogram().ok().filter(|histogram| !histogram.is_empty())?;
+    let histogram = latency.all().ok().filter(|histogram| !histogram.is_empty())?;
     let samples = histogram.len();
     let points = tails(samples).map(|tail| Some((tail, at_tail(&histogram, tail))));
     // The curve ends at the slowest sample.

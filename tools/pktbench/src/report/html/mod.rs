@@ -51,9 +51,7 @@ pub(crate) fn read(result: &Path) -> anyhow::Result<Document> {
     let document = Document::read(result)?;
     let latencies = &document.latency_ns;
     for latency in [Some(&latencies.service), latencies.response.as_ref()].into_iter().flatten() {
-        latency
-            .histogram()
-            .with_context(|| format!("{}: a field hdr_v2 is not a valid histogram", result.display()))?;
+        latency.all().with_context(|| format!("{}: a histogram (hdr_v2) is not valid", result.display()))?;
     }
     Ok(document)
 }

@@ -206,7 +206,8 @@ fn latencies(document: &Document) -> String {
         [name].into_iter().chain(columns.iter().map(|(_, latency)| of(latency))).collect()
     };
     let mut rows: Vec<Vec<String>> = vec![
-        row("packets".to_owned(), &|latency| units::count(latency.count)),
+        row("answered packets".to_owned(), &|latency| units::count(latency.count)),
+        row("unanswered packets".to_owned(), &|latency| units::count(latency.censored)),
         row("min".to_owned(), &|latency| whole_time(latency.min)),
         row("mean".to_owned(), &|latency| bounded(latency.mean_bounded())),
         row("standard deviation".to_owned(), &|latency| time(latency.stddev)),
