@@ -231,12 +231,14 @@ impl ConnectionDriver {
         let outcome = connection.read(buffer, schedule.clock, |now_ns, payload| {
             let judgement = verifier.receive(payload);
             let sent = judgement.context();
-            let is_measured = sent.map_or(now_ns, |sent| sent.due_ns) >= schedule.measure_from_ns;
-            if is_measured {
+            let Some(sent) = sent else { return };
+            let is_measured = sent.due_ns >= schedule.measure_from_ns;
+            if schedule.is_in_window(now_ns) {
                 recording.traffic.received_packets += 1;
                 recording.traffic.received_bytes += payload.len() as u64;
+            } else if schedule.is_stopped(now_ns) {
+                recording.traffic.drained_packets += 1;
             }
-            let Some(sent) = sent else { return };
             tally.answered(now_ns);
             if !is_measured || !matches!(judgement, Judgement::Verified(_)) {
                 return;

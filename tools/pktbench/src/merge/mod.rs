@@ -170,7 +170,9 @@ fn window(parts: &[Document]) -> Window {
     let windows = || parts.iter().map(|part| part.window).filter(|window| window.seconds > 0.0);
     let start_unix_ns = windows().map(|window| window.start_unix_ns).min().unwrap_or_default();
     let end_unix_ns = windows().map(|window| window.end_unix_ns).max().unwrap_or_default();
-    Window { start_unix_ns, end_unix_ns, seconds: end_unix_ns.saturating_sub(start_unix_ns) as f64 / 1e9 }
+    let seconds = end_unix_ns.saturating_sub(start_unix_ns) as f64 / 1e9;
+    let drain_s = windows().map(|window| window.drain_s).fold(0.0, f64::max);
+    Window { start_unix_ns, end_unix_ns, seconds, drain_s }
 }
 
 fn config(parts: &[Document]) -> Config {
@@ -266,6 +268,7 @@ fn totals(parts: &[Document], window: Window) -> Totals {
         bytes_sent: add(|totals| totals.bytes_sent),
         bytes_received: add(|totals| totals.bytes_received),
         warmup_sent: add(|totals| totals.warmup_sent),
+        drained: add(|totals| totals.drained),
     }
 }
 
@@ -362,7 +365,12 @@ mod tests {
     #[test]
     fn counts_are_added_and_the_window_spans_all_parts() {
         let (one, mut other) = (document(), document());
-        other.window = Window { start_unix_ns: 11_000_000_000, end_unix_ns: 14_000_000_000, seconds: 3.0 };
+        other.window = Window {
+            start_unix_ns: 11_000_000_000,
+            end_unix_ns: 14_000_000_000,
+            seconds: 3.0,
+            drain_s: 0.25,
+        };
         other.totals.received = 6;
         other.integrity.lost = 1;
         (other.errors.eof, other.errors.first) = (1, Some("gone".to_owned()));
@@ -372,7 +380,12 @@ mod tests {
         let sum = sum(&[one.clone(), other]).unwrap();
         assert_eq!(
             sum.window,
-            Window { start_unix_ns: 10_000_000_000, end_unix_ns: 14_000_000_000, seconds: 4.0 }
+            Window {
+                start_unix_ns: 10_000_000_000,
+                end_unix_ns: 14_000_000_000,
+                seconds: 4.0,
+                drain_s: 0.25
+            }
         );
         assert_eq!((sum.totals.sent, sum.totals.received, sum.totals.packets_per_s), (4, 8, 2.0));
         assert_eq!((sum.integrity.verified, sum.integrity.lost), (4, 1));
@@ -408,6 +421,7 @@ mod tests {
                 start_unix_ns: start_s * 1_000_000_000,
                 end_unix_ns: end_s * 1_000_000_000,
                 seconds: (end_s - start_s) as f64,
+                drain_s: 0.0,
             };
             Document { window, ..document() }
         };

@@ -1,10 +1,12 @@
 //! The times at which a run measures, changes its interval and stops. They are known once all connections are open.
 //!
 //! ```text
-//!   0 ---- ramp, warm-up ----> measure_from ---- interval 0 | interval 1 | ... ----> stop_at ---- responses ---->
+//!   0 ---- ramp, warm-up ----> measure_from ---- interval 0 | interval 1 | ... ----> stop_at ---- drain ---->
+//!                              '------------------- the window ------------------'
 //! ```
 //!
-//! Packets that come back after `stop_at` belong to the last interval.
+//! Throughput is the answers that arrive in the window, whenever they were sent. Latency is that of the packets that are
+//! due in the window, whenever they are answered; those of the drain belong to the last interval.
 
 use crate::plan::clock::Clock;
 
@@ -36,6 +38,11 @@ impl Schedule {
         })
     }
 
+    /// Whether an answer that arrives at `now_ns` is in the window.
+    pub(crate) fn is_in_window(&self, now_ns: u64) -> bool {
+        now_ns >= self.measure_from_ns && !self.is_stopped(now_ns)
+    }
+
     pub(crate) fn is_stopped(&self, now_ns: u64) -> bool {
         self.stop_at_ns.is_some_and(|stop_at_ns| now_ns >= stop_at_ns)
     }
@@ -58,6 +65,14 @@ mod tests {
         }
         assert_eq!(schedule(Some(120)).interval(120), 1, "an end on a boundary begins no empty interval");
         assert_eq!(schedule(None).interval(999), 89);
+    }
+
+    #[test]
+    fn the_window_is_from_the_end_of_the_warm_up_to_the_end_of_sending() {
+        let timed = schedule(Some(125));
+        let in_window = [99, 100, 124, 125].map(|now_ns| timed.is_in_window(now_ns));
+        assert_eq!(in_window, [false, true, true, false]);
+        assert!(schedule(None).is_in_window(u64::MAX));
     }
 
     #[test]

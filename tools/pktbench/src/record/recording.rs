@@ -37,9 +37,11 @@ pub(crate) struct Traffic {
     pub(crate) warmup_packets: u64,
     pub(crate) sent_packets: u64,
     pub(crate) sent_bytes: u64,
-    /// Includes corrupted packets, and duplicates that came back after the warm-up.
+    /// Answers that arrived in the window, intact or not, whenever their packets were sent.
     pub(crate) received_packets: u64,
     pub(crate) received_bytes: u64,
+    /// Answers that arrived after the window.
+    pub(crate) drained_packets: u64,
 }
 
 impl Recording {
@@ -106,6 +108,7 @@ impl std::ops::AddAssign for Traffic {
         self.sent_bytes += other.sent_bytes;
         self.received_packets += other.received_packets;
         self.received_bytes += other.received_bytes;
+        self.drained_packets += other.drained_packets;
     }
 }
 

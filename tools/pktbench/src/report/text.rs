@@ -169,7 +169,13 @@ pub(crate) fn server(config: &Config) -> String {
 
 fn packets(totals: &Totals, window: &Window) -> String {
     let (sent, received) = (units::count(totals.sent), units::count(totals.received));
-    format!("{sent} sent, {received} received, in {:.3} s", window.seconds)
+    let drained = match totals.drained {
+        0 => String::new(),
+        drained => {
+            format!("; {} more in the {} after", units::count(drained), units::time(window.drain_s * 1e9))
+        }
+    };
+    format!("{sent} sent, {received} received, in {:.3} s{drained}", window.seconds)
 }
 
 fn throughput(totals: &Totals, window: &Window) -> String {

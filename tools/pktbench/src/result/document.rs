@@ -109,15 +109,19 @@ pub(crate) struct Config {
     pub(crate) threads: usize,
 }
 
-/// The measured time, without ramp and warm-up.
+/// The measured time, without ramp, warm-up and drain.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Window {
     pub(crate) start_unix_ns: u64,
     pub(crate) end_unix_ns: u64,
     pub(crate) seconds: f64,
+    /// The time from the end of the window to the last answer.
+    #[serde(default)]
+    pub(crate) drain_s: f64,
 }
 
-/// Packets and payload bytes of the measured time.
+/// Packets and payload bytes. `sent`: of packets that were due in the window. `received`: of answers that arrived in it,
+/// whenever their packets were sent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Totals {
     pub(crate) sent: u64,
@@ -129,6 +133,9 @@ pub(crate) struct Totals {
     pub(crate) bytes_received: u64,
     /// Packets sent during ramp and warm-up, before the measured time.
     pub(crate) warmup_sent: u64,
+    /// Answers that arrived after the window.
+    #[serde(default)]
+    pub(crate) drained: u64,
 }
 
 /// The number of failed connections, by kind of failure. Each connection is counted once.

@@ -28,7 +28,7 @@ use crate::result::config;
 use crate::result::document::Errors;
 use crate::run::interrupt::Interrupts;
 use crate::run::open_files;
-use crate::run::outcome::{Outcome, measured_time};
+use crate::run::outcome::{Outcome, drain_time, measured_time};
 use crate::run::response_timeout::ResponseTimeout;
 use crate::run::server::OwnServer;
 use crate::run::time_series::TimeSeries;
@@ -277,13 +277,14 @@ impl Conductor {
             eprintln!("error: {problem}");
             tally.errors.merge(Errors { connect: 1, first: Some(problem), ..Errors::default() });
         }
-        let (measured_from, measured_time) =
-            end.schedule.map_or((SystemTime::now(), Duration::ZERO), |schedule| {
-                let ended_at_ns = schedule.clock.ns_of(end.at);
-                let time = measured_time(&schedule, tally.last_answer_ns, ended_at_ns, interrupted);
+        let (measured_from, measured_time, drain_time) =
+            end.schedule.map_or((SystemTime::now(), Duration::ZERO, Duration::ZERO), |schedule| {
+                let (ended_at_ns, last_answer_ns) = (schedule.clock.ns_of(end.at), tally.last_answer_ns);
+                let time = measured_time(&schedule, last_answer_ns, ended_at_ns, interrupted);
                 // From the system clock as it is now, so that the end of the window is right.
                 let measure_from = schedule.clock.instant(schedule.measure_from_ns);
-                (SystemTime::now() - measure_from.elapsed(), time)
+                let measured_from = SystemTime::now() - measure_from.elapsed();
+                (measured_from, time, drain_time(&schedule, last_answer_ns))
             });
         let (recording, intervals, sinks) = self.time_series.finish(measured_time);
         let outcome = Outcome {
@@ -294,6 +295,7 @@ impl Conductor {
             intervals,
             measured_from,
             measured_time,
+            drain_time,
             interrupted,
         };
         Ok((outcome, sinks))

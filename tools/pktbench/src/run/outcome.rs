@@ -21,8 +21,10 @@ pub(crate) struct Outcome {
     pub(crate) intervals: Vec<Interval>,
     /// The start of the measurement: the end of the warm-up.
     pub(crate) measured_from: SystemTime,
-    /// How long was measured; see [`measured_time`].
+    /// The length of the window; see [`measured_time`].
     pub(crate) measured_time: Duration,
+    /// The time from the end of the window to the last answer.
+    pub(crate) drain_time: Duration,
     pub(crate) interrupted: bool,
 }
 
@@ -47,21 +49,26 @@ impl Outcome {
     }
 }
 
-/// The time from the end of the warm-up to the last packet that came back. A run with `--duration` counts to its end
-/// even if no more packets came back: a server that stalls must not look fast.
+/// The length of the window: from the end of the warm-up to the end of `--duration`, or to the last answer of a number of
+/// packets. One late answer does not make it longer, and a server that stalls does not make it shorter.
 pub(crate) fn measured_time(
     schedule: &Schedule,
     last_answer_ns: Option<u64>,
     ended_at_ns: u64,
     interrupted: bool,
 ) -> Duration {
-    let last_answer_ns = last_answer_ns.unwrap_or(schedule.measure_from_ns);
     let until_ns = match schedule.stop_at_ns {
-        _ if interrupted => ended_at_ns,
-        Some(stop_at_ns) => last_answer_ns.max(stop_at_ns.min(ended_at_ns)),
-        None => last_answer_ns,
+        Some(stop_at_ns) => stop_at_ns.min(ended_at_ns),
+        None if interrupted => ended_at_ns,
+        None => last_answer_ns.unwrap_or(schedule.measure_from_ns),
     };
     Duration::from_nanos(until_ns.saturating_sub(schedule.measure_from_ns))
+}
+
+/// The time from the end of sending to the last answer.
+pub(crate) fn drain_time(schedule: &Schedule, last_answer_ns: Option<u64>) -> Duration {
+    let times = schedule.stop_at_ns.zip(last_answer_ns);
+    Duration::from_nanos(times.map_or(0, |(stop_at_ns, last_ns)| last_ns.saturating_sub(stop_at_ns)))
 }
 
 #[cfg(test)]
@@ -95,6 +102,7 @@ pub(crate) mod tests {
             intervals: Vec::new(),
             measured_from: SystemTime::UNIX_EPOCH + 10 * SECOND,
             measured_time: 2 * SECOND,
+            drain_time: Duration::ZERO,
             interrupted: false,
         }
     }
@@ -123,7 +131,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn time_ends_with_the_last_packet_but_includes_a_stall_at_the_end() {
+    fn the_window_ends_with_the_duration_whenever_the_last_answer_comes() {
         let at = |seconds: u64| seconds * 1_000_000_000;
         let schedule = |stop_at_ns| Schedule {
             clock: Clock::new(Instant::now()),
@@ -133,7 +141,8 @@ pub(crate) mod tests {
         };
         let (timed, counted) = (schedule(Some(at(11))), schedule(None));
         let cases = [
-            (timed, Some(at(12)), at(13), false, 11, "the last packets come back after stop_at"),
+            (timed, Some(at(12)), at(13), false, 10, "the last packets come back after stop_at"),
+            (timed, Some(at(12)), at(12), true, 10, "interrupted in the drain"),
             (timed, Some(at(3)), at(20), false, 10, "the server stalls until the end"),
             (timed, Some(at(3)), at(3), false, 2, "all connections fail"),
             (timed, Some(at(3)), at(5), true, 4, "interrupted"),
@@ -151,5 +160,8 @@ pub(crate) mod tests {
             let time = measured_time(&schedule, last_answer, ended_at, interrupted);
             assert_eq!(time, seconds * SECOND, "{case}");
         }
+        assert_eq!(drain_time(&timed, Some(at(12))), SECOND);
+        assert_eq!(drain_time(&timed, Some(at(3))), Duration::ZERO);
+        assert_eq!(drain_time(&counted, Some(at(12))), Duration::ZERO);
     }
 }

@@ -48,6 +48,7 @@ fn window(outcome: &Outcome) -> Window {
         start_unix_ns: unix_ns(outcome.measured_from),
         end_unix_ns: unix_ns(outcome.measured_from + outcome.measured_time),
         seconds: outcome.measured_time.as_secs_f64(),
+        drain_s: outcome.drain_time.as_secs_f64(),
     }
 }
 
@@ -59,6 +60,7 @@ fn totals(outcome: &Outcome, window: Window) -> Totals {
         packets_per_s: window.per_second(traffic.received_packets),
         bytes_sent: traffic.sent_bytes,
         bytes_received: traffic.received_bytes,
+        drained: traffic.drained_packets,
         warmup_sent: traffic.warmup_packets,
     }
 }
@@ -103,7 +105,7 @@ mod tests {
         assert_eq!(document["schema"], "pktbench/1");
         assert_eq!(
             document["window"],
-            json!({"start_unix_ns": 10_000_000_000_u64, "end_unix_ns": 12_000_000_000_u64, "seconds": 2.0})
+            json!({"start_unix_ns": 10_000_000_000_u64, "end_unix_ns": 12_000_000_000_u64, "seconds": 2.0, "drain_s": 0.0})
         );
         assert_eq!(document["totals"]["packets_per_s"], 1.0);
         assert_eq!(document["latency_ns"]["service"]["count"], 2);

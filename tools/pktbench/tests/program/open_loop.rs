@@ -408,3 +408,75 @@ fn packets_without_an_answer_are_in_the_latencies_with_their_age() {
     assert_eq!((&tail["ok"], &tail["is_lower_bound"]), (&json!(false), &json!(true)));
     assert_eq!((&body["ok"], &body["is_lower_bound"]), (&json!(true), &Value::Null));
 }
+
+/// Answers each packet after `delay`, without a limit on their number.
+fn delayed(delay: Duration) -> SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut read = stream.unwrap();
+            let mut write = read.try_clone().unwrap();
+            let (sender, receiver) = mpsc::channel::<(Instant, Vec<u8>)>();
+            std::thread::spawn(move || {
+                let mut bytes = [0; 64 * 1024];
+                while let Ok(len @ 1..) = read.read(&mut bytes) {
+                    let _ = sender.send((Instant::now() + delay, bytes[..len].to_vec()));
+                }
+            });
+            std::thread::spawn(move || {
+                for (due, bytes) in receiver {
+                    std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                    if std::io::Write::write_all(&mut write, &bytes).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    addr
+}
+
+#[test]
+fn a_server_that_adds_latency_does_not_look_slower_at_a_fixed_rate() {
+    let addr = delayed(Duration::from_millis(500));
+    let load = "--conns 2 --rate 400 --warmup 1s --duration 2s --max-outstanding 1000 --sizes 64 --json";
+    let ran = pktbench(&format!("--connect {addr} {load}"));
+    let document = ran.document();
+    let count = |name| count(&document, "totals", name);
+    // All that was asked for came back in the window: what was sent in the warm-up takes the place of what is late.
+    assert_eq!(count("sent"), 800, "{document}");
+    assert!((760..=840).contains(&count("received")), "{document}");
+    assert!((160..=240).contains(&count("drained")), "{document}");
+    assert_eq!(document["window"]["seconds"], 2.0);
+    let drain_s = document["window"]["drain_s"].as_f64().unwrap();
+    assert!(drain_s > 0.4, "{document}");
+    assert_eq!(document["latency_ns"]["response"]["count"], 800);
+}
+
+#[test]
+fn one_late_answer_does_not_lower_the_throughput() {
+    // The last packet is answered 2 s late.
+    let addr = serve(|| {
+        let started = Instant::now();
+        move |_, frame| {
+            if started.elapsed() > Duration::from_millis(1200) {
+                std::thread::sleep(Duration::from_secs(2));
+            }
+            Answer::Bytes(frame)
+        }
+    });
+    let ran =
+        pktbench(&format!("--connect {addr} --conns 1 --warmup 0s --duration 1500ms --sizes 64 --json"));
+    let document = ran.document();
+    assert_eq!(document["window"]["seconds"], 1.5);
+    assert_eq!((ran.code, count(&document, "totals", "drained")), (Some(0), 1), "{document}");
+    let rate = document["totals"]["packets_per_s"].as_f64().unwrap();
+    let received = count(&document, "totals", "received") as f64;
+    assert!((rate - received / 1.5).abs() < 1e-6 * rate, "{document}");
+    assert!(document["window"]["drain_s"].as_f64() > Some(1.0), "{document}");
+    let rows = document["intervals"].as_array().unwrap();
+    let in_rows: u64 = rows.iter().map(|row| row["received"].as_u64().unwrap()).sum();
+    assert_eq!(in_rows as f64, received);
+    assert_eq!(rows.last().unwrap()["t_s"], 1.5);
+}

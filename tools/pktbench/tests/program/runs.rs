@@ -41,7 +41,7 @@ fn a_timed_run_ends_by_itself() {
     let document = ran.document();
     assert_eq!(ran.code, Some(0), "{document}");
     assert_eq!(document["config"]["duration_s"], 1.0);
-    assert!(document["window"]["seconds"].as_f64().unwrap() >= 1.0, "{document}");
+    assert_eq!(document["window"]["seconds"], 1.0, "{document}");
 }
 
 #[test]
@@ -50,7 +50,8 @@ fn the_warm_up_is_checked_and_not_counted() {
     let document = ran.document();
     assert_eq!(ran.code, Some(0), "{document}");
     assert_eq!(count(&document, "totals", "sent"), 200);
-    assert_eq!(count(&document, "totals", "received"), 200);
+    // And the answers to the last packets of the warm-up.
+    assert!((200..=202).contains(&count(&document, "totals", "received")), "{document}");
     assert_eq!(samples(&document), 200);
 }
 
