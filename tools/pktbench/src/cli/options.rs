@@ -212,6 +212,13 @@ pub(crate) struct Options {
     #[arg(help_heading = "Result", long, value_name = "FILE")]
     html: Option<PathBuf>,
 
+    /// How much of the --rate must be sent, such as 95%; 0% accepts everything
+    ///
+    /// A packet is missed if it is due and not sent, because the server is too slow, too few packets may be outstanding,
+    /// or the load generator is too slow. The run then did not show how the server behaves at this rate. Exit code 6.
+    #[arg(help_heading = "Verdict", long, value_name = "PERCENT", default_value = "99%", value_parser = parse_percent)]
+    min_offered: f64,
+
     /// Exit with code 4 if the load generator was saturated
     ///
     /// It is saturated if one of its threads was busy for 95 % of the time, or in an open loop if the p99 of its
@@ -309,6 +316,7 @@ impl Options {
             header: self.header,
             crc: self.crc,
             max_payload_len: self.max_payload,
+            min_offered_pct: self.min_offered,
             strict_client: self.strict_client,
             tui: self.tui,
             labels: self.labels.into_iter().collect(),
@@ -363,6 +371,14 @@ fn parse_rate(text: &str) -> Result<f64, String> {
 fn parse_start(text: &str) -> Result<SystemTime, String> {
     humantime::parse_rfc3339(text)
         .map_err(|_| "write a date and time in UTC, such as 2026-01-31T12:00:00Z".to_owned())
+}
+
+/// A percentage, with or without its sign.
+fn parse_percent(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).parse().ok();
+    number
+        .filter(|percent| (0.0..=100.0).contains(percent))
+        .ok_or_else(|| "expected a percentage from 0% to 100%, such as 95%".to_owned())
 }
 
 fn parse_label(text: &str) -> Result<(String, String), String> {

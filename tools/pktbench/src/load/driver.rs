@@ -18,6 +18,7 @@ use crate::plan::clock::whole_ns;
 use crate::plan::schedule::Schedule;
 use crate::plan::{Pace, Plan};
 use crate::record::failure::Failure;
+use crate::record::missed::Cause;
 use crate::record::recording::Recording;
 use crate::record::tally::Tally;
 use crate::traffic::arrivals::Arrivals;
@@ -362,7 +363,7 @@ impl ConnectionDriver {
         let WorkerState { tally, unanswered, .. } = state;
         let measured = self.verifier.outstanding_contexts();
         unanswered.extend(measured.filter(|times| times.due_ns >= self.schedule.measure_from_ns));
-        tally.client.not_sent += self.not_sent(&end);
+        tally.client.missed.add(self.missed_cause(&end), self.missed(&end));
         let integrity = self.verifier.settle();
         tally.integrity += integrity;
         match end {
@@ -378,9 +379,19 @@ impl ConnectionDriver {
         Some(self.connection)
     }
 
+    /// Why the packets are missed that were due at the end.
+    fn missed_cause(&self, end: &End) -> Cause {
+        match end {
+            End::Failed(_) => Cause::Failed,
+            _ if !self.connection.is_flushed() => Cause::Socket,
+            _ if self.is_blocked => Cause::Window,
+            _ => Cause::Late,
+        }
+    }
+
     /// The number of missed packets: due after the warm-up and before the end of the run, but not sent. On a failed
     /// connection, all packets until the planned end are missed.
-    fn not_sent(&self, end: &End) -> u64 {
+    fn missed(&self, end: &End) -> u64 {
         let Next::Open(arrivals) = &self.next else { return 0 };
         let Schedule { clock, measure_from_ns, stop_at_ns, .. } = self.schedule;
         let end_ns = match end {

@@ -23,7 +23,7 @@ use crate::record::histogram::new_histogram;
 use crate::report::sink::Sink;
 use crate::report::text;
 use crate::result::document::{
-    Client, Config, Document, Errors, Host, Latencies, SCHEMA, Tool, Totals, Window,
+    Client, Config, Document, Errors, Host, Latencies, Offered, SCHEMA, Tool, Totals, Window,
 };
 use crate::result::json;
 use crate::result::latency::Latency;
@@ -153,6 +153,7 @@ fn sum(parts: &[Document]) -> anyhow::Result<Document> {
         integrity: integrity(parts),
         errors: errors(parts),
         latency_ns: latencies(parts)?,
+        offered: offered(parts),
         client: client(parts),
         intervals: intervals::sum(parts, window),
         // It has percentiles without histograms, which cannot be added.
@@ -307,6 +308,15 @@ fn added(latencies: &[&Latency]) -> anyhow::Result<Latency> {
         }
     }
     Ok(Latency::of(&answered, Some(&ages)))
+}
+
+/// `None` if a part has no such figure. The limit is that of the part that missed most.
+fn offered(parts: &[Document]) -> Option<Offered> {
+    let offered: Vec<_> = parts.iter().map(|part| part.offered).collect::<Option<_>>()?;
+    let worst = offered.iter().max_by_key(|offered| offered.missed);
+    let sent = add(parts, |part| &part.totals, |totals| totals.sent);
+    let missed = offered.iter().fold(0_u64, |sum, offered| sum.saturating_add(offered.missed));
+    Some(Offered::of(sent, missed, worst.and_then(|offered| offered.limit)))
 }
 
 fn client(parts: &[Document]) -> Client {

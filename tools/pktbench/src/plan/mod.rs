@@ -54,6 +54,8 @@ pub(crate) struct Plan {
     pub(crate) header: HeaderFormat,
     pub(crate) crc: bool,
     pub(crate) max_payload_len: u32,
+    /// Open loop: how much of the load must be sent, in percent.
+    pub(crate) min_offered_pct: f64,
     /// Whether a saturated load generator fails the run.
     pub(crate) strict_client: bool,
     /// Whether the run is shown live on the whole terminal.
@@ -239,6 +241,7 @@ pub(crate) mod tests {
             header: HeaderFormat::U32Le,
             crc: false,
             max_payload_len: 32 * 1024 * 1024,
+            min_offered_pct: 99.0,
             strict_client: false,
             tui: false,
             labels: BTreeMap::new(),

@@ -8,6 +8,8 @@ pub(crate) mod tally;
 
 pub(crate) mod size_classes;
 
+pub(crate) mod missed;
+
 pub(crate) mod saturation;
 
 pub(crate) mod recording;

@@ -5,6 +5,7 @@ use hdrhistogram::Histogram;
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::record::histogram::new_histogram;
+use crate::record::missed::Missed;
 use crate::result::latency::percentile;
 
 /// A thread that is busy for this share of its time or more is saturated.
@@ -28,8 +29,8 @@ pub(crate) struct ClientTally {
     /// Open loop: how late each packet was sent after the warm-up, in ns. Time spent waiting for responses or for the
     /// socket does not count.
     lag: Option<Histogram<u64>>,
-    /// Open loop: missed packets, which were due but not sent.
-    pub(crate) not_sent: u64,
+    /// Open loop: packets that were due and not sent.
+    pub(crate) missed: Missed,
 }
 
 /// The CPU time that a thread has used up to the time `at_ns` of the run.
@@ -49,7 +50,13 @@ impl CpuTime {
 
 impl ClientTally {
     pub(crate) fn new(is_open_loop: bool) -> Self {
-        Self { cpu_ns: 0, time_ns: 0, busiest_pct: 0.0, lag: is_open_loop.then(new_histogram), not_sent: 0 }
+        Self {
+            cpu_ns: 0,
+            time_ns: 0,
+            busiest_pct: 0.0,
+            lag: is_open_loop.then(new_histogram),
+            missed: Missed::default(),
+        }
     }
 
     /// Counts a packet of an open loop that was sent `lag_ns` late.
@@ -74,7 +81,7 @@ impl ClientTally {
         if let (Some(lag), Some(other)) = (&mut self.lag, &other.lag) {
             *lag += other;
         }
-        self.not_sent += other.not_sent;
+        self.missed += other.missed;
     }
 
     /// The CPU usage of all threads, as a percentage of their time.

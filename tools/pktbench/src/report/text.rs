@@ -5,7 +5,9 @@ use std::fmt::{self, Write};
 use crate::judge::threshold;
 use crate::report::comparison;
 use crate::report::search;
-use crate::result::document::{Client, Config, Document, Errors, Mode, Search, Totals, Window};
+use crate::result::document::{
+    Client, Config, Document, Errors, Limit, Mode, Offered, Search, Totals, Window,
+};
 use crate::result::latency::{Bounded, Latency};
 use crate::result::units;
 use crate::result::verdict::Verdict;
@@ -36,6 +38,9 @@ fn write(text: &mut String, document: &Document) -> fmt::Result {
     writeln!(text)?;
     row(text, "packets", &packets(totals, window))?;
     row(text, "throughput", &throughput(totals, window))?;
+    if let Some(offered) = &document.offered {
+        row(text, "offered", &offered_text(offered, config))?;
+    }
     writeln!(text)?;
     latencies(text, &latency_ns.service, latency_ns.response.as_ref())?;
     writeln!(text)?;
@@ -188,6 +193,23 @@ fn throughput(totals: &Totals, window: &Window) -> String {
     )
 }
 
+fn offered_text(offered: &Offered, config: &Config) -> String {
+    let limit = match offered.limit {
+        None => "",
+        Some(Limit::Server) => "; the server was the limit",
+        Some(Limit::Window) => {
+            "; the number of outstanding packets was the limit: raise --max-outstanding or --conns"
+        }
+        Some(Limit::LoadGenerator) => "; the load generator was the limit",
+    };
+    format!(
+        "{:.1} % of {} packets/s, {} packets missed (due but not sent){limit}",
+        offered.pct,
+        units::rate(config.rate.unwrap_or_default()),
+        units::count(offered.missed)
+    )
+}
+
 fn latencies(text: &mut String, service: &Latency, response: Option<&Latency>) -> fmt::Result {
     if service.count + service.censored == 0 {
         return row(text, "latency", "no samples");
@@ -269,13 +291,9 @@ fn errors_text(errors: &Errors, config: &Config) -> String {
 
 fn client_text(client: &Client) -> String {
     let cpu = format!("load generator threads {:.0} % busy", client.cpu_pct);
-    let lag = client.schedule_lag_p99_ns.map_or(String::new(), |ns| {
-        format!(
-            ", schedule lag p99 {}, {} packets missed (due but not sent)",
-            units::time(ns as f64),
-            units::count(client.not_sent)
-        )
-    });
+    let lag = client
+        .schedule_lag_p99_ns
+        .map_or(String::new(), |ns| format!(", schedule lag p99 {}", units::time(ns as f64),));
     let saturated = match client.saturated {
         true if client.cpu_pct < BUSY_PCT => {
             "; the load generator is saturated: it sent packets late although its threads were not busy, so give \
@@ -314,6 +332,7 @@ pub(crate) fn verdict(document: &Document) -> String {
         },
         Verdict::Failed => "failed: at least one connection failed",
         Verdict::NoAnswer => "no answer: packets were not answered within --timeout",
+        Verdict::NotOffered => "not offered: less of the --rate was sent than --min-offered requires",
         Verdict::NoSamples => "failed: none of the measured packets came back",
         Verdict::Integrity => "integrity violated: packets were lost, corrupted, reordered or duplicated",
         Verdict::ClientSaturated => {

@@ -31,6 +31,9 @@ pub(crate) struct Document {
     pub(crate) integrity: Integrity,
     pub(crate) errors: Errors,
     pub(crate) latency_ns: Latencies,
+    /// Only of an open loop.
+    #[serde(default)]
+    pub(crate) offered: Option<Offered>,
     pub(crate) client: Client,
     pub(crate) intervals: Vec<Interval>,
     #[serde(default)]
@@ -203,6 +206,37 @@ impl Latencies {
     /// service time.
     pub(crate) fn primary(&self) -> &Latency {
         self.response.as_ref().unwrap_or(&self.service)
+    }
+}
+
+/// How much of the load of an open loop was offered to the server.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Offered {
+    /// Packets that were sent, as a percentage of those that were due.
+    pub(crate) pct: f64,
+    /// Packets that were due and not sent.
+    pub(crate) missed: u64,
+    /// What prevented most of them. `None` if none was missed.
+    pub(crate) limit: Option<Limit>,
+}
+
+/// What limits the load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Limit {
+    /// It did not answer or read fast enough, or connections failed.
+    Server,
+    /// Few packets were outstanding at the same time, for the time that an answer takes: `--max-outstanding`, `--conns`.
+    Window,
+    LoadGenerator,
+}
+
+impl Offered {
+    /// `sent` packets of an open loop, and `missed` ones.
+    pub(crate) fn of(sent: u64, missed: u64, limit: Option<Limit>) -> Self {
+        let due = sent.saturating_add(missed);
+        let pct = if due == 0 { 100.0 } else { sent as f64 / due as f64 * 100.0 };
+        Self { pct, missed, limit: limit.filter(|_| missed > 0) }
     }
 }
 

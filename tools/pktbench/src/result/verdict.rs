@@ -12,6 +12,8 @@ pub(crate) enum Verdict {
     NoSamples,
     /// Packets were not answered within `--timeout`, on a connection that was open.
     NoAnswer,
+    /// Less than `--min-offered` of the load of an open loop was sent.
+    NotOffered,
     /// A packet was lost, corrupted, reordered or duplicated.
     Integrity,
     /// The load generator was saturated, with `--strict-client`.
@@ -36,6 +38,7 @@ impl Verdict {
             Self::Integrity => 3,
             Self::ClientSaturated => 4,
             Self::NoAnswer => 5,
+            Self::NotOffered => 6,
             Self::Inconclusive => 97,
             Self::Regression => 98,
             Self::Threshold => 99,
@@ -46,11 +49,12 @@ impl Verdict {
 }
 
 /// The order of precedence if several verdicts apply.
-pub(crate) const WORST_FIRST: [Verdict; 11] = [
+pub(crate) const WORST_FIRST: [Verdict; 12] = [
     Verdict::Integrity,
     Verdict::Interrupted,
     Verdict::Failed,
     Verdict::NoAnswer,
+    Verdict::NotOffered,
     Verdict::NoSamples,
     Verdict::ClientSaturated,
     Verdict::Threshold,

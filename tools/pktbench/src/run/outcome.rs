@@ -7,9 +7,10 @@ use std::time::{Duration, SystemTime};
 
 use crate::plan::Plan;
 use crate::plan::schedule::Schedule;
+use crate::record::missed::Missed;
 use crate::record::recording::Recording;
 use crate::record::tally::Tally;
-use crate::result::document::Interval;
+use crate::result::document::{Interval, Limit, Offered};
 use crate::result::verdict::Verdict;
 
 pub(crate) struct Outcome {
@@ -28,7 +29,31 @@ pub(crate) struct Outcome {
     pub(crate) interrupted: bool,
 }
 
+/// If answers take at most this many times the shortest time on average, they do not queue at the server. With two
+/// packets outstanding at a server that answers one after the other, they take twice the time.
+const MAX_QUEUEING: f64 = 1.5;
+
 impl Outcome {
+    /// `None` in a closed loop.
+    pub(crate) fn offered(&self) -> Option<Offered> {
+        let missed = self.tally.client.missed;
+        let sent = self.recording.traffic.sent_packets;
+        self.plan.is_open().then(|| Offered::of(sent, missed.count(), Some(self.limit())))
+    }
+
+    /// What prevented most of the missed packets.
+    fn limit(&self) -> Limit {
+        let Missed { window, socket, failed, late } = self.tally.client.missed;
+        let service = &self.recording.service;
+        if late > window.max(socket + failed) {
+            Limit::LoadGenerator
+        } else if window > socket + failed && service.mean() <= MAX_QUEUEING * service.min() as f64 {
+            Limit::Window
+        } else {
+            Limit::Server
+        }
+    }
+
     pub(crate) fn verdict(&self) -> Verdict {
         // The worst first: nothing else may hide a damaged packet.
         if self.tally.integrity.violations() > 0 {
@@ -39,6 +64,8 @@ impl Outcome {
             Verdict::Failed
         } else if self.tally.errors.timeout > 0 {
             Verdict::NoAnswer
+        } else if self.offered().is_some_and(|offered| offered.pct < self.plan.min_offered_pct) {
+            Verdict::NotOffered
         } else if self.recording.service.is_empty() {
             Verdict::NoSamples
         } else if self.plan.strict_client && self.tally.client.is_saturated() {
@@ -74,8 +101,10 @@ pub(crate) fn drain_time(schedule: &Schedule, last_answer_ns: Option<u64>) -> Du
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::plan::Pace;
     use crate::plan::clock::Clock;
     use crate::plan::tests::plan;
+    use crate::traffic::arrivals::Arrival;
     use std::time::Instant;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -128,6 +157,52 @@ pub(crate) mod tests {
         let mut empty = nothing();
         empty.tally.integrity.unanswered = 5;
         assert_eq!(empty.verdict(), Verdict::NoSamples);
+    }
+
+    /// An open loop in which `sent` packets were sent, and others were missed.
+    fn open_loop(sent: u64, missed: Missed, service_us: [u64; 2]) -> Outcome {
+        let pace = Pace::Open { rate: 1000.0, arrival: Arrival::Constant, max_outstanding: 8 };
+        let mut run = Outcome { plan: Arc::new(Plan { pace, ..plan() }), ..outcome() };
+        run.recording = Recording::new(true);
+        service_us.iter().for_each(|us| run.recording.record(us * 1000, us * 1000, 1));
+        run.recording.traffic.sent_packets = sent;
+        run.tally.client.missed = missed;
+        run
+    }
+
+    #[test]
+    fn a_load_that_was_not_offered_is_a_verdict_and_its_limit_is_named() {
+        let missed = Missed::default();
+        let cases = [
+            (100, missed, [10, 30], 100.0, None, Verdict::Pass),
+            (995, Missed { window: 5, ..missed }, [10, 30], 99.5, Some(Limit::Server), Verdict::Pass),
+            (
+                166,
+                Missed { window: 3834, ..missed },
+                [24, 190],
+                4.15,
+                Some(Limit::Server),
+                Verdict::NotOffered,
+            ),
+            (50, Missed { window: 50, ..missed }, [20, 21], 50.0, Some(Limit::Window), Verdict::NotOffered),
+            (50, Missed { socket: 50, ..missed }, [20, 21], 50.0, Some(Limit::Server), Verdict::NotOffered),
+            (50, Missed { failed: 50, ..missed }, [20, 21], 50.0, Some(Limit::Server), Verdict::NotOffered),
+            (
+                50,
+                Missed { late: 49, window: 1, ..missed },
+                [20, 21],
+                50.0,
+                Some(Limit::LoadGenerator),
+                Verdict::NotOffered,
+            ),
+        ];
+        for (sent, missed, service_us, pct, limit, verdict) in cases {
+            let run = open_loop(sent, missed, service_us);
+            let offered = run.offered().unwrap();
+            assert!((offered.pct - pct).abs() < 1e-9, "{offered:?}");
+            assert_eq!((offered.missed, offered.limit, run.verdict()), (missed.count(), limit, verdict));
+        }
+        assert_eq!(outcome().offered(), None, "a closed loop");
     }
 
     #[test]

@@ -128,7 +128,8 @@ fn search(
         let mut tried = None;
         // A rate that fails is tried once more, as it may have failed by chance.
         for _ in 0..2 {
-            let document = run(Plan { pace, ..plan.clone() })?;
+            // A rate that is not offered fails its step, not the search.
+            let document = run(Plan { pace, min_offered_pct: 0.0, ..plan.clone() })?;
             if interrupted() {
                 verdict = Verdict::Interrupted;
                 last = Some(document);

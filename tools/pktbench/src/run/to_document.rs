@@ -22,6 +22,7 @@ pub(crate) fn document(outcome: &Outcome) -> Document {
         integrity: outcome.tally.integrity,
         errors: outcome.tally.errors.clone(),
         latency_ns: latencies(outcome),
+        offered: outcome.offered(),
         client: client(outcome),
         intervals: outcome.intervals.clone(),
         sizes: outcome.tally.sizes.to_document(),
@@ -81,7 +82,7 @@ fn client(outcome: &Outcome) -> Client {
     Client {
         cpu_pct: client.cpu_pct(),
         schedule_lag_p99_ns: client.lag_p99_ns(),
-        not_sent: client.not_sent,
+        not_sent: client.missed.count(),
         saturated: client.is_saturated(),
     }
 }

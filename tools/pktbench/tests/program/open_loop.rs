@@ -79,9 +79,13 @@ fn packets_that_a_slow_server_delays_are_counted_as_missed_and_need_no_memory() 
     let load = "--rate 1M --duration 500ms --conns 1 --max-outstanding 2 --json";
     let ran = pktbench(&format!("--connect {addr} {load}"));
     let document = ran.document();
-    assert_eq!(ran.code, Some(0), "{document}");
+    assert_eq!((ran.code, &document["verdict"]), (Some(6), &json!("not_offered")), "{document}");
+    assert_eq!(document["offered"]["limit"], "server", "{document}");
     let sent = count(&document, "totals", "sent");
     assert!(sent < 100, "{document}");
+    let pct = document["offered"]["pct"].as_f64().unwrap();
+    assert!((pct - sent as f64 / 5000.0).abs() < 1e-9, "{document}");
+    assert_eq!(count(&document, "offered", "missed"), count(&document, "client", "not_sent"));
     assert_eq!(sent + count(&document, "client", "not_sent"), 500_000, "{document}");
     // A packet that was due at the start and sent near the end.
     assert!(document["latency_ns"]["response"]["max"].as_u64().unwrap() > 300_000_000, "{document}");
@@ -166,7 +170,7 @@ fn a_run_for_a_number_of_packets_ends_when_nothing_comes_back_for_the_timeout() 
 fn a_run_at_an_impossible_rate_ends_on_time() {
     let ran = pktbench("--rate 1000M --duration 500ms --conns 4 --max-outstanding 4 --json");
     let document = ran.document();
-    assert_eq!(ran.code, Some(0), "{document}");
+    assert_eq!((ran.code, &document["verdict"]), (Some(6), &json!("not_offered")), "{document}");
     let due = count(&document, "totals", "sent") + count(&document, "client", "not_sent");
     assert_eq!(due, 500_000_000);
 }
@@ -479,4 +483,23 @@ fn one_late_answer_does_not_lower_the_throughput() {
     let in_rows: u64 = rows.iter().map(|row| row["received"].as_u64().unwrap()).sum();
     assert_eq!(in_rows as f64, received);
     assert_eq!(rows.last().unwrap()["t_s"], 1.5);
+}
+
+#[test]
+fn a_rate_that_is_not_offered_is_accepted_if_the_options_say_so() {
+    let load = "--rate 1M --duration 300ms --conns 1 --max-outstanding 1";
+    let addr = serve(|| {
+        |_, frame| {
+            std::thread::sleep(Duration::from_millis(10));
+            Answer::Bytes(frame)
+        }
+    });
+    for (option, code) in [("", 6), ("--min-offered 0%", 0), ("--min-offered 50", 6)] {
+        let ran = pktbench(&format!("--connect {addr} {load} {option}"));
+        assert_eq!(ran.code, Some(code), "{ran:?}");
+        let offered = ran.stdout.lines().find(|line| line.starts_with("offered ")).unwrap();
+        assert!(offered.contains("0.0 % of 1,000,000 packets/s"), "{offered}");
+    }
+    let refused = pktbench(&format!("--connect {addr} {load} --min-offered 101%"));
+    assert_eq!(refused.code, Some(2));
 }

@@ -130,6 +130,7 @@ pub(crate) fn check_result(document: &Document, path: &Path) -> Result<(), Strin
         Verdict::Interrupted => "interrupted",
         Verdict::Failed => "failed",
         Verdict::NoAnswer => "no_answer",
+        Verdict::NotOffered => "not_offered",
         Verdict::NoSamples => "no_samples",
         Verdict::ClientSaturated => "client_saturated",
         Verdict::Pass

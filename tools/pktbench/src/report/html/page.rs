@@ -160,6 +160,9 @@ fn tables(document: &Document) -> String {
     }
     parts.push(section("integrity", "Integrity (packets)", &list(&fields(integrity))));
     parts.push(section("errors", "Failed connections", &list(&fields(errors))));
+    if let Some(offered) = &document.offered {
+        parts.push(section("offered", "Offered load", &list(&fields(offered))));
+    }
     parts.push(section("client", "Load generator", &list(&fields(client))));
     parts.push(section("window", "Measured time", &list(&fields(window))));
     parts.push(section("config", "Configuration", &list(&fields(config))));
