@@ -12,7 +12,7 @@
 //! equals one that was already answered. Otherwise it counts as the corrupted answer to the next expected packet.
 //!
 //! Packets of less than 8 bytes may be equal. A fault of such a packet may be counted as another kind of fault, and two
-//! equal packets that change places go unnoticed. The counts still add up, and the exit code is still right.
+//! equal packets that change places go unnoticed. The counts still add up, and the run still fails.
 //!
 //! Nothing here reads a socket or a clock.
 
