@@ -119,10 +119,10 @@ impl Packet {
     /// Turns the packet into a [`PacketMut`], to append to its payload or to [prepend](PacketMut::prepend_bytes) to it.
     ///
     /// The result has the whole payload, and no position. If this packet is the only owner of its memory, nothing is
-    /// copied here, and there is no free memory in front: `prepend_bytes` then copies the payload. Otherwise the payload
-    /// is copied to new memory with 16 free bytes in front, enough to prepend an id. Received packets are usually copied, because they share
-    /// memory with the connection and with packets that arrived with them. To forward a large payload with an id in
-    /// front and without a copy, use [`PacketSender::send_parts`].
+    /// copied here, and there is no free memory in front: `prepend_bytes` then copies the payload. Otherwise the
+    /// payload is copied to new memory with 16 free bytes in front, enough to prepend an id. Received packets are
+    /// usually copied, because they share memory with the connection and with packets that arrived with them. To
+    /// forward a large payload with an id in front and without a copy, use [`PacketSender::send_parts`].
     ///
     /// [`PacketSender::send_parts`]: https://docs.rs/pktconn/latest/pktconn/struct.PacketSender.html#method.send_parts
     #[must_use]

@@ -18,7 +18,8 @@ impl PacketConn {
     /// Makes a connection of tokio-util's `Framed`. Nothing in its buffers is lost: this waits until its write buffer
     /// is written, and the connection receives the packets that were read and not returned.
     ///
-    /// The format of the frames is that of the `Framed`: it replaces [`ConnConfig::codec`].
+    /// The format of the frames is that of the `Framed`: it replaces [`ConnConfig::codec`]. As with
+    /// [`new`](Self::new), no TCP options are set, and the connection has no addresses.
     ///
     /// # Errors
     ///
@@ -71,7 +72,8 @@ impl PacketConn {
     }
 
     /// Takes the byte stream out of the connection, as tokio-util's `Framed`. Nothing is lost: this waits until all
-    /// accepted packets are written, and the `Framed` returns the packets that have arrived and were not received.
+    /// accepted packets are written, and the `Framed` returns the packets that have arrived and were not received. Stop
+    /// other senders first: while they keep the send queue filled, this waits.
     ///
     /// The connection ends for its [senders](Self::sender), with [`is_local_close`](Error::is_local_close), and for the
     /// [limits and counts](crate::ServerConfig::max_conns) of its server. The deadlines and the heartbeat of its
