@@ -211,7 +211,7 @@ fn offered_text(offered: &Offered, config: &Config) -> String {
 }
 
 fn latencies(text: &mut String, service: &Latency, response: Option<&Latency>) -> fmt::Result {
-    if service.count + service.censored == 0 {
+    if service.count == 0 && service.censored == 0 {
         return row(text, "latency", "no samples");
     }
     let percents = service.percentiles.iter().map(|(percent, _)| format!("p{percent}"));
