@@ -163,7 +163,7 @@ fn finding(metric: Metric, difference: f64, (low, high): (f64, f64), limit: Opti
         ([low, high].map(|end| metric.is_worse(end)), [low, high].map(|end| metric.is_worse(-end)));
     let is_worse = worse == [true, true];
     // How far the estimate may be off, and the worst difference that is still plausible.
-    let (margin, worst) = ((high - low) / 2.0, if metric.is_worse(high) { high } else { -low });
+    let (margin, worst) = ((high - low) / 2.0, if metric.is_worse(1.0) { high } else { -low });
     match limit {
         _ if better == [true, true] => Finding::Faster,
         Some(limit) if is_worse && difference.abs() > limit => Finding::Regression,
@@ -268,6 +268,7 @@ mod tests {
             (Metric::P99, -20.0, (-70.0, 80.0), Some(10.0), Inconclusive),
             (Metric::Rate, 10.0, (-40.0, 90.0), Some(10.0), Inconclusive),
             (Metric::P50, 8.0, (1.0, 40.0), Some(10.0), Inconclusive),
+            (Metric::Rate, -6.0, (-40.0, -1.0), Some(10.0), Inconclusive),
             // Narrow: a regression of much more than the limit is excluded.
             (Metric::P50, 4.0, (-4.0, 12.0), Some(10.0), NoDifference),
             (Metric::P50, 4.0, (1.0, 12.0), Some(10.0), Allowed),
