@@ -1,5 +1,6 @@
 //! The options of a run, and how they become a [`Job`]: parsing, defaults, and checks that involve several options.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -10,7 +11,7 @@ use pktconn_tools::values::{parse_connect_addr, parse_size, whole_number};
 use crate::cli::job::Job;
 use crate::judge::gate::GateOptions;
 use crate::judge::threshold::Condition;
-use crate::plan::{Amount, MAX_RATE, Pace, Plan, Tls};
+use crate::plan::{Amount, ConnectTo, MAX_RATE, Pace, Plan, Tls};
 use crate::report::output::{Format, Output};
 use crate::report::view;
 use crate::result::config::config;
@@ -38,6 +39,19 @@ pub(crate) struct Options {
     /// --connect unix:echo.sock
     #[arg(help_heading = "Server", long, value_name = "ADDR", value_parser = parse_connect_addr)]
     connect: Vec<Addr>,
+
+    /// Address to dial instead of those that the name of --connect resolves to: IP or IP:PORT
+    ///
+    /// A name may have several addresses. Connection i dials address i mod n, in the order of the resolver, and the result
+    /// shows each address. Repeat the option for several addresses.
+    #[arg(help_heading = "Server", long, value_name = "IP[:PORT]", value_parser = parse_connect_to, requires = "connect")]
+    connect_to: Vec<ConnectTo>,
+
+    /// Local IP addresses to connect from, in turn, separated by commas
+    ///
+    /// One address has about 28,000 ports for connections to the same server; several allow more connections.
+    #[arg(help_heading = "Server", long, value_name = "IP", value_delimiter = ',')]
+    source_addr: Vec<IpAddr>,
 
     /// Connect with TLS; needs --connect
     #[arg(help_heading = "Server", long)]
@@ -79,12 +93,30 @@ pub(crate) struct Options {
     /// Number of connections
     ///
     /// The soft limit on open files is raised if needed, up to the hard limit.
-    #[arg(help_heading = "Load", short = 'c', long, value_name = "N", default_value = "64", value_parser = whole_number::<u32>(1.., 64))]
+    #[arg(help_heading = "Load", short = 'c', long, value_name = "N", default_value = "64", default_value_if("conns_per_second", clap::builder::ArgPredicate::IsPresent, "1024"), value_parser = whole_number::<u32>(1.., 64))]
     conns: u32,
 
     /// Connections to open per second, such as 500 or 2k [default: unlimited]
     #[arg(help_heading = "Load", long, value_name = "RATE", value_parser = parse_rate)]
     connect_rate: Option<f64>,
+
+    /// Connections to open per second during the whole run: an open loop of connections
+    ///
+    /// Each connection sends packets in a closed loop and is closed after --conn-packets or --conn-lifetime. At most
+    /// --conns [then by default 1024] are open at the same time; a connection that is due beyond that waits, and the wait
+    /// is part of its connect latency.
+    #[arg(help_heading = "Load", long, value_name = "RATE", value_parser = parse_rate, conflicts_with_all = ["rate", "packets", "search_max", "connect_rate", "start_at"])]
+    conns_per_second: Option<f64>,
+
+    /// Packets after which a connection is closed and replaced by a new one
+    #[arg(help_heading = "Load", long, value_name = "N", value_parser = whole_number::<u64>(1.., 100))]
+    conn_packets: Option<u64>,
+
+    /// Time after which a connection is closed and replaced by a new one
+    ///
+    /// It first waits for the answers to its packets.
+    #[arg(help_heading = "Load", long, value_name = "TIME", value_parser = parse_time)]
+    conn_lifetime: Option<Duration>,
 
     /// Packets outstanding per connection in a closed loop, 1 to 65536
     #[arg(help_heading = "Load", long, value_name = "N", default_value = "1", conflicts_with = "rate", value_parser = whole_number::<u32>(1..=65_536, 32))]
@@ -173,6 +205,12 @@ pub(crate) struct Options {
     /// How long to wait for a connection to open, and for outstanding packets at the end
     #[arg(help_heading = "Time", long, value_name = "TIME", default_value = "10s", value_parser = parse_time)]
     timeout: Duration,
+
+    /// How long an answer may take; later, its connection fails and is replaced [default: no limit]
+    ///
+    /// Answers carry no number, so a connection on which an answer is missing cannot go on.
+    #[arg(help_heading = "Time", long, value_name = "TIME", value_parser = parse_time)]
+    packet_timeout: Option<Duration>,
 
     /// Show the run live on the whole terminal; q, Esc or Ctrl-C ends the run
     ///
@@ -301,8 +339,14 @@ impl Options {
             tls: self.tls()?,
             pace: self.pace()?,
             connect: self.connect,
+            connect_to: self.connect_to,
+            source_addrs: self.source_addr,
             conns,
             connect_rate: self.connect_rate,
+            conns_per_second: self.conns_per_second,
+            conn_packets: self.conn_packets,
+            conn_lifetime: self.conn_lifetime,
+            packet_timeout: self.packet_timeout,
             pipeline: self.pipeline as usize,
             verify: self.verify,
             sizes: self.sizes,
@@ -366,6 +410,17 @@ fn parse_rate(text: &str) -> Result<f64, String> {
     let rate = number.parse::<f64>().map_or(f64::NAN, |number| number * factor);
     let problem = "write a number per second above 0 and up to 1000M, such as 500, 50k or 1.5M";
     (3e-8..=MAX_RATE).contains(&rate).then_some(rate).ok_or_else(|| problem.to_owned())
+}
+
+/// An IP address with an optional port.
+fn parse_connect_to(text: &str) -> Result<ConnectTo, String> {
+    let socket = |addr: SocketAddr| ConnectTo { ip: addr.ip(), port: Some(addr.port()) };
+    let ip = |ip| ConnectTo { ip, port: None };
+    let bare = text.trim_matches(['[', ']']).parse().map(ip);
+    text.parse()
+        .map(socket)
+        .or(bare)
+        .map_err(|_| "write an IP address, such as 10.0.0.7 or 10.0.0.7:14572".to_owned())
 }
 
 fn parse_start(text: &str) -> Result<SystemTime, String> {

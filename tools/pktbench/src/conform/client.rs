@@ -17,7 +17,7 @@ use pktconn::Addr;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::conform::cases::{Case, OtherConn, Step};
-use crate::load::connect::resolve;
+use crate::load::target::resolve;
 
 /// The server under test.
 pub(crate) struct Server {

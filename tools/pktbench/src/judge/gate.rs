@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::judge::compare::{Limits, check_configs, check_result};
-use crate::judge::threshold::Condition;
+use crate::judge::threshold::{Budget, Condition};
 use crate::result::comparison::Comparison;
 use crate::result::document::{Config, Document};
 use crate::result::verdict::Verdict;
@@ -83,8 +83,7 @@ impl Gate {
         Self { conditions: conditions.to_vec(), baseline: None }
     }
 
-    /// Judges the document, and adds the thresholds and the comparison to it. The verdict changes only if the new one
-    /// is worse.
+    /// Judges the document, and adds the thresholds and the comparison to it.
     pub(crate) fn judge(&self, document: &mut Document) {
         document.thresholds = self.conditions.iter().map(|condition| condition.judge(document)).collect();
         if let Some(baseline) = &self.baseline {
@@ -93,13 +92,32 @@ impl Gate {
             warn(&comparison);
             document.baseline = Some(comparison);
         }
-        let conditions = match document.thresholds.iter().all(|threshold| threshold.ok) {
-            true => Verdict::Pass,
-            false => Verdict::Threshold,
-        };
-        let baseline = document.baseline.as_ref().map_or(Verdict::Pass, |comparison| comparison.verdict);
-        document.verdict = document.verdict.worse(conditions).worse(baseline);
+        self.forgive(document);
+        if !document.thresholds.iter().all(|threshold| threshold.ok) {
+            document.problems.push(Verdict::Threshold);
+        }
+        if let Some(comparison) = document.baseline.as_ref().filter(|it| it.verdict != Verdict::Pass) {
+            document.problems.push(comparison.verdict);
+        }
+        document.problems.sort_by_key(|verdict| verdict.rank());
+        document.verdict = Verdict::worst(&document.problems);
         document.exit_code = document.verdict.exit_code();
+    }
+
+    /// A condition such as `errors<0.1%` is a budget: if it holds, the errors that it allows do not fail the run.
+    fn forgive(&self, document: &mut Document) {
+        let is_within = |budget| {
+            let judged = self.conditions.iter().zip(&document.thresholds);
+            let mut of_budget = judged.filter(|(condition, _)| condition.budget() == Some(budget)).peekable();
+            of_budget.peek().is_some() && of_budget.all(|(_, threshold)| threshold.ok)
+        };
+        let (errors, lost) = (is_within(Budget::Errors), is_within(Budget::Lost));
+        let only_lost = document.integrity.violations() == document.integrity.lost;
+        document.problems.retain(|problem| match problem {
+            Verdict::Failed | Verdict::NoAnswer => !errors,
+            Verdict::Integrity => !(lost && only_lost),
+            _ => true,
+        });
     }
 }
 
@@ -115,6 +133,7 @@ mod tests {
     use super::*;
     use crate::result::document::tests::{document, interval};
     use crate::result::json;
+    use crate::traffic::verify::Integrity;
 
     fn gate(conditions: &[&str], baseline: Option<Document>) -> Gate {
         let limits = "rate:5%".parse().unwrap();
@@ -144,11 +163,48 @@ mod tests {
 
     #[test]
     fn a_worse_verdict_is_kept() {
-        let lossy = Document { verdict: Verdict::Integrity, exit_code: 3, ..at_rate(50) };
+        let mut lossy = Document { problems: vec![Verdict::Integrity], ..at_rate(50) };
+        lossy.integrity.lost = 1;
         let document = judged(&gate(&["max<1us"], Some(at_rate(100))), lossy);
         assert_eq!((document.verdict, document.exit_code), (Verdict::Integrity, 3));
         assert!(!document.thresholds[0].ok);
         assert_eq!(document.baseline.unwrap().verdict, Verdict::Regression);
+    }
+
+    #[test]
+    fn errors_within_their_budget_do_not_fail_the_run() {
+        let mut run = document();
+        run.integrity = Integrity { verified: 990, unanswered: 10, ..Integrity::default() };
+        run.errors.reset = 3;
+        run.problems = vec![Verdict::Failed];
+        let cases = [
+            (&["errors<=3"][..], Verdict::Pass),
+            (&["errors<5%"], Verdict::Pass),
+            (&["errors<3"], Verdict::Failed),
+            (&["errors<0.1%"], Verdict::Failed),
+            (&["errors<5%", "errors<3"], Verdict::Failed),
+            (&["errors>=0"], Verdict::Failed),
+            (&["lost<5"], Verdict::Failed),
+            (&["errors<5%", "max<1us"], Verdict::Threshold),
+        ];
+        for (conditions, verdict) in cases {
+            assert_eq!(judged(&gate(conditions, None), run.clone()).verdict, verdict, "{conditions:?}");
+        }
+        let both = judged(&gate(&["errors<3"], None), run);
+        assert_eq!(both.problems, [Verdict::Failed, Verdict::Threshold]);
+    }
+
+    #[test]
+    fn lost_packets_within_their_budget_are_no_violation_but_corrupted_ones_are() {
+        let mut run = document();
+        run.integrity = Integrity { verified: 98, lost: 2, ..Integrity::default() };
+        run.problems = vec![Verdict::Integrity];
+        let verdict = |run: &Document, condition| judged(&gate(&[condition], None), run.clone()).verdict;
+        assert_eq!(verdict(&run, "lost<=2"), Verdict::Pass);
+        assert_eq!(verdict(&run, "lost<=2%"), Verdict::Pass);
+        assert_eq!(verdict(&run, "lost<2"), Verdict::Integrity);
+        run.integrity.corrupted = 1;
+        assert_eq!(verdict(&run, "lost<=2"), Verdict::Integrity);
     }
 
     #[test]

@@ -27,6 +27,15 @@ pub(crate) struct Condition {
     bound: f64,
 }
 
+/// What a condition with an upper bound allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Budget {
+    /// Failed connections and packets without an answer.
+    Errors,
+    /// Lost packets.
+    Lost,
+}
+
 /// A measured value, in the unit of its metric.
 #[derive(Clone, Copy)]
 struct Value {
@@ -42,8 +51,17 @@ enum Metric {
     Rate,
     /// Payload bytes received per second.
     Throughput,
+    /// Failed connections.
     Errors,
+    /// Packets without an answer and connections that could not be opened, in percent of all packets and such connections.
+    ErrorsPct,
     Lost,
+    /// In percent of the packets that were sent.
+    LostPct,
+    /// Connections that were opened.
+    Connects,
+    ConnectTime(Statistic),
+    HandshakeTime(Statistic),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -96,12 +114,23 @@ impl Condition {
         }
     }
 
+    /// Whether the condition is a budget: an upper bound on something that otherwise fails the run.
+    pub(crate) fn budget(&self) -> Option<Budget> {
+        let budget = match self.metric {
+            Metric::Errors | Metric::ErrorsPct => Budget::Errors,
+            Metric::Lost | Metric::LostPct => Budget::Lost,
+            _ => return None,
+        };
+        (!self.operator.is_lower_limit()).then_some(budget)
+    }
+
     /// An error if the condition does not get harder to meet as the rate grows: a search needs that.
     pub(crate) fn check_for_search(&self) -> Result<(), String> {
         match (self.metric, self.operator) {
-            (Metric::Latency(..) | Metric::Errors | Metric::Lost, Operator::Less | Operator::LessOrEqual) => {
-                Ok(())
-            }
+            (
+                Metric::Latency(..) | Metric::Errors | Metric::ErrorsPct | Metric::Lost | Metric::LostPct,
+                Operator::Less | Operator::LessOrEqual,
+            ) => Ok(()),
             _ => Err(format!("--search-max '{self}': write an upper bound of a latency, such as 'p99<5ms'")),
         }
     }
@@ -119,7 +148,7 @@ impl Condition {
 
 impl Metric {
     fn value(self, document: &Document) -> Option<Value> {
-        let Document { totals, window, .. } = document;
+        let Document { totals, window, integrity, .. } = document;
         let is_rate = totals.received > 0 && window.seconds > 0.0;
         let value = match self {
             Self::Latency(kind, statistic) => {
@@ -129,38 +158,74 @@ impl Metric {
             Self::Rate => is_rate.then_some(totals.packets_per_s),
             Self::Throughput => is_rate.then(|| window.per_second(totals.bytes_received)),
             Self::Errors => Some(document.errors.count() as f64),
-            Self::Lost => Some(document.integrity.lost as f64),
+            Self::ErrorsPct => Some(errors_pct(document)),
+            Self::Lost => Some(integrity.lost as f64),
+            Self::LostPct => Some(percentage(integrity.lost, integrity.sent())),
+            Self::Connects => document.connections.as_ref().map(|connections| connections.opened as f64),
+            Self::ConnectTime(statistic) => {
+                let Bounded { ns, is_lower_bound } =
+                    statistic.value(&document.connections.as_ref()?.connect_ns)?;
+                return Some(Value { value: ns, is_lower_bound });
+            }
+            Self::HandshakeTime(statistic) => {
+                let handshake_ns = document.connections.as_ref()?.handshake_ns.as_ref()?;
+                let Bounded { ns, is_lower_bound } = statistic.value(handshake_ns)?;
+                return Some(Value { value: ns, is_lower_bound });
+            }
         };
         value.map(|value| Value { value, is_lower_bound: false })
     }
 
     fn bound(self, text: &str) -> Option<f64> {
         match self {
-            Self::Latency(..) => time(text),
+            Self::Latency(..) | Self::ConnectTime(_) | Self::HandshakeTime(_) => time(text),
             Self::Rate => number_and_unit(text, &MULTIPLES),
             Self::Throughput => text.parse().ok().map(|size: ByteSize| size.as_u64() as f64),
-            Self::Errors | Self::Lost => text.parse().ok().map(|count: u32| f64::from(count)),
+            Self::Errors | Self::Lost | Self::Connects => {
+                text.parse().ok().map(|count: u32| f64::from(count))
+            }
+            Self::ErrorsPct | Self::LostPct => {
+                let percent = text.strip_suffix('%')?;
+                decimal(percent.trim_end()).filter(|percent| *percent <= 100.0)
+            }
         }
     }
 
     /// What a bound of this metric looks like, for error messages.
     fn example(self) -> &'static str {
         match self {
-            Self::Latency(..) => "a time with its unit, such as 2ms or 1.5s",
+            Self::Latency(..) | Self::ConnectTime(_) | Self::HandshakeTime(_) => {
+                "a time with its unit, such as 2ms or 1.5s"
+            }
             Self::Rate => "packets per second, such as 50000, 50k or 1.5M",
             Self::Throughput => "bytes per second, such as 100MiB",
-            Self::Errors | Self::Lost => "a whole number, such as 1",
+            Self::Errors | Self::Lost | Self::ErrorsPct | Self::LostPct => {
+                "a whole number, such as 1, or a percentage up to 100%, such as 0.1%"
+            }
+            Self::Connects => "a whole number, such as 1000",
         }
     }
 
     fn describe(self, value: f64) -> String {
         match self {
-            Self::Latency(..) => units::time(value),
+            Self::Latency(..) | Self::ConnectTime(_) | Self::HandshakeTime(_) => units::time(value),
             Self::Rate => format!("{} packets/s", units::rate(value)),
             Self::Throughput => units::bytes_per_s(value),
-            Self::Errors | Self::Lost => units::count(value as u64),
+            Self::Errors | Self::Lost | Self::Connects => units::count(value as u64),
+            Self::ErrorsPct | Self::LostPct => units::percent(value),
         }
     }
+}
+
+fn errors_pct(document: &Document) -> f64 {
+    let Document { errors, integrity, .. } = document;
+    let failed = integrity.unanswered.saturating_add(errors.connect);
+    // A connection may also fail while no packet is outstanding.
+    percentage(failed.max(errors.count()), integrity.sent().saturating_add(errors.connect))
+}
+
+fn percentage(count: u64, of: u64) -> f64 {
+    if count == 0 { 0.0 } else { count as f64 / of.max(count) as f64 * 100.0 }
 }
 
 impl LatencyKind {
@@ -210,8 +275,12 @@ impl FromStr for Condition {
             "a condition is a metric, one of < <= > >=, and a bound, such as 'p99<2ms' or 'rate>=50k'"
                 .to_owned(),
         )?;
-        let metric: Metric = metric.trim().parse()?;
         let bound = bound.trim();
+        let metric = match metric.trim().parse()? {
+            Metric::Errors if bound.ends_with('%') => Metric::ErrorsPct,
+            Metric::Lost if bound.ends_with('%') => Metric::LostPct,
+            metric => metric,
+        };
         let bound = metric
             .bound(bound)
             .ok_or_else(|| format!("invalid bound '{bound}'; write {}", metric.example()))?;
@@ -234,7 +303,12 @@ impl FromStr for Metric {
             "throughput" => Self::Throughput,
             "errors" => Self::Errors,
             "lost" => Self::Lost,
-            name => Self::Latency(kind.unwrap_or(LatencyKind::Primary), name.parse()?),
+            "connects" => Self::Connects,
+            name => match (name.strip_prefix("connect_"), name.strip_prefix("handshake_")) {
+                (Some(statistic), _) => Self::ConnectTime(statistic.parse()?),
+                (_, Some(statistic)) => Self::HandshakeTime(statistic.parse()?),
+                _ => Self::Latency(kind.unwrap_or(LatencyKind::Primary), name.parse()?),
+            },
         };
         match metric {
             Self::Latency(..) => Ok(metric),
@@ -258,7 +332,7 @@ impl FromStr for Statistic {
             text => text.strip_prefix('p').and_then(percent).map(Self::Percentile).ok_or_else(|| {
                 format!(
                     "unknown metric '{text}'; write p50, p99.9 (above p0, below p100), mean, max, rate, throughput, \
-                     errors or lost"
+                     errors, lost, connects, connect_p99 or handshake_p99"
                 )
             }),
         }
@@ -320,6 +394,7 @@ mod tests {
     use super::*;
     use crate::record::histogram::new_histogram;
     use crate::result::document::tests::document;
+    use crate::traffic::verify::Integrity;
 
     fn condition(text: &str) -> Condition {
         text.parse().unwrap_or_else(|problem| panic!("{text}: {problem}"))
@@ -343,7 +418,12 @@ mod tests {
             ("rate>50000", 50e3),
             ("throughput>100MiB", 104_857_600.0),
             ("errors<1", 1.0),
+            ("errors<0.1%", 0.1),
             ("lost<=0", 0.0),
+            ("lost<=5 %", 5.0),
+            ("connects>=100", 100.0),
+            ("connect_p99<50ms", 50e6),
+            ("handshake_max<1s", 1e9),
         ];
         for (text, bound) in cases {
             assert_eq!(condition(text).bound, bound, "{text}");
@@ -372,6 +452,10 @@ mod tests {
             ("rate>-1", "such as 50000, 50k"),
             ("throughput>many", "such as 100MiB"),
             ("errors<0.5", "a whole number"),
+            ("errors<101%", "a percentage up to 100%"),
+            ("errors<-1%", "a percentage up to 100%"),
+            ("connects<5%", "a whole number"),
+            ("connect_<5ms", "unknown metric ''"),
             ("lost<-1", "a whole number"),
             ("client:p99<2ms", "write service: or response:"),
             ("service:rate>5", "only latencies have a prefix"),
@@ -431,6 +515,33 @@ mod tests {
         (document.errors.reset, document.errors.eof, document.integrity.lost) = (1, 2, 4);
         assert!(holds("errors>=3", &document) && holds("lost>3", &document));
         assert!(!holds("errors<3", &document) && !holds("lost<4", &document));
+    }
+
+    #[test]
+    fn a_percentage_of_errors_is_that_of_packets_without_an_answer() {
+        let mut document = measured();
+        assert!(holds("errors<=0%", &document) && holds("lost<=0%", &document));
+        document.integrity = Integrity { verified: 989, lost: 1, unanswered: 10, ..Integrity::default() };
+        document.errors.reset = 2;
+        assert!(holds("errors<=1%", &document) && !holds("errors<1%", &document));
+        assert!(holds("lost<=0.1%", &document) && !holds("lost<0.1%", &document));
+        // Connections that could not be opened had no packet.
+        document.errors.connect = 990;
+        assert_eq!(condition("errors<50%").judge(&document).value.map(f64::round), Some(50.0));
+        document.integrity = Integrity::default();
+        assert!(holds("errors>=100%", &document), "nothing was sent at all");
+    }
+
+    #[test]
+    fn the_connections_can_be_judged() {
+        let mut document = measured();
+        let mut times = new_histogram();
+        times.record(3_000_000).unwrap();
+        let connections = document.connections.as_mut().unwrap();
+        (connections.opened, connections.connect_ns) = (7, Latency::of(&times, None));
+        assert!(holds("connects>=7", &document) && !holds("connects>7", &document));
+        assert!(holds("connect_p99<4ms", &document) && !holds("connect_mean<2ms", &document));
+        assert!(!holds("handshake_p99<1s", &document), "there is no TLS");
     }
 
     #[test]

@@ -1,321 +1,142 @@
-//! Makes the connections, with TLS if the plan has it. An error says why a connection could not be made and what to do.
+//! Opens the connections of a worker before its load starts, and waits for the start.
+//!
+//! ```text
+//!   dial, at most 32 at a time or at --connect-rate --> all opened or refused --> wait for Go
+//! ```
 
-use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::io::{self, ErrorKind};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
-use pktconn::Addr;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
-use tokio::task::JoinSet;
-use tokio::time::Instant;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::pki_types::ServerName;
-use tokio_rustls::rustls::{self, CertificateError, ClientConfig, ClientConnection};
+use mio::{Events, Poll, Token};
+use tokio::sync::watch;
 
-use crate::load::stream::{Socket, Stream};
-use crate::plan::{Plan, Tls};
+use crate::load::control::Command;
+use crate::load::dialer::{Dialed, Dialer, Opened, Refused};
+use crate::plan::schedule::Schedule;
 
 /// Concurrent connection attempts of a worker without `--connect-rate`: enough to hide the round-trip time of a distant
 /// server, and few compared with the backlog of a listener even with many workers.
 const MAX_CONCURRENT: usize = 32;
 
-/// A server, with its name resolved.
-pub(crate) struct Target {
-    address: Address,
-    tls: Option<(TlsConnector, ServerName<'static>)>,
+/// How often what no event announces is looked for.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(1);
+
+/// The connections of a worker before the start.
+pub(crate) struct Connected {
+    pub(crate) schedule: Schedule,
+    /// For each slot of the worker: its connection, or why it has none.
+    pub(crate) slots: Vec<Dialed>,
 }
 
-enum Address {
-    Tcp(Vec<SocketAddr>),
-    Unix(PathBuf),
-}
-
-impl Target {
-    /// The targets of `plan`.
-    pub(crate) fn of(plan: &Plan) -> anyhow::Result<Vec<Self>> {
-        let tls = match &plan.tls {
-            None => None,
-            Some(Tls { config, server_name }) => {
-                // Without the error as source: its text already includes the source.
-                let config = config.to_rustls().map_err(|error| anyhow::anyhow!("{error}"))?;
-                Some((config, server_name.as_deref()))
-            }
-        };
-        plan.connect.iter().map(|addr| Self::new(addr, tls.as_ref())).collect()
-    }
-
-    fn new(addr: &Addr, tls: Option<&(Arc<ClientConfig>, Option<&str>)>) -> anyhow::Result<Self> {
-        let name = addr.to_string();
-        let (address, host) = match addr.unix_path() {
-            Some(path) => (Address::Unix(path.to_owned()), None),
-            None => (Address::Tcp(resolve(&name)?), name.rsplit_once(':').map(|(host, _port)| host)),
-        };
-        let tls = tls.map(|(config, server_name)| {
-            let name = server_name.or(host).unwrap_or_default().trim_matches(['[', ']']).to_owned();
-            let server_name = ServerName::try_from(name.clone()).with_context(|| {
-                format!("{name:?} is not a valid server name; give one with --tls-server-name")
-            })?;
-            anyhow::Ok((Arc::clone(config).into(), server_name))
-        });
-        Ok(Self { address, tls: tls.transpose()? })
-    }
-}
-
-impl From<SocketAddr> for Target {
-    fn from(addr: SocketAddr) -> Self {
-        Self { address: Address::Tcp(vec![addr]), tls: None }
-    }
-}
-
-/// Resolves `HOST:PORT`.
-pub(crate) fn resolve(addr: &str) -> anyhow::Result<Vec<SocketAddr>> {
-    let addrs = addr.to_socket_addrs();
-    let addrs: Vec<_> = addrs
-        .with_context(|| format!("cannot resolve {addr}; check the name, or give an IP address"))?
-        .collect();
-    ensure!(!addrs.is_empty(), "{addr} has no address; check the name, or give an IP address");
-    Ok(addrs)
-}
-
-/// Makes the connections with the numbers `conns`, and calls `connected` after each. Connection `n` goes to target
-/// `n % targets.len()`. With a `rate`, it is started `n / rate` seconds after the call. Each connection has `timeout`,
-/// including its TLS handshake.
-///
-/// Returns the connections in the order in which they were made, or the first error: one line that says what is wrong
-/// and what to do.
-pub(crate) async fn connect(
-    targets: &Arc<[Target]>,
-    conns: impl Iterator<Item = usize>,
+/// Opens one connection for each slot. Slot `n` has the token `n` and the connection `conns[n]`, which with a `rate` is
+/// started `conns[n] / rate` seconds after the call. Calls `ended` after each. Returns when the load starts, or `None` if it
+/// does not.
+pub(crate) fn connect(
+    poll: &mut Poll,
+    command: &watch::Receiver<Command>,
+    dialer: &mut Dialer,
+    conns: &[usize],
     rate: Option<f64>,
-    timeout: Duration,
-    connected: impl Fn(),
-) -> Result<Vec<(usize, Stream)>, String> {
-    let mut streams = Vec::new();
-    let mut connecting = JoinSet::new();
-    let mut conns = conns.fuse();
+    mut ended: impl FnMut(&Dialed),
+) -> io::Result<Option<Connected>> {
+    let mut slots: Vec<Option<Dialed>> = conns.iter().map(|_| None).collect();
+    let (mut left, mut next) = (conns.len(), 0);
+    let mut events = Events::with_capacity(1024);
     let start = Instant::now();
+    let due =
+        |slot: usize| rate.map_or(start, |rate| start + Duration::from_secs_f64(conns[slot] as f64 / rate));
     loop {
-        // With a rate, all tasks are started: each one waits until its connection is due.
-        while rate.is_some() || connecting.len() < MAX_CONCURRENT {
-            let Some(conn) = conns.next() else { break };
-            let targets = Arc::clone(targets);
-            connecting.spawn(async move {
-                if let Some(rate) = rate {
-                    tokio::time::sleep_until(start + Duration::from_secs_f64(conn as f64 / rate)).await;
-                }
-                let target = &targets[conn % targets.len()];
-                target
-                    .connect(Instant::now() + timeout)
-                    .await
-                    .map(|stream| (conn, stream))
-                    .map_err(|error| target.problem(&error))
-            });
+        match *command.borrow() {
+            Command::Connect => {}
+            Command::Go(schedule) => {
+                let slots = slots.into_iter().flatten().collect();
+                return Ok(Some(Connected { schedule, slots }));
+            }
+            Command::Stop(_) => return Ok(None),
         }
-        match connecting.join_next().await {
-            None => return Ok(streams),
-            Some(Ok(stream)) => streams.push(stream?),
-            Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
+        let mut done = Vec::new();
+        while next < conns.len() && (rate.is_some() || dialer.len() < MAX_CONCURRENT) {
+            let due = due(next);
+            if due > Instant::now() {
+                break;
+            }
+            // Before the load, the time in which the load generator itself is late is not part of the times.
+            let dialed = dialer.start(poll.registry(), next, conns[next], Instant::now());
+            done.extend(dialed.map(|dialed| (next, dialed)));
+            next += 1;
         }
-        connected();
-    }
-}
-
-/// Why a connection could not be made.
-struct ConnectError {
-    error: io::Error,
-    in_handshake: bool,
-}
-
-impl ConnectError {
-    /// What the user can do about it.
-    fn advice(&self) -> &'static str {
-        use io::ErrorKind as Kind;
-        let tls = self.error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
-        match (self.error.kind(), tls) {
-            (_, Some(rustls::Error::InvalidCertificate(CertificateError::Other(_)))) => {
-                "its certificate may be that of an authority; create it with basicConstraints=CA:FALSE"
-            }
-            (_, Some(rustls::Error::InvalidCertificate(_))) => {
-                "give its authority with --tls-ca, or the expected server name with --tls-server-name"
-            }
-            _ if is_file_limit(&self.error) => "raise the limit with 'ulimit -n', or lower --conns",
-            (Kind::TimedOut, _) if self.in_handshake => {
-                "check that the server speaks TLS, or raise --timeout"
-            }
-            (Kind::UnexpectedEof | Kind::ConnectionReset, _) if self.in_handshake => {
-                "the server closed the connection; check that it speaks TLS, and its limits"
-            }
-            _ if self.in_handshake => {
-                "check that the server speaks TLS, and whether it requires a client certificate"
-            }
-            (Kind::ConnectionRefused | Kind::NotFound, _) => {
-                "start the server, or omit --connect to use the built-in echo server"
-            }
-            (Kind::ConnectionReset, _) => {
-                "the server accepts no more connections; check its limits, or lower --conns"
-            }
-            (Kind::TimedOut, _) => "check the address and the firewall, or raise --timeout",
-            (Kind::AddrNotAvailable, _) => {
-                "no local port is free; lower --conns, or wait until closed connections free their ports"
-            }
-            _ => "check the address and the network",
-        }
-    }
-}
-
-/// The result of `operation`, or a timeout error at `deadline`.
-async fn with_deadline<T>(
-    deadline: Instant,
-    operation: impl Future<Output = io::Result<T>>,
-) -> io::Result<T> {
-    let timed_out = |_| io::Error::new(io::ErrorKind::TimedOut, "no response within --timeout");
-    tokio::time::timeout_at(deadline, operation).await.map_err(timed_out)?
-}
-
-impl From<io::Error> for ConnectError {
-    fn from(error: io::Error) -> Self {
-        Self { error, in_handshake: false }
-    }
-}
-
-impl Target {
-    async fn connect(&self, deadline: Instant) -> Result<Stream, ConnectError> {
-        match &self.address {
-            Address::Tcp(addrs) => {
-                let stream = with_deadline(deadline, TcpStream::connect(&addrs[..])).await?;
-                stream.set_nodelay(true)?;
-                let (stream, tls) = self.tls_handshake(stream, deadline).await?;
-                Ok(Stream::new(Socket::Tcp(mio::net::TcpStream::from_std(stream.into_std()?)), tls))
-            }
-            Address::Unix(path) => {
-                let (stream, tls) =
-                    self.tls_handshake(with_deadline(deadline, connect_unix(path)).await?, deadline).await?;
-                Ok(Stream::new(Socket::Unix(mio::net::UnixStream::from_std(stream.into_std()?)), tls))
-            }
-        }
-    }
-
-    async fn tls_handshake<S: AsyncRead + AsyncWrite + Unpin>(
-        &self,
-        stream: S,
-        deadline: Instant,
-    ) -> Result<(S, Option<ClientConnection>), ConnectError> {
-        let Some((connector, server_name)) = &self.tls else { return Ok((stream, None)) };
-        let handshake = with_deadline(deadline, connector.connect(server_name.clone(), stream)).await;
-        let (stream, tls) =
-            handshake.map_err(|error| ConnectError { error, in_handshake: true })?.into_inner();
-        Ok((stream, Some(tls)))
-    }
-
-    /// The error message: what failed, why, and what to do.
-    fn problem(&self, connect_error: &ConnectError) -> String {
-        let name = match &self.address {
-            Address::Tcp(addrs) => addrs.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(" or "),
-            Address::Unix(path) => Addr::unix(path).to_string(),
+        let wait = match left > done.len() {
+            true => Some(SWEEP_INTERVAL),
+            // The waker ends the wait for the command.
+            false => None,
         };
-        let ConnectError { error, in_handshake } = connect_error;
-        let action = if *in_handshake { "speak TLS with" } else { "connect to" };
-        format!("cannot {action} {name}: {error}; {}", connect_error.advice())
-    }
-}
-
-/// Connects to a Unix socket. `connect` fails with `WouldBlock` while the backlog of the server is full, and no event
-/// announces that there is room, so it is retried.
-async fn connect_unix(path: &Path) -> io::Result<UnixStream> {
-    loop {
-        match UnixStream::connect(path).await {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-            connected => return connected,
+        // A command that came before is not missed: the waker has made an event for it.
+        match poll.poll(&mut events, if done.is_empty() { wait } else { Some(Duration::ZERO) }) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            polled => polled?,
+        }
+        for event in &events {
+            let Token(token) = event.token();
+            done.extend(dialer.drive(poll.registry(), token).map(|dialed| (token, dialed)));
+        }
+        done.extend(dialer.sweep(poll.registry(), Instant::now()));
+        for (slot, dialed) in done {
+            left -= 1;
+            ended(&dialed);
+            slots[slot] = Some(dialed);
         }
     }
 }
 
-/// Whether the error is EMFILE (limit of the process) or ENFILE (limit of the system). They have no `ErrorKind`, and
-/// the same numbers on every Unix.
-fn is_file_limit(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(24 | 23))
+/// What the conductor is told of a connection: the index of its address, and the problem.
+pub(crate) fn problem(dialed: &Dialed) -> (usize, Option<String>) {
+    match dialed {
+        Ok(Opened { target, .. }) => (*target, None),
+        Err(Refused { target, problem, .. }) => (*target, Some(problem.clone())),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::load::control::StopReason;
+    use crate::load::event_loop::WAKER;
+    use crate::load::target::Targets;
+    use mio::Waker;
+    use std::net::TcpListener;
+    use std::sync::Arc;
 
-    fn advice(error: io::Error) -> &'static str {
-        ConnectError::from(error).advice()
-    }
-
-    #[test]
-    fn too_many_open_files_are_reported_with_the_command_that_raises_the_limit() {
-        for os_error in [23, 24] {
-            let error = io::Error::from_raw_os_error(os_error);
-            assert!(error.to_string().to_lowercase().contains("too many open files"), "{error}");
-            assert!(advice(error).contains("ulimit -n"));
-        }
-    }
-
-    #[test]
-    fn every_failure_has_its_own_advice() {
-        use io::ErrorKind as Kind;
-        let kinds = [
-            Kind::ConnectionRefused,
-            Kind::ConnectionReset,
-            Kind::TimedOut,
-            Kind::AddrNotAvailable,
-            Kind::NetworkUnreachable,
-        ];
-        let unknown = rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer);
-        let certificate = ConnectError { error: io::Error::other(unknown), in_handshake: true };
-        let no_tls = [Kind::UnexpectedEof, Kind::TimedOut, Kind::InvalidData]
-            .map(|kind| ConnectError { error: kind.into(), in_handshake: true }.advice());
-        let mut all: std::collections::HashSet<_> = kinds.map(|kind| advice(kind.into())).into();
-        all.insert(certificate.advice());
-        all.extend(no_tls);
-        assert_eq!(all.len(), kinds.len() + 4);
-    }
-
-    #[test]
-    fn an_unknown_host_is_an_error_that_names_it() {
-        // `.invalid` is reserved for names that do not exist (RFC 2606).
-        let error = resolve("nowhere.invalid:80").unwrap_err().to_string();
-        assert!(error.starts_with("cannot resolve nowhere.invalid:80; "), "{error}");
-        assert_eq!(resolve("[::1]:80").unwrap(), ["[::1]:80".parse().unwrap()]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn with_a_rate_each_connection_starts_at_its_time() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let targets: Arc<[Target]> = [listener.local_addr().unwrap().into()].into();
-        let (begun, times) = (Instant::now(), std::cell::RefCell::new(Vec::new()));
-        // The connections of the second worker of two.
-        let connected = connect(&targets, [1, 3, 5].into_iter(), Some(10.0), Duration::from_secs(10), || {
-            times.borrow_mut().push(begun.elapsed().as_millis() as u64);
+    /// Opens these connections, and stops. Returns when each one was open.
+    fn opened(conns: &[usize], rate: Option<f64>) -> Vec<Duration> {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let targets: Targets = listener.local_addr().unwrap().into();
+        let mut dialer = Dialer::new(Arc::new(targets), Vec::new(), Duration::from_secs(10));
+        let mut poll = Poll::new().unwrap();
+        let waker = Waker::new(poll.registry(), WAKER).unwrap();
+        let (sender, command) = watch::channel(Command::Connect);
+        let (start, mut times) = (Instant::now(), Vec::new());
+        let connected = connect(&mut poll, &command, &mut dialer, conns, rate, |dialed| {
+            assert!(dialed.is_ok());
+            times.push(start.elapsed());
+            if times.len() == conns.len() {
+                sender.send_replace(Command::Stop(StopReason::Aborted));
+                waker.wake().unwrap();
+            }
         });
-        assert!(connected.await.is_ok());
-        let times = times.take();
-        assert!(times.iter().zip([100, 300, 500]).all(|(ms, due)| ms.abs_diff(due) <= 5), "{times:?}");
-        assert_eq!(times.len(), 3);
+        assert!(connected.unwrap().is_none(), "the load does not start");
+        times
     }
 
-    #[tokio::test]
-    async fn connections_are_spread_evenly_over_the_targets() {
-        let listeners = [(); 3].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
-        let targets: Arc<[Target]> =
-            listeners.iter().map(|listener| listener.local_addr().unwrap().into()).collect();
-        let streams = connect(&targets, 5..9, None, Duration::from_secs(10), || {})
-            .await
-            .unwrap_or_else(|error| panic!("{error}"));
-        let mut conns: Vec<_> = streams.iter().map(|(conn, _)| *conn).collect();
-        conns.sort_unstable();
-        assert_eq!(conns, [5, 6, 7, 8]);
-        for (listener, expected) in listeners.iter().zip([1, 1, 2]) {
-            listener.set_nonblocking(true).unwrap();
-            assert_eq!(std::iter::from_fn(|| listener.accept().ok()).count(), expected);
-        }
+    #[test]
+    fn all_connections_are_opened() {
+        assert_eq!(opened(&[0; 100], None).len(), 100);
+    }
+
+    #[test]
+    fn with_a_rate_no_connection_starts_before_its_time() {
+        // The connections of the second worker of two.
+        let times = opened(&[1, 3, 5], Some(100.0));
+        let due = [10, 30, 50].map(Duration::from_millis);
+        assert!(times.iter().zip(due).all(|(time, due)| *time >= due), "{times:?}");
     }
 }

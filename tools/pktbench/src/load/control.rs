@@ -36,8 +36,10 @@ pub(crate) struct Progress {
     pub(crate) sent: u64,
     /// Answers received, including the warm-up, intact or not. Duplicates do not count.
     pub(crate) answers: u64,
-    /// Whether a connection has outstanding packets or unsent bytes.
+    /// Whether a connection has outstanding packets or unsent bytes, or has to be opened.
     pub(crate) is_awaiting_peer: bool,
+    /// Connections that failed or could not be opened.
+    pub(crate) failed: u64,
 }
 
 /// The progress of one worker, which the worker updates and the conductor reads.
@@ -45,8 +47,9 @@ pub(crate) struct Progress {
 pub(crate) struct SharedProgress {
     sent: AtomicU64,
     answers: AtomicU64,
-    /// The number of connections with outstanding packets or unsent bytes.
+    /// The number of connections with outstanding packets or unsent bytes, or to be opened.
     conns_awaiting_peer: AtomicUsize,
+    failed: AtomicU64,
 }
 
 impl SharedProgress {
@@ -57,6 +60,7 @@ impl SharedProgress {
         // answer, so it never sees more answers than packets.
         self.answers.store(tally.answers, Release);
         self.conns_awaiting_peer.store(conns_awaiting_peer, Relaxed);
+        self.failed.store(tally.errors.count(), Relaxed);
     }
 
     pub(super) fn load(&self) -> Progress {
@@ -66,6 +70,7 @@ impl SharedProgress {
             sent: self.sent.load(Relaxed),
             answers,
             is_awaiting_peer: self.conns_awaiting_peer.load(Relaxed) > 0,
+            failed: self.failed.load(Relaxed),
         }
     }
 }

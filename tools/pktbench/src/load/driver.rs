@@ -9,21 +9,21 @@
 //! The clock is read once for all packets that are read together. That time ends their latency, and it is the send time
 //! of the packets that are sent because of them.
 
+use std::time::Duration;
+
 use bytes::BytesMut;
 
 use crate::load::connection::Connection;
 use crate::load::control::StopReason;
+use crate::load::slot::{Next, SendTimes, SlotLoad};
 use crate::load::stream::ReadOutcome;
+use crate::plan::Plan;
 use crate::plan::clock::whole_ns;
-use crate::plan::schedule::Schedule;
-use crate::plan::{Pace, Plan};
 use crate::record::failure::Failure;
 use crate::record::missed::Cause;
 use crate::record::recording::Recording;
 use crate::record::tally::Tally;
-use crate::traffic::arrivals::Arrivals;
-use crate::traffic::payload::{PayloadBlock, PayloadSequence};
-use crate::traffic::verify::{Judgement, Verifier};
+use crate::traffic::verify::Judgement;
 
 /// The size of a read, and of a write without its last packet. With 16 KiB, 32 packets of 0 to 2048 B would need three
 /// reads.
@@ -41,61 +41,35 @@ pub(crate) struct WorkerState {
     pub(crate) buffer: Vec<u8>,
     /// The frames of a write. Empty between writes.
     frames: BytesMut,
-    /// The measured packets of connections that have ended, which were not answered. Their age is known at the end.
-    unanswered: Vec<SendTimes>,
 }
 
 impl WorkerState {
-    pub(crate) fn new(is_open_loop: bool) -> Self {
+    pub(crate) fn new(is_open_loop: bool, targets: usize) -> Self {
         Self {
-            tally: Tally::new(is_open_loop),
+            tally: Tally::new(is_open_loop, targets),
             recording: Recording::new(is_open_loop),
             buffer: vec![0; CHUNK],
             frames: BytesMut::new(),
-            unanswered: Vec::new(),
-        }
-    }
-
-    /// Records the ages of the packets that were not answered, at the end of the load.
-    pub(crate) fn record_unanswered(&mut self, ended_at_ns: u64) {
-        for SendTimes { sent_ns, due_ns } in self.unanswered.drain(..) {
-            let age_ns = |since_ns: u64| ended_at_ns.saturating_sub(since_ns);
-            self.recording.record_unanswered(age_ns(sent_ns), age_ns(due_ns));
         }
     }
 }
 
+/// A connection, and the load of its slot.
 pub(crate) struct ConnectionDriver {
-    index: usize,
     connection: Connection,
-    schedule: Schedule,
-    next: Next,
-    max_outstanding: usize,
-    /// How many measured packets may still be sent; `u64::MAX` if a duration ends the run.
+    /// The index of its address.
+    target: usize,
+    pub(crate) load: SlotLoad,
+    /// How many packets may still be sent on this connection.
     packets_left: u64,
-    verifier: Verifier<SendTimes>,
+    /// From when on this connection sends nothing more, so that another one takes its place.
+    retire_at_ns: u64,
+    /// How long an answer may take.
+    packet_timeout_ns: u64,
     /// Whether no packet can be sent before a response comes or the socket accepts more.
     is_blocked: bool,
-    /// Until when the peer delayed the packets that were due: the last call of `send` while `is_blocked` was set.
-    blocked_until_ns: u64,
     /// Whether the time to send was over at the last call of `send`.
     is_stopped: bool,
-}
-
-/// When the next packet may be sent.
-enum Next {
-    /// From `from_ns` on, when fewer packets than allowed are outstanding.
-    Closed { from_ns: u64 },
-    /// When it is due.
-    Open(Arrivals),
-}
-
-/// The times of an outstanding packet, needed when it comes back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct SendTimes {
-    sent_ns: u64,
-    /// In a closed loop the same as `sent_ns`.
-    due_ns: u64,
 }
 
 /// Packets with the same latency.
@@ -106,8 +80,13 @@ struct LatencyBatch {
 }
 
 impl LatencyBatch {
-    fn record(self, recording: &mut Recording) {
-        recording.record(self.now_ns - self.sent.sent_ns, self.now_ns - self.sent.due_ns, self.count);
+    /// Records the batch, and again for its address if there are several.
+    fn record(self, recording: &mut Recording, of_target: Option<&mut Recording>) {
+        let (service_ns, response_ns) = (self.now_ns - self.sent.sent_ns, self.now_ns - self.sent.due_ns);
+        recording.record(service_ns, response_ns, self.count);
+        if let Some(of_target) = of_target {
+            of_target.record(service_ns, response_ns, self.count);
+        }
     }
 }
 
@@ -120,52 +99,41 @@ pub(crate) enum DriveResult {
     Ended(End),
 }
 
-/// How the load of a connection ended.
+/// How a connection ended.
 pub(crate) enum End {
-    /// Everything was sent and answered.
+    /// Everything was answered, and nothing more is sent on it.
     Complete,
     Failed(Failure),
     Stopped(StopReason),
 }
 
 impl ConnectionDriver {
+    /// Goes on with `load` on a connection to address `target`, which is open since `now_ns`.
     pub(crate) fn new(
-        index: usize,
+        mut load: SlotLoad,
         connection: Connection,
+        target: usize,
         plan: &Plan,
-        block: PayloadBlock,
-        schedule: Schedule,
+        now_ns: u64,
     ) -> Self {
-        let packets = PayloadSequence::new(block, plan.sizes.distribution, plan.seed, index, plan.conns);
-        let ramp_ns = whole_ns(plan.ramp);
-        let next = match plan.pace {
-            // During the ramp, one connection after the other starts.
-            Pace::Closed => Next::Closed { from_ns: ramp_start_ns(ramp_ns, index, plan.conns) },
-            Pace::Open { rate, arrival, .. } => {
-                Next::Open(Arrivals::new(arrival, rate, ramp_ns, plan.seed, index, plan.conns))
-            }
-        };
+        load.blocked_until_ns = now_ns;
+        let after =
+            |time: Option<Duration>| time.map_or(u64::MAX, |time| now_ns.saturating_add(whole_ns(time)));
         Self {
-            index,
             connection,
-            schedule,
-            next,
-            max_outstanding: plan.most_outstanding(),
-            packets_left: plan.packets_of(index).unwrap_or(u64::MAX),
-            verifier: Verifier::new(packets, plan.verify),
+            target,
+            load,
+            packets_left: plan.conn_packets.unwrap_or(u64::MAX),
+            retire_at_ns: after(plan.conn_lifetime),
+            packet_timeout_ns: plan.packet_timeout.map_or(u64::MAX, whole_ns),
             is_blocked: false,
-            blocked_until_ns: 0,
             is_stopped: false,
         }
     }
 
-    pub(crate) fn connection(&mut self) -> &mut Connection {
-        &mut self.connection
-    }
-
     /// Sends what may be sent, without reading.
     pub(crate) fn send_due(&mut self, state: &mut WorkerState) -> DriveResult {
-        match self.send(self.schedule.clock.now_ns(), state) {
+        match self.send(self.load.schedule.clock.now_ns(), state) {
             Ok(()) if self.is_complete() => DriveResult::Ended(End::Complete),
             Ok(()) => DriveResult::WaitForSocket,
             Err(failure) => DriveResult::Ended(End::Failed(failure)),
@@ -175,18 +143,28 @@ impl ConnectionDriver {
     /// When to call [`send_due`](Self::send_due) if there is no event before. `None` if there is nothing to send before
     /// an event.
     pub(crate) fn next_send_ns(&self) -> Option<u64> {
-        match &self.next {
-            Next::Closed { from_ns } => (self.verifier.is_unused()).then_some(*from_ns),
-            Next::Open(_) if self.is_blocked => None,
-            Next::Open(arrivals) if self.may_be_sent(arrivals.due_ns()) => Some(arrivals.due_ns()),
+        let load = &self.load;
+        match &load.next {
+            Next::Closed { from_ns } => (load.verifier.is_unused()).then_some(*from_ns),
+            Next::Open(_) if self.is_blocked || self.packets_left == 0 => None,
+            Next::Open(arrivals) if load.may_be_sent(arrivals.due_ns()) => Some(arrivals.due_ns()),
             // Nothing more to send: the connection stays open until the end of the run.
-            Next::Open(_) => self.schedule.stop_at_ns.filter(|_| !self.is_stopped),
+            Next::Open(_) => load.schedule.stop_at_ns.filter(|_| !self.is_stopped),
         }
+    }
+
+    /// What no event announces: that the time of the connection is over, or that of a packet.
+    pub(crate) fn check_times(&self, now_ns: u64) -> Option<End> {
+        let oldest = self.load.verifier.oldest();
+        if oldest.is_some_and(|times| times.sent_ns.saturating_add(self.packet_timeout_ns) <= now_ns) {
+            return Some(End::Failed(Failure::TimedOut));
+        }
+        (now_ns >= self.retire_at_ns && !self.is_awaiting_peer()).then_some(End::Complete)
     }
 
     /// Whether it has outstanding packets or unsent bytes. It may still send more packets.
     pub(crate) fn is_awaiting_peer(&self) -> bool {
-        self.verifier.outstanding() > 0 || !self.connection.is_flushed()
+        self.load.verifier.outstanding() > 0 || !self.connection.is_flushed()
     }
 
     /// Sends and receives what is possible without waiting. A read that does not fill the buffer has emptied the
@@ -203,12 +181,13 @@ impl ConnectionDriver {
     ) -> Result<DriveResult, Failure> {
         if !self.connection.is_flushed() {
             self.connection.flush()?;
-            self.send(self.schedule.clock.now_ns(), state)?;
+            self.send(self.load.schedule.clock.now_ns(), state)?;
         }
         for _ in 0..MAX_READS_PER_TURN {
             let answers_before = state.tally.answers;
             let outcome = self.receive(state)?;
             if state.tally.answers > answers_before {
+                self.load.failures = 0;
                 let now_ns = state.tally.last_answer_ns.unwrap_or_default();
                 self.send(now_ns, state)?;
             }
@@ -225,8 +204,11 @@ impl ConnectionDriver {
 
     /// Reads once, and checks and records the packets.
     fn receive(&mut self, state: &mut WorkerState) -> Result<ReadOutcome, Failure> {
-        let Self { connection, schedule, verifier, .. } = self;
+        let Self { connection, target, load: SlotLoad { schedule, verifier, .. }, .. } = self;
         let WorkerState { tally, recording, buffer, .. } = state;
+        let before = recording.traffic;
+        // Only with several addresses.
+        let mut of_target = tally.targets[*target].recording.take();
         // Packets that were sent together mostly come back together. Their common latency is recorded once.
         let mut batch: Option<LatencyBatch> = None;
         let outcome = connection.read(buffer, schedule.clock, |now_ns, payload| {
@@ -249,7 +231,7 @@ impl ConnectionDriver {
                 _ => {
                     let done = batch.replace(LatencyBatch { sent, now_ns, count: 1 });
                     match done {
-                        Some(done) => done.record(recording),
+                        Some(done) => done.record(recording, of_target.as_deref_mut()),
                         // One packet per read is enough for the latency by size.
                         None => tally.sizes.record(payload.len(), now_ns - sent.sent_ns),
                     }
@@ -257,27 +239,31 @@ impl ConnectionDriver {
             }
         });
         if let Some(last) = batch {
-            last.record(recording);
+            last.record(recording, of_target.as_deref_mut());
         }
+        if let Some(of_target) = &mut of_target {
+            of_target.traffic += recording.traffic - before;
+        }
+        tally.targets[*target].recording = of_target;
         outcome
     }
 
     /// Sends what may be sent at `now_ns`, until the socket is full. After the end of the run it still sends packets
     /// that only the load generator has delayed.
     fn send(&mut self, now_ns: u64, state: &mut WorkerState) -> Result<(), Failure> {
-        self.is_stopped = self.schedule.is_stopped(now_ns);
+        self.is_stopped = self.load.schedule.is_stopped(now_ns);
         if self.is_blocked {
             if self.is_stopped {
                 return Ok(());
             }
-            self.blocked_until_ns = now_ns;
+            self.load.blocked_until_ns = now_ns;
         }
         while self.connection.is_flushed() {
             // The buffer is shared: a connection that failed may have left frames.
             state.frames.clear();
             while state.frames.len() < CHUNK {
                 let Some(due_ns) = self.due_by(now_ns) else { break };
-                let payload = self.verifier.sent(SendTimes { sent_ns: now_ns, due_ns });
+                let payload = self.load.verifier.sent(SendTimes { sent_ns: now_ns, due_ns });
                 self.connection.encode(payload, &mut state.frames)?;
                 self.count_sent(now_ns, due_ns, payload.len(), state);
             }
@@ -287,64 +273,69 @@ impl ConnectionDriver {
             self.connection.write(&mut state.frames)?;
         }
         self.is_blocked =
-            !self.connection.is_flushed() || self.verifier.outstanding() >= self.max_outstanding;
+            !self.connection.is_flushed() || self.load.verifier.outstanding() >= self.load.max_outstanding;
         Ok(())
     }
 
     /// The due time of the next packet, if it may be sent at `now_ns`.
     fn due_by(&self, now_ns: u64) -> Option<u64> {
-        if self.verifier.outstanding() >= self.max_outstanding {
+        let load = &self.load;
+        if load.verifier.outstanding() >= load.max_outstanding || self.is_retired(now_ns) {
             return None;
         }
-        let due_ns = match &self.next {
+        let due_ns = match &load.next {
             Next::Closed { from_ns } if now_ns < *from_ns => return None,
             Next::Closed { .. } => now_ns,
             Next::Open(arrivals) if arrivals.due_ns() > now_ns => return None,
             Next::Open(arrivals) => arrivals.due_ns(),
         };
-        self.may_be_sent(due_ns).then_some(due_ns)
+        load.may_be_sent(due_ns).then_some(due_ns)
     }
 
-    /// Whether a packet that is due at `due_ns` belongs to the run.
-    fn may_be_sent(&self, due_ns: u64) -> bool {
-        !self.schedule.is_stopped(due_ns) && (self.packets_left > 0 || due_ns < self.schedule.measure_from_ns)
+    /// Whether this connection sends nothing more, though its slot may.
+    fn is_retired(&self, now_ns: u64) -> bool {
+        self.packets_left == 0 || now_ns >= self.retire_at_ns
     }
 
     fn count_sent(&mut self, now_ns: u64, due_ns: u64, len: usize, state: &mut WorkerState) {
         let WorkerState { tally, recording, .. } = state;
-        let is_measured = due_ns >= self.schedule.measure_from_ns;
+        let load = &mut self.load;
+        let is_measured = due_ns >= load.schedule.measure_from_ns;
         tally.sent += 1;
-        if is_measured {
-            self.packets_left -= 1;
-            recording.traffic.sent_packets += 1;
-            recording.traffic.sent_bytes += len as u64;
-        } else {
-            recording.traffic.warmup_packets += 1;
+        self.packets_left -= 1;
+        load.packets_left -= u64::from(is_measured);
+        recording.traffic.sent(len, is_measured);
+        if let Some(of_target) = &mut tally.targets[self.target].recording {
+            of_target.traffic.sent(len, is_measured);
         }
-        if let Next::Open(arrivals) = &mut self.next {
+        if let Next::Open(arrivals) = &mut load.next {
             arrivals.advance();
             if is_measured {
-                tally.client.record_lag(now_ns - due_ns.max(self.blocked_until_ns));
+                tally.client.record_lag(now_ns - due_ns.max(load.blocked_until_ns));
             }
         }
     }
 
-    /// Whether everything was sent and answered. A packet that is answered before it was completely sent does not
-    /// complete the load, because others may follow it.
+    /// Whether everything was answered, and nothing more is sent on this connection. A packet that is answered before it
+    /// was completely sent does not complete it, because others may follow it.
     fn is_complete(&self) -> bool {
-        self.verifier.outstanding() == 0 && self.connection.is_flushed() && !self.has_more()
+        self.load.verifier.outstanding() == 0 && self.connection.is_flushed() && !self.has_more()
     }
 
     /// Whether more packets may follow. In an open loop with a duration, always true until its end: the connection stays
     /// open even if none of its packets is due before.
     fn has_more(&self) -> bool {
-        let now_ns = self.schedule.clock.now_ns();
-        let is_stopped = self.schedule.is_stopped(now_ns);
-        match &self.next {
-            Next::Closed { from_ns } => self.may_be_sent(now_ns.max(*from_ns)),
-            Next::Open(arrivals) if is_stopped => !self.is_blocked && self.may_be_sent(arrivals.due_ns()),
-            Next::Open(arrivals) => self.schedule.stop_at_ns.is_some() || self.may_be_sent(arrivals.due_ns()),
-        }
+        let load = &self.load;
+        let now_ns = load.schedule.clock.now_ns();
+        let is_stopped = load.schedule.is_stopped(now_ns);
+        !self.is_retired(now_ns)
+            && match &load.next {
+                Next::Closed { from_ns } => load.may_be_sent(now_ns.max(*from_ns)),
+                Next::Open(arrivals) if is_stopped => !self.is_blocked && load.may_be_sent(arrivals.due_ns()),
+                Next::Open(arrivals) => {
+                    load.schedule.stop_at_ns.is_some() || load.may_be_sent(arrivals.due_ns())
+                }
+            }
     }
 
     /// Reads packets that have arrived although none is outstanding, to count them as duplicates. The number of reads
@@ -358,29 +349,43 @@ impl ConnectionDriver {
         }
     }
 
-    /// Adds the integrity, the missed packets and the failure to the tally. Returns the connection if it is still open.
-    pub(crate) fn finish(self, end: End, state: &mut WorkerState) -> Option<Connection> {
-        let WorkerState { tally, unanswered, .. } = state;
-        let measured = self.verifier.outstanding_contexts();
-        unanswered.extend(measured.filter(|times| times.due_ns >= self.schedule.measure_from_ns));
-        tally.client.missed.add(self.missed_cause(&end), self.missed(&end));
-        let integrity = self.verifier.settle();
+    /// Ends the connection at `now_ns`: adds its integrity and its failure to the tally. Returns the load of its slot, and
+    /// the connection if it is still open.
+    pub(crate) fn end(
+        mut self,
+        end: &End,
+        state: &mut WorkerState,
+        now_ns: u64,
+    ) -> (SlotLoad, Option<Connection>) {
+        let WorkerState { tally, recording, .. } = state;
+        let load = &mut self.load;
+        let measured = load.verifier.outstanding_contexts();
+        for times in measured.filter(|times| times.due_ns >= load.schedule.measure_from_ns) {
+            let age_ns = |since_ns: u64| now_ns.saturating_sub(since_ns);
+            let of_target = tally.targets[self.target].recording.as_deref_mut();
+            for recording in [&mut *recording].into_iter().chain(of_target) {
+                recording.record_unanswered(age_ns(times.sent_ns), age_ns(times.due_ns));
+            }
+        }
+        let integrity = load.verifier.settle();
         tally.integrity += integrity;
         match end {
             End::Failed(failure) => {
-                tally.errors.add(self.index, &failure, integrity.unanswered);
-                return None;
+                recording.failed += 1;
+                let problem = tally.errors.add(load.index, failure, integrity.unanswered);
+                tally.targets[self.target].failed(&problem);
+                return (self.load, None);
             }
             End::Stopped(StopReason::TimedOut) if integrity.unanswered > 0 => {
-                tally.errors.add_timeout(self.index, integrity.unanswered);
+                tally.errors.add_timeout(load.index, integrity.unanswered);
             }
             End::Complete | End::Stopped(_) => {}
         }
-        Some(self.connection)
+        (self.load, Some(self.connection))
     }
 
-    /// Why the packets are missed that were due at the end.
-    fn missed_cause(&self, end: &End) -> Cause {
+    /// Why packets are missed that were due at the end of this connection.
+    pub(crate) fn missed_cause(&self, end: &End) -> Cause {
         match end {
             End::Failed(_) => Cause::Failed,
             _ if !self.connection.is_flushed() => Cause::Socket,
@@ -388,22 +393,4 @@ impl ConnectionDriver {
             _ => Cause::Late,
         }
     }
-
-    /// The number of missed packets: due after the warm-up and before the end of the run, but not sent. On a failed
-    /// connection, all packets until the planned end are missed.
-    fn missed(&self, end: &End) -> u64 {
-        let Next::Open(arrivals) = &self.next else { return 0 };
-        let Schedule { clock, measure_from_ns, stop_at_ns, .. } = self.schedule;
-        let end_ns = match end {
-            End::Failed(_) => stop_at_ns.unwrap_or(u64::MAX),
-            _ => stop_at_ns.unwrap_or(u64::MAX).min(clock.now_ns()),
-        };
-        (arrivals.count_until(end_ns) - arrivals.count_until(measure_from_ns.min(end_ns)))
-            .min(self.packets_left)
-    }
-}
-
-/// When connection `index` of `conns` starts, so that their starts are spread evenly over the ramp.
-fn ramp_start_ns(ramp_ns: u64, index: usize, conns: usize) -> u64 {
-    (u128::from(ramp_ns) * index as u128 / conns as u128) as u64
 }

@@ -4,13 +4,25 @@ pub(crate) mod timer;
 
 pub(crate) mod stream;
 
-pub(crate) mod connect;
+pub(crate) mod target;
+
+pub(crate) mod connect_error;
+
+pub(crate) mod dialer;
 
 pub(crate) mod connection;
+
+pub(crate) mod slot;
 
 pub(crate) mod driver;
 
 pub(crate) mod control;
+
+pub(crate) mod new_conns;
+
+pub(crate) mod closing;
+
+pub(crate) mod connect;
 
 pub(crate) mod event_loop;
 

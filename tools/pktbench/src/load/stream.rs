@@ -34,6 +34,58 @@ impl Stream {
         Self { socket, tls: tls.map(Box::new) }
     }
 
+    /// Whether the socket is connected. `false` while the connect goes on.
+    pub(crate) fn is_connected(&self) -> io::Result<bool> {
+        let Socket::Tcp(socket) = &self.socket else { return Ok(true) };
+        if let Some(error) = socket.take_error()? {
+            return Err(error);
+        }
+        match socket.peer_addr() {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::NotConnected => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sends small packets at once.
+    pub(crate) fn set_nodelay(&self) -> io::Result<()> {
+        match &self.socket {
+            Socket::Tcp(socket) => socket.set_nodelay(true),
+            Socket::Unix(_) => Ok(()),
+        }
+    }
+
+    pub(crate) fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Begins TLS. Call [`handshake`](Self::handshake) until it is done.
+    pub(crate) fn start_tls(&mut self, tls: ClientConnection) {
+        self.tls = Some(Box::new(tls));
+    }
+
+    /// Goes on with the TLS handshake, as far as the socket allows. Returns whether it is done.
+    pub(crate) fn handshake(&mut self) -> io::Result<bool> {
+        loop {
+            if !self.flush()? {
+                return Ok(false);
+            }
+            let Self { socket, tls } = self;
+            let Some(tls) = tls.as_mut().filter(|tls| tls.is_handshaking()) else { return Ok(true) };
+            match retry_if_interrupted(|| tls.read_tls(socket))? {
+                None => return Ok(false),
+                Some(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Some(_) => {}
+            }
+            let processed = tls.process_new_packets();
+            if let Err(error) = processed {
+                // Tells the server why.
+                let _ = self.flush();
+                return Err(io::Error::new(ErrorKind::InvalidData, error));
+            }
+        }
+    }
+
     /// Writes `bytes` and returns how many were accepted: fewer than all if the socket is full. With TLS, accepted
     /// bytes may wait here, encrypted, for [`flush`](Self::flush).
     pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

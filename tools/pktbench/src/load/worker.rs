@@ -1,8 +1,8 @@
 //! A worker: a thread with its share of the connections.
 //!
 //! ```text
-//!   connect -> wait for Go -> event loop, until the load of the last connection has ended -> close
-//!      '------------------------------ Stop, at any time --------------------------------------^
+//!   connect -> wait for Go -> event loop, until the load of the last slot has ended -> close
+//!      '------------------------------ Stop, at any time ---------------------------------^
 //! ```
 //!
 //! While packets are sent, a worker shares only its progress, which it updates on each turn of the event loop, and a
@@ -15,25 +15,25 @@ use std::time::Instant;
 
 use anyhow::Context;
 use mio::{Poll, Waker};
-use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, watch};
 
-use crate::load::connect::{Target, connect};
+use crate::load::connect::{Connected, connect, problem};
 use crate::load::control::{Command, Progress, SharedProgress};
-use crate::load::event_loop::{EventLoop, WAKER};
-use crate::load::stream::Stream;
+use crate::load::dialer::Dialer;
+use crate::load::event_loop::{EventLoop, Shared, WAKER};
+use crate::load::new_conns::NewConns;
+use crate::load::slot::SlotLoad;
+use crate::load::target::Targets;
 use crate::plan::Plan;
-use crate::plan::schedule::Schedule;
 use crate::record::recording::Published;
 use crate::record::tally::Tally;
 use crate::traffic::payload::PayloadBlock;
 
 /// A message from a worker to the conductor. A worker that has ended drops its sender.
 pub(crate) enum Event {
-    /// One more connection was made.
-    Connected,
-    /// A connection could not be made. The line says why and what to do.
-    NotConnected(String),
+    /// One more connection before the start is open, or was refused: the index of its address, and the problem, one line
+    /// that says what to do.
+    Dialed { target: usize, problem: Option<String> },
     /// The recording of an interval of the worker, the last one included.
     Interval { worker: usize, published: Box<Published> },
 }
@@ -51,7 +51,7 @@ pub(crate) struct Worker {
 struct WorkerThread {
     index: usize,
     plan: Arc<Plan>,
-    targets: Arc<[Target]>,
+    targets: Arc<Targets>,
     block: PayloadBlock,
     command: watch::Receiver<Command>,
     events: mpsc::UnboundedSender<Event>,
@@ -62,13 +62,11 @@ impl Worker {
     pub(crate) fn start(
         index: usize,
         plan: &Arc<Plan>,
-        targets: &Arc<[Target]>,
+        targets: &Arc<Targets>,
         block: PayloadBlock,
         events: mpsc::UnboundedSender<Event>,
     ) -> anyhow::Result<Self> {
         const CANNOT_START: &str = "cannot start a worker thread";
-        // Only for making the connections. The load runs in an `EventLoop`.
-        let runtime = Builder::new_current_thread().enable_all().build().context(CANNOT_START)?;
         let poll = Poll::new().context(CANNOT_START)?;
         let waker = Waker::new(poll.registry(), WAKER).context(CANNOT_START)?;
         let (command, receiver) = watch::channel(Command::Connect);
@@ -84,7 +82,7 @@ impl Worker {
         };
         let thread = std::thread::Builder::new()
             .name(format!("worker-{index}"))
-            .spawn(move || work.run(runtime, poll))
+            .spawn(move || work.run(poll))
             .context(CANNOT_START)?;
         Ok(Self { command, waker, progress, thread })
     }
@@ -109,55 +107,35 @@ impl Worker {
 }
 
 impl WorkerThread {
-    fn run(mut self, runtime: Runtime, poll: Poll) -> io::Result<Tally> {
-        let Some((streams, schedule)) = runtime.block_on(self.prepare()) else {
-            return Ok(Tally::new(self.plan.is_open()));
-        };
-        drop(runtime);
-        let Self { index: worker, plan, block, command, events, progress, .. } = self;
-        let mut event_loop = EventLoop::new(poll, command, &plan, schedule, progress, |published| {
+    fn run(self, mut poll: Poll) -> io::Result<Tally> {
+        let Self { index: worker, plan, targets, block, command, events, progress } = self;
+        let conns: Vec<_> = plan.conns_of(worker).collect();
+        // In an open loop of connections, none is open before the start.
+        let at_once = if plan.conns_per_second.is_some() { &[][..] } else { &conns };
+        let mut dialer = Dialer::new(Arc::clone(&targets), plan.source_addrs.clone(), plan.timeout);
+        let connected = connect(&mut poll, &command, &mut dialer, at_once, plan.connect_rate, |dialed| {
+            let (target, problem) = problem(dialed);
             // If this fails, the conductor has ended.
+            let _ = events.send(Event::Dialed { target, problem });
+        })?;
+        let Some(Connected { schedule, slots }) = connected else {
+            return Ok(Tally::new(plan.is_open(), targets.addresses().len()));
+        };
+        let new_conns = NewConns::new(&plan, worker, schedule);
+        let shared = Shared { plan: Arc::clone(&plan), command, progress };
+        let mut event_loop = EventLoop::new(poll, schedule, dialer, new_conns, shared, |published| {
             let _ = events.send(Event::Interval { worker, published: Box::new(published) });
         })?;
-        for (index, stream) in streams {
-            event_loop.add(index, stream, &plan, block)?;
+        let mut slots = slots.into_iter();
+        for conn in conns {
+            let load = SlotLoad::new(conn, &plan, block, schedule);
+            match slots.next() {
+                Some(dialed) => event_loop.add(load, dialed),
+                None => event_loop.add_idle(load),
+            }
         }
         // Instant 0 is later than `Go`, to leave time for this setup.
         std::thread::sleep(schedule.clock.instant(0).saturating_duration_since(Instant::now()));
         event_loop.run()
-    }
-
-    /// Makes the connections and waits for `Go`. `None` if the run does not start.
-    async fn prepare(&mut self) -> Option<(Vec<(usize, Stream)>, Schedule)> {
-        let connecting = connect(
-            &self.targets,
-            self.plan.conns_of(self.index),
-            self.plan.connect_rate,
-            self.plan.timeout,
-            || self.send(Event::Connected),
-        );
-        let mut command = self.command.clone();
-        let connected = tokio::select! {
-            biased;
-            _ = command.wait_for(|command| matches!(command, Command::Stop(_))) => return None,
-            connected = connecting => connected,
-        };
-        let streams = match connected {
-            Ok(streams) => streams,
-            Err(problem) => {
-                self.send(Event::NotConnected(problem));
-                return None;
-            }
-        };
-        match command.wait_for(|command| !matches!(command, Command::Connect)).await.as_deref() {
-            Ok(Command::Go(schedule)) => Some((streams, *schedule)),
-            // `Stop`, or the conductor has ended.
-            _ => None,
-        }
-    }
-
-    fn send(&self, event: Event) {
-        // If this fails, the conductor has ended.
-        let _ = self.events.send(event);
     }
 }

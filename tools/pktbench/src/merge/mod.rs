@@ -8,7 +8,9 @@
 //!
 //! Counts are added. The window lasts from the earliest start to the latest end, by the clocks of the machines.
 
+mod connections;
 mod intervals;
+mod latencies;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -19,15 +21,14 @@ use clap::{Args, ValueEnum};
 
 use crate::judge::gate::Gate;
 use crate::judge::threshold::Condition;
-use crate::record::histogram::new_histogram;
 use crate::report::sink::Sink;
 use crate::report::text;
 use crate::result::document::{
-    Client, Config, Document, Errors, Host, Latencies, Offered, SCHEMA, Tool, Totals, Window,
+    Client, Config, Document, Errors, Host, Offered, SCHEMA, Tool, Totals, Window,
 };
 use crate::result::json;
-use crate::result::latency::Latency;
-use crate::result::verdict::Verdict;
+use crate::result::latency::Latencies;
+use crate::result::verdict::{Verdict, WORST_FIRST};
 use crate::traffic::verify::Integrity;
 
 /// The options of `pktbench merge`.
@@ -131,6 +132,9 @@ fn first_difference(one: &Config, other: &Config) -> Option<&'static str> {
         ("pipeline", one.pipeline == other.pipeline),
         ("arrival", one.arrival == other.arrival),
         ("verify", one.verify == other.verify),
+        ("conn-packets", one.conn_packets == other.conn_packets),
+        ("conn-lifetime", one.conn_lifetime_s == other.conn_lifetime_s),
+        ("packet-timeout", one.packet_timeout_s == other.packet_timeout_s),
     ];
     options.into_iter().find(|(_, alike)| !alike).map(|(name, _)| name)
 }
@@ -153,6 +157,8 @@ fn sum(parts: &[Document]) -> anyhow::Result<Document> {
         integrity: integrity(parts),
         errors: errors(parts),
         latency_ns: latencies(parts)?,
+        connections: connections::sum(parts)?,
+        addresses: connections::addresses(parts, window)?,
         offered: offered(parts),
         client: client(parts),
         intervals: intervals::sum(parts, window),
@@ -162,6 +168,7 @@ fn sum(parts: &[Document]) -> anyhow::Result<Document> {
         thresholds: Vec::new(),
         baseline: None,
         verdict,
+        problems: problems(parts),
         exit_code: verdict.exit_code(),
     })
 }
@@ -192,6 +199,11 @@ fn config(parts: &[Document]) -> Config {
             .reduce(usize::saturating_add),
         conns: add(|config| config.conns),
         connect_rate: rates(parts, |config| config.connect_rate),
+        conns_per_second: rates(parts, |config| config.conns_per_second),
+        conn_packets: first.conn_packets,
+        conn_lifetime_s: first.conn_lifetime_s,
+        packet_timeout_s: first.packet_timeout_s,
+        source_addrs: configs().flat_map(|config| config.source_addrs.clone()).collect(),
         pipeline: first.pipeline,
         rate: rates(parts, |config| config.rate),
         arrival: first.arrival,
@@ -287,34 +299,27 @@ fn errors(parts: &[Document]) -> Errors {
     })
 }
 
-fn latencies(parts: &[Document]) -> anyhow::Result<Latencies> {
-    let services: Vec<_> = parts.iter().map(|part| &part.latency_ns.service).collect();
-    let responses: Vec<_> = parts.iter().filter_map(|part| part.latency_ns.response.as_ref()).collect();
-    // The sum would otherwise leave out the packets of a part without response times.
-    let response = match responses.len() == parts.len() {
-        true => Some(added(&responses)?),
-        false => None,
-    };
-    Ok(Latencies { service: added(&services)?, response })
+fn problems(parts: &[Document]) -> Vec<Verdict> {
+    let has = |verdict: &Verdict| parts.iter().any(|part| part.problems.contains(verdict));
+    WORST_FIRST.into_iter().filter(has).collect()
 }
 
-fn added(latencies: &[&Latency]) -> anyhow::Result<Latency> {
-    let (mut answered, mut ages) = (new_histogram(), new_histogram());
-    for latency in latencies {
-        let of_answers = latency.histogram().context("its histogram (hdr_v2) is damaged")?;
-        answered.add(&of_answers).context("its histogram (hdr_v2) has latencies that are out of range")?;
-        if let Some(of_ages) = latency.ages().context("its histogram (censored_hdr_v2) is damaged")? {
-            ages.add(&of_ages).context("its histogram (censored_hdr_v2) has ages that are out of range")?;
-        }
-    }
-    Ok(Latency::of(&answered, Some(&ages)))
+fn latencies(parts: &[Document]) -> anyhow::Result<Latencies> {
+    let parts: Vec<_> = parts.iter().map(|part| &part.latency_ns).collect();
+    latencies::added_latencies(&parts)
 }
 
 /// `None` if a part has no such figure. The limit is that of the part that missed most.
 fn offered(parts: &[Document]) -> Option<Offered> {
     let offered: Vec<_> = parts.iter().map(|part| part.offered).collect::<Option<_>>()?;
     let worst = offered.iter().max_by_key(|offered| offered.missed);
-    let sent = add(parts, |part| &part.totals, |totals| totals.sent);
+    // Files of an older version have no `asked`, and count packets.
+    let sent = |part: &Document, offered: &Offered| match offered.asked {
+        0 => part.totals.sent,
+        asked => asked.saturating_sub(offered.missed),
+    };
+    let sent =
+        parts.iter().zip(&offered).map(|(part, offered)| sent(part, offered)).fold(0, u64::saturating_add);
     let missed = offered.iter().fold(0_u64, |sum, offered| sum.saturating_add(offered.missed));
     Some(Offered::of(sent, missed, worst.and_then(|offered| offered.limit)))
 }
@@ -334,8 +339,10 @@ fn client(parts: &[Document]) -> Client {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::histogram::new_histogram;
     use crate::result::document::tests::{document, interval};
     use crate::result::document::{Interval, Mode};
+    use crate::result::latency::Latency;
     use proptest::collection::vec;
     use proptest::prelude::*;
 

@@ -7,6 +7,7 @@ pub(crate) mod clock;
 pub(crate) mod schedule;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime};
 
 use pktconn::{Addr, Checksum, CodecConfig, HeaderFormat, TlsClientConfig};
@@ -31,10 +32,23 @@ pub(crate) const MAX_INTERVALS: u32 = 100_000;
 pub(crate) struct Plan {
     /// The servers to load; if empty, the built-in echo server.
     pub(crate) connect: Vec<Addr>,
+    /// Addresses to dial instead of those that the names in `connect` resolve to.
+    pub(crate) connect_to: Vec<ConnectTo>,
+    /// Local addresses to connect from, in turn; empty for the choice of the system.
+    pub(crate) source_addrs: Vec<IpAddr>,
     pub(crate) tls: Option<Tls>,
+    /// The number of connections at the same time.
     pub(crate) conns: usize,
     /// Connections to open per second; `None` for no limit.
     pub(crate) connect_rate: Option<f64>,
+    /// Connections to open per second during the whole run (an open loop of connections); `None` to keep `conns` open.
+    pub(crate) conns_per_second: Option<f64>,
+    /// After how many packets a connection is closed and replaced.
+    pub(crate) conn_packets: Option<u64>,
+    /// After what time a connection is closed and replaced.
+    pub(crate) conn_lifetime: Option<Duration>,
+    /// How long an answer may take before its connection fails.
+    pub(crate) packet_timeout: Option<Duration>,
     pub(crate) pace: Pace,
     /// Closed loop: packets outstanding on each connection.
     pub(crate) pipeline: usize,
@@ -65,6 +79,13 @@ pub(crate) struct Plan {
     pub(crate) threads: usize,
     /// Threads of the built-in echo server.
     pub(crate) server_threads: usize,
+}
+
+/// A value of `--connect-to`: an IP address, and a port if it is not that of `--connect`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ConnectTo {
+    pub(crate) ip: IpAddr,
+    pub(crate) port: Option<u16>,
 }
 
 #[derive(Clone, Debug)]
@@ -137,6 +158,22 @@ impl Plan {
                 ));
             }
         }
+        for (option, time) in
+            [("--conn-lifetime", self.conn_lifetime), ("--packet-timeout", self.packet_timeout)]
+        {
+            if time.is_some_and(|time| time.is_zero()) {
+                return Err(format!("{option} 0s allows no packet; give it a time, such as 1s"));
+            }
+        }
+        if self.conns_per_second.is_some() && !self.has_churn() {
+            return Err(
+                "--conns-per-second needs --conn-packets or --conn-lifetime: without them no connection ever ends"
+                    .to_owned(),
+            );
+        }
+        if self.connect.len() > 1 && !self.connect_to.is_empty() {
+            return Err("--connect-to is for one --connect; give it the addresses of that server".to_owned());
+        }
         if self.start_at.is_some_and(|start_at| start_at <= SystemTime::now()) {
             return Err("--start-at is in the past; give a later time, in UTC".to_owned());
         }
@@ -189,6 +226,11 @@ impl Plan {
         Some(packets / conns + u64::from((conn as u64) < packets % conns))
     }
 
+    /// Whether opening connections is part of the load.
+    pub(crate) fn has_churn(&self) -> bool {
+        self.conn_packets.is_some() || self.conn_lifetime.is_some()
+    }
+
     pub(crate) fn is_open(&self) -> bool {
         matches!(self.pace, Pace::Open { .. })
     }
@@ -224,9 +266,15 @@ pub(crate) mod tests {
     pub(crate) fn plan() -> Plan {
         Plan {
             connect: Vec::new(),
+            connect_to: Vec::new(),
+            source_addrs: Vec::new(),
             tls: None,
             conns: 10,
             connect_rate: None,
+            conns_per_second: None,
+            conn_packets: None,
+            conn_lifetime: None,
+            packet_timeout: None,
             pace: Pace::Closed,
             pipeline: 1,
             verify: Verify::Full,

@@ -12,6 +12,8 @@ pub(crate) enum Failure {
     /// The server closed the connection in the middle of a frame, or sent an invalid frame.
     Frame(FrameError),
     Io(io::Error),
+    /// A packet was not answered within `--packet-timeout`.
+    TimedOut,
 }
 
 impl From<FrameError> for Failure {
@@ -35,6 +37,7 @@ impl fmt::Display for Failure {
             }
             Self::Frame(error) => write!(f, "the server sent an invalid frame: {error}"),
             Self::Io(error) => write!(f, "the connection failed: {error}"),
+            Self::TimedOut => f.write_str("a packet was not answered within --packet-timeout"),
         }
     }
 }

@@ -101,6 +101,33 @@ impl Ages {
     }
 }
 
+impl Traffic {
+    /// Counts a packet with a payload of `len` bytes that was sent.
+    pub(crate) fn sent(&mut self, len: usize, is_measured: bool) {
+        if is_measured {
+            self.sent_packets += 1;
+            self.sent_bytes += len as u64;
+        } else {
+            self.warmup_packets += 1;
+        }
+    }
+}
+
+impl std::ops::Sub for Traffic {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        Self {
+            warmup_packets: self.warmup_packets - other.warmup_packets,
+            sent_packets: self.sent_packets - other.sent_packets,
+            sent_bytes: self.sent_bytes - other.sent_bytes,
+            received_packets: self.received_packets - other.received_packets,
+            received_bytes: self.received_bytes - other.received_bytes,
+            drained_packets: self.drained_packets - other.drained_packets,
+        }
+    }
+}
+
 impl std::ops::AddAssign for Traffic {
     fn add_assign(&mut self, other: Self) {
         self.warmup_packets += other.warmup_packets;

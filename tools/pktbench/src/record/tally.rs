@@ -4,7 +4,9 @@ use std::io;
 
 use pktconn::FrameError;
 
+use crate::record::dials::Dials;
 use crate::record::failure::Failure;
+use crate::record::recording::Recording;
 use crate::record::saturation::ClientTally;
 use crate::record::size_classes::SizeClasses;
 use crate::result::document::Errors;
@@ -26,10 +28,45 @@ pub(crate) struct Tally {
     pub(crate) errors: Errors,
     pub(crate) client: ClientTally,
     pub(crate) sizes: SizeClasses,
+    pub(crate) dials: Dials,
+    /// For each address.
+    pub(crate) targets: Vec<TargetTally>,
+}
+
+/// What happened at one address.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TargetTally {
+    /// Connections that were opened.
+    pub(crate) opened: u64,
+    /// Connections that could not be opened or failed.
+    pub(crate) failed: u64,
+    /// The message of the first failure.
+    pub(crate) first: Option<String>,
+    /// The whole run. Only with several addresses; with one, the recordings of the intervals are enough.
+    pub(crate) recording: Option<Box<Recording>>,
+}
+
+impl TargetTally {
+    pub(crate) fn failed(&mut self, problem: &str) {
+        self.failed += 1;
+        self.first.get_or_insert_with(|| problem.to_owned());
+    }
+
+    fn merge(&mut self, other: Self) {
+        self.opened += other.opened;
+        self.failed += other.failed;
+        self.first = self.first.take().or(other.first);
+        if let (Some(recording), Some(other)) = (&mut self.recording, &other.recording) {
+            recording.merge(other);
+        }
+    }
 }
 
 impl Tally {
-    pub(crate) fn new(is_open_loop: bool) -> Self {
+    /// The tally of a worker that loads `targets` addresses.
+    pub(crate) fn new(is_open_loop: bool, targets: usize) -> Self {
+        let recording = || (targets > 1).then(|| Box::new(Recording::new(is_open_loop)));
+        let target = || TargetTally { recording: recording(), ..TargetTally::default() };
         Self {
             sent: 0,
             answers: 0,
@@ -38,6 +75,8 @@ impl Tally {
             errors: Errors::default(),
             client: ClientTally::new(is_open_loop),
             sizes: SizeClasses::default(),
+            dials: Dials::default(),
+            targets: std::iter::repeat_with(target).take(targets).collect(),
         }
     }
 
@@ -56,16 +95,26 @@ impl Tally {
         self.errors.merge(other.errors);
         self.client.merge(&other.client);
         self.sizes.merge(&other.sizes);
+        self.dials.merge(&other.dials);
+        for (target, other) in self.targets.iter_mut().zip(other.targets) {
+            target.merge(other);
+        }
     }
 }
 
 impl Errors {
-    /// Counts the failure of connection `conn`.
-    pub(crate) fn add(&mut self, conn: usize, failure: &Failure, unanswered: u64) {
+    /// Counts the failure of connection `conn`. Returns its description.
+    pub(crate) fn add(&mut self, conn: usize, failure: &Failure, unanswered: u64) -> String {
         *self.counter(failure) += 1;
-        self.first.get_or_insert_with(|| {
-            format!("connection {conn}: {failure} (unanswered packets: {unanswered})")
-        });
+        let problem = format!("connection {conn}: {failure} (unanswered packets: {unanswered})");
+        self.first.get_or_insert_with(|| problem.clone());
+        problem
+    }
+
+    /// Counts a connection that could not be opened.
+    pub(crate) fn add_refused(&mut self, problem: &str) {
+        self.connect += 1;
+        self.first.get_or_insert_with(|| problem.to_owned());
     }
 
     /// Counts connection `conn`, which is open, and whose outstanding packets did not come back in time.
@@ -84,6 +133,7 @@ impl Errors {
             Failure::Frame(_) => &mut self.protocol,
             Failure::Io(error) if is_reset(error) => &mut self.reset,
             Failure::Io(_) => &mut self.io,
+            Failure::TimedOut => &mut self.timeout,
         }
     }
 
@@ -113,7 +163,7 @@ mod tests {
 
     #[test]
     fn a_sum_keeps_the_first_failure_and_the_last_answer() {
-        let (mut sum, mut other) = (Tally::new(false), Tally::new(false));
+        let (mut sum, mut other) = (Tally::new(false, 1), Tally::new(false, 1));
         sum.answered(2000);
         sum.errors.add(3, &Failure::Closed, 2);
         other.answered(1000);

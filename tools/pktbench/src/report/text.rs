@@ -5,9 +5,8 @@ use std::fmt::{self, Write};
 use crate::judge::threshold;
 use crate::report::comparison;
 use crate::report::search;
-use crate::result::document::{
-    Client, Config, Document, Errors, Limit, Mode, Offered, Search, Totals, Window,
-};
+use crate::result::connections::{AddressResult, Connections};
+use crate::result::document::{Client, Config, Document, Limit, Mode, Offered, Search, Totals, Window};
 use crate::result::latency::{Bounded, Latency};
 use crate::result::units;
 use crate::result::verdict::Verdict;
@@ -44,9 +43,13 @@ fn write(text: &mut String, document: &Document) -> fmt::Result {
     writeln!(text)?;
     latencies(text, &latency_ns.service, latency_ns.response.as_ref())?;
     writeln!(text)?;
+    if let Some(connections) = document.connections.as_ref().filter(|it| is_worth_a_row(it, document)) {
+        row(text, "connections", &connections_text(connections))?;
+    }
+    addresses(text, &document.addresses)?;
     row(text, "integrity", &integrity_text(integrity, config.verify))?;
     if errors.count() > 0 {
-        row(text, "errors", &errors_text(errors, config))?;
+        row(text, "errors", &errors_text(document))?;
         // Includes the warm-up, which the totals do not.
         if integrity.verified == 0 && integrity.violations() == 0 && errors.connect == 0 {
             row(
@@ -142,12 +145,30 @@ pub(crate) fn load(config: &Config) -> String {
     };
     format!(
         "{} with {outstanding} each, payloads of {}{header}{}, {amount}{ramp}{warmup}, on {}, seed {}",
-        plural(config.conns, "connection"),
+        connections_of_load(config),
         sizes(&config.sizes),
         if config.crc { ", CRC-32" } else { "" },
         plural(config.threads, "thread"),
         config.seed,
     )
+}
+
+fn connections_of_load(config: &Config) -> String {
+    let mut text = match config.conns_per_second {
+        None => plural(config.conns, "connection"),
+        Some(rate) => format!(
+            "{} connections/s (at most {} at a time)",
+            units::rate(rate),
+            units::count(config.conns as u64)
+        ),
+    };
+    if let Some(packets) = config.conn_packets {
+        text += &format!(", each closed after {}", plural(packets as usize, "packet"));
+    }
+    if let Some(lifetime_s) = config.conn_lifetime_s {
+        text += &format!(", each closed after {}", units::time(lifetime_s * 1e9));
+    }
+    text
 }
 
 /// Adds the unit to a size or a range; `list:`, `exp:` and `file:` are printed as they are.
@@ -194,7 +215,17 @@ fn throughput(totals: &Totals, window: &Window) -> String {
 }
 
 fn offered_text(offered: &Offered, config: &Config) -> String {
-    let limit = match offered.limit {
+    let Offered { pct, missed, limit, .. } = offered;
+    let missed = units::count(*missed);
+    if let Some(rate) = config.conns_per_second {
+        let limit =
+            limit.map_or("", |_| "; all --conns were in use: raise --conns, or the server is the limit");
+        let rate = units::rate(rate);
+        return format!(
+            "{pct:.1} % of {rate} connections/s, {missed} connections missed (due but not opened){limit}"
+        );
+    }
+    let limit = match limit {
         None => "",
         Some(Limit::Server) => "; the server was the limit",
         Some(Limit::Window) => {
@@ -202,12 +233,8 @@ fn offered_text(offered: &Offered, config: &Config) -> String {
         }
         Some(Limit::LoadGenerator) => "; the load generator was the limit",
     };
-    format!(
-        "{:.1} % of {} packets/s, {} packets missed (due but not sent){limit}",
-        offered.pct,
-        units::rate(config.rate.unwrap_or_default()),
-        units::count(offered.missed)
-    )
+    let rate = units::rate(config.rate.unwrap_or_default());
+    format!("{pct:.1} % of {rate} packets/s, {missed} packets missed (due but not sent){limit}")
 }
 
 fn latencies(text: &mut String, service: &Latency, response: Option<&Latency>) -> fmt::Result {
@@ -228,6 +255,46 @@ fn latencies(text: &mut String, service: &Latency, response: Option<&Latency>) -
                 "\u{2265}: a lower bound; {unanswered} without an answer count with their age at the end"
             ),
         )?;
+    }
+    Ok(())
+}
+
+/// Connections that were all opened before the start and stayed open are no news.
+fn is_worth_a_row(connections: &Connections, document: &Document) -> bool {
+    let Config { conn_packets, conn_lifetime_s, conns_per_second, .. } = document.config;
+    let is_load = conn_packets.is_some() || conn_lifetime_s.is_some() || conns_per_second.is_some();
+    is_load || connections.replaced > 0
+}
+
+fn connections_text(connections: &Connections) -> String {
+    let Connections { opened, replaced, retired, missed, connect_ns, handshake_ns } = connections;
+    let mut parts = vec![format!("{} opened", units::count(*opened))];
+    let others = [(*retired, "closed by plan"), (*replaced, "replaced"), (missed.unwrap_or(0), "missed")];
+    let others = others.iter().filter(|(count, _)| *count > 0);
+    parts.extend(others.map(|(count, what)| format!("{} {what}", units::count(*count))));
+    for (name, times) in [("connect", Some(connect_ns)), ("TLS handshake", handshake_ns.as_ref())] {
+        let Some(times) = times else { continue };
+        let [p50, p99] = [50.0, 99.0].map(|percent| times.listed_bounded(percent));
+        if let (Some(p50), Some(p99)) = (p50, p99) {
+            parts.push(format!("{name} p50 {p50}, p99 {p99}"));
+        }
+    }
+    parts.join(", ")
+}
+
+/// A row for each of several addresses.
+fn addresses(text: &mut String, addresses: &[AddressResult]) -> fmt::Result {
+    for (index, address) in addresses.iter().enumerate() {
+        let latency = address.latency_ns.primary();
+        let p99 = latency.listed_bounded(99.0).map_or_else(String::new, |p99| format!(", p99 {p99}"));
+        let failed = match &address.first_error {
+            Some(error) => format!("; {} failed, the first: {error}", units::count(address.failed)),
+            None => String::new(),
+        };
+        let opened = plural(address.opened as usize, "connection");
+        let rate = units::rate(address.packets_per_s);
+        let value = format!("{}: {opened}, {rate} packets/s{p99}{failed}", address.address);
+        row(text, if index == 0 { "addresses" } else { "" }, &value)?;
     }
     Ok(())
 }
@@ -268,7 +335,8 @@ fn integrity_text(integrity: &Integrity, verify: Verify) -> String {
     counts.map(|(name, count)| format!("{} {name}", units::count(count))).join(", ")
 }
 
-fn errors_text(errors: &Errors, config: &Config) -> String {
+fn errors_text(document: &Document) -> String {
+    let Document { errors, config, connections, .. } = document;
     let kinds = [
         ("connect", errors.connect),
         ("reset", errors.reset),
@@ -280,11 +348,14 @@ fn errors_text(errors: &Errors, config: &Config) -> String {
     ];
     let kinds = kinds.iter().filter(|(_, count)| *count > 0);
     let kinds: Vec<_> = kinds.map(|(kind, count)| format!("{} {kind}", units::count(*count))).collect();
-    let conns = plural(config.conns, "connection");
+    let opened = connections.as_ref().map_or(config.conns as u64, |connections| connections.opened);
+    let tried = opened.saturating_add(errors.connect).max(config.conns as u64);
+    let conns = plural(usize::try_from(tried).unwrap_or(usize::MAX), "connection");
     let failed = (errors.failed_conns() > 0)
         .then(|| format!("{} of {conns} failed ({})", units::count(errors.failed_conns()), kinds.join(", ")));
+    let limit = if config.packet_timeout_s.is_some() { "--packet-timeout" } else { "--timeout" };
     let mute = (errors.timeout > 0)
-        .then(|| format!("{} of {conns} without an answer within --timeout", units::count(errors.timeout)));
+        .then(|| format!("{} of {conns} without an answer within {limit}", units::count(errors.timeout)));
     let first = errors.first.as_ref().map(|first| format!("first error: {first}"));
     [failed, mute, first].into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
@@ -331,8 +402,8 @@ pub(crate) fn verdict(document: &Document) -> String {
             Verify::Off => "pass: as many packets came back as were sent (contents not verified)",
         },
         Verdict::Failed => "failed: at least one connection failed",
-        Verdict::NoAnswer => "no answer: packets were not answered within --timeout",
-        Verdict::NotOffered => "not offered: less of the --rate was sent than --min-offered requires",
+        Verdict::NoAnswer => "no answer: packets were not answered in time",
+        Verdict::NotOffered => "not offered: less of the load was offered than --min-offered requires",
         Verdict::NoSamples => "failed: none of the measured packets came back",
         Verdict::Integrity => "integrity violated: packets were lost, corrupted, reordered or duplicated",
         Verdict::ClientSaturated => {

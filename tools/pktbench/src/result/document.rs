@@ -9,7 +9,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::comparison::Comparison;
-use super::latency::Latency;
+use super::connections::{AddressResult, Connections};
+use super::latency::Latencies;
 use super::verdict::Verdict;
 use crate::traffic::arrivals::Arrival;
 use crate::traffic::verify::{Integrity, Verify};
@@ -31,7 +32,13 @@ pub(crate) struct Document {
     pub(crate) integrity: Integrity,
     pub(crate) errors: Errors,
     pub(crate) latency_ns: Latencies,
-    /// Only of an open loop.
+    /// `None` in a file of an older version.
+    #[serde(default)]
+    pub(crate) connections: Option<Connections>,
+    /// Each address, if there are several.
+    #[serde(default)]
+    pub(crate) addresses: Vec<AddressResult>,
+    /// Only of an open loop, of packets or of connections.
     #[serde(default)]
     pub(crate) offered: Option<Offered>,
     pub(crate) client: Client,
@@ -45,6 +52,9 @@ pub(crate) struct Document {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) baseline: Option<Comparison>,
     pub(crate) verdict: Verdict,
+    /// All that went wrong, the worst first. The first one is the verdict.
+    #[serde(default)]
+    pub(crate) problems: Vec<Verdict>,
     pub(crate) exit_code: u8,
 }
 
@@ -90,6 +100,17 @@ pub(crate) struct Config {
     pub(crate) own_server_threads: Option<usize>,
     pub(crate) conns: usize,
     pub(crate) connect_rate: Option<f64>,
+    #[serde(default)]
+    pub(crate) conns_per_second: Option<f64>,
+    #[serde(default)]
+    pub(crate) conn_packets: Option<u64>,
+    #[serde(default)]
+    pub(crate) conn_lifetime_s: Option<f64>,
+    #[serde(default)]
+    pub(crate) packet_timeout_s: Option<f64>,
+    /// Local addresses; empty for the choice of the system.
+    #[serde(default)]
+    pub(crate) source_addrs: Vec<String>,
     /// Closed loop: packets outstanding on each connection.
     pub(crate) pipeline: Option<usize>,
     /// Open loop: packets per second over all connections.
@@ -141,15 +162,15 @@ pub(crate) struct Totals {
     pub(crate) drained: u64,
 }
 
-/// The number of failed connections, by kind of failure. Each connection is counted once.
+/// The number of failed connections, by kind of failure. Each connection is counted once, and so is each one that took
+/// its place.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Errors {
-    /// The connection could not be made, or too late for `--start-at`. The run does not start then, so a load generator
-    /// counts at most one.
+    /// The connection could not be opened, or too late for `--start-at`.
     pub(crate) connect: u64,
     /// Reset by the server or the network.
     pub(crate) reset: u64,
-    /// The connection was open, but outstanding packets did not come back within `--timeout`.
+    /// The connection was open, but outstanding packets did not come back within `--timeout` or `--packet-timeout`.
     pub(crate) timeout: u64,
     /// Closed by the server between two packets.
     pub(crate) eof: u64,
@@ -181,14 +202,6 @@ impl Errors {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Latencies {
-    /// From sending a packet to its response.
-    pub(crate) service: Latency,
-    /// From the time at which a packet was due to its response. Only in an open loop.
-    pub(crate) response: Option<Latency>,
-}
-
 impl Window {
     /// A rate over the measured time, or 0 if no time was measured.
     pub(crate) fn per_second(&self, count: u64) -> f64 {
@@ -196,22 +209,12 @@ impl Window {
     }
 }
 
-impl Latencies {
-    /// The name of [`primary`](Self::primary).
-    pub(crate) fn primary_name(&self) -> &'static str {
-        if self.response.is_some() { "response" } else { "service" }
-    }
-
-    /// The latency that users of the server would see: the response time in an open loop. A closed loop has only the
-    /// service time.
-    pub(crate) fn primary(&self) -> &Latency {
-        self.response.as_ref().unwrap_or(&self.service)
-    }
-}
-
-/// How much of the load of an open loop was offered to the server.
+/// How much of the load of an open loop was offered to the server. Packets, or with `--conns-per-second` connections.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Offered {
+    /// Packets that were due in the window. 0 in a file of an older version.
+    #[serde(default)]
+    pub(crate) asked: u64,
     /// Packets that were sent, as a percentage of those that were due.
     pub(crate) pct: f64,
     /// Packets that were due and not sent.
@@ -236,7 +239,7 @@ impl Offered {
     pub(crate) fn of(sent: u64, missed: u64, limit: Option<Limit>) -> Self {
         let due = sent.saturating_add(missed);
         let pct = if due == 0 { 100.0 } else { sent as f64 / due as f64 * 100.0 };
-        Self { pct, missed, limit: limit.filter(|_| missed > 0) }
+        Self { asked: due, pct, missed, limit: limit.filter(|_| missed > 0) }
     }
 }
 

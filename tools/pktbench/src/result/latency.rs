@@ -57,6 +57,27 @@ impl fmt::Display for Bounded {
     }
 }
 
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Latencies {
+    /// From sending a packet to its response.
+    pub(crate) service: Latency,
+    /// From the time at which a packet was due to its response. Only in an open loop.
+    pub(crate) response: Option<Latency>,
+}
+
+impl Latencies {
+    /// The name of [`primary`](Self::primary).
+    pub(crate) fn primary_name(&self) -> &'static str {
+        if self.response.is_some() { "response" } else { "service" }
+    }
+
+    /// The latency that users of the server would see: the response time in an open loop. A closed loop has only the
+    /// service time.
+    pub(crate) fn primary(&self) -> &Latency {
+        self.response.as_ref().unwrap_or(&self.service)
+    }
+}
+
 impl Latency {
     /// The latency of the packets that were answered, and of those that were not, by their age at the end of the run.
     pub(crate) fn of(answered: &Histogram<u64>, ages: Option<&Histogram<u64>>) -> Self {

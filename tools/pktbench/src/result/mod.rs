@@ -6,6 +6,8 @@ pub(crate) mod verdict;
 
 pub(crate) mod comparison;
 
+pub(crate) mod connections;
+
 pub(crate) mod document;
 
 pub(crate) mod units;

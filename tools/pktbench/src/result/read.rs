@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::result::document::{Document, SCHEMA};
+use crate::result::verdict::Verdict;
 
 /// The field that every version of the document has.
 #[derive(Deserialize)]
@@ -28,7 +29,13 @@ impl Document {
             }
             Err(problem) => bail!("{name} is not a result of 'pktbench --json': {problem}"),
         }
-        serde_json::from_str(&text).with_context(|| format!("{name} does not match the schema {SCHEMA:?}"))
+        let mut document: Self = serde_json::from_str(&text)
+            .with_context(|| format!("{name} does not match the schema {SCHEMA:?}"))?;
+        // A file of an older version lists no problems.
+        if document.problems.is_empty() && document.verdict != Verdict::Pass {
+            document.problems.push(document.verdict);
+        }
+        Ok(document)
     }
 }
 

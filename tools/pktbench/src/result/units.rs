@@ -28,6 +28,11 @@ pub(crate) fn rate(rate: f64) -> String {
     }
 }
 
+/// A percentage, such as `0.0123 %`, `4.56 %` or `78.9 %`.
+pub(crate) fn percent(percent: f64) -> String {
+    format!("{} %", if percent < 9.995 { rate(percent) } else { three_digits(percent) })
+}
+
 /// A time, such as `870 ns`, `12.3 µs`, `4.56 ms` or `1.23 s`. More digits would be false: the histograms keep three.
 pub(crate) fn time(ns: f64) -> String {
     // Limits just below 1000, because rounding could reach the next unit.
@@ -87,6 +92,15 @@ mod tests {
             (50_000.0, "50,000"),
         ] {
             assert_eq!(rate(number), text);
+        }
+    }
+
+    #[test]
+    fn percentages_have_three_digits() {
+        for (number, text) in
+            [(0.0, "0 %"), (0.0123, "0.0123 %"), (4.0, "4.00 %"), (78.91, "78.9 %"), (100.0, "100 %")]
+        {
+            assert_eq!(percent(number), text);
         }
     }
 

@@ -65,6 +65,16 @@ pub(crate) const WORST_FIRST: [Verdict; 12] = [
 ];
 
 impl Verdict {
+    /// The place in [`WORST_FIRST`].
+    pub(crate) fn rank(self) -> usize {
+        WORST_FIRST.into_iter().position(|verdict| verdict == self).unwrap_or(WORST_FIRST.len())
+    }
+
+    /// The worst of all that went wrong.
+    pub(crate) fn worst(problems: &[Self]) -> Self {
+        problems.iter().copied().fold(Self::Pass, Self::worse)
+    }
+
     /// The one of the two that comes first in [`WORST_FIRST`].
     pub(crate) fn worse(self, other: Self) -> Self {
         WORST_FIRST.into_iter().find(|verdict| [self, other].contains(verdict)).unwrap_or(self)

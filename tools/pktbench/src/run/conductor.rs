@@ -15,8 +15,8 @@ use pktconn::ConnConfig;
 use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior};
 
-use crate::load::connect::Target;
 use crate::load::control::{Command, Progress, StopReason};
+use crate::load::target::Targets;
 use crate::load::worker::{Event, Worker};
 use crate::plan::Plan;
 use crate::plan::schedule::Schedule;
@@ -31,6 +31,7 @@ use crate::run::open_files;
 use crate::run::outcome::{Outcome, drain_time, measured_time};
 use crate::run::response_timeout::ResponseTimeout;
 use crate::run::server::OwnServer;
+use crate::run::start::{Start, StartCheck};
 use crate::run::time_series::TimeSeries;
 use crate::traffic::payload::PayloadBlock;
 use crate::traffic::verify::HISTORY_LEN;
@@ -44,6 +45,10 @@ const TICK: Duration = Duration::from_millis(100);
 const START_DELAY: Duration = Duration::from_millis(10);
 const START_DELAY_PER_CONN: Duration = Duration::from_micros(10);
 
+/// A run ends early when each connection has failed so often on average without a single answer: a longer run would show
+/// nothing else.
+const MAX_FAILURES_PER_CONN: u64 = 4;
+
 pub(crate) fn run(plan: Plan, sinks: Sinks) -> anyhow::Result<(Outcome, Sinks)> {
     open_files::raise_limit(&plan)?;
     let plan = Arc::new(plan);
@@ -53,22 +58,23 @@ pub(crate) fn run(plan: Plan, sinks: Sinks) -> anyhow::Result<(Outcome, Sinks)> 
         false => None,
     };
     let own_addr = own_server.as_ref().map(OwnServer::addr);
-    let targets = match own_addr {
-        Some(addr) => vec![addr.into()],
-        None => Target::of(&plan)?,
-    };
+    let targets = Arc::new(match own_addr {
+        Some(addr) => addr.into(),
+        None => Targets::of(&plan)?,
+    });
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime of the conductor")?;
     let view = View::open(&plan, own_addr)?;
-    let mut conductor = Conductor::start(&plan, &targets.into(), own_addr, sinks)?;
+    let mut conductor = Conductor::start(&plan, &targets, own_addr, sinks)?;
     let end = runtime.block_on(conductor.conduct(view));
     conductor.into_outcome(end)
 }
 
 struct Conductor {
     plan: Arc<Plan>,
+    targets: Arc<Targets>,
     own_addr: Option<SocketAddr>,
     workers: Vec<Worker>,
     time_series: TimeSeries,
@@ -89,6 +95,8 @@ enum EndReason {
     Done,
     /// Outstanding packets have not come back within `--timeout`.
     TimedOut,
+    /// Connections fail again and again, and none has had a single answer.
+    NothingWorks,
     Interrupted,
     /// A connection could not be opened, or too late for `--start-at`. The text says why and what to do.
     NotStarted(String),
@@ -97,7 +105,7 @@ enum EndReason {
 impl Conductor {
     fn start(
         plan: &Arc<Plan>,
-        targets: &Arc<[Target]>,
+        targets: &Arc<Targets>,
         own_addr: Option<SocketAddr>,
         sinks: Sinks,
     ) -> anyhow::Result<Self> {
@@ -110,6 +118,7 @@ impl Conductor {
             (0..plan.threads).map(|index| Worker::start(index, plan, targets, block, sender.clone()));
         Ok(Self {
             plan: Arc::clone(plan),
+            targets: Arc::clone(targets),
             workers: workers.collect::<anyhow::Result<_>>()?,
             own_addr,
             time_series: TimeSeries::new(plan, sinks),
@@ -147,7 +156,9 @@ impl Conductor {
         drop(view);
         self.send_to_workers(Command::Stop(match reason {
             EndReason::TimedOut => StopReason::TimedOut,
-            EndReason::Done | EndReason::Interrupted | EndReason::NotStarted(_) => StopReason::Aborted,
+            EndReason::Done | EndReason::NothingWorks | EndReason::Interrupted | EndReason::NotStarted(_) => {
+                StopReason::Aborted
+            }
         }));
         // It ends: closing a connection has a timeout.
         while let Some(event) = self.events.recv().await {
@@ -184,21 +195,30 @@ impl Conductor {
         START_DELAY + START_DELAY_PER_CONN * self.plan.conns as u32
     }
 
-    /// Waits until all connections are open. Fails with the first one that cannot be opened.
+    /// Waits until all connections are open. Fails if one cannot be opened, unless its address is dead and another is not.
     async fn wait_until_connected(&mut self, ticks: &mut Interval, view: &mut View) -> Result<(), EndReason> {
-        let mut open = 0;
-        while open < self.plan.conns {
+        // In an open loop of connections none is open before the start.
+        let conns = if self.plan.conns_per_second.is_some() { 0 } else { self.plan.conns };
+        let mut check = StartCheck::new(conns, self.targets.addresses().len());
+        loop {
+            match check.check() {
+                Start::Wait => {}
+                Start::Fail(problem) => return Err(EndReason::NotStarted(problem)),
+                Start::Go { warnings } => {
+                    warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+                    return Ok(());
+                }
+            }
             let event = tokio::select! {
                 biased;
                 event = self.events.recv() => event,
-                _ = ticks.tick() => match view.show(&RunStatus::Connecting(open)) {
+                _ = ticks.tick() => match view.show(&RunStatus::Connecting(check.opened())) {
                     true => return Err(EndReason::Interrupted),
                     false => continue,
                 },
             };
             match event {
-                Some(Event::Connected) => open += 1,
-                Some(Event::NotConnected(problem)) => return Err(EndReason::NotStarted(problem)),
+                Some(Event::Dialed { target, problem }) => check.add(target, problem),
                 // Does not happen: no worker sends packets before all connections are open.
                 Some(Event::Interval { .. }) => {}
                 None => {
@@ -207,7 +227,6 @@ impl Conductor {
                 }
             }
         }
-        Ok(())
     }
 
     /// Waits until all workers have ended, or until outstanding packets are overdue.
@@ -232,7 +251,8 @@ impl Conductor {
                 },
                 _ = ticks.tick() => {}
             }
-            let (now, Progress { sent, answers, is_awaiting_peer }) = (Instant::now(), self.progress());
+            let (now, Progress { sent, answers, is_awaiting_peer, failed: all_failed }) =
+                (Instant::now(), self.progress());
             let (intervals, failed) = (self.time_series.rows(), self.time_series.failed_conns());
             let running = Running { elapsed: now - start, sent, answers, intervals, failed };
             if view.show(&RunStatus::Running(running)) {
@@ -240,6 +260,9 @@ impl Conductor {
             }
             if timeout.has_expired(answers, is_awaiting_peer, now) {
                 return EndReason::TimedOut;
+            }
+            if answers == 0 && all_failed >= MAX_FAILURES_PER_CONN * self.plan.conns as u64 {
+                return EndReason::NothingWorks;
             }
         }
     }
@@ -256,6 +279,7 @@ impl Conductor {
             sent: sum.sent + one.sent,
             answers: sum.answers + one.answers,
             is_awaiting_peer: sum.is_awaiting_peer || one.is_awaiting_peer,
+            failed: sum.failed + one.failed,
         })
     }
 
@@ -264,12 +288,12 @@ impl Conductor {
     }
 
     fn into_outcome(self, end: End) -> anyhow::Result<(Outcome, Sinks)> {
-        let mut tally = Tally::new(self.plan.is_open());
+        let mut tally = Tally::new(self.plan.is_open(), self.targets.addresses().len());
         for worker in self.workers {
             tally.merge(worker.join()?);
         }
         let (interrupted, not_started) = match end.reason {
-            EndReason::Done | EndReason::TimedOut => (false, None),
+            EndReason::Done | EndReason::TimedOut | EndReason::NothingWorks => (false, None),
             EndReason::Interrupted => (true, None),
             EndReason::NotStarted(problem) => (false, Some(problem)),
         };
@@ -290,6 +314,7 @@ impl Conductor {
         let outcome = Outcome {
             plan: self.plan,
             own_addr: self.own_addr,
+            addresses: self.targets.addresses().map(ToString::to_string).collect(),
             tally,
             recording,
             intervals,

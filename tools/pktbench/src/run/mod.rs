@@ -10,6 +10,8 @@ pub(crate) mod open_files;
 
 pub(crate) mod server;
 
+pub(crate) mod start;
+
 pub(crate) mod response_timeout;
 
 pub(crate) mod outcome;

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::plan::Plan;
 use crate::plan::schedule::Schedule;
+use crate::record::dials::Dials;
 use crate::record::missed::Missed;
 use crate::record::recording::Recording;
 use crate::record::tally::Tally;
@@ -17,6 +18,8 @@ pub(crate) struct Outcome {
     pub(crate) plan: Arc<Plan>,
     /// The address of the built-in echo server, if it was used.
     pub(crate) own_addr: Option<SocketAddr>,
+    /// The addresses that were loaded, in the order of the tally's `targets`.
+    pub(crate) addresses: Vec<String>,
     pub(crate) tally: Tally,
     pub(crate) recording: Recording,
     pub(crate) intervals: Vec<Interval>,
@@ -36,6 +39,11 @@ const MAX_QUEUEING: f64 = 1.5;
 impl Outcome {
     /// `None` in a closed loop.
     pub(crate) fn offered(&self) -> Option<Offered> {
+        if self.plan.conns_per_second.is_some() {
+            // A connection that is due is missed if all of --conns are in use.
+            let Dials { started, missed, .. } = self.tally.dials;
+            return Some(Offered::of(started, missed, Some(Limit::Window)));
+        }
         let missed = self.tally.client.missed;
         let sent = self.recording.traffic.sent_packets;
         self.plan.is_open().then(|| Offered::of(sent, missed.count(), Some(self.limit())))
@@ -54,25 +62,21 @@ impl Outcome {
         }
     }
 
-    pub(crate) fn verdict(&self) -> Verdict {
+    /// All that went wrong, the worst first.
+    pub(crate) fn problems(&self) -> Vec<Verdict> {
+        let Tally { integrity, errors, client, .. } = &self.tally;
+        let is_offered = self.offered().is_none_or(|offered| offered.pct >= self.plan.min_offered_pct);
         // The worst first: nothing else may hide a damaged packet.
-        if self.tally.integrity.violations() > 0 {
-            Verdict::Integrity
-        } else if self.interrupted {
-            Verdict::Interrupted
-        } else if self.tally.errors.failed_conns() > 0 {
-            Verdict::Failed
-        } else if self.tally.errors.timeout > 0 {
-            Verdict::NoAnswer
-        } else if self.offered().is_some_and(|offered| offered.pct < self.plan.min_offered_pct) {
-            Verdict::NotOffered
-        } else if self.recording.service.is_empty() {
-            Verdict::NoSamples
-        } else if self.plan.strict_client && self.tally.client.is_saturated() {
-            Verdict::ClientSaturated
-        } else {
-            Verdict::Pass
-        }
+        let problems = [
+            (Verdict::Integrity, integrity.violations() > 0),
+            (Verdict::Interrupted, self.interrupted),
+            (Verdict::Failed, errors.failed_conns() > 0),
+            (Verdict::NoAnswer, errors.timeout > 0),
+            (Verdict::NotOffered, !is_offered),
+            (Verdict::NoSamples, self.recording.service.is_empty()),
+            (Verdict::ClientSaturated, self.plan.strict_client && client.is_saturated()),
+        ];
+        problems.into_iter().filter(|(_, applies)| *applies).map(|(verdict, _)| verdict).collect()
     }
 }
 
@@ -111,7 +115,7 @@ pub(crate) mod tests {
 
     /// The outcome of a run in which two packets came back after 10 and 30 µs.
     pub(crate) fn outcome() -> Outcome {
-        let mut tally = Tally::new(false);
+        let mut tally = Tally::new(false, 1);
         let mut recording = Recording::new(false);
         for latency_us in [10, 30] {
             tally.answered(latency_us * 1000);
@@ -126,6 +130,7 @@ pub(crate) mod tests {
         Outcome {
             plan: Arc::new(plan()),
             own_addr: "127.0.0.1:14572".parse().ok(),
+            addresses: vec!["127.0.0.1:14572".to_owned()],
             tally,
             recording,
             intervals: Vec::new(),
@@ -138,25 +143,25 @@ pub(crate) mod tests {
 
     /// The outcome of a run in which nothing came back.
     pub(crate) fn nothing() -> Outcome {
-        Outcome { tally: Tally::new(false), recording: Recording::new(false), ..outcome() }
+        Outcome { tally: Tally::new(false, 1), recording: Recording::new(false), ..outcome() }
     }
 
     #[test]
     fn the_verdict_is_the_worst_of_what_happened() {
         let mut run = outcome();
-        assert_eq!(run.verdict(), Verdict::Pass);
+        assert_eq!(Verdict::worst(&run.problems()), Verdict::Pass);
         run.tally.errors.timeout = 1;
-        assert_eq!(run.verdict(), Verdict::NoAnswer);
+        assert_eq!(Verdict::worst(&run.problems()), Verdict::NoAnswer);
         run.tally.errors.eof = 1;
-        assert_eq!(run.verdict(), Verdict::Failed);
+        assert_eq!(Verdict::worst(&run.problems()), Verdict::Failed);
         run.interrupted = true;
-        assert_eq!(run.verdict(), Verdict::Interrupted);
+        assert_eq!(Verdict::worst(&run.problems()), Verdict::Interrupted);
         run.tally.integrity.corrupted = 1;
-        assert_eq!(run.verdict(), Verdict::Integrity);
+        assert_eq!(Verdict::worst(&run.problems()), Verdict::Integrity);
 
         let mut empty = nothing();
         empty.tally.integrity.unanswered = 5;
-        assert_eq!(empty.verdict(), Verdict::NoSamples);
+        assert_eq!(Verdict::worst(&empty.problems()), Verdict::NoSamples);
     }
 
     /// An open loop in which `sent` packets were sent, and others were missed.
@@ -200,7 +205,10 @@ pub(crate) mod tests {
             let run = open_loop(sent, missed, service_us);
             let offered = run.offered().unwrap();
             assert!((offered.pct - pct).abs() < 1e-9, "{offered:?}");
-            assert_eq!((offered.missed, offered.limit, run.verdict()), (missed.count(), limit, verdict));
+            assert_eq!(
+                (offered.missed, offered.limit, Verdict::worst(&run.problems())),
+                (missed.count(), limit, verdict)
+            );
         }
         assert_eq!(outcome().offered(), None, "a closed loop");
     }

@@ -2,15 +2,22 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use hdrhistogram::Histogram;
+
 use crate::plan::clock::whole_ns;
-use crate::record::recording::Recording;
+use crate::record::dials::Dials;
+use crate::record::histogram::new_histogram;
+use crate::record::recording::{Recording, Traffic};
 use crate::result::config::config;
-use crate::result::document::{Client, Document, Host, Latencies, SCHEMA, Tool, Totals, Window};
-use crate::result::latency::Latency;
+use crate::result::connections::{AddressResult, Connections};
+use crate::result::document::{Client, Document, Host, SCHEMA, Tool, Totals, Window};
+use crate::result::latency::{Latencies, Latency};
+use crate::result::verdict::Verdict;
 use crate::run::outcome::Outcome;
 
 pub(crate) fn document(outcome: &Outcome) -> Document {
-    let (verdict, window) = (outcome.verdict(), window(outcome));
+    let (problems, window) = (outcome.problems(), window(outcome));
+    let verdict = Verdict::worst(&problems);
     Document {
         schema: SCHEMA.to_owned(),
         tool: Tool::this_program(),
@@ -21,7 +28,9 @@ pub(crate) fn document(outcome: &Outcome) -> Document {
         totals: totals(outcome, window),
         integrity: outcome.tally.integrity,
         errors: outcome.tally.errors.clone(),
-        latency_ns: latencies(outcome),
+        latency_ns: latencies(&outcome.recording),
+        connections: Some(connections(outcome)),
+        addresses: addresses(outcome, window),
         offered: outcome.offered(),
         client: client(outcome),
         intervals: outcome.intervals.clone(),
@@ -30,6 +39,7 @@ pub(crate) fn document(outcome: &Outcome) -> Document {
         thresholds: Vec::new(),
         baseline: None,
         verdict,
+        problems,
         exit_code: verdict.exit_code(),
     }
 }
@@ -66,8 +76,8 @@ fn totals(outcome: &Outcome, window: Window) -> Totals {
     }
 }
 
-fn latencies(outcome: &Outcome) -> Latencies {
-    let Recording { service, response, unanswered, .. } = &outcome.recording;
+fn latencies(recording: &Recording) -> Latencies {
+    let Recording { service, response, unanswered, .. } = recording;
     let ages = unanswered.as_deref();
     Latencies {
         service: Latency::of(service, ages.map(|ages| &ages.service)),
@@ -75,6 +85,39 @@ fn latencies(outcome: &Outcome) -> Latencies {
             .as_ref()
             .map(|response| Latency::of(response, ages.and_then(|ages| ages.response.as_ref()))),
     }
+}
+
+fn connections(outcome: &Outcome) -> Connections {
+    let Dials { opened, retired, replaced, missed, connect, handshake, not_opened, .. } =
+        &outcome.tally.dials;
+    let of = |times: &Histogram<u64>| Latency::of(times, not_opened.as_ref());
+    Connections {
+        opened: *opened,
+        replaced: *replaced,
+        retired: *retired,
+        missed: outcome.plan.conns_per_second.map(|_| *missed),
+        connect_ns: connect.as_ref().map_or_else(|| of(&new_histogram()), of),
+        handshake_ns: handshake.as_ref().map(|times| Latency::of(times, None)),
+    }
+}
+
+fn addresses(outcome: &Outcome, window: Window) -> Vec<AddressResult> {
+    let targets = outcome.addresses.iter().zip(&outcome.tally.targets);
+    let several = targets.filter_map(|(address, target)| {
+        let recording = target.recording.as_deref()?;
+        let Traffic { sent_packets, received_packets, .. } = recording.traffic;
+        Some(AddressResult {
+            address: address.clone(),
+            opened: target.opened,
+            failed: target.failed,
+            first_error: target.first.clone(),
+            sent: sent_packets,
+            received: received_packets,
+            packets_per_s: window.per_second(received_packets),
+            latency_ns: latencies(recording),
+        })
+    });
+    several.collect()
 }
 
 fn client(outcome: &Outcome) -> Client {
@@ -91,7 +134,6 @@ fn client(outcome: &Outcome) -> Client {
 mod tests {
     use super::*;
     use crate::result::json;
-    use crate::result::verdict::Verdict;
     use crate::run::outcome::tests::outcome;
     use serde_json::{Value, json};
     use std::time::Duration;

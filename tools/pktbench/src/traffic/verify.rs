@@ -201,17 +201,33 @@ impl<T> Verifier<T> {
         self.expected.iter().chain(&self.overtaken).map(|packet| &packet.context)
     }
 
-    /// Ends the check.
-    pub(crate) fn settle(mut self) -> Integrity {
+    /// The context of the outstanding packet that was sent first.
+    pub(crate) fn oldest(&self) -> Option<&T> {
+        // Overtaken packets were sent before the expected ones.
+        self.overtaken.first().or(self.expected.front()).map(|packet| &packet.context)
+    }
+
+    /// Ends the check of a connection: nothing more comes back on it. The next connection goes on with the next packet.
+    pub(crate) fn settle(&mut self) -> Integrity {
         // A connection keeps the order, so an overtaken packet is lost. Whether the others would still have come back is
         // unknown.
         self.integrity.lost += self.overtaken.len() as u64;
         self.integrity.unanswered += self.expected.len() as u64;
-        self.integrity
+        self.overtaken.clear();
+        self.expected.clear();
+        std::mem::take(&mut self.integrity)
     }
 }
 
 impl Integrity {
+    /// The number of packets that were sent.
+    pub(crate) fn sent(&self) -> u64 {
+        let Self { verified, corrupted, reordered, lost, unanswered, duplicated: _ } = self;
+        [verified, corrupted, reordered, lost, unanswered]
+            .into_iter()
+            .fold(0, |sum, count| sum.saturating_add(*count))
+    }
+
     /// The number of packets that came back damaged, in the wrong order or twice, or were overtaken and never came back.
     pub(crate) fn violations(&self) -> u64 {
         let Self { corrupted, reordered, duplicated, lost, .. } = self;

@@ -164,8 +164,11 @@ fn endless_duplicates_do_not_delay_the_end_of_the_run() {
 fn a_close_during_the_run_is_a_failed_connection() {
     let ran = load(wrong_at_7(|_| Answer::Last(Vec::new())), &[ONE]);
     let document = ran.document();
-    check(&document, 7, &[("unanswered", 1)]);
-    assert_eq!(count(&document, "errors", "eof"), 1);
+    // Packet 7 of each of five connections.
+    check(&document, 35, &[("unanswered", 5)]);
+    assert_eq!(count(&document, "errors", "eof"), 5);
+    assert_eq!(count(&document, "connections", "opened"), 5);
+    assert_eq!(count(&document, "connections", "replaced"), 4);
     assert_eq!(ran.code, Some(1));
     assert_eq!(document["verdict"], "failed");
     let first = "connection 0: the server closed the connection (unanswered packets: 1)";
@@ -176,8 +179,8 @@ fn a_close_during_the_run_is_a_failed_connection() {
 fn a_close_in_the_middle_of_a_frame_is_counted_as_truncated() {
     let ran = load(wrong_at_7(|frame| Answer::Last(frame[..6].to_vec())), &[ONE]);
     let document = ran.document();
-    check(&document, 7, &[("unanswered", 1)]);
-    assert_eq!(count(&document, "errors", "truncated"), 1);
+    check(&document, 35, &[("unanswered", 5)]);
+    assert_eq!(count(&document, "errors", "truncated"), 5);
     assert_eq!(ran.code, Some(1));
 }
 
@@ -185,8 +188,8 @@ fn a_close_in_the_middle_of_a_frame_is_counted_as_truncated() {
 fn a_frame_over_the_limit_fails_the_connection() {
     let ran = load(wrong_at_7(|_| Answer::Bytes(u32::MAX.to_le_bytes().to_vec())), &[ONE]);
     let document = ran.document();
-    check(&document, 7, &[("unanswered", 1)]);
-    assert_eq!(count(&document, "errors", "protocol"), 1);
+    check(&document, 35, &[("unanswered", 5)]);
+    assert_eq!(count(&document, "errors", "protocol"), 5);
     assert_eq!(ran.code, Some(1));
 }
 
@@ -200,8 +203,8 @@ fn a_wrong_checksum_fails_the_connection_before_the_packet_is_judged() {
     });
     let ran = load(addr, &[ONE, "--crc"]);
     let document = ran.document();
-    check(&document, 7, &[("unanswered", 1)]);
-    assert_eq!(count(&document, "errors", "checksum"), 1);
+    check(&document, 35, &[("unanswered", 5)]);
+    assert_eq!(count(&document, "errors", "checksum"), 5);
     assert_eq!(ran.code, Some(1));
 }
 
@@ -215,8 +218,8 @@ fn a_failed_connection_does_not_hide_a_corrupted_packet() {
     });
     let ran = load(addr, &[ONE]);
     let document = ran.document();
-    check(&document, 6, &[("altered", 1), ("unanswered", 1)]);
-    assert_eq!(count(&document, "errors", "eof"), 1);
+    check(&document, 30, &[("altered", 5), ("unanswered", 5)]);
+    assert_eq!(count(&document, "errors", "eof"), 5);
     assert_eq!(ran.code, Some(3));
 }
 
@@ -254,7 +257,7 @@ fn a_run_ends_if_the_server_stops_reading() {
 }
 
 #[test]
-fn other_connections_continue_after_one_has_failed() {
+fn a_connection_that_failed_is_replaced_and_the_others_continue() {
     let mut accepted = 0;
     let addr = serve(move || {
         accepted += 1;
@@ -262,8 +265,55 @@ fn other_connections_continue_after_one_has_failed() {
         move |_, frame| if is_first { Answer::Last(Vec::new()) } else { Answer::Bytes(frame) }
     });
     let ran = load(addr, &["--conns 4 --pipeline 1 --sizes 8-64"]);
-    check(&ran.document(), 30, &[("unanswered", 1)]);
+    check(&ran.document(), 39, &[("unanswered", 1)]);
     assert_eq!(ran.code, Some(1));
+}
+
+#[test]
+fn errors_within_their_budget_do_not_fail_the_run() {
+    let cases = [
+        ("errors<=5", 0, "pass"),
+        ("errors<20%", 0, "pass"),
+        ("errors<=4", 1, "failed"),
+        ("errors<5%", 1, "failed"),
+    ];
+    for (condition, code, verdict) in cases {
+        let ran = load(wrong_at_7(|_| Answer::Last(Vec::new())), &[ONE, "--threshold", condition]);
+        assert_eq!((ran.code, &ran.document()["verdict"]), (Some(code), &json!(verdict)), "{condition}");
+    }
+}
+
+#[test]
+fn lost_packets_within_their_budget_do_not_fail_the_run() {
+    for (condition, code) in [("lost<=1", 0), ("lost<5%", 0), ("lost<1", 3), ("lost<1%", 3)] {
+        let addr = wrong_at_7(|_| Answer::Bytes(Vec::new()));
+        let ran = load(addr, &[FOUR, IMPATIENT, "--threshold", condition]);
+        check(&ran.document(), 39, &[("lost", 1)]);
+        assert_eq!(ran.code, Some(code), "{condition}");
+    }
+}
+
+#[test]
+fn a_server_that_closes_every_connection_ends_the_run_early() {
+    let ran = pktbench(&format!(
+        "--connect {} --duration 60s --json {ONE}",
+        serve(|| |_, _| Answer::Last(Vec::new()))
+    ));
+    let document = ran.document();
+    assert_eq!((ran.code, &document["verdict"]), (Some(1), &json!("failed")));
+    assert!(document["window"]["seconds"].as_f64() < Some(50.0), "{}", document["window"]);
+    assert!(count(&document, "errors", "eof") >= 4, "{}", document["errors"]);
+}
+
+#[test]
+fn a_packet_that_is_not_answered_in_its_time_fails_its_connection() {
+    let ran = load(wrong_at_7(|_| Answer::Bytes(Vec::new())), &[ONE, "--packet-timeout 200ms"]);
+    let document = ran.document();
+    check(&document, 35, &[("unanswered", 5)]);
+    assert_eq!(count(&document, "errors", "timeout"), 5);
+    assert_eq!((ran.code, &document["verdict"]), (Some(5), &json!("no_answer")));
+    let oldest = document["latency_ns"]["service"]["max"].as_u64().unwrap();
+    assert!(oldest >= 200_000_000, "{oldest} ns");
 }
 
 #[test]
@@ -271,7 +321,7 @@ fn the_text_report_names_the_failure() {
     let addr = wrong_at_7(|_| Answer::Last(Vec::new()));
     let ran = pktbench(&format!("--connect {addr} --packets 40 {ONE}"));
     assert_eq!((ran.code, ran.stderr.as_str()), (Some(1), ""));
-    let expected = "errors      1 of 1 connection failed (1 eof); first error: connection 0: the\n";
+    let expected = "errors      5 of 5 connections failed (5 eof); first error: connection 0: the\n";
     assert!(ran.stdout.contains(expected), "{}", ran.stdout);
     assert!(ran.stdout.ends_with("(exit code 1)\n"), "{}", ran.stdout);
 }

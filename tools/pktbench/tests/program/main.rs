@@ -27,5 +27,6 @@ mod results;
 mod tui;
 
 mod conform;
+mod connections;
 
 mod interop;

@@ -96,21 +96,24 @@ fn packets_that_a_slow_server_delays_are_counted_as_missed_and_need_no_memory() 
 }
 
 #[test]
-fn an_open_loop_ends_with_its_results_if_the_server_closes_all_connections() {
+fn in_an_open_loop_packets_that_wait_for_a_new_connection_are_late_and_not_missed() {
     let addr = serve(|| {
         |number, frame| match number {
             100 => Answer::Last(Vec::new()),
             _ => Answer::Bytes(frame),
         }
     });
-    let ran = pktbench(&format!("--connect {addr} --rate 1k --duration 10s --conns 2 --json"));
+    let ran = pktbench(&format!("--connect {addr} --rate 1k --duration 2s --conns 2 --json"));
     let document = ran.document();
     assert_eq!(ran.code, Some(1), "{document}");
-    assert_eq!(count(&document, "integrity", "verified"), 200);
     let due = count(&document, "totals", "sent") + count(&document, "client", "not_sent");
-    assert_eq!(due, 10_000, "packets that are due on failed connections are missed: {document}");
+    assert_eq!(due, 2000, "{document}");
+    // A connection ends with its packet 100.
     let failed = count(&document, "errors", "eof") + count(&document, "errors", "reset");
-    assert_eq!(failed, 2, "{document}");
+    assert!((10..30).contains(&failed), "{document}");
+    assert!(count(&document, "connections", "replaced") + 2 >= failed, "{document}");
+    let unanswered = count(&document, "integrity", "unanswered");
+    assert!(count(&document, "integrity", "verified") + unanswered >= 1900, "{document}");
     assert_eq!(document["verdict"], "failed");
 }
 

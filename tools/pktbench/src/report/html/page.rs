@@ -11,6 +11,7 @@ use crate::judge::threshold;
 use crate::report::comparison;
 use crate::report::text;
 use crate::result::comparison::Comparison;
+use crate::result::connections::{AddressResult, Connections};
 use crate::result::document::{Document, Mode, Search, SizeClass, Threshold};
 use crate::result::latency::{Bounded, Latency};
 use crate::result::units;
@@ -163,10 +164,48 @@ fn tables(document: &Document) -> String {
     if let Some(offered) = &document.offered {
         parts.push(section("offered", "Offered load", &list(&fields(offered))));
     }
+    if let Some(connections) = &document.connections {
+        parts.push(section("connections", "Connections", &opened(connections)));
+    }
+    if !document.addresses.is_empty() {
+        parts.push(section("addresses", "Addresses", &addresses(&document.addresses)));
+    }
     parts.push(section("client", "Load generator", &list(&fields(client))));
     parts.push(section("window", "Measured time", &list(&fields(window))));
     parts.push(section("config", "Configuration", &list(&fields(config))));
     format!("<div class=\"tables\">\n{}</div>\n", parts.concat())
+}
+
+fn opened(connections: &Connections) -> String {
+    let Connections { opened, replaced, retired, missed, connect_ns, handshake_ns } = connections;
+    let counts = [
+        ("opened", Some(*opened)),
+        ("replaced", Some(*replaced)),
+        ("closed by plan", Some(*retired)),
+        ("missed", *missed),
+    ];
+    let counts = counts.into_iter().filter_map(|(name, count)| Some((name.to_owned(), units::count(count?))));
+    let times = [("connect", Some(connect_ns)), ("TLS handshake", handshake_ns.as_ref())];
+    let times = times.into_iter().filter_map(|(name, times)| Some((name, times.filter(|it| it.count > 0)?)));
+    let times = times.flat_map(|(name, times)| {
+        [50.0, 99.0].map(|percent| (format!("{name} p{percent}"), percentile(times, percent)))
+    });
+    list(&counts.chain(times).collect::<Vec<_>>())
+}
+
+fn addresses(addresses: &[AddressResult]) -> String {
+    let rows = addresses.iter().map(|result| {
+        let latency = result.latency_ns.primary();
+        vec![
+            result.address.clone(),
+            units::count(result.opened),
+            units::count(result.failed),
+            units::rate(result.packets_per_s),
+            percentile(latency, 50.0),
+            percentile(latency, 99.0),
+        ]
+    });
+    table(&["", "connections", "failed", "packets/s", "p50", "p99"], &rows.collect::<Vec<_>>())
 }
 
 fn conditions(thresholds: &[Threshold]) -> String {

@@ -1,11 +1,15 @@
-//! The event loop of a worker. It runs a connection when its socket is ready or its next packet is due.
+//! The event loop of a worker. It runs a connection when its socket is ready or its next packet is due, and replaces
+//! connections that have ended.
 //!
 //! ```text
 //!   queue of due times -- send_due ------.
 //!                                        v
 //!   poll: sockets, timer, conductor --> driver of a connection --> queue of due times
-//!                                        '-- at the end of an interval: publish the recording to the conductor
+//!                                        |-- at the end of an interval: publish the recording to the conductor
+//!                                        '-- at the end of a connection: close it, dial the next one of its slot
 //! ```
+
+mod slots;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -13,41 +17,42 @@ use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Poll, Token};
 use tokio::sync::watch;
 
-use crate::load::connection::Connection;
+use crate::load::closing::{CLOSE_TIMEOUT, Closing};
 use crate::load::control::{Command, SharedProgress, StopReason};
+use crate::load::dialer::{Dialed, Dialer};
 use crate::load::driver::{ConnectionDriver, DriveResult, End, WorkerState};
-use crate::load::stream::{ReadOutcome, Stream};
+use crate::load::new_conns::NewConns;
+use crate::load::slot::SlotLoad;
 use crate::load::timer::Timer;
 use crate::plan::Plan;
 use crate::plan::schedule::Schedule;
 use crate::record::recording::{Published, Recording};
 use crate::record::saturation::CpuTime;
 use crate::record::tally::Tally;
-use crate::traffic::payload::PayloadBlock;
 
-/// The token of the conductor's waker. The token of a connection is the index of its slot.
+/// The token of the conductor's waker. The token of a connection is the index of its slot, and while it is closed
+/// `FIRST_CLOSING` plus a number.
 pub(crate) const WAKER: Token = Token(usize::MAX);
 
 const TIMER: Token = Token(usize::MAX - 1);
 
+const FIRST_CLOSING: usize = usize::MAX / 2;
+
 /// The maximum number of events that one call of `poll` returns: enough for many sockets that are ready at once.
 const MAX_EVENTS: usize = 1024;
-
-/// How long to wait until all servers have closed their side. The load has ended by then: the wait changes no result.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub(crate) struct EventLoop<P> {
     poll: Poll,
     timer: Timer,
     command: watch::Receiver<Command>,
+    plan: Arc<Plan>,
     schedule: Schedule,
-    is_open_loop: bool,
     /// Read by the conductor.
     progress: Arc<SharedProgress>,
-    /// The number of connections with outstanding packets or unsent bytes.
+    /// The number of slots with outstanding packets or unsent bytes, or that wait for a connection.
     conns_awaiting_peer: usize,
     publish: P,
     /// The interval that is recorded now.
@@ -56,11 +61,16 @@ pub(crate) struct EventLoop<P> {
     next_boundary_ns: u64,
     /// The CPU time at the start of the measurement and at the end of sending.
     cpu: [Option<CpuTime>; 2],
-    slots: Vec<Slot>,
-    /// The number of active slots.
+    slots: Vec<SlotEntry>,
+    /// The number of slots whose load has not ended.
     active: usize,
-    /// The number of closing slots.
-    closing: usize,
+    dialer: Dialer,
+    /// The number of slots that wait for the time to dial.
+    down: usize,
+    /// Only in an open loop of connections.
+    new_conns: Option<NewConns>,
+    closing: Closing,
+    next_sweep_ns: u64,
     /// The due times of slots. Each slot has at most one entry.
     wakeups: BinaryHeap<Reverse<(u64, usize)>>,
     /// Slots to run again without an event. Events are edge-triggered: none announces bytes that were left unread.
@@ -68,39 +78,50 @@ pub(crate) struct EventLoop<P> {
     state: WorkerState,
 }
 
-enum Slot {
-    /// A connection under load.
-    Active(Box<ConnectionDriver>, Flags),
-    /// Our FIN was sent. Waits for the FIN of the server, so that neither side resets the connection.
-    Closing(Connection),
-    Empty,
+/// What the worker shares with the conductor.
+pub(crate) struct Shared {
+    pub(crate) plan: Arc<Plan>,
+    pub(crate) command: watch::Receiver<Command>,
+    pub(crate) progress: Arc<SharedProgress>,
 }
 
-/// What the loop knows about a driver.
-#[derive(Clone, Copy, Default)]
-struct Flags {
+struct SlotEntry {
+    slot: Slot,
     /// Whether it has an entry in `wakeups`.
     is_queued: bool,
     /// Whether it is counted in `conns_awaiting_peer`.
     is_awaiting_peer: bool,
 }
 
+enum Slot {
+    /// Has a connection.
+    Up(Box<ConnectionDriver>),
+    /// Its next connection is being opened. `is_measured` tells whether the time counts.
+    Dialing { load: Box<SlotLoad>, is_measured: bool },
+    /// Waits for the time to dial.
+    Down { load: Box<SlotLoad>, dial_at_ns: u64 },
+    /// Waits for a connection of the open loop of connections.
+    Idle(Box<SlotLoad>),
+    /// Its load has ended.
+    Ended,
+}
+
 impl<P: FnMut(Published)> EventLoop<P> {
     pub(crate) fn new(
         poll: Poll,
-        command: watch::Receiver<Command>,
-        plan: &Plan,
         schedule: Schedule,
-        progress: Arc<SharedProgress>,
+        dialer: Dialer,
+        new_conns: Option<NewConns>,
+        shared: Shared,
         publish: P,
     ) -> io::Result<Self> {
-        let is_open_loop = plan.is_open();
+        let Shared { plan, command, progress } = shared;
+        let state = WorkerState::new(plan.is_open(), dialer.targets());
         Ok(Self {
             timer: Timer::new(poll.registry(), TIMER)?,
             poll,
             command,
             schedule,
-            is_open_loop,
             progress,
             conns_awaiting_peer: 0,
             publish,
@@ -109,31 +130,36 @@ impl<P: FnMut(Published)> EventLoop<P> {
             cpu: [None; 2],
             slots: Vec::new(),
             active: 0,
-            closing: 0,
+            dialer,
+            down: 0,
+            new_conns,
+            closing: Closing::new(FIRST_CLOSING),
+            next_sweep_ns: 0,
             wakeups: BinaryHeap::new(),
             run_again: Vec::new(),
-            state: WorkerState::new(is_open_loop),
+            state,
+            plan,
         })
     }
 
-    /// Adds connection `index`. Its load starts with [`run`](Self::run).
-    pub(crate) fn add(
-        &mut self,
-        index: usize,
-        stream: Stream,
-        plan: &Plan,
-        block: PayloadBlock,
-    ) -> io::Result<()> {
-        let slot = self.slots.len();
-        let connection = Connection::new(stream, plan.codec());
-        let mut driver = Box::new(ConnectionDriver::new(index, connection, plan, block, self.schedule));
-        let both = Interest::READABLE | Interest::WRITABLE;
-        self.poll.registry().register(driver.connection().source(), Token(slot), both)?;
+    /// Adds a slot with a connection, or with the failure to open one. Its load starts with [`run`](Self::run).
+    pub(crate) fn add(&mut self, load: SlotLoad, dialed: Dialed) {
+        let index = self.add_slot(Slot::Ended);
+        self.dialed(index, load, dialed, !self.plan.has_churn());
+    }
+
+    /// Adds a slot that gets its connections from `new_conns`.
+    pub(crate) fn add_idle(&mut self, load: SlotLoad) {
+        let index = self.add_slot(Slot::Idle(Box::new(load)));
+        if let Some(new_conns) = &mut self.new_conns {
+            new_conns.free.push(index);
+        }
+    }
+
+    fn add_slot(&mut self, slot: Slot) -> usize {
         self.active += 1;
-        self.slots.push(Slot::Active(driver, Flags { is_queued: true, is_awaiting_peer: false }));
-        // Due at once: a connection without packets to send ends its load then.
-        self.wakeups.push(Reverse((0, slot)));
-        Ok(())
+        self.slots.push(SlotEntry { slot, is_queued: false, is_awaiting_peer: false });
+        self.slots.len() - 1
     }
 
     /// Runs until the load of all connections has ended and they are closed.
@@ -148,21 +174,31 @@ impl<P: FnMut(Published)> EventLoop<P> {
             if self.send_due(now_ns) {
                 now_ns = self.schedule.clock.now_ns();
             }
+            self.open_due(now_ns);
+            if now_ns >= self.next_sweep_ns && self.needs_sweep() {
+                self.sweep(now_ns);
+            }
             let mut wait = self.until_boundary(now_ns);
             if self.active == 0 {
                 self.record_cpu_time(now_ns, true);
-                self.state.record_unanswered(now_ns);
+                if let Some(new_conns) = self.new_conns.take() {
+                    (self.state.tally.dials.started, self.state.tally.dials.missed) = new_conns.end(now_ns);
+                }
                 let deadline = *close_deadline.get_or_insert_with(|| Instant::now() + CLOSE_TIMEOUT);
                 let left = deadline.saturating_duration_since(Instant::now());
-                if self.closing == 0 || left.is_zero() {
+                if self.closing.len() == 0 || left.is_zero() {
                     return Ok(self.end());
                 }
                 wait = Some(left);
             }
-            match self.wakeups.peek() {
-                _ if !self.run_again.is_empty() => wait = Some(Duration::ZERO),
-                Some(Reverse((due_ns, _))) if *due_ns <= now_ns => wait = Some(Duration::ZERO),
-                Some(Reverse((due_ns, _))) => wait = self.timer.set(*due_ns, self.schedule.clock, wait)?,
+            let due_ns = self.wakeups.peek().map(|Reverse((due_ns, _))| *due_ns);
+            let new_conn_ns = self.new_conns.as_ref().and_then(NewConns::next_ns);
+            match due_ns.into_iter().chain(new_conn_ns).min() {
+                _ if !self.run_again.is_empty() || !self.closing.run_again.is_empty() => {
+                    wait = Some(Duration::ZERO);
+                }
+                Some(due_ns) if due_ns <= now_ns => wait = Some(Duration::ZERO),
+                Some(due_ns) => wait = self.timer.set(due_ns, self.schedule.clock, wait)?,
                 None => {}
             }
             self.progress.store(&self.state.tally, self.conns_awaiting_peer);
@@ -171,15 +207,22 @@ impl<P: FnMut(Published)> EventLoop<P> {
                 polled => polled?,
             }
             let again = std::mem::take(&mut self.run_again);
+            let closing = std::mem::take(&mut self.closing.run_again);
             for event in &events {
                 match event.token() {
                     WAKER => self.check_command(),
                     TIMER => {}
+                    Token(token) if token >= FIRST_CLOSING => {
+                        self.closing.drive(token, &mut self.state.buffer);
+                    }
                     Token(slot) => self.drive(slot, event.is_read_closed()),
                 }
             }
             for slot in again {
                 self.drive(slot, true);
+            }
+            for token in closing {
+                self.closing.drive(token, &mut self.state.buffer);
             }
             // A slot may be in the list twice, if it had an event too.
             self.run_again.sort_unstable();
@@ -212,7 +255,7 @@ impl<P: FnMut(Published)> EventLoop<P> {
 
     /// Publishes the recording, and starts that of interval `next`.
     fn publish(&mut self, next: u64) {
-        let recording = std::mem::replace(&mut self.state.recording, Recording::new(self.is_open_loop));
+        let recording = std::mem::replace(&mut self.state.recording, Recording::new(self.plan.is_open()));
         (self.publish)(Published { interval: self.interval, next, recording });
         self.interval = next;
     }
@@ -226,10 +269,11 @@ impl<P: FnMut(Published)> EventLoop<P> {
         self.state.tally
     }
 
-    /// The time until the next boundary, if there is one.
+    /// The time until the next boundary or the next sweep, if there is one.
     fn until_boundary(&self, now_ns: u64) -> Option<Duration> {
-        let left_ns = self.next_boundary_ns.saturating_sub(now_ns);
-        (self.next_boundary_ns < u64::MAX).then(|| Duration::from_nanos(left_ns))
+        let sweep_ns = if self.needs_sweep() { self.next_sweep_ns } else { u64::MAX };
+        let at_ns = self.next_boundary_ns.min(sweep_ns);
+        (at_ns < u64::MAX).then(|| Duration::from_nanos(at_ns.saturating_sub(now_ns)))
     }
 
     /// Runs the connections that have a due packet. Returns whether there were any.
@@ -244,79 +288,64 @@ impl<P: FnMut(Published)> EventLoop<P> {
             left -= 1;
             any = true;
             self.wakeups.pop();
-            match std::mem::replace(&mut self.slots[slot], Slot::Empty) {
-                Slot::Active(mut driver, flags) => {
+            self.slots[slot].is_queued = false;
+            match self.take(slot) {
+                Slot::Up(mut driver) => {
                     let result = driver.send_due(&mut self.state);
-                    self.reschedule(slot, driver, Flags { is_queued: false, ..flags }, result);
+                    self.reschedule(slot, driver, result);
                 }
-                other => self.slots[slot] = other,
+                Slot::Down { load, dial_at_ns } if dial_at_ns <= now_ns && load.needs_connection(now_ns) => {
+                    self.down -= 1;
+                    self.state.tally.dials.replaced += 1;
+                    let conn = load.index;
+                    self.dial(slot, load, conn, dial_at_ns);
+                }
+                other => self.slots[slot].slot = other,
             }
         }
         any
     }
 
+    fn take(&mut self, slot: usize) -> Slot {
+        std::mem::replace(&mut self.slots[slot].slot, Slot::Ended)
+    }
+
     /// Runs the connection of a slot after an event.
     fn drive(&mut self, slot: usize, read_closed: bool) {
-        match std::mem::replace(&mut self.slots[slot], Slot::Empty) {
-            Slot::Active(mut driver, flags) => {
+        match self.take(slot) {
+            Slot::Up(mut driver) => {
                 let result = driver.drive(&mut self.state, read_closed);
-                self.reschedule(slot, driver, flags, result);
+                self.reschedule(slot, driver, result);
             }
-            Slot::Closing(connection) => {
-                self.closing -= 1;
-                self.close(slot, connection);
-            }
-            Slot::Empty => {}
+            Slot::Dialing { load, is_measured } => match self.dialer.drive(self.poll.registry(), slot) {
+                Some(dialed) => self.dialed(slot, *load, dialed, is_measured),
+                None => self.slots[slot].slot = Slot::Dialing { load, is_measured },
+            },
+            other => self.slots[slot].slot = other,
         }
     }
 
     /// Puts the driver back into its slot, and queues it for its next packet.
-    fn reschedule(
-        &mut self,
-        slot: usize,
-        driver: Box<ConnectionDriver>,
-        mut flags: Flags,
-        result: DriveResult,
-    ) {
-        self.conns_awaiting_peer -= usize::from(flags.is_awaiting_peer);
+    fn reschedule(&mut self, slot: usize, driver: Box<ConnectionDriver>, result: DriveResult) {
         match result {
             DriveResult::WaitForSocket => {}
             DriveResult::RunAgain => self.run_again.push(slot),
-            DriveResult::Ended(end) => return self.finish(slot, *driver, end),
+            DriveResult::Ended(end) => return self.end_connection(slot, *driver, &end),
         }
-        flags.is_awaiting_peer = driver.is_awaiting_peer();
-        self.conns_awaiting_peer += usize::from(flags.is_awaiting_peer);
-        if !flags.is_queued {
+        self.set_awaiting_peer(slot, driver.is_awaiting_peer());
+        let entry = &mut self.slots[slot];
+        if !entry.is_queued {
             let next_send_ns = driver.next_send_ns();
             self.wakeups.extend(next_send_ns.map(|at_ns| Reverse((at_ns, slot))));
-            flags.is_queued = next_send_ns.is_some();
+            entry.is_queued = next_send_ns.is_some();
         }
-        self.slots[slot] = Slot::Active(driver, flags);
+        entry.slot = Slot::Up(driver);
     }
 
-    /// Ends the load of a connection and starts to close it.
-    fn finish(&mut self, slot: usize, driver: ConnectionDriver, end: End) {
-        self.active -= 1;
-        let failed_before = self.state.tally.errors.count();
-        let connection = driver.finish(end, &mut self.state);
-        self.state.recording.failed += self.state.tally.errors.count() - failed_before;
-        if let Some(mut connection) = connection {
-            // If this fails, the connection is already gone.
-            if connection.shutdown().is_ok() {
-                self.close(slot, connection);
-            }
-        }
-    }
-
-    /// Reads and discards what was received. Keeps the slot until the server has closed its side.
-    fn close(&mut self, slot: usize, mut connection: Connection) {
-        match connection.discard(&mut self.state.buffer) {
-            Ok(ReadOutcome::WouldBlock) => {}
-            Ok(_) => self.run_again.push(slot),
-            Err(_closed) => return,
-        }
-        self.closing += 1;
-        self.slots[slot] = Slot::Closing(connection);
+    fn set_awaiting_peer(&mut self, slot: usize, is_awaiting_peer: bool) {
+        let before = std::mem::replace(&mut self.slots[slot].is_awaiting_peer, is_awaiting_peer);
+        self.conns_awaiting_peer += usize::from(is_awaiting_peer);
+        self.conns_awaiting_peer -= usize::from(before);
     }
 
     fn check_command(&mut self) {
@@ -326,13 +355,18 @@ impl<P: FnMut(Published)> EventLoop<P> {
         }
     }
 
-    /// Ends the load of all connections. The loop goes on until they are closed.
+    /// Ends the load of all slots. The loop goes on until the connections are closed.
     fn stop(&mut self, reason: StopReason) {
-        self.conns_awaiting_peer = 0;
         for slot in 0..self.slots.len() {
-            match std::mem::replace(&mut self.slots[slot], Slot::Empty) {
-                Slot::Active(driver, _) => self.finish(slot, *driver, End::Stopped(reason)),
-                other => self.slots[slot] = other,
+            match self.take(slot) {
+                Slot::Up(driver) => self.end_connection(slot, *driver, &End::Stopped(reason)),
+                Slot::Down { load, .. } => {
+                    self.down -= 1;
+                    self.give_up(slot, &load, false);
+                }
+                Slot::Dialing { load, is_measured } => self.give_up(slot, &load, is_measured),
+                Slot::Idle(load) => self.give_up(slot, &load, false),
+                Slot::Ended => {}
             }
         }
     }
