@@ -124,6 +124,11 @@ impl Condition {
         (!self.operator.is_lower_limit()).then_some(budget)
     }
 
+    /// The bound of a condition on a latency, in ns.
+    pub(crate) fn latency_bound(&self) -> Option<f64> {
+        matches!(self.metric, Metric::Latency(..)).then_some(self.bound)
+    }
+
     /// An error if the condition does not get harder to meet as the rate grows: a search needs that.
     pub(crate) fn check_for_search(&self) -> Result<(), String> {
         match (self.metric, self.operator) {

@@ -3,18 +3,10 @@
 use crate::result::document::{Search, Step};
 use crate::result::units;
 
-/// The `problem` of a step whose rate the load generator could not send. [`is_saturated`] recognizes it.
-pub(crate) const SATURATED: &str = "the load generator is saturated";
-
 /// The step with the lowest rate above `max_rate` at which the condition does not hold: what ended the search.
 pub(crate) fn limit(search: &Search) -> Option<&Step> {
     let max_rate = search.max_rate.unwrap_or(0.0);
     search.steps.iter().find(|step| !step.ok && step.rate > max_rate)
-}
-
-/// Whether the step failed because of the load generator. Such a step says nothing about the server.
-pub(crate) fn is_saturated(step: &Step) -> bool {
-    step.problem.as_deref() == Some(SATURATED)
 }
 
 /// A step as a line. It fits in 80 columns unless the reason is long.

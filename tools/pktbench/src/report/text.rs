@@ -6,7 +6,9 @@ use crate::judge::threshold;
 use crate::report::comparison;
 use crate::report::search;
 use crate::result::connections::{AddressResult, Connections};
-use crate::result::document::{Client, Config, Document, Limit, Mode, Offered, Search, Totals, Window};
+use crate::result::document::{
+    Client, Config, Document, Limit, Mode, Offered, Search, SearchEnd, Totals, Window,
+};
 use crate::result::latency::{Bounded, Latency};
 use crate::result::units;
 use crate::result::verdict::Verdict;
@@ -383,13 +385,25 @@ fn search_text(search: &Search) -> String {
             "no rate found at which {condition} holds; the figures above are from the last rate tried"
         );
     };
-    match search::limit(search) {
-        Some(step) if search::is_saturated(step) => format!(
+    let next = search::limit(search).map_or_else(String::new, |step| units::rate(step.rate));
+    match search.ended_by {
+        Some(SearchEnd::LoadGenerator) => format!(
             "{condition} holds at {max_rate} packets/s (shown above), the highest rate that the load generator can \
-             test: at {} packets/s it is saturated",
-            units::rate(step.rate)
+             test: at {next} packets/s it may be the limit"
         ),
-        _ => format!("{max_rate} packets/s is the highest rate at which {condition} holds (shown above)"),
+        Some(SearchEnd::Window) => format!(
+            "{condition} holds at {max_rate} packets/s (shown above); at {next} packets/s the number of outstanding \
+             packets is the limit: raise --max-outstanding or --conns"
+        ),
+        Some(SearchEnd::MaxRate) => format!(
+            "{condition} holds at {max_rate} packets/s (shown above), the highest rate that can be asked for"
+        ),
+        Some(SearchEnd::Incomplete) => format!(
+            "the search did not end: {condition} holds at {max_rate} packets/s (shown above), higher rates may hold, too"
+        ),
+        Some(SearchEnd::Server) | None => {
+            format!("{max_rate} packets/s is the highest rate at which {condition} holds (shown above)")
+        }
     }
 }
 

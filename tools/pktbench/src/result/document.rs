@@ -256,6 +256,13 @@ pub(crate) struct Client {
     pub(crate) saturated: bool,
 }
 
+impl Client {
+    /// Whether it was saturated for another reason than packets that were sent late.
+    pub(crate) fn is_saturated_otherwise(&self) -> bool {
+        self.saturated && self.schedule_lag_p99_ns.is_none_or(|ns| ns <= 1_000_000)
+    }
+}
+
 /// What was received in one interval of the run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Interval {
@@ -299,8 +306,27 @@ pub(crate) struct Search {
     pub(crate) condition: String,
     /// The highest rate at which the condition holds, in packets/s. `None` if there is none.
     pub(crate) max_rate: Option<f64>,
+    /// Why no higher rate was found. `None` in a file of an older version.
+    #[serde(default)]
+    pub(crate) ended_by: Option<SearchEnd>,
     /// Sorted by rate.
     pub(crate) steps: Vec<Step>,
+}
+
+/// Why a search ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum SearchEnd {
+    /// The condition does not hold at a higher rate, because of the server.
+    Server,
+    /// More packets outstanding would be needed for a higher rate.
+    Window,
+    /// The load generator cannot test a higher rate.
+    LoadGenerator,
+    /// The highest rate that can be asked for holds.
+    MaxRate,
+    /// It was interrupted, or ended by damaged packets or a server that is gone. Higher rates may hold.
+    Incomplete,
 }
 
 /// A run at one rate. The latencies are response times.
@@ -317,6 +343,9 @@ pub(crate) struct Step {
     pub(crate) ok: bool,
     /// Why the step failed. `None` if it succeeded.
     pub(crate) problem: Option<String>,
+    /// What limited a step that failed. `None` if it succeeded.
+    #[serde(default)]
+    pub(crate) limit: Option<Limit>,
 }
 
 impl fmt::Display for Mode {

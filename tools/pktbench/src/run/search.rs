@@ -15,9 +15,9 @@ use tokio::runtime::{Builder, Runtime};
 use crate::judge::threshold::Condition;
 use crate::plan::{MAX_RATE, Pace, Plan};
 use crate::report::output::Output;
-use crate::report::search::{SATURATED, is_saturated, limit, row};
+use crate::report::search::{limit, row};
 use crate::report::sink::Sink;
-use crate::result::document::{Document, Search, Step};
+use crate::result::document::{Document, Limit, Search, SearchEnd, Step};
 use crate::result::verdict::Verdict;
 use crate::run::interrupt::Interrupts;
 use crate::run::{conductor, to_document};
@@ -27,9 +27,13 @@ use crate::traffic::verify::Integrity;
 /// same rate differ by about as much.
 const CLOSE_ENOUGH: f64 = 1.05;
 
-/// The share of missed packets (due but not sent) above which a rate fails. A missed packet has no latency, so with
-/// more of them the latencies say too little about the rate.
-const MAX_MISSED_SHARE: f64 = 0.01;
+/// How much of a rate must be achieved, in percent: answers in the window, of the packets that were due. With less, the
+/// rate is not one that the server can keep up.
+const MIN_ACHIEVED_PCT: f64 = 99.0;
+
+/// A load generator that sends packets later than this share of the bound of a latency condition may be the reason why the
+/// condition does not hold.
+const MAX_LAG_SHARE: f64 = 0.1;
 
 /// The rates found so far, in packets per second, and which one to try next.
 #[derive(Clone, Copy, Debug)]
@@ -63,10 +67,9 @@ impl Rates {
     }
 }
 
-/// Further digits would be noise.
+/// Further digits would be noise. By way of the decimal text, so that the number prints with three digits.
 fn round_to_three_digits(rate: f64) -> f64 {
-    let unit = 10_f64.powf(rate.log10().floor() - 2.0);
-    (rate / unit).round() * unit
+    format!("{rate:.2e}").parse().unwrap_or(rate)
 }
 
 /// Searches and writes the result. Prints each step as it ends, if standard output gets the text report.
@@ -159,37 +162,61 @@ fn search(
             break;
         }
     }
-    if best.is_none() {
-        verdict = verdict.worse(Verdict::Threshold);
-    }
     steps.sort_by(|a, b| a.rate.total_cmp(&b.rate));
     let mut document = best.or(last).expect("the first rate has been run");
-    document.search = Some(Search { condition: condition.to_string(), max_rate: rates.highest_ok, steps });
-    let limit = document.search.as_ref().and_then(limit);
-    if plan.strict_client && limit.is_some_and(is_saturated) {
+    let mut search =
+        Search { condition: condition.to_string(), max_rate: rates.highest_ok, ended_by: None, steps };
+    let end = match limit(&search).and_then(|step| step.limit) {
+        _ if verdict != Verdict::Pass => SearchEnd::Incomplete,
+        None => SearchEnd::MaxRate,
+        Some(Limit::Server) => SearchEnd::Server,
+        Some(Limit::Window) => SearchEnd::Window,
+        Some(Limit::LoadGenerator) => SearchEnd::LoadGenerator,
+    };
+    search.ended_by = Some(end);
+    if search.max_rate.is_none() {
+        verdict = verdict.worse(Verdict::Threshold);
+    }
+    if plan.strict_client && end == SearchEnd::LoadGenerator {
         verdict = verdict.worse(Verdict::ClientSaturated);
+    }
+    document.search = Some(search);
+    if verdict != Verdict::Pass && !document.problems.contains(&verdict) {
+        document.problems.push(verdict);
+        document.problems.sort_by_key(|verdict| verdict.rank());
     }
     document.verdict = document.verdict.worse(verdict);
     document.exit_code = document.verdict.exit_code();
     Ok(document)
 }
 
+/// Judges the run at one rate. If the condition holds at the rate that was asked for, it holds, however busy the load
+/// generator was: response times include its own delays.
 fn judge(document: &Document, rate: f64, condition: &Condition) -> Step {
     let judged = condition.judge(document);
-    let due = document.totals.sent + document.client.not_sent;
-    let missed_share = document.client.not_sent as f64 / (due as f64).max(1.0);
-    let problem = match document.verdict {
-        Verdict::Failed => Some(document.errors.first.clone().unwrap_or_default()),
-        Verdict::NoAnswer => Some("packets were not answered within --timeout".to_owned()),
-        Verdict::NoSamples => Some("no measured packet came back".to_owned()),
-        Verdict::Integrity => Some("packets were lost, corrupted, reordered or duplicated".to_owned()),
-        _ if document.client.saturated => Some(SATURATED.to_owned()),
-        _ if !judged.ok => Some(condition.to_string()),
-        _ if missed_share > MAX_MISSED_SHARE => {
-            Some(format!("missed {:.0} % of the packets that were due", missed_share * 100.0))
+    let achieved_pct = achieved_pct(document);
+    let (problem, is_load) = match document.verdict {
+        Verdict::Failed => (Some(document.errors.first.clone().unwrap_or_default()), false),
+        Verdict::NoAnswer => (Some("packets were not answered within --timeout".to_owned()), false),
+        Verdict::NoSamples => (Some("no measured packet came back".to_owned()), false),
+        Verdict::Integrity => {
+            (Some("packets were lost, corrupted, reordered or duplicated".to_owned()), false)
         }
-        _ => None,
+        _ if achieved_pct < MIN_ACHIEVED_PCT => {
+            (Some(format!("only {achieved_pct:.1} % of the rate was achieved")), true)
+        }
+        _ if !judged.ok => (Some(condition.to_string()), true),
+        _ => (None, false),
     };
+    let limit = problem.as_ref().map(|_| match document.offered.and_then(|offered| offered.limit) {
+        _ if is_load && is_load_generator_the_limit(document, condition) => Limit::LoadGenerator,
+        Some(Limit::Window) if achieved_pct < MIN_ACHIEVED_PCT => Limit::Window,
+        _ => Limit::Server,
+    });
+    let problem = problem.map(|problem| match limit {
+        Some(Limit::LoadGenerator) => format!("{problem}; the load generator may be the limit"),
+        _ => problem,
+    });
     let latency = document.latency_ns.primary();
     Step {
         rate,
@@ -199,6 +226,29 @@ fn judge(document: &Document, rate: f64, condition: &Condition) -> Step {
         value: judged.value,
         ok: problem.is_none(),
         problem,
+        limit,
+    }
+}
+
+/// The answers that arrived in the window, as a percentage of the packets that were due in it. Packets that were sent just
+/// before its end have no time to be answered: as many are allowed for as are on their way at a server without a queue.
+fn achieved_pct(document: &Document) -> f64 {
+    let Document { totals, offered, latency_ns, window, .. } = document;
+    let due = totals.sent.saturating_add(offered.map_or(0, |offered| offered.missed));
+    if due == 0 {
+        return 100.0;
+    }
+    let fastest_s = latency_ns.service.min.unwrap_or(0) as f64 / 1e9;
+    let on_their_way = 1.0 + fastest_s * window.per_second(due);
+    ((totals.received as f64 + on_their_way) / due as f64 * 100.0).min(100.0)
+}
+
+/// Whether the load generator may be the reason why a rate fails. How late it may be depends on the condition.
+fn is_load_generator_the_limit(document: &Document, condition: &Condition) -> bool {
+    let lag_ns = document.client.schedule_lag_p99_ns.unwrap_or(0) as f64;
+    match condition.latency_bound() {
+        Some(bound_ns) => lag_ns > MAX_LAG_SHARE * bound_ns || document.client.is_saturated_otherwise(),
+        None => document.client.saturated,
     }
 }
 
@@ -206,8 +256,18 @@ fn judge(document: &Document, rate: f64, condition: &Condition) -> Step {
 mod tests {
     use super::*;
     use crate::plan::tests::plan;
+    use crate::record::histogram::new_histogram;
     use crate::report::search::curve;
+    use crate::result::document::Offered;
     use crate::result::document::tests::document;
+    use crate::result::latency::Latency;
+
+    /// The result of a run in which 1,000 packets were due, and so many came back in time.
+    fn received(document: &mut Document, packets: u64) {
+        document.totals.sent = 1000;
+        document.totals.received = packets;
+        document.offered = Some(Offered::of(1000, 0, None));
+    }
 
     /// Searches against a server that handles up to `capacity` packets/s. Returns the rates that were tried, and the
     /// result.
@@ -224,8 +284,7 @@ mod tests {
             tried.push(rate);
             let mut document = document();
             document.totals.packets_per_s = rate.min(capacity);
-            document.totals.received = 1000;
-            document.client.not_sent = if rate > capacity { 1_000_000 } else { 0 };
+            received(&mut document, if rate > capacity { 980 } else { 990 });
             Ok(document)
         };
         let mut shown = 0;
@@ -254,7 +313,7 @@ mod tests {
             );
             assert!(tried.len() < 40, "{tried:?}");
             assert!(search.steps.is_sorted_by(|a, b| a.rate < b.rate), "{:?}", search.steps);
-            assert_eq!(found.verdict, Verdict::Pass);
+            assert_eq!((found.verdict, search.ended_by), (Verdict::Pass, Some(SearchEnd::Server)));
         }
     }
 
@@ -268,12 +327,14 @@ mod tests {
             value: None,
             ok: p99_ns < 1_000_000,
             problem: (p99_ns >= 1_000_000).then(|| "p99<1ms".to_owned()),
+            limit: (p99_ns >= 1_000_000).then_some(Limit::Server),
         };
         let steps = vec![step(1000.0, 100_000), step(2000.0, 1_000_000), step(4000.0, 10_000_000)];
         let rows: Vec<_> = steps.iter().map(row).collect();
         assert_eq!(rows[0], "        1,000/s  p50 1.00 µs  p99  100 µs  holds");
         assert_eq!(rows[1], "        2,000/s  p50 1.00 µs  p99 1.00 ms  no: p99<1ms");
-        let search = Search { condition: "p99<1ms".to_owned(), max_rate: Some(1000.0), steps };
+        let ended_by = Some(SearchEnd::Server);
+        let search = Search { condition: "p99<1ms".to_owned(), max_rate: Some(1000.0), ended_by, steps };
         let curve = curve(&search);
         assert_eq!(curve[0], "        1,000/s  p99  100 µs  holds  #");
         assert_eq!(curve[1].matches('#').count(), 15);
@@ -292,7 +353,16 @@ mod tests {
     fn the_search_ends_at_the_maximum_rate() {
         let (tried, found) = searched(1e6, 1e30);
         assert_eq!(tried.last(), Some(&MAX_RATE));
-        assert_eq!(found.search.unwrap().max_rate, Some(MAX_RATE));
+        let search = found.search.unwrap();
+        assert_eq!((search.max_rate, search.ended_by), (Some(MAX_RATE), Some(SearchEnd::MaxRate)));
+    }
+
+    #[test]
+    fn a_rate_has_three_digits_in_print() {
+        for (rate, text) in [(1414.2135, "1410"), (4.567, "4.57"), (0.0123456, "0.0123"), (1e9, "1000000000")]
+        {
+            assert_eq!(round_to_three_digits(rate).to_string(), text);
+        }
     }
 
     /// The result of a search whose third step gets this change.
@@ -335,7 +405,7 @@ mod tests {
             let found = search_with_third_step(change, interrupt);
             assert_eq!((found.verdict, found.exit_code), (verdict, verdict.exit_code()));
             let search = found.search.unwrap();
-            assert_eq!(search.max_rate, Some(20.0));
+            assert_eq!((search.max_rate, search.ended_by), (Some(20.0), Some(SearchEnd::Incomplete)));
             assert_eq!(search.steps.len(), if interrupt { 2 } else { 3 });
         }
     }
@@ -353,7 +423,8 @@ mod tests {
             let fails_once = rate == 20.0 && !tried.contains(&rate);
             tried.push(rate);
             let mut document = document();
-            document.client.saturated = fails_once || rate > 50.0;
+            document.client.saturated = rate > 50.0;
+            received(&mut document, if fails_once || rate > 50.0 { 900 } else { 1000 });
             Ok(document)
         };
         let condition = "rate>=0.001".parse().unwrap();
@@ -361,21 +432,52 @@ mod tests {
         let found = search(&plan, &condition, run, || false, |_| {}).unwrap();
         let search = found.search.unwrap();
         assert!(search.max_rate > Some(45.0), "{tried:?}");
-        assert!(limit(&search).is_some_and(is_saturated));
+        assert_eq!(search.ended_by, Some(SearchEnd::LoadGenerator));
         assert_eq!(found.verdict, Verdict::ClientSaturated);
     }
 
     #[test]
-    fn a_step_that_failed_or_was_saturated_does_not_hold_even_if_the_condition_does() {
+    fn a_step_that_failed_does_not_hold_even_if_the_condition_does() {
         let condition: Condition = "rate>=1".parse().unwrap();
-        let fine = document();
-        assert!(judge(&fine, 1.0, &condition).ok);
-        let mut saturated = document();
-        saturated.client.saturated = true;
-        let mut failed = document();
-        failed.verdict = Verdict::Failed;
-        for document in [saturated, failed] {
-            assert!(!judge(&document, 1.0, &condition).ok);
-        }
+        let mut run = document();
+        assert!(judge(&run, 1.0, &condition).ok);
+        run.verdict = Verdict::Failed;
+        assert!(!judge(&run, 1.0, &condition).ok);
+    }
+
+    #[test]
+    fn a_rate_that_was_not_achieved_within_1_percent_does_not_hold() {
+        let condition: Condition = "max<10s".parse().unwrap();
+        let step = |packets| {
+            let mut run = document();
+            // One packet more than the answers may be on its way.
+            received(&mut run, packets);
+            judge(&run, 500.0, &condition)
+        };
+        assert!(step(989).ok);
+        let missed = step(988);
+        assert_eq!(missed.problem.as_deref(), Some("only 98.9 % of the rate was achieved"));
+        assert_eq!((missed.ok, missed.limit), (false, Some(Limit::Server)));
+    }
+
+    #[test]
+    fn how_late_the_load_generator_may_be_depends_on_the_condition() {
+        let step = |condition: &str, lag_ms: u64| {
+            let mut run = document();
+            run.latency_ns.service = latency(40);
+            run.client.saturated = lag_ms > 1;
+            run.client.schedule_lag_p99_ns = Some(lag_ms * 1_000_000);
+            let step = judge(&run, 1.0, &condition.parse().unwrap());
+            (step.ok, step.limit)
+        };
+        assert_eq!(step("p99<50ms", 30), (true, None), "response times include the lag");
+        assert_eq!(step("p99<30ms", 2), (false, Some(Limit::Server)), "a lag of 2 ms does not matter");
+        assert_eq!(step("p99<30ms", 4), (false, Some(Limit::LoadGenerator)));
+    }
+
+    fn latency(ms: u64) -> Latency {
+        let mut times = new_histogram();
+        times.record_n(ms * 1_000_000, 100).unwrap();
+        Latency::of(&times, None)
     }
 }
