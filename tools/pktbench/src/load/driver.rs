@@ -141,8 +141,9 @@ impl ConnectionDriver {
         let next = match plan.pace {
             // During the ramp, one connection after the other starts.
             Pace::Closed => Next::Closed { from_ns: ramp_start_ns(ramp_ns, index, plan.conns) },
-            Pace::Open { rate, arrival, .. } => {
-                Next::Open(Arrivals::new(arrival, rate, ramp_ns, plan.seed, index, plan.conns))
+            Pace::Open { arrival, .. } => {
+                let profile = schedule.profile.expect("an open loop has a profile");
+                Next::Open(Arrivals::new(arrival, profile, plan.seed, index, plan.conns))
             }
         };
         Self {

@@ -4,6 +4,8 @@
 use hdrhistogram::Histogram;
 
 use crate::record::histogram::new_histogram;
+use crate::result::document::Latencies;
+use crate::result::latency::Latency;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Recording {
@@ -71,6 +73,16 @@ impl Recording {
     /// The response times in an open loop, the service times in a closed loop.
     pub(crate) fn primary(&self) -> &Histogram<u64> {
         self.response.as_ref().unwrap_or(&self.service)
+    }
+
+    pub(crate) fn latencies(&self) -> Latencies {
+        let ages = self.unanswered.as_deref();
+        let response = self.response.as_ref();
+        Latencies {
+            service: Latency::of(&self.service, ages.map(|ages| &ages.service)),
+            response: response
+                .map(|response| Latency::of(response, ages.and_then(|ages| ages.response.as_ref()))),
+        }
     }
 
     /// Adds another recording of the same mode.

@@ -24,6 +24,7 @@ pub(crate) fn config(plan: &Plan, own_addr: Option<SocketAddr>) -> Config {
         connect_rate: plan.connect_rate,
         pipeline: (!plan.is_open()).then_some(plan.pipeline),
         rate,
+        stages: plan.stages.as_ref().map(ToString::to_string),
         arrival,
         max_outstanding,
         verify: plan.verify,

@@ -31,7 +31,7 @@ use crate::run::open_files;
 use crate::run::outcome::{Outcome, drain_time, measured_time};
 use crate::run::response_timeout::ResponseTimeout;
 use crate::run::server::OwnServer;
-use crate::run::time_series::TimeSeries;
+use crate::run::time_series::{Measured, TimeSeries};
 use crate::traffic::payload::PayloadBlock;
 use crate::traffic::verify::HISTORY_LEN;
 
@@ -286,13 +286,15 @@ impl Conductor {
                 let measured_from = SystemTime::now() - measure_from.elapsed();
                 (measured_from, time, drain_time(&schedule, last_answer_ns))
             });
-        let (recording, intervals, sinks) = self.time_series.finish(measured_time);
+        let Measured { total: recording, rows: intervals, stages, sinks } =
+            self.time_series.finish(measured_time);
         let outcome = Outcome {
             plan: self.plan,
             own_addr: self.own_addr,
             tally,
             recording,
             intervals,
+            stages,
             measured_from,
             measured_time,
             drain_time,

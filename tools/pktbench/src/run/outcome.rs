@@ -10,7 +10,7 @@ use crate::plan::schedule::Schedule;
 use crate::record::missed::Missed;
 use crate::record::recording::Recording;
 use crate::record::tally::Tally;
-use crate::result::document::{Interval, Limit, Offered};
+use crate::result::document::{Interval, Limit, Offered, StageResult};
 use crate::result::verdict::Verdict;
 
 pub(crate) struct Outcome {
@@ -20,6 +20,7 @@ pub(crate) struct Outcome {
     pub(crate) tally: Tally,
     pub(crate) recording: Recording,
     pub(crate) intervals: Vec<Interval>,
+    pub(crate) stages: Vec<StageResult>,
     /// The start of the measurement: the end of the warm-up.
     pub(crate) measured_from: SystemTime,
     /// The length of the window; see [`measured_time`].
@@ -103,6 +104,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::plan::Pace;
     use crate::plan::clock::Clock;
+    use crate::plan::schedule::Grid;
     use crate::plan::tests::plan;
     use crate::traffic::arrivals::Arrival;
     use std::time::Instant;
@@ -129,6 +131,7 @@ pub(crate) mod tests {
             tally,
             recording,
             intervals: Vec::new(),
+            stages: Vec::new(),
             measured_from: SystemTime::UNIX_EPOCH + 10 * SECOND,
             measured_time: 2 * SECOND,
             drain_time: Duration::ZERO,
@@ -212,7 +215,8 @@ pub(crate) mod tests {
             clock: Clock::new(Instant::now()),
             measure_from_ns: at(1),
             stop_at_ns,
-            interval_ns: at(1),
+            grid: Grid::new(at(1), std::iter::empty()),
+            profile: None,
         };
         let (timed, counted) = (schedule(Some(at(11))), schedule(None));
         let cases = [

@@ -3,10 +3,8 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::plan::clock::whole_ns;
-use crate::record::recording::Recording;
 use crate::result::config::config;
-use crate::result::document::{Client, Document, Host, Latencies, SCHEMA, Tool, Totals, Window};
-use crate::result::latency::Latency;
+use crate::result::document::{Client, Document, Host, SCHEMA, Tool, Totals, Window};
 use crate::run::outcome::Outcome;
 
 pub(crate) fn document(outcome: &Outcome) -> Document {
@@ -21,10 +19,11 @@ pub(crate) fn document(outcome: &Outcome) -> Document {
         totals: totals(outcome, window),
         integrity: outcome.tally.integrity,
         errors: outcome.tally.errors.clone(),
-        latency_ns: latencies(outcome),
+        latency_ns: outcome.recording.latencies(),
         offered: outcome.offered(),
         client: client(outcome),
         intervals: outcome.intervals.clone(),
+        stages: outcome.stages.clone(),
         sizes: outcome.tally.sizes.to_document(),
         search: None,
         thresholds: Vec::new(),
@@ -63,17 +62,6 @@ fn totals(outcome: &Outcome, window: Window) -> Totals {
         bytes_received: traffic.received_bytes,
         drained: traffic.drained_packets,
         warmup_sent: traffic.warmup_packets,
-    }
-}
-
-fn latencies(outcome: &Outcome) -> Latencies {
-    let Recording { service, response, unanswered, .. } = &outcome.recording;
-    let ages = unanswered.as_deref();
-    Latencies {
-        service: Latency::of(service, ages.map(|ages| &ages.service)),
-        response: response
-            .as_ref()
-            .map(|response| Latency::of(response, ages.and_then(|ages| ages.response.as_ref()))),
     }
 }
 
