@@ -110,9 +110,9 @@ pub(crate) struct Options {
     /// Find the highest rate at which a latency condition holds, such as 'p99<5ms'
     ///
     /// Runs an open loop for --duration at each rate that is tried, beginning with --rate (1k if not given). Cannot be
-    /// combined with --packets, --pipeline, --start-at, --threshold, --baseline, --tui, --hdr-log or the formats ndjson
-    /// and csv.
-    #[arg(help_heading = "Load", long, value_name = "CONDITION", conflicts_with_all = ["packets", "pipeline", "start_at", "threshold", "baseline"])]
+    /// combined with --packets, --pipeline, --start-at, --threshold, --baseline, --abort-on, --tui, --hdr-log or the
+    /// formats ndjson and csv.
+    #[arg(help_heading = "Load", long, value_name = "CONDITION", conflicts_with_all = ["packets", "pipeline", "start_at", "threshold", "baseline", "abort_on"])]
     search_max: Option<Condition>,
 
     /// Distribution of the gaps between packets in an open loop [default: constant]
@@ -332,6 +332,7 @@ impl Options {
             max_payload_len: self.max_payload,
             min_offered_pct: self.min_offered,
             strict_client: self.strict_client,
+            watches_outstanding: self.gate.watches_outstanding(),
             tui: self.tui,
             labels: self.labels.into_iter().collect(),
             threads,

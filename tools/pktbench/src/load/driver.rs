@@ -359,6 +359,17 @@ impl ConnectionDriver {
         }
     }
 
+    /// Records the ages of the outstanding packets, for `--abort-on`. Of many, only some are recorded, for all of them:
+    /// the work must not delay packets.
+    pub(crate) fn record_outstanding(&self, now_ns: u64, recording: &mut Recording) {
+        const MOST: usize = 1024;
+        let step = self.verifier.outstanding().div_ceil(MOST).max(1);
+        let age_ns = |since_ns: u64| now_ns.saturating_sub(since_ns);
+        for SendTimes { sent_ns, due_ns } in self.verifier.outstanding_contexts().step_by(step) {
+            recording.record_outstanding(age_ns(*sent_ns), age_ns(*due_ns), step as u64);
+        }
+    }
+
     /// Adds the integrity, the missed packets and the failure to the tally. Returns the connection if it is still open.
     pub(crate) fn finish(self, end: End, state: &mut WorkerState) -> Option<Connection> {
         let WorkerState { tally, unanswered, .. } = state;

@@ -50,6 +50,8 @@ pub(crate) struct EventLoop<P> {
     /// The number of connections with outstanding packets or unsent bytes.
     conns_awaiting_peer: usize,
     publish: P,
+    /// Whether the ages of outstanding packets are published, too.
+    watches_outstanding: bool,
     /// The interval that is recorded now.
     interval: u64,
     /// When the interval ends, or when the measurement starts or ends.
@@ -104,6 +106,7 @@ impl<P: FnMut(Published)> EventLoop<P> {
             progress,
             conns_awaiting_peer: 0,
             publish,
+            watches_outstanding: plan.watches_outstanding,
             interval: 0,
             next_boundary_ns: schedule.measure_from_ns,
             cpu: [None; 2],
@@ -193,12 +196,23 @@ impl<P: FnMut(Published)> EventLoop<P> {
         let schedule = self.schedule;
         let interval = schedule.interval(now_ns);
         if interval > self.interval {
+            if self.watches_outstanding {
+                self.record_outstanding(now_ns);
+            }
             self.publish(interval);
         }
         self.record_cpu_time(now_ns, schedule.is_stopped(now_ns));
         let stop_at_ns = schedule.stop_at_ns.filter(|stop_at_ns| *stop_at_ns > now_ns);
         let boundaries = [schedule.end_of_interval(interval), stop_at_ns];
         self.next_boundary_ns = boundaries.into_iter().flatten().min().unwrap_or(u64::MAX);
+    }
+
+    fn record_outstanding(&mut self, now_ns: u64) {
+        for slot in &self.slots {
+            if let Slot::Active(driver, _) = slot {
+                driver.record_outstanding(now_ns, &mut self.state.recording);
+            }
+        }
     }
 
     /// Records the CPU time once at the start and once at the end. Both may be the same moment.
@@ -297,9 +311,15 @@ impl<P: FnMut(Published)> EventLoop<P> {
     /// Ends the load of a connection and starts to close it.
     fn finish(&mut self, slot: usize, driver: ConnectionDriver, end: End) {
         self.active -= 1;
-        let failed_before = self.state.tally.errors.count();
+        let is_failure = matches!(end, End::Failed(_));
+        let counts = |state: &WorkerState| (state.tally.errors.count(), state.tally.integrity.unanswered);
+        let (failed, unanswered) = counts(&self.state);
         let connection = driver.finish(end, &mut self.state);
-        self.state.recording.failed += self.state.tally.errors.count() - failed_before;
+        let (failed_now, unanswered_now) = counts(&self.state);
+        self.state.recording.failed += failed_now - failed;
+        if is_failure {
+            self.state.recording.failed_packets += unanswered_now - unanswered;
+        }
         if let Some(mut connection) = connection {
             // If this fails, the connection is already gone.
             if connection.shutdown().is_ok() {

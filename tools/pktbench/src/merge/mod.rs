@@ -161,6 +161,7 @@ fn sum(parts: &[Document]) -> anyhow::Result<Document> {
         // It has percentiles without histograms, which cannot be added.
         sizes: Vec::new(),
         search: None,
+        aborted: parts.iter().find_map(|part| part.aborted.clone()),
         thresholds: Vec::new(),
         baseline: None,
         verdict,

@@ -61,6 +61,8 @@ pub(crate) struct Plan {
     pub(crate) min_offered_pct: f64,
     /// Whether a saturated load generator fails the run.
     pub(crate) strict_client: bool,
+    /// Whether the ages of outstanding packets are recorded at the end of each interval, for `--abort-on`.
+    pub(crate) watches_outstanding: bool,
     /// Whether the run is shown live on the whole terminal.
     pub(crate) tui: bool,
     pub(crate) labels: BTreeMap<String, String>,
@@ -271,6 +273,7 @@ pub(crate) mod tests {
             max_payload_len: 32 * 1024 * 1024,
             min_offered_pct: 99.0,
             strict_client: false,
+            watches_outstanding: false,
             tui: false,
             labels: BTreeMap::new(),
             threads: 1,

@@ -11,6 +11,8 @@ pub(crate) mod comparison;
 
 pub(crate) mod search;
 
+pub(crate) mod stages;
+
 pub(crate) mod text;
 
 pub(crate) mod html;

@@ -1,12 +1,14 @@
 //! The report that people read: a result as text in 80 columns. It computes nothing; programs read the JSON instead.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write};
 
 use crate::judge::threshold;
 use crate::report::comparison;
 use crate::report::search;
+use crate::report::stages;
 use crate::result::document::{
-    Client, Config, Document, Errors, Limit, Mode, Offered, Search, Totals, Window,
+    Aborted, Client, Config, Document, Errors, Limit, Mode, Offered, Search, Totals, Window,
 };
 use crate::result::latency::{Bounded, Latency};
 use crate::result::units;
@@ -44,6 +46,12 @@ fn write(text: &mut String, document: &Document) -> fmt::Result {
     writeln!(text)?;
     latencies(text, &latency_ns.service, latency_ns.response.as_ref())?;
     writeln!(text)?;
+    if !document.stages.is_empty() {
+        for line in stages::lines(&document.stages) {
+            writeln!(text, "{line}")?;
+        }
+        writeln!(text)?;
+    }
     row(text, "integrity", &integrity_text(integrity, config.verify))?;
     if errors.count() > 0 {
         row(text, "errors", &errors_text(errors, config))?;
@@ -63,6 +71,9 @@ fn write(text: &mut String, document: &Document) -> fmt::Result {
         for line in search::curve(search) {
             writeln!(text, "{line}")?;
         }
+    }
+    if let Some(aborted) = &document.aborted {
+        row(text, "abort-on", &aborted_text(aborted))?;
     }
     for threshold in &document.thresholds {
         row(text, "threshold", &threshold::describe(threshold))?;
@@ -108,10 +119,13 @@ pub(crate) fn mode(config: &Config) -> String {
                 Arrival::Constant => " with constant gaps",
                 Arrival::Poisson => " with Poisson arrivals",
             });
+            let rate = config.rate.map_or_else(String::new, units::rate);
+            let course = match &config.stages {
+                Some(stages) => format!("{stages}; {rate} packets/s on average,"),
+                None => format!("{rate} packets/s"),
+            };
             format!(
-                "open loop: {} packets/s{arrival}, regardless of responses; response times start when a packet was \
-                 due",
-                units::rate(config.rate.unwrap_or_default())
+                "open loop: {course}{arrival}, regardless of responses; response times start when a packet was due"
             )
         }
     }
@@ -324,8 +338,20 @@ fn search_text(search: &Search) -> String {
 
 /// The verdict, a colon, its meaning, and the exit code. The HTML report splits it at the colon.
 pub(crate) fn verdict(document: &Document) -> String {
-    let verdict = match document.verdict {
-        Verdict::Pass => match document.config.verify {
+    let verdict: Cow<'_, str> = match (document.verdict, &document.aborted) {
+        (Verdict::Threshold, Some(aborted)) => aborted_text(aborted).into(),
+        (verdict, _) => meaning(verdict, document.config.verify).into(),
+    };
+    format!("{verdict} (exit code {})", document.exit_code)
+}
+
+fn aborted_text(Aborted { condition, at_s }: &Aborted) -> String {
+    format!("aborted: {condition} at {at_s:.1} s")
+}
+
+fn meaning(verdict: Verdict, verify: Verify) -> &'static str {
+    match verdict {
+        Verdict::Pass => match verify {
             Verify::Full => "pass: every packet came back intact, in order and exactly once",
             Verify::Len => "pass: every packet came back with its length, in order and exactly once",
             Verify::Off => "pass: as many packets came back as were sent (contents not verified)",
@@ -345,8 +371,7 @@ pub(crate) fn verdict(document: &Document) -> String {
         Verdict::Undecided => "undecided: too few intervals to compare with the baseline; run longer",
         Verdict::Threshold => "threshold: at least one condition does not hold",
         Verdict::Interrupted => "interrupted: the results cover the run until the interrupt",
-    };
-    format!("{verdict} (exit code {})", document.exit_code)
+    }
 }
 
 #[cfg(test)]

@@ -43,6 +43,9 @@ pub(crate) struct Document {
     pub(crate) sizes: Vec<SizeClass>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) search: Option<Search>,
+    /// Only if a condition of `--abort-on` ended the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) aborted: Option<Aborted>,
     pub(crate) thresholds: Vec<Threshold>,
     /// Only with `--baseline`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -324,6 +327,14 @@ pub(crate) struct Threshold {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) is_lower_bound: bool,
     pub(crate) ok: bool,
+}
+
+/// A condition of `--abort-on` that ended the run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Aborted {
+    pub(crate) condition: String,
+    /// The end of the interval at which it was met, in seconds from the start of the window.
+    pub(crate) at_s: f64,
 }
 
 /// The result of `--search-max`.

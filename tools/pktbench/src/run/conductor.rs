@@ -15,6 +15,7 @@ use pktconn::ConnConfig;
 use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior};
 
+use crate::judge::abort::AbortWatch;
 use crate::load::connect::Target;
 use crate::load::control::{Command, Progress, StopReason};
 use crate::load::worker::{Event, Worker};
@@ -44,7 +45,8 @@ const TICK: Duration = Duration::from_millis(100);
 const START_DELAY: Duration = Duration::from_millis(10);
 const START_DELAY_PER_CONN: Duration = Duration::from_micros(10);
 
-pub(crate) fn run(plan: Plan, sinks: Sinks) -> anyhow::Result<(Outcome, Sinks)> {
+/// Runs the load. `abort` may end it early.
+pub(crate) fn run(plan: Plan, sinks: Sinks, abort: AbortWatch) -> anyhow::Result<(Outcome, Sinks)> {
     open_files::raise_limit(&plan)?;
     let plan = Arc::new(plan);
     // Must live until the end of the run.
@@ -62,7 +64,8 @@ pub(crate) fn run(plan: Plan, sinks: Sinks) -> anyhow::Result<(Outcome, Sinks)> 
         .build()
         .context("cannot start the runtime of the conductor")?;
     let view = View::open(&plan, own_addr)?;
-    let mut conductor = Conductor::start(&plan, &targets.into(), own_addr, sinks)?;
+    let mut conductor =
+        Conductor::start(&plan, &targets.into(), own_addr, TimeSeries::new(&plan, sinks, abort))?;
     let end = runtime.block_on(conductor.conduct(view));
     conductor.into_outcome(end)
 }
@@ -90,6 +93,8 @@ enum EndReason {
     /// Outstanding packets have not come back within `--timeout`.
     TimedOut,
     Interrupted,
+    /// A condition of `--abort-on`.
+    Aborted,
     /// A connection could not be opened, or too late for `--start-at`. The text says why and what to do.
     NotStarted(String),
 }
@@ -99,7 +104,7 @@ impl Conductor {
         plan: &Arc<Plan>,
         targets: &Arc<[Target]>,
         own_addr: Option<SocketAddr>,
-        sinks: Sinks,
+        time_series: TimeSeries,
     ) -> anyhow::Result<Self> {
         // A block is never freed, so the runs of a search, which have the same sizes, use the same one.
         static BLOCK: OnceLock<PayloadBlock> = OnceLock::new();
@@ -112,7 +117,7 @@ impl Conductor {
             plan: Arc::clone(plan),
             workers: workers.collect::<anyhow::Result<_>>()?,
             own_addr,
-            time_series: TimeSeries::new(plan, sinks),
+            time_series,
             events,
         })
     }
@@ -147,7 +152,9 @@ impl Conductor {
         drop(view);
         self.send_to_workers(Command::Stop(match reason {
             EndReason::TimedOut => StopReason::TimedOut,
-            EndReason::Done | EndReason::Interrupted | EndReason::NotStarted(_) => StopReason::Aborted,
+            EndReason::Done | EndReason::Interrupted | EndReason::Aborted | EndReason::NotStarted(_) => {
+                StopReason::Aborted
+            }
         }));
         // It ends: closing a connection has a timeout.
         while let Some(event) = self.events.recv().await {
@@ -210,7 +217,7 @@ impl Conductor {
         Ok(())
     }
 
-    /// Waits until all workers have ended, or until outstanding packets are overdue.
+    /// Waits until all workers have ended, a condition of `--abort-on` is met, or outstanding packets are overdue.
     async fn wait_until_done(
         &mut self,
         schedule: &Schedule,
@@ -226,6 +233,9 @@ impl Conductor {
                 event = self.events.recv() => match event {
                     Some(event) => {
                         self.handle_event(event);
+                        if self.time_series.aborted().is_some() {
+                            return EndReason::Aborted;
+                        }
                         continue;
                     }
                     None => return EndReason::Done,
@@ -268,8 +278,10 @@ impl Conductor {
         for worker in self.workers {
             tally.merge(worker.join()?);
         }
+        let aborted =
+            self.time_series.aborted().cloned().filter(|_| matches!(end.reason, EndReason::Aborted));
         let (interrupted, not_started) = match end.reason {
-            EndReason::Done | EndReason::TimedOut => (false, None),
+            EndReason::Done | EndReason::TimedOut | EndReason::Aborted => (false, None),
             EndReason::Interrupted => (true, None),
             EndReason::NotStarted(problem) => (false, Some(problem)),
         };
@@ -280,7 +292,8 @@ impl Conductor {
         let (measured_from, measured_time, drain_time) =
             end.schedule.map_or((SystemTime::now(), Duration::ZERO, Duration::ZERO), |schedule| {
                 let (ended_at_ns, last_answer_ns) = (schedule.clock.ns_of(end.at), tally.last_answer_ns);
-                let time = measured_time(&schedule, last_answer_ns, ended_at_ns, interrupted);
+                let time =
+                    measured_time(&schedule, last_answer_ns, ended_at_ns, interrupted || aborted.is_some());
                 // From the system clock as it is now, so that the end of the window is right.
                 let measure_from = schedule.clock.instant(schedule.measure_from_ns);
                 let measured_from = SystemTime::now() - measure_from.elapsed();
@@ -299,6 +312,7 @@ impl Conductor {
             measured_time,
             drain_time,
             interrupted,
+            aborted,
         };
         Ok((outcome, sinks))
     }

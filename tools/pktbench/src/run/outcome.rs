@@ -10,7 +10,7 @@ use crate::plan::schedule::Schedule;
 use crate::record::missed::Missed;
 use crate::record::recording::Recording;
 use crate::record::tally::Tally;
-use crate::result::document::{Interval, Limit, Offered, StageResult};
+use crate::result::document::{Aborted, Interval, Limit, Offered, StageResult};
 use crate::result::verdict::Verdict;
 
 pub(crate) struct Outcome {
@@ -28,6 +28,8 @@ pub(crate) struct Outcome {
     /// The time from the end of the window to the last answer.
     pub(crate) drain_time: Duration,
     pub(crate) interrupted: bool,
+    /// The condition of `--abort-on` that ended the run.
+    pub(crate) aborted: Option<Aborted>,
 }
 
 /// If answers take at most this many times the shortest time on average, they do not queue at the server. With two
@@ -71,6 +73,8 @@ impl Outcome {
             Verdict::NoSamples
         } else if self.plan.strict_client && self.tally.client.is_saturated() {
             Verdict::ClientSaturated
+        } else if self.aborted.is_some() {
+            Verdict::Threshold
         } else {
             Verdict::Pass
         }
@@ -83,11 +87,11 @@ pub(crate) fn measured_time(
     schedule: &Schedule,
     last_answer_ns: Option<u64>,
     ended_at_ns: u64,
-    interrupted: bool,
+    ended_early: bool,
 ) -> Duration {
     let until_ns = match schedule.stop_at_ns {
         Some(stop_at_ns) => stop_at_ns.min(ended_at_ns),
-        None if interrupted => ended_at_ns,
+        None if ended_early => ended_at_ns,
         None => last_answer_ns.unwrap_or(schedule.measure_from_ns),
     };
     Duration::from_nanos(until_ns.saturating_sub(schedule.measure_from_ns))
@@ -136,6 +140,7 @@ pub(crate) mod tests {
             measured_time: 2 * SECOND,
             drain_time: Duration::ZERO,
             interrupted: false,
+            aborted: None,
         }
     }
 
@@ -148,6 +153,8 @@ pub(crate) mod tests {
     fn the_verdict_is_the_worst_of_what_happened() {
         let mut run = outcome();
         assert_eq!(run.verdict(), Verdict::Pass);
+        run.aborted = Some(Aborted { condition: "p99>1s".to_owned(), at_s: 3.0 });
+        assert_eq!(run.verdict(), Verdict::Threshold);
         run.tally.errors.timeout = 1;
         assert_eq!(run.verdict(), Verdict::NoAnswer);
         run.tally.errors.eof = 1;

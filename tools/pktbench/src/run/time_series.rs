@@ -5,6 +5,7 @@
 use std::ops::Range;
 use std::time::{Duration, SystemTime};
 
+use crate::judge::abort::AbortWatch;
 use crate::plan::clock::whole_ns;
 use crate::plan::schedule::Grid;
 use crate::plan::{Amount, MAX_INTERVALS, Plan};
@@ -12,7 +13,7 @@ use crate::record::intervals::{CompleteInterval, Intervals};
 use crate::record::recording::Published;
 use crate::record::recording::Recording;
 use crate::report::output::Sinks;
-use crate::result::document::{Config, Interval, StageResult};
+use crate::result::document::{Aborted, Config, Interval, StageResult};
 use crate::result::latency::percentile;
 use crate::run::stage_results::StageResults;
 
@@ -29,6 +30,8 @@ pub(crate) struct TimeSeries {
     held_back: Range<u64>,
     holds_back: bool,
     sinks: Sinks,
+    abort: AbortWatch,
+    aborted: Option<Aborted>,
 }
 
 /// What a time series measured.
@@ -41,7 +44,7 @@ pub(crate) struct Measured {
 }
 
 impl TimeSeries {
-    pub(crate) fn new(plan: &Plan, sinks: Sinks) -> Self {
+    pub(crate) fn new(plan: &Plan, sinks: Sinks, abort: AbortWatch) -> Self {
         let is_open = plan.is_open();
         Self {
             intervals: Intervals::new(plan.threads, is_open),
@@ -53,6 +56,8 @@ impl TimeSeries {
             held_back: 0..0,
             holds_back: matches!(plan.amount, Amount::Packets(_)),
             sinks,
+            abort,
+            aborted: None,
         }
     }
 
@@ -66,9 +71,11 @@ impl TimeSeries {
         self.intervals.add(worker, published);
         // The length of the last ones is known only at the end.
         while !self.intervals.all_ended() {
-            let Some(CompleteInterval { interval, recording }) = self.intervals.next_complete() else {
+            let Some(CompleteInterval { interval, mut recording }) = self.intervals.next_complete() else {
                 break;
             };
+            self.judge(interval, &recording);
+            recording.outstanding = None;
             if self.holds_back && recording.traffic.received_packets == 0 {
                 self.total.merge(&recording);
                 self.held_back.end = interval + 1;
@@ -78,6 +85,24 @@ impl TimeSeries {
             self.write(&recording, self.end_of(interval));
             self.held_back = interval + 1..interval + 1;
         }
+    }
+
+    /// Judges the condition of `--abort-on`, until one is met.
+    fn judge(&mut self, interval: u64, recording: &Recording) {
+        if self.aborted.is_some() {
+            return;
+        }
+        let start_ns = interval.checked_sub(1).map_or(0, |before| self.grid.end_ns(before));
+        let end_ns = self.grid.end_ns(interval);
+        self.aborted = self
+            .abort
+            .add(start_ns, end_ns, recording)
+            .map(|condition| Aborted { condition: condition.to_string(), at_s: end_ns as f64 / 1e9 });
+    }
+
+    /// The condition of `--abort-on` that was met in an interval so far.
+    pub(crate) fn aborted(&self) -> Option<&Aborted> {
+        self.aborted.as_ref()
     }
 
     fn write_held_back(&mut self, measured_time: Duration) {
@@ -174,7 +199,7 @@ mod tests {
 
     #[test]
     fn every_interval_has_a_row_and_the_last_one_ends_with_the_run() {
-        let mut series = TimeSeries::new(&plan(), sinks());
+        let mut series = TimeSeries::new(&plan(), sinks(), AbortWatch::default());
         publish(&mut series, 0, 2, 5);
         publish(&mut series, 2, u64::MAX, 7);
         let Measured { total, rows, .. } = series.finish(SECOND * 5 / 2);
@@ -185,7 +210,7 @@ mod tests {
 
     #[test]
     fn no_row_ends_after_the_measurement() {
-        let mut series = TimeSeries::new(&plan(), sinks());
+        let mut series = TimeSeries::new(&plan(), sinks(), AbortWatch::default());
         publish(&mut series, 0, 1, 5);
         publish(&mut series, 1, 2, 0);
         publish(&mut series, 2, 3, 5);
@@ -199,8 +224,11 @@ mod tests {
     /// second.
     fn gather(intervals: u64) -> u64 {
         let pace = Pace::Open { rate: 5e5, arrival: Arrival::Poisson, max_outstanding: 1 };
-        let mut series =
-            TimeSeries::new(&Plan { pace, threads: 2, interval: 20 * SECOND, ..plan() }, sinks());
+        let mut series = TimeSeries::new(
+            &Plan { pace, threads: 2, interval: 20 * SECOND, ..plan() },
+            sinks(),
+            AbortWatch::default(),
+        );
         for interval in 0..intervals {
             for worker in 0..2 {
                 let mut recording = Recording::new(true);

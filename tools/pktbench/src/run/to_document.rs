@@ -26,6 +26,7 @@ pub(crate) fn document(outcome: &Outcome) -> Document {
         stages: outcome.stages.clone(),
         sizes: outcome.tally.sizes.to_document(),
         search: None,
+        aborted: outcome.aborted.clone(),
         thresholds: Vec::new(),
         baseline: None,
         verdict,

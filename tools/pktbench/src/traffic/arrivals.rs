@@ -14,7 +14,7 @@
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use crate::traffic::profile::Profile;
+use crate::traffic::profile::{Profile, Segment};
 use crate::traffic::random::{GOLDEN, mix};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
@@ -37,7 +37,7 @@ pub(crate) struct Arrivals {
     drawn: u64,
     /// The position of the next packet, and its segment of the profile.
     position: f64,
-    segment: usize,
+    segment: &'static Segment,
     /// The due time of the next packet, in ns from the start.
     due_ns: u64,
 }
@@ -60,7 +60,7 @@ impl Arrivals {
             key: mix(mix(!seed).wrapping_add(conn as u64)),
             drawn: 0,
             position: 0.0,
-            segment: 0,
+            segment: profile.locate(start).0,
             due_ns: 0,
         };
         arrivals.position = match arrival {
@@ -68,7 +68,7 @@ impl Arrivals {
             Arrival::Constant => start.ceil() + (conn as f64 - start.ceil()).rem_euclid(conns as f64),
             Arrival::Poisson => start + arrivals.gap * arrivals.draw_gap(),
         };
-        arrivals.due_ns = profile.due_from(&mut arrivals.segment, arrivals.position);
+        arrivals.due_ns = arrivals.locate();
         arrivals
     }
 
@@ -83,7 +83,18 @@ impl Arrivals {
             Arrival::Constant => self.gap,
             Arrival::Poisson => self.gap * self.draw_gap(),
         };
-        self.due_ns = self.profile.due_from(&mut self.segment, self.position);
+        self.due_ns = match self.segment.due_ns(self.position) {
+            Some(due_ns) => due_ns,
+            None => self.locate(),
+        };
+    }
+
+    /// Finds the segment of the position. Returns the due time.
+    #[cold]
+    fn locate(&mut self) -> u64 {
+        let (segment, due_ns) = self.profile.locate(self.position);
+        self.segment = segment;
+        due_ns
     }
 
     /// How many packets are due from the next one until `end_ns`. For Poisson arrivals it is the expected number.

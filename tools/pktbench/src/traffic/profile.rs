@@ -55,22 +55,22 @@ pub(crate) struct Profile {
 
 /// A piece at its place in time. Its positions are from `start`, included, to `end`, not included.
 #[derive(Clone, Debug)]
-struct Segment {
+pub(crate) struct Segment {
     start_ns: u64,
     end_ns: u64,
     start: f64,
     end: f64,
+    /// At a constant rate: positions before this one have equal gaps, and are due in this segment even after rounding.
+    equal_gaps_until: f64,
+    gap_ns: f64,
     curve: Curve,
 }
 
-/// A shape, with rates in packets per ns.
+/// A shape. Rates that change are in packets per ns.
 #[derive(Clone, Copy, Debug)]
 enum Curve {
-    /// `gap_ns` is infinite in a pause.
-    Constant {
-        per_s: f64,
-        gap_ns: f64,
-    },
+    /// In packets per second.
+    Constant(f64),
     Linear {
         from: f64,
         to: f64,
@@ -121,8 +121,13 @@ impl Profile {
         } else {
             *position = f64::INFINITY;
         }
+        let (equal_gaps_until, gap_ns) = match curve {
+            Curve::Constant(per_s) => (*position - 2.0 * per_s / NS_PER_S, NS_PER_S / per_s),
+            _ => (f64::NEG_INFINITY, 0.0),
+        };
         let end_ns = start_ns.saturating_add(piece.length_ns);
-        self.segments.push(Segment { start_ns, end_ns, start, end: *position, curve });
+        let end = *position;
+        self.segments.push(Segment { start_ns, end_ns, start, end, equal_gaps_until, gap_ns, curve });
     }
 
     /// N at the start: minus the packets before the measurement.
@@ -157,40 +162,53 @@ impl Profile {
 
     /// The time at which the packet at `position` is due, or [`NEVER_NS`].
     pub(crate) fn due_ns(&self, position: f64) -> u64 {
-        let mut index = self.segments.partition_point(|segment| segment.end <= position);
-        self.due_from(&mut index, position)
+        self.locate(position).1
     }
 
-    /// The same for positions that grow from call to call. `index` is the segment of the position before, and becomes
-    /// that of this one.
-    pub(crate) fn due_from(&self, index: &mut usize, position: f64) -> u64 {
-        while let Some(segment) = self.segments.get(*index) {
-            // A pause has no positions. A packet that is due at the end of a segment belongs to the next one.
-            if position < segment.end {
-                let due_ns = segment.due_ns(position);
-                if due_ns < segment.end_ns {
-                    return due_ns;
-                }
-            }
-            *index += 1;
-        }
-        NEVER_NS
+    /// The segment of a position, and its due time. After the end it is the last segment, and [`NEVER_NS`].
+    pub(crate) fn locate(&self, position: f64) -> (&Segment, u64) {
+        let from = self.segments.partition_point(|segment| segment.end <= position);
+        // A packet that is due at the end of a segment after rounding belongs to the next one that is no pause.
+        let due = |segment| Segment::due_ns(segment, position).map(|due_ns| (segment, due_ns));
+        let found = self.segments[from..].iter().find_map(due);
+        found.unwrap_or_else(|| (self.segments.last().expect("a profile has a segment"), NEVER_NS))
     }
 }
 
 impl Segment {
+    /// The due time of a position that is not before this segment. `None` if it is after it. Called for every packet,
+    /// so a constant rate has a short path.
+    #[inline]
+    pub(crate) fn due_ns(&self, position: f64) -> Option<u64> {
+        if position < self.equal_gaps_until {
+            return Some(self.after_start_ns((position - self.start) * self.gap_ns));
+        }
+        self.due_on_curve_ns(position)
+    }
+
+    #[inline(never)]
+    fn due_on_curve_ns(&self, position: f64) -> Option<u64> {
+        // A pause has no positions.
+        if position >= self.end {
+            return None;
+        }
+        let due_ns = self.after_start_ns(self.curve.ns(position - self.start));
+        (due_ns < self.end_ns).then_some(due_ns)
+    }
+
     /// Rounded to the nearest ns: a packet that is due at the end of the segment must not be due 1 ns before because
     /// of an error in the last digit.
-    fn due_ns(&self, position: f64) -> u64 {
-        // The conversion saturates: a negative rounding error becomes 0.
-        self.start_ns.saturating_add((self.curve.ns(position - self.start) + 0.5) as u64)
+    #[inline]
+    fn after_start_ns(&self, ns: f64) -> u64 {
+        // The conversion to `i64` is faster than that to `u64`. It saturates after 292 years.
+        self.start_ns + (ns + 0.5).max(0.0) as i64 as u64
     }
 }
 
 impl Curve {
     fn of(piece: Piece) -> Self {
         match piece.shape {
-            Shape::Constant(rate) => Self::Constant { per_s: rate, gap_ns: NS_PER_S / rate },
+            Shape::Constant(per_s) => Self::Constant(per_s),
             Shape::Linear { from, to } => {
                 Self::Linear { from: from / NS_PER_S, to: to / NS_PER_S, length_ns: piece.length_ns as f64 }
             }
@@ -206,7 +224,7 @@ impl Curve {
     fn packets(self, ns: f64) -> f64 {
         match self {
             // Not by a rate per ns, which is rounded: 6 s at 20,000/s are exactly 120,000 packets.
-            Self::Constant { per_s, .. } => ns * per_s / NS_PER_S,
+            Self::Constant(per_s) => ns * per_s / NS_PER_S,
             Self::Linear { from, to, length_ns } => ns * (from + (to - from) * ns / length_ns / 2.0),
             Self::Sine { middle, amplitude, period_ns } => {
                 // A whole period has as many packets as its middle rate.
@@ -220,7 +238,7 @@ impl Curve {
     /// [`packets`](Self::packets).
     fn ns(self, packets: f64) -> f64 {
         match self {
-            Self::Constant { gap_ns, .. } => packets * gap_ns,
+            Self::Constant(per_s) => packets * (NS_PER_S / per_s),
             Self::Linear { from, to, length_ns } => {
                 // This form of the root is exact for small differences of the rates, too.
                 let root = (from * from + 2.0 * packets * (to - from) / length_ns).max(0.0).sqrt();
@@ -391,13 +409,11 @@ pub(crate) mod tests {
         let profile = Profile::new(&[], &steps);
         let total = 500.0 * 501.0 / 4.0;
         assert_eq!(profile.position_at(250 * SECOND_NS), total);
-        let (mut index, mut last) = (0, 0);
+        let mut last = 0;
         for position in 0..total as u64 {
-            let due_ns = profile.due_from(&mut index, position as f64);
-            assert_eq!(due_ns, profile.due_ns(position as f64));
+            let due_ns = profile.due_ns(position as f64);
             assert!(due_ns >= last);
             last = due_ns;
         }
-        assert_eq!(index, 499);
     }
 }

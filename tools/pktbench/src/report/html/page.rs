@@ -9,9 +9,10 @@ use super::markup::{escape, list, section, table};
 use super::palette::as_variables;
 use crate::judge::threshold;
 use crate::report::comparison;
+use crate::report::stages;
 use crate::report::text;
 use crate::result::comparison::Comparison;
-use crate::result::document::{Document, Mode, Search, SizeClass, Threshold};
+use crate::result::document::{Document, Mode, Search, SizeClass, StageResult, Threshold};
 use crate::result::latency::{Bounded, Latency};
 use crate::result::units;
 use crate::result::verdict::Verdict;
@@ -153,6 +154,9 @@ fn tables(document: &Document) -> String {
             &differences(comparison),
         ));
     }
+    if !document.stages.is_empty() {
+        parts.push(section("stages", "Stages", &stage_table(&document.stages)));
+    }
     parts.push(section("totals", "Packets and bytes", &list(&fields(totals))));
     parts.push(section("percentiles", "Latency", &latencies(document)));
     if !sizes.is_empty() {
@@ -189,6 +193,17 @@ fn steps(search: &Search) -> String {
         ]
     });
     table(&["packets/s", "received/s", "p50", "p99", ""], &rows.collect::<Vec<_>>())
+}
+
+fn stage_table(stages: &[StageResult]) -> String {
+    let rows = stages.iter().map(|stage| {
+        let offered = stage.offered_pct.map_or_else(|| "-".to_owned(), |pct| format!("{pct:.1} %"));
+        let others = [offered, units::count(stage.errors)];
+        [stage.name.clone()].into_iter().chain(stages::cells(stage)).chain(others).collect()
+    });
+    let columns: Vec<_> =
+        ["stage"].into_iter().chain(stages::COLUMNS).chain(["offered", "failed connections"]).collect();
+    table(&columns, &rows.collect::<Vec<Vec<String>>>())
 }
 
 fn differences(comparison: &Comparison) -> String {
