@@ -105,7 +105,8 @@ impl Arrivals {
         match self.arrival {
             Arrival::Constant => self.profile.count_until(self.position, self.gap, end_ns),
             Arrival::Poisson => {
-                ((self.profile.position_at(end_ns) - self.position) / self.gap).round() as u64 + 1
+                let packets = (self.profile.position_at(end_ns) - self.position) / self.gap;
+                (packets.round() as u64).saturating_add(1)
             }
         }
     }

@@ -98,22 +98,21 @@ impl Shape {
 }
 
 impl Profile {
-    /// The pieces before the measurement, and those of the measurement, which starts at position 0.
+    /// The pieces before the measurement, and those of the measurement, which starts at position 0. A piece without a
+    /// length is left out. At least one must have a length.
     pub(crate) fn new(before: &[Piece], measured: &[Piece]) -> Self {
         let mut profile = Self { segments: Vec::new() };
+        let has_length = |piece: &&Piece| piece.length_ns > 0;
         let packets = |piece: &Piece| Curve::of(*piece).packets(piece.length_ns as f64);
-        let mut position = -before.iter().map(packets).sum::<f64>();
-        before.iter().for_each(|piece| profile.push(*piece, &mut position));
+        let mut position = -before.iter().filter(has_length).map(packets).sum::<f64>();
+        before.iter().filter(has_length).for_each(|piece| profile.push(*piece, &mut position));
         // Exactly 0, whatever was rounded.
         position = 0.0;
-        measured.iter().for_each(|piece| profile.push(*piece, &mut position));
+        measured.iter().filter(has_length).for_each(|piece| profile.push(*piece, &mut position));
         profile
     }
 
     fn push(&mut self, piece: Piece, position: &mut f64) {
-        if piece.length_ns == 0 {
-            return;
-        }
         let curve = Curve::of(piece);
         let (start_ns, start) = (self.segments.last().map_or(0, |last| last.end_ns), *position);
         if piece.length_ns != ENDLESS_NS {
@@ -370,6 +369,14 @@ pub(crate) mod tests {
         assert_eq!((profile.first_position(), profile.due_ns(-20.0)), (-20.0, 0));
         assert_eq!((profile.due_ns(-10.0), profile.due_ns(0.0)), (2 * SECOND_NS, 3 * SECOND_NS));
         assert_eq!(profile.position_at(3 * SECOND_NS), 0.0);
+    }
+
+    #[test]
+    fn pieces_without_a_length_and_pauses_before_the_measurement_have_no_packets() {
+        let before = [piece(Shape::Linear { from: 0.0, to: 10.0 }, 0.0), piece(Shape::Constant(0.0), 1.0)];
+        let profile = Profile::new(&before, &[piece(Shape::Linear { from: 0.0, to: 10.0 }, 2.0)]);
+        assert_eq!((profile.first_position(), profile.due_ns(0.0)), (0.0, SECOND_NS));
+        assert_eq!((profile.due_ns(10.0), profile.position_at(3 * SECOND_NS)), (NEVER_NS, 10.0));
     }
 
     #[test]
