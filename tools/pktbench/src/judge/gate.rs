@@ -29,9 +29,9 @@ pub(crate) struct GateOptions {
 
     /// Condition that ends the run early, such as 'p99>1s for 5s' or 'errors>5% for 3s'; may be repeated
     ///
-    /// It must hold in every interval over that time (one interval if no time is given). It is a latency or errors, with
-    /// > or >=. errors are failed connections; in percent, failed connections and packets without an answer of the
-    /// packets sent. Outstanding packets count with their age. The results so far are printed. Exit code 99.
+    /// It must hold in every interval over that time (one interval if no time is given). It is a latency or errors, as
+    /// an upper bound. errors are failed connections; in percent, failed connections and packets without an answer, of
+    /// the packets sent. Outstanding packets count with their age. The results so far are printed. Exit code 99.
     #[arg(help_heading = "Verdict", long, value_name = "CONDITION")]
     abort_on: Vec<AbortCondition>,
 

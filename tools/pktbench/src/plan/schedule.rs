@@ -36,7 +36,7 @@ pub(crate) struct Grid {
 impl Grid {
     /// `ends_ns` are further ends, in order.
     pub(crate) fn new(length_ns: u64, ends_ns: impl Iterator<Item = u64>) -> Self {
-        let others_ns: Vec<u64> = ends_ns.filter(|end_ns| !end_ns.is_multiple_of(length_ns)).collect();
+        let others_ns: Vec<u64> = ends_ns.filter(|end_ns| end_ns % length_ns != 0).collect();
         Self { length_ns, others_ns: others_ns.leak() }
     }
 

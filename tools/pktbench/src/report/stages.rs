@@ -21,11 +21,11 @@ pub(crate) fn cells(stage: &StageResult) -> [String; 5] {
 
 /// A header and a line per stage.
 pub(crate) fn lines(stages: &[StageResult]) -> Vec<String> {
-    let header = line("stage", COLUMNS.map(str::to_owned));
-    std::iter::once(header).chain(stages.iter().map(|stage| line(&stage.name, cells(stage)))).collect()
+    let header = line("stage", &COLUMNS.map(str::to_owned));
+    std::iter::once(header).chain(stages.iter().map(|stage| line(&stage.name, &cells(stage)))).collect()
 }
 
-fn line(name: &str, cells: [String; 5]) -> String {
+fn line(name: &str, cells: &[String; 5]) -> String {
     let cells = cells.iter().zip(WIDTHS).map(|(cell, width)| format!(" {cell:>width$}"));
     format!("{:NAME_WIDTH$}{}", shortened(name), cells.collect::<String>())
 }
