@@ -65,7 +65,8 @@ fn main() -> ExitCode {
 }
 
 fn run(plan: Plan, output: Output, gate: &Gate) -> anyhow::Result<ExitCode> {
-    let (outcome, sinks) = conductor::run(plan, output.open()?)?;
+    let abort = gate.abort_watch(plan.timeout);
+    let (outcome, sinks) = conductor::run(plan, output.open()?, abort)?;
     let mut document = to_document::document(&outcome);
     gate.judge(&mut document);
     Ok(sinks.exit(&document))

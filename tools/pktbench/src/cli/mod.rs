@@ -28,7 +28,7 @@ use crate::result::document::Document;
 /// Load generator for echo servers of length-prefixed packets: measures throughput and latency, checks every byte.
 ///
 /// Closed loop (the default): each connection keeps --pipeline packets outstanding and sends the next packet when one
-/// comes back. Open loop (--rate): packets are sent on a schedule, regardless of responses.
+/// comes back. Open loop (--rate or --stages): packets are sent on a schedule, regardless of responses.
 ///
 /// Without --connect, pktbench starts a built-in echo server in its own process and loads that one.
 #[derive(Debug, Parser)]
@@ -53,7 +53,7 @@ Exit codes; if several apply, the one that comes first here:
   6    less of the --rate was sent than --min-offered requires
   1    no measured packet came back
   4    --strict-client: the load generator was saturated
-  99   a --threshold does not hold, or --search-max found no rate
+  99   a --threshold does not hold, --abort-on ended the run, or --search-max found no rate
   98   worse than --baseline allows
   1    too few intervals to compare with --baseline
   97   it may be worse than --baseline allows; the results are too noisy to tell

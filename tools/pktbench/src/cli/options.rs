@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use clap::Args;
@@ -11,13 +12,14 @@ use pktconn_tools::values::{parse_connect_addr, parse_size, whole_number};
 use crate::cli::job::Job;
 use crate::judge::gate::GateOptions;
 use crate::judge::threshold::Condition;
-use crate::plan::{Amount, ConnectTo, MAX_RATE, Pace, Plan, Tls};
+use crate::plan::{Amount, ConnectTo, Pace, Plan, Tls};
 use crate::report::output::{Format, Output};
 use crate::report::view;
 use crate::result::config::config;
 use crate::traffic::arrivals::Arrival;
-use crate::traffic::parse::parse_time;
+use crate::traffic::parse::{parse_rate, parse_time};
 use crate::traffic::sizes::Sizes;
+use crate::traffic::stages::Stages;
 use crate::traffic::verify::Verify;
 
 /// A constant rather than a doc comment, so that `--help` keeps the lines.
@@ -129,12 +131,20 @@ pub(crate) struct Options {
     #[arg(help_heading = "Load", short = 'r', long, value_name = "RATE", value_parser = parse_rate)]
     rate: Option<f64>,
 
+    /// Course of the rate of an open loop, as stages; instead of --rate and --duration
+    ///
+    /// Stages are separated by commas: 'ramp 0..10k 30s, hold 10k 2m, step 2k every 10s to 20k, spike 50k 5s, sine
+    /// 5k..15k period 60s for 5m'. Steps begin after the rate of the stage before; a rate of 0 is a pause. The result
+    /// has figures per stage. The warm-up holds the rate at which the first stage starts.
+    #[arg(help_heading = "Load", long, value_name = "STAGES", conflicts_with_all = ["rate", "duration", "packets", "ramp", "search_max", "pipeline"])]
+    stages: Option<Stages>,
+
     /// Find the highest rate at which a latency condition holds, such as 'p99<5ms'
     ///
     /// Runs an open loop for --duration at each rate that is tried, beginning with --rate (1k if not given). Cannot be
-    /// combined with --packets, --pipeline, --start-at, --threshold, --baseline, --tui, --hdr-log or the formats ndjson
-    /// and csv.
-    #[arg(help_heading = "Load", long, value_name = "CONDITION", conflicts_with_all = ["packets", "pipeline", "start_at", "threshold", "baseline"])]
+    /// combined with --packets, --pipeline, --start-at, --threshold, --baseline, --abort-on, --tui, --hdr-log or the
+    /// formats ndjson and csv.
+    #[arg(help_heading = "Load", long, value_name = "CONDITION", conflicts_with_all = ["packets", "pipeline", "start_at", "threshold", "baseline", "abort_on"])]
     search_max: Option<Condition>,
 
     /// Distribution of the gaps between packets in an open loop [default: constant]
@@ -310,7 +320,9 @@ impl Options {
 
     /// A search begins at a rate, and is therefore an open loop, too.
     fn pace(&self) -> Result<Pace, String> {
-        if let Some(rate) = self.rate.or(self.search_max.as_ref().map(|_| FIRST_RATE)) {
+        let of_stages = self.stages.as_ref().map(Stages::mean_rate);
+        let of_search = self.search_max.as_ref().map(|_| FIRST_RATE);
+        if let Some(rate) = self.rate.or(of_stages).or(of_search) {
             return Ok(Pace::Open {
                 rate,
                 arrival: self.arrival.unwrap_or(Arrival::Constant),
@@ -320,9 +332,9 @@ impl Options {
         let unused =
             [("--arrival", self.arrival.is_some()), ("--max-outstanding", self.max_outstanding.is_some())];
         match unused.iter().find(|(_, is_given)| *is_given) {
-            Some((option, _)) => {
-                Err(format!("{option} is for an open loop; add --rate, such as --rate 10k, or --search-max"))
-            }
+            Some((option, _)) => Err(format!(
+                "{option} is for an open loop; add --rate, such as --rate 10k, --stages or --search-max"
+            )),
             None => Ok(Pace::Closed),
         }
     }
@@ -331,13 +343,15 @@ impl Options {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let conns = self.conns as usize;
         let threads = self.threads.map_or(cores / 2, usize::from).clamp(1, conns);
-        let amount = match (self.packets, self.duration) {
-            (Some(packets), _) => Amount::Packets(packets),
-            (None, duration) => Amount::Time(duration.unwrap_or(DEFAULT_DURATION)),
+        let duration = self.duration.or(self.stages.as_ref().map(Stages::duration));
+        let amount = match self.packets {
+            Some(packets) => Amount::Packets(packets),
+            None => Amount::Time(duration.unwrap_or(DEFAULT_DURATION)),
         };
         let plan = Plan {
             tls: self.tls()?,
             pace: self.pace()?,
+            stages: self.stages.map(Arc::new),
             connect: self.connect,
             connect_to: self.connect_to,
             source_addrs: self.source_addr,
@@ -362,6 +376,7 @@ impl Options {
             max_payload_len: self.max_payload,
             min_offered_pct: self.min_offered,
             strict_client: self.strict_client,
+            watches_outstanding: self.gate.watches_outstanding(),
             tui: self.tui,
             labels: self.labels.into_iter().collect(),
             threads,
@@ -398,18 +413,6 @@ impl Options {
             }
         })
     }
-}
-
-/// Parses a number per second. The lowest rate is one per year, as no time is longer.
-fn parse_rate(text: &str) -> Result<f64, String> {
-    let (number, factor) = match text.strip_suffix(['k', 'M']) {
-        None => (text, 1.0),
-        Some(number) if text.ends_with('k') => (number, 1e3),
-        Some(number) => (number, 1e6),
-    };
-    let rate = number.parse::<f64>().map_or(f64::NAN, |number| number * factor);
-    let problem = "write a number per second above 0 and up to 1000M, such as 500, 50k or 1.5M";
-    (3e-8..=MAX_RATE).contains(&rate).then_some(rate).ok_or_else(|| problem.to_owned())
 }
 
 /// An IP address with an optional port.
@@ -480,16 +483,6 @@ mod tests {
     #[test]
     fn a_thread_without_a_connection_is_not_started() {
         assert_eq!(plan(&["--threads", "8", "--conns", "3"]).threads, 3);
-    }
-
-    #[test]
-    fn a_rate_is_a_number_with_a_suffix_for_thousands_or_millions() {
-        for (text, rate) in [("500", 500.0), ("50k", 50e3), ("1.5M", 1.5e6), ("0.1", 0.1)] {
-            assert_eq!(parse_rate(text), Ok(rate));
-        }
-        for text in ["", "k", "-1", "0", "1e12", "inf", "NaN", "5G", "5 k"] {
-            assert!(parse_rate(text).is_err(), "{text}");
-        }
     }
 
     #[test]

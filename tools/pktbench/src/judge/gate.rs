@@ -5,9 +5,11 @@
 //! ```
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 
+use crate::judge::abort::{AbortCondition, AbortWatch};
 use crate::judge::compare::{Limits, check_configs, check_result};
 use crate::judge::threshold::{Budget, Condition};
 use crate::result::comparison::Comparison;
@@ -24,6 +26,14 @@ pub(crate) struct GateOptions {
     /// 'service:max<1s'. Exit code 99 if a condition does not hold.
     #[arg(help_heading = "Verdict", long, value_name = "CONDITION")]
     threshold: Vec<Condition>,
+
+    /// Condition that ends the run early, such as 'p99>1s for 5s' or 'errors>5% for 3s'; may be repeated
+    ///
+    /// It must hold in every interval over that time (one interval if no time is given). It is a latency or errors, as
+    /// an upper bound. errors are failed connections; in percent, failed connections and packets without an answer, of
+    /// the packets sent. Outstanding packets count with their age. The results so far are printed. Exit code 99.
+    #[arg(help_heading = "Verdict", long, value_name = "CONDITION")]
+    abort_on: Vec<AbortCondition>,
 
     /// Earlier result (the output of --json) to compare this run with
     ///
@@ -47,6 +57,7 @@ pub(crate) struct GateOptions {
 #[derive(Debug, Default)]
 pub(crate) struct Gate {
     conditions: Vec<Condition>,
+    abort_on: Vec<AbortCondition>,
     /// Boxed: it holds a whole document.
     baseline: Option<Box<Baseline>>,
 }
@@ -63,6 +74,8 @@ impl GateOptions {
     /// before the run.
     pub(crate) fn into_gate(self, config: &Config) -> Result<Gate, String> {
         self.threshold.iter().try_for_each(|condition| condition.check(config.mode))?;
+        let interval = Duration::from_secs_f64(config.interval_s);
+        self.abort_on.iter().try_for_each(|condition| condition.check(interval, config.mode))?;
         let limits = self.max_regress.unwrap_or_default();
         let read = |path: PathBuf| {
             let document = Document::read(&path).map_err(|error| format!("{error:#}"))?;
@@ -73,14 +86,25 @@ impl GateOptions {
             Ok::<_, String>(Box::new(Baseline { path, document, limits }))
         };
         let read = |path| read(path).map_err(|problem| format!("--baseline: {problem}"));
-        Ok(Gate { conditions: self.threshold, baseline: self.baseline.map(read).transpose()? })
+        let baseline = self.baseline.map(read).transpose()?;
+        Ok(Gate { conditions: self.threshold, abort_on: self.abort_on, baseline })
+    }
+
+    /// Whether a condition of `--abort-on` needs the ages of the outstanding packets.
+    pub(crate) fn watches_outstanding(&self) -> bool {
+        self.abort_on.iter().any(AbortCondition::needs_outstanding)
     }
 }
 
 impl Gate {
     /// A gate with conditions and without a baseline.
     pub(crate) fn of(conditions: &[Condition]) -> Self {
-        Self { conditions: conditions.to_vec(), baseline: None }
+        Self { conditions: conditions.to_vec(), ..Self::default() }
+    }
+
+    /// What may end the run early.
+    pub(crate) fn abort_watch(&self, timeout: Duration) -> AbortWatch {
+        AbortWatch::new(&self.abort_on, timeout.as_nanos() as u64)
     }
 
     /// Judges the document, and adds the thresholds and the comparison to it.
@@ -139,7 +163,8 @@ mod tests {
         let limits = "rate:5%".parse().unwrap();
         let baseline = baseline
             .map(|document| Box::new(Baseline { path: PathBuf::from("base.json"), document, limits }));
-        Gate { conditions: conditions.iter().map(|text| text.parse().unwrap()).collect(), baseline }
+        let conditions = conditions.iter().map(|text| text.parse().unwrap()).collect();
+        Gate { conditions, abort_on: Vec::new(), baseline }
     }
 
     fn at_rate(received: u64) -> Document {

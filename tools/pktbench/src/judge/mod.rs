@@ -2,6 +2,8 @@
 
 pub(crate) mod threshold;
 
+pub(crate) mod abort;
+
 pub(crate) mod compare;
 
 pub(crate) mod gate;

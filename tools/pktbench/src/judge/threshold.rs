@@ -13,8 +13,9 @@ use std::str::FromStr;
 
 use bytesize::ByteSize;
 
+use crate::record::recording::Recording;
 use crate::result::document::{Document, Mode, Threshold};
-use crate::result::latency::{Bounded, Latency};
+use crate::result::latency::{Bounded, Latency, percentile};
 use crate::result::units;
 
 /// A parsed condition of `--threshold`, with its original text.
@@ -148,6 +149,46 @@ impl Condition {
             )),
             _ => Ok(()),
         }
+    }
+}
+
+/// For `--abort-on`.
+impl Condition {
+    pub(crate) fn is_latency(&self) -> bool {
+        matches!(self.metric, Metric::Latency(..))
+    }
+
+    /// Whether it can end a run: a latency or a number of errors that is too high.
+    pub(crate) fn is_for_abort(&self) -> bool {
+        let is_errors = matches!(self.metric, Metric::Errors | Metric::ErrorsPct);
+        (self.is_latency() || is_errors) && self.operator.is_lower_limit()
+    }
+
+    pub(crate) fn is_errors_pct(&self) -> bool {
+        self.metric == Metric::ErrorsPct
+    }
+
+    /// Whether it holds in an interval. Outstanding packets count with their age, as a lower bound of their latency; those
+    /// that are older than `timeout_ns` count as errors.
+    pub(crate) fn holds_in(&self, recording: &Recording, timeout_ns: u64) -> bool {
+        let value = match self.metric {
+            Metric::Latency(kind, statistic) => {
+                let is_service = kind == LatencyKind::Service;
+                let latency = recording.with_outstanding(is_service);
+                (!latency.is_empty()).then(|| match statistic {
+                    Statistic::Percentile(percent) => percentile(&latency, percent).unwrap_or(0) as f64,
+                    Statistic::Mean => latency.mean(),
+                    Statistic::Max => latency.max() as f64,
+                })
+            }
+            Metric::Errors => Some(recording.failed as f64),
+            Metric::ErrorsPct => {
+                let errors = recording.failed + recording.failed_packets + recording.older_than(timeout_ns);
+                Some(percentage(errors, recording.traffic.sent_packets))
+            }
+            _ => None,
+        };
+        value.is_some_and(|value| self.operator.holds(value, self.bound))
     }
 }
 

@@ -349,6 +349,18 @@ impl ConnectionDriver {
         }
     }
 
+    /// Records the ages of the outstanding packets, for `--abort-on`. Of many, only some are recorded, for all of them:
+    /// the work must not delay packets.
+    pub(crate) fn record_outstanding(&self, now_ns: u64, recording: &mut Recording) {
+        const MOST: usize = 1024;
+        let verifier = &self.load.verifier;
+        let step = verifier.outstanding().div_ceil(MOST).max(1);
+        let age_ns = |since_ns: u64| now_ns.saturating_sub(since_ns);
+        for SendTimes { sent_ns, due_ns } in verifier.outstanding_contexts().step_by(step) {
+            recording.record_outstanding(age_ns(*sent_ns), age_ns(*due_ns), step as u64);
+        }
+    }
+
     /// Ends the connection at `now_ns`: adds its integrity and its failure to the tally. Returns the load of its slot, and
     /// the connection if it is still open.
     pub(crate) fn end(
@@ -372,6 +384,7 @@ impl ConnectionDriver {
         match end {
             End::Failed(failure) => {
                 recording.failed += 1;
+                recording.failed_packets += integrity.unanswered;
                 let problem = tally.errors.add(load.index, failure, integrity.unanswered);
                 tally.targets[self.target].failed(&problem);
                 return (self.load, None);

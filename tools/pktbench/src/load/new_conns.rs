@@ -1,7 +1,6 @@
 //! The open loop of connections (`--conns-per-second`): when each connection is due, and which slot gets it.
 
 use crate::plan::Plan;
-use crate::plan::clock::whole_ns;
 use crate::plan::schedule::Schedule;
 use crate::traffic::arrivals::{Arrival, Arrivals};
 
@@ -28,9 +27,8 @@ pub(crate) struct NewConn {
 impl NewConns {
     /// The connections of a worker; `None` if the plan has no open loop of connections.
     pub(crate) fn new(plan: &Plan, worker: usize, schedule: Schedule) -> Option<Self> {
-        let rate = plan.conns_per_second?;
-        let ramp_ns = whole_ns(plan.ramp);
-        let arrivals = Arrivals::new(Arrival::Constant, rate, ramp_ns, plan.seed, worker, plan.threads);
+        let profile = schedule.profile.filter(|_| plan.conns_per_second.is_some())?;
+        let arrivals = Arrivals::new(Arrival::Constant, profile, plan.seed, worker, plan.threads);
         Some(Self { arrivals, schedule, conn: worker, workers: plan.threads, free: Vec::new(), started: 0 })
     }
 
@@ -63,23 +61,17 @@ impl NewConns {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::clock::Clock;
+    use crate::plan::Amount;
     use crate::plan::tests::plan;
-    use std::time::Instant;
+    use std::time::{Duration, Instant};
 
     const MS: u64 = 1_000_000;
 
     /// Ten connections per second for one second, on the second of two workers, after a warm-up of 200 ms.
     fn new_conns(free: &[usize]) -> NewConns {
-        let plan = Plan { conns_per_second: Some(20.0), threads: 2, ..plan() };
-        let clock = Clock::new(Instant::now());
-        let schedule = Schedule {
-            clock,
-            measure_from_ns: 200 * MS,
-            stop_at_ns: Some(1200 * MS),
-            interval_ns: 1000 * MS,
-        };
-        let mut new = NewConns::new(&plan, 1, schedule).unwrap();
+        let (warmup, amount) = (Duration::from_millis(200), Amount::Time(Duration::from_secs(1)));
+        let plan = Plan { conns_per_second: Some(20.0), threads: 2, warmup, amount, ..plan() };
+        let mut new = NewConns::new(&plan, 1, plan.schedule(Instant::now())).unwrap();
         new.free = free.to_vec();
         new
     }

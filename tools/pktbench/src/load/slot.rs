@@ -52,8 +52,9 @@ impl SlotLoad {
         let next = match plan.pace {
             // During the ramp, one connection after the other starts.
             Pace::Closed => Next::Closed { from_ns: ramp_start_ns(ramp_ns, index, plan.conns) },
-            Pace::Open { rate, arrival, .. } => {
-                Next::Open(Arrivals::new(arrival, rate, ramp_ns, plan.seed, index, plan.conns))
+            Pace::Open { arrival, .. } => {
+                let profile = schedule.profile.expect("an open loop has a profile");
+                Next::Open(Arrivals::new(arrival, profile, plan.seed, index, plan.conns))
             }
         };
         Self {
@@ -112,7 +113,6 @@ fn ramp_start_ns(ramp_ns: u64, index: usize, conns: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::clock::Clock;
     use crate::plan::tests::plan;
     use std::sync::OnceLock;
     use std::time::Instant;
@@ -120,8 +120,7 @@ mod tests {
     fn load(stop_at_ns: Option<u64>) -> SlotLoad {
         static BLOCK: OnceLock<PayloadBlock> = OnceLock::new();
         let block = *BLOCK.get_or_init(|| PayloadBlock::new(2048, 1));
-        let clock = Clock::new(Instant::now());
-        let schedule = Schedule { clock, measure_from_ns: 0, stop_at_ns, interval_ns: 1_000_000_000 };
+        let schedule = Schedule { stop_at_ns, ..plan().schedule(Instant::now()) };
         SlotLoad::new(0, &plan(), block, schedule)
     }
 

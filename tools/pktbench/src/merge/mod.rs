@@ -24,7 +24,7 @@ use crate::judge::threshold::Condition;
 use crate::report::sink::Sink;
 use crate::report::text;
 use crate::result::document::{
-    Client, Config, Document, Errors, Host, Offered, SCHEMA, Tool, Totals, Window,
+    Client, Config, Document, Errors, Host, Offered, SCHEMA, StageResult, Tool, Totals, Window,
 };
 use crate::result::json;
 use crate::result::latency::Latencies;
@@ -130,6 +130,7 @@ fn first_difference(one: &Config, other: &Config) -> Option<&'static str> {
         ("crc", one.crc == other.crc),
         ("tls", one.tls == other.tls),
         ("pipeline", one.pipeline == other.pipeline),
+        ("stages", one.stages == other.stages),
         ("arrival", one.arrival == other.arrival),
         ("verify", one.verify == other.verify),
         ("conn-packets", one.conn_packets == other.conn_packets),
@@ -162,9 +163,11 @@ fn sum(parts: &[Document]) -> anyhow::Result<Document> {
         offered: offered(parts),
         client: client(parts),
         intervals: intervals::sum(parts, window),
+        stages: stages(parts)?,
         // It has percentiles without histograms, which cannot be added.
         sizes: Vec::new(),
         search: None,
+        aborted: parts.iter().find_map(|part| part.aborted.clone()),
         thresholds: Vec::new(),
         baseline: None,
         verdict,
@@ -206,6 +209,7 @@ fn config(parts: &[Document]) -> Config {
         source_addrs: configs().flat_map(|config| config.source_addrs.clone()).collect(),
         pipeline: first.pipeline,
         rate: rates(parts, |config| config.rate),
+        stages: first.stages.clone(),
         arrival: first.arrival,
         max_outstanding: configs().filter_map(|config| config.max_outstanding).max(),
         verify: first.verify,
@@ -307,6 +311,33 @@ fn problems(parts: &[Document]) -> Vec<Verdict> {
 fn latencies(parts: &[Document]) -> anyhow::Result<Latencies> {
     let parts: Vec<_> = parts.iter().map(|part| &part.latency_ns).collect();
     latencies::added_latencies(&parts)
+}
+
+/// The sums of the stages with the same number. A part that ended early has no stages from there on.
+fn stages(parts: &[Document]) -> anyhow::Result<Vec<StageResult>> {
+    let count = parts.iter().map(|part| part.stages.len()).max().unwrap_or_default();
+    let of = |index: usize| parts.iter().filter_map(move |part| part.stages.get(index)).collect::<Vec<_>>();
+    (0..count).map(|index| stage(&of(index))).collect()
+}
+
+fn stage(parts: &[&StageResult]) -> anyhow::Result<StageResult> {
+    let add =
+        |count: fn(&StageResult) -> u64| parts.iter().map(|part| count(part)).fold(0, u64::saturating_add);
+    let (asked, sent) = (add(|stage| stage.asked), add(|stage| stage.sent));
+    Ok(StageResult {
+        name: parts[0].name.clone(),
+        start_s: parts[0].start_s,
+        end_s: parts.iter().map(|part| part.end_s).fold(0.0, f64::max),
+        asked,
+        sent,
+        received: add(|stage| stage.received),
+        packets_per_s: parts.iter().map(|part| part.packets_per_s).sum(),
+        offered_pct: (asked > 0).then(|| sent as f64 / asked as f64 * 100.0),
+        errors: add(|stage| stage.errors),
+        latency_ns: latencies::added_latencies(
+            &parts.iter().map(|part| &part.latency_ns).collect::<Vec<_>>(),
+        )?,
+    })
 }
 
 /// `None` if a part has no such figure. The limit is that of the part that missed most.

@@ -8,18 +8,19 @@ pub(crate) mod schedule;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use pktconn::{Addr, Checksum, CodecConfig, HeaderFormat, TlsClientConfig};
 
 use crate::plan::clock::{Clock, whole_ns};
-use crate::plan::schedule::Schedule;
+use crate::plan::schedule::{Grid, Schedule};
 use crate::traffic::arrivals::Arrival;
+pub(crate) use crate::traffic::parse::MAX_RATE;
+use crate::traffic::profile::{ENDLESS_NS, Piece, Profile, Shape};
 use crate::traffic::sizes::Sizes;
+use crate::traffic::stages::Stages;
 use crate::traffic::verify::Verify;
-
-/// The highest `--rate`, in packets per second: more than any machine sends.
-pub(crate) const MAX_RATE: f64 = 1e9;
 
 /// The shortest `--interval`. People do not need shorter ones, and the work at the end of each interval must not show
 /// in the figures.
@@ -50,6 +51,8 @@ pub(crate) struct Plan {
     /// How long an answer may take before its connection fails.
     pub(crate) packet_timeout: Option<Duration>,
     pub(crate) pace: Pace,
+    /// The course of the rate of an open loop; `None` if it is constant. `amount` is its duration then.
+    pub(crate) stages: Option<Arc<Stages>>,
     /// Closed loop: packets outstanding on each connection.
     pub(crate) pipeline: usize,
     pub(crate) verify: Verify,
@@ -72,6 +75,8 @@ pub(crate) struct Plan {
     pub(crate) min_offered_pct: f64,
     /// Whether a saturated load generator fails the run.
     pub(crate) strict_client: bool,
+    /// Whether the ages of outstanding packets are recorded at the end of each interval, for `--abort-on`.
+    pub(crate) watches_outstanding: bool,
     /// Whether the run is shown live on the whole terminal.
     pub(crate) tui: bool,
     pub(crate) labels: BTreeMap<String, String>,
@@ -102,7 +107,7 @@ pub(crate) enum Pace {
     Closed,
     /// When it is due by the schedule, regardless of responses.
     Open {
-        /// Packets per second over all connections.
+        /// Packets per second over all connections; with stages, the mean.
         rate: f64,
         arrival: Arrival,
         /// Per connection; packets that are due beyond this limit wait.
@@ -150,11 +155,14 @@ impl Plan {
             return Err(format!("--interval must be at least {}ms, such as 1s", MIN_INTERVAL.as_millis()));
         }
         if let Amount::Time(duration) = self.amount {
-            let most = self.interval * MAX_INTERVALS;
-            if duration > most {
+            // The end of each stage is the end of an interval, too.
+            let stages = self.stages.as_ref().map_or(0, |stages| stages.stages.len() as u32);
+            let most = MAX_INTERVALS - stages;
+            if duration > self.interval * most {
                 return Err(format!(
-                    "--duration has more than {MAX_INTERVALS} intervals, the limit; raise --interval to {}s",
-                    duration.as_secs().div_ceil(MAX_INTERVALS.into())
+                    "{} has more than {MAX_INTERVALS} intervals, the limit; raise --interval to {}s",
+                    if stages == 0 { "--duration" } else { "--stages" },
+                    duration.as_secs().div_ceil(most.into())
                 ));
             }
         }
@@ -253,8 +261,32 @@ impl Plan {
             clock: Clock::new(start),
             measure_from_ns,
             stop_at_ns,
-            interval_ns: whole_ns(self.interval),
+            grid: self.grid(),
+            profile: self.profile(),
         }
+    }
+
+    /// The intervals of the time series.
+    pub(crate) fn grid(&self) -> Grid {
+        Grid::new(whole_ns(self.interval), self.stages.iter().flat_map(|stages| stages.ends_ns()))
+    }
+
+    /// The course of the rate, ramp and warm-up included; `None` in a closed loop. It is never freed: all connections
+    /// refer to it, and a run needs only one.
+    fn profile(&self) -> Option<&'static Profile> {
+        let rate = match self.pace {
+            Pace::Open { rate, .. } => rate,
+            Pace::Closed => self.conns_per_second?,
+        };
+        let (measured, start_rate) = match &self.stages {
+            Some(stages) => (stages.pieces(), stages.start_rate()),
+            None => (vec![Piece { shape: Shape::Constant(rate), length_ns: ENDLESS_NS }], rate),
+        };
+        let before = [
+            Piece { shape: Shape::Linear { from: 0.0, to: rate }, length_ns: whole_ns(self.ramp) },
+            Piece { shape: Shape::Constant(start_rate), length_ns: whole_ns(self.warmup) },
+        ];
+        Some(Box::leak(Box::new(Profile::new(&before, &measured))))
     }
 }
 
@@ -276,6 +308,7 @@ pub(crate) mod tests {
             conn_lifetime: None,
             packet_timeout: None,
             pace: Pace::Closed,
+            stages: None,
             pipeline: 1,
             verify: Verify::Full,
             sizes: "0-2048".parse().unwrap(),
@@ -291,6 +324,7 @@ pub(crate) mod tests {
             max_payload_len: 32 * 1024 * 1024,
             min_offered_pct: 99.0,
             strict_client: false,
+            watches_outstanding: false,
             tui: false,
             labels: BTreeMap::new(),
             threads: 1,

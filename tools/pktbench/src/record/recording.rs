@@ -4,6 +4,8 @@
 use hdrhistogram::Histogram;
 
 use crate::record::histogram::new_histogram;
+use crate::result::latency::Latencies;
+use crate::result::latency::Latency;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Recording {
@@ -16,6 +18,10 @@ pub(crate) struct Recording {
     pub(crate) response: Option<Histogram<u64>>,
     /// Connections that failed, for the live view. The reasons are in the [tally](crate::record::tally::Tally).
     pub(crate) failed: u64,
+    /// The packets of these connections that were not answered.
+    pub(crate) failed_packets: u64,
+    /// The ages of the packets that were outstanding at the end of the interval: only for `--abort-on`, and in no result.
+    pub(crate) outstanding: Option<Box<Ages>>,
     /// The ages of packets that were never answered. `None` if there are none. Boxed because mostly there are none.
     pub(crate) unanswered: Option<Box<Ages>>,
 }
@@ -47,17 +53,46 @@ pub(crate) struct Traffic {
 impl Recording {
     pub(crate) fn new(is_open_loop: bool) -> Self {
         let response = is_open_loop.then(new_histogram);
-        Self { traffic: Traffic::default(), service: new_histogram(), response, unanswered: None, failed: 0 }
+        Self {
+            traffic: Traffic::default(),
+            service: new_histogram(),
+            response,
+            failed: 0,
+            failed_packets: 0,
+            outstanding: None,
+            unanswered: None,
+        }
+    }
+
+    /// The number of outstanding packets that are older than this.
+    pub(crate) fn older_than(&self, age_ns: u64) -> u64 {
+        let ages = self.outstanding.as_ref().map(|ages| &ages.service);
+        ages.map_or(0, |ages| ages.len() - ages.count_between(0, age_ns))
+    }
+
+    /// Counts packets of this age that are outstanding at the end of the interval.
+    pub(crate) fn record_outstanding(&mut self, service_ns: u64, response_ns: u64, packets: u64) {
+        let is_open_loop = self.response.is_some();
+        let ages = self.outstanding.get_or_insert_with(|| Box::new(Ages::new(is_open_loop)));
+        ages.record(service_ns, response_ns, packets);
     }
 
     /// Counts a packet that was never answered.
     pub(crate) fn record_unanswered(&mut self, service_ns: u64, response_ns: u64) {
         let is_open_loop = self.response.is_some();
         let ages = self.unanswered.get_or_insert_with(|| Box::new(Ages::new(is_open_loop)));
-        ages.service.saturating_record(service_ns);
-        if let Some(response) = &mut ages.response {
-            response.saturating_record(response_ns);
+        ages.record(service_ns, response_ns, 1);
+    }
+
+    /// The latencies of the interval, of its answers and of the packets that were outstanding at its end: the service
+    /// times, or the primary latency.
+    pub(crate) fn with_outstanding(&self, is_service: bool) -> Histogram<u64> {
+        let mut latency = if is_service { self.service.clone() } else { self.primary().clone() };
+        if let Some(ages) = &self.outstanding {
+            latency +=
+                if is_service { &ages.service } else { ages.response.as_ref().unwrap_or(&ages.service) };
         }
+        latency
     }
 
     /// Counts `packets` with the same latencies.
@@ -73,24 +108,46 @@ impl Recording {
         self.response.as_ref().unwrap_or(&self.service)
     }
 
+    pub(crate) fn latencies(&self) -> Latencies {
+        let ages = self.unanswered.as_deref();
+        let response = self.response.as_ref();
+        Latencies {
+            service: Latency::of(&self.service, ages.map(|ages| &ages.service)),
+            response: response
+                .map(|response| Latency::of(response, ages.and_then(|ages| ages.response.as_ref()))),
+        }
+    }
+
     /// Adds another recording of the same mode.
     pub(crate) fn merge(&mut self, other: &Self) {
         self.traffic += other.traffic;
         self.failed += other.failed;
+        self.failed_packets += other.failed_packets;
         self.service += &other.service;
         if let (Some(response), Some(other)) = (&mut self.response, &other.response) {
             *response += other;
         }
-        if let Some(other) = &other.unanswered {
-            let is_open_loop = self.response.is_some();
-            self.unanswered.get_or_insert_with(|| Box::new(Ages::new(is_open_loop))).merge(other);
-        }
+        let is_open_loop = self.response.is_some();
+        let add = |sum: &mut Option<Box<Ages>>, other: &Option<Box<Ages>>| {
+            if let Some(other) = other {
+                sum.get_or_insert_with(|| Box::new(Ages::new(is_open_loop))).merge(other);
+            }
+        };
+        add(&mut self.unanswered, &other.unanswered);
+        add(&mut self.outstanding, &other.outstanding);
     }
 }
 
 impl Ages {
     fn new(is_open_loop: bool) -> Self {
         Self { service: new_histogram(), response: is_open_loop.then(new_histogram) }
+    }
+
+    fn record(&mut self, service_ns: u64, response_ns: u64, packets: u64) {
+        self.service.saturating_record_n(service_ns, packets);
+        if let Some(response) = &mut self.response {
+            response.saturating_record_n(response_ns, packets);
+        }
     }
 
     fn merge(&mut self, other: &Self) {

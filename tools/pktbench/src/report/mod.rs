@@ -9,7 +9,11 @@ pub(crate) mod hgrm;
 
 pub(crate) mod comparison;
 
+pub(crate) mod connections;
+
 pub(crate) mod search;
+
+pub(crate) mod stages;
 
 pub(crate) mod text;
 

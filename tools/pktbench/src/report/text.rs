@@ -1,16 +1,18 @@
 //! The report that people read: a result as text in 80 columns. It computes nothing; programs read the JSON instead.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write};
 
 use crate::judge::threshold;
 use crate::report::comparison;
+use crate::report::connections;
 use crate::report::search;
-use crate::result::connections::{AddressResult, Connections};
+use crate::report::stages;
 use crate::result::document::{
-    Client, Config, Document, Limit, Mode, Offered, Search, SearchEnd, Totals, Window,
+    Aborted, Client, Config, Document, Limit, Mode, Offered, Search, SearchEnd, Totals, Window,
 };
 use crate::result::latency::{Bounded, Latency};
-use crate::result::units;
+use crate::result::units::{self, plural};
 use crate::result::verdict::Verdict;
 use crate::traffic::arrivals::Arrival;
 use crate::traffic::verify::{Integrity, Verify};
@@ -45,10 +47,15 @@ fn write(text: &mut String, document: &Document) -> fmt::Result {
     writeln!(text)?;
     latencies(text, &latency_ns.service, latency_ns.response.as_ref())?;
     writeln!(text)?;
-    if let Some(connections) = document.connections.as_ref().filter(|it| is_worth_a_row(it, document)) {
-        row(text, "connections", &connections_text(connections))?;
+    if !document.stages.is_empty() {
+        for line in stages::lines(&document.stages) {
+            writeln!(text, "{line}")?;
+        }
+        writeln!(text)?;
     }
-    addresses(text, &document.addresses)?;
+    for (name, value) in connections::rows(document) {
+        row(text, name, &value)?;
+    }
     row(text, "integrity", &integrity_text(integrity, config.verify))?;
     if errors.count() > 0 {
         row(text, "errors", &errors_text(document))?;
@@ -68,6 +75,9 @@ fn write(text: &mut String, document: &Document) -> fmt::Result {
         for line in search::curve(search) {
             writeln!(text, "{line}")?;
         }
+    }
+    if let Some(aborted) = &document.aborted {
+        row(text, "abort-on", &aborted_text(aborted))?;
     }
     for threshold in &document.thresholds {
         row(text, "threshold", &threshold::describe(threshold))?;
@@ -113,10 +123,13 @@ pub(crate) fn mode(config: &Config) -> String {
                 Arrival::Constant => " with constant gaps",
                 Arrival::Poisson => " with Poisson arrivals",
             });
+            let rate = config.rate.map_or_else(String::new, units::rate);
+            let course = match &config.stages {
+                Some(stages) => format!("{stages}; {rate} packets/s on average,"),
+                None => format!("{rate} packets/s"),
+            };
             format!(
-                "open loop: {} packets/s{arrival}, regardless of responses; response times start when a packet was \
-                 due",
-                units::rate(config.rate.unwrap_or_default())
+                "open loop: {course}{arrival}, regardless of responses; response times start when a packet was due"
             )
         }
     }
@@ -176,11 +189,6 @@ fn connections_of_load(config: &Config) -> String {
 /// Adds the unit to a size or a range; `list:`, `exp:` and `file:` are printed as they are.
 fn sizes(sizes: &str) -> String {
     if sizes.contains(':') { sizes.to_owned() } else { format!("{sizes} B") }
-}
-
-pub(crate) fn plural(count: usize, noun: &str) -> String {
-    let s = if count == 1 { "" } else { "s" };
-    format!("{} {noun}{s}", units::count(count as u64))
 }
 
 pub(crate) fn server(config: &Config) -> String {
@@ -257,46 +265,6 @@ fn latencies(text: &mut String, service: &Latency, response: Option<&Latency>) -
                 "\u{2265}: a lower bound; {unanswered} without an answer count with their age at the end"
             ),
         )?;
-    }
-    Ok(())
-}
-
-/// Connections that were all opened before the start and stayed open are no news.
-fn is_worth_a_row(connections: &Connections, document: &Document) -> bool {
-    let Config { conn_packets, conn_lifetime_s, conns_per_second, .. } = document.config;
-    let is_load = conn_packets.is_some() || conn_lifetime_s.is_some() || conns_per_second.is_some();
-    is_load || connections.replaced > 0
-}
-
-fn connections_text(connections: &Connections) -> String {
-    let Connections { opened, replaced, retired, missed, connect_ns, handshake_ns } = connections;
-    let mut parts = vec![format!("{} opened", units::count(*opened))];
-    let others = [(*retired, "closed by plan"), (*replaced, "replaced"), (missed.unwrap_or(0), "missed")];
-    let others = others.iter().filter(|(count, _)| *count > 0);
-    parts.extend(others.map(|(count, what)| format!("{} {what}", units::count(*count))));
-    for (name, times) in [("connect", Some(connect_ns)), ("TLS handshake", handshake_ns.as_ref())] {
-        let Some(times) = times else { continue };
-        let [p50, p99] = [50.0, 99.0].map(|percent| times.listed_bounded(percent));
-        if let (Some(p50), Some(p99)) = (p50, p99) {
-            parts.push(format!("{name} p50 {p50}, p99 {p99}"));
-        }
-    }
-    parts.join(", ")
-}
-
-/// A row for each of several addresses.
-fn addresses(text: &mut String, addresses: &[AddressResult]) -> fmt::Result {
-    for (index, address) in addresses.iter().enumerate() {
-        let latency = address.latency_ns.primary();
-        let p99 = latency.listed_bounded(99.0).map_or_else(String::new, |p99| format!(", p99 {p99}"));
-        let failed = match &address.first_error {
-            Some(error) => format!("; {} failed, the first: {error}", units::count(address.failed)),
-            None => String::new(),
-        };
-        let opened = plural(address.opened as usize, "connection");
-        let rate = units::rate(address.packets_per_s);
-        let value = format!("{}: {opened}, {rate} packets/s{p99}{failed}", address.address);
-        row(text, if index == 0 { "addresses" } else { "" }, &value)?;
     }
     Ok(())
 }
@@ -409,8 +377,20 @@ fn search_text(search: &Search) -> String {
 
 /// The verdict, a colon, its meaning, and the exit code. The HTML report splits it at the colon.
 pub(crate) fn verdict(document: &Document) -> String {
-    let verdict = match document.verdict {
-        Verdict::Pass => match document.config.verify {
+    let verdict: Cow<'_, str> = match (document.verdict, &document.aborted) {
+        (Verdict::Threshold, Some(aborted)) => aborted_text(aborted).into(),
+        (verdict, _) => meaning(verdict, document.config.verify).into(),
+    };
+    format!("{verdict} (exit code {})", document.exit_code)
+}
+
+fn aborted_text(Aborted { condition, at_s }: &Aborted) -> String {
+    format!("aborted: {condition} at {at_s:.1} s")
+}
+
+fn meaning(verdict: Verdict, verify: Verify) -> &'static str {
+    match verdict {
+        Verdict::Pass => match verify {
             Verify::Full => "pass: every packet came back intact, in order and exactly once",
             Verify::Len => "pass: every packet came back with its length, in order and exactly once",
             Verify::Off => "pass: as many packets came back as were sent (contents not verified)",
@@ -430,8 +410,7 @@ pub(crate) fn verdict(document: &Document) -> String {
         Verdict::Undecided => "undecided: too few intervals to compare with the baseline; run longer",
         Verdict::Threshold => "threshold: at least one condition does not hold",
         Verdict::Interrupted => "interrupted: the results cover the run until the interrupt",
-    };
-    format!("{verdict} (exit code {})", document.exit_code)
+    }
 }
 
 #[cfg(test)]

@@ -29,6 +29,7 @@ pub(crate) fn config(plan: &Plan, own_addr: Option<SocketAddr>) -> Config {
         source_addrs: plan.source_addrs.iter().map(ToString::to_string).collect(),
         pipeline: (!plan.is_open()).then_some(plan.pipeline),
         rate,
+        stages: plan.stages.as_ref().map(ToString::to_string),
         arrival,
         max_outstanding,
         verify: plan.verify,

@@ -43,10 +43,16 @@ pub(crate) struct Document {
     pub(crate) offered: Option<Offered>,
     pub(crate) client: Client,
     pub(crate) intervals: Vec<Interval>,
+    /// Only with `--stages`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) stages: Vec<StageResult>,
     #[serde(default)]
     pub(crate) sizes: Vec<SizeClass>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) search: Option<Search>,
+    /// Only if a condition of `--abort-on` ended the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) aborted: Option<Aborted>,
     pub(crate) thresholds: Vec<Threshold>,
     /// Only with `--baseline`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -115,6 +121,9 @@ pub(crate) struct Config {
     pub(crate) pipeline: Option<usize>,
     /// Open loop: packets per second over all connections.
     pub(crate) rate: Option<f64>,
+    /// Open loop: the value of `--stages`. `rate` is the mean rate then.
+    #[serde(default)]
+    pub(crate) stages: Option<String>,
     pub(crate) arrival: Option<Arrival>,
     /// Open loop: packets outstanding on each connection.
     pub(crate) max_outstanding: Option<usize>,
@@ -277,6 +286,36 @@ pub(crate) struct Interval {
     pub(crate) max_ns: Option<u64>,
 }
 
+/// A stage of `--stages`. Packets and answers count in the stage in which they are sent and arrive.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct StageResult {
+    /// Its text. A step has its rate after it.
+    pub(crate) name: String,
+    /// In seconds from the start of the window.
+    pub(crate) start_s: f64,
+    pub(crate) end_s: f64,
+    /// Packets that were due in it; of Poisson arrivals, the expected number.
+    pub(crate) asked: u64,
+    pub(crate) sent: u64,
+    pub(crate) received: u64,
+    /// Packets received per second.
+    pub(crate) packets_per_s: f64,
+    /// `sent` as a percentage of `asked`. Above 100 if it sent packets that the stage before could not send. `None` if
+    /// nothing was due.
+    pub(crate) offered_pct: Option<f64>,
+    /// Connections that failed in it.
+    pub(crate) errors: u64,
+    pub(crate) latency_ns: Latencies,
+}
+
+impl StageResult {
+    /// Packets per second that were due.
+    pub(crate) fn asked_per_s(&self) -> f64 {
+        let seconds = self.end_s - self.start_s;
+        if seconds > 0.0 { self.asked as f64 / seconds } else { 0.0 }
+    }
+}
+
 /// The service time of packets with payloads of `from_bytes` to `to_bytes`, both included. Of packets that are read
 /// together, only the first is counted.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -298,6 +337,14 @@ pub(crate) struct Threshold {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) is_lower_bound: bool,
     pub(crate) ok: bool,
+}
+
+/// A condition of `--abort-on` that ended the run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Aborted {
+    pub(crate) condition: String,
+    /// The end of the interval at which it was met, in seconds from the start of the window.
+    pub(crate) at_s: f64,
 }
 
 /// The result of `--search-max`.

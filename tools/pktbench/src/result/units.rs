@@ -14,6 +14,12 @@ pub(crate) fn count(count: u64) -> String {
     text
 }
 
+/// A count with its noun, such as `1 packet` or `1,024 packets`.
+pub(crate) fn plural(count: usize, noun: &str) -> String {
+    let s = if count == 1 { "" } else { "s" };
+    format!("{} {noun}{s}", self::count(count as u64))
+}
+
 /// A rate per second without its unit, such as `1,234,567`, `9.50` or `0.001`. Rates from 10 on are whole numbers.
 pub(crate) fn rate(rate: f64) -> String {
     match rate {

@@ -15,6 +15,7 @@ use pktconn::ConnConfig;
 use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior};
 
+use crate::judge::abort::AbortWatch;
 use crate::load::control::{Command, Progress, StopReason};
 use crate::load::target::Targets;
 use crate::load::worker::{Event, Worker};
@@ -32,7 +33,7 @@ use crate::run::outcome::{Outcome, drain_time, measured_time};
 use crate::run::response_timeout::ResponseTimeout;
 use crate::run::server::OwnServer;
 use crate::run::start::{Start, StartCheck};
-use crate::run::time_series::TimeSeries;
+use crate::run::time_series::{Measured, TimeSeries};
 use crate::traffic::payload::PayloadBlock;
 use crate::traffic::verify::HISTORY_LEN;
 
@@ -49,7 +50,8 @@ const START_DELAY_PER_CONN: Duration = Duration::from_micros(10);
 /// nothing else.
 const MAX_FAILURES_PER_CONN: u64 = 4;
 
-pub(crate) fn run(plan: Plan, sinks: Sinks) -> anyhow::Result<(Outcome, Sinks)> {
+/// Runs the load. `abort` may end it early.
+pub(crate) fn run(plan: Plan, sinks: Sinks, abort: AbortWatch) -> anyhow::Result<(Outcome, Sinks)> {
     open_files::raise_limit(&plan)?;
     let plan = Arc::new(plan);
     // Must live until the end of the run.
@@ -67,7 +69,8 @@ pub(crate) fn run(plan: Plan, sinks: Sinks) -> anyhow::Result<(Outcome, Sinks)> 
         .build()
         .context("cannot start the runtime of the conductor")?;
     let view = View::open(&plan, own_addr)?;
-    let mut conductor = Conductor::start(&plan, &targets, own_addr, sinks)?;
+    let time_series = TimeSeries::new(&plan, sinks, abort);
+    let mut conductor = Conductor::start(&plan, &targets, own_addr, time_series)?;
     let end = runtime.block_on(conductor.conduct(view));
     conductor.into_outcome(end)
 }
@@ -98,6 +101,8 @@ enum EndReason {
     /// Connections fail again and again, and none has had a single answer.
     NothingWorks,
     Interrupted,
+    /// A condition of `--abort-on`.
+    Aborted,
     /// A connection could not be opened, or too late for `--start-at`. The text says why and what to do.
     NotStarted(String),
 }
@@ -107,7 +112,7 @@ impl Conductor {
         plan: &Arc<Plan>,
         targets: &Arc<Targets>,
         own_addr: Option<SocketAddr>,
-        sinks: Sinks,
+        time_series: TimeSeries,
     ) -> anyhow::Result<Self> {
         // A block is never freed, so the runs of a search, which have the same sizes, use the same one.
         static BLOCK: OnceLock<PayloadBlock> = OnceLock::new();
@@ -121,7 +126,7 @@ impl Conductor {
             targets: Arc::clone(targets),
             workers: workers.collect::<anyhow::Result<_>>()?,
             own_addr,
-            time_series: TimeSeries::new(plan, sinks),
+            time_series,
             events,
         })
     }
@@ -156,9 +161,11 @@ impl Conductor {
         drop(view);
         self.send_to_workers(Command::Stop(match reason {
             EndReason::TimedOut => StopReason::TimedOut,
-            EndReason::Done | EndReason::NothingWorks | EndReason::Interrupted | EndReason::NotStarted(_) => {
-                StopReason::Aborted
-            }
+            EndReason::Done
+            | EndReason::NothingWorks
+            | EndReason::Interrupted
+            | EndReason::Aborted
+            | EndReason::NotStarted(_) => StopReason::Aborted,
         }));
         // It ends: closing a connection has a timeout.
         while let Some(event) = self.events.recv().await {
@@ -229,7 +236,7 @@ impl Conductor {
         }
     }
 
-    /// Waits until all workers have ended, or until outstanding packets are overdue.
+    /// Waits until all workers have ended, a condition of `--abort-on` is met, or outstanding packets are overdue.
     async fn wait_until_done(
         &mut self,
         schedule: &Schedule,
@@ -245,6 +252,9 @@ impl Conductor {
                 event = self.events.recv() => match event {
                     Some(event) => {
                         self.handle_event(event);
+                        if self.time_series.aborted().is_some() {
+                            return EndReason::Aborted;
+                        }
                         continue;
                     }
                     None => return EndReason::Done,
@@ -292,8 +302,12 @@ impl Conductor {
         for worker in self.workers {
             tally.merge(worker.join()?);
         }
+        let aborted =
+            self.time_series.aborted().cloned().filter(|_| matches!(end.reason, EndReason::Aborted));
         let (interrupted, not_started) = match end.reason {
-            EndReason::Done | EndReason::TimedOut | EndReason::NothingWorks => (false, None),
+            EndReason::Done | EndReason::TimedOut | EndReason::NothingWorks | EndReason::Aborted => {
+                (false, None)
+            }
             EndReason::Interrupted => (true, None),
             EndReason::NotStarted(problem) => (false, Some(problem)),
         };
@@ -304,13 +318,15 @@ impl Conductor {
         let (measured_from, measured_time, drain_time) =
             end.schedule.map_or((SystemTime::now(), Duration::ZERO, Duration::ZERO), |schedule| {
                 let (ended_at_ns, last_answer_ns) = (schedule.clock.ns_of(end.at), tally.last_answer_ns);
-                let time = measured_time(&schedule, last_answer_ns, ended_at_ns, interrupted);
+                let time =
+                    measured_time(&schedule, last_answer_ns, ended_at_ns, interrupted || aborted.is_some());
                 // From the system clock as it is now, so that the end of the window is right.
                 let measure_from = schedule.clock.instant(schedule.measure_from_ns);
                 let measured_from = SystemTime::now() - measure_from.elapsed();
                 (measured_from, time, drain_time(&schedule, last_answer_ns))
             });
-        let (recording, intervals, sinks) = self.time_series.finish(measured_time);
+        let Measured { total: recording, rows: intervals, stages, sinks } =
+            self.time_series.finish(measured_time);
         let outcome = Outcome {
             plan: self.plan,
             own_addr: self.own_addr,
@@ -318,10 +334,12 @@ impl Conductor {
             tally,
             recording,
             intervals,
+            stages,
             measured_from,
             measured_time,
             drain_time,
             interrupted,
+            aborted,
         };
         Ok((outcome, sinks))
     }

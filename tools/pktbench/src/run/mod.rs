@@ -18,6 +18,8 @@ pub(crate) mod outcome;
 
 pub(crate) mod to_document;
 
+pub(crate) mod stage_results;
+
 pub(crate) mod time_series;
 
 pub(crate) mod conductor;

@@ -11,7 +11,7 @@ use crate::record::dials::Dials;
 use crate::record::missed::Missed;
 use crate::record::recording::Recording;
 use crate::record::tally::Tally;
-use crate::result::document::{Interval, Limit, Offered};
+use crate::result::document::{Aborted, Interval, Limit, Offered, StageResult};
 use crate::result::verdict::Verdict;
 
 pub(crate) struct Outcome {
@@ -23,6 +23,7 @@ pub(crate) struct Outcome {
     pub(crate) tally: Tally,
     pub(crate) recording: Recording,
     pub(crate) intervals: Vec<Interval>,
+    pub(crate) stages: Vec<StageResult>,
     /// The start of the measurement: the end of the warm-up.
     pub(crate) measured_from: SystemTime,
     /// The length of the window; see [`measured_time`].
@@ -30,6 +31,8 @@ pub(crate) struct Outcome {
     /// The time from the end of the window to the last answer.
     pub(crate) drain_time: Duration,
     pub(crate) interrupted: bool,
+    /// The condition of `--abort-on` that ended the run.
+    pub(crate) aborted: Option<Aborted>,
 }
 
 /// If answers take at most this many times the shortest time on average, they do not queue at the server. With two
@@ -75,6 +78,7 @@ impl Outcome {
             (Verdict::NotOffered, !is_offered),
             (Verdict::NoSamples, self.recording.service.is_empty()),
             (Verdict::ClientSaturated, self.plan.strict_client && client.is_saturated()),
+            (Verdict::Threshold, self.aborted.is_some()),
         ];
         problems.into_iter().filter(|(_, applies)| *applies).map(|(verdict, _)| verdict).collect()
     }
@@ -86,11 +90,11 @@ pub(crate) fn measured_time(
     schedule: &Schedule,
     last_answer_ns: Option<u64>,
     ended_at_ns: u64,
-    interrupted: bool,
+    ended_early: bool,
 ) -> Duration {
     let until_ns = match schedule.stop_at_ns {
         Some(stop_at_ns) => stop_at_ns.min(ended_at_ns),
-        None if interrupted => ended_at_ns,
+        None if ended_early => ended_at_ns,
         None => last_answer_ns.unwrap_or(schedule.measure_from_ns),
     };
     Duration::from_nanos(until_ns.saturating_sub(schedule.measure_from_ns))
@@ -107,6 +111,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::plan::Pace;
     use crate::plan::clock::Clock;
+    use crate::plan::schedule::Grid;
     use crate::plan::tests::plan;
     use crate::traffic::arrivals::Arrival;
     use std::time::Instant;
@@ -134,10 +139,12 @@ pub(crate) mod tests {
             tally,
             recording,
             intervals: Vec::new(),
+            stages: Vec::new(),
             measured_from: SystemTime::UNIX_EPOCH + 10 * SECOND,
             measured_time: 2 * SECOND,
             drain_time: Duration::ZERO,
             interrupted: false,
+            aborted: None,
         }
     }
 
@@ -150,6 +157,8 @@ pub(crate) mod tests {
     fn the_verdict_is_the_worst_of_what_happened() {
         let mut run = outcome();
         assert_eq!(Verdict::worst(&run.problems()), Verdict::Pass);
+        run.aborted = Some(Aborted { condition: "p99>1s".to_owned(), at_s: 3.0 });
+        assert_eq!(Verdict::worst(&run.problems()), Verdict::Threshold);
         run.tally.errors.timeout = 1;
         assert_eq!(Verdict::worst(&run.problems()), Verdict::NoAnswer);
         run.tally.errors.eof = 1;
@@ -220,7 +229,8 @@ pub(crate) mod tests {
             clock: Clock::new(Instant::now()),
             measure_from_ns: at(1),
             stop_at_ns,
-            interval_ns: at(1),
+            grid: Grid::new(at(1), std::iter::empty()),
+            profile: None,
         };
         let (timed, counted) = (schedule(Some(at(11))), schedule(None));
         let cases = [

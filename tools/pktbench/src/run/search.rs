@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 
+use crate::judge::abort::AbortWatch;
 use crate::judge::threshold::Condition;
 use crate::plan::{MAX_RATE, Pace, Plan};
 use crate::report::output::Output;
@@ -82,7 +83,9 @@ pub(crate) fn find(plan: &Plan, output: Output, condition: &Condition) -> anyhow
         }
     };
     show(&format!("search      for the highest rate at which {condition}"));
-    let run = |plan| Ok(to_document::document(&conductor::run(plan, Output::default().open()?)?.0));
+    let run = |plan| {
+        Ok(to_document::document(&conductor::run(plan, Output::default().open()?, AbortWatch::default())?.0))
+    };
     let listener = InterruptListener::start()?;
     let document = search(plan, condition, run, || listener.was_interrupted(), |step| show(&row(step)))?;
     show("");

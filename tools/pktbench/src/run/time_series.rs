@@ -5,20 +5,24 @@
 use std::ops::Range;
 use std::time::{Duration, SystemTime};
 
+use crate::judge::abort::AbortWatch;
+use crate::plan::clock::whole_ns;
+use crate::plan::schedule::Grid;
 use crate::plan::{Amount, MAX_INTERVALS, Plan};
 use crate::record::intervals::{CompleteInterval, Intervals};
 use crate::record::recording::Published;
 use crate::record::recording::Recording;
 use crate::report::output::Sinks;
-use crate::result::document::{Config, Interval};
+use crate::result::document::{Aborted, Config, Interval, StageResult};
 use crate::result::latency::percentile;
+use crate::run::stage_results::StageResults;
 
 pub(crate) struct TimeSeries {
     intervals: Intervals,
-    /// The length of an interval.
-    interval: Duration,
+    grid: Grid,
     total: Recording,
     rows: Vec<Interval>,
+    stages: Option<StageResults>,
     /// The end of the last row, in seconds from the start of the measurement.
     end_s: f64,
     /// Empty intervals at the end so far, not yet written. A run of a number of packets ends with its last response:
@@ -26,20 +30,34 @@ pub(crate) struct TimeSeries {
     held_back: Range<u64>,
     holds_back: bool,
     sinks: Sinks,
+    abort: AbortWatch,
+    aborted: Option<Aborted>,
+}
+
+/// What a time series measured.
+pub(crate) struct Measured {
+    pub(crate) total: Recording,
+    pub(crate) rows: Vec<Interval>,
+    /// Empty without `--stages`.
+    pub(crate) stages: Vec<StageResult>,
+    pub(crate) sinks: Sinks,
 }
 
 impl TimeSeries {
-    pub(crate) fn new(plan: &Plan, sinks: Sinks) -> Self {
+    pub(crate) fn new(plan: &Plan, sinks: Sinks, abort: AbortWatch) -> Self {
         let is_open = plan.is_open();
         Self {
             intervals: Intervals::new(plan.threads, is_open),
-            interval: plan.interval,
+            grid: plan.grid(),
             total: Recording::new(is_open),
             rows: Vec::new(),
+            stages: plan.stages.as_ref().map(StageResults::new),
             end_s: 0.0,
             held_back: 0..0,
             holds_back: matches!(plan.amount, Amount::Packets(_)),
             sinks,
+            abort,
+            aborted: None,
         }
     }
 
@@ -53,9 +71,11 @@ impl TimeSeries {
         self.intervals.add(worker, published);
         // The length of the last ones is known only at the end.
         while !self.intervals.all_ended() {
-            let Some(CompleteInterval { interval, recording }) = self.intervals.next_complete() else {
+            let Some(CompleteInterval { interval, mut recording }) = self.intervals.next_complete() else {
                 break;
             };
+            self.judge(interval, &recording);
+            recording.outstanding = None;
             if self.holds_back && recording.traffic.received_packets == 0 {
                 self.total.merge(&recording);
                 self.held_back.end = interval + 1;
@@ -65,6 +85,24 @@ impl TimeSeries {
             self.write(&recording, self.end_of(interval));
             self.held_back = interval + 1..interval + 1;
         }
+    }
+
+    /// Judges the condition of `--abort-on`, until one is met.
+    fn judge(&mut self, interval: u64, recording: &Recording) {
+        if self.aborted.is_some() {
+            return;
+        }
+        let start_ns = interval.checked_sub(1).map_or(0, |before| self.grid.end_ns(before));
+        let end_ns = self.grid.end_ns(interval);
+        self.aborted = self
+            .abort
+            .add(start_ns, end_ns, recording)
+            .map(|condition| Aborted { condition: condition.to_string(), at_s: end_ns as f64 / 1e9 });
+    }
+
+    /// The condition of `--abort-on` that was met in an interval so far.
+    pub(crate) fn aborted(&self) -> Option<&Aborted> {
+        self.aborted.as_ref()
     }
 
     fn write_held_back(&mut self, measured_time: Duration) {
@@ -87,8 +125,8 @@ impl TimeSeries {
         self.total.failed
     }
 
-    /// Writes the last rows of a run that was measured for `measured_time`, and returns the totals and all rows.
-    pub(crate) fn finish(mut self, measured_time: Duration) -> (Recording, Vec<Interval>, Sinks) {
+    /// Writes the last rows of a run that was measured for `measured_time`.
+    pub(crate) fn finish(mut self, measured_time: Duration) -> Measured {
         self.intervals.end_all();
         let last: Vec<_> = std::iter::from_fn(|| self.intervals.next_complete()).collect();
         self.write_held_back(measured_time);
@@ -98,15 +136,19 @@ impl TimeSeries {
             let end = if is_last { measured_time } else { self.end_of(interval).min(measured_time) };
             self.write(&recording, end);
         }
-        (self.total, self.rows, self.sinks)
+        let stages = self.stages.map(|stages| stages.finish(whole_ns(measured_time)));
+        Measured { total: self.total, rows: self.rows, stages: stages.unwrap_or_default(), sinks: self.sinks }
     }
 
     fn end_of(&self, interval: u64) -> Duration {
-        self.interval.mul_f64((interval + 1) as f64)
+        Duration::from_nanos(self.grid.end_ns(interval))
     }
 
     fn write(&mut self, recording: &Recording, end: Duration) {
         self.total.merge(recording);
+        if let Some(stages) = &mut self.stages {
+            stages.add(recording, whole_ns(end));
+        }
         let start_s = self.end_s;
         let end_s = end.as_secs_f64();
         // After the end of the measurement there are no rows: what still comes back is not measured.
@@ -157,10 +199,10 @@ mod tests {
 
     #[test]
     fn every_interval_has_a_row_and_the_last_one_ends_with_the_run() {
-        let mut series = TimeSeries::new(&plan(), sinks());
+        let mut series = TimeSeries::new(&plan(), sinks(), AbortWatch::default());
         publish(&mut series, 0, 2, 5);
         publish(&mut series, 2, u64::MAX, 7);
-        let (total, rows, _) = series.finish(SECOND * 5 / 2);
+        let Measured { total, rows, .. } = series.finish(SECOND * 5 / 2);
         let rows: Vec<_> = rows.iter().map(|row| (row.t_s, row.received, row.p50_ns)).collect();
         assert_eq!(rows, [(1.0, 5, Some(1000)), (2.0, 0, None), (2.5, 7, Some(3001))]);
         assert_eq!((total.service.len(), total.traffic.received_packets), (12, 12));
@@ -168,13 +210,13 @@ mod tests {
 
     #[test]
     fn no_row_ends_after_the_measurement() {
-        let mut series = TimeSeries::new(&plan(), sinks());
+        let mut series = TimeSeries::new(&plan(), sinks(), AbortWatch::default());
         publish(&mut series, 0, 1, 5);
         publish(&mut series, 1, 2, 0);
         publish(&mut series, 2, 3, 5);
         publish(&mut series, 3, 6, 0);
         publish(&mut series, 6, u64::MAX, 0);
-        let (_, rows, _) = series.finish(SECOND * 29 / 10);
+        let Measured { rows, .. } = series.finish(SECOND * 29 / 10);
         assert_eq!(rows.iter().map(|row| row.t_s).collect::<Vec<_>>(), [1.0, 2.0, 3.0]);
     }
 
@@ -182,8 +224,11 @@ mod tests {
     /// second.
     fn gather(intervals: u64) -> u64 {
         let pace = Pace::Open { rate: 5e5, arrival: Arrival::Poisson, max_outstanding: 1 };
-        let mut series =
-            TimeSeries::new(&Plan { pace, threads: 2, interval: 20 * SECOND, ..plan() }, sinks());
+        let mut series = TimeSeries::new(
+            &Plan { pace, threads: 2, interval: 20 * SECOND, ..plan() },
+            sinks(),
+            AbortWatch::default(),
+        );
         for interval in 0..intervals {
             for worker in 0..2 {
                 let mut recording = Recording::new(true);
@@ -194,7 +239,7 @@ mod tests {
                 series.add(worker, Published { interval, next, recording });
             }
         }
-        let (total, rows, _) = series.finish(20 * SECOND * intervals as u32);
+        let Measured { total, rows, .. } = series.finish(20 * SECOND * intervals as u32);
         assert_eq!(rows.len() as u64, intervals);
         total.primary().len()
     }

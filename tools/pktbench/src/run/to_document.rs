@@ -7,11 +7,11 @@ use hdrhistogram::Histogram;
 use crate::plan::clock::whole_ns;
 use crate::record::dials::Dials;
 use crate::record::histogram::new_histogram;
-use crate::record::recording::{Recording, Traffic};
+use crate::record::recording::Traffic;
 use crate::result::config::config;
 use crate::result::connections::{AddressResult, Connections};
 use crate::result::document::{Client, Document, Host, SCHEMA, Tool, Totals, Window};
-use crate::result::latency::{Latencies, Latency};
+use crate::result::latency::Latency;
 use crate::result::verdict::Verdict;
 use crate::run::outcome::Outcome;
 
@@ -28,14 +28,16 @@ pub(crate) fn document(outcome: &Outcome) -> Document {
         totals: totals(outcome, window),
         integrity: outcome.tally.integrity,
         errors: outcome.tally.errors.clone(),
-        latency_ns: latencies(&outcome.recording),
+        latency_ns: outcome.recording.latencies(),
         connections: Some(connections(outcome)),
         addresses: addresses(outcome, window),
         offered: outcome.offered(),
         client: client(outcome),
         intervals: outcome.intervals.clone(),
+        stages: outcome.stages.clone(),
         sizes: outcome.tally.sizes.to_document(),
         search: None,
+        aborted: outcome.aborted.clone(),
         thresholds: Vec::new(),
         baseline: None,
         verdict,
@@ -76,17 +78,6 @@ fn totals(outcome: &Outcome, window: Window) -> Totals {
     }
 }
 
-fn latencies(recording: &Recording) -> Latencies {
-    let Recording { service, response, unanswered, .. } = recording;
-    let ages = unanswered.as_deref();
-    Latencies {
-        service: Latency::of(service, ages.map(|ages| &ages.service)),
-        response: response
-            .as_ref()
-            .map(|response| Latency::of(response, ages.and_then(|ages| ages.response.as_ref()))),
-    }
-}
-
 fn connections(outcome: &Outcome) -> Connections {
     let Dials { opened, retired, replaced, missed, connect, handshake, not_opened, .. } =
         &outcome.tally.dials;
@@ -114,7 +105,7 @@ fn addresses(outcome: &Outcome, window: Window) -> Vec<AddressResult> {
             sent: sent_packets,
             received: received_packets,
             packets_per_s: window.per_second(received_packets),
-            latency_ns: latencies(recording),
+            latency_ns: recording.latencies(),
         })
     });
     several.collect()

@@ -9,6 +9,10 @@ pub(crate) mod size_file;
 
 pub(crate) mod sizes;
 
+pub(crate) mod profile;
+
+pub(crate) mod stages;
+
 pub(crate) mod arrivals;
 
 pub(crate) mod payload;

@@ -16,6 +16,8 @@ mod faults;
 
 mod open_loop;
 
+mod stages;
+
 mod output;
 
 mod html;

@@ -34,11 +34,12 @@ use series::Series;
 
 /// Options that must be the same for a fair comparison, by their names in the document. Options that only an open loop
 /// has are `null` in a closed loop.
-const LOAD_OPTIONS: [&str; 14] = [
+const LOAD_OPTIONS: [&str; 15] = [
     "mode",
     "conns",
     "pipeline",
     "rate",
+    "stages",
     "arrival",
     "max_outstanding",
     "verify",
@@ -133,6 +134,13 @@ pub(crate) fn check_result(document: &Document, path: &Path) -> Result<(), Strin
         Verdict::NotOffered => "not_offered",
         Verdict::NoSamples => "no_samples",
         Verdict::ClientSaturated => "client_saturated",
+        Verdict::Threshold if document.aborted.is_some() => {
+            return Err(format!(
+                "{} was ended early by --abort-on, so its figures are not those of the whole load; --force compares \
+                 it anyway",
+                path.display()
+            ));
+        }
         Verdict::Pass
         | Verdict::Threshold
         | Verdict::Regression

@@ -55,6 +55,8 @@ pub(crate) struct EventLoop<P> {
     /// The number of slots with outstanding packets or unsent bytes, or that wait for a connection.
     conns_awaiting_peer: usize,
     publish: P,
+    /// Whether the ages of outstanding packets are published, too.
+    watches_outstanding: bool,
     /// The interval that is recorded now.
     interval: u64,
     /// When the interval ends, or when the measurement starts or ends.
@@ -125,6 +127,7 @@ impl<P: FnMut(Published)> EventLoop<P> {
             progress,
             conns_awaiting_peer: 0,
             publish,
+            watches_outstanding: plan.watches_outstanding,
             interval: 0,
             next_boundary_ns: schedule.measure_from_ns,
             cpu: [None; 2],
@@ -236,12 +239,23 @@ impl<P: FnMut(Published)> EventLoop<P> {
         let schedule = self.schedule;
         let interval = schedule.interval(now_ns);
         if interval > self.interval {
+            if self.watches_outstanding {
+                self.record_outstanding(now_ns);
+            }
             self.publish(interval);
         }
         self.record_cpu_time(now_ns, schedule.is_stopped(now_ns));
         let stop_at_ns = schedule.stop_at_ns.filter(|stop_at_ns| *stop_at_ns > now_ns);
         let boundaries = [schedule.end_of_interval(interval), stop_at_ns];
         self.next_boundary_ns = boundaries.into_iter().flatten().min().unwrap_or(u64::MAX);
+    }
+
+    fn record_outstanding(&mut self, now_ns: u64) {
+        for entry in &self.slots {
+            if let Slot::Up(driver) = &entry.slot {
+                driver.record_outstanding(now_ns, &mut self.state.recording);
+            }
+        }
     }
 
     /// Records the CPU time once at the start and once at the end. Both may be the same moment.

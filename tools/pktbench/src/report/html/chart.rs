@@ -66,9 +66,13 @@ pub(super) fn view_box() -> String {
     format!("0 0 {} {}", WIDTH * SUBUNITS, HEIGHT * SUBUNITS)
 }
 
-pub(super) fn draw(x: &Axis, y: &Axis, series: &[Series]) -> String {
+/// `marks` are values of x with a vertical line.
+pub(super) fn draw(x: &Axis, y: &Axis, series: &[Series], marks: &[f64]) -> String {
     Canvas::content(WIDTH, HEIGHT, |canvas| {
         draw_y(canvas, y);
+        for x in marks.iter().map(|mark| x_of(x, *mark)) {
+            canvas.line(&[(x, TOP), (x, BOTTOM)], 1.0, ChartColor::Muted);
+        }
         for series in series {
             draw_series(canvas, x, y, series);
         }

@@ -7,19 +7,20 @@ use super::chart::{Axis, Chart, Series, Shape, draw};
 use super::palette::ChartColor;
 use super::scale::{self, Scale};
 use super::timeline::{TimelinePoint, intervals_per_point, timeline};
-use crate::result::document::{Document, Interval, SizeClass};
+use crate::result::document::{Config, Document, SizeClass};
 use crate::result::latency::Latency;
+use crate::traffic::profile::Profile;
+use crate::traffic::stages::Stages;
 
 /// Points of a curve for each nine of the percentile, such as from p90 to p99: enough for a smooth curve.
 const POINTS_PER_NINE: u32 = 30;
 
 pub(super) fn charts(document: &Document) -> Vec<Chart> {
     let timeline = timeline(&document.intervals);
-    let kind = document.latency_ns.primary_name();
     let charts = [
         spectrum(document),
-        throughput(&timeline, &document.intervals),
-        over_time(&timeline, &document.intervals, kind),
+        throughput(&timeline, document),
+        over_time(&timeline, document),
         by_size(&document.sizes),
     ];
     charts.into_iter().flatten().collect()
@@ -43,7 +44,7 @@ fn spectrum(document: &Document) -> Option<Chart> {
             (1, _) => "At p90, 1 packet in 10 is slower; at p99, 1 in 100; and so on.".to_owned(),
             _ => "Response: from when a packet was due. Service: from when it was sent.".to_owned(),
         },
-        content: draw(&x, &y, &series),
+        content: draw(&x, &y, &series, &[]),
     })
 }
 
@@ -67,25 +68,66 @@ fn at_tail(histogram: &Histogram<u64>, tail: f64) -> f64 {
     histogram.value_at_quantile(1.0 - 1.0 / tail) as f64
 }
 
-fn throughput(timeline: &[TimelinePoint], intervals: &[Interval]) -> Option<Chart> {
+fn throughput(timeline: &[TimelinePoint], document: &Document) -> Option<Chart> {
     let last = timeline.last().filter(|_| timeline.len() > 1)?;
-    let note = match intervals_per_point(intervals) {
+    let mut note = match intervals_per_point(&document.intervals) {
         1 => "Packets received per second, in each interval.".to_owned(),
         count => format!("Packets received per second; each point is the mean of {count} intervals."),
     };
-    let points: Vec<_> = timeline.iter().map(|point| Some((point.middle_s, point.packets_per_s))).collect();
-    let max = timeline.iter().map(|point| point.packets_per_s).fold(0.0, f64::max);
+    let achieved = timeline.iter().map(|point| Some((point.middle_s, point.packets_per_s)));
+    let mut series = vec![Series {
+        name: "throughput",
+        color: ChartColor::Teal,
+        shape: Shape::Filled,
+        points: achieved.collect(),
+    }];
+    if let Some(points) = asked(timeline, &document.config) {
+        series.push(Series { name: "asked", color: ChartColor::Orange, shape: Shape::Line, points });
+    }
+    if !document.stages.is_empty() {
+        note += " Vertical lines: stages.";
+    }
+    let max = points(&series).map(|(_, packets_per_s)| packets_per_s).fold(0.0, f64::max);
     let y = Axis { scale: Scale::linear(max, scale::count), name: "packets/s" };
-    let series = [Series { name: "throughput", color: ChartColor::Teal, shape: Shape::Filled, points }];
     Some(Chart {
         id: "throughput",
         title: "Throughput over time",
         note,
-        content: draw(&seconds(last), &y, &series),
+        content: draw(&seconds(last), &y, &series, &stage_ends(document)),
     })
 }
 
-fn over_time(timeline: &[TimelinePoint], intervals: &[Interval], kind: &str) -> Option<Chart> {
+/// The rate that was asked for, in the same intervals. `None` in a closed loop.
+fn asked(timeline: &[TimelinePoint], config: &Config) -> Option<Vec<Option<Point>>> {
+    let rate = config.rate?;
+    let Some(stages) = &config.stages else {
+        return Some(timeline.iter().map(|point| Some((point.middle_s, rate))).collect());
+    };
+    // A file may have any text.
+    let stages: Stages = stages.parse().ok()?;
+    let profile = Profile::new(&[], &stages.pieces());
+    // The sum of several load generators has the same stages at a higher rate.
+    let factor = rate / stages.mean_rate();
+    let points = timeline.iter().map(|point| {
+        let half_s = point.end_s - point.middle_s;
+        let [from, to] =
+            [point.middle_s - half_s, point.end_s].map(|s| profile.position_at((s * 1e9) as u64));
+        Some((point.middle_s, (to - from) / (2.0 * half_s) * factor))
+    });
+    Some(points.collect())
+}
+
+/// The ends of the stages except the last, in seconds. So many stages that their ends would hide the curve have none.
+fn stage_ends(document: &Document) -> Vec<f64> {
+    const MOST: usize = 50;
+    match document.stages.split_last() {
+        Some((_, stages)) if stages.len() <= MOST => stages.iter().map(|stage| stage.end_s).collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn over_time(timeline: &[TimelinePoint], document: &Document) -> Option<Chart> {
+    let kind = document.latency_ns.primary_name();
     let last = timeline.last().filter(|_| timeline.len() > 1)?;
     let line = |name, color, figure: fn(&TimelinePoint) -> Option<u64>| Series {
         name,
@@ -99,7 +141,7 @@ fn over_time(timeline: &[TimelinePoint], intervals: &[Interval], kind: &str) -> 
         line("p50", ChartColor::Green, |point| point.p50_ns),
     ];
     points(&series).next()?;
-    let note = match intervals_per_point(intervals) {
+    let note = match intervals_per_point(&document.intervals) {
         1 => format!("Percentiles of the {kind} time, in each interval."),
         count => format!("Percentiles of the {kind} time; each point is the worst of {count} intervals."),
     };
@@ -107,7 +149,7 @@ fn over_time(timeline: &[TimelinePoint], intervals: &[Interval], kind: &str) -> 
         id: "latency",
         title: "Latency over time",
         note,
-        content: draw(&seconds(last), &times(&series), &series),
+        content: draw(&seconds(last), &times(&series), &series, &stage_ends(document)),
     })
 }
 
@@ -128,7 +170,7 @@ fn by_size(classes: &[SizeClass]) -> Option<Chart> {
         id: "sizes",
         title: "Latency by size",
         note: "Service time by payload length.".to_owned(),
-        content: draw(&x, &times(&series), &series),
+        content: draw(&x, &times(&series), &series, &[]),
     })
 }
 

@@ -9,10 +9,11 @@ use super::markup::{escape, list, section, table};
 use super::palette::as_variables;
 use crate::judge::threshold;
 use crate::report::comparison;
+use crate::report::stages;
 use crate::report::text;
 use crate::result::comparison::Comparison;
 use crate::result::connections::{AddressResult, Connections};
-use crate::result::document::{Document, Mode, Search, SizeClass, Threshold};
+use crate::result::document::{Document, Mode, Search, SizeClass, StageResult, Threshold};
 use crate::result::latency::{Bounded, Latency};
 use crate::result::units;
 use crate::result::verdict::Verdict;
@@ -154,6 +155,9 @@ fn tables(document: &Document) -> String {
             &differences(comparison),
         ));
     }
+    if !document.stages.is_empty() {
+        parts.push(section("stages", "Stages", &stage_table(&document.stages)));
+    }
     parts.push(section("totals", "Packets and bytes", &list(&fields(totals))));
     parts.push(section("percentiles", "Latency", &latencies(document)));
     if !sizes.is_empty() {
@@ -230,6 +234,17 @@ fn steps(search: &Search) -> String {
     table(&["packets/s", "received/s", "p50", "p99", ""], &rows.collect::<Vec<_>>())
 }
 
+fn stage_table(stages: &[StageResult]) -> String {
+    let rows = stages.iter().map(|stage| {
+        let offered = stage.offered_pct.map_or_else(|| "-".to_owned(), |pct| format!("{pct:.1} %"));
+        let others = [offered, units::count(stage.errors)];
+        [stage.name.clone()].into_iter().chain(stages::cells(stage)).chain(others).collect()
+    });
+    let columns: Vec<_> =
+        ["stage"].into_iter().chain(stages::COLUMNS).chain(["offered", "failed connections"]).collect();
+    table(&columns, &rows.collect::<Vec<Vec<String>>>())
+}
+
 fn differences(comparison: &Comparison) -> String {
     let rows = comparison.metrics.iter().map(|metric| {
         let cells = comparison::cells(metric);
@@ -283,7 +298,7 @@ fn footer(document: &Document) -> String {
         host.name,
         host.os,
         host.arch,
-        text::plural(host.cores, "core"),
+        units::plural(host.cores, "core"),
     );
     format!("<footer>\n<p>{}</p>\n<p>{}</p>\n</footer>\n", labels.collect::<String>(), escape(&made))
 }

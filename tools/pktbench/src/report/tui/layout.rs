@@ -16,9 +16,9 @@ use ratatui::widgets::Paragraph;
 use super::charts::{self, PERCENTILES, kind};
 use super::phase::PhaseTracker;
 use crate::report::status::{RunStatus, Running};
-use crate::report::text::{self, plural};
+use crate::report::text;
 use crate::result::document::Config;
-use crate::result::units;
+use crate::result::units::{self, plural};
 
 /// Width of the column with the row names, as in the report.
 const NAME_WIDTH: usize = 12;

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use crate::plan::{Amount, Plan};
 use crate::report::status::{RunStatus, Running};
-use crate::report::text::plural;
 use crate::result::units;
+use crate::result::units::plural;
 
 /// The speed is the average over this time. A shorter time makes the number jump.
 const SPEED_WINDOW: Duration = Duration::from_secs(1);
