@@ -358,7 +358,7 @@ fn meaning(verdict: Verdict, verify: Verify) -> &'static str {
         },
         Verdict::Failed => "failed: at least one connection failed",
         Verdict::NoAnswer => "no answer: packets were not answered within --timeout",
-        Verdict::NotOffered => "not offered: less of the --rate was sent than --min-offered requires",
+        Verdict::NotOffered => "not offered: less of the asked rate was sent than --min-offered requires",
         Verdict::NoSamples => "failed: none of the measured packets came back",
         Verdict::Integrity => "integrity violated: packets were lost, corrupted, reordered or duplicated",
         Verdict::ClientSaturated => {
