@@ -50,7 +50,7 @@ Exit codes; if several apply, the one that comes first here:
   130  interrupted by Ctrl-C, SIGTERM or SIGHUP; the results so far are printed
   1    a connection failed, or a file could not be written
   5    packets were not answered within --timeout
-  6    less of the --rate was sent than --min-offered requires
+  6    less of the asked rate was sent than --min-offered requires
   1    no measured packet came back
   4    --strict-client: the load generator was saturated
   99   a --threshold does not hold, --abort-on ended the run, or --search-max found no rate

@@ -209,7 +209,7 @@ mod tests {
     use super::*;
     use crate::report::comparison::text;
     use crate::result::document::tests::{document, interval};
-    use crate::result::document::{Interval, Mode};
+    use crate::result::document::{Aborted, Interval, Mode};
 
     /// A result with twenty intervals of these values, with noise of up to 2 %.
     fn steady(rate: u64, p99_ns: u64) -> Document {
@@ -364,5 +364,15 @@ mod tests {
                 comparison.verdict
             );
         }
+    }
+
+    #[test]
+    fn a_run_that_was_ended_early_is_refused() {
+        let aborted = Aborted { condition: "p99>1s".to_owned(), at_s: 3.0 };
+        let aborted = Document { verdict: Verdict::Threshold, aborted: Some(aborted), ..document() };
+        let problem = check_result(&aborted, Path::new("new.json")).unwrap_err();
+        assert!(problem.starts_with("new.json was ended early by --abort-on"), "{problem}");
+        let threshold = Document { verdict: Verdict::Threshold, ..document() };
+        assert_eq!(check_result(&threshold, Path::new("new.json")), Ok(()));
     }
 }
