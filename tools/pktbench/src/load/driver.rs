@@ -23,6 +23,7 @@ use crate::record::recording::Recording;
 use crate::record::tally::Tally;
 use crate::traffic::arrivals::Arrivals;
 use crate::traffic::payload::{PayloadBlock, PayloadSequence};
+use crate::traffic::recorded::DueTimes;
 use crate::traffic::verify::{Judgement, Verifier};
 
 /// The size of a read, and of a write without its last packet. With 16 KiB, 32 packets of 0 to 2048 B would need three
@@ -87,7 +88,7 @@ enum Next {
     /// From `from_ns` on, when fewer packets than allowed are outstanding.
     Closed { from_ns: u64 },
     /// When it is due.
-    Open(Arrivals),
+    Open(DueTimes),
 }
 
 /// The times of an outstanding packet, needed when it comes back.
@@ -142,8 +143,10 @@ impl ConnectionDriver {
             // During the ramp, one connection after the other starts.
             Pace::Closed => Next::Closed { from_ns: ramp_start_ns(ramp_ns, index, plan.conns) },
             Pace::Open { rate, arrival, .. } => {
-                Next::Open(Arrivals::new(arrival, rate, ramp_ns, plan.seed, index, plan.conns))
+                let arrivals = Arrivals::new(arrival, rate, ramp_ns, plan.seed, index, plan.conns);
+                Next::Open(DueTimes::Computed(arrivals))
             }
+            Pace::Replay { replay, .. } => Next::Open(DueTimes::Recorded(replay.flow(index))),
         };
         Self {
             index,

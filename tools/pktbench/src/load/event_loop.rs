@@ -72,8 +72,14 @@ enum Slot {
     /// A connection under load.
     Active(Box<ConnectionDriver>, Flags),
     /// Our FIN was sent. Waits for the FIN of the server, so that neither side resets the connection.
-    Closing(Connection),
+    Closing(ClosingConnection),
     Empty,
+}
+
+struct ClosingConnection {
+    connection: Connection,
+    /// Whether everything was answered. Then each packet that still comes is a duplicate.
+    is_complete: bool,
 }
 
 /// What the loop knows about a driver.
@@ -262,9 +268,9 @@ impl<P: FnMut(Published)> EventLoop<P> {
                 let result = driver.drive(&mut self.state, read_closed);
                 self.reschedule(slot, driver, flags, result);
             }
-            Slot::Closing(connection) => {
+            Slot::Closing(closing) => {
                 self.closing -= 1;
-                self.close(slot, connection);
+                self.close(slot, closing);
             }
             Slot::Empty => {}
         }
@@ -297,26 +303,33 @@ impl<P: FnMut(Published)> EventLoop<P> {
     /// Ends the load of a connection and starts to close it.
     fn finish(&mut self, slot: usize, driver: ConnectionDriver, end: End) {
         self.active -= 1;
+        let is_complete = matches!(end, End::Complete);
         let failed_before = self.state.tally.errors.count();
         let connection = driver.finish(end, &mut self.state);
         self.state.recording.failed += self.state.tally.errors.count() - failed_before;
         if let Some(mut connection) = connection {
             // If this fails, the connection is already gone.
             if connection.shutdown().is_ok() {
-                self.close(slot, connection);
+                self.close(slot, ClosingConnection { connection, is_complete });
             }
         }
     }
 
-    /// Reads and discards what was received. Keeps the slot until the server has closed its side.
-    fn close(&mut self, slot: usize, mut connection: Connection) {
-        match connection.discard(&mut self.state.buffer) {
+    /// Reads once, and counts duplicates. Keeps the slot until the server has closed its side.
+    fn close(&mut self, slot: usize, mut closing: ClosingConnection) {
+        let ClosingConnection { connection, is_complete } = &mut closing;
+        let WorkerState { tally, buffer, .. } = &mut self.state;
+        let outcome = match is_complete {
+            true => connection.read(buffer, self.schedule.clock, |_, _| tally.integrity.duplicated += 1),
+            false => connection.discard(buffer),
+        };
+        match outcome {
             Ok(ReadOutcome::WouldBlock) => {}
             Ok(_) => self.run_again.push(slot),
             Err(_closed) => return,
         }
         self.closing += 1;
-        self.slots[slot] = Slot::Closing(connection);
+        self.slots[slot] = Slot::Closing(closing);
     }
 
     fn check_command(&mut self) {

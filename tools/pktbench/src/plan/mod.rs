@@ -14,7 +14,8 @@ use pktconn::{Addr, Checksum, CodecConfig, HeaderFormat, TlsClientConfig};
 use crate::plan::clock::{Clock, whole_ns};
 use crate::plan::schedule::Schedule;
 use crate::traffic::arrivals::Arrival;
-use crate::traffic::sizes::Sizes;
+use crate::traffic::recorded::Replay;
+use crate::traffic::sizes::{Distribution, Sizes};
 use crate::traffic::verify::Verify;
 
 /// The highest `--rate`, in packets per second: more than any machine sends.
@@ -87,6 +88,12 @@ pub(crate) enum Pace {
         /// Per connection; packets that are due beyond this limit wait.
         max_outstanding: usize,
     },
+    /// When it is due by the capture, regardless of responses.
+    Replay {
+        replay: Replay,
+        /// As in `Open`.
+        max_outstanding: usize,
+    },
 }
 
 /// How much to send after ramp and warm-up.
@@ -100,25 +107,7 @@ pub(crate) enum Amount {
 impl Plan {
     /// Rejects combinations that cannot work. The error says what is wrong and what to do.
     pub(crate) fn check(&self) -> Result<(), String> {
-        let (len, max) = (self.sizes.distribution.max_len(), self.max_payload_len);
-        if len > max {
-            let enough = match len.is_power_of_two() && len >= 1 << 20 {
-                true => format!("{}MiB", len >> 20),
-                false => len.to_string(),
-            };
-            return Err(format!(
-                "--sizes has payloads of up to {len} bytes, above the limit of {max}; raise it with \
-                 --max-payload {enough}"
-            ));
-        }
-        let header_max = self.header.max_payload_len();
-        if len as usize > header_max {
-            return Err(format!(
-                "--sizes has payloads of up to {len} bytes, but --header {} allows up to {header_max}; use smaller \
-                 sizes, or --header u32le or u32be",
-                self.header
-            ));
-        }
+        self.check_sizes()?;
         if self.amount == Amount::Time(Duration::ZERO) {
             return Err("--duration 0s sends nothing; give it a time, such as 10s".to_owned());
         }
@@ -137,10 +126,26 @@ impl Plan {
                 ));
             }
         }
+        if let Pace::Replay { replay, .. } = self.pace {
+            let (lasts, most) = (Duration::from_nanos(replay.last_due_ns()), self.interval * MAX_INTERVALS);
+            if lasts > most {
+                return Err(format!(
+                    "--replay lasts {} s at this --speed, more than {MAX_INTERVALS} intervals, the limit; raise \
+                     --speed or --interval",
+                    lasts.as_secs()
+                ));
+            }
+        }
         if self.start_at.is_some_and(|start_at| start_at <= SystemTime::now()) {
             return Err("--start-at is in the past; give a later time, in UTC".to_owned());
         }
         let servers = self.connect.len();
+        if self.conns < servers && matches!(self.pace, Pace::Replay { .. }) {
+            return Err(format!(
+                "--replay has {} connections, too few for {servers} servers (--connect); leave out some servers",
+                self.conns
+            ));
+        }
         if self.conns < servers {
             return Err(format!(
                 "--conns {} is below the number of servers (--connect); raise it to {servers}",
@@ -162,17 +167,38 @@ impl Plan {
         Ok(())
     }
 
+    /// Rejects payloads that the wire format or the server does not allow.
+    fn check_sizes(&self) -> Result<(), String> {
+        let (len, max) = (self.sizes.distribution.max_len(), self.max_payload_len);
+        let what = match (self.sizes.distribution, self.pace) {
+            (Distribution::Own(own), _) => format!("{} has {len} bytes", own.largest_name),
+            (_, Pace::Replay { replay, .. }) => format!("{} has packets of up to {len} bytes", replay.file),
+            _ => format!("--sizes has payloads of up to {len} bytes"),
+        };
+        if len > max {
+            let enough = match len.is_power_of_two() && len >= 1 << 20 {
+                true => format!("{}MiB", len >> 20),
+                false => len.to_string(),
+            };
+            return Err(format!("{what}, above the limit of {max}; raise it with --max-payload {enough}"));
+        }
+        let header_max = self.header.max_payload_len();
+        if len as usize > header_max {
+            return Err(format!(
+                "{what}, but --header {} allows up to {header_max}; use smaller sizes, or --header u32le or u32be",
+                self.header
+            ));
+        }
+        Ok(())
+    }
+
     pub(crate) fn has_own_server(&self) -> bool {
         self.connect.is_empty()
     }
 
     /// The wire format, for the load and for the built-in echo server.
     pub(crate) fn codec(&self) -> CodecConfig {
-        let checksum = if self.crc { Checksum::Crc32 } else { Checksum::None };
-        CodecConfig::new()
-            .header(self.header)
-            .checksum(checksum)
-            .max_payload_len(self.max_payload_len as usize)
+        codec(self.header, self.crc, self.max_payload_len)
     }
 
     /// The connections of a worker. They are dealt out in turn: connections with consecutive numbers are due one after
@@ -184,20 +210,23 @@ impl Plan {
     /// How many packets a connection sends after the warm-up; `None` if a duration ends the run. If the number does not
     /// divide evenly, the first connections send one packet more.
     pub(crate) fn packets_of(&self, conn: usize) -> Option<u64> {
+        if let Pace::Replay { replay, .. } = self.pace {
+            return Some(replay.flows[conn].packets.len() as u64);
+        }
         let Amount::Packets(packets) = self.amount else { return None };
         let conns = self.conns as u64;
         Some(packets / conns + u64::from((conn as u64) < packets % conns))
     }
 
     pub(crate) fn is_open(&self) -> bool {
-        matches!(self.pace, Pace::Open { .. })
+        !matches!(self.pace, Pace::Closed)
     }
 
     /// Maximum number of packets outstanding on a connection.
     pub(crate) fn most_outstanding(&self) -> usize {
         match self.pace {
             Pace::Closed => self.pipeline,
-            Pace::Open { max_outstanding, .. } => max_outstanding,
+            Pace::Open { max_outstanding, .. } | Pace::Replay { max_outstanding, .. } => max_outstanding,
         }
     }
 
@@ -214,6 +243,11 @@ impl Plan {
             interval_ns: whole_ns(self.interval),
         }
     }
+}
+
+pub(crate) fn codec(header: HeaderFormat, crc: bool, max_payload_len: u32) -> CodecConfig {
+    let checksum = if crc { Checksum::Crc32 } else { Checksum::None };
+    CodecConfig::new().header(header).checksum(checksum).max_payload_len(max_payload_len as usize)
 }
 
 #[cfg(test)]

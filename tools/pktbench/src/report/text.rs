@@ -108,13 +108,25 @@ pub(crate) fn mode(config: &Config) -> String {
                 Arrival::Constant => " with constant gaps",
                 Arrival::Poisson => " with Poisson arrivals",
             });
-            format!(
-                "open loop: {} packets/s{arrival}, regardless of responses; response times start when a packet was \
-                 due",
-                units::rate(config.rate.unwrap_or_default())
-            )
+            let rate = units::rate(config.rate.unwrap_or_default());
+            let what = replay(config).unwrap_or_else(|| format!("{rate} packets/s{arrival}"));
+            format!("open loop: {what}, regardless of responses; response times start when a packet was due")
         }
     }
+}
+
+/// `None` if the run is no replay.
+fn replay(config: &Config) -> Option<String> {
+    let file = config.replay.as_ref()?;
+    let port = config.tcp_port.unwrap_or_default();
+    let by_segment = match config.by_segment.unwrap_or_default() {
+        0 => String::new(),
+        count => format!(" ({} by TCP segment, because the bytes are not frames)", plural(count, "connection")),
+    };
+    Some(format!(
+        "replay of {file}, TCP port {port}, at {}x speed{by_segment}",
+        config.speed.unwrap_or_default()
+    ))
 }
 
 pub(crate) fn load(config: &Config) -> String {
@@ -140,8 +152,13 @@ pub(crate) fn load(config: &Config) -> String {
         (Some(pipeline), _) => format!("{} outstanding", plural(pipeline, "packet")),
         (None, most) => format!("up to {} outstanding", plural(most.unwrap_or_default(), "packet")),
     };
+    let source = match (&config.payload, &config.replay) {
+        (Some(payload), _) => format!(" from {payload}"),
+        (None, Some(_)) => " as captured".to_owned(),
+        (None, None) => String::new(),
+    };
     format!(
-        "{} with {outstanding} each, payloads of {}{header}{}, {amount}{ramp}{warmup}, on {}, seed {}",
+        "{} with {outstanding} each, payloads of {}{source}{header}{}, {amount}{ramp}{warmup}, on {}, seed {}",
         plural(config.conns, "connection"),
         sizes(&config.sizes),
         if config.crc { ", CRC-32" } else { "" },
@@ -202,12 +219,12 @@ fn offered_text(offered: &Offered, config: &Config) -> String {
         }
         Some(Limit::LoadGenerator) => "; the load generator was the limit",
     };
-    format!(
-        "{:.1} % of {} packets/s, {} packets missed (due but not sent){limit}",
-        offered.pct,
-        units::rate(config.rate.unwrap_or_default()),
-        units::count(offered.missed)
-    )
+    let due = match config.replay {
+        Some(_) => "the recorded packets".to_owned(),
+        None => format!("{} packets/s", units::rate(config.rate.unwrap_or_default())),
+    };
+    let missed = units::count(offered.missed);
+    format!("{:.1} % of {due}, {missed} packets missed (due but not sent){limit}", offered.pct)
 }
 
 fn latencies(text: &mut String, service: &Latency, response: Option<&Latency>) -> fmt::Result {
@@ -332,6 +349,9 @@ pub(crate) fn verdict(document: &Document) -> String {
         },
         Verdict::Failed => "failed: at least one connection failed",
         Verdict::NoAnswer => "no answer: packets were not answered within --timeout",
+        Verdict::NotOffered if document.config.replay.is_some() => {
+            "not offered: less of the --replay was sent than --min-offered requires"
+        }
         Verdict::NotOffered => "not offered: less of the --rate was sent than --min-offered requires",
         Verdict::NoSamples => "failed: none of the measured packets came back",
         Verdict::Integrity => "integrity violated: packets were lost, corrupted, reordered or duplicated",

@@ -1,5 +1,5 @@
 //! The packets of the load: their sizes, contents and due times, and the check of what comes back. No I/O except
-//! reading a file of sizes.
+//! reading files of sizes, payloads and captured packets.
 
 pub(crate) mod parse;
 
@@ -7,9 +7,15 @@ pub(crate) mod random;
 
 pub(crate) mod size_file;
 
+pub(crate) mod own_payloads;
+
+pub(crate) mod capture;
+
 pub(crate) mod sizes;
 
 pub(crate) mod arrivals;
+
+pub(crate) mod recorded;
 
 pub(crate) mod payload;
 

@@ -10,7 +10,11 @@
 //! remembered at the same time begin at different offsets, and no 8 bytes occur twice in the block. So any two of them
 //! differ if they have 8 bytes or more. Shorter packets may be equal, and empty packets always are. Each connection
 //! visits the offsets in its own order.
+//!
+//! With `--payload` the payloads are those of the user, one after the other, and the block is not used.
 
+use crate::traffic::capture::RecordedPacket;
+use crate::traffic::own_payloads::OwnPayloads;
 use crate::traffic::random::{GOLDEN, mix};
 use crate::traffic::sizes::Distribution;
 
@@ -20,7 +24,7 @@ use crate::traffic::sizes::Distribution;
 const MIN_OFFSETS: u64 = 1 << 13;
 
 /// Two packets of a connection differ if they have at least this length.
-pub(crate) const DISTINCT_LEN: usize = 8;
+const DISTINCT_LEN: usize = 8;
 
 /// The bytes of all payloads.
 #[derive(Clone, Copy)]
@@ -31,6 +35,15 @@ pub(crate) struct PayloadBlock {
 }
 
 impl PayloadBlock {
+    /// A block for the sizes of `distribution`.
+    pub(crate) fn of(distribution: Distribution, distinct: usize) -> Self {
+        let max_len = match distribution {
+            Distribution::Own(_) => 0,
+            _ => distribution.max_len(),
+        };
+        Self::new(max_len, distinct)
+    }
+
     /// A block for payloads of up to `max_len` bytes. At least `distinct` consecutive packets of a connection differ.
     /// The block is leaked: a process makes one.
     pub(crate) fn new(max_len: u32, distinct: usize) -> Self {
@@ -68,18 +81,30 @@ enum LenSource {
         /// The index of the entry for packet 0.
         first: u64,
     },
+    Recorded(&'static [RecordedPacket]),
+    /// Not only the sizes, but the payloads themselves.
+    Own {
+        payloads: &'static [&'static [u8]],
+        /// The index of the payload of packet 0.
+        first: u64,
+        are_distinct: bool,
+    },
 }
 
 impl LenSource {
     fn new(distribution: Distribution, conn: usize, conns: usize) -> Self {
+        // Connections begin at evenly spread places.
+        let first = |len: usize| conn as u64 * len as u64 / conns as u64;
         match distribution {
             Distribution::Uniform { min_len, max_len } => {
                 let (min_len, max_len) = (u64::from(min_len), u64::from(max_len));
                 Self::Uniform { min_len, span: max_len - min_len + 1 }
             }
             Distribution::Sampled(table) => Self::Sampled(table),
-            Distribution::Trace(table) => {
-                Self::Trace { table, first: conn as u64 * table.len() as u64 / conns as u64 }
+            Distribution::Trace(table) => Self::Trace { table, first: first(table.len()) },
+            Distribution::Recorded(flows) => Self::Recorded(&flows[conn].packets),
+            Distribution::Own(OwnPayloads { payloads, are_distinct, .. }) => {
+                Self::Own { payloads, first: first(payloads.len()), are_distinct }
             }
         }
     }
@@ -105,10 +130,24 @@ impl PayloadSequence {
             LenSource::Uniform { min_len, span } => min_len + self.draw(number, span),
             LenSource::Sampled(table) => u64::from(table[self.draw(number, table.len() as u64) as usize]),
             LenSource::Trace { table, first } => u64::from(table[entry(number, first, table.len() as u64)]),
+            // No packet follows the last one of a recording.
+            LenSource::Recorded(packets) => packets.get(number as usize).map_or(0, |packet| packet.len.into()),
+            LenSource::Own { payloads, first, .. } => {
+                return payloads[entry(number, first, payloads.len() as u64)];
+            }
         };
         let PayloadBlock { bytes, offsets } = self.block;
         let offset = self.first_offset.wrapping_add(number.wrapping_mul(self.step)) & (offsets - 1);
         &bytes[offset as usize..(offset + len) as usize]
+    }
+
+    /// Whether payloads of `len` bytes differ so much that a damaged one does not equal another one.
+    pub(crate) fn are_distinct(&self, len: usize) -> bool {
+        let are_distinct = match self.len_source {
+            LenSource::Own { are_distinct, .. } => are_distinct,
+            _ => true,
+        };
+        are_distinct && len >= DISTINCT_LEN
     }
 
     /// A random number from 0 to `span - 1` for packet `number`. `span` is at most 2^32.

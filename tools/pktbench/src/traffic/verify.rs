@@ -11,8 +11,10 @@
 //! as in RFC 4737; if it never comes back it is lost. A packet that equals no outstanding packet is a duplicate if it
 //! equals one that was already answered. Otherwise it counts as the corrupted answer to the next expected packet.
 //!
-//! Packets of less than 8 bytes may be equal. A fault of such a packet may be counted as another kind of fault, and two
-//! equal packets that change places go unnoticed. The counts still add up, and the run still fails.
+//! Packets of less than 8 bytes and those of `--payload` may be equal. A fault of such a packet may be counted as another
+//! kind of fault, and two equal packets that change places go unnoticed. The counts still add up, and the run still fails.
+//! If a packet comes back twice and equals all later ones, the one too many is the last one. So the connection is read to
+//! its end after the load.
 //!
 //! Nothing here reads a socket or a clock.
 
@@ -21,7 +23,7 @@ use std::collections::VecDeque;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use crate::traffic::payload::{DISTINCT_LEN, PayloadSequence};
+use crate::traffic::payload::PayloadSequence;
 
 /// How many answered packets are searched to tell a duplicate from a corrupted packet. Only faulty packets are searched
 /// for, so this costs nothing in a sound run.
@@ -46,12 +48,6 @@ impl Verify {
             Self::Len => sent.len() == received.len(),
             Self::Off => true,
         }
-    }
-
-    /// How many answered packets are searched for a duplicate of `len` bytes. If packets may be equal only the last one
-    /// is searched. Otherwise every corrupted packet would equal some earlier one.
-    fn history_len(self, len: usize) -> u64 {
-        if self == Self::Full && len >= DISTINCT_LEN { HISTORY_LEN } else { 1 }
     }
 }
 
@@ -192,8 +188,14 @@ impl<T> Verifier<T> {
 
     fn was_answered(&self, payload: &[u8]) -> bool {
         let end = self.next - self.expected.len() as u64;
-        let start = end.saturating_sub(self.verify.history_len(payload.len()));
+        let start = end.saturating_sub(self.history_len(payload.len()));
         (start..end).any(|number| self.verify.is_same(self.payloads.payload(number), payload))
+    }
+
+    /// How many answered packets are searched for a duplicate of `len` bytes. If packets may be equal only the last one
+    /// is searched. Otherwise every corrupted packet would equal some earlier one.
+    fn history_len(&self, len: usize) -> u64 {
+        if self.verify == Verify::Full && self.payloads.are_distinct(len) { HISTORY_LEN } else { 1 }
     }
 
     /// The contexts of the packets that have not come back.
