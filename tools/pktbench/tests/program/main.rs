@@ -12,6 +12,8 @@ mod targets;
 
 mod sizes;
 
+mod payloads;
+
 mod faults;
 
 mod open_loop;
