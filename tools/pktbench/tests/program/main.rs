@@ -14,6 +14,8 @@ mod sizes;
 
 mod payloads;
 
+mod replay;
+
 mod faults;
 
 mod open_loop;
