@@ -140,16 +140,19 @@ fn read(path: &Path, room: usize, given: &Path) -> Result<Vec<u8>, String> {
     let file = File::open(path).map_err(|error| unreadable(path, &error))?;
     file.take(room as u64 + 1).read_to_end(&mut bytes).map_err(|error| unreadable(path, &error))?;
     match bytes.len() > room {
-        true => Err(format!("{} has payloads of more than 1 GiB in total, the limit; use fewer", given.display())),
+        true => {
+            Err(format!("{} has payloads of more than 1 GiB in total, the limit; use fewer", given.display()))
+        }
         false => Ok(bytes),
     }
 }
 
 fn check_count(path: &Path, count: usize) -> Result<(), String> {
     match count > MAX_PAYLOADS {
-        true => {
-            Err(format!("{} has more than {MAX_PAYLOADS} payloads; use fewer, they are repeated", path.display()))
-        }
+        true => Err(format!(
+            "{} has more than {MAX_PAYLOADS} payloads; use fewer, they are repeated",
+            path.display()
+        )),
         false => Ok(()),
     }
 }

@@ -131,7 +131,9 @@ impl PayloadSequence {
             LenSource::Sampled(table) => u64::from(table[self.draw(number, table.len() as u64) as usize]),
             LenSource::Trace { table, first } => u64::from(table[entry(number, first, table.len() as u64)]),
             // No packet follows the last one of a recording.
-            LenSource::Recorded(packets) => packets.get(number as usize).map_or(0, |packet| packet.len.into()),
+            LenSource::Recorded(packets) => {
+                packets.get(number as usize).map_or(0, |packet| packet.len.into())
+            }
             LenSource::Own { payloads, first, .. } => {
                 return payloads[entry(number, first, payloads.len() as u64)];
             }

@@ -33,7 +33,8 @@ impl Replay {
 
     /// When the last packet is due, in ns from the start.
     pub(crate) fn last_due_ns(&self) -> u64 {
-        let last = self.flows.iter().filter_map(|flow| flow.packets.last()).map(|packet| packet.offset_ns).max();
+        let last =
+            self.flows.iter().filter_map(|flow| flow.packets.last()).map(|packet| packet.offset_ns).max();
         due_ns(last.unwrap_or_default(), self.speed)
     }
 

@@ -117,7 +117,10 @@ fn payloads_that_cannot_be_sent_are_bad_usage_in_one_line() {
     let (shown, large) = (path.display(), dir.path().join("large"));
     fs::write(&large, vec![b'x'; 70_000]).unwrap();
     let cases = [
-        (format!("{file} --sizes 9"), "'--payload <PAYLOAD>' cannot be used with '--sizes <SIZES>'".to_owned()),
+        (
+            format!("{file} --sizes 9"),
+            "'--payload <PAYLOAD>' cannot be used with '--sizes <SIZES>'".to_owned(),
+        ),
         (
             format!("{file} --max-payload 9"),
             format!("{shown}, line 3, has 10 bytes, above the limit of 9; raise it with --max-payload 10"),
@@ -126,7 +129,10 @@ fn payloads_that_cannot_be_sent_are_bad_usage_in_one_line() {
             format!("file:{} --header u16be", large.display()),
             format!("{} has 70000 bytes, but --header u16be allows up to 65535; use", large.display()),
         ),
-        ("hex:0011 --max-payload 1".to_owned(), "--payload hex: has 2 bytes, above the limit of 1".to_owned()),
+        (
+            "hex:0011 --max-payload 1".to_owned(),
+            "--payload hex: has 2 bytes, above the limit of 1".to_owned(),
+        ),
         (format!("file:{}/empty", dir.path().display()), "empty has no files".to_owned()),
         (format!("{file}.gone"), "a.ndjson.gone: No such file or directory".to_owned()),
         ("text:1".to_owned(), "'text:1' is no kind of payload; write file:DIR".to_owned()),

@@ -149,7 +149,8 @@ fn bytes_that_are_not_frames_are_replayed_by_segment_with_a_warning() {
     let ran = pktbench(&format!("{load} --json"));
     let document = ran.document();
     assert_eq!(ran.code, Some(0), "{document}");
-    let expected = format!("warning: --replay {file}: 1 connection whose bytes are not frames of this --header");
+    let expected =
+        format!("warning: --replay {file}: 1 connection whose bytes are not frames of this --header");
     assert!(ran.stderr.starts_with(&expected) && ran.stderr.lines().count() == 1, "{}", ran.stderr);
     assert_eq!(document["config"]["by_segment"], 1);
     let mut conns = [Vec::new(), Vec::new(), Vec::new()];
@@ -238,7 +239,9 @@ fn a_replay_with_other_load_options_is_bad_usage_in_one_line() {
         (format!("--replay {file}.gone --tcp-port 5"), format!("cannot read {file}.gone: No such file")),
         (
             format!("--replay {file} --tcp-port 5"),
-            format!("{file}: no TCP data to port 5 was captured; it contains data to port 14572; give the port"),
+            format!(
+                "{file}: no TCP data to port 5 was captured; it contains data to port 14572; give the port"
+            ),
         ),
         (
             format!("--replay {} --tcp-port 5", not_a_capture.display()),

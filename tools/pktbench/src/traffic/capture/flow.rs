@@ -10,9 +10,9 @@ use std::collections::BTreeMap;
 
 use pktconn::CodecConfig;
 
-use super::RecordedPacket;
 use super::frames::FrameDecoder;
 use super::notes::Notes;
+use super::packet::RecordedPacket;
 use super::segment::Segment;
 
 /// How many bytes a flow holds back until the bytes before them come. More than fits between two hosts: the bytes before
@@ -59,7 +59,7 @@ impl FlowBuilder {
             has_gap: false,
             has_fin: false,
             has_data: false,
-            contents: Packets { decoder: FrameDecoder::new(codec.clone()), segments: Vec::new() },
+            contents: Packets { decoder: FrameDecoder::new(*codec), segments: Vec::new() },
         }
     }
 

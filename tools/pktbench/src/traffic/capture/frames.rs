@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use bytes::{Buf, BytesMut};
 use pktconn::{CodecConfig, PacketCodec};
 
-use super::RecordedPacket;
+use super::packet::RecordedPacket;
 
 pub(super) struct FrameDecoder {
     codec: PacketCodec,

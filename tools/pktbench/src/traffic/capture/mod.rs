@@ -7,6 +7,8 @@
 //!
 //! Pure: bytes in, flows out. What cannot be used is counted, and [`Notes`] says what to do about it.
 
+mod packet;
+
 mod records;
 
 mod segment;
@@ -18,7 +20,7 @@ mod frames;
 mod notes;
 
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -28,22 +30,8 @@ use pktconn::CodecConfig;
 
 use flow::FlowBuilder;
 pub(crate) use notes::Notes;
+pub(crate) use packet::{Flow, RecordedPacket};
 use segment::{Contents, FlowKey, Segment};
-
-/// A packet of a recording.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct RecordedPacket {
-    /// The time from the first packet of the whole recording.
-    pub(crate) offset_ns: u64,
-    /// The length of the payload.
-    pub(crate) len: u32,
-}
-
-/// What one client sent on one connection: at least one packet, in the order and with the times of the capture.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Flow {
-    pub(crate) packets: Vec<RecordedPacket>,
-}
 
 /// The usable contents of a capture. Without an error there is at least one flow.
 #[derive(Debug, Default)]

@@ -29,18 +29,28 @@ impl Notes {
     pub(crate) fn lines(&self) -> Vec<String> {
         let by_segment = "each TCP segment with data is one packet of the replay";
         let counted = [
-            (self.midway, format!("began before the capture: {by_segment}; capture from the start of the connections")),
-            (self.gaps, format!("with bytes that were not captured: {by_segment}; capture with 'tcpdump -B 65536'")),
+            (
+                self.midway,
+                format!("began before the capture: {by_segment}; capture from the start of the connections"),
+            ),
+            (
+                self.gaps,
+                format!("with bytes that were not captured: {by_segment}; capture with 'tcpdump -B 65536'"),
+            ),
             (
                 self.not_frames,
-                format!("whose bytes are not frames of this --header and --crc up to --max-payload: {by_segment}"),
+                format!(
+                    "whose bytes are not frames of this --header and --crc up to --max-payload: {by_segment}"
+                ),
             ),
             (self.unfinished, "that end within a frame, which is left out".to_owned()),
             (self.without_data, "without data to the server are left out".to_owned()),
         ];
         let counted = counted.into_iter().filter(|(count, _)| *count > 0);
         let mut lines: Vec<_> = counted
-            .map(|(count, what)| format!("{count} {} {what}", if count == 1 { "connection" } else { "connections" }))
+            .map(|(count, what)| {
+                format!("{count} {} {what}", if count == 1 { "connection" } else { "connections" })
+            })
             .collect();
         if self.fragments > 0 {
             lines.push(format!("{} fragments of IP packets are left out", self.fragments));

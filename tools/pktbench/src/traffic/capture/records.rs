@@ -78,7 +78,8 @@ fn record<'a>(
         }
         PcapBlockOwned::Legacy(block) => {
             let Interface { link, units_per_s } = interface(interfaces, 0)?;
-            let time_ns = u64::from(block.ts_sec) * NS_PER_S + u64::from(block.ts_usec) * (NS_PER_S / units_per_s);
+            let time_ns =
+                u64::from(block.ts_sec) * NS_PER_S + u64::from(block.ts_usec) * (NS_PER_S / units_per_s);
             Some(Record { time_ns, link, data: block.data })
         }
         PcapBlockOwned::NG(Block::SectionHeader(_)) => {
@@ -110,7 +111,8 @@ fn interface(interfaces: &[Interface], id: u32) -> Result<Interface, String> {
 /// The unit of `if_tsresol`: a negative power of 10, or of 2 if the highest bit is set.
 fn units_per_s(resolution: u8) -> Result<u64, String> {
     let exponent = u32::from(resolution & 0x7f);
-    let units = if resolution & 0x80 == 0 { 10_u64.checked_pow(exponent) } else { 2_u64.checked_pow(exponent) };
+    let units =
+        if resolution & 0x80 == 0 { 10_u64.checked_pow(exponent) } else { 2_u64.checked_pow(exponent) };
     units.ok_or_else(|| format!("it is damaged: its times have the unknown resolution {resolution}"))
 }
 
