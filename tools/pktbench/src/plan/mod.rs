@@ -253,6 +253,7 @@ pub(crate) fn codec(header: HeaderFormat, crc: bool, max_payload_len: u32) -> Co
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::traffic::capture::{Flow, RecordedPacket};
 
     /// A valid plan; tests change what they need.
     pub(crate) fn plan() -> Plan {
@@ -305,6 +306,27 @@ pub(crate) mod tests {
             assert!(shares.iter().max().unwrap() - shares.iter().min().unwrap() <= 1, "{shares:?}");
         }
         assert_eq!(Plan { amount: Amount::Time(Duration::from_secs(1)), ..plan() }.packets_of(0), None);
+    }
+
+    #[test]
+    fn a_connection_of_a_replay_sends_the_packets_of_its_flow() {
+        let flow = |count| Flow { packets: vec![RecordedPacket { offset_ns: 1, len: 9 }; count] };
+        let flows = vec![flow(3), flow(1)].leak();
+        let replay = Replay { file: "a.pcap", tcp_port: 1, speed: 1.0, flows, by_segment: 0 };
+        let plan = Plan {
+            pace: Pace::Replay { replay, max_outstanding: 8 },
+            amount: Amount::Packets(replay.packets()),
+            sizes: Sizes::recorded(flows),
+            conns: 2,
+            ..plan()
+        };
+        assert_eq!([0, 1].map(|conn| plan.packets_of(conn)), [Some(3), Some(1)]);
+        assert_eq!((plan.is_open(), plan.most_outstanding(), plan.check()), (true, 8, Ok(())));
+        let problem = Plan { max_payload_len: 8, ..plan }.check().unwrap_err();
+        assert!(
+            problem.starts_with("a.pcap has packets of up to 9 bytes, above the limit of 8; "),
+            "{problem}"
+        );
     }
 
     #[test]

@@ -40,7 +40,7 @@ impl OwnPayloads {
         (lens().min().unwrap_or_default(), lens().max().unwrap_or_default())
     }
 
-    fn new(text: &str, payloads: Vec<&'static [u8]>, name: impl Fn(usize) -> String) -> Self {
+    pub(super) fn new(text: &str, payloads: Vec<&'static [u8]>, name: impl Fn(usize) -> String) -> Self {
         let largest = (0..payloads.len()).max_by_key(|index| payloads[*index].len()).unwrap_or_default();
         let mut sorted = payloads.clone();
         sorted.sort_unstable();

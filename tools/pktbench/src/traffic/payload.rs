@@ -173,6 +173,7 @@ mod tests {
     use std::collections::{BTreeMap, HashSet};
     use std::ops::Range;
 
+    use crate::traffic::capture::Flow;
     use crate::traffic::sizes::Sizes;
 
     const SIZES: Distribution = Distribution::Uniform { min_len: 0, max_len: 64 };
@@ -302,5 +303,64 @@ mod tests {
             .collect();
         words.sort_unstable();
         assert!(words.windows(2).all(|pair| pair[0] != pair[1]));
+    }
+
+    fn own(payloads: &[&'static [u8]]) -> Distribution {
+        Distribution::Own(OwnPayloads::new("", payloads.to_vec(), |_| String::new()))
+    }
+
+    #[test]
+    fn own_payloads_are_sent_in_order_and_connections_begin_at_evenly_spread_ones() {
+        let own = own(&[b"a", b"", b"bcd"]);
+        let block = PayloadBlock::of(own, 1);
+        assert_eq!(block.bytes.len() as u64, MIN_OFFSETS, "no block of the size of the payloads");
+        let sent = |conn, numbers: Range<u64>| {
+            let packets = PayloadSequence::new(block, own, 7, conn, 3);
+            numbers.map(|k| packets.payload(k)).collect::<Vec<_>>()
+        };
+        assert_eq!(sent(0, 0..4), [&b"a"[..], b"", b"bcd", b"a"]);
+        assert_eq!(sent(1, 0..2), [&b""[..], b"bcd"]);
+        assert_eq!(sent(2, u64::MAX - 1..u64::MAX), [b""], "2^64 - 2 is 2 more than a multiple of 3");
+    }
+
+    #[test]
+    fn a_recording_has_the_sizes_of_its_flow_and_pseudo_random_contents() {
+        let flow = |lens: &[u32]| Flow {
+            packets: lens.iter().map(|&len| RecordedPacket { offset_ns: 0, len }).collect(),
+        };
+        let recorded = Distribution::Recorded(vec![flow(&[8, 64, 0]), flow(&[9])].leak());
+        assert_eq!(recorded.max_len(), 64);
+        let lens = |conn| {
+            let packets = PayloadSequence::new(block(), recorded, 1, conn, 2);
+            (0..4).map(|k| packets.payload(k).len()).collect::<Vec<_>>()
+        };
+        assert_eq!((lens(0), lens(1)), (vec![8, 64, 0, 0], vec![9, 0, 0, 0]));
+        let packets = PayloadSequence::new(block(), recorded, 1, 0, 2);
+        assert_ne!(packets.payload(0), &packets.payload(1)[..8]);
+    }
+
+    #[test]
+    fn no_kind_of_payload_allocates_memory_for_a_packet() {
+        let trace = Distribution::Trace(&[8, 64]);
+        let block = block();
+        for distribution in [SIZES, trace, own(&[b"a", b"bcd"])] {
+            let packets = PayloadSequence::new(block, distribution, 1, 0, 1);
+            let info = allocation_counter::measure(|| {
+                for number in 0..1000 {
+                    std::hint::black_box(packets.payload(number));
+                }
+            });
+            assert_eq!(info.count_total, 0, "{distribution:?}");
+        }
+    }
+
+    #[test]
+    fn own_payloads_are_only_told_apart_if_all_differ_and_are_long() {
+        let of = |payloads: &[&'static [u8]], len| {
+            PayloadSequence::new(block(), own(payloads), 1, 0, 1).are_distinct(len)
+        };
+        assert!(of(&[b"12345678", b"12345679"], 8));
+        assert!(!of(&[b"12345678", b"12345679"], 7));
+        assert!(!of(&[b"12345678", b"12345678"], 8));
     }
 }
