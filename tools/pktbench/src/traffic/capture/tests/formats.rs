@@ -62,11 +62,15 @@ fn every_link_type_gives_the_same_packets() {
 #[test]
 fn a_packet_that_is_longer_than_its_header_can_say_is_taken_as_long_as_it_was_captured() {
     // Segmentation offload: Linux shows one packet of more than 64 KiB, with a length of 0.
-    let mut ip = sent(0, 1, 1, ACK, &frames(&[80_000])).ipv4();
-    (ip[2], ip[3]) = (0, 0);
-    let syn = sent(0, 1, 0, SYN, b"").ipv4();
-    let capture = capture(&pcap(0xa1b2_c3d4, 101, false, &[(0, syn), (MS, ip)]));
-    assert_eq!(packets(&capture), [[(0, 80_000)]]);
+    let data = sent(0, 1, 1, ACK, &frames(&[80_000]));
+    let (mut v4, mut v6) = (data.ipv4(), ipv6(&data.tcp()));
+    v4[2..4].fill(0);
+    v6[4..6].fill(0);
+    let syn = sent(0, 1, 0, SYN, b"");
+    for (syn, data) in [(syn.ipv4(), v4), (ipv6(&syn.tcp()), v6)] {
+        let capture = capture(&pcap(0xa1b2_c3d4, 101, false, &[(0, syn), (MS, data)]));
+        assert_eq!(packets(&capture), [[(0, 80_000)]]);
+    }
 }
 
 #[test]
