@@ -121,9 +121,7 @@ fn replay(config: &Config) -> Option<String> {
     let port = config.tcp_port.unwrap_or_default();
     let by_segment = match config.by_segment.unwrap_or_default() {
         0 => String::new(),
-        count => {
-            format!(" ({} by TCP segment, because the bytes are not frames)", plural(count, "connection"))
-        }
+        count => format!(" ({} by TCP segment, not by frame)", plural(count, "connection")),
     };
     Some(format!(
         "replay of {file}, TCP port {port}, at {}x speed{by_segment}",

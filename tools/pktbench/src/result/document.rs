@@ -112,7 +112,7 @@ pub(crate) struct Config {
     /// Replay: 2 for twice as fast as captured.
     #[serde(default)]
     pub(crate) speed: Option<f64>,
-    /// Replay: connections of which each TCP segment is one packet, because their bytes are not frames.
+    /// Replay: connections of which each TCP segment is one packet, because no frames were found in their bytes.
     #[serde(default)]
     pub(crate) by_segment: Option<usize>,
     pub(crate) duration_s: Option<f64>,

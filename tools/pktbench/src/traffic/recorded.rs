@@ -21,7 +21,7 @@ pub(crate) struct Replay {
     pub(crate) speed: f64,
     /// One for each connection.
     pub(crate) flows: &'static [Flow],
-    /// The number of flows of which each TCP segment is one packet, because their bytes are not frames.
+    /// The number of flows of which each TCP segment is one packet, because no frames were found in their bytes.
     pub(crate) by_segment: usize,
 }
 
