@@ -5,6 +5,8 @@
 pub(crate) mod job;
 pub(crate) use job::Job;
 
+mod source;
+
 pub(crate) mod options;
 
 pub(crate) mod manual;

@@ -10,14 +10,16 @@ use pktconn::{Addr, HeaderFormat, TlsClientConfig};
 use pktconn_tools::values::{parse_connect_addr, parse_size, whole_number};
 
 use crate::cli::job::Job;
+use crate::cli::source::{Recording, SourceOptions};
 use crate::judge::gate::GateOptions;
 use crate::judge::threshold::Condition;
-use crate::plan::{Amount, ConnectTo, Pace, Plan, Tls};
+use crate::plan::{Amount, ConnectTo, Pace, Plan, Tls, codec};
 use crate::report::output::{Format, Output};
 use crate::report::view;
 use crate::result::config::config;
 use crate::traffic::arrivals::Arrival;
 use crate::traffic::parse::{parse_rate, parse_time};
+use crate::traffic::recorded::Replay;
 use crate::traffic::sizes::Sizes;
 use crate::traffic::stages::Stages;
 use crate::traffic::verify::Verify;
@@ -107,7 +109,7 @@ pub(crate) struct Options {
     /// Each connection sends packets in a closed loop and is closed after --conn-packets or --conn-lifetime. At most
     /// --conns [then by default 1024] are open at the same time; a connection that is due beyond that waits, and the wait
     /// is part of its connect latency.
-    #[arg(help_heading = "Load", long, value_name = "RATE", value_parser = parse_rate, conflicts_with_all = ["rate", "packets", "search_max", "connect_rate", "start_at"])]
+    #[arg(help_heading = "Load", long, value_name = "RATE", value_parser = parse_rate, conflicts_with_all = ["rate", "packets", "search_max", "connect_rate", "start_at", "stages", "replay"])]
     conns_per_second: Option<f64>,
 
     /// Packets after which a connection is closed and replaced by a new one
@@ -166,6 +168,9 @@ pub(crate) struct Options {
         long_help = SIZES_HELP
     )]
     sizes: Sizes,
+
+    #[command(flatten)]
+    source: SourceOptions,
 
     /// Seed for payload sizes, contents and Poisson arrivals
     ///
@@ -319,14 +324,18 @@ impl Options {
     }
 
     /// A search begins at a rate, and is therefore an open loop, too.
-    fn pace(&self) -> Result<Pace, String> {
+    fn pace(&self, replay: Option<Replay>) -> Result<Pace, String> {
+        let max_outstanding = self.max_outstanding.unwrap_or(DEFAULT_MAX_OUTSTANDING) as usize;
+        if let Some(replay) = replay {
+            return Ok(Pace::Replay { replay, max_outstanding });
+        }
         let of_stages = self.stages.as_ref().map(Stages::mean_rate);
         let of_search = self.search_max.as_ref().map(|_| FIRST_RATE);
         if let Some(rate) = self.rate.or(of_stages).or(of_search) {
             return Ok(Pace::Open {
                 rate,
                 arrival: self.arrival.unwrap_or(Arrival::Constant),
-                max_outstanding: self.max_outstanding.unwrap_or(DEFAULT_MAX_OUTSTANDING) as usize,
+                max_outstanding,
             });
         }
         let unused =
@@ -341,16 +350,18 @@ impl Options {
 
     pub(crate) fn into_job(self) -> Result<Job, String> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let conns = self.conns as usize;
+        let recording = self.source.recording(&codec(self.header, self.crc, self.max_payload))?;
+        let replay = recording.as_ref().map(|recording| recording.replay);
+        let conns = replay.map_or(self.conns as usize, |replay| replay.flows.len());
         let threads = self.threads.map_or(cores / 2, usize::from).clamp(1, conns);
         let duration = self.duration.or(self.stages.as_ref().map(Stages::duration));
-        let amount = match self.packets {
+        let amount = match replay.map(|replay| replay.packets()).or(self.packets) {
             Some(packets) => Amount::Packets(packets),
             None => Amount::Time(duration.unwrap_or(DEFAULT_DURATION)),
         };
         let plan = Plan {
             tls: self.tls()?,
-            pace: self.pace()?,
+            pace: self.pace(replay)?,
             stages: self.stages.map(Arc::new),
             connect: self.connect,
             connect_to: self.connect_to,
@@ -363,7 +374,11 @@ impl Options {
             packet_timeout: self.packet_timeout,
             pipeline: self.pipeline as usize,
             verify: self.verify,
-            sizes: self.sizes,
+            sizes: match (self.source.payload(), replay) {
+                (Some(own), _) => Sizes::own(own),
+                (None, Some(replay)) => Sizes::recorded(replay.flows),
+                (None, None) => self.sizes,
+            },
             amount,
             start_at: self.start_at,
             ramp: self.ramp,
@@ -399,6 +414,9 @@ impl Options {
             view::check(&output)?;
         }
         let gate = self.gate.into_gate(&config(&plan, None))?;
+        for warning in recording.iter().flat_map(|Recording { warnings, .. }| warnings) {
+            eprintln!("warning: {warning}");
+        }
         let plan = Box::new(plan);
         Ok(match self.search_max {
             None => Job::Run { plan, output, gate },

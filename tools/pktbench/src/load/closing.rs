@@ -8,17 +8,26 @@ use mio::{Interest, Registry, Token};
 use slab::Slab;
 
 use crate::load::connection::Connection;
+use crate::load::driver::WorkerState;
 use crate::load::stream::ReadOutcome;
+use crate::plan::clock::Clock;
 
 /// How long to wait for the FIN of the server. The load of the connection has ended: the wait changes no result.
 pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 pub(crate) struct Closing {
-    conns: Slab<(Connection, Instant)>,
+    conns: Slab<ClosingConnection>,
     /// The token of a connection is its key plus this.
     first_token: usize,
     /// Connections that have more to read, though no event says so.
     pub(crate) run_again: Vec<usize>,
+}
+
+struct ClosingConnection {
+    connection: Connection,
+    /// Whether everything was answered. Then each packet that still comes is a duplicate.
+    is_complete: bool,
+    deadline: Instant,
 }
 
 impl Closing {
@@ -30,8 +39,15 @@ impl Closing {
         self.conns.len()
     }
 
-    /// Starts to close a connection.
-    pub(crate) fn add(&mut self, mut connection: Connection, registry: &Registry, buffer: &mut [u8]) {
+    /// Starts to close a connection. `is_complete` tells whether everything on it was answered.
+    pub(crate) fn add(
+        &mut self,
+        mut connection: Connection,
+        is_complete: bool,
+        registry: &Registry,
+        clock: Clock,
+        state: &mut WorkerState,
+    ) {
         // If this fails, the connection is already gone.
         if connection.shutdown().is_err() {
             return;
@@ -42,16 +58,22 @@ impl Closing {
         let registered =
             connection.source().reregister(registry, Token(token), Interest::READABLE | Interest::WRITABLE);
         if registered.is_ok() {
-            entry.insert((connection, Instant::now() + CLOSE_TIMEOUT));
-            self.drive(token, buffer);
+            let deadline = Instant::now() + CLOSE_TIMEOUT;
+            entry.insert(ClosingConnection { connection, is_complete, deadline });
+            self.drive(token, clock, state);
         }
     }
 
-    /// Reads and discards what was received, after an event with this token.
-    pub(crate) fn drive(&mut self, token: usize, buffer: &mut [u8]) {
+    /// Reads once after an event with this token, and counts duplicates.
+    pub(crate) fn drive(&mut self, token: usize, clock: Clock, state: &mut WorkerState) {
         let Some(key) = token.checked_sub(self.first_token) else { return };
-        let Some((connection, _)) = self.conns.get_mut(key) else { return };
-        match connection.discard(buffer) {
+        let Some(ClosingConnection { connection, is_complete, .. }) = self.conns.get_mut(key) else { return };
+        let WorkerState { tally, buffer, .. } = state;
+        let outcome = match is_complete {
+            true => connection.read(buffer, clock, |_, _| tally.integrity.duplicated += 1),
+            false => connection.discard(buffer),
+        };
+        match outcome {
             Ok(ReadOutcome::WouldBlock) => {}
             Ok(_) => self.run_again.push(token),
             Err(_closed) => drop(self.conns.remove(key)),
@@ -60,6 +82,6 @@ impl Closing {
 
     /// Drops the connections whose time is over.
     pub(crate) fn sweep(&mut self, now: Instant) {
-        self.conns.retain(|_, (_, deadline)| now < *deadline);
+        self.conns.retain(|_, closing| now < closing.deadline);
     }
 }

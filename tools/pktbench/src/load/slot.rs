@@ -6,6 +6,7 @@ use crate::plan::schedule::Schedule;
 use crate::plan::{Pace, Plan};
 use crate::traffic::arrivals::Arrivals;
 use crate::traffic::payload::{PayloadBlock, PayloadSequence};
+use crate::traffic::recorded::DueTimes;
 use crate::traffic::verify::Verifier;
 
 pub(crate) struct SlotLoad {
@@ -29,7 +30,7 @@ pub(super) enum Next {
     /// From `from_ns` on, when fewer packets than allowed are outstanding.
     Closed { from_ns: u64 },
     /// When it is due.
-    Open(Arrivals),
+    Open(DueTimes),
 }
 
 /// The times of an outstanding packet, needed when it comes back.
@@ -54,8 +55,10 @@ impl SlotLoad {
             Pace::Closed => Next::Closed { from_ns: ramp_start_ns(ramp_ns, index, plan.conns) },
             Pace::Open { arrival, .. } => {
                 let profile = schedule.profile.expect("an open loop has a profile");
-                Next::Open(Arrivals::new(arrival, profile, plan.seed, index, plan.conns))
+                let arrivals = Arrivals::new(arrival, profile, plan.seed, index, plan.conns);
+                Next::Open(DueTimes::Computed(arrivals))
             }
+            Pace::Replay { replay, .. } => Next::Open(DueTimes::Recorded(replay.flow(index))),
         };
         Self {
             index,

@@ -126,6 +126,10 @@ fn first_difference(one: &Config, other: &Config) -> Option<&'static str> {
     let options = [
         ("mode", one.mode == other.mode),
         ("sizes", one.sizes == other.sizes),
+        ("payload", one.payload == other.payload),
+        ("replay", one.replay == other.replay),
+        ("tcp_port", one.tcp_port == other.tcp_port),
+        ("speed", one.speed == other.speed),
         ("header", one.header == other.header),
         ("crc", one.crc == other.crc),
         ("tls", one.tls == other.tls),
@@ -214,6 +218,11 @@ fn config(parts: &[Document]) -> Config {
         max_outstanding: configs().filter_map(|config| config.max_outstanding).max(),
         verify: first.verify,
         sizes: first.sizes.clone(),
+        payload: first.payload.clone(),
+        replay: first.replay.clone(),
+        tcp_port: first.tcp_port,
+        speed: first.speed,
+        by_segment: configs().filter_map(|config| config.by_segment).reduce(usize::saturating_add),
         duration_s: configs().filter_map(|config| config.duration_s).reduce(f64::max),
         // `None` if a part ran for a duration: then the number to send is not known.
         packets: configs()
@@ -506,6 +515,10 @@ mod tests {
         let cases = [
             ("mode", Config { mode: Mode::Open, ..base.clone() }),
             ("sizes", Config { sizes: "9".to_owned(), ..base.clone() }),
+            ("payload", Config { payload: Some("hex:00".to_owned()), ..base.clone() }),
+            ("replay", Config { replay: Some("a.pcap".to_owned()), ..base.clone() }),
+            ("tcp_port", Config { tcp_port: Some(1), ..base.clone() }),
+            ("speed", Config { speed: Some(2.0), ..base.clone() }),
             ("header", Config { header: "u16be".to_owned(), ..base.clone() }),
             ("crc", Config { crc: true, ..base.clone() }),
             ("tls", Config { tls: true, ..base.clone() }),

@@ -18,7 +18,8 @@ use crate::plan::schedule::{Grid, Schedule};
 use crate::traffic::arrivals::Arrival;
 pub(crate) use crate::traffic::parse::MAX_RATE;
 use crate::traffic::profile::{ENDLESS_NS, Piece, Profile, Shape};
-use crate::traffic::sizes::Sizes;
+use crate::traffic::recorded::Replay;
+use crate::traffic::sizes::{Distribution, Sizes};
 use crate::traffic::stages::Stages;
 use crate::traffic::verify::Verify;
 
@@ -113,6 +114,12 @@ pub(crate) enum Pace {
         /// Per connection; packets that are due beyond this limit wait.
         max_outstanding: usize,
     },
+    /// When it is due by the capture, regardless of responses.
+    Replay {
+        replay: Replay,
+        /// As in `Open`.
+        max_outstanding: usize,
+    },
 }
 
 /// How much to send after ramp and warm-up.
@@ -126,25 +133,7 @@ pub(crate) enum Amount {
 impl Plan {
     /// Rejects combinations that cannot work. The error says what is wrong and what to do.
     pub(crate) fn check(&self) -> Result<(), String> {
-        let (len, max) = (self.sizes.distribution.max_len(), self.max_payload_len);
-        if len > max {
-            let enough = match len.is_power_of_two() && len >= 1 << 20 {
-                true => format!("{}MiB", len >> 20),
-                false => len.to_string(),
-            };
-            return Err(format!(
-                "--sizes has payloads of up to {len} bytes, above the limit of {max}; raise it with \
-                 --max-payload {enough}"
-            ));
-        }
-        let header_max = self.header.max_payload_len();
-        if len as usize > header_max {
-            return Err(format!(
-                "--sizes has payloads of up to {len} bytes, but --header {} allows up to {header_max}; use smaller \
-                 sizes, or --header u32le or u32be",
-                self.header
-            ));
-        }
+        self.check_sizes()?;
         if self.amount == Amount::Time(Duration::ZERO) {
             return Err("--duration 0s sends nothing; give it a time, such as 10s".to_owned());
         }
@@ -182,10 +171,26 @@ impl Plan {
         if self.connect.len() > 1 && !self.connect_to.is_empty() {
             return Err("--connect-to is for one --connect; give it the addresses of that server".to_owned());
         }
+        if let Pace::Replay { replay, .. } = self.pace {
+            let (lasts, most) = (Duration::from_nanos(replay.last_due_ns()), self.interval * MAX_INTERVALS);
+            if lasts > most {
+                return Err(format!(
+                    "--replay lasts {} s at this --speed, more than {MAX_INTERVALS} intervals, the limit; raise \
+                     --speed or --interval",
+                    lasts.as_secs()
+                ));
+            }
+        }
         if self.start_at.is_some_and(|start_at| start_at <= SystemTime::now()) {
             return Err("--start-at is in the past; give a later time, in UTC".to_owned());
         }
         let servers = self.connect.len();
+        if self.conns < servers && matches!(self.pace, Pace::Replay { .. }) {
+            return Err(format!(
+                "--replay has {} connections, too few for {servers} servers (--connect); leave out some servers",
+                self.conns
+            ));
+        }
         if self.conns < servers {
             return Err(format!(
                 "--conns {} is below the number of servers (--connect); raise it to {servers}",
@@ -207,17 +212,38 @@ impl Plan {
         Ok(())
     }
 
+    /// Rejects payloads that the wire format or the server does not allow.
+    fn check_sizes(&self) -> Result<(), String> {
+        let (len, max) = (self.sizes.distribution.max_len(), self.max_payload_len);
+        let what = match (self.sizes.distribution, self.pace) {
+            (Distribution::Own(own), _) => format!("{} has {len} bytes", own.largest_name),
+            (_, Pace::Replay { replay, .. }) => format!("{} has packets of up to {len} bytes", replay.file),
+            _ => format!("--sizes has payloads of up to {len} bytes"),
+        };
+        if len > max {
+            let enough = match len.is_power_of_two() && len >= 1 << 20 {
+                true => format!("{}MiB", len >> 20),
+                false => len.to_string(),
+            };
+            return Err(format!("{what}, above the limit of {max}; raise it with --max-payload {enough}"));
+        }
+        let header_max = self.header.max_payload_len();
+        if len as usize > header_max {
+            return Err(format!(
+                "{what}, but --header {} allows up to {header_max}; use smaller sizes, or --header u32le or u32be",
+                self.header
+            ));
+        }
+        Ok(())
+    }
+
     pub(crate) fn has_own_server(&self) -> bool {
         self.connect.is_empty()
     }
 
     /// The wire format, for the load and for the built-in echo server.
     pub(crate) fn codec(&self) -> CodecConfig {
-        let checksum = if self.crc { Checksum::Crc32 } else { Checksum::None };
-        CodecConfig::new()
-            .header(self.header)
-            .checksum(checksum)
-            .max_payload_len(self.max_payload_len as usize)
+        codec(self.header, self.crc, self.max_payload_len)
     }
 
     /// The connections of a worker. They are dealt out in turn: connections with consecutive numbers are due one after
@@ -229,6 +255,9 @@ impl Plan {
     /// How many packets a connection sends after the warm-up; `None` if a duration ends the run. If the number does not
     /// divide evenly, the first connections send one packet more.
     pub(crate) fn packets_of(&self, conn: usize) -> Option<u64> {
+        if let Pace::Replay { replay, .. } = self.pace {
+            return Some(replay.flows[conn].packets.len() as u64);
+        }
         let Amount::Packets(packets) = self.amount else { return None };
         let conns = self.conns as u64;
         Some(packets / conns + u64::from((conn as u64) < packets % conns))
@@ -240,14 +269,14 @@ impl Plan {
     }
 
     pub(crate) fn is_open(&self) -> bool {
-        matches!(self.pace, Pace::Open { .. })
+        !matches!(self.pace, Pace::Closed)
     }
 
     /// Maximum number of packets outstanding on a connection.
     pub(crate) fn most_outstanding(&self) -> usize {
         match self.pace {
             Pace::Closed => self.pipeline,
-            Pace::Open { max_outstanding, .. } => max_outstanding,
+            Pace::Open { max_outstanding, .. } | Pace::Replay { max_outstanding, .. } => max_outstanding,
         }
     }
 
@@ -277,6 +306,7 @@ impl Plan {
         let rate = match self.pace {
             Pace::Open { rate, .. } => rate,
             Pace::Closed => self.conns_per_second?,
+            Pace::Replay { .. } => return None,
         };
         let (measured, start_rate) = match &self.stages {
             Some(stages) => (stages.pieces(), stages.start_rate()),
@@ -290,9 +320,15 @@ impl Plan {
     }
 }
 
+pub(crate) fn codec(header: HeaderFormat, crc: bool, max_payload_len: u32) -> CodecConfig {
+    let checksum = if crc { Checksum::Crc32 } else { Checksum::None };
+    CodecConfig::new().header(header).checksum(checksum).max_payload_len(max_payload_len as usize)
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::traffic::capture::{Flow, RecordedPacket};
 
     /// A valid plan; tests change what they need.
     pub(crate) fn plan() -> Plan {
@@ -353,6 +389,27 @@ pub(crate) mod tests {
             assert!(shares.iter().max().unwrap() - shares.iter().min().unwrap() <= 1, "{shares:?}");
         }
         assert_eq!(Plan { amount: Amount::Time(Duration::from_secs(1)), ..plan() }.packets_of(0), None);
+    }
+
+    #[test]
+    fn a_connection_of_a_replay_sends_the_packets_of_its_flow() {
+        let flow = |count| Flow { packets: vec![RecordedPacket { offset_ns: 1, len: 9 }; count] };
+        let flows = vec![flow(3), flow(1)].leak();
+        let replay = Replay { file: "a.pcap", tcp_port: 1, speed: 1.0, flows, by_segment: 0 };
+        let plan = Plan {
+            pace: Pace::Replay { replay, max_outstanding: 8 },
+            amount: Amount::Packets(replay.packets()),
+            sizes: Sizes::recorded(flows),
+            conns: 2,
+            ..plan()
+        };
+        assert_eq!([0, 1].map(|conn| plan.packets_of(conn)), [Some(3), Some(1)]);
+        assert_eq!((plan.is_open(), plan.most_outstanding(), plan.check()), (true, 8, Ok(())));
+        let problem = Plan { max_payload_len: 8, ..plan }.check().unwrap_err();
+        assert!(
+            problem.starts_with("a.pcap has packets of up to 9 bytes, above the limit of 8; "),
+            "{problem}"
+        );
     }
 
     #[test]

@@ -124,15 +124,28 @@ pub(crate) fn mode(config: &Config) -> String {
                 Arrival::Poisson => " with Poisson arrivals",
             });
             let rate = config.rate.map_or_else(String::new, units::rate);
-            let course = match &config.stages {
-                Some(stages) => format!("{stages}; {rate} packets/s on average,"),
-                None => format!("{rate} packets/s"),
+            let course = match (replay(config), &config.stages) {
+                (Some(replay), _) => replay,
+                (None, Some(stages)) => format!("{stages}; {rate} packets/s on average,{arrival}"),
+                (None, None) => format!("{rate} packets/s{arrival}"),
             };
-            format!(
-                "open loop: {course}{arrival}, regardless of responses; response times start when a packet was due"
-            )
+            format!("open loop: {course}, regardless of responses; response times start when a packet was due")
         }
     }
+}
+
+/// `None` if the run is no replay.
+fn replay(config: &Config) -> Option<String> {
+    let file = config.replay.as_ref()?;
+    let port = config.tcp_port.unwrap_or_default();
+    let by_segment = match config.by_segment.unwrap_or_default() {
+        0 => String::new(),
+        count => format!(" ({} by TCP segment, not by frame)", plural(count, "connection")),
+    };
+    Some(format!(
+        "replay of {file}, TCP port {port}, at {}x speed{by_segment}",
+        config.speed.unwrap_or_default()
+    ))
 }
 
 pub(crate) fn load(config: &Config) -> String {
@@ -158,8 +171,13 @@ pub(crate) fn load(config: &Config) -> String {
         (Some(pipeline), _) => format!("{} outstanding", plural(pipeline, "packet")),
         (None, most) => format!("up to {} outstanding", plural(most.unwrap_or_default(), "packet")),
     };
+    let source = match (&config.payload, &config.replay) {
+        (Some(payload), _) => format!(" from {payload}"),
+        (None, Some(_)) => " as captured".to_owned(),
+        (None, None) => String::new(),
+    };
     format!(
-        "{} with {outstanding} each, payloads of {}{header}{}, {amount}{ramp}{warmup}, on {}, seed {}",
+        "{} with {outstanding} each, payloads of {}{source}{header}{}, {amount}{ramp}{warmup}, on {}, seed {}",
         connections_of_load(config),
         sizes(&config.sizes),
         if config.crc { ", CRC-32" } else { "" },
@@ -243,8 +261,11 @@ fn offered_text(offered: &Offered, config: &Config) -> String {
         }
         Some(Limit::LoadGenerator) => "; the load generator was the limit",
     };
-    let rate = units::rate(config.rate.unwrap_or_default());
-    format!("{pct:.1} % of {rate} packets/s, {missed} packets missed (due but not sent){limit}")
+    let due = match config.replay {
+        Some(_) => "the recorded packets".to_owned(),
+        None => format!("{} packets/s", units::rate(config.rate.unwrap_or_default())),
+    };
+    format!("{pct:.1} % of {due}, {missed} packets missed (due but not sent){limit}")
 }
 
 fn latencies(text: &mut String, service: &Latency, response: Option<&Latency>) -> fmt::Result {

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use super::document::{Config, Mode};
 use crate::plan::{Amount, Pace, Plan};
+use crate::traffic::sizes::Distribution;
 
 pub(crate) fn config(plan: &Plan, own_addr: Option<SocketAddr>) -> Config {
     let (duration_s, packets) = match plan.amount {
@@ -13,6 +14,15 @@ pub(crate) fn config(plan: &Plan, own_addr: Option<SocketAddr>) -> Config {
     let (rate, arrival, max_outstanding) = match plan.pace {
         Pace::Closed => (None, None, None),
         Pace::Open { rate, arrival, max_outstanding } => (Some(rate), Some(arrival), Some(max_outstanding)),
+        Pace::Replay { max_outstanding, .. } => (None, None, Some(max_outstanding)),
+    };
+    let replay = match plan.pace {
+        Pace::Replay { replay, .. } => Some(replay),
+        Pace::Closed | Pace::Open { .. } => None,
+    };
+    let payload = match plan.sizes.distribution {
+        Distribution::Own(own) => Some(own.text.to_owned()),
+        _ => None,
     };
     Config {
         mode: if plan.is_open() { Mode::Open } else { Mode::Closed },
@@ -34,6 +44,11 @@ pub(crate) fn config(plan: &Plan, own_addr: Option<SocketAddr>) -> Config {
         max_outstanding,
         verify: plan.verify,
         sizes: plan.sizes.to_string(),
+        payload,
+        replay: replay.map(|replay| replay.file.to_owned()),
+        tcp_port: replay.map(|replay| replay.tcp_port),
+        speed: replay.map(|replay| replay.speed),
+        by_segment: replay.map(|replay| replay.by_segment),
         duration_s,
         packets,
         ramp_s: plan.ramp.as_secs_f64(),

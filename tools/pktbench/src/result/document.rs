@@ -128,7 +128,23 @@ pub(crate) struct Config {
     /// Open loop: packets outstanding on each connection.
     pub(crate) max_outstanding: Option<usize>,
     pub(crate) verify: Verify,
+    /// With `payload` or `replay`, the smallest and the largest size.
     pub(crate) sizes: String,
+    /// The user's own payloads, in the syntax of the command line.
+    #[serde(default)]
+    pub(crate) payload: Option<String>,
+    /// The name of the capture that is replayed.
+    #[serde(default)]
+    pub(crate) replay: Option<String>,
+    /// Replay: the port whose data was taken from the capture.
+    #[serde(default)]
+    pub(crate) tcp_port: Option<u16>,
+    /// Replay: 2 for twice as fast as captured.
+    #[serde(default)]
+    pub(crate) speed: Option<f64>,
+    /// Replay: connections of which each TCP segment is one packet, because no frames were found in their bytes.
+    #[serde(default)]
+    pub(crate) by_segment: Option<usize>,
     pub(crate) duration_s: Option<f64>,
     pub(crate) packets: Option<u64>,
     pub(crate) ramp_s: f64,

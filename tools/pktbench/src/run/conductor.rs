@@ -117,7 +117,7 @@ impl Conductor {
         // A block is never freed, so the runs of a search, which have the same sizes, use the same one.
         static BLOCK: OnceLock<PayloadBlock> = OnceLock::new();
         let distinct = plan.most_outstanding() + HISTORY_LEN as usize;
-        let block = *BLOCK.get_or_init(|| PayloadBlock::new(plan.sizes.distribution.max_len(), distinct));
+        let block = *BLOCK.get_or_init(|| PayloadBlock::of(plan.sizes.distribution, distinct));
         let (sender, events) = mpsc::unbounded_channel();
         let workers =
             (0..plan.threads).map(|index| Worker::start(index, plan, targets, block, sender.clone()));

@@ -10,7 +10,11 @@
 //! remembered at the same time begin at different offsets, and no 8 bytes occur twice in the block. So any two of them
 //! differ if they have 8 bytes or more. Shorter packets may be equal, and empty packets always are. Each connection
 //! visits the offsets in its own order.
+//!
+//! With `--payload` the payloads are those of the user, one after the other, and the block is not used.
 
+use crate::traffic::capture::RecordedPacket;
+use crate::traffic::own_payloads::OwnPayloads;
 use crate::traffic::random::{GOLDEN, mix};
 use crate::traffic::sizes::Distribution;
 
@@ -20,7 +24,7 @@ use crate::traffic::sizes::Distribution;
 const MIN_OFFSETS: u64 = 1 << 13;
 
 /// Two packets of a connection differ if they have at least this length.
-pub(crate) const DISTINCT_LEN: usize = 8;
+const DISTINCT_LEN: usize = 8;
 
 /// The bytes of all payloads.
 #[derive(Clone, Copy)]
@@ -31,6 +35,15 @@ pub(crate) struct PayloadBlock {
 }
 
 impl PayloadBlock {
+    /// A block for the sizes of `distribution`.
+    pub(crate) fn of(distribution: Distribution, distinct: usize) -> Self {
+        let max_len = match distribution {
+            Distribution::Own(_) => 0,
+            _ => distribution.max_len(),
+        };
+        Self::new(max_len, distinct)
+    }
+
     /// A block for payloads of up to `max_len` bytes. At least `distinct` consecutive packets of a connection differ.
     /// The block is leaked: a process makes one.
     pub(crate) fn new(max_len: u32, distinct: usize) -> Self {
@@ -68,18 +81,30 @@ enum LenSource {
         /// The index of the entry for packet 0.
         first: u64,
     },
+    Recorded(&'static [RecordedPacket]),
+    /// Not only the sizes, but the payloads themselves.
+    Own {
+        payloads: &'static [&'static [u8]],
+        /// The index of the payload of packet 0.
+        first: u64,
+        are_distinct: bool,
+    },
 }
 
 impl LenSource {
     fn new(distribution: Distribution, conn: usize, conns: usize) -> Self {
+        // Connections begin at evenly spread places.
+        let first = |len: usize| conn as u64 * len as u64 / conns as u64;
         match distribution {
             Distribution::Uniform { min_len, max_len } => {
                 let (min_len, max_len) = (u64::from(min_len), u64::from(max_len));
                 Self::Uniform { min_len, span: max_len - min_len + 1 }
             }
             Distribution::Sampled(table) => Self::Sampled(table),
-            Distribution::Trace(table) => {
-                Self::Trace { table, first: conn as u64 * table.len() as u64 / conns as u64 }
+            Distribution::Trace(table) => Self::Trace { table, first: first(table.len()) },
+            Distribution::Recorded(flows) => Self::Recorded(&flows[conn].packets),
+            Distribution::Own(OwnPayloads { payloads, are_distinct, .. }) => {
+                Self::Own { payloads, first: first(payloads.len()), are_distinct }
             }
         }
     }
@@ -105,10 +130,26 @@ impl PayloadSequence {
             LenSource::Uniform { min_len, span } => min_len + self.draw(number, span),
             LenSource::Sampled(table) => u64::from(table[self.draw(number, table.len() as u64) as usize]),
             LenSource::Trace { table, first } => u64::from(table[entry(number, first, table.len() as u64)]),
+            // No packet follows the last one of a recording.
+            LenSource::Recorded(packets) => {
+                packets.get(number as usize).map_or(0, |packet| packet.len.into())
+            }
+            LenSource::Own { payloads, first, .. } => {
+                return payloads[entry(number, first, payloads.len() as u64)];
+            }
         };
         let PayloadBlock { bytes, offsets } = self.block;
         let offset = self.first_offset.wrapping_add(number.wrapping_mul(self.step)) & (offsets - 1);
         &bytes[offset as usize..(offset + len) as usize]
+    }
+
+    /// Whether payloads of `len` bytes differ so much that a damaged one does not equal another one.
+    pub(crate) fn are_distinct(&self, len: usize) -> bool {
+        let are_distinct = match self.len_source {
+            LenSource::Own { are_distinct, .. } => are_distinct,
+            _ => true,
+        };
+        are_distinct && len >= DISTINCT_LEN
     }
 
     /// A random number from 0 to `span - 1` for packet `number`. `span` is at most 2^32.
@@ -132,6 +173,7 @@ mod tests {
     use std::collections::{BTreeMap, HashSet};
     use std::ops::Range;
 
+    use crate::traffic::capture::Flow;
     use crate::traffic::sizes::Sizes;
 
     const SIZES: Distribution = Distribution::Uniform { min_len: 0, max_len: 64 };
@@ -261,5 +303,64 @@ mod tests {
             .collect();
         words.sort_unstable();
         assert!(words.windows(2).all(|pair| pair[0] != pair[1]));
+    }
+
+    fn own(payloads: &[&'static [u8]]) -> Distribution {
+        Distribution::Own(OwnPayloads::new("", payloads.to_vec(), |_| String::new()))
+    }
+
+    #[test]
+    fn own_payloads_are_sent_in_order_and_connections_begin_at_evenly_spread_ones() {
+        let own = own(&[b"a", b"", b"bcd"]);
+        let block = PayloadBlock::of(own, 1);
+        assert_eq!(block.bytes.len() as u64, MIN_OFFSETS, "no block of the size of the payloads");
+        let sent = |conn, numbers: Range<u64>| {
+            let packets = PayloadSequence::new(block, own, 7, conn, 3);
+            numbers.map(|k| packets.payload(k)).collect::<Vec<_>>()
+        };
+        assert_eq!(sent(0, 0..4), [&b"a"[..], b"", b"bcd", b"a"]);
+        assert_eq!(sent(1, 0..2), [&b""[..], b"bcd"]);
+        assert_eq!(sent(2, u64::MAX - 1..u64::MAX), [b""], "2^64 - 2 is 2 more than a multiple of 3");
+    }
+
+    #[test]
+    fn a_recording_has_the_sizes_of_its_flow_and_pseudo_random_contents() {
+        let flow = |lens: &[u32]| Flow {
+            packets: lens.iter().map(|&len| RecordedPacket { offset_ns: 0, len }).collect(),
+        };
+        let recorded = Distribution::Recorded(vec![flow(&[8, 64, 0]), flow(&[9])].leak());
+        assert_eq!(recorded.max_len(), 64);
+        let lens = |conn| {
+            let packets = PayloadSequence::new(block(), recorded, 1, conn, 2);
+            (0..4).map(|k| packets.payload(k).len()).collect::<Vec<_>>()
+        };
+        assert_eq!((lens(0), lens(1)), (vec![8, 64, 0, 0], vec![9, 0, 0, 0]));
+        let packets = PayloadSequence::new(block(), recorded, 1, 0, 2);
+        assert_ne!(packets.payload(0), &packets.payload(1)[..8]);
+    }
+
+    #[test]
+    fn no_kind_of_payload_allocates_memory_for_a_packet() {
+        let trace = Distribution::Trace(&[8, 64]);
+        let block = block();
+        for distribution in [SIZES, trace, own(&[b"a", b"bcd"])] {
+            let packets = PayloadSequence::new(block, distribution, 1, 0, 1);
+            let info = allocation_counter::measure(|| {
+                for number in 0..1000 {
+                    std::hint::black_box(packets.payload(number));
+                }
+            });
+            assert_eq!(info.count_total, 0, "{distribution:?}");
+        }
+    }
+
+    #[test]
+    fn own_payloads_are_only_told_apart_if_all_differ_and_are_long() {
+        let of = |payloads: &[&'static [u8]], len| {
+            PayloadSequence::new(block(), own(payloads), 1, 0, 1).are_distinct(len)
+        };
+        assert!(of(&[b"12345678", b"12345679"], 8));
+        assert!(!of(&[b"12345678", b"12345679"], 7));
+        assert!(!of(&[b"12345678", b"12345678"], 8));
     }
 }

@@ -7,13 +7,16 @@
 //!   file:SIZES.csv           Trace     |1460|52|1460|..                       one entry after the other
 //! ```
 //!
-//! `payload` picks the size of each packet. `size_file` reads the file of a trace.
+//! `payload` picks the size of each packet. `size_file` reads the file of a trace. With `--payload` or `--replay` the sizes
+//! come from there.
 
 use std::fmt;
 use std::str::FromStr;
 
 use pktconn_tools::values::parse_size;
 
+use crate::traffic::capture::Flow;
+use crate::traffic::own_payloads::OwnPayloads;
 use crate::traffic::size_file;
 
 /// The maximum number of entries of the table for `list:`. It takes 256 KiB, which fits into a second-level cache.
@@ -25,7 +28,8 @@ const EXP_ENTRIES: u32 = 4096;
 
 const SYNTAX: &str = "write 512, 0-2048, fixed:512, list:64@9,1024@1, exp:512 or file:SIZES.csv";
 
-/// The sizes of payloads. `text` is the option with all sizes in bytes; parsing it again gives the same sizes.
+/// The sizes of payloads. `text` is the option with all sizes in bytes; parsing it again gives the same sizes. For sizes of
+/// `--payload` and `--replay` it is the smallest and the largest one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Sizes {
     text: String,
@@ -42,6 +46,10 @@ pub(crate) enum Distribution {
     Sampled(&'static [u32]),
     /// The entries in their order, starting again after the last.
     Trace(&'static [u32]),
+    /// The payloads in their order, starting again after the last.
+    Own(OwnPayloads),
+    /// The packets of one flow for each connection. Each flow has at least one.
+    Recorded(&'static [Flow]),
 }
 
 impl Distribution {
@@ -50,8 +58,31 @@ impl Distribution {
         match *self {
             Self::Uniform { max_len, .. } => max_len,
             Self::Sampled(table) | Self::Trace(table) => table.iter().copied().max().unwrap_or_default(),
+            Self::Own(own) => own.len_range().1,
+            Self::Recorded(flows) => recorded_lens(flows).max().unwrap_or_default(),
         }
     }
+}
+
+fn recorded_lens(flows: &[Flow]) -> impl Iterator<Item = u32> {
+    flows.iter().flat_map(|flow| &flow.packets).map(|packet| packet.len)
+}
+
+impl Sizes {
+    pub(crate) fn own(own: OwnPayloads) -> Self {
+        let (min_len, max_len) = own.len_range();
+        Self { text: range(min_len, max_len), distribution: Distribution::Own(own) }
+    }
+
+    pub(crate) fn recorded(flows: &'static [Flow]) -> Self {
+        let distribution = Distribution::Recorded(flows);
+        let min_len = recorded_lens(flows).min().unwrap_or_default();
+        Self { text: range(min_len, distribution.max_len()), distribution }
+    }
+}
+
+fn range(min_len: u32, max_len: u32) -> String {
+    if min_len == max_len { min_len.to_string() } else { format!("{min_len}-{max_len}") }
 }
 
 impl FromStr for Sizes {
@@ -82,8 +113,7 @@ fn span(text: &str) -> Result<Sizes, String> {
     if min_len > max_len {
         return Err(format!("{low} is larger than {high}; write {high}-{low}"));
     }
-    let text = if min_len == max_len { min_len.to_string() } else { format!("{min_len}-{max_len}") };
-    Ok(Sizes { text, distribution: Distribution::Uniform { min_len, max_len } })
+    Ok(Sizes { text: range(min_len, max_len), distribution: Distribution::Uniform { min_len, max_len } })
 }
 
 fn fixed(size: &str) -> Result<Sizes, String> {

@@ -11,8 +11,10 @@
 //! as in RFC 4737; if it never comes back it is lost. A packet that equals no outstanding packet is a duplicate if it
 //! equals one that was already answered. Otherwise it counts as the corrupted answer to the next expected packet.
 //!
-//! Packets of less than 8 bytes may be equal. A fault of such a packet may be counted as another kind of fault, and two
-//! equal packets that change places go unnoticed. The counts still add up, and the run still fails.
+//! Packets of less than 8 bytes and those of `--payload` may be equal. A fault of such a packet may be counted as another
+//! kind of fault, and two equal packets that change places go unnoticed. The counts still add up, and the run still fails.
+//! If a packet comes back twice and equals all later ones, the one too many is the last one. So the connection is read to
+//! its end after the load.
 //!
 //! Nothing here reads a socket or a clock.
 
@@ -21,7 +23,7 @@ use std::collections::VecDeque;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use crate::traffic::payload::{DISTINCT_LEN, PayloadSequence};
+use crate::traffic::payload::PayloadSequence;
 
 /// How many answered packets are searched to tell a duplicate from a corrupted packet. Only faulty packets are searched
 /// for, so this costs nothing in a sound run.
@@ -46,12 +48,6 @@ impl Verify {
             Self::Len => sent.len() == received.len(),
             Self::Off => true,
         }
-    }
-
-    /// How many answered packets are searched for a duplicate of `len` bytes. If packets may be equal only the last one
-    /// is searched. Otherwise every corrupted packet would equal some earlier one.
-    fn history_len(self, len: usize) -> u64 {
-        if self == Self::Full && len >= DISTINCT_LEN { HISTORY_LEN } else { 1 }
     }
 }
 
@@ -192,8 +188,14 @@ impl<T> Verifier<T> {
 
     fn was_answered(&self, payload: &[u8]) -> bool {
         let end = self.next - self.expected.len() as u64;
-        let start = end.saturating_sub(self.verify.history_len(payload.len()));
+        let start = end.saturating_sub(self.history_len(payload.len()));
         (start..end).any(|number| self.verify.is_same(self.payloads.payload(number), payload))
+    }
+
+    /// How many answered packets are searched for a duplicate of `len` bytes. If packets may be equal only the last one
+    /// is searched. Otherwise every corrupted packet would equal some earlier one.
+    fn history_len(&self, len: usize) -> u64 {
+        if self.verify == Verify::Full && self.payloads.are_distinct(len) { HISTORY_LEN } else { 1 }
     }
 
     /// The contexts of the packets that have not come back.
@@ -253,9 +255,12 @@ mod tests {
     use super::*;
     use std::sync::OnceLock;
 
+    use crate::traffic::own_payloads::OwnPayloads;
     use crate::traffic::payload::PayloadBlock;
     use crate::traffic::sizes::Distribution;
     use Judgement::{Corrupted, Duplicated, Reordered, Verified};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
 
     const LONG: Distribution = Distribution::Uniform { min_len: 8, max_len: 64 };
 
@@ -463,6 +468,98 @@ mod tests {
             assert_eq!(sent, 20, "round {round}: {all:?}");
             assert_eq!(all.verified + all.corrupted + all.reordered + all.duplicated, came_back, "{all:?}");
             assert!(all.violations() > 0);
+        }
+    }
+
+    /// A verifier of these payloads, which are repeated.
+    fn verifier_of(payloads: &[Vec<u8>]) -> Verifier<u64> {
+        let own =
+            OwnPayloads::new("", payloads.iter().map(|payload| &*payload.clone().leak()).collect(), |_| {
+                String::new()
+            });
+        let sizes = Distribution::Own(own);
+        Verifier::new(PayloadSequence::new(block(), sizes, 1, 0, 1), Verify::Full)
+    }
+
+    #[test]
+    fn a_fault_of_one_of_a_thousand_equal_packets_is_counted() {
+        let payload = b"always the same".to_vec();
+        let intact = Integrity { verified: 1000, ..Integrity::default() };
+        for (came_back, expected) in [
+            (vec![payload.clone(); 1000], intact),
+            (vec![payload.clone(); 999], Integrity { verified: 999, unanswered: 1, ..intact }),
+            (vec![payload.clone(); 1001], Integrity { duplicated: 1, ..intact }),
+            (
+                [vec![payload.clone(); 500], vec![b"other".to_vec()], vec![payload.clone(); 499]].concat(),
+                Integrity { verified: 999, corrupted: 1, ..intact },
+            ),
+        ] {
+            let mut verifier = verifier_of(std::slice::from_ref(&payload));
+            for number in 0..1000 {
+                verifier.sent(number);
+            }
+            receive_all(&mut verifier, &came_back);
+            assert_eq!(verifier.settle(), expected);
+        }
+    }
+
+    #[test]
+    fn a_duplicate_of_distinct_payloads_is_recognized_among_many_and_a_damaged_one_is_not_called_one() {
+        let payloads: Vec<Vec<u8>> =
+            (0..50).map(|number| format!("payload {number:2}").into_bytes()).collect();
+        let mut verifier = verifier_of(&payloads);
+        for number in 0..40 {
+            verifier.sent(number);
+        }
+        receive_all(&mut verifier, &payloads[..30]);
+        assert_eq!(verifier.receive(&payloads[3]), Duplicated);
+        assert_eq!(verifier.receive(b"damaged one"), Corrupted(30));
+    }
+
+    proptest! {
+        /// The packets that come back are those that were sent, except for any number of faults.
+        #[test]
+        fn faults_of_equal_packets_are_never_uncounted_and_a_sound_server_never_fails(
+            // Few different bytes: many payloads are equal, and damaged ones equal others.
+            payloads in vec(vec(0..2_u8, 0..3), 1..5),
+            window in 1..9_usize,
+            faults in vec((0..60_usize, 0..4_u8), 0..4),
+        ) {
+            let mut verifier = verifier_of(&payloads);
+            let (mut sent, mut came_back) = (Vec::new(), Vec::new());
+            // Packets on their way back. A packet is sent while fewer than `window` are outstanding.
+            let mut on_the_way = VecDeque::new();
+            while sent.len() < 60 || !on_the_way.is_empty() {
+                while sent.len() < 60 && verifier.outstanding() < window {
+                    let (number, payload) = (sent.len(), verifier.sent(sent.len() as u64).to_vec());
+                    sent.push(payload.clone());
+                    match faults.iter().find(|(at, _)| *at == number).map(|(_, kind)| kind) {
+                        None => on_the_way.push_back(payload),
+                        Some(0) => {}
+                        Some(1) => on_the_way.extend([payload.clone(), payload]),
+                        Some(2) => on_the_way.push_back([&payload[..], &[1]].concat()),
+                        Some(_) => on_the_way.push_front(payload),
+                    }
+                }
+                match on_the_way.pop_front() {
+                    Some(payload) => {
+                        verifier.receive(&payload);
+                        came_back.push(payload);
+                    }
+                    // All outstanding packets are lost: the run ends with its timeout.
+                    None => break,
+                }
+            }
+            let sent_count = sent.len() as u64;
+            let is_intact = came_back == sent;
+            let all = verifier.settle();
+            prop_assert_eq!(
+                all.verified + all.corrupted + all.reordered + all.lost + all.unanswered, sent_count
+            );
+            prop_assert_eq!(
+                all.verified + all.corrupted + all.reordered + all.duplicated, came_back.len() as u64
+            );
+            prop_assert_eq!(all.violations() + all.unanswered == 0, is_intact, "{:?}", all);
         }
     }
 }

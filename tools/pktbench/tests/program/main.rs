@@ -12,6 +12,10 @@ mod targets;
 
 mod sizes;
 
+mod payloads;
+
+mod replay;
+
 mod faults;
 
 mod open_loop;

@@ -7,7 +7,7 @@ use crate::common::{command, count, pktbench, ran};
 #[test]
 fn bad_usage_is_one_line_that_says_what_to_do() {
     let cases = [
-        ("--speed 9", "unexpected argument '--speed'"),
+        ("--haste 9", "unexpected argument '--haste'"),
         ("--conns", "a value is required for '--conns <N>'"),
         ("--conns x", "expected a whole number of at least 1, such as 64"),
         ("--conns 0", "expected a whole number of at least 1, such as 64"),

@@ -34,7 +34,7 @@ use series::Series;
 
 /// Options that must be the same for a fair comparison, by their names in the document. Options that only an open loop
 /// has are `null` in a closed loop.
-const LOAD_OPTIONS: [&str; 15] = [
+const LOAD_OPTIONS: [&str; 19] = [
     "mode",
     "conns",
     "pipeline",
@@ -46,6 +46,10 @@ const LOAD_OPTIONS: [&str; 15] = [
     // The percentiles of an interval depend on its length.
     "interval_s",
     "sizes",
+    "payload",
+    "replay",
+    "tcp_port",
+    "speed",
     "crc",
     "header",
     "tls",
@@ -306,6 +310,13 @@ mod tests {
         let config = document().config;
         let seed = Config { seed: 99, duration_s: Some(77.0), ..config.clone() };
         assert_eq!(check_configs(&config, path, &seed), Ok(()), "the same load");
+        for other in [
+            Config { payload: Some("hex:00".to_owned()), ..config.clone() },
+            Config { replay: Some("a.pcap".to_owned()), ..config.clone() },
+            Config { speed: Some(2.0), ..config.clone() },
+        ] {
+            assert!(check_configs(&config, path, &other).is_err());
+        }
         let problem = check_configs(&config, path, &Config { conns: 128, ..config.clone() }).unwrap_err();
         assert!(problem.contains("conns 10 and 128") && problem.contains("--force"), "{problem}");
     }

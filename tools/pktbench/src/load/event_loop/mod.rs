@@ -216,7 +216,7 @@ impl<P: FnMut(Published)> EventLoop<P> {
                     WAKER => self.check_command(),
                     TIMER => {}
                     Token(token) if token >= FIRST_CLOSING => {
-                        self.closing.drive(token, &mut self.state.buffer);
+                        self.closing.drive(token, self.schedule.clock, &mut self.state);
                     }
                     Token(slot) => self.drive(slot, event.is_read_closed()),
                 }
@@ -225,7 +225,7 @@ impl<P: FnMut(Published)> EventLoop<P> {
                 self.drive(slot, true);
             }
             for token in closing {
-                self.closing.drive(token, &mut self.state.buffer);
+                self.closing.drive(token, self.schedule.clock, &mut self.state);
             }
             // A slot may be in the list twice, if it had an event too.
             self.run_again.sort_unstable();

@@ -28,7 +28,9 @@ impl<P: FnMut(Published)> EventLoop<P> {
         let cause = driver.missed_cause(end);
         let (mut load, connection) = driver.end(end, &mut self.state, now_ns);
         if let Some(connection) = connection {
-            self.closing.add(connection, self.poll.registry(), &mut self.state.buffer);
+            let is_complete = matches!(end, End::Complete);
+            let clock = self.schedule.clock;
+            self.closing.add(connection, is_complete, self.poll.registry(), clock, &mut self.state);
         }
         if matches!(end, End::Stopped(_)) || !load.needs_connection(now_ns) {
             return self.end_load(slot, &load, cause);

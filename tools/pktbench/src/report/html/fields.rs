@@ -35,6 +35,7 @@ fn label(key: &str) -> String {
         "own_server" => "built-in server".to_owned(),
         "own_server_threads" => "built-in server threads".to_owned(),
         "first" => "first error".to_owned(),
+        "by_segment" => "connections by TCP segment".to_owned(),
         _ => key.replace('_', " "),
     }
 }
@@ -59,8 +60,8 @@ fn with_unit(name: &str, number: f64, whole: Option<u64>) -> (&str, String) {
         (stem, format!("{} B", plain()))
     } else if let Some(stem) = name.strip_suffix("_pct") {
         (stem, format!("{number:.0} %"))
-    } else if name == "seed" {
-        // Without thousands separators, so that it can be copied to --seed.
+    } else if name == "seed" || name == "tcp_port" {
+        // Without thousands separators, so that it can be copied to the option.
         (name, number_as_typed(number, whole))
     } else {
         (name, plain())
@@ -81,7 +82,7 @@ mod tests {
         let part = json!({
             "a_max_bytes": 33_554_432, "altered": 5, "b_tls": false, "c_s": 0.5, "d_lag_p99_ns": 12_300,
             "e_pct": 81.6, "f_per_s": 5000.0, "g": null, "h": "<0>", "i": 1234, "j_s": 0.0,
-            "k_start_unix_ns": 1_000_000_000, "rate": 20_000.0, "seed": 1234, "z": [1, 2],
+            "k_start_unix_ns": 1_000_000_000, "rate": 20_000.0, "seed": 1234, "tcp_port": 14_572, "z": [1, 2],
         });
         let rows: Vec<_> =
             fields(&part).into_iter().map(|(name, value)| format!("{name}: {value}")).collect();
@@ -99,6 +100,7 @@ mod tests {
             "k start: 1970-01-01T00:00:01.000Z",
             "rate: 20,000",
             "seed: 1234",
+            "tcp port: 14572",
             "z: [1,2]",
         ];
         assert_eq!(rows, expected);

@@ -1,5 +1,7 @@
 //! Runs the real program, and servers that write their frames by hand and can misbehave.
 
+pub(crate) mod pcap;
+
 pub(crate) mod result;
 
 use std::io::{self, Read, Write};
