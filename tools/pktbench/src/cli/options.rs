@@ -221,8 +221,10 @@ pub(crate) struct Options {
 
     /// Exit with code 4 if the load generator was saturated
     ///
-    /// It is saturated if one of its threads was busy for 95 % of the time, or in an open loop if the p99 of its
-    /// schedule lag is above 1 ms. The figures then show the load generator, not the server.
+    /// It is saturated if one of its threads was busy for 95 % of the time or waited for a CPU for 10 % of it, if the p99
+    /// of the schedule lag of an open loop is above 1 ms, if the hypervisor stole 10 % of the CPU time, if its cgroup was
+    /// throttled for 1 % of the time, or if it stood still for 250 ms or 5 % of the time. The figures then show the load
+    /// generator, not the server. Without this option the exit code is 0, and the verdict says it.
     #[arg(help_heading = "Verdict", long)]
     strict_client: bool,
 

@@ -24,7 +24,7 @@ use crate::load::timer::Timer;
 use crate::plan::Plan;
 use crate::plan::schedule::Schedule;
 use crate::record::recording::{Published, Recording};
-use crate::record::saturation::CpuTime;
+use crate::record::saturation::thread_sampler::LoadSampler;
 use crate::record::tally::Tally;
 use crate::traffic::payload::PayloadBlock;
 
@@ -54,8 +54,7 @@ pub(crate) struct EventLoop<P> {
     interval: u64,
     /// When the interval ends, or when the measurement starts or ends.
     next_boundary_ns: u64,
-    /// The CPU time at the start of the measurement and at the end of sending.
-    cpu: [Option<CpuTime>; 2],
+    sampler: LoadSampler,
     slots: Vec<Slot>,
     /// The number of active slots.
     active: usize,
@@ -106,7 +105,7 @@ impl<P: FnMut(Published)> EventLoop<P> {
             publish,
             interval: 0,
             next_boundary_ns: schedule.measure_from_ns,
-            cpu: [None; 2],
+            sampler: LoadSampler::default(),
             slots: Vec::new(),
             active: 0,
             closing: 0,
@@ -150,7 +149,7 @@ impl<P: FnMut(Published)> EventLoop<P> {
             }
             let mut wait = self.until_boundary(now_ns);
             if self.active == 0 {
-                self.record_cpu_time(now_ns, true);
+                self.sampler.sample(now_ns, true);
                 self.state.record_unanswered(now_ns);
                 let deadline = *close_deadline.get_or_insert_with(|| Instant::now() + CLOSE_TIMEOUT);
                 let left = deadline.saturating_duration_since(Instant::now());
@@ -166,10 +165,12 @@ impl<P: FnMut(Published)> EventLoop<P> {
                 None => {}
             }
             self.progress.store(&self.state.tally, self.conns_awaiting_peer);
+            self.sampler.end_work(now_ns);
             match self.poll.poll(&mut events, wait) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 polled => polled?,
             }
+            self.sampler.begin_work(self.schedule.clock);
             let again = std::mem::take(&mut self.run_again);
             for event in &events {
                 match event.token() {
@@ -187,27 +188,17 @@ impl<P: FnMut(Published)> EventLoop<P> {
         }
     }
 
-    /// Publishes the recording if its interval is over, and records the CPU time at the start and the end of the
-    /// measurement.
+    /// Publishes the recording if its interval is over, and samples the thread at the start and the end of the window.
     fn cross_boundary(&mut self, now_ns: u64) {
         let schedule = self.schedule;
         let interval = schedule.interval(now_ns);
         if interval > self.interval {
             self.publish(interval);
         }
-        self.record_cpu_time(now_ns, schedule.is_stopped(now_ns));
+        self.sampler.sample(now_ns, schedule.is_stopped(now_ns));
         let stop_at_ns = schedule.stop_at_ns.filter(|stop_at_ns| *stop_at_ns > now_ns);
         let boundaries = [schedule.end_of_interval(interval), stop_at_ns];
         self.next_boundary_ns = boundaries.into_iter().flatten().min().unwrap_or(u64::MAX);
-    }
-
-    /// Records the CPU time once at the start and once at the end. Both may be the same moment.
-    fn record_cpu_time(&mut self, now_ns: u64, at_end: bool) {
-        let [start, end] = &mut self.cpu;
-        start.get_or_insert_with(|| CpuTime::of_this_thread(now_ns));
-        if at_end {
-            end.get_or_insert_with(|| CpuTime::of_this_thread(now_ns));
-        }
     }
 
     /// Publishes the recording, and starts that of interval `next`.
@@ -218,8 +209,8 @@ impl<P: FnMut(Published)> EventLoop<P> {
     }
 
     fn end(mut self) -> Tally {
-        if let [Some(start), Some(end)] = self.cpu {
-            self.state.tally.client.add_cpu(start, end);
+        if let Some(usage) = self.sampler.usage() {
+            self.state.tally.client.add_thread(usage);
         }
         self.publish(u64::MAX);
         self.progress.store(&self.state.tally, 0);

@@ -5,7 +5,7 @@ use std::io;
 use pktconn::FrameError;
 
 use crate::record::failure::Failure;
-use crate::record::saturation::ClientTally;
+use crate::record::saturation::client_tally::ClientTally;
 use crate::record::size_classes::SizeClasses;
 use crate::result::document::Errors;
 use crate::traffic::verify::Integrity;

@@ -7,6 +7,8 @@ pub(crate) mod hdr_log;
 
 pub(crate) mod hgrm;
 
+pub(crate) mod client;
+
 pub(crate) mod comparison;
 
 pub(crate) mod search;

@@ -1,10 +1,7 @@
 //! The steps of `--search-max` as text: a line for each step while the search runs, and a chart at the end.
 
-use crate::result::document::{Search, Step};
+use crate::result::document::{Limit, Search, Step};
 use crate::result::units;
-
-/// The `problem` of a step whose rate the load generator could not send. [`is_saturated`] recognizes it.
-pub(crate) const SATURATED: &str = "the load generator is saturated";
 
 /// The step with the lowest rate above `max_rate` at which the condition does not hold: what ended the search.
 pub(crate) fn limit(search: &Search) -> Option<&Step> {
@@ -14,7 +11,7 @@ pub(crate) fn limit(search: &Search) -> Option<&Step> {
 
 /// Whether the step failed because of the load generator. Such a step says nothing about the server.
 pub(crate) fn is_saturated(step: &Step) -> bool {
-    step.problem.as_deref() == Some(SATURATED)
+    step.limit == Some(Limit::LoadGenerator)
 }
 
 /// A step as a line. It fits in 80 columns unless the reason is long.

@@ -3,11 +3,10 @@
 use std::fmt::{self, Write};
 
 use crate::judge::threshold;
+use crate::report::client;
 use crate::report::comparison;
 use crate::report::search;
-use crate::result::document::{
-    Client, Config, Document, Errors, Limit, Mode, Offered, Search, Totals, Window,
-};
+use crate::result::document::{Config, Document, Errors, Limit, Mode, Offered, Search, Totals, Window};
 use crate::result::latency::{Bounded, Latency};
 use crate::result::units;
 use crate::result::verdict::Verdict;
@@ -16,9 +15,6 @@ use crate::traffic::verify::{Integrity, Verify};
 
 /// The default width of a terminal.
 const WIDTH: usize = 80;
-
-/// A load generator that sends late while its threads are less busy than this lacks CPU cores, not threads.
-const BUSY_PCT: f64 = 80.0;
 
 /// Width of the column with the row names.
 const NAME_WIDTH: usize = 12;
@@ -31,7 +27,7 @@ pub(crate) fn text(document: &Document) -> String {
 }
 
 fn write(text: &mut String, document: &Document) -> fmt::Result {
-    let Document { config, window, totals, integrity, errors, latency_ns, client, .. } = document;
+    let Document { config, window, totals, integrity, errors, latency_ns, .. } = document;
     row(text, "mode", &mode(config))?;
     row(text, "load", &load(config))?;
     row(text, "server", &server(config))?;
@@ -57,7 +53,7 @@ fn write(text: &mut String, document: &Document) -> fmt::Result {
             )?;
         }
     }
-    row(text, "client", &client_text(client))?;
+    row(text, "client", &client::text(document))?;
     if let Some(search) = &document.search {
         row(text, "search", &search_text(search))?;
         for line in search::curve(search) {
@@ -289,22 +285,6 @@ fn errors_text(errors: &Errors, config: &Config) -> String {
     [failed, mute, first].into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
-fn client_text(client: &Client) -> String {
-    let cpu = format!("load generator threads {:.0} % busy", client.cpu_pct);
-    let lag = client
-        .schedule_lag_p99_ns
-        .map_or(String::new(), |ns| format!(", schedule lag p99 {}", units::time(ns as f64),));
-    let saturated = match client.saturated {
-        true if client.cpu_pct < BUSY_PCT => {
-            "; the load generator is saturated: it sent packets late although its threads were not busy, so give \
-             it dedicated CPU cores"
-        }
-        true => "; the load generator is saturated: raise --threads or use another machine",
-        false => "",
-    };
-    format!("{cpu}{lag}{saturated}")
-}
-
 fn search_text(search: &Search) -> String {
     let condition = &search.condition;
     let Some(max_rate) = search.max_rate.map(units::rate) else {
@@ -330,6 +310,10 @@ pub(crate) fn verdict(document: &Document) -> String {
             Verify::Len => "pass: every packet came back with its length, in order and exactly once",
             Verify::Off => "pass: as many packets came back as were sent (contents not verified)",
         },
+        Verdict::PassSaturated => {
+            "pass, but the load generator was saturated: the figures may be those of the load generator, not of the \
+             server"
+        }
         Verdict::Failed => "failed: at least one connection failed",
         Verdict::NoAnswer => "no answer: packets were not answered within --timeout",
         Verdict::NotOffered => "not offered: less of the --rate was sent than --min-offered requires",

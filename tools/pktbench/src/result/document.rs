@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::comparison::Comparison;
 use super::latency::Latency;
+use super::saturation::Reason;
 use super::verdict::Verdict;
 use crate::traffic::arrivals::Arrival;
 use crate::traffic::verify::{Integrity, Verify};
@@ -240,17 +241,35 @@ impl Offered {
     }
 }
 
-/// The load generator itself.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// The load generator itself, in the window. `None`: not measured, because the system does not have the figure.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Client {
     /// CPU time of the load threads, as a percentage of the measured time: 100 means that all threads were always busy.
     pub(crate) cpu_pct: f64,
+    /// The CPU time of the busiest thread, as a percentage of its time.
+    #[serde(default)]
+    pub(crate) busiest_thread_pct: Option<f64>,
+    /// For how much of its time a thread waited for a CPU: of the thread that waited most.
+    #[serde(default)]
+    pub(crate) run_queue_pct: Option<f64>,
+    /// Time that the hypervisor gave to other virtual machines, as a percentage of the CPU time that the machine wanted.
+    #[serde(default)]
+    pub(crate) steal_pct: Option<f64>,
+    /// How long the cgroup was throttled, because it had used up its CPU limit.
+    #[serde(default)]
+    pub(crate) throttled_ns: Option<u64>,
+    /// How long the process stood still, because it was stopped or the machine was suspended.
+    #[serde(default)]
+    pub(crate) clock_gap_ns: Option<u64>,
     /// Open loop: how late packets were sent. Packets that waited for responses or for the socket do not count.
     pub(crate) schedule_lag_p99_ns: Option<u64>,
     /// Open loop: missed packets. They were due by the end of the run and were not sent.
     pub(crate) not_sent: u64,
     /// Whether the load generator was saturated: then the figures show its own limit and not that of the server.
     pub(crate) saturated: bool,
+    /// Why. Empty if it was not saturated, and in results of older versions.
+    #[serde(default)]
+    pub(crate) saturated_by: Vec<Reason>,
 }
 
 /// What was received in one interval of the run.
@@ -314,6 +333,9 @@ pub(crate) struct Step {
     pub(crate) ok: bool,
     /// Why the step failed. `None` if it succeeded.
     pub(crate) problem: Option<String>,
+    /// What limited a step that failed: the server or the load generator. `None` if it succeeded.
+    #[serde(default)]
+    pub(crate) limit: Option<Limit>,
 }
 
 impl fmt::Display for Mode {

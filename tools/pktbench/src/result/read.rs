@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::result::document::{Document, SCHEMA};
+use crate::result::verdict::Verdict;
 
 /// The field that every version of the document has.
 #[derive(Deserialize)]
@@ -28,7 +29,13 @@ impl Document {
             }
             Err(problem) => bail!("{name} is not a result of 'pktbench --json': {problem}"),
         }
-        serde_json::from_str(&text).with_context(|| format!("{name} does not match the schema {SCHEMA:?}"))
+        let mut document: Self = serde_json::from_str(&text)
+            .with_context(|| format!("{name} does not match the schema {SCHEMA:?}"))?;
+        // Older versions had no such verdict.
+        if document.client.saturated && document.verdict == Verdict::Pass {
+            document.verdict = Verdict::PassSaturated;
+        }
+        Ok(document)
     }
 }
 
@@ -56,6 +63,14 @@ mod tests {
     fn a_written_document_can_be_read() {
         let document = document();
         assert_eq!(read(&format!("{}\n", json::to_line(&document))), Ok(document));
+    }
+
+    #[test]
+    fn a_saturated_result_of_an_older_version_does_not_read_as_a_plain_pass() {
+        let mut old = serde_json::to_value(document()).unwrap();
+        old["client"] = serde_json::json!({"cpu_pct": 99.0, "schedule_lag_p99_ns": null, "not_sent": 0, "saturated": true});
+        let old = read(&old.to_string()).unwrap();
+        assert_eq!((old.verdict, old.client.run_queue_pct), (Verdict::PassSaturated, None));
     }
 
     #[test]

@@ -20,6 +20,7 @@ use crate::load::control::{Command, Progress, StopReason};
 use crate::load::worker::{Event, Worker};
 use crate::plan::Plan;
 use crate::plan::schedule::Schedule;
+use crate::record::saturation::host_watch::{HostUsage, HostWatch};
 use crate::record::tally::Tally;
 use crate::report::output::Sinks;
 use crate::report::status::{RunStatus, Running};
@@ -82,6 +83,7 @@ struct End {
     schedule: Option<Schedule>,
     at: Instant,
     reason: EndReason,
+    host: HostUsage,
 }
 
 enum EndReason {
@@ -126,12 +128,14 @@ impl Conductor {
             () = interrupts.next() => Err(EndReason::Interrupted),
             connected = self.wait_for_start(&mut ticks, &mut view) => connected,
         };
+        let mut host = None;
         let (schedule, reason) = match connected {
             Err(reason) => (None, reason),
             Ok(()) => {
                 let start = Instant::now() + self.start_delay();
                 let schedule = self.plan.schedule(start);
                 self.send_to_workers(Command::Go(schedule));
+                host = HostWatch::start(schedule);
                 let measure_from = schedule.clock.instant(schedule.measure_from_ns);
                 let measured_from = SystemTime::now() + (measure_from - Instant::now());
                 self.time_series.begin(&config::config(&self.plan, self.own_addr), measured_from);
@@ -144,6 +148,7 @@ impl Conductor {
             }
         };
         let at = Instant::now();
+        let host = host.map(HostWatch::finish).unwrap_or_default();
         drop(view);
         self.send_to_workers(Command::Stop(match reason {
             EndReason::TimedOut => StopReason::TimedOut,
@@ -153,7 +158,7 @@ impl Conductor {
         while let Some(event) = self.events.recv().await {
             self.handle_event(event);
         }
-        End { schedule, at, reason }
+        End { schedule, at, reason, host }
     }
 
     /// Waits until all connections are open and `--start-at` has come.
@@ -291,6 +296,7 @@ impl Conductor {
             plan: self.plan,
             own_addr: self.own_addr,
             tally,
+            host: end.host,
             recording,
             intervals,
             measured_from,

@@ -6,11 +6,15 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::plan::Plan;
+use crate::plan::clock::whole_ns;
 use crate::plan::schedule::Schedule;
 use crate::record::missed::Missed;
 use crate::record::recording::Recording;
+use crate::record::saturation::host_watch::HostUsage;
+use crate::record::saturation::reasons::reasons;
 use crate::record::tally::Tally;
 use crate::result::document::{Interval, Limit, Offered};
+use crate::result::saturation::Reason;
 use crate::result::verdict::Verdict;
 
 pub(crate) struct Outcome {
@@ -18,6 +22,7 @@ pub(crate) struct Outcome {
     /// The address of the built-in echo server, if it was used.
     pub(crate) own_addr: Option<SocketAddr>,
     pub(crate) tally: Tally,
+    pub(crate) host: HostUsage,
     pub(crate) recording: Recording,
     pub(crate) intervals: Vec<Interval>,
     /// The start of the measurement: the end of the warm-up.
@@ -54,6 +59,11 @@ impl Outcome {
         }
     }
 
+    /// Why the load generator was saturated. Empty if it was not.
+    pub(crate) fn saturated_by(&self) -> Vec<Reason> {
+        reasons(&self.tally.client, &self.host, whole_ns(self.measured_time))
+    }
+
     pub(crate) fn verdict(&self) -> Verdict {
         // The worst first: nothing else may hide a damaged packet.
         if self.tally.integrity.violations() > 0 {
@@ -68,8 +78,8 @@ impl Outcome {
             Verdict::NotOffered
         } else if self.recording.service.is_empty() {
             Verdict::NoSamples
-        } else if self.plan.strict_client && self.tally.client.is_saturated() {
-            Verdict::ClientSaturated
+        } else if !self.saturated_by().is_empty() {
+            if self.plan.strict_client { Verdict::ClientSaturated } else { Verdict::PassSaturated }
         } else {
             Verdict::Pass
         }
@@ -127,6 +137,7 @@ pub(crate) mod tests {
             plan: Arc::new(plan()),
             own_addr: "127.0.0.1:14572".parse().ok(),
             tally,
+            host: HostUsage::default(),
             recording,
             intervals: Vec::new(),
             measured_from: SystemTime::UNIX_EPOCH + 10 * SECOND,
@@ -157,6 +168,17 @@ pub(crate) mod tests {
         let mut empty = nothing();
         empty.tally.integrity.unanswered = 5;
         assert_eq!(empty.verdict(), Verdict::NoSamples);
+    }
+
+    #[test]
+    fn a_saturated_load_generator_is_a_verdict_of_its_own_and_fails_only_if_it_must_not_be() {
+        let mut run = outcome();
+        run.host.throttled_ns = Some(1_000_000_000);
+        assert_eq!(run.verdict(), Verdict::PassSaturated);
+        run.plan = Arc::new(Plan { strict_client: true, ..plan() });
+        assert_eq!(run.verdict(), Verdict::ClientSaturated);
+        run.tally.errors.eof = 1;
+        assert_eq!(run.verdict(), Verdict::Failed);
     }
 
     /// An open loop in which `sent` packets were sent, and others were missed.

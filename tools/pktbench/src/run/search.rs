@@ -15,9 +15,9 @@ use tokio::runtime::{Builder, Runtime};
 use crate::judge::threshold::Condition;
 use crate::plan::{MAX_RATE, Pace, Plan};
 use crate::report::output::Output;
-use crate::report::search::{SATURATED, is_saturated, limit, row};
+use crate::report::search::{is_saturated, limit, row};
 use crate::report::sink::Sink;
-use crate::result::document::{Document, Search, Step};
+use crate::result::document::{Document, Limit, Search, Step};
 use crate::result::verdict::Verdict;
 use crate::run::interrupt::Interrupts;
 use crate::run::{conductor, to_document};
@@ -178,12 +178,16 @@ fn judge(document: &Document, rate: f64, condition: &Condition) -> Step {
     let judged = condition.judge(document);
     let due = document.totals.sent + document.client.not_sent;
     let missed_share = document.client.not_sent as f64 / (due as f64).max(1.0);
+    let mut limit = Limit::Server;
     let problem = match document.verdict {
         Verdict::Failed => Some(document.errors.first.clone().unwrap_or_default()),
         Verdict::NoAnswer => Some("packets were not answered within --timeout".to_owned()),
         Verdict::NoSamples => Some("no measured packet came back".to_owned()),
         Verdict::Integrity => Some("packets were lost, corrupted, reordered or duplicated".to_owned()),
-        _ if document.client.saturated => Some(SATURATED.to_owned()),
+        _ if document.client.saturated => {
+            limit = Limit::LoadGenerator;
+            Some("the load generator is saturated".to_owned())
+        }
         _ if !judged.ok => Some(condition.to_string()),
         _ if missed_share > MAX_MISSED_SHARE => {
             Some(format!("missed {:.0} % of the packets that were due", missed_share * 100.0))
@@ -198,6 +202,7 @@ fn judge(document: &Document, rate: f64, condition: &Condition) -> Step {
         p99_ns: latency.listed(99.0),
         value: judged.value,
         ok: problem.is_none(),
+        limit: problem.is_some().then_some(limit),
         problem,
     }
 }
@@ -268,6 +273,7 @@ mod tests {
             value: None,
             ok: p99_ns < 1_000_000,
             problem: (p99_ns >= 1_000_000).then(|| "p99<1ms".to_owned()),
+            limit: None,
         };
         let steps = vec![step(1000.0, 100_000), step(2000.0, 1_000_000), step(4000.0, 10_000_000)];
         let rows: Vec<_> = steps.iter().map(row).collect();

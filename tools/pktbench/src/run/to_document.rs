@@ -4,6 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::plan::clock::whole_ns;
 use crate::record::recording::Recording;
+use crate::record::saturation::reasons::steal_pct;
 use crate::result::config::config;
 use crate::result::document::{Client, Document, Host, Latencies, SCHEMA, Tool, Totals, Window};
 use crate::result::latency::Latency;
@@ -79,11 +80,18 @@ fn latencies(outcome: &Outcome) -> Latencies {
 
 fn client(outcome: &Outcome) -> Client {
     let client = &outcome.tally.client;
+    let saturated_by = outcome.saturated_by();
     Client {
         cpu_pct: client.cpu_pct(),
+        busiest_thread_pct: Some(client.busiest_pct),
+        run_queue_pct: Some(client.run_queue_pct),
+        steal_pct: outcome.host.cpu.map(steal_pct),
+        throttled_ns: outcome.host.throttled_ns,
+        clock_gap_ns: outcome.host.gaps.map(|gaps| gaps.total_ns),
         schedule_lag_p99_ns: client.lag_p99_ns(),
         not_sent: client.missed.count(),
-        saturated: client.is_saturated(),
+        saturated: !saturated_by.is_empty(),
+        saturated_by,
     }
 }
 

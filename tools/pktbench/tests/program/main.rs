@@ -24,6 +24,8 @@ mod browser;
 
 mod results;
 
+mod starved;
+
 mod tui;
 
 mod conform;
