@@ -20,7 +20,7 @@ use crate::plan::{Pace, Plan};
 use crate::record::failure::Failure;
 use crate::record::missed::Cause;
 use crate::record::recording::Recording;
-use crate::record::tally::Tally;
+use crate::record::tally::{Tally, failure_text, timeout_text};
 use crate::traffic::arrivals::Arrivals;
 use crate::traffic::payload::{PayloadBlock, PayloadSequence};
 use crate::traffic::verify::{Judgement, Verifier};
@@ -360,7 +360,8 @@ impl ConnectionDriver {
 
     /// Adds the integrity, the missed packets and the failure to the tally. Returns the connection if it is still open.
     pub(crate) fn finish(self, end: End, state: &mut WorkerState) -> Option<Connection> {
-        let WorkerState { tally, unanswered, .. } = state;
+        let WorkerState { tally, recording, unanswered, .. } = state;
+        let now_ns = self.schedule.clock.now_ns();
         let measured = self.verifier.outstanding_contexts();
         unanswered.extend(measured.filter(|times| times.due_ns >= self.schedule.measure_from_ns));
         tally.client.missed.add(self.missed_cause(&end), self.missed(&end));
@@ -369,10 +370,13 @@ impl ConnectionDriver {
         match end {
             End::Failed(failure) => {
                 tally.errors.add(self.index, &failure, integrity.unanswered);
+                let text = || failure_text(self.index, &failure, integrity.unanswered);
+                recording.note_failure(now_ns, text);
                 return None;
             }
             End::Stopped(StopReason::TimedOut) if integrity.unanswered > 0 => {
                 tally.errors.add_timeout(self.index, integrity.unanswered);
+                recording.note_failure(now_ns, || timeout_text(self.index, integrity.unanswered));
             }
             End::Complete | End::Stopped(_) => {}
         }

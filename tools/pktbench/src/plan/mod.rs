@@ -24,7 +24,7 @@ pub(crate) const MAX_RATE: f64 = 1e9;
 /// in the figures.
 const MIN_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The most intervals of a run. Each needs about 100 bytes of memory, and as much in the result.
+/// The most intervals of a run. Each needs about 120 bytes of memory, and twice as much in the result.
 pub(crate) const MAX_INTERVALS: u32 = 100_000;
 
 #[derive(Clone, Debug)]

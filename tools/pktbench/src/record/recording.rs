@@ -14,10 +14,23 @@ pub(crate) struct Recording {
     /// Response times in ns of the same packets: from the time at which a packet was due to its response. Only in an
     /// open loop.
     pub(crate) response: Option<Histogram<u64>>,
-    /// Connections that failed, for the live view. The reasons are in the [tally](crate::record::tally::Tally).
+    /// Connections that failed. The kinds of failure are in the [tally](crate::record::tally::Tally).
     pub(crate) failed: u64,
+    /// The first of them, at most [`MAX_FAILURES`].
+    pub(crate) failures: Vec<FailureNote>,
     /// The ages of packets that were never answered. `None` if there are none. Boxed because mostly there are none.
     pub(crate) unanswered: Option<Box<Ages>>,
+}
+
+/// If a server closes thousands of connections at once, a few messages say as much as all.
+pub(crate) const MAX_FAILURES: usize = 10;
+
+/// A connection that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FailureNote {
+    /// In ns from the start of the run.
+    pub(crate) at_ns: u64,
+    pub(crate) text: String,
 }
 
 /// How old unanswered packets were at the end of the run, in ns: a lower bound of what their latency would have been.
@@ -47,7 +60,21 @@ pub(crate) struct Traffic {
 impl Recording {
     pub(crate) fn new(is_open_loop: bool) -> Self {
         let response = is_open_loop.then(new_histogram);
-        Self { traffic: Traffic::default(), service: new_histogram(), response, unanswered: None, failed: 0 }
+        Self {
+            traffic: Traffic::default(),
+            service: new_histogram(),
+            response,
+            unanswered: None,
+            failed: 0,
+            failures: Vec::new(),
+        }
+    }
+
+    /// Keeps the text of a failure, unless there are enough of them.
+    pub(crate) fn note_failure(&mut self, at_ns: u64, text: impl FnOnce() -> String) {
+        if self.failures.len() < MAX_FAILURES {
+            self.failures.push(FailureNote { at_ns, text: text() });
+        }
     }
 
     /// Counts a packet that was never answered.
@@ -77,6 +104,9 @@ impl Recording {
     pub(crate) fn merge(&mut self, other: &Self) {
         self.traffic += other.traffic;
         self.failed += other.failed;
+        self.failures.extend_from_slice(&other.failures);
+        self.failures.sort_by_key(|failure| failure.at_ns);
+        self.failures.truncate(MAX_FAILURES);
         self.service += &other.service;
         if let (Some(response), Some(other)) = (&mut self.response, &other.response) {
             *response += other;
@@ -118,4 +148,26 @@ pub(crate) struct Published {
     pub(crate) interval: u64,
     pub(crate) next: u64,
     pub(crate) recording: Recording,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_failures_of_all_workers_are_kept_in_the_order_of_their_times() {
+        let worker = |times: std::ops::Range<u64>| {
+            let mut recording = Recording::new(false);
+            for at_ns in times {
+                recording.failed += 1;
+                recording.note_failure(at_ns, || format!("{at_ns}"));
+            }
+            recording
+        };
+        let mut sum = worker(5..50);
+        sum.merge(&worker(0..3));
+        sum.merge(&worker(90..91));
+        let times: Vec<_> = sum.failures.iter().map(|failure| failure.at_ns).collect();
+        assert_eq!((sum.failed, times), (49, vec![0, 1, 2, 5, 6, 7, 8, 9, 10, 11]));
+    }
 }

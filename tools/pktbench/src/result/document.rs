@@ -272,8 +272,8 @@ pub(crate) struct Client {
     pub(crate) saturated_by: Vec<Reason>,
 }
 
-/// What was received in one interval of the run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// What happened in one interval of the run. Older versions had only `t_s`, `received` and the latencies.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Interval {
     /// The end of the interval, in seconds from the start of the window.
     pub(crate) t_s: f64,
@@ -284,6 +284,20 @@ pub(crate) struct Interval {
     pub(crate) p99_ns: Option<u64>,
     pub(crate) p999_ns: Option<u64>,
     pub(crate) max_ns: Option<u64>,
+    /// The end of the interval, in ns since 1970 (UTC).
+    #[serde(default)]
+    pub(crate) unix_ns: u64,
+    /// Packets that were due in the window and were sent in the interval.
+    #[serde(default)]
+    pub(crate) sent: u64,
+    /// Payload bytes, of `sent` and of `received` packets.
+    #[serde(default)]
+    pub(crate) bytes_sent: u64,
+    #[serde(default)]
+    pub(crate) bytes_received: u64,
+    /// Connections that failed in the interval.
+    #[serde(default)]
+    pub(crate) errors: u64,
 }
 
 /// The service time of packets with payloads of `from_bytes` to `to_bytes`, both included. Of packets that are read
@@ -359,7 +373,7 @@ pub(crate) mod tests {
 
     /// An interval that ends at `t_s`, with `received` packets and without latencies.
     pub(crate) fn interval(t_s: f64, received: u64) -> Interval {
-        Interval { t_s, received, p50_ns: None, p99_ns: None, p999_ns: None, max_ns: None }
+        Interval { t_s, received, ..Interval::default() }
     }
 
     #[test]

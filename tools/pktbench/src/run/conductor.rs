@@ -137,8 +137,9 @@ impl Conductor {
                 self.send_to_workers(Command::Go(schedule));
                 host = HostWatch::start(schedule);
                 let measure_from = schedule.clock.instant(schedule.measure_from_ns);
-                let measured_from = SystemTime::now() + (measure_from - Instant::now());
-                self.time_series.begin(&config::config(&self.plan, self.own_addr), measured_from);
+                let started = SystemTime::now() + (start - Instant::now());
+                let measured_from = started + (measure_from - start);
+                self.time_series.begin(&config::config(&self.plan, self.own_addr), started, measured_from);
                 let reason = tokio::select! {
                     biased;
                     () = interrupts.next() => EndReason::Interrupted,

@@ -1,8 +1,6 @@
 //! Converts the outcome of a run to the result document.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
-use crate::plan::clock::whole_ns;
+use crate::plan::clock::unix_ns;
 use crate::record::recording::Recording;
 use crate::record::saturation::reasons::steal_pct;
 use crate::result::config::config;
@@ -45,7 +43,6 @@ fn host() -> Host {
 }
 
 fn window(outcome: &Outcome) -> Window {
-    let unix_ns = |time: SystemTime| whole_ns(time.duration_since(UNIX_EPOCH).unwrap_or_default());
     Window {
         start_unix_ns: unix_ns(outcome.measured_from),
         end_unix_ns: unix_ns(outcome.measured_from + outcome.measured_time),

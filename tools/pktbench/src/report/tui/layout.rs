@@ -163,7 +163,15 @@ mod tests {
             let ns = |ns: u64| some.then_some(ns * second);
             let received = if some { second * 1000 } else { 0 };
             let (p50_ns, p99_ns, p999_ns) = (ns(10_000), ns(200_000), ns(3_000_000));
-            Interval { t_s: second as f64, received, p50_ns, p99_ns, p999_ns, max_ns: p999_ns }
+            Interval {
+                t_s: second as f64,
+                received,
+                p50_ns,
+                p99_ns,
+                p999_ns,
+                max_ns: p999_ns,
+                ..Interval::default()
+            }
         };
         (1..=count).map(interval).collect()
     }
