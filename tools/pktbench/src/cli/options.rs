@@ -5,12 +5,13 @@ use std::time::{Duration, SystemTime};
 
 use clap::Args;
 use pktconn::{Addr, HeaderFormat, TlsClientConfig};
-use pktconn_tools::values::{parse_connect_addr, parse_size, whole_number};
+use pktconn_tools::values::{parse_connect_addr, parse_size, parse_tcp_addr, whole_number};
 
 use crate::cli::job::Job;
 use crate::judge::gate::GateOptions;
 use crate::judge::threshold::Condition;
 use crate::plan::{Amount, MAX_RATE, Pace, Plan, Tls};
+use crate::report::metrics::MetricsOptions;
 use crate::report::output::{Format, Output};
 use crate::report::view;
 use crate::result::config::config;
@@ -100,8 +101,8 @@ pub(crate) struct Options {
     /// Find the highest rate at which a latency condition holds, such as 'p99<5ms'
     ///
     /// Runs an open loop for --duration at each rate that is tried, beginning with --rate (1k if not given). Cannot be
-    /// combined with --packets, --pipeline, --start-at, --threshold, --baseline, --tui, --hdr-log or the formats ndjson
-    /// and csv.
+    /// combined with --packets, --pipeline, --start-at, --threshold, --baseline, --tui, --metrics, --hdr-log or the formats
+    /// ndjson and csv.
     #[arg(help_heading = "Load", long, value_name = "CONDITION", conflicts_with_all = ["packets", "pipeline", "start_at", "threshold", "baseline"])]
     search_max: Option<Condition>,
 
@@ -211,6 +212,13 @@ pub(crate) struct Options {
     /// Write an HTML report with charts; if the name ends in .svg, only the charts
     #[arg(help_heading = "Result", long, value_name = "FILE")]
     html: Option<PathBuf>,
+
+    /// Address to serve live metrics for Prometheus at, under /metrics, such as 127.0.0.1:9100
+    ///
+    /// Port 0 asks for a free port; the address is printed on standard error. It has no access control and ends with the
+    /// run.
+    #[arg(help_heading = "Result", long, value_name = "ADDR", value_parser = parse_tcp_addr, conflicts_with = "search_max")]
+    metrics: Option<Addr>,
 
     /// How much of the --rate must be sent, such as 95%; 0% accepts everything
     ///
@@ -336,6 +344,7 @@ impl Options {
             hdr_log: self.hdr_log,
             hgrm: self.hgrm,
             html: self.html,
+            metrics: self.metrics.map(|addr| MetricsOptions { addr, config: config(&plan, None) }),
         };
         output.check()?;
         if plan.tui {
@@ -441,7 +450,7 @@ mod tests {
 
     #[test]
     fn a_usage_error_is_one_line_that_says_what_to_do() {
-        let cases: [(&[&str], &str); 29] = [
+        let cases: [(&[&str], &str); 30] = [
             (&["--conn", "1"], "similar argument exists: '--conns'"),
             (&["--conns", "0"], "expected a whole number of at least 1"),
             (&["--connect", "nowhere"], "an address is HOST:PORT"),
@@ -467,6 +476,7 @@ mod tests {
             (&["--start-at", "2020-01-31T12:00:00Z"], "--start-at is in the past"),
             (&["--tls-ca", "x"], "add --tls"),
             (&["--label", "fast"], "such as build=1234"),
+            (&["--metrics", "unix:socket"], "expected HOST:PORT, such as 127.0.0.1:9100"),
             (&["--tls"], "--tls needs --connect"),
             (&["--tls", "--connect", "unix:socket"], "--tls-server-name"),
             (&["--tls-key", "key.pem"], "add --tls"),

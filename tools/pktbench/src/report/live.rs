@@ -66,6 +66,9 @@ impl Sinks {
             Format::Ndjson => self.result.line(&json::to_line(&Event::Interval { interval })),
             Format::Csv => self.result.line(&row(interval)),
         }
+        if let Some(metrics) = &self.metrics {
+            metrics.add(recording);
+        }
         if let Some(log) = &mut self.hdr_log {
             hdr_log::add(log, from_s, interval.t_s, recording);
         }

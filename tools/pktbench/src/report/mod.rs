@@ -19,6 +19,8 @@ pub(crate) mod html;
 
 pub(crate) mod output;
 
+pub(crate) mod metrics;
+
 pub(crate) mod live;
 
 pub(crate) mod status;

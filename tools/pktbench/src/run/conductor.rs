@@ -22,6 +22,7 @@ use crate::plan::Plan;
 use crate::plan::schedule::Schedule;
 use crate::record::saturation::host_watch::{HostUsage, HostWatch};
 use crate::record::tally::Tally;
+use crate::report::metrics::Metrics;
 use crate::report::output::Sinks;
 use crate::report::status::{RunStatus, Running};
 use crate::report::view::View;
@@ -62,7 +63,8 @@ pub(crate) fn run(plan: Plan, sinks: Sinks) -> anyhow::Result<(Outcome, Sinks)> 
         .enable_all()
         .build()
         .context("cannot start the runtime of the conductor")?;
-    let view = View::open(&plan, own_addr)?;
+    let metrics_url = sinks.metrics.as_ref().map(Metrics::url);
+    let view = View::open(&plan, own_addr, metrics_url)?;
     let mut conductor = Conductor::start(&plan, &targets.into(), own_addr, sinks)?;
     let end = runtime.block_on(conductor.conduct(view));
     conductor.into_outcome(end)
@@ -180,7 +182,7 @@ impl Conductor {
                 () = &mut started => return Ok(()),
                 _ = ticks.tick() => {}
             }
-            if view.show(&RunStatus::Connecting(self.plan.conns)) {
+            if self.show(view, &RunStatus::Connecting(self.plan.conns)) {
                 return Err(EndReason::Interrupted);
             }
         }
@@ -197,7 +199,7 @@ impl Conductor {
             let event = tokio::select! {
                 biased;
                 event = self.events.recv() => event,
-                _ = ticks.tick() => match view.show(&RunStatus::Connecting(open)) {
+                _ = ticks.tick() => match self.show(view, &RunStatus::Connecting(open)) {
                     true => return Err(EndReason::Interrupted),
                     false => continue,
                 },
@@ -241,13 +243,19 @@ impl Conductor {
             let (now, Progress { sent, answers, is_awaiting_peer }) = (Instant::now(), self.progress());
             let (intervals, failed) = (self.time_series.rows(), self.time_series.failed_conns());
             let running = Running { elapsed: now - start, sent, answers, intervals, failed };
-            if view.show(&RunStatus::Running(running)) {
+            if self.show(view, &RunStatus::Running(running)) {
                 return EndReason::Interrupted;
             }
             if timeout.has_expired(answers, is_awaiting_peer, now) {
                 return EndReason::TimedOut;
             }
         }
+    }
+
+    /// Shows the status to people and in the metrics. Returns whether a key asks to end the run.
+    fn show(&self, view: &mut View, status: &RunStatus<'_>) -> bool {
+        self.time_series.show_status(status);
+        view.show(status)
     }
 
     fn handle_event(&mut self, event: Event) {

@@ -9,6 +9,7 @@ use crate::plan::{Amount, MAX_INTERVALS, Plan};
 use crate::record::intervals::{CompleteInterval, Intervals};
 use crate::record::recording::{FailureNote, Published, Recording, Traffic};
 use crate::report::output::Sinks;
+use crate::report::status::RunStatus;
 use crate::result::document::{Config, Interval};
 use crate::result::latency::percentile;
 
@@ -94,6 +95,13 @@ impl TimeSeries {
     /// The rows so far.
     pub(crate) fn rows(&self) -> &[Interval] {
         &self.rows
+    }
+
+    /// Updates the metrics.
+    pub(crate) fn show_status(&self, status: &RunStatus<'_>) {
+        if let Some(metrics) = &self.sinks.metrics {
+            metrics.show(status);
+        }
     }
 
     /// The number of connections that failed in the intervals so far.

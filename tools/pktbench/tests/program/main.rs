@@ -26,6 +26,8 @@ mod results;
 
 mod starved;
 
+mod metrics;
+
 mod tui;
 
 mod conform;
