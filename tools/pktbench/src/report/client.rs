@@ -82,10 +82,10 @@ mod tests {
     use super::*;
     use crate::result::document::tests::document;
 
-    fn saturated(saturated_by: &[Reason], client: Client) -> String {
+    fn saturated(saturated_by: &[Reason], client: &Client) -> String {
         let mut document = document();
         (document.host.cores, document.config.threads) = (4, 1);
-        document.client = Client { saturated: true, saturated_by: saturated_by.to_vec(), ..client };
+        document.client = Client { saturated: true, saturated_by: saturated_by.to_vec(), ..client.clone() };
         text(&document)
     }
 
@@ -108,11 +108,11 @@ mod tests {
             (Reason::ClockGap, "stood still for 1.50 s (it was stopped, or"),
         ];
         for (reason, expected) in cases {
-            let text = saturated(&[reason], client.clone());
+            let text = saturated(&[reason], &client);
             assert!(text.starts_with("load generator threads 7 % busy; the load generator is saturated: "));
             assert!(text.contains(expected), "{text}");
         }
-        let both = saturated(&[Reason::RunQueue, Reason::ClockGap], client);
+        let both = saturated(&[Reason::RunQueue, Reason::ClockGap], &client);
         assert!(both.contains("61 %") && both.contains("1.50 s"), "{both}");
     }
 
@@ -124,7 +124,7 @@ mod tests {
                 schedule_lag_p99_ns: Some(2_000_000),
                 ..Client::default()
             };
-            saturated(&[&[Reason::ScheduleLag], more].concat(), client)
+            saturated(&[&[Reason::ScheduleLag], more].concat(), &client)
         };
         assert!(
             late(20.0, &[]).contains("only 20 % busy (give it dedicated CPU cores)"),
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn a_result_of_an_older_version_has_no_reasons() {
-        let text = saturated(&[], Client::default());
+        let text = saturated(&[], &Client::default());
         assert!(text.ends_with("; the load generator is saturated"), "{text}");
     }
 }
