@@ -46,10 +46,14 @@ fn describe(reason: Reason, document: &Document) -> String {
             };
             format!("it sent 1 % of the packets more than {} late{advice}", time(client.schedule_lag_p99_ns))
         }
-        Reason::RunQueue => format!(
-            "a thread waited for a CPU for {} of its time (give it dedicated CPU cores, without other programs)",
-            percent(client.run_queue_pct)
-        ),
+        Reason::RunQueue => {
+            // A throttled thread waits, too, and more cores would not help it.
+            let advice = match client.saturated_by.contains(&Reason::Throttled) {
+                true => "",
+                false => " (give it dedicated CPU cores, without other programs)",
+            };
+            format!("a thread waited for a CPU for {} of its time{advice}", percent(client.run_queue_pct))
+        }
         Reason::Steal => format!(
             "the hypervisor gave {} of the CPU time to other virtual machines (use a machine with dedicated CPU cores)",
             percent(client.steal_pct)
@@ -59,7 +63,7 @@ fn describe(reason: Reason, document: &Document) -> String {
             time(client.throttled_ns)
         ),
         Reason::ClockGap => format!(
-            "it stood still for {} (it was stopped, or the machine was suspended: run it again)",
+            "it stood still for {} (it was stopped or got no CPU at all, or the machine was suspended: run it again)",
             time(client.clock_gap_ns)
         ),
     }
@@ -105,7 +109,7 @@ mod tests {
             (Reason::RunQueue, "waited for a CPU for 61 % of its time (give it dedicated CPU cores"),
             (Reason::Steal, "12 % of the CPU time to other virtual machines (use a machine with dedicated"),
             (Reason::Throttled, "throttled for 1.20 s (raise the CPU limit"),
-            (Reason::ClockGap, "stood still for 1.50 s (it was stopped, or"),
+            (Reason::ClockGap, "stood still for 1.50 s (it was stopped or got no CPU"),
         ];
         for (reason, expected) in cases {
             let text = saturated(&[reason], &client);
@@ -114,6 +118,8 @@ mod tests {
         }
         let both = saturated(&[Reason::RunQueue, Reason::ClockGap], &client);
         assert!(both.contains("61 %") && both.contains("1.50 s"), "{both}");
+        let throttled = saturated(&[Reason::RunQueue, Reason::Throttled], &client);
+        assert!(!throttled.contains("dedicated") && throttled.contains("raise the CPU limit"), "{throttled}");
     }
 
     #[test]
