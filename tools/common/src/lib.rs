@@ -1,9 +1,10 @@
-//! Code that `pktecho` and `pktbench` share: option values, usage errors, logging.
+//! Code that `pktecho` and `pktbench` share: option values, usage errors, logging, the page of metrics.
 //!
 //! Not a public API: it changes whenever the tools need it.
 
 #![forbid(unsafe_code)]
 
 pub mod logging;
+pub mod metrics_page;
 pub mod usage;
 pub mod values;

@@ -28,6 +28,16 @@ pub fn parse_listen_addr(text: &str) -> Result<Addr, String> {
         .ok_or_else(|| "an address is HOST:PORT, such as 127.0.0.1:14572 or [::1]:0, or unix:PATH".to_owned())
 }
 
+/// Parses a TCP address to listen on: `HOST:PORT`, where port 0 asks for a free port.
+///
+/// # Errors
+///
+/// Any other text, and `unix:PATH`. Host names are not resolved here.
+pub fn parse_tcp_addr(text: &str) -> Result<Addr, String> {
+    let addr = parse_listen_addr(text).ok().filter(|addr| addr.unix_path().is_none());
+    addr.ok_or_else(|| "expected HOST:PORT, such as 127.0.0.1:9100".to_owned())
+}
+
 fn parse_addr(text: &str, is_allowed: impl Fn(&str, u16) -> bool) -> Option<Addr> {
     let addr = Addr::from(text);
     let is_valid = match addr.unix_path() {

@@ -11,7 +11,7 @@ use pktconn::{
     Addr, Checksum, CodecConfig, ConnConfig, HeaderFormat, IpNet, ServerConfig, SlowConsumer, TlsServerConfig,
 };
 use pktconn_tools::usage;
-use pktconn_tools::values::{parse_duration, parse_listen_addr, parse_size, whole_number};
+use pktconn_tools::values::{parse_duration, parse_listen_addr, parse_size, parse_tcp_addr, whole_number};
 
 /// An echo server for length-prefixed packets.
 ///
@@ -241,11 +241,6 @@ impl Options {
             .write_timeout(self.write_timeout.0)
             .slow_consumer(self.slow_consumer.into())
     }
-}
-
-fn parse_tcp_addr(text: &str) -> Result<Addr, String> {
-    let addr = parse_listen_addr(text).ok().filter(|addr| addr.unix_path().is_none());
-    addr.ok_or_else(|| "expected HOST:PORT, such as 127.0.0.1:9100".to_owned())
 }
 
 fn parse_budget(text: &str) -> Result<usize, String> {

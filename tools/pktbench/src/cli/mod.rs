@@ -59,7 +59,7 @@ Exit codes; if several apply, the one that comes first here:
   98   worse than --baseline allows
   1    too few intervals to compare with --baseline
   97   it may be worse than --baseline allows; the results are too noisy to tell
-  0    success"
+  0    success; the verdict reads 'pass, but the load generator was saturated' if it was"
 )]
 pub(crate) struct Cli {
     #[command(subcommand)]

@@ -7,13 +7,14 @@ use std::time::{Duration, SystemTime};
 
 use clap::Args;
 use pktconn::{Addr, HeaderFormat, TlsClientConfig};
-use pktconn_tools::values::{parse_connect_addr, parse_size, whole_number};
+use pktconn_tools::values::{parse_connect_addr, parse_size, parse_tcp_addr, whole_number};
 
 use crate::cli::job::Job;
 use crate::cli::source::{Recording, SourceOptions};
 use crate::judge::gate::GateOptions;
 use crate::judge::threshold::Condition;
 use crate::plan::{Amount, ConnectTo, Pace, Plan, Tls, codec};
+use crate::report::metrics::MetricsOptions;
 use crate::report::output::{Format, Output};
 use crate::report::view;
 use crate::result::config::config;
@@ -144,8 +145,8 @@ pub(crate) struct Options {
     /// Find the highest rate at which a latency condition holds, such as 'p99<5ms'
     ///
     /// Runs an open loop for --duration at each rate that is tried, beginning with --rate (1k if not given). Cannot be
-    /// combined with --packets, --pipeline, --start-at, --threshold, --baseline, --abort-on, --tui, --hdr-log or the
-    /// formats ndjson and csv.
+    /// combined with --packets, --pipeline, --start-at, --threshold, --baseline, --abort-on, --tui, --metrics, --hdr-log or
+    /// the formats ndjson and csv.
     #[arg(help_heading = "Load", long, value_name = "CONDITION", conflicts_with_all = ["packets", "pipeline", "start_at", "threshold", "baseline", "abort_on"])]
     search_max: Option<Condition>,
 
@@ -265,6 +266,13 @@ pub(crate) struct Options {
     #[arg(help_heading = "Result", long, value_name = "FILE")]
     html: Option<PathBuf>,
 
+    /// Address to serve live metrics for Prometheus at, under /metrics, such as 127.0.0.1:9100
+    ///
+    /// Port 0 asks for a free port; the address is printed on standard error. It has no access control and ends with the
+    /// run.
+    #[arg(help_heading = "Result", long, value_name = "ADDR", value_parser = parse_tcp_addr, conflicts_with = "search_max")]
+    metrics: Option<Addr>,
+
     /// How much of the --rate must be sent, such as 95%; 0% accepts everything
     ///
     /// A packet is missed if it is due and not sent, because the server is too slow, too few packets may be outstanding,
@@ -274,8 +282,10 @@ pub(crate) struct Options {
 
     /// Exit with code 4 if the load generator was saturated
     ///
-    /// It is saturated if one of its threads was busy for 95 % of the time, or in an open loop if the p99 of its
-    /// schedule lag is above 1 ms. The figures then show the load generator, not the server.
+    /// It is saturated if one of its threads was busy for 95 % of the time or waited for a CPU for 10 % of it, if the p99
+    /// of the schedule lag of an open loop is above 1 ms, if the hypervisor stole 10 % of the CPU time, if its cgroup was
+    /// throttled for 1 % of the time, or if it stood still for 250 ms or 5 % of the time. The figures then show the load
+    /// generator, not the server. Without this option the exit code is 0, and the verdict says it.
     #[arg(help_heading = "Verdict", long)]
     strict_client: bool,
 
@@ -408,6 +418,7 @@ impl Options {
             hdr_log: self.hdr_log,
             hgrm: self.hgrm,
             html: self.html,
+            metrics: self.metrics.map(|addr| MetricsOptions { addr, config: config(&plan, None) }),
         };
         output.check()?;
         if plan.tui {
@@ -505,7 +516,7 @@ mod tests {
 
     #[test]
     fn a_usage_error_is_one_line_that_says_what_to_do() {
-        let cases: [(&[&str], &str); 29] = [
+        let cases: [(&[&str], &str); 30] = [
             (&["--conn", "1"], "similar argument exists: '--conns'"),
             (&["--conns", "0"], "expected a whole number of at least 1"),
             (&["--connect", "nowhere"], "an address is HOST:PORT"),
@@ -531,6 +542,7 @@ mod tests {
             (&["--start-at", "2020-01-31T12:00:00Z"], "--start-at is in the past"),
             (&["--tls-ca", "x"], "add --tls"),
             (&["--label", "fast"], "such as build=1234"),
+            (&["--metrics", "unix:socket"], "expected HOST:PORT, such as 127.0.0.1:9100"),
             (&["--tls"], "--tls needs --connect"),
             (&["--tls", "--connect", "unix:socket"], "--tls-server-name"),
             (&["--tls-key", "key.pem"], "add --tls"),

@@ -145,9 +145,9 @@ impl Gate {
     }
 }
 
-/// Prints a warning on standard error if the two results have different load options.
+/// Prints the warnings of a comparison on standard error.
 pub(crate) fn warn(comparison: &Comparison) {
-    if let Some(warning) = comparison.warning() {
+    for warning in comparison.warnings() {
         eprintln!("warning: {warning}");
     }
 }

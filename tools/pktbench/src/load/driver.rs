@@ -22,7 +22,7 @@ use crate::plan::clock::whole_ns;
 use crate::record::failure::Failure;
 use crate::record::missed::Cause;
 use crate::record::recording::Recording;
-use crate::record::tally::Tally;
+use crate::record::tally::{Tally, timeout_text};
 use crate::traffic::verify::Judgement;
 
 /// The size of a read, and of a write without its last packet. With 16 KiB, 32 packets of 0 to 2048 B would need three
@@ -387,10 +387,12 @@ impl ConnectionDriver {
                 recording.failed_packets += integrity.unanswered;
                 let problem = tally.errors.add(load.index, failure, integrity.unanswered);
                 tally.targets[self.target].failed(&problem);
+                recording.note_failure(now_ns, || problem);
                 return (self.load, None);
             }
             End::Stopped(StopReason::TimedOut) if integrity.unanswered > 0 => {
                 tally.errors.add_timeout(load.index, integrity.unanswered);
+                recording.note_failure(now_ns, || timeout_text(load.index, integrity.unanswered));
             }
             End::Complete | End::Stopped(_) => {}
         }

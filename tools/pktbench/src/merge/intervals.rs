@@ -42,6 +42,7 @@ pub(crate) fn sum(parts: &[Document], window: Window) -> Vec<Interval> {
     let in_order = slots.into_values().map(|mut interval| {
         until_s = until_s.max(interval.t_s);
         interval.t_s = until_s;
+        interval.unix_ns = window.start_unix_ns.saturating_add((until_s * 1e9) as u64);
         if is_mixed {
             (interval.p50_ns, interval.p99_ns, interval.p999_ns) = (None, None, None);
         }
@@ -62,7 +63,16 @@ fn usual_length(intervals: &[Interval]) -> Option<f64> {
 /// Adds counts and takes the larger maximum. Percentiles cannot be added; the caller removes them.
 fn add(sum: &mut Interval, other: &Interval) {
     sum.t_s = sum.t_s.max(other.t_s);
-    sum.received = sum.received.saturating_add(other.received);
+    let counts = [
+        (&mut sum.received, other.received),
+        (&mut sum.sent, other.sent),
+        (&mut sum.bytes_sent, other.bytes_sent),
+        (&mut sum.bytes_received, other.bytes_received),
+        (&mut sum.errors, other.errors),
+    ];
+    for (count, other) in counts {
+        *count = count.saturating_add(other);
+    }
     sum.max_ns = sum.max_ns.max(other.max_ns);
 }
 
@@ -93,6 +103,9 @@ mod tests {
     fn intervals_of_the_same_time_are_added() {
         let (a, b) = (part(0, &[(1.0, 10), (2.0, 20)]), part(100, &[(1.0, 1), (2.0, 2), (3.0, 3)]));
         assert_eq!(received(&[a.clone(), b.clone()]), [(1.1, 11), (2.1, 22), (3.1, 3)]);
+        let end_ns = |sum: &[Interval]| sum.iter().map(|interval| interval.unix_ns).collect::<Vec<_>>();
+        let summed = super::sum(&[a.clone(), b.clone()], document().window);
+        assert_eq!(end_ns(&summed), [11_100_000_000, 12_100_000_000, 13_100_000_000]);
         let late = part(2000, &[(1.0, 1), (2.0, 2)]);
         assert_eq!(received(&[a.clone(), late]), [(1.0, 10), (2.0, 20), (3.0, 1), (4.0, 2)]);
         let sum = sum(&[a, b], document().window);

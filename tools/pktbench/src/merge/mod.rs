@@ -147,7 +147,9 @@ fn first_difference(one: &Config, other: &Config) -> Option<&'static str> {
 /// Adds up one or more documents.
 fn sum(parts: &[Document]) -> anyhow::Result<Document> {
     let window = window(parts);
-    let verdict = parts.iter().map(|part| part.verdict).fold(Verdict::Pass, Verdict::worse);
+    let client = client(parts);
+    let least = if client.saturated { Verdict::PassSaturated } else { Verdict::Pass };
+    let verdict = parts.iter().map(|part| part.verdict).fold(least, Verdict::worse);
     Ok(Document {
         schema: SCHEMA.to_owned(),
         tool: Tool {
@@ -165,7 +167,7 @@ fn sum(parts: &[Document]) -> anyhow::Result<Document> {
         connections: connections::sum(parts)?,
         addresses: connections::addresses(parts, window)?,
         offered: offered(parts),
-        client: client(parts),
+        client,
         intervals: intervals::sum(parts, window),
         stages: stages(parts)?,
         // It has percentiles without histograms, which cannot be added.
@@ -368,11 +370,23 @@ fn client(parts: &[Document]) -> Client {
     let threads = |part: &Document| part.config.threads as f64;
     let all_threads: f64 = parts.iter().map(threads).sum();
     let cpu_pct: f64 = parts.iter().map(|part| part.client.cpu_pct * threads(part)).sum();
+    let clients = || parts.iter().map(|part| &part.client);
+    let most = |share: fn(&Client) -> Option<f64>| clients().filter_map(share).reduce(f64::max);
+    let longest = |time: fn(&Client) -> Option<u64>| clients().filter_map(time).max();
+    let mut saturated_by: Vec<_> = clients().flat_map(|client| client.saturated_by.clone()).collect();
+    saturated_by.sort_unstable();
+    saturated_by.dedup();
     Client {
         cpu_pct: if all_threads > 0.0 { cpu_pct / all_threads } else { 0.0 },
-        schedule_lag_p99_ns: parts.iter().filter_map(|part| part.client.schedule_lag_p99_ns).max(),
+        busiest_thread_pct: most(|client| client.busiest_thread_pct),
+        schedule_lag_p99_ns: longest(|client| client.schedule_lag_p99_ns),
+        run_queue_pct: most(|client| client.run_queue_pct),
+        steal_pct: most(|client| client.steal_pct),
+        throttled_ns: longest(|client| client.throttled_ns),
+        clock_gap_ns: longest(|client| client.clock_gap_ns),
         not_sent: add(parts, |part| &part.client, |client| client.not_sent),
-        saturated: parts.iter().any(|part| part.client.saturated),
+        saturated: clients().any(|client| client.saturated),
+        saturated_by,
     }
 }
 
@@ -383,6 +397,7 @@ mod tests {
     use crate::result::document::tests::{document, interval};
     use crate::result::document::{Interval, Mode};
     use crate::result::latency::Latency;
+    use crate::result::saturation::Reason;
     use proptest::collection::vec;
     use proptest::prelude::*;
 
@@ -433,7 +448,16 @@ mod tests {
         (other.errors.eof, other.errors.first) = (1, Some("gone".to_owned()));
         (other.config.threads, other.config.server) = (3, "b:1".to_owned());
         other.host = Host { name: "elsewhere".to_owned(), cores: 5, ..other.host };
-        other.client = Client { cpu_pct: 80.0, schedule_lag_p99_ns: Some(7), not_sent: 4, saturated: true };
+        other.client = Client {
+            cpu_pct: 80.0,
+            busiest_thread_pct: Some(81.0),
+            schedule_lag_p99_ns: Some(7),
+            throttled_ns: Some(9),
+            not_sent: 4,
+            saturated: true,
+            saturated_by: vec![Reason::Throttled],
+            ..Client::default()
+        };
         let sum = sum(&[one.clone(), other]).unwrap();
         assert_eq!(
             sum.window,
@@ -451,7 +475,18 @@ mod tests {
         assert_eq!(sum.config.server, "127.0.0.1:14572, b:1");
         assert_eq!(sum.host.name, format!("{}, elsewhere", one.host.name));
         assert_eq!(sum.host.cores, one.host.cores + 5);
-        let client = Client { cpu_pct: 60.0, schedule_lag_p99_ns: Some(7), not_sent: 4, saturated: true };
+        let client = Client {
+            cpu_pct: 60.0,
+            busiest_thread_pct: Some(81.0),
+            run_queue_pct: Some(0.0),
+            schedule_lag_p99_ns: Some(7),
+            throttled_ns: Some(9),
+            not_sent: 4,
+            saturated: true,
+            saturated_by: vec![Reason::Throttled],
+            ..Client::default()
+        };
+        assert_eq!(sum.verdict, Verdict::PassSaturated, "a part was saturated");
         assert_eq!(sum.client, client, "cpu_pct is weighted by threads: (1 x 0 + 3 x 80) / 4");
     }
 

@@ -1,7 +1,7 @@
 //! The clock of a run: nanoseconds since its start, in a `u64`. Every outstanding packet stores two such times, which
 //! need half the memory of an `Instant`.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
@@ -25,6 +25,11 @@ impl Clock {
     pub(crate) fn instant(self, ns: u64) -> Instant {
         self.start + Duration::from_nanos(ns)
     }
+}
+
+/// A time in ns since 1970 (UTC). 0 for an earlier one.
+pub(crate) fn unix_ns(time: SystemTime) -> u64 {
+    whole_ns(time.duration_since(UNIX_EPOCH).unwrap_or_default())
 }
 
 /// A time in ns. A `u64` has room for 584 years, more than any run.

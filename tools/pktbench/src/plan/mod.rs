@@ -27,7 +27,7 @@ use crate::traffic::verify::Verify;
 /// in the figures.
 const MIN_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The most intervals of a run. Each needs about 100 bytes of memory, and as much in the result.
+/// The most intervals of a run. Each needs about 120 bytes of memory, and twice as much in the result.
 pub(crate) const MAX_INTERVALS: u32 = 100_000;
 
 #[derive(Clone, Debug)]

@@ -16,14 +16,27 @@ pub(crate) struct Recording {
     /// Response times in ns of the same packets: from the time at which a packet was due to its response. Only in an
     /// open loop.
     pub(crate) response: Option<Histogram<u64>>,
-    /// Connections that failed, for the live view. The reasons are in the [tally](crate::record::tally::Tally).
+    /// Connections that failed. The kinds of failure are in the [tally](crate::record::tally::Tally).
     pub(crate) failed: u64,
     /// The packets of these connections that were not answered.
     pub(crate) failed_packets: u64,
     /// The ages of the packets that were outstanding at the end of the interval: only for `--abort-on`, and in no result.
     pub(crate) outstanding: Option<Box<Ages>>,
+    /// The first of them, at most [`MAX_FAILURES`].
+    pub(crate) failures: Vec<FailureNote>,
     /// The ages of packets that were never answered. `None` if there are none. Boxed because mostly there are none.
     pub(crate) unanswered: Option<Box<Ages>>,
+}
+
+/// If a server closes thousands of connections at once, a few messages say as much as all.
+pub(crate) const MAX_FAILURES: usize = 10;
+
+/// A connection that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FailureNote {
+    /// In ns from the start of the run.
+    pub(crate) at_ns: u64,
+    pub(crate) text: String,
 }
 
 /// How old unanswered packets were at the end of the run, in ns: a lower bound of what their latency would have been.
@@ -58,9 +71,17 @@ impl Recording {
             service: new_histogram(),
             response,
             failed: 0,
+            failures: Vec::new(),
             failed_packets: 0,
             outstanding: None,
             unanswered: None,
+        }
+    }
+
+    /// Keeps the text of a failure, unless there are enough of them.
+    pub(crate) fn note_failure(&mut self, at_ns: u64, text: impl FnOnce() -> String) {
+        if self.failures.len() < MAX_FAILURES {
+            self.failures.push(FailureNote { at_ns, text: text() });
         }
     }
 
@@ -123,6 +144,9 @@ impl Recording {
         self.traffic += other.traffic;
         self.failed += other.failed;
         self.failed_packets += other.failed_packets;
+        self.failures.extend_from_slice(&other.failures);
+        self.failures.sort_by_key(|failure| failure.at_ns);
+        self.failures.truncate(MAX_FAILURES);
         self.service += &other.service;
         if let (Some(response), Some(other)) = (&mut self.response, &other.response) {
             *response += other;
@@ -202,4 +226,26 @@ pub(crate) struct Published {
     pub(crate) interval: u64,
     pub(crate) next: u64,
     pub(crate) recording: Recording,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_failures_of_all_workers_are_kept_in_the_order_of_their_times() {
+        let worker = |times: std::ops::Range<u64>| {
+            let mut recording = Recording::new(false);
+            for at_ns in times {
+                recording.failed += 1;
+                recording.note_failure(at_ns, || format!("{at_ns}"));
+            }
+            recording
+        };
+        let mut sum = worker(5..50);
+        sum.merge(&worker(0..3));
+        sum.merge(&worker(90..91));
+        let times: Vec<_> = sum.failures.iter().map(|failure| failure.at_ns).collect();
+        assert_eq!((sum.failed, times), (49, vec![0, 1, 2, 5, 6, 7, 8, 9, 10, 11]));
+    }
 }

@@ -7,7 +7,7 @@ use pktconn::FrameError;
 use crate::record::dials::Dials;
 use crate::record::failure::Failure;
 use crate::record::recording::Recording;
-use crate::record::saturation::ClientTally;
+use crate::record::saturation::client_tally::ClientTally;
 use crate::record::size_classes::SizeClasses;
 use crate::result::document::Errors;
 use crate::traffic::verify::Integrity;
@@ -106,7 +106,7 @@ impl Errors {
     /// Counts the failure of connection `conn`. Returns its description.
     pub(crate) fn add(&mut self, conn: usize, failure: &Failure, unanswered: u64) -> String {
         *self.counter(failure) += 1;
-        let problem = format!("connection {conn}: {failure} (unanswered packets: {unanswered})");
+        let problem = failure_text(conn, failure, unanswered);
         self.first.get_or_insert_with(|| problem.clone());
         problem
     }
@@ -120,9 +120,7 @@ impl Errors {
     /// Counts connection `conn`, which is open, and whose outstanding packets did not come back in time.
     pub(crate) fn add_timeout(&mut self, conn: usize, unanswered: u64) {
         self.timeout += 1;
-        self.first.get_or_insert_with(|| {
-            format!("connection {conn}: no response within --timeout (unanswered packets: {unanswered})")
-        });
+        self.first.get_or_insert_with(|| timeout_text(conn, unanswered));
     }
 
     fn counter(&mut self, failure: &Failure) -> &mut u64 {
@@ -150,6 +148,16 @@ impl Errors {
         self.io = self.io.saturating_add(io);
         self.first = self.first.take().or(first);
     }
+}
+
+/// The message of a connection that failed.
+pub(crate) fn failure_text(conn: usize, failure: &Failure, unanswered: u64) -> String {
+    format!("connection {conn}: {failure} (unanswered packets: {unanswered})")
+}
+
+/// The message of a connection whose outstanding packets did not come back in time.
+pub(crate) fn timeout_text(conn: usize, unanswered: u64) -> String {
+    format!("connection {conn}: no response within --timeout (unanswered packets: {unanswered})")
 }
 
 /// A write to a connection that was reset fails with `BrokenPipe`.

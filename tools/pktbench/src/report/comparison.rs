@@ -120,6 +120,7 @@ mod tests {
             confidence_pct: 99.0,
             metrics,
             differs: Vec::new(),
+            saturated: Vec::new(),
             verdict,
         }
     }

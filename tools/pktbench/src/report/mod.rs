@@ -7,6 +7,8 @@ pub(crate) mod hdr_log;
 
 pub(crate) mod hgrm;
 
+pub(crate) mod client;
+
 pub(crate) mod comparison;
 
 pub(crate) mod connections;
@@ -20,6 +22,8 @@ pub(crate) mod text;
 pub(crate) mod html;
 
 pub(crate) mod output;
+
+pub(crate) mod metrics;
 
 pub(crate) mod live;
 

@@ -8,6 +8,7 @@ use clap::ValueEnum;
 
 use crate::report::hgrm;
 use crate::report::html;
+use crate::report::metrics::{Metrics, MetricsOptions};
 use crate::report::sink::Sink;
 use crate::report::text;
 use crate::result::document::Document;
@@ -47,6 +48,7 @@ pub(crate) struct Output {
     pub(crate) hgrm: Option<PathBuf>,
     /// An HTML page, or an SVG picture if the name ends in `.svg`.
     pub(crate) html: Option<PathBuf>,
+    pub(crate) metrics: Option<MetricsOptions>,
 }
 
 impl Output {
@@ -73,9 +75,11 @@ impl Output {
         self.format == Format::Text || self.path.is_some()
     }
 
-    /// Opens all files, so that a file that cannot be written is an error before the run.
+    /// Opens all files and the address of the metrics, so that what cannot be opened is an error before the run.
     pub(crate) fn open(self) -> anyhow::Result<Sinks> {
         Ok(Sinks {
+            // Opened before the files: a port in use is an error that leaves them alone.
+            metrics: self.metrics.as_ref().map(Metrics::serve).transpose()?,
             format: self.format,
             is_file: self.path.is_some(),
             result: self.path.as_deref().map_or_else(|| Ok(Sink::stdout()), Sink::create)?,
@@ -89,7 +93,7 @@ impl Output {
 /// Text to standard output at the end of the run, and no files.
 impl Default for Output {
     fn default() -> Self {
-        Self { format: Format::Text, path: None, hdr_log: None, hgrm: None, html: None }
+        Self { format: Format::Text, path: None, hdr_log: None, hgrm: None, html: None, metrics: None }
     }
 }
 
@@ -101,6 +105,7 @@ pub(crate) struct Sinks {
     pub(crate) hdr_log: Option<Sink>,
     hgrm: Option<Sink>,
     html: Option<(PathBuf, Sink)>,
+    pub(crate) metrics: Option<Metrics>,
 }
 
 impl Sinks {

@@ -4,12 +4,13 @@ use std::borrow::Cow;
 use std::fmt::{self, Write};
 
 use crate::judge::threshold;
+use crate::report::client;
 use crate::report::comparison;
 use crate::report::connections;
 use crate::report::search;
 use crate::report::stages;
 use crate::result::document::{
-    Aborted, Client, Config, Document, Limit, Mode, Offered, Search, SearchEnd, Totals, Window,
+    Aborted, Config, Document, Limit, Mode, Offered, Search, SearchEnd, Totals, Window,
 };
 use crate::result::latency::{Bounded, Latency};
 use crate::result::units::{self, plural};
@@ -19,9 +20,6 @@ use crate::traffic::verify::{Integrity, Verify};
 
 /// The default width of a terminal.
 const WIDTH: usize = 80;
-
-/// A load generator that sends late while its threads are less busy than this lacks CPU cores, not threads.
-const BUSY_PCT: f64 = 80.0;
 
 /// Width of the column with the row names.
 const NAME_WIDTH: usize = 12;
@@ -34,7 +32,7 @@ pub(crate) fn text(document: &Document) -> String {
 }
 
 fn write(text: &mut String, document: &Document) -> fmt::Result {
-    let Document { config, window, totals, integrity, errors, latency_ns, client, .. } = document;
+    let Document { config, window, totals, integrity, errors, latency_ns, .. } = document;
     row(text, "mode", &mode(config))?;
     row(text, "load", &load(config))?;
     row(text, "server", &server(config))?;
@@ -69,7 +67,7 @@ fn write(text: &mut String, document: &Document) -> fmt::Result {
             )?;
         }
     }
-    row(text, "client", &client_text(client))?;
+    row(text, "client", &client::text(document))?;
     if let Some(search) = &document.search {
         row(text, "search", &search_text(search))?;
         for line in search::curve(search) {
@@ -351,22 +349,6 @@ fn errors_text(document: &Document) -> String {
     [failed, mute, first].into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
-fn client_text(client: &Client) -> String {
-    let cpu = format!("load generator threads {:.0} % busy", client.cpu_pct);
-    let lag = client
-        .schedule_lag_p99_ns
-        .map_or(String::new(), |ns| format!(", schedule lag p99 {}", units::time(ns as f64),));
-    let saturated = match client.saturated {
-        true if client.cpu_pct < BUSY_PCT => {
-            "; the load generator is saturated: it sent packets late although its threads were not busy, so give \
-             it dedicated CPU cores"
-        }
-        true => "; the load generator is saturated: raise --threads or use another machine",
-        false => "",
-    };
-    format!("{cpu}{lag}{saturated}")
-}
-
 fn search_text(search: &Search) -> String {
     let condition = &search.condition;
     let Some(max_rate) = search.max_rate.map(units::rate) else {
@@ -416,6 +398,10 @@ fn meaning(verdict: Verdict, verify: Verify) -> &'static str {
             Verify::Len => "pass: every packet came back with its length, in order and exactly once",
             Verify::Off => "pass: as many packets came back as were sent (contents not verified)",
         },
+        Verdict::PassSaturated => {
+            "pass, but the load generator was saturated: the figures may be those of the load generator, not of the \
+             server"
+        }
         Verdict::Failed => "failed: at least one connection failed",
         Verdict::NoAnswer => "no answer: packets were not answered in time",
         Verdict::NotOffered => "not offered: less of the load was offered than --min-offered requires",

@@ -16,9 +16,14 @@ pub(crate) enum View {
 }
 
 impl View {
-    pub(crate) fn open(plan: &Plan, own_addr: Option<SocketAddr>) -> anyhow::Result<Self> {
+    /// `metrics_url` is where the metrics are served, if they are.
+    pub(crate) fn open(
+        plan: &Plan,
+        own_addr: Option<SocketAddr>,
+        metrics_url: Option<String>,
+    ) -> anyhow::Result<Self> {
         Ok(match plan.tui {
-            true => Self::Tui(Box::new(Tui::open(plan, own_addr)?)),
+            true => Self::Tui(Box::new(Tui::open(plan, own_addr, metrics_url)?)),
             false => Self::Bar(Bar::new(plan)),
         })
     }

@@ -15,6 +15,9 @@ pub(crate) struct Comparison {
     pub(crate) metrics: Vec<Difference>,
     /// Load options that differ, such as `conns 64 and 128`. They may explain the differences.
     pub(crate) differs: Vec<String>,
+    /// The results whose load generator was saturated: `base`, `new`.
+    #[serde(default)]
+    pub(crate) saturated: Vec<String>,
     /// `Pass`, `Regression`, `Undecided` or `Inconclusive`.
     pub(crate) verdict: Verdict,
 }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::comparison::Comparison;
 use super::connections::{AddressResult, Connections};
 use super::latency::Latencies;
+use super::saturation::Reason;
 use super::verdict::Verdict;
 use crate::traffic::arrivals::Arrival;
 use crate::traffic::verify::{Integrity, Verify};
@@ -268,28 +269,46 @@ impl Offered {
     }
 }
 
-/// The load generator itself.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// The load generator itself, in the window. `None`: not measured, because the system does not have the figure.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Client {
     /// CPU time of the load threads, as a percentage of the measured time: 100 means that all threads were always busy.
     pub(crate) cpu_pct: f64,
+    /// The CPU time of the busiest thread, as a percentage of its time.
+    #[serde(default)]
+    pub(crate) busiest_thread_pct: Option<f64>,
+    /// For how much of its time a thread waited for a CPU: of the thread that waited most.
+    #[serde(default)]
+    pub(crate) run_queue_pct: Option<f64>,
+    /// Time that the hypervisor gave to other virtual machines, as a percentage of the CPU time that the machine wanted.
+    #[serde(default)]
+    pub(crate) steal_pct: Option<f64>,
+    /// How long the cgroup was throttled, because it had used up its CPU limit.
+    #[serde(default)]
+    pub(crate) throttled_ns: Option<u64>,
+    /// How long the process stood still, because it was stopped or the machine was suspended.
+    #[serde(default)]
+    pub(crate) clock_gap_ns: Option<u64>,
     /// Open loop: how late packets were sent. Packets that waited for responses or for the socket do not count.
     pub(crate) schedule_lag_p99_ns: Option<u64>,
     /// Open loop: missed packets. They were due by the end of the run and were not sent.
     pub(crate) not_sent: u64,
     /// Whether the load generator was saturated: then the figures show its own limit and not that of the server.
     pub(crate) saturated: bool,
+    /// Why. Empty if it was not saturated, and in results of older versions.
+    #[serde(default)]
+    pub(crate) saturated_by: Vec<Reason>,
 }
 
 impl Client {
     /// Whether it was saturated for another reason than packets that were sent late.
     pub(crate) fn is_saturated_otherwise(&self) -> bool {
-        self.saturated && self.schedule_lag_p99_ns.is_none_or(|ns| ns <= 1_000_000)
+        self.saturated_by.iter().any(|reason| *reason != Reason::ScheduleLag)
     }
 }
 
-/// What was received in one interval of the run.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// What happened in one interval of the run. Older versions had only `t_s`, `received` and the latencies.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Interval {
     /// The end of the interval, in seconds from the start of the window.
     pub(crate) t_s: f64,
@@ -300,6 +319,20 @@ pub(crate) struct Interval {
     pub(crate) p99_ns: Option<u64>,
     pub(crate) p999_ns: Option<u64>,
     pub(crate) max_ns: Option<u64>,
+    /// The end of the interval, in ns since 1970 (UTC).
+    #[serde(default)]
+    pub(crate) unix_ns: u64,
+    /// Packets that were due in the window and were sent in the interval.
+    #[serde(default)]
+    pub(crate) sent: u64,
+    /// Payload bytes, of `sent` and of `received` packets.
+    #[serde(default)]
+    pub(crate) bytes_sent: u64,
+    #[serde(default)]
+    pub(crate) bytes_received: u64,
+    /// Connections that failed in the interval.
+    #[serde(default)]
+    pub(crate) errors: u64,
 }
 
 /// A stage of `--stages`. Packets and answers count in the stage in which they are sent and arrive.
@@ -432,7 +465,7 @@ pub(crate) mod tests {
 
     /// An interval that ends at `t_s`, with `received` packets and without latencies.
     pub(crate) fn interval(t_s: f64, received: u64) -> Interval {
-        Interval { t_s, received, p50_ns: None, p99_ns: None, p999_ns: None, max_ns: None }
+        Interval { t_s, received, ..Interval::default() }
     }
 
     #[test]

@@ -4,6 +4,8 @@ pub(crate) mod latency;
 
 pub(crate) mod verdict;
 
+pub(crate) mod saturation;
+
 pub(crate) mod comparison;
 
 pub(crate) mod connections;

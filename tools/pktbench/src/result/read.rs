@@ -20,8 +20,12 @@ impl Document {
     /// Reads a document. The error is one line that names the file.
     pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
         let name = path.display();
-        let text = fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
-        let text = without_events(text);
+        let bytes = fs::read(path).with_context(|| format!("cannot read {name}"))?;
+        // A run that was killed may have left half a character at the end.
+        let text = without_events(String::from_utf8_lossy(&bytes).into_owned());
+        if let Some(progress) = unfinished(&text) {
+            bail!("{name} is the output of a run that was ended before its result: {progress}; run it again");
+        }
         match serde_json::from_str(&text) {
             Ok(Head { schema }) if schema == SCHEMA => {}
             Ok(Head { schema }) => {
@@ -31,7 +35,11 @@ impl Document {
         }
         let mut document: Self = serde_json::from_str(&text)
             .with_context(|| format!("{name} does not match the schema {SCHEMA:?}"))?;
-        // A file of an older version lists no problems.
+        // Older versions had no such verdict.
+        if document.client.saturated && document.verdict == Verdict::Pass {
+            document.verdict = Verdict::PassSaturated;
+        }
+        // They listed no problems.
         if document.problems.is_empty() && document.verdict != Verdict::Pass {
             document.problems.push(document.verdict);
         }
@@ -44,6 +52,22 @@ fn without_events(text: String) -> String {
     let last = text.trim_end().rsplit('\n').next().unwrap_or_default();
     let event = serde_json::from_str(last).ok().filter(|event: &Value| event["event"] == "result");
     event.map_or(text, |event| event["result"].to_string())
+}
+
+/// How far a run came whose NDJSON has no result. `None` if the text is not such an output.
+fn unfinished(text: &str) -> Option<String> {
+    if !text.starts_with("{\"event\":") {
+        return None;
+    }
+    // The last line may be cut.
+    let events = text.lines().map_while(|line| serde_json::from_str::<Value>(line).ok());
+    let intervals: Vec<_> = events.filter(|event| event["event"] == "interval").collect();
+    Some(match intervals.last() {
+        None => "0 intervals".to_owned(),
+        Some(last) => {
+            format!("{} intervals up to {:.1} s", intervals.len(), last["t_s"].as_f64().unwrap_or_default())
+        }
+    })
 }
 
 #[cfg(test)]
@@ -66,6 +90,14 @@ mod tests {
     }
 
     #[test]
+    fn a_saturated_result_of_an_older_version_does_not_read_as_a_plain_pass() {
+        let mut old = serde_json::to_value(document()).unwrap();
+        old["client"] = serde_json::json!({"cpu_pct": 99.0, "schedule_lag_p99_ns": null, "not_sent": 0, "saturated": true});
+        let old = read(&old.to_string()).unwrap();
+        assert_eq!((old.verdict, old.client.run_queue_pct), (Verdict::PassSaturated, None));
+    }
+
+    #[test]
     fn the_last_line_of_ndjson_has_the_document() {
         let document = document();
         let lines = format!(
@@ -73,7 +105,29 @@ mod tests {
             json::to_line(&document)
         );
         assert_eq!(read(&lines), Ok(document));
-        assert!(read("{\"event\":\"start\"}\n").is_err());
+    }
+
+    #[test]
+    fn the_output_of_a_killed_run_is_refused_with_its_progress() {
+        let start = "{\"event\":\"start\",\"schema\":\"pktbench/1\"}\n";
+        let interval = |t_s: u32| format!("{{\"event\":\"interval\",\"t_s\":{t_s}.0,\"received\":9}}\n");
+        let intervals = interval(1) + &interval(2);
+        let cases = [
+            (start.to_owned(), "0 intervals"),
+            (start[..20].to_owned(), "0 intervals"),
+            (format!("{start}{intervals}"), "2 intervals up to 2.0 s"),
+            (format!("{start}{intervals}{{\"event\":\"inter"), "2 intervals up to 2.0 s"),
+            (
+                format!("{start}{intervals}{{\"event\":\"result\",\"result\":{{\"sch"),
+                "2 intervals up to 2.0 s",
+            ),
+        ];
+        for (text, progress) in cases {
+            let problem = read(&text).unwrap_err();
+            let expected =
+                format!("run.json is the output of a run that was ended before its result: {progress};");
+            assert!(problem.contains(&expected) && !problem.contains('\n'), "{text}: {problem}");
+        }
     }
 
     #[test]

@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Verdict {
     Pass,
+    /// Everything else passed, but the load generator was saturated: the figures may be its own.
+    PassSaturated,
     /// A connection failed or could not be made, or a file could not be written.
     Failed,
     /// No measured packet came back.
@@ -33,7 +35,7 @@ pub(crate) enum Verdict {
 impl Verdict {
     pub(crate) fn exit_code(self) -> u8 {
         match self {
-            Self::Pass => 0,
+            Self::Pass | Self::PassSaturated => 0,
             Self::Failed | Self::NoSamples | Self::Undecided => 1,
             Self::Integrity => 3,
             Self::ClientSaturated => 4,
@@ -49,7 +51,7 @@ impl Verdict {
 }
 
 /// The order of precedence if several verdicts apply.
-pub(crate) const WORST_FIRST: [Verdict; 12] = [
+pub(crate) const WORST_FIRST: [Verdict; 13] = [
     Verdict::Integrity,
     Verdict::Interrupted,
     Verdict::Failed,
@@ -61,6 +63,7 @@ pub(crate) const WORST_FIRST: [Verdict; 12] = [
     Verdict::Regression,
     Verdict::Undecided,
     Verdict::Inconclusive,
+    Verdict::PassSaturated,
     Verdict::Pass,
 ];
 

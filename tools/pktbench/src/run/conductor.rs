@@ -21,7 +21,9 @@ use crate::load::target::Targets;
 use crate::load::worker::{Event, Worker};
 use crate::plan::Plan;
 use crate::plan::schedule::Schedule;
+use crate::record::saturation::host_watch::{HostUsage, HostWatch};
 use crate::record::tally::Tally;
+use crate::report::metrics::Metrics;
 use crate::report::output::Sinks;
 use crate::report::status::{RunStatus, Running};
 use crate::report::view::View;
@@ -68,7 +70,8 @@ pub(crate) fn run(plan: Plan, sinks: Sinks, abort: AbortWatch) -> anyhow::Result
         .enable_all()
         .build()
         .context("cannot start the runtime of the conductor")?;
-    let view = View::open(&plan, own_addr)?;
+    let metrics_url = sinks.metrics.as_ref().map(Metrics::url);
+    let view = View::open(&plan, own_addr, metrics_url)?;
     let time_series = TimeSeries::new(&plan, sinks, abort);
     let mut conductor = Conductor::start(&plan, &targets, own_addr, time_series)?;
     let end = runtime.block_on(conductor.conduct(view));
@@ -91,6 +94,7 @@ struct End {
     schedule: Option<Schedule>,
     at: Instant,
     reason: EndReason,
+    host: HostUsage,
 }
 
 enum EndReason {
@@ -140,15 +144,18 @@ impl Conductor {
             () = interrupts.next() => Err(EndReason::Interrupted),
             connected = self.wait_for_start(&mut ticks, &mut view) => connected,
         };
+        let mut host = None;
         let (schedule, reason) = match connected {
             Err(reason) => (None, reason),
             Ok(()) => {
                 let start = Instant::now() + self.start_delay();
                 let schedule = self.plan.schedule(start);
                 self.send_to_workers(Command::Go(schedule));
+                host = HostWatch::start(schedule);
                 let measure_from = schedule.clock.instant(schedule.measure_from_ns);
-                let measured_from = SystemTime::now() + (measure_from - Instant::now());
-                self.time_series.begin(&config::config(&self.plan, self.own_addr), measured_from);
+                let started = SystemTime::now() + (start - Instant::now());
+                let measured_from = started + (measure_from - start);
+                self.time_series.begin(&config::config(&self.plan, self.own_addr), started, measured_from);
                 let reason = tokio::select! {
                     biased;
                     () = interrupts.next() => EndReason::Interrupted,
@@ -158,6 +165,7 @@ impl Conductor {
             }
         };
         let at = Instant::now();
+        let host = host.map(HostWatch::finish).unwrap_or_default();
         drop(view);
         self.send_to_workers(Command::Stop(match reason {
             EndReason::TimedOut => StopReason::TimedOut,
@@ -171,7 +179,7 @@ impl Conductor {
         while let Some(event) = self.events.recv().await {
             self.handle_event(event);
         }
-        End { schedule, at, reason }
+        End { schedule, at, reason, host }
     }
 
     /// Waits until all connections are open and `--start-at` has come.
@@ -192,7 +200,7 @@ impl Conductor {
                 () = &mut started => return Ok(()),
                 _ = ticks.tick() => {}
             }
-            if view.show(&RunStatus::Connecting(self.plan.conns)) {
+            if self.show(view, &RunStatus::Connecting(self.plan.conns)) {
                 return Err(EndReason::Interrupted);
             }
         }
@@ -219,7 +227,7 @@ impl Conductor {
             let event = tokio::select! {
                 biased;
                 event = self.events.recv() => event,
-                _ = ticks.tick() => match view.show(&RunStatus::Connecting(check.opened())) {
+                _ = ticks.tick() => match self.show(view, &RunStatus::Connecting(check.opened())) {
                     true => return Err(EndReason::Interrupted),
                     false => continue,
                 },
@@ -265,7 +273,7 @@ impl Conductor {
                 (Instant::now(), self.progress());
             let (intervals, failed) = (self.time_series.rows(), self.time_series.failed_conns());
             let running = Running { elapsed: now - start, sent, answers, intervals, failed };
-            if view.show(&RunStatus::Running(running)) {
+            if self.show(view, &RunStatus::Running(running)) {
                 return EndReason::Interrupted;
             }
             if timeout.has_expired(answers, is_awaiting_peer, now) {
@@ -275,6 +283,12 @@ impl Conductor {
                 return EndReason::NothingWorks;
             }
         }
+    }
+
+    /// Shows the status to people and in the metrics. Returns whether a key asks to end the run.
+    fn show(&self, view: &mut View, status: &RunStatus<'_>) -> bool {
+        self.time_series.show_status(status);
+        view.show(status)
     }
 
     fn handle_event(&mut self, event: Event) {
@@ -332,6 +346,7 @@ impl Conductor {
             own_addr: self.own_addr,
             addresses: self.targets.addresses().map(ToString::to_string).collect(),
             tally,
+            host: end.host,
             recording,
             intervals,
             stages,

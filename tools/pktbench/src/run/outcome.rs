@@ -6,12 +6,16 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::plan::Plan;
+use crate::plan::clock::whole_ns;
 use crate::plan::schedule::Schedule;
 use crate::record::dials::Dials;
 use crate::record::missed::Missed;
 use crate::record::recording::Recording;
+use crate::record::saturation::host_watch::HostUsage;
+use crate::record::saturation::reasons::reasons;
 use crate::record::tally::Tally;
 use crate::result::document::{Aborted, Interval, Limit, Offered, StageResult};
+use crate::result::saturation::Reason;
 use crate::result::verdict::Verdict;
 
 pub(crate) struct Outcome {
@@ -21,6 +25,7 @@ pub(crate) struct Outcome {
     /// The addresses that were loaded, in the order of the tally's `targets`.
     pub(crate) addresses: Vec<String>,
     pub(crate) tally: Tally,
+    pub(crate) host: HostUsage,
     pub(crate) recording: Recording,
     pub(crate) intervals: Vec<Interval>,
     pub(crate) stages: Vec<StageResult>,
@@ -65,11 +70,18 @@ impl Outcome {
         }
     }
 
+    /// Why the load generator was saturated. Empty if it was not.
+    pub(crate) fn saturated_by(&self) -> Vec<Reason> {
+        reasons(&self.tally.client, &self.host, whole_ns(self.measured_time))
+    }
+
     /// All that went wrong, the worst first.
     pub(crate) fn problems(&self) -> Vec<Verdict> {
-        let Tally { integrity, errors, client, .. } = &self.tally;
+        let Tally { integrity, errors, .. } = &self.tally;
         let is_offered = self.offered().is_none_or(|offered| offered.pct >= self.plan.min_offered_pct);
-        // The worst first: nothing else may hide a damaged packet.
+        let is_saturated = !self.saturated_by().is_empty();
+        let saturated =
+            if self.plan.strict_client { Verdict::ClientSaturated } else { Verdict::PassSaturated };
         let problems = [
             (Verdict::Integrity, integrity.violations() > 0),
             (Verdict::Interrupted, self.interrupted),
@@ -77,10 +89,14 @@ impl Outcome {
             (Verdict::NoAnswer, errors.timeout > 0),
             (Verdict::NotOffered, !is_offered),
             (Verdict::NoSamples, self.recording.service.is_empty()),
-            (Verdict::ClientSaturated, self.plan.strict_client && client.is_saturated()),
+            (saturated, is_saturated),
             (Verdict::Threshold, self.aborted.is_some()),
         ];
-        problems.into_iter().filter(|(_, applies)| *applies).map(|(verdict, _)| verdict).collect()
+        // The worst first: nothing else may hide a damaged packet.
+        let mut found: Vec<_> =
+            problems.into_iter().filter(|(_, applies)| *applies).map(|(verdict, _)| verdict).collect();
+        found.sort_by_key(|verdict| verdict.rank());
+        found
     }
 }
 
@@ -137,6 +153,7 @@ pub(crate) mod tests {
             own_addr: "127.0.0.1:14572".parse().ok(),
             addresses: vec!["127.0.0.1:14572".to_owned()],
             tally,
+            host: HostUsage::default(),
             recording,
             intervals: Vec::new(),
             stages: Vec::new(),
@@ -171,6 +188,17 @@ pub(crate) mod tests {
         let mut empty = nothing();
         empty.tally.integrity.unanswered = 5;
         assert_eq!(Verdict::worst(&empty.problems()), Verdict::NoSamples);
+    }
+
+    #[test]
+    fn a_saturated_load_generator_is_a_verdict_of_its_own_and_fails_only_if_it_must_not_be() {
+        let mut run = outcome();
+        run.host.throttled_ns = Some(1_000_000_000);
+        assert_eq!(Verdict::worst(&run.problems()), Verdict::PassSaturated);
+        run.plan = Arc::new(Plan { strict_client: true, ..plan() });
+        assert_eq!(Verdict::worst(&run.problems()), Verdict::ClientSaturated);
+        run.tally.errors.eof = 1;
+        assert_eq!(Verdict::worst(&run.problems()), Verdict::Failed);
     }
 
     /// An open loop in which `sent` packets were sent, and others were missed.

@@ -2,17 +2,16 @@
 //!
 //! A row is written to the sinks as soon as all workers have passed the interval.
 
-use std::ops::Range;
 use std::time::{Duration, SystemTime};
 
 use crate::judge::abort::AbortWatch;
-use crate::plan::clock::whole_ns;
+use crate::plan::clock::{unix_ns, whole_ns};
 use crate::plan::schedule::Grid;
 use crate::plan::{Amount, MAX_INTERVALS, Plan};
 use crate::record::intervals::{CompleteInterval, Intervals};
-use crate::record::recording::Published;
-use crate::record::recording::Recording;
+use crate::record::recording::{FailureNote, Published, Recording, Traffic};
 use crate::report::output::Sinks;
+use crate::report::status::RunStatus;
 use crate::result::document::{Aborted, Config, Interval, StageResult};
 use crate::result::latency::percentile;
 use crate::run::stage_results::StageResults;
@@ -23,11 +22,14 @@ pub(crate) struct TimeSeries {
     total: Recording,
     rows: Vec<Interval>,
     stages: Option<StageResults>,
+    /// The start of the load, and that of the measurement.
+    started: SystemTime,
+    measured_from: SystemTime,
     /// The end of the last row, in seconds from the start of the measurement.
     end_s: f64,
-    /// Empty intervals at the end so far, not yet written. A run of a number of packets ends with its last response:
-    /// empty intervals after it are not part of the run.
-    held_back: Range<u64>,
+    /// Intervals without an answer at the end so far, not yet written. A run of a number of packets ends with its last
+    /// response: intervals after it are not part of the run.
+    held_back: Vec<HeldBack>,
     holds_back: bool,
     sinks: Sinks,
     abort: AbortWatch,
@@ -43,6 +45,14 @@ pub(crate) struct Measured {
     pub(crate) sinks: Sinks,
 }
 
+/// The part of a recording without histograms, which are empty: a long stall holds back many intervals.
+struct HeldBack {
+    interval: u64,
+    traffic: Traffic,
+    failed: u64,
+    failures: Vec<FailureNote>,
+}
+
 impl TimeSeries {
     pub(crate) fn new(plan: &Plan, sinks: Sinks, abort: AbortWatch) -> Self {
         let is_open = plan.is_open();
@@ -52,8 +62,10 @@ impl TimeSeries {
             total: Recording::new(is_open),
             rows: Vec::new(),
             stages: plan.stages.as_ref().map(StageResults::new),
+            started: SystemTime::UNIX_EPOCH,
+            measured_from: SystemTime::UNIX_EPOCH,
             end_s: 0.0,
-            held_back: 0..0,
+            held_back: Vec::new(),
             holds_back: matches!(plan.amount, Amount::Packets(_)),
             sinks,
             abort,
@@ -61,9 +73,10 @@ impl TimeSeries {
         }
     }
 
-    /// Writes the configuration and the start of the measurement to the sinks.
-    pub(crate) fn begin(&mut self, config: &Config, measured_from: SystemTime) {
-        self.sinks.begin(config, measured_from);
+    /// Writes the configuration, the start of the load and that of the measurement to the sinks.
+    pub(crate) fn begin(&mut self, config: &Config, started: SystemTime, measured_from: SystemTime) {
+        (self.started, self.measured_from) = (started, measured_from);
+        self.sinks.begin(config, started, measured_from);
     }
 
     /// Adds the recording of a worker, and writes the intervals that all workers have now passed.
@@ -78,12 +91,12 @@ impl TimeSeries {
             recording.outstanding = None;
             if self.holds_back && recording.traffic.received_packets == 0 {
                 self.total.merge(&recording);
-                self.held_back.end = interval + 1;
+                let Recording { traffic, failed, failures, .. } = recording;
+                self.held_back.push(HeldBack { interval, traffic, failed, failures });
                 continue;
             }
             self.write_held_back(Duration::MAX);
             self.write(&recording, self.end_of(interval));
-            self.held_back = interval + 1..interval + 1;
         }
     }
 
@@ -109,15 +122,23 @@ impl TimeSeries {
         if self.held_back.is_empty() {
             return;
         }
-        let empty = Recording::new(self.total.response.is_some());
-        for interval in std::mem::take(&mut self.held_back) {
-            self.write(&empty, self.end_of(interval).min(measured_time));
+        let mut recording = Recording::new(self.total.response.is_some());
+        for HeldBack { interval, traffic, failed, failures } in std::mem::take(&mut self.held_back) {
+            recording = Recording { traffic, failed, failures, ..recording };
+            self.show(&recording, self.end_of(interval).min(measured_time));
         }
     }
 
     /// The rows so far.
     pub(crate) fn rows(&self) -> &[Interval] {
         &self.rows
+    }
+
+    /// Updates the metrics.
+    pub(crate) fn show_status(&self, status: &RunStatus<'_>) {
+        if let Some(metrics) = &self.sinks.metrics {
+            metrics.show(status);
+        }
     }
 
     /// The number of connections that failed in the intervals so far.
@@ -149,12 +170,21 @@ impl TimeSeries {
         if let Some(stages) = &mut self.stages {
             stages.add(recording, whole_ns(end));
         }
+        self.show(recording, end);
+    }
+
+    /// Writes a row that is already in the total.
+    fn show(&mut self, recording: &Recording, end: Duration) {
+        for failure in &recording.failures {
+            let at = self.started + Duration::from_nanos(failure.at_ns);
+            self.sinks.show_failure(unix_ns(at), failure);
+        }
         let start_s = self.end_s;
         let end_s = end.as_secs_f64();
         // After the end of the measurement there are no rows: what still comes back is not measured.
         if end_s > start_s {
             self.end_s = end_s;
-            let row = row(end_s, recording);
+            let row = row(end_s, unix_ns(self.measured_from + end), recording);
             self.sinks.show(start_s, &row, recording);
             // `Plan::check` limits the intervals of a duration; how long a number of packets takes is not known before.
             if self.rows.len() < MAX_INTERVALS as usize {
@@ -164,11 +194,17 @@ impl TimeSeries {
     }
 }
 
-fn row(t_s: f64, recording: &Recording) -> Interval {
+fn row(t_s: f64, unix_ns: u64, recording: &Recording) -> Interval {
     let latency_ns = recording.primary();
+    let Traffic { sent_packets, sent_bytes, received_packets, received_bytes, .. } = recording.traffic;
     Interval {
         t_s,
-        received: recording.traffic.received_packets,
+        unix_ns,
+        sent: sent_packets,
+        received: received_packets,
+        bytes_sent: sent_bytes,
+        bytes_received: received_bytes,
+        errors: recording.failed,
         p50_ns: percentile(latency_ns, 50.0),
         p99_ns: percentile(latency_ns, 99.0),
         p999_ns: percentile(latency_ns, 99.9),
@@ -209,6 +245,38 @@ mod tests {
     }
 
     #[test]
+    fn a_row_has_the_end_time_and_the_counts_of_its_interval_even_without_an_answer() {
+        let mut series = TimeSeries::new(&plan(), sinks(), AbortWatch::default());
+        let started = SystemTime::UNIX_EPOCH + 100 * SECOND;
+        series.measured_from = started;
+        let mut publish = |interval, next, received| {
+            let mut recording = Recording::new(false);
+            recording.traffic = Traffic {
+                sent_packets: interval + 10,
+                sent_bytes: 7 * (interval + 10),
+                received_packets: received,
+                received_bytes: 7 * received,
+                ..Traffic::default()
+            };
+            recording.failed = interval;
+            series.add(0, Published { interval, next, recording });
+        };
+        publish(0, 1, 5);
+        publish(1, 2, 0);
+        publish(2, u64::MAX, 6);
+        let Measured { total, rows, .. } = series.finish(SECOND * 5 / 2);
+        let figures =
+            |row: &Interval| (row.unix_ns, row.sent, row.bytes_sent, row.bytes_received, row.errors);
+        let expected = [
+            (101_000_000_000, 10, 70, 35, 0),
+            (102_000_000_000, 11, 77, 0, 1),
+            (102_500_000_000, 12, 84, 42, 2),
+        ];
+        assert_eq!(rows.iter().map(figures).collect::<Vec<_>>(), expected);
+        assert_eq!((total.traffic.sent_packets, total.traffic.sent_bytes, total.failed), (33, 231, 3));
+    }
+
+    #[test]
     fn no_row_ends_after_the_measurement() {
         let mut series = TimeSeries::new(&plan(), sinks(), AbortWatch::default());
         publish(&mut series, 0, 1, 5);
@@ -232,6 +300,7 @@ mod tests {
         for interval in 0..intervals {
             for worker in 0..2 {
                 let mut recording = Recording::new(true);
+                recording.traffic.received_packets = 5_000_000;
                 for step in 0..100 {
                     recording.record(10_000 + step * interval, 20_000 + step * step * 50, 50_000);
                 }

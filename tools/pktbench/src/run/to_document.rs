@@ -1,13 +1,12 @@
 //! Converts the outcome of a run to the result document.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use hdrhistogram::Histogram;
 
-use crate::plan::clock::whole_ns;
+use crate::plan::clock::unix_ns;
 use crate::record::dials::Dials;
 use crate::record::histogram::new_histogram;
 use crate::record::recording::Traffic;
+use crate::record::saturation::reasons::steal_pct;
 use crate::result::config::config;
 use crate::result::connections::{AddressResult, Connections};
 use crate::result::document::{Client, Document, Host, SCHEMA, Tool, Totals, Window};
@@ -56,7 +55,6 @@ fn host() -> Host {
 }
 
 fn window(outcome: &Outcome) -> Window {
-    let unix_ns = |time: SystemTime| whole_ns(time.duration_since(UNIX_EPOCH).unwrap_or_default());
     Window {
         start_unix_ns: unix_ns(outcome.measured_from),
         end_unix_ns: unix_ns(outcome.measured_from + outcome.measured_time),
@@ -113,11 +111,18 @@ fn addresses(outcome: &Outcome, window: Window) -> Vec<AddressResult> {
 
 fn client(outcome: &Outcome) -> Client {
     let client = &outcome.tally.client;
+    let saturated_by = outcome.saturated_by();
     Client {
         cpu_pct: client.cpu_pct(),
+        busiest_thread_pct: Some(client.busiest_pct),
+        run_queue_pct: Some(client.run_queue_pct),
+        steal_pct: outcome.host.cpu.map(steal_pct),
+        throttled_ns: outcome.host.throttled_ns,
+        clock_gap_ns: outcome.host.gaps.map(|gaps| gaps.total_ns),
         schedule_lag_p99_ns: client.lag_p99_ns(),
         not_sent: client.missed.count(),
-        saturated: client.is_saturated(),
+        saturated: !saturated_by.is_empty(),
+        saturated_by,
     }
 }
 

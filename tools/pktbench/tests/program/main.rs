@@ -30,6 +30,10 @@ mod browser;
 
 mod results;
 
+mod starved;
+
+mod metrics;
+
 mod tui;
 
 mod conform;

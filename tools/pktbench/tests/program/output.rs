@@ -1,10 +1,11 @@
 //! Output formats and output files.
 
 use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::common::{check_schema, command, count, pktbench, ran, samples};
+use crate::common::{Answer, check_schema, command, count, pktbench, ran, samples, serve};
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::Deserializer;
 use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
@@ -28,14 +29,68 @@ fn ndjson_starts_with_the_configuration_and_ends_with_the_result() {
     check_schema(&document);
     assert_eq!(events[0]["event"], "start");
     assert_eq!(events[0]["config"], document["config"]);
+    let start_ns = |name: &str| events[0][name].as_u64().unwrap();
+    assert!(start_ns("unix_ns") > 0 && start_ns("unix_ns") == start_ns("window_start_unix_ns"), "no warm-up");
     let intervals = document["intervals"].as_array().unwrap();
     assert_eq!((intervals.len(), events.len()), (5, 1 + 5), "{document}");
     for (event, interval) in events[1..].iter().zip(intervals) {
         assert_eq!(event["event"], "interval");
-        assert_eq!((&event["t_s"], &event["received"]), (&interval["t_s"], &interval["received"]));
+        let mut event = event.clone();
+        event.as_object_mut().unwrap().remove("event");
+        assert_eq!(event, *interval);
+        let end_ns = start_ns("window_start_unix_ns") as f64 + interval["t_s"].as_f64().unwrap() * 1e9;
+        assert!((interval["unix_ns"].as_f64().unwrap() - end_ns).abs() < 1e6, "{interval}");
     }
-    let received = intervals.iter().map(|interval| interval["received"].as_u64().unwrap()).sum::<u64>();
-    assert_eq!(received, count(&document, "totals", "received"));
+    for name in ["received", "sent", "bytes_sent", "bytes_received"] {
+        let sum = intervals.iter().map(|interval| interval[name].as_u64().unwrap()).sum::<u64>();
+        assert_eq!(sum, count(&document, "totals", name), "{name}");
+    }
+}
+
+#[test]
+fn failed_connections_are_events_and_counts_of_their_interval() {
+    // Every connection is closed after its third packet.
+    let addr = serve(|| |number, frame| if number == 2 { Answer::Last(frame) } else { Answer::Bytes(frame) });
+    let ran = pktbench(&format!("--connect {addr} --conns 25 --duration 20s --format ndjson"));
+    let (events, document) = parsed(&ran.stdout);
+    assert_eq!((ran.code, count(&document, "errors", "eof")), (Some(1), 25), "{document}");
+    let errors: Vec<_> = events.iter().filter(|event| event["event"] == "error").collect();
+    let intervals = document["intervals"].as_array().unwrap();
+    let failed: u64 = intervals.iter().map(|interval| interval["errors"].as_u64().unwrap()).sum();
+    assert_eq!(failed, 25, "{document}");
+    // At most ten in an interval. On a slow machine the failures are spread over several.
+    assert!(errors.len() >= 10 && errors.len() <= 10 * intervals.len(), "{errors:?}");
+    let start_ns = events[0]["unix_ns"].as_u64().unwrap();
+    for error in errors {
+        let text = error["error"].as_str().unwrap();
+        assert!(text.contains(": the server closed the connection (unanswered packets: "), "{text}");
+        assert!(error["unix_ns"].as_u64().unwrap() >= start_ns, "{error}");
+    }
+}
+
+#[test]
+fn the_output_of_a_killed_run_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("killed.ndjson");
+    let mut child = command(env!("CARGO_BIN_EXE_pktbench"))
+        .args("--conns 2 --duration 1h --interval 100ms --format ndjson".split_whitespace())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut text = lines.take(4).map(|line| line.unwrap() + "\n").collect::<String>();
+    child.kill().and_then(|()| child.wait()).unwrap();
+    text.push_str("{\"event\":\"interval\",\"t_s\":0.4,\"rec");
+    fs::write(&path, text).unwrap();
+    let path = path.display();
+    for command in
+        [format!("compare {path} {path}"), format!("merge {path} {path}"), format!("html {path} x.html")]
+    {
+        let ran = pktbench(&command);
+        let expected =
+            "killed.ndjson is the output of a run that was ended before its result: 3 intervals up to 0.3 s";
+        assert!(ran.error_line().contains(expected), "{ran:?}");
+        assert_eq!(ran.code, Some(2));
+    }
 }
 
 #[test]
@@ -43,12 +98,14 @@ fn csv_has_a_header_and_a_row_per_interval() {
     let ran = pktbench(&format!("{LOAD} --rate 1k --format csv"));
     assert_eq!(ran.code, Some(0), "{ran:?}");
     let rows: Vec<Vec<&str>> = ran.stdout.lines().map(|line| line.split(',').collect()).collect();
-    assert_eq!(rows[0], ["t_s", "received", "p50_ns", "p99_ns", "p999_ns", "max_ns"]);
+    let latencies = ["p50_ns", "p99_ns", "p999_ns", "max_ns"];
+    let appended = ["unix_ns", "sent", "bytes_sent", "bytes_received", "errors"];
+    assert_eq!(rows[0], [&["t_s", "received"][..], &latencies, &appended].concat());
     assert_eq!(rows.len(), 6, "{rows:?}");
     for row in &rows[1..] {
         let cells: Vec<_> = row.iter().map(|cell| cell.parse::<f64>()).collect();
         // On a busy machine an interval may pass without an answer: it has no latencies.
-        let expected = if cells[1] == Ok(0.0) { 2 } else { 6 };
+        let expected = if cells[1] == Ok(0.0) { 7 } else { 11 };
         assert_eq!(cells.iter().flatten().count(), expected, "{rows:?}");
     }
 }

@@ -85,19 +85,27 @@ impl Comparison {
             base: base_path.display().to_string(),
             confidence_pct: CONFIDENCE_PCT,
             differs: differences(&base.config, &new.config),
+            saturated: saturated(base, new),
             verdict: verdict(&metrics),
             metrics,
         }
     }
 
-    /// A warning if the two results have different load options.
-    pub(crate) fn warning(&self) -> Option<String> {
-        let differs = self.differs.join(", ");
-        (!differs.is_empty()).then(|| {
+    /// Warnings if the two results have different load options, or if a load generator was saturated.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let (differs, saturated) = (self.differs.join(", "), self.saturated.join(" and of "));
+        let options = (!differs.is_empty()).then(|| {
             format!(
                 "the load options differ ({differs}); this may explain the difference between the results"
             )
-        })
+        });
+        let saturated = (!saturated.is_empty()).then(|| {
+            format!(
+                "the load generator of {saturated} was saturated; the figures may be those of the load generator, not \
+                 of the server"
+            )
+        });
+        [options, saturated].into_iter().flatten().collect()
     }
 }
 
@@ -146,6 +154,7 @@ pub(crate) fn check_result(document: &Document, path: &Path) -> Result<(), Strin
             ));
         }
         Verdict::Pass
+        | Verdict::PassSaturated
         | Verdict::Threshold
         | Verdict::Regression
         | Verdict::Undecided
@@ -197,6 +206,13 @@ fn verdict(metrics: &[Difference]) -> Verdict {
     } else {
         Verdict::Pass
     }
+}
+
+/// Which of the two results has figures of a saturated load generator.
+fn saturated(base: &Document, new: &Document) -> Vec<String> {
+    let results = [("base", base), ("new", new)];
+    let saturated = results.into_iter().filter(|(_, result)| result.client.saturated);
+    saturated.map(|(name, _)| name.to_owned()).collect()
 }
 
 /// `conns 64 and 128` for each load option that differs.
@@ -342,12 +358,29 @@ mod tests {
     fn different_load_options_give_a_warning() {
         let base = document();
         let mut new = document();
-        assert_eq!(Comparison::of(&base, Path::new("b"), &new, &Limits::default()).warning(), None);
+        assert_eq!(
+            Comparison::of(&base, Path::new("b"), &new, &Limits::default()).warnings(),
+            [] as [&str; 0]
+        );
         (new.config.mode, new.config.conns, new.config.crc) = (Mode::Open, 128, true);
         new.config.seed = 99;
         let comparison = Comparison::of(&base, Path::new("b"), &new, &Limits::default());
         assert_eq!(comparison.differs, ["mode closed and open", "conns 10 and 128", "crc false and true"]);
-        assert!(comparison.warning().unwrap().contains("conns 10 and 128"));
+        assert!(comparison.warnings()[0].contains("conns 10 and 128"));
+    }
+
+    #[test]
+    fn a_saturated_load_generator_is_compared_with_a_warning() {
+        let (base, mut new) = (steady(100_000, 1_000_000), steady(100_000, 1_000_000));
+        new.client.saturated = true;
+        new.verdict = Verdict::PassSaturated;
+        assert_eq!(check_result(&new, Path::new("new.json")), Ok(()));
+        let comparison = Comparison::of(&base, Path::new("b"), &new, &Limits::default());
+        let warnings = comparison.warnings();
+        assert!(warnings[0].starts_with("the load generator of new was saturated"), "{warnings:?}");
+        assert_eq!((warnings.len(), comparison.verdict), (1, Verdict::Pass));
+        let both = Comparison::of(&new, Path::new("b"), &new, &Limits::default()).warnings();
+        assert!(both[0].starts_with("the load generator of base and of new was saturated"), "{both:?}");
     }
 
     #[test]

@@ -30,7 +30,7 @@ use crate::load::timer::Timer;
 use crate::plan::Plan;
 use crate::plan::schedule::Schedule;
 use crate::record::recording::{Published, Recording};
-use crate::record::saturation::CpuTime;
+use crate::record::saturation::thread_sampler::LoadSampler;
 use crate::record::tally::Tally;
 
 /// The token of the conductor's waker. The token of a connection is the index of its slot, and while it is closed
@@ -61,8 +61,7 @@ pub(crate) struct EventLoop<P> {
     interval: u64,
     /// When the interval ends, or when the measurement starts or ends.
     next_boundary_ns: u64,
-    /// The CPU time at the start of the measurement and at the end of sending.
-    cpu: [Option<CpuTime>; 2],
+    sampler: LoadSampler,
     slots: Vec<SlotEntry>,
     /// The number of slots whose load has not ended.
     active: usize,
@@ -130,7 +129,7 @@ impl<P: FnMut(Published)> EventLoop<P> {
             watches_outstanding: plan.watches_outstanding,
             interval: 0,
             next_boundary_ns: schedule.measure_from_ns,
-            cpu: [None; 2],
+            sampler: LoadSampler::default(),
             slots: Vec::new(),
             active: 0,
             dialer,
@@ -183,7 +182,7 @@ impl<P: FnMut(Published)> EventLoop<P> {
             }
             let mut wait = self.until_boundary(now_ns);
             if self.active == 0 {
-                self.record_cpu_time(now_ns, true);
+                self.sampler.sample(now_ns, true);
                 if let Some(new_conns) = self.new_conns.take() {
                     (self.state.tally.dials.started, self.state.tally.dials.missed) = new_conns.end(now_ns);
                 }
@@ -205,10 +204,12 @@ impl<P: FnMut(Published)> EventLoop<P> {
                 None => {}
             }
             self.progress.store(&self.state.tally, self.conns_awaiting_peer);
+            self.sampler.end_work(now_ns);
             match self.poll.poll(&mut events, wait) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 polled => polled?,
             }
+            self.sampler.begin_work(self.schedule.clock);
             let again = std::mem::take(&mut self.run_again);
             let closing = std::mem::take(&mut self.closing.run_again);
             for event in &events {
@@ -233,8 +234,7 @@ impl<P: FnMut(Published)> EventLoop<P> {
         }
     }
 
-    /// Publishes the recording if its interval is over, and records the CPU time at the start and the end of the
-    /// measurement.
+    /// Publishes the recording if its interval is over, and samples the thread at the start and the end of the window.
     fn cross_boundary(&mut self, now_ns: u64) {
         let schedule = self.schedule;
         let interval = schedule.interval(now_ns);
@@ -244,7 +244,7 @@ impl<P: FnMut(Published)> EventLoop<P> {
             }
             self.publish(interval);
         }
-        self.record_cpu_time(now_ns, schedule.is_stopped(now_ns));
+        self.sampler.sample(now_ns, schedule.is_stopped(now_ns));
         let stop_at_ns = schedule.stop_at_ns.filter(|stop_at_ns| *stop_at_ns > now_ns);
         let boundaries = [schedule.end_of_interval(interval), stop_at_ns];
         self.next_boundary_ns = boundaries.into_iter().flatten().min().unwrap_or(u64::MAX);
@@ -258,15 +258,6 @@ impl<P: FnMut(Published)> EventLoop<P> {
         }
     }
 
-    /// Records the CPU time once at the start and once at the end. Both may be the same moment.
-    fn record_cpu_time(&mut self, now_ns: u64, at_end: bool) {
-        let [start, end] = &mut self.cpu;
-        start.get_or_insert_with(|| CpuTime::of_this_thread(now_ns));
-        if at_end {
-            end.get_or_insert_with(|| CpuTime::of_this_thread(now_ns));
-        }
-    }
-
     /// Publishes the recording, and starts that of interval `next`.
     fn publish(&mut self, next: u64) {
         let recording = std::mem::replace(&mut self.state.recording, Recording::new(self.plan.is_open()));
@@ -275,8 +266,8 @@ impl<P: FnMut(Published)> EventLoop<P> {
     }
 
     fn end(mut self) -> Tally {
-        if let [Some(start), Some(end)] = self.cpu {
-            self.state.tally.client.add_cpu(start, end);
+        if let Some(usage) = self.sampler.usage() {
+            self.state.tally.client.add_thread(usage);
         }
         self.publish(u64::MAX);
         self.progress.store(&self.state.tally, 0);

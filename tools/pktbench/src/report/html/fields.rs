@@ -8,11 +8,12 @@ use serde_json::Value;
 
 use crate::result::units;
 
-/// The names and values of all fields that are not `null`.
+/// The names and values of all fields that are not `null` and not empty.
 pub(super) fn fields(part: &impl Serialize) -> Vec<(String, String)> {
     // All parts of a document serialize to objects.
     let Ok(Value::Object(fields)) = serde_json::to_value(part) else { return Vec::new() };
-    fields.iter().filter(|(_, value)| !value.is_null()).map(|(name, value)| field(name, value)).collect()
+    let is_empty = |value: &Value| value.is_null() || value.as_array().is_some_and(Vec::is_empty);
+    fields.iter().filter(|(_, value)| !is_empty(value)).map(|(name, value)| field(name, value)).collect()
 }
 
 fn field(name: &str, value: &Value) -> (String, String) {
@@ -21,6 +22,10 @@ fn field(name: &str, value: &Value) -> (String, String) {
         Value::Bool(false) => (name, "no".to_owned()),
         Value::String(text) => (name, text.clone()),
         Value::Number(number) => with_unit(name, number.as_f64().unwrap_or_default(), number.as_u64()),
+        Value::Array(values) if values.iter().all(Value::is_string) => {
+            let names = values.iter().filter_map(Value::as_str).map(label);
+            (name, names.collect::<Vec<_>>().join(", "))
+        }
         _ => (name, value.to_string()),
     };
     (label(stem), text)
@@ -82,7 +87,8 @@ mod tests {
         let part = json!({
             "a_max_bytes": 33_554_432, "altered": 5, "b_tls": false, "c_s": 0.5, "d_lag_p99_ns": 12_300,
             "e_pct": 81.6, "f_per_s": 5000.0, "g": null, "h": "<0>", "i": 1234, "j_s": 0.0,
-            "k_start_unix_ns": 1_000_000_000, "rate": 20_000.0, "seed": 1234, "tcp_port": 14_572, "z": [1, 2],
+            "k_start_unix_ns": 1_000_000_000, "rate": 20_000.0, "seed": 1234, "tcp_port": 14_572, "x": [],
+            "y": ["a_b", "c"], "z": [1, 2],
         });
         let rows: Vec<_> =
             fields(&part).into_iter().map(|(name, value)| format!("{name}: {value}")).collect();
@@ -101,6 +107,7 @@ mod tests {
             "rate: 20,000",
             "seed: 1234",
             "tcp port: 14572",
+            "y: a b, c",
             "z: [1,2]",
         ];
         assert_eq!(rows, expected);

@@ -45,7 +45,7 @@ fn header(document: &Document) -> String {
     let (verdict, explanation) = verdict.split_once(": ").unwrap_or((&verdict, ""));
     let badge = match document.verdict {
         Verdict::Pass => "good",
-        Verdict::Interrupted | Verdict::ClientSaturated => "fair",
+        Verdict::PassSaturated | Verdict::Interrupted | Verdict::ClientSaturated => "fair",
         _ => "bad",
     };
     let mode = text::mode(&document.config);

@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     fn interval(t_s: f64, received: u64, p99_ns: Option<u64>) -> Interval {
-        Interval { t_s, received, p50_ns: None, p99_ns, p999_ns: None, max_ns: None }
+        Interval { t_s, received, p99_ns, ..Interval::default() }
     }
 
     #[test]

@@ -32,6 +32,7 @@ const STOP_HINT: &str = "press q to stop";
 /// What is drawn.
 pub(super) struct FrameData<'a> {
     pub(super) config: &'a Config,
+    pub(super) metrics_url: Option<&'a str>,
     pub(super) tracker: &'a PhaseTracker,
     pub(super) status: &'a RunStatus<'a>,
 }
@@ -42,7 +43,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, data: &FrameData<'_>) {
     let rows =
         Layout::vertical([Constraint::Length(configuration), Constraint::Length(5), Constraint::Fill(1)]);
     let [top, middle, rest] = rows.areas(area);
-    draw_config(frame, top, data.config);
+    draw_config(frame, top, data.config, data.metrics_url);
     let rows: [Rect; 5] = Layout::vertical([Constraint::Length(1); 5]).areas(middle);
     let phase_status = data.tracker.phase_status(data.status);
     frame.render_widget(gauge(phase_status.done, rows[0].width), rows[0]);
@@ -62,11 +63,13 @@ pub(super) fn draw(frame: &mut Frame<'_>, data: &FrameData<'_>) {
     }
 }
 
-fn draw_config(frame: &mut Frame<'_>, area: Rect, config: &Config) {
+fn draw_config(frame: &mut Frame<'_>, area: Rect, config: &Config, metrics_url: Option<&str>) {
     let [first, rest] = Layout::vertical([Constraint::Length(1), Constraint::Fill(1)]).areas(area);
     let width = usize::from(area.width);
     let room = width.saturating_sub(STOP_HINT.len() + 2);
-    let server = cut(&format!("pktbench: {}", text::server(config)), room);
+    // Before the server, which may be long and is cut.
+    let metrics = metrics_url.map_or(String::new(), |url| format!("metrics on {url}, "));
+    let server = cut(&format!("pktbench: {metrics}{}", text::server(config)), room);
     frame.render_widget(Line::from(server).bold(), first);
     frame.render_widget(Line::from(STOP_HINT).dim().right_aligned(), first);
     let lines = [text::mode(config), text::load(config)].map(|text| Line::from(cut(&text, width)).dim());
@@ -163,7 +166,15 @@ mod tests {
             let ns = |ns: u64| some.then_some(ns * second);
             let received = if some { second * 1000 } else { 0 };
             let (p50_ns, p99_ns, p999_ns) = (ns(10_000), ns(200_000), ns(3_000_000));
-            Interval { t_s: second as f64, received, p50_ns, p99_ns, p999_ns, max_ns: p999_ns }
+            Interval {
+                t_s: second as f64,
+                received,
+                p50_ns,
+                p99_ns,
+                p999_ns,
+                max_ns: p999_ns,
+                ..Interval::default()
+            }
         };
         (1..=count).map(interval).collect()
     }
@@ -187,7 +198,7 @@ mod tests {
         }
         tracker.record(status);
         let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
-        let data = FrameData { config: &config, tracker: &tracker, status };
+        let data = FrameData { config: &config, metrics_url: None, tracker: &tracker, status };
         terminal.draw(|frame| draw(frame, &data)).unwrap();
         let cells = terminal.backend().buffer().content();
         let row = |cells: &[ratatui::buffer::Cell]| cells.iter().map(Cell::symbol).collect::<String>();

@@ -33,6 +33,7 @@ const TICKS_PER_FRAME: u64 = 2;
 
 pub(crate) struct Tui {
     config: Config,
+    metrics_url: Option<String>,
     tracker: PhaseTracker,
     ticks: u64,
     screen: Screen,
@@ -40,10 +41,15 @@ pub(crate) struct Tui {
 
 impl Tui {
     /// Takes over the terminal until the value is dropped.
-    pub(crate) fn open(plan: &Plan, own_addr: Option<SocketAddr>) -> anyhow::Result<Self> {
+    pub(crate) fn open(
+        plan: &Plan,
+        own_addr: Option<SocketAddr>,
+        metrics_url: Option<String>,
+    ) -> anyhow::Result<Self> {
         let screen = Screen::enter().context("--tui cannot use the terminal; run without --tui")?;
         Ok(Self {
             config: config::config(plan, own_addr),
+            metrics_url,
             tracker: PhaseTracker::new(plan),
             ticks: 0,
             screen,
@@ -54,8 +60,9 @@ impl Tui {
     pub(crate) fn show(&mut self, status: &RunStatus<'_>) -> bool {
         self.tracker.record(status);
         if self.ticks % TICKS_PER_FRAME == 0 {
-            let Self { config, tracker, screen, .. } = self;
-            screen.draw(|frame| layout::draw(frame, &FrameData { config, tracker, status }));
+            let Self { config, metrics_url, tracker, screen, .. } = self;
+            let data = FrameData { config, metrics_url: metrics_url.as_deref(), tracker, status };
+            screen.draw(|frame| layout::draw(frame, &data));
         }
         self.ticks += 1;
         self.screen.end_requested()

@@ -112,6 +112,12 @@ fn forbid_more(schema: &mut Value) {
     }
 }
 
+/// Checks that the verdict is a pass. On a busy machine the load generator may have been saturated.
+#[track_caller]
+pub(crate) fn assert_passed(document: &Value) {
+    assert!(document["verdict"] == "pass" || document["verdict"] == "pass_saturated", "{document}");
+}
+
 /// The number of latency samples.
 pub(crate) fn samples(document: &Value) -> u64 {
     count(&document["latency_ns"], "service", "count")
