@@ -34,12 +34,15 @@ Payload sizes in bytes; units such as 64KiB are accepted
 pub(crate) struct Options {
     /// Server to load: HOST:PORT or unix:PATH [default: a built-in echo server]
     ///
-    /// Repeat the option to spread the connections evenly over several servers. Examples: --connect 127.0.0.1:14572,
-    /// --connect unix:echo.sock
+    /// The connections are spread evenly over several servers. Examples: 127.0.0.1:14572, unix:echo.sock
+    #[arg(help_heading = "Server", value_name = "ADDR", display_order = 0, value_parser = parse_connect_addr)]
+    addrs: Vec<Addr>,
+
+    /// The same as ADDR; may be repeated
     #[arg(help_heading = "Server", long, value_name = "ADDR", value_parser = parse_connect_addr)]
     connect: Vec<Addr>,
 
-    /// Connect with TLS; needs --connect
+    /// Connect with TLS; needs an ADDR
     #[arg(help_heading = "Server", long)]
     tls: bool,
 
@@ -50,7 +53,7 @@ pub(crate) struct Options {
     #[arg(help_heading = "Server", long, value_name = "FILE")]
     tls_ca: Option<PathBuf>,
 
-    /// Server name to expect in the certificate (SNI) [default: the host of --connect]
+    /// Server name to expect in the certificate (SNI) [default: the host of ADDR]
     ///
     /// Required for TLS over a Unix socket. Example: --tls-server-name echo.example.org
     #[arg(help_heading = "Server", long, value_name = "NAME")]
@@ -79,25 +82,33 @@ pub(crate) struct Options {
     /// Number of connections
     ///
     /// The soft limit on open files is raised if needed, up to the hard limit.
-    #[arg(help_heading = "Load", short = 'c', long, value_name = "N", default_value = "64", value_parser = whole_number::<u32>(1.., 64))]
+    #[arg(help_heading = "Connections", short = 'c', long, value_name = "N", default_value = "64", value_parser = whole_number::<u32>(1.., 64))]
     conns: u32,
 
     /// Connections to open per second, such as 500 or 2k [default: unlimited]
-    #[arg(help_heading = "Load", long, value_name = "RATE", value_parser = parse_rate)]
+    #[arg(help_heading = "Connections", long, value_name = "RATE", value_parser = parse_rate)]
     connect_rate: Option<f64>,
 
-    /// Packets outstanding per connection in a closed loop, 1 to 65536
+    /// Threads that send and receive, 1 to 1024 [default: half of the cores, at least 1]
+    ///
+    /// No more threads than connections are started. The built-in echo server uses the other cores.
+    #[arg(help_heading = "Connections", short = 't', long, value_name = "N", value_parser = whole_number::<u16>(1..=1024, 4))]
+    threads: Option<u16>,
+
+    /// Packets outstanding per connection in a closed loop
+    ///
+    /// From 1 to 65536.
     #[arg(help_heading = "Load", long, value_name = "N", default_value = "1", conflicts_with = "rate", value_parser = whole_number::<u32>(1..=65_536, 32))]
     pipeline: u32,
 
-    /// Packets to send per second over all connections, such as 50k or 1.5M; makes an open loop
+    /// Packets per second over all connections, such as 50k: an open loop
     ///
     /// Packets are sent when they are due, regardless of responses. Latency is also measured from the time at which
     /// each packet was due (the response time).
     #[arg(help_heading = "Load", short = 'r', long, value_name = "RATE", value_parser = parse_rate)]
     rate: Option<f64>,
 
-    /// Find the highest rate at which a latency condition holds, such as 'p99<5ms'
+    /// Find the highest rate at which a condition holds, such as p99<5ms
     ///
     /// Runs an open loop for --duration at each rate that is tried, beginning with --rate (1k if not given). Cannot be
     /// combined with --packets, --pipeline, --start-at, --threshold, --baseline, --tui, --hdr-log or the formats ndjson
@@ -116,11 +127,11 @@ pub(crate) struct Options {
     max_outstanding: Option<u32>,
 
     #[arg(
-        help_heading = "Load",
+        help_heading = "Payloads",
         long,
         value_name = "SIZES",
         default_value = "0-2048",
-        help = "Payload sizes: 512, 0-2048, list:64@9,1024@1, exp:512 or file:SIZES.csv",
+        help = "Payload sizes, such as 512, 0-2048 or file:SIZES.csv",
         long_help = SIZES_HELP
     )]
     sizes: Sizes,
@@ -128,25 +139,24 @@ pub(crate) struct Options {
     /// Seed for payload sizes, contents and Poisson arrivals
     ///
     /// The same seed sends the same packets on each connection.
-    #[arg(help_heading = "Load", long, value_name = "N", default_value_t = 1, value_parser = whole_number::<u64>(0.., 1))]
+    #[arg(help_heading = "Payloads", long, value_name = "N", default_value_t = 1, value_parser = whole_number::<u64>(0.., 1))]
     seed: u64,
 
     /// How to check each packet that comes back
-    #[arg(help_heading = "Load", long, value_name = "HOW", default_value = "full")]
+    #[arg(help_heading = "Payloads", long, value_name = "HOW", default_value = "full")]
     verify: Verify,
 
-    /// Threads that send and receive, 1 to 1024 [default: half of the cores, at least 1]
+    /// How long to measure, such as 30 or 5m [default: 10s]
     ///
-    /// No more threads than connections are started. The built-in echo server uses the other cores.
-    #[arg(help_heading = "Load", short = 't', long, value_name = "N", value_parser = whole_number::<u16>(1..=1024, 4))]
-    threads: Option<u16>,
-
-    /// How long to measure, after ramp and warm-up, such as 30s or 5m [default: 10s]
+    /// The time begins after ramp and warm-up.
+    ///
+    /// A number without a unit is seconds, in all options of time; the units are ms, s, m and h.
     #[arg(help_heading = "Time", short = 'd', long, value_name = "TIME", value_parser = parse_time)]
     duration: Option<Duration>,
 
-    /// Packets to send over all connections after ramp and warm-up, instead of --duration
+    /// Packets to send over all connections, instead of --duration
     ///
+    /// They are counted from the end of ramp and warm-up.
     /// The run ends when all have come back, or when packets are outstanding and none has come back for --timeout.
     #[arg(help_heading = "Time", long, value_name = "N", conflicts_with = "duration", value_parser = whole_number::<u64>(1.., 100_000))]
     packets: Option<u64>,
@@ -164,15 +174,32 @@ pub(crate) struct Options {
     #[arg(help_heading = "Time", long, value_name = "TIME", default_value = "0s", value_parser = parse_time)]
     ramp: Duration,
 
-    /// How long to send before the measurement starts
+    /// How long to send before measuring [default: 1s; 0s with --packets]
     ///
     /// Packets sent in this time are checked but not measured.
-    #[arg(help_heading = "Time", long, value_name = "TIME", default_value = "0s", value_parser = parse_time)]
-    warmup: Duration,
+    #[arg(help_heading = "Time", long, value_name = "TIME", value_parser = parse_time)]
+    warmup: Option<Duration>,
 
     /// How long to wait for a connection to open, and for outstanding packets at the end
     #[arg(help_heading = "Time", long, value_name = "TIME", default_value = "10s", value_parser = parse_time)]
     timeout: Duration,
+
+    /// How much of the --rate must be sent, such as 95%; 0% accepts everything
+    ///
+    /// A packet is missed if it is due and not sent, because the server is too slow, too few packets may be outstanding,
+    /// or the load generator is too slow. The run then did not show how the server behaves at this rate. Exit code 6.
+    #[arg(help_heading = "Verdict", long, value_name = "PERCENT", default_value = "99%", value_parser = parse_percent)]
+    min_offered: f64,
+
+    /// Exit with code 4 if the load generator was saturated
+    ///
+    /// It is saturated if one of its threads was busy for 95 % of the time, or in an open loop if the p99 of its
+    /// schedule lag is above 1 ms. The figures then show the load generator, not the server.
+    #[arg(help_heading = "Verdict", long)]
+    strict_client: bool,
+
+    #[command(flatten)]
+    gate: GateOptions,
 
     /// Show the run live on the whole terminal; q, Esc or Ctrl-C ends the run
     ///
@@ -211,23 +238,6 @@ pub(crate) struct Options {
     /// Write an HTML report with charts; if the name ends in .svg, only the charts
     #[arg(help_heading = "Result", long, value_name = "FILE")]
     html: Option<PathBuf>,
-
-    /// How much of the --rate must be sent, such as 95%; 0% accepts everything
-    ///
-    /// A packet is missed if it is due and not sent, because the server is too slow, too few packets may be outstanding,
-    /// or the load generator is too slow. The run then did not show how the server behaves at this rate. Exit code 6.
-    #[arg(help_heading = "Verdict", long, value_name = "PERCENT", default_value = "99%", value_parser = parse_percent)]
-    min_offered: f64,
-
-    /// Exit with code 4 if the load generator was saturated
-    ///
-    /// It is saturated if one of its threads was busy for 95 % of the time, or in an open loop if the p99 of its
-    /// schedule lag is above 1 ms. The figures then show the load generator, not the server.
-    #[arg(help_heading = "Verdict", long)]
-    strict_client: bool,
-
-    #[command(flatten)]
-    gate: GateOptions,
 }
 
 /// The first rate of a search without `--rate`: low enough for every server.
@@ -235,6 +245,10 @@ const FIRST_RATE: f64 = 1000.0;
 
 /// Used if neither `--duration` nor `--packets` is given.
 const DEFAULT_DURATION: Duration = Duration::from_secs(10);
+
+/// Used by runs of a duration: the first packets of a connection, and caches that are still empty, are slower. A run of
+/// a number of packets sends that number and no more.
+const DEFAULT_WARMUP: Duration = Duration::from_secs(1);
 
 /// Used if an open loop has no `--max-outstanding`.
 const DEFAULT_MAX_OUTSTANDING: u32 = 1024;
@@ -300,7 +314,7 @@ impl Options {
         let plan = Plan {
             tls: self.tls()?,
             pace: self.pace()?,
-            connect: self.connect,
+            connect: self.addrs.into_iter().chain(self.connect).collect(),
             conns,
             connect_rate: self.connect_rate,
             pipeline: self.pipeline as usize,
@@ -309,7 +323,10 @@ impl Options {
             amount,
             start_at: self.start_at,
             ramp: self.ramp,
-            warmup: self.warmup,
+            warmup: self.warmup.unwrap_or(match amount {
+                Amount::Time(_) => DEFAULT_WARMUP,
+                Amount::Packets(_) => Duration::ZERO,
+            }),
             interval: self.interval,
             timeout: self.timeout,
             seed: self.seed,
@@ -418,8 +435,32 @@ mod tests {
         assert_eq!((plan.connect, plan.conns, plan.pipeline), (Vec::new(), 64, 1));
         assert_eq!(plan.sizes.to_string(), "0-2048");
         assert_eq!(plan.amount, Amount::Time(Duration::from_secs(10)));
-        assert_eq!((plan.warmup, plan.timeout), (Duration::ZERO, Duration::from_secs(10)));
+        assert_eq!((plan.warmup, plan.timeout), (Duration::from_secs(1), Duration::from_secs(10)));
         assert_eq!(plan.max_payload_len, 32 * 1024 * 1024);
+    }
+
+    #[test]
+    fn addresses_may_be_given_without_an_option() {
+        let addrs = |args: &[&str]| plan(args).connect.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(addrs(&["127.0.0.1:1", "-c", "10", "-d", "30"]), ["127.0.0.1:1"]);
+        assert_eq!(addrs(&["-c", "10", "a:1", "-d", "5", "unix:b"]), ["a:1", "unix:b"]);
+        assert_eq!(addrs(&["--connect", "a:1", "b:2"]), ["b:2", "a:1"]);
+    }
+
+    #[test]
+    fn times_without_a_unit_are_seconds() {
+        let plan =
+            plan(&["-d", "30", "--warmup", "2", "--timeout", "0.5", "--ramp", "3", "--interval", "0.25"]);
+        assert_eq!(plan.amount, Amount::Time(Duration::from_secs(30)));
+        assert_eq!((plan.warmup, plan.ramp), (Duration::from_secs(2), Duration::from_secs(3)));
+        assert_eq!((plan.timeout, plan.interval), (Duration::from_millis(500), Duration::from_millis(250)));
+    }
+
+    #[test]
+    fn a_run_of_a_number_of_packets_has_no_warm_up_unless_it_is_asked_for() {
+        assert_eq!(plan(&["--packets", "5"]).warmup, Duration::ZERO);
+        assert_eq!(plan(&["--packets", "5", "--warmup", "1"]).warmup, Duration::from_secs(1));
+        assert_eq!(plan(&["--warmup", "0"]).warmup, Duration::ZERO);
     }
 
     #[test]
@@ -443,7 +484,7 @@ mod tests {
             (&["--conn", "1"], "similar argument exists: '--conns'"),
             (&["--conns", "0"], "expected a whole number of at least 1"),
             (&["--connect", "nowhere"], "an address is HOST:PORT"),
-            (&["--duration", "30"], "such as 30s"),
+            (&["--duration", "soon"], "such as 30, 30s, 500ms or 2m"),
             (&["--duration", "99999days"], "at most 365 days"),
             (&["--packets", "5", "--duration", "1s"], "cannot be used with"),
             (&["--sizes", "9-2"], "write 2-9"),

@@ -17,7 +17,7 @@ use crate::result::verdict::Verdict;
 /// The options of a gate, as they are given on the command line.
 #[derive(Debug, Args)]
 pub(crate) struct GateOptions {
-    /// Condition that the result must meet, such as 'p99<2ms' or 'rate>=50k'; may be repeated
+    /// Condition on the result, such as 'p99<2ms'; may be repeated
     ///
     /// A condition is a metric, one of < <= > >=, and a bound. The metrics are p50, p99.9 or any percentile, mean, max,
     /// rate, throughput, errors and lost. The prefix service: or response: selects the latency, such as
