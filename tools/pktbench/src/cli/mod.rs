@@ -57,7 +57,7 @@ enum Command {
         #[arg(value_name = "RESULT.json")]
         result: PathBuf,
 
-        /// HTML file to write; if the name ends in .svg, only the charts are written, as one picture
+        /// HTML file to write, or - for standard output; if the name ends in .svg, only the charts are written, as one picture
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
@@ -138,7 +138,7 @@ impl Job {
         match cli.command {
             None => cli.run.into_job().map_err(|problem| bad_usage(&format!("error: {problem}"))),
             Some(Command::Html { result, file }) => {
-                let document = html::read(&result).map(Box::new).map_err(|error| bad_file(&error))?;
+                let document = html::read(&result, &file).map(Box::new).map_err(|error| bad_file(&error))?;
                 Ok(Self::Html { document, file })
             }
             Some(Command::Conform(options)) => options

@@ -1,6 +1,6 @@
 //! The options of a run, and how they become a [`Job`]: parsing, defaults, and checks that involve several options.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use clap::Args;
@@ -10,8 +10,9 @@ use pktconn_tools::values::{parse_connect_addr, parse_size, whole_number};
 use crate::cli::job::Job;
 use crate::judge::gate::GateOptions;
 use crate::judge::threshold::Condition;
-use crate::plan::{Amount, MAX_RATE, Pace, Plan, Tls};
+use crate::plan::{Amount, MAX_RATE, Pace, Plan, Tls, Trust};
 use crate::report::output::{Format, Output};
+use crate::report::paths::is_stdout;
 use crate::report::view;
 use crate::result::config::config;
 use crate::traffic::arrivals::Arrival;
@@ -52,6 +53,12 @@ pub(crate) struct Options {
     /// authority (basicConstraints=CA:FALSE) can be given directly.
     #[arg(help_heading = "Server", long, value_name = "FILE")]
     tls_ca: Option<PathBuf>,
+
+    /// Accept any certificate of the server, such as an expired or self-signed one
+    ///
+    /// Anyone on the network path can then pose as the server. The server must still own the key of its certificate.
+    #[arg(help_heading = "Server", long, conflicts_with = "tls_ca")]
+    tls_insecure: bool,
 
     /// Server name to expect in the certificate (SNI) [default: the host of ADDR]
     ///
@@ -216,6 +223,9 @@ pub(crate) struct Options {
     json: bool,
 
     /// Write the result to a file, and the text report to standard output
+    ///
+    /// The name - is standard output, here and in --hdr-log, --hgrm and --html; only one of them may have it, and the text
+    /// report is left out then.
     #[arg(help_heading = "Result", short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 
@@ -259,6 +269,7 @@ impl Options {
         if !self.tls {
             let unused = [
                 ("--tls-ca", self.tls_ca.is_some()),
+                ("--tls-insecure", self.tls_insecure),
                 ("--tls-server-name", self.tls_server_name.is_some()),
                 ("--tls-cert", has_chain),
                 ("--tls-key", has_key),
@@ -274,6 +285,11 @@ impl Options {
                     .to_owned(),
             );
         }
+        let server_name = self.tls_server_name.clone();
+        if self.tls_insecure {
+            let identity = self.tls_cert.clone().zip(self.tls_key.clone());
+            return Ok(Some(Tls { trust: Trust::Any { identity }, server_name }));
+        }
         let mut config = TlsClientConfig::new();
         if let Some(ca) = &self.tls_ca {
             config = config.ca(ca);
@@ -281,7 +297,7 @@ impl Options {
         if let (Some(chain), Some(key)) = (&self.tls_cert, &self.tls_key) {
             config = config.client_cert(chain, key);
         }
-        Ok(Some(Tls { config, server_name: self.tls_server_name.clone() }))
+        Ok(Some(Tls { trust: Trust::Verified(config), server_name }))
     }
 
     /// A search begins at a rate, and is therefore an open loop, too.
@@ -347,12 +363,24 @@ impl Options {
                 Some(format) => format,
                 None => self.output.as_deref().map_or(Format::Text, Format::of_file),
             },
-            path: self.output,
+            is_stdout_asked: self.format.is_some()
+                || self.json
+                || self.output.as_deref().is_some_and(is_stdout),
+            path: self.output.filter(|path| !is_stdout(path)),
             hdr_log: self.hdr_log,
             hgrm: self.hgrm,
             html: self.html,
         };
-        output.check()?;
+        let sizes = plan.sizes.to_string();
+        let inputs = [
+            ("--baseline", self.gate.baseline()),
+            ("--sizes", sizes.strip_prefix("file:").map(Path::new)),
+            ("--tls-ca", self.tls_ca.as_deref()),
+            ("--tls-cert", self.tls_cert.as_deref()),
+            ("--tls-key", self.tls_key.as_deref()),
+        ];
+        let inputs: Vec<_> = inputs.into_iter().filter_map(|(option, path)| Some((option, path?))).collect();
+        output.check(&inputs)?;
         if plan.tui {
             view::check(&output)?;
         }

@@ -21,6 +21,8 @@ use client::Server;
 pub(crate) use options::{Options, TestPlan};
 use report::{CaseResult, Report};
 
+use crate::result::verdict::OUTPUT_CLOSED;
+
 /// Tests a server and prints the report. The exit code is 0 if all cases pass, otherwise 1.
 pub(crate) fn run(plan: TestPlan) -> anyhow::Result<ExitCode> {
     let name = plan.addr.to_string();
@@ -34,7 +36,9 @@ pub(crate) fn run(plan: TestPlan) -> anyhow::Result<ExitCode> {
         let outcome = server.run_case(&case);
         let result = CaseResult::new(case, outcome);
         if !plan.json {
-            print(&result.row())?;
+            if !print(&result.row())? {
+                return Ok(ExitCode::from(OUTPUT_CLOSED));
+            }
         }
         report.add(result);
     }
@@ -42,10 +46,10 @@ pub(crate) fn run(plan: TestPlan) -> anyhow::Result<ExitCode> {
     Ok(if report.all_passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn print(line: &str) -> anyhow::Result<()> {
+/// Returns whether standard output still has a reader.
+fn print(line: &str) -> anyhow::Result<bool> {
     match writeln!(io::stdout().lock(), "{line}") {
-        // The reader of a pipe may leave early (`| head`); the exit code stays that of the test.
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        done => done.context("cannot print the result"),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        done => done.map(|()| true).context("cannot print the result"),
     }
 }

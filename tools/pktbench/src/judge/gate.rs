@@ -4,7 +4,7 @@
 //!   run --> document --judge--> the document with thresholds, comparison, and a verdict that may be worse
 //! ```
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
@@ -59,6 +59,11 @@ struct Baseline {
 }
 
 impl GateOptions {
+    /// The file of `--baseline`.
+    pub(crate) fn baseline(&self) -> Option<&Path> {
+        self.baseline.as_deref()
+    }
+
     /// Checks the conditions, and reads and checks the baseline of a run with `config`, so that a bad file is an error
     /// before the run.
     pub(crate) fn into_gate(self, config: &Config) -> Result<Gate, String> {

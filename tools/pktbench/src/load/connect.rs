@@ -14,10 +14,12 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
-use tokio_rustls::rustls::{self, CertificateError, ClientConfig, ClientConnection};
+use tokio_rustls::rustls::{ClientConfig, ClientConnection};
 
 use crate::load::stream::{Socket, Stream};
-use crate::plan::{Plan, Tls};
+use crate::load::tls;
+use crate::plan::Plan;
+use crate::record::tls_problem::TlsProblem;
 
 /// Concurrent connection attempts of a worker without `--connect-rate`: enough to hide the round-trip time of a distant
 /// server, and few compared with the backlog of a listener even with many workers.
@@ -39,11 +41,7 @@ impl Target {
     pub(crate) fn of(plan: &Plan) -> anyhow::Result<Vec<Self>> {
         let tls = match &plan.tls {
             None => None,
-            Some(Tls { config, server_name }) => {
-                // Without the error as source: its text already includes the source.
-                let config = config.to_rustls().map_err(|error| anyhow::anyhow!("{error}"))?;
-                Some((config, server_name.as_deref()))
-            }
+            Some(tls) => Some((tls::client_config(tls)?, tls.server_name.as_deref())),
         };
         plan.connect.iter().map(|addr| Self::new(addr, tls.as_ref())).collect()
     }
@@ -134,32 +132,23 @@ impl ConnectError {
     /// What the user can do about it.
     fn advice(&self) -> &'static str {
         use io::ErrorKind as Kind;
-        let tls = self.error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
-        match (self.error.kind(), tls) {
-            (_, Some(rustls::Error::InvalidCertificate(CertificateError::Other(_)))) => {
-                "its certificate may be that of an authority; create it with basicConstraints=CA:FALSE"
-            }
-            (_, Some(rustls::Error::InvalidCertificate(_))) => {
-                "give its authority with --tls-ca, or the expected server name with --tls-server-name"
-            }
+        match self.error.kind() {
             _ if is_file_limit(&self.error) => "raise the limit with 'ulimit -n', or lower --conns",
-            (Kind::TimedOut, _) if self.in_handshake => {
-                "check that the server speaks TLS, or raise --timeout"
-            }
-            (Kind::UnexpectedEof | Kind::ConnectionReset, _) if self.in_handshake => {
+            Kind::TimedOut if self.in_handshake => "check that the server speaks TLS, or raise --timeout",
+            Kind::UnexpectedEof | Kind::ConnectionReset if self.in_handshake => {
                 "the server closed the connection; check that it speaks TLS, and its limits"
             }
             _ if self.in_handshake => {
                 "check that the server speaks TLS, and whether it requires a client certificate"
             }
-            (Kind::ConnectionRefused | Kind::NotFound, _) => {
-                "start the server, or omit --connect to use the built-in echo server"
+            Kind::ConnectionRefused | Kind::NotFound => {
+                "start the server, or leave out the address to use the built-in echo server"
             }
-            (Kind::ConnectionReset, _) => {
+            Kind::ConnectionReset => {
                 "the server accepts no more connections; check its limits, or lower --conns"
             }
-            (Kind::TimedOut, _) => "check the address and the firewall, or raise --timeout",
-            (Kind::AddrNotAvailable, _) => {
+            Kind::TimedOut => "check the address and the firewall, or raise --timeout",
+            Kind::AddrNotAvailable => {
                 "no local port is free; lower --conns, or wait until closed connections free their ports"
             }
             _ => "check the address and the network",
@@ -219,7 +208,10 @@ impl Target {
         };
         let ConnectError { error, in_handshake } = connect_error;
         let action = if *in_handshake { "speak TLS with" } else { "connect to" };
-        format!("cannot {action} {name}: {error}; {}", connect_error.advice())
+        match TlsProblem::of(error) {
+            Some(TlsProblem { reason, advice }) => format!("cannot {action} {name}: {reason}; {advice}"),
+            None => format!("cannot {action} {name}: {error}; {}", connect_error.advice()),
+        }
     }
 }
 
@@ -269,14 +261,11 @@ mod tests {
             Kind::AddrNotAvailable,
             Kind::NetworkUnreachable,
         ];
-        let unknown = rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer);
-        let certificate = ConnectError { error: io::Error::other(unknown), in_handshake: true };
         let no_tls = [Kind::UnexpectedEof, Kind::TimedOut, Kind::InvalidData]
             .map(|kind| ConnectError { error: kind.into(), in_handshake: true }.advice());
         let mut all: std::collections::HashSet<_> = kinds.map(|kind| advice(kind.into())).into();
-        all.insert(certificate.advice());
         all.extend(no_tls);
-        assert_eq!(all.len(), kinds.len() + 4);
+        assert_eq!(all.len(), kinds.len() + 3);
     }
 
     #[test]

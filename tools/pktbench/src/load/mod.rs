@@ -6,6 +6,8 @@ pub(crate) mod stream;
 
 pub(crate) mod connect;
 
+mod tls;
+
 pub(crate) mod connection;
 
 pub(crate) mod driver;

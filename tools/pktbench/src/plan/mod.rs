@@ -7,6 +7,7 @@ pub(crate) mod clock;
 pub(crate) mod schedule;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
 use pktconn::{Addr, Checksum, CodecConfig, HeaderFormat, TlsClientConfig};
@@ -69,9 +70,24 @@ pub(crate) struct Plan {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Tls {
-    pub(crate) config: TlsClientConfig,
+    pub(crate) trust: Trust,
     /// The name to expect in the server's certificate; `None` for the host of `--connect`.
     pub(crate) server_name: Option<String>,
+}
+
+/// Which certificates of a server are accepted.
+#[derive(Clone, Debug)]
+pub(crate) enum Trust {
+    /// Those that the configuration verifies.
+    Verified(TlsClientConfig),
+    /// Any, with `--tls-insecure`. The files are the client's own certificate chain and its key.
+    Any { identity: Option<(PathBuf, PathBuf)> },
+}
+
+impl Tls {
+    pub(crate) fn is_insecure(&self) -> bool {
+        matches!(self.trust, Trust::Any { .. })
+    }
 }
 
 /// When a connection sends its next packet.
@@ -160,6 +176,15 @@ impl Plan {
             }
         }
         Ok(())
+    }
+
+    /// Prints what the options give up. Called once, before the run.
+    pub(crate) fn warn(&self) {
+        if self.tls.as_ref().is_some_and(Tls::is_insecure) {
+            eprintln!(
+                "warning: --tls-insecure accepts any certificate: anyone on the network path can pose as the server"
+            );
+        }
     }
 
     pub(crate) fn has_own_server(&self) -> bool {

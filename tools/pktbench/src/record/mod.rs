@@ -2,6 +2,8 @@
 
 pub(crate) mod failure;
 
+pub(crate) mod tls_problem;
+
 pub(crate) mod histogram;
 
 pub(crate) mod tally;

@@ -162,6 +162,7 @@ pub(crate) fn plural(count: usize, noun: &str) -> String {
 
 pub(crate) fn server(config: &Config) -> String {
     match config.own_server_threads {
+        None if config.tls_insecure => format!("{} (TLS, any certificate accepted)", config.server),
         None if config.tls => format!("{} (TLS)", config.server),
         None => config.server.clone(),
         Some(threads) => format!(

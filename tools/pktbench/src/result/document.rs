@@ -86,6 +86,9 @@ pub(crate) struct Config {
     /// One address, or several separated by commas.
     pub(crate) server: String,
     pub(crate) tls: bool,
+    /// Whether any certificate was accepted.
+    #[serde(default)]
+    pub(crate) tls_insecure: bool,
     pub(crate) own_server: bool,
     pub(crate) own_server_threads: Option<usize>,
     pub(crate) conns: usize,

@@ -90,6 +90,8 @@ enum EndReason {
     /// Outstanding packets have not come back within `--timeout`.
     TimedOut,
     Interrupted,
+    /// Nobody reads the lines on standard output any more.
+    OutputClosed,
     /// A connection could not be opened, or too late for `--start-at`. The text says why and what to do.
     NotStarted(String),
 }
@@ -147,7 +149,9 @@ impl Conductor {
         drop(view);
         self.send_to_workers(Command::Stop(match reason {
             EndReason::TimedOut => StopReason::TimedOut,
-            EndReason::Done | EndReason::Interrupted | EndReason::NotStarted(_) => StopReason::Aborted,
+            EndReason::Done | EndReason::Interrupted | EndReason::OutputClosed | EndReason::NotStarted(_) => {
+                StopReason::Aborted
+            }
         }));
         // It ends: closing a connection has a timeout.
         while let Some(event) = self.events.recv().await {
@@ -238,6 +242,10 @@ impl Conductor {
             if view.show(&RunStatus::Running(running)) {
                 return EndReason::Interrupted;
             }
+            if self.time_series.sinks().have_no_reader() {
+                self.time_series.sinks().reader_left = true;
+                return EndReason::OutputClosed;
+            }
             if timeout.has_expired(answers, is_awaiting_peer, now) {
                 return EndReason::TimedOut;
             }
@@ -270,7 +278,7 @@ impl Conductor {
         }
         let (interrupted, not_started) = match end.reason {
             EndReason::Done | EndReason::TimedOut => (false, None),
-            EndReason::Interrupted => (true, None),
+            EndReason::Interrupted | EndReason::OutputClosed => (true, None),
             EndReason::NotStarted(problem) => (false, Some(problem)),
         };
         if let Some(problem) = not_started {

@@ -71,18 +71,16 @@ fn round_to_three_digits(rate: f64) -> f64 {
 
 /// Searches and writes the result. Prints each step as it ends, if standard output gets the text report.
 pub(crate) fn find(plan: &Plan, output: Output, condition: &Condition) -> anyhow::Result<ExitCode> {
-    let mut steps = output.prints_text().then(Sink::stdout);
-    let sinks = output.open()?;
-    let mut show = |line: &str| {
-        if let Some(steps) = &mut steps {
-            steps.line(line);
-        }
-    };
+    let steps = RefCell::new(if output.prints_text() { Sink::stdout() } else { Sink::nowhere() });
+    let mut sinks = output.open()?;
+    let show = |line: &str| steps.borrow_mut().line(line);
     show(&format!("search      for the highest rate at which {condition}"));
     let run = |plan| Ok(to_document::document(&conductor::run(plan, Output::default().open()?)?.0));
     let listener = InterruptListener::start()?;
-    let document = search(plan, condition, run, || listener.was_interrupted(), |step| show(&row(step)))?;
+    let interrupted = || listener.was_interrupted() || steps.borrow().has_no_reader();
+    let document = search(plan, condition, run, interrupted, |step| show(&row(step)))?;
     show("");
+    sinks.reader_left = steps.borrow().has_no_reader();
     Ok(sinks.exit(&document))
 }
 

@@ -77,6 +77,10 @@ impl TimeSeries {
         }
     }
 
+    pub(crate) fn sinks(&mut self) -> &mut Sinks {
+        &mut self.sinks
+    }
+
     /// The rows so far.
     pub(crate) fn rows(&self) -> &[Interval] {
         &self.rows

@@ -18,6 +18,8 @@ mod open_loop;
 
 mod output;
 
+mod files;
+
 mod html;
 
 mod browser;
