@@ -15,6 +15,7 @@ use crate::report::output::{Format, Output};
 use crate::report::paths::is_stdout;
 use crate::report::view;
 use crate::result::config::config;
+use crate::result::latency::PERCENTILES;
 use crate::traffic::arrivals::Arrival;
 use crate::traffic::parse::parse_time;
 use crate::traffic::sizes::Sizes;
@@ -233,6 +234,13 @@ pub(crate) struct Options {
     #[arg(help_heading = "Result", long, value_name = "TIME", default_value = "1s", value_parser = parse_time)]
     interval: Duration,
 
+    /// Percentiles of the result [default: 50,90,95,99,99.9,99.99]
+    ///
+    /// For text, JSON and HTML. A percentile with fewer than 10 packets beyond it is marked with ~ in text and HTML.
+    /// Conditions may use any percentile.
+    #[arg(help_heading = "Result", long, value_name = "LIST", value_delimiter = ',', value_parser = parse_percentile)]
+    percentiles: Vec<f64>,
+
     /// Label to copy into the result, such as build=1234; may be repeated
     #[arg(help_heading = "Result", long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
     labels: Vec<(String, String)>,
@@ -353,6 +361,7 @@ impl Options {
             strict_client: self.strict_client,
             tui: self.tui,
             labels: self.labels.into_iter().collect(),
+            percentiles: listed(self.percentiles),
             threads,
             server_threads: cores.saturating_sub(threads).max(1),
         };
@@ -411,6 +420,24 @@ fn parse_rate(text: &str) -> Result<f64, String> {
     let rate = number.parse::<f64>().map_or(f64::NAN, |number| number * factor);
     let problem = "write a number per second above 0 and up to 1000M, such as 500, 50k or 1.5M";
     (3e-8..=MAX_RATE).contains(&rate).then_some(rate).ok_or_else(|| problem.to_owned())
+}
+
+/// A percentile, with or without its p.
+fn parse_percentile(text: &str) -> Result<f64, String> {
+    let number = text.strip_prefix('p').unwrap_or(text).parse().ok();
+    number
+        .filter(|percent| (0.0..100.0).contains(percent) && *percent > 0.0)
+        .ok_or_else(|| "expected percentiles above 0 and below 100, such as 50,95,99,99.9".to_owned())
+}
+
+/// Sorted, each once.
+fn listed(mut percentiles: Vec<f64>) -> Vec<f64> {
+    if percentiles.is_empty() {
+        return PERCENTILES.to_vec();
+    }
+    percentiles.sort_by(f64::total_cmp);
+    percentiles.dedup();
+    percentiles
 }
 
 fn parse_start(text: &str) -> Result<SystemTime, String> {
@@ -473,6 +500,15 @@ mod tests {
         assert_eq!(addrs(&["127.0.0.1:1", "-c", "10", "-d", "30"]), ["127.0.0.1:1"]);
         assert_eq!(addrs(&["-c", "10", "a:1", "-d", "5", "unix:b"]), ["a:1", "unix:b"]);
         assert_eq!(addrs(&["--connect", "a:1", "b:2"]), ["b:2", "a:1"]);
+    }
+
+    #[test]
+    fn percentiles_are_sorted_and_listed_once() {
+        assert_eq!(plan(&["--percentiles", "99.9,p50,95,50"]).percentiles, [50.0, 95.0, 99.9]);
+        assert_eq!(plan(&[]).percentiles, PERCENTILES);
+        for text in ["0", "100", "-1", "many", "50,", ""] {
+            assert!(rejected(&["--percentiles", text]).contains("such as 50,95,99,99.9"), "{text}");
+        }
     }
 
     #[test]

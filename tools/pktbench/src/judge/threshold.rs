@@ -33,6 +33,8 @@ struct Value {
     value: f64,
     /// Whether the real value may be greater, because packets were not answered.
     is_lower_bound: bool,
+    /// Whether it is a percentile with few samples beyond it.
+    has_few_samples: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -92,6 +94,7 @@ impl Condition {
             expr: self.to_string(),
             value: value.map(|value| value.value),
             is_lower_bound: value.is_some_and(|value| value.is_lower_bound),
+            has_few_samples: value.is_some_and(|value| value.has_few_samples),
             ok,
         }
     }
@@ -123,15 +126,16 @@ impl Metric {
         let is_rate = totals.received > 0 && window.seconds > 0.0;
         let value = match self {
             Self::Latency(kind, statistic) => {
-                let Bounded { ns, is_lower_bound } = statistic.value(kind.latency(document)?)?;
-                return Some(Value { value: ns, is_lower_bound });
+                let Bounded { ns, is_lower_bound, has_few_samples } =
+                    statistic.value(kind.latency(document)?)?;
+                return Some(Value { value: ns, is_lower_bound, has_few_samples });
             }
             Self::Rate => is_rate.then_some(totals.packets_per_s),
             Self::Throughput => is_rate.then(|| window.per_second(totals.bytes_received)),
             Self::Errors => Some(document.errors.count() as f64),
             Self::Lost => Some(document.integrity.lost as f64),
         };
-        value.map(|value| Value { value, is_lower_bound: false })
+        value.map(|value| Value { value, is_lower_bound: false, has_few_samples: false })
     }
 
     fn bound(self, text: &str) -> Option<f64> {
@@ -277,13 +281,16 @@ pub(crate) fn describe(threshold: &Threshold) -> String {
     let holds = if threshold.ok { "holds" } else { "does NOT hold" };
     let measured = match threshold.value {
         None => "not measured".to_owned(),
+        Some(_) if threshold.has_few_samples => {
+            format!("measured {}, which rests on few samples", measured(threshold))
+        }
         Some(_) => format!("measured {}", measured(threshold)),
     };
     format!("{} {holds}: {measured}", threshold.expr)
 }
 
 /// The measured value with the unit of the metric.
-pub(crate) fn measured(Threshold { expr, value, is_lower_bound, ok: _ }: &Threshold) -> String {
+pub(crate) fn measured(Threshold { expr, value, is_lower_bound, .. }: &Threshold) -> String {
     let metric = expr.parse().ok().map(|condition: Condition| condition.metric);
     let sign = if *is_lower_bound { "\u{2265}" } else { "" };
     match (value, metric) {
@@ -469,7 +476,10 @@ mod tests {
             assert_eq!(holds(text, &document), expected, "{text}");
         }
         let threshold = condition("p99<100ms").judge(&document);
-        assert_eq!(describe(&threshold), "p99<100ms does NOT hold: measured \u{2265}5.00 ms");
+        assert_eq!(
+            describe(&threshold),
+            "p99<100ms does NOT hold: measured \u{2265}5.00 ms, which rests on few samples"
+        );
     }
 
     #[test]

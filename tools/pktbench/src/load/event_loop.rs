@@ -39,6 +39,9 @@ const MAX_EVENTS: usize = 1024;
 /// How long to wait until all servers have closed their side. The load has ended by then: the wait changes no result.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// The same after an interrupt: a user waits, and an overloaded server may have more answers than it can send in time.
+const CLOSE_TIMEOUT_ABORTED: Duration = Duration::from_millis(200);
+
 pub(crate) struct EventLoop<P> {
     poll: Poll,
     timer: Timer,
@@ -66,6 +69,7 @@ pub(crate) struct EventLoop<P> {
     /// Slots to run again without an event. Events are edge-triggered: none announces bytes that were left unread.
     run_again: Vec<usize>,
     state: WorkerState,
+    close_timeout: Duration,
 }
 
 enum Slot {
@@ -113,6 +117,7 @@ impl<P: FnMut(Published)> EventLoop<P> {
             wakeups: BinaryHeap::new(),
             run_again: Vec::new(),
             state: WorkerState::new(is_open_loop),
+            close_timeout: CLOSE_TIMEOUT,
         })
     }
 
@@ -152,7 +157,7 @@ impl<P: FnMut(Published)> EventLoop<P> {
             if self.active == 0 {
                 self.record_cpu_time(now_ns, true);
                 self.state.record_unanswered(now_ns);
-                let deadline = *close_deadline.get_or_insert_with(|| Instant::now() + CLOSE_TIMEOUT);
+                let deadline = *close_deadline.get_or_insert_with(|| Instant::now() + self.close_timeout);
                 let left = deadline.saturating_duration_since(Instant::now());
                 if self.closing == 0 || left.is_zero() {
                     return Ok(self.end());
@@ -171,10 +176,11 @@ impl<P: FnMut(Published)> EventLoop<P> {
                 polled => polled?,
             }
             let again = std::mem::take(&mut self.run_again);
+            // The conductor's waker has no connection.
+            self.check_command();
             for event in &events {
                 match event.token() {
-                    WAKER => self.check_command(),
-                    TIMER => {}
+                    WAKER | TIMER => {}
                     Token(slot) => self.drive(slot, event.is_read_closed()),
                 }
             }
@@ -241,6 +247,7 @@ impl<P: FnMut(Published)> EventLoop<P> {
             if due_ns > now_ns || left == 0 {
                 break;
             }
+            self.check_command();
             left -= 1;
             any = true;
             self.wakeups.pop();
@@ -257,6 +264,7 @@ impl<P: FnMut(Published)> EventLoop<P> {
 
     /// Runs the connection of a slot after an event.
     fn drive(&mut self, slot: usize, read_closed: bool) {
+        self.check_command();
         match std::mem::replace(&mut self.slots[slot], Slot::Empty) {
             Slot::Active(mut driver, flags) => {
                 let result = driver.drive(&mut self.state, read_closed);
@@ -297,9 +305,9 @@ impl<P: FnMut(Published)> EventLoop<P> {
     /// Ends the load of a connection and starts to close it.
     fn finish(&mut self, slot: usize, driver: ConnectionDriver, end: End) {
         self.active -= 1;
-        let failed_before = self.state.tally.errors.count();
+        let failed_before = self.state.tally.errors.failed_conns();
         let connection = driver.finish(end, &mut self.state);
-        self.state.recording.failed += self.state.tally.errors.count() - failed_before;
+        self.state.recording.failed += self.state.tally.errors.failed_conns() - failed_before;
         if let Some(mut connection) = connection {
             // If this fails, the connection is already gone.
             if connection.shutdown().is_ok() {
@@ -319,8 +327,14 @@ impl<P: FnMut(Published)> EventLoop<P> {
         self.slots[slot] = Slot::Closing(connection);
     }
 
+    /// Ends the load if the conductor asks for it. Called before each connection: in an overload, one turn over all of
+    /// them may take seconds.
     fn check_command(&mut self) {
-        let command = *self.command.borrow();
+        // An error means that the conductor has ended; the last command stays.
+        if !self.command.has_changed().unwrap_or(true) {
+            return;
+        }
+        let command = *self.command.borrow_and_update();
         if let Command::Stop(reason) = command {
             self.stop(reason);
         }
@@ -329,11 +343,70 @@ impl<P: FnMut(Published)> EventLoop<P> {
     /// Ends the load of all connections. The loop goes on until they are closed.
     fn stop(&mut self, reason: StopReason) {
         self.conns_awaiting_peer = 0;
+        if reason == StopReason::Aborted {
+            self.close_timeout = CLOSE_TIMEOUT_ABORTED;
+        }
         for slot in 0..self.slots.len() {
             match std::mem::replace(&mut self.slots[slot], Slot::Empty) {
                 Slot::Active(driver, _) => self.finish(slot, *driver, End::Stopped(reason)),
                 other => self.slots[slot] = other,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+    use std::net::{TcpListener, TcpStream};
+
+    use crate::load::stream::Socket;
+    use crate::plan::{Amount, Pace, tests::plan};
+    use crate::traffic::arrivals::Arrival;
+
+    const CONNS: usize = 50;
+
+    /// Runs an extreme overload, at a server that reads nothing. `stop` gets the sender of the command when the first
+    /// packets have been due for a while, before they are sent.
+    fn overload(stop: impl Fn(&watch::Sender<Command>)) -> Tally {
+        let pace = Pace::Open { rate: 1e9, arrival: Arrival::Constant, max_outstanding: 1024 };
+        let plan = Plan {
+            conns: CONNS,
+            pace,
+            amount: Amount::Time(Duration::from_secs(3600)),
+            // The first interval ends at once, and publishes.
+            interval: Duration::from_nanos(1),
+            ..plan()
+        };
+        let schedule = plan.schedule(Instant::now() - Duration::from_secs(1));
+        let (sender, command) = watch::channel(Command::Go(schedule));
+        let poll = Poll::new().unwrap();
+        let _waker = mio::Waker::new(poll.registry(), WAKER).unwrap();
+        let publish = |_| stop(&sender);
+        let mut event_loop = EventLoop::new(poll, command, &plan, schedule, Arc::default(), publish).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let block = PayloadBlock::new(plan.sizes.distribution.max_len(), 2048);
+        let mut peers = Vec::new();
+        for conn in 0..CONNS {
+            let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            stream.set_nonblocking(true).unwrap();
+            peers.push(listener.accept().unwrap());
+            let stream = Stream::new(Socket::Tcp(mio::net::TcpStream::from_std(stream)), None);
+            event_loop.add(conn, stream, &plan, block).unwrap();
+        }
+        event_loop.run().unwrap()
+    }
+
+    #[test]
+    fn nothing_is_sent_after_the_command_to_stop_however_many_packets_are_due() {
+        let is_stopped = Cell::new(false);
+        let tally = overload(|sender| {
+            is_stopped.set(true);
+            sender.send_replace(Command::Stop(StopReason::Aborted));
+        });
+        assert!(is_stopped.get());
+        assert_eq!((tally.sent, tally.errors.count()), (0, 0), "packets sent after the command");
+        assert!(tally.client.missed.count() > 0, "packets were due");
     }
 }

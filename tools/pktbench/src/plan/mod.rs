@@ -62,6 +62,8 @@ pub(crate) struct Plan {
     /// Whether the run is shown live on the whole terminal.
     pub(crate) tui: bool,
     pub(crate) labels: BTreeMap<String, String>,
+    /// The percentiles that the result lists, in percent, sorted.
+    pub(crate) percentiles: Vec<f64>,
     /// Threads of the load generator, each with at least one connection.
     pub(crate) threads: usize,
     /// Threads of the built-in echo server.
@@ -270,6 +272,7 @@ pub(crate) mod tests {
             strict_client: false,
             tui: false,
             labels: BTreeMap::new(),
+            percentiles: crate::result::latency::PERCENTILES.to_vec(),
             threads: 1,
             server_threads: 1,
         }

@@ -69,11 +69,12 @@ fn totals(outcome: &Outcome, window: Window) -> Totals {
 fn latencies(outcome: &Outcome) -> Latencies {
     let Recording { service, response, unanswered, .. } = &outcome.recording;
     let ages = unanswered.as_deref();
+    let listing = |answered, ages| Latency::listing(&outcome.plan.percentiles, answered, ages);
     Latencies {
-        service: Latency::of(service, ages.map(|ages| &ages.service)),
+        service: listing(service, ages.map(|ages| &ages.service)),
         response: response
             .as_ref()
-            .map(|response| Latency::of(response, ages.and_then(|ages| ages.response.as_ref()))),
+            .map(|response| listing(response, ages.and_then(|ages| ages.response.as_ref()))),
     }
 }
 
@@ -110,7 +111,7 @@ mod tests {
         );
         assert_eq!(document["totals"]["packets_per_s"], 1.0);
         assert_eq!(document["latency_ns"]["service"]["count"], 2);
-        assert_eq!(document["latency_ns"]["service"]["percentiles"][4][0], 99.99);
+        assert_eq!(document["latency_ns"]["service"]["percentiles"][5][0], 99.99);
         assert_eq!(document["latency_ns"]["response"], Value::Null);
         assert_eq!(document["config"]["duration_s"], Value::Null);
         assert_eq!(document["verdict"], "pass");
