@@ -29,18 +29,14 @@ pub(crate) fn text(comparison: &Comparison) -> String {
         // Writing to a string does not fail.
         let _ = writeln!(text, "{}", row(metric));
     }
-    text += &verdict(comparison);
-    match comparison.intervals {
-        Some([base, new]) if base.min(new) < ADVISED_INTERVALS => {
-            let _ = write!(
-                text,
-                "\nnote: the results have {base} and {new} intervals; {ADVISED_INTERVALS} or more find smaller \
-                 differences:\nuse --duration {ADVISED_INTERVALS}, or a shorter --interval"
-            );
-        }
-        _ => {}
+    if let Some([base, new]) = comparison.intervals.filter(|[base, new]| base.min(new) < &ADVISED_INTERVALS) {
+        let _ = writeln!(
+            text,
+            "note: the results have {base} and {new} intervals; {ADVISED_INTERVALS} or more find smaller \
+             differences:\nuse --duration {ADVISED_INTERVALS}, or a shorter --interval"
+        );
     }
-    text
+    text + &verdict(comparison)
 }
 
 fn row(row: &Difference) -> String {

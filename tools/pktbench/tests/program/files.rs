@@ -143,12 +143,13 @@ fn a_run_ends_when_nobody_reads_its_lines_any_more() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("r.html");
     let mut child = command(env!("CARGO_BIN_EXE_pktbench"))
-        .args("--conns 2 --duration 1h --interval 100ms --format ndjson --html".split(' '))
+        .args("--conns 2 --warmup 0 --duration 1h --interval 100ms --format ndjson --html".split(' '))
         .arg(&file)
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     assert!(lines.next().unwrap().unwrap().starts_with("{\"event\":\"start\""));
+    assert!(lines.next().unwrap().unwrap().starts_with("{\"event\":\"interval\""));
     drop(lines);
     // Without the end it would run for an hour.
     let code = child.wait().unwrap().code();
