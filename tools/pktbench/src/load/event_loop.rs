@@ -367,9 +367,9 @@ mod tests {
 
     const CONNS: usize = 50;
 
-    /// Runs an extreme overload, at a server that reads nothing. `stop` gets the sender of the command when the first
-    /// packets have been due for a while, before they are sent.
-    fn overload(stop: impl Fn(&watch::Sender<Command>)) -> Tally {
+    /// Runs an extreme overload, at a server that reads nothing. `on_publish` gets the recording of each turn of the
+    /// loop, the first one before any packet is sent, and the sender of the command.
+    fn overload(on_publish: impl Fn(&Recording, &watch::Sender<Command>)) -> Tally {
         let pace = Pace::Open { rate: 1e9, arrival: Arrival::Constant, max_outstanding: 1024 };
         let plan = Plan {
             conns: CONNS,
@@ -383,7 +383,7 @@ mod tests {
         let (sender, command) = watch::channel(Command::Go(schedule));
         let poll = Poll::new().unwrap();
         let _waker = mio::Waker::new(poll.registry(), WAKER).unwrap();
-        let publish = |_| stop(&sender);
+        let publish = |published: Published| on_publish(&published.recording, &sender);
         let mut event_loop = EventLoop::new(poll, command, &plan, schedule, Arc::default(), publish).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let block = PayloadBlock::new(plan.sizes.distribution.max_len(), 2048);
@@ -401,12 +401,25 @@ mod tests {
     #[test]
     fn nothing_is_sent_after_the_command_to_stop_however_many_packets_are_due() {
         let is_stopped = Cell::new(false);
-        let tally = overload(|sender| {
+        let tally = overload(|_, sender| {
             is_stopped.set(true);
             sender.send_replace(Command::Stop(StopReason::Aborted));
         });
         assert!(is_stopped.get());
         assert_eq!((tally.sent, tally.errors.count()), (0, 0), "packets sent after the command");
         assert!(tally.client.missed.count() > 0, "packets were due");
+    }
+
+    #[test]
+    fn a_connection_with_packets_that_were_not_answered_in_time_has_not_failed() {
+        let (turns, failed) = (Cell::new(0), Cell::new(0));
+        let tally = overload(|recording, sender| {
+            turns.set(turns.get() + 1);
+            failed.set(failed.get() + recording.failed);
+            if turns.get() == 2 {
+                sender.send_replace(Command::Stop(StopReason::TimedOut));
+            }
+        });
+        assert_eq!((tally.errors.timeout, failed.get()), (CONNS as u64, 0));
     }
 }

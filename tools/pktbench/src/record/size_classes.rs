@@ -54,18 +54,21 @@ impl SizeClasses {
 
     /// The classes that have packets, from the smallest sizes to the largest.
     pub(crate) fn to_document(&self) -> Vec<SizeClass> {
-        let classes = self.classes.iter().enumerate();
+        let classes = self.packets.iter().enumerate().filter(|(_, packets)| **packets > 0);
         classes
-            .filter_map(|(bits, class)| {
-                let (service_ns, below) = (class.as_ref()?, 1_u64 << bits);
-                Some(SizeClass {
+            .map(|(bits, packets)| {
+                let below = 1_u64 << bits;
+                // A class may have packets, and no sample among them.
+                let service_ns = self.classes.get(bits).and_then(Option::as_ref);
+                let time = |percent| service_ns.and_then(|service_ns| percentile(service_ns, percent));
+                SizeClass {
                     from_bytes: (below / 2) as u32,
                     to_bytes: (below - 1) as u32,
-                    count: self.packets[bits],
-                    samples: Some(service_ns.len()),
-                    p50_ns: percentile(service_ns, 50.0),
-                    p99_ns: percentile(service_ns, 99.0),
-                })
+                    count: *packets,
+                    samples: Some(service_ns.map_or(0, Histogram::len)),
+                    p50_ns: time(50.0),
+                    p99_ns: time(99.0),
+                }
             })
             .collect()
     }
