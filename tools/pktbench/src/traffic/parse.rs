@@ -14,13 +14,10 @@ const UNITS: [(&str, f64); 6] =
 
 /// Parses a time of an option: `30s`, `500ms`, `1m 30s`, `0.5`, `1.5m`. A number alone is seconds.
 pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
-    let time = match decimal(text).or_else(|| parse_duration(text).ok()) {
-        Some(time) => time,
-        None => {
-            return Err(
-                "a time is a number, in seconds or with its unit, such as 30, 30s, 500ms or 2m".to_owned()
-            );
-        }
+    let Some(time) = decimal(text).or_else(|| parse_duration(text).ok()) else {
+        return Err(
+            "a time is a number, in seconds or with its unit, such as 30, 30s, 500ms or 2m".to_owned()
+        );
     };
     if time > MAX_TIME { Err("a time is at most 365 days".to_owned()) } else { Ok(time) }
 }

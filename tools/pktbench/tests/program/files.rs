@@ -158,3 +158,14 @@ fn a_run_ends_when_nobody_reads_its_lines_any_more() {
     assert_eq!((code, errors.as_str()), (Some(141), ""));
     assert!(fs::read_to_string(file).unwrap().contains("interrupted"), "the results so far are in the files");
 }
+
+#[test]
+fn a_search_and_a_conform_test_end_when_nobody_reads_their_rows() {
+    let (addr, _) = crate::common::start("127.0.0.1:0", pktconn::ServerConfig::new());
+    for args in [format!("conform {addr}"), format!("{addr} --search-max p99<10s -c 2 --warmup 0 -d 0.2")] {
+        let mut child = command(env!("CARGO_BIN_EXE_pktbench")).args(args.split(' ')).spawn().unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(141), &b""[..]), "{args}");
+    }
+}
