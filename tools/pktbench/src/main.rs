@@ -48,6 +48,9 @@ fn main() -> ExitCode {
         Err(exit) => return exit,
     };
     log_to_stderr();
+    if let Job::Run { plan, .. } | Job::Search { plan, .. } = &job {
+        plan.warn();
+    }
     let result = match job {
         Job::Run { plan, output, gate } => run(*plan, output, &gate),
         Job::Search { plan, output, condition } => search::find(&plan, output, &condition),

@@ -7,14 +7,23 @@ pub(crate) use job::Job;
 
 mod source;
 
+mod tls;
+
+mod connections;
+
 pub(crate) mod options;
 
 pub(crate) mod manual;
 
+mod habits;
+
+mod help;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Args, Command as ClapCommand, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 use pktconn_tools::usage;
 
@@ -27,40 +36,16 @@ use crate::report::html;
 use crate::result::comparison::Comparison;
 use crate::result::document::Document;
 
-/// Load generator for echo servers of length-prefixed packets: measures throughput and latency, checks every byte.
+/// Load generator for echo servers of length-prefixed packets.
+///
+/// Measures throughput and latency, and checks every byte that comes back.
 ///
 /// Closed loop (the default): each connection keeps --pipeline packets outstanding and sends the next packet when one
 /// comes back. Open loop (--rate or --stages): packets are sent on a schedule, regardless of responses.
 ///
-/// Without --connect, pktbench starts a built-in echo server in its own process and loads that one.
+/// Without an address, pktbench starts a built-in echo server in its own process and loads that one.
 #[derive(Debug, Parser)]
-#[command(
-    version,
-    allow_negative_numbers = true,
-    args_conflicts_with_subcommands = true,
-    after_help = "Examples:
-  pktbench                                              loads the built-in echo server for 10 s
-  pktbench --connect 127.0.0.1:14572 --conns 1000 --duration 30s --json
-  pktbench --connect HOST:PORT --rate 50k --arrival poisson --threshold 'p99<2ms'
-  pktbench --connect HOST:PORT --search-max 'p99<5ms' --duration 10s --html report.html
-  pktbench compare base.json new.json
-  pktbench conform HOST:PORT
-
-Exit codes; if several apply, the one that comes first here:
-  2    wrong usage, or an input file that is not a valid result
-  3    a packet was lost, corrupted, reordered or duplicated
-  130  interrupted by Ctrl-C, SIGTERM or SIGHUP; the results so far are printed
-  1    a connection failed, or a file could not be written
-  5    packets were not answered within --timeout
-  6    less of the asked rate was sent than --min-offered requires
-  1    no measured packet came back
-  4    --strict-client: the load generator was saturated
-  99   a --threshold does not hold, --abort-on ended the run, or --search-max found no rate
-  98   worse than --baseline allows
-  1    too few intervals to compare with --baseline
-  97   it may be worse than --baseline allows; the results are too noisy to tell
-  0    success; the verdict reads 'pass, but the load generator was saturated' if it was"
-)]
+#[command(version, allow_negative_numbers = true, args_conflicts_with_subcommands = true)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -78,7 +63,7 @@ enum Command {
         #[arg(value_name = "RESULT.json")]
         result: PathBuf,
 
-        /// HTML file to write; if the name ends in .svg, only the charts are written, as one picture
+        /// HTML file to write, or - for standard output; if the name ends in .svg, only the charts are written, as one picture
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
@@ -152,11 +137,14 @@ struct Compare {
 impl Job {
     /// Parses the command line. `Err` is the exit code, after help or an error line has been printed.
     pub(crate) fn from_args() -> Result<Self, ExitCode> {
-        let cli = Cli::try_parse().map_err(|error| usage::exit_code("pktbench", &error))?;
+        let cli = command()
+            .try_get_matches()
+            .and_then(|matches| Cli::from_arg_matches(&matches))
+            .map_err(|error| usage_error(&error))?;
         match cli.command {
             None => cli.run.into_job().map_err(|problem| bad_usage(&format!("error: {problem}"))),
             Some(Command::Html { result, file }) => {
-                let document = html::read(&result).map(Box::new).map_err(|error| bad_file(&error))?;
+                let document = html::read(&result, &file).map(Box::new).map_err(|error| bad_file(&error))?;
                 Ok(Self::Html { document, file })
             }
             Some(Command::Conform(options)) => options
@@ -198,8 +186,68 @@ fn bad_file(error: &anyhow::Error) -> ExitCode {
 }
 
 fn bad_usage(problem: &str) -> ExitCode {
-    let subcommand = std::env::args_os().nth(1).and_then(|arg| arg.into_string().ok());
-    let subcommand = subcommand.filter(|name| Cli::command().find_subcommand(name).is_some());
-    let program = subcommand.map_or_else(|| "pktbench".to_owned(), |name| format!("pktbench {name}"));
-    usage::bad_usage(&program, problem)
+    usage::bad_usage(&program(), problem)
+}
+
+/// The command line, with the texts of `help`. An option is not in `-h` unless it is listed there.
+pub(crate) fn command() -> ClapCommand {
+    let mut command = Cli::command();
+    // Adds the flags --help and --version, so that they can be left out of `-h`, too.
+    command.build();
+    command
+        .mut_args(|arg| {
+            let is_shown = help::SHORT_HELP.contains(&arg.get_id().as_str());
+            arg.hide_short_help(!is_shown)
+        })
+        .after_help(help::AFTER_SHORT_HELP)
+        .after_long_help(help::after_long_help())
+}
+
+/// Prints the help, the version, or the error in one line.
+fn usage_error(error: &clap::Error) -> ExitCode {
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        return usage::exit_code(&program(), error);
+    }
+    let problem = better_advice(error).unwrap_or_else(|| {
+        let line = usage::one_line(&error.to_string());
+        // An option that does not exist is a typing error, not a strange address.
+        line.split("; tip: to pass '").next().unwrap_or_default().to_owned()
+    });
+    bad_usage(&problem)
+}
+
+/// Advice that clap does not have: for options of other programs, and for words that are no address.
+fn better_advice(error: &clap::Error) -> Option<String> {
+    let context = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    if subcommand().is_some() {
+        return None;
+    }
+    let argument = context(ContextKind::InvalidArg)?;
+    match error.kind() {
+        ErrorKind::UnknownArgument => {
+            let advice = habits::advice(argument)?;
+            Some(format!("error: unexpected argument '{argument}'; {advice}"))
+        }
+        ErrorKind::ValueValidation if argument.contains("ADDR]") => {
+            let word = context(ContextKind::InvalidValue)?;
+            let cli = Cli::command();
+            let commands: Vec<_> = cli.get_subcommands().map(ClapCommand::get_name).collect();
+            // A word with a colon is meant to be an address; clap's error says what is wrong with it.
+            (!word.contains(':')).then(|| format!("error: {}", habits::not_a_command(word, &commands)))
+        }
+        _ => None,
+    }
+}
+
+/// The subcommand in the arguments, if there is one.
+fn subcommand() -> Option<String> {
+    let first = std::env::args_os().nth(1).and_then(|arg| arg.into_string().ok());
+    first.filter(|name| Cli::command().find_subcommand(name).is_some())
+}
+
+fn program() -> String {
+    subcommand().map_or_else(|| "pktbench".to_owned(), |name| format!("pktbench {name}"))
 }

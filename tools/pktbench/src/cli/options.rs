@@ -1,23 +1,26 @@
 //! The options of a run, and how they become a [`Job`]: parsing, defaults, and checks that involve several options.
 
-use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use clap::Args;
-use pktconn::{Addr, HeaderFormat, TlsClientConfig};
+use pktconn::{Addr, HeaderFormat};
 use pktconn_tools::values::{parse_connect_addr, parse_size, parse_tcp_addr, whole_number};
 
+use crate::cli::connections::ConnectionOptions;
 use crate::cli::job::Job;
 use crate::cli::source::{Recording, SourceOptions};
+use crate::cli::tls::TlsOptions;
 use crate::judge::gate::GateOptions;
 use crate::judge::threshold::Condition;
-use crate::plan::{Amount, ConnectTo, Pace, Plan, Tls, codec};
+use crate::plan::{Amount, Pace, Plan, codec};
 use crate::report::metrics::MetricsOptions;
 use crate::report::output::{Format, Output};
+use crate::report::paths::is_stdout;
 use crate::report::view;
 use crate::result::config::config;
+use crate::result::latency::PERCENTILES;
 use crate::traffic::arrivals::Arrival;
 use crate::traffic::parse::{parse_rate, parse_time};
 use crate::traffic::recorded::Replay;
@@ -40,48 +43,16 @@ Payload sizes in bytes; units such as 64KiB are accepted
 pub(crate) struct Options {
     /// Server to load: HOST:PORT or unix:PATH [default: a built-in echo server]
     ///
-    /// Repeat the option to spread the connections evenly over several servers. Examples: --connect 127.0.0.1:14572,
-    /// --connect unix:echo.sock
+    /// The connections are spread evenly over several servers. Examples: 127.0.0.1:14572, unix:echo.sock
+    #[arg(help_heading = "Server", value_name = "ADDR", display_order = 0, value_parser = parse_connect_addr)]
+    addrs: Vec<Addr>,
+
+    /// The same as ADDR; may be repeated
     #[arg(help_heading = "Server", long, value_name = "ADDR", value_parser = parse_connect_addr)]
     connect: Vec<Addr>,
 
-    /// Address to dial instead of those that the name of --connect resolves to: IP or IP:PORT
-    ///
-    /// A name may have several addresses. Connection i dials address i mod n, in the order of the resolver, and the result
-    /// shows each address. Repeat the option for several addresses.
-    #[arg(help_heading = "Server", long, value_name = "IP[:PORT]", value_parser = parse_connect_to, requires = "connect")]
-    connect_to: Vec<ConnectTo>,
-
-    /// Local IP addresses to connect from, in turn, separated by commas
-    ///
-    /// One address has about 28,000 ports for connections to the same server; several allow more connections.
-    #[arg(help_heading = "Server", long, value_name = "IP", value_delimiter = ',')]
-    source_addr: Vec<IpAddr>,
-
-    /// Connect with TLS; needs --connect
-    #[arg(help_heading = "Server", long)]
-    tls: bool,
-
-    /// PEM file of the certificates to trust [default: the certificate store of the system]
-    ///
-    /// Give the certificate of the authority that signed the server's certificate. A self-signed certificate that is no
-    /// authority (basicConstraints=CA:FALSE) can be given directly.
-    #[arg(help_heading = "Server", long, value_name = "FILE")]
-    tls_ca: Option<PathBuf>,
-
-    /// Server name to expect in the certificate (SNI) [default: the host of --connect]
-    ///
-    /// Required for TLS over a Unix socket. Example: --tls-server-name echo.example.org
-    #[arg(help_heading = "Server", long, value_name = "NAME")]
-    tls_server_name: Option<String>,
-
-    /// PEM file of the client certificate chain, for servers that ask for one; needs --tls-key
-    #[arg(help_heading = "Server", long, value_name = "FILE")]
-    tls_cert: Option<PathBuf>,
-
-    /// PEM file of the private key of --tls-cert
-    #[arg(help_heading = "Server", long, value_name = "FILE")]
-    tls_key: Option<PathBuf>,
+    #[command(flatten)]
+    tls: TlsOptions,
 
     /// Length field before each payload: u32le, u32be, u16le or u16be; the server must use the same
     #[arg(help_heading = "Server", long, value_name = "FORMAT", default_value_t = HeaderFormat::U32Le)]
@@ -95,39 +66,16 @@ pub(crate) struct Options {
     #[arg(help_heading = "Server", long, value_name = "SIZE", default_value = "32MiB", value_parser = parse_size)]
     max_payload: u32,
 
-    /// Number of connections
+    #[command(flatten)]
+    connections: ConnectionOptions,
+
+    /// Packets outstanding per connection in a closed loop
     ///
-    /// The soft limit on open files is raised if needed, up to the hard limit.
-    #[arg(help_heading = "Load", short = 'c', long, value_name = "N", default_value = "64", default_value_if("conns_per_second", clap::builder::ArgPredicate::IsPresent, "1024"), value_parser = whole_number::<u32>(1.., 64))]
-    conns: u32,
-
-    /// Connections to open per second, such as 500 or 2k [default: unlimited]
-    #[arg(help_heading = "Load", long, value_name = "RATE", value_parser = parse_rate)]
-    connect_rate: Option<f64>,
-
-    /// Connections to open per second during the whole run: an open loop of connections
-    ///
-    /// Each connection sends packets in a closed loop and is closed after --conn-packets or --conn-lifetime. At most
-    /// --conns [then by default 1024] are open at the same time; a connection that is due beyond that waits, and the wait
-    /// is part of its connect latency.
-    #[arg(help_heading = "Load", long, value_name = "RATE", value_parser = parse_rate, conflicts_with_all = ["rate", "packets", "search_max", "connect_rate", "start_at", "stages", "replay"])]
-    conns_per_second: Option<f64>,
-
-    /// Packets after which a connection is closed and replaced by a new one
-    #[arg(help_heading = "Load", long, value_name = "N", value_parser = whole_number::<u64>(1.., 100))]
-    conn_packets: Option<u64>,
-
-    /// Time after which a connection is closed and replaced by a new one
-    ///
-    /// It first waits for the answers to its packets.
-    #[arg(help_heading = "Load", long, value_name = "TIME", value_parser = parse_time)]
-    conn_lifetime: Option<Duration>,
-
-    /// Packets outstanding per connection in a closed loop, 1 to 65536
+    /// From 1 to 65536.
     #[arg(help_heading = "Load", long, value_name = "N", default_value = "1", conflicts_with = "rate", value_parser = whole_number::<u32>(1..=65_536, 32))]
     pipeline: u32,
 
-    /// Packets to send per second over all connections, such as 50k or 1.5M; makes an open loop
+    /// Packets per second over all connections, such as 50k: an open loop
     ///
     /// Packets are sent when they are due, regardless of responses. Latency is also measured from the time at which
     /// each packet was due (the response time).
@@ -142,7 +90,7 @@ pub(crate) struct Options {
     #[arg(help_heading = "Load", long, value_name = "STAGES", conflicts_with_all = ["rate", "duration", "packets", "ramp", "search_max", "pipeline"])]
     stages: Option<Stages>,
 
-    /// Find the highest rate at which a latency condition holds, such as 'p99<5ms'
+    /// Find the highest rate at which a condition holds, such as p99<5ms
     ///
     /// Runs an open loop for --duration at each rate that is tried, beginning with --rate (1k if not given). Cannot be
     /// combined with --packets, --pipeline, --start-at, --threshold, --baseline, --abort-on, --tui, --metrics, --hdr-log or
@@ -161,11 +109,11 @@ pub(crate) struct Options {
     max_outstanding: Option<u32>,
 
     #[arg(
-        help_heading = "Load",
+        help_heading = "Payloads",
         long,
         value_name = "SIZES",
         default_value = "0-2048",
-        help = "Payload sizes: 512, 0-2048, list:64@9,1024@1, exp:512 or file:SIZES.csv",
+        help = "Payload sizes, such as 512, 0-2048 or file:SIZES.csv",
         long_help = SIZES_HELP
     )]
     sizes: Sizes,
@@ -176,25 +124,24 @@ pub(crate) struct Options {
     /// Seed for payload sizes, contents and Poisson arrivals
     ///
     /// The same seed sends the same packets on each connection.
-    #[arg(help_heading = "Load", long, value_name = "N", default_value_t = 1, value_parser = whole_number::<u64>(0.., 1))]
+    #[arg(help_heading = "Payloads", long, value_name = "N", default_value_t = 1, value_parser = whole_number::<u64>(0.., 1))]
     seed: u64,
 
     /// How to check each packet that comes back
-    #[arg(help_heading = "Load", long, value_name = "HOW", default_value = "full")]
+    #[arg(help_heading = "Payloads", long, value_name = "HOW", default_value = "full")]
     verify: Verify,
 
-    /// Threads that send and receive, 1 to 1024 [default: half of the cores, at least 1]
+    /// How long to measure, such as 30 or 5m [default: 10s]
     ///
-    /// No more threads than connections are started. The built-in echo server uses the other cores.
-    #[arg(help_heading = "Load", short = 't', long, value_name = "N", value_parser = whole_number::<u16>(1..=1024, 4))]
-    threads: Option<u16>,
-
-    /// How long to measure, after ramp and warm-up, such as 30s or 5m [default: 10s]
+    /// The time begins after ramp and warm-up.
+    ///
+    /// A number without a unit is seconds, in all options of time; the units are ms, s, m and h.
     #[arg(help_heading = "Time", short = 'd', long, value_name = "TIME", value_parser = parse_time)]
     duration: Option<Duration>,
 
-    /// Packets to send over all connections after ramp and warm-up, instead of --duration
+    /// Packets to send over all connections, instead of --duration
     ///
+    /// They are counted from the end of ramp and warm-up.
     /// The run ends when all have come back, or when packets are outstanding and none has come back for --timeout.
     #[arg(help_heading = "Time", long, value_name = "N", conflicts_with = "duration", value_parser = whole_number::<u64>(1.., 100_000))]
     packets: Option<u64>,
@@ -212,11 +159,11 @@ pub(crate) struct Options {
     #[arg(help_heading = "Time", long, value_name = "TIME", default_value = "0s", value_parser = parse_time)]
     ramp: Duration,
 
-    /// How long to send before the measurement starts
+    /// How long to send before measuring [default: 1s; 0s with --packets]
     ///
     /// Packets sent in this time are checked but not measured.
-    #[arg(help_heading = "Time", long, value_name = "TIME", default_value = "0s", value_parser = parse_time)]
-    warmup: Duration,
+    #[arg(help_heading = "Time", long, value_name = "TIME", value_parser = parse_time)]
+    warmup: Option<Duration>,
 
     /// How long to wait for a connection to open, and for outstanding packets at the end
     #[arg(help_heading = "Time", long, value_name = "TIME", default_value = "10s", value_parser = parse_time)]
@@ -227,6 +174,25 @@ pub(crate) struct Options {
     /// Answers carry no number, so a connection on which an answer is missing cannot go on.
     #[arg(help_heading = "Time", long, value_name = "TIME", value_parser = parse_time)]
     packet_timeout: Option<Duration>,
+
+    /// How much of the load of an open loop must be sent, such as 95%; 0% accepts everything
+    ///
+    /// A packet is missed if it is due and not sent, because the server is too slow, too few packets may be outstanding,
+    /// or the load generator is too slow. The run then did not show how the server behaves at this rate. Exit code 6.
+    #[arg(help_heading = "Verdict", long, value_name = "PERCENT", default_value = "99%", value_parser = parse_percent)]
+    min_offered: f64,
+
+    /// Exit with code 4 if the load generator was saturated
+    ///
+    /// It is saturated if one of its threads was busy for 95 % of the time or waited for a CPU for 10 % of it, if the p99
+    /// of the schedule lag of an open loop is above 1 ms, if the hypervisor stole 10 % of the CPU time, if its cgroup was
+    /// throttled for 1 % of the time, or if it stood still for 250 ms or 5 % of the time. The figures then show the load
+    /// generator, not the server. Without this option the exit code is 0, and the verdict says it.
+    #[arg(help_heading = "Verdict", long)]
+    strict_client: bool,
+
+    #[command(flatten)]
+    gate: GateOptions,
 
     /// Show the run live on the whole terminal; q, Esc or Ctrl-C ends the run
     ///
@@ -243,12 +209,22 @@ pub(crate) struct Options {
     json: bool,
 
     /// Write the result to a file, and the text report to standard output
+    ///
+    /// The name - is standard output, here and in --hdr-log, --hgrm and --html; only one of them may have it, and the text
+    /// report is left out then.
     #[arg(help_heading = "Result", short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 
     /// Length of an interval in charts, NDJSON, CSV, --hdr-log and comparisons; at least 100ms
     #[arg(help_heading = "Result", long, value_name = "TIME", default_value = "1s", value_parser = parse_time)]
     interval: Duration,
+
+    /// Percentiles of the result [default: 50,90,95,99,99.9,99.99]
+    ///
+    /// For text, JSON and HTML. A percentile with fewer than 10 packets beyond it is marked with ~ in text and HTML.
+    /// Conditions may use any percentile.
+    #[arg(help_heading = "Result", long, value_name = "LIST", value_delimiter = ',', value_parser = parse_percentile)]
+    percentiles: Vec<f64>,
 
     /// Label to copy into the result, such as build=1234; may be repeated
     #[arg(help_heading = "Result", long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
@@ -272,25 +248,6 @@ pub(crate) struct Options {
     /// run.
     #[arg(help_heading = "Result", long, value_name = "ADDR", value_parser = parse_tcp_addr, conflicts_with = "search_max")]
     metrics: Option<Addr>,
-
-    /// How much of the --rate must be sent, such as 95%; 0% accepts everything
-    ///
-    /// A packet is missed if it is due and not sent, because the server is too slow, too few packets may be outstanding,
-    /// or the load generator is too slow. The run then did not show how the server behaves at this rate. Exit code 6.
-    #[arg(help_heading = "Verdict", long, value_name = "PERCENT", default_value = "99%", value_parser = parse_percent)]
-    min_offered: f64,
-
-    /// Exit with code 4 if the load generator was saturated
-    ///
-    /// It is saturated if one of its threads was busy for 95 % of the time or waited for a CPU for 10 % of it, if the p99
-    /// of the schedule lag of an open loop is above 1 ms, if the hypervisor stole 10 % of the CPU time, if its cgroup was
-    /// throttled for 1 % of the time, or if it stood still for 250 ms or 5 % of the time. The figures then show the load
-    /// generator, not the server. Without this option the exit code is 0, and the verdict says it.
-    #[arg(help_heading = "Verdict", long)]
-    strict_client: bool,
-
-    #[command(flatten)]
-    gate: GateOptions,
 }
 
 /// The first rate of a search without `--rate`: low enough for every server.
@@ -299,40 +256,14 @@ const FIRST_RATE: f64 = 1000.0;
 /// Used if neither `--duration` nor `--packets` is given.
 const DEFAULT_DURATION: Duration = Duration::from_secs(10);
 
+/// Used by runs of a duration: the first packets of a connection, and caches that are still empty, are slower. A run of
+/// a number of packets sends that number and no more.
+const DEFAULT_WARMUP: Duration = Duration::from_secs(1);
+
 /// Used if an open loop has no `--max-outstanding`.
 const DEFAULT_MAX_OUTSTANDING: u32 = 1024;
 
 impl Options {
-    fn tls(&self) -> Result<Option<Tls>, String> {
-        let (has_chain, has_key) = (self.tls_cert.is_some(), self.tls_key.is_some());
-        if !self.tls {
-            let unused = [
-                ("--tls-ca", self.tls_ca.is_some()),
-                ("--tls-server-name", self.tls_server_name.is_some()),
-                ("--tls-cert", has_chain),
-                ("--tls-key", has_key),
-            ];
-            return match unused.iter().find(|(_, is_given)| *is_given) {
-                Some((option, _)) => Err(format!("{option} has no effect without --tls; add --tls")),
-                None => Ok(None),
-            };
-        }
-        if has_chain != has_key {
-            return Err(
-                "a client certificate needs its private key: give both --tls-cert FILE and --tls-key FILE"
-                    .to_owned(),
-            );
-        }
-        let mut config = TlsClientConfig::new();
-        if let Some(ca) = &self.tls_ca {
-            config = config.ca(ca);
-        }
-        if let (Some(chain), Some(key)) = (&self.tls_cert, &self.tls_key) {
-            config = config.client_cert(chain, key);
-        }
-        Ok(Some(Tls { config, server_name: self.tls_server_name.clone() }))
-    }
-
     /// A search begins at a rate, and is therefore an open loop, too.
     fn pace(&self, replay: Option<Replay>) -> Result<Pace, String> {
         let max_outstanding = self.max_outstanding.unwrap_or(DEFAULT_MAX_OUTSTANDING) as usize;
@@ -362,25 +293,27 @@ impl Options {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let recording = self.source.recording(&codec(self.header, self.crc, self.max_payload))?;
         let replay = recording.as_ref().map(|recording| recording.replay);
-        let conns = replay.map_or(self.conns as usize, |replay| replay.flows.len());
-        let threads = self.threads.map_or(cores / 2, usize::from).clamp(1, conns);
+        let pace = self.pace(replay)?;
+        let connections = self.connections;
+        let conns = replay.map_or(connections.conns as usize, |replay| replay.flows.len());
+        let threads = connections.threads.map_or(cores / 2, usize::from).clamp(1, conns);
         let duration = self.duration.or(self.stages.as_ref().map(Stages::duration));
         let amount = match replay.map(|replay| replay.packets()).or(self.packets) {
             Some(packets) => Amount::Packets(packets),
             None => Amount::Time(duration.unwrap_or(DEFAULT_DURATION)),
         };
         let plan = Plan {
-            tls: self.tls()?,
-            pace: self.pace(replay)?,
+            tls: self.tls.settings()?,
+            pace,
             stages: self.stages.map(Arc::new),
-            connect: self.connect,
-            connect_to: self.connect_to,
-            source_addrs: self.source_addr,
+            connect: self.addrs.into_iter().chain(self.connect).collect(),
+            connect_to: connections.connect_to,
+            source_addrs: connections.source_addr,
             conns,
-            connect_rate: self.connect_rate,
-            conns_per_second: self.conns_per_second,
-            conn_packets: self.conn_packets,
-            conn_lifetime: self.conn_lifetime,
+            connect_rate: connections.connect_rate,
+            conns_per_second: connections.conns_per_second,
+            conn_packets: connections.conn_packets,
+            conn_lifetime: connections.conn_lifetime,
             packet_timeout: self.packet_timeout,
             pipeline: self.pipeline as usize,
             verify: self.verify,
@@ -392,7 +325,10 @@ impl Options {
             amount,
             start_at: self.start_at,
             ramp: self.ramp,
-            warmup: self.warmup,
+            warmup: self.warmup.unwrap_or(match amount {
+                Amount::Time(_) => DEFAULT_WARMUP,
+                Amount::Packets(_) => Duration::ZERO,
+            }),
             interval: self.interval,
             timeout: self.timeout,
             seed: self.seed,
@@ -401,9 +337,10 @@ impl Options {
             max_payload_len: self.max_payload,
             min_offered_pct: self.min_offered,
             strict_client: self.strict_client,
-            watches_outstanding: self.gate.watches_outstanding(),
             tui: self.tui,
             labels: self.labels.into_iter().collect(),
+            percentiles: listed(self.percentiles),
+            watches_outstanding: self.gate.watches_outstanding(),
             threads,
             server_threads: cores.saturating_sub(threads).max(1),
         };
@@ -414,20 +351,32 @@ impl Options {
                 Some(format) => format,
                 None => self.output.as_deref().map_or(Format::Text, Format::of_file),
             },
-            path: self.output,
+            is_stdout_asked: self.format.is_some()
+                || self.json
+                || self.output.as_deref().is_some_and(is_stdout),
+            path: self.output.filter(|path| !is_stdout(path)),
             hdr_log: self.hdr_log,
             hgrm: self.hgrm,
             html: self.html,
             metrics: self.metrics.map(|addr| MetricsOptions { addr, config: config(&plan, None) }),
         };
-        output.check()?;
+        let sizes = plan.sizes.to_string();
+        let inputs = [
+            ("--baseline", self.gate.baseline()),
+            ("--sizes", sizes.strip_prefix("file:").map(Path::new)),
+            ("--replay", self.source.capture()),
+            ("--payload", self.source.payload_file()),
+        ];
+        let inputs = inputs.into_iter().chain(self.tls.files());
+        let inputs: Vec<_> = inputs.filter_map(|(option, path)| Some((option, path?))).collect();
+        output.check(&inputs)?;
         if plan.tui {
             view::check(&output)?;
         }
-        let gate = self.gate.into_gate(&config(&plan, None))?;
         for warning in recording.iter().flat_map(|Recording { warnings, .. }| warnings) {
             eprintln!("warning: {warning}");
         }
+        let gate = self.gate.into_gate(&config(&plan, None))?;
         let plan = Box::new(plan);
         Ok(match self.search_max {
             None => Job::Run { plan, output, gate },
@@ -444,15 +393,22 @@ impl Options {
     }
 }
 
-/// An IP address with an optional port.
-fn parse_connect_to(text: &str) -> Result<ConnectTo, String> {
-    let socket = |addr: SocketAddr| ConnectTo { ip: addr.ip(), port: Some(addr.port()) };
-    let ip = |ip| ConnectTo { ip, port: None };
-    let bare = text.trim_matches(['[', ']']).parse().map(ip);
-    text.parse()
-        .map(socket)
-        .or(bare)
-        .map_err(|_| "write an IP address, such as 10.0.0.7 or 10.0.0.7:14572".to_owned())
+/// A percentile, with or without its p.
+fn parse_percentile(text: &str) -> Result<f64, String> {
+    let number = text.strip_prefix('p').unwrap_or(text).parse().ok();
+    number
+        .filter(|percent| (0.0..100.0).contains(percent) && *percent > 0.0)
+        .ok_or_else(|| "expected percentiles above 0 and below 100, such as 50,95,99,99.9".to_owned())
+}
+
+/// Sorted, each once.
+fn listed(mut percentiles: Vec<f64>) -> Vec<f64> {
+    if percentiles.is_empty() {
+        return PERCENTILES.to_vec();
+    }
+    percentiles.sort_by(f64::total_cmp);
+    percentiles.dedup();
+    percentiles
 }
 
 fn parse_start(text: &str) -> Result<SystemTime, String> {
@@ -505,8 +461,41 @@ mod tests {
         assert_eq!((plan.connect, plan.conns, plan.pipeline), (Vec::new(), 64, 1));
         assert_eq!(plan.sizes.to_string(), "0-2048");
         assert_eq!(plan.amount, Amount::Time(Duration::from_secs(10)));
-        assert_eq!((plan.warmup, plan.timeout), (Duration::ZERO, Duration::from_secs(10)));
+        assert_eq!((plan.warmup, plan.timeout), (Duration::from_secs(1), Duration::from_secs(10)));
         assert_eq!(plan.max_payload_len, 32 * 1024 * 1024);
+    }
+
+    #[test]
+    fn addresses_may_be_given_without_an_option() {
+        let addrs = |args: &[&str]| plan(args).connect.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(addrs(&["127.0.0.1:1", "-c", "10", "-d", "30"]), ["127.0.0.1:1"]);
+        assert_eq!(addrs(&["-c", "10", "a:1", "-d", "5", "unix:b"]), ["a:1", "unix:b"]);
+        assert_eq!(addrs(&["--connect", "a:1", "b:2"]), ["b:2", "a:1"]);
+    }
+
+    #[test]
+    fn percentiles_are_sorted_and_listed_once() {
+        assert_eq!(plan(&["--percentiles", "99.9,p50,95,50"]).percentiles, [50.0, 95.0, 99.9]);
+        assert_eq!(plan(&[]).percentiles, PERCENTILES);
+        for text in ["0", "100", "-1", "many", "50,", ""] {
+            assert!(rejected(&["--percentiles", text]).contains("such as 50,95,99,99.9"), "{text}");
+        }
+    }
+
+    #[test]
+    fn times_without_a_unit_are_seconds() {
+        let plan =
+            plan(&["-d", "30", "--warmup", "2", "--timeout", "0.5", "--ramp", "3", "--interval", "0.25"]);
+        assert_eq!(plan.amount, Amount::Time(Duration::from_secs(30)));
+        assert_eq!((plan.warmup, plan.ramp), (Duration::from_secs(2), Duration::from_secs(3)));
+        assert_eq!((plan.timeout, plan.interval), (Duration::from_millis(500), Duration::from_millis(250)));
+    }
+
+    #[test]
+    fn a_run_of_a_number_of_packets_has_no_warm_up_unless_it_is_asked_for() {
+        assert_eq!(plan(&["--packets", "5"]).warmup, Duration::ZERO);
+        assert_eq!(plan(&["--packets", "5", "--warmup", "1"]).warmup, Duration::from_secs(1));
+        assert_eq!(plan(&["--warmup", "0"]).warmup, Duration::ZERO);
     }
 
     #[test]
@@ -516,11 +505,11 @@ mod tests {
 
     #[test]
     fn a_usage_error_is_one_line_that_says_what_to_do() {
-        let cases: [(&[&str], &str); 30] = [
+        let cases: [(&[&str], &str); 29] = [
             (&["--conn", "1"], "similar argument exists: '--conns'"),
             (&["--conns", "0"], "expected a whole number of at least 1"),
             (&["--connect", "nowhere"], "an address is HOST:PORT"),
-            (&["--duration", "30"], "such as 30s"),
+            (&["--duration", "soon"], "such as 30, 30s, 500ms or 2m"),
             (&["--duration", "99999days"], "at most 365 days"),
             (&["--packets", "5", "--duration", "1s"], "cannot be used with"),
             (&["--sizes", "9-2"], "write 2-9"),
@@ -542,7 +531,6 @@ mod tests {
             (&["--start-at", "2020-01-31T12:00:00Z"], "--start-at is in the past"),
             (&["--tls-ca", "x"], "add --tls"),
             (&["--label", "fast"], "such as build=1234"),
-            (&["--metrics", "unix:socket"], "expected HOST:PORT, such as 127.0.0.1:9100"),
             (&["--tls"], "--tls needs --connect"),
             (&["--tls", "--connect", "unix:socket"], "--tls-server-name"),
             (&["--tls-key", "key.pem"], "add --tls"),

@@ -1,7 +1,7 @@
 //! The options that take the packets of the load from files: `--payload` and `--replay`.
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use pktconn::CodecConfig;
@@ -25,7 +25,7 @@ They are repeated. The first connection begins with the first one; the others be
 #[derive(Debug, Args)]
 pub(super) struct SourceOptions {
     #[arg(
-        help_heading = "Load",
+        help_heading = "Payloads",
         long,
         value_name = "PAYLOAD",
         conflicts_with = "sizes",
@@ -42,17 +42,17 @@ pub(super) struct SourceOptions {
     /// --duration, --packets, --pipeline, --sizes, --payload, --ramp, --warmup, --arrival or --search-max.
     ///
     /// Example: tcpdump -s 0 -w load.pcap tcp port 14572; pktbench --replay load.pcap --tcp-port 14572
-    #[arg(help_heading = "Load", long, value_name = "FILE", requires = "tcp_port", conflicts_with_all = [
+    #[arg(help_heading = "Payloads", long, value_name = "FILE", requires = "tcp_port", conflicts_with_all = [
         "conns", "rate", "duration", "packets", "pipeline", "sizes", "payload", "ramp", "warmup", "arrival", "search_max",
     ])]
     replay: Option<PathBuf>,
 
     /// Port of the server in the capture of --replay
-    #[arg(help_heading = "Load", long, value_name = "N", requires = "replay", value_parser = whole_number::<u16>(1.., 14_572))]
+    #[arg(help_heading = "Payloads", long, value_name = "N", requires = "replay", value_parser = whole_number::<u16>(1.., 14_572))]
     tcp_port: Option<u16>,
 
     /// How fast to replay, such as 2x for half of the time between packets [default: 1x]
-    #[arg(help_heading = "Load", long, value_name = "FACTOR", requires = "replay", value_parser = parse_speed)]
+    #[arg(help_heading = "Payloads", long, value_name = "FACTOR", requires = "replay", value_parser = parse_speed)]
     speed: Option<f64>,
 }
 
@@ -63,6 +63,16 @@ pub(super) struct Recording {
 }
 
 impl SourceOptions {
+    /// The file of `--replay`.
+    pub(super) fn capture(&self) -> Option<&Path> {
+        self.replay.as_deref()
+    }
+
+    /// The file of `--payload`, if it is one.
+    pub(super) fn payload_file(&self) -> Option<&'static Path> {
+        self.payload.and_then(|own| own.text.strip_prefix("file:")).map(Path::new)
+    }
+
     pub(super) fn payload(&self) -> Option<OwnPayloads> {
         self.payload
     }

@@ -80,6 +80,11 @@ impl Server {
         Ok(conn)
     }
 
+    /// Whether this packet comes back on a new connection.
+    pub(crate) fn echoes(&self, packet: &[u8]) -> Result<(), CaseFailure> {
+        self.connect_and_echo(packet).map(drop)
+    }
+
     fn open_conn(&self) -> Result<Conn, CaseFailure> {
         let socket = self.connect().map_err(|error| CaseFailure {
             detail: format!("cannot connect: {error}"),

@@ -99,7 +99,7 @@ mod tests {
         for (line, expected) in [
             ("--header u16le --max-payload 64KiB", "is above 65535, the maximum of --header u16le"),
             ("--timeout 0s", "such as 5s"),
-            ("--timeout 5", "such as 30s"),
+            ("--timeout soon", "such as 30, 30s"),
             ("--max-payload many", "not a size"),
         ] {
             let problem = plan(line).err().unwrap_or_else(|| panic!("{line} was accepted"));

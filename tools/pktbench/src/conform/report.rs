@@ -17,6 +17,10 @@ pub(crate) struct Report {
     cases: Vec<CaseResult>,
     passed: usize,
     failed: usize,
+    /// The cases that were not run, because the server answers nothing.
+    pub(crate) not_run: usize,
+    /// Why the test ended early; `None` if all cases were run.
+    gave_up: Option<String>,
 }
 
 /// The result of a case.
@@ -33,7 +37,7 @@ pub(crate) struct CaseResult {
 
 impl Report {
     pub(crate) fn new(server: String) -> Self {
-        Self { schema: SCHEMA, server, cases: Vec::new(), passed: 0, failed: 0 }
+        Self { schema: SCHEMA, server, cases: Vec::new(), passed: 0, failed: 0, not_run: 0, gave_up: None }
     }
 
     pub(crate) fn add(&mut self, result: CaseResult) {
@@ -46,12 +50,29 @@ impl Report {
         self.failed == 0
     }
 
+    pub(crate) fn has_none_passed(&self) -> bool {
+        self.passed == 0
+    }
+
+    /// Ends the test early.
+    pub(crate) fn give_up(&mut self, why: String) {
+        self.gave_up = Some(why);
+    }
+
+    pub(crate) fn has_given_up(&self) -> bool {
+        self.gave_up.is_some()
+    }
+
     pub(crate) fn json(&self) -> String {
         json::to_line(self)
     }
 
     pub(crate) fn summary(&self) -> String {
-        format!("{} passed, {} failed", self.passed, self.failed)
+        let Self { passed, failed, not_run, .. } = self;
+        match &self.gave_up {
+            None => format!("{passed} passed, {failed} failed"),
+            Some(why) => format!("{passed} passed, {failed} failed, {not_run} not run: {why}"),
+        }
     }
 }
 
@@ -102,12 +123,14 @@ mod tests {
         assert!(report.all_passed());
         report.add(result(Err(("detail", "00ff"))));
         assert!(!report.all_passed());
+        assert_eq!(report.summary(), "1 passed, 1 failed");
         let document: Value = serde_json::from_str(&report.json()).unwrap();
         let expected = "the end of the stream";
         assert_eq!(
             document,
             json!({
                 "schema": "pktbench-conform/1", "server": "unix:socket", "passed": 1, "failed": 1,
+                "not_run": 0, "gave_up": null,
                 "cases": [
                     {"name": "half-close", "ok": true, "expected": expected, "got": null, "detail": null},
                     {"name": "half-close", "ok": false, "expected": expected, "got": "00ff", "detail": "detail"},

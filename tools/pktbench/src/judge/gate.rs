@@ -4,7 +4,7 @@
 //!   run --> document --judge--> the document with thresholds, comparison, and a verdict that may be worse
 //! ```
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
@@ -19,7 +19,7 @@ use crate::result::verdict::Verdict;
 /// The options of a gate, as they are given on the command line.
 #[derive(Debug, Args)]
 pub(crate) struct GateOptions {
-    /// Condition that the result must meet, such as 'p99<2ms' or 'rate>=50k'; may be repeated
+    /// Condition on the result, such as 'p99<2ms'; may be repeated
     ///
     /// A condition is a metric, one of < <= > >=, and a bound. The metrics are p50, p99.9 or any percentile, mean, max,
     /// rate, throughput, errors and lost. The prefix service: or response: selects the latency, such as
@@ -70,6 +70,11 @@ struct Baseline {
 }
 
 impl GateOptions {
+    /// The file of `--baseline`.
+    pub(crate) fn baseline(&self) -> Option<&Path> {
+        self.baseline.as_deref()
+    }
+
     /// Checks the conditions, and reads and checks the baseline of a run with `config`, so that a bad file is an error
     /// before the run.
     pub(crate) fn into_gate(self, config: &Config) -> Result<Gate, String> {

@@ -43,6 +43,14 @@ struct Value {
     value: f64,
     /// Whether the real value may be greater, because packets were not answered.
     is_lower_bound: bool,
+    /// Whether it is a percentile with few samples beyond it.
+    has_few_samples: bool,
+}
+
+impl From<Bounded> for Value {
+    fn from(Bounded { ns, is_lower_bound, has_few_samples }: Bounded) -> Self {
+        Self { value: ns, is_lower_bound, has_few_samples }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -111,6 +119,7 @@ impl Condition {
             expr: self.to_string(),
             value: value.map(|value| value.value),
             is_lower_bound: value.is_some_and(|value| value.is_lower_bound),
+            has_few_samples: value.is_some_and(|value| value.has_few_samples),
             ok,
         }
     }
@@ -198,8 +207,7 @@ impl Metric {
         let is_rate = totals.received > 0 && window.seconds > 0.0;
         let value = match self {
             Self::Latency(kind, statistic) => {
-                let Bounded { ns, is_lower_bound } = statistic.value(kind.latency(document)?)?;
-                return Some(Value { value: ns, is_lower_bound });
+                return statistic.value(kind.latency(document)?).map(Value::from);
             }
             Self::Rate => is_rate.then_some(totals.packets_per_s),
             Self::Throughput => is_rate.then(|| window.per_second(totals.bytes_received)),
@@ -209,17 +217,15 @@ impl Metric {
             Self::LostPct => Some(percentage(integrity.lost, integrity.sent())),
             Self::Connects => document.connections.as_ref().map(|connections| connections.opened as f64),
             Self::ConnectTime(statistic) => {
-                let Bounded { ns, is_lower_bound } =
-                    statistic.value(&document.connections.as_ref()?.connect_ns)?;
-                return Some(Value { value: ns, is_lower_bound });
+                let connect_ns = &document.connections.as_ref()?.connect_ns;
+                return statistic.value(connect_ns).map(Value::from);
             }
             Self::HandshakeTime(statistic) => {
                 let handshake_ns = document.connections.as_ref()?.handshake_ns.as_ref()?;
-                let Bounded { ns, is_lower_bound } = statistic.value(handshake_ns)?;
-                return Some(Value { value: ns, is_lower_bound });
+                return statistic.value(handshake_ns).map(Value::from);
             }
         };
-        value.map(|value| Value { value, is_lower_bound: false })
+        value.map(|value| Value { value, is_lower_bound: false, has_few_samples: false })
     }
 
     fn bound(self, text: &str) -> Option<f64> {
@@ -397,13 +403,16 @@ pub(crate) fn describe(threshold: &Threshold) -> String {
     let holds = if threshold.ok { "holds" } else { "does NOT hold" };
     let measured = match threshold.value {
         None => "not measured".to_owned(),
+        Some(_) if threshold.has_few_samples => {
+            format!("measured {}, which rests on few samples", measured(threshold))
+        }
         Some(_) => format!("measured {}", measured(threshold)),
     };
     format!("{} {holds}: {measured}", threshold.expr)
 }
 
 /// The measured value with the unit of the metric.
-pub(crate) fn measured(Threshold { expr, value, is_lower_bound, ok: _ }: &Threshold) -> String {
+pub(crate) fn measured(Threshold { expr, value, is_lower_bound, .. }: &Threshold) -> String {
     let metric = expr.parse().ok().map(|condition: Condition| condition.metric);
     let sign = if *is_lower_bound { "\u{2265}" } else { "" };
     match (value, metric) {
@@ -626,7 +635,10 @@ mod tests {
             assert_eq!(holds(text, &document), expected, "{text}");
         }
         let threshold = condition("p99<100ms").judge(&document);
-        assert_eq!(describe(&threshold), "p99<100ms does NOT hold: measured \u{2265}5.00 ms");
+        assert_eq!(
+            describe(&threshold),
+            "p99<100ms does NOT hold: measured \u{2265}5.00 ms, which rests on few samples"
+        );
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use tokio_rustls::rustls::{self, CertificateError};
+use crate::record::tls_problem::TlsProblem;
 
 /// Why a connection could not be made.
 pub(crate) struct ConnectError {
@@ -24,38 +24,32 @@ impl ConnectError {
     /// What failed with the server `name`, why, and what to do.
     pub(crate) fn describe(&self, name: &str) -> String {
         let action = if self.in_handshake { "speak TLS with" } else { "connect to" };
-        format!("cannot {action} {name}: {}; {}", self.error, self.advice())
+        match TlsProblem::of(&self.error) {
+            Some(TlsProblem { reason, advice }) => format!("cannot {action} {name}: {reason}; {advice}"),
+            None => format!("cannot {action} {name}: {}; {}", self.error, self.advice()),
+        }
     }
 
     /// What the user can do about it.
     fn advice(&self) -> &'static str {
         use io::ErrorKind as Kind;
-        let tls = self.error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
-        match (self.error.kind(), tls) {
-            (_, Some(rustls::Error::InvalidCertificate(CertificateError::Other(_)))) => {
-                "its certificate may be that of an authority; create it with basicConstraints=CA:FALSE"
-            }
-            (_, Some(rustls::Error::InvalidCertificate(_))) => {
-                "give its authority with --tls-ca, or the expected server name with --tls-server-name"
-            }
+        match self.error.kind() {
             _ if is_file_limit(&self.error) => "raise the limit with 'ulimit -n', or lower --conns",
-            (Kind::TimedOut, _) if self.in_handshake => {
-                "check that the server speaks TLS, or raise --timeout"
-            }
-            (Kind::UnexpectedEof | Kind::ConnectionReset, _) if self.in_handshake => {
+            Kind::TimedOut if self.in_handshake => "check that the server speaks TLS, or raise --timeout",
+            Kind::UnexpectedEof | Kind::ConnectionReset if self.in_handshake => {
                 "the server closed the connection; check that it speaks TLS, and its limits"
             }
             _ if self.in_handshake => {
                 "check that the server speaks TLS, and whether it requires a client certificate"
             }
-            (Kind::ConnectionRefused | Kind::NotFound, _) => {
-                "start the server, or omit --connect to use the built-in echo server"
+            Kind::ConnectionRefused | Kind::NotFound => {
+                "start the server, or leave out the address to use the built-in echo server"
             }
-            (Kind::ConnectionReset, _) => {
+            Kind::ConnectionReset => {
                 "the server accepts no more connections; check its limits, or lower --conns"
             }
-            (Kind::TimedOut, _) => "check the address and the firewall, or raise --timeout",
-            (Kind::AddrNotAvailable, _) => {
+            Kind::TimedOut => "check the address and the firewall, or raise --timeout",
+            Kind::AddrNotAvailable => {
                 "no local port is free; lower --conns, or wait until closed connections free their ports"
             }
             _ => "check the address and the network",
@@ -102,13 +96,10 @@ mod tests {
             Kind::AddrNotAvailable,
             Kind::NetworkUnreachable,
         ];
-        let unknown = rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer);
-        let certificate = ConnectError { error: io::Error::other(unknown), in_handshake: true };
         let no_tls = [Kind::UnexpectedEof, Kind::TimedOut, Kind::InvalidData]
             .map(|kind| ConnectError { error: kind.into(), in_handshake: true }.advice());
         let mut all: std::collections::HashSet<_> = kinds.map(|kind| advice(kind.into())).into();
-        all.insert(certificate.advice());
         all.extend(no_tls);
-        assert_eq!(all.len(), kinds.len() + 4);
+        assert_eq!(all.len(), kinds.len() + 3);
     }
 }

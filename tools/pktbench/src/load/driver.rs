@@ -226,6 +226,8 @@ impl ConnectionDriver {
             if !is_measured || !matches!(judgement, Judgement::Verified(_)) {
                 return;
             }
+            tally.sizes.count(payload.len());
+            tally.sizes.count(payload.len());
             match &mut batch {
                 Some(batch) if batch.sent == sent => batch.count += 1,
                 _ => {

@@ -10,6 +10,8 @@ pub(crate) mod connect_error;
 
 pub(crate) mod dialer;
 
+mod tls;
+
 pub(crate) mod connection;
 
 pub(crate) mod slot;

@@ -11,7 +11,8 @@ use pktconn::Addr;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, ClientConnection, Error};
 
-use crate::plan::{ConnectTo, Plan, Tls};
+use crate::load::tls;
+use crate::plan::{ConnectTo, Plan};
 
 /// How long an address of `localhost` has to accept a connection.
 const LOCALHOST_TIMEOUT: Duration = Duration::from_secs(1);
@@ -49,11 +50,7 @@ impl Targets {
     pub(crate) fn of(plan: &Plan) -> anyhow::Result<Self> {
         let tls = match &plan.tls {
             None => None,
-            Some(Tls { config, server_name }) => {
-                // Without the error as source: its text already includes the source.
-                let config = config.to_rustls().map_err(|error| anyhow::anyhow!("{error}"))?;
-                Some((config, server_name.as_deref()))
-            }
+            Some(tls) => Some((tls::client_config(tls)?, tls.server_name.as_deref())),
         };
         let mut all = Self { targets: Vec::new(), servers: Vec::new() };
         for addr in &plan.connect {

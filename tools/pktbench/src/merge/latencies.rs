@@ -16,7 +16,9 @@ pub(super) fn added_latencies(parts: &[&Latencies]) -> anyhow::Result<Latencies>
     Ok(Latencies { service: added(&services)?, response })
 }
 
+/// Lists the percentiles of the first part. The histograms have all of them.
 pub(super) fn added(latencies: &[&Latency]) -> anyhow::Result<Latency> {
+    let percentiles: Vec<_> = latencies[0].percentiles.iter().map(|(percent, _)| *percent).collect();
     let (mut answered, mut ages) = (new_histogram(), new_histogram());
     for latency in latencies {
         let of_answers = latency.histogram().context("its histogram (hdr_v2) is damaged")?;
@@ -25,5 +27,5 @@ pub(super) fn added(latencies: &[&Latency]) -> anyhow::Result<Latency> {
             ages.add(&of_ages).context("its histogram (censored_hdr_v2) has ages that are out of range")?;
         }
     }
-    Ok(Latency::of(&answered, Some(&ages)))
+    Ok(Latency::listing(&percentiles, &answered, Some(&ages)))
 }

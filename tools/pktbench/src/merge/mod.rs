@@ -13,7 +13,7 @@ mod intervals;
 mod latencies;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
@@ -21,6 +21,7 @@ use clap::{Args, ValueEnum};
 
 use crate::judge::gate::Gate;
 use crate::judge::threshold::Condition;
+use crate::report::paths::is_same_file;
 use crate::report::sink::Sink;
 use crate::report::text;
 use crate::result::document::{
@@ -38,7 +39,7 @@ pub(crate) struct MergeOptions {
     #[arg(required = true, num_args = 2.., value_name = "FILE")]
     files: Vec<PathBuf>,
 
-    /// File to write the sum to [default: standard output]
+    /// File to write the sum to, or - for standard output [default: standard output]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
 
@@ -74,6 +75,14 @@ impl MergeOptions {
     }
 
     fn merged(&self) -> anyhow::Result<Document> {
+        let output = self.output.as_deref().unwrap_or(Path::new("-"));
+        if let Some(path) = self.files.iter().find(|path| is_same_file(path, output)) {
+            bail!(
+                "--output {} would overwrite the result {}; use another file",
+                output.display(),
+                path.display()
+            );
+        }
         let documents =
             self.files.iter().map(|path| Document::read(path)).collect::<anyhow::Result<Vec<_>>>()?;
         for (path, document) in self.files.iter().zip(&documents) {
@@ -109,7 +118,7 @@ impl Sum {
             SumFormat::Json => json::to_line(&self.document),
             SumFormat::Text => text::text(&self.document),
         };
-        self.output.as_deref().map_or_else(|| Ok(Sink::stdout()), Sink::create)?.all(&text)?;
+        self.output.as_deref().map_or_else(|| Ok(Sink::stdout()), Sink::whole)?.all(&text)?;
         Ok(ExitCode::from(self.document.exit_code))
     }
 }
@@ -202,6 +211,7 @@ fn config(parts: &[Document]) -> Config {
         mode: first.mode,
         server: joined(parts, |part| part.config.server.clone()),
         tls: first.tls,
+        tls_insecure: configs().any(|config| config.tls_insecure),
         own_server: configs().any(|config| config.own_server),
         own_server_threads: configs()
             .filter_map(|config| config.own_server_threads)

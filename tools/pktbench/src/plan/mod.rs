@@ -8,6 +8,7 @@ pub(crate) mod schedule;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -81,6 +82,8 @@ pub(crate) struct Plan {
     /// Whether the run is shown live on the whole terminal.
     pub(crate) tui: bool,
     pub(crate) labels: BTreeMap<String, String>,
+    /// The percentiles that the result lists, in percent, sorted.
+    pub(crate) percentiles: Vec<f64>,
     /// Threads of the load generator, each with at least one connection.
     pub(crate) threads: usize,
     /// Threads of the built-in echo server.
@@ -96,9 +99,24 @@ pub(crate) struct ConnectTo {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Tls {
-    pub(crate) config: TlsClientConfig,
+    pub(crate) trust: Trust,
     /// The name to expect in the server's certificate; `None` for the host of `--connect`.
     pub(crate) server_name: Option<String>,
+}
+
+/// Which certificates of a server are accepted.
+#[derive(Clone, Debug)]
+pub(crate) enum Trust {
+    /// Those that the configuration verifies.
+    Verified(TlsClientConfig),
+    /// Any, with `--tls-insecure`. The files are the client's own certificate chain and its key.
+    Any { identity: Option<(PathBuf, PathBuf)> },
+}
+
+impl Tls {
+    pub(crate) fn is_insecure(&self) -> bool {
+        matches!(self.trust, Trust::Any { .. })
+    }
 }
 
 /// When a connection sends its next packet.
@@ -237,6 +255,15 @@ impl Plan {
         Ok(())
     }
 
+    /// Prints what the options give up. Called once, before the run.
+    pub(crate) fn warn(&self) {
+        if self.tls.as_ref().is_some_and(Tls::is_insecure) {
+            eprintln!(
+                "warning: --tls-insecure accepts any certificate: anyone on the network path can pose as the server"
+            );
+        }
+    }
+
     pub(crate) fn has_own_server(&self) -> bool {
         self.connect.is_empty()
     }
@@ -363,6 +390,7 @@ pub(crate) mod tests {
             watches_outstanding: false,
             tui: false,
             labels: BTreeMap::new(),
+            percentiles: crate::result::latency::PERCENTILES.to_vec(),
             threads: 1,
             server_threads: 1,
         }

@@ -5,6 +5,8 @@ use std::io;
 
 use pktconn::FrameError;
 
+use crate::record::tls_problem::TlsProblem;
+
 #[derive(Debug)]
 pub(crate) enum Failure {
     /// The server closed the connection between two packets.
@@ -36,7 +38,10 @@ impl fmt::Display for Failure {
                 write!(f, "the server closed the connection in the middle of a frame: {error}")
             }
             Self::Frame(error) => write!(f, "the server sent an invalid frame: {error}"),
-            Self::Io(error) => write!(f, "the connection failed: {error}"),
+            Self::Io(error) => match TlsProblem::of(error) {
+                Some(problem) => write!(f, "the connection failed: {}; {}", problem.reason, problem.advice),
+                None => write!(f, "the connection failed: {error}"),
+            },
             Self::TimedOut => f.write_str("a packet was not answered within --packet-timeout"),
         }
     }

@@ -4,6 +4,8 @@ pub(crate) mod failure;
 
 pub(crate) mod dials;
 
+pub(crate) mod tls_problem;
+
 pub(crate) mod histogram;
 
 pub(crate) mod tally;

@@ -129,13 +129,14 @@ impl Recording {
         self.response.as_ref().unwrap_or(&self.service)
     }
 
-    pub(crate) fn latencies(&self) -> Latencies {
+    pub(crate) fn latencies(&self, percentiles: &[f64]) -> Latencies {
         let ages = self.unanswered.as_deref();
         let response = self.response.as_ref();
         Latencies {
-            service: Latency::of(&self.service, ages.map(|ages| &ages.service)),
-            response: response
-                .map(|response| Latency::of(response, ages.and_then(|ages| ages.response.as_ref()))),
+            service: Latency::listing(percentiles, &self.service, ages.map(|ages| &ages.service)),
+            response: response.map(|response| {
+                Latency::listing(percentiles, response, ages.and_then(|ages| ages.response.as_ref()))
+            }),
         }
     }
 

@@ -13,23 +13,37 @@ const CLASSES: usize = 33;
 /// second-level cache of a core.
 const SIGNIFICANT_DIGITS: u8 = 2;
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct SizeClasses {
     /// A histogram is created when the first packet of its class comes back.
     classes: Vec<Option<Histogram<u32>>>,
+    /// All packets of each class. The histograms have only some of them.
+    packets: [u64; CLASSES],
+}
+
+impl Default for SizeClasses {
+    fn default() -> Self {
+        Self { classes: Vec::new(), packets: [0; CLASSES] }
+    }
 }
 
 impl SizeClasses {
+    /// Counts a packet.
+    pub(crate) fn count(&mut self, len: usize) {
+        self.packets[class_of(len)] += 1;
+    }
+
+    /// Records the latency of a packet.
     pub(crate) fn record(&mut self, len: usize, service_ns: u64) {
-        let class = (usize::BITS - len.leading_zeros()) as usize;
         if self.classes.is_empty() {
             self.classes.resize(CLASSES, None);
         }
-        let histogram = self.classes[class.min(CLASSES - 1)].get_or_insert_with(new_class_histogram);
+        let histogram = self.classes[class_of(len)].get_or_insert_with(new_class_histogram);
         histogram.saturating_record(service_ns);
     }
 
     pub(crate) fn merge(&mut self, other: &Self) {
+        self.packets.iter_mut().zip(other.packets).for_each(|(sum, packets)| *sum += packets);
         self.classes.resize(self.classes.len().max(other.classes.len()), None);
         for (class, other) in self.classes.iter_mut().zip(&other.classes) {
             if let Some(other) = other {
@@ -40,20 +54,29 @@ impl SizeClasses {
 
     /// The classes that have packets, from the smallest sizes to the largest.
     pub(crate) fn to_document(&self) -> Vec<SizeClass> {
-        let classes = self.classes.iter().enumerate();
+        let classes = self.packets.iter().enumerate().filter(|(_, packets)| **packets > 0);
         classes
-            .filter_map(|(bits, class)| {
-                let (service_ns, below) = (class.as_ref()?, 1_u64 << bits);
-                Some(SizeClass {
+            .map(|(bits, packets)| {
+                let below = 1_u64 << bits;
+                // A class may have packets, and no sample among them.
+                let service_ns = self.classes.get(bits).and_then(Option::as_ref);
+                let time = |percent| service_ns.and_then(|service_ns| percentile(service_ns, percent));
+                SizeClass {
                     from_bytes: (below / 2) as u32,
                     to_bytes: (below - 1) as u32,
-                    count: service_ns.len(),
-                    p50_ns: percentile(service_ns, 50.0),
-                    p99_ns: percentile(service_ns, 99.0),
-                })
+                    count: *packets,
+                    samples: Some(service_ns.map_or(0, Histogram::len)),
+                    p50_ns: time(50.0),
+                    p99_ns: time(99.0),
+                }
             })
             .collect()
     }
+}
+
+/// The number of bits of a size.
+fn class_of(len: usize) -> usize {
+    ((usize::BITS - len.leading_zeros()) as usize).min(CLASSES - 1)
 }
 
 fn new_class_histogram() -> Histogram<u32> {
@@ -70,12 +93,23 @@ mod tests {
         let mut sizes = SizeClasses::default();
         for len in [0, 1, 2, 3, 4, 2047, 2048, u32::MAX as usize] {
             sizes.record(len, 1000);
+            // Of packets that are read together, one is recorded.
+            sizes.count(len);
+            sizes.count(len);
         }
         let mut sum = SizeClasses::default();
         sum.merge(&sizes);
         sum.merge(&SizeClasses::default());
-        let classes: Vec<_> =
-            sum.to_document().iter().map(|class| (class.from_bytes, class.to_bytes, class.count)).collect();
+        let classes: Vec<_> = sum
+            .to_document()
+            .iter()
+            .map(|class| (class.from_bytes, class.to_bytes, class.samples.unwrap()))
+            .collect();
+        assert!(
+            sum.to_document()
+                .iter()
+                .all(|class| Some(class.count) == class.samples.map(|samples| 2 * samples))
+        );
         let expected = [
             (0, 0, 1),
             (1, 1, 1),

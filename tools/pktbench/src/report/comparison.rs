@@ -10,6 +10,9 @@ use crate::result::json;
 use crate::result::units;
 use crate::result::verdict::Verdict;
 
+/// With so many intervals, a difference of 10 % is found in at least 95 of 100 pairs of runs; see the README.
+const ADVISED_INTERVALS: usize = 30;
+
 /// Larger differences are shown as this number, so that the columns keep their width.
 const MAX_PCT: f64 = 9999.0;
 
@@ -25,6 +28,13 @@ pub(crate) fn text(comparison: &Comparison) -> String {
     for metric in &comparison.metrics {
         // Writing to a string does not fail.
         let _ = writeln!(text, "{}", row(metric));
+    }
+    if let Some([base, new]) = comparison.intervals.filter(|[base, new]| base.min(new) < &ADVISED_INTERVALS) {
+        let _ = writeln!(
+            text,
+            "note: the results have {base} and {new} intervals; {ADVISED_INTERVALS} or more find smaller \
+             differences:\nuse --duration {ADVISED_INTERVALS}, or a shorter --interval"
+        );
     }
     text + &verdict(comparison)
 }
@@ -119,6 +129,7 @@ mod tests {
             base: "base.json".to_owned(),
             confidence_pct: 99.0,
             metrics,
+            intervals: None,
             differs: Vec::new(),
             saturated: Vec::new(),
             verdict,
@@ -144,6 +155,15 @@ p50         393 µs      397 µs    +1.0 %      -2.1 to +4.2 %  no difference
 p99        2.50 ms           -         -                   -  too few intervals
 regression: beyond the limit of --max-regress (rate:5%)";
         assert_eq!(text(&comparison(vec![rate, p50, few], Verdict::Regression)), expected);
+    }
+
+    #[test]
+    fn more_intervals_are_advised_if_there_are_fewer_than_30() {
+        let with = |intervals| text(&Comparison { intervals, ..comparison(Vec::new(), Verdict::Pass) });
+        let few = with(Some([9, 40]));
+        assert!(few.contains("\nnote: the results have 9 and 40 intervals; 30 or more find"), "{few}");
+        assert!(few.contains("--duration 30") && few.lines().all(|line| line.chars().count() <= 80), "{few}");
+        assert!(!with(Some([30, 40])).contains("note") && !with(None).contains("note"));
     }
 
     #[test]

@@ -28,7 +28,7 @@ fn text(connections: &Connections) -> String {
     parts.extend(others.map(|(count, what)| format!("{} {what}", units::count(*count))));
     for (name, times) in [("connect", Some(connect_ns)), ("TLS handshake", handshake_ns.as_ref())] {
         let Some(times) = times else { continue };
-        let [p50, p99] = [50.0, 99.0].map(|percent| times.listed_bounded(percent));
+        let [p50, p99] = [50.0, 99.0].map(|percent| times.percentile(percent));
         if let (Some(p50), Some(p99)) = (p50, p99) {
             parts.push(format!("{name} p50 {p50}, p99 {p99}"));
         }
@@ -38,7 +38,7 @@ fn text(connections: &Connections) -> String {
 
 fn address(result: &AddressResult) -> String {
     let latency = result.latency_ns.primary();
-    let p99 = latency.listed_bounded(99.0).map_or_else(String::new, |p99| format!(", p99 {p99}"));
+    let p99 = latency.percentile(99.0).map_or_else(String::new, |p99| format!(", p99 {p99}"));
     let failed = match &result.first_error {
         Some(error) => format!("; {} failed, the first: {error}", units::count(result.failed)),
         None => String::new(),

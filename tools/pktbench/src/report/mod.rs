@@ -1,6 +1,8 @@
 //! Shows a run and its result (text, HTML, terminal) and writes files (JSON, NDJSON, CSV, HdrHistogram formats). This
 //! layer measures and judges nothing.
 
+pub(crate) mod paths;
+
 pub(crate) mod sink;
 
 pub(crate) mod hdr_log;

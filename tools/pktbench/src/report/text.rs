@@ -21,6 +21,9 @@ use crate::traffic::verify::{Integrity, Verify};
 /// The default width of a terminal.
 const WIDTH: usize = 80;
 
+/// What the mark of a percentile means.
+pub(crate) const FEW_SAMPLES: &str = "~: few samples; fewer than 10 packets are beyond this percentile";
+
 /// Width of the column with the row names.
 const NAME_WIDTH: usize = 12;
 
@@ -209,6 +212,7 @@ fn sizes(sizes: &str) -> String {
 
 pub(crate) fn server(config: &Config) -> String {
     match config.own_server_threads {
+        None if config.tls_insecure => format!("{} (TLS, any certificate accepted)", config.server),
         None if config.tls => format!("{} (TLS)", config.server),
         None => config.server.clone(),
         Some(threads) => format!(
@@ -270,11 +274,22 @@ fn latencies(text: &mut String, service: &Latency, response: Option<&Latency>) -
     if service.count == 0 && service.censored == 0 {
         return row(text, "latency", "no samples");
     }
-    let percents = service.percentiles.iter().map(|(percent, _)| format!("p{percent}"));
-    let names = ["min", "mean"].map(str::to_owned).into_iter().chain(percents).chain(["max".to_owned()]);
-    cells(text, "latency", names)?;
-    cells(text, "service", times(service))?;
-    response.map_or(Ok(()), |response| cells(text, "response", times(response)))?;
+    let columns: Vec<_> = [service].into_iter().chain(response).collect();
+    let names = ["service", "response"].map(str::to_owned);
+    cells(text, "latency", names.into_iter().take(columns.len()))?;
+    let mut line = |name: &str, value: &dyn Fn(&Latency) -> Option<Bounded>| {
+        let values = columns.iter().map(|latency| value(latency));
+        cells(text, name, values.map(|value| value.map_or("-".to_owned(), |value| value.to_string())))
+    };
+    line("min", &|latency| latency.min.map(|ns| Bounded::measured(ns as f64)))?;
+    line("mean", &Latency::mean_bounded)?;
+    for (percent, _) in &service.percentiles {
+        line(&format!("p{percent}"), &|latency| latency.listed_bounded(*percent))?;
+    }
+    line("max", &Latency::max_bounded)?;
+    if columns.iter().any(|latency| latency.lists_few_samples()) {
+        row(text, "", FEW_SAMPLES)?;
+    }
     if service.censored > 0 {
         let unanswered = plural(service.censored as usize, "packet");
         row(
@@ -288,23 +303,14 @@ fn latencies(text: &mut String, service: &Latency, response: Option<&Latency>) -
     Ok(())
 }
 
+/// A row of the latencies: right-aligned, with room for the marks of a value.
 fn cells(text: &mut String, name: &str, cells: impl Iterator<Item = String>) -> fmt::Result {
     write!(text, "{name:NAME_WIDTH$}")?;
     for (index, cell) in cells.enumerate() {
-        let width = if index == 0 { 7 } else { 8 };
+        let width = if index == 0 { 9 } else { 12 };
         write!(text, "{cell:>width$}")?;
     }
     writeln!(text)
-}
-
-fn times(latency: &Latency) -> impl Iterator<Item = String> {
-    let min = latency.min.map(|ns| Bounded { ns: ns as f64, is_lower_bound: false });
-    let percentiles = latency.percentiles.iter().map(|(percent, _)| latency.listed_bounded(*percent));
-    [min, latency.mean_bounded()]
-        .into_iter()
-        .chain(percentiles)
-        .chain([latency.max_bounded()])
-        .map(|value| value.map_or("-".to_owned(), |value| value.to_string()))
 }
 
 fn integrity_text(integrity: &Integrity, verify: Verify) -> String {
@@ -439,8 +445,17 @@ server      127.0.0.1:14572 (built-in echo server in this process, on 1 thread)
 packets     2 sent, 2 received, in 2.000 s
 throughput  1.00 packets/s, payload 2.00 KiB/s sent and 2.00 KiB/s received
 
-latency         min    mean     p50     p90     p99   p99.9  p99.99     max
-service     10.0 µs 20.0 µs 10.0 µs 30.0 µs 30.0 µs 30.0 µs 30.0 µs 30.0 µs
+latency       service
+min           10.0 µs
+mean          20.0 µs
+p50          ~10.0 µs
+p90          ~30.0 µs
+p95          ~30.0 µs
+p99          ~30.0 µs
+p99.9        ~30.0 µs
+p99.99       ~30.0 µs
+max           30.0 µs
+            ~: few samples; fewer than 10 packets are beyond this percentile
 
 integrity   2 packets verified, 0 corrupted, 0 reordered, 0 duplicated, 0 lost,
             0 unanswered
@@ -449,6 +464,31 @@ verdict     pass: every packet came back intact, in order and exactly once (exit
             code 0)";
         assert_eq!(text(&document(&outcome())), expected);
         assert!(expected.lines().all(|line| line.chars().count() <= WIDTH));
+    }
+
+    #[test]
+    fn latencies_of_an_open_loop_have_two_columns_and_the_percentiles_of_the_document() {
+        let mut document = document(&outcome());
+        let mut histogram = crate::record::histogram::new_histogram();
+        histogram.record_n(3_000_000_000, 100_000).unwrap();
+        let mut ages = crate::record::histogram::new_histogram();
+        ages.record_n(7_000_000_000, 3).unwrap();
+        document.latency_ns.service = Latency::listing(&[75.0, 99.999], &histogram, Some(&ages));
+        document.latency_ns.response = Some(Latency::listing(&[75.0, 99.999], &histogram, None));
+        let text = text(&document);
+        let expected = "
+latency       service    response
+min            3.00 s      3.00 s
+mean          \u{2265}3.00 s      3.00 s
+p75            3.00 s      3.00 s
+p99.999      ~\u{2265}7.00 s     ~3.00 s
+max           \u{2265}7.00 s      3.00 s
+            ~: few samples; fewer than 10 packets are beyond this percentile
+            \u{2265}: a lower bound; 3 packets without an answer count with their age
+            at the end
+";
+        assert!(text.contains(expected), "{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
     }
 
     #[test]

@@ -13,6 +13,9 @@ pub(crate) struct Comparison {
     pub(crate) confidence_pct: f64,
     #[serde(rename = "figures")]
     pub(crate) metrics: Vec<Difference>,
+    /// The intervals of BASE and of NEW. `None` in old documents.
+    #[serde(default)]
+    pub(crate) intervals: Option<[usize; 2]>,
     /// Load options that differ, such as `conns 64 and 128`. They may explain the differences.
     pub(crate) differs: Vec<String>,
     /// The results whose load generator was saturated: `base`, `new`.

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::document::{Config, Mode};
-use crate::plan::{Amount, Pace, Plan};
+use crate::plan::{Amount, Pace, Plan, Tls};
 use crate::traffic::sizes::Distribution;
 
 pub(crate) fn config(plan: &Plan, own_addr: Option<SocketAddr>) -> Config {
@@ -28,6 +28,7 @@ pub(crate) fn config(plan: &Plan, own_addr: Option<SocketAddr>) -> Config {
         mode: if plan.is_open() { Mode::Open } else { Mode::Closed },
         server: servers(plan, own_addr),
         tls: plan.tls.is_some(),
+        tls_insecure: plan.tls.as_ref().is_some_and(Tls::is_insecure),
         own_server: plan.has_own_server(),
         own_server_threads: plan.has_own_server().then_some(plan.server_threads),
         conns: plan.conns,

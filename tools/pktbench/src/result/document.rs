@@ -103,6 +103,9 @@ pub(crate) struct Config {
     /// One address, or several separated by commas.
     pub(crate) server: String,
     pub(crate) tls: bool,
+    /// Whether any certificate was accepted.
+    #[serde(default)]
+    pub(crate) tls_insecure: bool,
     pub(crate) own_server: bool,
     pub(crate) own_server_threads: Option<usize>,
     pub(crate) conns: usize,
@@ -365,13 +368,16 @@ impl StageResult {
     }
 }
 
-/// The service time of packets with payloads of `from_bytes` to `to_bytes`, both included. Of packets that are read
-/// together, only the first is counted.
+/// The service time of packets with payloads of `from_bytes` to `to_bytes`, both included.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct SizeClass {
     pub(crate) from_bytes: u32,
     pub(crate) to_bytes: u32,
+    /// All measured packets of the class. In documents without `samples` the number of samples.
     pub(crate) count: u64,
+    /// The packets whose latency was recorded: of those that are read together, the first. `None` in old documents.
+    #[serde(default)]
+    pub(crate) samples: Option<u64>,
     pub(crate) p50_ns: Option<u64>,
     pub(crate) p99_ns: Option<u64>,
 }
@@ -385,6 +391,9 @@ pub(crate) struct Threshold {
     /// Whether the real value may be greater, because packets were not answered.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) is_lower_bound: bool,
+    /// Whether it is a percentile with few samples beyond it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) has_few_samples: bool,
     pub(crate) ok: bool,
 }
 

@@ -11,8 +11,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::result::units;
 
-/// The percentiles that a document lists, in percent.
-pub(crate) const PERCENTILES: [f64; 5] = [50.0, 90.0, 99.0, 99.9, 99.99];
+/// The percentiles that a document lists without `--percentiles`, in percent.
+pub(crate) const PERCENTILES: [f64; 6] = [50.0, 90.0, 95.0, 99.0, 99.9, 99.99];
+
+/// A percentile with fewer samples beyond it says little about the next run: it is the latency of a few packets.
+pub(crate) const ENOUGH_BEYOND: u64 = 10;
 
 /// The most samples that a histogram from a file may have: a million per second for nine years. Several such histograms
 /// can be added without overflow.
@@ -48,12 +51,27 @@ pub(crate) struct Latency {
 pub(crate) struct Bounded {
     pub(crate) ns: f64,
     pub(crate) is_lower_bound: bool,
+    /// Whether it is a percentile with fewer than [`ENOUGH_BEYOND`] samples beyond it.
+    pub(crate) has_few_samples: bool,
+}
+
+impl Bounded {
+    /// A value that is known.
+    pub(crate) fn measured(ns: f64) -> Self {
+        Self { ns, is_lower_bound: false, has_few_samples: false }
+    }
+
+    /// As the percentile of `count` samples.
+    pub(crate) fn among(self, percent: f64, count: u64) -> Self {
+        Self { has_few_samples: count - rank(percent, count).min(count) < ENOUGH_BEYOND, ..self }
+    }
 }
 
 impl fmt::Display for Bounded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let few = if self.has_few_samples { "~" } else { "" };
         let sign = if self.is_lower_bound { "\u{2265}" } else { "" };
-        f.pad(&format!("{sign}{}", units::time(self.ns)))
+        f.pad(&format!("{few}{sign}{}", units::time(self.ns)))
     }
 }
 
@@ -79,13 +97,25 @@ impl Latencies {
 }
 
 impl Latency {
-    /// The latency of the packets that were answered, and of those that were not, by their age at the end of the run.
+    /// With the default percentiles.
+    #[cfg(test)]
     pub(crate) fn of(answered: &Histogram<u64>, ages: Option<&Histogram<u64>>) -> Self {
+        Self::listing(&PERCENTILES, answered, ages)
+    }
+
+    /// The latency of the packets that were answered, and of those that were not, by their age at the end of the run.
+    pub(crate) fn listing(
+        percentiles: &[f64],
+        answered: &Histogram<u64>,
+        ages: Option<&Histogram<u64>>,
+    ) -> Self {
         let ages = ages.filter(|ages| !ages.is_empty());
         let mut all = answered.clone();
         ages.iter().for_each(|ages| all += *ages);
         let some = !all.is_empty();
-        let percentiles = PERCENTILES.map(|percent| (percent, bounded(answered, &all, percent)));
+        let percentiles = percentiles
+            .iter()
+            .map(|&percent| (percent, bounded(answered, &all, percent).map(|value| value.ns as u64)));
         Self {
             count: answered.len(),
             censored: all.len() - answered.len(),
@@ -93,15 +123,13 @@ impl Latency {
             mean: some.then(|| all.mean()),
             stddev: some.then(|| all.stdev()),
             max: some.then(|| all.max()),
-            percentiles: percentiles
-                .map(|(percent, value)| (percent, value.map(|value| value.ns as u64)))
-                .to_vec(),
+            percentiles: percentiles.collect(),
             hdr_v2: encode(answered),
             censored_hdr_v2: ages.map(encode),
         }
     }
 
-    /// The latency of a percentile that is one of [`PERCENTILES`].
+    /// The latency of a percentile that the document lists.
     pub(crate) fn listed(&self, percent: f64) -> Option<u64> {
         self.percentiles.iter().find(|(known, _)| *known == percent).and_then(|(_, ns)| *ns)
     }
@@ -111,18 +139,26 @@ impl Latency {
         bounded(&self.histogram().ok()?, &self.all().ok()?, percent)
     }
 
-    /// A percentile that is one of [`PERCENTILES`].
+    /// A percentile that the document lists.
     pub(crate) fn listed_bounded(&self, percent: f64) -> Option<Bounded> {
-        let is_lower_bound = rank(percent, self.count.saturating_add(self.censored)) > self.count;
-        self.listed(percent).map(|ns| Bounded { ns: ns as f64, is_lower_bound })
+        let count = self.count.saturating_add(self.censored);
+        let is_lower_bound = rank(percent, count) > self.count;
+        let value = self.listed(percent).map(|ns| Bounded { is_lower_bound, ..Bounded::measured(ns as f64) });
+        value.map(|value| value.among(percent, count))
+    }
+
+    /// Whether a percentile that the document lists has few samples beyond it.
+    pub(crate) fn lists_few_samples(&self) -> bool {
+        let values = self.percentiles.iter().filter_map(|(percent, _)| self.listed_bounded(*percent));
+        values.into_iter().any(|value| value.has_few_samples)
     }
 
     pub(crate) fn mean_bounded(&self) -> Option<Bounded> {
-        self.mean.map(|ns| Bounded { ns, is_lower_bound: self.censored > 0 })
+        self.mean.map(|ns| Bounded { is_lower_bound: self.censored > 0, ..Bounded::measured(ns) })
     }
 
     pub(crate) fn max_bounded(&self) -> Option<Bounded> {
-        self.max.map(|ns| Bounded { ns: ns as f64, is_lower_bound: self.censored > 0 })
+        self.max.map(|ns| Bounded { is_lower_bound: self.censored > 0, ..Bounded::measured(ns as f64) })
     }
 
     /// Decodes the histogram of the answers.
@@ -156,7 +192,8 @@ fn bounded(answered: &Histogram<u64>, all: &Histogram<u64>, percent: f64) -> Opt
     let histogram = if is_lower_bound { all } else { answered };
     // The middle of the rank, so that rounding does not change it.
     let quantile = (rank as f64 - 0.5) / histogram.len() as f64;
-    Some(Bounded { ns: histogram.value_at_quantile(quantile) as f64, is_lower_bound })
+    let value = Bounded::measured(histogram.value_at_quantile(quantile) as f64);
+    Some(Bounded { is_lower_bound, ..value }.among(percent, all.len()))
 }
 
 /// The rank of a percentile among `count` samples, from 1 on.
@@ -247,8 +284,26 @@ mod tests {
         assert_eq!(about_ms(latency.listed_bounded(50.0)), (50.0, false));
         assert_eq!(about_ms(latency.max_bounded()), (90.0, true));
         assert!(latency.mean_bounded().unwrap().is_lower_bound);
-        assert_eq!(latency.listed_bounded(99.0).unwrap().to_string(), "\u{2265}89.1 ms");
+        assert_eq!(latency.listed_bounded(99.0).unwrap().to_string(), "~\u{2265}89.1 ms");
         assert_eq!(latency.ages().unwrap().unwrap().len(), 10);
+    }
+
+    #[test]
+    fn a_percentile_with_fewer_than_ten_samples_beyond_it_is_marked() {
+        let of = |count: u64, percent: f64| {
+            let mut histogram = new_histogram();
+            histogram.record_n(1_000_000, count).unwrap();
+            let latency = Latency::listing(&[percent], &histogram, None);
+            let listed = latency.listed_bounded(percent).unwrap();
+            assert_eq!(latency.percentile(percent), Some(listed), "from the histogram, too");
+            assert_eq!(latency.lists_few_samples(), listed.has_few_samples);
+            listed.to_string()
+        };
+        for (count, percent) in [(20, 50.0), (1000, 99.0), (10_000, 99.9), (100_000, 99.99), (200, 95.0)] {
+            assert_eq!(of(count, percent), "1.00 ms", "p{percent} of {count}");
+            assert_eq!(of(count - 1, percent), "~1.00 ms", "p{percent} of {}", count - 1);
+        }
+        assert_eq!(of(1, 99.99), "~1.00 ms");
     }
 
     #[test]

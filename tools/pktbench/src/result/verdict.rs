@@ -32,6 +32,10 @@ pub(crate) enum Verdict {
     Interrupted,
 }
 
+/// The exit code instead of that of [`Verdict::Interrupted`], if the reader of standard output went away during the run:
+/// the code of a shell for a program that SIGPIPE ended.
+pub(crate) const OUTPUT_CLOSED: u8 = 141;
+
 impl Verdict {
     pub(crate) fn exit_code(self) -> u8 {
         match self {

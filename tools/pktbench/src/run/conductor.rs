@@ -107,6 +107,8 @@ enum EndReason {
     Interrupted,
     /// A condition of `--abort-on`.
     Aborted,
+    /// Nobody reads the lines on standard output any more.
+    OutputClosed,
     /// A connection could not be opened, or too late for `--start-at`. The text says why and what to do.
     NotStarted(String),
 }
@@ -172,6 +174,7 @@ impl Conductor {
             EndReason::Done
             | EndReason::NothingWorks
             | EndReason::Interrupted
+            | EndReason::OutputClosed
             | EndReason::Aborted
             | EndReason::NotStarted(_) => StopReason::Aborted,
         }));
@@ -276,6 +279,10 @@ impl Conductor {
             if self.show(view, &RunStatus::Running(running)) {
                 return EndReason::Interrupted;
             }
+            if self.time_series.sinks().have_no_reader() {
+                self.time_series.sinks().reader_left = true;
+                return EndReason::OutputClosed;
+            }
             if timeout.has_expired(answers, is_awaiting_peer, now) {
                 return EndReason::TimedOut;
             }
@@ -322,7 +329,7 @@ impl Conductor {
             EndReason::Done | EndReason::TimedOut | EndReason::NothingWorks | EndReason::Aborted => {
                 (false, None)
             }
-            EndReason::Interrupted => (true, None),
+            EndReason::Interrupted | EndReason::OutputClosed => (true, None),
             EndReason::NotStarted(problem) => (false, Some(problem)),
         };
         if let Some(problem) = not_started {

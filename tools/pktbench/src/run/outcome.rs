@@ -141,6 +141,7 @@ pub(crate) mod tests {
         for latency_us in [10, 30] {
             tally.answered(latency_us * 1000);
             tally.sizes.record(2048, latency_us * 1000);
+            tally.sizes.count(2048);
             tally.integrity.verified += 1;
             recording.record(latency_us * 1000, latency_us * 1000, 1);
             recording.traffic.sent_packets += 1;

@@ -75,20 +75,18 @@ fn round_to_three_digits(rate: f64) -> f64 {
 
 /// Searches and writes the result. Prints each step as it ends, if standard output gets the text report.
 pub(crate) fn find(plan: &Plan, output: Output, condition: &Condition) -> anyhow::Result<ExitCode> {
-    let mut steps = output.prints_text().then(Sink::stdout);
-    let sinks = output.open()?;
-    let mut show = |line: &str| {
-        if let Some(steps) = &mut steps {
-            steps.line(line);
-        }
-    };
+    let steps = RefCell::new(if output.prints_text() { Sink::stdout() } else { Sink::nowhere() });
+    let mut sinks = output.open()?;
+    let show = |line: &str| steps.borrow_mut().line(line);
     show(&format!("search      for the highest rate at which {condition}"));
     let run = |plan| {
         Ok(to_document::document(&conductor::run(plan, Output::default().open()?, AbortWatch::default())?.0))
     };
     let listener = InterruptListener::start()?;
-    let document = search(plan, condition, run, || listener.was_interrupted(), |step| show(&row(step)))?;
+    let interrupted = || listener.was_interrupted() || steps.borrow().has_no_reader();
+    let document = search(plan, condition, run, interrupted, |step| show(&row(step)))?;
     show("");
+    sinks.reader_left = steps.borrow().has_no_reader();
     Ok(sinks.exit(&document))
 }
 
@@ -220,12 +218,12 @@ fn judge(document: &Document, rate: f64, condition: &Condition) -> Step {
         Some(Limit::LoadGenerator) => format!("{problem}; the load generator may be the limit"),
         _ => problem,
     });
-    let latency = document.latency_ns.primary();
+    let percentile = |percent| document.latency_ns.primary().percentile(percent).map(|value| value.ns as u64);
     Step {
         rate,
         packets_per_s: document.totals.packets_per_s,
-        p50_ns: latency.listed(50.0),
-        p99_ns: latency.listed(99.0),
+        p50_ns: percentile(50.0),
+        p99_ns: percentile(99.0),
         value: judged.value,
         ok: problem.is_none(),
         problem,

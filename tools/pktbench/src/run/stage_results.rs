@@ -10,6 +10,7 @@ use crate::traffic::stages::Stages;
 
 pub(crate) struct StageResults {
     stages: Arc<Stages>,
+    percentiles: Vec<f64>,
     profile: Profile,
     /// The ends of the stages, from the start of the measurement.
     ends_ns: Vec<u64>,
@@ -20,11 +21,13 @@ pub(crate) struct StageResults {
 }
 
 impl StageResults {
-    pub(crate) fn new(stages: &Arc<Stages>) -> Self {
+    /// `percentiles` are those of the results.
+    pub(crate) fn new(stages: &Arc<Stages>, percentiles: &[f64]) -> Self {
         Self {
             profile: Profile::new(&[], &stages.pieces()),
             ends_ns: stages.ends_ns().collect(),
             stages: Arc::clone(stages),
+            percentiles: percentiles.to_vec(),
             start_ns: 0,
             recording: Recording::new(true),
             results: Vec::new(),
@@ -65,7 +68,7 @@ impl StageResults {
             packets_per_s: traffic.received_packets as f64 / (end_s - start_s),
             offered_pct: (asked > 0).then(|| traffic.sent_packets as f64 / asked as f64 * 100.0),
             errors: recording.failed,
-            latency_ns: recording.latencies(),
+            latency_ns: recording.latencies(&self.percentiles),
         });
     }
 }
@@ -88,7 +91,7 @@ mod tests {
     /// The results of a run with these intervals, which are pairs of end and packets.
     fn results(intervals: &[(u64, u64)], measured_ns: u64) -> Vec<StageResult> {
         let stages = "ramp 0..100 2s, hold 100 1500ms, hold 0 1s".parse().unwrap();
-        let mut results = StageResults::new(&Arc::new(stages));
+        let mut results = StageResults::new(&Arc::new(stages), &[50.0, 99.0]);
         intervals.iter().for_each(|(end_ns, packets)| results.add(&recording(*packets), *end_ns));
         results.finish(measured_ns)
     }

@@ -61,7 +61,7 @@ impl TimeSeries {
             grid: plan.grid(),
             total: Recording::new(is_open),
             rows: Vec::new(),
-            stages: plan.stages.as_ref().map(StageResults::new),
+            stages: plan.stages.as_ref().map(|stages| StageResults::new(stages, &plan.percentiles)),
             started: SystemTime::UNIX_EPOCH,
             measured_from: SystemTime::UNIX_EPOCH,
             end_s: 0.0,
@@ -127,6 +127,10 @@ impl TimeSeries {
             recording = Recording { traffic, failed, failures, ..recording };
             self.show(&recording, self.end_of(interval).min(measured_time));
         }
+    }
+
+    pub(crate) fn sinks(&mut self) -> &mut Sinks {
+        &mut self.sinks
     }
 
     /// The rows so far.

@@ -27,7 +27,7 @@ pub(crate) fn document(outcome: &Outcome) -> Document {
         totals: totals(outcome, window),
         integrity: outcome.tally.integrity,
         errors: outcome.tally.errors.clone(),
-        latency_ns: outcome.recording.latencies(),
+        latency_ns: outcome.recording.latencies(&outcome.plan.percentiles),
         connections: Some(connections(outcome)),
         addresses: addresses(outcome, window),
         offered: outcome.offered(),
@@ -79,14 +79,15 @@ fn totals(outcome: &Outcome, window: Window) -> Totals {
 fn connections(outcome: &Outcome) -> Connections {
     let Dials { opened, retired, replaced, missed, connect, handshake, not_opened, .. } =
         &outcome.tally.dials;
-    let of = |times: &Histogram<u64>| Latency::of(times, not_opened.as_ref());
+    let percentiles = &outcome.plan.percentiles;
+    let of = |times: &Histogram<u64>| Latency::listing(percentiles, times, not_opened.as_ref());
     Connections {
         opened: *opened,
         replaced: *replaced,
         retired: *retired,
         missed: outcome.plan.conns_per_second.map(|_| *missed),
         connect_ns: connect.as_ref().map_or_else(|| of(&new_histogram()), of),
-        handshake_ns: handshake.as_ref().map(|times| Latency::of(times, None)),
+        handshake_ns: handshake.as_ref().map(|times| Latency::listing(percentiles, times, None)),
     }
 }
 
@@ -103,7 +104,7 @@ fn addresses(outcome: &Outcome, window: Window) -> Vec<AddressResult> {
             sent: sent_packets,
             received: received_packets,
             packets_per_s: window.per_second(received_packets),
-            latency_ns: recording.latencies(),
+            latency_ns: recording.latencies(&outcome.plan.percentiles),
         })
     });
     several.collect()
@@ -148,7 +149,7 @@ mod tests {
         );
         assert_eq!(document["totals"]["packets_per_s"], 1.0);
         assert_eq!(document["latency_ns"]["service"]["count"], 2);
-        assert_eq!(document["latency_ns"]["service"]["percentiles"][4][0], 99.99);
+        assert_eq!(document["latency_ns"]["service"]["percentiles"][5][0], 99.99);
         assert_eq!(document["latency_ns"]["response"], Value::Null);
         assert_eq!(document["config"]["duration_s"], Value::Null);
         assert_eq!(document["verdict"], "pass");

@@ -511,6 +511,57 @@ fn the_json_document_has_every_case() {
     assert!(case("size-65537")["got"].as_str().unwrap().starts_with("00000100"), "{document}");
 }
 
+/// Accepts connections, and either closes them at once or keeps them open without an answer.
+fn mute(closes: bool) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        let mut open = Vec::new();
+        for stream in listener.incoming() {
+            if !closes {
+                open.push(stream);
+            }
+        }
+    });
+    addr
+}
+
+#[test]
+fn a_server_that_answers_nothing_is_given_up_after_three_cases() {
+    // A listener that accepts nothing: the kernel makes the connections.
+    let not_accepting = TcpListener::bind("127.0.0.1:0").unwrap();
+    for addr in [mute(false), mute(true), not_accepting.local_addr().unwrap()] {
+        let ran = pktbench(&format!("conform {addr} --timeout 0.2"));
+        let rows: Vec<_> = ran.stdout.lines().collect();
+        assert_eq!((rows.len(), ran.code), (4, Some(1)), "{ran:?}");
+        assert!(rows[..3].iter().all(|row| row.starts_with("FAIL  ")), "{ran:?}");
+        assert!(rows[3].starts_with("0 passed, 3 failed, "), "{ran:?}");
+        assert!(rows[3].contains(" not run: the server answers nothing ("), "{ran:?}");
+        let ran = pktbench(&format!("conform {addr} --timeout 200ms --json"));
+        let document: Value = serde_json::from_str(&ran.stdout).unwrap();
+        assert_eq!((&document["failed"], ran.code), (&3.into(), Some(1)), "{document}");
+        assert!(document["not_run"].as_u64() > Some(50), "{document}");
+        assert!(
+            document["gave_up"].as_str().unwrap().starts_with("the server answers nothing"),
+            "{document}"
+        );
+    }
+}
+
+#[test]
+fn a_server_that_falls_silent_during_the_test_is_given_up() {
+    let mut conns = 0;
+    let addr = crate::common::serve(move || {
+        conns += 1;
+        let is_silent = conns > 10;
+        move |_, frame| crate::common::Answer::Bytes(if is_silent { Vec::new() } else { frame })
+    });
+    let ran = pktbench(&format!("conform {addr} --max-payload 100000 --timeout 0.3"));
+    let summary = ran.stdout.lines().last().unwrap();
+    assert!(summary.contains(" passed, 3 failed, ") && summary.contains("answers nothing"), "{}", ran.stdout);
+    assert!(!summary.starts_with("0 passed"), "{summary}");
+}
+
 #[test]
 fn an_unreachable_server_is_one_line_with_the_reason() {
     for (addr, reason) in [

@@ -24,6 +24,8 @@ mod stages;
 
 mod output;
 
+mod files;
+
 mod html;
 
 mod browser;

@@ -27,7 +27,7 @@ fn is_within_a_tenth(value: u64, expected_ms: u64) {
 #[test]
 fn packets_are_due_at_the_rate_and_both_latencies_are_measured() {
     for arrival in ["constant", "poisson"] {
-        let load = "--rate 2k --duration 1s --conns 8 --threads 2 --json";
+        let load = "--rate 2k --warmup 0 --duration 1s --conns 8 --threads 2 --json";
         let ran = pktbench(&format!("{load} --arrival {arrival}"));
         let document = ran.document();
         assert_eq!(ran.code, Some(0), "{document}");
@@ -57,7 +57,7 @@ fn an_open_loop_can_send_a_number_of_packets() {
 
 #[test]
 fn packets_of_the_ramp_do_not_count() {
-    for load in ["--rate 4k --duration 500ms", "--packets 500"] {
+    for load in ["--rate 4k --warmup 0 --duration 500ms", "--packets 500"] {
         let ran = pktbench(&format!("{load} --ramp 500ms --conns 4 --json"));
         let document = ran.document();
         assert_eq!(ran.code, Some(0), "{document}");
@@ -76,7 +76,7 @@ fn packets_that_a_slow_server_delays_are_counted_as_missed_and_need_no_memory() 
             Answer::Bytes(frame)
         }
     });
-    let load = "--rate 1M --duration 500ms --conns 1 --max-outstanding 2 --json";
+    let load = "--rate 1M --warmup 0 --duration 500ms --conns 1 --max-outstanding 2 --json";
     let ran = pktbench(&format!("--connect {addr} {load}"));
     let document = ran.document();
     assert_eq!((ran.code, &document["verdict"]), (Some(6), &json!("not_offered")), "{document}");
@@ -103,7 +103,7 @@ fn in_an_open_loop_packets_that_wait_for_a_new_connection_are_late_and_not_misse
             _ => Answer::Bytes(frame),
         }
     });
-    let ran = pktbench(&format!("--connect {addr} --rate 1k --duration 2s --conns 2 --json"));
+    let ran = pktbench(&format!("--connect {addr} --rate 1k --warmup 0 --duration 2s --conns 2 --json"));
     let document = ran.document();
     assert_eq!(ran.code, Some(1), "{document}");
     let due = count(&document, "totals", "sent") + count(&document, "client", "not_sent");
@@ -134,7 +134,7 @@ fn connections_with_few_packets_stay_open_and_the_window_is_the_whole_duration()
             }
         })
     };
-    let ran = pktbench(&format!("--connect {addr} --conns 20 --rate 4 --duration 2s --json"));
+    let ran = pktbench(&format!("--connect {addr} --conns 20 --rate 4 --warmup 0 --duration 2s --json"));
     let document = ran.document();
     assert_eq!(ran.code, Some(0), "{document}");
     assert_eq!(most_closed.load(Relaxed), 0, "a connection was closed before the end");
@@ -171,7 +171,7 @@ fn a_run_for_a_number_of_packets_ends_when_nothing_comes_back_for_the_timeout() 
 
 #[test]
 fn a_run_at_an_impossible_rate_ends_on_time() {
-    let ran = pktbench("--rate 1000M --duration 500ms --conns 4 --max-outstanding 4 --json");
+    let ran = pktbench("--rate 1000M --warmup 0 --duration 500ms --conns 4 --max-outstanding 4 --json");
     let document = ran.document();
     assert_eq!((ran.code, &document["verdict"]), (Some(6), &json!("not_offered")), "{document}");
     let due = count(&document, "totals", "sent") + count(&document, "client", "not_sent");
@@ -240,7 +240,7 @@ fn poisson_arrivals_have_exponential_gaps_at_the_server() {
             }
         })
     };
-    let load = "--rate 200 --arrival poisson --duration 10s --conns 8 --sizes 64";
+    let load = "--rate 200 --arrival poisson --warmup 0 --duration 10s --conns 8 --sizes 64";
     let ran = pktbench(&format!("--connect {addr} {load} --json"));
     assert_eq!(ran.code, Some(0), "{ran:?}");
     let mut arrived = arrived.lock().unwrap().clone();
@@ -263,7 +263,7 @@ fn poisson_arrivals_have_exponential_gaps_at_the_server() {
 #[test]
 #[ignore = "takes 20 s and needs an idle machine: cargo test --release -p pktbench -- --include-ignored"]
 fn an_open_loop_shows_a_stall_in_its_response_times_and_a_closed_loop_hides_it() {
-    let load = "--duration 10s --conns 8";
+    let load = "--warmup 0 --duration 10s --conns 8";
     let addr = stalling_server(Duration::from_secs(3));
     let ran = pktbench(&format!("--connect {addr} {load} --rate 1k --json"));
     let document = ran.document();
@@ -329,7 +329,7 @@ fn each_kind_of_verification_finds_only_what_it_checks() {
 
 #[test]
 fn a_search_shows_its_steps_and_finds_the_highest_rate() {
-    let load = "--search-max p99<10s --rate 2k --duration 200ms --conns 4";
+    let load = "--search-max p99<10s --rate 2k --warmup 0 --duration 200ms --conns 4";
     let ran = pktbench(load);
     let first = ran.stdout.lines().next().unwrap();
     assert_eq!(first, "search      for the highest rate at which p99<10s", "{ran:?}");
@@ -364,7 +364,7 @@ fn a_signal_ends_a_search_which_prints_its_results_so_far() {
                 Answer::Bytes(frame)
             }
         });
-        let load = "--search-max p99<10s --rate 2 --duration 500ms --conns 1 --json";
+        let load = "--search-max p99<10s --rate 2 --warmup 0 --duration 500ms --conns 1 --json";
         let mut child = command(env!("CARGO_BIN_EXE_pktbench"))
             .args(["--connect", &addr.to_string()])
             .args(load.split(' '))
@@ -387,7 +387,7 @@ fn a_signal_ends_a_search_which_prints_its_results_so_far() {
 fn packets_without_an_answer_are_in_the_latencies_with_their_age() {
     // Answers the first second, and then nothing.
     let addr = serve(|| |number, frame| Answer::Bytes(if number < 500 { frame } else { Vec::new() }));
-    let load = "--conns 1 --rate 500 --max-outstanding 5000 --duration 3s --timeout 1s --sizes 64";
+    let load = "--conns 1 --rate 500 --max-outstanding 5000 --warmup 0 --duration 3s --timeout 1s --sizes 64";
     let ran =
         pktbench(&format!("--connect {addr} {load} --json --threshold p99<100ms --threshold p30<100ms"));
     let document = ran.document();
@@ -490,7 +490,7 @@ fn one_late_answer_does_not_lower_the_throughput() {
 
 #[test]
 fn a_rate_that_is_not_offered_is_accepted_if_the_options_say_so() {
-    let load = "--rate 1M --duration 300ms --conns 1 --max-outstanding 1";
+    let load = "--rate 1M --warmup 0 --duration 300ms --conns 1 --max-outstanding 1";
     let addr = serve(|| {
         |_, frame| {
             std::thread::sleep(Duration::from_millis(10));

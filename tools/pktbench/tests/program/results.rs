@@ -98,7 +98,7 @@ fn a_real_server_that_is_10_percent_slower_is_a_regression_and_the_same_one_is_n
     let runs = periods_us.iter().enumerate().map(|(index, period_us)| {
         let addr = paced(Duration::from_micros(*period_us));
         let file = dir.path().join(format!("{index}.json"));
-        let load = "--conns 1 --pipeline 4 --sizes 64 --duration 6s --interval 200ms";
+        let load = "--conns 1 --pipeline 4 --sizes 64 --warmup 0 --duration 6s --interval 200ms";
         std::thread::spawn(move || {
             let ran = pktbench(&format!("--connect {addr} {load} -o {}", file.display()));
             assert_eq!(ran.code, Some(0), "{ran:?}");

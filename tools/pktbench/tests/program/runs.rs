@@ -37,7 +37,7 @@ fn the_report_names_the_built_in_server() {
 
 #[test]
 fn a_timed_run_ends_by_itself() {
-    let ran = pktbench("--duration 1s --conns 4 --json");
+    let ran = pktbench("--warmup 0 --duration 1s --conns 4 --json");
     let document = ran.document();
     assert_eq!(ran.code, Some(0), "{document}");
     assert_eq!(document["config"]["duration_s"], 1.0);
@@ -96,7 +96,7 @@ fn interrupted_by(signal: Signal) {
         }
     });
     let mut child = command(env!("CARGO_BIN_EXE_pktbench"))
-        .args(["--connect", &addr.to_string(), "--conns", "1", "--duration", "1h", "--json"])
+        .args(["--connect", &addr.to_string(), "--conns", "1", "--warmup", "0", "--duration", "1h", "--json"])
         .spawn()
         .unwrap();
     is_reached.recv_timeout(Duration::from_secs(30)).expect("packets arrive");

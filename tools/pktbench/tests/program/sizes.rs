@@ -16,6 +16,18 @@ fn load(sizes: &str) -> serde_json::Value {
 }
 
 #[test]
+fn every_measured_packet_is_counted_in_the_class_of_its_size() {
+    // Packets that are read together: only one of them gives a latency.
+    let document = pktbench("--sizes 0-2048 --pipeline 64 --conns 2 --packets 5000 --json").document();
+    let sum = |field: &str| {
+        let classes = document["sizes"].as_array().unwrap();
+        classes.iter().map(|class| class[field].as_u64().unwrap()).sum::<u64>()
+    };
+    assert_eq!(sum("count"), 5000, "{}", document["sizes"]);
+    assert!((1..=5000).contains(&sum("samples")), "{}", document["sizes"]);
+}
+
+#[test]
 fn packets_of_every_kind_of_sizes_come_back_and_the_document_names_the_sizes() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("sizes.csv");

@@ -85,13 +85,47 @@ fn a_server_may_require_a_client_certificate() {
 }
 
 #[test]
+fn any_certificate_is_accepted_if_the_user_asks_for_it() {
+    let certificates = Certificates::new();
+    let tls = certificates.server().client_ca(certificates.path("ca.pem"));
+    let (with_client_ca, _) = start("127.0.0.1:0", ServerConfig::new().tls(tls));
+    let (addr, _) = start("127.0.0.1:0", ServerConfig::new().tls(certificates.server()));
+    let (cert, key) = (certificates.path("client.pem"), certificates.path("client.key"));
+    let shown = format!("--tls-cert {} --tls-key {}", cert.display(), key.display());
+    for (addr, options) in [(addr, String::new()), (with_client_ca, shown)] {
+        let ran = pktbench(&format!("{addr} --tls --tls-insecure {options} {LOAD}"));
+        let document = ran.document();
+        assert_eq!((ran.code, &document["config"]["tls_insecure"]), (Some(0), &true.into()), "{ran:?}");
+        assert!(ran.stderr.starts_with("warning: --tls-insecure accepts any certificate"), "{ran:?}");
+        assert_eq!(ran.stderr.lines().count(), 1, "{ran:?}");
+    }
+    for (options, expected) in [
+        ("--tls-insecure", "add --tls"),
+        ("--tls --tls-insecure --tls-ca x", "'--tls-insecure' cannot be used with '--tls-ca <FILE>'"),
+        ("--tls --tls-insecure --tls-cert /nowhere/x --tls-key y --timeout 1", "cannot use /nowhere/x: "),
+    ] {
+        let ran = pktbench(&format!("127.0.0.1:1 {options}"));
+        assert!(ran.stderr.contains(expected) && ran.code != Some(0), "{ran:?}");
+    }
+}
+
+#[test]
 fn a_tls_error_is_one_line_that_says_what_to_do() {
     let certificates = Certificates::new();
     let (with_tls, _) = start("127.0.0.1:0", ServerConfig::new().tls(certificates.server()));
     let without = crate::common::serve(|| |_, _| crate::common::Answer::Last(frame(b"no TLS")));
     let ca = certificates.path("ca.pem").display().to_string();
+    let strangers = Certificates::new();
+    let other = strangers.path("ca.pem").display().to_string();
     for (options, expected) in [
-        (format!("--connect {with_tls} --tls --tls-ca {ca}"), ["cannot speak TLS with", "--tls-server-name"]),
+        (
+            format!("--connect {with_tls} --tls --tls-ca {ca}"),
+            ["its certificate is for echo.test, not for 127.0.0.1; ", "--tls-server-name"],
+        ),
+        (
+            format!("--connect {with_tls} --tls --tls-ca {other} --tls-server-name echo.test"),
+            ["its certificate is not signed by the trusted authority of that name; ", "--tls-ca"],
+        ),
         (format!("--connect {without} {}", certificates.trusting()), ["cannot speak TLS with", "speaks TLS"]),
         (format!("--connect {with_tls} --tls --tls-ca nowhere.pem"), ["cannot use nowhere.pem", ""]),
         (

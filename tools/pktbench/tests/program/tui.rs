@@ -84,7 +84,7 @@ fn csv_and_ndjson_on_the_same_terminal_are_bad_usage() {
 #[ignore = "needs python3: cargo test -p pktbench -- --include-ignored"]
 fn a_terminal_of_size_0_works() {
     let steps = json!([["measuring", "size:0x0"], ["\x1b[2J", "size:1x1"], ["\x1b[2J", "key:q"]]);
-    let on_terminal = on_terminal(&steps, "--tui --conns 2 --duration 1h --json");
+    let on_terminal = on_terminal(&steps, "--tui --conns 2 --warmup 0 --duration 1h --json");
     assert_eq!(on_terminal.ran.code, Some(130), "{}", on_terminal.screen);
     on_terminal.view();
 }
@@ -92,7 +92,8 @@ fn a_terminal_of_size_0_works() {
 #[test]
 #[ignore = "needs python3: cargo test -p pktbench -- --include-ignored"]
 fn a_run_is_shown_to_its_end_and_the_result_goes_to_standard_output() {
-    let on_terminal = on_terminal(&json!([]), "--tui --conns 2 --duration 1s --interval 200ms --json");
+    let on_terminal =
+        on_terminal(&json!([]), "--tui --conns 2 --warmup 0 --duration 1s --interval 200ms --json");
     let document = on_terminal.ran.document();
     assert_eq!(on_terminal.ran.code, Some(0), "{document}");
     let view = on_terminal.view();
@@ -106,7 +107,7 @@ fn a_run_is_shown_to_its_end_and_the_result_goes_to_standard_output() {
 fn q_and_esc_and_ctrl_c_and_a_signal_end_the_run_with_the_results_so_far() {
     for action in ["key:q", "key:\x1b", "key:\x03", "signal:INT", "signal:TERM"] {
         let steps = json!([["measuring", "key:\x1b[A"], ["throughput", action]]);
-        let on_terminal = on_terminal(&steps, "--tui --conns 2 --duration 1h --json");
+        let on_terminal = on_terminal(&steps, "--tui --conns 2 --warmup 0 --duration 1h --json");
         let document = on_terminal.ran.document();
         assert_eq!(on_terminal.ran.code, Some(130), "{action:?}: {document}");
         assert_eq!(document["verdict"], "interrupted");
@@ -120,7 +121,7 @@ fn q_and_esc_and_ctrl_c_and_a_signal_end_the_run_with_the_results_so_far() {
 fn a_resized_terminal_is_redrawn() {
     let steps =
         json!([["press q to stop", "size:20x5"], ["measuring", "size:100x30"], ["press q to stop", "key:q"]]);
-    let on_terminal = on_terminal(&steps, "--tui --conns 2 --duration 1h --json");
+    let on_terminal = on_terminal(&steps, "--tui --conns 2 --warmup 0 --duration 1h --json");
     assert_eq!(on_terminal.ran.code, Some(130));
     assert!(on_terminal.view().matches("\x1b[2J").count() >= 2, "{}", on_terminal.screen);
 }
@@ -135,7 +136,7 @@ fn a_failed_connection_is_shown_while_the_others_continue() {
         move |number, frame| if number == last { Answer::Last(frame) } else { Answer::Bytes(frame) }
     });
     let steps = json!([["1 of 2 connections failed", "key:q"]]);
-    let load = "--conns 2 --duration 1h --interval 100ms --json";
+    let load = "--conns 2 --warmup 0 --duration 1h --interval 100ms --json";
     let on_terminal = on_terminal(&steps, &format!("--tui --connect {addr} {load}"));
     assert_eq!(on_terminal.ran.document()["verdict"], "interrupted");
 }

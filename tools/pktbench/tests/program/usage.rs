@@ -15,7 +15,15 @@ fn bad_usage_is_one_line_that_says_what_to_do() {
         ("--connect nowhere", "an address is HOST:PORT"),
         ("--connect 127.0.0.1:0", "an address is HOST:PORT"),
         ("--packets 9 --duration 1s", "'--packets <N>' cannot be used with '--duration <TIME>'"),
-        ("--duration 10", "a number with its unit, such as 30s"),
+        ("--duration soon", "in seconds or with its unit, such as 30, 30s, 500ms or 2m"),
+        ("conpare a b", "unknown command 'conpare'; did you mean 'compare'"),
+        ("--conns 3 compare a b", "'compare' must be the first word"),
+        ("-R 10k", "did you mean '--rate'"),
+        ("-n 1000", "did you mean '--packets'"),
+        ("-z 30s", "did you mean '--duration'"),
+        ("--vus 9", "did you mean '--conns'"),
+        ("--latency", "latency is always measured"),
+        ("--insecure", "did you mean '--tls-insecure'"),
         ("--duration 0s", "give it a time, such as 10s"),
         ("--timeout 0s", "give it a time, such as 10s"),
         ("--conns -1", "expected a whole number of at least 1, such as 64"),
@@ -37,10 +45,30 @@ fn bad_usage_is_one_line_that_says_what_to_do() {
 fn help_has_groups_and_examples_and_exits_with_0() {
     let ran = pktbench("--help");
     assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""));
-    for group in ["Commands", "Server", "Load", "Time", "Result", "Verdict"] {
+    for group in ["Commands", "Server", "Connections", "Load", "Payloads", "Time", "Verdict", "Result"] {
         assert!(ran.stdout.contains(&format!("\n{group}:\n")), "{group}: {}", ran.stdout);
     }
     assert!(ran.stdout.contains("\nExamples:\n  pktbench "), "{}", ran.stdout);
+    for args in ["-h", "compare -h", "help merge", "conform --help", "--version"] {
+        let ran = pktbench(args);
+        assert_eq!((ran.code, ran.stderr.as_str()), (Some(0), ""), "{args}");
+        assert!(ran.stdout.lines().count() <= 45, "{args}: {}", ran.stdout);
+    }
+}
+
+#[test]
+fn a_usage_error_of_a_command_points_to_its_help() {
+    let ran = pktbench("compare --speed a b");
+    let expected = "error: unexpected argument '--speed' found; see 'pktbench compare --help'";
+    assert_eq!((ran.error_line(), ran.code), (expected, Some(2)));
+}
+
+#[test]
+fn an_address_needs_no_option() {
+    let (addr, _) = crate::common::start("127.0.0.1:0", pktconn::ServerConfig::new());
+    let document = pktbench(&format!("{addr} -c 2 --packets 20 --json")).document();
+    assert_eq!(document["config"]["server"], addr);
+    assert_eq!(document["config"]["warmup_s"], 0.0);
 }
 
 /// A port of 127.0.0.1 on which nothing listens. A connection keeps it in use, so that no one else can listen there.

@@ -84,6 +84,7 @@ impl Comparison {
         Self {
             base: base_path.display().to_string(),
             confidence_pct: CONFIDENCE_PCT,
+            intervals: Some([base.intervals.len(), new.intervals.len()]),
             differs: differences(&base.config, &new.config),
             saturated: saturated(base, new),
             verdict: verdict(&metrics),

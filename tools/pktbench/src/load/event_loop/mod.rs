@@ -41,6 +41,10 @@ const TIMER: Token = Token(usize::MAX - 1);
 
 const FIRST_CLOSING: usize = usize::MAX / 2;
 
+/// How long to wait for the FIN of the servers after an interrupt: a user waits, and an overloaded server may have more
+/// answers than it can send in time.
+const CLOSE_TIMEOUT_ABORTED: Duration = Duration::from_millis(200);
+
 /// The maximum number of events that one call of `poll` returns: enough for many sockets that are ready at once.
 const MAX_EVENTS: usize = 1024;
 
@@ -71,6 +75,7 @@ pub(crate) struct EventLoop<P> {
     /// Only in an open loop of connections.
     new_conns: Option<NewConns>,
     closing: Closing,
+    close_timeout: Duration,
     next_sweep_ns: u64,
     /// The due times of slots. Each slot has at most one entry.
     wakeups: BinaryHeap<Reverse<(u64, usize)>>,
@@ -136,6 +141,7 @@ impl<P: FnMut(Published)> EventLoop<P> {
             down: 0,
             new_conns,
             closing: Closing::new(FIRST_CLOSING),
+            close_timeout: CLOSE_TIMEOUT,
             next_sweep_ns: 0,
             wakeups: BinaryHeap::new(),
             run_again: Vec::new(),
@@ -186,7 +192,7 @@ impl<P: FnMut(Published)> EventLoop<P> {
                 if let Some(new_conns) = self.new_conns.take() {
                     (self.state.tally.dials.started, self.state.tally.dials.missed) = new_conns.end(now_ns);
                 }
-                let deadline = *close_deadline.get_or_insert_with(|| Instant::now() + CLOSE_TIMEOUT);
+                let deadline = *close_deadline.get_or_insert_with(|| Instant::now() + self.close_timeout);
                 let left = deadline.saturating_duration_since(Instant::now());
                 if self.closing.len() == 0 || left.is_zero() {
                     return Ok(self.end());
@@ -212,10 +218,11 @@ impl<P: FnMut(Published)> EventLoop<P> {
             self.sampler.begin_work(self.schedule.clock);
             let again = std::mem::take(&mut self.run_again);
             let closing = std::mem::take(&mut self.closing.run_again);
+            // The conductor's waker has no connection.
+            self.check_command();
             for event in &events {
                 match event.token() {
-                    WAKER => self.check_command(),
-                    TIMER => {}
+                    WAKER | TIMER => {}
                     Token(token) if token >= FIRST_CLOSING => {
                         self.closing.drive(token, self.schedule.clock, &mut self.state);
                     }
@@ -292,6 +299,7 @@ impl<P: FnMut(Published)> EventLoop<P> {
             }
             left -= 1;
             any = true;
+            self.check_command();
             self.wakeups.pop();
             self.slots[slot].is_queued = false;
             match self.take(slot) {
@@ -317,6 +325,7 @@ impl<P: FnMut(Published)> EventLoop<P> {
 
     /// Runs the connection of a slot after an event.
     fn drive(&mut self, slot: usize, read_closed: bool) {
+        self.check_command();
         match self.take(slot) {
             Slot::Up(mut driver) => {
                 let result = driver.drive(&mut self.state, read_closed);
@@ -353,8 +362,14 @@ impl<P: FnMut(Published)> EventLoop<P> {
         self.conns_awaiting_peer -= usize::from(before);
     }
 
+    /// Ends the load if the conductor asks for it. Called before each connection: in an overload, one turn over all of
+    /// them may take seconds.
     fn check_command(&mut self) {
-        let command = *self.command.borrow();
+        // An error means that the conductor has ended; the last command stays.
+        if !self.command.has_changed().unwrap_or(true) {
+            return;
+        }
+        let command = *self.command.borrow_and_update();
         if let Command::Stop(reason) = command {
             self.stop(reason);
         }
@@ -362,6 +377,9 @@ impl<P: FnMut(Published)> EventLoop<P> {
 
     /// Ends the load of all slots. The loop goes on until the connections are closed.
     fn stop(&mut self, reason: StopReason) {
+        if reason == StopReason::Aborted {
+            self.close_timeout = CLOSE_TIMEOUT_ABORTED;
+        }
         for slot in 0..self.slots.len() {
             match self.take(slot) {
                 Slot::Up(driver) => self.end_connection(slot, *driver, &End::Stopped(reason)),
@@ -376,3 +394,6 @@ impl<P: FnMut(Published)> EventLoop<P> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

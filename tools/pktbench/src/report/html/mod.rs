@@ -31,8 +31,9 @@ mod palette;
 
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 
+use crate::report::paths::is_same_file;
 use crate::report::sink::Sink;
 use crate::result::document::Document;
 
@@ -46,8 +47,13 @@ pub(crate) fn text(document: &Document, path: &Path) -> anyhow::Result<String> {
     }
 }
 
-/// Reads an earlier result and checks that its histograms can be drawn.
-pub(crate) fn read(result: &Path) -> anyhow::Result<Document> {
+/// Reads an earlier result and checks that its histograms can be drawn, and that `file` would not overwrite it.
+pub(crate) fn read(result: &Path, file: &Path) -> anyhow::Result<Document> {
+    ensure!(
+        !is_same_file(result, file),
+        "the page would overwrite the result {}; give another file",
+        result.display()
+    );
     let document = Document::read(result)?;
     let latencies = &document.latency_ns;
     for latency in [Some(&latencies.service), latencies.response.as_ref()].into_iter().flatten() {
@@ -59,5 +65,5 @@ pub(crate) fn read(result: &Path) -> anyhow::Result<Document> {
 /// Writes the page or picture of a result that [`read`] returned.
 pub(crate) fn write(document: &Document, path: &Path) -> anyhow::Result<()> {
     let text = text(document, path)?;
-    Sink::create(path)?.all(&text)
+    Sink::whole(path)?.all(&text)
 }

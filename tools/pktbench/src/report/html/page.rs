@@ -100,8 +100,9 @@ fn tile(name: &str, value: &str, below: &str, class: &str) -> String {
     )
 }
 
+/// From the histogram if the document does not list this percentile.
 fn percentile(latency: &Latency, percent: f64) -> String {
-    bounded(latency.listed_bounded(percent))
+    bounded(latency.listed_bounded(percent).or_else(|| latency.percentile(percent)))
 }
 
 fn bounded(value: Option<Bounded>) -> String {
@@ -215,7 +216,8 @@ fn addresses(addresses: &[AddressResult]) -> String {
 fn conditions(thresholds: &[Threshold]) -> String {
     let rows = thresholds.iter().map(|threshold| {
         let holds = if threshold.ok { "✓ holds" } else { "✗ does not hold" };
-        vec![threshold.expr.clone(), threshold::measured(threshold), holds.to_owned()]
+        let few = if threshold.has_few_samples { ", few samples" } else { "" };
+        vec![threshold.expr.clone(), threshold::measured(threshold), format!("{holds}{few}")]
     });
     table(&["condition", "measured", ""], &rows.collect::<Vec<_>>())
 }
@@ -274,15 +276,27 @@ fn latencies(document: &Document) -> String {
     }
     rows.push(row("max".to_owned(), &|latency| bounded(latency.max_bounded())));
     let names: Vec<_> = [""].into_iter().chain(columns.iter().map(|(name, _)| *name)).collect();
-    table(&names, &rows)
+    let few = columns.iter().any(|(_, latency)| latency.lists_few_samples());
+    let note =
+        if few { format!("<p class=\"note\">{}</p>\n", escape(text::FEW_SAMPLES)) } else { String::new() };
+    table(&names, &rows) + &note
 }
 
 fn classes(sizes: &[SizeClass]) -> String {
     let rows = sizes.iter().map(|class| {
         let size = range(class.from_bytes, class.to_bytes);
-        vec![size, units::count(class.count), whole_time(class.p50_ns), whole_time(class.p99_ns)]
+        // A document without `samples` has their number in `count`.
+        let (packets, samples) = match class.samples {
+            Some(samples) => (units::count(class.count), samples),
+            None => ("-".to_owned(), class.count),
+        };
+        let time = |percent, ns: Option<u64>| {
+            let value = ns.map(|ns| Bounded::measured(ns as f64));
+            bounded(value.map(|value| value.among(percent, samples)))
+        };
+        vec![size, packets, units::count(samples), time(50.0, class.p50_ns), time(99.0, class.p99_ns)]
     });
-    table(&["payload bytes", "packets", "p50", "p99"], &rows.collect::<Vec<_>>())
+    table(&["payload bytes", "packets", "samples", "p50", "p99"], &rows.collect::<Vec<_>>())
 }
 
 fn footer(document: &Document) -> String {
