@@ -65,9 +65,7 @@ fn meaning(verdict: Verdict) -> &'static str {
         Verdict::NoSamples => "no measured packet came back",
         Verdict::ClientSaturated => "--strict-client: the load generator was saturated",
         Verdict::PassSaturated => "pass, but the load generator was saturated",
-        Verdict::Threshold => {
-            "a --threshold does not hold, --abort-on ended the run, or --search-max found no rate"
-        }
+        Verdict::Threshold => "a --threshold does not hold, --abort-on ended the run, or no rate was found",
         Verdict::Regression => "worse than --baseline allows",
         Verdict::Undecided => "too few intervals to compare with --baseline",
         Verdict::Inconclusive => "it may be worse than --baseline allows; the results are too noisy to tell",

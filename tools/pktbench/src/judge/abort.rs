@@ -210,7 +210,7 @@ mod tests {
     fn an_invalid_condition_is_an_error_that_says_what_to_write() {
         let cases = [
             ("", "such as 'p99<2ms'"),
-            ("p99>1s for 5", "such as 'p99>1s for 5s' or 'errors>5% for 3s'"),
+            ("p99>1s for x", "such as 'p99>1s for 5s' or 'errors>5% for 3s'"),
             ("p99>1s for", "a time with its unit"),
             ("p99<1s for 5s", "with > or >=, such as"),
             ("rate>5k for 5s", "with > or >=, such as"),

@@ -272,9 +272,10 @@ mod tests {
 
     #[test]
     fn a_refused_connection_is_an_error_that_names_the_address() {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let addr = listener.local_addr().unwrap();
-        drop(listener);
+        // Bound, so that no other program listens on the port, and not listening.
+        let socket = RawSocket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SockAddr::from(SocketAddr::from(([127, 0, 0, 1], 0)))).unwrap();
+        let addr = socket.local_addr().unwrap().as_socket().unwrap();
         let (_, dialed) = dial(&mut dialer(addr, Vec::new(), Duration::from_secs(10)), 0..1).remove(0);
         let problem = dialed.err().unwrap().problem;
         assert!(problem.starts_with(&format!("cannot connect to {addr}: ")), "{problem}");

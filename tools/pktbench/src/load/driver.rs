@@ -227,7 +227,6 @@ impl ConnectionDriver {
                 return;
             }
             tally.sizes.count(payload.len());
-            tally.sizes.count(payload.len());
             match &mut batch {
                 Some(batch) if batch.sent == sent => batch.count += 1,
                 _ => {

@@ -7,8 +7,8 @@ use crate::result::units;
 pub(crate) const COLUMNS: [&str; 5] = ["asked/s", "received/s", "p50", "p99", "max"];
 
 /// Widths in the text: the name, rates, and latencies. With a space between two columns, the sum is 80.
-const NAME_WIDTH: usize = 33;
-const WIDTHS: [usize; 5] = [9, 10, 7, 8, 8];
+const NAME_WIDTH: usize = 32;
+const WIDTHS: [usize; 5] = [9, 10, 8, 8, 8];
 
 /// The cells of a stage, in the order of [`COLUMNS`]. Latencies are response times.
 pub(crate) fn cells(stage: &StageResult) -> [String; 5] {
@@ -66,10 +66,10 @@ mod tests {
             stage("hold 0 10s", 0, 0.0),
         ];
         let expected = "\
-stage                               asked/s received/s     p50      p99      max
-hold 10k 10s                         10,000     10,000 10.0 µs  30.0 µs  30.0 µs
-step 123456 ever…567 (1.234567M)  1,234,567    987,654 10.0 µs  30.0 µs  30.0 µs
-hold 0 10s                                0          0 10.0 µs  30.0 µs  30.0 µs";
+stage                              asked/s received/s      p50      p99      max
+hold 10k 10s                        10,000     10,000 ~10.0 µs ~30.0 µs  30.0 µs
+step 123456 eve…567 (1.234567M)  1,234,567    987,654 ~10.0 µs ~30.0 µs  30.0 µs
+hold 0 10s                               0          0 ~10.0 µs ~30.0 µs  30.0 µs";
         assert_eq!(lines(&stages).join("\n"), expected);
         assert!(lines(&stages).iter().all(|line| line.chars().count() == 80));
     }

@@ -282,7 +282,7 @@ mod tests {
             ("hold 10k", "write 'hold RATE TIME', such as 'hold 10k 2m'"),
             ("hold", "write 'hold RATE TIME', such as 'hold 10k 2m'"),
             ("hold fast 5s", "'fast' is not a rate; write 'hold RATE TIME'"),
-            ("hold 10k 5", "'5': a time is a number with its unit"),
+            ("hold 10k x", "'x': a time is a number, in seconds or with its unit"),
             ("hold 10k 0s", "'0s' is no time"),
             ("hold -1 5s", "'-1' is not a rate"),
             ("spike 2000M 5s", "'2000M' is not a rate; write 'spike RATE TIME'"),

@@ -1,12 +1,13 @@
 //! Connections as load: how they are opened, closed and replaced, and which addresses they use.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use crate::common::{Answer, count, pktbench, serve, start};
 use pktconn::ServerConfig;
 use serde_json::{Value, json};
+use socket2::{Domain, SockAddr, Socket, Type};
 
 /// An echo server that counts its connections.
 fn counting() -> (String, Arc<AtomicUsize>) {
@@ -40,7 +41,7 @@ fn a_connection_is_closed_after_its_lifetime_also_if_it_is_idle() {
     for load in ["--pipeline 2", "--rate 4"] {
         let before = accepted.load(Relaxed);
         let ran = pktbench(&format!(
-            "--connect {addr} --conns 2 --conn-lifetime 100ms --duration 2s --json {load}"
+            "--connect {addr} --conns 2 --conn-lifetime 100ms --warmup 0 --duration 2s --json {load}"
         ));
         let document = ran.document();
         assert_eq!(ran.code, Some(0), "{document}");
@@ -53,8 +54,9 @@ fn a_connection_is_closed_after_its_lifetime_also_if_it_is_idle() {
 #[test]
 fn an_open_loop_of_connections_opens_them_at_its_rate_and_says_how_many_it_missed() {
     let (addr, accepted) = counting();
-    let ran =
-        pktbench(&format!("--connect {addr} --conns-per-second 200 --conn-packets 5 --duration 2s --json"));
+    let ran = pktbench(&format!(
+        "--connect {addr} --conns-per-second 200 --conn-packets 5 --warmup 0 --duration 2s --json"
+    ));
     let document = ran.document();
     assert_eq!(ran.code, Some(0), "{document}");
     assert_eq!(count(&document, "connections", "missed"), 0);
@@ -64,7 +66,7 @@ fn an_open_loop_of_connections_opens_them_at_its_rate_and_says_how_many_it_misse
 
     // Each connection lasts for half a second, so two of them make four per second.
     let ran = pktbench(&format!(
-        "--connect {addr} --conns-per-second 20 --conn-lifetime 500ms --conns 2 --duration 2s --json"
+        "--connect {addr} --conns-per-second 20 --conn-lifetime 500ms --conns 2 --warmup 0 --duration 2s --json"
     ));
     let document = ran.document();
     assert_eq!((ran.code, &document["verdict"]), (Some(6), &json!("not_offered")), "{document}");
@@ -127,10 +129,12 @@ fn the_addresses_of_a_name_are_loaded_evenly_and_shown_one_by_one() {
 #[test]
 fn a_dead_address_is_reported_and_the_others_are_loaded() {
     let (addr, _) = start("127.0.0.1:0", ServerConfig::new());
-    // A port at which nothing listens.
-    let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // Bound, so that no other program listens on the port, and not listening.
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SockAddr::from(SocketAddr::from(([127, 0, 0, 1], 0)))).unwrap();
+    let dead = socket.local_addr().unwrap().as_socket().unwrap();
     let connect = format!("--connect nowhere.invalid:80 --connect-to {addr} --connect-to {dead}");
-    let ran = pktbench(&format!("{connect} --conns 4 --duration 1s --json"));
+    let ran = pktbench(&format!("{connect} --conns 4 --warmup 0 --duration 1s --json"));
     let document = ran.document();
     assert_eq!((ran.code, &document["verdict"]), (Some(1), &json!("failed")), "{document}");
     let warning = format!("warning: cannot connect to {dead}: ");

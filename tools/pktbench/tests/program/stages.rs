@@ -150,7 +150,7 @@ fn a_frozen_server_ends_the_run_by_its_latency() {
     {
         let addr = freezes_after(Duration::from_secs(1));
         let args = format!(
-            "--connect {addr} --conns 2 --sizes 64 {load} {amount} --interval 200ms --json --timeout 50s"
+            "--connect {addr} --conns 2 --sizes 64 {load} {amount} --warmup 0 --interval 200ms --json --timeout 50s"
         );
         let ran = run(&args, ("--abort-on", "p50>500ms for 600ms"));
         let document = ran.document();
@@ -169,7 +169,7 @@ fn a_frozen_server_ends_the_run_by_its_latency() {
 #[test]
 fn the_report_says_what_ended_the_run() {
     let addr = freezes_after(Duration::from_millis(200));
-    let args = format!("--connect {addr} --conns 2 --sizes 64 --interval 100ms --duration 60s");
+    let args = format!("--connect {addr} --conns 2 --sizes 64 --interval 100ms --warmup 0 --duration 60s");
     let ran = run(&args, ("--abort-on", "max>200ms"));
     assert_eq!(ran.code, Some(99), "{ran:?}");
     let expected = "\nverdict     aborted: max>200ms at ";
