@@ -90,7 +90,7 @@ fn the_reports_have_a_row_per_stage() {
         "stage  ",
         "hold 500 300ms  ",
         "step 500 every 200ms to 2k (1k)  ",
-        "sine 100..900 pe\u{2026}200ms for 400ms ",
+        "sine 100..900 p\u{2026}200ms for 400ms ",
     ];
     for name in names {
         assert!(ran.stdout.contains(&format!("\n{name}")), "{name}: {}", ran.stdout);
