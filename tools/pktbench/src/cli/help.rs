@@ -63,7 +63,7 @@ fn meaning(verdict: Verdict) -> &'static str {
         Verdict::NoAnswer => "packets were not answered within --timeout or --packet-timeout",
         Verdict::NotOffered => "less of the load was offered than --min-offered requires",
         Verdict::NoSamples => "no measured packet came back",
-        Verdict::ClientSaturated => "--strict-client: the load generator was saturated",
+        Verdict::Saturated => "--strict-client: the load generator was saturated",
         Verdict::PassSaturated => "pass, but the load generator was saturated",
         Verdict::Threshold => "a --threshold does not hold, --abort-on ended the run, or no rate was found",
         Verdict::Regression => "worse than --baseline allows",

@@ -25,7 +25,7 @@ use crate::report::paths::is_same_file;
 use crate::report::sink::Sink;
 use crate::report::text;
 use crate::result::document::{
-    Client, Config, Document, Errors, Host, Offered, SCHEMA, StageResult, Tool, Totals, Window,
+    Config, Document, Errors, Host, LoadGenerator, Offered, SCHEMA, StageResult, Tool, Totals, Window,
 };
 use crate::result::json;
 use crate::result::latency::Latencies;
@@ -156,8 +156,8 @@ fn first_difference(one: &Config, other: &Config) -> Option<&'static str> {
 /// Adds up one or more documents.
 fn sum(parts: &[Document]) -> anyhow::Result<Document> {
     let window = window(parts);
-    let client = client(parts);
-    let least = if client.saturated { Verdict::PassSaturated } else { Verdict::Pass };
+    let load_generator = load_generator(parts);
+    let least = if load_generator.saturated { Verdict::PassSaturated } else { Verdict::Pass };
     let verdict = parts.iter().map(|part| part.verdict).fold(least, Verdict::worse);
     Ok(Document {
         schema: SCHEMA.to_owned(),
@@ -176,7 +176,7 @@ fn sum(parts: &[Document]) -> anyhow::Result<Document> {
         connections: connections::sum(parts)?,
         addresses: connections::addresses(parts, window)?,
         offered: offered(parts),
-        client,
+        load_generator,
         intervals: intervals::sum(parts, window),
         stages: stages(parts)?,
         // It has percentiles without histograms, which cannot be added.
@@ -212,9 +212,9 @@ fn config(parts: &[Document]) -> Config {
         server: joined(parts, |part| part.config.server.clone()),
         tls: first.tls,
         tls_insecure: configs().any(|config| config.tls_insecure),
-        own_server: configs().any(|config| config.own_server),
-        own_server_threads: configs()
-            .filter_map(|config| config.own_server_threads)
+        builtin_server: configs().any(|config| config.builtin_server),
+        builtin_server_threads: configs()
+            .filter_map(|config| config.builtin_server_threads)
             .reduce(usize::saturating_add),
         conns: add(|config| config.conns),
         connect_rate: rates(parts, |config| config.connect_rate),
@@ -376,17 +376,17 @@ fn offered(parts: &[Document]) -> Option<Offered> {
     Some(Offered::of(sent, missed, worst.and_then(|offered| offered.limit)))
 }
 
-fn client(parts: &[Document]) -> Client {
+fn load_generator(parts: &[Document]) -> LoadGenerator {
     let threads = |part: &Document| part.config.threads as f64;
     let all_threads: f64 = parts.iter().map(threads).sum();
-    let cpu_pct: f64 = parts.iter().map(|part| part.client.cpu_pct * threads(part)).sum();
-    let clients = || parts.iter().map(|part| &part.client);
-    let most = |share: fn(&Client) -> Option<f64>| clients().filter_map(share).reduce(f64::max);
-    let longest = |time: fn(&Client) -> Option<u64>| clients().filter_map(time).max();
+    let cpu_pct: f64 = parts.iter().map(|part| part.load_generator.cpu_pct * threads(part)).sum();
+    let clients = || parts.iter().map(|part| &part.load_generator);
+    let most = |share: fn(&LoadGenerator) -> Option<f64>| clients().filter_map(share).reduce(f64::max);
+    let longest = |time: fn(&LoadGenerator) -> Option<u64>| clients().filter_map(time).max();
     let mut saturated_by: Vec<_> = clients().flat_map(|client| client.saturated_by.clone()).collect();
     saturated_by.sort_unstable();
     saturated_by.dedup();
-    Client {
+    LoadGenerator {
         cpu_pct: if all_threads > 0.0 { cpu_pct / all_threads } else { 0.0 },
         busiest_thread_pct: most(|client| client.busiest_thread_pct),
         schedule_lag_p99_ns: longest(|client| client.schedule_lag_p99_ns),
@@ -394,7 +394,6 @@ fn client(parts: &[Document]) -> Client {
         steal_pct: most(|client| client.steal_pct),
         throttled_ns: longest(|client| client.throttled_ns),
         clock_gap_ns: longest(|client| client.clock_gap_ns),
-        not_sent: add(parts, |part| &part.client, |client| client.not_sent),
         saturated: clients().any(|client| client.saturated),
         saturated_by,
     }
@@ -458,15 +457,14 @@ mod tests {
         (other.errors.eof, other.errors.first) = (1, Some("gone".to_owned()));
         (other.config.threads, other.config.server) = (3, "b:1".to_owned());
         other.host = Host { name: "elsewhere".to_owned(), cores: 5, ..other.host };
-        other.client = Client {
+        other.load_generator = LoadGenerator {
             cpu_pct: 80.0,
             busiest_thread_pct: Some(81.0),
             schedule_lag_p99_ns: Some(7),
             throttled_ns: Some(9),
-            not_sent: 4,
             saturated: true,
             saturated_by: vec![Reason::Throttled],
-            ..Client::default()
+            ..LoadGenerator::default()
         };
         let sum = sum(&[one.clone(), other]).unwrap();
         assert_eq!(
@@ -485,19 +483,18 @@ mod tests {
         assert_eq!(sum.config.server, "127.0.0.1:14572, b:1");
         assert_eq!(sum.host.name, format!("{}, elsewhere", one.host.name));
         assert_eq!(sum.host.cores, one.host.cores + 5);
-        let client = Client {
+        let client = LoadGenerator {
             cpu_pct: 60.0,
             busiest_thread_pct: Some(81.0),
             run_queue_pct: Some(0.0),
             schedule_lag_p99_ns: Some(7),
             throttled_ns: Some(9),
-            not_sent: 4,
             saturated: true,
             saturated_by: vec![Reason::Throttled],
-            ..Client::default()
+            ..LoadGenerator::default()
         };
         assert_eq!(sum.verdict, Verdict::PassSaturated, "a part was saturated");
-        assert_eq!(sum.client, client, "cpu_pct is weighted by threads: (1 x 0 + 3 x 80) / 4");
+        assert_eq!(sum.load_generator, client, "cpu_pct is weighted by threads: (1 x 0 + 3 x 80) / 4");
     }
 
     #[test]

@@ -9,7 +9,7 @@ pub(crate) mod hdr_log;
 
 pub(crate) mod hgrm;
 
-pub(crate) mod client;
+pub(crate) mod load_generator;
 
 pub(crate) mod comparison;
 

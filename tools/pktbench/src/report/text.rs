@@ -4,9 +4,9 @@ use std::borrow::Cow;
 use std::fmt::{self, Write};
 
 use crate::judge::threshold;
-use crate::report::client;
 use crate::report::comparison;
 use crate::report::connections;
+use crate::report::load_generator;
 use crate::report::search;
 use crate::report::stages;
 use crate::result::document::{
@@ -70,7 +70,7 @@ fn write(text: &mut String, document: &Document) -> fmt::Result {
             )?;
         }
     }
-    row(text, "client", &client::text(document))?;
+    row(text, "generator", &load_generator::text(document))?;
     if let Some(search) = &document.search {
         row(text, "search", &search_text(search))?;
         for line in search::curve(search) {
@@ -211,7 +211,7 @@ fn sizes(sizes: &str) -> String {
 }
 
 pub(crate) fn server(config: &Config) -> String {
-    match config.own_server_threads {
+    match config.builtin_server_threads {
         None if config.tls_insecure => format!("{} (TLS, any certificate accepted)", config.server),
         None if config.tls => format!("{} (TLS)", config.server),
         None => config.server.clone(),
@@ -413,8 +413,8 @@ fn meaning(verdict: Verdict, verify: Verify) -> &'static str {
         Verdict::NotOffered => "not offered: less of the load was offered than --min-offered requires",
         Verdict::NoSamples => "failed: none of the measured packets came back",
         Verdict::Integrity => "integrity violated: packets were lost, corrupted, reordered or duplicated",
-        Verdict::ClientSaturated => {
-            "client saturated: the load generator reached its limit, so the figures say little about the server"
+        Verdict::Saturated => {
+            "saturated: the load generator reached its limit, so the figures say little about the server"
         }
         Verdict::Regression => "regression: worse than the baseline by more than --max-regress allows",
         Verdict::Inconclusive => {
@@ -459,7 +459,7 @@ max           30.0 µs
 
 integrity   2 packets verified, 0 corrupted, 0 reordered, 0 duplicated, 0 lost,
             0 unanswered
-client      load generator threads 0 % busy
+generator   threads 0 % busy
 verdict     pass: every packet came back intact, in order and exactly once (exit
             code 0)";
         assert_eq!(text(&document(&outcome())), expected);

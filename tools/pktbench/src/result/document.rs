@@ -1,6 +1,6 @@
 //! The document of a result: what `--json` prints, and what `compare`, `merge` and `html` read.
 //!
-//! `schema/pktbench-1.schema.json` describes its shape, and the README explains it. New fields may be added. A change
+//! `schema/pktbench-2.schema.json` describes its shape, and the README explains it. New fields may be added. A change
 //! that removes a field or changes its meaning needs a new [`SCHEMA`].
 
 use std::collections::BTreeMap;
@@ -17,7 +17,7 @@ use crate::traffic::arrivals::Arrival;
 use crate::traffic::verify::{Integrity, Verify};
 
 /// The value of the field `schema`.
-pub(crate) const SCHEMA: &str = "pktbench/1";
+pub(crate) const SCHEMA: &str = "pktbench/2";
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Document {
@@ -42,7 +42,7 @@ pub(crate) struct Document {
     /// Only of an open loop, of packets or of connections.
     #[serde(default)]
     pub(crate) offered: Option<Offered>,
-    pub(crate) client: Client,
+    pub(crate) load_generator: LoadGenerator,
     pub(crate) intervals: Vec<Interval>,
     /// Only with `--stages`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -106,8 +106,8 @@ pub(crate) struct Config {
     /// Whether any certificate was accepted.
     #[serde(default)]
     pub(crate) tls_insecure: bool,
-    pub(crate) own_server: bool,
-    pub(crate) own_server_threads: Option<usize>,
+    pub(crate) builtin_server: bool,
+    pub(crate) builtin_server_threads: Option<usize>,
     pub(crate) conns: usize,
     pub(crate) connect_rate: Option<f64>,
     #[serde(default)]
@@ -274,7 +274,7 @@ impl Offered {
 
 /// The load generator itself, in the window. `None`: not measured, because the system does not have the figure.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Client {
+pub(crate) struct LoadGenerator {
     /// CPU time of the load threads, as a percentage of the measured time: 100 means that all threads were always busy.
     pub(crate) cpu_pct: f64,
     /// The CPU time of the busiest thread, as a percentage of its time.
@@ -294,8 +294,6 @@ pub(crate) struct Client {
     pub(crate) clock_gap_ns: Option<u64>,
     /// Open loop: how late packets were sent. Packets that waited for responses or for the socket do not count.
     pub(crate) schedule_lag_p99_ns: Option<u64>,
-    /// Open loop: missed packets. They were due by the end of the run and were not sent.
-    pub(crate) not_sent: u64,
     /// Whether the load generator was saturated: then the figures show its own limit and not that of the server.
     pub(crate) saturated: bool,
     /// Why. Empty if it was not saturated, and in results of older versions.
@@ -303,7 +301,7 @@ pub(crate) struct Client {
     pub(crate) saturated_by: Vec<Reason>,
 }
 
-impl Client {
+impl LoadGenerator {
     /// Whether it was saturated for another reason than packets that were sent late.
     pub(crate) fn is_saturated_otherwise(&self) -> bool {
         self.saturated_by.iter().any(|reason| *reason != Reason::ScheduleLag)

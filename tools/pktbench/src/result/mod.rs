@@ -18,4 +18,6 @@ pub(crate) mod json;
 
 pub(crate) mod config;
 
+pub(crate) mod version_1;
+
 pub(crate) mod read;

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::result::document::{Document, SCHEMA};
-use crate::result::verdict::Verdict;
+use crate::result::version_1;
 
 /// The field that every version of the document has.
 #[derive(Deserialize)]
@@ -26,23 +26,24 @@ impl Document {
         if let Some(progress) = unfinished(&text) {
             bail!("{name} is the output of a run that was ended before its result: {progress}; run it again");
         }
-        match serde_json::from_str(&text) {
-            Ok(Head { schema }) if schema == SCHEMA => {}
-            Ok(Head { schema }) => {
-                bail!("{name} has the schema {schema:?}; this version of pktbench reads only {SCHEMA:?}")
-            }
+        let mut value: Value = match serde_json::from_str(&text) {
+            Ok(value) => value,
             Err(problem) => bail!("{name} is not a result of 'pktbench --json': {problem}"),
+        };
+        let schema = match Head::deserialize(&value) {
+            Ok(Head { schema }) => schema,
+            Err(problem) => bail!("{name} is not a result of 'pktbench --json': {problem}"),
+        };
+        match schema.as_str() {
+            SCHEMA => {}
+            version_1::SCHEMA => version_1::upgrade(&mut value),
+            _ => bail!(
+                "{name} has the schema {schema:?}; this version of pktbench reads {SCHEMA:?} and {:?}",
+                version_1::SCHEMA
+            ),
         }
-        let mut document: Self = serde_json::from_str(&text)
-            .with_context(|| format!("{name} does not match the schema {SCHEMA:?}"))?;
-        // Older versions had no such verdict.
-        if document.client.saturated && document.verdict == Verdict::Pass {
-            document.verdict = Verdict::PassSaturated;
-        }
-        // They listed no problems.
-        if document.problems.is_empty() && document.verdict != Verdict::Pass {
-            document.problems.push(document.verdict);
-        }
+        let document = Self::deserialize(value);
+        let document = document.with_context(|| format!("{name} does not match the schema {schema:?}"))?;
         Ok(document)
     }
 }
@@ -90,14 +91,6 @@ mod tests {
     }
 
     #[test]
-    fn a_saturated_result_of_an_older_version_does_not_read_as_a_plain_pass() {
-        let mut old = serde_json::to_value(document()).unwrap();
-        old["client"] = serde_json::json!({"cpu_pct": 99.0, "schedule_lag_p99_ns": null, "not_sent": 0, "saturated": true});
-        let old = read(&old.to_string()).unwrap();
-        assert_eq!((old.verdict, old.client.run_queue_pct), (Verdict::PassSaturated, None));
-    }
-
-    #[test]
     fn the_last_line_of_ndjson_has_the_document() {
         let document = document();
         let lines = format!(
@@ -138,9 +131,10 @@ mod tests {
             ("[1, 2]", "is not a result of 'pktbench --json'"),
             (r#"{"verdict": "pass"}"#, "missing field `schema`"),
             (
-                r#"{"schema": "pktbench/2"}"#,
-                "has the schema \"pktbench/2\"; this version of pktbench reads only \"pktbench/1\"",
+                r#"{"schema": "pktbench/3"}"#,
+                "has the schema \"pktbench/3\"; this version of pktbench reads \"pktbench/2\" and \"pktbench/1\"",
             ),
+            (r#"{"schema": "pktbench/2"}"#, "does not match the schema \"pktbench/2\": missing field"),
             (r#"{"schema": "pktbench/1"}"#, "does not match the schema \"pktbench/1\": missing field"),
         ];
         for (text, expected) in cases {

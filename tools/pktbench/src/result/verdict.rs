@@ -19,7 +19,7 @@ pub(crate) enum Verdict {
     /// A packet was lost, corrupted, reordered or duplicated.
     Integrity,
     /// The load generator was saturated, with `--strict-client`.
-    ClientSaturated,
+    Saturated,
     /// Worse than `--baseline` by more than `--max-regress` allows.
     Regression,
     /// A `--threshold` does not hold.
@@ -42,7 +42,7 @@ impl Verdict {
             Self::Pass | Self::PassSaturated => 0,
             Self::Failed | Self::NoSamples | Self::Undecided => 1,
             Self::Integrity => 3,
-            Self::ClientSaturated => 4,
+            Self::Saturated => 4,
             Self::NoAnswer => 5,
             Self::NotOffered => 6,
             Self::Inconclusive => 97,
@@ -62,7 +62,7 @@ pub(crate) const WORST_FIRST: [Verdict; 13] = [
     Verdict::NoAnswer,
     Verdict::NotOffered,
     Verdict::NoSamples,
-    Verdict::ClientSaturated,
+    Verdict::Saturated,
     Verdict::Threshold,
     Verdict::Regression,
     Verdict::Undecided,

@@ -80,8 +80,7 @@ impl Outcome {
         let Tally { integrity, errors, .. } = &self.tally;
         let is_offered = self.offered().is_none_or(|offered| offered.pct >= self.plan.min_offered_pct);
         let is_saturated = !self.saturated_by().is_empty();
-        let saturated =
-            if self.plan.strict_client { Verdict::ClientSaturated } else { Verdict::PassSaturated };
+        let saturated = if self.plan.strict_client { Verdict::Saturated } else { Verdict::PassSaturated };
         let problems = [
             (Verdict::Integrity, integrity.violations() > 0),
             (Verdict::Interrupted, self.interrupted),
@@ -197,7 +196,7 @@ pub(crate) mod tests {
         run.host.throttled_ns = Some(1_000_000_000);
         assert_eq!(Verdict::worst(&run.problems()), Verdict::PassSaturated);
         run.plan = Arc::new(Plan { strict_client: true, ..plan() });
-        assert_eq!(Verdict::worst(&run.problems()), Verdict::ClientSaturated);
+        assert_eq!(Verdict::worst(&run.problems()), Verdict::Saturated);
         run.tally.errors.eof = 1;
         assert_eq!(Verdict::worst(&run.problems()), Verdict::Failed);
     }

@@ -179,7 +179,7 @@ fn search(
         verdict = verdict.worse(Verdict::Threshold);
     }
     if plan.strict_client && end == SearchEnd::LoadGenerator {
-        verdict = verdict.worse(Verdict::ClientSaturated);
+        verdict = verdict.worse(Verdict::Saturated);
     }
     document.search = Some(search);
     if verdict != Verdict::Pass && !document.problems.contains(&verdict) {
@@ -246,10 +246,12 @@ fn achieved_pct(document: &Document) -> f64 {
 
 /// Whether the load generator may be the reason why a rate fails. How late it may be depends on the condition.
 fn is_load_generator_the_limit(document: &Document, condition: &Condition) -> bool {
-    let lag_ns = document.client.schedule_lag_p99_ns.unwrap_or(0) as f64;
+    let lag_ns = document.load_generator.schedule_lag_p99_ns.unwrap_or(0) as f64;
     match condition.latency_bound() {
-        Some(bound_ns) => lag_ns > MAX_LAG_SHARE * bound_ns || document.client.is_saturated_otherwise(),
-        None => document.client.saturated,
+        Some(bound_ns) => {
+            lag_ns > MAX_LAG_SHARE * bound_ns || document.load_generator.is_saturated_otherwise()
+        }
+        None => document.load_generator.saturated,
     }
 }
 
@@ -424,7 +426,7 @@ mod tests {
             let fails_once = rate == 20.0 && !tried.contains(&rate);
             tried.push(rate);
             let mut document = document();
-            document.client.saturated = rate > 50.0;
+            document.load_generator.saturated = rate > 50.0;
             received(&mut document, if fails_once || rate > 50.0 { 900 } else { 1000 });
             Ok(document)
         };
@@ -434,7 +436,7 @@ mod tests {
         let search = found.search.unwrap();
         assert!(search.max_rate > Some(45.0), "{tried:?}");
         assert_eq!(search.ended_by, Some(SearchEnd::LoadGenerator));
-        assert_eq!(found.verdict, Verdict::ClientSaturated);
+        assert_eq!(found.verdict, Verdict::Saturated);
     }
 
     #[test]
@@ -466,8 +468,8 @@ mod tests {
         let step = |condition: &str, lag_ms: u64| {
             let mut run = document();
             run.latency_ns.service = latency(40);
-            run.client.saturated = lag_ms > 1;
-            run.client.schedule_lag_p99_ns = Some(lag_ms * 1_000_000);
+            run.load_generator.saturated = lag_ms > 1;
+            run.load_generator.schedule_lag_p99_ns = Some(lag_ms * 1_000_000);
             let step = judge(&run, 1.0, &condition.parse().unwrap());
             (step.ok, step.limit)
         };

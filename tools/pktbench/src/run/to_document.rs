@@ -9,7 +9,7 @@ use crate::record::recording::Traffic;
 use crate::record::saturation::reasons::steal_pct;
 use crate::result::config::config;
 use crate::result::connections::{AddressResult, Connections};
-use crate::result::document::{Client, Document, Host, SCHEMA, Tool, Totals, Window};
+use crate::result::document::{Document, Host, LoadGenerator, SCHEMA, Tool, Totals, Window};
 use crate::result::latency::Latency;
 use crate::result::verdict::Verdict;
 use crate::run::outcome::Outcome;
@@ -31,7 +31,7 @@ pub(crate) fn document(outcome: &Outcome) -> Document {
         connections: Some(connections(outcome)),
         addresses: addresses(outcome, window),
         offered: outcome.offered(),
-        client: client(outcome),
+        load_generator: load_generator(outcome),
         intervals: outcome.intervals.clone(),
         stages: outcome.stages.clone(),
         sizes: outcome.tally.sizes.to_document(),
@@ -110,10 +110,10 @@ fn addresses(outcome: &Outcome, window: Window) -> Vec<AddressResult> {
     several.collect()
 }
 
-fn client(outcome: &Outcome) -> Client {
+fn load_generator(outcome: &Outcome) -> LoadGenerator {
     let client = &outcome.tally.client;
     let saturated_by = outcome.saturated_by();
-    Client {
+    LoadGenerator {
         cpu_pct: client.cpu_pct(),
         busiest_thread_pct: Some(client.busiest_pct),
         run_queue_pct: Some(client.run_queue_pct),
@@ -121,7 +121,6 @@ fn client(outcome: &Outcome) -> Client {
         throttled_ns: outcome.host.throttled_ns,
         clock_gap_ns: outcome.host.gaps.map(|gaps| gaps.total_ns),
         schedule_lag_p99_ns: client.lag_p99_ns(),
-        not_sent: client.missed.count(),
         saturated: !saturated_by.is_empty(),
         saturated_by,
     }

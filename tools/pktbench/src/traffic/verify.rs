@@ -99,10 +99,8 @@ impl<T: Copy> Judgement<T> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Integrity {
     pub(crate) verified: u64,
-    #[serde(rename = "altered")]
     pub(crate) corrupted: u64,
     pub(crate) reordered: u64,
-    #[serde(rename = "doubled")]
     pub(crate) duplicated: u64,
     /// Overtaken by a later packet, and never received.
     pub(crate) lost: u64,

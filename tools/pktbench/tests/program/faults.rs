@@ -35,7 +35,7 @@ fn wrong_at_7(wrong: fn(Vec<u8>) -> Answer) -> SocketAddr {
 #[track_caller]
 fn check(document: &Value, verified: u64, others: &[(&str, u64)]) {
     assert_eq!(count(document, "integrity", "verified"), verified, "{document}");
-    for name in ["altered", "reordered", "doubled", "lost", "unanswered"] {
+    for name in ["corrupted", "reordered", "duplicated", "lost", "unanswered"] {
         let expected = others.iter().find(|(other, _)| *other == name).map_or(0, |(_, count)| *count);
         assert_eq!(count(document, "integrity", name), expected, "{name}: {document}");
     }
@@ -68,7 +68,7 @@ fn a_corrupted_byte_is_found_at_any_position() {
     ];
     for corrupt in corruptions {
         let ran = load(wrong_at_7(corrupt), &[FOUR]);
-        check(&ran.document(), 39, &[("altered", 1)]);
+        check(&ran.document(), 39, &[("corrupted", 1)]);
         assert_eq!(ran.code, Some(3));
         assert_eq!(ran.document()["verdict"], "integrity");
     }
@@ -78,7 +78,7 @@ fn a_corrupted_byte_is_found_at_any_position() {
 fn a_shortened_packet_is_corrupted() {
     let addr = wrong_at_7(|whole| Answer::Bytes(frame(&whole[4..whole.len() - 1])));
     let ran = load(addr, &[FOUR]);
-    check(&ran.document(), 39, &[("altered", 1)]);
+    check(&ran.document(), 39, &[("corrupted", 1)]);
     assert_eq!(ran.code, Some(3));
 }
 
@@ -116,7 +116,7 @@ fn a_packet_that_comes_twice_is_duplicated_even_if_it_is_the_last() {
             }
         });
         let ran = load(addr, &[FOUR]);
-        check(&ran.document(), 40, &[("doubled", 1)]);
+        check(&ran.document(), 40, &[("duplicated", 1)]);
         assert_eq!(ran.code, Some(3), "packet {duplicated}");
     }
 }
@@ -156,7 +156,7 @@ fn endless_duplicates_do_not_delay_the_end_of_the_run() {
     let document = ran.document();
     assert_eq!(count(&document, "integrity", "verified"), 7);
     assert_eq!(count(&document, "integrity", "unanswered"), 1);
-    assert!(count(&document, "integrity", "doubled") > 0);
+    assert!(count(&document, "integrity", "duplicated") > 0);
     assert_eq!(ran.code, Some(3));
 }
 
@@ -218,7 +218,7 @@ fn a_failed_connection_does_not_hide_a_corrupted_packet() {
     });
     let ran = load(addr, &[ONE]);
     let document = ran.document();
-    check(&document, 30, &[("altered", 5), ("unanswered", 5)]);
+    check(&document, 30, &[("corrupted", 5), ("unanswered", 5)]);
     assert_eq!(count(&document, "errors", "eof"), 5);
     assert_eq!(ran.code, Some(3));
 }
@@ -236,7 +236,7 @@ fn an_answer_to_an_incompletely_sent_packet_does_not_end_the_load() {
     let ran = pktbench(&format!("--connect {addr} --conns 1 --sizes 16MiB --packets 2 --json"));
     let document = ran.document();
     assert_eq!(count(&document, "totals", "sent"), 2, "{document}");
-    check(&document, 1, &[("altered", 1), ("doubled", 1)]);
+    check(&document, 1, &[("corrupted", 1), ("duplicated", 1)]);
     assert_eq!(ran.code, Some(3));
 }
 
@@ -252,7 +252,7 @@ fn a_run_ends_if_the_server_stops_reading() {
         drop(stream);
     });
     let ran = pktbench(&format!("--connect {addr} --conns 1 --sizes 16MiB --packets 1 --timeout 1s --json"));
-    check(&ran.document(), 0, &[("altered", 1)]);
+    check(&ran.document(), 0, &[("corrupted", 1)]);
     assert_eq!(ran.code, Some(3));
 }
 

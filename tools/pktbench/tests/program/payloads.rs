@@ -75,7 +75,7 @@ enum Fault {
 
 #[test]
 fn one_fault_in_a_thousand_equal_packets_is_counted() {
-    let counts = ["altered", "reordered", "doubled", "lost", "unanswered"];
+    let counts = ["corrupted", "reordered", "duplicated", "lost", "unanswered"];
     for load in ["--payload hex:00112233445566778899", "--payload hex:00", "--sizes 0"] {
         for (pipeline, fault, expected, code) in [
             (1, Fault::None, [0, 0, 0, 0, 0], 0),

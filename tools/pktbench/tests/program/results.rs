@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::common::{Answer, asserts_times, count, pktbench, samples, serve};
+use crate::common::{Answer, asserts_times, check_schema, count, pktbench, samples, serve};
 use serde_json::{Value, json};
 
 /// Writes the result of a small run, with made-up intervals of `received` packets each.
@@ -55,7 +55,7 @@ fn a_slower_server_is_exit_code_98_and_the_same_one_is_0() {
     );
     let allowed = compare(&slow, "--max-regress rate:30% --json");
     let comparison: Value = serde_json::from_str(&allowed.stdout).unwrap();
-    assert_eq!((allowed.code, &comparison["figures"][0]["finding"]), (Some(0), &json!("allowed")));
+    assert_eq!((allowed.code, &comparison["metrics"][0]["finding"]), (Some(0), &json!("allowed")));
 }
 
 #[test]
@@ -73,7 +73,7 @@ fn a_run_is_compared_with_its_baseline_and_a_short_one_is_undecided() {
     let ran = pktbench(&format!("{of_other_load} --force"));
     let document = ran.document();
     assert_eq!((ran.code, &document["verdict"]), (Some(1), &json!("undecided")), "{ran:?}");
-    assert_eq!(document["baseline"]["figures"][0]["figure"], "rate");
+    assert_eq!(document["baseline"]["metrics"][0]["metric"], "rate");
     assert!(ran.stderr.starts_with("warning: the load options differ (conns 2 and 3)"), "{ran:?}");
 }
 
@@ -177,4 +177,32 @@ fn invalid_files_and_options_are_one_line_errors() {
         assert!(ran.error_line().contains(expected), "{args}: {ran:?}");
         assert_eq!(ran.code, Some(2), "{args}");
     }
+}
+
+/// What version 0.1.0 wrote, with the schema `pktbench/1`.
+const VERSION_1: &str = include_str!("result-1.json");
+
+#[test]
+fn results_of_the_first_schema_can_be_compared_merged_and_shown() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let (old, page) = (path("old.json"), path("old.html"));
+    fs::write(&old, VERSION_1).unwrap();
+
+    let ran = pktbench(&format!("compare {old} {old} --json"));
+    let comparison: Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!((ran.code, &comparison["metrics"][0]["metric"]), (Some(0), &json!("rate")), "{ran:?}");
+
+    let new = path("new.json");
+    let load = "--rate 2k --conns 2 --warmup 0 --duration 1s --interval 100ms --sizes 8-64";
+    assert_eq!(pktbench(&format!("{load} -o {new}")).code, Some(0));
+    let ran = pktbench(&format!("merge {old} {new} --format json"));
+    let sum: Value = serde_json::from_str(&ran.stdout).unwrap();
+    check_schema(&sum);
+    assert_eq!((&sum["schema"], &sum["totals"]["sent"]), (&json!("pktbench/2"), &json!(4000)), "{ran:?}");
+    assert_eq!(sum["offered"]["asked"], 4000);
+    assert_eq!(sum["connections"], Value::Null, "the first schema has no connections");
+
+    assert_eq!(pktbench(&format!("html {old} {page}")).code, Some(0));
+    assert!(fs::read_to_string(page).unwrap().contains("2,000"));
 }

@@ -17,7 +17,7 @@ fn a_number_of_packets_is_echoed_by_the_built_in_server() {
     assert_eq!(count(&document, "totals", "sent"), 1003);
     assert_eq!(count(&document, "integrity", "verified"), 1003);
     assert_eq!(document["totals"]["bytes_sent"], document["totals"]["bytes_received"]);
-    assert_eq!(document["config"]["own_server"], true);
+    assert_eq!(document["config"]["builtin_server"], true);
     let latency_ns = &document["latency_ns"]["service"];
     let percentiles = latency_ns["percentiles"].as_array().unwrap();
     let mut latencies = vec![latency_ns["min"].as_u64()];

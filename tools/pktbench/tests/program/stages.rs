@@ -47,7 +47,7 @@ fn each_stage_has_its_own_figures() {
     let sum = |name: &str| stages.iter().map(|stage| stage[name].as_u64().unwrap()).sum::<u64>();
     assert_eq!(sum("sent"), count(&document, "totals", "sent"), "{document}");
     assert_eq!(sum("received"), count(&document, "totals", "received"), "{document}");
-    let due = count(&document, "totals", "sent") + count(&document, "client", "not_sent");
+    let due = count(&document, "totals", "sent") + count(&document, "offered", "missed");
     assert_eq!((due, sum("asked")), (2400, 2400), "{document}");
     let samples = |kind: &str| {
         let of = |stage: &Value| stage["latency_ns"][kind]["count"].as_u64().unwrap();
@@ -268,7 +268,7 @@ fn the_achieved_course_is_the_asked_one() {
         }
     }
     assert_eq!(
-        count(&document, "totals", "sent") + count(&document, "client", "not_sent"),
+        count(&document, "totals", "sent") + count(&document, "offered", "missed"),
         asked(20.0).ceil() as u64
     );
 }

@@ -40,13 +40,13 @@ fn a_process_that_was_stopped_is_saturated_in_both_loops() {
     for mode in ["", "--rate 200 --min-offered 0%"] {
         let (document, code) = stopped(mode);
         assert_eq!((document["verdict"].as_str(), code), (Some("pass_saturated"), Some(0)), "{document}");
-        let reasons = document["client"]["saturated_by"].as_array().unwrap();
+        let reasons = document["load_generator"]["saturated_by"].as_array().unwrap();
         assert!(reasons.contains(&"clock_gap".into()), "{document}");
         // The part of the stop that is in the window, less one tick of the conductor.
-        let gap_ns = count(&document, "client", "clock_gap_ns");
+        let gap_ns = count(&document, "load_generator", "clock_gap_ns");
         assert!(gap_ns > 1_000_000_000, "{document}");
         let (document, code) = stopped(&format!("{mode} --strict-client"));
-        assert_eq!((document["verdict"].as_str(), code), (Some("client_saturated"), Some(4)), "{document}");
+        assert_eq!((document["verdict"].as_str(), code), (Some("saturated"), Some(4)), "{document}");
     }
 }
 
@@ -112,9 +112,7 @@ mod cores {
         };
         let _busy = [busy_loop(), busy_loop()];
         for load in LOADS {
-            for (option, verdict, code) in
-                [("", "pass_saturated", 0), ("--strict-client", "client_saturated", 4)]
-            {
+            for (option, verdict, code) in [("", "pass_saturated", 0), ("--strict-client", "saturated", 4)] {
                 let (document, exit) = on_one_core(&format!("{load} {option}"));
                 assert_eq!((document["verdict"].as_str(), exit), (Some(verdict), Some(code)), "{document}");
             }
@@ -128,7 +126,7 @@ mod cores {
             let (document, _) = on_one_core(load);
             // On a busy machine it shares the core with other programs.
             if asserts_times() {
-                assert_eq!(document["client"]["saturated"], false, "{document}");
+                assert_eq!(document["load_generator"]["saturated"], false, "{document}");
             }
         }
     }

@@ -53,7 +53,7 @@ const LOAD_OPTIONS: [&str; 19] = [
     "crc",
     "header",
     "tls",
-    "own_server",
+    "builtin_server",
     "threads",
 ];
 
@@ -146,7 +146,7 @@ pub(crate) fn check_result(document: &Document, path: &Path) -> Result<(), Strin
         Verdict::NoAnswer => "no_answer",
         Verdict::NotOffered => "not_offered",
         Verdict::NoSamples => "no_samples",
-        Verdict::ClientSaturated => "client_saturated",
+        Verdict::Saturated => "client_saturated",
         Verdict::Threshold if document.aborted.is_some() => {
             return Err(format!(
                 "{} was ended early by --abort-on, so its figures are not those of the whole load; --force compares \
@@ -212,7 +212,7 @@ fn verdict(metrics: &[Difference]) -> Verdict {
 /// Which of the two results has figures of a saturated load generator.
 fn saturated(base: &Document, new: &Document) -> Vec<String> {
     let results = [("base", base), ("new", new)];
-    let saturated = results.into_iter().filter(|(_, result)| result.client.saturated);
+    let saturated = results.into_iter().filter(|(_, result)| result.load_generator.saturated);
     saturated.map(|(name, _)| name.to_owned()).collect()
 }
 
@@ -373,7 +373,7 @@ mod tests {
     #[test]
     fn a_saturated_load_generator_is_compared_with_a_warning() {
         let (base, mut new) = (steady(100_000, 1_000_000), steady(100_000, 1_000_000));
-        new.client.saturated = true;
+        new.load_generator.saturated = true;
         new.verdict = Verdict::PassSaturated;
         assert_eq!(check_result(&new, Path::new("new.json")), Ok(()));
         let comparison = Comparison::of(&base, Path::new("b"), &new, &Limits::default());

@@ -38,7 +38,7 @@ fn label(key: &str) -> String {
         "doubled" => "duplicated".to_owned(),
         "not_sent" => "missed".to_owned(),
         "own_server" => "built-in server".to_owned(),
-        "own_server_threads" => "built-in server threads".to_owned(),
+        "builtin_server_threads" => "built-in server threads".to_owned(),
         "first" => "first error".to_owned(),
         "by_segment" => "connections by TCP segment".to_owned(),
         _ => key.replace('_', " "),
@@ -85,7 +85,7 @@ mod tests {
     #[test]
     fn the_end_of_a_name_gives_the_unit_of_the_value() {
         let part = json!({
-            "a_max_bytes": 33_554_432, "altered": 5, "b_tls": false, "c_s": 0.5, "d_lag_p99_ns": 12_300,
+            "a_max_bytes": 33_554_432, "corrupted": 5, "b_tls": false, "c_s": 0.5, "d_lag_p99_ns": 12_300,
             "e_pct": 81.6, "f_per_s": 5000.0, "g": null, "h": "<0>", "i": 1234, "j_s": 0.0,
             "k_start_unix_ns": 1_000_000_000, "rate": 20_000.0, "seed": 1234, "tcp_port": 14_572, "x": [],
             "y": ["a_b", "c"], "z": [1, 2],

@@ -45,7 +45,7 @@ fn header(document: &Document) -> String {
     let (verdict, explanation) = verdict.split_once(": ").unwrap_or((&verdict, ""));
     let badge = match document.verdict {
         Verdict::Pass => "good",
-        Verdict::PassSaturated | Verdict::Interrupted | Verdict::ClientSaturated => "fair",
+        Verdict::PassSaturated | Verdict::Interrupted | Verdict::Saturated => "fair",
         _ => "bad",
     };
     let mode = text::mode(&document.config);
@@ -137,7 +137,8 @@ fn chart(chart: &Chart) -> String {
 }
 
 fn tables(document: &Document) -> String {
-    let Document { totals, window, thresholds, sizes, integrity, errors, client, config, .. } = document;
+    let Document { totals, window, thresholds, sizes, integrity, errors, load_generator, config, .. } =
+        document;
     let mut parts = Vec::new();
     if let Some(search) = &document.search {
         parts.push(section(
@@ -175,7 +176,7 @@ fn tables(document: &Document) -> String {
     if !document.addresses.is_empty() {
         parts.push(section("addresses", "Addresses", &addresses(&document.addresses)));
     }
-    parts.push(section("client", "Load generator", &list(&fields(client))));
+    parts.push(section("load-generator", "Load generator", &list(&fields(load_generator))));
     parts.push(section("window", "Measured time", &list(&fields(window))));
     parts.push(section("config", "Configuration", &list(&fields(config))));
     format!("<div class=\"tables\">\n{}</div>\n", parts.concat())

@@ -55,7 +55,7 @@ impl Ran {
         let document: Value =
             serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"));
         let count = |group: &str, name: &str| count(&document, group, name);
-        let answered = ["verified", "altered", "reordered"].map(|name| count("integrity", name));
+        let answered = ["verified", "corrupted", "reordered"].map(|name| count("integrity", name));
         let answered: u64 = answered.iter().sum();
         assert_eq!(
             answered + count("integrity", "lost") + count("integrity", "unanswered"),
@@ -89,7 +89,7 @@ pub(crate) fn count(document: &Value, group: &str, name: &str) -> u64 {
 /// Checks that a document matches the published schema, and that the schema describes all of its fields.
 #[track_caller]
 pub(crate) fn check_schema(document: &Value) {
-    let text = include_str!("../../../schema/pktbench-1.schema.json");
+    let text = include_str!("../../../schema/pktbench-2.schema.json");
     let mut schema: Value = serde_json::from_str(text).expect("the schema is JSON");
     forbid_more(&mut schema);
     let validator = jsonschema::validator_for(&schema).expect("the schema is valid");

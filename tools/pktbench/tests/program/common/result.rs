@@ -23,8 +23,7 @@ pub(crate) fn result() -> Value {
     result["window"]["seconds"] = json!(30.0);
     result["config"]["mode"] = json!("open");
     result["latency_ns"] = json!({"service": latency(&service), "response": latency(&response)});
-    result["client"] =
-        json!({"cpu_pct": 61.3, "schedule_lag_p99_ns": 41_200, "not_sent": 0, "saturated": false});
+    result["load_generator"] = json!({"cpu_pct": 61.3, "schedule_lag_p99_ns": 41_200, "saturated": false});
     result["intervals"] = intervals();
     result["sizes"] = sizes();
     result["thresholds"] = json!([

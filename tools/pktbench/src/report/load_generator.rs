@@ -1,6 +1,6 @@
 //! The load generator itself as a line of text: how busy it was, and if it was saturated, why and what to do.
 
-use crate::result::document::{Client, Document};
+use crate::result::document::{Document, LoadGenerator};
 use crate::result::saturation::Reason;
 use crate::result::units;
 
@@ -8,7 +8,7 @@ use crate::result::units;
 const BUSY_PCT: f64 = 80.0;
 
 pub(crate) fn text(document: &Document) -> String {
-    let client = &document.client;
+    let client = &document.load_generator;
     let mut text = format!("load generator threads {:.0} % busy", client.cpu_pct);
     if let Some(lag_ns) = client.schedule_lag_p99_ns {
         text += &format!(", schedule lag p99 {}", units::time(lag_ns as f64));
@@ -25,7 +25,7 @@ pub(crate) fn text(document: &Document) -> String {
 
 /// What was measured, and the advice that fits.
 fn describe(reason: Reason, document: &Document) -> String {
-    let client = &document.client;
+    let client = &document.load_generator;
     let percent = |share: Option<f64>| format!("{:.0} %", share.unwrap_or_default());
     let time = |ns: Option<u64>| units::time(ns.unwrap_or_default() as f64);
     match reason {
@@ -70,7 +70,7 @@ fn describe(reason: Reason, document: &Document) -> String {
 }
 
 /// Whether another reason explains the schedule lag.
-fn has_cause(client: &Client) -> bool {
+fn has_cause(client: &LoadGenerator) -> bool {
     client.saturated_by.iter().any(|reason| *reason != Reason::ScheduleLag)
 }
 
@@ -86,23 +86,24 @@ mod tests {
     use super::*;
     use crate::result::document::tests::document;
 
-    fn saturated(saturated_by: &[Reason], client: &Client) -> String {
+    fn saturated(saturated_by: &[Reason], client: &LoadGenerator) -> String {
         let mut document = document();
         (document.host.cores, document.config.threads) = (4, 1);
-        document.client = Client { saturated: true, saturated_by: saturated_by.to_vec(), ..client.clone() };
+        document.load_generator =
+            LoadGenerator { saturated: true, saturated_by: saturated_by.to_vec(), ..client.clone() };
         text(&document)
     }
 
     #[test]
     fn each_reason_has_its_value_and_its_advice() {
-        let client = Client {
+        let client = LoadGenerator {
             cpu_pct: 7.0,
             busiest_thread_pct: Some(97.4),
             run_queue_pct: Some(61.2),
             steal_pct: Some(12.0),
             throttled_ns: Some(1_200_000_000),
             clock_gap_ns: Some(1_500_000_000),
-            ..Client::default()
+            ..LoadGenerator::default()
         };
         let cases = [
             (Reason::BusyThread, "busy for 97 % of the time (raise --threads or use another machine)"),
@@ -125,10 +126,10 @@ mod tests {
     #[test]
     fn the_advice_for_late_packets_depends_on_the_busiest_thread() {
         let late = |busiest_pct, more: &[Reason]| {
-            let client = Client {
+            let client = LoadGenerator {
                 busiest_thread_pct: Some(busiest_pct),
                 schedule_lag_p99_ns: Some(2_000_000),
-                ..Client::default()
+                ..LoadGenerator::default()
             };
             saturated(&[&[Reason::ScheduleLag], more].concat(), &client)
         };
@@ -143,7 +144,7 @@ mod tests {
 
     #[test]
     fn a_result_of_an_older_version_has_no_reasons() {
-        let text = saturated(&[], &Client::default());
+        let text = saturated(&[], &LoadGenerator::default());
         assert!(text.ends_with("; the load generator is saturated"), "{text}");
     }
 }
