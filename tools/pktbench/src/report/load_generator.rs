@@ -9,7 +9,7 @@ const BUSY_PCT: f64 = 80.0;
 
 pub(crate) fn text(document: &Document) -> String {
     let client = &document.load_generator;
-    let mut text = format!("load generator threads {:.0} % busy", client.cpu_pct);
+    let mut text = format!("threads {:.0} % busy", client.cpu_pct);
     if let Some(lag_ns) = client.schedule_lag_p99_ns {
         text += &format!(", schedule lag p99 {}", units::time(lag_ns as f64));
     }
@@ -114,7 +114,7 @@ mod tests {
         ];
         for (reason, expected) in cases {
             let text = saturated(&[reason], &client);
-            assert!(text.starts_with("load generator threads 7 % busy; the load generator is saturated: "));
+            assert!(text.starts_with("threads 7 % busy; the load generator is saturated: "));
             assert!(text.contains(expected), "{text}");
         }
         let both = saturated(&[Reason::RunQueue, Reason::ClockGap], &client);

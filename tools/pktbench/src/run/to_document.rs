@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn the_document_has_what_was_measured() {
         let document = parsed(&outcome());
-        assert_eq!(document["schema"], "pktbench/1");
+        assert_eq!(document["schema"], "pktbench/2");
         assert_eq!(
             document["window"],
             json!({"start_unix_ns": 10_000_000_000_u64, "end_unix_ns": 12_000_000_000_u64, "seconds": 2.0, "drain_s": 0.0})

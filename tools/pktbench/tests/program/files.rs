@@ -133,7 +133,7 @@ fn a_named_pipe_gets_the_result() {
         assert_eq!(ran.code, Some(0), "{ran:?}");
         let text = reader.join().unwrap();
         let last: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
-        assert!(last["schema"] == "pktbench/1" || last["event"] == "result", "{last}");
+        assert!(last["schema"] == "pktbench/2" || last["event"] == "result", "{last}");
     }
     assert_eq!(names(dir.path()), ["pipe"]);
 }

@@ -13,7 +13,7 @@ fn a_number_of_packets_is_echoed_by_the_built_in_server() {
     let document = ran.document();
     assert_eq!(ran.code, Some(0), "{ran:?}");
     assert_eq!(ran.stderr, "", "only the result is printed into a pipe");
-    assert_eq!(document["schema"], "pktbench/1");
+    assert_eq!(document["schema"], "pktbench/2");
     assert_eq!(count(&document, "totals", "sent"), 1003);
     assert_eq!(count(&document, "integrity", "verified"), 1003);
     assert_eq!(document["totals"]["bytes_sent"], document["totals"]["bytes_received"]);

@@ -94,9 +94,9 @@ mod tests {
             fields(&part).into_iter().map(|(name, value)| format!("{name}: {value}")).collect();
         let expected = [
             "a max: 33,554,432 B",
-            "corrupted: 5",
             "b tls: no",
             "c: 500 ms",
+            "corrupted: 5",
             "d lag p99: 12.3 µs",
             "e: 82 %",
             "f: 5,000/s",
