@@ -11,7 +11,7 @@
 
 use std::{process::ExitCode, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use pktconn_benches::{
     load::LoadReport,
@@ -42,7 +42,13 @@ struct Options {
     /// Core of the clients
     #[arg(long, default_value_t = 1, value_parser = whole_number::<usize>(0.., 1))]
     client_core: usize,
+    /// Fail if pktbench sends less than 0.95 (64x1) or 0.85 (64x32) of what the bare client sends
+    #[arg(long, conflicts_with = "regimes")]
+    check: bool,
 }
+
+/// The regimes of `--check`, and the least median of the ratios of pktbench to the bare client.
+const LIMITS: [(&str, f64); 2] = [("64x1", 0.95), ("64x32", 0.85)];
 
 /// Long enough for the server to grow its buffers and for the core's clock speed to rise.
 const WARM_UP: Duration = Duration::from_millis(500);
@@ -68,7 +74,13 @@ fn run(options: &Options) -> Result<()> {
         address: server.address().to_string(),
     };
     println!("| regime | client | packets/s | ratio (min-max) |\n|---|---|--:|--:|");
-    for &regime in &options.regimes {
+    let regimes = match options.check {
+        true => LIMITS.iter().map(|(regime, _)| regime.parse()).collect::<Result<Vec<Regime>, _>>(),
+        false => Ok(options.regimes.clone()),
+    };
+    let regimes = regimes.map_err(|problem| anyhow::anyhow!("{problem}"))?;
+    let mut too_low = Vec::new();
+    for (index, regime) in regimes.into_iter().enumerate() {
         let sizes = regime.sizes.unwrap_or(options.sizes);
         clients.bare(regime, sizes, WARM_UP, 0)?;
         let mut rounds = Vec::new();
@@ -89,7 +101,12 @@ fn run(options: &Options) -> Result<()> {
         };
         row("bare", |round| round.0)?;
         row("pktbench", |round| round.1)?;
+        let ratio = median(rounds.iter().map(|round| round.1 / round.0)).context("no round was measured")?;
+        if options.check && ratio < LIMITS[index].1 {
+            too_low.push(format!("{regime}: {ratio:.3}, at least {} is required", LIMITS[index].1));
+        }
     }
+    ensure!(too_low.is_empty(), "pktbench sends too little: {}", too_low.join("; "));
     Ok(())
 }
 
@@ -116,7 +133,7 @@ impl Clients {
 
     fn pktbench(&self, regime: Regime, sizes: SizeRange, duration: Duration, seed: u32) -> Result<f64> {
         let mut arguments = self.arguments(regime, sizes, duration, seed);
-        arguments.extend(["--threads", "1", "--json"].map(str::to_owned));
+        arguments.extend(["--threads", "1", "--warmup", "0", "--json"].map(str::to_owned));
         let output = self.pinning.run_client(&self.pktbench, &arguments)?;
         let report: serde_json::Value =
             serde_json::from_str(&output).context("pktbench printed no document")?;

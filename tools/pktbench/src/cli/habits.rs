@@ -2,7 +2,7 @@
 //! what to write here. Looked up when an argument is not known.
 
 /// Names of an option in other programs, and the advice.
-const OPTIONS: [(&[&str], &str); 19] = [
+const OPTIONS: [(&[&str], &str); 20] = [
     (&["-R", "--rps"], "did you mean '--rate', packets per second over all connections"),
     (&["-q", "--qps"], "did you mean '--rate', packets per second over all connections, not per worker"),
     (&["-n", "--requests", "--iterations", "-i"], "did you mean '--packets', over all connections"),
@@ -19,7 +19,8 @@ const OPTIONS: [(&[&str], &str); 19] = [
     (&["-p", "-P", "--parallel"], "did you mean '--pipeline', packets outstanding per connection"),
     (&["--cpus"], "did you mean '--threads'"),
     (&["--url", "--host", "--target", "--address"], "write the address alone: pktbench HOST:PORT"),
-    (&["-b", "--body", "-D", "--data"], "payloads are generated: give their sizes with '--sizes'"),
+    (&["-b", "--body", "-D", "--data"], "did you mean '--payload', or '--sizes' for generated payloads"),
+    (&["-s", "--stage"], "did you mean '--stages'"),
     (&["-H", "-m", "--method"], "packets have a length and a payload, no headers and no method"),
     (&["-v", "--verbose"], "set the environment variable RUST_LOG=debug instead"),
 ];

@@ -77,3 +77,48 @@ fn a_connection_with_packets_that_were_not_answered_in_time_has_not_failed() {
     });
     assert_eq!((tally.errors.timeout, failed.get()), (CONNS as u64, 0));
 }
+
+/// The allocations of a closed loop over two connections to an echo server.
+fn allocations(packets: u64) -> u64 {
+    let plan = Plan { conns: 2, pipeline: 4, amount: Amount::Packets(packets), ..plan() };
+    let schedule = plan.schedule(Instant::now());
+    let (_sender, command) = watch::channel(Command::Go(schedule));
+    let poll = Poll::new().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let targets = Arc::new(Targets::from(listener.local_addr().unwrap()));
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            std::thread::spawn(move || std::io::copy(&mut &stream, &mut &stream));
+        }
+    });
+    let mut dialer = Dialer::new(targets, Vec::new(), Duration::from_secs(10));
+    let shared = Shared { plan: Arc::new(plan.clone()), command, progress: Arc::default() };
+    // One block for all runs: it is never freed.
+    static BLOCK: std::sync::OnceLock<PayloadBlock> = std::sync::OnceLock::new();
+    let block = *BLOCK.get_or_init(|| PayloadBlock::new(plan.sizes.distribution.max_len(), 2048));
+    let mut dialed = Vec::new();
+    for conn in 0..2 {
+        let mut done = dialer.start(poll.registry(), conn, conn, Instant::now());
+        while done.is_none() {
+            done = dialer.drive(poll.registry(), conn);
+        }
+        dialed.extend(done);
+    }
+    let mut event_loop = EventLoop::new(poll, schedule, dialer, None, shared, |_| {}).unwrap();
+    for (conn, dialed) in dialed.into_iter().enumerate() {
+        event_loop.add(SlotLoad::new(conn, &plan, block, schedule), dialed);
+    }
+    let mut answers = 0;
+    let counted = allocation_counter::measure(|| answers = event_loop.run().unwrap().answers);
+    assert_eq!(answers, packets);
+    counted.count_total
+}
+
+#[test]
+fn a_packet_needs_no_allocation() {
+    // The first run allocates what the process keeps.
+    allocations(100);
+    let (few, many) = (allocations(1000), allocations(21_000));
+    // A frame that is read in two parts is kept until the rest arrives. That is rare at this load.
+    assert!(many < few + 500, "{few} allocations for 1,000 packets, {many} for 21,000");
+}
