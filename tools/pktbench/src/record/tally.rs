@@ -13,7 +13,7 @@ use crate::result::document::Errors;
 use crate::traffic::verify::Integrity;
 
 /// The counts of a worker over the whole run. The conductor merges them at the end. Values over time are in
-/// [`Recording`](crate::record::recording::Recording)s.
+/// [`Recording`]s.
 #[derive(Clone, Debug)]
 pub(crate) struct Tally {
     /// Packets sent, including the warm-up.
