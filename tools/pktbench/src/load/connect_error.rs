@@ -50,7 +50,8 @@ impl ConnectError {
             }
             Kind::TimedOut => "check the address and the firewall, or raise --timeout",
             Kind::AddrNotAvailable => {
-                "no local port is free; lower --conns, or wait until closed connections free their ports"
+                "no local port is free; give more addresses with --source-addr, lower --conns, or wait until closed \
+                 connections free their ports"
             }
             _ => "check the address and the network",
         }

@@ -16,7 +16,10 @@ pub(crate) fn raise_limit(plan: &Plan) -> anyhow::Result<()> {
     let needed = needed(plan);
     let limit = getrlimit(Resource::Nofile);
     let allowed = limit.current.unwrap_or(u64::MAX);
-    if allowed >= needed || setrlimit(Resource::Nofile, Rlimit { current: Some(needed), ..limit }).is_ok() {
+    // Connections that are replaced all the time overlap with those that are still being closed.
+    let closing = if plan.has_churn() { plan.conns as u64 } else { 0 };
+    let wanted = (needed + closing).min(limit.maximum.unwrap_or(u64::MAX)).max(needed);
+    if allowed >= wanted || setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), ..limit }).is_ok() {
         return Ok(());
     }
     let (conns, hard_limit) = (plan.conns, limit.maximum.unwrap_or(allowed));
