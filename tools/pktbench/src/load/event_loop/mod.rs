@@ -200,7 +200,7 @@ impl<P: FnMut(Published)> EventLoop<P> {
                 wait = Some(left);
             }
             let due_ns = self.wakeups.peek().map(|Reverse((due_ns, _))| *due_ns);
-            let new_conn_ns = self.new_conns.as_ref().and_then(|new_conns| new_conns.next_ns(now_ns));
+            let new_conn_ns = self.new_conns.as_ref().and_then(NewConns::next_ns);
             match due_ns.into_iter().chain(new_conn_ns).min() {
                 _ if !self.run_again.is_empty() || !self.closing.run_again.is_empty() => {
                     wait = Some(Duration::ZERO);
