@@ -25,7 +25,8 @@ pub(super) struct ConnectionOptions {
     ///
     /// Each connection sends packets in a closed loop and is closed after --conn-packets or --conn-lifetime. At most
     /// --conns [then by default 1024] are open at the same time; a connection that is due beyond that waits, and the wait
-    /// is part of its connect latency.
+    /// is part of its connect latency. Cannot be combined with --rate, --stages, --replay, --packets, --search-max,
+    /// --connect-rate or --start-at.
     #[arg(help_heading = "Connections", long, value_name = "RATE", value_parser = parse_rate, conflicts_with_all = ["rate", "packets", "search_max", "connect_rate", "start_at", "stages", "replay"])]
     pub(super) conns_per_second: Option<f64>,
 

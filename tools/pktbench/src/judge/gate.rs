@@ -22,8 +22,10 @@ pub(crate) struct GateOptions {
     /// Condition on the result, such as 'p99<2ms'; may be repeated
     ///
     /// A condition is a metric, one of < <= > >=, and a bound. The metrics are p50, p99.9 or any percentile, mean, max,
-    /// rate, throughput, errors and lost. The prefix service: or response: selects the latency, such as
-    /// 'service:max<1s'. Exit code 99 if a condition does not hold.
+    /// rate, throughput, errors, lost, connects, and those of connecting, such as `connect_p99` and `handshake_max`. The
+    /// prefix service: or response: selects the latency, such as 'service:max<1s'. errors and lost also have bounds in
+    /// percent of the packets; what such a condition allows, like 'errors<0.1%', does not fail the run. Exit code 99 if a
+    /// condition does not hold.
     #[arg(help_heading = "Verdict", long, value_name = "CONDITION")]
     threshold: Vec<Condition>,
 

@@ -40,6 +40,8 @@ pub(crate) struct Progress {
     pub(crate) is_awaiting_peer: bool,
     /// Connections that failed or could not be opened.
     pub(crate) failed: u64,
+    /// Connections that are open now.
+    pub(crate) open: u64,
 }
 
 /// The progress of one worker, which the worker updates and the conductor reads.
@@ -50,17 +52,19 @@ pub(crate) struct SharedProgress {
     /// The number of connections with outstanding packets or unsent bytes, or to be opened.
     conns_awaiting_peer: AtomicUsize,
     failed: AtomicU64,
+    open: AtomicUsize,
 }
 
 impl SharedProgress {
     /// Stores the progress of the worker. Called before each wait for events, so it must be cheap.
-    pub(super) fn store(&self, tally: &Tally, conns_awaiting_peer: usize) {
+    pub(super) fn store(&self, tally: &Tally, conns_awaiting_peer: usize, open: usize) {
         self.sent.store(tally.sent, Relaxed);
         // `Release` with the `Acquire` in `load`: a reader that sees these answers also sees the packets that they
         // answer, so it never sees more answers than packets.
         self.answers.store(tally.answers, Release);
         self.conns_awaiting_peer.store(conns_awaiting_peer, Relaxed);
         self.failed.store(tally.errors.count(), Relaxed);
+        self.open.store(open, Relaxed);
     }
 
     pub(super) fn load(&self) -> Progress {
@@ -71,6 +75,7 @@ impl SharedProgress {
             answers,
             is_awaiting_peer: self.conns_awaiting_peer.load(Relaxed) > 0,
             failed: self.failed.load(Relaxed),
+            open: self.open.load(Relaxed) as u64,
         }
     }
 }

@@ -223,6 +223,11 @@ impl ConnectionDriver {
                 recording.traffic.drained_packets += 1;
             }
             tally.answered(now_ns);
+            if !is_measured {
+                let service_ns = now_ns - sent.sent_ns;
+                tally.fastest_ns =
+                    Some(tally.fastest_ns.map_or(service_ns, |fastest| fastest.min(service_ns)));
+            }
             if !is_measured || !matches!(judgement, Judgement::Verified(_)) {
                 return;
             }
@@ -303,6 +308,7 @@ impl ConnectionDriver {
         let load = &mut self.load;
         let is_measured = due_ns >= load.schedule.measure_from_ns;
         tally.sent += 1;
+        tally.last_sent_ns = now_ns;
         self.packets_left -= 1;
         load.packets_left -= u64::from(is_measured);
         recording.traffic.sent(len, is_measured);

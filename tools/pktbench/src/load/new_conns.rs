@@ -1,7 +1,11 @@
 //! The open loop of connections (`--conns-per-second`): when each connection is due, and which slot gets it.
 
+use std::time::Duration;
+
 use crate::plan::Plan;
+use crate::plan::clock::overdue_ages;
 use crate::plan::schedule::Schedule;
+use crate::record::dials::Dials;
 use crate::traffic::arrivals::{Arrival, Arrivals};
 
 pub(crate) struct NewConns {
@@ -49,11 +53,16 @@ impl NewConns {
         Some(NewConn { slot, conn, due_ns })
     }
 
-    /// The connections that were due in the window until `now_ns`: how many were started, and how many were not.
-    pub(crate) fn end(self, now_ns: u64) -> (u64, u64) {
+    /// Counts the connections that were due in the window until `now_ns`: those that were started, and with their age those
+    /// that were not.
+    pub(crate) fn end(&self, now_ns: u64, dials: &mut Dials) {
         let end_ns = self.schedule.stop_at_ns.unwrap_or(u64::MAX).min(now_ns);
-        let from_ns = self.schedule.measure_from_ns.min(end_ns);
-        (self.started, self.arrivals.count_until(end_ns) - self.arrivals.count_until(from_ns))
+        let from_ns = self.schedule.measure_from_ns.max(self.arrivals.due_ns()).min(end_ns);
+        dials.started += self.started;
+        for (age_ns, conns) in overdue_ages(from_ns, end_ns, |ns| self.arrivals.count_until(ns)) {
+            dials.missed += conns;
+            dials.record_not_opened(Duration::from_nanos(age_ns), conns);
+        }
     }
 }
 
@@ -62,7 +71,7 @@ mod tests {
     use super::*;
     use crate::plan::Amount;
     use crate::plan::tests::plan;
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     const MS: u64 = 1_000_000;
 
@@ -75,6 +84,13 @@ mod tests {
         new
     }
 
+    fn ended(new: &NewConns, now_ns: u64) -> (u64, u64) {
+        let mut dials = Dials::default();
+        new.end(now_ns, &mut dials);
+        assert_eq!(dials.missed, dials.not_opened.map_or(0, |ages| ages.len()));
+        (dials.started, dials.missed)
+    }
+
     #[test]
     fn connections_are_due_at_a_constant_rate_and_numbered_over_all_workers() {
         let mut new = new_conns(&[5, 6, 7]);
@@ -83,7 +99,7 @@ mod tests {
         let conns: Vec<_> =
             std::iter::from_fn(|| new.next(260 * MS)).map(|new| (new.conn, new.due_ns / MS)).collect();
         assert_eq!(conns, [(1, 50), (3, 150), (5, 250)]);
-        assert_eq!(new.end(5000 * MS), (1, 9), "one in the window was started");
+        assert_eq!(ended(&new, 5000 * MS), (1, 9), "one in the window was started");
     }
 
     #[test]
@@ -101,11 +117,11 @@ mod tests {
         let mut new = new_conns(&[0, 1]);
         let late: Vec<_> = std::iter::from_fn(|| new.next(1300 * MS)).map(|new| new.due_ns / MS).collect();
         assert_eq!(late, [50, 150]);
-        assert_eq!(new.end(1300 * MS), (0, 10));
+        assert_eq!(ended(&new, 1300 * MS), (0, 10));
 
         let mut all = new_conns(&[7; 20]);
         assert_eq!(std::iter::from_fn(|| all.next(1300 * MS)).count(), 12, "until 1.2 s");
         assert_eq!(all.next_ns(), None, "the loop would wake up for it again and again");
-        assert_eq!(all.end(1300 * MS), (10, 0));
+        assert_eq!(ended(&all, 1300 * MS), (10, 0));
     }
 }

@@ -1,9 +1,12 @@
 //! The load of a slot: one of the `--conns` places, each with at most one connection at a time. It survives its
 //! connections: when one has ended, the next one goes on with the next packet.
 
-use crate::plan::clock::whole_ns;
+use crate::plan::clock::{overdue_ages, whole_ns};
 use crate::plan::schedule::Schedule;
 use crate::plan::{Pace, Plan};
+use crate::record::missed::Cause;
+use crate::record::recording::Recording;
+use crate::record::tally::Tally;
 use crate::traffic::arrivals::Arrivals;
 use crate::traffic::payload::{PayloadBlock, PayloadSequence};
 use crate::traffic::recorded::DueTimes;
@@ -23,6 +26,8 @@ pub(crate) struct SlotLoad {
     pub(super) blocked_until_ns: u64,
     /// Connections in a row that could not be opened, or that ended before an answer.
     pub(super) failures: u32,
+    /// Whether it had a connection before.
+    pub(super) had_connection: bool,
 }
 
 /// When the next packet may be sent.
@@ -69,6 +74,7 @@ impl SlotLoad {
             verifier: Verifier::new(packets, plan.verify),
             blocked_until_ns: 0,
             failures: 0,
+            had_connection: false,
         }
     }
 
@@ -98,13 +104,20 @@ impl SlotLoad {
         now_ns.saturating_add(wait_ns)
     }
 
-    /// The number of missed packets: due after the warm-up and before the end of the run, but not sent.
-    pub(super) fn missed(&self) -> u64 {
-        let Next::Open(arrivals) = &self.next else { return 0 };
+    /// Counts the missed packets: due after the warm-up and before the end of the run, but not sent. They have no answer, so
+    /// they are in the response times with their age, as a lower bound.
+    pub(super) fn count_missed(&self, cause: Cause, tally: &mut Tally, recording: &mut Recording) {
+        let Next::Open(due_times) = &self.next else { return };
         let Schedule { clock, measure_from_ns, stop_at_ns, .. } = self.schedule;
         let end_ns = stop_at_ns.unwrap_or(u64::MAX).min(clock.now_ns());
-        (arrivals.count_until(end_ns) - arrivals.count_until(measure_from_ns.min(end_ns)))
-            .min(self.packets_left)
+        let mut left = self.packets_left;
+        let from_ns = measure_from_ns.max(due_times.due_ns()).min(end_ns);
+        for (age_ns, packets) in overdue_ages(from_ns, end_ns, |ns| due_times.count_until(ns)) {
+            let packets = packets.min(left);
+            left -= packets;
+            tally.client.missed.add(cause, packets);
+            recording.record_missed(age_ns, packets);
+        }
     }
 }
 

@@ -25,7 +25,7 @@ pub(crate) struct Dials {
     pub(crate) connect: Option<Histogram<u64>>,
     /// The TLS handshakes, in ns. `None` without one.
     pub(crate) handshake: Option<Histogram<u64>>,
-    /// The ages of the connections that were not opened: refused, timed out, or given up at the end of the run.
+    /// The ages of the connections that were not opened: refused, timed out, given up at the end of the run, or missed.
     pub(crate) not_opened: Option<Histogram<u64>>,
 }
 
@@ -38,9 +38,9 @@ impl Dials {
         }
     }
 
-    /// Records the age of a connection that was not opened.
-    pub(crate) fn record_not_opened(&mut self, age: Duration) {
-        record(&mut self.not_opened, age);
+    /// Records the age of connections that were not opened.
+    pub(crate) fn record_not_opened(&mut self, age: Duration, conns: u64) {
+        self.not_opened.get_or_insert_with(new_histogram).saturating_record_n(whole_ns(age), conns);
     }
 
     pub(crate) fn merge(&mut self, other: &Self) {
@@ -76,7 +76,7 @@ mod tests {
         one.record(Duration::from_micros(10), None);
         let mut other = Dials { opened: 2, retired: 1, ..Dials::default() };
         other.record(Duration::from_micros(30), Some(Duration::from_millis(1)));
-        other.record_not_opened(Duration::from_secs(1));
+        other.record_not_opened(Duration::from_secs(1), 1);
         one.merge(&other);
         assert_eq!((one.opened, one.retired), (3, 1));
         let counts =

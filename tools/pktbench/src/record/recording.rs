@@ -24,7 +24,8 @@ pub(crate) struct Recording {
     pub(crate) outstanding: Option<Box<Ages>>,
     /// The first of them, at most [`MAX_FAILURES`].
     pub(crate) failures: Vec<FailureNote>,
-    /// The ages of packets that were never answered. `None` if there are none. Boxed because mostly there are none.
+    /// The ages of packets that were never answered, and in the response times of those that were never sent. `None` if there
+    /// are none. Boxed because mostly there are none.
     pub(crate) unanswered: Option<Box<Ages>>,
 }
 
@@ -114,6 +115,15 @@ impl Recording {
                 if is_service { &ages.service } else { ages.response.as_ref().unwrap_or(&ages.service) };
         }
         latency
+    }
+
+    /// Counts packets of an open loop that were due this long ago and never sent.
+    pub(crate) fn record_missed(&mut self, response_ns: u64, packets: u64) {
+        let is_open_loop = self.response.is_some();
+        let ages = self.unanswered.get_or_insert_with(|| Box::new(Ages::new(is_open_loop)));
+        if let Some(response) = &mut ages.response {
+            response.saturating_record_n(response_ns, packets);
+        }
     }
 
     /// Counts `packets` with the same latencies.

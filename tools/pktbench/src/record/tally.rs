@@ -23,6 +23,10 @@ pub(crate) struct Tally {
     pub(crate) answers: u64,
     /// The time of the last answer, in ns from the start of the run.
     pub(crate) last_answer_ns: Option<u64>,
+    /// The time at which the last packet was sent, in ns from the start of the run.
+    pub(crate) last_sent_ns: u64,
+    /// The shortest service time, including the warm-up, in which an overloaded server has no queue yet.
+    pub(crate) fastest_ns: Option<u64>,
     /// What happened to the packets, including the warm-up. A connection is added when it ends.
     pub(crate) integrity: Integrity,
     pub(crate) errors: Errors,
@@ -71,6 +75,8 @@ impl Tally {
             sent: 0,
             answers: 0,
             last_answer_ns: None,
+            last_sent_ns: 0,
+            fastest_ns: None,
             integrity: Integrity::default(),
             errors: Errors::default(),
             client: ClientTally::new(is_open_loop),
@@ -91,6 +97,8 @@ impl Tally {
         self.sent += other.sent;
         self.answers += other.answers;
         self.last_answer_ns = self.last_answer_ns.max(other.last_answer_ns);
+        self.last_sent_ns = self.last_sent_ns.max(other.last_sent_ns);
+        self.fastest_ns = self.fastest_ns.into_iter().chain(other.fastest_ns).min();
         self.integrity += other.integrity;
         self.errors.merge(other.errors);
         self.client.merge(&other.client);

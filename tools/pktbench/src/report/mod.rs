@@ -19,6 +19,8 @@ pub(crate) mod search;
 
 pub(crate) mod stages;
 
+pub(crate) mod verdict;
+
 pub(crate) mod text;
 
 pub(crate) mod html;

@@ -232,8 +232,8 @@ fn has_run(document: &Document) -> bool {
 
 /// Writes the text for people.
 fn print_to(sink: &mut Sink, document: &Document) {
-    // After a failed connect nothing was measured; the error on standard error is enough.
-    if document.errors.connect == 0 {
+    // If no connection could be opened nothing was measured; the error on standard error is enough.
+    if document.errors.connect == 0 || has_run(document) {
         sink.line(&text::text(document));
     }
 }

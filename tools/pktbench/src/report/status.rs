@@ -19,6 +19,8 @@ pub(crate) struct Running<'a> {
     pub(crate) sent: u64,
     /// Packets answered, including the warm-up.
     pub(crate) answers: u64,
+    /// Connections that are open now.
+    pub(crate) open: u64,
     /// The complete intervals.
     pub(crate) intervals: &'a [Interval],
     /// Connections that failed in these intervals.

@@ -1,6 +1,5 @@
 //! The report that people read: a result as text in 80 columns. It computes nothing; programs read the JSON instead.
 
-use std::borrow::Cow;
 use std::fmt::{self, Write};
 
 use crate::judge::threshold;
@@ -9,12 +8,10 @@ use crate::report::connections;
 use crate::report::load_generator;
 use crate::report::search;
 use crate::report::stages;
-use crate::result::document::{
-    Aborted, Config, Document, Limit, Mode, Offered, Search, SearchEnd, Totals, Window,
-};
+use crate::report::verdict;
+use crate::result::document::{Config, Document, Limit, Mode, Offered, Search, SearchEnd, Totals, Window};
 use crate::result::latency::{Bounded, Latency};
 use crate::result::units::{self, plural};
-use crate::result::verdict::Verdict;
 use crate::traffic::arrivals::Arrival;
 use crate::traffic::verify::{Integrity, Verify};
 
@@ -78,7 +75,7 @@ fn write(text: &mut String, document: &Document) -> fmt::Result {
         }
     }
     if let Some(aborted) = &document.aborted {
-        row(text, "abort-on", &aborted_text(aborted))?;
+        row(text, "abort-on", &verdict::aborted(aborted))?;
     }
     for threshold in &document.thresholds {
         row(text, "threshold", &threshold::describe(threshold))?;
@@ -86,7 +83,7 @@ fn write(text: &mut String, document: &Document) -> fmt::Result {
     if let Some(comparison) = &document.baseline {
         writeln!(text, "\ncompared with {}\n{}\n", comparison.base, comparison::text(comparison))?;
     }
-    row(text, "verdict", &verdict(document))?;
+    row(text, "verdict", &verdict::text(document))?;
     // The caller ends the last line.
     text.pop();
     Ok(())
@@ -113,6 +110,13 @@ fn row(text: &mut String, name: &str, value: &str) -> fmt::Result {
 }
 
 pub(crate) fn mode(config: &Config) -> String {
+    if let Some(rate) = config.conns_per_second {
+        return format!(
+            "open loop of connections: {} connections/s, regardless of how long they last; on each of them a packet is \
+             sent when a response arrives",
+            units::rate(rate)
+        );
+    }
     match config.mode {
         Mode::Closed => {
             "closed loop: a connection sends its next packet when a response arrives; nothing is sent while the \
@@ -290,17 +294,28 @@ fn latencies(text: &mut String, service: &Latency, response: Option<&Latency>) -
     if columns.iter().any(|latency| latency.lists_few_samples()) {
         row(text, "", FEW_SAMPLES)?;
     }
-    if service.censored > 0 {
-        let unanswered = plural(service.censored as usize, "packet");
-        row(
-            text,
-            "",
-            &format!(
-                "\u{2265}: a lower bound; {unanswered} without an answer count with their age at the end"
-            ),
-        )?;
+    if let Some(note) = lower_bounds(service, response) {
+        row(text, "", &note)?;
     }
     Ok(())
+}
+
+/// What the mark of a lower bound means, if there may be one.
+fn lower_bounds(service: &Latency, response: Option<&Latency>) -> Option<String> {
+    let missed = response.map_or(0, |response| response.censored.saturating_sub(service.censored));
+    let without_answer = match (service.censored, missed) {
+        (0, 0) => return None,
+        (unanswered, 0) => format!("{} without an answer", plural(unanswered as usize, "packet")),
+        (0, missed) => format!("{} never sent", plural(missed as usize, "packet")),
+        (unanswered, missed) => {
+            format!(
+                "{} without an answer and {} never sent",
+                plural(unanswered as usize, "packet"),
+                units::count(missed)
+            )
+        }
+    };
+    Some(format!("\u{2265}: a lower bound; {without_answer} count with their age"))
 }
 
 /// A row of the latencies: right-aligned, with room for the marks of a value.
@@ -381,48 +396,6 @@ fn search_text(search: &Search) -> String {
         Some(SearchEnd::Server) | None => {
             format!("{max_rate} packets/s is the highest rate at which {condition} holds (shown above)")
         }
-    }
-}
-
-/// The verdict, a colon, its meaning, and the exit code. The HTML report splits it at the colon.
-pub(crate) fn verdict(document: &Document) -> String {
-    let verdict: Cow<'_, str> = match (document.verdict, &document.aborted) {
-        (Verdict::Threshold, Some(aborted)) => aborted_text(aborted).into(),
-        (verdict, _) => meaning(verdict, document.config.verify).into(),
-    };
-    format!("{verdict} (exit code {})", document.exit_code)
-}
-
-fn aborted_text(Aborted { condition, at_s }: &Aborted) -> String {
-    format!("aborted: {condition} at {at_s:.1} s")
-}
-
-fn meaning(verdict: Verdict, verify: Verify) -> &'static str {
-    match verdict {
-        Verdict::Pass => match verify {
-            Verify::Full => "pass: every packet came back intact, in order and exactly once",
-            Verify::Len => "pass: every packet came back with its length, in order and exactly once",
-            Verify::Off => "pass: as many packets came back as were sent (contents not verified)",
-        },
-        Verdict::PassSaturated => {
-            "pass, but the load generator was saturated: the figures may be those of the load generator, not of the \
-             server"
-        }
-        Verdict::Failed => "failed: at least one connection failed",
-        Verdict::NoAnswer => "no answer: packets were not answered in time",
-        Verdict::NotOffered => "not offered: less of the load was offered than --min-offered requires",
-        Verdict::NoSamples => "failed: none of the measured packets came back",
-        Verdict::Integrity => "integrity violated: packets were lost, corrupted, reordered or duplicated",
-        Verdict::Saturated => {
-            "saturated: the load generator reached its limit, so the figures say little about the server"
-        }
-        Verdict::Regression => "regression: worse than the baseline by more than --max-regress allows",
-        Verdict::Inconclusive => {
-            "inconclusive: it may be worse than --baseline by more than --max-regress allows; run longer"
-        }
-        Verdict::Undecided => "undecided: too few intervals to compare with the baseline; run longer",
-        Verdict::Threshold => "threshold: at least one condition does not hold",
-        Verdict::Interrupted => "interrupted: the results cover the run until the interrupt",
     }
 }
 

@@ -272,10 +272,10 @@ impl Conductor {
                 },
                 _ = ticks.tick() => {}
             }
-            let (now, Progress { sent, answers, is_awaiting_peer, failed: all_failed }) =
+            let (now, Progress { sent, answers, is_awaiting_peer, failed: all_failed, open }) =
                 (Instant::now(), self.progress());
             let (intervals, failed) = (self.time_series.rows(), self.time_series.failed_conns());
-            let running = Running { elapsed: now - start, sent, answers, intervals, failed };
+            let running = Running { elapsed: now - start, sent, answers, open, intervals, failed };
             if self.show(view, &RunStatus::Running(running)) {
                 return EndReason::Interrupted;
             }
@@ -311,6 +311,7 @@ impl Conductor {
             answers: sum.answers + one.answers,
             is_awaiting_peer: sum.is_awaiting_peer || one.is_awaiting_peer,
             failed: sum.failed + one.failed,
+            open: sum.open + one.open,
         })
     }
 
@@ -325,6 +326,12 @@ impl Conductor {
         }
         let aborted =
             self.time_series.aborted().cloned().filter(|_| matches!(end.reason, EndReason::Aborted));
+        if let (EndReason::NothingWorks, Some(first)) = (&end.reason, &tally.errors.first) {
+            let failed = tally.errors.count();
+            eprintln!(
+                "error: the run was ended early: {failed} connections failed, without a single answer; {first}"
+            );
+        }
         let (interrupted, not_started) = match end.reason {
             EndReason::Done | EndReason::TimedOut | EndReason::NothingWorks | EndReason::Aborted => {
                 (false, None)
@@ -339,8 +346,13 @@ impl Conductor {
         let (measured_from, measured_time, drain_time) =
             end.schedule.map_or((SystemTime::now(), Duration::ZERO, Duration::ZERO), |schedule| {
                 let (ended_at_ns, last_answer_ns) = (schedule.clock.ns_of(end.at), tally.last_answer_ns);
-                let time =
-                    measured_time(&schedule, last_answer_ns, ended_at_ns, interrupted || aborted.is_some());
+                let time = measured_time(
+                    &schedule,
+                    tally.last_sent_ns,
+                    last_answer_ns,
+                    ended_at_ns,
+                    interrupted || aborted.is_some(),
+                );
                 // From the system clock as it is now, so that the end of the window is right.
                 let measure_from = schedule.clock.instant(schedule.measure_from_ns);
                 let measured_from = SystemTime::now() - measure_from.elapsed();

@@ -24,4 +24,6 @@ pub(crate) mod time_series;
 
 pub(crate) mod conductor;
 
+pub(crate) mod recovery;
+
 pub(crate) mod search;

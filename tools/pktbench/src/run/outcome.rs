@@ -61,9 +61,14 @@ impl Outcome {
     fn limit(&self) -> Limit {
         let Missed { window, socket, failed, late } = self.tally.client.missed;
         let service = &self.recording.service;
+        let measured_ns = (!service.is_empty()).then(|| service.min());
+        let fastest_ns = measured_ns.into_iter().chain(self.tally.fastest_ns).min().unwrap_or(0);
         if late > window.max(socket + failed) {
             Limit::LoadGenerator
-        } else if window > socket + failed && service.mean() <= MAX_QUEUEING * service.min() as f64 {
+        } else if window > socket + failed
+            && !service.is_empty()
+            && service.mean() <= MAX_QUEUEING * fastest_ns as f64
+        {
             Limit::Window
         } else {
             Limit::Server
@@ -100,9 +105,11 @@ impl Outcome {
 }
 
 /// The length of the window: from the end of the warm-up to the end of `--duration`, or to the last answer of a number of
-/// packets. One late answer does not make it longer, and a server that stalls does not make it shorter.
+/// packets, or to the last packet if that came later. One late answer does not make it longer, and a server that stalls does
+/// not make it shorter.
 pub(crate) fn measured_time(
     schedule: &Schedule,
+    last_sent_ns: u64,
     last_answer_ns: Option<u64>,
     ended_at_ns: u64,
     ended_early: bool,
@@ -110,7 +117,7 @@ pub(crate) fn measured_time(
     let until_ns = match schedule.stop_at_ns {
         Some(stop_at_ns) => stop_at_ns.min(ended_at_ns),
         None if ended_early => ended_at_ns,
-        None => last_answer_ns.unwrap_or(schedule.measure_from_ns),
+        None => last_answer_ns.unwrap_or(schedule.measure_from_ns).max(last_sent_ns),
     };
     Duration::from_nanos(until_ns.saturating_sub(schedule.measure_from_ns))
 }
@@ -278,9 +285,12 @@ pub(crate) mod tests {
             ),
         ];
         for (schedule, last_answer, ended_at, interrupted, seconds, case) in cases {
-            let time = measured_time(&schedule, last_answer, ended_at, interrupted);
+            let last_sent = last_answer.unwrap_or(0).min(at(4));
+            let time = measured_time(&schedule, last_sent, last_answer, ended_at, interrupted);
             assert_eq!(time, seconds * SECOND, "{case}");
         }
+        let stalled = measured_time(&counted, at(6), Some(at(2)), at(16), false);
+        assert_eq!(stalled, 5 * SECOND, "--packets, and the server answers nothing from 2 s on");
         assert_eq!(drain_time(&timed, Some(at(12))), SECOND);
         assert_eq!(drain_time(&timed, Some(at(3))), Duration::ZERO);
         assert_eq!(drain_time(&counted, Some(at(12))), Duration::ZERO);

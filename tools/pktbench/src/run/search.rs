@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::judge::abort::AbortWatch;
-use crate::judge::threshold::Condition;
+use crate::judge::threshold::{Budget, Condition};
 use crate::plan::{MAX_RATE, Pace, Plan};
 use crate::report::output::Output;
 use crate::report::search::{limit, row};
@@ -21,7 +21,7 @@ use crate::report::sink::Sink;
 use crate::result::document::{Document, Limit, Search, SearchEnd, Step};
 use crate::result::verdict::Verdict;
 use crate::run::interrupt::Interrupts;
-use crate::run::{conductor, to_document};
+use crate::run::{conductor, recovery, to_document};
 use crate::traffic::verify::Integrity;
 
 /// The search ends when the lowest rate that fails is at most this factor above the highest that holds. Two runs at the
@@ -79,11 +79,20 @@ pub(crate) fn find(plan: &Plan, output: Output, condition: &Condition) -> anyhow
     let mut sinks = output.open()?;
     let show = |line: &str| steps.borrow_mut().line(line);
     show(&format!("search      for the highest rate at which {condition}"));
-    let run = |plan| {
-        Ok(to_document::document(&conductor::run(plan, Output::default().open()?, AbortWatch::default())?.0))
-    };
     let listener = InterruptListener::start()?;
     let interrupted = || listener.was_interrupted() || steps.borrow().has_no_reader();
+    let (mut has_backlog, mut fastest_ns) = (false, u64::MAX);
+    let run = |plan: Plan| {
+        if has_backlog {
+            recovery::wait(&plan, Duration::from_nanos(fastest_ns), interrupted)?;
+        }
+        let outcome = conductor::run(plan, Output::default().open()?, AbortWatch::default())?.0;
+        let document = to_document::document(&outcome);
+        has_backlog = document.integrity.unanswered > 0 || achieved_pct(&document) < MIN_ACHIEVED_PCT;
+        let fastest = document.latency_ns.service.min.into_iter().chain(outcome.tally.fastest_ns);
+        fastest_ns = fastest.fold(fastest_ns, u64::min);
+        Ok(document)
+    };
     let document = search(plan, condition, run, interrupted, |step| show(&row(step)))?;
     show("");
     sinks.reader_left = steps.borrow().has_no_reader();
@@ -196,7 +205,12 @@ fn search(
 fn judge(document: &Document, rate: f64, condition: &Condition) -> Step {
     let judged = condition.judge(document);
     let achieved_pct = achieved_pct(document);
+    // A budget such as errors<1% allows failures.
+    let is_allowed = judged.ok && condition.budget() == Some(Budget::Errors);
     let (problem, is_load) = match document.verdict {
+        Verdict::Failed | Verdict::NoAnswer if is_allowed && achieved_pct >= MIN_ACHIEVED_PCT => {
+            (None, false)
+        }
         Verdict::Failed => (Some(document.errors.first.clone().unwrap_or_default()), false),
         Verdict::NoAnswer => (Some("packets were not answered within --timeout".to_owned()), false),
         Verdict::NoSamples => (Some("no measured packet came back".to_owned()), false),
@@ -446,6 +460,8 @@ mod tests {
         assert!(judge(&run, 1.0, &condition).ok);
         run.verdict = Verdict::Failed;
         assert!(!judge(&run, 1.0, &condition).ok);
+        let budget = |text: &str| judge(&run, 1.0, &text.parse().unwrap()).ok;
+        assert!(budget("errors<1%") && !budget("lost<1%"), "a budget for errors allows them");
     }
 
     #[test]

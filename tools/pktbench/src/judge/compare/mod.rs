@@ -34,9 +34,13 @@ use series::Series;
 
 /// Options that must be the same for a fair comparison, by their names in the document. Options that only an open loop
 /// has are `null` in a closed loop.
-const LOAD_OPTIONS: [&str; 19] = [
+const LOAD_OPTIONS: [&str; 23] = [
     "mode",
     "conns",
+    "conns_per_second",
+    "conn_packets",
+    "conn_lifetime_s",
+    "packet_timeout_s",
     "pipeline",
     "rate",
     "stages",
@@ -146,7 +150,7 @@ pub(crate) fn check_result(document: &Document, path: &Path) -> Result<(), Strin
         Verdict::NoAnswer => "no_answer",
         Verdict::NotOffered => "not_offered",
         Verdict::NoSamples => "no_samples",
-        Verdict::Saturated => "client_saturated",
+        Verdict::Saturated => "saturated",
         Verdict::Threshold if document.aborted.is_some() => {
             return Err(format!(
                 "{} was ended early by --abort-on, so its figures are not those of the whole load; --force compares \

@@ -70,6 +70,8 @@ pub(crate) struct EventLoop<P> {
     /// The number of slots whose load has not ended.
     active: usize,
     dialer: Dialer,
+    /// The number of slots with a connection.
+    open: usize,
     /// The number of slots that wait for the time to dial.
     down: usize,
     /// Only in an open loop of connections.
@@ -138,6 +140,7 @@ impl<P: FnMut(Published)> EventLoop<P> {
             slots: Vec::new(),
             active: 0,
             dialer,
+            open: 0,
             down: 0,
             new_conns,
             closing: Closing::new(FIRST_CLOSING),
@@ -190,7 +193,7 @@ impl<P: FnMut(Published)> EventLoop<P> {
             if self.active == 0 {
                 self.sampler.sample(now_ns, true);
                 if let Some(new_conns) = self.new_conns.take() {
-                    (self.state.tally.dials.started, self.state.tally.dials.missed) = new_conns.end(now_ns);
+                    new_conns.end(now_ns, &mut self.state.tally.dials);
                 }
                 let deadline = *close_deadline.get_or_insert_with(|| Instant::now() + self.close_timeout);
                 let left = deadline.saturating_duration_since(Instant::now());
@@ -209,7 +212,7 @@ impl<P: FnMut(Published)> EventLoop<P> {
                 Some(due_ns) => wait = self.timer.set(due_ns, self.schedule.clock, wait)?,
                 None => {}
             }
-            self.progress.store(&self.state.tally, self.conns_awaiting_peer);
+            self.progress.store(&self.state.tally, self.conns_awaiting_peer, self.open);
             self.sampler.end_work(now_ns);
             match self.poll.poll(&mut events, wait) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
@@ -277,7 +280,7 @@ impl<P: FnMut(Published)> EventLoop<P> {
             self.state.tally.client.add_thread(usage);
         }
         self.publish(u64::MAX);
-        self.progress.store(&self.state.tally, 0);
+        self.progress.store(&self.state.tally, 0, 0);
         self.state.tally
     }
 
@@ -309,7 +312,6 @@ impl<P: FnMut(Published)> EventLoop<P> {
                 }
                 Slot::Down { load, dial_at_ns } if dial_at_ns <= now_ns && load.needs_connection(now_ns) => {
                     self.down -= 1;
-                    self.state.tally.dials.replaced += 1;
                     let conn = load.index;
                     self.dial(slot, load, conn, dial_at_ns);
                 }

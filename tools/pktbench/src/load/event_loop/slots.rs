@@ -11,7 +11,7 @@ use std::time::Instant;
 use super::{EventLoop, Slot};
 use crate::load::connection::Connection;
 use crate::load::dialer::{Dialed, Opened, Refused};
-use crate::load::driver::{ConnectionDriver, End};
+use crate::load::driver::{ConnectionDriver, End, WorkerState};
 use crate::load::slot::SlotLoad;
 use crate::record::missed::Cause;
 use crate::record::recording::Published;
@@ -25,6 +25,7 @@ impl<P: FnMut(Published)> EventLoop<P> {
     /// Ends a connection and starts to close it. Another one takes its place if the slot needs one.
     pub(super) fn end_connection(&mut self, slot: usize, driver: ConnectionDriver, end: &End) {
         let now_ns = self.schedule.clock.now_ns();
+        self.open -= 1;
         let cause = driver.missed_cause(end);
         let (mut load, connection) = driver.end(end, &mut self.state, now_ns);
         if let Some(connection) = connection {
@@ -62,7 +63,8 @@ impl<P: FnMut(Published)> EventLoop<P> {
 
     /// Ends the load of a slot that has no connection any more.
     pub(super) fn end_load(&mut self, slot: usize, load: &SlotLoad, cause: Cause) {
-        self.state.tally.client.missed.add(cause, load.missed());
+        let WorkerState { tally, recording, .. } = &mut self.state;
+        load.count_missed(cause, tally, recording);
         self.set_awaiting_peer(slot, false);
         self.active -= 1;
         self.slots[slot].slot = Slot::Ended;
@@ -89,6 +91,9 @@ impl<P: FnMut(Published)> EventLoop<P> {
         match dialed {
             Ok(Opened { stream, target, connect, handshake }) => {
                 tally.dials.opened += 1;
+                let is_replacement = std::mem::replace(&mut load.had_connection, true);
+                tally.dials.replaced += u64::from(is_replacement && self.new_conns.is_none());
+                self.open += 1;
                 tally.targets[target].opened += 1;
                 if is_measured {
                     tally.dials.record(connect, handshake);
@@ -106,7 +111,7 @@ impl<P: FnMut(Published)> EventLoop<P> {
                 tally.targets[target].failed(&problem);
                 self.state.recording.failed += 1;
                 if is_measured {
-                    tally.dials.record_not_opened(age);
+                    tally.dials.record_not_opened(age, 1);
                 }
                 let dial_at_ns = load.failed(now_ns);
                 self.go_down(slot, load, dial_at_ns);
@@ -168,7 +173,7 @@ impl<P: FnMut(Published)> EventLoop<P> {
     /// Ends a slot that has no connection.
     pub(super) fn give_up(&mut self, slot: usize, load: &SlotLoad, is_measured: bool) {
         if let Some(age) = self.dialer.cancel(slot).filter(|_| is_measured) {
-            self.state.tally.dials.record_not_opened(age);
+            self.state.tally.dials.record_not_opened(age, 1);
         }
         self.end_load(slot, load, Cause::Failed);
     }

@@ -11,6 +11,7 @@ use crate::judge::threshold;
 use crate::report::comparison;
 use crate::report::stages;
 use crate::report::text;
+use crate::report::verdict;
 use crate::result::comparison::Comparison;
 use crate::result::connections::{AddressResult, Connections};
 use crate::result::document::{Document, Mode, Search, SizeClass, StageResult, Threshold};
@@ -41,7 +42,7 @@ pub(crate) fn page(document: &Document) -> String {
 }
 
 fn header(document: &Document) -> String {
-    let verdict = text::verdict(document);
+    let verdict = verdict::text(document);
     let (verdict, explanation) = verdict.split_once(": ").unwrap_or((&verdict, ""));
     let badge = match document.verdict {
         Verdict::Pass => "good",

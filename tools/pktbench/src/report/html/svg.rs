@@ -3,7 +3,7 @@
 use super::chart::{Chart, HEIGHT, WIDTH, view_box};
 use super::charts::charts;
 use super::markup::escape;
-use crate::report::text;
+use crate::report::verdict;
 use crate::result::document::Document;
 use crate::result::verdict::Verdict;
 
@@ -21,7 +21,7 @@ pub(super) fn svg(document: &Document) -> Option<String> {
     let columns = charts.len().min(2);
     let rows = charts.len().div_ceil(2);
     let width = MARGIN + columns as f64 * (WIDTH + MARGIN);
-    let verdict = verdict(document);
+    let verdict = verdict_line(document);
     let top = MARGIN + if verdict.is_empty() { 0.0 } else { VERDICT };
     let height = top + rows as f64 * (TITLE + HEIGHT + MARGIN);
     let placed = charts.iter().enumerate().map(|(index, chart)| {
@@ -41,11 +41,11 @@ pub(super) fn svg(document: &Document) -> Option<String> {
 }
 
 /// A picture without its page must not hide that the run did not plainly pass.
-fn verdict(document: &Document) -> String {
+fn verdict_line(document: &Document) -> String {
     if document.verdict == Verdict::Pass {
         return String::new();
     }
-    let (y, verdict) = (MARGIN + 12.0, escape(&text::verdict(document)));
+    let (y, verdict) = (MARGIN + 12.0, escape(&verdict::text(document)));
     format!("<text x=\"{MARGIN}\" y=\"{y}\" font-size=\"13\" fill=\"#8A4B00\">verdict: {verdict}</text>\n")
 }
 

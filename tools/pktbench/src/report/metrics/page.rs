@@ -11,11 +11,10 @@ use crate::result::document::{Config, Mode, Tool};
 pub(super) struct Figures {
     mode: Mode,
     rate: Option<f64>,
-    conns: u64,
     /// With ramp and warm-up.
     sent: u64,
     received: u64,
-    connected: u64,
+    open: u64,
     failed: u64,
     /// Of complete intervals, without ramp and warm-up.
     bytes_sent: u64,
@@ -30,10 +29,9 @@ impl Figures {
         Self {
             mode: config.mode,
             rate: config.rate,
-            conns: config.conns as u64,
             sent: 0,
             received: 0,
-            connected: 0,
+            open: 0,
             failed: 0,
             bytes_sent: 0,
             bytes_received: 0,
@@ -44,10 +42,10 @@ impl Figures {
 
     pub(super) fn show(&mut self, status: &RunStatus<'_>) {
         match status {
-            RunStatus::Connecting(open) => self.connected = *open as u64,
+            RunStatus::Connecting(open) => self.open = *open as u64,
             RunStatus::Running(running) => {
                 (self.sent, self.received) = (running.sent, running.answers);
-                (self.connected, self.failed) = (self.conns, running.failed);
+                (self.open, self.failed) = (running.open, running.failed);
             }
         }
     }
@@ -74,7 +72,6 @@ impl Figures {
         head(text, "pktbench_info", "gauge", "Version of pktbench, and whether the loop is open or closed.")?;
         writeln!(text, "{info} 1")?;
         let outstanding = self.sent.saturating_sub(self.received);
-        let open = self.connected.saturating_sub(self.failed);
         metric(
             text,
             "pktbench_packets_sent_total",
@@ -110,7 +107,7 @@ impl Figures {
             "Connections that failed, up to the last complete interval.",
             self.failed,
         )?;
-        metric(text, "pktbench_connections_open", "gauge", "Connections that are open.", open)?;
+        metric(text, "pktbench_connections_open", "gauge", "Connections that are open.", self.open)?;
         metric(
             text,
             "pktbench_packets_outstanding",
@@ -169,7 +166,7 @@ mod tests {
         figures.show(&RunStatus::Connecting(3));
         assert!(has(&figures, "pktbench_connections_open 3"), "{}", figures.page());
         let elapsed = Duration::from_secs(1);
-        let running = Running { elapsed, sent: 100, answers: 90, intervals: &[], failed: 1 };
+        let running = Running { elapsed, sent: 100, answers: 90, open: 9, intervals: &[], failed: 1 };
         figures.show(&RunStatus::Running(running));
         let mut recording = Recording::new(false);
         recording.record(20_000, 20_000, 90);

@@ -181,7 +181,7 @@ mod tests {
 
     fn running(seconds: u64, intervals: &[Interval]) -> RunStatus<'_> {
         let elapsed = Duration::from_secs(seconds);
-        RunStatus::Running(Running { elapsed, sent: 21_010, answers: 21_000, intervals, failed: 0 })
+        RunStatus::Running(Running { elapsed, sent: 21_010, answers: 21_000, open: 64, intervals, failed: 0 })
     }
 
     fn drawn(plan: &Plan, status: &RunStatus<'_>, (width, height): (u16, u16)) -> Vec<String> {

@@ -167,7 +167,7 @@ mod tests {
 
     fn running(elapsed_ms: u64, sent: u64, answers: u64) -> RunStatus<'static> {
         let elapsed = Duration::from_millis(elapsed_ms);
-        RunStatus::Running(Running { elapsed, sent, answers, intervals: &[], failed: 0 })
+        RunStatus::Running(Running { elapsed, sent, answers, open: 0, intervals: &[], failed: 0 })
     }
 
     fn tracker(amount: Amount) -> PhaseTracker {
