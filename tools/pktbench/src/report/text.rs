@@ -458,7 +458,6 @@ p99.999      ~\u{2265}7.00 s     ~3.00 s
 max           \u{2265}7.00 s      3.00 s
             ~: few samples; fewer than 10 packets are beyond this percentile
             \u{2265}: a lower bound; 3 packets without an answer count with their age
-            at the end
 ";
         assert!(text.contains(expected), "{text}");
         assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");

@@ -287,7 +287,7 @@ mod tests {
         assert_eq!(about_ms(latency.listed_bounded(50.0)), (50.0, false));
         assert_eq!(about_ms(latency.max_bounded()), (90.0, true));
         assert!(latency.mean_bounded().unwrap().is_lower_bound);
-        assert_eq!(latency.listed_bounded(99.0).unwrap().to_string(), "~\u{2265}89.1 ms");
+        assert_eq!(latency.listed_bounded(99.0).unwrap().to_string(), "~\u{2265}90.0 ms");
         assert_eq!(latency.ages().unwrap().unwrap().len(), 10);
     }
 
