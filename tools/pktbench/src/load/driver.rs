@@ -378,8 +378,9 @@ impl ConnectionDriver {
     ) -> (SlotLoad, Option<Connection>) {
         let WorkerState { tally, recording, .. } = state;
         let load = &mut self.load;
+        // Those of the warm-up, too, if they were outstanding in the window: a connection that stalls before it has no other.
         let measured = load.verifier.outstanding_contexts();
-        for times in measured.filter(|times| times.due_ns >= load.schedule.measure_from_ns) {
+        for times in measured.filter(|_| now_ns >= load.schedule.measure_from_ns) {
             let age_ns = |since_ns: u64| now_ns.saturating_sub(since_ns);
             let of_target = tally.targets[self.target].recording.as_deref_mut();
             for recording in [&mut *recording].into_iter().chain(of_target) {

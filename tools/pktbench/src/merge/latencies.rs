@@ -27,5 +27,6 @@ pub(super) fn added(latencies: &[&Latency]) -> anyhow::Result<Latency> {
             ages.add(&of_ages).context("its histogram (censored_hdr_v2) has ages that are out of range")?;
         }
     }
-    Ok(Latency::listing(&percentiles, &answered, Some(&ages)))
+    let never_sent = latencies.iter().fold(0_u64, |sum, latency| sum.saturating_add(latency.never_sent));
+    Ok(Latency::listing(&percentiles, &answered, Some(&ages), never_sent))
 }

@@ -27,6 +27,8 @@ pub(crate) struct Recording {
     /// The ages of packets that were never answered, and in the response times of those that were never sent. `None` if there
     /// are none. Boxed because mostly there are none.
     pub(crate) unanswered: Option<Box<Ages>>,
+    /// The packets among them that were never sent.
+    pub(crate) never_sent: u64,
 }
 
 /// If a server closes thousands of connections at once, a few messages say as much as all.
@@ -76,6 +78,7 @@ impl Recording {
             failed_packets: 0,
             outstanding: None,
             unanswered: None,
+            never_sent: 0,
         }
     }
 
@@ -124,6 +127,7 @@ impl Recording {
         if let Some(response) = &mut ages.response {
             response.saturating_record_n(response_ns, packets);
         }
+        self.never_sent += packets;
     }
 
     /// Counts `packets` with the same latencies.
@@ -143,9 +147,10 @@ impl Recording {
         let ages = self.unanswered.as_deref();
         let response = self.response.as_ref();
         Latencies {
-            service: Latency::listing(percentiles, &self.service, ages.map(|ages| &ages.service)),
+            service: Latency::listing(percentiles, &self.service, ages.map(|ages| &ages.service), 0),
             response: response.map(|response| {
-                Latency::listing(percentiles, response, ages.and_then(|ages| ages.response.as_ref()))
+                let ages = ages.and_then(|ages| ages.response.as_ref());
+                Latency::listing(percentiles, response, ages, self.never_sent)
             }),
         }
     }
@@ -155,6 +160,7 @@ impl Recording {
         self.traffic += other.traffic;
         self.failed += other.failed;
         self.failed_packets += other.failed_packets;
+        self.never_sent += other.never_sent;
         self.failures.extend_from_slice(&other.failures);
         self.failures.sort_by_key(|failure| failure.at_ns);
         self.failures.truncate(MAX_FAILURES);

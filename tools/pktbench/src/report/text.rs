@@ -302,7 +302,7 @@ fn latencies(text: &mut String, service: &Latency, response: Option<&Latency>) -
 
 /// What the mark of a lower bound means, if there may be one.
 fn lower_bounds(service: &Latency, response: Option<&Latency>) -> Option<String> {
-    let missed = response.map_or(0, |response| response.censored.saturating_sub(service.censored));
+    let missed = response.map_or(0, |response| response.never_sent);
     let without_answer = match (service.censored, missed) {
         (0, 0) => return None,
         (unanswered, 0) => format!("{} without an answer", plural(unanswered as usize, "packet")),
@@ -446,8 +446,8 @@ verdict     pass: every packet came back intact, in order and exactly once (exit
         histogram.record_n(3_000_000_000, 100_000).unwrap();
         let mut ages = crate::record::histogram::new_histogram();
         ages.record_n(7_000_000_000, 3).unwrap();
-        document.latency_ns.service = Latency::listing(&[75.0, 99.999], &histogram, Some(&ages));
-        document.latency_ns.response = Some(Latency::listing(&[75.0, 99.999], &histogram, None));
+        document.latency_ns.service = Latency::listing(&[75.0, 99.999], &histogram, Some(&ages), 0);
+        document.latency_ns.response = Some(Latency::listing(&[75.0, 99.999], &histogram, None, 0));
         let text = text(&document);
         let expected = "
 latency       service    response

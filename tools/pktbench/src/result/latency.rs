@@ -33,6 +33,9 @@ pub(crate) struct Latency {
     /// Packets that were not. In the response times those that were due and not sent, too.
     #[serde(default)]
     pub(crate) censored: u64,
+    /// Those of them that were due and never sent.
+    #[serde(default)]
+    pub(crate) never_sent: u64,
     pub(crate) min: Option<u64>,
     pub(crate) mean: Option<f64>,
     pub(crate) stddev: Option<f64>,
@@ -100,26 +103,30 @@ impl Latency {
     /// With the default percentiles.
     #[cfg(test)]
     pub(crate) fn of(answered: &Histogram<u64>, ages: Option<&Histogram<u64>>) -> Self {
-        Self::listing(&PERCENTILES, answered, ages)
+        Self::listing(&PERCENTILES, answered, ages, 0)
     }
 
-    /// The latency of the packets that were answered, and of those that were not, by their age at the end of the run.
+    /// The latency of the packets that were answered, and of those that were not, by their ages. `never_sent` of those were
+    /// not even sent.
     pub(crate) fn listing(
         percentiles: &[f64],
         answered: &Histogram<u64>,
         ages: Option<&Histogram<u64>>,
+        never_sent: u64,
     ) -> Self {
         let ages = ages.filter(|ages| !ages.is_empty());
         let mut all = answered.clone();
         ages.iter().for_each(|ages| all += *ages);
         let some = !all.is_empty();
-        let percentiles = percentiles
-            .iter()
-            .map(|&percent| (percent, bounded(answered, &all, percent).map(|value| value.ns as u64)));
+        let percentiles = percentiles.iter().map(|&percent| {
+            (percent, bounded(answered, &all, percent, never_sent).map(|value| value.ns as u64))
+        });
         Self {
             count: answered.len(),
             censored: all.len() - answered.len(),
-            min: some.then(|| all.min()),
+            never_sent,
+            // The age of a packet that was sent just before the end is no latency.
+            min: some.then(|| if answered.is_empty() { all.min() } else { answered.min() }),
             mean: some.then(|| all.mean()),
             stddev: some.then(|| all.stdev()),
             max: some.then(|| all.max()),
@@ -136,7 +143,7 @@ impl Latency {
 
     /// Any percentile, from the histograms. `None` without a sample or if they are damaged.
     pub(crate) fn percentile(&self, percent: f64) -> Option<Bounded> {
-        bounded(&self.histogram().ok()?, &self.all().ok()?, percent)
+        bounded(&self.histogram().ok()?, &self.all().ok()?, percent, self.never_sent)
     }
 
     /// A percentile that the document lists.
@@ -183,7 +190,12 @@ impl Latency {
 }
 
 /// A percentile of all packets, of which `answered` were answered. The others count as slower than all answers.
-fn bounded(answered: &Histogram<u64>, all: &Histogram<u64>, percent: f64) -> Option<Bounded> {
+fn bounded(
+    answered: &Histogram<u64>,
+    all: &Histogram<u64>,
+    percent: f64,
+    never_sent: u64,
+) -> Option<Bounded> {
     if all.is_empty() {
         return None;
     }
@@ -193,8 +205,9 @@ fn bounded(answered: &Histogram<u64>, all: &Histogram<u64>, percent: f64) -> Opt
     // The middle of the rank, so that rounding does not change it.
     let quantile = (rank as f64 - 0.5) / histogram.len() as f64;
     let ns = histogram.value_at_quantile(quantile);
-    // They are slower than all answers, however young they are.
-    let ns = if is_lower_bound && !answered.is_empty() { ns.max(answered.max()) } else { ns };
+    // What was sent and never answered is slower than all answers, however young it is. What was not sent might have been fast.
+    let is_slowest = is_lower_bound && never_sent == 0 && !answered.is_empty();
+    let ns = if is_slowest { ns.max(answered.max()) } else { ns };
     let value = Bounded::measured(ns as f64);
     Some(Bounded { is_lower_bound, ..value }.among(percent, all.len()))
 }
@@ -296,7 +309,7 @@ mod tests {
         let of = |count: u64, percent: f64| {
             let mut histogram = new_histogram();
             histogram.record_n(1_000_000, count).unwrap();
-            let latency = Latency::listing(&[percent], &histogram, None);
+            let latency = Latency::listing(&[percent], &histogram, None, 0);
             let listed = latency.listed_bounded(percent).unwrap();
             assert_eq!(latency.percentile(percent), Some(listed), "from the histogram, too");
             assert_eq!(latency.lists_few_samples(), listed.has_few_samples);

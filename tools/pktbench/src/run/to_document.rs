@@ -80,14 +80,14 @@ fn connections(outcome: &Outcome) -> Connections {
     let Dials { opened, retired, replaced, missed, connect, handshake, not_opened, .. } =
         &outcome.tally.dials;
     let percentiles = &outcome.plan.percentiles;
-    let of = |times: &Histogram<u64>| Latency::listing(percentiles, times, not_opened.as_ref());
+    let of = |times: &Histogram<u64>| Latency::listing(percentiles, times, not_opened.as_ref(), *missed);
     Connections {
         opened: *opened,
         replaced: *replaced,
         retired: *retired,
         missed: outcome.plan.conns_per_second.map(|_| *missed),
         connect_ns: connect.as_ref().map_or_else(|| of(&new_histogram()), of),
-        handshake_ns: handshake.as_ref().map(|times| Latency::listing(percentiles, times, None)),
+        handshake_ns: handshake.as_ref().map(|times| Latency::listing(percentiles, times, None, 0)),
     }
 }
 
