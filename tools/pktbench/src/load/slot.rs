@@ -28,6 +28,8 @@ pub(crate) struct SlotLoad {
     pub(super) failures: u32,
     /// Whether it had a connection before.
     pub(super) had_connection: bool,
+    /// Since when it has no connection.
+    down_since_ns: Option<u64>,
 }
 
 /// When the next packet may be sent.
@@ -75,6 +77,7 @@ impl SlotLoad {
             blocked_until_ns: 0,
             failures: 0,
             had_connection: false,
+            down_since_ns: None,
         }
     }
 
@@ -92,6 +95,25 @@ impl SlotLoad {
                     self.schedule.stop_at_ns.is_some() || self.may_be_sent(arrivals.due_ns())
                 }
             }
+    }
+
+    /// It has no connection from now on.
+    pub(super) fn down(&mut self, now_ns: u64) {
+        self.down_since_ns.get_or_insert(now_ns);
+    }
+
+    /// It has a connection again. Returns for how long it had none.
+    pub(super) fn up(&mut self, now_ns: u64) -> u64 {
+        let down_ns = self.down_ns(now_ns);
+        self.down_since_ns = None;
+        down_ns
+    }
+
+    /// For how long it has no connection, as far as that is in the window.
+    pub(super) fn down_ns(&self, now_ns: u64) -> u64 {
+        let until_ns = self.schedule.stop_at_ns.unwrap_or(u64::MAX).min(now_ns);
+        let since_ns = self.down_since_ns.map(|since_ns| since_ns.max(self.schedule.measure_from_ns));
+        since_ns.map_or(0, |since_ns| until_ns.saturating_sub(since_ns))
     }
 
     /// Counts a connection that could not be opened, or that ended before an answer. Returns when to open the next one.
@@ -147,6 +169,17 @@ mod tests {
         assert_eq!(waits, [0, 10, 20, 40, 80, 160, 320, 640, 1000]);
         load.failures = u32::MAX;
         assert_eq!(load.failed(0), MAX_BACKOFF_NS);
+    }
+
+    #[test]
+    fn the_time_without_a_connection_counts_in_the_window() {
+        let mut load = load(Some(100));
+        load.schedule.measure_from_ns = 20;
+        assert_eq!(load.down_ns(90), 0);
+        load.down(10);
+        load.down(50);
+        assert_eq!((load.down_ns(15), load.down_ns(60), load.down_ns(500)), (0, 40, 80));
+        assert_eq!((load.up(70), load.down_ns(90)), (50, 0));
     }
 
     #[test]

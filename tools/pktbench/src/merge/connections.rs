@@ -5,8 +5,8 @@ use crate::result::connections::{AddressResult, Connections};
 use crate::result::document::{Document, Window};
 
 /// `None` if a part has none: it is of an older version.
-pub(super) fn sum(parts: &[Document]) -> anyhow::Result<Option<Connections>> {
-    let parts: Option<Vec<_>> = parts.iter().map(|part| part.connections.as_ref()).collect();
+pub(super) fn sum(documents: &[Document]) -> anyhow::Result<Option<Connections>> {
+    let parts: Option<Vec<_>> = documents.iter().map(|part| part.connections.as_ref()).collect();
     let Some(parts) = parts else { return Ok(None) };
     let add =
         |count: fn(&Connections) -> u64| parts.iter().map(|part| count(part)).fold(0, u64::saturating_add);
@@ -16,10 +16,22 @@ pub(super) fn sum(parts: &[Document]) -> anyhow::Result<Option<Connections>> {
         opened: add(|part| part.opened),
         replaced: add(|part| part.replaced),
         retired: add(|part| part.retired),
+        down_pct: down_pct(documents),
         missed: parts.iter().filter_map(|part| part.missed).reduce(u64::saturating_add),
         connect_ns: added(&connects)?,
         handshake_ns: if handshakes.is_empty() { None } else { Some(added(&handshakes)?) },
     }))
+}
+
+/// Weighted by the connections of the parts. `None` if a part has none.
+fn down_pct(documents: &[Document]) -> Option<f64> {
+    let (mut down, mut all) = (0.0, 0.0);
+    for part in documents {
+        let conns = part.config.conns as f64;
+        down += conns * part.connections.as_ref()?.down_pct?;
+        all += conns;
+    }
+    Some(if all > 0.0 { down / all } else { 0.0 })
 }
 
 /// The addresses of all parts, in the order in which they are first named.

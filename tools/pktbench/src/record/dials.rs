@@ -21,6 +21,8 @@ pub(crate) struct Dials {
     pub(crate) missed: u64,
     /// Open loop of connections: those that were due in the window and started.
     pub(crate) started: u64,
+    /// The time in the window in which places of `--conns` had no connection, added up.
+    pub(crate) down_ns: u64,
     /// From when a connection was due to the established connection, in ns. `None` without one.
     pub(crate) connect: Option<Histogram<u64>>,
     /// The TLS handshakes, in ns. `None` without one.
@@ -44,12 +46,14 @@ impl Dials {
     }
 
     pub(crate) fn merge(&mut self, other: &Self) {
-        let Self { opened, retired, replaced, missed, started, connect, handshake, not_opened } = other;
+        let Self { opened, retired, replaced, missed, started, down_ns, connect, handshake, not_opened } =
+            other;
         self.opened += opened;
         self.retired += retired;
         self.replaced += replaced;
         self.missed += missed;
         self.started += started;
+        self.down_ns += down_ns;
         merge(&mut self.connect, connect.as_ref());
         merge(&mut self.handshake, handshake.as_ref());
         merge(&mut self.not_opened, not_opened.as_ref());

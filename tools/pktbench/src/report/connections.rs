@@ -21,11 +21,14 @@ fn is_news(connections: &Connections, config: &Config) -> bool {
 }
 
 fn text(connections: &Connections) -> String {
-    let Connections { opened, replaced, retired, missed, connect_ns, handshake_ns } = connections;
+    let Connections { opened, replaced, retired, down_pct, missed, connect_ns, handshake_ns } = connections;
     let mut parts = vec![format!("{} opened", units::count(*opened))];
     let others = [(*retired, "closed by plan"), (*replaced, "replaced"), (missed.unwrap_or(0), "missed")];
     let others = others.iter().filter(|(count, _)| *count > 0);
     parts.extend(others.map(|(count, what)| format!("{} {what}", units::count(*count))));
+    if let Some(down_pct) = down_pct.filter(|down_pct| *down_pct >= 0.01) {
+        parts.push(format!("{} of the time without a connection", units::percent(down_pct)));
+    }
     for (name, times) in [("connect", Some(connect_ns)), ("TLS handshake", handshake_ns.as_ref())] {
         let Some(times) = times else { continue };
         let [p50, p99] = [50.0, 99.0].map(|percent| times.percentile(percent));

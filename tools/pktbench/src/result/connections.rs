@@ -13,6 +13,9 @@ pub(crate) struct Connections {
     pub(crate) replaced: u64,
     /// Connections that were closed because of `--conn-packets` or `--conn-lifetime`.
     pub(crate) retired: u64,
+    /// Without `--conns-per-second`: for how much of the window a connection was missing, in percent of all `--conns`.
+    #[serde(default)]
+    pub(crate) down_pct: Option<f64>,
     /// With `--conns-per-second`: connections that were due in the window and not started.
     pub(crate) missed: Option<u64>,
     /// From when a connection was due to the established connection. With `--conn-packets` or `--conn-lifetime` those that

@@ -77,7 +77,7 @@ fn totals(outcome: &Outcome, window: Window) -> Totals {
 }
 
 fn connections(outcome: &Outcome) -> Connections {
-    let Dials { opened, retired, replaced, missed, connect, handshake, not_opened, .. } =
+    let Dials { opened, retired, replaced, missed, down_ns, connect, handshake, not_opened, .. } =
         &outcome.tally.dials;
     let percentiles = &outcome.plan.percentiles;
     let of = |times: &Histogram<u64>| Latency::listing(percentiles, times, not_opened.as_ref(), *missed);
@@ -85,10 +85,16 @@ fn connections(outcome: &Outcome) -> Connections {
         opened: *opened,
         replaced: *replaced,
         retired: *retired,
+        down_pct: outcome.plan.conns_per_second.is_none().then(|| down_pct(*down_ns, outcome)),
         missed: outcome.plan.conns_per_second.map(|_| *missed),
         connect_ns: connect.as_ref().map_or_else(|| of(&new_histogram()), of),
         handshake_ns: handshake.as_ref().map(|times| Latency::listing(percentiles, times, None, 0)),
     }
+}
+
+fn down_pct(down_ns: u64, outcome: &Outcome) -> f64 {
+    let all_ns = outcome.measured_time.as_nanos() as f64 * outcome.plan.conns as f64;
+    if down_ns == 0 { 0.0 } else { (down_ns as f64 / all_ns * 100.0).min(100.0) }
 }
 
 fn addresses(outcome: &Outcome, window: Window) -> Vec<AddressResult> {

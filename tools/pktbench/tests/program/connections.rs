@@ -153,6 +153,8 @@ fn a_dead_address_is_reported_and_the_others_are_loaded() {
     assert_eq!((&live["opened"], &live["failed"]), (&json!(2), &json!(0)), "{document}");
     assert!(live["received"].as_u64() > Some(0), "{document}");
     assert_eq!((&gone["opened"], &gone["received"]), (&json!(0), &json!(0)), "{document}");
+    let down_pct = document["connections"]["down_pct"].as_f64().unwrap();
+    assert!((49.0..=50.1).contains(&down_pct), "two of four connections are missing: {down_pct}");
     assert!(gone["first_error"].as_str().unwrap().contains("cannot connect"), "{document}");
 
     let ran =

@@ -47,13 +47,14 @@ impl<P: FnMut(Published)> EventLoop<P> {
     }
 
     /// The slot waits for its next connection.
-    fn go_down(&mut self, slot: usize, load: SlotLoad, dial_at_ns: u64) {
+    fn go_down(&mut self, slot: usize, mut load: SlotLoad, dial_at_ns: u64) {
         if let Some(new_conns) = &mut self.new_conns {
             new_conns.free.push(slot);
             self.set_awaiting_peer(slot, false);
             self.slots[slot].slot = Slot::Idle(Box::new(load));
             return;
         }
+        load.down(self.schedule.clock.now_ns());
         self.set_awaiting_peer(slot, true);
         self.down += 1;
         self.slots[slot].slot = Slot::Down { load: Box::new(load), dial_at_ns };
@@ -65,6 +66,7 @@ impl<P: FnMut(Published)> EventLoop<P> {
     pub(super) fn end_load(&mut self, slot: usize, load: &SlotLoad, cause: Cause) {
         let WorkerState { tally, recording, .. } = &mut self.state;
         load.count_missed(cause, tally, recording);
+        tally.dials.down_ns += load.down_ns(self.schedule.clock.now_ns());
         self.set_awaiting_peer(slot, false);
         self.active -= 1;
         self.slots[slot].slot = Slot::Ended;
@@ -98,6 +100,8 @@ impl<P: FnMut(Published)> EventLoop<P> {
                 if is_measured {
                     tally.dials.record(connect, handshake);
                 }
+                let down_ns = load.up(now_ns);
+                tally.dials.down_ns += down_ns;
                 let connection = Connection::new(stream, self.plan.codec());
                 let driver = ConnectionDriver::new(load, connection, target, &self.plan, now_ns);
                 self.slots[slot].slot = Slot::Up(Box::new(driver));
@@ -109,7 +113,9 @@ impl<P: FnMut(Published)> EventLoop<P> {
             Err(Refused { target, problem, age }) => {
                 tally.errors.add_refused(&problem);
                 tally.targets[target].failed(&problem);
-                self.state.recording.failed += 1;
+                let recording = &mut self.state.recording;
+                recording.failed += 1;
+                recording.note_failure(now_ns, || problem);
                 if is_measured {
                     tally.dials.record_not_opened(age, 1);
                 }

@@ -184,7 +184,7 @@ fn tables(document: &Document) -> String {
 }
 
 fn opened(connections: &Connections) -> String {
-    let Connections { opened, replaced, retired, missed, connect_ns, handshake_ns } = connections;
+    let Connections { opened, replaced, retired, down_pct, missed, connect_ns, handshake_ns } = connections;
     let counts = [
         ("opened", Some(*opened)),
         ("replaced", Some(*replaced)),
@@ -197,7 +197,8 @@ fn opened(connections: &Connections) -> String {
     let times = times.flat_map(|(name, times)| {
         [50.0, 99.0].map(|percent| (format!("{name} p{percent}"), percentile(times, percent)))
     });
-    list(&counts.chain(times).collect::<Vec<_>>())
+    let down = down_pct.map(|down_pct| ("time without a connection".to_owned(), units::percent(down_pct)));
+    list(&counts.chain(down).chain(times).collect::<Vec<_>>())
 }
 
 fn addresses(addresses: &[AddressResult]) -> String {
