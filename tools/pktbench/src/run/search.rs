@@ -6,7 +6,7 @@
 //!                                           and the lowest that fails
 //! ```
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -85,13 +85,16 @@ pub(crate) fn find(plan: &Plan, output: Output, condition: &Condition) -> anyhow
     let run = |plan: Plan| {
         if has_backlog {
             recovery::wait(&plan, Duration::from_nanos(fastest_ns), interrupted)?;
+            if interrupted() {
+                return Ok(None);
+            }
         }
         let outcome = conductor::run(plan, Output::default().open()?, AbortWatch::default())?.0;
         let document = to_document::document(&outcome);
         has_backlog = document.integrity.unanswered > 0 || achieved_pct(&document) < MIN_ACHIEVED_PCT;
         let fastest = document.latency_ns.service.min.into_iter().chain(outcome.tally.fastest_ns);
         fastest_ns = fastest.fold(fastest_ns, u64::min);
-        Ok(document)
+        Ok(Some(document))
     };
     let document = search(plan, condition, run, interrupted, |step| show(&row(step)))?;
     show("");
@@ -102,6 +105,7 @@ pub(crate) fn find(plan: &Plan, output: Output, condition: &Condition) -> anyhow
 /// Notices the signals that interrupt a search, during its runs and between them.
 struct InterruptListener {
     runtime: Runtime,
+    was_interrupted: Cell<bool>,
     interrupts: RefCell<Interrupts>,
 }
 
@@ -109,23 +113,26 @@ impl InterruptListener {
     fn start() -> anyhow::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let interrupts = RefCell::new(runtime.block_on(async { Interrupts::listen() }));
-        Ok(Self { runtime, interrupts })
+        Ok(Self { runtime, was_interrupted: Cell::new(false), interrupts })
     }
 
-    /// Whether a signal arrived since the last call.
+    /// Whether a signal has arrived.
     fn was_interrupted(&self) -> bool {
         let mut interrupts = self.interrupts.borrow_mut();
         let next = async { tokio::time::timeout(Duration::from_millis(1), interrupts.next()).await };
-        self.runtime.block_on(next).is_ok()
+        if self.runtime.block_on(next).is_ok() {
+            self.was_interrupted.set(true);
+        }
+        self.was_interrupted.get()
     }
 }
 
-/// Tries rates with `run` and reports each step to `show`. Returns the document of the highest rate that holds, or of
+/// Tries rates with `run`, which returns nothing if it was interrupted before it began, and reports each step to `show`. Returns the document of the highest rate that holds, or of
 /// the last run if no rate holds.
 fn search(
     plan: &Plan,
     condition: &Condition,
-    mut run: impl FnMut(Plan) -> anyhow::Result<Document>,
+    mut run: impl FnMut(Plan) -> anyhow::Result<Option<Document>>,
     interrupted: impl Fn() -> bool,
     mut show: impl FnMut(&Step),
 ) -> anyhow::Result<Document> {
@@ -142,7 +149,10 @@ fn search(
         // A rate that fails is tried once more, as it may have failed by chance.
         for _ in 0..2 {
             // A rate that is not offered fails its step, not the search.
-            let document = run(Plan { pace, min_offered_pct: 0.0, ..plan.clone() })?;
+            let Some(document) = run(Plan { pace, min_offered_pct: 0.0, ..plan.clone() })? else {
+                verdict = Verdict::Interrupted;
+                break;
+            };
             if interrupted() {
                 verdict = Verdict::Interrupted;
                 last = Some(document);
@@ -154,7 +164,7 @@ fn search(
             let Integrity { corrupted, reordered, duplicated, .. } = document.integrity;
             if corrupted.max(reordered).max(duplicated) > 0 {
                 verdict = Verdict::Integrity;
-            } else if document.errors.connect > 0 {
+            } else if document.errors.connect > 0 && document.window.seconds == 0.0 {
                 verdict = Verdict::Failed;
             }
             let is_decided = step.ok || verdict != Verdict::Pass;
@@ -302,7 +312,7 @@ mod tests {
             let mut document = document();
             document.totals.packets_per_s = rate.min(capacity);
             received(&mut document, if rate > capacity { 980 } else { 990 });
-            Ok(document)
+            Ok(Some(document))
         };
         let mut shown = 0;
         let condition = "rate>=0.001".parse().unwrap();
@@ -397,7 +407,7 @@ mod tests {
                 change(&mut document);
             }
             assert!(steps.get() <= 3, "the search did not end after step 3");
-            Ok(document)
+            Ok(Some(document))
         };
         let interrupted = || interrupt && steps.get() == 3;
         let condition = "rate>=0.001".parse().unwrap();
@@ -412,6 +422,7 @@ mod tests {
         };
         let gone = |document: &mut Document| {
             document.errors.connect = 1;
+            document.window.seconds = 0.0;
             document.verdict = Verdict::Failed;
         };
         for (change, interrupt, verdict) in [
@@ -442,7 +453,7 @@ mod tests {
             let mut document = document();
             document.load_generator.saturated = rate > 50.0;
             received(&mut document, if fails_once || rate > 50.0 { 900 } else { 1000 });
-            Ok(document)
+            Ok(Some(document))
         };
         let condition = "rate>=0.001".parse().unwrap();
         let plan = Plan { pace, strict_client: true, ..plan() };
