@@ -284,7 +284,7 @@ fn a_spike_starts_on_time_at_the_server() {
             Answer::Bytes(frame)
         }
     });
-    let load = format!("--connect {addr} --conns 4 --sizes 64 --json");
+    let load = format!("--connect {addr} --conns 4 --sizes 64 --warmup 0 --json");
     let document = run(&load, ("--stages", "hold 100 1s, hold 0 500ms, spike 2k 500ms")).document();
     let mut arrivals: Vec<_> = arrivals.try_iter().collect();
     arrivals.sort_unstable();
