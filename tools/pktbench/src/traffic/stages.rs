@@ -123,8 +123,8 @@ fn ramp(text: &str) -> Result<Piece, String> {
 }
 
 fn sine(text: &str) -> Result<Piece, String> {
-    let (rates, rest) = text.split_once(" period ").ok_or("the word period is missing")?;
-    let (period, time) = rest.split_once(" for ").ok_or("the word for is missing")?;
+    let (rates, rest) = text.split_once(" period ").ok_or("'period' is missing")?;
+    let (period, time) = rest.split_once(" for ").ok_or("'for' is missing")?;
     let (low, high) = range(rates.trim())?;
     if low >= high {
         return Err("the first rate of a sine must be the lower one".to_owned());
@@ -135,8 +135,8 @@ fn sine(text: &str) -> Result<Piece, String> {
 
 /// The steps from a rate, which is not a step itself, to the last one.
 fn steps(text: &str, from: f64, most: usize) -> Result<Vec<(Piece, Option<f64>)>, String> {
-    let (height, rest) = text.split_once(" every ").ok_or("the word every is missing")?;
-    let (time, to) = rest.split_once(" to ").ok_or("the word to is missing")?;
+    let (height, rest) = text.split_once(" every ").ok_or("'every' is missing")?;
+    let (time, to) = rest.split_once(" to ").ok_or("'to' is missing")?;
     let (height, to) = (parse_rate(height.trim())?, rate_or_0(to.trim())?);
     let length_ns = length_ns(time)?;
     let count = ((to - from).abs() / height - SAME_RATE).ceil();
@@ -292,19 +292,16 @@ mod tests {
             ),
             ("ramp 0..10k", "write 'ramp A..B TIME'"),
             ("ramp 0..x 5s", "'x' is not a rate"),
-            ("step 2k to 20k", "the word every is missing; write 'step RATE every TIME to RATE', such as"),
-            ("step 2k every 10s", "the word to is missing"),
+            ("step 2k to 20k", "'every' is missing; write 'step RATE every TIME to RATE', such as"),
+            ("step 2k every 10s", "'to' is missing"),
             ("step 0 every 10s to 5k", "above 0"),
             (
                 "hold 5k 1s, step 1k every 10s to 5k",
                 "stage 2 'step 1k every 10s to 5k': the rate is already 5k",
             ),
             ("step 1 every 1s to 20k", "20000 steps of 1 to 20k are more than the 1000 that are left"),
-            (
-                "sine 5k..15k for 5m",
-                "the word period is missing; write 'sine A..B period TIME for TIME', such as",
-            ),
-            ("sine 5k..15k period 60s", "the word for is missing"),
+            ("sine 5k..15k for 5m", "'period' is missing; write 'sine A..B period TIME for TIME', such as"),
+            ("sine 5k..15k period 60s", "'for' is missing"),
             ("sine 15k..5k period 60s for 5m", "must be the lower one"),
             ("hold 1 300days, hold 1 300days", "longer than 365 days"),
             ("hold 0 10s, ramp 0..0 5s", "the stages send nothing; give one of them a rate"),

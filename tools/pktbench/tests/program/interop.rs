@@ -1,19 +1,9 @@
 //! Loads servers that use other implementations of the wire format.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 
-use crate::common::{command, count, pktbench};
-
-/// A process that is killed when the value is dropped.
-struct KillOnDrop(Child);
-
-impl Drop for KillOnDrop {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
+use crate::common::{KillOnDrop, command, count, pktbench};
 
 #[test]
 #[ignore = "needs escript (package erlang-base): cargo test -p pktbench -- --include-ignored"]

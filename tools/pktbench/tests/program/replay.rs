@@ -4,12 +4,14 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use crate::common::pcap::{PORT, Pcap};
-use crate::common::{Answer, asserts_times, command, count, frame, pktbench, samples, serve, start};
+use crate::common::{
+    Answer, KillOnDrop, asserts_times, command, count, frame, pktbench, samples, serve, start,
+};
 use pktconn::ServerConfig;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
@@ -292,16 +294,6 @@ fn packets_of_a_replay_arrive_with_the_gaps_of_the_capture() {
     errors.sort_unstable();
     let p99 = errors[errors.len() * 99 / 100];
     assert!(!asserts_times() || p99 < ms(1), "the p99 of the error of the gaps is {p99:?}");
-}
-
-/// A process that is killed when the value is dropped.
-struct KillOnDrop(Child);
-
-impl Drop for KillOnDrop {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 #[test]

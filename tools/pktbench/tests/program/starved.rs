@@ -85,11 +85,11 @@ fn a_saturated_result_says_so_in_every_format_and_in_a_sum() {
 /// On a core that is shared with busy loops, or not.
 #[cfg(target_os = "linux")]
 mod cores {
-    use std::process::{Child, Stdio};
+    use std::process::Stdio;
 
     use serde_json::Value;
 
-    use crate::common::{asserts_times, command, ran, start};
+    use crate::common::{KillOnDrop, asserts_times, command, ran, start};
 
     /// Runs `pktbench` on the second core, against a server in this process.
     fn on_one_core(load: &str) -> (Value, Option<i32>) {
@@ -108,7 +108,7 @@ mod cores {
         let busy_loop = || {
             let mut sh = command("taskset");
             sh.args(["-c", "1", "sh", "-c", "while :; do :; done"]).stdout(Stdio::null());
-            BusyLoop(sh.spawn().unwrap())
+            KillOnDrop(sh.spawn().unwrap())
         };
         let _busy = [busy_loop(), busy_loop()];
         for load in LOADS {
@@ -128,15 +128,6 @@ mod cores {
             if asserts_times() {
                 assert_eq!(document["load_generator"]["saturated"], false, "{document}");
             }
-        }
-    }
-
-    /// A process that is killed at the end.
-    struct BusyLoop(Child);
-
-    impl Drop for BusyLoop {
-        fn drop(&mut self) {
-            let _ = self.0.kill().and_then(|()| self.0.wait());
         }
     }
 }

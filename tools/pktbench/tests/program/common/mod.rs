@@ -6,7 +6,7 @@ pub(crate) mod result;
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -17,6 +17,16 @@ use serde_json::Value;
 /// `PKTCONN_TIMES=1`.
 pub(crate) fn asserts_times() -> bool {
     std::env::var_os("PKTCONN_TIMES").is_some_and(|value| value == "1")
+}
+
+/// A process that is killed when the value is dropped.
+pub(crate) struct KillOnDrop(pub(crate) Child);
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// The output of a run and its exit code.
