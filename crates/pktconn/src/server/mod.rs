@@ -16,6 +16,8 @@ mod memory_budget;
 #[cfg(feature = "metrics")]
 mod metric_events;
 
+mod network;
+
 mod registry;
 
 #[cfg(feature = "tls")]

@@ -2,7 +2,7 @@
 //! counts.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 #[cfg(feature = "metrics")]
 use tokio::time::Instant;
 
+use super::network::Network;
 use super::shutdown_signal::ShutdownSignal;
 use crate::connection::conn_core::{ConnCore, Membership};
 use crate::connection::memory::{Account, Budget};
@@ -43,30 +44,10 @@ struct ConnTable {
     traffic_of_ended: ConnStats,
 }
 
-/// The network of a client, as `max_conns_per_ip` counts it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Network {
-    V4(Ipv4Addr),
-    /// The first 64 bits. Providers assign at least a `/64`, and the customer can use every address in it.
-    V6([u8; 8]),
-}
-
 impl ConnTable {
     /// The connections. Drop the result without the lock: the last reference to a connection removes it from the table.
     fn conns(&self) -> Vec<Arc<ConnCore>> {
         self.conns.iter().filter_map(|(_, conn)| conn.upgrade()).collect()
-    }
-}
-
-impl Network {
-    fn of(ip: IpAddr) -> Self {
-        match ip.to_canonical() {
-            IpAddr::V4(ip) => Self::V4(ip),
-            IpAddr::V6(ip) => {
-                let [a, b, c, d, e, f, g, h, ..] = ip.octets();
-                Self::V6([a, b, c, d, e, f, g, h])
-            }
-        }
     }
 }
 
