@@ -5,7 +5,12 @@
 //!                      '-- in the task of the connection, within handshake_timeout --'
 //! ```
 
+use std::future::Future;
+#[cfg(any(feature = "tls", feature = "proxy-protocol"))]
+use std::future::poll_fn;
 use std::net::SocketAddr;
+#[cfg(any(feature = "tls", feature = "proxy-protocol"))]
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,10 +22,16 @@ use crate::error::{Reason, Timeout};
 use crate::server::current_tls::CurrentTls;
 use crate::server::failure_log::{FailureKind, FailureLog};
 use crate::server::listener::ServerListener;
+use crate::server::network::Network;
 use crate::server::registry::ConnSlot;
+use crate::server::running_handshakes::HandshakePlace;
 use crate::server::server_handle::ServerState;
 use crate::transport::byte_stream::ByteStream;
 use crate::transport::connect::with_timeout;
+#[cfg(feature = "proxy-protocol")]
+use crate::transport::handshake_bytes::CountedReader;
+#[cfg(any(feature = "tls", feature = "proxy-protocol"))]
+use crate::transport::handshake_bytes::HandshakeBytes;
 use crate::transport::plain_stream::PlainStream;
 #[cfg(feature = "proxy-protocol")]
 use crate::transport::proxy_protocol::TrustedProxies;
@@ -104,44 +115,69 @@ impl ConnSetup {
 
     /// Runs the handshakes within `handshake_timeout`. Returns `None` if no connection resulted: the handshake failed
     /// (it is logged), a limit is reached, or the server shuts down.
-    pub(crate) async fn handshake(
+    // Not an `async fn`: the handshake takes its place before the task first runs.
+    pub(crate) fn handshake(
         self: Arc<Self>,
         stream: PlainStream,
         peer: Option<SocketAddr>,
         slot: ConnSlot,
-    ) -> Option<PacketConn> {
-        #[cfg(feature = "metrics")]
-        let accepted_at = slot.accepted_at();
-        let handshake = self.run_handshake(stream, peer, slot);
-        let result = tokio::select! {
-            biased;
-            result = with_timeout(self.config.handshake_timeout, handshake) => result.unwrap_or_else(|limit| Err(timeout_error(limit, peer))),
-            // No packet has been received from the peer, so nothing is lost.
-            () = self.server.registry.shutdown.triggered() => return None,
-        };
-        let error = match result {
-            Ok(conn) => {
-                #[cfg(feature = "metrics")]
-                if conn.is_some() {
-                    super::metric_events::record_handshake(accepted_at.elapsed());
+    ) -> impl Future<Output = Option<PacketConn>> + Send {
+        let network = peer.map(|peer| Network::of(peer.ip()));
+        let (place, must_end) = self.server.registry.handshakes.begin(network);
+        async move {
+            #[cfg(feature = "metrics")]
+            let accepted_at = slot.accepted_at();
+            let handshake = self.run_handshake(stream, peer, slot, place);
+            let result = tokio::select! {
+                biased;
+                result = with_timeout(self.config.handshake_timeout, handshake) => {
+                    result.unwrap_or_else(|limit| Err(timeout_error(limit, peer)))
                 }
-                return conn;
-            }
-            Err(reason) => Error::from(reason),
-        };
-        self.server.registry.handshake_failed();
-        self.failure_log.log(FailureKind::Handshake, peer, "the handshake failed", &error);
-        None
+                _ = must_end => {
+                    self.server.registry.note_refused();
+                    self.log_handshake_ended(peer);
+                    return None;
+                }
+                // No packet has been received from the peer, so nothing is lost.
+                () = self.server.registry.shutdown.triggered() => return None,
+            };
+            let error = match result {
+                Ok(conn) => {
+                    #[cfg(feature = "metrics")]
+                    if conn.is_some() {
+                        super::metric_events::record_handshake(accepted_at.elapsed());
+                    }
+                    return conn;
+                }
+                Err(reason) => Error::from(reason),
+            };
+            self.server.registry.handshake_failed();
+            self.failure_log.log(FailureKind::Handshake, peer, "the handshake failed", &error);
+            None
+        }
+    }
+
+    fn log_handshake_ended(&self, peer: Option<SocketAddr>) {
+        let limit = "max_handshakes is reached, and the client's network had the most handshakes";
+        self.failure_log.log(FailureKind::Refused, peer, "a handshake was ended for a newer one", limit);
     }
 
     /// Reads the PROXY header and runs the TLS handshake, as configured. Returns `None` if a limit is reached.
-    #[allow(unused_mut, clippy::unused_async, reason = "without the features there is nothing to do")]
+    #[allow(
+        unused_mut,
+        unused_variables,
+        clippy::unused_async,
+        reason = "without the features there is nothing to do"
+    )]
     async fn run_handshake(
         &self,
         mut stream: PlainStream,
         mut peer: Option<SocketAddr>,
         mut slot: ConnSlot,
+        mut place: HandshakePlace,
     ) -> Result<Option<PacketConn>, Reason> {
+        #[cfg(any(feature = "tls", feature = "proxy-protocol"))]
+        let bytes = HandshakeBytes::default();
         #[cfg(feature = "proxy-protocol")]
         if let Some(proxies) = &self.proxies {
             let proxy = peer;
@@ -151,20 +187,35 @@ impl ConnSetup {
                     "its address is not in a trusted network; add it to proxy_protocol if it is a proxy";
                 return Err(proxy_error(std::io::Error::new(std::io::ErrorKind::PermissionDenied, problem)));
             }
-            peer = crate::transport::proxy_protocol::read_header(&mut stream)
-                .await
-                .map_err(proxy_error)?
-                .or(peer);
+            let mut counted = CountedReader::new(&mut stream, &bytes);
+            let header = crate::transport::proxy_protocol::read_header(&mut counted);
+            peer = counting(&slot, &bytes, header).await.map_err(proxy_error)?.or(peer);
             if peer.is_some_and(|peer| !slot.set_client_addr(peer)) {
                 self.log_refused(peer);
                 return Ok(None);
             }
+            place.set_network(peer.map(|peer| Network::of(peer.ip())));
         }
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
-            let stream = crate::transport::tls::accept(tls.get(), stream, peer).await?;
+            let accepting = crate::transport::tls::accept(tls.get(), stream, peer, bytes.clone());
+            let stream = counting(&slot, &bytes, accepting).await?;
+            slot.note_handshake(0);
             return self.open_conn(stream, peer, slot).map(Some).map_err(Error::into_reason);
         }
+        slot.note_handshake(0);
         self.open_conn(stream, peer, slot).map(Some).map_err(Error::into_reason)
     }
+}
+
+/// Runs a part of a handshake, and updates the account of the connection with the bytes that arrive.
+#[cfg(any(feature = "tls", feature = "proxy-protocol"))]
+async fn counting<T>(slot: &ConnSlot, bytes: &HandshakeBytes, handshake: impl Future<Output = T>) -> T {
+    let mut handshake = pin!(handshake);
+    poll_fn(|cx| {
+        let polled = handshake.as_mut().poll(cx);
+        slot.note_handshake(bytes.arrived());
+        polled
+    })
+    .await
 }

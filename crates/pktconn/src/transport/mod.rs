@@ -28,6 +28,9 @@ pub use conn_stream::ConnStream;
 
 pub(crate) mod plain_stream;
 
+#[cfg(any(feature = "tls", feature = "proxy-protocol"))]
+pub(crate) mod handshake_bytes;
+
 #[cfg(feature = "tls")]
 pub(crate) mod tls;
 #[cfg(feature = "tls")]

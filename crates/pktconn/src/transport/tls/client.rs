@@ -163,7 +163,8 @@ impl TlsClientConfig {
     /// Runs the client's handshake on a stream that is connected to `target`.
     pub(crate) async fn handshake(&self, stream: PlainStream, target: ParsedAddr<'_>) -> Result<Tls, Reason> {
         let name = self.server_name_for(target)?;
-        let connected = TlsConnector::from(self.load()?).connect(name, TrackedStream::new(stream)).await;
+        let connected =
+            TlsConnector::from(self.load()?).connect(name, TrackedStream::new(stream, None)).await;
         Ok(Tls::new(connected.map_err(|error| handshake_error(Some(target), error))?))
     }
 }

@@ -14,6 +14,7 @@ use super::credentials::{
 };
 use super::stream::{Tls, TrackedStream};
 use crate::error::Reason;
+use crate::transport::handshake_bytes::HandshakeBytes;
 use crate::transport::plain_stream::PlainStream;
 
 /// The TLS configuration of a server: certificate, client certificates, ALPN.
@@ -139,13 +140,14 @@ impl fmt::Debug for TlsServerConfig {
     }
 }
 
-/// Runs the server's handshake.
+/// Runs the server's handshake. `bytes` counts the bytes that arrive.
 pub(crate) async fn accept(
     acceptor: TlsAcceptor,
     stream: PlainStream,
     peer: Option<SocketAddr>,
+    bytes: HandshakeBytes,
 ) -> Result<Tls, Reason> {
-    let accepted =
-        acceptor.accept(TrackedStream::new(stream)).await.map_err(|error| handshake_error(peer, error))?;
+    let stream = TrackedStream::new(stream, Some(bytes));
+    let accepted = acceptor.accept(stream).await.map_err(|error| handshake_error(peer, error))?;
     Ok(Tls::new(accepted))
 }
