@@ -12,6 +12,8 @@ use std::net::SocketAddr;
 #[cfg(any(feature = "tls", feature = "proxy-protocol"))]
 use std::pin::pin;
 use std::sync::Arc;
+#[cfg(any(feature = "tls", feature = "proxy-protocol"))]
+use std::task::Poll;
 use std::time::Duration;
 
 use crate::connection::config::{Origin, Settings};
@@ -157,6 +159,13 @@ impl ConnSetup {
         }
     }
 
+    /// Counts and logs that a handshake is refused because memory is short.
+    #[cfg(any(feature = "tls", feature = "proxy-protocol"))]
+    fn refuse(&self, peer: Option<SocketAddr>) {
+        self.server.registry.note_refused();
+        self.log_refused(peer);
+    }
+
     fn log_handshake_ended(&self, peer: Option<SocketAddr>) {
         let limit = "max_handshakes is reached, and the client's network had the most handshakes";
         self.failure_log.log(FailureKind::Refused, peer, "a handshake was ended for a newer one", limit);
@@ -189,7 +198,11 @@ impl ConnSetup {
             }
             let mut counted = CountedReader::new(&mut stream, &bytes);
             let header = crate::transport::proxy_protocol::read_header(&mut counted);
-            peer = counting(&slot, &bytes, header).await.map_err(proxy_error)?.or(peer);
+            let Some(header) = counting(&slot, &bytes, header).await else {
+                self.refuse(peer);
+                return Ok(None);
+            };
+            peer = header.map_err(proxy_error)?.or(peer);
             if peer.is_some_and(|peer| !slot.set_client_addr(peer)) {
                 self.log_refused(peer);
                 return Ok(None);
@@ -199,7 +212,11 @@ impl ConnSetup {
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
             let accepting = crate::transport::tls::accept(tls.get(), stream, peer, bytes.clone());
-            let stream = counting(&slot, &bytes, accepting).await?;
+            let Some(stream) = counting(&slot, &bytes, accepting).await else {
+                self.refuse(peer);
+                return Ok(None);
+            };
+            let stream = stream?;
             slot.note_handshake(0);
             return self.open_conn(stream, peer, slot).map(Some).map_err(Error::into_reason);
         }
@@ -208,14 +225,21 @@ impl ConnSetup {
     }
 }
 
-/// Runs a part of a handshake, and updates the account of the connection with the bytes that arrive.
+/// Runs a part of a handshake, and updates the account of the connection with the bytes that arrive. Returns `None` if
+/// memory is short and the network of the peer holds more than its share.
 #[cfg(any(feature = "tls", feature = "proxy-protocol"))]
-async fn counting<T>(slot: &ConnSlot, bytes: &HandshakeBytes, handshake: impl Future<Output = T>) -> T {
+async fn counting<T>(
+    slot: &ConnSlot,
+    bytes: &HandshakeBytes,
+    handshake: impl Future<Output = T>,
+) -> Option<T> {
     let mut handshake = pin!(handshake);
     poll_fn(|cx| {
         let polled = handshake.as_mut().poll(cx);
-        slot.note_handshake(bytes.arrived());
-        polled
+        if !slot.note_handshake(bytes.arrived()) {
+            return Poll::Ready(None);
+        }
+        polled.map(Some)
     })
     .await
 }

@@ -17,7 +17,7 @@ use super::network_memory::MemoryByNetwork;
 use super::running_handshakes::RunningHandshakes;
 use super::shutdown_signal::ShutdownSignal;
 use crate::connection::conn_core::{ConnCore, Membership};
-use crate::connection::memory::{Account, Budget};
+use crate::connection::memory::{Account, Budget, EXEMPT_BYTES};
 use crate::error::Reason;
 use crate::{ConnStats, ServerConfig, ServerStats};
 
@@ -280,11 +280,12 @@ impl ConnSlot {
         is_counted
     }
 
-    /// Updates the memory that the handshake of the connection holds.
-    pub(crate) fn note_handshake(&self, bytes: usize) {
-        if let Some(account) = &self.account {
-            account.note_read(bytes);
-        }
+    /// Updates the memory that the handshake of the connection holds. Returns `false` if memory is short, and the
+    /// connection holds more than a little of what its network holds above its share.
+    pub(crate) fn note_handshake(&self, bytes: usize) -> bool {
+        let Some(account) = &self.account else { return true };
+        account.note_read(bytes);
+        account.held() < EXEMPT_BYTES || !account.budget().is_too_heavy(account.network())
     }
 
     #[cfg(feature = "metrics")]
