@@ -201,7 +201,7 @@ async fn the_connections_of_the_heaviest_network_are_closed_first() {
     let (addr, handle, _) = serve(None).await;
     let mut light = connect_from_elsewhere(addr).await;
     // It holds a part of a frame, more than each single connection of the flood.
-    let mut frame_of_light = tokio::net::TcpSocket::new_v4().unwrap();
+    let frame_of_light = tokio::net::TcpSocket::new_v4().unwrap();
     frame_of_light.bind("127.0.0.3:0".parse().unwrap()).unwrap();
     let mut half = frame_of_light.connect(addr).await.unwrap();
     half.write_all(&frame(&vec![7; 200_000])[..150_000]).await.unwrap();

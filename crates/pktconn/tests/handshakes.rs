@@ -18,7 +18,7 @@ use tokio::time::{Duration, sleep, timeout};
 /// The largest number of bytes that the server reads of a handshake.
 const MAX_HANDSHAKE_BYTES: usize = 32 * 1024;
 
-/// A ClientHello of 60,000 bytes in TLS records, without its last byte.
+/// A `ClientHello` of 60,000 bytes in TLS records, without its last byte.
 fn begun_client_hello() -> Vec<u8> {
     const LEN: usize = 60_000;
     let mut hello = vec![1, 0, (LEN >> 8) as u8, LEN as u8, 3, 3];

@@ -40,7 +40,7 @@ impl Drop for RetireOnDrop<'_> {
 pub(crate) async fn enforce(registry: &Registry) {
     let Some(budget) = registry.budget() else { return pending().await };
     let _retire_on_drop = RetireOnDrop(budget);
-    Watcher { registry, budget, idle_check: None, next_close: None, logged: [None; 3] }.run().await
+    Watcher { registry, budget, idle_check: None, next_close: None, logged: [None; 3] }.run().await;
 }
 
 struct Watcher<'a> {

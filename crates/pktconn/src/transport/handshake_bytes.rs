@@ -1,14 +1,17 @@
 //! The bytes that arrive before the handshakes of a connection are complete: counted, and limited.
 
 use std::io;
+#[cfg(feature = "proxy-protocol")]
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+#[cfg(feature = "proxy-protocol")]
 use std::task::{Context, Poll, ready};
 
+#[cfg(feature = "proxy-protocol")]
 use tokio::io::{AsyncRead, ReadBuf};
 
-/// The most bytes that a peer may send before its handshakes are complete. A ClientHello has up to 2 KiB, a chain of
+/// The most bytes that a peer may send before its handshakes are complete. A `ClientHello` has up to 2 KiB, a chain of
 /// client certificates rarely more than 10 KiB, and a PROXY header up to a few KiB.
 const MAX_HANDSHAKE_BYTES: usize = 32 * 1024;
 
@@ -40,17 +43,20 @@ impl HandshakeBytes {
 }
 
 /// Reads from `stream`, and counts the bytes.
+#[cfg(feature = "proxy-protocol")]
 pub(crate) struct CountedReader<'a, S> {
     stream: &'a mut S,
     bytes: &'a HandshakeBytes,
 }
 
+#[cfg(feature = "proxy-protocol")]
 impl<'a, S> CountedReader<'a, S> {
     pub(crate) fn new(stream: &'a mut S, bytes: &'a HandshakeBytes) -> Self {
         Self { stream, bytes }
     }
 }
 
+#[cfg(feature = "proxy-protocol")]
 impl<S: AsyncRead + Unpin> AsyncRead for CountedReader<'_, S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -63,7 +69,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for CountedReader<'_, S> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "proxy-protocol"))]
 mod tests {
     use tokio::io::AsyncReadExt;
 

@@ -48,6 +48,7 @@ impl Account {
     }
 
     /// Moves the account to another network, because the client's address has become known.
+    #[cfg(any(feature = "proxy-protocol", test))]
     pub(crate) fn set_network(&mut self, network: Arc<NetworkMemory>) {
         self.budget.move_bytes(&self.network, &network, self.held());
         self.network = network;

@@ -130,6 +130,7 @@ impl Budget {
     }
 
     /// Moves bytes from one network to another.
+    #[cfg(any(feature = "proxy-protocol", test))]
     pub(super) fn move_bytes(&self, from: &NetworkMemory, to: &NetworkMemory, bytes: usize) {
         self.subtract_from_network(from, bytes);
         self.add_to_network(to, bytes);
