@@ -114,7 +114,7 @@ pub use error::{Error, Timeout};
 mod transport;
 pub use transport::{Addr, ConnStream, TcpConfig};
 #[cfg(feature = "tls")]
-pub use transport::{TlsClientConfig, TlsInfo, TlsServerConfig};
+pub use transport::{TlsClientConfig, TlsInfo, TlsServerConfig, TlsVersion};
 
 mod connection;
 pub use connection::{

@@ -74,8 +74,14 @@ impl PacketServer {
     ///
     /// Cancel safe: dropping the future leaves no listening socket behind.
     pub async fn bind_with(addr: impl Into<Addr>, config: impl Into<ServerConfig>) -> Result<Self, Error> {
-        let config = config.into();
+        #[cfg_attr(not(feature = "tls"), expect(unused_mut, reason = "only TLS reads files"))]
+        let mut config = config.into();
         config.check()?;
+        // Here, because `from_listener` would block while it reads the files.
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &config.tls {
+            config.tls = Some(tls.load().await?);
+        }
         Self::from_listener(Listener::bind(addr).await?, config)
     }
 
