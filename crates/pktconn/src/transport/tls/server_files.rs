@@ -76,14 +76,14 @@ impl ServerFiles {
             let problem = "other users can read the private key; remove their permission (chmod 600)";
             warnings.0.push((self.key.clone(), problem.to_owned()));
         }
+        let certificate = chain.first().map(|certificate| self.own(certificate));
         warnings.log();
-        let certificate = chain.into_iter().next().map(|certificate| self.own(&certificate));
         Ok(Loaded { config: Arc::new(config), certificate })
     }
 
     fn own(&self, certificate: &Certificate) -> OwnCertificate {
         let (file, subject) = (self.chain.display(), &certificate.subject.text);
-        tracing::info!(target: LOG_TARGET, %file, subject, valid_until = %certificate.not_after, "uses the certificate");
+        tracing::info!(target: LOG_TARGET, %file, subject, valid_until = %certificate.not_after, "loaded the certificate");
         OwnCertificate { file: self.chain.clone(), validity: Validity::of(certificate) }
     }
 
@@ -116,9 +116,11 @@ impl ServerFiles {
         let (mut crls, mut parsed) = (Vec::new(), Vec::new());
         for path in &self.crls {
             let of_file = read_crls(path, deadline)?;
-            let invalid = || setup_error(path.display(), &"a certificate revocation list is invalid");
-            let lists = of_file.iter().map(|crl| parse_crl(crl).ok_or_else(invalid));
-            let lists = lists.collect::<Result<Vec<_>, _>>()?;
+            let lists = of_file.iter().map(parse_crl).collect::<Result<Vec<_>, _>>();
+            let lists = lists.map_err(|problem| setup_error(path.display(), &problem))?;
+            // Only so that an error names this file.
+            let only_these = builder.clone().with_crls(of_file.iter().cloned());
+            only_these.build().map_err(|error| setup_error(path.display(), &error))?;
             warnings.add(path, check_crls(&lists, UnixTime::now()));
             crls.extend(of_file);
             parsed.extend(lists);

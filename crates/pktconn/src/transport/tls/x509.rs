@@ -88,10 +88,16 @@ fn describe(certificate: &X509Certificate<'_>, next: Option<&X509Certificate<'_>
     }
 }
 
-pub(super) fn parse_crl(crl: &CertificateRevocationListDer<'_>) -> Option<RevocationList> {
-    let (_, crl) = CertificateRevocationList::from_der(crl).ok()?;
+pub(super) fn parse_crl(crl: &CertificateRevocationListDer<'_>) -> Result<RevocationList, &'static str> {
+    let Ok((_, crl)) = CertificateRevocationList::from_der(crl) else {
+        return Err("a certificate revocation list is invalid");
+    };
+    if crl.version().is_none() {
+        return Err("a certificate revocation list is of version 1; RFC 5280 requires version 2 (`openssl ca` needs \
+                    crl_extensions for it)");
+    }
     let next_update = crl.next_update().map(|time| UnixTime(time.timestamp()));
-    Some(RevocationList { issuer: name(crl.issuer()), next_update })
+    Ok(RevocationList { issuer: name(crl.issuer()), next_update })
 }
 
 /// The subject of a certificate as text. `None` if it is empty, or if the certificate is invalid.
