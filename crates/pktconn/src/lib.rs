@@ -74,7 +74,7 @@
 //!
 //! | feature | what it adds |
 //! |---|---|
-//! | `tls` | TLS with rustls: `TlsServerConfig`, `TlsClientConfig`, `TlsInfo` |
+//! | `tls` | TLS with rustls: `TlsServerConfig`, `TlsVersion`, `TlsClientConfig`, `TlsInfo` |
 //! | `proxy-protocol` | the PROXY protocol for servers: `ServerConfig::proxy_protocol` |
 //! | `metrics` | figures for the recorder of the [`metrics`](https://docs.rs/metrics) crate |
 //!

@@ -18,7 +18,7 @@ use pktconn_tools::values::{parse_duration, parse_listen_addr, parse_size, parse
 ///
 /// Sends every packet back to its sender, in order. SIGINT or SIGTERM stops it: it accepts no new connections, echoes
 /// the packets that it has received, closes its connections, prints totals and exits with 0. A second signal ends it at
-/// once.
+/// once. SIGHUP reloads the certificate; without one, it is ignored.
 ///
 /// Exit codes: 0 after a signal, 1 if it cannot start, 2 for bad usage.
 #[derive(Debug, Parser)]

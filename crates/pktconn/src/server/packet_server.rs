@@ -88,7 +88,7 @@ impl PacketServer {
     /// Makes a server from a listening socket: a [`Listener`], or tokio's `TcpListener` or `UnixListener`.
     ///
     /// Use it for a socket that another process passed on, or for a socket with special options, such as `SO_REUSEPORT`
-    /// for one server per core.
+    /// for one server per core. With TLS, it blocks while it reads the files, for 5 s at most; see `TlsServerConfig::load`.
     ///
     /// # Errors
     ///

@@ -71,7 +71,7 @@ impl ServerFiles {
         config.ticketer = ticketer().map_err(|error| setup_error("TLS session tickets", &error))?;
         config.session_storage = Arc::new(NoServerSessionStorage {});
 
-        warnings.add(&self.chain, check_chain(&chain, UnixTime::now()));
+        warnings.add(&self.chain, &check_chain(&chain, UnixTime::now()));
         if key.is_readable_by_others {
             let problem = "other users can read the private key; remove their permission (chmod 600)";
             warnings.0.push((self.key.clone(), problem.to_owned()));
@@ -121,12 +121,12 @@ impl ServerFiles {
             // Only so that an error names this file.
             let only_these = builder.clone().with_crls(of_file.iter().cloned());
             only_these.build().map_err(|error| setup_error(path.display(), &error))?;
-            warnings.add(path, check_crls(&lists, UnixTime::now()));
+            warnings.add(path, &check_crls(&lists, UnixTime::now()));
             crls.extend(of_file);
             parsed.extend(lists);
         }
         let authorities = parse_or_warn(&ca.path, authorities, warnings);
-        warnings.add(&ca.path, without_crl(&authorities, &parsed));
+        warnings.add(&ca.path, &without_crl(&authorities, &parsed));
         Ok(builder.with_crls(crls).allow_unknown_revocation_status())
     }
 }
@@ -144,7 +144,7 @@ fn parse_or_warn(path: &Path, chain: &[CertificateDer<'_>], warnings: &mut Warni
 struct Warnings(Vec<(PathBuf, String)>);
 
 impl Warnings {
-    fn add(&mut self, path: &Path, problems: Vec<Problem<'_>>) {
+    fn add(&mut self, path: &Path, problems: &[Problem<'_>]) {
         self.0.extend(problems.iter().map(|problem| (path.to_owned(), problem.to_string())));
     }
 

@@ -93,8 +93,10 @@ pub(super) fn parse_crl(crl: &CertificateRevocationListDer<'_>) -> Result<Revoca
         return Err("a certificate revocation list is invalid");
     };
     if crl.version().is_none() {
-        return Err("a certificate revocation list is of version 1; RFC 5280 requires version 2 (`openssl ca` needs \
-                    crl_extensions for it)");
+        return Err(
+            "a certificate revocation list is of version 1; RFC 5280 requires version 2 (`openssl ca` needs \
+                    crl_extensions for it)",
+        );
     }
     let next_update = crl.next_update().map(|time| UnixTime(time.timestamp()));
     Ok(RevocationList { issuer: name(crl.issuer()), next_update })
