@@ -74,7 +74,7 @@
 //!
 //! | feature | what it adds |
 //! |---|---|
-//! | `tls` | TLS with rustls: `TlsServerConfig`, `TlsClientConfig`, `TlsInfo` |
+//! | `tls` | TLS with rustls: `TlsServerConfig`, `TlsVersion`, `TlsClientConfig`, `TlsInfo` |
 //! | `proxy-protocol` | the PROXY protocol for servers: `ServerConfig::proxy_protocol` |
 //! | `metrics` | figures for the recorder of the [`metrics`](https://docs.rs/metrics) crate |
 //!
@@ -117,7 +117,7 @@ pub use error::{Error, Timeout};
 mod transport;
 pub use transport::{Addr, ConnStream, TcpConfig};
 #[cfg(feature = "tls")]
-pub use transport::{TlsClientConfig, TlsInfo, TlsServerConfig};
+pub use transport::{TlsClientConfig, TlsInfo, TlsServerConfig, TlsVersion};
 
 mod connection;
 pub use connection::{

@@ -34,7 +34,7 @@ pub(crate) mod handshake_bytes;
 #[cfg(feature = "tls")]
 pub(crate) mod tls;
 #[cfg(feature = "tls")]
-pub use tls::{TlsClientConfig, TlsInfo, TlsServerConfig};
+pub use tls::{TlsClientConfig, TlsInfo, TlsServerConfig, TlsVersion};
 
 #[cfg(feature = "proxy-protocol")]
 pub(crate) mod proxy_protocol;
