@@ -127,8 +127,8 @@ pub use connection::{
 
 mod server;
 pub use server::{
-    BoxError, ConnHandler, HandlerResult, Listener, PacketServer, ServerConfig, ServerHandle, ServerStats,
-    ShutdownReport,
+    BoxError, ConnHandler, HandlerResult, Listener, MachineLimits, PacketServer, ServerConfig, ServerHandle,
+    ServerStats, ShutdownReport,
 };
 
 mod client;

@@ -6,6 +6,9 @@
 pub(crate) mod config;
 pub use config::ServerConfig;
 
+mod machine_limits;
+pub use machine_limits::MachineLimits;
+
 mod stats;
 pub use stats::{ServerStats, ShutdownReport};
 
