@@ -18,7 +18,7 @@ use crate::streams::is_gone;
 const TICK: Duration = Duration::from_millis(1);
 
 /// Bytes that were due and could not be sent for longer than this are dropped: an attacker does not catch up in a burst.
-const MAX_BACKLOG: Duration = Duration::from_millis(50);
+const MAX_BACKLOG: Duration = Duration::from_millis(200);
 
 /// Time until a connection is looked at again if it could send nothing.
 const IDLE: Duration = Duration::from_millis(100);

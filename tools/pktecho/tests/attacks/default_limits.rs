@@ -44,10 +44,9 @@ fn memory_bytes() -> u64 {
     limits.chain([total]).min().unwrap()
 }
 
-/// Starts the server so that everything that it prints is in one stream, `before` its own options.
-fn spawn_without_options(before: &str) -> Server {
-    let command = format!("{before} exec {} --listen 127.0.0.1:0 2>&1", env!("CARGO_BIN_EXE_pktecho"));
-    Server::spawn(Command::new("sh").args(["-c", &command]))
+/// The shell command of a server without limits that prints everything to one stream.
+fn command() -> String {
+    format!("exec {} --listen 127.0.0.1:0 2>&1", env!("CARGO_BIN_EXE_pktecho"))
 }
 
 fn assert_prints_limits(server: Server) {
@@ -61,7 +60,7 @@ fn assert_prints_limits(server: Server) {
 #[ignore = "needs 5 s and 2 GiB of memory: cargo test --release -p pktecho -- --include-ignored"]
 fn without_options_large_frames_stay_within_a_quarter_of_the_memory() {
     let _alone = alone();
-    let server = spawn_without_options("");
+    let server = Server::spawn(Command::new("sh").args(["-c", &command()]));
     sixty_large_frames("60 large frames without options", &server, memory_bytes() / 4);
     assert_prints_limits(server);
 }
@@ -84,8 +83,7 @@ fn without_options_large_frames_stay_within_a_quarter_of_a_small_memory() {
         eprintln!("skipped: this system does not let users create mount namespaces");
         return;
     }
-    let command = script(&format!("exec {} --listen 127.0.0.1:0 2>&1", env!("CARGO_BIN_EXE_pktecho")));
-    let server = Server::spawn(Command::new("unshare").args(unshare).arg(command));
+    let server = Server::spawn(Command::new("unshare").args(unshare).arg(script(&command())));
     sixty_large_frames("60 large frames with 1 GiB of memory", &server, MEMORY_KB * 1024 / 4);
     assert_prints_limits(server);
 }

@@ -91,10 +91,14 @@ pub(crate) fn calm_p99(client: &Client) -> Option<Duration> {
 /// the factor `ratio` or by 2 ms.
 pub(crate) fn assert_unharmed(what: &str, calm: Option<Duration>, healthy: Healthy, ratio: f64) {
     let attacked = healthy.p99();
-    if let Some(calm) = calm {
-        eprintln!("{what}: the healthy client's p99 was {attacked:?}, and {calm:?} without the attack");
-    }
+    print_p99(what, calm, attacked);
     assert_p99(what, calm, attacked, |calm| calm.mul_f64(ratio));
+}
+
+/// Prints the p99 during an attack, and without it if that is known.
+pub(crate) fn print_p99(what: &str, calm: Option<Duration>, attacked: Duration) {
+    let Some(calm) = calm else { return };
+    eprintln!("{what}: the healthy client's p99 was {attacked:.1?}, and {calm:.1?} without the attack");
 }
 
 /// Asserts, if tests assert times, that a p99 during an attack is at most `limit` of the p99 without it, or 2 ms more

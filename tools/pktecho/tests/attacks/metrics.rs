@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::attack::Attack;
 use crate::client::Client;
 use crate::common::Server;
-use crate::healthy::{Healthy, assert_p99, calm_p99};
+use crate::healthy::{Healthy, assert_p99, calm_p99, print_p99};
 use crate::limits::{SECOND, alone, asserts_times};
 
 const REQUEST: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n";
@@ -62,9 +62,9 @@ fn under_attack<A>(what: &str, server: &mut Server, attack: impl FnOnce(&Client,
     healthy.expect_answers(100);
     let p99 = healthy.p99();
     drop(attack);
-    let slowest = times.iter().max();
-    eprintln!("{what}: {} of {scrapes} scrapes served, the slowest in {slowest:.1?}", times.len());
-    eprintln!("{what}: the healthy client's p99 was {p99:?}, and {calm:?} without the attack");
+    let slowest = times.iter().max().map_or_else(String::new, |time| format!(", the slowest in {time:.1?}"));
+    eprintln!("{what}: {} of {scrapes} scrapes served{slowest}", times.len());
+    print_p99(what, calm, p99);
     assert_eq!(times.len(), scrapes, "{what}: scrapes served");
     assert_p99(what, calm, p99, |calm| calm.mul_f64(1.5));
 }
