@@ -2,8 +2,6 @@
 
 #![allow(dead_code, reason = "each test file uses a part of this")]
 
-#[cfg(target_os = "linux")]
-pub(crate) mod attack;
 pub(crate) mod tls;
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -15,6 +13,8 @@ pub(crate) struct Server {
     pub(crate) child: Child,
     pub(crate) stdout: BufReader<ChildStdout>,
     pub(crate) addr: String,
+    /// The lines that it printed before its address.
+    pub(crate) first_lines: Vec<String>,
 }
 
 impl Server {
@@ -25,23 +25,33 @@ impl Server {
     pub(crate) fn spawn(command: &mut Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        let mut line = String::new();
-        stdout.read_line(&mut line).unwrap();
-        let addr = line
-            .strip_prefix("listening on ")
-            .expect("the first line contains the address")
-            .trim()
-            .to_owned();
-        Self { child, stdout, addr }
+        let mut first_lines = Vec::new();
+        let addr = loop {
+            let mut line = String::new();
+            assert!(
+                stdout.read_line(&mut line).unwrap() > 0,
+                "no line contains the address: {first_lines:?}"
+            );
+            match line.strip_prefix("listening on ") {
+                Some(addr) => break addr.trim().to_owned(),
+                None => first_lines.push(line),
+            }
+        };
+        Self { child, stdout, addr, first_lines }
     }
 
     /// The address of the metrics, for a server that was started with `--metrics`.
     pub(crate) fn metrics_addr(&mut self) -> String {
-        let mut line = String::new();
-        self.stdout.read_line(&mut line).unwrap();
-        let url = line
-            .strip_prefix("metrics on http://")
-            .expect("the second line contains the address of the metrics");
+        let url = loop {
+            let mut line = String::new();
+            assert!(
+                self.stdout.read_line(&mut line).unwrap() > 0,
+                "no line contains the address of the metrics"
+            );
+            if let Some(url) = line.strip_prefix("metrics on http://") {
+                break url.to_owned();
+            }
+        };
         url.trim().strip_suffix("/metrics").unwrap().to_owned()
     }
 
