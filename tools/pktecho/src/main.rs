@@ -6,6 +6,7 @@
 mod counters;
 mod echo;
 mod metrics;
+mod open_files;
 mod options;
 mod output;
 mod signals;
@@ -18,11 +19,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use pktconn::{Addr, CutConn};
+use pktconn::{Addr, CutConn, MachineLimits};
 use pktconn_tools::logging::log_to_stderr_from;
 
 use counters::Counters;
-use options::{Options, Runtimes};
+use options::{Limits, Options, Runtimes};
 use output::{cannot_listen, error_line, format_connections, print_line};
 use signals::Signals;
 use sockets::Socket;
@@ -57,7 +58,9 @@ async fn run(options: &Options) -> anyhow::Result<()> {
         Runtimes::Shared => (1, options.threads),
     };
     let sockets = sockets_per_worker(options, workers_count)?;
-    let config = options.server_config().await?;
+    open_files::raise_limit();
+    let limits = options.limits.on(MachineLimits::detect());
+    let config = options.server_config(&limits, workers_count).await?;
 
     // Before the workers: they describe their metrics to the recorder when they start.
     let metrics = match &options.metrics {
@@ -76,6 +79,10 @@ async fn run(options: &Options) -> anyhow::Result<()> {
     workers[0].addrs().iter().for_each(|addr| print_line(&format!("listening on {addr}")));
     if let Some(addr) = metrics {
         print_line(&format!("metrics on http://{addr}/metrics"));
+    }
+    print_line(&format!("limits: {limits}"));
+    if let Some(warning) = exposure_warning(workers[0].addrs(), options.tls().is_some(), &limits) {
+        tracing::warn!("{warning}");
     }
     let stats = options.stats.then(|| tokio::spawn(echo::print_stats(Arc::clone(&counters))));
 
@@ -119,6 +126,24 @@ fn sockets_per_worker(options: &Options, workers_count: usize) -> anyhow::Result
         by_worker.iter_mut().zip(sockets).for_each(|(of_worker, socket)| of_worker.push(socket));
     }
     Ok(by_worker)
+}
+
+/// What an operator should know of a server that other machines can reach. `None` if there is nothing.
+fn exposure_warning(addrs: &[Addr], has_tls: bool, limits: &Limits) -> Option<String> {
+    // A Unix socket has no such address.
+    let exposed =
+        addrs.iter().find(|addr| addr.socket_addr().is_some_and(|addr| !addr.ip().is_loopback()))?;
+    let lacks: Vec<_> = [
+        (!has_tls, "TLS (--tls-cert)"),
+        (limits.allow_one_client_all(), "a limit per client (--max-conns-per-ip)"),
+    ]
+    .into_iter()
+    .filter_map(|(is_missing, what)| is_missing.then_some(what))
+    .collect();
+    if lacks.is_empty() {
+        return None;
+    }
+    Some(format!("other machines can reach {exposed}, and the server has no {}", lacks.join(" and no ")))
 }
 
 /// Waits until all workers have finished, and collects the connections that were closed before they finished.

@@ -1,5 +1,7 @@
 //! The command line: the options, their checks, and the configuration that they stand for.
 
+mod limits;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,6 +15,9 @@ use pktconn::{
 };
 use pktconn_tools::usage;
 use pktconn_tools::values::{parse_duration, parse_listen_addr, parse_size, parse_tcp_addr, whole_number};
+
+use limits::LimitOptions;
+pub(crate) use limits::Limits;
 
 /// An echo server for length-prefixed packets.
 ///
@@ -62,18 +67,8 @@ pub(crate) struct Options {
     #[arg(long, value_enum, value_name = "POLICY", default_value_t = SlowConsumerPolicy::Block)]
     slow_consumer: SlowConsumerPolicy,
 
-    /// Maximum number of connections; further ones are closed immediately [default: limited only by open files]
-    #[arg(long, value_name = "N", value_parser = whole_number::<usize>(1.., 1000))]
-    max_conns: Option<usize>,
-
-    /// Maximum number of connections per client: per IPv4 address, or per IPv6 /64 network [default: no limit]
-    #[arg(long, value_name = "N", value_parser = whole_number::<usize>(1.., 1000))]
-    max_conns_per_ip: Option<usize>,
-
-    /// Maximum memory of all connections together, such as 256MiB. Beyond it, the connections that hold the most are
-    /// not read, then closed, and new ones are refused [default: no limit]
-    #[arg(long, value_name = "SIZE", value_parser = parse_budget)]
-    memory_budget: Option<usize>,
+    #[command(flatten)]
+    pub(crate) limits: LimitOptions,
 
     /// Certificate chain of the server, a PEM file; clients must then use TLS. SIGHUP reloads all TLS files
     #[arg(long, value_name = "FILE", requires = "tls_key")]
@@ -226,9 +221,7 @@ impl Options {
             let problem = "--reuse-port works only with TCP: a Unix socket has no port";
             return Err(Self::command().error(ErrorKind::ArgumentConflict, problem));
         }
-        let is_limited =
-            self.max_conns.is_some() || self.max_conns_per_ip.is_some() || self.memory_budget.is_some();
-        if is_limited && has_own_runtimes {
+        if self.limits.has_total() && has_own_runtimes {
             let problem = "--max-conns, --max-conns-per-ip and --memory-budget work only with one runtime, not with \
                            --runtimes own";
             return Err(Self::command().error(ErrorKind::ArgumentConflict, problem));
@@ -236,14 +229,14 @@ impl Options {
         Ok(self)
     }
 
-    /// The configuration of all servers. Reads the certificate files, so that the session tickets of each server are
+    /// The configuration of each of `servers`. Reads the certificate files, so that the session tickets of each server are
     /// valid for all.
-    pub(crate) async fn server_config(&self) -> Result<ServerConfig, pktconn::Error> {
-        let mut config = ServerConfig::new()
-            .conn(self.conn_config())
-            .max_conns(self.max_conns)
-            .max_conns_per_ip(self.max_conns_per_ip)
-            .memory_budget(self.memory_budget);
+    pub(crate) async fn server_config(
+        &self,
+        limits: &Limits,
+        servers: usize,
+    ) -> Result<ServerConfig, pktconn::Error> {
+        let mut config = limits.apply(ServerConfig::new().conn(self.conn_config()), servers);
         if let Some(tls) = self.tls() {
             config = config.tls(tls.load().await?);
         }
@@ -284,13 +277,6 @@ impl Options {
             .idle_timeout(self.idle_timeout.0)
             .write_timeout(self.write_timeout.0)
             .slow_consumer(self.slow_consumer.into())
-    }
-}
-
-fn parse_budget(text: &str) -> Result<usize, String> {
-    match text.parse::<bytesize::ByteSize>().map(|size| usize::try_from(size.as_u64())) {
-        Ok(Ok(bytes)) if bytes >= 1 << 20 => Ok(bytes),
-        _ => Err("expected a size of at least 1MiB, such as 256MiB or 4GiB".to_owned()),
     }
 }
 
