@@ -112,7 +112,9 @@ mod error;
 pub use error::{Error, Timeout};
 
 mod transport;
-pub use transport::{Addr, ConnStream, TcpConfig};
+pub use transport::{Addr, ConnStream, PeerCredentials, TcpConfig};
+#[cfg(feature = "proxy-protocol")]
+pub use transport::{ProxyHeader, ProxySsl, ProxyTlv};
 #[cfg(feature = "tls")]
 pub use transport::{TlsClientConfig, TlsInfo, TlsServerConfig};
 

@@ -21,9 +21,10 @@ use crate::server::registry::ConnSlot;
 use crate::server::server_handle::ServerState;
 use crate::transport::byte_stream::ByteStream;
 use crate::transport::connect::with_timeout;
+use crate::transport::endpoints::KnownPeer;
 use crate::transport::plain_stream::PlainStream;
 #[cfg(feature = "proxy-protocol")]
-use crate::transport::proxy_protocol::TrustedProxies;
+use crate::transport::proxy_protocol::{TrustedProxies, read_header};
 use crate::{ConnConfig, Error, PacketConn};
 
 /// What setting up a connection of one listener needs: its configuration, and the shared parts of the server.
@@ -96,7 +97,7 @@ impl ConnSetup {
     pub(crate) fn open_conn(
         &self,
         stream: impl Into<ByteStream>,
-        peer: Option<SocketAddr>,
+        peer: impl Into<KnownPeer>,
         slot: ConnSlot,
     ) -> Result<PacketConn, Error> {
         PacketConn::from_stream(stream.into(), peer, &self.config, &self.settings, Some(Box::new(slot)))
@@ -143,6 +144,8 @@ impl ConnSetup {
         mut slot: ConnSlot,
     ) -> Result<Option<PacketConn>, Reason> {
         #[cfg(feature = "proxy-protocol")]
+        let mut proxy_header = None;
+        #[cfg(feature = "proxy-protocol")]
         if let Some(proxies) = &self.proxies {
             let proxy = peer;
             let proxy_error = |error| Reason::io(Operation::ProxyHeader, proxy, error);
@@ -151,20 +154,24 @@ impl ConnSetup {
                     "its address is not in a trusted network; add it to proxy_protocol if it is a proxy";
                 return Err(proxy_error(std::io::Error::new(std::io::ErrorKind::PermissionDenied, problem)));
             }
-            peer = crate::transport::proxy_protocol::read_header(&mut stream)
-                .await
-                .map_err(proxy_error)?
-                .or(peer);
+            let header = read_header(&mut stream, proxy).await.map_err(proxy_error)?;
+            peer = header.source().or(peer);
+            proxy_header = Some(Box::new(header));
             if peer.is_some_and(|peer| !slot.set_client_addr(peer)) {
                 self.log_refused(peer);
                 return Ok(None);
             }
         }
+        let known_peer = KnownPeer {
+            addr: peer,
+            #[cfg(feature = "proxy-protocol")]
+            proxy_header,
+        };
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
             let stream = crate::transport::tls::accept(tls.get(), stream, peer).await?;
-            return self.open_conn(stream, peer, slot).map(Some).map_err(Error::into_reason);
+            return self.open_conn(stream, known_peer, slot).map(Some).map_err(Error::into_reason);
         }
-        self.open_conn(stream, peer, slot).map(Some).map_err(Error::into_reason)
+        self.open_conn(stream, known_peer, slot).map(Some).map_err(Error::into_reason)
     }
 }
