@@ -195,4 +195,52 @@ mod tests {
             assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
         }
     }
+
+    #[tokio::test]
+    async fn a_block_that_announces_too_much_is_refused_before_its_body_is_read() {
+        let stream = [&V2_SIGNATURE[..], &[0x21, 0x11, 0x40, 0x01], &[0; 1000]].concat();
+        let mut rest = &stream[..];
+        let error = read_header(&mut rest, None).await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "no acceptable PROXY header: it announces 16385 bytes, but the maximum is 16384"
+        );
+        assert_eq!(rest.len(), 1000, "bytes that are left to read");
+    }
+
+    proptest::proptest! {
+        /// Exactly the header is read, in whatever pieces it arrives.
+        #[test]
+        fn nothing_after_a_header_is_read(
+            start in "(\\PC|\r\n){0,3}|PROXY (UNKNOWN|TCP4 1\\.2\\.3\\.4 5\\.6\\.7\\.8 1 2|.{0,20})",
+            is_block in proptest::bool::ANY,
+            command in 0x20..=0x22_u8,
+            family in 0..=0x33_u8,
+            body in proptest::collection::vec(0..4_u8, 0..300),
+            announced in 0..310_u16,
+            piece_len in 1..40_usize,
+        ) {
+            let [high, low] = announced.to_be_bytes();
+            let stream = match is_block {
+                true => [&V2_SIGNATURE[..], &[command, family, high, low], &body].concat(),
+                false => [start.as_bytes(), b"\r\n", &body].concat(),
+            };
+            let header_len = if is_block { 16 + usize::from(announced) } else { start.len() + 2 };
+            let mut script = tokio_test::io::Builder::new();
+            stream.chunks(piece_len).for_each(|piece| { script.read(piece); });
+            let mut io = script.build();
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let rest = runtime.block_on(async {
+                let read = read_header(&mut io, None).await;
+                let mut rest = Vec::new();
+                io.read_to_end(&mut rest).await.unwrap();
+                read.is_ok().then_some(rest)
+            });
+            if let Some(rest) = rest {
+                // A line ends at its first CRLF.
+                let end = if is_block { header_len } else { stream.windows(2).position(|two| two == b"\r\n").unwrap() + 2 };
+                proptest::prop_assert_eq!(rest, &stream[end..]);
+            }
+        }
+    }
 }

@@ -24,6 +24,10 @@ pub(crate) enum Problem {
         len: usize,
         max: usize,
     },
+    WrongLen {
+        announced: usize,
+        there: usize,
+    },
     AddressesTooShort {
         len: usize,
         expected: usize,
@@ -58,6 +62,9 @@ impl fmt::Display for Problem {
             Self::Family(byte) => write!(f, "its address family and protocol {byte:#04x} are not assigned"),
             Self::BlockTooLong { len, max } => {
                 write!(f, "it announces {len} bytes, but the maximum is {max}")
+            }
+            Self::WrongLen { announced, there } => {
+                write!(f, "it announces {announced} bytes, but {there} are there")
             }
             Self::AddressesTooShort { len, expected } => {
                 write!(f, "it has {len} bytes, but the addresses of its family need {expected}")
