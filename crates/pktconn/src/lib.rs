@@ -75,7 +75,7 @@
 //! | feature | what it adds |
 //! |---|---|
 //! | `tls` | TLS with rustls: `TlsServerConfig`, `TlsClientConfig`, `TlsInfo` |
-//! | `proxy-protocol` | the PROXY protocol for servers: `ServerConfig::proxy_protocol` |
+//! | `proxy-protocol` | the PROXY protocol for servers: `ServerConfig::proxy_protocol`, `PacketConn::proxy_header` |
 //! | `metrics` | figures for the recorder of the [`metrics`](https://docs.rs/metrics) crate |
 //!
 //! All features are off by default.

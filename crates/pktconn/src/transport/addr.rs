@@ -29,6 +29,13 @@ use crate::error::failure::Operation;
 /// | `owner=NAME` | this owner: a number, or a name in `/etc/passwd`. Only root may give a file away. Default: the process's user |
 /// | `group=NAME` | this group: a number, or a name in `/etc/group`. Default: the process's group, or that of the directory |
 ///
+/// A server locks the file `PATH.lock` for as long as it listens. Only the server with the lock replaces or removes the
+/// socket file, so of several servers that start at the same moment exactly one listens. The kernel releases the lock of
+/// a server that was killed, and a lock file that it left is harmless. A server that cannot create or open the lock file
+/// does not start. Programs that take no lock are safe, too: a socket file is stale only if connecting to it is refused
+/// and, on Linux, `/proc/net/unix` does not list it. Where there is no such list, a file that no server with a lock left
+/// must be 5 s old.
+///
 /// Options are set before the socket listens, so that nobody can connect without the right to. They are only for
 /// listening: connecting refuses them. If a path contains a `?`, write another one at its end: `unix:/odd?name?` is the
 /// path `/odd?name`. [`Addr::unix`] takes a path as it is.

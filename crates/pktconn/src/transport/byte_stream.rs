@@ -74,6 +74,7 @@ impl From<Tls> for ByteStream {
 }
 
 /// The credentials of the peer, if the stream of the application is a Unix socket of tokio.
+#[cfg_attr(not(unix), expect(unused_variables, reason = "there are no Unix sockets"))]
 pub(crate) fn peer_credentials_of_any<T: 'static>(stream: &T) -> Option<PeerCredentials> {
     #[cfg(unix)]
     return PeerCredentials::of((stream as &dyn Any).downcast_ref::<UnixStream>()?);

@@ -107,23 +107,44 @@ async fn stale_socket(path: &Path, lock: &LockFile) -> io::Result<(u64, u64)> {
         // belongs to another user.
         _ => return in_use("another program listens there".to_owned()),
     }
-    let remove = "remove the file if no program uses it";
-    match is_bound(path) {
-        Some(false) => {}
-        Some(true) => {
-            return in_use(format!("another program has bound the socket and does not listen yet; {remove}"));
+    // A file from the future is as new as can be.
+    let age = file.modified().ok().and_then(|time| time.elapsed().ok()).unwrap_or_default();
+    match in_use_by_a_starting_program(is_bound(path), lock.was_used(), age) {
+        Some(problem) => in_use(format!("{problem}; remove the file if no program uses it")),
+        None => Ok(identity(&file)),
+    }
+}
+
+/// Why a socket file to which connecting is refused may belong to a program that does not listen yet. `is_bound`:
+/// whether a program has it open, if the system tells. `was_locked`: whether a server that was killed left its lock file.
+fn in_use_by_a_starting_program(is_bound: Option<bool>, was_locked: bool, age: Duration) -> Option<String> {
+    match is_bound {
+        Some(true) => Some("another program has bound the socket and does not listen yet".to_owned()),
+        None if !was_locked && age < START_TIME => {
+            Some(format!("the socket file is {age:.1?} old, so the program that created it may be starting"))
         }
-        None if lock.was_used() => {}
-        None => {
-            // A file from the future is as new as can be.
-            let age = file.modified().ok().and_then(|time| time.elapsed().ok()).unwrap_or_default();
-            if age < START_TIME {
-                return in_use(format!(
-                    "the socket file is {age:.1?} old, so the program that created it may be starting; {remove}, or \
-                     try again after {START_TIME:?}"
-                ));
-            }
+        Some(false) | None => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_socket_is_in_use_if_it_is_bound_or_new_and_unknown() {
+        let (new, old) = (Duration::from_millis(4999), Duration::from_secs(5));
+        for (is_bound, was_locked, age, is_in_use) in [
+            (Some(true), true, old, true),
+            (Some(true), false, new, true),
+            (Some(false), false, new, false),
+            // The system does not tell.
+            (None, false, new, true),
+            (None, false, old, false),
+            (None, true, new, false),
+        ] {
+            let problem = in_use_by_a_starting_program(is_bound, was_locked, age);
+            assert_eq!(problem.is_some(), is_in_use, "{is_bound:?} {was_locked} {age:?}: {problem:?}");
         }
     }
-    Ok(identity(&file))
 }

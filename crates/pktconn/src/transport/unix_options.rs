@@ -1,12 +1,11 @@
 //! The options of a Unix socket's address, such as `mode=0660&group=www-data`: parsing, and nothing else.
 
-use std::fmt;
-
 /// What to write, in every error message.
 const EXAMPLE: &str = "mode=0660, owner=NAME and group=NAME, joined by &";
 
 /// What to do with the socket file before the socket listens. `None` leaves a property as the system chose it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(not(unix), allow(dead_code, reason = "keeps matches the same on every system"))]
 pub(crate) struct UnixOptions<'a> {
     /// Permission bits, at most `0o777`.
     pub(crate) mode: Option<u32>,
@@ -16,18 +15,10 @@ pub(crate) struct UnixOptions<'a> {
 
 /// A user or a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(unix), allow(dead_code, reason = "keeps matches the same on every system"))]
 pub(crate) enum Account<'a> {
     Id(u32),
     Name(&'a str),
-}
-
-impl fmt::Display for Account<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Id(id) => id.fmt(f),
-            Self::Name(name) => name.fmt(f),
-        }
-    }
 }
 
 impl<'a> UnixOptions<'a> {
