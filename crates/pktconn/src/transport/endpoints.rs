@@ -60,6 +60,10 @@ impl From<Option<SocketAddr>> for KnownPeer {
 
 impl Endpoints {
     /// The endpoints of `stream`, of which `known` is known already.
+    #[cfg_attr(
+        not(feature = "proxy-protocol"),
+        expect(clippy::needless_pass_by_value, reason = "with the feature, the header moves")
+    )]
     pub(crate) fn of(stream: &ByteStream, known: KnownPeer) -> Self {
         let local = stream.local_addr().map(canonical);
         let peer = known.addr.or_else(|| stream.peer_addr()).map(canonical);

@@ -16,11 +16,11 @@ pub(crate) fn set_access(path: &Path, options: &UnixOptions<'_>) -> io::Result<(
     if uid.is_some() || gid.is_some() {
         let (owner, group) = (uid.map(Uid::from_raw), gid.map(Gid::from_raw));
         chownat(CWD, path, owner, group, AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|error| describe(error.into(), "owner or group"))?;
+            .map_err(|error| describe(&error.into(), "owner or group"))?;
     }
     // Last: a change of the owner may clear bits of the mode.
     if let Some(mode) = options.mode {
-        set_mode(path, Mode::from_raw_mode(mode as _)).map_err(|error| describe(error, "mode"))?;
+        set_mode(path, Mode::from_raw_mode(mode as _)).map_err(|error| describe(&error, "mode"))?;
     }
     Ok(())
 }
@@ -67,7 +67,7 @@ fn find_id(table: &str, name: &str) -> Option<u32> {
     })
 }
 
-fn describe(error: io::Error, what: &str) -> io::Error {
+fn describe(error: &io::Error, what: &str) -> io::Error {
     io::Error::new(error.kind(), format!("cannot set the {what} of the socket file: {error}"))
 }
 

@@ -48,7 +48,7 @@ pub(crate) async fn read_header(
     } else if start.starts_with(V1_START) {
         read_line(stream, start).await?
     } else {
-        return Err(invalid_header(Problem::NoHeader));
+        return Err(invalid_header(&Problem::NoHeader));
     };
     header.proxy = proxy;
     Ok(header)
@@ -63,11 +63,11 @@ async fn read_line(
     // Byte by byte, so that nothing after the header is read. This costs up to 92 reads, once per connection.
     while !line.ends_with(b"\r\n") {
         if line.len() == V1_MAX_LINE_LEN {
-            return Err(invalid_header(Problem::LineTooLong { max: V1_MAX_LINE_LEN }));
+            return Err(invalid_header(&Problem::LineTooLong { max: V1_MAX_LINE_LEN }));
         }
         line.push(stream.read_u8().await?);
     }
-    parse_line(&line).map_err(invalid_header)
+    parse_line(&line).map_err(|problem| invalid_header(&problem))
 }
 
 /// Reads the rest of a block of version 2.
@@ -78,17 +78,17 @@ async fn read_block(
     let mut prefix = [0; V2_PREFIX_LEN];
     prefix[..MIN_HEADER_LEN].copy_from_slice(&start);
     stream.read_exact(&mut prefix[MIN_HEADER_LEN..]).await?;
-    let len = check_prefix(&prefix).map_err(invalid_header)?;
+    let len = check_prefix(&prefix).map_err(|problem| invalid_header(&problem))?;
     let mut block = prefix.to_vec();
     // Memory grows with the bytes that arrive, not with the announced length.
     let read = stream.take(len as u64).read_to_end(&mut block).await?;
     if read < len {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    parse_block(&block).map_err(invalid_header)
+    parse_block(&block).map_err(|problem| invalid_header(&problem))
 }
 
-fn invalid_header(problem: Problem) -> io::Error {
+fn invalid_header(problem: &Problem) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, problem.to_string())
 }
 

@@ -371,7 +371,7 @@ mod tests {
             (tlv(tlv::SSL, &inner), Problem::TlvTooLong { announced: 8, left: 4 }),
             ([tlv(tlv::CRC32C, &[0; 4]), tlv(tlv::CRC32C, &[0; 4])].concat(), Problem::TwoChecksums),
         ] {
-            assert_eq!(parse_block(&with_tlvs(&[tlvs.clone()])), Err(problem), "{tlvs:?}");
+            assert_eq!(parse_block(&with_tlvs(std::slice::from_ref(&tlvs))), Err(problem), "{tlvs:?}");
         }
         // An IPv4 family with the addresses of IPv6: what follows the IPv4 addresses is no TLV.
         let v6 = [&[0x20, 1, 13, 184, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1][..], &[0xff; 16], &[0, 80, 0, 81]]
