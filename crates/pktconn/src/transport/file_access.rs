@@ -2,46 +2,82 @@
 
 use std::fs;
 use std::io;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Gid, Mode, Uid, chownat};
+use rustix::fs::{AtFlags, Gid, Mode, Uid, chownat};
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+use rustix::fs::{CWD, chmodat};
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use rustix::fs::{FileType, OFlags, chmod, fstat, open};
 
 use crate::transport::unix_options::{Account, UnixOptions};
 
-/// Sets what `options` says. It never follows a link, so a user who can replace the file in its folder cannot make a
-/// server of root change another file.
+/// Sets what `options` says. It never follows a link, and on Linux changes nothing but a socket: a user who can replace
+/// the file in its folder cannot make a server of root change another file.
 pub(crate) fn set_access(path: &Path, options: &UnixOptions<'_>) -> io::Result<()> {
+    if *options == UnixOptions::default() {
+        return Ok(());
+    }
     let uid = options.owner.map(|owner| id(owner, "user", "/etc/passwd")).transpose()?;
     let gid = options.group.map(|group| id(group, "group", "/etc/group")).transpose()?;
+    let file = TheFile::open(path)?;
     if uid.is_some() || gid.is_some() {
-        let (owner, group) = (uid.map(Uid::from_raw), gid.map(Gid::from_raw));
-        chownat(CWD, path, owner, group, AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|error| describe(&error.into(), "owner or group"))?;
+        file.set_owner(uid.map(Uid::from_raw), gid.map(Gid::from_raw))
+            .map_err(|error| describe(&error, "owner or group"))?;
     }
     // Last: a change of the owner may clear bits of the mode.
     if let Some(mode) = options.mode {
-        set_mode(path, Mode::from_raw_mode(mode as _)).map_err(|error| describe(&error, "mode"))?;
+        file.set_mode(Mode::from_raw_mode(mode as _)).map_err(|error| describe(&error, "mode"))?;
     }
     Ok(())
 }
 
-/// Linux before 6.6 cannot change the mode of a path without following links, but that of a file that is open as a path.
+/// The socket file, open as a path: replacing the file changes nothing here. Linux before 6.6 cannot set the mode of a
+/// path without following links, but that of an open file.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn set_mode(path: &Path, mode: Mode) -> io::Result<()> {
-    use std::os::fd::AsRawFd;
+struct TheFile(OwnedFd);
 
-    use rustix::fs::{FileType, OFlags, chmod, fstat, open};
-
-    let file = open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
-    if FileType::from_raw_mode(fstat(&file)?.st_mode) != FileType::Socket {
-        return Err(io::Error::new(io::ErrorKind::AddrInUse, "another program has replaced the socket file"));
+#[cfg(any(target_os = "linux", target_os = "android"))]
+impl TheFile {
+    fn open(path: &Path) -> io::Result<Self> {
+        let file = open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+        if FileType::from_raw_mode(fstat(&file)?.st_mode) != FileType::Socket {
+            return Err(io::Error::new(
+                io::ErrorKind::AddrInUse,
+                "another program has replaced the socket file",
+            ));
+        }
+        Ok(Self(file))
     }
-    Ok(chmod(format!("/proc/self/fd/{}", file.as_raw_fd()), mode)?)
+
+    fn set_owner(&self, owner: Option<Uid>, group: Option<Gid>) -> io::Result<()> {
+        Ok(chownat(&self.0, c"", owner, group, AtFlags::EMPTY_PATH)?)
+    }
+
+    fn set_mode(&self, mode: Mode) -> io::Result<()> {
+        Ok(chmod(format!("/proc/self/fd/{}", self.0.as_raw_fd()), mode)?)
+    }
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn set_mode(path: &Path, mode: Mode) -> io::Result<()> {
-    Ok(rustix::fs::chmodat(CWD, path, mode, AtFlags::SYMLINK_NOFOLLOW)?)
+struct TheFile<'a>(&'a Path);
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+impl<'a> TheFile<'a> {
+    #[expect(clippy::unnecessary_wraps, reason = "Linux opens the file")]
+    fn open(path: &'a Path) -> io::Result<Self> {
+        Ok(Self(path))
+    }
+
+    fn set_owner(&self, owner: Option<Uid>, group: Option<Gid>) -> io::Result<()> {
+        Ok(chownat(CWD, self.0, owner, group, AtFlags::SYMLINK_NOFOLLOW)?)
+    }
+
+    fn set_mode(&self, mode: Mode) -> io::Result<()> {
+        Ok(chmodat(CWD, self.0, mode, AtFlags::SYMLINK_NOFOLLOW)?)
+    }
 }
 
 /// The number of a user or group. A name is looked up in `table` only: asking LDAP and the like needs the C library's
@@ -101,8 +137,11 @@ mod tests {
         fs::write(&target, "of value").unwrap();
         fs::set_permissions(&target, fs::Permissions::from_mode(0o600)).unwrap();
         symlink(&target, &link).unwrap();
-        let options = UnixOptions { mode: Some(0o666), ..UnixOptions::default() };
+        let owner = fs::metadata(&target).unwrap().uid();
+        let options =
+            UnixOptions { mode: Some(0o666), owner: Some(Account::Id(owner + 1)), ..UnixOptions::default() };
         let _ = set_access(&link, &options);
-        assert_eq!(fs::metadata(&target).unwrap().mode() & 0o777, 0o600);
+        let file = fs::metadata(&target).unwrap();
+        assert_eq!((file.mode() & 0o777, file.uid()), (0o600, owner));
     }
 }

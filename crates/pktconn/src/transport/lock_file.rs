@@ -4,8 +4,8 @@
 //! that was left behind is harmless.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, OFlags, flock};
@@ -42,11 +42,11 @@ impl LockFile {
                 Err(rustix::io::Errno::WOULDBLOCK) => return Err(held_by_another(file, path)),
                 Err(error) => return Err(describe(&error.into(), path)),
             }
+            let pid = read_content(&mut file).map_err(|error| describe(&error, path))?;
             // Another process may have removed the file between the two calls. The lock of a removed file is worth
             // nothing: the next process would create a new one.
             if fs::symlink_metadata(path).is_ok_and(|there| is_file(&file, &there)) {
-                let was_used = read_pid(&mut file).is_some();
-                return Ok(Self { path: path.to_owned(), file, was_used });
+                return Ok(Self { path: path.to_owned(), file, was_used: pid.is_some() });
             }
         }
         Err(describe(&io::Error::other("other servers replace it all the time"), path))
@@ -58,8 +58,9 @@ impl LockFile {
     }
 
     /// Records this process, for the messages of others and for [`was_used`](Self::was_used). It is no part of the lock.
-    pub(crate) fn record_process(&mut self) {
-        let _ = self.file.set_len(0).and_then(|()| writeln!(self.file, "{}", std::process::id()));
+    pub(crate) fn record_process(&self) {
+        let line = format!("{}\n", std::process::id());
+        let _ = self.file.set_len(0).and_then(|()| self.file.write_all_at(line.as_bytes(), 0));
     }
 }
 
@@ -78,14 +79,29 @@ fn is_file(file: &File, there: &fs::Metadata) -> bool {
     file.metadata().is_ok_and(|file| (file.dev(), file.ino()) == (there.dev(), there.ino()))
 }
 
-fn read_pid(file: &mut File) -> Option<u32> {
-    let mut text = String::new();
-    file.take(16).read_to_string(&mut text).ok()?;
-    text.trim_end().parse().ok()
+/// The process that is recorded in the file. Refuses a file that is not certainly a lock file: it would be overwritten
+/// and removed.
+fn read_content(file: &mut File) -> io::Result<Option<u32>> {
+    let no_lock_file = |problem| Err(io::Error::new(io::ErrorKind::AlreadyExists, problem));
+    let metadata = file.metadata()?;
+    // Otherwise a user who can write to the folder could make a server of root overwrite any file.
+    if !metadata.is_file() || metadata.nlink() > 1 {
+        return no_lock_file("it is a link or no file");
+    }
+    let mut text = Vec::new();
+    file.take(16).read_to_end(&mut text)?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    match std::str::from_utf8(&text).ok().and_then(|text| text.trim_end().parse().ok()) {
+        Some(pid) => Ok(Some(pid)),
+        None => no_lock_file("it has other content than the number of a process"),
+    }
 }
 
 fn held_by_another(mut file: File, path: &Path) -> io::Error {
-    let process = read_pid(&mut file).map_or_else(String::new, |pid| format!(" (process {pid})"));
+    let pid = read_content(&mut file).ok().flatten();
+    let process = pid.map_or_else(String::new, |pid| format!(" (process {pid})"));
     io::Error::new(
         io::ErrorKind::AddrInUse,
         format!("address in use: another server{process} holds the lock {}", path.display()),
@@ -109,7 +125,7 @@ mod tests {
     fn one_holds_the_lock_and_the_file_is_removed_at_the_end() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
-        let mut first = LockFile::take(&path).unwrap();
+        let first = LockFile::take(&path).unwrap();
         assert!(!first.was_used());
         first.record_process();
         let error = LockFile::take(&path).unwrap_err();
@@ -124,10 +140,29 @@ mod tests {
     fn a_lock_file_that_was_left_behind_is_taken() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("lock");
-        for (content, was_used) in [("", false), ("12345\n", true), ("nonsense", false)] {
+        for (content, was_used) in [("", false), ("12345\n", true)] {
             fs::write(&path, content).unwrap();
-            assert_eq!(LockFile::take(&path).unwrap().was_used(), was_used, "{content:?}");
+            let lock = LockFile::take(&path).unwrap();
+            assert_eq!(lock.was_used(), was_used, "{content:?}");
+            lock.record_process();
+            assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", std::process::id()));
         }
+    }
+
+    #[test]
+    fn a_file_that_is_no_lock_file_is_neither_changed_nor_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, link) = (dir.path().join("lock"), dir.path().join("link"));
+        for content in ["of value", "12345 of value", "123456789012345678", "\n"] {
+            fs::write(&path, content).unwrap();
+            let error = LockFile::take(&path).unwrap_err();
+            assert!(error.to_string().contains("it has other content"), "{error}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), content);
+        }
+        fs::write(&path, "").unwrap();
+        fs::hard_link(&path, &link).unwrap();
+        assert!(LockFile::take(&link).unwrap_err().to_string().contains("it is a link"));
+        assert!(link.exists());
     }
 
     #[test]

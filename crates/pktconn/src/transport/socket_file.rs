@@ -46,7 +46,7 @@ impl SocketFile {
     pub(crate) async fn bind(path: &Path, options: &UnixOptions<'_>) -> io::Result<(UnixListener, Self)> {
         // An absolute path still names this file after the program changes its working directory.
         let absolute = std::path::absolute(path)?;
-        let mut lock = LockFile::take(&lock_path(&absolute))?;
+        let lock = LockFile::take(&lock_path(&absolute))?;
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         let addr = SockAddr::unix(path)?;
         match socket.bind(&addr) {
