@@ -111,7 +111,7 @@ fn held_by_another(mut file: File, path: &Path) -> io::Error {
 fn describe(error: &io::Error, path: &Path) -> io::Error {
     let problem = format!(
         "cannot take the lock {}: {error}; a server needs this file to know that no other one uses the socket: make it \
-         writable for this user, or remove it",
+         writable for this user, remove it, or use another path",
         path.display()
     );
     io::Error::new(error.kind(), problem)
