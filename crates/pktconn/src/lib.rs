@@ -74,7 +74,7 @@
 //!
 //! | feature | what it adds |
 //! |---|---|
-//! | `tls` | TLS with rustls: `TlsServerConfig`, `TlsClientConfig`, `TlsInfo` |
+//! | `tls` | TLS with rustls: `TlsServerConfig`, `TlsVersion`, `TlsClientConfig`, `TlsInfo` |
 //! | `proxy-protocol` | the PROXY protocol for servers: `ServerConfig::proxy_protocol`, `PacketConn::proxy_header` |
 //! | `metrics` | figures for the recorder of the [`metrics`](https://docs.rs/metrics) crate |
 //!
@@ -92,9 +92,12 @@
 //! | `pktconn_connections_accepted_total` | counter | connections that servers accepted |
 //! | `pktconn_connections_refused_total` | counter | connections closed at once because a limit was reached |
 //! | `pktconn_handshakes_failed_total` | counter | connections whose TLS handshake or PROXY header failed |
-//! | `pktconn_connections_over_budget_total` | counter | connections closed because of the memory budget |
+//! | `pktconn_budget_pauses_total` | counter | how often the memory budget was three quarters used, so that the heaviest networks were paused |
+//! | `pktconn_idle_connections_over_budget_total` | counter | idle connections closed because of the memory budget |
+//! | `pktconn_connections_over_budget_total` | counter | connections closed because of the memory budget, idle ones included |
 //! | `pktconn_connections_ended_total` | counter | connections that have ended; label `reason`: `local_close`, `remote_close`, `truncated`, `protocol`, `io`, `timeout`, `slow_consumer`, `over_budget` |
 //! | `pktconn_connections_open` | gauge | open connections |
+//! | `pktconn_handshakes_running` | gauge | handshakes that are running |
 //! | `pktconn_packets_received_total`, `pktconn_packets_sent_total`, `pktconn_packets_dropped_total` | counters | packets of servers' connections, as [`ConnStats`] counts them |
 //! | `pktconn_received_bytes_total`, `pktconn_sent_bytes_total` | counters | bytes of servers' connections, with headers and checksums |
 //! | `pktconn_reads_total`, `pktconn_writes_total` | counters | reads from and writes to the transports |
@@ -116,7 +119,7 @@ pub use transport::{Addr, ConnStream, PeerCredentials, TcpConfig};
 #[cfg(feature = "proxy-protocol")]
 pub use transport::{ProxyHeader, ProxySsl, ProxyTlv};
 #[cfg(feature = "tls")]
-pub use transport::{TlsClientConfig, TlsInfo, TlsServerConfig};
+pub use transport::{TlsClientConfig, TlsInfo, TlsServerConfig, TlsVersion};
 
 mod connection;
 pub use connection::{

@@ -100,8 +100,8 @@ async fn under_pressure_new_connections_are_refused_and_frames_wait_for_room() {
     let (addr, handle, errors) = serve(None).await;
     let mut healthy = PacketConn::connect(addr).await.unwrap();
     assert_echoes(&mut healthy).await;
-    // Frames of 400 kB without their last 1,000 bytes.
-    let large = frame(&vec![7; 400_000]);
+    // Frames of 310 kB without their last 1,000 bytes. Three of them exceed three quarters of the budget.
+    let large = frame(&vec![7; 310_000]);
     let (begun, end) = large.split_at(large.len() - 1000);
     let mut streams = Vec::new();
     for _ in 0..3 {
@@ -134,7 +134,7 @@ async fn under_pressure_new_connections_are_refused_and_frames_wait_for_room() {
         let whole = reader.reunite(writer).unwrap();
         let mut conn = PacketConn::from_tcp(whole, ConnConfig::new()).unwrap();
         if let Ok(Some(packet)) = conn.recv().await {
-            assert_eq!(packet.payload(), vec![7; 400_000]);
+            assert_eq!(packet.payload(), vec![7; 310_000]);
             served += 1;
         }
     }
@@ -142,6 +142,112 @@ async fn under_pressure_new_connections_are_refused_and_frames_wait_for_room() {
     assert_eq!(errors.lock().unwrap().iter().filter(|error| error.is_over_budget()).count(), 1);
     assert!(PacketConn::connect(addr).await.is_ok());
     assert_echoes(&mut healthy).await;
+}
+
+/// Connects from another network than [`connect`].
+async fn connect_from_elsewhere(addr: std::net::SocketAddr) -> PacketConn {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    PacketConn::from_tcp(socket.connect(addr).await.unwrap(), ConnConfig::new()).unwrap()
+}
+
+/// Keeps `conns` connections to `addr` that each send a large frame without its end, and connect again when they are
+/// closed.
+fn flood(addr: std::net::SocketAddr, conns: usize) -> tokio::task::JoinSet<()> {
+    let begun = Arc::new(frame(&vec![7; 900_000])[..800_000].to_vec());
+    let mut flood = tokio::task::JoinSet::new();
+    for _ in 0..conns {
+        let begun = Arc::clone(&begun);
+        flood.spawn(async move {
+            loop {
+                let mut stream = TcpStream::connect(addr).await.unwrap();
+                let _ = stream.write_all(&begun).await;
+                // Until the server closes the connection.
+                let _ = tokio::io::AsyncReadExt::read(&mut stream, &mut [0]).await;
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        });
+    }
+    flood
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_flood_from_one_network_does_not_shut_out_the_clients_of_others() {
+    let (addr, handle, errors) = serve(None).await;
+    let mut healthy = connect_from_elsewhere(addr).await;
+    let flood = flood(addr, 20);
+    let mut most = watch(&mut healthy, &handle, || handle.stats().budget_pauses > 0).await;
+    let started = Instant::now();
+    for number in 0..300 {
+        // Half of the clients need some memory.
+        let len = if number % 2 == 0 { 1000 } else { 50_000 };
+        let mut client = connect_from_elsewhere(addr).await;
+        client.send(vec![7; len]).await.unwrap();
+        assert_eq!(client.recv().await.unwrap().unwrap().len(), len, "client {number}");
+        client.close().await.unwrap();
+        assert_echoes(&mut healthy).await;
+        most = most.max(handle.stats().held_bytes);
+        assert!(started.elapsed() < Duration::from_secs(60), "{:?}", handle.stats());
+    }
+    assert!(most <= BUDGET + OVERSHOOT, "the server held {most} bytes");
+    drop(flood);
+    assert!(errors.lock().unwrap().iter().all(|error| error.is_over_budget() || error.is_truncated()));
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn the_connections_of_the_heaviest_network_are_closed_first() {
+    let (addr, handle, _) = serve(None).await;
+    let mut light = connect_from_elsewhere(addr).await;
+    // It holds a part of a frame, more than each single connection of the flood.
+    let frame_of_light = tokio::net::TcpSocket::new_v4().unwrap();
+    frame_of_light.bind("127.0.0.3:0".parse().unwrap()).unwrap();
+    let mut half = frame_of_light.connect(addr).await.unwrap();
+    half.write_all(&frame(&vec![7; 200_000])[..150_000]).await.unwrap();
+    assert_echoes(&mut light).await;
+    let mut flood = Vec::new();
+    let begun = frame(&vec![7; 100_000])[..80_000].to_vec();
+    while handle.stats().closed_over_budget == 0 {
+        let mut stream = TcpStream::connect(addr).await.unwrap();
+        let begun = begun.clone();
+        flood.push(tokio::spawn(async move {
+            let _ = stream.write_all(&begun).await;
+            stream
+        }));
+        assert_echoes(&mut light).await;
+        assert!(flood.len() < 2000, "{:?}", handle.stats());
+    }
+    half.write_all(&frame(&vec![7; 200_000])[150_000..]).await.unwrap();
+    let mut echoed = PacketConn::from_tcp(half, ConnConfig::new()).unwrap();
+    assert_eq!(echoed.recv().await.unwrap().unwrap().len(), 200_000);
+}
+
+#[tokio::test]
+async fn a_pause_does_not_stop_the_deadline_of_a_frame() {
+    let conn =
+        ConnConfig::new().frame_timeout(Duration::from_millis(300)).tcp(TcpConfig::new().send_buffer(4096));
+    let config = ServerConfig::new().conn(conn).memory_budget(BUDGET);
+    let server = PacketServer::bind_with("127.0.0.1:0", config).await.unwrap();
+    let (addr, handle) = (tcp_addr(&server), server.handle());
+    let (pass, mut passed) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(server.serve(move |conn| {
+        let _ = pass.send(conn);
+        async { Ok(()) }
+    }));
+    let mut begun = TcpStream::connect(addr).await.unwrap();
+    let mut receiving = passed.recv().await.unwrap();
+    begun.write_all(&frame(&[7; 20_000])[..10_000]).await.unwrap();
+    let receiving = tokio::spawn(async move { receiving.recv().await });
+    // Packets for another client of the same network bring the pressure, below the limit of the budget.
+    let _slow = connect(addr).await;
+    let holder = passed.recv().await.unwrap();
+    holder.send(vec![7; 900_000]).await.unwrap();
+    assert_eq!(handle.stats().budget_pauses, 1);
+    let ended = tokio::time::timeout(Duration::from_millis(900), receiving).await;
+    let error = ended.expect("the deadline has stopped").unwrap().unwrap_err();
+    assert_eq!(error.timeout(), Some(pktconn::Timeout::Frame));
+    assert_eq!(handle.stats().closed_over_budget, 0);
 }
 
 #[tokio::test]

@@ -198,21 +198,21 @@ mod tls {
             assert!(certificate.connect(addr).await.is_ok());
         }
         own.renew();
-        handle.set_tls(&shared.server()).unwrap();
+        handle.set_tls(&shared.server()).await.unwrap();
         assert!(own.connect(&addrs[2]).await.is_err(), "the listener still has its old certificate");
-        handle.set_tls_at(&addrs[2], &own.server()).unwrap();
+        handle.set_tls_at(&addrs[2], &own.server()).await.unwrap();
         assert!(own.connect(&addrs[2]).await.is_ok());
         shared.renew();
         assert!(shared.connect(&addrs[0]).await.is_err());
-        handle.set_tls(&shared.server()).unwrap();
+        handle.set_tls(&shared.server()).await.unwrap();
         for addr in &addrs[..2] {
             assert!(shared.connect(addr).await.is_ok());
         }
         for addr in [&addrs[0], &"127.0.0.1:1".into()] {
-            assert!(handle.set_tls_at(addr, &own.server()).unwrap_err().is_config());
+            assert!(handle.set_tls_at(addr, &own.server()).await.unwrap_err().is_config());
         }
         std::fs::write(own.file("key.pem"), "no key").unwrap();
-        assert!(handle.set_tls_at(&addrs[2], &own.server()).unwrap_err().is_tls());
+        assert!(handle.set_tls_at(&addrs[2], &own.server()).await.unwrap_err().is_tls());
         assert!(own.connect(&addrs[2]).await.is_ok(), "it keeps its certificate");
     }
 
@@ -233,7 +233,7 @@ mod tls {
         (0..3).for_each(|_| server.add_listener(bind(addr)).unwrap());
         let (addrs, handle) = start(server);
         certificate.renew();
-        handle.set_tls_at(addr, &certificate.server()).unwrap();
+        handle.set_tls_at(addr, &certificate.server()).await.unwrap();
         // The kernel distributes the connections among the sockets.
         for _ in 0..30 {
             assert!(certificate.connect(&addrs[0]).await.is_ok());

@@ -215,18 +215,18 @@ async fn a_certificate_is_replaced_without_a_restart() {
     let second = authority.identity("localhost");
     let shown_before = shown(&connect(local, authority.client()).await.unwrap());
     assert_eq!(shown_before, first.der, "the server reads the files only in `set_tls`");
-    handle.set_tls(&tls).unwrap();
+    handle.set_tls(&tls).await.unwrap();
     assert_eq!(shown(&connect(local, authority.client()).await.unwrap()), second.der);
     assert_echoes(&mut before).await;
 
     fs::write(&second.chain, "no certificate").unwrap();
-    let error = handle.set_tls(&tls).unwrap_err();
+    let error = handle.set_tls(&tls).await.unwrap_err();
     assert!(error.is_tls(), "{error:?}");
     let shown_after = shown(&connect(local, authority.client()).await.unwrap());
     assert_eq!(shown_after, second.der, "after an error the server keeps its certificate");
 
     let plain = PacketServer::bind("127.0.0.1:0").await.unwrap();
-    assert!(plain.handle().set_tls(&authority.server(&first)).unwrap_err().is_config());
+    assert!(plain.handle().set_tls(&authority.server(&first)).await.unwrap_err().is_config());
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use pktconn::{Addr, CutConn};
-use pktconn_tools::logging::log_to_stderr;
+use pktconn_tools::logging::log_to_stderr_from;
 
 use counters::Counters;
 use options::{Options, Runtimes};
@@ -30,12 +30,15 @@ use worker::Worker;
 
 const DEFAULT_ADDR: &str = "0.0.0.0:14572";
 
+/// What the log shows if `RUST_LOG` is not set: warnings, and what the server does with its certificate.
+const LOG_FILTER: &str = "warn,pktecho=info,pktconn::tls=info";
+
 fn main() -> ExitCode {
     let options = match Options::from_args() {
         Ok(options) => options,
         Err(exit) => return exit,
     };
-    log_to_stderr();
+    log_to_stderr_from(LOG_FILTER);
     let runtime = worker::runtime(1).context("cannot start");
     let result = runtime.and_then(|runtime| runtime.block_on(run(&options)));
     match result {
@@ -48,12 +51,13 @@ fn main() -> ExitCode {
 }
 
 async fn run(options: &Options) -> anyhow::Result<()> {
-    let mut signals = Signals::new(options.tls().is_some()).context("cannot listen for signals")?;
+    let mut signals = Signals::new().context("cannot listen for signals")?;
     let (workers_count, threads_per_worker) = match options.runtimes {
         Runtimes::PerThread => (options.threads, 1),
         Runtimes::Shared => (1, options.threads),
     };
     let sockets = sockets_per_worker(options, workers_count)?;
+    let config = options.server_config().await?;
 
     // Before the workers: they describe their metrics to the recorder when they start.
     let metrics = match &options.metrics {
@@ -65,8 +69,8 @@ async fn run(options: &Options) -> anyhow::Result<()> {
     let mut workers = Vec::new();
     for sockets in sockets {
         workers.push(match options.threads {
-            1 => Worker::start_here(sockets, options.server_config(), &counters).await?,
-            _ => Worker::start(sockets, threads_per_worker, options.server_config(), &counters).await?,
+            1 => Worker::start_here(sockets, config.clone(), &counters).await?,
+            _ => Worker::start(sockets, threads_per_worker, config.clone(), &counters).await?,
         });
     }
     workers[0].addrs().iter().for_each(|addr| print_line(&format!("listening on {addr}")));
@@ -75,7 +79,7 @@ async fn run(options: &Options) -> anyhow::Result<()> {
     }
     let stats = options.stats.then(|| tokio::spawn(echo::print_stats(Arc::clone(&counters))));
 
-    signals.stop_or_reload(|| reload_certificate(options, &workers)).await;
+    signals.stop_or_reload(async || reload_certificate(options, &workers).await).await;
     workers.iter().for_each(|worker| worker.shutdown_within(options.drain_timeout));
     if let Some(stats) = stats {
         stats.abort();
@@ -133,20 +137,27 @@ fn cut_warning(conns: u64, packets: usize) -> String {
     format!("warning: closed {} that had not finished{unsent}", format_connections(conns))
 }
 
-/// Reads the certificate files again, for each worker. If they are invalid, the old certificate stays in use.
-fn reload_certificate(options: &Options, workers: &[Worker]) {
-    let Some(tls) = options.tls() else { return };
-    let failures: Vec<_> = workers.iter().filter_map(|worker| worker.set_tls(&tls).err()).collect();
-    match &failures[..] {
-        [] => tracing::info!("reloaded the certificate"),
-        [error, ..] if failures.len() == workers.len() => {
-            tracing::warn!("cannot reload the certificate, so the old one stays in use: {error}");
+/// Reads the certificate files again, once for all workers. If they cannot be used, the old certificate stays in use.
+async fn reload_certificate(options: &Options, workers: &[Worker]) {
+    let Some(tls) = options.tls() else {
+        tracing::info!("SIGHUP is ignored: it reloads the certificate, and there is none without --tls-cert");
+        return;
+    };
+    let reload = async {
+        let loaded = tls.load().await?;
+        for worker in workers {
+            worker.set_tls(&loaded).await?;
         }
-        // The files were replaced at this moment.
-        [error, ..] => tracing::warn!(
-            "cannot reload the certificate in {} of {} threads, so the old one stays in use there; send SIGHUP again: {error}",
-            failures.len(),
-            workers.len()
-        ),
+        Ok(())
+    };
+    match reload.await {
+        Ok(()) => tracing::info!("reloaded the certificate"),
+        Err(error) => {
+            let error: pktconn::Error = error;
+            tracing::warn!(
+                "cannot reload the certificate, so the old one stays in use; correct the files and send SIGHUP again: \
+                 {error}"
+            );
+        }
     }
 }

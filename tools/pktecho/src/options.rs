@@ -8,7 +8,8 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, ValueEnum};
 use pktconn::{
-    Addr, Checksum, CodecConfig, ConnConfig, HeaderFormat, IpNet, ServerConfig, SlowConsumer, TlsServerConfig,
+    Addr, Checksum, CodecConfig, ConnConfig, HeaderFormat, IpNet, ServerConfig, SlowConsumer,
+    TlsServerConfig, TlsVersion,
 };
 use pktconn_tools::usage;
 use pktconn_tools::values::{parse_duration, parse_listen_addr, parse_size, parse_tcp_addr, whole_number};
@@ -17,7 +18,7 @@ use pktconn_tools::values::{parse_duration, parse_listen_addr, parse_size, parse
 ///
 /// Sends every packet back to its sender, in order. SIGINT or SIGTERM stops it: it accepts no new connections, echoes
 /// the packets that it has received, closes its connections, prints totals and exits with 0. A second signal ends it at
-/// once.
+/// once. SIGHUP reloads the certificate; without one, it is ignored.
 ///
 /// Exit codes: 0 after a signal, 1 if it cannot start, 2 for bad usage.
 #[derive(Debug, Parser)]
@@ -74,7 +75,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "SIZE", value_parser = parse_budget)]
     memory_budget: Option<usize>,
 
-    /// Certificate chain of the server, a PEM file; clients must then use TLS. SIGHUP reloads the chain and the key
+    /// Certificate chain of the server, a PEM file; clients must then use TLS. SIGHUP reloads all TLS files
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
 
@@ -85,6 +86,24 @@ pub(crate) struct Options {
     /// Certificate authorities of the clients, a PEM file; clients must then present a certificate
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_client_ca: Option<PathBuf>,
+
+    /// Like --tls-client-ca, but also accept clients that present no certificate
+    #[arg(long, value_name = "FILE", requires = "tls_cert", conflicts_with = "tls_client_ca")]
+    tls_optional_client_ca: Option<PathBuf>,
+
+    /// Certificate revocation lists (CRLs) of the authorities of the clients, a PEM file; clients whose certificate is
+    /// revoked are refused. May be given several times
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_crl: Vec<PathBuf>,
+
+    /// Oldest version of TLS that is accepted
+    #[arg(long, value_enum, value_name = "VERSION", default_value_t = MinTlsVersion::Tls12, requires = "tls_cert")]
+    tls_min_version: MinTlsVersion,
+
+    /// Application protocol (ALPN); clients that offer only others are refused. May be given several times, the
+    /// preferred one first
+    #[arg(long, value_name = "PROTOCOL", requires = "tls_cert", value_parser = parse_protocol)]
+    tls_alpn: Vec<String>,
 
     /// Expect a PROXY protocol header, version 1 or 2, of at most 16KiB, at the beginning of each connection
     #[arg(long, requires = "trusted_proxy")]
@@ -160,6 +179,17 @@ impl From<SlowConsumerPolicy> for SlowConsumer {
     }
 }
 
+/// [`TlsVersion`] as a value of the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum MinTlsVersion {
+    /// TLS 1.2 and 1.3
+    #[value(name = "1.2")]
+    Tls12,
+    /// Only TLS 1.3
+    #[value(name = "1.3")]
+    Tls13,
+}
+
 /// A duration, or `None` for 'off'.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Timeout(Option<Duration>);
@@ -176,6 +206,10 @@ impl Options {
         if has_own_runtimes && self.listen.iter().any(|addr| addr.unix_path().is_some()) {
             let problem = "--listen unix:PATH works only with one runtime, not with --runtimes own";
             return Err(Self::command().error(ErrorKind::ArgumentConflict, problem));
+        }
+        if !self.tls_crl.is_empty() && self.tls_client_ca.is_none() && self.tls_optional_client_ca.is_none() {
+            let problem = "--tls-crl needs --tls-client-ca or --tls-optional-client-ca";
+            return Err(Self::command().error(ErrorKind::MissingRequiredArgument, problem));
         }
         let header_limit = self.header.max_payload_len();
         if let Some(len) = self.max_payload.filter(|&len| len as usize > header_limit) {
@@ -202,27 +236,37 @@ impl Options {
         Ok(self)
     }
 
-    pub(crate) fn server_config(&self) -> ServerConfig {
+    /// The configuration of all servers. Reads the certificate files, so that the session tickets of each server are
+    /// valid for all.
+    pub(crate) async fn server_config(&self) -> Result<ServerConfig, pktconn::Error> {
         let mut config = ServerConfig::new()
             .conn(self.conn_config())
             .max_conns(self.max_conns)
             .max_conns_per_ip(self.max_conns_per_ip)
             .memory_budget(self.memory_budget);
         if let Some(tls) = self.tls() {
-            config = config.tls(tls);
+            config = config.tls(tls.load().await?);
         }
         if self.proxy_protocol {
             config = config.proxy_protocol(self.trusted_proxy.iter().copied());
         }
-        config
+        Ok(config)
     }
 
     pub(crate) fn tls(&self) -> Option<TlsServerConfig> {
-        let tls = TlsServerConfig::new(self.tls_cert.as_ref()?, self.tls_key.as_ref()?);
-        Some(match &self.tls_client_ca {
-            Some(ca) => tls.client_ca(ca),
-            None => tls,
-        })
+        let mut tls = TlsServerConfig::new(self.tls_cert.as_ref()?, self.tls_key.as_ref()?);
+        if let Some(ca) = &self.tls_client_ca {
+            tls = tls.client_ca(ca);
+        }
+        if let Some(ca) = &self.tls_optional_client_ca {
+            tls = tls.optional_client_ca(ca);
+        }
+        tls = self.tls_crl.iter().fold(tls, TlsServerConfig::crl);
+        let min_version = match self.tls_min_version {
+            MinTlsVersion::Tls12 => TlsVersion::Tls12,
+            MinTlsVersion::Tls13 => TlsVersion::Tls13,
+        };
+        Some(tls.min_version(min_version).alpn(self.tls_alpn.iter().map(String::as_str)))
     }
 
     fn codec_config(&self) -> CodecConfig {
@@ -248,6 +292,14 @@ fn parse_budget(text: &str) -> Result<usize, String> {
         Ok(Ok(bytes)) if bytes >= 1 << 20 => Ok(bytes),
         _ => Err("expected a size of at least 1MiB, such as 256MiB or 4GiB".to_owned()),
     }
+}
+
+/// An ALPN protocol has 1 to 255 bytes (RFC 7301).
+fn parse_protocol(text: &str) -> Result<String, String> {
+    if (1..=255).contains(&text.len()) {
+        return Ok(text.to_owned());
+    }
+    Err("expected a protocol of 1 to 255 bytes, such as pktconn/1".to_owned())
 }
 
 fn parse_network(text: &str) -> Result<IpNet, String> {

@@ -7,35 +7,40 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
-    /// `None` without a certificate: then SIGHUP ends the process, which is its default action.
-    hangup: Option<Signal>,
+    hangup: Signal,
 }
 
 impl Signals {
-    /// Starts to listen for the signals, and for SIGHUP if `has_certificate` is true.
-    pub(crate) fn new(has_certificate: bool) -> io::Result<Self> {
-        let hangup = has_certificate.then(|| signal(SignalKind::hangup())).transpose()?;
-        let (interrupt, terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-        Ok(Self { interrupt, terminate, hangup })
+    /// Starts to listen for the signals. SIGHUP no longer ends the process, even if nothing waits for it.
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
     }
 
-    /// Waits for a signal that stops the server. Ignores SIGHUP if there is a certificate.
+    /// Waits for a signal that stops the server.
     pub(crate) async fn stop(&mut self) {
-        self.stop_or_reload(|| {}).await;
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
     }
 
-    /// Waits for a signal that stops the server, and calls `reload` at each SIGHUP.
-    pub(crate) async fn stop_or_reload(&mut self, reload: impl Fn()) {
+    /// Waits for a signal that stops the server, and runs `reload` at each SIGHUP. A SIGHUP that comes while `reload`
+    /// runs is kept, and `reload` runs once more after it. A signal that stops the server ends `reload`.
+    pub(crate) async fn stop_or_reload(&mut self, reload: impl AsyncFn()) {
         loop {
+            let Self { interrupt, terminate, hangup } = self;
+            let reload_once = async {
+                hangup.recv().await;
+                reload().await;
+            };
             tokio::select! {
-                _ = self.interrupt.recv() => return,
-                _ = self.terminate.recv() => return,
-                () = async {
-                    match &mut self.hangup {
-                        Some(hangup) => { hangup.recv().await; }
-                        None => std::future::pending().await,
-                    }
-                } => reload(),
+                _ = interrupt.recv() => return,
+                _ = terminate.recv() => return,
+                () = reload_once => {}
             }
         }
     }

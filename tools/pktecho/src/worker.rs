@@ -116,9 +116,9 @@ impl Worker {
         &self.addrs
     }
 
-    /// Reads the certificate files, and uses them for new connections.
-    pub(crate) fn set_tls(&self, tls: &TlsServerConfig) -> Result<(), pktconn::Error> {
-        self.handle.set_tls(tls)
+    /// Uses this certificate for new connections.
+    pub(crate) async fn set_tls(&self, tls: &TlsServerConfig) -> Result<(), pktconn::Error> {
+        self.handle.set_tls(tls).await
     }
 
     /// Stops accepting, and gives connections `timeout` to finish.

@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use common::{Server, http, pktecho};
 
@@ -87,6 +88,32 @@ impl Certificates {
     }
 }
 
+impl Certificates {
+    /// What `openssl s_client` prints about a connection on which it echoes a frame.
+    fn s_client_output(&self, server: &Server, more: &[&str]) -> String {
+        let ca = self.path("ca.pem");
+        let connect = ["s_client", "-connect", &server.addr, "-servername", "localhost", "-CAfile", &ca];
+        let mut client = Command::new("openssl")
+            .args([&connect[..], more].concat())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut stdin = client.stdin.take().unwrap();
+        stdin.write_all(b"\x09\0\0\0the reply").and_then(|()| stdin.flush()).unwrap();
+        let (mut stdout, mut output) = (client.stdout.take().unwrap(), Vec::new());
+        while !output.ends_with(b"the reply") {
+            let mut byte = [0];
+            stdout.read_exact(&mut byte).expect("a reply");
+            output.extend(byte);
+        }
+        let _ = client.kill();
+        let _ = client.wait();
+        String::from_utf8_lossy(&output).into_owned()
+    }
+}
+
 #[test]
 #[ignore = "needs openssl (package openssl): cargo test -p pktecho -- --include-ignored"]
 fn openssl_s_client_works_with_and_without_a_client_certificate() {
@@ -108,6 +135,94 @@ fn openssl_s_client_works_with_and_without_a_client_certificate() {
         certificates.s_client(&server, &["-cert", &chain, "-key", &key]).is_empty(),
         "a certificate of an unknown authority is refused"
     );
+}
+
+#[test]
+#[ignore = "needs openssl (package openssl): cargo test -p pktecho -- --include-ignored"]
+fn openssl_s_client_below_the_minimum_version_is_refused() {
+    let certificates = Certificates::new();
+    for (minimum, serves_tls12) in [("1.2", true), ("1.3", false)] {
+        let server = certificates.server(&["--tls-min-version", minimum]);
+        assert_eq!(!certificates.s_client(&server, &["-tls1_2"]).is_empty(), serves_tls12, "{minimum}");
+        assert!(!certificates.s_client(&server, &["-tls1_3"]).is_empty(), "{minimum}");
+    }
+}
+
+#[test]
+#[ignore = "needs openssl (package openssl): cargo test -p pktecho -- --include-ignored"]
+fn openssl_s_client_negotiates_a_protocol_or_is_refused() {
+    let certificates = Certificates::new();
+    let server = certificates.server(&["--tls-alpn", "pktconn/2", "--tls-alpn", "pktconn/1"]);
+    assert!(!certificates.s_client(&server, &["-alpn", "pktconn/1"]).is_empty());
+    assert!(!certificates.s_client(&server, &[]).is_empty());
+    assert!(certificates.s_client(&server, &["-alpn", "h2"]).is_empty());
+}
+
+/// The session file works at each thread, because all have the same ticket keys.
+#[test]
+#[ignore = "needs openssl (package openssl): cargo test -p pktecho -- --include-ignored"]
+fn openssl_s_client_resumes_sessions_until_the_reload() {
+    let certificates = Certificates::new();
+    let server = certificates.server(&["--threads", "3", "--runtimes", "own"]);
+    let session = certificates.path("session.pem");
+    for version in ["-tls1_2", "-tls1_3"] {
+        let kind = |options: &[&str]| {
+            let output = certificates.s_client_output(&server, &[&[version], options].concat());
+            let line = output.lines().find(|line| line.starts_with("New, ") || line.starts_with("Reused, "));
+            line.unwrap_or_else(|| panic!("{output}")).split_once(',').unwrap().0.to_owned()
+        };
+        assert_eq!(kind(&["-sess_out", &session]), "New", "{version}");
+        for _ in 0..10 {
+            assert_eq!(kind(&["-sess_in", &session]), "Reused", "{version}");
+        }
+        server.signal("HUP");
+        let give_up_at = Instant::now() + Duration::from_secs(60);
+        while kind(&["-sess_in", &session]) == "Reused" {
+            assert!(Instant::now() < give_up_at, "{version}: the ticket is still valid after a reload");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs openssl (package openssl): cargo test -p pktecho -- --include-ignored"]
+fn a_client_in_a_revocation_list_of_openssl_is_refused() {
+    let certificates = Certificates::new();
+    std::fs::write(certificates.path("index.txt"), "").unwrap();
+    let config = "[ca]\ndefault_ca=d\n[d]\ndatabase=index.txt\ndefault_md=sha256\ndefault_crl_days=2\n";
+    let version_2 = "crl_extensions=e\n[e]\nauthorityKeyIdentifier=keyid\n";
+    std::fs::write(certificates.path("ca.cnf"), [config, version_2].concat()).unwrap();
+    let ca = ["ca", "-config", "ca.cnf", "-keyfile", "ca.key", "-cert", "ca.pem"];
+    let publish = || certificates.openssl(&[&ca[..], &["-gencrl", "-out", "crl.pem"]].concat());
+    publish();
+    let (ca_file, crl) = (certificates.path("ca.pem"), certificates.path("crl.pem"));
+    let (chain, key) = (certificates.path("client.pem"), certificates.path("client.key"));
+    for option in ["--tls-client-ca", "--tls-optional-client-ca"] {
+        publish();
+        let server = certificates.server(&[option, &ca_file, "--tls-crl", &crl]);
+        let is_served = || !certificates.s_client(&server, &["-cert", &chain, "-key", &key]).is_empty();
+        assert!(is_served(), "{option}");
+        assert_eq!(
+            certificates.s_client(&server, &[]).is_empty(),
+            option == "--tls-client-ca",
+            "without a certificate"
+        );
+        certificates.openssl(&[&ca[..], &["-revoke", "client.pem"]].concat());
+        publish();
+        server.signal("HUP");
+        let give_up_at = Instant::now() + Duration::from_secs(60);
+        while is_served() {
+            assert!(Instant::now() < give_up_at, "{option}: the revoked client is still served");
+        }
+        // For the next round: nothing is revoked.
+        std::fs::write(certificates.path("index.txt"), "").unwrap();
+    }
+    std::fs::write(certificates.path("ca.cnf"), config).unwrap();
+    publish();
+    let (chain, key) = (certificates.path("server.pem"), certificates.path("server.key"));
+    let identity = ["--tls-cert", &chain, "--tls-key", &key, "--tls-client-ca", &ca_file, "--tls-crl", &crl];
+    let output = pktecho(&["--listen", "127.0.0.1:0"]).args(identity).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("crl.pem: a certificate revocation list is of version 1"), "{stderr}");
 }
 
 /// `HAProxy` in front of a server. Dropping this kills it.

@@ -493,7 +493,7 @@ fn a_client_that_reads_too_slowly_is_treated_by_the_policy() {
 
 #[test]
 fn bad_usage_is_one_line_and_exit_code_2() {
-    let cases: [(&[&str], &[&str]); 18] = [
+    let cases: [(&[&str], &[&str]); 21] = [
         (&["--port", "1"], &["unexpected argument '--port'", "--help"]),
         (&["--listen", "localhost"], &["'localhost'", "HOST:PORT"]),
         (&["--threads", "0"], &["from 1 to 1024"]),
@@ -505,6 +505,12 @@ fn bad_usage_is_one_line_and_exit_code_2() {
         (&["--memory-budget", "1000KiB"], &["at least 1MiB"]),
         (&["--tls-cert", "chain.pem"], &["--tls-key"]),
         (&["--tls-client-ca", "ca.pem"], &["--tls-cert"]),
+        (&["--tls-min-version", "1.1"], &["1.2, 1.3"]),
+        (&["--tls-min-version", "1.3"], &["--tls-cert"]),
+        (
+            &["--tls-cert", "chain.pem", "--tls-key", "key.pem", "--tls-crl", "crl.pem"],
+            &["--tls-crl needs --tls-client-ca or --tls-optional-client-ca"],
+        ),
         (&["--proxy-protocol"], &["--trusted-proxy"]),
         (&["--proxy-protocol", "--trusted-proxy", "everyone"], &["10.0.0.0/8"]),
         (&["--header", "u16le", "--max-payload", "1MiB"], &["exceeds 65535, the maximum of --header u16le"]),

@@ -29,6 +29,7 @@ pub struct ServerConfig {
     pub(crate) max_conns: Option<usize>,
     pub(crate) max_conns_per_ip: Option<usize>,
     pub(crate) memory_budget: Option<usize>,
+    max_handshakes: Option<usize>,
     pub(crate) drain_on_shutdown: bool,
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<TlsServerConfig>,
@@ -37,6 +38,9 @@ pub struct ServerConfig {
 }
 
 impl ServerConfig {
+    /// Enough for 1,000 clients that connect at once, each within a second. At 64 KiB each at most, they hold 64 MiB.
+    const DEFAULT_MAX_HANDSHAKES: usize = 1024;
+
     /// A configuration with the default values. Each setter documents its default.
     #[must_use]
     pub fn new() -> Self {
@@ -45,6 +49,7 @@ impl ServerConfig {
             max_conns: None,
             max_conns_per_ip: None,
             memory_budget: None,
+            max_handshakes: Some(Self::DEFAULT_MAX_HANDSHAKES),
             drain_on_shutdown: true,
             #[cfg(feature = "tls")]
             tls: None,
@@ -92,28 +97,54 @@ impl ServerConfig {
 
     /// Sets how many bytes all connections together may hold in memory.
     ///
-    /// The budget counts received bytes of incomplete frames, frames that are not yet received, the batch that was
-    /// received last, and the send queues. A packet in several send queues counts for each of them. A few KiB per
-    /// connection, and what handlers keep, are not counted.
+    /// Use it to protect the machine from clients that each stay within
+    /// [`send_high_water`](ConnConfig::send_high_water) and the payload limit, but are many, or open many connections.
     ///
-    /// While the budget is exceeded, the server reads no connection that holds 4 KiB or more, reads the others 4 KiB at
-    /// a time, and refuses new connections. If that does not help within 1 s, it closes the connections that hold the
-    /// most, until an eighth of the budget is free. They end with [`is_over_budget`](Error::is_over_budget), and the
-    /// packets in their send queues are lost.
+    /// The budget counts received bytes of incomplete frames, frames that are not yet received, the batch that was
+    /// received last, the send queues, and the bytes of running handshakes. A packet in several send queues counts for
+    /// each of them. A few KiB per connection, and what handlers keep, are not counted.
+    ///
+    /// It is shared by client network, so that one client cannot take the memory of the others: one IPv4 address, or
+    /// one IPv6 `/64` network. A connection without an address, as over a Unix socket, is a network of its own. Each
+    /// network that holds more than 1/1024 of the budget has the same fair share of its first three quarters.
+    ///
+    /// | the connections hold | what the server does |
+    /// |---|---|
+    /// | more than 3/4 of the budget, until they hold 5/8 | It does not read the networks above their fair share, except connections that hold less than 4 KiB, which it reads 4 KiB at a time. It refuses new connections of these networks. The deadlines of incomplete frames go on. |
+    /// | the same, for 1 s | It closes connections that have moved no bytes in that time, first those of the heaviest network, until the others hold 5/8. |
+    /// | more than the budget | It closes connections of the heaviest networks at once, until the others hold 3/4. Meanwhile it refuses all new ones. |
+    ///
+    /// Closed connections end with [`is_over_budget`](Error::is_over_budget), and the packets in their send queues are
+    /// lost. [`ServerStats`](crate::ServerStats) counts each step, and the server logs it at WARN, once per second at
+    /// most.
     ///
     /// The memory can exceed the budget by the read that reaches it, which can double the buffer of one large frame,
-    /// and per connection by 8 KiB of reads and by 64 KiB that move from received bytes to the send queue. Sends of
-    /// handlers to *other* connections are not stopped: until the second has passed, each send queue can fill up to
-    /// [`send_high_water`](ConnConfig::send_high_water).
-    ///
-    /// Use it to protect the machine from many connections that each stay within
-    /// [`send_high_water`](ConnConfig::send_high_water) and the payload limit.
+    /// and per connection by 8 KiB of reads and by 64 KiB that move from received bytes to the send queue.
     ///
     /// At least 1 MiB. Default: `None`, no budget.
     #[must_use]
     pub fn memory_budget(mut self, bytes: impl Into<Option<usize>>) -> Self {
         self.memory_budget = bytes.into();
         self
+    }
+
+    /// Sets the maximum number of handshakes, TLS and PROXY protocol, that run at the same time. At the limit, a new
+    /// one ends the oldest one of the client network that has the most: one IPv4 address, or one IPv6 `/64` network.
+    ///
+    /// Use it so that clients which connect and never complete their handshake cannot keep others from connecting. A
+    /// client may send at most 32 KiB before its handshakes are complete, so running handshakes hold at most 64 KiB
+    /// each. Ended ones count in [`refused`](crate::ServerStats::refused).
+    ///
+    /// At least 1. Default: 1,024. `None`: no limit.
+    #[cfg(any(feature = "tls", feature = "proxy-protocol"))]
+    #[must_use]
+    pub fn max_handshakes(mut self, handshakes: impl Into<Option<usize>>) -> Self {
+        self.max_handshakes = handshakes.into();
+        self
+    }
+
+    pub(crate) fn max_handshake_count(&self) -> usize {
+        self.max_handshakes.unwrap_or(usize::MAX)
     }
 
     /// Sets whether `recv` on the server's connections returns `None` after a
@@ -186,6 +217,9 @@ impl ServerConfig {
         }
         if self.max_conns_per_ip == Some(0) {
             return Err(Reason::Config("max_conns_per_ip must be at least 1").into());
+        }
+        if self.max_handshakes == Some(0) {
+            return Err(Reason::Config("max_handshakes must be at least 1").into());
         }
         if self.memory_budget.is_some_and(|bytes| bytes < 1024 * 1024) {
             return Err(Reason::Config("memory_budget must be at least 1 MiB").into());

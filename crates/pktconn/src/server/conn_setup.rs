@@ -5,8 +5,15 @@
 //!                      '-- in the task of the connection, within handshake_timeout --'
 //! ```
 
+use std::future::Future;
+#[cfg(any(feature = "tls", feature = "proxy-protocol"))]
+use std::future::poll_fn;
 use std::net::SocketAddr;
+#[cfg(any(feature = "tls", feature = "proxy-protocol"))]
+use std::pin::pin;
 use std::sync::Arc;
+#[cfg(any(feature = "tls", feature = "proxy-protocol"))]
+use std::task::Poll;
 use std::time::Duration;
 
 use crate::connection::config::{Origin, Settings};
@@ -17,11 +24,17 @@ use crate::error::{Reason, Timeout};
 use crate::server::current_tls::CurrentTls;
 use crate::server::failure_log::{FailureKind, FailureLog};
 use crate::server::listener::ServerListener;
+use crate::server::network::Network;
 use crate::server::registry::ConnSlot;
+use crate::server::running_handshakes::HandshakePlace;
 use crate::server::server_handle::ServerState;
 use crate::transport::byte_stream::ByteStream;
 use crate::transport::connect::with_timeout;
 use crate::transport::endpoints::KnownPeer;
+#[cfg(feature = "proxy-protocol")]
+use crate::transport::handshake_bytes::CountedReader;
+#[cfg(any(feature = "tls", feature = "proxy-protocol"))]
+use crate::transport::handshake_bytes::HandshakeBytes;
 use crate::transport::plain_stream::PlainStream;
 #[cfg(feature = "proxy-protocol")]
 use crate::transport::proxy_protocol::{TrustedProxies, read_header};
@@ -105,44 +118,76 @@ impl ConnSetup {
 
     /// Runs the handshakes within `handshake_timeout`. Returns `None` if no connection resulted: the handshake failed
     /// (it is logged), a limit is reached, or the server shuts down.
-    pub(crate) async fn handshake(
+    // Not an `async fn`: the handshake takes its place before the task first runs.
+    pub(crate) fn handshake(
         self: Arc<Self>,
         stream: PlainStream,
         peer: Option<SocketAddr>,
         slot: ConnSlot,
-    ) -> Option<PacketConn> {
-        #[cfg(feature = "metrics")]
-        let accepted_at = slot.accepted_at();
-        let handshake = self.run_handshake(stream, peer, slot);
-        let result = tokio::select! {
-            biased;
-            result = with_timeout(self.config.handshake_timeout, handshake) => result.unwrap_or_else(|limit| Err(timeout_error(limit, peer))),
-            // No packet has been received from the peer, so nothing is lost.
-            () = self.server.registry.shutdown.triggered() => return None,
-        };
-        let error = match result {
-            Ok(conn) => {
-                #[cfg(feature = "metrics")]
-                if conn.is_some() {
-                    super::metric_events::record_handshake(accepted_at.elapsed());
+    ) -> impl Future<Output = Option<PacketConn>> + Send {
+        let network = peer.map(|peer| Network::of(peer.ip()));
+        let (place, must_end) = self.server.registry.handshakes.begin(network);
+        async move {
+            #[cfg(feature = "metrics")]
+            let accepted_at = slot.accepted_at();
+            let handshake = self.run_handshake(stream, peer, slot, place);
+            let result = tokio::select! {
+                biased;
+                result = with_timeout(self.config.handshake_timeout, handshake) => {
+                    result.unwrap_or_else(|limit| Err(timeout_error(limit, peer)))
                 }
-                return conn;
-            }
-            Err(reason) => Error::from(reason),
-        };
-        self.server.registry.handshake_failed();
-        self.failure_log.log(FailureKind::Handshake, peer, "the handshake failed", &error);
-        None
+                _ = must_end => {
+                    self.server.registry.note_refused();
+                    self.log_handshake_ended(peer);
+                    return None;
+                }
+                // No packet has been received from the peer, so nothing is lost.
+                () = self.server.registry.shutdown.triggered() => return None,
+            };
+            let error = match result {
+                Ok(conn) => {
+                    #[cfg(feature = "metrics")]
+                    if conn.is_some() {
+                        super::metric_events::record_handshake(accepted_at.elapsed());
+                    }
+                    return conn;
+                }
+                Err(reason) => Error::from(reason),
+            };
+            self.server.registry.handshake_failed();
+            self.failure_log.log(FailureKind::Handshake, peer, "the handshake failed", &error);
+            None
+        }
+    }
+
+    /// Counts and logs that a handshake is refused because memory is short.
+    #[cfg(any(feature = "tls", feature = "proxy-protocol"))]
+    fn refuse(&self, peer: Option<SocketAddr>) {
+        self.server.registry.note_refused();
+        self.log_refused(peer);
+    }
+
+    fn log_handshake_ended(&self, peer: Option<SocketAddr>) {
+        let limit = "max_handshakes is reached, and the client's network had the most handshakes";
+        self.failure_log.log(FailureKind::Refused, peer, "a handshake was ended for a newer one", limit);
     }
 
     /// Reads the PROXY header and runs the TLS handshake, as configured. Returns `None` if a limit is reached.
-    #[allow(unused_mut, clippy::unused_async, reason = "without the features there is nothing to do")]
+    #[allow(
+        unused_mut,
+        unused_variables,
+        clippy::unused_async,
+        reason = "without the features there is nothing to do"
+    )]
     async fn run_handshake(
         &self,
         mut stream: PlainStream,
         mut peer: Option<SocketAddr>,
         mut slot: ConnSlot,
+        mut place: HandshakePlace,
     ) -> Result<Option<PacketConn>, Reason> {
+        #[cfg(any(feature = "tls", feature = "proxy-protocol"))]
+        let bytes = HandshakeBytes::default();
         #[cfg(feature = "proxy-protocol")]
         let mut proxy_header = None;
         #[cfg(feature = "proxy-protocol")]
@@ -154,13 +199,20 @@ impl ConnSetup {
                     "its address is not in a trusted network; add it to proxy_protocol if it is a proxy";
                 return Err(proxy_error(std::io::Error::new(std::io::ErrorKind::PermissionDenied, problem)));
             }
-            let header = read_header(&mut stream, proxy).await.map_err(proxy_error)?;
+            let mut counted = CountedReader::new(&mut stream, &bytes);
+            let header = read_header(&mut counted, proxy);
+            let Some(header) = counting(&slot, &bytes, header).await else {
+                self.refuse(peer);
+                return Ok(None);
+            };
+            let header = header.map_err(proxy_error)?;
             peer = header.source().or(peer);
             proxy_header = Some(Box::new(header));
             if peer.is_some_and(|peer| !slot.set_client_addr(peer)) {
                 self.log_refused(peer);
                 return Ok(None);
             }
+            place.set_network(peer.map(|peer| Network::of(peer.ip())));
         }
         let known_peer = KnownPeer {
             addr: peer,
@@ -169,9 +221,35 @@ impl ConnSetup {
         };
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
-            let stream = crate::transport::tls::accept(tls.get(), stream, peer).await?;
+            let accepting = crate::transport::tls::accept(tls.get(), stream, peer, bytes.clone());
+            let Some(stream) = counting(&slot, &bytes, accepting).await else {
+                self.refuse(peer);
+                return Ok(None);
+            };
+            let stream = stream?;
+            slot.note_handshake(0);
             return self.open_conn(stream, known_peer, slot).map(Some).map_err(Error::into_reason);
         }
+        slot.note_handshake(0);
         self.open_conn(stream, known_peer, slot).map(Some).map_err(Error::into_reason)
     }
+}
+
+/// Runs a part of a handshake, and updates the account of the connection with the bytes that arrive. Returns `None` if
+/// memory is short and the network of the peer holds more than its share.
+#[cfg(any(feature = "tls", feature = "proxy-protocol"))]
+async fn counting<T>(
+    slot: &ConnSlot,
+    bytes: &HandshakeBytes,
+    handshake: impl Future<Output = T>,
+) -> Option<T> {
+    let mut handshake = pin!(handshake);
+    poll_fn(|cx| {
+        let polled = handshake.as_mut().poll(cx);
+        if !slot.note_handshake(bytes.arrived()) {
+            return Poll::Ready(None);
+        }
+        polled.map(Some)
+    })
+    .await
 }

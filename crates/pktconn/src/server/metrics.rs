@@ -16,7 +16,7 @@ const PUBLISH_INTERVAL: Duration = Duration::from_secs(1);
 /// Name, unit, description, and how to read the value.
 type Metric = (&'static str, Unit, &'static str, fn(&ServerStats, &ConnStats) -> u64);
 
-const COUNTERS: [Metric; 11] = [
+const COUNTERS: [Metric; 13] = [
     ("pktconn_connections_accepted_total", Unit::Count, "Connections accepted.", |stats, _| stats.accepted),
     (
         "pktconn_connections_refused_total",
@@ -27,6 +27,18 @@ const COUNTERS: [Metric; 11] = [
     ("pktconn_handshakes_failed_total", Unit::Count, "Failed TLS and PROXY handshakes.", |stats, _| {
         stats.handshakes_failed
     }),
+    (
+        "pktconn_budget_pauses_total",
+        Unit::Count,
+        "How often the memory budget was three quarters used, and the heaviest networks were paused.",
+        |stats, _| stats.budget_pauses,
+    ),
+    (
+        "pktconn_idle_connections_over_budget_total",
+        Unit::Count,
+        "Idle connections closed because of the memory budget.",
+        |stats, _| stats.closed_idle_over_budget,
+    ),
     (
         "pktconn_connections_over_budget_total",
         Unit::Count,
@@ -51,8 +63,11 @@ const COUNTERS: [Metric; 11] = [
     ("pktconn_writes_total", Unit::Count, "Writes that wrote bytes.", |_, traffic| traffic.writes),
 ];
 
-const GAUGES: [Metric; 3] = [
+const GAUGES: [Metric; 4] = [
     ("pktconn_connections_open", Unit::Count, "Open connections.", |stats, _| stats.open as u64),
+    ("pktconn_handshakes_running", Unit::Count, "Running handshakes.", |stats, _| {
+        stats.handshakes_running as u64
+    }),
     ("pktconn_queued_bytes", Unit::Bytes, "Bytes in send queues.", |_, traffic| traffic.queued_bytes),
     (
         "pktconn_held_bytes",

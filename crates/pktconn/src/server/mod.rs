@@ -11,10 +11,20 @@ pub use stats::{ServerStats, ShutdownReport};
 
 mod shutdown_signal;
 
+mod overload;
+
 mod memory_budget;
 
 #[cfg(feature = "metrics")]
 mod metric_events;
+
+mod network;
+
+mod network_memory;
+
+mod handshakes;
+
+mod running_handshakes;
 
 mod registry;
 

@@ -75,15 +75,21 @@ impl PacketServer {
     ///
     /// Cancel safe: dropping the future leaves no listening socket behind.
     pub async fn bind_with(addr: impl Into<Addr>, config: impl Into<ServerConfig>) -> Result<Self, Error> {
-        let config = config.into();
+        #[cfg_attr(not(feature = "tls"), expect(unused_mut, reason = "only TLS reads files"))]
+        let mut config = config.into();
         config.check()?;
+        // Here, because `from_listener` would block while it reads the files.
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &config.tls {
+            config.tls = Some(tls.load().await?);
+        }
         Self::from_listener(Listener::bind(addr).await?, config)
     }
 
     /// Makes a server from a listening socket: a [`Listener`], or tokio's `TcpListener` or `UnixListener`.
     ///
     /// Use it for a socket that another process passed on, or for a socket with special options, such as `SO_REUSEPORT`
-    /// for one server per core.
+    /// for one server per core. With TLS, it blocks while it reads the files, for 5 s at most; see `TlsServerConfig::load`.
     ///
     /// # Errors
     ///

@@ -2,7 +2,7 @@
 //! counts.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -12,13 +12,15 @@ use tokio::sync::Notify;
 #[cfg(feature = "metrics")]
 use tokio::time::Instant;
 
+use super::network::Network;
+use super::network_memory::MemoryByNetwork;
+use super::running_handshakes::RunningHandshakes;
 use super::shutdown_signal::ShutdownSignal;
 use crate::connection::conn_core::{ConnCore, Membership};
-use crate::connection::memory::{Account, Budget};
+use crate::connection::memory::{Account, Budget, EXEMPT_BYTES};
 use crate::error::Reason;
 use crate::{ConnStats, ServerConfig, ServerStats};
 
-#[derive(Default)]
 pub(crate) struct Registry {
     max_conns: Option<usize>,
     max_conns_per_ip: Option<usize>,
@@ -26,6 +28,7 @@ pub(crate) struct Registry {
     refused: AtomicU64,
     handshakes_failed: AtomicU64,
     budget: Option<Arc<Budget>>,
+    pub(super) handshakes: Arc<RunningHandshakes>,
     /// Whether `recv` returns `None` after a shutdown.
     pub(crate) drain_on_shutdown: bool,
     pub(crate) shutdown: ShutdownSignal,
@@ -39,16 +42,10 @@ struct ConnTable {
     conns: Slab<Weak<ConnCore>>,
     /// Counted only if `max_conns_per_ip` is set. No count is 0.
     conns_per_network: HashMap<Network, usize>,
+    /// Used only if there is a memory budget.
+    memory: MemoryByNetwork,
     /// The sums of the connections that are no longer in `conns`.
     traffic_of_ended: ConnStats,
-}
-
-/// The network of a client, as `max_conns_per_ip` counts it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Network {
-    V4(Ipv4Addr),
-    /// The first 64 bits. Providers assign at least a `/64`, and the customer can use every address in it.
-    V6([u8; 8]),
 }
 
 impl ConnTable {
@@ -58,23 +55,22 @@ impl ConnTable {
     }
 }
 
-impl Network {
-    fn of(ip: IpAddr) -> Self {
-        match ip.to_canonical() {
-            IpAddr::V4(ip) => Self::V4(ip),
-            IpAddr::V6(ip) => {
-                let [a, b, c, d, e, f, g, h, ..] = ip.octets();
-                Self::V6([a, b, c, d, e, f, g, h])
-            }
-        }
-    }
-}
-
 impl Registry {
     pub(crate) fn new(config: &ServerConfig) -> Self {
         let ServerConfig { max_conns, max_conns_per_ip, memory_budget, drain_on_shutdown, .. } = *config;
-        let budget = memory_budget.map(|bytes| Arc::new(Budget::new(bytes)));
-        Self { max_conns, max_conns_per_ip, budget, drain_on_shutdown, ..Self::default() }
+        Self {
+            max_conns,
+            max_conns_per_ip,
+            accepted: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            handshakes_failed: AtomicU64::new(0),
+            budget: memory_budget.map(|bytes| Arc::new(Budget::new(bytes))),
+            handshakes: Arc::new(RunningHandshakes::new(config.max_handshake_count())),
+            drain_on_shutdown,
+            shutdown: ShutdownSignal::default(),
+            table: Mutex::default(),
+            empty: Notify::new(),
+        }
     }
 
     pub(crate) fn budget(&self) -> Option<&Budget> {
@@ -87,10 +83,13 @@ impl Registry {
 
     /// Adds an accepted connection if the limits allow it, and counts it for `peer` if that is known.
     fn admit(&self, peer: Option<SocketAddr>) -> Option<(usize, Option<Network>)> {
-        if self.budget().is_some_and(Budget::is_under_pressure) {
+        if self.budget().is_some_and(Budget::is_exceeded) {
             return None;
         }
         let mut table = self.table();
+        if peer.is_some_and(|peer| self.is_too_heavy(&table, Network::of(peer.ip()))) {
+            return None;
+        }
         if self.max_conns.is_some_and(|max| table.conns.len() >= max) {
             return None;
         }
@@ -100,6 +99,20 @@ impl Registry {
         }
         // A placeholder until `register`.
         Some((table.conns.insert(Weak::new()), network))
+    }
+
+    /// Whether the connections of `network` hold more than their share of the memory budget, while memory is short.
+    fn is_too_heavy(&self, table: &ConnTable, network: Network) -> bool {
+        let Some(budget) = self.budget().filter(|budget| budget.is_under_pressure()) else { return false };
+        table.memory.get(network).is_some_and(|memory| budget.is_too_heavy(memory))
+    }
+
+    /// The account of a new connection, if there is a memory budget. Without an address, the connection is a network of
+    /// its own.
+    fn new_account(&self, key: usize, network: Option<Network>) -> Option<Account> {
+        let budget = self.budget.as_ref()?;
+        let memory = network.map(|network| self.table().memory.join(network)).unwrap_or_default();
+        Some(Account::new(budget, memory, key))
     }
 
     /// Counts one more connection of `network`, if the limit allows it.
@@ -113,8 +126,11 @@ impl Registry {
         is_counted
     }
 
-    fn remove(&self, key: usize, network: Option<Network>) {
+    fn remove(&self, key: usize, network: Option<Network>, memory_of: Option<Network>) {
         let mut table = self.table();
+        if let Some(network) = memory_of {
+            table.memory.leave(network);
+        }
         table.conns.try_remove(key);
         if table.conns.is_empty() {
             // Frees the memory that a peak has needed.
@@ -133,6 +149,12 @@ impl Registry {
         }
     }
 
+    /// The network whose memory a connection of `peer` shares.
+    fn network_with_memory(&self, peer: Option<SocketAddr>) -> Option<Network> {
+        let peer = peer.filter(|_| self.budget.is_some())?;
+        Some(Network::of(peer.ip()))
+    }
+
     fn limited_network(&self, peer: Option<SocketAddr>) -> Option<Network> {
         let peer = peer.filter(|_| self.max_conns_per_ip.is_some())?;
         Some(Network::of(peer.ip()))
@@ -140,6 +162,11 @@ impl Registry {
 
     pub(crate) fn handshake_failed(&self) {
         self.handshakes_failed.fetch_add(1, Relaxed);
+    }
+
+    /// Counts a connection as refused, because a limit is reached.
+    pub(super) fn note_refused(&self) {
+        self.refused.fetch_add(1, Relaxed);
     }
 
     /// Waits until there is no connection.
@@ -177,9 +204,17 @@ impl Registry {
         let refused = self.refused.load(Relaxed);
         let handshakes_failed = self.handshakes_failed.load(Relaxed);
         let (accepted, open) = (self.accepted.load(Relaxed), self.table().conns.len());
-        let held_bytes = self.budget().map_or(0, Budget::held);
-        let closed_over_budget = self.budget().map_or(0, Budget::closed);
-        ServerStats { accepted, refused, handshakes_failed, closed_over_budget, open, held_bytes }
+        ServerStats {
+            accepted,
+            refused,
+            handshakes_failed,
+            handshakes_running: self.handshakes.len(),
+            budget_pauses: self.budget().map_or(0, Budget::pauses),
+            closed_over_budget: self.budget().map_or(0, Budget::closed),
+            closed_idle_over_budget: self.budget().map_or(0, Budget::closed_idle),
+            open,
+            held_bytes: self.budget().map_or(0, Budget::held),
+        }
     }
 }
 
@@ -189,6 +224,10 @@ pub(crate) struct ConnSlot {
     key: usize,
     /// `Some` if the connection counts towards `max_conns_per_ip`.
     network: Option<Network>,
+    /// The network whose memory the connection shares. `None` if its address is not known or there is no budget.
+    memory_of: Option<Network>,
+    /// The account of a connection in its handshake. The connection takes it.
+    account: Option<Account>,
     #[cfg(feature = "metrics")]
     accepted_at: Instant,
 }
@@ -199,31 +238,54 @@ impl ConnSlot {
     pub(crate) fn reserve(registry: &Arc<Registry>, peer: Option<SocketAddr>) -> Option<Self> {
         registry.accepted.fetch_add(1, Relaxed);
         let Some((key, network)) = registry.admit(peer) else {
-            registry.refused.fetch_add(1, Relaxed);
+            registry.note_refused();
             return None;
         };
+        let memory_of = registry.network_with_memory(peer);
         Some(Self {
             registry: Arc::clone(registry),
             key,
             network,
+            memory_of,
+            account: registry.new_account(key, memory_of),
             #[cfg(feature = "metrics")]
             accepted_at: Instant::now(),
         })
     }
 
     /// Sets the client's address, which was not known at the accept. Returns `false`, and counts the connection as
-    /// refused, if the limit for its network is reached.
+    /// refused, if a limit for its network is reached.
     #[cfg(feature = "proxy-protocol")]
     pub(crate) fn set_client_addr(&mut self, peer: SocketAddr) -> bool {
-        let registry = &self.registry;
+        let registry = Arc::clone(&self.registry);
+        let mut table = registry.table();
+        if let Some(network) = registry.network_with_memory(Some(peer)) {
+            if registry.is_too_heavy(&table, network) {
+                registry.note_refused();
+                return false;
+            }
+            self.memory_of = Some(network);
+            let memory = table.memory.join(network);
+            if let Some(account) = &mut self.account {
+                account.set_network(memory);
+            }
+        }
         let Some(network) = registry.limited_network(Some(peer)) else { return true };
-        let is_counted = registry.try_count(&mut registry.table(), network);
+        let is_counted = registry.try_count(&mut table, network);
         if is_counted {
             self.network = Some(network);
         } else {
-            registry.refused.fetch_add(1, Relaxed);
+            registry.note_refused();
         }
         is_counted
+    }
+
+    /// Updates the memory that the handshake of the connection holds. Returns `false` if memory is short, and the
+    /// connection holds more than a little of what its network holds above its share.
+    pub(crate) fn note_handshake(&self, bytes: usize) -> bool {
+        let Some(account) = &self.account else { return true };
+        account.note_read(bytes);
+        account.held() < EXEMPT_BYTES || !account.budget().is_too_heavy(account.network())
     }
 
     #[cfg(feature = "metrics")]
@@ -233,8 +295,8 @@ impl ConnSlot {
 }
 
 impl Membership for ConnSlot {
-    fn account(&self) -> Option<Account> {
-        self.registry.budget.as_ref().map(|budget| Account::new(budget, self.key))
+    fn take_account(&mut self) -> Option<Account> {
+        self.account.take()
     }
 
     fn register(&self, conn: &Arc<ConnCore>) -> bool {
@@ -255,7 +317,9 @@ impl Membership for ConnSlot {
 
 impl Drop for ConnSlot {
     fn drop(&mut self) {
-        self.registry.remove(self.key, self.network);
+        // Before the network is removed, which can then have no memory any more.
+        drop(self.account.take());
+        self.registry.remove(self.key, self.network, self.memory_of);
     }
 }
 

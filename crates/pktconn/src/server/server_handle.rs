@@ -105,23 +105,34 @@ impl ServerHandle {
     /// was renewed in the same files.
     ///
     /// Open connections and running handshakes are not affected, nor are addresses with
-    /// [their own TLS](crate::Listener::tls). This call reads files, so it can block for a moment.
+    /// [their own TLS](crate::Listener::tls). The files are read in a thread of its own, within 5 s, so a file that hangs
+    /// delays no connection. Session tickets from before are no longer valid. Of calls that overlap, the last one to
+    /// finish counts.
+    ///
+    /// A certificate that has expired, or is not valid yet, does not replace one that is valid. It replaces one that is
+    /// not valid either, with a warning in the log.
     ///
     /// # Errors
     ///
     /// The server keeps its configuration.
     ///
-    /// - [`is_tls`](Error::is_tls): a file cannot be read or used.
-    /// - [`is_config`](Error::is_config): the server was made without `ServerConfig::tls`.
+    /// - [`is_tls`](Error::is_tls): a file cannot be read or used, reading takes longer than 5 s, or the new certificate
+    ///   is not valid now and the current one is.
+    /// - [`is_config`](Error::is_config): the server was made without `ServerConfig::tls`, or there is a
+    ///   [`crl`](TlsServerConfig::crl) without authorities of clients.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: dropping the future leaves the configuration as it was before.
     #[cfg(feature = "tls")]
-    pub fn set_tls(&self, tls: &TlsServerConfig) -> Result<(), Error> {
+    pub async fn set_tls(&self, tls: &TlsServerConfig) -> Result<(), Error> {
         let Some(current) = &self.0.tls else {
             return Err(Reason::Config(
                 "the server was made without TLS: set ServerConfig::tls to use set_tls",
             )
             .into());
         };
-        current.set(tls.load()?);
+        current.replace(&tls.load_in_thread().await?)?;
         Ok(())
     }
 
@@ -134,10 +145,16 @@ impl ServerHandle {
     ///
     /// The listener keeps its configuration.
     ///
-    /// - [`is_tls`](Error::is_tls): a file cannot be read or used.
-    /// - [`is_config`](Error::is_config): no listener with its own TLS configuration has this address.
+    /// - [`is_tls`](Error::is_tls): a file cannot be read or used, reading takes longer than 5 s, or the new certificate
+    ///   is not valid now and the current one is.
+    /// - [`is_config`](Error::is_config): no listener with its own TLS configuration has this address, or there is a
+    ///   [`crl`](TlsServerConfig::crl) without authorities of clients.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: dropping the future leaves the configuration as it was before.
     #[cfg(feature = "tls")]
-    pub fn set_tls_at(&self, addr: impl Into<Addr>, tls: &TlsServerConfig) -> Result<(), Error> {
+    pub async fn set_tls_at(&self, addr: impl Into<Addr>, tls: &TlsServerConfig) -> Result<(), Error> {
         let addr = addr.into();
         let listeners = self.0.tls_at(&addr);
         if listeners.is_empty() {
@@ -146,8 +163,8 @@ impl ServerHandle {
             );
             return Err(Reason::BadValue(problem.into()).into());
         }
-        let acceptor = tls.load()?;
-        listeners.iter().for_each(|current| current.set(acceptor.clone()));
+        let loaded = tls.load_in_thread().await?;
+        listeners.iter().try_for_each(|current| current.replace(&loaded))?;
         Ok(())
     }
 

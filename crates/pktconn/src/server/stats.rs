@@ -10,14 +10,22 @@ pub struct ServerStats {
     pub accepted: u64,
     /// Connections that were closed at once because a limit was reached:
     /// [`max_conns`](crate::ServerConfig::max_conns), [`max_conns_per_ip`](crate::ServerConfig::max_conns_per_ip),
-    /// [`memory_budget`](crate::ServerConfig::memory_budget).
+    /// [`memory_budget`](crate::ServerConfig::memory_budget); and handshakes that made room for newer ones:
+    /// [`max_handshakes`](crate::ServerConfig::max_handshakes).
     pub refused: u64,
     /// Connections that were closed because their TLS or PROXY handshake failed or took too long.
     pub handshakes_failed: u64,
-    /// Connections that were closed because all connections together exceeded the
-    /// [`memory_budget`](crate::ServerConfig::memory_budget). They end with
+    /// Handshakes that are running now: see [`max_handshakes`](crate::ServerConfig::max_handshakes).
+    pub handshakes_running: usize,
+    /// How often the connections held three quarters of the [`memory_budget`](crate::ServerConfig::memory_budget), so
+    /// that the server paused the networks that held the most.
+    pub budget_pauses: u64,
+    /// Connections that were closed because of the [`memory_budget`](crate::ServerConfig::memory_budget). They end with
     /// [`is_over_budget`](crate::Error::is_over_budget). A connection that had already failed is not counted.
     pub closed_over_budget: u64,
+    /// Those of `closed_over_budget` that had moved no bytes for a second, while memory was short. The others were
+    /// closed because the budget was exceeded.
+    pub closed_idle_over_budget: u64,
     /// Connections that are open now, including those in a handshake. A connection counts until its handler returns and
     /// all of its handles are dropped.
     pub open: usize,

@@ -42,10 +42,13 @@ pub use conn_stream::ConnStream;
 
 pub(crate) mod plain_stream;
 
+#[cfg(any(feature = "tls", feature = "proxy-protocol"))]
+pub(crate) mod handshake_bytes;
+
 #[cfg(feature = "tls")]
 pub(crate) mod tls;
 #[cfg(feature = "tls")]
-pub use tls::{TlsClientConfig, TlsInfo, TlsServerConfig};
+pub use tls::{TlsClientConfig, TlsInfo, TlsServerConfig, TlsVersion};
 
 #[cfg(feature = "proxy-protocol")]
 pub(crate) mod proxy_protocol;

@@ -531,7 +531,7 @@ impl Simulation {
     /// the others are within the budget.
     fn check_pressure_ends(&mut self) {
         self.is_quiet = true;
-        let low_mark = self.budget - self.budget / 8;
+        let low_mark = self.budget - self.budget / 4;
         let mut is_low = false;
         for _ in 0..60 {
             let before = self.server.stats();
@@ -597,7 +597,7 @@ impl Simulation {
         }
         let stats = self.server.stats();
         let keeps_receiving = |peer: &&Peer| self.handlers.roles[peer.number].keeps_receiving();
-        if stats.held_bytes > self.budget - self.budget / 8
+        if stats.held_bytes > self.budget - self.budget / 8 * 3
             && !self.peers.iter().all(|peer| keeps_receiving(&peer))
         {
             // Handlers that do not receive keep the pressure up.

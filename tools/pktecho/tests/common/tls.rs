@@ -1,6 +1,7 @@
 //! A self-signed certificate in files.
 
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 
 pub(crate) struct Certificate {
     dir: tempfile::TempDir,
@@ -16,9 +17,32 @@ impl Certificate {
 
     /// Replaces the certificate and the key with new ones.
     pub(crate) fn renew(&self) {
-        let new = rcgen::generate_simple_self_signed([self.host.clone()]).unwrap();
-        std::fs::write(self.chain(), new.cert.pem()).unwrap();
-        std::fs::write(self.key(), new.signing_key.serialize_pem()).unwrap();
+        self.write(&self.params());
+    }
+
+    /// Like `renew`, with a certificate that expired on 2020-01-02.
+    pub(crate) fn expired(&self) {
+        let mut params = self.params();
+        (params.not_before, params.not_after) =
+            (rcgen::date_time_ymd(2020, 1, 1), rcgen::date_time_ymd(2020, 1, 2));
+        self.write(&params);
+    }
+
+    /// Like `renew`, with a certificate that expires in `time`.
+    pub(crate) fn expires_in(&self, time: Duration) {
+        let mut params = self.params();
+        params.not_after = (SystemTime::now() + time).into();
+        self.write(&params);
+    }
+
+    fn params(&self) -> rcgen::CertificateParams {
+        rcgen::CertificateParams::new([self.host.clone()]).unwrap()
+    }
+
+    fn write(&self, params: &rcgen::CertificateParams) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        std::fs::write(self.chain(), params.self_signed(&key).unwrap().pem()).unwrap();
+        std::fs::write(self.key(), key.serialize_pem()).unwrap();
     }
 
     pub(crate) fn chain(&self) -> PathBuf {

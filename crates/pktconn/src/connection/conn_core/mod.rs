@@ -69,8 +69,8 @@ pub(crate) struct ConnCore {
 
 /// The registration of a connection with its server. Dropped with the connection.
 pub(crate) trait Membership: Send + Sync {
-    /// Returns an account for the memory that the connection holds. `None` if there is no memory budget.
-    fn account(&self) -> Option<Account>;
+    /// Takes the account for the memory that the connection holds. `None` if there is no memory budget.
+    fn take_account(&mut self) -> Option<Account>;
 
     /// Registers the connection, which may be used from now on. Returns whether it must drain immediately.
     fn register(&self, conn: &Arc<ConnCore>) -> bool;
@@ -98,7 +98,7 @@ impl ConnCore {
         settings: &Arc<Settings>,
         writer: Writer,
         endpoints: Endpoints,
-        membership: Option<Box<dyn Membership>>,
+        mut membership: Option<Box<dyn Membership>>,
     ) -> Arc<Self> {
         let may_drop = config.slow_consumer != SlowConsumer::Block;
         let readiness_may_be_stale = may_drop && !writer.can_write_now();
@@ -113,7 +113,7 @@ impl ConnCore {
             handles: AtomicUsize::new(0),
             endpoints,
             id: ConnId::next(),
-            account: membership.as_ref().and_then(|membership| membership.account()).map(Box::new),
+            account: membership.as_mut().and_then(|membership| membership.take_account()).map(Box::new),
             membership,
         });
         if let Some(interval) = config.heartbeat {
@@ -204,12 +204,16 @@ impl ConnCore {
     }
 
     /// How many bytes the receiver, which holds `read` bytes, may read at a time. `None` if it must pause because the
-    /// server is over its memory budget: its waker is then registered for the end of the pause.
+    /// server is near its memory budget and the network of the client holds more than its share: the receiver's waker
+    /// is then registered for the end of the pause.
     pub(crate) fn read_limit(&self, read: usize, cx: &Context<'_>) -> Option<usize> {
         let Some(account) = self.account().filter(|account| account.budget().is_under_pressure()) else {
             return Some(usize::MAX);
         };
         account.note_read(read);
+        if !account.budget().is_too_heavy(account.network()) {
+            return Some(usize::MAX);
+        }
         (!account.pause(cx.waker())).then_some(EXEMPT_BYTES)
     }
 

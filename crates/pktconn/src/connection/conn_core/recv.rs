@@ -92,6 +92,23 @@ impl ConnCore {
         })
     }
 
+    /// Like [`before_timed_wait`](Self::before_timed_wait), for a receiver that has a part of a frame and is paused by
+    /// the memory budget. Only the deadline of the frame counts: whether the peer is silent is not known.
+    #[cold]
+    pub(crate) fn before_paused_wait(self: &Arc<Self>, cx: &Context<'_>) -> WaitDecision {
+        self.with_state(|state| {
+            let decision = Self::decide_wait(state, cx);
+            if matches!(decision, WaitDecision::Wait) {
+                let now = Instant::now();
+                if let Some(reason) = state.machine.paused_frame_overdue(self.rules(), now) {
+                    return WaitDecision::Overdue(reason);
+                }
+                state.machine.recv_waits(self.rules(), true, true, now);
+            }
+            decision
+        })
+    }
+
     #[inline(always)]
     fn decide_wait(state: &mut State, cx: &Context<'_>) -> WaitDecision {
         state.write_before_wait();

@@ -88,17 +88,7 @@ impl FrameReader {
     #[inline(never)]
     pub(super) fn poll_more_with_budget(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let polled = match self.core.read_limit(self.held(), cx) {
-            // No deadline: the peer cannot send while this side does not read.
-            None => {
-                self.stop_waiting();
-                self.packets_in_turn = 0;
-                self.release_memory();
-                self.note_undelivered();
-                match self.core.before_wait(cx) {
-                    WaitDecision::Wait => Poll::Pending,
-                    decision => self.poll_end(decision, false, cx),
-                }
-            }
+            None => self.poll_paused(cx),
             Some(most) => {
                 let read =
                     if most == usize::MAX { self.poll_read(cx) } else { self.poll_read_limited(most, cx) };
@@ -107,6 +97,26 @@ impl FrameReader {
         };
         self.update_account();
         polled
+    }
+
+    /// Waits without reading. The deadline of an incomplete frame goes on: otherwise clients could hold up the memory
+    /// for as long as the pressure lasts.
+    fn poll_paused(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.packets_in_turn = 0;
+        self.release_memory();
+        self.note_undelivered();
+        let in_frame = !self.buffer.is_empty() || self.held_back > 0;
+        let decision = if in_frame && self.core.settings.rules.timeouts.frame.is_some() {
+            self.has_deadline = true;
+            self.core.before_paused_wait(cx)
+        } else {
+            self.stop_waiting();
+            self.core.before_wait(cx)
+        };
+        match decision {
+            WaitDecision::Wait => Poll::Pending,
+            decision => self.poll_end(decision, false, cx),
+        }
     }
 
     /// Reads once, up to `most` bytes, without a chunk: a connection that holds little must not keep a chunk.

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::phase::Phase;
 use super::progress::DeadlineCheck;
-use super::{Machine, Rules, Wakeups};
+use super::{Machine, Rules, Timeouts, Wakeups};
 use crate::error::{Reason, Timeout};
 use crate::transport::UnackedBytes;
 
@@ -340,6 +340,14 @@ impl Machine {
         let clock = self.recv_clock.as_ref().filter(|clock| clock.is_overdue())?;
         // The peer may have acknowledged bytes in the meantime, which moves the idle deadline.
         clock.due(&rules.timeouts).filter(|(due, _)| *due <= now).map(|(_, reason)| reason)
+    }
+
+    /// Whether the deadline of the frame has passed for a receiver that does not read, because the memory budget has
+    /// paused it.
+    pub(crate) fn paused_frame_overdue(&self, rules: &Rules, now: Instant) -> Option<Reason> {
+        let clock = self.recv_clock.as_ref().filter(|clock| clock.is_overdue())?;
+        let frame_only = Timeouts { idle: None, ..rules.timeouts.clone() };
+        clock.due(&frame_only).filter(|(due, _)| *due <= now).map(|(_, reason)| reason)
     }
 
     fn check_receiving(

@@ -3,15 +3,17 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::credentials::{
-    handshake_error, load_system_roots, provider, read_certificates, read_private_key, read_roots,
-    setup_error,
+    handshake_error, identity_error, load_system_roots, provider, read_certificates, read_private_key,
+    setup_error, trust,
 };
+use super::file::READ_TIMEOUT;
 use super::stream::{Tls, TrackedStream};
 use crate::Error;
 use crate::error::Reason;
@@ -49,7 +51,8 @@ impl TlsClientConfig {
     /// Trusts the root certificates of the system, and expects the host name that the address contains.
     ///
     /// Files are read on the first connect, once for all clones of this configuration. A file that cannot be read or
-    /// used fails the connect with [`is_tls`](Error::is_tls). Call [`to_rustls`](Self::to_rustls) to read them earlier.
+    /// used fails the connect with [`is_tls`](Error::is_tls), as does one that is larger than 1 MiB or cannot be read
+    /// within 5 s. Call [`to_rustls`](Self::to_rustls) to read them earlier.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -125,8 +128,9 @@ impl TlsClientConfig {
         if let Some(config) = self.rustls.as_ref().or_else(|| self.cached.get()) {
             return Ok(Arc::clone(config));
         }
+        let deadline = Instant::now() + READ_TIMEOUT;
         let roots = match &self.ca {
-            Some(path) => read_roots(path)?,
+            Some(path) => trust(path, &read_certificates(path, deadline)?)?,
             None => load_system_roots()?,
         };
         let builder = rustls::ClientConfig::builder_with_provider(provider())
@@ -135,11 +139,12 @@ impl TlsClientConfig {
             .with_root_certificates(roots);
         let mut config = match &self.identity {
             None => builder.with_no_client_auth(),
-            Some((chain, key)) => {
-                builder.with_client_auth_cert(read_certificates(chain)?, read_private_key(key)?).map_err(
-                    |error| setup_error(format_args!("{} with {}", chain.display(), key.display()), &error),
-                )?
-            }
+            Some((chain, key)) => builder
+                .with_client_auth_cert(
+                    read_certificates(chain, deadline)?,
+                    read_private_key(key, deadline)?.key,
+                )
+                .map_err(|error| identity_error(chain, key, &error))?,
         };
         config.alpn_protocols.clone_from(&self.alpn);
         Ok(Arc::clone(self.cached.get_or_init(|| Arc::new(config))))
@@ -163,7 +168,8 @@ impl TlsClientConfig {
     /// Runs the client's handshake on a stream that is connected to `target`.
     pub(crate) async fn handshake(&self, stream: PlainStream, target: ParsedAddr<'_>) -> Result<Tls, Reason> {
         let name = self.server_name_for(target)?;
-        let connected = TlsConnector::from(self.load()?).connect(name, TrackedStream::new(stream)).await;
+        let connected =
+            TlsConnector::from(self.load()?).connect(name, TrackedStream::new(stream, None)).await;
         Ok(Tls::new(connected.map_err(|error| handshake_error(Some(target), error))?))
     }
 }

@@ -1,6 +1,7 @@
 //! What a TLS handshake found out about the connection and its peer.
 
 use super::stream::Tls;
+use super::x509::subject_text;
 
 /// Facts from the TLS handshake of a connection.
 ///
@@ -13,6 +14,12 @@ pub struct TlsInfo {
     /// The peer's verified certificate chain, its own certificate first; each is an X.509 certificate in DER. Empty if
     /// a client presented none.
     pub peer_certificates: Vec<Vec<u8>>,
+    /// The subject of the peer's own certificate as text (RFC 4514), such as `CN=device-7,O=Example`.
+    ///
+    /// The text has one line: special characters are escaped with a backslash, and control characters and invisible
+    /// ones with their UTF-8 bytes in hexadecimal, such as `\0A`. Compare the whole text, not a part of it: an authority
+    /// may sign names that contain any text. `None` if the peer presented no certificate, or one without a subject.
+    pub peer_subject: Option<String>,
     /// The server name that the client requested (SNI). Always `None` on the client's side.
     pub server_name: Option<String>,
 }
@@ -29,6 +36,7 @@ impl TlsInfo {
         Self {
             alpn: common.alpn_protocol().map(<[u8]>::to_vec),
             peer_certificates: certificates.iter().map(|certificate| certificate.to_vec()).collect(),
+            peer_subject: certificates.first().and_then(subject_text),
             server_name,
         }
     }

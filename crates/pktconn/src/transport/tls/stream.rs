@@ -11,6 +11,7 @@ use tokio_rustls::TlsStream;
 use tokio_rustls::rustls::{ConnectionCommon, SideData};
 
 use super::record_tracker::RecordTracker;
+use crate::transport::handshake_bytes::HandshakeBytes;
 use crate::transport::plain_stream::PlainStream;
 use crate::transport::socket::{SCRATCH_LEN, read_now_len};
 use crate::transport::transport_stream::TransportStream;
@@ -23,7 +24,13 @@ pub(crate) struct Tls {
 
 impl Tls {
     pub(super) fn new(stream: impl Into<TlsStream<TrackedStream>>) -> Self {
-        Self { stream: stream.into(), deferred_error: None }
+        let mut stream = stream.into();
+        // The handshake is complete.
+        match &mut stream {
+            TlsStream::Client(stream) => stream.get_mut().0.handshake = None,
+            TlsStream::Server(stream) => stream.get_mut().0.handshake = None,
+        }
+        Self { stream, deferred_error: None }
     }
 
     pub(super) fn stream(&self) -> &TlsStream<TrackedStream> {
@@ -151,15 +158,17 @@ impl AsyncWrite for Tls {
     }
 }
 
-/// The socket below TLS, with a count of the bytes of an incomplete record.
+/// The socket below TLS, with a count of the bytes of an incomplete record, and of those of a running handshake.
 pub(super) struct TrackedStream {
     stream: PlainStream,
     records: RecordTracker,
+    handshake: Option<HandshakeBytes>,
 }
 
 impl TrackedStream {
-    pub(super) fn new(stream: PlainStream) -> Self {
-        Self { stream, records: RecordTracker::default() }
+    /// `handshake` counts the bytes that arrive until [`Tls::new`].
+    pub(super) fn new(stream: PlainStream, handshake: Option<HandshakeBytes>) -> Self {
+        Self { stream, records: RecordTracker::default(), handshake }
     }
 }
 
@@ -171,8 +180,9 @@ impl AsyncRead for TrackedStream {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        self.records.advance(&buf.filled()[before..]);
-        Poll::Ready(Ok(()))
+        let read = &buf.filled()[before..];
+        self.records.advance(read);
+        Poll::Ready(self.handshake.as_ref().map_or(Ok(()), |handshake| handshake.add(read.len())))
     }
 }
 
