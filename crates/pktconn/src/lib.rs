@@ -75,7 +75,7 @@
 //! | feature | what it adds |
 //! |---|---|
 //! | `tls` | TLS with rustls: `TlsServerConfig`, `TlsVersion`, `TlsClientConfig`, `TlsInfo` |
-//! | `proxy-protocol` | the PROXY protocol for servers: `ServerConfig::proxy_protocol` |
+//! | `proxy-protocol` | the PROXY protocol for servers: `ServerConfig::proxy_protocol`, `PacketConn::proxy_header` |
 //! | `metrics` | figures for the recorder of the [`metrics`](https://docs.rs/metrics) crate |
 //!
 //! All features are off by default.
@@ -115,7 +115,9 @@ mod error;
 pub use error::{Error, Timeout};
 
 mod transport;
-pub use transport::{Addr, ConnStream, TcpConfig};
+pub use transport::{Addr, ConnStream, PeerCredentials, TcpConfig};
+#[cfg(feature = "proxy-protocol")]
+pub use transport::{ProxyHeader, ProxySsl, ProxyTlv};
 #[cfg(feature = "tls")]
 pub use transport::{TlsClientConfig, TlsInfo, TlsServerConfig, TlsVersion};
 

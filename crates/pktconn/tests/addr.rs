@@ -44,6 +44,11 @@ fn invalid_addrs() -> Vec<(Addr, &'static str)> {
         ("127.0.0.0.1:80", "no host"),
         ("unix:", "write unix:/run/app.sock"),
         ("unix:a\0b", "NUL"),
+        ("unix:?mode=0660", "write unix:/run/app.sock"),
+        ("unix:/a?mode=9", "mode \"9\" is not an octal number from 0000 to 0777, such as 0660"),
+        ("unix:/a?b", "if the path contains the question mark, write unix:/a?b?"),
+        ("unix:/a?mode=0660&", "\"\" is not an option"),
+        ("unix:/a?backlog=1", "the options are mode=0660, owner=NAME and group=NAME, joined by &"),
     ];
     let mut all: Vec<_> = texts.map(|(text, message)| (Addr::from(text), message)).into();
     all.push((Addr::unix("a".repeat(108)), "108 bytes"));

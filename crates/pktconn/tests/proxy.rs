@@ -134,15 +134,84 @@ async fn max_conns_per_ip_counts_client_addresses_and_not_the_proxy() {
     assert!(connect_and_ask(addr, b"PROXY TCP4 192.0.2.1 127.0.0.1 1 2\r\n").await.is_ok());
 }
 
+/// A header of version 2 with TLVs, and the connection from 192.0.2.7:8080 to 127.0.0.1:80.
+fn v2_with(tlvs: &[u8]) -> Vec<u8> {
+    let mut header = [V2, tlvs].concat();
+    header[15] = 12 + tlvs.len() as u8;
+    header
+}
+
+#[tokio::test]
+async fn the_handler_gets_what_the_proxy_says() {
+    let server = PacketServer::bind_with("127.0.0.1:0", behind_local_proxies()).await.unwrap();
+    let addr = tcp_addr(&server);
+    let (sent, mut received) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(server.serve(move |mut conn| {
+        let sent = sent.clone();
+        async move {
+            sent.send((conn.proxy_header().cloned(), conn.peer_addr())).unwrap();
+            Ok(conn.close().await?)
+        }
+    }));
+    let mut check = async |bytes: &[u8]| {
+        let mut stream = TcpStream::connect(addr).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        let (header, peer) = received.recv().await.unwrap();
+        (header.unwrap(), peer.unwrap(), stream.local_addr().unwrap())
+    };
+    let client: SocketAddr = "192.0.2.7:8080".parse().unwrap();
+    let (header, peer, proxy) = check(&v2_with(b"\x01\0\x02h2\x02\0\x0bexample.org\x05\0\x0217")).await;
+    assert_eq!((header.source(), peer, header.proxy_addr()), (Some(client), client, Some(proxy)));
+    assert_eq!(header.destination(), Some("127.0.0.1:80".parse().unwrap()));
+    assert_eq!(
+        (header.alpn(), header.authority(), header.unique_id(), header.netns()),
+        (Some(&b"h2"[..]), Some(&b"example.org"[..]), Some(&b"17"[..]), None)
+    );
+    let (header, peer, _) = check(V1).await;
+    assert_eq!(
+        (header.version(), header.source(), peer, header.tlvs().count()),
+        (1, Some(client), client, 0)
+    );
+    let (header, peer, proxy) = check(V2_LOCAL).await;
+    assert_eq!((header.is_local(), header.source(), peer), (true, None, proxy));
+    // Without the protocol there is none.
+    let server = PacketServer::bind("127.0.0.1:0").await.unwrap();
+    assert!(PacketConn::connect(server.local_addr()).await.unwrap().proxy_header().is_none());
+}
+
+#[tokio::test]
+async fn a_header_with_a_client_address_that_cannot_be_or_wrong_bytes_is_refused() {
+    let (addr, handle) = serve(behind_local_proxies()).await;
+    let refused: [&[u8]; 6] = [
+        b"PROXY TCP4 0.0.0.0 127.0.0.1 8080 80\r\n",
+        b"PROXY TCP6 ff02::1 ::1 8080 80\r\n",
+        b"PROXY TCP4 255.255.255.255 127.0.0.1 8080 80\r\n",
+        // A wrong checksum, a TLV that is too long, and a block that is too long.
+        &v2_with(b"\x03\0\x04\0\0\0\0"),
+        &v2_with(b"\x01\0\x02h"),
+        b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff",
+    ];
+    for (count, header) in refused.into_iter().enumerate() {
+        assert!(connect_and_ask(addr, header).await.is_err(), "{header:?}");
+        assert_eq!(handle.stats().handshakes_failed, count as u64 + 1);
+    }
+    assert!(connect_and_ask(addr, V2).await.is_ok());
+}
+
 #[cfg(unix)]
 #[tokio::test]
 async fn a_proxy_may_connect_over_a_unix_socket() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("socket");
     let server = PacketServer::bind_with(Addr::unix(&path), behind_local_proxies()).await.unwrap();
-    tokio::spawn(server.serve(reply_with_peer_addr));
+    tokio::spawn(server.serve(async |mut conn| {
+        let header = conn.proxy_header().ok_or("no header")?;
+        let facts = (conn.peer_addr(), header.proxy_addr(), conn.peer_credentials().is_some());
+        conn.send(format!("{facts:?}")).await?;
+        Ok(conn.close().await?)
+    }));
     let mut stream = tokio::net::UnixStream::connect(&path).await.unwrap();
-    assert_eq!(ask(&mut stream, V2).await.unwrap(), "Some(192.0.2.7:8080)");
+    assert_eq!(ask(&mut stream, V2).await.unwrap(), "(Some(192.0.2.7:8080), None, true)");
 }
 
 #[cfg(feature = "tls")]

@@ -13,19 +13,31 @@ use pktconn::Addr;
 ///
 /// Any other text. Host names are not resolved here.
 pub fn parse_connect_addr(text: &str) -> Result<Addr, String> {
-    parse_addr(text, |host, port| !host.is_empty() && port > 0).ok_or_else(|| {
+    let addr = parse_addr(text, |host, port| !host.is_empty() && port > 0).ok_or_else(|| {
         "an address is HOST:PORT, such as 127.0.0.1:14572 or [::1]:14572, or unix:PATH".to_owned()
-    })
+    })?;
+    check_unix(addr, Addr::check_connect)
 }
 
-/// Parses an address to listen on: `HOST:PORT`, where port 0 asks for a free port, or `unix:PATH`.
+/// Parses an address to listen on: `HOST:PORT`, where port 0 asks for a free port, or `unix:PATH`, with or without
+/// [options](Addr#unix-sockets).
 ///
 /// # Errors
 ///
 /// Any other text. Host names are not resolved here.
 pub fn parse_listen_addr(text: &str) -> Result<Addr, String> {
-    parse_addr(text, |_host, _port| true)
-        .ok_or_else(|| "an address is HOST:PORT, such as 127.0.0.1:14572 or [::1]:0, or unix:PATH".to_owned())
+    let addr = parse_addr(text, |_host, _port| true).ok_or_else(|| {
+        "an address is HOST:PORT, such as 127.0.0.1:14572 or [::1]:0, or unix:PATH".to_owned()
+    })?;
+    check_unix(addr, Addr::check_listen)
+}
+
+/// Checks the path of a Unix socket and the options after it.
+fn check_unix(addr: Addr, check: impl Fn(&Addr) -> Result<(), pktconn::Error>) -> Result<Addr, String> {
+    if addr.unix_path().is_some() {
+        check(&addr).map_err(|error| error.to_string())?;
+    }
+    Ok(addr)
 }
 
 /// Parses a TCP address to listen on: `HOST:PORT`, where port 0 asks for a free port.
@@ -113,6 +125,7 @@ mod tests {
         for text in ["127.0.0.1:1", "[::1]:14572", "localhost:80", "unix:socket"] {
             assert_eq!(parse_connect_addr(text), Ok(Addr::from(text)));
         }
+        assert!(parse_connect_addr("unix:socket?mode=0660").unwrap_err().contains("only for listening"));
     }
 
     #[test]
@@ -121,9 +134,10 @@ mod tests {
             let problem = parse_listen_addr(text).expect_err(text);
             assert!(problem.contains("[::1]:0"), "{text:?}: {problem}");
         }
-        for text in ["127.0.0.1:0", "[::1]:14572", "localhost:80", "unix:socket"] {
+        for text in ["127.0.0.1:0", "[::1]:14572", "localhost:80", "unix:socket", "unix:socket?mode=0660"] {
             assert_eq!(parse_listen_addr(text), Ok(Addr::from(text)));
         }
+        assert!(parse_listen_addr("unix:socket?mode=rw").unwrap_err().contains("such as 0660"));
     }
 
     #[test]

@@ -234,12 +234,16 @@ struct HaProxy {
 
 impl HaProxy {
     fn start(server: &Server, send_proxy: &str) -> Self {
+        Self::start_with(&server.addr, "", send_proxy)
+    }
+
+    /// With options of the lines `bind` and `server`, and lines after them.
+    fn start_with(server_addr: &str, bind: &str, server: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let config = dir.path().join("haproxy.cfg");
         let text = format!(
             "defaults\n mode tcp\n timeout connect 5s\n timeout client 20s\n timeout server 20s\n\
-             listen test\n bind fd@3\n server pktecho {} {send_proxy}\n",
-            server.addr
+             listen test\n bind fd@3 {bind}\n server pktecho {server_addr} {server}\n",
         );
         std::fs::write(&config, text).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -282,6 +286,74 @@ fn haproxy_passes_the_address_of_the_client() {
         assert!(log.contains(&format!("peer={client}")), "{client} is not in {log}");
         assert!(log.contains("no acceptable PROXY header"), "{log}");
     }
+}
+
+#[test]
+#[ignore = "needs haproxy and openssl (packages of these names): cargo test -p pktecho -- --include-ignored"]
+fn haproxy_passes_the_tls_facts_of_the_client() {
+    use pktconn::{ConnConfig, PacketConn, PacketServer, ServerConfig, TlsClientConfig};
+
+    let certificates = Certificates::new();
+    let both = certificates.path("both.pem");
+    let pem =
+        ["server.pem", "server.key"].map(|name| std::fs::read_to_string(certificates.path(name)).unwrap());
+    std::fs::write(&both, pem.concat()).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let config = ServerConfig::new().proxy_protocol(["127.0.0.0/8".parse().unwrap()]);
+        let server = PacketServer::bind_with("127.0.0.1:0", config).await.unwrap();
+        let (addr, handle) = (server.local_addr().to_string(), server.handle());
+        let (sent, mut headers) = tokio::sync::mpsc::unbounded_channel();
+        tokio::spawn(server.serve(move |mut conn| {
+            let _ = sent.send(conn.proxy_header().cloned().unwrap());
+            async move {
+                while let Some(packet) = conn.recv().await? {
+                    conn.send(packet).await?;
+                }
+                Ok(conn.close().await?)
+            }
+        }));
+        let bind = format!(
+            "ssl crt {both} ca-file {} verify optional alpn pktconn\n unique-id-format id-%pid-%rt",
+            certificates.path("ca.pem")
+        );
+        let options = "send-proxy-v2 proxy-v2-options ssl,cert-cn,cert-key,cert-sig,ssl-cipher,crc32c,authority,unique-id";
+        let proxy = HaProxy::start_with(&addr, &bind, &format!("{options} check inter 100ms"));
+        let port: u16 = proxy.addr.rsplit_once(':').unwrap().1.parse().unwrap();
+        for has_cert in [true, false] {
+            let mut tls = TlsClientConfig::new().ca(certificates.path("ca.pem")).alpn(["pktconn"]);
+            if has_cert {
+                tls = tls.client_cert(certificates.path("client.pem"), certificates.path("client.key"));
+            }
+            let mut conn =
+                PacketConn::connect_with(("localhost", port), ConnConfig::new().tls(tls)).await.unwrap();
+            conn.send("hello").await.unwrap();
+            assert_eq!(conn.recv().await.unwrap().unwrap().payload(), b"hello");
+            let header = loop {
+                let header = headers.recv().await.unwrap();
+                if !header.is_local() {
+                    break header;
+                }
+            };
+            assert_eq!((header.source(), header.destination()), (conn.local_addr(), conn.peer_addr()));
+            assert!(header.proxy_addr().is_some_and(|proxy| Some(proxy) != header.source()));
+            assert_eq!((header.alpn(), header.authority()), (Some(&b"pktconn"[..]), Some(&b"localhost"[..])));
+            assert!(header.unique_id().unwrap().starts_with(b"id-"), "{header:?}");
+            // CRC32C.
+            assert!(header.tlvs().any(|tlv| tlv.kind == 3 && tlv.value.len() == 4));
+            let ssl = header.ssl().unwrap();
+            assert_eq!((ssl.is_tls(), ssl.has_cert(), ssl.is_client_verified()), (true, has_cert, has_cert));
+            assert_eq!(ssl.common_name(), has_cert.then_some(&b"device-7"[..]));
+            assert_eq!(ssl.version(), Some(&b"TLSv1.3"[..]));
+            assert!(ssl.cipher().unwrap().starts_with(b"TLS_"), "{ssl:?}");
+            assert_eq!(ssl.key_algorithm(), Some(&b"EC256"[..]));
+            assert!(ssl.signature_algorithm().is_some());
+            conn.close().await.unwrap();
+        }
+        // A health check.
+        while !headers.recv().await.unwrap().is_local() {}
+        assert_eq!(handle.stats().handshakes_failed, 0);
+    });
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use common::tls::Certificate;
 use common::{Server, http, pktecho};
@@ -271,6 +271,53 @@ fn it_listens_on_a_unix_socket_and_replaces_a_stale_one() {
 }
 
 #[test]
+fn the_socket_file_has_the_mode_of_the_address() {
+    use std::os::unix::fs::MetadataExt;
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("socket");
+    let server = Server::spawn(&mut pktecho(&["--listen", &format!("unix:{}?mode=0620", path.display())]));
+    assert_eq!(server.addr, format!("unix:{}", path.display()));
+    assert_eq!(std::fs::symlink_metadata(&path).unwrap().mode() & 0o777, 0o620);
+    echo(&mut UnixStream::connect(&path).unwrap(), b"\x01\0\0\0x");
+}
+
+#[test]
+fn one_of_several_servers_that_start_together_replaces_a_stale_socket() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("socket");
+    let unix = format!("unix:{}", path.display());
+    for _ in 0..5 {
+        // Killed at the end of the round before, with its socket file and its lock file.
+        let servers: Vec<_> = (0..6)
+            .map(|_| {
+                let mut command = pktecho(&["--threads", "1", "--listen", &unix]);
+                command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+            })
+            .collect();
+        let mut listening = Vec::new();
+        for mut server in servers {
+            let mut line = String::new();
+            BufReader::new(server.stdout.take().unwrap()).read_line(&mut line).unwrap();
+            if line.is_empty() {
+                let output = server.wait_with_output().unwrap();
+                assert_one_line_error(&output, 1, &["cannot listen on unix:", "in use"]);
+            } else {
+                assert_eq!(line, format!("listening on {unix}\n"));
+                listening.push(server);
+            }
+        }
+        echo(&mut UnixStream::connect(&path).unwrap(), b"\x01\0\0\0x");
+        assert_eq!(listening.len(), 1);
+        for mut server in listening {
+            server.kill().unwrap();
+            server.wait().unwrap();
+        }
+        assert!(path.exists() && dir.path().join("socket.lock").exists());
+    }
+}
+
+#[test]
 fn it_listens_on_a_unix_socket_from_systemd() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("socket");
@@ -446,7 +493,7 @@ fn a_client_that_reads_too_slowly_is_treated_by_the_policy() {
 
 #[test]
 fn bad_usage_is_one_line_and_exit_code_2() {
-    let cases: [(&[&str], &[&str]); 20] = [
+    let cases: [(&[&str], &[&str]); 21] = [
         (&["--port", "1"], &["unexpected argument '--port'", "--help"]),
         (&["--listen", "localhost"], &["'localhost'", "HOST:PORT"]),
         (&["--threads", "0"], &["from 1 to 1024"]),
@@ -469,6 +516,7 @@ fn bad_usage_is_one_line_and_exit_code_2() {
         (&["--header", "u16le", "--max-payload", "1MiB"], &["exceeds 65535, the maximum of --header u16le"]),
         (&["--reuse-port", "--listen", "unix:socket"], &["no port"]),
         (&["--metrics", "unix:socket"], &["HOST:PORT"]),
+        (&["--listen", "unix:socket?mode=rw"], &["mode \"rw\" is not an octal number", "0660"]),
         (&["extra"], &["unexpected argument 'extra'"]),
     ];
     for (args, expected) in cases {

@@ -12,6 +12,8 @@ use pktconn_codec::Packet;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
+#[cfg(feature = "proxy-protocol")]
+use crate::ProxyHeader;
 #[cfg(feature = "tls")]
 use crate::TlsInfo;
 use crate::connection::config::{Origin, Settings};
@@ -19,10 +21,12 @@ use crate::connection::conn_core::{ConnCore, Membership};
 use crate::connection::connect::connect;
 use crate::transport::Reader;
 use crate::transport::addr::Addr;
-use crate::transport::byte_stream::{ByteStream, split_any};
-use crate::transport::endpoints::Endpoints;
+use crate::transport::byte_stream::{ByteStream, peer_credentials_of_any, split_any};
+use crate::transport::endpoints::{Endpoints, KnownPeer};
 use crate::transport::plain_stream::PlainStream;
-use crate::{ConnConfig, ConnId, ConnStats, Error, PacketReceiver, PacketSender, SlowConsumer};
+use crate::{
+    ConnConfig, ConnId, ConnStats, Error, PacketReceiver, PacketSender, PeerCredentials, SlowConsumer,
+};
 
 /// A connection of packets over TCP, TLS, a Unix socket or any other byte stream.
 ///
@@ -82,7 +86,13 @@ impl PacketConn {
     pub async fn connect_with(addr: impl Into<Addr>, config: ConnConfig) -> Result<Self, Error> {
         config.check()?;
         let stream = connect(&addr.into(), &config).await?;
-        Self::from_stream(stream, None, &config, &Settings::new(&config, Origin::Connected), None)
+        Self::from_stream(
+            stream,
+            KnownPeer::default(),
+            &config,
+            &Settings::new(&config, Origin::Connected),
+            None,
+        )
     }
 
     /// Makes a connection of a TCP stream that you connected or accepted, and sets its [options](ConnConfig::tcp).
@@ -101,7 +111,7 @@ impl PacketConn {
         config.check_without_connect()?;
         Self::from_stream(
             PlainStream::Tcp(stream).into(),
-            None,
+            KnownPeer::default(),
             &config,
             &Settings::new(&config, Origin::Unknown),
             None,
@@ -114,7 +124,7 @@ impl PacketConn {
 
     pub(crate) fn from_stream(
         stream: ByteStream,
-        peer_addr: Option<SocketAddr>,
+        known_peer: impl Into<KnownPeer>,
         config: &ConnConfig,
         settings: &Arc<Settings>,
         membership: Option<Box<dyn Membership>>,
@@ -124,7 +134,7 @@ impl PacketConn {
         } else {
             stream.set_options(&config.tcp.clone().with_few_unsent())?;
         }
-        let endpoints = Endpoints::of(&stream, peer_addr);
+        let endpoints = Endpoints::of(&stream, known_peer.into());
         let (reader, writer) = stream.split();
         let core = ConnCore::new(config, settings, writer, endpoints, membership);
         Ok(Self::from_core(&core, reader))
@@ -146,13 +156,14 @@ impl PacketConn {
         T: AsyncRead + AsyncWrite + Send + 'static,
     {
         config.check_without_connect()?;
+        let endpoints = Endpoints::of_credentials(peer_credentials_of_any(&io));
         let (reader, writer) = split_any(io);
         if let Some(stream) = writer.tcp().filter(|_| config.slow_consumer != SlowConsumer::Block) {
             // If that fails, the socket has failed: the next read or write returns the error.
             let _ = config.tcp.clone().with_few_unsent().set_notsent_lowat(stream);
         }
         let settings = Settings::new(&config, Origin::Unknown);
-        let core = ConnCore::new(&config, &settings, writer, Endpoints::Unknown, None);
+        let core = ConnCore::new(&config, &settings, writer, endpoints, None);
         Ok(Self::from_core(&core, reader))
     }
 
@@ -417,6 +428,20 @@ impl PacketConn {
     #[must_use]
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.sender.peer_addr()
+    }
+
+    /// The user, group and process of the peer. Only over a Unix socket. See [`PacketSender::peer_credentials`].
+    #[must_use]
+    pub fn peer_credentials(&self) -> Option<PeerCredentials> {
+        self.sender.peer_credentials()
+    }
+
+    /// What the proxy said about the connection. Only on a listener with the PROXY protocol. See
+    /// [`PacketSender::proxy_header`].
+    #[cfg(feature = "proxy-protocol")]
+    #[must_use]
+    pub fn proxy_header(&self) -> Option<&ProxyHeader> {
+        self.sender.proxy_header()
     }
 
     /// The facts from the TLS handshake. `None` without TLS, and for a connection that was made of your own stream, even

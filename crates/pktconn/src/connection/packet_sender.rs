@@ -7,12 +7,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use pktconn_codec::Packet;
 
+#[cfg(feature = "proxy-protocol")]
+use crate::ProxyHeader;
 #[cfg(feature = "tls")]
 use crate::TlsInfo;
 use crate::connection::conn_core::ConnCore;
 use crate::connection::machine::Encoded;
 use crate::error::Reason;
-use crate::{ConnId, ConnStats, Error};
+use crate::{ConnId, ConnStats, Error, PeerCredentials};
 
 /// The sending side of a connection: from [`PacketConn::sender`] or [`PacketConn::split`](crate::PacketConn::split).
 ///
@@ -351,6 +353,34 @@ impl PacketSender {
     #[must_use]
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.core.endpoints.peer()
+    }
+
+    /// The user, group and process of the peer, of a connection over a Unix socket that was made by `connect`, a server,
+    /// or [`PacketConn::new`](crate::PacketConn::new) of a `UnixStream` of tokio.
+    ///
+    /// The kernel vouches for them, unlike for anything that the peer sends. Use them to let only some users of this
+    /// machine in, beside the permissions of the socket file. Behind a proxy they are those of the proxy.
+    ///
+    /// ```
+    /// # async fn handle(conn: pktconn::PacketConn) -> pktconn::HandlerResult {
+    /// const BACKUP_USER: u32 = 34;
+    /// if conn.peer_credentials().is_none_or(|peer| ![0, BACKUP_USER].contains(&peer.uid())) {
+    ///     return Err("only root and the user for backups may connect".into());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn peer_credentials(&self) -> Option<PeerCredentials> {
+        self.core.endpoints.peer_credentials()
+    }
+
+    /// What the proxy said about the connection: the addresses, and what it knows of the client's TLS. `None` on a
+    /// listener without [`proxy_protocol`](crate::ServerConfig::proxy_protocol), and on the side that connected.
+    #[cfg(feature = "proxy-protocol")]
+    #[must_use]
+    pub fn proxy_header(&self) -> Option<&ProxyHeader> {
+        self.core.endpoints.proxy_header()
     }
 
     /// The facts from the TLS handshake. `None` without TLS, and for a connection that was made of your own stream, even

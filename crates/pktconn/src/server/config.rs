@@ -182,8 +182,13 @@ impl ServerConfig {
     ///
     /// The address in the header becomes [`peer_addr`](crate::PacketConn::peer_addr), and
     /// [`max_conns_per_ip`](Self::max_conns_per_ip) counts it. If the proxy speaks for itself, as in a health check,
-    /// this is the proxy's own address. The header comes before TLS, and both must complete within
+    /// this is the proxy's own address. The handler gets all that the header says from
+    /// [`proxy_header`](crate::PacketConn::proxy_header). The header comes before TLS, and both must complete within
     /// [`handshake_timeout`](ConnConfig::handshake_timeout).
+    ///
+    /// A header is refused if its client address is unspecified, multicast or broadcast, if it is not exactly as
+    /// specified (fields after the addresses and the checksum of version 2 included), or if it is longer than 16 KiB: then
+    /// its body is not read.
     ///
     /// An IPv4 network can be written as IPv4-mapped IPv6, with a prefix that is 96 bits longer: `::ffff:10.0.0.0/104`
     /// is `10.0.0.0/8`. `::ffff:10.0.0.0/8` is refused with [`is_config`](Error::is_config), and so is an empty list.

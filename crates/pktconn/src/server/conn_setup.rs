@@ -30,13 +30,14 @@ use crate::server::running_handshakes::HandshakePlace;
 use crate::server::server_handle::ServerState;
 use crate::transport::byte_stream::ByteStream;
 use crate::transport::connect::with_timeout;
+use crate::transport::endpoints::KnownPeer;
 #[cfg(feature = "proxy-protocol")]
 use crate::transport::handshake_bytes::CountedReader;
 #[cfg(any(feature = "tls", feature = "proxy-protocol"))]
 use crate::transport::handshake_bytes::HandshakeBytes;
 use crate::transport::plain_stream::PlainStream;
 #[cfg(feature = "proxy-protocol")]
-use crate::transport::proxy_protocol::TrustedProxies;
+use crate::transport::proxy_protocol::{TrustedProxies, read_header};
 use crate::{ConnConfig, Error, PacketConn};
 
 /// What setting up a connection of one listener needs: its configuration, and the shared parts of the server.
@@ -109,7 +110,7 @@ impl ConnSetup {
     pub(crate) fn open_conn(
         &self,
         stream: impl Into<ByteStream>,
-        peer: Option<SocketAddr>,
+        peer: impl Into<KnownPeer>,
         slot: ConnSlot,
     ) -> Result<PacketConn, Error> {
         PacketConn::from_stream(stream.into(), peer, &self.config, &self.settings, Some(Box::new(slot)))
@@ -188,6 +189,8 @@ impl ConnSetup {
         #[cfg(any(feature = "tls", feature = "proxy-protocol"))]
         let bytes = HandshakeBytes::default();
         #[cfg(feature = "proxy-protocol")]
+        let mut proxy_header = None;
+        #[cfg(feature = "proxy-protocol")]
         if let Some(proxies) = &self.proxies {
             let proxy = peer;
             let proxy_error = |error| Reason::io(Operation::ProxyHeader, proxy, error);
@@ -197,18 +200,25 @@ impl ConnSetup {
                 return Err(proxy_error(std::io::Error::new(std::io::ErrorKind::PermissionDenied, problem)));
             }
             let mut counted = CountedReader::new(&mut stream, &bytes);
-            let header = crate::transport::proxy_protocol::read_header(&mut counted);
+            let header = read_header(&mut counted, proxy);
             let Some(header) = counting(&slot, &bytes, header).await else {
                 self.refuse(peer);
                 return Ok(None);
             };
-            peer = header.map_err(proxy_error)?.or(peer);
+            let header = header.map_err(proxy_error)?;
+            peer = header.source().or(peer);
+            proxy_header = Some(Box::new(header));
             if peer.is_some_and(|peer| !slot.set_client_addr(peer)) {
                 self.log_refused(peer);
                 return Ok(None);
             }
             place.set_network(peer.map(|peer| Network::of(peer.ip())));
         }
+        let known_peer = KnownPeer {
+            addr: peer,
+            #[cfg(feature = "proxy-protocol")]
+            proxy_header,
+        };
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
             let accepting = crate::transport::tls::accept(tls.get(), stream, peer, bytes.clone());
@@ -218,10 +228,10 @@ impl ConnSetup {
             };
             let stream = stream?;
             slot.note_handshake(0);
-            return self.open_conn(stream, peer, slot).map(Some).map_err(Error::into_reason);
+            return self.open_conn(stream, known_peer, slot).map(Some).map_err(Error::into_reason);
         }
         slot.note_handshake(0);
-        self.open_conn(stream, peer, slot).map(Some).map_err(Error::into_reason)
+        self.open_conn(stream, known_peer, slot).map(Some).map_err(Error::into_reason)
     }
 }
 

@@ -65,8 +65,8 @@ enum Override<T> {
 impl Listener {
     /// Listens on an [address](Addr), without making a server yet.
     ///
-    /// Port 0 selects a free port. At the path of a Unix socket, a socket file that nobody listens on is replaced, for
-    /// example one that a killed program left.
+    /// Port 0 selects a free port. At the path of a Unix socket, a socket file that no program has open is replaced,
+    /// for example one that a killed program left. See [`Addr`](Addr#unix-sockets) for its lock file and its permissions.
     ///
     /// # Errors
     ///

@@ -42,8 +42,9 @@ impl PacketServer {
     /// Listens on an [address](Addr), with the default configuration.
     ///
     /// Port 0 selects a free port; [`local_addr`](Self::local_addr) returns it. At the path of a Unix socket, a socket
-    /// file that nobody listens on is replaced, for example one that a killed program left. The file is removed when
-    /// [`serve`](Self::serve) stops accepting, or when the server is dropped.
+    /// file that no program has open is replaced, for example one that a killed program left. The file is removed when
+    /// [`serve`](Self::serve) stops accepting, or when the server is dropped. See [`Addr`](Addr#unix-sockets) for its
+    /// lock file and its permissions.
     ///
     /// # Errors
     ///

@@ -19,6 +19,28 @@ use crate::error::failure::Operation;
 /// | `127.0.0.1:14572`, `[::1]:14572` | IP address and port; listening on port 0 selects a free port |
 /// | `example.org:14572` | host name and port; the name is resolved each time the address is used |
 /// | `unix:/run/app.sock` | path of a Unix socket |
+/// | `unix:/run/app.sock?mode=0660&group=www` | the same to listen on, with the permissions and the group of its file |
+///
+/// # Unix sockets
+///
+/// | option, after the last `?` | the socket file has |
+/// |---|---|
+/// | `mode=0660` | these permissions, in octal. Connecting needs the right to write. Default: `0777` without the bits of the process's umask |
+/// | `owner=NAME` | this owner: a number, or a name in `/etc/passwd`. Only root may give a file away. Default: the process's user |
+/// | `group=NAME` | this group: a number, or a name in `/etc/group`. Default: the process's group, or that of the directory |
+///
+/// A server locks the file `PATH.lock` for as long as it listens. Only the server with the lock replaces or removes the
+/// socket file, so of several servers that start at the same moment exactly one listens. The kernel releases the lock of
+/// a server that was killed, and a lock file that it left is harmless. A server that cannot create or open the lock file
+/// does not start. Programs that take no lock are safe, too: a socket file is stale only if connecting to it is refused
+/// and, on Linux, `/proc/net/unix` does not list it. Where there is no such list, a file that no server with a lock left
+/// must be 5 s old.
+///
+/// Options are set before the socket listens, so that nobody can connect without the right to. They are only for
+/// listening: connecting refuses them. If a path contains a `?`, write another one at its end: `unix:/odd?name?` is the
+/// path `/odd?name`. [`Addr::unix`] takes a path as it is.
+///
+/// # Names
 ///
 /// If a name has several addresses, connecting races them as in RFC 8305 and uses the first one that answers. IPv6 and
 /// IPv4 addresses alternate. The next attempt starts 250 ms after the previous one, or at once if that one fails.
@@ -45,14 +67,18 @@ pub(crate) enum AddrKind {
     Socket(SocketAddr),
     /// `HOST:PORT`, or text that is no address at all.
     Name(String),
-    Unix(PathBuf),
+    Unix {
+        path: PathBuf,
+        /// As written. They are parsed when the address is used.
+        options: String,
+    },
 }
 
 impl Addr {
-    /// The address of the Unix socket at `path`.
+    /// The address of the Unix socket at `path`, without options.
     #[must_use]
     pub fn unix(path: impl Into<PathBuf>) -> Self {
-        Self(AddrKind::Unix(path.into()))
+        Self(AddrKind::Unix { path: path.into(), options: String::new() })
     }
 
     /// The IP address and port. `None` for a name or a Unix socket.
@@ -60,7 +86,7 @@ impl Addr {
     pub fn socket_addr(&self) -> Option<SocketAddr> {
         match self.0 {
             AddrKind::Socket(addr) => Some(addr),
-            AddrKind::Name(_) | AddrKind::Unix(_) => None,
+            AddrKind::Name(_) | AddrKind::Unix { .. } => None,
         }
     }
 
@@ -68,7 +94,7 @@ impl Addr {
     #[must_use]
     pub fn unix_path(&self) -> Option<&Path> {
         match &self.0 {
-            AddrKind::Unix(path) => Some(path),
+            AddrKind::Unix { path, .. } => Some(path),
             AddrKind::Socket(_) | AddrKind::Name(_) => None,
         }
     }
@@ -97,15 +123,25 @@ impl fmt::Display for Addr {
         match &self.0 {
             AddrKind::Socket(addr) => addr.fmt(f),
             AddrKind::Name(name) => name.fmt(f),
-            AddrKind::Unix(path) => write!(f, "unix:{}", path.display()),
+            AddrKind::Unix { path, options } => write_unix(f, path, options),
         }
     }
 }
 
+/// Writes the address of a Unix socket so that it is parsed as the same address again.
+pub(crate) fn write_unix(f: &mut fmt::Formatter<'_>, path: &Path, options: &str) -> fmt::Result {
+    let path = path.display();
+    let has_question_mark = path.to_string().contains('?');
+    let mark = if has_question_mark || !options.is_empty() { "?" } else { "" };
+    write!(f, "unix:{path}{mark}{options}")
+}
+
 impl From<&str> for Addr {
     fn from(text: &str) -> Self {
-        if let Some(path) = text.strip_prefix("unix:") {
-            return Self::unix(path);
+        if let Some(text) = text.strip_prefix("unix:") {
+            // The last one, so that a path may contain others.
+            let (path, options) = text.rsplit_once('?').unwrap_or((text, ""));
+            return Self(AddrKind::Unix { path: path.into(), options: options.to_owned() });
         }
         text.parse().map_or_else(|_| Self(AddrKind::Name(text.to_owned())), |addr: SocketAddr| addr.into())
     }
@@ -214,14 +250,38 @@ pub(crate) mod fake_dns {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn an_address_is_displayed_as_it_was_written() {
-        for text in ["127.0.0.1:1", "[2001:db8::1]:2", "localhost:3", "unix:/run/app.sock", "unix:rel ative"]
-        {
+        for text in [
+            "127.0.0.1:1",
+            "[2001:db8::1]:2",
+            "localhost:3",
+            "unix:/run/app.sock",
+            "unix:rel ative",
+            "unix:/run/app.sock?mode=0660&group=www",
+            "unix:/odd?name?",
+            "unix:/odd?name?mode=0600",
+        ] {
             let addr = Addr::from(text);
             assert_eq!(addr.to_string(), text);
             assert_eq!(addr, text.parse().unwrap());
+        }
+    }
+
+    proptest! {
+        /// A path may contain what looks like options.
+        #[test]
+        fn the_text_of_a_unix_socket_gives_the_same_address_again(
+            path in "[a/?&=]{0,6}|.{0,8}",
+            options in "[a&=]{0,6}",
+        ) {
+            let addr = Addr::unix(&path);
+            prop_assert_eq!(Addr::from(addr.to_string()), addr);
+            let addr = Addr::from(format!("unix:{path}?{options}"));
+            prop_assert_eq!(addr.unix_path(), Some(Path::new(&path)));
+            prop_assert_eq!(Addr::from(addr.to_string()), addr);
         }
     }
 
@@ -233,6 +293,11 @@ mod tests {
         }
         let unix = Addr::from("unix:/a b");
         assert_eq!((unix.socket_addr(), unix.unix_path()), (None, Some(Path::new("/a b"))));
+        let with_options = Addr::from("unix:/a b?mode=0660");
+        assert_eq!(with_options.unix_path(), Some(Path::new("/a b")));
+        assert_ne!(with_options, unix);
+        assert_eq!(Addr::from("unix:/a?b?"), Addr::unix("/a?b"));
+        assert_eq!(Addr::from("unix:/a?"), Addr::unix("/a"));
         for name in [Addr::from("localhost:80"), ("localhost", 80).into(), "nonsense".into()] {
             assert_eq!((name.socket_addr(), name.unix_path()), (None, None));
         }

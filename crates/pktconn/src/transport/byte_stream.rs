@@ -11,6 +11,7 @@ use tokio::net::UnixStream;
 
 use super::conn_stream::ConnStream;
 use super::halves::{Reader, Writer, split, split_tcp};
+use super::peer_credentials::PeerCredentials;
 use super::plain_stream::PlainStream;
 use super::tcp_config::TcpConfig;
 #[cfg(feature = "tls")]
@@ -44,6 +45,10 @@ impl ByteStream {
         self.socket().peer_addr()
     }
 
+    pub(crate) fn peer_credentials(&self) -> Option<PeerCredentials> {
+        self.socket().peer_credentials()
+    }
+
     pub(crate) fn split(self) -> (Reader, Writer) {
         match self {
             Self::Plain(PlainStream::Tcp(stream)) => split_tcp(stream),
@@ -66,6 +71,15 @@ impl From<Tls> for ByteStream {
     fn from(stream: Tls) -> Self {
         Self::Tls(Box::new(stream))
     }
+}
+
+/// The credentials of the peer, if the stream of the application is a Unix socket of tokio.
+#[cfg_attr(not(unix), expect(unused_variables, reason = "there are no Unix sockets"))]
+pub(crate) fn peer_credentials_of_any<T: 'static>(stream: &T) -> Option<PeerCredentials> {
+    #[cfg(unix)]
+    return PeerCredentials::of((stream as &dyn Any).downcast_ref::<UnixStream>()?);
+    #[cfg(not(unix))]
+    return None;
 }
 
 /// Splits any stream into halves. Recognizes tokio's sockets and streams of connections that the application passes, so

@@ -56,12 +56,12 @@ async fn connect_any(
         ParsedAddr::Socket(addr) => vec![addr],
         ParsedAddr::Name { host, port } => resolve(host, port).await?,
         #[cfg(unix)]
-        ParsedAddr::Unix(path) => {
+        ParsedAddr::Unix { path, .. } => {
             let connected = connect_unix(path).await;
             return connected.map(PlainStream::Unix).map_err(|error| failed(target.to_string(), error));
         }
         #[cfg(not(unix))]
-        ParsedAddr::Unix(_) => return Err(failed(target.to_string(), io::ErrorKind::Unsupported.into())),
+        ParsedAddr::Unix { .. } => return Err(failed(target.to_string(), io::ErrorKind::Unsupported.into())),
     };
     let attempts = attempts.insert(Attempts::new(addrs));
     if let Some(stream) = connect_first(attempts, |addr| connect_tcp(addr, config)).await {
@@ -74,7 +74,7 @@ async fn connect_any(
     Err(match target {
         ParsedAddr::Name { .. } if tried == 1 => failed(format!("{target} at {addr}"), error),
         ParsedAddr::Name { .. } => failed(format!("{target}, tried {tried} addresses; {addr}"), error),
-        ParsedAddr::Socket(_) | ParsedAddr::Unix(_) => failed(target.to_string(), error),
+        ParsedAddr::Socket(_) | ParsedAddr::Unix { .. } => failed(target.to_string(), error),
     })
 }
 

@@ -1,7 +1,10 @@
-//! The local address, the peer address and the TLS facts of a connection, in as little memory as possible.
+//! The addresses of a connection and the facts about its peer, in as little memory as possible.
 
 use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 
+use super::peer_credentials::PeerCredentials;
+#[cfg(feature = "proxy-protocol")]
+use super::proxy_protocol::ProxyHeader;
 #[cfg(feature = "tls")]
 use crate::TlsInfo;
 use crate::transport::byte_stream::ByteStream;
@@ -15,8 +18,11 @@ pub(crate) enum Endpoints {
         local: SocketAddrV4,
         peer: SocketAddrV4,
     },
+    Unix(PeerCredentials),
     /// Boxed because two such addresses take four times the memory of two IPv4 addresses.
     Other(Box<EndpointDetails>),
+    /// Apart from `Other`, so that IPv6 and TLS connections have no room for facts that they never have.
+    WithPeerFacts(Box<(EndpointDetails, PeerFacts)>),
 }
 
 pub(crate) struct EndpointDetails {
@@ -26,53 +32,122 @@ pub(crate) struct EndpointDetails {
     tls: Option<TlsInfo>,
 }
 
-impl Endpoints {
-    /// The endpoints of `stream`. Pass `peer` if it is known: a socket that was reset no longer reports its peer, and a
-    /// socket to a proxy reports the proxy.
-    pub(crate) fn of(stream: &ByteStream, peer: Option<SocketAddr>) -> Self {
-        let local = stream.local_addr().map(canonical);
-        let peer = peer.or_else(|| stream.peer_addr()).map(canonical);
-        #[cfg(feature = "tls")]
-        if let ByteStream::Tls(stream) = stream {
-            return Self::Other(Box::new(EndpointDetails { local, peer, tls: Some(TlsInfo::of(stream)) }));
+/// What the kernel and a proxy say about the peer.
+pub(crate) struct PeerFacts {
+    credentials: Option<PeerCredentials>,
+    #[cfg(feature = "proxy-protocol")]
+    proxy_header: Option<Box<ProxyHeader>>,
+}
+
+/// What a server knows about a peer beside its stream.
+#[derive(Default)]
+pub(crate) struct KnownPeer {
+    /// A socket that was reset no longer reports its peer, and a socket to a proxy reports the proxy.
+    pub(crate) addr: Option<SocketAddr>,
+    #[cfg(feature = "proxy-protocol")]
+    pub(crate) proxy_header: Option<Box<ProxyHeader>>,
+}
+
+impl From<Option<SocketAddr>> for KnownPeer {
+    fn from(addr: Option<SocketAddr>) -> Self {
+        Self {
+            addr,
+            #[cfg(feature = "proxy-protocol")]
+            proxy_header: None,
         }
-        Self::new(local, peer)
+    }
+}
+
+impl Endpoints {
+    /// The endpoints of `stream`, of which `known` is known already.
+    #[cfg_attr(
+        not(feature = "proxy-protocol"),
+        expect(clippy::needless_pass_by_value, reason = "with the feature, the header moves")
+    )]
+    pub(crate) fn of(stream: &ByteStream, known: KnownPeer) -> Self {
+        let local = stream.local_addr().map(canonical);
+        let peer = known.addr.or_else(|| stream.peer_addr()).map(canonical);
+        let facts = PeerFacts {
+            credentials: stream.peer_credentials(),
+            #[cfg(feature = "proxy-protocol")]
+            proxy_header: known.proxy_header,
+        };
+        #[cfg(feature = "tls")]
+        let tls = match stream {
+            ByteStream::Tls(stream) => Some(TlsInfo::of(stream)),
+            ByteStream::Plain(_) => None,
+        };
+        let details = EndpointDetails {
+            local,
+            peer,
+            #[cfg(feature = "tls")]
+            tls,
+        };
+        Self::new(details, facts)
     }
 
-    fn new(local: Option<SocketAddr>, peer: Option<SocketAddr>) -> Self {
-        match (local, peer) {
-            (None, None) => Self::Unknown,
-            (Some(SocketAddr::V4(local)), Some(SocketAddr::V4(peer))) => Self::V4 { local, peer },
-            (local, peer) => Self::Other(Box::new(EndpointDetails {
-                local,
-                peer,
-                #[cfg(feature = "tls")]
-                tls: None,
-            })),
+    /// Of a Unix socket without TLS, or unknown.
+    pub(crate) fn of_credentials(credentials: Option<PeerCredentials>) -> Self {
+        credentials.map_or(Self::Unknown, Self::Unix)
+    }
+
+    fn new(details: EndpointDetails, facts: PeerFacts) -> Self {
+        #[cfg(feature = "tls")]
+        let has_tls = details.tls.is_some();
+        #[cfg(not(feature = "tls"))]
+        let has_tls = false;
+        #[cfg(feature = "proxy-protocol")]
+        let has_header = facts.proxy_header.is_some();
+        #[cfg(not(feature = "proxy-protocol"))]
+        let has_header = false;
+        match (details.local, details.peer) {
+            (None, None) if !has_tls && !has_header => Self::of_credentials(facts.credentials),
+            _ if has_header || facts.credentials.is_some() => Self::WithPeerFacts(Box::new((details, facts))),
+            (Some(SocketAddr::V4(local)), Some(SocketAddr::V4(peer))) if !has_tls => Self::V4 { local, peer },
+            _ => Self::Other(Box::new(details)),
+        }
+    }
+
+    fn details(&self) -> Option<&EndpointDetails> {
+        match self {
+            Self::Unknown | Self::V4 { .. } | Self::Unix(_) => None,
+            Self::Other(details) => Some(details),
+            Self::WithPeerFacts(both) => Some(&both.0),
         }
     }
 
     #[cfg(feature = "tls")]
     pub(crate) fn tls(&self) -> Option<&TlsInfo> {
-        match self {
-            Self::Unknown | Self::V4 { .. } => None,
-            Self::Other(details) => details.tls.as_ref(),
-        }
+        self.details()?.tls.as_ref()
     }
 
     pub(crate) fn local(&self) -> Option<SocketAddr> {
         match self {
-            Self::Unknown => None,
             Self::V4 { local, .. } => Some((*local).into()),
-            Self::Other(details) => details.local,
+            _ => self.details()?.local,
         }
     }
 
     pub(crate) fn peer(&self) -> Option<SocketAddr> {
         match self {
-            Self::Unknown => None,
             Self::V4 { peer, .. } => Some((*peer).into()),
-            Self::Other(details) => details.peer,
+            _ => self.details()?.peer,
+        }
+    }
+
+    pub(crate) fn peer_credentials(&self) -> Option<PeerCredentials> {
+        match self {
+            Self::Unix(credentials) => Some(*credentials),
+            Self::WithPeerFacts(both) => both.1.credentials,
+            Self::Unknown | Self::V4 { .. } | Self::Other(_) => None,
+        }
+    }
+
+    #[cfg(feature = "proxy-protocol")]
+    pub(crate) fn proxy_header(&self) -> Option<&ProxyHeader> {
+        match self {
+            Self::WithPeerFacts(both) => both.1.proxy_header.as_deref(),
+            _ => None,
         }
     }
 }
@@ -96,9 +171,41 @@ mod tests {
         let addrs = addrs.map(|addr| addr.map(|addr| addr.parse::<SocketAddr>().unwrap()));
         for local in addrs {
             for peer in addrs {
-                let endpoints = Endpoints::new(local, peer);
-                assert_eq!((endpoints.local(), endpoints.peer()), (local, peer));
+                for has_credentials in [false, true] {
+                    let endpoints = Endpoints::new(details(local, peer), facts(has_credentials));
+                    assert_eq!((endpoints.local(), endpoints.peer()), (local, peer));
+                    assert_eq!(endpoints.peer_credentials().is_some(), has_credentials);
+                }
             }
+        }
+    }
+
+    /// Each connection has them, also an idle one.
+    #[test]
+    fn the_endpoints_of_a_plain_connection_take_16_bytes_and_no_allocation() {
+        assert_eq!(size_of::<Endpoints>(), 16);
+        let addr = Some("127.0.0.1:1".parse().unwrap());
+        assert!(matches!(Endpoints::new(details(addr, addr), facts(false)), Endpoints::V4 { .. }));
+        assert!(matches!(Endpoints::new(details(None, None), facts(false)), Endpoints::Unknown));
+        assert!(matches!(Endpoints::new(details(None, None), facts(true)), Endpoints::Unix(_)));
+        let ipv6 = Some("[::1]:1".parse().unwrap());
+        assert!(matches!(Endpoints::new(details(ipv6, ipv6), facts(false)), Endpoints::Other(_)));
+    }
+
+    fn details(local: Option<SocketAddr>, peer: Option<SocketAddr>) -> EndpointDetails {
+        EndpointDetails {
+            local,
+            peer,
+            #[cfg(feature = "tls")]
+            tls: None,
+        }
+    }
+
+    fn facts(has_credentials: bool) -> PeerFacts {
+        PeerFacts {
+            credentials: has_credentials.then(PeerCredentials::for_test),
+            #[cfg(feature = "proxy-protocol")]
+            proxy_header: None,
         }
     }
 }

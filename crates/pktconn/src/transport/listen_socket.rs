@@ -23,6 +23,7 @@ use crate::transport::parsed_addr::{ParsedAddr, Purpose};
 use crate::transport::plain_stream::PlainStream;
 #[cfg(unix)]
 use crate::transport::socket_file::SocketFile;
+use crate::transport::unix_options::UnixOptions;
 
 /// A listening socket.
 #[derive(Debug)]
@@ -30,7 +31,7 @@ pub(crate) enum ListenSocket {
     Tcp(TcpListener),
     #[cfg(unix)]
     Unix {
-        /// Removes the file, if `bind` created it. Declared before the listener, and so dropped before it: while the
+        /// Removes the file and its lock file, if `bind` created them. Declared before the listener, and so dropped before it: while the
         /// listener is open, no other file can get the same inode number.
         _file: Option<SocketFile>,
         listener: UnixListener,
@@ -43,8 +44,8 @@ impl ListenSocket {
         let addrs = match target {
             ParsedAddr::Name { host, port } => resolve(host, port).await?,
             ParsedAddr::Socket(addr) => vec![addr],
-            ParsedAddr::Unix(path) => {
-                return Self::bind_unix(path).await.map_err(|error| listen_error(target, error));
+            ParsedAddr::Unix { path, options } => {
+                return Self::bind_unix(path, &options).await.map_err(|error| listen_error(target, error));
             }
         };
         let listener = TcpListener::bind(&addrs[..]).await.map_err(|error| listen_error(target, error))?;
@@ -52,14 +53,14 @@ impl ListenSocket {
     }
 
     #[cfg(unix)]
-    async fn bind_unix(path: &Path) -> io::Result<Self> {
-        let (listener, file) = SocketFile::bind(path).await?;
+    async fn bind_unix(path: &Path, options: &UnixOptions<'_>) -> io::Result<Self> {
+        let (listener, file) = SocketFile::bind(path, options).await?;
         Ok(Self::Unix { listener, _file: Some(file) })
     }
 
     #[cfg(not(unix))]
     #[expect(clippy::unused_async, reason = "it is async where Unix sockets exist")]
-    async fn bind_unix(_: &Path) -> io::Result<Self> {
+    async fn bind_unix(_: &Path, _: &UnixOptions<'_>) -> io::Result<Self> {
         Err(io::ErrorKind::Unsupported.into())
     }
 

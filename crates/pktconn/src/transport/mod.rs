@@ -5,6 +5,8 @@
 pub(crate) mod addr;
 pub use addr::Addr;
 
+mod unix_options;
+
 pub(crate) mod parsed_addr;
 
 pub(crate) mod tcp_config;
@@ -14,7 +16,19 @@ mod socket;
 pub(crate) use socket::UnackedBytes;
 
 #[cfg(unix)]
+mod lock_file;
+
+#[cfg(unix)]
+mod bound_sockets;
+
+#[cfg(unix)]
+mod file_access;
+
+#[cfg(unix)]
 mod socket_file;
+
+pub(crate) mod peer_credentials;
+pub use peer_credentials::PeerCredentials;
 
 pub(crate) mod transport_stream;
 
@@ -38,6 +52,8 @@ pub use tls::{TlsClientConfig, TlsInfo, TlsServerConfig, TlsVersion};
 
 #[cfg(feature = "proxy-protocol")]
 pub(crate) mod proxy_protocol;
+#[cfg(feature = "proxy-protocol")]
+pub use proxy_protocol::{ProxyHeader, ProxySsl, ProxyTlv};
 
 pub(crate) mod byte_stream;
 

@@ -7,8 +7,10 @@ use std::fmt;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::path::Path;
 
+use crate::Error;
 use crate::error::Reason;
-use crate::transport::addr::{Addr, AddrKind};
+use crate::transport::addr::{Addr, AddrKind, write_unix};
+use crate::transport::unix_options::UnixOptions;
 
 /// The port that error messages suggest if the address has none.
 const EXAMPLE_PORT: &str = "14572";
@@ -29,7 +31,11 @@ pub(crate) enum ParsedAddr<'a> {
         port: u16,
     },
     #[cfg_attr(not(unix), allow(dead_code, reason = "keeps matches the same on every system"))]
-    Unix(&'a Path),
+    Unix {
+        path: &'a Path,
+        /// Empty when connecting.
+        options: UnixOptions<'a>,
+    },
 }
 
 /// In the form that users write.
@@ -39,12 +45,36 @@ impl fmt::Display for ParsedAddr<'_> {
             Self::Socket(addr) => addr.fmt(f),
             Self::Name { host, port } if is_ipv6(host) => write!(f, "[{host}]:{port}"),
             Self::Name { host, port } => write!(f, "{host}:{port}"),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Unix { path, .. } => write_unix(f, path, ""),
         }
     }
 }
 
 impl Addr {
+    /// Checks without I/O that it is possible to connect to the address, as connecting does before its I/O.
+    ///
+    /// Use it to refuse a value of a configuration file early. Host names are not resolved.
+    ///
+    /// # Errors
+    ///
+    /// [`is_config`](Error::is_config): the address can never work, for example because it has no port.
+    pub fn check_connect(&self) -> Result<(), Error> {
+        Ok(self.parse_for(Purpose::Connect).map(|_| ())?)
+    }
+
+    /// Checks without I/O that it is possible to listen on the address, as listening does before its I/O.
+    ///
+    /// Use it to refuse a value of a configuration file early. Host names and names of users and groups are not
+    /// resolved.
+    ///
+    /// # Errors
+    ///
+    /// [`is_config`](Error::is_config): the address can never work, for example because it has no port, or an option of
+    /// a Unix socket is unknown.
+    pub fn check_listen(&self) -> Result<(), Error> {
+        Ok(self.parse_for(Purpose::Listen).map(|_| ())?)
+    }
+
     /// Parses the address. Fails with [`Reason::BadValue`] if it can never work for `purpose`.
     pub(crate) fn parse_for(&self, purpose: Purpose) -> Result<ParsedAddr<'_>, Reason> {
         let target = match self.kind() {
@@ -54,10 +84,25 @@ impl Addr {
             AddrKind::Name(text) => host_and_port(text, purpose).and_then(|(host, port)| {
                 check_port(port, purpose, self).map(|()| ParsedAddr::Name { host, port })
             }),
-            AddrKind::Unix(path) => check_path(path, purpose).map(|()| ParsedAddr::Unix(path)),
+            AddrKind::Unix { path, options } => check_path(path, purpose).and_then(|()| {
+                unix_options(options, purpose, self).map(|options| ParsedAddr::Unix { path, options })
+            }),
         };
         target.map_err(|problem| Reason::BadValue(problem.into()))
     }
+}
+
+fn unix_options<'a>(text: &'a str, purpose: Purpose, addr: &Addr) -> Result<UnixOptions<'a>, String> {
+    let options = UnixOptions::parse(text).map_err(|problem| {
+        format!("{addr} has a wrong option: {problem}; if the path contains the question mark, write {addr}?")
+    })?;
+    if purpose == Purpose::Connect && options != UnixOptions::default() {
+        return Err(format!(
+            "cannot connect to {addr}: the options after the question mark are only for listening; write {}",
+            addr.unix_path().map(Addr::unix).unwrap_or_else(|| addr.clone())
+        ));
+    }
+    Ok(options)
 }
 
 fn check_port(port: u16, purpose: Purpose, addr: &Addr) -> Result<(), String> {

@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 #[cfg(unix)]
 use tokio::net::UnixStream;
 
+use super::peer_credentials::PeerCredentials;
 #[cfg(feature = "tls")]
 use super::socket::read_now_into;
 use super::socket::{has_unread, read_now, write_now};
@@ -38,6 +39,14 @@ impl PlainStream {
 
     pub(crate) fn peer_addr(&self) -> Option<SocketAddr> {
         self.tcp()?.peer_addr().ok()
+    }
+
+    pub(crate) fn peer_credentials(&self) -> Option<PeerCredentials> {
+        match self {
+            Self::Tcp(_) => None,
+            #[cfg(unix)]
+            Self::Unix(stream) => PeerCredentials::of(stream),
+        }
     }
 
     /// Reads once without blocking, and bypasses tokio's readiness. For the TLS layer above.

@@ -33,8 +33,8 @@ pub(crate) use limits::Limits;
     after_help = "Example:\n  pktecho --listen 127.0.0.1:0 --threads 1 --stats"
 )]
 pub(crate) struct Options {
-    /// Address to listen on, HOST:PORT or unix:PATH; port 0 asks for a free port. May be given several times. The
-    /// server also listens on sockets that systemd passes [default: 0.0.0.0:14572, unless systemd passes a socket]
+    /// Address to listen on, HOST:PORT or unix:PATH; port 0 asks for a free port. unix:PATH?mode=0660&group=www sets the
+    /// permissions of the socket file (mode, owner, group). May be given several times. The server also listens on sockets that systemd passes [default: 0.0.0.0:14572, unless systemd passes a socket]
     #[arg(long, value_name = "ADDR", value_parser = parse_listen_addr)]
     pub(crate) listen: Vec<Addr>,
 
@@ -100,7 +100,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "PROTOCOL", requires = "tls_cert", value_parser = parse_protocol)]
     tls_alpn: Vec<String>,
 
-    /// Expect a PROXY protocol header, version 1 or 2, at the beginning of each connection
+    /// Expect a PROXY protocol header, version 1 or 2, of at most 16KiB, at the beginning of each connection
     #[arg(long, requires = "trusted_proxy")]
     proxy_protocol: bool,
 

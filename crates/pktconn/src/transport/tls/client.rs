@@ -156,7 +156,7 @@ impl TlsClientConfig {
             (Some(name), _) => name.clone(),
             (None, ParsedAddr::Socket(addr)) => addr.ip().to_string(),
             (None, ParsedAddr::Name { host, .. }) => host.to_owned(),
-            (None, ParsedAddr::Unix(_)) => {
+            (None, ParsedAddr::Unix { .. }) => {
                 return Err(Reason::Config(
                     "TLS over a Unix socket needs a server_name: set TlsClientConfig::server_name",
                 ));
