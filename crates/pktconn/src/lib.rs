@@ -93,7 +93,7 @@
 //! | `pktconn_connections_refused_total` | counter | connections closed at once because a limit was reached |
 //! | `pktconn_handshakes_failed_total` | counter | connections whose TLS handshake or PROXY header failed |
 //! | `pktconn_connections_over_budget_total` | counter | connections closed because of the memory budget |
-//! | `pktconn_connections_ended_total` | counter | connections that have ended; label `reason`: `local_close`, `remote_close`, `truncated`, `protocol`, `io`, `timeout`, `slow_consumer`, `over_budget` |
+//! | `pktconn_connections_ended_total` | counter | connections that have ended; label `reason`: `local_close`, `remote_close`, `truncated`, `protocol`, `io`, `timeout`, `too_slow`, `max_age`, `slow_consumer`, `over_budget` |
 //! | `pktconn_connections_open` | gauge | open connections |
 //! | `pktconn_packets_received_total`, `pktconn_packets_sent_total`, `pktconn_packets_dropped_total` | counters | packets of servers' connections, as [`ConnStats`] counts them |
 //! | `pktconn_received_bytes_total`, `pktconn_sent_bytes_total` | counters | bytes of servers' connections, with headers and checksums |

@@ -56,6 +56,8 @@ pub(crate) struct FrameReader {
     may_hold_back: bool,
     /// Whether bytes have arrived since the receiver last waited.
     has_read: bool,
+    /// Whether no empty packet was discarded yet. Then the count of received packets says whether there was a first one.
+    awaits_first: bool,
     /// How many packets were received since the receiver last waited or yielded.
     packets_in_turn: u32,
     codec: PacketCodec,
@@ -108,6 +110,7 @@ impl FrameReader {
             held_back: 0,
             packets_in_turn: 0,
             has_read: false,
+            awaits_first: true,
             has_deadline: false,
             empty_polls: 0,
             end_returned: false,
@@ -128,6 +131,7 @@ impl FrameReader {
                     if !is_skipped {
                         return Poll::Ready(Ok(Some(packet)));
                     }
+                    self.awaits_first = false;
                 }
                 Ok(None) => ready!(self.poll_more(cx)),
                 Err(error) => self.fail(&Reason::Frame(error)),
@@ -161,6 +165,7 @@ impl FrameReader {
                     if skipped < count {
                         return Poll::Ready(Ok(count - skipped));
                     }
+                    self.awaits_first = false;
                 }
                 Err(error) => self.fail(&Reason::Frame(error)),
             }

@@ -10,7 +10,6 @@
 //! acts on the output. So a simulation can run the machine through any order of events.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -20,6 +19,9 @@ use crate::error::Reason;
 
 mod accept;
 
+mod age;
+pub(crate) use age::{AgeEvent, MaxAge};
+
 mod end;
 
 mod phase;
@@ -27,7 +29,6 @@ use phase::Ending;
 pub(crate) use phase::Phase;
 
 mod heartbeat;
-use heartbeat::Heartbeat;
 
 mod keyed;
 
@@ -38,6 +39,9 @@ mod latest;
 pub(crate) use latest::Encoded;
 use latest::Latest;
 
+mod min_rate;
+pub(crate) use min_rate::MinRate;
+
 mod progress;
 pub(crate) use progress::WriteOutcome;
 
@@ -46,15 +50,22 @@ use stall::{DroppedBytes, Stall};
 
 mod recv_clock;
 use recv_clock::RecvClock;
+pub(crate) use recv_clock::{FramePart, TimedWait};
 
 mod rules;
 #[cfg(test)]
 mod simulation;
 pub use rules::SlowConsumer;
-pub(crate) use rules::{Rules, Timeouts};
+pub(crate) use rules::{Limits, Rules, Timeouts};
+
+mod schedule;
+use schedule::Schedule;
 
 mod send_queue;
 pub(crate) use send_queue::{FULL_WRITE, MAX_SLICES, Outgoing, SendQueue};
+
+mod send_rate;
+use send_rate::SendRate;
 
 mod timing;
 pub(crate) use timing::Timing;
@@ -87,7 +98,8 @@ pub(crate) struct Machine {
     timing: Option<Box<Timing>>,
     /// `None` unless `send_max_lag` is configured.
     lag: Option<Box<Lag>>,
-    heartbeat: Option<Box<Heartbeat>>,
+    /// `None` unless heartbeats or a maximum age are configured.
+    schedule: Option<Box<Schedule>>,
 }
 
 /// State of a connection that has had to wait, has dropped packets, or is ending.
@@ -97,6 +109,8 @@ struct ColdState {
     waiting_senders: VecDeque<u64>,
     /// How long the transport has been blocked without progress.
     stall: Option<Stall>,
+    /// How fast the peer takes bytes while the transport is blocked. `None` unless `min_send_rate` is configured.
+    send_rate: Option<Box<SendRate>>,
     /// Packets that the slow-consumer policy dropped, plus keyed packets that newer ones replaced.
     packets_dropped: u64,
     latest: Latest,
@@ -154,7 +168,7 @@ impl Machine {
             tracks_queue_time: config.timing().is_some() || config.send_max_lag.is_some(),
             timing: config.timing().map(Box::new),
             lag: config.send_max_lag.map(|max| Box::new(Lag::new(max))),
-            heartbeat: None,
+            schedule: None,
             recv_clock: None,
             cold: None,
             packets_sent: 0,
@@ -271,31 +285,6 @@ impl Machine {
         self.request(Wakeups::FLUSHER);
     }
 
-    /// Starts sending heartbeats: at most `interval` without a packet.
-    pub(crate) fn start_heartbeat(&mut self, interval: Duration, now: Instant) {
-        self.heartbeat = Some(Box::new(Heartbeat::new(interval, now)));
-        self.request(Wakeups::FLUSHER);
-    }
-
-    /// Whether to send an empty packet now because nothing else was sent. Never while bytes are queued, since they
-    /// reach the peer first.
-    pub(crate) fn heartbeat_is_due(&mut self, now: Instant) -> bool {
-        let Some(heartbeat) = self.heartbeat.as_mut().filter(|_| self.phase == Phase::Open) else {
-            return false;
-        };
-        if self.queue.is_empty() && !self.has_latest {
-            heartbeat.check(self.packets_sent, now)
-        } else {
-            heartbeat.skip(now)
-        }
-    }
-
-    /// When to call [`heartbeat_is_due`](Self::heartbeat_is_due) again.
-    pub(crate) fn next_heartbeat_check(&self) -> Option<Instant> {
-        let heartbeat = self.heartbeat.as_ref().filter(|_| self.phase == Phase::Open)?;
-        Some(heartbeat.next_check())
-    }
-
     /// Wakes the receiver, which then checks the connection again.
     pub(crate) fn wake_receiver(&mut self) {
         self.request(Wakeups::RECEIVER);
@@ -306,10 +295,10 @@ impl Machine {
         self.timing.as_ref().filter(|_| self.phase == Phase::Open && !self.blocked)?.due()
     }
 
-    /// Whether the flusher can end: no output, heartbeat or end of the connection is pending.
+    /// Whether the flusher can end: no output, set time or end of the connection is pending.
     pub(crate) fn is_at_rest(&self) -> bool {
         match self.phase {
-            Phase::Open => !self.has_output() && self.heartbeat.is_none(),
+            Phase::Open => !self.has_output() && self.next_scheduled().is_none(),
             Phase::Closing | Phase::Finished | Phase::Aborting => false,
             Phase::Ended => true,
         }

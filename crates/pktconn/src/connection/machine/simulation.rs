@@ -76,6 +76,8 @@ impl World {
         let rules = Rules {
             codec: PacketCodec::default(),
             timeouts,
+            limits: None,
+            times_silence: false,
             slow_consumer,
             send_high_water: 50_000,
             half_close: true,

@@ -14,6 +14,15 @@ impl RecordTracker {
     /// Type, version, and length of the rest (RFC 8446, 5.1).
     const HEADER_LEN: usize = 5;
 
+    /// How many bytes of the current record are missing: of its header, while that is incomplete. 0 between two records.
+    pub(super) fn missing_len(&self) -> usize {
+        match self.partial_len {
+            0 => 0,
+            1..Self::HEADER_LEN => Self::HEADER_LEN - self.partial_len,
+            _ => self.missing_len,
+        }
+    }
+
     /// Accounts for bytes that have arrived.
     pub(super) fn advance(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
@@ -53,6 +62,13 @@ mod tests {
                 let end = number * step + part.len();
                 let start = starts.iter().rfind(|start| **start <= end).unwrap();
                 assert_eq!(records.partial_len, end - start, "{end} bytes in steps of {step}");
+                let next = starts.iter().chain([&stream.len()]).find(|next| *next > start).unwrap();
+                let missing = match end - start {
+                    0 => 0,
+                    partial @ 1..5 => 5 - partial,
+                    _ => next - end,
+                };
+                assert_eq!(records.missing_len(), missing, "{end} bytes in steps of {step}");
             }
         }
     }
