@@ -4,7 +4,7 @@ use std::io;
 use std::task::{Context, Poll};
 
 use super::buffer::make_room;
-use super::{End, FrameReader};
+use super::{End, FrameReader, WaitClock};
 use crate::connection::conn_core::WaitDecision;
 use crate::connection::machine::{FramePart, TimedWait};
 use crate::connection::state::is_temporary;
@@ -66,7 +66,7 @@ impl FrameReader {
         let has_part = !self.buffer.is_empty() || has_held_back;
         let in_frame = has_part && rules.times_frames();
         let decision = if in_frame || (rules.times_silence && self.times_silence_now()) {
-            self.has_deadline = true;
+            self.wait_clock = WaitClock::Running;
             self.core.before_timed_wait(&self.timed_wait(in_frame), cx)
         } else {
             self.core.before_wait(cx)

@@ -10,6 +10,8 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::error::{Reason, Timeout};
 
 /// A number of bytes per window.
@@ -77,6 +79,36 @@ impl RateWindow {
     /// Why the connection ends if this window fails.
     pub(super) fn reason(&self, which: Timeout, rate: MinRate) -> Reason {
         Reason::TooSlow { which, moved: self.moved, expected: self.expected, window: rate.window }
+    }
+}
+
+/// How fast the peer of a blocked transport takes bytes.
+#[derive(Debug)]
+pub(super) struct SendRate {
+    pub(super) window: RateWindow,
+    /// Until when the time of the window is counted.
+    counted_to: Instant,
+    /// How many bytes the peer had taken when it was last asked.
+    pub(super) taken: u64,
+}
+
+impl SendRate {
+    /// The peer has taken the first `taken` bytes, and `due` more are queued for it.
+    pub(super) fn new(rate: MinRate, due: u64, taken: u64, now: Instant) -> Self {
+        Self { window: RateWindow::new(rate, due), counted_to: now, taken }
+    }
+
+    /// The peer has taken the first `taken` bytes.
+    ///
+    /// The number can go down under TLS, when encrypted bytes move from its buffer to the kernel.
+    pub(super) fn note_taken(&mut self, taken: u64) {
+        self.window.add_bytes(taken.saturating_sub(self.taken));
+        self.taken = taken;
+    }
+
+    pub(super) fn count_time(&mut self, now: Instant) {
+        self.window.add_time(now.saturating_duration_since(self.counted_to));
+        self.counted_to = now;
     }
 }
 

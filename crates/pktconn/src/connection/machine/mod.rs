@@ -10,6 +10,7 @@
 //! acts on the output. So a simulation can run the machine through any order of events.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -20,6 +21,7 @@ use crate::error::Reason;
 mod accept;
 
 mod age;
+use age::Age;
 pub(crate) use age::{AgeEvent, MaxAge};
 
 mod end;
@@ -29,6 +31,7 @@ use phase::Ending;
 pub(crate) use phase::Phase;
 
 mod heartbeat;
+use heartbeat::Heartbeat;
 
 mod keyed;
 
@@ -41,6 +44,7 @@ use latest::Latest;
 
 mod min_rate;
 pub(crate) use min_rate::MinRate;
+use min_rate::SendRate;
 
 mod progress;
 pub(crate) use progress::WriteOutcome;
@@ -65,7 +69,6 @@ mod send_queue;
 pub(crate) use send_queue::{FULL_WRITE, MAX_SLICES, Outgoing, SendQueue};
 
 mod send_rate;
-use send_rate::SendRate;
 
 mod timing;
 pub(crate) use timing::Timing;
@@ -283,6 +286,52 @@ impl Machine {
     /// Wakes the flusher, or spawns it. It then checks everything.
     pub(crate) fn request_flusher(&mut self) {
         self.request(Wakeups::FLUSHER);
+    }
+
+    /// Starts sending heartbeats: at most `interval` without a packet.
+    pub(crate) fn start_heartbeat(&mut self, interval: Duration, now: Instant) {
+        self.schedule.get_or_insert_default().heartbeat = Some(Heartbeat::new(interval, now));
+        self.request(Wakeups::FLUSHER);
+    }
+
+    /// Whether to send an empty packet now because nothing else was sent. Never while bytes are queued, since they
+    /// reach the peer first.
+    pub(crate) fn heartbeat_is_due(&mut self, now: Instant) -> bool {
+        let Some(schedule) = self.schedule.as_mut().filter(|_| self.phase == Phase::Open) else {
+            return false;
+        };
+        let Some(heartbeat) = &mut schedule.heartbeat else { return false };
+        if self.queue.is_empty() && !self.has_latest {
+            heartbeat.check(self.packets_sent, now)
+        } else {
+            heartbeat.skip(now)
+        }
+    }
+
+    /// Starts to count the age of the connection. `seed` selects its jitter.
+    pub(crate) fn start_age(&mut self, max: MaxAge, seed: u64, now: Instant) {
+        self.schedule.get_or_insert_default().age = Some(Age::new(max, seed, now));
+        self.request(Wakeups::FLUSHER);
+    }
+
+    pub(crate) fn has_age(&self) -> bool {
+        self.schedule.as_ref().is_some_and(|schedule| schedule.age.is_some())
+    }
+
+    /// The grace, if the connection has reached its maximum age.
+    pub(crate) fn aged(&self) -> Option<Duration> {
+        self.schedule.as_ref()?.age.as_ref()?.reached()
+    }
+
+    /// What the age of the connection requires now. A connection that is closing has its own deadline.
+    pub(crate) fn check_age(&mut self, now: Instant) -> Option<AgeEvent> {
+        let schedule = self.schedule.as_mut().filter(|_| self.phase == Phase::Open)?;
+        schedule.age.as_mut()?.check(now)
+    }
+
+    /// When to call [`heartbeat_is_due`](Self::heartbeat_is_due) and [`check_age`](Self::check_age) again.
+    pub(crate) fn next_scheduled(&self) -> Option<Instant> {
+        self.schedule.as_ref().filter(|_| self.phase == Phase::Open)?.next_check()
     }
 
     /// Wakes the receiver, which then checks the connection again.

@@ -54,6 +54,7 @@ mod tests {
         // Records of 0, 1 and 700 bytes.
         let record = |len: u16| [&[0x17, 3, 3][..], &len.to_be_bytes(), &vec![0xff; len.into()]].concat();
         let stream = [record(0), record(1), record(700), record(0)].concat();
+        let stream_len = stream.len();
         let starts = [0, 5, 11, 716, 721];
         for step in [1, 2, 3, 5, 7, 300, 1000] {
             let mut records = RecordTracker::default();
@@ -62,7 +63,7 @@ mod tests {
                 let end = number * step + part.len();
                 let start = starts.iter().rfind(|start| **start <= end).unwrap();
                 assert_eq!(records.partial_len, end - start, "{end} bytes in steps of {step}");
-                let next = starts.iter().chain([&stream.len()]).find(|next| *next > start).unwrap();
+                let next = starts.iter().find(|next| *next > start).unwrap_or(&stream_len);
                 let missing = match end - start {
                     0 => 0,
                     partial @ 1..5 => 5 - partial,
