@@ -66,6 +66,8 @@ struct World {
     /// How long each turn of a busy thread takes. The flusher does not run in between. Zero for an idle thread.
     turn: Duration,
     ended: bool,
+    /// Whether the peer takes only a few bytes at a time.
+    drips: bool,
 }
 
 impl World {
@@ -79,6 +81,7 @@ impl World {
             config = config.send_max_lag(LAG);
         }
         let send_rate = rng.below(3) == 0;
+        let drips = send_rate && rng.below(2) == 0;
         let timeouts =
             Timeouts { close: CLOSE, close_grace: GRACE, frame: None, idle: None, write: Some(WRITE) };
         let rules = Rules {
@@ -114,6 +117,7 @@ impl World {
             blocked_at: start,
             turn,
             ended: false,
+            drips,
         }
     }
 
@@ -179,6 +183,7 @@ impl World {
     fn acknowledge(&mut self) {
         let missing = self.kernel.taken - self.kernel.acked;
         let count = match self.rng.below(3) {
+            _ if self.drips => missing.min(100),
             0 => missing,
             1 => missing.min(100),
             _ => missing / 2,
