@@ -309,7 +309,7 @@ async fn bytes_of_incomplete_tls_records_count_as_received() {
         match conn.recv().await {
             Ok(packet) => assert_eq!((packet.unwrap().len(), is_ended), (16_000, false)),
             Err(error) => {
-                assert_eq!((error.timeout(), is_ended), (Some(Timeout::MinRecvRate), true), "{error}")
+                assert_eq!((error.timeout(), is_ended), (Some(Timeout::MinRecvRate), true), "{error}");
             }
         }
         tokio::time::resume();

@@ -116,13 +116,13 @@ pub(crate) struct Options {
     first_packet_timeout: Timeout,
 
     /// Minimum rate at which a client must send a packet that it has begun, such as 500 or 1KiB bytes per second, over
-    /// windows of 5s or of another time: 1KiB:10s [default: off]
-    #[arg(long, value_name = "SIZE[:WINDOW]", default_value = "off", value_parser = parse_rate, hide_default_value = true)]
+    /// windows of 5s or of another time: 1KiB:10s, or 'off'
+    #[arg(long, value_name = "SIZE[:WINDOW]", default_value = "off", value_parser = parse_rate)]
     min_recv_rate: Rate,
 
     /// Minimum rate at which a client must read waiting replies, such as 8KiB bytes per second, over windows of 30s or
-    /// of another time: 8KiB:1m [default: off]
-    #[arg(long, value_name = "SIZE[:WINDOW]", default_value = "off", value_parser = parse_rate, hide_default_value = true)]
+    /// of another time: 8KiB:1m, or 'off'
+    #[arg(long, value_name = "SIZE[:WINDOW]", default_value = "off", value_parser = parse_rate)]
     min_send_rate: Rate,
 
     /// Maximum age of a connection, up to a tenth more or less, or 'off'. It then ends once what has arrived is echoed

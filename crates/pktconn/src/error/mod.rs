@@ -266,6 +266,20 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "metrics")]
+    #[test]
+    fn the_limits_have_their_own_labels_which_the_crate_documentation_lists() {
+        let window = Duration::from_secs(5);
+        let too_slow = Reason::TooSlow { which: Timeout::MinSendRate, moved: 1, expected: 2, window };
+        let aged = Reason::Timeout(Timeout::MaxAge, window);
+        let late = Reason::Timeout(Timeout::FirstPacket, window);
+        assert_eq!([too_slow.label(), aged.label(), late.label()], ["too_slow", "max_age", "timeout"]);
+        let documentation = include_str!("../lib.rs");
+        for label in Reason::LABELS {
+            assert!(documentation.contains(&format!("`{label}`")), "{label}");
+        }
+    }
+
     #[test]
     fn exactly_one_predicate_is_true_for_each_reason() {
         let truncated = FrameError::Truncated { needed: 4, available: 1 };
