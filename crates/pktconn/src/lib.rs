@@ -95,7 +95,7 @@
 //! | `pktconn_budget_pauses_total` | counter | how often the memory budget was three quarters used, so that the heaviest networks were paused |
 //! | `pktconn_idle_connections_over_budget_total` | counter | idle connections closed because of the memory budget |
 //! | `pktconn_connections_over_budget_total` | counter | connections closed because of the memory budget, idle ones included |
-//! | `pktconn_connections_ended_total` | counter | connections that have ended; label `reason`: `local_close`, `remote_close`, `truncated`, `protocol`, `io`, `timeout`, `slow_consumer`, `over_budget` |
+//! | `pktconn_connections_ended_total` | counter | connections that have ended; label `reason`: `local_close`, `remote_close`, `truncated`, `protocol`, `io`, `timeout`, `too_slow`, `max_age`, `slow_consumer`, `over_budget` |
 //! | `pktconn_connections_open` | gauge | open connections |
 //! | `pktconn_handshakes_running` | gauge | handshakes that are running |
 //! | `pktconn_packets_received_total`, `pktconn_packets_sent_total`, `pktconn_packets_dropped_total` | counters | packets of servers' connections, as [`ConnStats`] counts them |

@@ -67,6 +67,18 @@ async fn the_frame_timeout_continues_when_recv_is_dropped_and_called_again() {
     assert_timed_out(&error, Timeout::Frame, started, 5 * SECOND);
 }
 
+/// The rest of the first frame arrives while nobody waits, together with the start of the second.
+#[tokio::test(start_paused = true)]
+async fn the_frame_timeout_starts_again_after_a_frame_that_was_received_without_a_wait() {
+    let (mut conn, mut peer) = piped_and_raw(4096, ConnConfig::new().frame_timeout(5 * SECOND));
+    peer.write_all(&frame(b"one")[..5]).await.unwrap();
+    assert!(timeout(4 * SECOND, conn.recv()).await.is_err());
+    peer.write_all(&[&frame(b"one")[5..], &frame(b"two")[..5]].concat()).await.unwrap();
+    assert_eq!(conn.recv().await.unwrap().unwrap().payload(), b"one");
+    let started = Instant::now();
+    assert_timed_out(&conn.recv().await.unwrap_err(), Timeout::Frame, started, 5 * SECOND);
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_frame_timeout_starts_again_with_each_frame() {
     let (mut conn, mut peer) = piped_and_raw(4096, ConnConfig::new().frame_timeout(5 * SECOND));

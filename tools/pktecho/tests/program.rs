@@ -454,6 +454,43 @@ fn idle_and_slow_clients_time_out() {
 }
 
 #[test]
+fn clients_that_keep_within_the_timeouts_meet_the_limits() {
+    let cases: [(&[&str], &[u8], &str); 3] = [
+        (&["--first-packet-timeout", "100ms"], b"", "first_packet_timeout"),
+        (&["--min-recv-rate", "1KiB:100ms"], b"\x09\0\0\0x", "min_recv_rate"),
+        (&["--min-send-rate", "1MiB:300ms"], &[7; 7].repeat(1 << 22), "min_send_rate"),
+    ];
+    for (options, bytes, expected) in cases {
+        let mut server = Server::start(options);
+        let mut stream = TcpStream::connect(&server.addr).unwrap();
+        // It does not read the replies.
+        let header = (bytes.len() as u32).to_le_bytes();
+        let frame = if bytes.len() > 9 { [&header, bytes].concat() } else { bytes.to_vec() };
+        let sent = stream.write_all(&frame).and_then(|()| stream.write_all(&frame));
+        let mut line = String::new();
+        let mut log = BufReader::new(server.child.stderr.take().unwrap());
+        while !line.contains(expected) {
+            line.clear();
+            assert_ne!(
+                log.read_line(&mut line).unwrap(),
+                0,
+                "{options:?}: no line with {expected}, {sent:?}"
+            );
+        }
+    }
+
+    let mut server = Server::start(&["--max-connection-age", "100ms", "--max-connection-age-grace", "1h"]);
+    let mut stream = TcpStream::connect(&server.addr).unwrap();
+    echo(&mut stream, b"\x01\0\0\0x");
+    assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0, "not closed cleanly");
+    drop(stream);
+    server.signal("TERM");
+    let mut log = String::new();
+    server.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+    assert_eq!(log, "");
+}
+
+#[test]
 fn a_client_that_reads_too_slowly_is_treated_by_the_policy() {
     // A fifth more than a send queue and the buffers of the kernel can hold.
     const COUNT: u32 = 50_000;
@@ -493,13 +530,14 @@ fn a_client_that_reads_too_slowly_is_treated_by_the_policy() {
 
 #[test]
 fn bad_usage_is_one_line_and_exit_code_2() {
-    let cases: [(&[&str], &[&str]); 21] = [
+    let cases: [(&[&str], &[&str]); 22] = [
         (&["--port", "1"], &["unexpected argument '--port'", "--help"]),
         (&["--listen", "localhost"], &["'localhost'", "HOST:PORT"]),
         (&["--threads", "0"], &["from 1 to 1024"]),
         (&["--max-payload", "lots"], &["64KiB"]),
         (&["--drain-timeout", "soon"], &["--drain-timeout", "such as 30s"]),
         (&["--frame-timeout", "0s"], &["'off'"]),
+        (&["--min-recv-rate", "1KiB/s"], &["1KiB:10s", "'off'"]),
         (&["--max-conns", "0"], &["at least 1"]),
         (&["--max-conns", "9", "--threads", "2", "--runtimes", "own"], &["not with --runtimes own"]),
         (&["--memory-budget", "1000KiB"], &["at least 1MiB"]),

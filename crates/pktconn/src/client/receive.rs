@@ -88,7 +88,7 @@ async fn receive_rest(
 /// Receives at least one packet, or returns how receiving ended.
 async fn receive_batch(receiver: &mut PacketReceiver, packets: &mut Vec<Packet>) -> Result<(), Received> {
     let reason = match receiver.recv_many(packets, BATCH).await {
-        Ok(0) => Reason::RemoteClose,
+        Ok(0) => receiver.clean_end_reason(),
         Ok(_) => return Ok(()),
         Err(error) => error.into_reason(),
     };
@@ -96,7 +96,8 @@ async fn receive_batch(receiver: &mut PacketReceiver, packets: &mut Vec<Packet>)
     let undelivered = matches!(
         reason,
         Reason::LocalClose
-            | Reason::Timeout(Timeout::Write, _)
+            | Reason::Timeout(Timeout::Write | Timeout::MaxAge, _)
+            | Reason::TooSlow { which: Timeout::MinSendRate, .. }
             | Reason::MutualStall(_)
             | Reason::SlowConsumer { .. }
             | Reason::OverBudget { .. }

@@ -8,7 +8,7 @@ use tokio::runtime;
 
 #[cfg(feature = "tls")]
 use crate::TlsClientConfig;
-use crate::connection::machine::{Rules, Timeouts, Timing};
+use crate::connection::machine::{Limits, MaxAge, MinRate, Rules, Timeouts, Timing};
 use crate::error::Reason;
 use crate::{Error, SlowConsumer, TcpConfig};
 
@@ -40,6 +40,8 @@ pub struct ConnConfig {
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<TlsClientConfig>,
     pub(crate) timeouts: Timeouts,
+    limits: Limits,
+    max_age_grace: Duration,
     half_close: Option<bool>,
     pub(crate) heartbeat: Option<Duration>,
     skip_empty: bool,
@@ -67,6 +69,9 @@ impl ConnConfig {
     /// back; short enough that peers which hold connections up are gone before they are many.
     const DEFAULT_STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
+    /// Long enough for a handler to answer the request that it works on.
+    const DEFAULT_MAX_AGE_GRACE: Duration = Duration::from_secs(10);
+
     /// The proportion of the Go library's defaults, 1 ms and 10 ms.
     const MAX_FLUSH_DELAYS: u32 = 10;
 
@@ -91,6 +96,8 @@ impl ConnConfig {
                 idle: None,
                 write: Some(Self::DEFAULT_STALL_TIMEOUT),
             },
+            limits: Limits::default(),
+            max_age_grace: Self::DEFAULT_MAX_AGE_GRACE,
             half_close: None,
             heartbeat: None,
             skip_empty: false,
@@ -312,6 +319,108 @@ impl ConnConfig {
         self
     }
 
+    /// Sets the longest time from the start of the connection, after its handshakes, to the end of its first packet.
+    /// Only the time counts in which [`recv`](crate::PacketConn::recv) waits, summed over calls.
+    ///
+    /// Protects from peers that connect and say nothing, or that drip the first packet. Later pauses are not limited:
+    /// see [`idle_timeout`](Self::idle_timeout). An empty packet counts, also one that
+    /// [`skip_empty`](Self::skip_empty) discards. Not for protocols in which this side may be the only one that sends.
+    ///
+    /// A connection that misses it ends with [`Timeout::FirstPacket`](crate::Timeout::FirstPacket). Cost: a small task
+    /// and a timer for each connection, until the first packet. Default: `None`, no limit.
+    #[must_use]
+    pub fn first_packet_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.limits.first_packet = timeout.into();
+        self
+    }
+
+    /// Sets the slowest rate at which the peer may send a frame, measured over windows of time in which
+    /// [`recv`](crate::PacketConn::recv) waits for the rest of it.
+    ///
+    /// In each window the peer must send `bytes_per_second` times `window`, or the whole rest of the frame if that is
+    /// less. Time between frames does not count, nor time in which nobody calls `recv`. A frame that is complete within
+    /// a window is never too slow. Bytes beyond that count for the next window, up to one window's worth. Under TLS,
+    /// bytes of incomplete records count.
+    ///
+    /// Protects from peers that drip bytes so that each frame stays just within
+    /// [`frame_timeout`](Self::frame_timeout). It also allows a long `frame_timeout`, or none, for large packets over
+    /// slow links. A peer that sends many tiny packets slowly holds no memory, and counts as one that is idle.
+    ///
+    /// Choose a rate far below the slowest honest link, and a window that is longer than its interruptions: 500 bytes/s
+    /// over 5 s, for example. A zero rate or window is refused. A connection that is too slow ends with
+    /// [`Timeout::MinRecvRate`](crate::Timeout::MinRecvRate). Cost: a timer for each window while a frame is
+    /// incomplete. Default: `None`, no minimum; the window is then ignored.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use pktconn::ConnConfig;
+    /// let window = Duration::from_secs(5);
+    /// let config = ConnConfig::new().min_recv_rate(500, window).min_send_rate(8 * 1024, 6 * window);
+    /// ```
+    #[must_use]
+    pub fn min_recv_rate(mut self, bytes_per_second: impl Into<Option<u64>>, window: Duration) -> Self {
+        self.limits.recv_rate = bytes_per_second.into().map(|bytes| MinRate::new(bytes, window));
+        self
+    }
+
+    /// Sets the slowest rate at which the peer may take what is sent, measured over windows of time in which the
+    /// transport is full and more bytes are queued.
+    ///
+    /// In each window the peer must take `bytes_per_second` times `window`, or all that was due at its start if that is
+    /// less. On TCP on Linux, with or without TLS, the bytes count that the peer's kernel acknowledges; otherwise, the
+    /// bytes that the transport takes. Time in which nothing is queued does not count. Bytes beyond that count for the
+    /// next window, up to one window's worth.
+    ///
+    /// Protects from peers that read a few bytes now and then, so that [`write_timeout`](Self::write_timeout) never
+    /// passes and the send queue stays in memory.
+    ///
+    /// Kernels report progress in steps. TCP acknowledges up to two segments at a time, 3 KiB or on loopback 128 KiB.
+    /// Where acknowledgements are not visible, a step is the transport's buffer, such as 208 KiB for a Unix socket. So
+    /// choose a rate and a window whose product is larger than a step: 8 KiB/s over 30 s, for example. A zero rate or
+    /// window is refused. A connection that is too slow ends with
+    /// [`Timeout::MinSendRate`](crate::Timeout::MinSendRate); the packets in its send queue are lost. Cost: two system
+    /// calls a second while the transport is full. Default: `None`, no minimum; the window is then ignored.
+    #[must_use]
+    pub fn min_send_rate(mut self, bytes_per_second: impl Into<Option<u64>>, window: Duration) -> Self {
+        self.limits.send_rate = bytes_per_second.into().map(|bytes| MinRate::new(bytes, window));
+        self
+    }
+
+    /// Sets the longest time that a connection lasts, from its start after the handshakes: for each connection up to a
+    /// tenth more or less, so that peers which connected together do not all reconnect together.
+    ///
+    /// At that age the connection drains, as at a [shutdown](crate::ServerConfig::drain_on_shutdown): `recv` returns
+    /// what has arrived, at most 8 MiB, and then `None`. So a handler that receives in a loop ends by itself, and
+    /// closes the connection cleanly. If the connection is still open after
+    /// [`max_connection_age_grace`](Self::max_connection_age_grace), it ends with
+    /// [`Timeout::MaxAge`](crate::Timeout::MaxAge).
+    ///
+    /// Protects from peers that hold a connection for ever within all other limits, and from a lasting imbalance
+    /// between servers behind a load balancer. Packets that the peer sends after the drain are lost, so the protocol
+    /// must be able to repeat a request over a new connection. Meant for servers; a [`Client`](crate::Client) with this
+    /// setting connects again.
+    ///
+    /// Cost: a small task and a timer for each connection. Default: `None`, no limit.
+    #[must_use]
+    pub fn max_connection_age(mut self, age: impl Into<Option<Duration>>) -> Self {
+        let grace = self.max_age_grace;
+        self.limits.max_age = age.into().map(|age| MaxAge { age, grace });
+        self
+    }
+
+    /// Sets how long a connection may stay open after its [`max_connection_age`](Self::max_connection_age). A close
+    /// that has begun has its own [`close_timeout`](Self::close_timeout).
+    ///
+    /// It may be zero. Default: 10 s.
+    #[must_use]
+    pub fn max_connection_age_grace(mut self, grace: Duration) -> Self {
+        self.max_age_grace = grace;
+        if let Some(max) = &mut self.limits.max_age {
+            max.grace = grace;
+        }
+        self
+    }
+
     /// Sets the options of TCP sockets. Other transports ignore them.
     #[must_use]
     pub fn tcp(mut self, tcp: TcpConfig) -> Self {
@@ -336,9 +445,18 @@ impl ConnConfig {
             (self.timeouts.idle, "idle_timeout must not be zero"),
             (self.timeouts.write, "write_timeout must not be zero"),
             (self.heartbeat, "heartbeat must not be zero"),
+            (self.limits.first_packet, "first_packet_timeout must not be zero"),
+            (self.limits.max_age.map(|max| max.age), "max_connection_age must not be zero"),
         ];
         if let Some((_, problem)) = timeouts.into_iter().find(|(timeout, _)| *timeout == Some(Duration::ZERO))
         {
+            return Err(Reason::Config(problem).into());
+        }
+        let rates = [
+            (self.limits.recv_rate, "neither the rate nor the window of min_recv_rate may be zero"),
+            (self.limits.send_rate, "neither the rate nor the window of min_send_rate may be zero"),
+        ];
+        if let Some((_, problem)) = rates.into_iter().find(|(rate, _)| rate.is_some_and(MinRate::is_zero)) {
             return Err(Reason::Config(problem).into());
         }
         self.tcp.check().map_err(Reason::Config)?;
@@ -363,6 +481,22 @@ impl ConnConfig {
             .into());
         }
         self.check()
+    }
+
+    /// The part that the machine uses.
+    pub(crate) fn rules(&self, origin: Origin) -> Rules {
+        let Limits { first_packet, recv_rate, send_rate, max_age } = &self.limits;
+        let has_limits =
+            first_packet.is_some() || recv_rate.is_some() || send_rate.is_some() || max_age.is_some();
+        Rules {
+            codec: PacketCodec::new(self.codec),
+            timeouts: self.timeouts.clone(),
+            limits: has_limits.then(|| Box::new(self.limits.clone())),
+            times_silence: self.timeouts.idle.is_some() || first_packet.is_some(),
+            slow_consumer: self.slow_consumer,
+            send_high_water: self.send_high_water,
+            half_close: self.half_close.unwrap_or(origin != Origin::Connected),
+        }
     }
 
     /// `None` for adaptive flushing.
@@ -405,14 +539,7 @@ impl Settings {
     pub(crate) fn new(config: &ConnConfig, origin: Origin) -> Arc<Self> {
         let runtime = runtime::Handle::current();
         let home = Home { id: runtime.id(), runtime };
-        let rules = Rules {
-            codec: PacketCodec::new(config.codec),
-            timeouts: config.timeouts.clone(),
-            slow_consumer: config.slow_consumer,
-            send_high_water: config.send_high_water,
-            half_close: config.half_close.unwrap_or(origin != Origin::Connected),
-        };
-        Arc::new(Self { rules, home, skips_empty: config.skip_empty })
+        Arc::new(Self { rules: config.rules(origin), home, skips_empty: config.skip_empty })
     }
 }
 
@@ -439,6 +566,12 @@ mod tests {
             (ConnConfig::new().idle_timeout(ms(0)), "idle_timeout"),
             (ConnConfig::new().write_timeout(ms(0)), "write_timeout"),
             (ConnConfig::new().heartbeat(ms(0)), "heartbeat"),
+            (ConnConfig::new().first_packet_timeout(ms(0)), "first_packet_timeout"),
+            (ConnConfig::new().max_connection_age(ms(0)), "max_connection_age"),
+            (ConnConfig::new().min_recv_rate(0, ms(1)), "min_recv_rate"),
+            (ConnConfig::new().min_recv_rate(1, ms(0)), "min_recv_rate"),
+            (ConnConfig::new().min_send_rate(0, ms(1)), "min_send_rate"),
+            (ConnConfig::new().min_send_rate(1, ms(0)), "min_send_rate"),
             (ConnConfig::new().tcp(TcpConfig::new().keepalive(ms(999))), "keepalive"),
             (ConnConfig::new().tcp(TcpConfig::new().send_buffer(0)), "send_buffer"),
             (ConnConfig::new().send_max_lag(ms(4)), "slow_consumer"),
@@ -452,6 +585,18 @@ mod tests {
         assert!(ConnConfig::new().check().is_ok());
         assert!(ConnConfig::new().flush_delay(ms(1)).check().is_ok());
         assert!(ConnConfig::new().flush_delay(ms(1)).max_flush_delay(ms(1)).check().is_ok());
+        assert!(ConnConfig::new().min_recv_rate(0, ms(0)).min_recv_rate(None, ms(0)).check().is_ok());
+    }
+
+    #[test]
+    fn the_grace_of_the_maximum_age_may_be_set_before_or_after_it() {
+        let (age, grace) = (Duration::from_secs(60), Duration::from_secs(3));
+        for config in [
+            ConnConfig::new().max_connection_age(age).max_connection_age_grace(grace),
+            ConnConfig::new().max_connection_age_grace(grace).max_connection_age(age),
+        ] {
+            assert_eq!(config.limits.max_age, Some(MaxAge { age, grace }));
+        }
     }
 
     #[test]

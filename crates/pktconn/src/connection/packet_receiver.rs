@@ -12,6 +12,7 @@ use pktconn_codec::{Packet, PacketCodec};
 use crate::Error;
 use crate::connection::conn_core::ConnCore;
 use crate::connection::frame_reader::FrameReader;
+use crate::error::Reason;
 use crate::transport::Reader;
 
 /// The receiving side of a connection that was [split](crate::PacketConn::split).
@@ -39,6 +40,11 @@ impl PacketReceiver {
         Self { frame_reader: Box::new(FrameReader::new(core, reader)) }
     }
 
+    /// Why `recv` returned `None`.
+    pub(crate) fn clean_end_reason(&self) -> Reason {
+        self.frame_reader.core.clean_end_reason()
+    }
+
     /// Receives the next packet. Returns `None` after the peer has closed its side between two frames.
     ///
     /// Before it waits, it writes the send queue, so a loop of `recv` and `send` answers immediately and in batches.
@@ -48,7 +54,8 @@ impl PacketReceiver {
     /// [`idle_timeout`](crate::ConnConfig::idle_timeout) for a silent peer; by default there is no limit.
     ///
     /// After the connection's server has begun to shut down, it returns the packets that have arrived and then `None`.
-    /// See [`drain_on_shutdown`](crate::ServerConfig::drain_on_shutdown).
+    /// See [`drain_on_shutdown`](crate::ServerConfig::drain_on_shutdown). The same happens at the
+    /// [`max_connection_age`](crate::ConnConfig::max_connection_age).
     ///
     /// If a write fails, it first returns the packets that have already arrived, and then the error.
     ///

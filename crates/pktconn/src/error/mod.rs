@@ -28,7 +28,7 @@ pub use reason::Timeout;
 /// | [`is_protocol`](Self::is_protocol) | has ended | the peer sent a frame that exceeds the limit or has a wrong checksum |
 /// | [`is_io`](Self::is_io) | has ended, or was not made | the system or the transport reported an error, or the runtime of the connection was shut down |
 /// | [`is_tls`](Self::is_tls) | was not made | the TLS handshake failed, or a certificate or key file is unusable |
-/// | [`is_timeout`](Self::is_timeout) | has ended, or was not made | a deadline passed; [`timeout`](Self::timeout) says which |
+/// | [`is_timeout`](Self::is_timeout) | has ended, or was not made | a deadline passed, or the peer was slower than a minimum rate; [`timeout`](Self::timeout) says which |
 /// | [`is_slow_consumer`](Self::is_slow_consumer) | has ended | the peer read too slowly, and the policy is [`Disconnect`](crate::SlowConsumer::Disconnect) |
 /// | [`is_over_budget`](Self::is_over_budget) | has ended | the server exceeded its memory budget, and this connection held much of it |
 /// | [`is_full`](Self::is_full) | stays open | `try_send` found the send queue full |
@@ -110,17 +110,18 @@ impl Error {
         matches!(self.0.reason, Reason::Tls(_))
     }
 
-    /// Whether a deadline passed. [`timeout`](Self::timeout) says which.
+    /// Whether a deadline passed, or the peer was slower than a minimum rate. [`timeout`](Self::timeout) says which.
     #[must_use]
     pub fn is_timeout(&self) -> bool {
         self.timeout().is_some()
     }
 
-    /// The deadline that passed. `None` for every other error.
+    /// The deadline that passed, or the minimum rate. `None` for every other error.
     #[must_use]
     pub fn timeout(&self) -> Option<Timeout> {
         match self.0.reason {
             Reason::Timeout(timeout, _) | Reason::NamedTimeout(timeout, ..) => Some(timeout),
+            Reason::TooSlow { which, .. } => Some(which),
             Reason::MutualStall(_) => Some(Timeout::Write),
             _ => None,
         }
@@ -262,6 +263,20 @@ mod tests {
             ),
         ] {
             assert_eq!(Error::from(Reason::Frame(error)).to_string(), expected);
+        }
+    }
+
+    #[cfg(feature = "metrics")]
+    #[test]
+    fn the_limits_have_their_own_labels_which_the_crate_documentation_lists() {
+        let window = Duration::from_secs(5);
+        let too_slow = Reason::TooSlow { which: Timeout::MinSendRate, moved: 1, expected: 2, window };
+        let aged = Reason::Timeout(Timeout::MaxAge, window);
+        let late = Reason::Timeout(Timeout::FirstPacket, window);
+        assert_eq!([too_slow.label(), aged.label(), late.label()], ["too_slow", "max_age", "timeout"]);
+        let documentation = include_str!("../lib.rs");
+        for label in Reason::LABELS {
+            assert!(documentation.contains(&format!("`{label}`")), "{label}");
         }
     }
 

@@ -29,6 +29,15 @@ pub enum Timeout {
     Write,
     /// `close` could not write everything within [`close_timeout`](crate::ConnConfig::close_timeout).
     Close,
+    /// The peer sent no whole packet within [`first_packet_timeout`](crate::ConnConfig::first_packet_timeout).
+    FirstPacket,
+    /// The peer sent a frame more slowly than [`min_recv_rate`](crate::ConnConfig::min_recv_rate).
+    MinRecvRate,
+    /// The peer took queued bytes more slowly than [`min_send_rate`](crate::ConnConfig::min_send_rate).
+    MinSendRate,
+    /// The connection reached its [`max_connection_age`](crate::ConnConfig::max_connection_age), and this side did not
+    /// close it within the grace. For a [`Client`](crate::Client): it reached that age, and was replaced.
+    MaxAge,
 }
 
 /// Why a connection ended or a call failed.
@@ -45,6 +54,13 @@ pub(crate) enum Reason {
     Timeout(Timeout, Duration),
     /// Like `Timeout`, with a text that says what did not happen in time.
     NamedTimeout(Timeout, Duration, Arc<str>),
+    /// The peer was slower than a minimum rate: it moved `moved` bytes in `window`, and at least `expected` were due.
+    TooSlow {
+        which: Timeout,
+        moved: u64,
+        expected: u64,
+        window: Duration,
+    },
     /// The write timeout passed, of this length, while received bytes waited unread here.
     MutualStall(Duration),
     /// `queued`: bytes in the send queue.
@@ -73,13 +89,15 @@ impl Reason {
 #[cfg(feature = "metrics")]
 impl Reason {
     /// The labels of all reasons that end a connection.
-    pub(crate) const LABELS: [&str; 8] = [
+    pub(crate) const LABELS: [&str; 10] = [
         "local_close",
         "remote_close",
         "truncated",
         "protocol",
         "io",
         "timeout",
+        "too_slow",
+        "max_age",
         "slow_consumer",
         "over_budget",
     ];
@@ -92,7 +110,9 @@ impl Reason {
             Self::Frame(FrameError::Truncated { .. }) => "truncated",
             Self::Frame(_) => "protocol",
             Self::Io(_) | Self::Tls(_) => "io",
+            Self::Timeout(Timeout::MaxAge, _) => "max_age",
             Self::Timeout(..) | Self::NamedTimeout(..) | Self::MutualStall(_) => "timeout",
+            Self::TooSlow { .. } => "too_slow",
             Self::SlowConsumer { .. } => "slow_consumer",
             Self::OverBudget { .. } => "over_budget",
             // These do not end a connection.
@@ -111,6 +131,10 @@ impl Timeout {
             Self::Idle => "the peer sent nothing and accepted nothing",
             Self::Write => "the peer accepted nothing from the send queue",
             Self::Close => "the send queue was not completely written",
+            Self::FirstPacket => "the peer did not send a whole packet",
+            Self::MinRecvRate => "the peer did not send enough of a frame",
+            Self::MinSendRate => "the peer did not take enough of the send queue",
+            Self::MaxAge => "the connection was not closed",
         }
     }
 
@@ -123,6 +147,10 @@ impl Timeout {
             Self::Idle => "idle_timeout",
             Self::Write => "write_timeout",
             Self::Close => "close_timeout",
+            Self::FirstPacket => "first_packet_timeout",
+            Self::MinRecvRate => "min_recv_rate",
+            Self::MinSendRate => "min_send_rate",
+            Self::MaxAge => "max_connection_age_grace",
         }
     }
 }
@@ -165,11 +193,30 @@ impl Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Timeout(Timeout::MaxAge, grace) => {
+                return write!(
+                    f,
+                    "the connection reached its max_connection_age; this side had {grace:?} to close it \
+                     (max_connection_age_grace)"
+                );
+            }
             Self::Timeout(timeout, limit) => {
                 return write!(f, "{} within {limit:?} ({})", timeout.description(), timeout.setting());
             }
             Self::NamedTimeout(timeout, limit, what) => {
                 return write!(f, "{what} within {limit:?} ({})", timeout.setting());
+            }
+            Self::TooSlow { which, moved, expected, window } => {
+                let (verb, meanwhile) = match which {
+                    Timeout::MinSendRate => ("took", "more were queued for it"),
+                    _ => ("sent", "a frame was incomplete"),
+                };
+                return write!(
+                    f,
+                    "the peer {verb} {moved} bytes in {window:?} while {meanwhile}; at least {expected} were expected \
+                     ({})",
+                    which.setting()
+                );
             }
             Self::MutualStall(limit) => {
                 return write!(

@@ -40,7 +40,10 @@ impl FailureKind {
             Reason::Frame(FrameError::ChecksumMismatch { .. }) => Some(Self::Checksum),
             Reason::Frame(_) => Some(Self::Protocol),
             Reason::Io(_) | Reason::Tls(_) => Some(Self::Io),
-            Reason::Timeout(..) | Reason::NamedTimeout(..) | Reason::MutualStall(_) => Some(Self::Timeout),
+            Reason::Timeout(..)
+            | Reason::NamedTimeout(..)
+            | Reason::TooSlow { .. }
+            | Reason::MutualStall(_) => Some(Self::Timeout),
             Reason::SlowConsumer { .. } => Some(Self::SlowConsumer),
             Reason::OverBudget { .. } => Some(Self::OverBudget),
             Reason::LocalClose

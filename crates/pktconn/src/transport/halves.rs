@@ -96,6 +96,14 @@ impl Reader {
         }
     }
 
+    /// How many bytes of an incomplete TLS record are missing, as far as is known.
+    pub(crate) fn missing_of_record(&self) -> usize {
+        match self {
+            Self::Tcp(_) => 0,
+            Self::Other(stream) => stream.missing_of_record(),
+        }
+    }
+
     /// Ends a TCP connection, with or without TLS, with a reset instead of a clean close: on Linux at once, on other
     /// systems when the last half is dropped. No effect on other transports.
     pub(crate) fn reset(&self) {

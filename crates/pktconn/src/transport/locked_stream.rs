@@ -81,6 +81,10 @@ impl LockedStream {
         self.inspect(|stream| stream.held_back())
     }
 
+    pub(super) fn missing_of_record(&self) -> usize {
+        self.inspect(|stream| Some(stream.missing_of_record())).unwrap_or(0)
+    }
+
     pub(super) fn reset(&self) {
         self.inspect(|stream| stream.tcp().map(socket::reset));
     }

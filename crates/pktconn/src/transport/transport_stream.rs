@@ -46,6 +46,11 @@ pub(crate) trait TransportStream: AsyncRead + AsyncWrite + Send {
         None
     }
 
+    /// How many bytes of an incomplete TLS record are missing, as far as is known.
+    fn missing_of_record(&self) -> usize {
+        0
+    }
+
     /// Whether this runs over a Unix socket: the peer's kernel is this kernel, so a write is acknowledged at once.
     fn is_unix_socket(&self) -> bool {
         false

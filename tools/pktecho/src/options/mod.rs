@@ -125,6 +125,28 @@ pub(crate) struct Options {
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_timeout)]
     write_timeout: Timeout,
 
+    /// Maximum time from the start of a connection to the end of its first packet, or 'off'
+    #[arg(long, value_name = "DURATION", default_value = "off", value_parser = parse_timeout)]
+    first_packet_timeout: Timeout,
+
+    /// Minimum rate at which a client must send a packet that it has begun, such as 500 or 1KiB bytes per second, over
+    /// windows of 5s or of another time: 1KiB:10s, or 'off'
+    #[arg(long, value_name = "SIZE[:WINDOW]", default_value = "off", value_parser = parse_rate)]
+    min_recv_rate: Rate,
+
+    /// Minimum rate at which a client must read waiting replies, such as 8KiB bytes per second, over windows of 30s or
+    /// of another time: 8KiB:1m, or 'off'
+    #[arg(long, value_name = "SIZE[:WINDOW]", default_value = "off", value_parser = parse_rate)]
+    min_send_rate: Rate,
+
+    /// Maximum age of a connection, up to a tenth more or less, or 'off'. It then ends once what has arrived is echoed
+    #[arg(long, value_name = "DURATION", default_value = "off", value_parser = parse_timeout)]
+    max_connection_age: Timeout,
+
+    /// How long a connection may stay open after its maximum age
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
+    max_connection_age_grace: Duration,
+
     /// Address for Prometheus metrics under /metrics, such as 127.0.0.1:9100; port 0 asks for a free port. It has no
     /// access control [default: off]
     #[arg(long, value_name = "ADDR", value_parser = parse_tcp_addr)]
@@ -188,6 +210,26 @@ enum MinTlsVersion {
 /// A duration, or `None` for 'off'.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Timeout(Option<Duration>);
+
+/// Bytes per second and the window, if one is given, or `None` for 'off'.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Rate(Option<(u64, Option<Duration>)>);
+
+impl Rate {
+    fn bytes_per_second(self) -> Option<u64> {
+        self.0.map(|(bytes, _)| bytes)
+    }
+
+    fn window(self, default: Duration) -> Duration {
+        self.0.and_then(|(_, window)| window).unwrap_or(default)
+    }
+}
+
+/// Longer than the interruptions of a mobile link.
+const RECV_RATE_WINDOW: Duration = Duration::from_secs(5);
+
+/// Long enough for a kernel to report progress at the rates that make sense: it does so in steps of up to 128 KiB.
+const SEND_RATE_WINDOW: Duration = Duration::from_secs(30);
 
 impl Options {
     /// Parses the command line. `Err` is the exit code after help, or after a line on standard error.
@@ -276,6 +318,11 @@ impl Options {
             .frame_timeout(self.frame_timeout.0)
             .idle_timeout(self.idle_timeout.0)
             .write_timeout(self.write_timeout.0)
+            .first_packet_timeout(self.first_packet_timeout.0)
+            .min_recv_rate(self.min_recv_rate.bytes_per_second(), self.min_recv_rate.window(RECV_RATE_WINDOW))
+            .min_send_rate(self.min_send_rate.bytes_per_second(), self.min_send_rate.window(SEND_RATE_WINDOW))
+            .max_connection_age(self.max_connection_age.0)
+            .max_connection_age_grace(self.max_connection_age_grace)
             .slow_consumer(self.slow_consumer.into())
     }
 }
@@ -302,6 +349,26 @@ fn parse_timeout(text: &str) -> Result<Timeout, String> {
     }
 }
 
+fn parse_rate(text: &str) -> Result<Rate, String> {
+    if text == "off" {
+        return Ok(Rate(None));
+    }
+    let (size, window) = match text.split_once(':') {
+        Some((size, window)) => (size, Some(window)),
+        None => (text, None),
+    };
+    let bytes = size.parse::<bytesize::ByteSize>().ok().map(|size| size.as_u64()).filter(|&bytes| bytes > 0);
+    let window = window.map(|window| parse_duration(window).ok().filter(|window| !window.is_zero()));
+    match (bytes, window) {
+        (Some(bytes), None) => Ok(Rate(Some((bytes, None)))),
+        (Some(bytes), Some(Some(window))) => Ok(Rate(Some((bytes, Some(window))))),
+        _ => {
+            Err("expected bytes per second, such as 500, 1KiB, or with a window 1KiB:10s, or 'off'"
+                .to_owned())
+        }
+    }
+}
+
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
@@ -317,6 +384,24 @@ mod tests {
         for text in ["", "10.0.0.0/33", "localhost", "10.0.0"] {
             assert!(parse_network(text).is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn rates_are_sizes_with_an_optional_window_or_off() {
+        let seconds = Duration::from_secs;
+        for (text, rate) in [
+            ("off", None),
+            ("500", Some((500, None))),
+            ("1KiB", Some((1024, None))),
+            ("8kB:1m", Some((8000, Some(seconds(60))))),
+        ] {
+            assert_eq!(parse_rate(text), Ok(Rate(rate)), "{text}");
+        }
+        for text in ["", "0", "fast", "1KiB:", "1KiB:0s", "1KiB:10", ":5s", "1KiB/s"] {
+            assert!(parse_rate(text).is_err(), "{text:?}");
+        }
+        assert_eq!(Rate(Some((1, None))).window(seconds(5)), seconds(5));
+        assert_eq!(Rate(Some((1, Some(seconds(9))))).window(seconds(5)), seconds(9));
     }
 
     #[test]

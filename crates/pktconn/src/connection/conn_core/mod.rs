@@ -119,6 +119,9 @@ impl ConnCore {
         if let Some(interval) = config.heartbeat {
             core.with_state(|state| state.machine.start_heartbeat(interval, Instant::now()));
         }
+        if let Some(max) = core.rules().limits.as_ref().and_then(|limits| limits.max_age) {
+            core.with_state(|state| state.machine.start_age(max, core.id.into(), Instant::now()));
+        }
         // Last, because the server may use a registered connection at any time.
         if core.membership.as_ref().is_some_and(|membership| membership.register(&core)) {
             core.set_signal(DRAINING);

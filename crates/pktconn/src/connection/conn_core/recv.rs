@@ -10,9 +10,9 @@ use pktconn_codec::FrameError;
 use tokio::time::Instant;
 
 use super::{CLOSED, ConnCore, DRAINING};
-use crate::connection::machine::Phase;
+use crate::connection::machine::{Phase, TimedWait};
 use crate::connection::state::State;
-use crate::error::Reason;
+use crate::error::{Reason, Timeout};
 use crate::transport::Reader;
 
 /// What a receiver does when there is nothing to read.
@@ -61,6 +61,12 @@ impl ConnCore {
         self.with_state(|state| state.machine.phase() == Phase::Ended && !state.machine.can_still_read())
     }
 
+    /// Why receiving has ended without an error.
+    pub(crate) fn clean_end_reason(self: &Arc<Self>) -> Reason {
+        let aged = self.with_state(|state| state.machine.aged().filter(|_| !state.machine.has_peer_closed()));
+        aged.map_or(Reason::RemoteClose, |grace| Reason::Timeout(Timeout::MaxAge, grace))
+    }
+
     /// Prepares the receiver for a wait: writes the queue, and registers the receiver's waker unless the connection has
     /// begun to end.
     #[inline(always)]
@@ -69,41 +75,38 @@ impl ConnCore {
     }
 
     /// Like [`before_wait`](Self::before_wait), for a wait with a deadline.
-    ///
-    /// `in_frame`: a part of a frame has arrived. `has_read`: bytes have arrived since the last wait.
     #[inline(never)]
-    pub(crate) fn before_timed_wait(
-        self: &Arc<Self>,
-        in_frame: bool,
-        has_read: bool,
-        cx: &Context<'_>,
-    ) -> WaitDecision {
+    pub(crate) fn before_timed_wait(self: &Arc<Self>, wait: &TimedWait, cx: &Context<'_>) -> WaitDecision {
         self.with_state(|state| {
             let decision = Self::decide_wait(state, cx);
             if matches!(decision, WaitDecision::Wait) {
                 let now = Instant::now();
-                let overdue = if has_read { None } else { state.machine.recv_overdue(self.rules(), now) };
+                let overdue =
+                    if wait.has_read { None } else { state.machine.recv_overdue(self.rules(), now) };
                 if let Some(reason) = overdue {
                     return WaitDecision::Overdue(reason);
                 }
-                state.machine.recv_waits(self.rules(), in_frame, has_read, now);
+                state.machine.recv_waits(self.rules(), wait, now);
             }
             decision
         })
     }
 
     /// Like [`before_timed_wait`](Self::before_timed_wait), for a receiver that has a part of a frame and is paused by
-    /// the memory budget. Only the deadline of the frame counts: whether the peer is silent is not known.
+    /// the memory budget. Only the deadlines of the frame and of the first packet count: whether the peer is silent or
+    /// slow is not known.
     #[cold]
-    pub(crate) fn before_paused_wait(self: &Arc<Self>, cx: &Context<'_>) -> WaitDecision {
+    pub(crate) fn before_paused_wait(self: &Arc<Self>, awaits_first: bool, cx: &Context<'_>) -> WaitDecision {
         self.with_state(|state| {
             let decision = Self::decide_wait(state, cx);
             if matches!(decision, WaitDecision::Wait) {
                 let now = Instant::now();
-                if let Some(reason) = state.machine.paused_frame_overdue(self.rules(), now) {
+                let overdue = state.machine.recv_overdue(self.rules(), now);
+                if let Some(reason @ Reason::Timeout(Timeout::Frame | Timeout::FirstPacket, _)) = overdue {
                     return WaitDecision::Overdue(reason);
                 }
-                state.machine.recv_waits(self.rules(), true, true, now);
+                let wait = TimedWait { in_frame: true, has_read: true, awaits_first, part: None };
+                state.machine.recv_waits(self.rules(), &wait, now);
             }
             decision
         })
@@ -148,7 +151,8 @@ impl ConnCore {
     pub(crate) fn receive_failed(self: &Arc<Self>, reason: &Reason) {
         self.with_state(|state| {
             // A connection that is closing has its own deadline, and may still end cleanly.
-            if matches!(reason, Reason::Timeout(..)) && state.machine.phase() > Phase::Open {
+            let is_late = matches!(reason, Reason::Timeout(..) | Reason::TooSlow { .. });
+            if is_late && state.machine.phase() > Phase::Open {
                 return;
             }
             let is_truncated = matches!(reason, Reason::Frame(FrameError::Truncated { .. }));
@@ -159,16 +163,19 @@ impl ConnCore {
             match reason {
                 // The close continues.
                 Reason::Frame(_) if state.machine.phase() > Phase::Open => state.machine.request_flusher(),
-                Reason::Frame(_) | Reason::Timeout(..) => {
-                    state.write_last();
-                    let undelivered = self.has_undelivered()
-                        || matches!(reason, Reason::Frame(_))
-                        || self.would_look_clean(state);
-                    state.machine.abort(undelivered, Instant::now());
-                }
+                Reason::Frame(_) => self.abort_after_last_write(state, true),
+                _ if is_late => self.abort_after_last_write(state, false),
                 _ => state.machine.end(false),
             }
         });
+    }
+
+    /// Ends the connection without a close, after a last try to write the queue. With a reset if `undelivered`, or if
+    /// packets would be lost silently.
+    pub(super) fn abort_after_last_write(&self, state: &mut State, undelivered: bool) {
+        state.write_last();
+        let undelivered = self.has_undelivered() || undelivered || self.would_look_clean(state);
+        state.machine.abort(undelivered, Instant::now());
     }
 
     /// Takes over the reading half from a receiver that no longer reads.

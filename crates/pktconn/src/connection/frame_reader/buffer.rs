@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use bytes::{BufMut, BytesMut};
 use pktconn_codec::PacketCodec;
 
-use super::{FrameReader, Memory};
+use super::{FrameReader, Memory, WaitClock};
 use crate::connection::conn_core::WaitDecision;
 use crate::connection::pool::{self, CHUNK};
 
@@ -106,9 +106,9 @@ impl FrameReader {
         self.release_memory();
         self.note_undelivered();
         let in_frame = !self.buffer.is_empty() || self.held_back > 0;
-        let decision = if in_frame && self.core.settings.rules.timeouts.frame.is_some() {
-            self.has_deadline = true;
-            self.core.before_paused_wait(cx)
+        let decision = if in_frame && self.core.settings.rules.times_frames() {
+            self.wait_clock = WaitClock::Running;
+            self.core.before_paused_wait(self.awaits_first_packet(), cx)
         } else {
             self.stop_waiting();
             self.core.before_wait(cx)

@@ -56,19 +56,31 @@ pub(crate) struct FrameReader {
     may_hold_back: bool,
     /// Whether bytes have arrived since the receiver last waited.
     has_read: bool,
+    /// Whether no empty packet was discarded yet. Then the count of received packets says whether there was a first one.
+    awaits_first: bool,
     /// How many packets were received since the receiver last waited or yielded.
     packets_in_turn: u32,
     codec: PacketCodec,
     /// How many bytes the transport held back when the receiver last waited.
     held_back: usize,
-    /// Whether the connection measures the current wait against a deadline.
-    has_deadline: bool,
+    wait_clock: WaitClock,
     /// How many polls in a row have found nothing since the server began to shut down or a write failed.
     empty_polls: u8,
     /// Whether the end was returned: a stream then returns `None`, also after an error.
     end_returned: bool,
     /// How many more bytes are received after the server has begun to shut down.
     drain_bytes_left: usize,
+}
+
+/// Whether the connection measures a wait against a deadline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum WaitClock {
+    /// Not since the last packet.
+    Off,
+    /// It measures the current wait.
+    Running,
+    /// It has measured a wait, and nothing was received since then.
+    Paused,
 }
 
 /// The memory of the buffer.
@@ -108,7 +120,8 @@ impl FrameReader {
             held_back: 0,
             packets_in_turn: 0,
             has_read: false,
-            has_deadline: false,
+            awaits_first: true,
+            wait_clock: WaitClock::Off,
             empty_polls: 0,
             end_returned: false,
             drain_bytes_left: MAX_DRAINED_BYTES,
@@ -128,6 +141,7 @@ impl FrameReader {
                     if !is_skipped {
                         return Poll::Ready(Ok(Some(packet)));
                     }
+                    self.awaits_first = false;
                 }
                 Ok(None) => ready!(self.poll_more(cx)),
                 Err(error) => self.fail(&Reason::Frame(error)),
@@ -161,6 +175,7 @@ impl FrameReader {
                     if skipped < count {
                         return Poll::Ready(Ok(count - skipped));
                     }
+                    self.awaits_first = false;
                 }
                 Err(error) => self.fail(&Reason::Frame(error)),
             }
@@ -218,8 +233,8 @@ impl FrameReader {
     fn after_decode(&mut self, packets: usize, received: usize) {
         self.core.received.packets.add(received as u64);
         self.packets_in_turn = self.packets_in_turn.saturating_add(packets as u32);
-        if self.has_deadline {
-            self.has_deadline = false;
+        if self.wait_clock != WaitClock::Off {
+            self.wait_clock = WaitClock::Off;
             self.core.pause_recv(true);
         }
         self.note_undelivered();
@@ -239,8 +254,8 @@ impl FrameReader {
 
     /// No future waits in `recv` any more: it is ready or was dropped. Stops the deadline of the wait.
     pub(crate) fn stop_waiting(&mut self) {
-        if self.has_deadline {
-            self.has_deadline = false;
+        if self.wait_clock == WaitClock::Running {
+            self.wait_clock = WaitClock::Paused;
             self.core.pause_recv(false);
         }
     }
@@ -258,7 +273,7 @@ impl FrameReader {
             Ok(()) => match self.core.remote_closed() {
                 Ok(()) => {
                     self.end = End::Clean;
-                    self.has_deadline = false;
+                    self.wait_clock = WaitClock::Off;
                     self.release_memory();
                     self.reader = None;
                 }

@@ -4,8 +4,9 @@ use std::io;
 use std::task::{Context, Poll};
 
 use super::buffer::make_room;
-use super::{End, FrameReader};
+use super::{End, FrameReader, WaitClock};
 use crate::connection::conn_core::WaitDecision;
+use crate::connection::machine::{FramePart, TimedWait};
 use crate::connection::state::is_temporary;
 use crate::connection::yielding;
 use crate::transport::Reader;
@@ -61,13 +62,12 @@ impl FrameReader {
             self.release_memory();
         }
         self.note_undelivered();
-        let timeouts = &self.core.settings.rules.timeouts;
+        let rules = &self.core.settings.rules;
         let has_part = !self.buffer.is_empty() || has_held_back;
-        let in_frame = has_part && timeouts.frame.is_some();
-        let has_deadline = in_frame || timeouts.idle.is_some();
-        let decision = if has_deadline {
-            self.has_deadline = true;
-            self.core.before_timed_wait(in_frame, self.has_read, cx)
+        let in_frame = has_part && rules.times_frames();
+        let decision = if in_frame || (rules.times_silence && self.times_silence_now()) {
+            self.wait_clock = WaitClock::Running;
+            self.core.before_timed_wait(&self.timed_wait(in_frame), cx)
         } else {
             self.core.before_wait(cx)
         };
@@ -76,6 +76,43 @@ impl FrameReader {
             WaitDecision::Wait if !self.core.is_draining() => Poll::Pending,
             decision => self.poll_end(decision, has_read, cx),
         }
+    }
+
+    /// Whether a wait between frames has a deadline: each has if there is an `idle_timeout`, otherwise only that for the
+    /// first packet.
+    #[cold]
+    fn times_silence_now(&self) -> bool {
+        self.core.settings.rules.timeouts.idle.is_some() || self.is_before_first_packet()
+    }
+
+    fn is_before_first_packet(&self) -> bool {
+        self.awaits_first && self.core.received.packets.total() == 0
+    }
+
+    /// Whether the current wait counts towards the `first_packet_timeout`.
+    pub(super) fn awaits_first_packet(&self) -> bool {
+        self.core.settings.rules.first_packet().is_some() && self.is_before_first_packet()
+    }
+
+    fn timed_wait(&self, in_frame: bool) -> TimedWait {
+        let rules = &self.core.settings.rules;
+        let mut wait = TimedWait { in_frame, has_read: self.has_read, ..TimedWait::default() };
+        if rules.limits.is_some() {
+            wait.awaits_first = self.awaits_first_packet();
+            wait.part = (in_frame && rules.recv_rate().is_some()).then(|| self.frame_part());
+        }
+        wait
+    }
+
+    /// The incomplete frame, for the `min_recv_rate`. Bytes of an incomplete TLS record have arrived.
+    fn frame_part(&self) -> FramePart {
+        let arrived = self.buffer.len() + self.held_back;
+        let missing = match self.codec.missing(&self.buffer) {
+            0 => self.codec.config().header_format().header_len().saturating_sub(arrived),
+            missing => missing.saturating_sub(self.held_back),
+        };
+        let of_record = self.reader.as_ref().map_or(0, Reader::missing_of_record);
+        FramePart { arrived: arrived as u64, missing: missing.max(of_record).max(1) as u64 }
     }
 
     /// Updates [`held_back`](Self::held_back), and returns whether it is not 0. Bytes of an incomplete TLS record are

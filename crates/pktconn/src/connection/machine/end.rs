@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::phase::Phase;
 use super::progress::DeadlineCheck;
-use super::{Machine, Rules, Timeouts, Wakeups};
+use super::{Machine, Rules, TimedWait, Wakeups};
 use crate::error::{Reason, Timeout};
 use crate::transport::UnackedBytes;
 
@@ -113,7 +113,7 @@ impl Machine {
         self.blocked = false;
         let cold = self.cold();
         cold.ending.reset = reset;
-        cold.stall = None;
+        (cold.stall, cold.send_rate) = (None, None);
         self.request(Wakeups::END);
         self.request(Wakeups::FLUSHER);
     }
@@ -316,10 +316,10 @@ impl Machine {
     // ---- deadlines of the receiver
 
     /// A receiver starts to wait, or waits again after it was woken and found no whole frame.
-    pub(crate) fn recv_waits(&mut self, rules: &Rules, in_frame: bool, has_read: bool, now: Instant) {
+    pub(crate) fn recv_waits(&mut self, rules: &Rules, wait: &TimedWait, now: Instant) {
         let clock = self.recv_clock.get_or_insert_default();
-        clock.wait(in_frame, has_read, now);
-        if clock.needs_earlier_check(&rules.timeouts) {
+        clock.wait(wait, rules, now);
+        if clock.needs_earlier_check(rules) {
             self.request(Wakeups::FLUSHER);
         }
     }
@@ -339,15 +339,7 @@ impl Machine {
     pub(crate) fn recv_overdue(&self, rules: &Rules, now: Instant) -> Option<Reason> {
         let clock = self.recv_clock.as_ref().filter(|clock| clock.is_overdue())?;
         // The peer may have acknowledged bytes in the meantime, which moves the idle deadline.
-        clock.due(&rules.timeouts).filter(|(due, _)| *due <= now).map(|(_, reason)| reason)
-    }
-
-    /// Whether the deadline of the frame has passed for a receiver that does not read, because the memory budget has
-    /// paused it.
-    pub(crate) fn paused_frame_overdue(&self, rules: &Rules, now: Instant) -> Option<Reason> {
-        let clock = self.recv_clock.as_ref().filter(|clock| clock.is_overdue())?;
-        let frame_only = Timeouts { idle: None, ..rules.timeouts.clone() };
-        clock.due(&frame_only).filter(|(due, _)| *due <= now).map(|(_, reason)| reason)
+        clock.due(rules).filter(|(due, _)| *due <= now).map(|(_, reason)| reason)
     }
 
     fn check_receiving(
@@ -357,11 +349,11 @@ impl Machine {
         check: &mut DeadlineCheck,
         probe: &mut impl FnMut() -> Result<UnackedBytes, Reason>,
     ) -> Result<(), Reason> {
-        let Some(clock) = &self.recv_clock else { return Ok(()) };
+        let Some(clock) = &mut self.recv_clock else { return Ok(()) };
         if !clock.is_running() {
             // A receiver that runs in a loop waits again soon. Keep the timer: setting one costs as much as several
             // packets.
-            let expires_at = clock.expires_at(&rules.timeouts, now);
+            let expires_at = clock.expires_at(rules, now);
             if expires_at.is_some_and(|at| at > now) {
                 check.wait_until(expires_at);
             } else if clock.is_blank() {
@@ -369,16 +361,17 @@ impl Machine {
             }
             return Ok(());
         }
+        clock.roll_rate(rules, now);
         // A peer that acknowledges sent bytes is alive, too.
-        let baseline_due = clock.baseline_due(&rules.timeouts).filter(|_| self.bytes_written > 0);
-        let due = clock.due(&rules.timeouts).map(|(due, _)| due);
+        let baseline_due = clock.baseline_due(rules).filter(|_| self.bytes_written > 0);
+        let due = clock.due(rules).map(|(due, _)| due);
         if [baseline_due, due].into_iter().flatten().any(|due| due <= now) && rules.timeouts.idle.is_some() {
             self.acknowledged(probe()?, now);
         }
         let Some(clock) = &mut self.recv_clock else { return Ok(()) };
-        let baseline_due = clock.baseline_due(&rules.timeouts).filter(|_| self.bytes_written > 0);
+        let baseline_due = clock.baseline_due(rules).filter(|_| self.bytes_written > 0);
         check.wait_until(baseline_due);
-        let due = clock.due(&rules.timeouts).map(|(due, _)| due);
+        let due = clock.due(rules).map(|(due, _)| due);
         if !clock.is_overdue() && check.is_due(due, now) {
             clock.set_overdue();
             self.request(Wakeups::RECEIVER);

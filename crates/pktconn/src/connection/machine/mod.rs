@@ -20,6 +20,10 @@ use crate::error::Reason;
 
 mod accept;
 
+mod age;
+use age::Age;
+pub(crate) use age::{AgeEvent, MaxAge};
+
 mod end;
 
 mod phase;
@@ -38,6 +42,10 @@ mod latest;
 pub(crate) use latest::Encoded;
 use latest::Latest;
 
+mod min_rate;
+pub(crate) use min_rate::MinRate;
+use min_rate::SendRate;
+
 mod progress;
 pub(crate) use progress::WriteOutcome;
 
@@ -46,15 +54,21 @@ use stall::{DroppedBytes, Stall};
 
 mod recv_clock;
 use recv_clock::RecvClock;
+pub(crate) use recv_clock::{FramePart, TimedWait};
 
 mod rules;
 #[cfg(test)]
 mod simulation;
 pub use rules::SlowConsumer;
-pub(crate) use rules::{Rules, Timeouts};
+pub(crate) use rules::{Limits, Rules, Timeouts};
+
+mod schedule;
+use schedule::Schedule;
 
 mod send_queue;
 pub(crate) use send_queue::{FULL_WRITE, MAX_SLICES, Outgoing, SendQueue};
+
+mod send_rate;
 
 mod timing;
 pub(crate) use timing::Timing;
@@ -87,7 +101,8 @@ pub(crate) struct Machine {
     timing: Option<Box<Timing>>,
     /// `None` unless `send_max_lag` is configured.
     lag: Option<Box<Lag>>,
-    heartbeat: Option<Box<Heartbeat>>,
+    /// `None` unless heartbeats or a maximum age are configured.
+    schedule: Option<Box<Schedule>>,
 }
 
 /// State of a connection that has had to wait, has dropped packets, or is ending.
@@ -97,6 +112,8 @@ struct ColdState {
     waiting_senders: VecDeque<u64>,
     /// How long the transport has been blocked without progress.
     stall: Option<Stall>,
+    /// How fast the peer takes bytes while the transport is blocked. `None` unless `min_send_rate` is configured.
+    send_rate: Option<Box<SendRate>>,
     /// Packets that the slow-consumer policy dropped, plus keyed packets that newer ones replaced.
     packets_dropped: u64,
     latest: Latest,
@@ -154,7 +171,7 @@ impl Machine {
             tracks_queue_time: config.timing().is_some() || config.send_max_lag.is_some(),
             timing: config.timing().map(Box::new),
             lag: config.send_max_lag.map(|max| Box::new(Lag::new(max))),
-            heartbeat: None,
+            schedule: None,
             recv_clock: None,
             cold: None,
             packets_sent: 0,
@@ -273,16 +290,17 @@ impl Machine {
 
     /// Starts sending heartbeats: at most `interval` without a packet.
     pub(crate) fn start_heartbeat(&mut self, interval: Duration, now: Instant) {
-        self.heartbeat = Some(Box::new(Heartbeat::new(interval, now)));
+        self.schedule.get_or_insert_default().heartbeat = Some(Heartbeat::new(interval, now));
         self.request(Wakeups::FLUSHER);
     }
 
     /// Whether to send an empty packet now because nothing else was sent. Never while bytes are queued, since they
     /// reach the peer first.
     pub(crate) fn heartbeat_is_due(&mut self, now: Instant) -> bool {
-        let Some(heartbeat) = self.heartbeat.as_mut().filter(|_| self.phase == Phase::Open) else {
+        let Some(schedule) = self.schedule.as_mut().filter(|_| self.phase == Phase::Open) else {
             return false;
         };
+        let Some(heartbeat) = &mut schedule.heartbeat else { return false };
         if self.queue.is_empty() && !self.has_latest {
             heartbeat.check(self.packets_sent, now)
         } else {
@@ -290,10 +308,30 @@ impl Machine {
         }
     }
 
-    /// When to call [`heartbeat_is_due`](Self::heartbeat_is_due) again.
-    pub(crate) fn next_heartbeat_check(&self) -> Option<Instant> {
-        let heartbeat = self.heartbeat.as_ref().filter(|_| self.phase == Phase::Open)?;
-        Some(heartbeat.next_check())
+    /// Starts to count the age of the connection. `seed` selects its jitter.
+    pub(crate) fn start_age(&mut self, max: MaxAge, seed: u64, now: Instant) {
+        self.schedule.get_or_insert_default().age = Some(Age::new(max, seed, now));
+        self.request(Wakeups::FLUSHER);
+    }
+
+    pub(crate) fn has_age(&self) -> bool {
+        self.schedule.as_ref().is_some_and(|schedule| schedule.age.is_some())
+    }
+
+    /// The grace, if the connection has reached its maximum age.
+    pub(crate) fn aged(&self) -> Option<Duration> {
+        self.schedule.as_ref()?.age.as_ref()?.reached()
+    }
+
+    /// What the age of the connection requires now. A connection that is closing has its own deadline.
+    pub(crate) fn check_age(&mut self, now: Instant) -> Option<AgeEvent> {
+        let schedule = self.schedule.as_mut().filter(|_| self.phase == Phase::Open)?;
+        schedule.age.as_mut()?.check(now)
+    }
+
+    /// When to call [`heartbeat_is_due`](Self::heartbeat_is_due) and [`check_age`](Self::check_age) again.
+    pub(crate) fn next_scheduled(&self) -> Option<Instant> {
+        self.schedule.as_ref().filter(|_| self.phase == Phase::Open)?.next_check()
     }
 
     /// Wakes the receiver, which then checks the connection again.
@@ -306,10 +344,10 @@ impl Machine {
         self.timing.as_ref().filter(|_| self.phase == Phase::Open && !self.blocked)?.due()
     }
 
-    /// Whether the flusher can end: no output, heartbeat or end of the connection is pending.
+    /// Whether the flusher can end: no output, set time or end of the connection is pending.
     pub(crate) fn is_at_rest(&self) -> bool {
         match self.phase {
-            Phase::Open => !self.has_output() && self.heartbeat.is_none(),
+            Phase::Open => !self.has_output() && self.next_scheduled().is_none(),
             Phase::Closing | Phase::Finished | Phase::Aborting => false,
             Phase::Ended => true,
         }

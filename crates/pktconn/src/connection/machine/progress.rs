@@ -122,7 +122,7 @@ impl Machine {
         }
         if !self.blocked {
             if let Some(cold) = &mut self.cold {
-                cold.stall = None;
+                (cold.stall, cold.send_rate) = (None, None);
             }
             return;
         }
@@ -155,7 +155,12 @@ impl Machine {
         if let Some(clock) = &mut self.recv_clock {
             clock.acked(reached, now);
         }
-        let Some(stall) = self.cold.as_mut().and_then(|cold| cold.stall.as_mut()) else { return };
+        let taken = self.taken_by_peer(unacked);
+        let Some(cold) = &mut self.cold else { return };
+        if let Some(measured) = &mut cold.send_rate {
+            measured.note_taken(taken);
+        }
+        let Some(stall) = &mut cold.stall else { return };
         if !matches!(unacked, UnackedBytes::Count(_)) {
             stall.sample_at = None;
         } else {
@@ -190,8 +195,8 @@ impl Machine {
         check: &mut DeadlineCheck,
         probe: &mut impl FnMut() -> Result<UnackedBytes, Reason>,
     ) -> Result<(), Reason> {
-        let stall = self.stall();
-        if stall.is_some_and(|stall| stall.is_sample_due(now)) && rules.timeouts.write.is_some() {
+        let samples = rules.timeouts.write.is_some() || rules.send_rate().is_some();
+        if samples && self.stall().is_some_and(|stall| stall.is_sample_due(now)) {
             self.acknowledged(probe()?, now);
         }
         if let (Some(stall), Some(granted)) = (self.stall(), rules.timeouts.write) {
@@ -206,8 +211,11 @@ impl Machine {
                 self.end(true);
                 return Ok(());
             }
-            check.wait_until(stall.sample_at);
         }
+        if samples {
+            check.wait_until(self.stall().and_then(|stall| stall.sample_at));
+        }
+        self.check_send_rate(rules, now, check, probe)?;
         if rules.slow_consumer == SlowConsumer::Disconnect && self.phase == Phase::Open {
             if self.exceeds_max_lag(|| now) {
                 self.acknowledged(probe()?, now);

@@ -1,4 +1,4 @@
-//! The deadlines of a waiting receiver: `frame_timeout` and `idle_timeout`.
+//! The deadlines of a waiting receiver: `frame_timeout`, `idle_timeout`, `first_packet_timeout` and `min_recv_rate`.
 //!
 //! Only time spent waiting in `recv` counts. If the application does not receive, the peer may be unable to send more,
 //! which is not its fault. A deadline that passes during a wait counts even if it is noticed late.
@@ -7,8 +7,29 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Timeouts;
+use super::Rules;
+use super::min_rate::{MinRate, RateWindow};
 use crate::error::{Reason, Timeout};
+
+/// A wait of a receiver that has a deadline.
+#[derive(Debug, Default)]
+pub(crate) struct TimedWait {
+    /// Whether a part of a frame has arrived.
+    pub(crate) in_frame: bool,
+    /// Whether bytes have arrived since the last wait.
+    pub(crate) has_read: bool,
+    /// Whether no whole packet has arrived yet. `false` unless there is a `first_packet_timeout`.
+    pub(crate) awaits_first: bool,
+    /// The frame that the receiver waits for. `None` between frames, and unless there is a `min_recv_rate`.
+    pub(crate) part: Option<FramePart>,
+}
+
+/// An incomplete frame: how many of its bytes have arrived, and how many are missing as far as is known.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FramePart {
+    pub(crate) arrived: u64,
+    pub(crate) missing: u64,
+}
 
 #[derive(Debug, Default)]
 pub(crate) struct RecvClock {
@@ -22,21 +43,68 @@ pub(crate) struct RecvClock {
     baseline: Option<u64>,
     /// The last write in this silence: the position of its first byte, and when it was.
     sent: Option<(u64, Instant)>,
+    /// `None` unless `first_packet_timeout` or `min_recv_rate` applies.
+    limits: Option<Box<LimitClock>>,
     /// Whether a deadline has passed. The receiver then reads once more before it fails.
     is_overdue: bool,
     /// When the flusher checks this clock next.
     next_check: Option<Instant>,
 }
 
+/// The times that count towards the limits.
+#[derive(Debug, Default)]
+struct LimitClock {
+    /// How long the receiver had waited for the first packet before `since`. `None` after the first packet.
+    first: Option<Duration>,
+    rate: Option<FrameRate>,
+}
+
+/// How fast the current frame arrives.
+#[derive(Debug)]
+struct FrameRate {
+    window: RateWindow,
+    part: FramePart,
+}
+
+impl FrameRate {
+    fn new(rate: MinRate, part: FramePart) -> Self {
+        // The bytes that have arrived count: a peer may send a frame in few large pieces.
+        let mut window = RateWindow::new(rate, part.arrived.saturating_add(part.missing));
+        window.add_bytes(part.arrived);
+        Self { window, part }
+    }
+
+    fn update(&mut self, rate: MinRate, part: FramePart) {
+        // Under TLS the number goes down a little when a record is complete, which was counted with its overhead.
+        self.window.add_bytes(part.arrived.saturating_sub(self.part.arrived));
+        self.part = FramePart { arrived: part.arrived.max(self.part.arrived), ..part };
+        self.window.roll(rate, part.missing);
+    }
+}
+
 impl RecvClock {
     /// A receiver starts to wait, or waits again after it was woken and found no whole frame.
-    pub(crate) fn wait(&mut self, in_frame: bool, has_read: bool, now: Instant) {
+    pub(crate) fn wait(&mut self, wait: &TimedWait, rules: &Rules, now: Instant) {
         self.accumulate(now);
         (self.since, self.is_overdue) = (Some(now), false);
-        self.frame = in_frame.then(|| self.frame.unwrap_or_default());
-        if has_read {
+        self.frame = wait.in_frame.then(|| self.frame.unwrap_or_default());
+        if wait.has_read {
             self.silent = Duration::ZERO;
             (self.baseline, self.sent) = (None, None);
+        }
+        if rules.limits.is_some() {
+            self.update_limits(wait, rules);
+        }
+    }
+
+    fn update_limits(&mut self, wait: &TimedWait, rules: &Rules) {
+        let clock = self.limits.get_or_insert_default();
+        clock.first = wait.awaits_first.then(|| clock.first.unwrap_or_default());
+        match (&mut clock.rate, rules.recv_rate(), wait.part) {
+            (Some(measured), Some(rate), Some(part)) => measured.update(rate, part),
+            (measured, rate, part) => {
+                *measured = rate.zip(part).map(|(rate, part)| FrameRate::new(rate, part));
+            }
         }
     }
 
@@ -48,7 +116,12 @@ impl RecvClock {
 
     /// A whole frame was received. The time of the next one starts at zero.
     pub(crate) fn received(&mut self) {
-        *self = Self { next_check: self.next_check, ..Self::default() };
+        let mut limits = self.limits.take();
+        if let Some(limits) = &mut limits {
+            // Keep the memory for the next frame.
+            **limits = LimitClock::default();
+        }
+        *self = Self { next_check: self.next_check, limits, ..Self::default() };
     }
 
     /// The peer was alive at the time `at`, although it has sent nothing.
@@ -72,15 +145,23 @@ impl RecvClock {
         if let Some(frame) = &mut self.frame {
             *frame += waited;
         }
+        if let Some(limits) = &mut self.limits {
+            limits.first = limits.first.map(|first| first + waited);
+            if let Some(measured) = &mut limits.rate {
+                measured.window.add_time(waited);
+            }
+        }
         self.since = Some(now);
     }
 
     /// The earliest deadline, and the reason to fail with when it passes. `None` while no receiver waits.
-    pub(crate) fn due(&self, timeouts: &Timeouts) -> Option<(Instant, Reason)> {
+    pub(crate) fn due(&self, rules: &Rules) -> Option<(Instant, Reason)> {
         let since = self.since?;
+        let limits = self.limits.as_ref();
         let dues = [
-            (Timeout::Frame, self.frame.zip(timeouts.frame)),
-            (Timeout::Idle, Some(self.silent).zip(timeouts.idle)),
+            (Timeout::Frame, self.frame.zip(rules.timeouts.frame)),
+            (Timeout::Idle, Some(self.silent).zip(rules.timeouts.idle)),
+            (Timeout::FirstPacket, limits.and_then(|limits| limits.first).zip(rules.first_packet())),
         ];
         let dues = dues.into_iter().filter_map(|(timeout, times)| {
             let (waited, granted) = times?;
@@ -88,21 +169,35 @@ impl RecvClock {
             let due = since.checked_add(granted.saturating_sub(waited))?;
             Some((due, Reason::Timeout(timeout, granted)))
         });
-        dues.min_by_key(|(due, _)| *due)
+        let measured = limits.and_then(|limits| limits.rate.as_ref()).zip(rules.recv_rate());
+        let of_rate = measured.and_then(|(measured, rate)| {
+            let due = since.checked_add(measured.window.time_left(rate))?;
+            Some((due, measured.window.reason(Timeout::MinRecvRate, rate)))
+        });
+        dues.chain(of_rate).min_by_key(|(due, _)| *due)
+    }
+
+    /// Starts the next window of the `min_recv_rate` if the last one is over and enough has arrived.
+    pub(crate) fn roll_rate(&mut self, rules: &Rules, now: Instant) {
+        let Some(rate) = rules.recv_rate() else { return };
+        self.accumulate(now);
+        if let Some(measured) = self.limits.as_mut().and_then(|limits| limits.rate.as_mut()) {
+            measured.window.roll(rate, measured.part.missing);
+        }
     }
 
     /// When to record how much the peer has acknowledged: half-way through the idle timeout. At the end of the timeout,
     /// a larger value shows that the peer is alive.
-    pub(crate) fn baseline_due(&self, timeouts: &Timeouts) -> Option<Instant> {
+    pub(crate) fn baseline_due(&self, rules: &Rules) -> Option<Instant> {
         if self.baseline.is_some() {
             return None;
         }
-        self.since?.checked_add((timeouts.idle? / 2).saturating_sub(self.silent))
+        self.since?.checked_add((rules.timeouts.idle? / 2).saturating_sub(self.silent))
     }
 
     /// Whether the flusher's next check is too late for a deadline, or not scheduled.
-    pub(crate) fn needs_earlier_check(&self, timeouts: &Timeouts) -> bool {
-        self.due(timeouts).is_some_and(|(due, _)| self.next_check.is_none_or(|at| at > due))
+    pub(crate) fn needs_earlier_check(&self, rules: &Rules) -> bool {
+        self.due(rules).is_some_and(|(due, _)| self.next_check.is_none_or(|at| at > due))
     }
 
     pub(crate) fn set_next_check(&mut self, at: Option<Instant>) {
@@ -134,84 +229,91 @@ impl RecvClock {
     }
 
     /// Until when the flusher keeps its timer for this clock while no receiver waits.
-    pub(crate) fn expires_at(&self, timeouts: &Timeouts, now: Instant) -> Option<Instant> {
-        self.next_check.or_else(|| now.checked_add(timeouts.idle.max(timeouts.frame)?))
+    pub(crate) fn expires_at(&self, rules: &Rules, now: Instant) -> Option<Instant> {
+        self.next_check.or_else(|| {
+            let timeouts = [rules.timeouts.idle, rules.timeouts.frame, rules.first_packet()];
+            let window = rules.recv_rate().map(|rate| rate.window);
+            now.checked_add(timeouts.into_iter().chain([window]).flatten().max()?)
+        })
     }
 
     /// Whether the clock has no state that affects the next wait.
     pub(crate) fn is_blank(&self) -> bool {
-        !self.is_running() && self.frame.is_none() && self.silent.is_zero()
+        let awaits_first = self.limits.as_ref().is_some_and(|limits| limits.first.is_some());
+        !self.is_running() && self.frame.is_none() && self.silent.is_zero() && !awaits_first
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ConnConfig;
+    use crate::connection::config::Origin;
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn timeouts(frame: u32, idle: u32) -> Timeouts {
+    fn rules(frame: u32, idle: u32) -> Rules {
         let secs = |secs: u32| (secs > 0).then_some(secs * SECOND);
-        Timeouts { close: SECOND, close_grace: SECOND, frame: secs(frame), idle: secs(idle), write: None }
+        ConnConfig::new().frame_timeout(secs(frame)).idle_timeout(secs(idle)).rules(Origin::Unknown)
     }
 
-    fn due_in(clock: &RecvClock, timeouts: &Timeouts, now: Instant) -> Option<Duration> {
-        clock.due(timeouts).map(|(due, _)| due.saturating_duration_since(now))
+    fn wait(in_frame: bool, has_read: bool) -> TimedWait {
+        TimedWait { in_frame, has_read, ..TimedWait::default() }
+    }
+
+    fn due_in(clock: &RecvClock, rules: &Rules, now: Instant) -> Option<Duration> {
+        clock.due(rules).map(|(due, _)| due.saturating_duration_since(now))
     }
 
     #[test]
     fn only_time_spent_waiting_counts() {
-        let (start, timeouts) = (Instant::now(), timeouts(5, 20));
+        let (start, rules) = (Instant::now(), rules(5, 20));
         let mut clock = RecvClock::default();
-        assert!(clock.due(&timeouts).is_none() && !clock.is_running());
-        clock.wait(true, true, start);
+        assert!(clock.due(&rules).is_none() && !clock.is_running());
+        clock.wait(&wait(true, true), &rules, start);
         clock.pause(start + 3 * SECOND);
-        assert!(clock.due(&timeouts).is_none() && !clock.is_running());
+        assert!(clock.due(&rules).is_none() && !clock.is_running());
         let later = start + 100 * SECOND;
-        clock.wait(true, false, later);
-        assert_eq!(due_in(&clock, &timeouts, later), Some(2 * SECOND));
+        clock.wait(&wait(true, false), &rules, later);
+        assert_eq!(due_in(&clock, &rules, later), Some(2 * SECOND));
     }
 
     #[test]
     fn bytes_end_a_silence_and_do_not_extend_a_frame() {
-        let (start, timeouts) = (Instant::now(), timeouts(5, 20));
+        let (start, rules) = (Instant::now(), rules(5, 20));
         let mut clock = RecvClock::default();
         for second in 0..4 {
             let now = start + second * SECOND;
-            clock.wait(true, true, now);
-            assert_eq!(due_in(&clock, &timeouts, now), Some((5 - second) * SECOND));
+            clock.wait(&wait(true, true), &rules, now);
+            assert_eq!(due_in(&clock, &rules, now), Some((5 - second) * SECOND));
         }
         clock.received();
         let now = start + 4 * SECOND;
-        clock.wait(false, false, now);
-        assert_eq!(due_in(&clock, &timeouts, now), Some(20 * SECOND));
-        clock.wait(true, true, now + SECOND);
-        assert_eq!(due_in(&clock, &timeouts, now + SECOND), Some(5 * SECOND), "a new frame");
+        clock.wait(&wait(false, false), &rules, now);
+        assert_eq!(due_in(&clock, &rules, now), Some(20 * SECOND));
+        clock.wait(&wait(true, true), &rules, now + SECOND);
+        assert_eq!(due_in(&clock, &rules, now + SECOND), Some(5 * SECOND), "a new frame");
     }
 
     #[test]
     fn a_peer_that_accepts_bytes_is_not_idle() {
-        let (start, timeouts) = (Instant::now(), timeouts(0, 20));
+        let (start, rules) = (Instant::now(), rules(0, 20));
         let mut clock = RecvClock::default();
-        clock.wait(false, false, start);
+        clock.wait(&wait(false, false), &rules, start);
         clock.alive_at(start + 15 * SECOND, start + 15 * SECOND);
-        assert_eq!(due_in(&clock, &timeouts, start + 15 * SECOND), Some(20 * SECOND));
+        assert_eq!(due_in(&clock, &rules, start + 15 * SECOND), Some(20 * SECOND));
     }
 
     #[test]
     fn an_acknowledgement_shows_that_the_peer_was_alive_when_the_bytes_were_sent() {
-        let (start, timeouts) = (Instant::now(), timeouts(0, 20));
+        let (start, rules) = (Instant::now(), rules(0, 20));
         let at = |second: u32| start + second * SECOND;
         let mut clock = RecvClock::default();
-        clock.wait(false, false, start);
+        clock.wait(&wait(false, false), &rules, start);
         clock.sent(100, at(3));
         clock.acked(100, at(10));
-        assert_eq!(
-            due_in(&clock, &timeouts, at(10)),
-            Some(10 * SECOND),
-            "the last write is not acknowledged"
-        );
+        assert_eq!(due_in(&clock, &rules, at(10)), Some(10 * SECOND), "the last write is not acknowledged");
         clock.acked(101, at(15));
-        assert_eq!(due_in(&clock, &timeouts, at(15)), Some(8 * SECOND), "the peer was alive at 3 s");
+        assert_eq!(due_in(&clock, &rules, at(15)), Some(8 * SECOND), "the peer was alive at 3 s");
     }
 }

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use pktconn_codec::PacketCodec;
 
+use super::age::MaxAge;
+use super::min_rate::MinRate;
+
 /// What to do with a packet when the send queue has no room, because the peer reads too slowly.
 ///
 /// Set it with [`ConnConfig::slow_consumer`](crate::ConnConfig::slow_consumer). Default: [`Block`](Self::Block).
@@ -42,13 +45,49 @@ pub(crate) struct Timeouts {
     pub(crate) write: Option<Duration>,
 }
 
+/// The limits on peers that keep within the timeouts. All are off by default.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Limits {
+    pub(crate) first_packet: Option<Duration>,
+    pub(crate) recv_rate: Option<MinRate>,
+    pub(crate) send_rate: Option<MinRate>,
+    pub(crate) max_age: Option<MaxAge>,
+}
+
 /// The settings that all connections with the same configuration share.
 pub(crate) struct Rules {
     /// The codec in its initial state, as at the start of a stream.
     pub(crate) codec: PacketCodec,
     pub(crate) timeouts: Timeouts,
+    /// `None` if all limits are off.
+    pub(crate) limits: Option<Box<Limits>>,
+    /// Whether a wait between frames may have a deadline: there is an `idle_timeout` or a `first_packet_timeout`.
+    pub(crate) times_silence: bool,
     pub(crate) slow_consumer: SlowConsumer,
     pub(crate) send_high_water: usize,
     /// Whether this side may keep sending after the peer has closed its side.
     pub(crate) half_close: bool,
+}
+
+impl Rules {
+    /// Whether a wait for the rest of a frame has a deadline.
+    #[inline]
+    pub(crate) fn times_frames(&self) -> bool {
+        self.timeouts.frame.is_some() || self.recv_rate().is_some()
+    }
+
+    #[inline]
+    pub(crate) fn first_packet(&self) -> Option<Duration> {
+        self.limits.as_ref()?.first_packet
+    }
+
+    #[inline]
+    pub(crate) fn recv_rate(&self) -> Option<MinRate> {
+        self.limits.as_ref()?.recv_rate
+    }
+
+    #[inline]
+    pub(crate) fn send_rate(&self) -> Option<MinRate> {
+        self.limits.as_ref()?.send_rate
+    }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use pktconn_codec::PacketCodec;
 use tokio::time::Instant;
 
-use super::{Machine, Phase, Rules, SlowConsumer, Timeouts, WriteOutcome};
+use super::{Limits, Machine, MinRate, Phase, Rules, SlowConsumer, Timeouts, WriteOutcome};
 use crate::ConnConfig;
 use crate::error::{Reason, Timeout};
 use crate::transport::UnackedBytes;
@@ -17,6 +17,11 @@ const WRITE: Duration = Duration::from_secs(5);
 const CLOSE: Duration = Duration::from_secs(8);
 const GRACE: Duration = Duration::from_secs(1);
 const LAG: Duration = Duration::from_millis(1600);
+
+/// The quota and the window of the minimum rate. The quota is not larger than the smallest buffer of a kernel, so that a
+/// blocked transport always has that much to send.
+const QUOTA: u64 = 1000;
+const WINDOW: Duration = Duration::from_secs(2);
 
 /// How late a deadline may be noticed: the interval of samples, the pause between checks, and a confirming check.
 const SLACK: Duration = Duration::from_millis(700);
@@ -45,6 +50,8 @@ struct Kernel {
     /// Positions in the stream, and when the bytes up to there were queued.
     queued: Vec<(u64, Instant)>,
     all_acked_at: Option<Instant>,
+    /// When bytes were acknowledged, and how many were in total.
+    acks: Vec<(Instant, u64)>,
 }
 
 struct World {
@@ -59,6 +66,8 @@ struct World {
     /// How long each turn of a busy thread takes. The flusher does not run in between. Zero for an idle thread.
     turn: Duration,
     ended: bool,
+    /// Whether the peer takes only a few bytes at a time.
+    drips: bool,
 }
 
 impl World {
@@ -71,11 +80,18 @@ impl World {
         if slow_consumer != SlowConsumer::Block {
             config = config.send_max_lag(LAG);
         }
+        let send_rate = rng.below(3) == 0;
+        let drips = send_rate && rng.below(2) == 0;
         let timeouts =
             Timeouts { close: CLOSE, close_grace: GRACE, frame: None, idle: None, write: Some(WRITE) };
         let rules = Rules {
             codec: PacketCodec::default(),
             timeouts,
+            limits: send_rate.then(|| {
+                let send_rate = Some(MinRate::new(QUOTA / WINDOW.as_secs(), WINDOW));
+                Box::new(Limits { send_rate, ..Limits::default() })
+            }),
+            times_silence: false,
             slow_consumer,
             send_high_water: 50_000,
             half_close: true,
@@ -88,6 +104,7 @@ impl World {
             progress_at: start,
             queued: Vec::new(),
             all_acked_at: None,
+            acks: Vec::new(),
         };
         Self {
             machine: Machine::new(&config),
@@ -100,6 +117,7 @@ impl World {
             blocked_at: start,
             turn,
             ended: false,
+            drips,
         }
     }
 
@@ -165,6 +183,7 @@ impl World {
     fn acknowledge(&mut self) {
         let missing = self.kernel.taken - self.kernel.acked;
         let count = match self.rng.below(3) {
+            _ if self.drips => missing.min(100),
             0 => missing,
             1 => missing.min(100),
             _ => missing / 2,
@@ -172,10 +191,17 @@ impl World {
         if count > 0 {
             self.kernel.acked += count;
             self.kernel.progress_at = self.now;
+            self.kernel.acks.push((self.now, self.kernel.acked));
         }
         if self.kernel.acked == self.kernel.taken {
             self.kernel.all_acked_at.get_or_insert(self.now);
         }
+    }
+
+    /// How many bytes were acknowledged in the last `time`.
+    fn acked_within(&self, time: Duration) -> u64 {
+        let before = self.kernel.acks.iter().rfind(|(at, _)| self.now - *at >= time);
+        self.kernel.acked - before.map_or(0, |(_, acked)| *acked)
     }
 
     /// Runs the flusher once. Returns when it must run again.
@@ -221,6 +247,11 @@ impl World {
                 );
             }
             Some(Reason::SlowConsumer { .. }) => {}
+            Some(Reason::TooSlow { moved, expected, .. }) => {
+                assert!(moved < expected && expected == QUOTA, "{moved} of {expected} bytes");
+                let acked = self.acked_within(WINDOW);
+                assert!(acked < QUOTA, "too slow although it has acknowledged {acked} bytes");
+            }
             None if self.aborting_at.is_some() => assert!(self.machine.ends_by_reset()),
             None => assert!(!self.machine.ends_by_reset() && !self.machine.has_output(), "not a clean end"),
             Some(other) => panic!("{other:?}"),
@@ -238,6 +269,13 @@ impl World {
             !self.machine.is_blocked() || blocked_for <= WRITE + slack,
             "no progress for {blocked_for:?}"
         );
+        // A burst gives credit for one window, and the current window may be over just now.
+        let windows = 3 * WINDOW + SLACK;
+        let is_measured = self.rules.send_rate().is_some() && self.turn.is_zero();
+        if is_measured && self.machine.is_blocked() && self.now - self.blocked_at > windows {
+            let acked = self.acked_within(windows);
+            assert!(acked >= QUOTA, "{acked} bytes in {windows:?}, and not too slow");
+        }
         for (since, most) in [(self.closing_at, CLOSE), (self.aborting_at, Duration::from_secs(1))] {
             let within = since.map_or(Duration::ZERO, |since| self.now - since);
             assert!(within <= most + slack, "{:?} for {within:?}", self.machine.phase());

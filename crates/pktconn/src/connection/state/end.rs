@@ -64,7 +64,7 @@ impl State {
             unacked.map_err(Reason::from)
         });
         check.wait_until(flush_due);
-        check.wait_until(self.machine.next_heartbeat_check());
+        check.wait_until(self.machine.next_scheduled());
         // The flusher has just checked everything.
         self.machine.clear_wakeups(Wakeups::FLUSHER);
         if check.again {

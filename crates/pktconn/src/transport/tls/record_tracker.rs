@@ -14,6 +14,15 @@ impl RecordTracker {
     /// Type, version, and length of the rest (RFC 8446, 5.1).
     const HEADER_LEN: usize = 5;
 
+    /// How many bytes of the current record are missing: of its header, while that is incomplete. 0 between two records.
+    pub(super) fn missing_len(&self) -> usize {
+        match self.partial_len {
+            0 => 0,
+            1..Self::HEADER_LEN => Self::HEADER_LEN - self.partial_len,
+            _ => self.missing_len,
+        }
+    }
+
     /// Accounts for bytes that have arrived.
     pub(super) fn advance(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
@@ -45,6 +54,7 @@ mod tests {
         // Records of 0, 1 and 700 bytes.
         let record = |len: u16| [&[0x17, 3, 3][..], &len.to_be_bytes(), &vec![0xff; len.into()]].concat();
         let stream = [record(0), record(1), record(700), record(0)].concat();
+        let stream_len = stream.len();
         let starts = [0, 5, 11, 716, 721];
         for step in [1, 2, 3, 5, 7, 300, 1000] {
             let mut records = RecordTracker::default();
@@ -53,6 +63,13 @@ mod tests {
                 let end = number * step + part.len();
                 let start = starts.iter().rfind(|start| **start <= end).unwrap();
                 assert_eq!(records.partial_len, end - start, "{end} bytes in steps of {step}");
+                let next = starts.iter().find(|next| *next > start).unwrap_or(&stream_len);
+                let missing = match end - start {
+                    0 => 0,
+                    partial @ 1..5 => 5 - partial,
+                    _ => next - end,
+                };
+                assert_eq!(records.missing_len(), missing, "{end} bytes in steps of {step}");
             }
         }
     }

@@ -105,6 +105,10 @@ impl TransportStream for Tls {
         Some(self.stream.get_ref().0.records.partial_len)
     }
 
+    fn missing_of_record(&self) -> usize {
+        self.stream.get_ref().0.records.missing_len()
+    }
+
     fn is_unix_socket(&self) -> bool {
         self.socket().is_unix_socket()
     }
