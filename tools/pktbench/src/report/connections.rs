@@ -31,7 +31,7 @@ fn text(connections: &Connections) -> String {
     }
     for (name, times) in [("connect", Some(connect_ns)), ("TLS handshake", handshake_ns.as_ref())] {
         let Some(times) = times else { continue };
-        let [p50, p99] = [50.0, 99.0].map(|percent| times.percentile(percent));
+        let [p50, p99] = times.percentiles([50.0, 99.0]);
         if let (Some(p50), Some(p99)) = (p50, p99) {
             parts.push(format!("{name} p50 {p50}, p99 {p99}"));
         }

@@ -13,8 +13,8 @@ const WIDTHS: [usize; 5] = [9, 10, 8, 8, 8];
 /// The cells of a stage, in the order of [`COLUMNS`]. Latencies are response times.
 pub(crate) fn cells(stage: &StageResult) -> [String; 5] {
     let latency = stage.latency_ns.primary();
-    let percentiles = [50.0, 99.0].map(|percent| latency.percentile(percent));
-    let [p50, p99, max] = [percentiles[0], percentiles[1], latency.max_bounded()]
+    let [p50, p99] = latency.percentiles([50.0, 99.0]);
+    let [p50, p99, max] = [p50, p99, latency.max_bounded()]
         .map(|value| value.map_or_else(|| "-".to_owned(), |value| value.to_string()));
     [units::rate(stage.asked_per_s()), units::rate(stage.packets_per_s), p50, p99, max]
 }
