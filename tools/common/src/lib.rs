@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod input;
 pub mod logging;
 pub mod metrics_page;
 pub mod printable;

@@ -84,7 +84,8 @@ mod tests {
 
     #[test]
     fn ordinary_text_is_unchanged_and_not_copied() {
-        for text in ["", "127.0.0.1:14572", "größe €", "日本語 e\u{301}", "C:\\path 'x' \"y\"", "\u{fffd}"] {
+        for text in ["", "127.0.0.1:14572", "größe €", "日本語 e\u{301}", "C:\\path 'x' \"y\"", "\u{fffd}"]
+        {
             assert!(matches!(printable(text, 100), Cow::Borrowed(shown) if shown == text), "{text}");
         }
     }
@@ -112,7 +113,10 @@ mod tests {
                 let shown = printable(text, max);
                 let len = shown.chars().count();
                 assert!(len <= max, "{text:?} {max}: {shown}");
-                assert!(len == 0 || !shown.ends_with(['\\', '{', 'u', '}']) || shown.ends_with("1b}"), "{shown}");
+                assert!(
+                    len == 0 || !shown.ends_with(['\\', '{', 'u', '}']) || shown.ends_with("1b}"),
+                    "{shown}"
+                );
             }
         }
         assert_eq!(printable("0123456789", 10), "0123456789");

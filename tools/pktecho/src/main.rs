@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use pktconn::{Addr, CutConn};
 use pktconn_tools::logging::log_to_stderr;
+use pktconn_tools::printable::print_error;
 
 use counters::Counters;
 use options::{Options, Runtimes};
@@ -41,7 +42,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", error_line(&error));
+            print_error(error_line(&error));
             ExitCode::FAILURE
         }
     }

@@ -176,10 +176,7 @@ where
     }
 }
 
-fn respond<R: Fn() -> String>(
-    request: &Request<Incoming>,
-    page: &Mutex<Page<R>>,
-) -> Response<Full<Bytes>> {
+fn respond<R: Fn() -> String>(request: &Request<Incoming>, page: &Mutex<Page<R>>) -> Response<Full<Bytes>> {
     let (status, header, body) = if request.uri().path() != "/metrics" {
         (StatusCode::NOT_FOUND, (CONTENT_TYPE, "text/plain"), Bytes::from("the metrics are at /metrics\n"))
     } else if request.method() == Method::GET || request.method() == Method::HEAD {

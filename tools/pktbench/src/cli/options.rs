@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use clap::Args;
 use pktconn::{Addr, HeaderFormat};
+use pktconn_tools::printable::print_warning;
 use pktconn_tools::values::{parse_connect_addr, parse_size, parse_tcp_addr, whole_number};
 
 use crate::cli::connections::ConnectionOptions;
@@ -375,7 +376,7 @@ impl Options {
             view::check(&output)?;
         }
         for warning in recording.iter().flat_map(|Recording { warnings, .. }| warnings) {
-            eprintln!("warning: {warning}");
+            print_warning(warning);
         }
         let gate = self.gate.into_gate(&config(&plan, None))?;
         let plan = Box::new(plan);
@@ -411,7 +412,9 @@ fn listed(mut percentiles: Vec<f64>) -> Result<Vec<f64>, String> {
     percentiles.dedup();
     match percentiles.len() <= MAX_PERCENTILES {
         true => Ok(percentiles),
-        false => Err(format!("--percentiles: {} are more than {MAX_PERCENTILES}, the limit", percentiles.len())),
+        false => {
+            Err(format!("--percentiles: {} are more than {MAX_PERCENTILES}, the limit", percentiles.len()))
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! The results of the stages of `--stages` as the cells of a table, and the table as text in 80 columns.
 
+use pktconn_tools::printable::is_printable;
+
 use crate::result::document::StageResult;
 use crate::result::units;
 
@@ -32,9 +34,13 @@ fn line(name: &str, cells: &[String; 5]) -> String {
 
 /// Leaves out the middle of a long name: a step has its rate at the end.
 fn shortened(name: &str) -> String {
+    let name: String = name
+        .chars()
+        .map(|symbol| if is_printable(symbol) { symbol } else { char::REPLACEMENT_CHARACTER })
+        .collect();
     let (chars, most) = (name.chars().count(), NAME_WIDTH - 1);
     if chars <= most {
-        return name.to_owned();
+        return name;
     }
     let (head, tail) = (most / 2, most - most / 2 - 1);
     let tail: String = name.chars().skip(chars - tail).collect();

@@ -164,8 +164,14 @@ mod tests {
 
     #[test]
     fn a_length_that_is_only_claimed_is_refused() {
-        assert_eq!(problem(&text_of(u32::MAX, 3, 1, MAX_NS, &[])), "its header claims 4294967295 bytes of counts; 0 follow");
-        assert!(problem(&text_of_plain(&[0; 9], Some(u32::MAX))).starts_with("its header claims 4294967295 bytes; "));
+        assert_eq!(
+            problem(&text_of(u32::MAX, 3, 1, MAX_NS, &[])),
+            "its header claims 4294967295 bytes of counts; 0 follow"
+        );
+        assert!(
+            problem(&text_of_plain(&[0; 9], Some(u32::MAX)))
+                .starts_with("its header claims 4294967295 bytes; ")
+        );
     }
 
     #[test]
@@ -180,7 +186,10 @@ mod tests {
         let of = |digits, low, high| problem(&text_of(0, digits, low, high, &[]));
         assert_eq!(of(5, 1, MAX_NS), "it has 5 significant digits; the limit is 3");
         assert_eq!(of(u32::MAX, 1, MAX_NS), "it has 4294967295 significant digits; the limit is 3");
-        assert_eq!(of(3, 1, u64::MAX), "its highest value is 18446744073709551615 ns; the limit is 3600000000000");
+        assert_eq!(
+            of(3, 1, u64::MAX),
+            "its highest value is 18446744073709551615 ns; the limit is 3600000000000"
+        );
         assert!(of(3, 0, MAX_NS).contains("invalid"), "{}", of(3, 0, MAX_NS));
         assert!(of(3, u64::MAX, 9).contains("invalid"));
     }

@@ -34,5 +34,7 @@ fn latencies(document: &Document) -> impl Iterator<Item = &Latency> {
     let all = all.chain(document.addresses.iter().map(|address| &address.latency_ns));
     let connections = document.connections.iter();
     let connections = connections.flat_map(|of| [Some(&of.connect_ns), of.handshake_ns.as_ref()]).flatten();
-    all.flat_map(|Latencies { service, response }| [Some(service), response.as_ref()]).flatten().chain(connections)
+    all.flat_map(|Latencies { service, response }| [Some(service), response.as_ref()])
+        .flatten()
+        .chain(connections)
 }

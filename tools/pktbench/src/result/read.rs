@@ -4,11 +4,11 @@
 //! times its length.
 
 use std::borrow::Cow;
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
+use pktconn_tools::input;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -75,18 +75,11 @@ impl Document {
     }
 }
 
-/// Reads at most `max_len` bytes. Nothing is read after bytes that begin no text, such as those of a device.
+/// Reads at most `max_len` bytes.
 fn bytes(path: &Path, max_len: u64) -> io::Result<Vec<u8>> {
-    const FIRST_LEN: u64 = 4096;
-    let mut file = File::open(path)?.take(FIRST_LEN);
     let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
-    if bytes.contains(&0) {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is not text"));
-    }
     // One more byte, to notice a longer file.
-    file.set_limit((max_len + 1).saturating_sub(bytes.len() as u64));
-    file.read_to_end(&mut bytes)?;
+    input::open(path)?.take(max_len + 1).read_to_end(&mut bytes)?;
     match bytes.len() as u64 > max_len {
         true => Err(io::Error::new(
             io::ErrorKind::FileTooLarge,
@@ -208,7 +201,7 @@ mod tests {
         let problem = bytes(&path, 10_000).unwrap_err().to_string();
         assert_eq!(problem, "it has more than 10000 bytes, the limit");
         let problem = Document::read(Path::new("/dev/zero")).unwrap_err();
-        assert_eq!(format!("{problem:#}"), "cannot read /dev/zero: it is not text");
+        assert_eq!(format!("{problem:#}"), "cannot read /dev/zero: it is a device; give a file");
     }
 
     #[test]

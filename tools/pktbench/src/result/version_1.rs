@@ -82,7 +82,8 @@ mod tests {
                 "base": "base.json", "confidence_pct": 99.0, "figures": [metric], "differs": [], "verdict": "pass",
             });
         });
-        let Document { load_generator, config, integrity, baseline, offered, verdict, problems, .. } = document;
+        let Document { load_generator, config, integrity, baseline, offered, verdict, problems, .. } =
+            document;
         assert!(load_generator.saturated && config.builtin_server);
         assert_eq!((integrity.corrupted, integrity.duplicated), (1, 2));
         assert_eq!(baseline.unwrap().metrics.len(), 1);

@@ -26,6 +26,8 @@ mod output;
 
 mod files;
 
+mod hostile_files;
+
 mod html;
 
 mod browser;
