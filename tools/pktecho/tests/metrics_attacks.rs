@@ -156,7 +156,7 @@ fn a_scrape_is_served_beside_a_flood_of_connections_and_resets() {
         }
     });
     let started = Instant::now();
-    while count.load(Ordering::Relaxed) < 5000 {
+    while count.load(Ordering::Relaxed) < 2000 {
         assert_served(&addr);
         assert!(started.elapsed() < 3 * HANG_GUARD, "{count:?} connections");
     }

@@ -45,6 +45,10 @@ const MAX_HEAD_LEN: usize = 8 * 1024;
 /// newer connections have been accepted.
 const MAX_CONNS: usize = 64;
 
+/// So many connections are accepted before the tasks of the first of them run. More would let a flood evict connections
+/// that were never served, and fewer would let its backlog overflow.
+const BURST: usize = 16;
+
 /// The pause after an accept that failed, if nothing can be closed to make the next one succeed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
@@ -61,7 +65,7 @@ where
     let page = Arc::new(Mutex::new(Page::new(render)));
     let reserve = Arc::new(Reserve::default());
     let mut conns: OpenConns<JoinHandle<()>> = OpenConns::new();
-    loop {
+    for number in 1_usize.. {
         reserve.fill();
         let (stream, addr) = accept(&listener, &mut conns, &reserve).await;
         conns.retain(|conn| !conn.is_finished());
@@ -75,8 +79,9 @@ where
             reserve.fill();
         });
         conns.add(addr, conn);
-        // Otherwise a flood of connections would be accepted before the first of them is served.
-        yield_now().await;
+        if number % BURST == 0 {
+            yield_now().await;
+        }
     }
 }
 

@@ -65,6 +65,12 @@ pub(crate) fn decode(text: &str) -> anyhow::Result<Histogram<u64>> {
     Ok(histogram)
 }
 
+/// The length of a histogram when it is inflated, which is a measure of the time to decode it. 0 if it is damaged.
+pub(crate) fn inflated_len(text: &str) -> usize {
+    let bytes = STANDARD.decode(text).unwrap_or_default();
+    inflated(&bytes).map_or(0, |bytes| bytes.len())
+}
+
 /// Checks the first header and inflates the rest.
 fn inflated(bytes: &[u8]) -> anyhow::Result<Vec<u8>> {
     let Some((header, compressed)) = bytes.split_at_checked(COMPRESSED_HEADER_LEN) else {

@@ -70,7 +70,7 @@ impl Document {
             ),
         };
         let document = document.with_context(|| format!("{name} does not match the schema {schema:?}"))?;
-        limits::check(&document).map_err(|problem| anyhow::anyhow!("{name} {problem}"))?;
+        limits::check(&document, text.len()).map_err(|problem| anyhow::anyhow!("{name} {problem}"))?;
         Ok(document)
     }
 }

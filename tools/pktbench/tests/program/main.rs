@@ -28,6 +28,10 @@ mod files;
 
 mod hostile_files;
 
+mod hostile_servers;
+
+mod hostile_text;
+
 mod html;
 
 mod browser;
