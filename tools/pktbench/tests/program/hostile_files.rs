@@ -21,7 +21,7 @@ const HERE: &str = "@@";
 const LEN: usize = 1 << 20;
 
 /// The counts of a histogram with all values of a run, one sample each.
-const DENSE: [u8; 33_792] = [2; 33_792];
+static DENSE: [u8; 33_792] = [2; 33_792];
 
 /// A folder with the result of a run, and files that were made from it.
 struct Files {
@@ -32,7 +32,7 @@ struct Files {
 impl Files {
     fn new() -> Self {
         let files = Self { dir: tempfile::tempdir().unwrap(), result: closed_loop() };
-        files.write("good.json", &files.result.to_string());
+        files.write("good.json", files.result.to_string());
         files
     }
 
