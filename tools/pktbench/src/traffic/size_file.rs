@@ -115,7 +115,7 @@ mod tests {
             ("# no header\n-5\n", "x.csv, line 2: '-5' is not a size"),
             ("4294967296\n", "x.csv, line 1: 4294967296 exceeds the largest possible packet"),
             ("1\n\n,5\n", "x.csv, line 3: '' is not a size"),
-            ("1\n\u{1b}[31m\n", "x.csv, line 2: '?[31m' is not a size"),
+            ("1\n\u{1b}[31m\n", "x.csv, line 2: '\\u{1b}[31m' is not a size"),
         ];
         for (text, expected) in cases {
             let problem = of(text).unwrap_err();
