@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 
+use crate::printable;
+
 /// Prints the help, the version or the error that clap returned instead of options. `program` is the name of the
 /// program, with the subcommand if there is one.
 ///
@@ -20,7 +22,7 @@ pub fn exit_code(program: &str, error: &clap::Error) -> ExitCode {
 
 /// Prints `problem` and how to get the help of `program`. Returns exit code 2.
 pub fn bad_usage(program: &str, problem: &str) -> ExitCode {
-    eprintln!("{problem}; see '{program} --help'");
+    eprintln!("{}; see '{program} --help'", printable::line(problem));
     ExitCode::from(2)
 }
 

@@ -37,6 +37,7 @@ use std::process::ExitCode;
 use cli::{Job, manual};
 use judge::gate::Gate;
 use pktconn_tools::logging::log_to_stderr;
+use pktconn_tools::printable::print_error;
 use plan::Plan;
 use report::output::Output;
 use report::{comparison, html};
@@ -62,7 +63,7 @@ fn main() -> ExitCode {
         Job::Man(dir) => manual::pages(&dir).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
+        print_error(format_args!("{error:#}"));
         ExitCode::FAILURE
     })
 }

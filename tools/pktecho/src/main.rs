@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use pktconn::{Addr, CutConn, MachineLimits};
 use pktconn_tools::logging::log_to_stderr_from;
+use pktconn_tools::printable::print_error;
 
 use counters::Counters;
 use options::{Limits, Options, Runtimes};
@@ -45,7 +46,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", error_line(&error));
+            print_error(error_line(&error));
             ExitCode::FAILURE
         }
     }

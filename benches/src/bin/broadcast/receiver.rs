@@ -65,7 +65,7 @@ impl Receiver {
         while self.conns.iter().any(|conn| !conn.ended) {
             // A receiver that sleeps between two packets is woken by the sender's next write, and the wake-up costs the
             // sender CPU time, which would be part of the figure. So the receiver sleeps only between broadcasts.
-            let has_begun = self.received_len % self.broadcast_len > 0;
+            let has_begun = !self.received_len.is_multiple_of(self.broadcast_len);
             let timeout = if has_begun { Duration::ZERO } else { SILENCE_LIMIT };
             match self.poll.poll(&mut events, Some(timeout)) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,

@@ -25,6 +25,7 @@ use std::process::ExitCode;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, Command as ClapCommand, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
+use pktconn_tools::printable::print_error;
 use pktconn_tools::usage;
 
 use crate::cli::options::Options;
@@ -181,7 +182,7 @@ impl Compare {
 
 /// An input file that cannot be read or does not fit is wrong usage, too: exit code 2.
 fn bad_file(error: &anyhow::Error) -> ExitCode {
-    eprintln!("error: {error:#}");
+    print_error(format_args!("{error:#}"));
     ExitCode::from(2)
 }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use clap::Args;
 use pktconn::{Addr, HeaderFormat};
+use pktconn_tools::printable::print_warning;
 use pktconn_tools::values::{parse_connect_addr, parse_size, parse_tcp_addr, whole_number};
 
 use crate::cli::connections::ConnectionOptions;
@@ -21,6 +22,7 @@ use crate::report::paths::is_stdout;
 use crate::report::view;
 use crate::result::config::config;
 use crate::result::latency::PERCENTILES;
+use crate::result::limits::MAX_PERCENTILES;
 use crate::traffic::arrivals::Arrival;
 use crate::traffic::parse::{parse_rate, parse_time};
 use crate::traffic::recorded::Replay;
@@ -339,7 +341,7 @@ impl Options {
             strict_client: self.strict_client,
             tui: self.tui,
             labels: self.labels.into_iter().collect(),
-            percentiles: listed(self.percentiles),
+            percentiles: listed(self.percentiles)?,
             watches_outstanding: self.gate.watches_outstanding(),
             threads,
             server_threads: cores.saturating_sub(threads).max(1),
@@ -374,7 +376,7 @@ impl Options {
             view::check(&output)?;
         }
         for warning in recording.iter().flat_map(|Recording { warnings, .. }| warnings) {
-            eprintln!("warning: {warning}");
+            print_warning(warning);
         }
         let gate = self.gate.into_gate(&config(&plan, None))?;
         let plan = Box::new(plan);
@@ -402,13 +404,18 @@ fn parse_percentile(text: &str) -> Result<f64, String> {
 }
 
 /// Sorted, each once.
-fn listed(mut percentiles: Vec<f64>) -> Vec<f64> {
+fn listed(mut percentiles: Vec<f64>) -> Result<Vec<f64>, String> {
     if percentiles.is_empty() {
-        return PERCENTILES.to_vec();
+        return Ok(PERCENTILES.to_vec());
     }
     percentiles.sort_by(f64::total_cmp);
     percentiles.dedup();
-    percentiles
+    match percentiles.len() <= MAX_PERCENTILES {
+        true => Ok(percentiles),
+        false => {
+            Err(format!("--percentiles: {} are more than {MAX_PERCENTILES}, the limit", percentiles.len()))
+        }
+    }
 }
 
 fn parse_start(text: &str) -> Result<SystemTime, String> {
@@ -477,6 +484,8 @@ mod tests {
     fn percentiles_are_sorted_and_listed_once() {
         assert_eq!(plan(&["--percentiles", "99.9,p50,95,50"]).percentiles, [50.0, 95.0, 99.9]);
         assert_eq!(plan(&[]).percentiles, PERCENTILES);
+        let many = (1..=101).map(|percent| format!("{percent}e-1")).collect::<Vec<_>>().join(",");
+        assert_eq!(rejected(&["--percentiles", &many]), "--percentiles: 101 are more than 100, the limit");
         for text in ["0", "100", "-1", "many", "50,", ""] {
             assert!(rejected(&["--percentiles", text]).contains("such as 50,95,99,99.9"), "{text}");
         }

@@ -1,10 +1,10 @@
 //! The options that take the packets of the load from files: `--payload` and `--replay`.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use pktconn::CodecConfig;
+use pktconn_tools::input;
 use pktconn_tools::values::whole_number;
 
 use crate::traffic::capture;
@@ -81,7 +81,7 @@ impl SourceOptions {
     pub(super) fn recording(&self, codec: &CodecConfig) -> Result<Option<Recording>, String> {
         let (Some(path), Some(tcp_port)) = (&self.replay, self.tcp_port) else { return Ok(None) };
         let name = path.display().to_string();
-        let file = File::open(path).map_err(|error| format!("--replay: cannot read {name}: {error}"))?;
+        let file = input::open(path).map_err(|error| format!("--replay: cannot read {name}: {error}"))?;
         let capture = capture::read(file, tcp_port, codec);
         let capture = capture.map_err(|problem| format!("--replay {name}: {problem}"))?;
         let warnings = capture.notes.lines().iter().map(|line| format!("--replay {name}: {line}")).collect();

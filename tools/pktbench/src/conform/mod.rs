@@ -19,6 +19,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use client::Server;
 pub(crate) use options::{Options, TestPlan};
+use pktconn_tools::printable;
 use report::{CaseResult, Report};
 
 use crate::result::verdict::OUTPUT_CLOSED;
@@ -54,7 +55,7 @@ pub(crate) fn run(plan: TestPlan) -> anyhow::Result<ExitCode> {
             }
         }
         let result = CaseResult::new(case, outcome);
-        if !plan.json && !print(&result.row())? {
+        if !plan.json && !print(&printable::line(&result.row()))? {
             return Ok(ExitCode::from(OUTPUT_CLOSED));
         }
         report.add(result);
@@ -63,7 +64,7 @@ pub(crate) fn run(plan: TestPlan) -> anyhow::Result<ExitCode> {
             break;
         }
     }
-    print(&if plan.json { report.json() } else { report.summary() })?;
+    print(&if plan.json { report.json() } else { printable::line(&report.summary()).into_owned() })?;
     Ok(if report.all_passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

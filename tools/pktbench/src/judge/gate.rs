@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use pktconn_tools::printable::print_warning;
 
 use crate::judge::abort::{AbortCondition, AbortWatch};
 use crate::judge::compare::{Limits, check_configs, check_result};
@@ -154,9 +155,7 @@ impl Gate {
 
 /// Prints the warnings of a comparison on standard error.
 pub(crate) fn warn(comparison: &Comparison) {
-    for warning in comparison.warnings() {
-        eprintln!("warning: {warning}");
-    }
+    comparison.warnings().iter().for_each(print_warning);
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use bytesize::ByteSize;
+use pktconn_tools::printable;
 
 use crate::record::recording::Recording;
 use crate::result::document::{Document, Mode, Threshold};
@@ -408,7 +409,7 @@ pub(crate) fn describe(threshold: &Threshold) -> String {
         }
         Some(_) => format!("measured {}", measured(threshold)),
     };
-    format!("{} {holds}: {measured}", threshold.expr)
+    format!("{} {holds}: {measured}", printable::name(&threshold.expr))
 }
 
 /// The measured value with the unit of the metric.

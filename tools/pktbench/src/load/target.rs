@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use pktconn::Addr;
+use pktconn_tools::printable::print_warning;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, ClientConnection, Error};
 
@@ -153,7 +154,9 @@ fn only_listening_if_localhost(host: &str, addrs: Vec<SocketAddr>) -> Vec<Socket
         true => silent,
         false => {
             for addr in silent {
-                eprintln!("warning: nothing listens on {addr}, an address of {host}; it is left out");
+                print_warning(format_args!(
+                    "nothing listens on {addr}, an address of {host}; it is left out"
+                ));
             }
             listening
         }

@@ -18,6 +18,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
+use pktconn_tools::printable::print_warning;
 
 use crate::judge::gate::Gate;
 use crate::judge::threshold::Condition;
@@ -101,9 +102,9 @@ impl MergeOptions {
             }
         }
         if !overlap(&documents) {
-            eprintln!(
-                "warning: the runs did not overlap in time; the rate of the sum is averaged from the first start \
-                 to the last end"
+            print_warning(
+                "the runs did not overlap in time; the rate of the sum is averaged from the first start \
+                 to the last end",
             );
         }
         let mut sum = sum(&documents)?;

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use pktconn::{Addr, Checksum, CodecConfig, HeaderFormat, TlsClientConfig};
+use pktconn_tools::printable::print_warning;
 
 use crate::plan::clock::{Clock, whole_ns};
 use crate::plan::schedule::{Grid, Schedule};
@@ -258,8 +259,8 @@ impl Plan {
     /// Prints what the options give up. Called once, before the run.
     pub(crate) fn warn(&self) {
         if self.tls.as_ref().is_some_and(Tls::is_insecure) {
-            eprintln!(
-                "warning: --tls-insecure accepts any certificate: anyone on the network path can pose as the server"
+            print_warning(
+                "--tls-insecure accepts any certificate: anyone on the network path can pose as the server",
             );
         }
     }

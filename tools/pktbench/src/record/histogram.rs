@@ -5,17 +5,15 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+use crate::result::hdr_v2::{MAX_NS, SIGNIFICANT_DIGITS};
+
 /// The upper bound of all histograms. Use `saturating_record`, which counts longer times at about this value: `record`
 /// can fail for them.
-pub(crate) const MAX_LATENCY: Duration = Duration::from_secs(60 * 60);
-
-/// Gives an error of 0.1 %, far below the noise of a run. A histogram then has 264 KiB, which fits into the
-/// second-level cache of most cores. With 4 digits it would have 3.6 MiB.
-const SIGNIFICANT_DIGITS: u8 = 3;
+pub(crate) const MAX_LATENCY: Duration = Duration::from_nanos(MAX_NS);
 
 /// A histogram of times in ns.
 pub(crate) fn new_histogram() -> Histogram<u64> {
-    let histogram = Histogram::new_with_bounds(1, MAX_LATENCY.as_nanos() as u64, SIGNIFICANT_DIGITS);
+    let histogram = Histogram::new_with_bounds(1, MAX_NS, SIGNIFICANT_DIGITS);
     histogram.expect("the bounds are constants and valid")
 }
 

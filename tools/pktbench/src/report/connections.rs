@@ -1,8 +1,13 @@
 //! The rows of the text report about connections and addresses.
 
+use pktconn_tools::printable::{self, printable};
+
 use crate::result::connections::{AddressResult, Connections};
 use crate::result::document::{Config, Document};
 use crate::result::units::{self, plural};
+
+/// The most characters of a message: half of a row.
+const MAX_ERROR: usize = printable::MAX_LINE / 2;
 
 /// The names and values of the rows.
 pub(super) fn rows(document: &Document) -> Vec<(&'static str, String)> {
@@ -31,7 +36,7 @@ fn text(connections: &Connections) -> String {
     }
     for (name, times) in [("connect", Some(connect_ns)), ("TLS handshake", handshake_ns.as_ref())] {
         let Some(times) = times else { continue };
-        let [p50, p99] = [50.0, 99.0].map(|percent| times.percentile(percent));
+        let [p50, p99] = times.percentiles([50.0, 99.0]);
         if let (Some(p50), Some(p99)) = (p50, p99) {
             parts.push(format!("{name} p50 {p50}, p99 {p99}"));
         }
@@ -43,9 +48,12 @@ fn address(result: &AddressResult) -> String {
     let latency = result.latency_ns.primary();
     let p99 = latency.percentile(99.0).map_or_else(String::new, |p99| format!(", p99 {p99}"));
     let failed = match &result.first_error {
-        Some(error) => format!("; {} failed, the first: {error}", units::count(result.failed)),
+        Some(error) => {
+            format!("; {} failed, the first: {}", units::count(result.failed), printable(error, MAX_ERROR))
+        }
         None => String::new(),
     };
     let opened = plural(result.opened as usize, "connection");
-    format!("{}: {opened}, {} packets/s{p99}{failed}", result.address, units::rate(result.packets_per_s))
+    let (address, rate) = (printable::name(&result.address), units::rate(result.packets_per_s));
+    format!("{address}: {opened}, {rate} packets/s{p99}{failed}")
 }

@@ -11,7 +11,7 @@ use hdrhistogram::Histogram;
 
 use crate::record::recording::Recording;
 use crate::report::sink::Sink;
-use crate::result::latency::encode;
+use crate::result::hdr_v2::encode;
 
 pub(crate) fn begin(sink: &mut Sink, since: SystemTime) {
     let unix_s = since.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();

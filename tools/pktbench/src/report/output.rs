@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::ValueEnum;
+use pktconn_tools::printable::{print_error, print_warning};
 
 use crate::report::hgrm;
 use crate::report::html;
@@ -167,7 +168,7 @@ impl Sinks {
         let reader_left = self.reader_left;
         let ended = self.end(document).map_or_else(
             |error| {
-                eprintln!("error: {error:#}");
+                print_error(format_args!("{error:#}"));
                 Verdict::Failed
             },
             |()| Verdict::Pass,
@@ -216,7 +217,7 @@ impl Sinks {
         if let Some((path, sink)) = self.html {
             match html::text(document, &path) {
                 Ok(text) => ends.push(sink.all(&text)),
-                Err(problem) => eprintln!("warning: {}: {problem}", path.display()),
+                Err(problem) => print_warning(format_args!("{}: {problem}", path.display())),
             }
         }
         ends.extend(self.hdr_log.map(Sink::end));

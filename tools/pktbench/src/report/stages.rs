@@ -1,5 +1,7 @@
 //! The results of the stages of `--stages` as the cells of a table, and the table as text in 80 columns.
 
+use pktconn_tools::printable::is_printable;
+
 use crate::result::document::StageResult;
 use crate::result::units;
 
@@ -13,8 +15,8 @@ const WIDTHS: [usize; 5] = [9, 10, 8, 8, 8];
 /// The cells of a stage, in the order of [`COLUMNS`]. Latencies are response times.
 pub(crate) fn cells(stage: &StageResult) -> [String; 5] {
     let latency = stage.latency_ns.primary();
-    let percentiles = [50.0, 99.0].map(|percent| latency.percentile(percent));
-    let [p50, p99, max] = [percentiles[0], percentiles[1], latency.max_bounded()]
+    let [p50, p99] = latency.percentiles([50.0, 99.0]);
+    let [p50, p99, max] = [p50, p99, latency.max_bounded()]
         .map(|value| value.map_or_else(|| "-".to_owned(), |value| value.to_string()));
     [units::rate(stage.asked_per_s()), units::rate(stage.packets_per_s), p50, p99, max]
 }
@@ -32,9 +34,13 @@ fn line(name: &str, cells: &[String; 5]) -> String {
 
 /// Leaves out the middle of a long name: a step has its rate at the end.
 fn shortened(name: &str) -> String {
+    let name: String = name
+        .chars()
+        .map(|symbol| if is_printable(symbol) { symbol } else { char::REPLACEMENT_CHARACTER })
+        .collect();
     let (chars, most) = (name.chars().count(), NAME_WIDTH - 1);
     if chars <= most {
-        return name.to_owned();
+        return name;
     }
     let (head, tail) = (most / 2, most - most / 2 - 1);
     let tail: String = name.chars().skip(chars - tail).collect();

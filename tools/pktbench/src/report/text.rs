@@ -2,6 +2,8 @@
 
 use std::fmt::{self, Write};
 
+use pktconn_tools::printable::{self, printable};
+
 use crate::judge::threshold;
 use crate::report::comparison;
 use crate::report::connections;
@@ -23,6 +25,9 @@ pub(crate) const FEW_SAMPLES: &str = "~: few samples; fewer than 10 packets are 
 
 /// Width of the column with the row names.
 const NAME_WIDTH: usize = 12;
+
+/// The most characters of a message, and of a list such as the addresses of the server: half of a row.
+const MAX_LIST: usize = printable::MAX_LINE / 2;
 
 pub(crate) fn text(document: &Document) -> String {
     let mut text = String::new();
@@ -81,7 +86,12 @@ fn write(text: &mut String, document: &Document) -> fmt::Result {
         row(text, "threshold", &threshold::describe(threshold))?;
     }
     if let Some(comparison) = &document.baseline {
-        writeln!(text, "\ncompared with {}\n{}\n", comparison.base, comparison::text(comparison))?;
+        writeln!(
+            text,
+            "\ncompared with {}\n{}\n",
+            printable::name(&comparison.base),
+            comparison::text(comparison)
+        )?;
     }
     row(text, "verdict", &verdict::text(document))?;
     // The caller ends the last line.
@@ -89,11 +99,11 @@ fn write(text: &mut String, document: &Document) -> fmt::Result {
     Ok(())
 }
 
-/// Writes a row: its name, and its value wrapped between words.
+/// Writes a row: its name, and its value wrapped between words. Parts of the value may be text of others.
 fn row(text: &mut String, name: &str, value: &str) -> fmt::Result {
     let mut column = NAME_WIDTH;
     write!(text, "{name:NAME_WIDTH$}")?;
-    for (index, word) in value.split(' ').enumerate() {
+    for (index, word) in printable::line(value).split(' ').enumerate() {
         let width = word.chars().count();
         if index == 0 {
             column += width;
@@ -131,7 +141,9 @@ pub(crate) fn mode(config: &Config) -> String {
             let rate = config.rate.map_or_else(String::new, units::rate);
             let course = match (replay(config), &config.stages) {
                 (Some(replay), _) => replay,
-                (None, Some(stages)) => format!("{stages}; {rate} packets/s on average,{arrival}"),
+                (None, Some(stages)) => {
+                    format!("{}; {rate} packets/s on average,{arrival}", printable(stages, MAX_LIST))
+                },
                 (None, None) => format!("{rate} packets/s{arrival}"),
             };
             format!("open loop: {course}, regardless of responses; response times start when a packet was due")
@@ -141,7 +153,7 @@ pub(crate) fn mode(config: &Config) -> String {
 
 /// `None` if the run is no replay.
 fn replay(config: &Config) -> Option<String> {
-    let file = config.replay.as_ref()?;
+    let file = printable::name(config.replay.as_ref()?);
     let port = config.tcp_port.unwrap_or_default();
     let by_segment = match config.by_segment.unwrap_or_default() {
         0 => String::new(),
@@ -166,7 +178,7 @@ pub(crate) fn load(config: &Config) -> String {
     };
     let header = match config.header.as_str() {
         "u32le" => String::new(),
-        header => format!(", header {header}"),
+        header => format!(", header {}", printable::name(header)),
     };
     let ramp = match config.ramp_s {
         0.0 => String::new(),
@@ -177,7 +189,7 @@ pub(crate) fn load(config: &Config) -> String {
         (None, most) => format!("up to {} outstanding", plural(most.unwrap_or_default(), "packet")),
     };
     let source = match (&config.payload, &config.replay) {
-        (Some(payload), _) => format!(" from {payload}"),
+        (Some(payload), _) => format!(" from {}", printable::name(payload)),
         (None, Some(_)) => " as captured".to_owned(),
         (None, None) => String::new(),
     };
@@ -211,19 +223,19 @@ fn connections_of_load(config: &Config) -> String {
 
 /// Adds the unit to a size or a range; `list:`, `exp:` and `file:` are printed as they are.
 fn sizes(sizes: &str) -> String {
-    if sizes.contains(':') { sizes.to_owned() } else { format!("{sizes} B") }
+    let shown = printable(sizes, MAX_LIST).into_owned();
+    if sizes.contains(':') { shown } else { format!("{shown} B") }
 }
 
 pub(crate) fn server(config: &Config) -> String {
+    let server = printable(&config.server, MAX_LIST);
     match config.builtin_server_threads {
-        None if config.tls_insecure => format!("{} (TLS, any certificate accepted)", config.server),
-        None if config.tls => format!("{} (TLS)", config.server),
-        None => config.server.clone(),
-        Some(threads) => format!(
-            "{} (built-in echo server in this process, on {})",
-            config.server,
-            plural(threads, "thread")
-        ),
+        None if config.tls_insecure => format!("{server} (TLS, any certificate accepted)"),
+        None if config.tls => format!("{server} (TLS)"),
+        None => server.into_owned(),
+        Some(threads) => {
+            format!("{server} (built-in echo server in this process, on {})", plural(threads, "thread"))
+        }
     }
 }
 
@@ -366,12 +378,12 @@ fn errors_text(document: &Document) -> String {
     let limit = if config.packet_timeout_s.is_some() { "--packet-timeout" } else { "--timeout" };
     let mute = (errors.timeout > 0)
         .then(|| format!("{} of {conns} without an answer within {limit}", units::count(errors.timeout)));
-    let first = errors.first.as_ref().map(|first| format!("first error: {first}"));
+    let first = errors.first.as_ref().map(|first| format!("first error: {}", printable(first, MAX_LIST)));
     [failed, mute, first].into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
 fn search_text(search: &Search) -> String {
-    let condition = &search.condition;
+    let condition = printable::name(&search.condition);
     let Some(max_rate) = search.max_rate.map(units::rate) else {
         return format!(
             "no rate found at which {condition} holds; the figures above are from the last rate tried"

@@ -1,5 +1,6 @@
 //! The verdict on a run, as a sentence.
 
+use pktconn_tools::printable;
 use std::borrow::Cow;
 
 use crate::result::document::{Aborted, Document};
@@ -33,7 +34,7 @@ pub(crate) fn text(document: &Document) -> String {
 }
 
 pub(super) fn aborted(Aborted { condition, at_s }: &Aborted) -> String {
-    format!("aborted: {condition} at {at_s:.1} s")
+    format!("aborted: {} at {at_s:.1} s", printable::name(condition))
 }
 
 fn meaning(verdict: Verdict, verify: Verify) -> &'static str {

@@ -11,6 +11,7 @@ pub(crate) struct Comparison {
     pub(crate) base: String,
     /// The confidence of the intervals `low_pct` to `high_pct`, in percent.
     pub(crate) confidence_pct: f64,
+    #[serde(alias = "figures")]
     pub(crate) metrics: Vec<Difference>,
     /// The intervals of BASE and of NEW. `None` in old documents.
     #[serde(default)]
@@ -27,6 +28,7 @@ pub(crate) struct Comparison {
 /// The difference of one metric. Fields are `None` if there are too few intervals.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Difference {
+    #[serde(alias = "figure")]
     pub(crate) metric: Metric,
     /// The value over all intervals: packets/s or ns.
     pub(crate) base: Option<f64>,

@@ -42,6 +42,7 @@ pub(crate) struct Document {
     /// Only of an open loop, of packets or of connections.
     #[serde(default)]
     pub(crate) offered: Option<Offered>,
+    #[serde(alias = "client")]
     pub(crate) load_generator: LoadGenerator,
     pub(crate) intervals: Vec<Interval>,
     /// Only with `--stages`.
@@ -106,7 +107,9 @@ pub(crate) struct Config {
     /// Whether any certificate was accepted.
     #[serde(default)]
     pub(crate) tls_insecure: bool,
+    #[serde(alias = "own_server")]
     pub(crate) builtin_server: bool,
+    #[serde(alias = "own_server_threads")]
     pub(crate) builtin_server_threads: Option<usize>,
     pub(crate) conns: usize,
     pub(crate) connect_rate: Option<f64>,

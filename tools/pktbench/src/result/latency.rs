@@ -2,13 +2,10 @@
 
 use std::fmt;
 
-use anyhow::ensure;
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use hdrhistogram::serialization::{Deserializer, Serializer, V2DeflateSerializer};
 use hdrhistogram::{Counter, Histogram};
 use serde::{Deserialize, Serialize};
 
+use crate::result::hdr_v2::{decode, encode};
 use crate::result::units;
 
 /// The percentiles that a document lists without `--percentiles`, in percent.
@@ -16,10 +13,6 @@ pub(crate) const PERCENTILES: [f64; 6] = [50.0, 90.0, 95.0, 99.0, 99.9, 99.99];
 
 /// A percentile with fewer samples beyond it says little about the next run: it is the latency of a few packets.
 pub(crate) const ENOUGH_BEYOND: u64 = 10;
-
-/// The most samples that a histogram from a file may have: a million per second for nine years. Several such histograms
-/// can be added without overflow.
-const MAX_COUNT: u128 = 1 << 48;
 
 /// Without samples all statistics are `None`.
 ///
@@ -143,7 +136,21 @@ impl Latency {
 
     /// Any percentile, from the histograms. `None` without a sample or if they are damaged.
     pub(crate) fn percentile(&self, percent: f64) -> Option<Bounded> {
-        bounded(&self.histogram().ok()?, &self.all().ok()?, percent, self.never_sent)
+        let [value] = self.percentiles([percent]);
+        value
+    }
+
+    /// Several percentiles, as [`percentile`](Self::percentile): decoding the histograms takes most of the time.
+    pub(crate) fn percentiles<const N: usize>(&self, percents: [f64; N]) -> [Option<Bounded>; N] {
+        let (Ok(answered), Ok(ages)) = (self.histogram(), self.ages()) else { return [None; N] };
+        let Some(ages) = ages else {
+            return percents.map(|percent| bounded(&answered, &answered, percent, self.never_sent));
+        };
+        let mut all = answered.clone();
+        match all.add(&ages) {
+            Ok(()) => percents.map(|percent| bounded(&answered, &all, percent, self.never_sent)),
+            Err(_) => [None; N],
+        }
     }
 
     /// A percentile that the document lists.
@@ -223,23 +230,6 @@ pub(crate) fn percentile<C: Counter>(histogram: &Histogram<C>, percent: f64) -> 
     // Without the factor, floating-point rounding could raise an integer rank, such as 99.9 % of 4,000, by one.
     let quantile = percent / 100.0 * (1.0 - f64::EPSILON);
     (!histogram.is_empty()).then(|| histogram.value_at_quantile(quantile))
-}
-
-/// Decodes what [`encode`] returns.
-fn decode(text: &str) -> anyhow::Result<Histogram<u64>> {
-    let bytes = STANDARD.decode(text)?;
-    let histogram: Histogram<u64> = Deserializer::new().deserialize(&mut &bytes[..])?;
-    let count: u128 = histogram.iter_recorded().map(|step| u128::from(step.count_at_value())).sum();
-    ensure!(count <= MAX_COUNT, "it has {count} samples; the limit is {MAX_COUNT}");
-    Ok(histogram)
-}
-
-/// Encodes a histogram in HdrHistogram's V2 encoding, compressed, as base64.
-pub(crate) fn encode(histogram: &Histogram<u64>) -> String {
-    let mut bytes = Vec::new();
-    let written = V2DeflateSerializer::new().serialize(histogram, &mut bytes);
-    written.expect("writing to memory does not fail, and the counts of a run fit the format");
-    STANDARD.encode(bytes)
 }
 
 #[cfg(test)]
@@ -359,14 +349,6 @@ mod tests {
         assert_eq!((latency.count, latency.min, latency.max, latency.mean), (0, None, None, None));
         assert!(latency.percentiles.iter().all(|(_, ns)| ns.is_none()));
         assert_eq!(latency.histogram().unwrap().len(), 0);
-    }
-
-    #[test]
-    fn a_histogram_with_too_many_samples_is_an_error() {
-        let mut histogram = new_histogram();
-        histogram.record_n(1000, (1 << 48) + 1).unwrap();
-        let latency = Latency { hdr_v2: encode(&histogram), ..Latency::of(&new_histogram(), None) };
-        assert!(latency.histogram().unwrap_err().to_string().contains("the limit is 281474976710656"));
     }
 
     #[test]

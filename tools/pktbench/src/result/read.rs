@@ -1,58 +1,99 @@
 //! Reads documents from files: the output of `--json`, or the last line of the output of `--format ndjson`.
+//!
+//! A file may be of anyone. So its text becomes the types of the document at once: values of other shapes would need many
+//! times its length.
 
-use std::fs;
+use std::borrow::Cow;
+use std::io::{self, Read};
 use std::path::Path;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
+use pktconn_tools::input;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::result::document::{Document, SCHEMA};
+use crate::result::limits;
 use crate::result::version_1;
+
+/// The longest file, in bytes: a run of ten days with an interval per second needs less. It ends a pipe that never does.
+const MAX_FILE_LEN: u64 = 256 << 20;
+
+/// The longest name of a schema that an error shows.
+const MAX_SCHEMA_NAME: usize = 40;
 
 /// The field that every version of the document has.
 #[derive(Deserialize)]
-struct Head {
-    schema: String,
+struct Head<'a> {
+    #[serde(borrow)]
+    schema: Cow<'a, str>,
+}
+
+/// A line of NDJSON. Every event has other fields.
+#[derive(Deserialize)]
+struct Event<'a> {
+    #[serde(borrow)]
+    event: Cow<'a, str>,
+    #[serde(borrow, default)]
+    result: Option<&'a RawValue>,
+    #[serde(default)]
+    t_s: Option<f64>,
 }
 
 impl Document {
     /// Reads a document. The error is one line that names the file.
     pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
         let name = path.display();
-        let bytes = fs::read(path).with_context(|| format!("cannot read {name}"))?;
+        let bytes = bytes(path, MAX_FILE_LEN).with_context(|| format!("cannot read {name}"))?;
         // A run that was killed may have left half a character at the end.
-        let text = without_events(String::from_utf8_lossy(&bytes).into_owned());
-        if let Some(progress) = unfinished(&text) {
+        let text = String::from_utf8(bytes)
+            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
+        let text = document_in(&text);
+        if let Some(progress) = unfinished(text) {
             bail!("{name} is the output of a run that was ended before its result: {progress}; run it again");
         }
-        let mut value: Value = match serde_json::from_str(&text) {
-            Ok(value) => value,
-            Err(problem) => bail!("{name} is not a result of 'pktbench --json': {problem}"),
-        };
-        let schema = match Head::deserialize(&value) {
+        ensure!(
+            text.trim_start().starts_with('{'),
+            "{name} is not a result of 'pktbench --json': it does not begin with '{{'"
+        );
+        let schema = match serde_json::from_str(text) {
             Ok(Head { schema }) => schema,
             Err(problem) => bail!("{name} is not a result of 'pktbench --json': {problem}"),
         };
-        match schema.as_str() {
-            SCHEMA => {}
-            version_1::SCHEMA => version_1::upgrade(&mut value),
+        let document = match &*schema {
+            SCHEMA => serde_json::from_str(text),
+            version_1::SCHEMA => version_1::document(text),
             _ => bail!(
-                "{name} has the schema {schema:?}; this version of pktbench reads {SCHEMA:?} and {:?}",
+                "{name} has the schema {:?}; this version of pktbench reads {SCHEMA:?} and {:?}",
+                schema.chars().take(MAX_SCHEMA_NAME).collect::<String>(),
                 version_1::SCHEMA
             ),
-        }
-        let document = Self::deserialize(value);
+        };
         let document = document.with_context(|| format!("{name} does not match the schema {schema:?}"))?;
+        limits::check(&document, text.len()).map_err(|problem| anyhow::anyhow!("{name} {problem}"))?;
         Ok(document)
     }
 }
 
+/// Reads at most `max_len` bytes.
+fn bytes(path: &Path, max_len: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    // One more byte, to notice a longer file.
+    input::open(path)?.take(max_len + 1).read_to_end(&mut bytes)?;
+    match bytes.len() as u64 > max_len {
+        true => Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("it has more than {max_len} bytes, the limit"),
+        )),
+        false => Ok(bytes),
+    }
+}
+
 /// Returns the document in the last line of NDJSON. Other text is returned unchanged.
-fn without_events(text: String) -> String {
+fn document_in(text: &str) -> &str {
     let last = text.trim_end().rsplit('\n').next().unwrap_or_default();
-    let event = serde_json::from_str(last).ok().filter(|event: &Value| event["event"] == "result");
-    event.map_or(text, |event| event["result"].to_string())
+    let event = serde_json::from_str(last).ok().filter(|event: &Event<'_>| event.event == "result");
+    event.and_then(|event| event.result).map_or(text, RawValue::get)
 }
 
 /// How far a run came whose NDJSON has no result. `None` if the text is not such an output.
@@ -61,18 +102,19 @@ fn unfinished(text: &str) -> Option<String> {
         return None;
     }
     // The last line may be cut.
-    let events = text.lines().map_while(|line| serde_json::from_str::<Value>(line).ok());
-    let intervals: Vec<_> = events.filter(|event| event["event"] == "interval").collect();
-    Some(match intervals.last() {
-        None => "0 intervals".to_owned(),
-        Some(last) => {
-            format!("{} intervals up to {:.1} s", intervals.len(), last["t_s"].as_f64().unwrap_or_default())
-        }
-    })
+    let events = text.lines().map_while(|line| serde_json::from_str::<Event<'_>>(line).ok());
+    let (mut count, mut last_s) = (0_u64, 0.0);
+    for interval in events.filter(|event| event.event == "interval") {
+        count += 1;
+        last_s = interval.t_s.unwrap_or_default();
+    }
+    Some(if count == 0 { "0 intervals".to_owned() } else { format!("{count} intervals up to {last_s:.1} s") })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::result::document::tests::document;
     use crate::result::json;
@@ -128,7 +170,8 @@ mod tests {
         let cases = [
             ("", "is not a result of 'pktbench --json'"),
             ("packets 5", "is not a result of 'pktbench --json'"),
-            ("[1, 2]", "is not a result of 'pktbench --json'"),
+            ("[1, 2]", "is not a result of 'pktbench --json': it does not begin with '{'"),
+            ("{\"schema\"", "is not a result of 'pktbench --json': EOF while parsing"),
             (r#"{"verdict": "pass"}"#, "missing field `schema`"),
             (
                 r#"{"schema": "pktbench/3"}"#,
@@ -147,5 +190,26 @@ mod tests {
             format!("{missing:#}").starts_with("cannot read nowhere/run.json: No such file"),
             "{missing:#}"
         );
+    }
+
+    #[test]
+    fn a_long_file_and_a_device_are_refused_before_they_are_in_memory() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("run.json");
+        fs::write(&path, " ".repeat(10_001)).unwrap();
+        assert_eq!(bytes(&path, 10_001).unwrap().len(), 10_001);
+        let problem = bytes(&path, 10_000).unwrap_err().to_string();
+        assert_eq!(problem, "it has more than 10000 bytes, the limit");
+        let problem = Document::read(Path::new("/dev/zero")).unwrap_err();
+        assert_eq!(format!("{problem:#}"), "cannot read /dev/zero: it is a device; give a file");
+    }
+
+    #[test]
+    fn a_document_with_too_many_parts_is_refused() {
+        let percentiles = vec![(50.0, Some(1)); 101];
+        let mut document = document();
+        document.latency_ns.service.percentiles = percentiles;
+        let problem = read(&json::to_line(&document)).unwrap_err();
+        assert!(problem.ends_with("run.json has 101 percentiles; the limit is 100"), "{problem}");
     }
 }

@@ -19,6 +19,7 @@ pub(crate) enum Verdict {
     /// A packet was lost, corrupted, reordered or duplicated.
     Integrity,
     /// The load generator was saturated, with `--strict-client`.
+    #[serde(alias = "client_saturated")]
     Saturated,
     /// Worse than `--baseline` by more than `--max-regress` allows.
     Regression,

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use pktconn::ConnConfig;
+use pktconn_tools::printable::{print_error, print_warning};
 use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior};
 
@@ -223,7 +224,7 @@ impl Conductor {
                 Start::Wait => {}
                 Start::Fail(problem) => return Err(EndReason::NotStarted(problem)),
                 Start::Go { warnings } => {
-                    warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+                    warnings.iter().for_each(print_warning);
                     return Ok(());
                 }
             }
@@ -328,9 +329,9 @@ impl Conductor {
             self.time_series.aborted().cloned().filter(|_| matches!(end.reason, EndReason::Aborted));
         if let (EndReason::NothingWorks, Some(first)) = (&end.reason, &tally.errors.first) {
             let failed = tally.errors.count();
-            eprintln!(
-                "error: the run was ended early: {failed} connections failed, without a single answer; {first}"
-            );
+            print_error(format_args!(
+                "the run was ended early: {failed} connections failed, without a single answer; {first}"
+            ));
         }
         let (interrupted, not_started) = match end.reason {
             EndReason::Done | EndReason::TimedOut | EndReason::NothingWorks | EndReason::Aborted => {
@@ -340,7 +341,7 @@ impl Conductor {
             EndReason::NotStarted(problem) => (false, Some(problem)),
         };
         if let Some(problem) = not_started {
-            eprintln!("error: {problem}");
+            print_error(&problem);
             tally.errors.merge(Errors { connect: 1, first: Some(problem), ..Errors::default() });
         }
         let (measured_from, measured_time, drain_time) =

@@ -1,6 +1,7 @@
 //! Waits until a server has worked off what an earlier run has left behind: requests that were never answered, in its
 //! buffers and in those of the kernel. Otherwise the next run of a search would measure them.
 
+use pktconn_tools::printable::print_warning;
 use std::time::{Duration, Instant};
 
 use crate::judge::abort::AbortWatch;
@@ -31,7 +32,10 @@ pub(crate) fn wait(plan: &Plan, fastest: Duration, is_interrupted: impl Fn() -> 
         }
         std::thread::sleep(PAUSE);
     }
-    eprintln!("warning: the server does not answer at once {} s after the last rate", MAX_WAIT.as_secs());
+    print_warning(format_args!(
+        "the server does not answer at once {} s after the last rate",
+        MAX_WAIT.as_secs()
+    ));
     Ok(())
 }
 

@@ -10,6 +10,7 @@ use std::cell::{Cell, RefCell};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use pktconn_tools::printable;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::judge::abort::AbortWatch;
@@ -77,7 +78,7 @@ fn round_to_three_digits(rate: f64) -> f64 {
 pub(crate) fn find(plan: &Plan, output: Output, condition: &Condition) -> anyhow::Result<ExitCode> {
     let steps = RefCell::new(if output.prints_text() { Sink::stdout() } else { Sink::nowhere() });
     let mut sinks = output.open()?;
-    let show = |line: &str| steps.borrow_mut().line(line);
+    let show = |line: &str| steps.borrow_mut().line(&printable::line(line));
     show(&format!("search      for the highest rate at which {condition}"));
     let listener = InterruptListener::start()?;
     let interrupted = || listener.was_interrupted() || steps.borrow().has_no_reader();

@@ -9,10 +9,12 @@
 //!
 //! Everything is read before the run. The bytes are leaked, like the pseudo-random block: sending needs no copy.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read};
 use std::path::Path;
 use std::str::FromStr;
+
+use pktconn_tools::input;
 
 /// The maximum sum of all payloads, and the maximum number of payloads. They keep the memory of a typing error, such as
 /// the root of a file system, within that of a small machine.
@@ -137,7 +139,7 @@ fn directory(text: &str, dir: &Path) -> Result<OwnPayloads, String> {
 /// Reads at most `room` bytes, so that an endless file ends in an error. `given` is the path that the user gave.
 fn read(path: &Path, room: usize, given: &Path) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
-    let file = File::open(path).map_err(|error| unreadable(path, &error))?;
+    let file = input::open(path).map_err(|error| unreadable(path, &error))?;
     file.take(room as u64 + 1).read_to_end(&mut bytes).map_err(|error| unreadable(path, &error))?;
     match bytes.len() > room {
         true => {

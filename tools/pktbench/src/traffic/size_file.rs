@@ -9,9 +9,10 @@
 //!
 //! The whole file is read before the run, so the run never waits for a disk. Only the sizes are kept in memory.
 
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 
+use pktconn_tools::input;
+use pktconn_tools::printable;
 use pktconn_tools::values::parse_size;
 
 /// The maximum number of lines. They take 40 MB of memory.
@@ -22,7 +23,7 @@ const MAX_LINE_LEN: u64 = 4096;
 
 /// Reads the sizes of the file at `path`. Without an error there is at least one.
 pub(crate) fn read(path: &str) -> Result<Vec<u32>, String> {
-    let file = File::open(path).map_err(|error| unreadable(path, &error))?;
+    let file = input::open(path.as_ref()).map_err(|error| unreadable(path, &error))?;
     sizes(BufReader::new(file), path, MAX_LINES)
 }
 
@@ -37,8 +38,8 @@ fn sizes(mut file: impl BufRead, path: &str, max_lines: u64) -> Result<Vec<u32>,
             break;
         }
         let refused = |problem: &str| {
-            // The message is one line for the terminal, even if the file contains control characters.
-            Err(format!("{path}, line {number}: {}", problem.replace(char::is_control, "?")))
+            // A line of the file has up to 4 KiB.
+            Err(format!("{path}, line {number}: {}", printable::name(problem)))
         };
         if number > max_lines {
             return refused(&format!(
@@ -114,7 +115,7 @@ mod tests {
             ("# no header\n-5\n", "x.csv, line 2: '-5' is not a size"),
             ("4294967296\n", "x.csv, line 1: 4294967296 exceeds the largest possible packet"),
             ("1\n\n,5\n", "x.csv, line 3: '' is not a size"),
-            ("1\n\u{1b}[31m\n", "x.csv, line 2: '?[31m' is not a size"),
+            ("1\n\u{1b}[31m\n", "x.csv, line 2: '\\u{1b}[31m' is not a size"),
         ];
         for (text, expected) in cases {
             let problem = of(text).unwrap_err();

@@ -13,7 +13,7 @@ use crate::traffic::parse::{MAX_TIME, parse_rate, parse_time};
 use crate::traffic::profile::{Piece, Profile, Shape};
 
 /// The most stages, with every step as one of them. Each has its own histograms in the result.
-const MAX_STAGES: usize = 1000;
+pub(crate) const MAX_STAGES: usize = 1000;
 
 /// A step that is this close to the last rate is the last one: rates are rounded.
 const SAME_RATE: f64 = 1e-6;
@@ -81,11 +81,14 @@ impl Stages {
         })?;
         let pieces = match word {
             "ramp" => ramp(rest).map(|piece| vec![(piece, None)]),
-            "step" => steps(rest, last, MAX_STAGES - self.stages.len()),
+            "step" => steps(rest, last, MAX_STAGES.saturating_sub(self.stages.len())),
             "sine" => sine(rest).map(|piece| vec![(piece, None)]),
             _ => constant().map(|piece| vec![(piece, None)]),
         };
         let pieces = pieces.map_err(|problem| format!("{problem}; write {example}"))?;
+        if self.stages.len() + pieces.len() > MAX_STAGES {
+            return Err(format!("there are more than {MAX_STAGES} stages, the limit; use fewer"));
+        }
         self.stages.extend(pieces.into_iter().map(|(piece, rate)| Stage {
             name: rate.map_or_else(|| text.to_owned(), |rate| format!("{text} ({})", short(rate))),
             piece,
@@ -271,6 +274,16 @@ mod tests {
         // 10k after whole periods, up to rounding.
         assert_eq!(rates("sine 5k..15k period 3s for 9s, step 5k every 1s to 20k")[1..], [15e3, 20e3]);
         assert_eq!(rates("step 1 every 1s to 1000").len(), MAX_STAGES);
+    }
+
+    #[test]
+    fn more_than_1000_stages_are_refused_whatever_their_kind() {
+        let holds = |count: usize| vec!["hold 10 1s"; count].join(",");
+        assert_eq!(holds(MAX_STAGES).parse::<Stages>().unwrap().stages.len(), MAX_STAGES);
+        for text in [holds(MAX_STAGES + 1), format!("{},step 1 every 1s to 1000", holds(MAX_STAGES))] {
+            let problem = text.parse::<Stages>().unwrap_err();
+            assert!(problem.starts_with("stage 1001 ") && problem.contains("1000 stages"), "{problem}");
+        }
     }
 
     #[test]

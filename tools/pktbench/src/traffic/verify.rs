@@ -99,8 +99,10 @@ impl<T: Copy> Judgement<T> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Integrity {
     pub(crate) verified: u64,
+    #[serde(alias = "altered")]
     pub(crate) corrupted: u64,
     pub(crate) reordered: u64,
+    #[serde(alias = "doubled")]
     pub(crate) duplicated: u64,
     /// Overtaken by a later packet, and never received.
     pub(crate) lost: u64,

@@ -26,6 +26,12 @@ mod output;
 
 mod files;
 
+mod hostile_files;
+
+mod hostile_servers;
+
+mod hostile_text;
+
 mod html;
 
 mod browser;

@@ -22,6 +22,7 @@ mod simulation;
 
 use std::path::Path;
 
+use pktconn_tools::printable;
 use serde_json::Value;
 
 use crate::result::comparison::{Comparison, Difference, Finding, Metric};
@@ -226,7 +227,8 @@ fn differences(base: &Config, new: &Config) -> Vec<String> {
     let (base, new) = (values(base), values(new));
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let differing = LOAD_OPTIONS.iter().filter(|name| base[**name] != new[**name]);
-    differing.map(|name| format!("{name} {} and {}", text(&base[*name]), text(&new[*name]))).collect()
+    let shown = |value: &Value| printable::name(&text(value)).into_owned();
+    differing.map(|name| format!("{name} {} and {}", shown(&base[*name]), shown(&new[*name]))).collect()
 }
 
 #[cfg(test)]

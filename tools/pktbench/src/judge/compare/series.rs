@@ -92,10 +92,10 @@ fn counted_intervals(intervals: &[Interval]) -> Vec<(&Interval, f64)> {
         // A file may contain anything.
         .filter(|(_, seconds)| *seconds > 0.0)
         .collect();
-    if let [.., (_, before), (_, last)] = counted[..] {
-        if last < MIN_LAST_SHARE * before {
-            counted.pop();
-        }
+    if let [.., (_, before), (_, last)] = counted[..]
+        && last < MIN_LAST_SHARE * before
+    {
+        counted.pop();
     }
     counted
 }

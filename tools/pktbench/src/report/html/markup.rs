@@ -1,5 +1,7 @@
 //! Escapes text for HTML and SVG, and builds sections and tables.
 
+use pktconn_tools::printable::is_printable;
+
 /// Escapes `text` for use between tags and in attributes.
 pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
@@ -10,9 +12,9 @@ pub(super) fn escape(text: &str) -> String {
             '&' => escaped.push_str("&amp;"),
             '"' => escaped.push_str("&quot;"),
             '\'' => escaped.push_str("&#39;"),
-            // Control characters other than tab and newline: HTML or XML forbids most of them, and none is visible.
-            '\0'..='\x08' | '\x0b'..='\x1f' | '\x7f'..='\u{9f}' => escaped.push('\u{fffd}'),
-            _ => escaped.push(letter),
+            '\t' | '\n' => escaped.push(letter),
+            // HTML or XML forbids most control characters, and invisible ones could hide or reverse text.
+            _ => escaped.push(if is_printable(letter) { letter } else { char::REPLACEMENT_CHARACTER }),
         }
     }
     escaped
@@ -59,7 +61,10 @@ mod tests {
 
     #[test]
     fn text_never_becomes_markup() {
-        assert_eq!(escape("<b title='\"&\"'>\0é"), "&lt;b title=&#39;&quot;&amp;&quot;&#39;&gt;\u{fffd}é");
+        assert_eq!(
+            escape("<b title='\"&\"'>\0é\u{202e}"),
+            "&lt;b title=&#39;&quot;&amp;&quot;&#39;&gt;\u{fffd}é\u{fffd}"
+        );
         assert!(table(&["<i>"], &[vec!["<b>".to_owned(), "<u>".to_owned()]]).contains("<td>&lt;u&gt;</td>"));
         assert!(list(&[("<i>".to_owned(), "<u>".to_owned())]).contains("&lt;i&gt;</th><td>&lt;u&gt;"));
     }

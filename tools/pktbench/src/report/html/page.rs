@@ -106,6 +106,14 @@ fn percentile(latency: &Latency, percent: f64) -> String {
     bounded(latency.listed_bounded(percent).or_else(|| latency.percentile(percent)))
 }
 
+/// p50 and p99, from the histogram if the document does not list them.
+fn p50_and_p99(latency: &Latency) -> [String; 2] {
+    const PERCENTS: [f64; 2] = [50.0, 99.0];
+    let listed = PERCENTS.map(|percent| latency.listed_bounded(percent));
+    let all_listed = listed.iter().all(Option::is_some);
+    (if all_listed { listed } else { latency.percentiles(PERCENTS) }).map(bounded)
+}
+
 fn bounded(value: Option<Bounded>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
@@ -195,7 +203,8 @@ fn opened(connections: &Connections) -> String {
     let times = [("connect", Some(connect_ns)), ("TLS handshake", handshake_ns.as_ref())];
     let times = times.into_iter().filter_map(|(name, times)| Some((name, times.filter(|it| it.count > 0)?)));
     let times = times.flat_map(|(name, times)| {
-        [50.0, 99.0].map(|percent| (format!("{name} p{percent}"), percentile(times, percent)))
+        let [p50, p99] = p50_and_p99(times);
+        [(format!("{name} p50"), p50), (format!("{name} p99"), p99)]
     });
     let down = down_pct.map(|down_pct| ("time without a connection".to_owned(), units::percent(down_pct)));
     list(&counts.chain(down).chain(times).collect::<Vec<_>>())
@@ -203,14 +212,14 @@ fn opened(connections: &Connections) -> String {
 
 fn addresses(addresses: &[AddressResult]) -> String {
     let rows = addresses.iter().map(|result| {
-        let latency = result.latency_ns.primary();
+        let [p50, p99] = p50_and_p99(result.latency_ns.primary());
         vec![
             result.address.clone(),
             units::count(result.opened),
             units::count(result.failed),
             units::rate(result.packets_per_s),
-            percentile(latency, 50.0),
-            percentile(latency, 99.0),
+            p50,
+            p99,
         ]
     });
     table(&["", "connections", "failed", "packets/s", "p50", "p99"], &rows.collect::<Vec<_>>())

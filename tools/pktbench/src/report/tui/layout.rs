@@ -7,6 +7,7 @@
 //!   charts of throughput and latency    the rest of the terminal
 //! ```
 
+use pktconn_tools::printable::is_printable;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::Stylize;
@@ -128,7 +129,7 @@ fn row(name: &str, mut spans: Vec<Span<'static>>) -> Line<'static> {
 /// Cuts `text` to `width` characters, with `…` at the end if something was cut. Control characters are replaced: text
 /// from outside must not control the terminal.
 fn cut(text: &str, width: usize) -> String {
-    let plain = |symbol: char| if symbol.is_control() { char::REPLACEMENT_CHARACTER } else { symbol };
+    let plain = |symbol: char| if is_printable(symbol) { symbol } else { char::REPLACEMENT_CHARACTER };
     let mut symbols: Vec<char> = text.chars().map(plain).take(width + 1).collect();
     if symbols.len() > width {
         symbols.truncate(width);

@@ -59,7 +59,7 @@ impl Tui {
     /// Draws the status if a redraw is due. Returns whether a key asks to end the run.
     pub(crate) fn show(&mut self, status: &RunStatus<'_>) -> bool {
         self.tracker.record(status);
-        if self.ticks % TICKS_PER_FRAME == 0 {
+        if self.ticks.is_multiple_of(TICKS_PER_FRAME) {
             let Self { config, metrics_url, tracker, screen, .. } = self;
             let data = FrameData { config, metrics_url: metrics_url.as_deref(), tracker, status };
             screen.draw(|frame| layout::draw(frame, &data));

@@ -58,6 +58,31 @@ pub(crate) fn ran(command: &mut Command) -> Ran {
     }
 }
 
+/// The most CPU time. A busy machine does not change it, but a build without optimization needs more than 1 s.
+fn max_seconds() -> f64 {
+    if asserts_times() { 1.0 } else { 20.0 }
+}
+
+/// Runs `pktbench` within 64 MiB of memory, and checks its CPU time.
+#[track_caller]
+pub(crate) fn bounded(args: &[&str]) -> Ran {
+    // `-d` counts private memory that can be written: heap and stacks. It has no effect on macOS.
+    let script = "ulimit -d 65536; \"$0\" \"$@\"; code=$?; times >&2; exit $code";
+    let mut ran = ran(command("sh").args(["-c", script, env!("CARGO_BIN_EXE_pktbench")]).args(args));
+    // The last line has the times of the program: user and system, such as 0m0.012s.
+    let (rest, times) = ran.stderr.trim_end().rsplit_once('\n').expect("the shell prints times");
+    let seconds = |time: &str| {
+        let (minutes, seconds) = time.trim_end_matches('s').split_once('m').unwrap();
+        minutes.parse::<f64>().unwrap() * 60.0 + seconds.parse::<f64>().unwrap()
+    };
+    let seconds: f64 = times.split_whitespace().map(seconds).sum();
+    assert!(seconds < max_seconds(), "{args:?}: {seconds} s");
+    // The line before is that of the shell itself.
+    let stderr = rest.rsplit_once('\n').map_or("", |(stderr, _)| stderr);
+    ran.stderr = if stderr.is_empty() { String::new() } else { format!("{stderr}\n") };
+    ran
+}
+
 impl Ran {
     /// The printed document, after a check that it matches the schema and that its counts are consistent.
     #[track_caller]
