@@ -91,6 +91,7 @@
 //! |---|---|---|
 //! | `pktconn_connections_accepted_total` | counter | connections that servers accepted |
 //! | `pktconn_connections_refused_total` | counter | connections closed at once because a limit was reached |
+//! | `pktconn_connections_over_rate_total` | counter | refused connections whose client network exceeded `conn_rate_per_ip` |
 //! | `pktconn_handshakes_failed_total` | counter | connections whose TLS handshake or PROXY header failed |
 //! | `pktconn_connections_over_budget_total` | counter | connections closed because of the memory budget |
 //! | `pktconn_connections_ended_total` | counter | connections that have ended; label `reason`: `local_close`, `remote_close`, `truncated`, `protocol`, `io`, `timeout`, `slow_consumer`, `over_budget` |
@@ -124,8 +125,8 @@ pub use connection::{
 
 mod server;
 pub use server::{
-    BoxError, ConnHandler, HandlerResult, Listener, PacketServer, ServerConfig, ServerHandle, ServerStats,
-    ShutdownReport,
+    BoxError, ConnHandler, ConnRate, HandlerResult, Listener, PacketServer, ServerConfig, ServerHandle,
+    ServerStats, ShutdownReport,
 };
 
 mod client;

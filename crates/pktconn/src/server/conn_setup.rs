@@ -9,6 +9,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::connection::config::{Origin, Settings};
 #[cfg(feature = "proxy-protocol")]
 use crate::error::failure::Operation;
@@ -17,6 +19,7 @@ use crate::error::{Reason, Timeout};
 use crate::server::current_tls::CurrentTls;
 use crate::server::failure_log::{FailureKind, FailureLog};
 use crate::server::listener::ServerListener;
+use crate::server::refusal::Refusal;
 use crate::server::registry::ConnSlot;
 use crate::server::server_handle::ServerState;
 use crate::transport::byte_stream::ByteStream;
@@ -80,16 +83,27 @@ impl ConnSetup {
         has_tls || self.expects_proxy_header()
     }
 
-    /// Logs that a connection was refused because a limit is reached.
-    pub(crate) fn log_refused(&self, peer: Option<SocketAddr>) {
-        let open = self.server.registry.stats().open;
-        let limits = "a limit is reached (max_conns, max_conns_per_ip or memory_budget)";
-        self.failure_log.log(
-            FailureKind::Refused,
-            peer,
-            "a connection was refused",
-            format_args!("{limits}, open={open}"),
-        );
+    /// Closes a connection that a limit refuses, and logs it.
+    pub(crate) fn refuse(
+        &self,
+        stream: PlainStream,
+        peer: Option<SocketAddr>,
+        accepted_at: Instant,
+        refusal: Refusal,
+    ) {
+        let kind = match refusal {
+            // A flood: a close with a FIN would cost more packets, and a minute of memory in the kernel.
+            Refusal::ConnRate => {
+                stream.reset_on_close();
+                FailureKind::OverRate
+            }
+            Refusal::MaxConns | Refusal::MaxConnsPerIp | Refusal::MemoryBudget => FailureKind::Refused,
+        };
+        drop(stream);
+        let registry = &self.server.registry;
+        let open = registry.stats().open;
+        self.failure_log.log(kind, peer, "a connection was refused", format_args!("{refusal}, open={open}"));
+        registry.log_access_not_opened(peer, accepted_at, "refused", &refusal);
     }
 
     /// Makes the connection, after all handshakes.
@@ -110,14 +124,17 @@ impl ConnSetup {
         peer: Option<SocketAddr>,
         slot: ConnSlot,
     ) -> Option<PacketConn> {
-        #[cfg(feature = "metrics")]
         let accepted_at = slot.accepted_at();
         let handshake = self.run_handshake(stream, peer, slot);
         let result = tokio::select! {
             biased;
             result = with_timeout(self.config.handshake_timeout, handshake) => result.unwrap_or_else(|limit| Err(timeout_error(limit, peer))),
             // No packet has been received from the peer, so nothing is lost.
-            () = self.server.registry.shutdown.triggered() => return None,
+            () = self.server.registry.shutdown.triggered() => {
+                let detail = "the server was shut down during the handshake";
+                self.server.registry.log_access_not_opened(peer, accepted_at, "local_close", &detail);
+                return None;
+            }
         };
         let error = match result {
             Ok(conn) => {
@@ -131,6 +148,7 @@ impl ConnSetup {
         };
         self.server.registry.handshake_failed();
         self.failure_log.log(FailureKind::Handshake, peer, "the handshake failed", &error);
+        self.server.registry.log_access_not_opened(peer, accepted_at, "handshake", &error);
         None
     }
 
@@ -155,8 +173,9 @@ impl ConnSetup {
                 .await
                 .map_err(proxy_error)?
                 .or(peer);
-            if peer.is_some_and(|peer| !slot.set_client_addr(peer)) {
-                self.log_refused(peer);
+            let counted = peer.map_or(Ok(()), |peer| slot.set_client_addr(peer));
+            if let Err(refusal) = counted {
+                self.refuse(stream, peer, slot.accepted_at(), refusal);
                 return Ok(None);
             }
         }

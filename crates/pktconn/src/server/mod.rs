@@ -18,6 +18,19 @@ mod metric_events;
 
 mod network;
 
+mod network_counts;
+
+mod token_bucket;
+
+mod conn_rate;
+pub use conn_rate::ConnRate;
+
+mod network_rates;
+
+mod refusal;
+
+mod access_log;
+
 mod registry;
 
 #[cfg(feature = "tls")]

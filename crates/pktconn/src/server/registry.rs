@@ -1,7 +1,7 @@
-//! The list of a server's connections, and its limits: total, per client network, memory budget. Also the server's
+//! The list of a server's connections, and its limits: total, per client network, rate, memory budget. Also the server's
 //! counts.
 
-use std::collections::HashMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -9,22 +9,28 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use slab::Slab;
 use tokio::sync::Notify;
-#[cfg(feature = "metrics")]
 use tokio::time::Instant;
 
+use super::access_log::AccessLog;
 use super::network::Network;
+use super::network_counts::NetworkCounts;
+use super::network_rates::NetworkRates;
+use super::refusal::Refusal;
 use super::shutdown_signal::ShutdownSignal;
-use crate::connection::conn_core::{ConnCore, Membership};
+use crate::connection::conn_core::{ConnCore, EndedConn, Membership};
 use crate::connection::memory::{Account, Budget};
-use crate::error::Reason;
 use crate::{ConnStats, ServerConfig, ServerStats};
 
 #[derive(Default)]
 pub(crate) struct Registry {
     max_conns: Option<usize>,
     max_conns_per_ip: Option<usize>,
+    /// `Some` if `conn_rate_per_ip` is set.
+    conn_rates: Option<Mutex<NetworkRates>>,
+    access_log: Option<AccessLog>,
     accepted: AtomicU64,
     refused: AtomicU64,
+    refused_over_rate: AtomicU64,
     handshakes_failed: AtomicU64,
     budget: Option<Arc<Budget>>,
     /// Whether `recv` returns `None` after a shutdown.
@@ -38,8 +44,8 @@ pub(crate) struct Registry {
 #[derive(Default)]
 struct ConnTable {
     conns: Slab<Weak<ConnCore>>,
-    /// Counted only if `max_conns_per_ip` is set. No count is 0.
-    conns_per_network: HashMap<Network, usize>,
+    /// Counted only if `max_conns_per_ip` is set.
+    conns_per_network: NetworkCounts,
     /// The sums of the connections that are no longer in `conns`.
     traffic_of_ended: ConnStats,
 }
@@ -55,7 +61,18 @@ impl Registry {
     pub(crate) fn new(config: &ServerConfig) -> Self {
         let ServerConfig { max_conns, max_conns_per_ip, memory_budget, drain_on_shutdown, .. } = *config;
         let budget = memory_budget.map(|bytes| Arc::new(Budget::new(bytes)));
-        Self { max_conns, max_conns_per_ip, budget, drain_on_shutdown, ..Self::default() }
+        let conn_rates =
+            config.conn_rate_per_ip.map(|rate| Mutex::new(NetworkRates::new(rate, Instant::now())));
+        let access_log = config.access_log.then(AccessLog::default);
+        Self {
+            max_conns,
+            max_conns_per_ip,
+            conn_rates,
+            access_log,
+            budget,
+            drain_on_shutdown,
+            ..Self::default()
+        }
     }
 
     pub(crate) fn budget(&self) -> Option<&Budget> {
@@ -67,31 +84,54 @@ impl Registry {
     }
 
     /// Adds an accepted connection if the limits allow it, and counts it for `peer` if that is known.
-    fn admit(&self, peer: Option<SocketAddr>) -> Option<(usize, Option<Network>)> {
+    fn admit(&self, peer: Option<SocketAddr>, now: Instant) -> Result<(usize, Option<Network>), Refusal> {
+        let network = peer.map(|peer| Network::of(peer.ip()));
+        self.check_rate(network, now)?;
         if self.budget().is_some_and(Budget::is_under_pressure) {
-            return None;
+            return Err(Refusal::MemoryBudget);
         }
         let mut table = self.table();
         if self.max_conns.is_some_and(|max| table.conns.len() >= max) {
-            return None;
+            return Err(Refusal::MaxConns);
         }
-        let network = self.limited_network(peer);
-        if network.is_some_and(|network| !self.try_count(&mut table, network)) {
-            return None;
-        }
+        let network = self.try_count(&mut table, network)?;
         // A placeholder until `register`.
-        Some((table.conns.insert(Weak::new()), network))
+        Ok((table.conns.insert(Weak::new()), network))
     }
 
-    /// Counts one more connection of `network`, if the limit allows it.
-    fn try_count(&self, table: &mut ConnTable, network: Network) -> bool {
-        let has_room = |count| self.max_conns_per_ip.is_none_or(|max| count < max);
-        let count = table.conns_per_network.get(&network).copied().unwrap_or(0);
-        let is_counted = has_room(count);
-        if is_counted {
-            table.conns_per_network.insert(network, count + 1);
+    /// Counts a new connection towards the rate of its network. First, so that a flood is refused for its rate, whatever
+    /// other limits it has reached.
+    fn check_rate(&self, network: Option<Network>, now: Instant) -> Result<(), Refusal> {
+        let (Some(rates), Some(network)) = (&self.conn_rates, network) else { return Ok(()) };
+        let is_admitted = rates.lock().unwrap_or_else(PoisonError::into_inner).admit(network, now);
+        is_admitted.then_some(()).ok_or(Refusal::ConnRate)
+    }
+
+    /// Counts one more connection of `network`, if `max_conns_per_ip` allows it. Returns the network if it was counted.
+    fn try_count(&self, table: &mut ConnTable, network: Option<Network>) -> Result<Option<Network>, Refusal> {
+        let (Some(max), Some(network)) = (self.max_conns_per_ip, network) else { return Ok(None) };
+        let is_counted = table.conns_per_network.try_add(network, max);
+        is_counted.then_some(Some(network)).ok_or(Refusal::MaxConnsPerIp)
+    }
+
+    fn count_refused(&self, refusal: Refusal) {
+        self.refused.fetch_add(1, Relaxed);
+        if refusal == Refusal::ConnRate {
+            self.refused_over_rate.fetch_add(1, Relaxed);
         }
-        is_counted
+    }
+
+    /// Writes a line for an accepted connection that no handler has received, if there is an access log.
+    pub(crate) fn log_access_not_opened(
+        &self,
+        peer: Option<SocketAddr>,
+        accepted_at: Instant,
+        reason: &'static str,
+        detail: &dyn fmt::Display,
+    ) {
+        if let Some(access_log) = &self.access_log {
+            access_log.log_not_opened(peer, accepted_at, reason, detail);
+        }
     }
 
     fn remove(&self, key: usize, network: Option<Network>) {
@@ -103,20 +143,8 @@ impl Registry {
             self.empty.notify_waiters();
         }
         if let Some(network) = network {
-            let Some(count) = table.conns_per_network.get_mut(&network) else { return };
-            *count -= 1;
-            if *count == 0 {
-                table.conns_per_network.remove(&network);
-                if table.conns_per_network.is_empty() {
-                    table.conns_per_network = HashMap::new();
-                }
-            }
+            table.conns_per_network.remove(network);
         }
-    }
-
-    fn limited_network(&self, peer: Option<SocketAddr>) -> Option<Network> {
-        let peer = peer.filter(|_| self.max_conns_per_ip.is_some())?;
-        Some(Network::of(peer.ip()))
     }
 
     pub(crate) fn handshake_failed(&self) {
@@ -154,13 +182,22 @@ impl Registry {
     }
 
     pub(crate) fn stats(&self) -> ServerStats {
-        // `refused` is read before `accepted`, so that it is never larger.
+        // The parts are read before the whole, so that they are never larger.
+        let refused_over_rate = self.refused_over_rate.load(Relaxed);
         let refused = self.refused.load(Relaxed);
         let handshakes_failed = self.handshakes_failed.load(Relaxed);
         let (accepted, open) = (self.accepted.load(Relaxed), self.table().conns.len());
         let held_bytes = self.budget().map_or(0, Budget::held);
         let closed_over_budget = self.budget().map_or(0, Budget::closed);
-        ServerStats { accepted, refused, handshakes_failed, closed_over_budget, open, held_bytes }
+        ServerStats {
+            accepted,
+            refused,
+            refused_over_rate,
+            handshakes_failed,
+            closed_over_budget,
+            open,
+            held_bytes,
+        }
     }
 }
 
@@ -170,44 +207,34 @@ pub(crate) struct ConnSlot {
     key: usize,
     /// `Some` if the connection counts towards `max_conns_per_ip`.
     network: Option<Network>,
-    #[cfg(feature = "metrics")]
     accepted_at: Instant,
 }
 
 impl ConnSlot {
-    /// Counts an accepted connection and reserves a slot for it. Returns `None`, and counts it as refused, if a limit
-    /// is reached.
-    pub(crate) fn reserve(registry: &Arc<Registry>, peer: Option<SocketAddr>) -> Option<Self> {
+    /// Counts an accepted connection and reserves a slot for it. Fails, and counts it as refused, if a limit is reached.
+    pub(crate) fn reserve(
+        registry: &Arc<Registry>,
+        peer: Option<SocketAddr>,
+        accepted_at: Instant,
+    ) -> Result<Self, Refusal> {
         registry.accepted.fetch_add(1, Relaxed);
-        let Some((key, network)) = registry.admit(peer) else {
-            registry.refused.fetch_add(1, Relaxed);
-            return None;
-        };
-        Some(Self {
-            registry: Arc::clone(registry),
-            key,
-            network,
-            #[cfg(feature = "metrics")]
-            accepted_at: Instant::now(),
-        })
+        let admitted = registry.admit(peer, accepted_at);
+        let (key, network) = admitted.inspect_err(|&refusal| registry.count_refused(refusal))?;
+        Ok(Self { registry: Arc::clone(registry), key, network, accepted_at })
     }
 
-    /// Sets the client's address, which was not known at the accept. Returns `false`, and counts the connection as
-    /// refused, if the limit for its network is reached.
+    /// Sets the client's address, which was not known at the accept. Fails, and counts the connection as refused, if a
+    /// limit for its network is reached.
     #[cfg(feature = "proxy-protocol")]
-    pub(crate) fn set_client_addr(&mut self, peer: SocketAddr) -> bool {
-        let registry = &self.registry;
-        let Some(network) = registry.limited_network(Some(peer)) else { return true };
-        let is_counted = registry.try_count(&mut registry.table(), network);
-        if is_counted {
-            self.network = Some(network);
-        } else {
-            registry.refused.fetch_add(1, Relaxed);
-        }
-        is_counted
+    pub(crate) fn set_client_addr(&mut self, peer: SocketAddr) -> Result<(), Refusal> {
+        let (registry, network) = (&self.registry, Some(Network::of(peer.ip())));
+        let counted = registry
+            .check_rate(network, Instant::now())
+            .and_then(|()| registry.try_count(&mut registry.table(), network));
+        self.network = counted.inspect_err(|&refusal| registry.count_refused(refusal))?;
+        Ok(())
     }
 
-    #[cfg(feature = "metrics")]
     pub(crate) fn accepted_at(&self) -> Instant {
         self.accepted_at
     }
@@ -225,12 +252,13 @@ impl Membership for ConnSlot {
         self.registry.drain_on_shutdown && self.registry.shutdown.is_triggered()
     }
 
-    fn record_end(&self, traffic: ConnStats, reason: Option<Reason>) {
-        self.registry.table().traffic_of_ended.add(&ConnStats { queued_bytes: 0, ..traffic });
+    fn record_end(&self, conn: EndedConn<'_>) {
+        self.registry.table().traffic_of_ended.add(&ConnStats { queued_bytes: 0, ..conn.traffic });
+        if let Some(access_log) = &self.registry.access_log {
+            access_log.log_ended(&conn, self.accepted_at);
+        }
         #[cfg(feature = "metrics")]
-        super::metric_events::record_conn_ended(reason, self.accepted_at.elapsed());
-        #[cfg(not(feature = "metrics"))]
-        drop(reason);
+        super::metric_events::record_conn_ended(conn.reason, self.accepted_at.elapsed());
     }
 }
 
@@ -249,8 +277,9 @@ mod tests {
         ServerHandle::new(config).unwrap()
     }
 
-    fn slot(server: &ServerHandle, ip: &str) -> Option<ConnSlot> {
-        ConnSlot::reserve(&server.state().registry, Some(SocketAddr::new(ip.parse().unwrap(), 1)))
+    fn slot(server: &ServerHandle, ip: &str) -> Result<ConnSlot, Refusal> {
+        let peer = SocketAddr::new(ip.parse().unwrap(), 1);
+        ConnSlot::reserve(&server.state().registry, Some(peer), Instant::now())
     }
 
     #[test]
@@ -264,11 +293,11 @@ mod tests {
             ("::ffff:192.0.2.1", false),
             ("192.0.2.2", true),
         ] {
-            assert_eq!(slot(&server, ip).is_some(), admitted, "{ip}");
+            assert_eq!(slot(&server, ip).is_ok(), admitted, "{ip}");
         }
         assert_eq!(server.stats().refused, 2);
         drop(first);
-        assert!(slot(&server, "2001:db8:1:2:ffff::9").is_some());
+        assert!(slot(&server, "2001:db8:1:2:ffff::9").is_ok());
         assert_eq!((server.stats().accepted, server.stats().refused, server.stats().open), (7, 2, 1));
         assert_eq!(
             server.state().registry.table().conns_per_network.len(),
@@ -281,9 +310,9 @@ mod tests {
     fn no_connection_is_admitted_beyond_max_conns() {
         let server = server(&ServerConfig::new().max_conns(2));
         let [first, _second] = [(); 2].map(|()| slot(&server, "192.0.2.1").unwrap());
-        assert!(slot(&server, "192.0.2.2").is_none());
+        assert_eq!(slot(&server, "192.0.2.2").err(), Some(Refusal::MaxConns));
         drop(first);
-        assert!(slot(&server, "192.0.2.2").is_some());
+        assert!(slot(&server, "192.0.2.2").is_ok());
     }
 
     #[cfg(feature = "proxy-protocol")]
@@ -291,13 +320,13 @@ mod tests {
     fn a_client_behind_a_proxy_counts_once_its_address_is_known() {
         let server = server(&ServerConfig::new().max_conns_per_ip(1));
         let client = "192.0.2.1:1".parse().unwrap();
-        let mut first = ConnSlot::reserve(&server.state().registry, None).unwrap();
-        let mut second = ConnSlot::reserve(&server.state().registry, None).unwrap();
-        assert!(first.set_client_addr(client));
-        assert!(!second.set_client_addr(client));
+        let reserve = || ConnSlot::reserve(&server.state().registry, None, Instant::now()).unwrap();
+        let [mut first, mut second] = [reserve(), reserve()];
+        assert_eq!(first.set_client_addr(client), Ok(()));
+        assert_eq!(second.set_client_addr(client), Err(Refusal::MaxConnsPerIp));
         drop(second);
         drop(first);
-        assert!(slot(&server, "192.0.2.1").is_some());
+        assert!(slot(&server, "192.0.2.1").is_ok());
         assert_eq!(server.stats().refused, 1);
     }
 }
