@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use pktconn::{Addr, CutConn};
-use pktconn_tools::logging::log_to_stderr;
+use pktconn_tools::logging::{log_to_stderr, log_to_stderr_and_access_to_stdout};
 
 use counters::Counters;
 use options::{Options, Runtimes};
@@ -35,7 +35,11 @@ fn main() -> ExitCode {
         Ok(options) => options,
         Err(exit) => return exit,
     };
-    log_to_stderr();
+    if options.access_log {
+        log_to_stderr_and_access_to_stdout();
+    } else {
+        log_to_stderr();
+    }
     let runtime = worker::runtime(1).context("cannot start");
     let result = runtime.and_then(|runtime| runtime.block_on(run(&options)));
     match result {

@@ -8,7 +8,8 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser, ValueEnum};
 use pktconn::{
-    Addr, Checksum, CodecConfig, ConnConfig, HeaderFormat, IpNet, ServerConfig, SlowConsumer, TlsServerConfig,
+    Addr, Checksum, CodecConfig, ConnConfig, ConnRate, HeaderFormat, IpNet, ServerConfig, SlowConsumer,
+    TlsServerConfig,
 };
 use pktconn_tools::usage;
 use pktconn_tools::values::{parse_duration, parse_listen_addr, parse_size, parse_tcp_addr, whole_number};
@@ -65,9 +66,15 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N", value_parser = whole_number::<usize>(1.., 1000))]
     max_conns: Option<usize>,
 
-    /// Maximum number of connections per client: per IPv4 address, or per IPv6 /64 network [default: no limit]
+    /// Maximum number of connections per client: per IPv4 address, or per IPv6 /64 network. An IPv6 /56 may have 4 times
+    /// as many, and a /48 16 times [default: no limit]
     #[arg(long, value_name = "N", value_parser = whole_number::<usize>(1.., 1000))]
     max_conns_per_ip: Option<usize>,
+
+    /// Maximum number of new connections per second and client, counted like those of --max-conns-per-ip. 5 times as
+    /// many may come at once; a client that goes on at more than twice the rate is refused for 10 s [default: no limit]
+    #[arg(long, value_name = "N", value_parser = whole_number::<u32>(1.., 20))]
+    conn_rate_per_ip: Option<u32>,
 
     /// Maximum memory of all connections together, such as 256MiB. Beyond it, the connections that hold the most are
     /// not read, then closed, and new ones are refused [default: no limit]
@@ -119,6 +126,11 @@ pub(crate) struct Options {
     /// Print a line per second: connections, packets/s, MB/s of payload
     #[arg(long)]
     pub(crate) stats: bool,
+
+    /// Print a line for each connection at its end: client, duration, packets, bytes, reason. At most 1,000 lines per
+    /// second
+    #[arg(long)]
+    pub(crate) access_log: bool,
 
     /// How long connections may take to finish after the server was stopped
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
@@ -192,11 +204,13 @@ impl Options {
             let problem = "--reuse-port works only with TCP: a Unix socket has no port";
             return Err(Self::command().error(ErrorKind::ArgumentConflict, problem));
         }
-        let is_limited =
-            self.max_conns.is_some() || self.max_conns_per_ip.is_some() || self.memory_budget.is_some();
+        let is_limited = self.max_conns.is_some()
+            || self.max_conns_per_ip.is_some()
+            || self.conn_rate_per_ip.is_some()
+            || self.memory_budget.is_some();
         if is_limited && has_own_runtimes {
-            let problem = "--max-conns, --max-conns-per-ip and --memory-budget work only with one runtime, not with \
-                           --runtimes own";
+            let problem = "--max-conns, --max-conns-per-ip, --conn-rate-per-ip and --memory-budget work only with one \
+                           runtime, not with --runtimes own";
             return Err(Self::command().error(ErrorKind::ArgumentConflict, problem));
         }
         Ok(self)
@@ -207,7 +221,9 @@ impl Options {
             .conn(self.conn_config())
             .max_conns(self.max_conns)
             .max_conns_per_ip(self.max_conns_per_ip)
-            .memory_budget(self.memory_budget);
+            .conn_rate_per_ip(self.conn_rate_per_ip.map(ConnRate::per_second))
+            .memory_budget(self.memory_budget)
+            .access_log(self.access_log);
         if let Some(tls) = self.tls() {
             config = config.tls(tls);
         }
