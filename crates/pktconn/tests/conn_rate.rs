@@ -4,15 +4,11 @@ mod common;
 
 use std::net::SocketAddr;
 use std::sync::mpsc;
-use std::time::Duration;
 
 use common::{frame, tcp_addr};
 use pktconn::{ConnRate, PacketConn, PacketServer, ServerConfig, ServerHandle};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::advance;
-
-const SECOND: Duration = Duration::from_secs(1);
 
 /// With paused time, tokio moves the clock while it waits for sockets, but not while a blocking task runs. Dropping this
 /// ends the task.
@@ -82,7 +78,13 @@ async fn another_address_is_served_during_a_flood() {
 
 #[cfg(feature = "proxy-protocol")]
 mod behind_a_proxy {
+    use std::time::Duration;
+
+    use tokio::time::advance;
+
     use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
 
     async fn serve_behind_a_proxy(rate: ConnRate) -> (SocketAddr, ServerHandle) {
         let config = ServerConfig::new().proxy_protocol(["127.0.0.0/8".parse().unwrap()]);

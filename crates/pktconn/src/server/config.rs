@@ -111,7 +111,7 @@ impl ServerConfig {
     /// networks of one `/56` together get 4 times the rate and burst, and those of one `/48` 16 times. What a `/64` is
     /// refused does not count for its `/56`.
     ///
-    /// The server remembers networks until their bursts are full again, at most 65,536 of them in up to 12 MiB. If there
+    /// The server remembers networks until their bursts are full again, at most 50,000 of them in up to 14 MiB. If there
     /// are more, it forgets the one that is closest to a full burst: it refuses no network because of others, and a
     /// network in its cool-down is forgotten last.
     ///
