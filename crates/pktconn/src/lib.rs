@@ -91,6 +91,7 @@
 //! |---|---|---|
 //! | `pktconn_connections_accepted_total` | counter | connections that servers accepted |
 //! | `pktconn_connections_refused_total` | counter | connections closed at once because a limit was reached |
+//! | `pktconn_connections_over_rate_total` | counter | refused connections whose client network exceeded `conn_rate_per_ip` |
 //! | `pktconn_handshakes_failed_total` | counter | connections whose TLS handshake or PROXY header failed |
 //! | `pktconn_budget_pauses_total` | counter | how often the memory budget was three quarters used, so that the heaviest networks were paused |
 //! | `pktconn_idle_connections_over_budget_total` | counter | idle connections closed because of the memory budget |
@@ -129,8 +130,8 @@ pub use connection::{
 
 mod server;
 pub use server::{
-    BoxError, ConnHandler, HandlerResult, Listener, MachineLimits, PacketServer, ServerConfig, ServerHandle,
-    ServerStats, ShutdownReport,
+    BoxError, ConnHandler, ConnRate, HandlerResult, Listener, MachineLimits, PacketServer, ServerConfig,
+    ServerHandle, ServerStats, ShutdownReport,
 };
 
 mod client;

@@ -207,7 +207,7 @@ fn a_refused_connection_is_logged_as_a_warning_with_the_number_of_open_ones() {
         client
     });
     assert_eq!(lines.lines().count(), 1, "{lines}");
-    assert!(lines.contains("refused") && lines.contains("open=1"), "{lines}");
+    assert!(lines.contains("refused") && lines.contains("the limit max_conns is reached, open=1"), "{lines}");
 }
 
 #[cfg(feature = "proxy-protocol")]
@@ -229,4 +229,88 @@ fn a_failed_handshake_is_logged_as_a_warning() {
     ] {
         assert!(lines.contains(part), "{part:?} is not in {lines}");
     }
+}
+
+/// A line of the access log with each of `parts`, and without a part of `without`.
+fn assert_line(line: &str, parts: &[&str], without: &[&str]) {
+    assert!(line.contains(" INFO pktconn::access: "), "{line}");
+    for part in parts {
+        assert!(line.contains(part), "{part:?} is not in {line}");
+    }
+    for part in without {
+        assert!(!line.contains(part), "{part:?} is in {line}");
+    }
+}
+
+#[test]
+fn the_access_log_has_one_line_for_each_connection_that_has_ended() {
+    let (lines, (clean, torn)) = log_of(Level::INFO, async {
+        let (addr, handle) = serve(ServerConfig::new().access_log(true)).await;
+        let clean = send(addr, &[frame(b"abc"), frame(b"")].concat()).await;
+        emptied(&handle, 1).await;
+        let torn = send(addr, &frame(b"0123456789")[..9]).await;
+        emptied(&handle, 2).await;
+        (clean, torn)
+    });
+    let lines: Vec<_> = lines.lines().filter(|line| line.contains("pktconn::access")).collect();
+    let [first, second] = lines[..] else { panic!("{lines:#?}") };
+    let parts = [
+        &format!("peer={clean} id="),
+        "duration_ms=",
+        "packets_received=2 bytes_received=11 packets_sent=0 bytes_sent=0",
+        "reason=\"remote_close\" detail=\"the peer closed the connection\"",
+    ];
+    assert_line(first, &parts, &["suppressed", "server_name"]);
+    let parts = [
+        &format!("peer={torn} id="),
+        "packets_received=0 bytes_received=9",
+        "reason=\"truncated\" detail=\"the peer closed the connection in the middle of a frame",
+    ];
+    assert_line(second, &parts, &["suppressed"]);
+}
+
+#[test]
+fn the_access_log_has_refused_connections_with_the_limit() {
+    let (lines, clients) = log_of(Level::INFO, async {
+        let rate = pktconn::ConnRate::per_second(1).burst(4);
+        let (addr, handle) =
+            serve(ServerConfig::new().access_log(true).max_conns_per_ip(1).conn_rate_per_ip(rate)).await;
+        let first = TcpStream::connect(addr).await.unwrap();
+        let refused = send(addr, &[]).await;
+        // Above the rate, also on a slow machine.
+        while handle.stats().refused_over_rate == 0 {
+            let _ = TcpStream::connect(addr).await;
+            tokio::task::yield_now().await;
+        }
+        drop(first);
+        emptied(&handle, 5).await;
+        refused
+    });
+    let access: Vec<_> = lines.lines().filter(|line| line.contains("pktconn::access")).collect();
+    let line =
+        |part: &str| *access.iter().find(|line| line.contains(part)).unwrap_or_else(|| panic!("{lines}"));
+    let parts = [&format!("peer={clients} "), "packets_received=0", "reason=\"refused\""];
+    assert_line(line("the limit max_conns_per_ip is reached"), &parts, &["id="]);
+    assert_line(line("the limit conn_rate_per_ip is reached"), &["reason=\"refused\""], &["id="]);
+    // Other kinds of refusals do not hide a flood in the warnings.
+    let warnings: Vec<_> = lines.lines().filter(|line| line.contains("WARN")).collect();
+    for limit in ["max_conns_per_ip", "conn_rate_per_ip"] {
+        assert!(warnings.iter().any(|line| line.contains(limit)), "{warnings:#?}");
+    }
+}
+
+#[cfg(feature = "proxy-protocol")]
+#[test]
+fn the_access_log_has_failed_handshakes() {
+    let (lines, client) = log_of(Level::INFO, async {
+        let config = ServerConfig::new().proxy_protocol(["127.0.0.0/8".parse().unwrap()]);
+        let (addr, handle) = serve(config.access_log(true)).await;
+        let client = send(addr, &frame(b"no header, but some packet")).await;
+        emptied(&handle, 1).await;
+        client
+    });
+    let access: Vec<_> = lines.lines().filter(|line| line.contains("pktconn::access")).collect();
+    let [line] = access[..] else { panic!("{lines}") };
+    let parts = [&format!("peer={client} "), "reason=\"handshake\"", "no acceptable PROXY header"];
+    assert_line(line, &parts, &["id="]);
 }

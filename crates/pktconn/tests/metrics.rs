@@ -69,6 +69,7 @@ fn a_server_reports_its_metrics_every_second_and_when_it_ends() {
         for (name, expected) in [
             ("pktconn_connections_accepted_total", 1.0),
             ("pktconn_connections_refused_total", 0.0),
+            ("pktconn_connections_over_rate_total", 0.0),
             ("pktconn_connections_open", 1.0),
             ("pktconn_packets_received_total", 10.0),
             ("pktconn_packets_sent_total", 10.0),

@@ -1,41 +1,51 @@
-//! The log of a tool: on standard error, filtered by `RUST_LOG`. What peers sent is escaped.
+//! The log of a tool: on standard error, filtered by `RUST_LOG`. Also the access log of a server, on standard output. What
+//! peers sent is escaped.
 
-use std::io::{self, Write, stderr};
+use std::io::{self, Write, stderr, stdout};
 
-use tracing_subscriber::EnvFilter;
+use tracing::Level;
+use tracing_subscriber::filter::{FilterExt, FilterFn, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
 use crate::printable;
 
-/// Starts logging to standard error, without colors. The environment variable `RUST_LOG` sets the filter; the default
-/// level is WARN. An invalid filter is ignored. An event is one line: control characters in it are escaped, and a long one
-/// is cut.
-///
-/// # Panics
-///
-/// If called twice in one process.
-pub fn log_to_stderr() {
-    log_to_stderr_from("warn");
-}
+/// The target of the access log of `pktconn`.
+const ACCESS: &str = "pktconn::access";
 
-/// Like [`log_to_stderr`], with this filter if `RUST_LOG` is not set, such as `warn,mytool=info`.
+/// Starts logging to standard error, without colors. The environment variable `RUST_LOG` sets the filter; if it is not
+/// set, `default_filter` does, such as `warn,mytool=info`. An invalid filter is ignored. An event is one line: control
+/// characters in it are escaped, and a long one is cut.
+///
+/// With `access_log`, the access log goes to standard output: one line per connection, whatever the filter says.
 ///
 /// # Panics
 ///
 /// If called twice in one process.
-pub fn log_to_stderr_from(default_filter: &str) {
-    let filter = match std::env::var("RUST_LOG") {
-        Ok(filter) if !filter.is_empty() => filter,
-        _ => default_filter.to_owned(),
-    };
-    tracing_subscriber::fmt()
+pub fn start(default_filter: &str, access_log: bool) {
+    let log = tracing_subscriber::fmt::layer()
         .with_writer(|| Lines(stderr()))
         .with_ansi(false)
         // Internal errors are printed to standard error, which panics if it is closed.
         .log_internal_errors(false)
-        .with_env_filter(
-            EnvFilter::builder().with_default_directive(tracing::Level::WARN.into()).parse_lossy(filter),
-        )
-        .init();
+        .with_filter(env_filter(default_filter).and(FilterFn::new(|event| event.target() != ACCESS)));
+    let access = access_log.then(|| {
+        tracing_subscriber::fmt::layer()
+            .with_writer(|| Lines(stdout()))
+            .with_ansi(false)
+            .with_level(false)
+            .with_target(false)
+            .log_internal_errors(false)
+            .with_filter(Targets::new().with_target(ACCESS, Level::INFO))
+    });
+    tracing_subscriber::registry().with(log).with(access).init();
+}
+
+fn env_filter(default: &str) -> EnvFilter {
+    let filter = std::env::var("RUST_LOG").ok().filter(|filter| !filter.is_empty());
+    let filter = filter.as_deref().unwrap_or(default);
+    EnvFilter::builder().with_default_directive(Level::WARN.into()).parse_lossy(filter)
 }
 
 /// Writes each event, which comes whole and with a line end, as one printable line.

@@ -36,7 +36,7 @@ use std::process::ExitCode;
 
 use cli::{Job, manual};
 use judge::gate::Gate;
-use pktconn_tools::logging::log_to_stderr;
+use pktconn_tools::logging;
 use pktconn_tools::printable::print_error;
 use plan::Plan;
 use report::output::Output;
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
         Ok(job) => job,
         Err(exit) => return exit,
     };
-    log_to_stderr();
+    logging::start("warn", false);
     if let Job::Run { plan, .. } | Job::Search { plan, .. } = &job {
         plan.warn();
     }

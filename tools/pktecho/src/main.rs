@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use pktconn::{Addr, CutConn, MachineLimits};
-use pktconn_tools::logging::log_to_stderr_from;
+use pktconn_tools::logging;
 use pktconn_tools::printable::print_error;
 
 use counters::Counters;
@@ -40,7 +40,7 @@ fn main() -> ExitCode {
         Ok(options) => options,
         Err(exit) => return exit,
     };
-    log_to_stderr_from(LOG_FILTER);
+    logging::start(LOG_FILTER, options.access_log);
     let runtime = worker::runtime(1).context("cannot start");
     let result = runtime.and_then(|runtime| runtime.block_on(run(&options)));
     match result {

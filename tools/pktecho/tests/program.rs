@@ -398,6 +398,60 @@ fn connections_above_the_limits_are_closed_immediately() {
 }
 
 #[test]
+fn a_client_above_its_connection_rate_is_refused_and_counted() {
+    let mut server =
+        Server::start(&["--threads", "1", "--conn-rate-per-ip", "1", "--metrics", "127.0.0.1:0"]);
+    let addr = server.metrics_addr();
+    let is_served = || {
+        let Ok(mut stream) = TcpStream::connect(&server.addr) else { return false };
+        stream.write_all(b"\x01\0\0\0x").and_then(|()| stream.read_exact(&mut [0; 5])).is_ok()
+    };
+    // The burst is 5. A slow machine gets more, because time passes.
+    let served = (0..).take_while(|_| is_served()).count();
+    assert!(served >= 5, "{served}");
+    let started = std::time::Instant::now();
+    while !http(&addr, "GET /metrics").1.contains("pktconn_connections_over_rate_total 1\n") {
+        assert!(started.elapsed().as_secs() < 20, "the metric is missing");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn the_access_log_is_one_line_per_connection_whatever_rust_log_says() {
+    for rust_log in [None, Some("off"), Some("debug")] {
+        let mut command = pktecho(&["--listen", "127.0.0.1:0", "--threads", "1", "--access-log"]);
+        rust_log.map(|filter| command.env("RUST_LOG", filter));
+        let mut server = Server::spawn(&mut command);
+        let mut clients = Vec::new();
+        for _ in 0..2 {
+            let mut stream = TcpStream::connect(&server.addr).unwrap();
+            echo(&mut stream, b"\x05\0\0\0hello");
+            clients.push(stream.local_addr().unwrap());
+            drop(stream);
+            let mut line = String::new();
+            server.stdout.read_line(&mut line).unwrap();
+            let parts = [
+                &format!("Z peer={} id=", clients.last().unwrap()),
+                " duration_ms=",
+                " packets_received=1 bytes_received=9 packets_sent=1 bytes_sent=9 ",
+                " reason=\"remote_close\" detail=\"the peer closed the connection\"\n",
+            ];
+            for part in parts {
+                assert!(line.contains(part), "{part:?} is not in {line}");
+            }
+        }
+        server.signal("TERM");
+        let mut stderr = server.child.stderr.take().unwrap();
+        let rest = server.finish();
+        assert_eq!(rest.lines().count(), 1, "only the totals follow: {rest}");
+        let mut log = String::new();
+        stderr.read_to_string(&mut log).unwrap();
+        assert!(!log.contains("pktconn::access"), "{log}");
+        assert_eq!(log.is_empty(), rust_log != Some("debug"), "{log}");
+    }
+}
+
+#[test]
 fn it_serves_metrics_over_http() {
     let mut server = Server::start(&["--metrics", "127.0.0.1:0", "--threads", "2", "--runtimes", "own"]);
     let addr = server.metrics_addr();
@@ -530,7 +584,7 @@ fn a_client_that_reads_too_slowly_is_treated_by_the_policy() {
 
 #[test]
 fn bad_usage_is_one_line_and_exit_code_2() {
-    let cases: [(&[&str], &[&str]); 22] = [
+    let cases: [(&[&str], &[&str]); 23] = [
         (&["--port", "1"], &["unexpected argument '--port'", "--help"]),
         (&["--listen", "localhost"], &["'localhost'", "HOST:PORT"]),
         (&["--threads", "0"], &["from 1 to 1024"]),
@@ -541,6 +595,7 @@ fn bad_usage_is_one_line_and_exit_code_2() {
         (&["--max-conns", "0"], &["at least 1"]),
         (&["--max-conns", "9", "--threads", "2", "--runtimes", "own"], &["not with --runtimes own"]),
         (&["--memory-budget", "1000KiB"], &["at least 1MiB"]),
+        (&["--conn-rate-per-ip", "0"], &["at least 1"]),
         (&["--tls-cert", "chain.pem"], &["--tls-key"]),
         (&["--tls-client-ca", "ca.pem"], &["--tls-cert"]),
         (&["--tls-min-version", "1.1"], &["1.2, 1.3"]),

@@ -86,9 +86,9 @@ impl Reason {
     }
 }
 
-#[cfg(feature = "metrics")]
 impl Reason {
     /// The labels of all reasons that end a connection.
+    #[cfg(feature = "metrics")]
     pub(crate) const LABELS: [&str; 10] = [
         "local_close",
         "remote_close",
@@ -102,7 +102,7 @@ impl Reason {
         "over_budget",
     ];
 
-    /// The metric label for the end of a connection.
+    /// The label for the end of a connection, in metrics and in the access log.
     pub(crate) fn label(&self) -> &'static str {
         match self {
             Self::LocalClose => "local_close",

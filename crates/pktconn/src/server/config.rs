@@ -8,7 +8,7 @@ use crate::TlsServerConfig;
 use crate::error::Reason;
 #[cfg(feature = "proxy-protocol")]
 use crate::transport::proxy_protocol::TrustedProxies;
-use crate::{ConnConfig, Error};
+use crate::{ConnConfig, ConnRate, Error};
 
 /// The configuration of a server: connections, limits, shutdown, TLS, PROXY protocol.
 ///
@@ -28,9 +28,11 @@ pub struct ServerConfig {
     pub(crate) conn: ConnConfig,
     pub(crate) max_conns: Option<usize>,
     pub(crate) max_conns_per_ip: Option<usize>,
+    pub(crate) conn_rate_per_ip: Option<ConnRate>,
     pub(crate) memory_budget: Option<usize>,
     max_handshakes: Option<usize>,
     pub(crate) drain_on_shutdown: bool,
+    pub(crate) access_log: bool,
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<TlsServerConfig>,
     #[cfg(feature = "proxy-protocol")]
@@ -48,9 +50,11 @@ impl ServerConfig {
             conn: ConnConfig::new(),
             max_conns: None,
             max_conns_per_ip: None,
+            conn_rate_per_ip: None,
             memory_budget: None,
             max_handshakes: Some(Self::DEFAULT_MAX_HANDSHAKES),
             drain_on_shutdown: true,
+            access_log: false,
             #[cfg(feature = "tls")]
             tls: None,
             #[cfg(feature = "proxy-protocol")]
@@ -88,10 +92,44 @@ impl ServerConfig {
     /// example in a company or at a mobile carrier. Connections over Unix sockets count only if a PROXY header names
     /// their client.
     ///
+    /// An IPv6 client may own more than a `/64`. So the networks of one `/56` together may have 4 times as many
+    /// connections, and those of one `/48` 16 times as many.
+    ///
     /// At least 1. Default: `None`, no limit.
     #[must_use]
     pub fn max_conns_per_ip(mut self, conns: impl Into<Option<usize>>) -> Self {
         self.max_conns_per_ip = conns.into();
+        self
+    }
+
+    /// Sets how many connections per second a client network may open: one IPv4 address, or one IPv6 `/64`. The server
+    /// resets further connections at once, and counts them in [`refused`](crate::ServerStats::refused) and in
+    /// [`refused_over_rate`](crate::ServerStats::refused_over_rate).
+    ///
+    /// Use it against floods of connections, which cost the server a handler or a TLS handshake each, and which
+    /// [`max_conns_per_ip`](Self::max_conns_per_ip) does not stop if they close at once. A connection counts when its
+    /// client's address is known and before TLS, so this limits handshakes too. Behind a proxy it counts after the
+    /// PROXY header. Connections over Unix sockets count only if a PROXY header names their client. Each attempt counts,
+    /// also if another limit refuses it.
+    ///
+    /// [`ConnRate`] describes the rate, the burst and the cool-down. An IPv6 client may own more than a `/64`. So the
+    /// networks of one `/56` together get 4 times the rate and burst, and those of one `/48` 16 times. What a `/64` is
+    /// refused does not count for its `/56`.
+    ///
+    /// The server remembers networks until their bursts are full again, at most 50,000 of them in up to 14 MiB. If there
+    /// are more, it forgets the one that is closest to a full burst: it refuses no network because of others, and a
+    /// network in its cool-down is forgotten last.
+    ///
+    /// Default: `None`, no limit.
+    ///
+    /// ```
+    /// use pktconn::{ConnRate, ServerConfig};
+    ///
+    /// let config = ServerConfig::new().conn_rate_per_ip(ConnRate::per_second(20));
+    /// ```
+    #[must_use]
+    pub fn conn_rate_per_ip(mut self, rate: impl Into<Option<ConnRate>>) -> Self {
+        self.conn_rate_per_ip = rate.into();
         self
     }
 
@@ -162,6 +200,35 @@ impl ServerConfig {
         self
     }
 
+    /// Logs each connection at its end, also a refused one and a failed handshake: one `tracing` event at INFO with the
+    /// target `pktconn::access`.
+    ///
+    /// Use it to find out afterwards who was connected, for example after an attack. The fields:
+    ///
+    /// | field | value |
+    /// |---|---|
+    /// | `peer` | the client's address; missing for a Unix socket |
+    /// | `id` | the [`ConnId`](crate::ConnId); missing if the connection was refused or its handshake failed |
+    /// | `server_name`, `alpn` | what TLS negotiated; missing without |
+    /// | `subject` | the subject of the client's certificate, if it presented one |
+    /// | `duration_ms` | time since the accept, in milliseconds |
+    /// | `packets_received`, `bytes_received`, `packets_sent`, `bytes_sent` | as in [`ConnStats`](crate::ConnStats) |
+    /// | `reason` | why it ended: a reason of the metric `pktconn_connections_ended_total`, or `refused`, or `handshake` |
+    /// | `detail` | the same as a text |
+    /// | `suppressed` | how many lines were left out since the last one; missing if none |
+    ///
+    /// Text that comes from the peer is escaped (control characters, quotes, backslashes, invisible characters) and cut
+    /// after 256 characters. At most 1,000 connections per second are logged, and in addition at most 100 that were
+    /// refused or whose handshake failed, so that a flood cannot hide the others. The line of an open connection follows
+    /// when its last handle is dropped.
+    ///
+    /// Default: off. It then costs nothing.
+    #[must_use]
+    pub fn access_log(mut self, on: bool) -> Self {
+        self.access_log = on;
+        self
+    }
+
     /// Requires TLS on all addresses of the server, except those with [other settings](crate::Listener::without_tls).
     ///
     /// Each handshake runs in the task of its connection and does not delay others. It must complete within
@@ -181,9 +248,9 @@ impl ServerConfig {
     /// send its own header and choose its address.
     ///
     /// The address in the header becomes [`peer_addr`](crate::PacketConn::peer_addr), and
-    /// [`max_conns_per_ip`](Self::max_conns_per_ip) counts it. If the proxy speaks for itself, as in a health check,
-    /// this is the proxy's own address. The handler gets all that the header says from
-    /// [`proxy_header`](crate::PacketConn::proxy_header). The header comes before TLS, and both must complete within
+    /// [`max_conns_per_ip`](Self::max_conns_per_ip) and [`conn_rate_per_ip`](Self::conn_rate_per_ip) count it. If the
+    /// proxy speaks for itself, as in a health check, this is the proxy's own address. The handler gets all that the
+    /// header says from [`proxy_header`](crate::PacketConn::proxy_header). The header comes before TLS, and both must complete within
     /// [`handshake_timeout`](ConnConfig::handshake_timeout).
     ///
     /// A header is refused if its client address is unspecified, multicast or broadcast, if it is not exactly as
@@ -221,6 +288,7 @@ impl ServerConfig {
         if self.max_handshakes == Some(0) {
             return Err(Reason::Config("max_handshakes must be at least 1").into());
         }
+        self.conn_rate_per_ip.map_or(Ok(()), ConnRate::check)?;
         if self.memory_budget.is_some_and(|bytes| bytes < 1024 * 1024) {
             return Err(Reason::Config("memory_budget must be at least 1 MiB").into());
         }

@@ -16,6 +16,8 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::connection::config::{Origin, Settings};
 #[cfg(feature = "proxy-protocol")]
 use crate::error::failure::Operation;
@@ -25,6 +27,7 @@ use crate::server::current_tls::CurrentTls;
 use crate::server::failure_log::{FailureKind, FailureLog};
 use crate::server::listener::ServerListener;
 use crate::server::network::Network;
+use crate::server::refusal::Refusal;
 use crate::server::registry::ConnSlot;
 use crate::server::running_handshakes::HandshakePlace;
 use crate::server::server_handle::ServerState;
@@ -94,16 +97,28 @@ impl ConnSetup {
         has_tls || self.expects_proxy_header()
     }
 
-    /// Logs that a connection was refused because a limit is reached.
-    pub(crate) fn log_refused(&self, peer: Option<SocketAddr>) {
-        let open = self.server.registry.stats().open;
-        let limits = "a limit is reached (max_conns, max_conns_per_ip or memory_budget)";
-        self.failure_log.log(
-            FailureKind::Refused,
-            peer,
-            "a connection was refused",
-            format_args!("{limits}, open={open}"),
-        );
+    /// Closes a connection that a limit refuses, and logs it.
+    pub(crate) fn refuse(
+        &self,
+        stream: PlainStream,
+        peer: Option<SocketAddr>,
+        accepted_at: Instant,
+        refusal: Refusal,
+    ) {
+        if refusal == Refusal::ConnRate {
+            // A flood: a close with a FIN would cost more packets, and a minute of memory in the kernel.
+            stream.reset_on_close();
+        }
+        drop(stream);
+        self.log_refused(peer, accepted_at, refusal);
+    }
+
+    fn log_refused(&self, peer: Option<SocketAddr>, accepted_at: Instant, refusal: Refusal) {
+        let kind = if refusal == Refusal::ConnRate { FailureKind::OverRate } else { FailureKind::Refused };
+        let registry = &self.server.registry;
+        let open = registry.stats().open;
+        self.failure_log.log(kind, peer, "a connection was refused", format_args!("{refusal}, open={open}"));
+        registry.log_access_not_opened(peer, accepted_at, "refused", &refusal);
     }
 
     /// Makes the connection, after all handshakes.
@@ -128,21 +143,25 @@ impl ConnSetup {
         let network = peer.map(|peer| Network::of(peer.ip()));
         let (place, must_end) = self.server.registry.handshakes.begin(network);
         async move {
-            #[cfg(feature = "metrics")]
             let accepted_at = slot.accepted_at();
             let handshake = self.run_handshake(stream, peer, slot, place);
+            let registry = &self.server.registry;
             let result = tokio::select! {
                 biased;
                 result = with_timeout(self.config.handshake_timeout, handshake) => {
                     result.unwrap_or_else(|limit| Err(timeout_error(limit, peer)))
                 }
                 _ = must_end => {
-                    self.server.registry.note_refused();
-                    self.log_handshake_ended(peer);
+                    registry.count_refused(Refusal::MaxHandshakes);
+                    self.log_refused(peer, accepted_at, Refusal::MaxHandshakes);
                     return None;
                 }
                 // No packet has been received from the peer, so nothing is lost.
-                () = self.server.registry.shutdown.triggered() => return None,
+                () = registry.shutdown.triggered() => {
+                    let detail = "the server was shut down during the handshake";
+                    registry.log_access_not_opened(peer, accepted_at, "local_close", &detail);
+                    return None;
+                }
             };
             let error = match result {
                 Ok(conn) => {
@@ -154,22 +173,24 @@ impl ConnSetup {
                 }
                 Err(reason) => Error::from(reason),
             };
-            self.server.registry.handshake_failed();
+            registry.handshake_failed();
             self.failure_log.log(FailureKind::Handshake, peer, "the handshake failed", &error);
+            registry.log_access_not_opened(peer, accepted_at, "handshake", &error);
             None
         }
     }
 
-    /// Counts and logs that a handshake is refused because memory is short.
+    /// Counts and logs that a running handshake is refused.
     #[cfg(any(feature = "tls", feature = "proxy-protocol"))]
-    fn refuse(&self, peer: Option<SocketAddr>) {
-        self.server.registry.note_refused();
-        self.log_refused(peer);
-    }
-
-    fn log_handshake_ended(&self, peer: Option<SocketAddr>) {
-        let limit = "max_handshakes is reached, and the client's network had the most handshakes";
-        self.failure_log.log(FailureKind::Refused, peer, "a handshake was ended for a newer one", limit);
+    fn refuse_handshake(
+        &self,
+        peer: Option<SocketAddr>,
+        slot: &ConnSlot,
+        refusal: Refusal,
+    ) -> Option<PacketConn> {
+        self.server.registry.count_refused(refusal);
+        self.log_refused(peer, slot.accepted_at(), refusal);
+        None
     }
 
     /// Reads the PROXY header and runs the TLS handshake, as configured. Returns `None` if a limit is reached.
@@ -201,15 +222,15 @@ impl ConnSetup {
             }
             let mut counted = CountedReader::new(&mut stream, &bytes);
             let header = read_header(&mut counted, proxy);
-            let Some(header) = counting(&slot, &bytes, header).await else {
-                self.refuse(peer);
-                return Ok(None);
+            let header = match counting(&slot, &bytes, header).await {
+                Ok(header) => header.map_err(proxy_error)?,
+                Err(refusal) => return Ok(self.refuse_handshake(peer, &slot, refusal)),
             };
-            let header = header.map_err(proxy_error)?;
             peer = header.source().or(peer);
             proxy_header = Some(Box::new(header));
-            if peer.is_some_and(|peer| !slot.set_client_addr(peer)) {
-                self.log_refused(peer);
+            let counted = peer.map_or(Ok(()), |peer| slot.set_client_addr(peer));
+            if let Err(refusal) = counted {
+                self.refuse(stream, peer, slot.accepted_at(), refusal);
                 return Ok(None);
             }
             place.set_network(peer.map(|peer| Network::of(peer.ip())));
@@ -222,34 +243,34 @@ impl ConnSetup {
         #[cfg(feature = "tls")]
         if let Some(tls) = &self.tls {
             let accepting = crate::transport::tls::accept(tls.get(), stream, peer, bytes.clone());
-            let Some(stream) = counting(&slot, &bytes, accepting).await else {
-                self.refuse(peer);
-                return Ok(None);
+            let stream = match counting(&slot, &bytes, accepting).await {
+                Ok(stream) => stream?,
+                Err(refusal) => return Ok(self.refuse_handshake(peer, &slot, refusal)),
             };
-            let stream = stream?;
-            slot.note_handshake(0);
+            // The bytes are freed.
+            let _ = slot.note_handshake(0);
             return self.open_conn(stream, known_peer, slot).map(Some).map_err(Error::into_reason);
         }
-        slot.note_handshake(0);
+        let _ = slot.note_handshake(0);
         self.open_conn(stream, known_peer, slot).map(Some).map_err(Error::into_reason)
     }
 }
 
-/// Runs a part of a handshake, and updates the account of the connection with the bytes that arrive. Returns `None` if
-/// memory is short and the network of the peer holds more than its share.
+/// Runs a part of a handshake, and updates the account of the connection with the bytes that arrive. Fails if memory is
+/// short and the network of the peer holds more than its share.
 #[cfg(any(feature = "tls", feature = "proxy-protocol"))]
 async fn counting<T>(
     slot: &ConnSlot,
     bytes: &HandshakeBytes,
     handshake: impl Future<Output = T>,
-) -> Option<T> {
+) -> Result<T, Refusal> {
     let mut handshake = pin!(handshake);
     poll_fn(|cx| {
         let polled = handshake.as_mut().poll(cx);
-        if !slot.note_handshake(bytes.arrived()) {
-            return Poll::Ready(None);
+        match slot.note_handshake(bytes.arrived()) {
+            Ok(()) => polled.map(Ok),
+            Err(refusal) => Poll::Ready(Err(refusal)),
         }
-        polled.map(Some)
     })
     .await
 }

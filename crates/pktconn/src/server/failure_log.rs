@@ -11,8 +11,8 @@ use tokio::time::Instant;
 
 use crate::error::Reason;
 
-/// The shortest time between two warnings of one kind. A person can read one line per second, and 9 kinds with lines of
-/// 200 bytes make at most 150 MB a day.
+/// The shortest time between two warnings of one kind. A person can read one line per second, and 10 kinds with lines of
+/// 200 bytes make at most 180 MB a day.
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The kind of a failure. Each kind has its own rate limit, so that one kind cannot hide another.
@@ -27,10 +27,11 @@ pub(crate) enum FailureKind {
     OverBudget,
     Handshake,
     Refused,
+    OverRate,
 }
 
 impl FailureKind {
-    const COUNT: usize = Self::Refused as usize + 1;
+    const COUNT: usize = Self::OverRate as usize + 1;
 
     /// The kind of the reason for which a connection ended. `None` for a close by the application or the peer, and for
     /// reasons that do not end a connection.
@@ -137,6 +138,7 @@ mod tests {
             FailureKind::OverBudget,
             FailureKind::Handshake,
             FailureKind::Refused,
+            FailureKind::OverRate,
         ];
         assert_eq!(kinds.len(), FailureKind::COUNT);
         for kind in kinds {

@@ -16,13 +16,19 @@ const PUBLISH_INTERVAL: Duration = Duration::from_secs(1);
 /// Name, unit, description, and how to read the value.
 type Metric = (&'static str, Unit, &'static str, fn(&ServerStats, &ConnStats) -> u64);
 
-const COUNTERS: [Metric; 13] = [
+const COUNTERS: [Metric; 14] = [
     ("pktconn_connections_accepted_total", Unit::Count, "Connections accepted.", |stats, _| stats.accepted),
     (
         "pktconn_connections_refused_total",
         Unit::Count,
         "Connections closed at once because a limit was reached.",
         |stats, _| stats.refused,
+    ),
+    (
+        "pktconn_connections_over_rate_total",
+        Unit::Count,
+        "Connections closed at once because their client opened them too fast.",
+        |stats, _| stats.refused_over_rate,
     ),
     ("pktconn_handshakes_failed_total", Unit::Count, "Failed TLS and PROXY handshakes.", |stats, _| {
         stats.handshakes_failed

@@ -27,7 +27,19 @@ mod network_memory;
 
 mod handshakes;
 
+mod network_counts;
 mod running_handshakes;
+
+mod token_bucket;
+
+mod conn_rate;
+pub use conn_rate::ConnRate;
+
+mod network_rates;
+
+mod refusal;
+
+mod access_log;
 
 mod registry;
 

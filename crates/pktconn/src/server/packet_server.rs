@@ -204,8 +204,9 @@ impl PacketServer {
     /// - WARN, at most once per second and kind of failure, otherwise DEBUG: a connection or a handshake failed, or a
     ///   connection was refused. The field `suppressed` counts those that were logged at DEBUG.
     /// - DEBUG: the handler of a connection has finished, with the `reason` for the connection's end.
+    /// - INFO, target `pktconn::access`: the [access log](ServerConfig::access_log), if it is on.
     ///
-    /// It logs nothing at INFO. Each handler runs in a DEBUG span `connection` with the fields `id` (the
+    /// It logs nothing else at INFO. Each handler runs in a DEBUG span `connection` with the fields `id` (the
     /// [`ConnId`](crate::ConnId)) and `peer`.
     ///
     /// # Cancel safety
@@ -255,9 +256,13 @@ impl PacketServer {
                     backoff.reset();
                     let conn_setup = &setups[listener];
                     let client = peer_addr.filter(|_| !conn_setup.expects_proxy_header());
-                    let Some(slot) = ConnSlot::reserve(&conn_setup.server.registry, client) else {
-                        conn_setup.log_refused(peer_addr);
-                        continue;
+                    let accepted_at = Instant::now();
+                    let slot = match ConnSlot::reserve(&conn_setup.server.registry, client, accepted_at) {
+                        Ok(slot) => slot,
+                        Err(refusal) => {
+                            conn_setup.refuse(stream, peer_addr, accepted_at, refusal);
+                            continue;
+                        }
                     };
                     let stage = if conn_setup.has_handshake() {
                         let handshake = Arc::clone(conn_setup).handshake(stream, peer_addr, slot);
@@ -268,6 +273,8 @@ impl PacketServer {
                             // The peer reset the connection between the accept and now.
                             Err(error) => {
                                 failure_log.log(FailureKind::Io, peer_addr, CONNECTION_FAILED, &error);
+                                let registry = &conn_setup.server.registry;
+                                registry.log_access_not_opened(peer_addr, accepted_at, "io", &error);
                                 continue;
                             }
                         }

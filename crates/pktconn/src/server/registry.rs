@@ -1,7 +1,7 @@
-//! The list of a server's connections, and its limits: total, per client network, memory budget. Also the server's
+//! The list of a server's connections, and its limits: total, per client network, rate, memory budget. Also the server's
 //! counts.
 
-use std::collections::HashMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -9,23 +9,29 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use slab::Slab;
 use tokio::sync::Notify;
-#[cfg(feature = "metrics")]
 use tokio::time::Instant;
 
+use super::access_log::AccessLog;
 use super::network::Network;
+use super::network_counts::NetworkCounts;
 use super::network_memory::MemoryByNetwork;
+use super::network_rates::NetworkRates;
+use super::refusal::Refusal;
 use super::running_handshakes::RunningHandshakes;
 use super::shutdown_signal::ShutdownSignal;
-use crate::connection::conn_core::{ConnCore, Membership};
+use crate::connection::conn_core::{ConnCore, EndedConn, Membership};
 use crate::connection::memory::{Account, Budget, EXEMPT_BYTES};
-use crate::error::Reason;
 use crate::{ConnStats, ServerConfig, ServerStats};
 
 pub(crate) struct Registry {
     max_conns: Option<usize>,
     max_conns_per_ip: Option<usize>,
+    /// `Some` if `conn_rate_per_ip` is set.
+    conn_rates: Option<Mutex<NetworkRates>>,
+    access_log: Option<AccessLog>,
     accepted: AtomicU64,
     refused: AtomicU64,
+    refused_over_rate: AtomicU64,
     handshakes_failed: AtomicU64,
     budget: Option<Arc<Budget>>,
     pub(super) handshakes: Arc<RunningHandshakes>,
@@ -40,8 +46,8 @@ pub(crate) struct Registry {
 #[derive(Default)]
 struct ConnTable {
     conns: Slab<Weak<ConnCore>>,
-    /// Counted only if `max_conns_per_ip` is set. No count is 0.
-    conns_per_network: HashMap<Network, usize>,
+    /// Counted only if `max_conns_per_ip` is set.
+    conns_per_network: NetworkCounts,
     /// Used only if there is a memory budget.
     memory: MemoryByNetwork,
     /// The sums of the connections that are no longer in `conns`.
@@ -58,11 +64,17 @@ impl ConnTable {
 impl Registry {
     pub(crate) fn new(config: &ServerConfig) -> Self {
         let ServerConfig { max_conns, max_conns_per_ip, memory_budget, drain_on_shutdown, .. } = *config;
+        let conn_rates =
+            config.conn_rate_per_ip.map(|rate| Mutex::new(NetworkRates::new(rate, Instant::now())));
+        let access_log = config.access_log.then(AccessLog::default);
         Self {
             max_conns,
             max_conns_per_ip,
+            conn_rates,
+            access_log,
             accepted: AtomicU64::new(0),
             refused: AtomicU64::new(0),
+            refused_over_rate: AtomicU64::new(0),
             handshakes_failed: AtomicU64::new(0),
             budget: memory_budget.map(|bytes| Arc::new(Budget::new(bytes))),
             handshakes: Arc::new(RunningHandshakes::new(config.max_handshake_count())),
@@ -82,48 +94,74 @@ impl Registry {
     }
 
     /// Adds an accepted connection if the limits allow it, and counts it for `peer` if that is known.
-    fn admit(&self, peer: Option<SocketAddr>) -> Option<(usize, Option<Network>)> {
+    fn admit(&self, network: Option<Network>, now: Instant) -> Result<Admitted, Refusal> {
+        self.check_rate(network, now)?;
         if self.budget().is_some_and(Budget::is_exceeded) {
-            return None;
+            return Err(Refusal::MemoryBudget);
         }
         let mut table = self.table();
-        if peer.is_some_and(|peer| self.is_too_heavy(&table, Network::of(peer.ip()))) {
-            return None;
-        }
+        self.check_memory(&table, network)?;
         if self.max_conns.is_some_and(|max| table.conns.len() >= max) {
-            return None;
+            return Err(Refusal::MaxConns);
         }
-        let network = self.limited_network(peer);
-        if network.is_some_and(|network| !self.try_count(&mut table, network)) {
-            return None;
-        }
+        let counted = self.try_count(&mut table, network)?;
         // A placeholder until `register`.
-        Some((table.conns.insert(Weak::new()), network))
+        let key = table.conns.insert(Weak::new());
+        let memory_of = self.network_with_memory(network);
+        let account = self.budget.as_ref().map(|budget| {
+            // Without an address, the connection is a network of its own.
+            let memory = memory_of.map(|network| table.memory.join(network)).unwrap_or_default();
+            Account::new(budget, memory, key)
+        });
+        Ok(Admitted { key, counted, memory_of, account })
     }
 
-    /// Whether the connections of `network` hold more than their share of the memory budget, while memory is short.
-    fn is_too_heavy(&self, table: &ConnTable, network: Network) -> bool {
-        let Some(budget) = self.budget().filter(|budget| budget.is_under_pressure()) else { return false };
-        table.memory.get(network).is_some_and(|memory| budget.is_too_heavy(memory))
+    /// Refuses a connection of a network that holds more than its share of the memory budget, while memory is short.
+    fn check_memory(&self, table: &ConnTable, network: Option<Network>) -> Result<(), Refusal> {
+        let under_pressure = self.budget().filter(|budget| budget.is_under_pressure());
+        let (Some(budget), Some(network)) = (under_pressure, network) else { return Ok(()) };
+        let is_too_heavy = table.memory.get(network).is_some_and(|memory| budget.is_too_heavy(memory));
+        if is_too_heavy { Err(Refusal::MemoryBudget) } else { Ok(()) }
     }
 
-    /// The account of a new connection, if there is a memory budget. Without an address, the connection is a network of
-    /// its own.
-    fn new_account(&self, key: usize, network: Option<Network>) -> Option<Account> {
-        let budget = self.budget.as_ref()?;
-        let memory = network.map(|network| self.table().memory.join(network)).unwrap_or_default();
-        Some(Account::new(budget, memory, key))
+    /// The network whose memory a connection shares. `None` without a memory budget.
+    fn network_with_memory(&self, network: Option<Network>) -> Option<Network> {
+        network.filter(|_| self.budget.is_some())
     }
 
-    /// Counts one more connection of `network`, if the limit allows it.
-    fn try_count(&self, table: &mut ConnTable, network: Network) -> bool {
-        let has_room = |count| self.max_conns_per_ip.is_none_or(|max| count < max);
-        let count = table.conns_per_network.get(&network).copied().unwrap_or(0);
-        let is_counted = has_room(count);
-        if is_counted {
-            table.conns_per_network.insert(network, count + 1);
+    /// Counts a new connection towards the rate of its network. First, so that a flood is refused for its rate, whatever
+    /// other limits it has reached.
+    fn check_rate(&self, network: Option<Network>, now: Instant) -> Result<(), Refusal> {
+        let (Some(rates), Some(network)) = (&self.conn_rates, network) else { return Ok(()) };
+        let is_admitted = rates.lock().unwrap_or_else(PoisonError::into_inner).admit(network, now);
+        is_admitted.then_some(()).ok_or(Refusal::ConnRate)
+    }
+
+    /// Counts one more connection of `network`, if `max_conns_per_ip` allows it. Returns the network if it was counted.
+    fn try_count(&self, table: &mut ConnTable, network: Option<Network>) -> Result<Option<Network>, Refusal> {
+        let (Some(max), Some(network)) = (self.max_conns_per_ip, network) else { return Ok(None) };
+        let is_counted = table.conns_per_network.try_add(network, max);
+        is_counted.then_some(Some(network)).ok_or(Refusal::MaxConnsPerIp)
+    }
+
+    pub(super) fn count_refused(&self, refusal: Refusal) {
+        self.refused.fetch_add(1, Relaxed);
+        if refusal == Refusal::ConnRate {
+            self.refused_over_rate.fetch_add(1, Relaxed);
         }
-        is_counted
+    }
+
+    /// Writes a line for an accepted connection that no handler has received, if there is an access log.
+    pub(crate) fn log_access_not_opened(
+        &self,
+        peer: Option<SocketAddr>,
+        accepted_at: Instant,
+        reason: &'static str,
+        detail: &dyn fmt::Display,
+    ) {
+        if let Some(access_log) = &self.access_log {
+            access_log.log_not_opened(peer, accepted_at, reason, detail);
+        }
     }
 
     fn remove(&self, key: usize, network: Option<Network>, memory_of: Option<Network>) {
@@ -138,35 +176,12 @@ impl Registry {
             self.empty.notify_waiters();
         }
         if let Some(network) = network {
-            let Some(count) = table.conns_per_network.get_mut(&network) else { return };
-            *count -= 1;
-            if *count == 0 {
-                table.conns_per_network.remove(&network);
-                if table.conns_per_network.is_empty() {
-                    table.conns_per_network = HashMap::new();
-                }
-            }
+            table.conns_per_network.remove(network);
         }
-    }
-
-    /// The network whose memory a connection of `peer` shares.
-    fn network_with_memory(&self, peer: Option<SocketAddr>) -> Option<Network> {
-        let peer = peer.filter(|_| self.budget.is_some())?;
-        Some(Network::of(peer.ip()))
-    }
-
-    fn limited_network(&self, peer: Option<SocketAddr>) -> Option<Network> {
-        let peer = peer.filter(|_| self.max_conns_per_ip.is_some())?;
-        Some(Network::of(peer.ip()))
     }
 
     pub(crate) fn handshake_failed(&self) {
         self.handshakes_failed.fetch_add(1, Relaxed);
-    }
-
-    /// Counts a connection as refused, because a limit is reached.
-    pub(super) fn note_refused(&self) {
-        self.refused.fetch_add(1, Relaxed);
     }
 
     /// Waits until there is no connection.
@@ -200,13 +215,15 @@ impl Registry {
     }
 
     pub(crate) fn stats(&self) -> ServerStats {
-        // `refused` is read before `accepted`, so that it is never larger.
+        // The parts are read before the whole, so that they are never larger.
+        let refused_over_rate = self.refused_over_rate.load(Relaxed);
         let refused = self.refused.load(Relaxed);
         let handshakes_failed = self.handshakes_failed.load(Relaxed);
         let (accepted, open) = (self.accepted.load(Relaxed), self.table().conns.len());
         ServerStats {
             accepted,
             refused,
+            refused_over_rate,
             handshakes_failed,
             handshakes_running: self.handshakes.len(),
             budget_pauses: self.budget().map_or(0, Budget::pauses),
@@ -218,77 +235,70 @@ impl Registry {
     }
 }
 
+/// A connection that the limits allow.
+struct Admitted {
+    key: usize,
+    /// The network, if the connection counts towards `max_conns_per_ip`.
+    counted: Option<Network>,
+    /// The network whose memory the connection shares.
+    memory_of: Option<Network>,
+    /// `Some` if there is a memory budget.
+    account: Option<Account>,
+}
+
 /// The place of a connection in its server's table, from the accept on. Dropping it removes the connection.
 pub(crate) struct ConnSlot {
     registry: Arc<Registry>,
-    key: usize,
-    /// `Some` if the connection counts towards `max_conns_per_ip`.
-    network: Option<Network>,
-    /// The network whose memory the connection shares. `None` if its address is not known or there is no budget.
-    memory_of: Option<Network>,
-    /// The account of a connection in its handshake. The connection takes it.
-    account: Option<Account>,
-    #[cfg(feature = "metrics")]
+    /// Its account is that of the handshake, until the connection takes it.
+    admitted: Admitted,
     accepted_at: Instant,
 }
 
 impl ConnSlot {
-    /// Counts an accepted connection and reserves a slot for it. Returns `None`, and counts it as refused, if a limit
-    /// is reached.
-    pub(crate) fn reserve(registry: &Arc<Registry>, peer: Option<SocketAddr>) -> Option<Self> {
+    /// Counts an accepted connection and reserves a slot for it. Fails, and counts it as refused, if a limit is reached.
+    pub(crate) fn reserve(
+        registry: &Arc<Registry>,
+        peer: Option<SocketAddr>,
+        accepted_at: Instant,
+    ) -> Result<Self, Refusal> {
         registry.accepted.fetch_add(1, Relaxed);
-        let Some((key, network)) = registry.admit(peer) else {
-            registry.note_refused();
-            return None;
-        };
-        let memory_of = registry.network_with_memory(peer);
-        Some(Self {
-            registry: Arc::clone(registry),
-            key,
-            network,
-            memory_of,
-            account: registry.new_account(key, memory_of),
-            #[cfg(feature = "metrics")]
-            accepted_at: Instant::now(),
-        })
+        let network = peer.map(|peer| Network::of(peer.ip()));
+        let admitted = registry.admit(network, accepted_at);
+        let admitted = admitted.inspect_err(|&refusal| registry.count_refused(refusal))?;
+        Ok(Self { registry: Arc::clone(registry), admitted, accepted_at })
     }
 
-    /// Sets the client's address, which was not known at the accept. Returns `false`, and counts the connection as
-    /// refused, if a limit for its network is reached.
+    /// Sets the client's address, which was not known at the accept. Fails, and counts the connection as refused, if a
+    /// limit for its network is reached.
     #[cfg(feature = "proxy-protocol")]
-    pub(crate) fn set_client_addr(&mut self, peer: SocketAddr) -> bool {
-        let registry = Arc::clone(&self.registry);
+    pub(crate) fn set_client_addr(&mut self, peer: SocketAddr) -> Result<(), Refusal> {
+        let network = Some(Network::of(peer.ip()));
+        self.count_for(network).inspect_err(|&refusal| self.registry.count_refused(refusal))
+    }
+
+    #[cfg(feature = "proxy-protocol")]
+    fn count_for(&mut self, network: Option<Network>) -> Result<(), Refusal> {
+        let (registry, admitted) = (&self.registry, &mut self.admitted);
+        registry.check_rate(network, Instant::now())?;
         let mut table = registry.table();
-        if let Some(network) = registry.network_with_memory(Some(peer)) {
-            if registry.is_too_heavy(&table, network) {
-                registry.note_refused();
-                return false;
-            }
-            self.memory_of = Some(network);
-            let memory = table.memory.join(network);
-            if let Some(account) = &mut self.account {
-                account.set_network(memory);
-            }
+        registry.check_memory(&table, network)?;
+        admitted.counted = registry.try_count(&mut table, network)?;
+        admitted.memory_of = registry.network_with_memory(network);
+        if let (Some(network), Some(account)) = (admitted.memory_of, &mut admitted.account) {
+            account.set_network(table.memory.join(network));
         }
-        let Some(network) = registry.limited_network(Some(peer)) else { return true };
-        let is_counted = registry.try_count(&mut table, network);
-        if is_counted {
-            self.network = Some(network);
-        } else {
-            registry.note_refused();
-        }
-        is_counted
+        Ok(())
     }
 
-    /// Updates the memory that the handshake of the connection holds. Returns `false` if memory is short, and the
-    /// connection holds more than a little of what its network holds above its share.
-    pub(crate) fn note_handshake(&self, bytes: usize) -> bool {
-        let Some(account) = &self.account else { return true };
+    /// Updates the memory that the handshake of the connection holds. Fails if memory is short, the network holds more
+    /// than its share, and this connection more than a little of it.
+    pub(crate) fn note_handshake(&self, bytes: usize) -> Result<(), Refusal> {
+        let Some(account) = &self.admitted.account else { return Ok(()) };
         account.note_read(bytes);
-        account.held() < EXEMPT_BYTES || !account.budget().is_too_heavy(account.network())
+        let must_end = account.held() >= EXEMPT_BYTES && account.budget().is_too_heavy(account.network());
+        if must_end { Err(Refusal::MemoryBudget) } else { Ok(()) }
     }
 
-    #[cfg(feature = "metrics")]
     pub(crate) fn accepted_at(&self) -> Instant {
         self.accepted_at
     }
@@ -296,30 +306,32 @@ impl ConnSlot {
 
 impl Membership for ConnSlot {
     fn take_account(&mut self) -> Option<Account> {
-        self.account.take()
+        self.admitted.account.take()
     }
 
     fn register(&self, conn: &Arc<ConnCore>) -> bool {
-        if let Some(entry) = self.registry.table().conns.get_mut(self.key) {
+        if let Some(entry) = self.registry.table().conns.get_mut(self.admitted.key) {
             *entry = Arc::downgrade(conn);
         }
         self.registry.drain_on_shutdown && self.registry.shutdown.is_triggered()
     }
 
-    fn record_end(&self, traffic: ConnStats, reason: Option<Reason>) {
-        self.registry.table().traffic_of_ended.add(&ConnStats { queued_bytes: 0, ..traffic });
+    fn record_end(&self, conn: EndedConn<'_>) {
+        self.registry.table().traffic_of_ended.add(&ConnStats { queued_bytes: 0, ..conn.traffic });
+        if let Some(access_log) = &self.registry.access_log {
+            access_log.log_ended(&conn, self.accepted_at);
+        }
         #[cfg(feature = "metrics")]
-        super::metric_events::record_conn_ended(reason, self.accepted_at.elapsed());
-        #[cfg(not(feature = "metrics"))]
-        drop(reason);
+        super::metric_events::record_conn_ended(conn.reason, self.accepted_at.elapsed());
     }
 }
 
 impl Drop for ConnSlot {
     fn drop(&mut self) {
-        // Before the network is removed, which can then have no memory any more.
-        drop(self.account.take());
-        self.registry.remove(self.key, self.network, self.memory_of);
+        let Admitted { key, counted, memory_of, .. } = self.admitted;
+        // First, because the network is removed with its last connection.
+        drop(self.admitted.account.take());
+        self.registry.remove(key, counted, memory_of);
     }
 }
 
@@ -332,8 +344,9 @@ mod tests {
         ServerHandle::new(config).unwrap()
     }
 
-    fn slot(server: &ServerHandle, ip: &str) -> Option<ConnSlot> {
-        ConnSlot::reserve(&server.state().registry, Some(SocketAddr::new(ip.parse().unwrap(), 1)))
+    fn slot(server: &ServerHandle, ip: &str) -> Result<ConnSlot, Refusal> {
+        let peer = SocketAddr::new(ip.parse().unwrap(), 1);
+        ConnSlot::reserve(&server.state().registry, Some(peer), Instant::now())
     }
 
     #[test]
@@ -347,11 +360,11 @@ mod tests {
             ("::ffff:192.0.2.1", false),
             ("192.0.2.2", true),
         ] {
-            assert_eq!(slot(&server, ip).is_some(), admitted, "{ip}");
+            assert_eq!(slot(&server, ip).is_ok(), admitted, "{ip}");
         }
         assert_eq!(server.stats().refused, 2);
         drop(first);
-        assert!(slot(&server, "2001:db8:1:2:ffff::9").is_some());
+        assert!(slot(&server, "2001:db8:1:2:ffff::9").is_ok());
         assert_eq!((server.stats().accepted, server.stats().refused, server.stats().open), (7, 2, 1));
         assert_eq!(
             server.state().registry.table().conns_per_network.len(),
@@ -364,9 +377,9 @@ mod tests {
     fn no_connection_is_admitted_beyond_max_conns() {
         let server = server(&ServerConfig::new().max_conns(2));
         let [first, _second] = [(); 2].map(|()| slot(&server, "192.0.2.1").unwrap());
-        assert!(slot(&server, "192.0.2.2").is_none());
+        assert_eq!(slot(&server, "192.0.2.2").err(), Some(Refusal::MaxConns));
         drop(first);
-        assert!(slot(&server, "192.0.2.2").is_some());
+        assert!(slot(&server, "192.0.2.2").is_ok());
     }
 
     #[cfg(feature = "proxy-protocol")]
@@ -374,13 +387,13 @@ mod tests {
     fn a_client_behind_a_proxy_counts_once_its_address_is_known() {
         let server = server(&ServerConfig::new().max_conns_per_ip(1));
         let client = "192.0.2.1:1".parse().unwrap();
-        let mut first = ConnSlot::reserve(&server.state().registry, None).unwrap();
-        let mut second = ConnSlot::reserve(&server.state().registry, None).unwrap();
-        assert!(first.set_client_addr(client));
-        assert!(!second.set_client_addr(client));
+        let reserve = || ConnSlot::reserve(&server.state().registry, None, Instant::now()).unwrap();
+        let [mut first, mut second] = [reserve(), reserve()];
+        assert_eq!(first.set_client_addr(client), Ok(()));
+        assert_eq!(second.set_client_addr(client), Err(Refusal::MaxConnsPerIp));
         drop(second);
         drop(first);
-        assert!(slot(&server, "192.0.2.1").is_some());
+        assert!(slot(&server, "192.0.2.1").is_ok());
         assert_eq!(server.stats().refused, 1);
     }
 }

@@ -10,9 +10,12 @@ pub struct ServerStats {
     pub accepted: u64,
     /// Connections that were closed at once because a limit was reached:
     /// [`max_conns`](crate::ServerConfig::max_conns), [`max_conns_per_ip`](crate::ServerConfig::max_conns_per_ip),
-    /// [`memory_budget`](crate::ServerConfig::memory_budget); and handshakes that made room for newer ones:
-    /// [`max_handshakes`](crate::ServerConfig::max_handshakes).
+    /// [`conn_rate_per_ip`](crate::ServerConfig::conn_rate_per_ip), [`memory_budget`](crate::ServerConfig::memory_budget);
+    /// and handshakes that made room for newer ones: [`max_handshakes`](crate::ServerConfig::max_handshakes).
     pub refused: u64,
+    /// Those in `refused` whose client network opened connections too fast:
+    /// [`conn_rate_per_ip`](crate::ServerConfig::conn_rate_per_ip).
+    pub refused_over_rate: u64,
     /// Connections that were closed because their TLS or PROXY handshake failed or took too long.
     pub handshakes_failed: u64,
     /// Handshakes that are running now: see [`max_handshakes`](crate::ServerConfig::max_handshakes).

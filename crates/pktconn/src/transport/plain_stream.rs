@@ -4,8 +4,10 @@ use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::BytesMut;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 #[cfg(unix)]
@@ -30,6 +32,14 @@ impl PlainStream {
             Self::Tcp(stream) => config.set_all(stream),
             #[cfg(unix)]
             Self::Unix(_) => Ok(()),
+        }
+    }
+
+    /// Makes the drop of a TCP connection a reset. The kernel then forgets the connection at once.
+    pub(crate) fn reset_on_close(&self) {
+        if let Some(stream) = self.tcp() {
+            // This fails only for a socket that has failed already.
+            let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
         }
     }
 

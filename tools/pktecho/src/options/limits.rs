@@ -4,7 +4,7 @@ use std::fmt;
 
 use bytesize::ByteSize;
 use clap::Args;
-use pktconn::{MachineLimits, ServerConfig};
+use pktconn::{ConnRate, MachineLimits, ServerConfig};
 use pktconn_tools::values::whole_number;
 
 #[derive(Debug, Args)]
@@ -14,9 +14,15 @@ pub(crate) struct LimitOptions {
     #[arg(long, value_name = "N", default_value = "auto", value_parser = parse_max_conns)]
     max_conns: Limit,
 
-    /// Maximum number of connections per client: per IPv4 address, or per IPv6 /64 network [default: no limit]
+    /// Maximum number of connections per client: per IPv4 address, or per IPv6 /64 network. An IPv6 /56 may have 4 times
+    /// as many, and a /48 16 times [default: no limit]
     #[arg(long, value_name = "N", value_parser = whole_number::<usize>(1.., 1000))]
     max_conns_per_ip: Option<usize>,
+
+    /// Maximum number of new connections per second and client, counted like those of --max-conns-per-ip. 5 times as
+    /// many may come at once; a client that goes on at more than twice the rate is refused for 10 s [default: no limit]
+    #[arg(long, value_name = "N", value_parser = whole_number::<u32>(1.., 20))]
+    conn_rate_per_ip: Option<u32>,
 
     /// Maximum memory of all connections together, such as 256MiB, or 'off'. Before it is used up, the clients that hold
     /// the most are not read, and new connections of them refused; then their connections are closed. 'auto': a quarter
@@ -53,6 +59,7 @@ pub(crate) struct Limits {
     max_conns: Option<usize>,
     memory_budget: Option<usize>,
     max_conns_per_ip: Option<usize>,
+    conn_rate_per_ip: Option<u32>,
     max_handshakes: usize,
 }
 
@@ -62,6 +69,7 @@ impl LimitOptions {
         matches!(self.max_conns, Limit::At(_))
             || matches!(self.memory_budget, Limit::At(_))
             || self.max_conns_per_ip.is_some()
+            || self.conn_rate_per_ip.is_some()
     }
 
     pub(crate) fn on(&self, machine: MachineLimits) -> Limits {
@@ -69,6 +77,7 @@ impl LimitOptions {
             max_conns: self.max_conns.or(machine.max_conns()),
             memory_budget: self.memory_budget.or(Some(machine.memory_budget())),
             max_conns_per_ip: self.max_conns_per_ip,
+            conn_rate_per_ip: self.conn_rate_per_ip,
             max_handshakes: self.max_handshakes,
         }
     }
@@ -81,6 +90,7 @@ impl Limits {
         config
             .max_conns(self.max_conns.map(share))
             .max_conns_per_ip(self.max_conns_per_ip)
+            .conn_rate_per_ip(self.conn_rate_per_ip.map(ConnRate::per_second))
             .memory_budget(self.memory_budget.map(|bytes| share(bytes).max(MIN_BUDGET)))
             .max_handshakes(self.max_handshakes)
     }

@@ -156,6 +156,11 @@ pub(crate) struct Options {
     #[arg(long)]
     pub(crate) stats: bool,
 
+    /// Print a line for each connection at its end: client, duration, packets, bytes, reason. At most 1,000 lines per
+    /// second
+    #[arg(long)]
+    pub(crate) access_log: bool,
+
     /// How long connections may take to finish after the server was stopped
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
     pub(crate) drain_timeout: Duration,
@@ -264,8 +269,8 @@ impl Options {
             return Err(Self::command().error(ErrorKind::ArgumentConflict, problem));
         }
         if self.limits.has_total() && has_own_runtimes {
-            let problem = "--max-conns, --max-conns-per-ip and --memory-budget work only with one runtime, not with \
-                           --runtimes own";
+            let problem = "--max-conns, --max-conns-per-ip, --conn-rate-per-ip and --memory-budget work only with one \
+                           runtime, not with --runtimes own";
             return Err(Self::command().error(ErrorKind::ArgumentConflict, problem));
         }
         Ok(self)
@@ -278,7 +283,8 @@ impl Options {
         limits: &Limits,
         servers: usize,
     ) -> Result<ServerConfig, pktconn::Error> {
-        let mut config = limits.apply(ServerConfig::new().conn(self.conn_config()), servers);
+        let mut config =
+            limits.apply(ServerConfig::new().conn(self.conn_config()).access_log(self.access_log), servers);
         if let Some(tls) = self.tls() {
             config = config.tls(tls.load().await?);
         }

@@ -75,8 +75,17 @@ pub(crate) trait Membership: Send + Sync {
     /// Registers the connection, which may be used from now on. Returns whether it must drain immediately.
     fn register(&self, conn: &Arc<ConnCore>) -> bool;
 
-    /// Records the traffic of the connection and why it ended. Called once, before the registration is dropped.
-    fn record_end(&self, traffic: ConnStats, reason: Option<Reason>);
+    /// Records the end of the connection. Called once, before the registration is dropped.
+    fn record_end(&self, conn: EndedConn<'_>);
+}
+
+/// What a connection reports to its server at its end.
+pub(crate) struct EndedConn<'a> {
+    pub(crate) id: ConnId,
+    pub(crate) endpoints: &'a Endpoints,
+    pub(crate) traffic: ConnStats,
+    /// `None` if the connection was still open.
+    pub(crate) reason: Option<Reason>,
 }
 
 const TRANSPORT_PANICKED: &str = "the transport of the connection panicked";
@@ -314,7 +323,12 @@ impl Drop for ConnCore {
     fn drop(&mut self) {
         let Some(membership) = &self.membership else { return };
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        membership.record_end(state.machine.stats(&self.received), state.machine.reason());
+        membership.record_end(EndedConn {
+            id: self.id,
+            endpoints: &self.endpoints,
+            traffic: state.machine.stats(&self.received),
+            reason: state.machine.reason(),
+        });
     }
 }
 
