@@ -92,6 +92,8 @@
 //! | `pktconn_connections_accepted_total` | counter | connections that servers accepted |
 //! | `pktconn_connections_refused_total` | counter | connections closed at once because a limit was reached |
 //! | `pktconn_connections_over_rate_total` | counter | refused connections whose client network exceeded `conn_rate_per_ip` |
+//! | `pktconn_connections_over_process_memory_total` | counter | refused connections that came while the process held more than `max_process_memory` |
+//! | `pktconn_process_memory_exceeded_total` | counter | how often the memory of the process has come over `max_process_memory` |
 //! | `pktconn_handshakes_failed_total` | counter | connections whose TLS handshake or PROXY header failed |
 //! | `pktconn_budget_pauses_total` | counter | how often the memory budget was three quarters used, so that the heaviest networks were paused |
 //! | `pktconn_idle_connections_over_budget_total` | counter | idle connections closed because of the memory budget |

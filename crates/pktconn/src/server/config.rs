@@ -30,6 +30,7 @@ pub struct ServerConfig {
     pub(crate) max_conns_per_ip: Option<usize>,
     pub(crate) conn_rate_per_ip: Option<ConnRate>,
     pub(crate) memory_budget: Option<usize>,
+    pub(crate) max_process_memory: Option<usize>,
     max_handshakes: Option<usize>,
     pub(crate) drain_on_shutdown: bool,
     pub(crate) access_log: bool,
@@ -52,6 +53,7 @@ impl ServerConfig {
             max_conns_per_ip: None,
             conn_rate_per_ip: None,
             memory_budget: None,
+            max_process_memory: None,
             max_handshakes: Some(Self::DEFAULT_MAX_HANDSHAKES),
             drain_on_shutdown: true,
             access_log: false,
@@ -163,6 +165,38 @@ impl ServerConfig {
     #[must_use]
     pub fn memory_budget(mut self, bytes: impl Into<Option<usize>>) -> Self {
         self.memory_budget = bytes.into();
+        self
+    }
+
+    /// Sets how much memory the process may use. While it uses more, the server refuses new connections, until it uses at
+    /// most 15/16 of that. It serves the open connections as before.
+    ///
+    /// Use it beside [`memory_budget`](Self::memory_budget), against the death of the process for want of memory: the
+    /// budget counts neither what handlers keep nor what the allocator keeps. The server closes no connections, because
+    /// that would not help: allocators keep much of the memory that is freed. So set it well above the budget, otherwise
+    /// the server may refuse connections long after an attack.
+    /// [`MachineLimits::max_process_memory`](crate::MachineLimits::max_process_memory) suits a budget of
+    /// [`MachineLimits::memory_budget`](crate::MachineLimits::memory_budget).
+    ///
+    /// This is the resident memory, as `VmRSS` in `/proc/self/status`, and not that of the cgroup: the latter includes
+    /// the cache of files. The server looks at it 4 times per second while it serves. Refused connections count in
+    /// [`refused_over_process_memory`](crate::ServerStats::refused_over_process_memory). The server logs at WARN when
+    /// that begins, and at INFO when it ends, at most once per second.
+    ///
+    /// In bytes, at least 1 MiB. Default: `None`, no limit. Only Linux reports the memory: on other systems, a limit is
+    /// refused with [`is_config`](Error::is_config).
+    ///
+    /// ```
+    /// use pktconn::{MachineLimits, ServerConfig};
+    ///
+    /// let machine = MachineLimits::detect();
+    /// let config = ServerConfig::new()
+    ///     .memory_budget(machine.memory_budget())
+    ///     .max_process_memory(machine.max_process_memory());
+    /// ```
+    #[must_use]
+    pub fn max_process_memory(mut self, bytes: impl Into<Option<usize>>) -> Self {
+        self.max_process_memory = bytes.into();
         self
     }
 
@@ -291,6 +325,9 @@ impl ServerConfig {
         self.conn_rate_per_ip.map_or(Ok(()), ConnRate::check)?;
         if self.memory_budget.is_some_and(|bytes| bytes < 1024 * 1024) {
             return Err(Reason::Config("memory_budget must be at least 1 MiB").into());
+        }
+        if self.max_process_memory.is_some_and(|bytes| bytes < 1024 * 1024) {
+            return Err(Reason::Config("max_process_memory must be at least 1 MiB").into());
         }
         #[cfg(feature = "proxy-protocol")]
         if let Some(proxies) = &self.proxies {

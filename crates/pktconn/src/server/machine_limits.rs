@@ -54,6 +54,15 @@ impl MachineLimits {
         usize::try_from(bytes / Self::MEMORY_SHARE).unwrap_or(usize::MAX).max(Self::MIN_BUDGET)
     }
 
+    /// A [`max_process_memory`](crate::ServerConfig::max_process_memory) for this machine, in bytes: three quarters of the
+    /// memory, so at least the same again as [`memory_budget`](Self::memory_budget) is left for what the budget does not
+    /// count, and a quarter for the kernel's buffers. At least 1 MiB. `None` if the memory is not known.
+    #[must_use]
+    pub fn max_process_memory(&self) -> Option<usize> {
+        let bytes = self.memory_bytes?;
+        Some(usize::try_from(bytes - bytes / 4).unwrap_or(usize::MAX).max(Self::MIN_BUDGET))
+    }
+
     /// The [`max_conns`](crate::ServerConfig::max_conns) for this machine: the limit on open files, less 64 files for
     /// other uses. At least 1. `None` if there is no limit on open files.
     #[must_use]
@@ -162,10 +171,13 @@ mod tests {
     fn the_limits_of_a_server_leave_room_for_the_rest_of_the_process() {
         let limits = MachineLimits { memory_bytes: Some(4 << 30), open_files: Some(1024) };
         assert_eq!((limits.memory_budget(), limits.max_conns()), (1 << 30, Some(960)));
+        assert_eq!(limits.max_process_memory(), Some(3 << 30));
         let small = MachineLimits { memory_bytes: Some(1000), open_files: Some(10) };
         assert_eq!((small.memory_budget(), small.max_conns()), (1 << 20, Some(1)));
+        assert_eq!(small.max_process_memory(), Some(1 << 20));
         let unknown = MachineLimits { memory_bytes: None, open_files: None };
         assert_eq!((unknown.memory_budget(), unknown.max_conns()), (512 << 20, None));
+        assert_eq!(unknown.max_process_memory(), None);
     }
 
     #[cfg(target_os = "linux")]

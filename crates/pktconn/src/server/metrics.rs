@@ -16,7 +16,7 @@ const PUBLISH_INTERVAL: Duration = Duration::from_secs(1);
 /// Name, unit, description, and how to read the value.
 type Metric = (&'static str, Unit, &'static str, fn(&ServerStats, &ConnStats) -> u64);
 
-const COUNTERS: [Metric; 14] = [
+const COUNTERS: [Metric; 16] = [
     ("pktconn_connections_accepted_total", Unit::Count, "Connections accepted.", |stats, _| stats.accepted),
     (
         "pktconn_connections_refused_total",
@@ -29,6 +29,18 @@ const COUNTERS: [Metric; 14] = [
         Unit::Count,
         "Connections closed at once because their client opened them too fast.",
         |stats, _| stats.refused_over_rate,
+    ),
+    (
+        "pktconn_connections_over_process_memory_total",
+        Unit::Count,
+        "Connections closed at once because the process held too much memory.",
+        |stats, _| stats.refused_over_process_memory,
+    ),
+    (
+        "pktconn_process_memory_exceeded_total",
+        Unit::Count,
+        "How often the memory of the process has come over its limit.",
+        |stats, _| stats.process_memory_exceeded,
     ),
     ("pktconn_handshakes_failed_total", Unit::Count, "Failed TLS and PROXY handshakes.", |stats, _| {
         stats.handshakes_failed

@@ -18,6 +18,10 @@ mod overload;
 
 mod memory_budget;
 
+mod resident_memory;
+
+mod process_memory;
+
 #[cfg(feature = "metrics")]
 mod metric_events;
 

@@ -21,6 +21,7 @@ use crate::server::drain::{drain, log_if_panicked};
 use crate::server::failure_log::{FailureKind, FailureLog};
 use crate::server::listener::{Listener, ServerListener};
 use crate::server::memory_budget;
+use crate::server::process_memory;
 use crate::server::registry::ConnSlot;
 use crate::transport::addr::Addr;
 use crate::transport::plain_stream::PlainStream;
@@ -204,6 +205,8 @@ impl PacketServer {
     /// - WARN, at most once per second and kind of failure, otherwise DEBUG: a connection or a handshake failed, or a
     ///   connection was refused. The field `suppressed` counts those that were logged at DEBUG.
     /// - DEBUG: the handler of a connection has finished, with the `reason` for the connection's end.
+    /// - WARN, at most once per second: [`memory_budget`](ServerConfig::memory_budget) acts, or
+    ///   [`max_process_memory`](ServerConfig::max_process_memory) begins to. INFO: the latter ends.
     /// - INFO, target `pktconn::access`: the [access log](ServerConfig::access_log), if it is on.
     ///
     /// It logs nothing else at INFO. Each handler runs in a DEBUG span `connection` with the fields `id` (the
@@ -224,8 +227,9 @@ impl PacketServer {
         let accepting = super::metrics::publish_while(&state.registry, accepting);
         tokio::select! {
             report = accepting => report,
-            // Never ends.
+            // These never end.
             () = memory_budget::enforce(&state.registry) => ShutdownReport::default(),
+            () = process_memory::watch(state.registry.process_memory.as_ref()) => ShutdownReport::default(),
         }
     }
 

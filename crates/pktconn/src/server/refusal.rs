@@ -9,6 +9,7 @@ pub(crate) enum Refusal {
     MaxConns,
     MaxConnsPerIp,
     MemoryBudget,
+    ProcessMemory,
     /// A handshake that makes room for a newer one.
     MaxHandshakes,
 }
@@ -21,6 +22,7 @@ impl Refusal {
             Self::MaxConns => "max_conns",
             Self::MaxConnsPerIp => "max_conns_per_ip",
             Self::MemoryBudget => "memory_budget",
+            Self::ProcessMemory => "max_process_memory",
             Self::MaxHandshakes => "max_handshakes",
         }
     }

@@ -16,12 +16,13 @@ use super::network::Network;
 use super::network_counts::NetworkCounts;
 use super::network_memory::MemoryByNetwork;
 use super::network_rates::NetworkRates;
+use super::process_memory::ProcessMemory;
 use super::refusal::Refusal;
 use super::running_handshakes::RunningHandshakes;
 use super::shutdown_signal::ShutdownSignal;
 use crate::connection::conn_core::{ConnCore, EndedConn, Membership};
 use crate::connection::memory::{Account, Budget, EXEMPT_BYTES};
-use crate::{ConnStats, ServerConfig, ServerStats};
+use crate::{ConnStats, Error, ServerConfig, ServerStats};
 
 pub(crate) struct Registry {
     max_conns: Option<usize>,
@@ -34,6 +35,8 @@ pub(crate) struct Registry {
     refused_over_rate: AtomicU64,
     handshakes_failed: AtomicU64,
     budget: Option<Arc<Budget>>,
+    /// `Some` if `max_process_memory` is set.
+    pub(super) process_memory: Option<ProcessMemory>,
     pub(super) handshakes: Arc<RunningHandshakes>,
     /// Whether `recv` returns `None` after a shutdown.
     pub(crate) drain_on_shutdown: bool,
@@ -62,12 +65,13 @@ impl ConnTable {
 }
 
 impl Registry {
-    pub(crate) fn new(config: &ServerConfig) -> Self {
+    pub(crate) fn new(config: &ServerConfig) -> Result<Self, Error> {
         let ServerConfig { max_conns, max_conns_per_ip, memory_budget, drain_on_shutdown, .. } = *config;
         let conn_rates =
             config.conn_rate_per_ip.map(|rate| Mutex::new(NetworkRates::new(rate, Instant::now())));
         let access_log = config.access_log.then(AccessLog::default);
-        Self {
+        let process_memory = config.max_process_memory.map(ProcessMemory::open).transpose()?;
+        Ok(Self {
             max_conns,
             max_conns_per_ip,
             conn_rates,
@@ -77,12 +81,13 @@ impl Registry {
             refused_over_rate: AtomicU64::new(0),
             handshakes_failed: AtomicU64::new(0),
             budget: memory_budget.map(|bytes| Arc::new(Budget::new(bytes))),
+            process_memory,
             handshakes: Arc::new(RunningHandshakes::new(config.max_handshake_count())),
             drain_on_shutdown,
             shutdown: ShutdownSignal::default(),
             table: Mutex::default(),
             empty: Notify::new(),
-        }
+        })
     }
 
     pub(crate) fn budget(&self) -> Option<&Budget> {
@@ -96,6 +101,9 @@ impl Registry {
     /// Adds an accepted connection if the limits allow it, and counts it for `peer` if that is known.
     fn admit(&self, network: Option<Network>, now: Instant) -> Result<Admitted, Refusal> {
         self.check_rate(network, now)?;
+        if self.process_memory.as_ref().is_some_and(ProcessMemory::is_over) {
+            return Err(Refusal::ProcessMemory);
+        }
         if self.budget().is_some_and(Budget::is_exceeded) {
             return Err(Refusal::MemoryBudget);
         }
@@ -146,8 +154,12 @@ impl Registry {
 
     pub(super) fn count_refused(&self, refusal: Refusal) {
         self.refused.fetch_add(1, Relaxed);
-        if refusal == Refusal::ConnRate {
-            self.refused_over_rate.fetch_add(1, Relaxed);
+        match (refusal, &self.process_memory) {
+            (Refusal::ConnRate, _) => {
+                self.refused_over_rate.fetch_add(1, Relaxed);
+            }
+            (Refusal::ProcessMemory, Some(memory)) => memory.count_refused(),
+            _ => {}
         }
     }
 
@@ -217,6 +229,8 @@ impl Registry {
     pub(crate) fn stats(&self) -> ServerStats {
         // The parts are read before the whole, so that they are never larger.
         let refused_over_rate = self.refused_over_rate.load(Relaxed);
+        let process_memory = self.process_memory.as_ref();
+        let refused_over_process_memory = process_memory.map_or(0, ProcessMemory::refused);
         let refused = self.refused.load(Relaxed);
         let handshakes_failed = self.handshakes_failed.load(Relaxed);
         let (accepted, open) = (self.accepted.load(Relaxed), self.table().conns.len());
@@ -224,11 +238,13 @@ impl Registry {
             accepted,
             refused,
             refused_over_rate,
+            refused_over_process_memory,
             handshakes_failed,
             handshakes_running: self.handshakes.len(),
             budget_pauses: self.budget().map_or(0, Budget::pauses),
             closed_over_budget: self.budget().map_or(0, Budget::closed),
             closed_idle_over_budget: self.budget().map_or(0, Budget::closed_idle),
+            process_memory_exceeded: process_memory.map_or(0, ProcessMemory::exceeded),
             open,
             held_bytes: self.budget().map_or(0, Budget::held),
         }

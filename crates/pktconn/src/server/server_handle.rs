@@ -57,7 +57,7 @@ impl ServerHandle {
         let (close_deadline, _) = watch::channel(None);
         Ok(Self(Arc::new(ServerState {
             close_deadline,
-            registry: Arc::new(Registry::new(config)),
+            registry: Arc::new(Registry::new(config)?),
             #[cfg(feature = "tls")]
             tls: config.tls.as_ref().map(CurrentTls::load).transpose()?,
             #[cfg(feature = "tls")]

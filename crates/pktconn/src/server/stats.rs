@@ -10,12 +10,15 @@ pub struct ServerStats {
     pub accepted: u64,
     /// Connections that were closed at once because a limit was reached:
     /// [`max_conns`](crate::ServerConfig::max_conns), [`max_conns_per_ip`](crate::ServerConfig::max_conns_per_ip),
-    /// [`conn_rate_per_ip`](crate::ServerConfig::conn_rate_per_ip), [`memory_budget`](crate::ServerConfig::memory_budget);
-    /// and handshakes that made room for newer ones: [`max_handshakes`](crate::ServerConfig::max_handshakes).
+    /// [`conn_rate_per_ip`](crate::ServerConfig::conn_rate_per_ip), [`memory_budget`](crate::ServerConfig::memory_budget),
+    /// [`max_process_memory`](crate::ServerConfig::max_process_memory); and handshakes that made room for newer ones: [`max_handshakes`](crate::ServerConfig::max_handshakes).
     pub refused: u64,
     /// Those in `refused` whose client network opened connections too fast:
     /// [`conn_rate_per_ip`](crate::ServerConfig::conn_rate_per_ip).
     pub refused_over_rate: u64,
+    /// Those in `refused` that came while the process held too much memory:
+    /// [`max_process_memory`](crate::ServerConfig::max_process_memory).
+    pub refused_over_process_memory: u64,
     /// Connections that were closed because their TLS or PROXY handshake failed or took too long.
     pub handshakes_failed: u64,
     /// Handshakes that are running now: see [`max_handshakes`](crate::ServerConfig::max_handshakes).
@@ -29,6 +32,9 @@ pub struct ServerStats {
     /// Those of `closed_over_budget` that had moved no bytes for a second, while memory was short. The others were
     /// closed because the budget was exceeded.
     pub closed_idle_over_budget: u64,
+    /// How often the memory of the process has come over
+    /// [`max_process_memory`](crate::ServerConfig::max_process_memory).
+    pub process_memory_exceeded: u64,
     /// Connections that are open now, including those in a handshake. A connection counts until its handler returns and
     /// all of its handles are dropped.
     pub open: usize,

@@ -121,6 +121,20 @@ impl Endpoints {
         self.details()?.tls.as_ref()
     }
 
+    /// The memory, in bytes, that the connection keeps until its end for what the peer sent in its handshakes: the PROXY
+    /// header and the certificates.
+    pub(crate) fn kept_bytes(&self) -> usize {
+        #[cfg(feature = "proxy-protocol")]
+        let of_header = self.proxy_header().map_or(0, ProxyHeader::kept_bytes);
+        #[cfg(not(feature = "proxy-protocol"))]
+        let of_header = 0;
+        #[cfg(feature = "tls")]
+        let of_tls = self.tls().map_or(0, TlsInfo::kept_bytes);
+        #[cfg(not(feature = "tls"))]
+        let of_tls = 0;
+        of_header + of_tls
+    }
+
     pub(crate) fn local(&self) -> Option<SocketAddr> {
         match self {
             Self::V4 { local, .. } => Some((*local).into()),

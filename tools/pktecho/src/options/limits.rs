@@ -27,12 +27,17 @@ pub(crate) struct LimitOptions {
     /// Maximum memory of all connections together, such as 256MiB, or 'off'. Before it is used up, the clients that hold
     /// the most are not read, and new connections of them refused; then their connections are closed. 'auto': a quarter
     /// of the memory of the machine or of the limit of its cgroup
-    #[arg(long, value_name = "SIZE", default_value = "auto", value_parser = parse_budget)]
+    #[arg(long, value_name = "SIZE", default_value = "auto", value_parser = parse_memory)]
     memory_budget: Limit,
 
     /// Maximum number of running TLS and PROXY handshakes; a new one ends the oldest one of the client that has the most
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = whole_number::<usize>(1.., 1024))]
     max_handshakes: usize,
+
+    /// Maximum memory of the whole process, such as 2GiB, or 'off'. While it uses more, new connections are refused, and
+    /// open ones are served. 'auto': three quarters of the memory of the machine or of the limit of its cgroup
+    #[arg(long, value_name = "SIZE", default_value = "auto", value_parser = parse_memory)]
+    max_process_memory: Limit,
 }
 
 /// The value of a limit that the machine can decide.
@@ -61,6 +66,7 @@ pub(crate) struct Limits {
     max_conns_per_ip: Option<usize>,
     conn_rate_per_ip: Option<u32>,
     max_handshakes: usize,
+    max_process_memory: Option<usize>,
 }
 
 impl LimitOptions {
@@ -79,6 +85,7 @@ impl LimitOptions {
             max_conns_per_ip: self.max_conns_per_ip,
             conn_rate_per_ip: self.conn_rate_per_ip,
             max_handshakes: self.max_handshakes,
+            max_process_memory: self.max_process_memory.or(machine.max_process_memory()),
         }
     }
 }
@@ -93,6 +100,8 @@ impl Limits {
             .conn_rate_per_ip(self.conn_rate_per_ip.map(ConnRate::per_second))
             .memory_budget(self.memory_budget.map(|bytes| share(bytes).max(MIN_BUDGET)))
             .max_handshakes(self.max_handshakes)
+            // Not shared: each server looks at the memory of the whole process.
+            .max_process_memory(self.max_process_memory)
     }
 
     /// Whether a single client can use up what the others need.
@@ -113,6 +122,10 @@ impl fmt::Display for Limits {
         match self.memory_budget {
             Some(bytes) => write!(f, ", {} of memory for them", ByteSize(bytes as u64).display().iec()),
             None => write!(f, ", any amount of memory for them"),
+        }?;
+        match self.max_process_memory {
+            Some(bytes) => write!(f, ", no new ones above {} in all", ByteSize(bytes as u64).display().iec()),
+            None => Ok(()),
         }
     }
 }
@@ -125,7 +138,7 @@ fn parse_max_conns(text: &str) -> Result<Limit, String> {
         .ok_or_else(|| "expected a whole number of at least 1, such as 1000, or 'auto' or 'off'".to_owned())
 }
 
-fn parse_budget(text: &str) -> Result<Limit, String> {
+fn parse_memory(text: &str) -> Result<Limit, String> {
     let bytes = |text: &str| usize::try_from(text.parse::<ByteSize>().ok()?.as_u64()).ok();
     parse_limit(text, |text| bytes(text).filter(|&bytes| bytes >= MIN_BUDGET)).ok_or_else(|| {
         "expected a size of at least 1MiB, such as 256MiB or 4GiB, or 'auto' or 'off'".to_owned()
@@ -147,14 +160,14 @@ mod tests {
     #[test]
     fn a_limit_is_a_number_or_off_or_left_to_the_machine() {
         assert_eq!(parse_max_conns("1000"), Ok(Limit::At(1000)));
-        assert_eq!(parse_budget("1MiB"), Ok(Limit::At(1 << 20)));
+        assert_eq!(parse_memory("1MiB"), Ok(Limit::At(1 << 20)));
         for (text, limit) in [("auto", Limit::Auto), ("off", Limit::Off)] {
-            assert_eq!((parse_max_conns(text), parse_budget(text)), (Ok(limit), Ok(limit)));
+            assert_eq!((parse_max_conns(text), parse_memory(text)), (Ok(limit), Ok(limit)));
         }
         for text in ["", "0", "-1", "none", "1.5"] {
             assert!(parse_max_conns(text).is_err(), "{text:?}");
-            assert!(parse_budget(text).is_err(), "{text:?}");
+            assert!(parse_memory(text).is_err(), "{text:?}");
         }
-        assert!(parse_budget("1023KiB").unwrap_err().contains("256MiB"));
+        assert!(parse_memory("1023KiB").unwrap_err().contains("256MiB"));
     }
 }

@@ -109,6 +109,11 @@ impl ConnCore {
         endpoints: Endpoints,
         mut membership: Option<Box<dyn Membership>>,
     ) -> Arc<Self> {
+        let account =
+            membership.as_mut().and_then(|membership| membership.take_account()).map(|mut account| {
+                account.keep(endpoints.kept_bytes());
+                Box::new(account)
+            });
         let may_drop = config.slow_consumer != SlowConsumer::Block;
         let readiness_may_be_stale = may_drop && !writer.can_write_now();
         let core = Arc::new(Self {
@@ -122,7 +127,7 @@ impl ConnCore {
             handles: AtomicUsize::new(0),
             endpoints,
             id: ConnId::next(),
-            account: membership.as_mut().and_then(|membership| membership.take_account()).map(Box::new),
+            account,
             membership,
         });
         if let Some(interval) = config.heartbeat {

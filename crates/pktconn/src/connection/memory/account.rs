@@ -9,7 +9,7 @@ use super::{Budget, EXEMPT_BYTES, NetworkMemory};
 /// Accounts change in steps of this many bytes, so that not every packet writes to the shared totals.
 const ACCOUNT_STEP: usize = 2 * 1024;
 
-/// The memory that one connection holds. Each of the two counts has one writer at a time.
+/// The memory that one connection holds. Each of the two atomic counts has one writer at a time.
 pub(crate) struct Account {
     budget: Arc<Budget>,
     network: Arc<NetworkMemory>,
@@ -17,6 +17,8 @@ pub(crate) struct Account {
     read: AtomicUsize,
     /// Bytes of the send queue.
     queued: AtomicUsize,
+    /// Bytes that the connection keeps until its end.
+    kept: usize,
     /// The connection's place in its server's registry. Identifies its waker.
     place: usize,
     is_paused: AtomicBool,
@@ -29,6 +31,7 @@ impl Account {
             network,
             read: AtomicUsize::new(0),
             queued: AtomicUsize::new(0),
+            kept: 0,
             place,
             is_paused: AtomicBool::new(false),
         }
@@ -42,9 +45,22 @@ impl Account {
         &self.network
     }
 
-    /// The memory that the connection holds, in bytes, rounded up to the accounting step.
+    /// The memory that the connection holds, in bytes. Buffers are rounded up to the accounting step.
     pub(crate) fn held(&self) -> usize {
+        self.buffered() + self.kept
+    }
+
+    /// The part of [`held`](Self::held) that becomes less when packets are received and sent.
+    fn buffered(&self) -> usize {
         self.read.load(SeqCst) + self.queued.load(SeqCst)
+    }
+
+    /// Sets the number of bytes that the connection keeps until its end. Call it once.
+    pub(crate) fn keep(&mut self, bytes: usize) {
+        self.kept = bytes;
+        if bytes > 0 && self.budget.add(&self.network, bytes) {
+            self.budget.notify_watcher();
+        }
     }
 
     /// Moves the account to another network, because the client's address has become known.
@@ -54,10 +70,10 @@ impl Account {
         self.network = network;
     }
 
-    /// Pauses the receiver and registers its waker. Returns `false` if the connection holds fewer than
+    /// Pauses the receiver and registers its waker. Returns `false` if the buffers of the connection hold fewer than
     /// [`EXEMPT_BYTES`], or if its network is not too heavy.
     pub(crate) fn pause(&self, waker: &Waker) -> bool {
-        if self.held() < EXEMPT_BYTES || !self.budget.pause(self.place, &self.network, waker) {
+        if self.buffered() < EXEMPT_BYTES || !self.budget.pause(self.place, &self.network, waker) {
             return false;
         }
         self.is_paused.store(true, SeqCst);
@@ -65,11 +81,12 @@ impl Account {
         self.resume_if_exempt().is_none()
     }
 
-    /// Ends the pause if writes have brought the connection below [`EXEMPT_BYTES`]. Returns the waker of the receiver.
+    /// Ends the pause if writes have brought the buffers of the connection below [`EXEMPT_BYTES`]. Returns the waker of the receiver.
     /// Wake it without holding a lock.
     pub(crate) fn resume_if_exempt(&self) -> Option<Waker> {
-        let resumes =
-            self.is_paused.load(SeqCst) && self.held() < EXEMPT_BYTES && self.is_paused.swap(false, SeqCst);
+        let resumes = self.is_paused.load(SeqCst)
+            && self.buffered() < EXEMPT_BYTES
+            && self.is_paused.swap(false, SeqCst);
         if resumes { self.budget.unpause(self.place) } else { None }
     }
 
@@ -168,6 +185,23 @@ mod tests {
         assert_eq!((from.held(), to.held(), budget.held()), (0, 10 * KIB, 10 * KIB));
         drop(account);
         assert_eq!((to.held(), budget.held()), (0, 0));
+    }
+
+    #[test]
+    fn kept_bytes_count_until_the_end_and_do_not_pause_a_connection() {
+        let budget = Arc::new(Budget::new(128 * KIB));
+        let mut account = account(&budget, 0);
+        account.keep(100 * KIB);
+        account.note_read(KIB);
+        account.note_read(0);
+        assert_eq!((account.held(), budget.held()), (100 * KIB, 100 * KIB));
+        assert!(budget.is_under_pressure() && !account.pause(Waker::noop()));
+        account.note_queued(EXEMPT_BYTES);
+        assert!(account.pause(Waker::noop()));
+        account.note_queued(0);
+        assert!(account.resume_if_exempt().is_some(), "the pause cannot free what the connection keeps");
+        drop(account);
+        assert_eq!(budget.held(), 0);
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! ```text
 //!   receiver: bytes read but not received ---.
 //!   state:    bytes in the send queue --------+--> account --> network of the client --> budget
-//!   server:   bytes of a handshake ----------'
+//!   server:   bytes of a handshake ----------|
+//!   setup:    what the handler may ask for --'
 //! ```
 //!
 //! Each connection updates its account after a read, before a wait, and when its lock is released. Accounts change in

@@ -45,6 +45,11 @@ impl ProxyHeader {
         Self { version, is_local: false, source: None, destination: None, proxy: None, tlvs: Box::default() }
     }
 
+    /// The memory that the connection keeps for the TLVs, in bytes.
+    pub(crate) fn kept_bytes(&self) -> usize {
+        self.tlvs.len()
+    }
+
     /// The version of the protocol: 1 or 2. Version 1 has only addresses.
     #[must_use]
     pub fn version(&self) -> u8 {

@@ -40,4 +40,10 @@ impl TlsInfo {
             server_name,
         }
     }
+
+    /// The memory that the connection keeps for the peer's certificates, in bytes. rustls keeps a copy of them.
+    pub(crate) fn kept_bytes(&self) -> usize {
+        let certificates: usize = self.peer_certificates.iter().map(Vec::capacity).sum();
+        2 * certificates + self.peer_subject.as_ref().map_or(0, String::capacity)
+    }
 }
