@@ -141,8 +141,9 @@ impl ServerConfig {
     /// [`send_high_water`](ConnConfig::send_high_water) and the payload limit, but are many, or open many connections.
     ///
     /// The budget counts received bytes of incomplete frames, frames that are not yet received, the batch that was
-    /// received last, the send queues, and the bytes of running handshakes. A packet in several send queues counts for
-    /// each of them. A few KiB per connection, and what handlers keep, are not counted.
+    /// received last, the send queues, the bytes of running handshakes, TLS records, and what connections keep of their
+    /// handshakes: the PROXY header and the client's certificates. A packet in several send queues counts for each of
+    /// them. A few KiB per connection, with TLS about 10 KiB, and what handlers keep, are not counted.
     ///
     /// It is shared by client network, so that one client cannot take the memory of the others: one IPv4 address, or
     /// one IPv6 `/64` network. A connection without an address, as over a Unix socket, is a network of its own. Each

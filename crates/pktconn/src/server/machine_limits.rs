@@ -55,8 +55,7 @@ impl MachineLimits {
     }
 
     /// A [`max_process_memory`](crate::ServerConfig::max_process_memory) for this machine, in bytes: three quarters of the
-    /// memory, so at least the same again as [`memory_budget`](Self::memory_budget) is left for what the budget does not
-    /// count, and a quarter for the kernel's buffers. At least 1 MiB. `None` if the memory is not known.
+    /// memory, or `None` if that is not known. The last quarter is for the kernel's buffers. At least 1 MiB.
     #[must_use]
     pub fn max_process_memory(&self) -> Option<usize> {
         let bytes = self.memory_bytes?;

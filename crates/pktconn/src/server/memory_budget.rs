@@ -12,7 +12,7 @@ use super::overload::{Holding, choose};
 use super::registry::Registry;
 use crate::ConnId;
 use crate::connection::conn_core::ConnCore;
-use crate::connection::memory::{Budget, EXEMPT_BYTES};
+use crate::connection::memory::{Account, Budget, EXEMPT_BYTES};
 
 /// How long a connection must have moved no bytes under pressure to be closed. A short peak passes by itself.
 const IDLE_AFTER: Duration = Duration::from_secs(1);
@@ -120,8 +120,9 @@ impl Watcher<'_> {
     /// Closes connections that have moved no bytes in the last period, and begins a new one.
     fn close_idle(&mut self) {
         let before = self.idle_check.take().map(|check| check.progress).unwrap_or_default();
-        let is_idle = |conn: &Arc<ConnCore>, held: usize| {
-            held >= EXEMPT_BYTES && before.get(&conn.id) == Some(&progress(conn))
+        // A client that is only connected, with its certificate, does no harm.
+        let is_idle = |conn: &Arc<ConnCore>, account: &Account| {
+            account.buffered() >= EXEMPT_BYTES && before.get(&conn.id) == Some(&progress(conn))
         };
         let closed = self.close(self.budget.resume_mark(), is_idle);
         self.budget.note_closed(closed, true);
@@ -149,7 +150,7 @@ impl Watcher<'_> {
 
     /// Closes connections for which `can_close` holds, until the others hold at most `target` bytes. Returns how many
     /// were closed.
-    fn close(&self, target: usize, can_close: impl Fn(&Arc<ConnCore>, usize) -> bool) -> u64 {
+    fn close(&self, target: usize, can_close: impl Fn(&Arc<ConnCore>, &Account) -> bool) -> u64 {
         // Memory of connections that have ended already does not count here: it is freed anyway.
         let conns = self.registry.open_conns();
         let holdings: Vec<_> = conns.iter().map(|conn| holding(conn, &can_close)).collect();
@@ -174,8 +175,8 @@ fn progress(conn: &Arc<ConnCore>) -> u64 {
     stats.packets_received + stats.bytes_received + stats.bytes_sent
 }
 
-fn holding(conn: &Arc<ConnCore>, can_close: impl Fn(&Arc<ConnCore>, usize) -> bool) -> Holding {
+fn holding(conn: &Arc<ConnCore>, can_close: impl Fn(&Arc<ConnCore>, &Account) -> bool) -> Holding {
     let Some(account) = conn.account() else { return Holding { network: 0, bytes: 0, can_close: false } };
     let bytes = account.held();
-    Holding { network: Arc::as_ptr(account.network()) as usize, bytes, can_close: can_close(conn, bytes) }
+    Holding { network: Arc::as_ptr(account.network()) as usize, bytes, can_close: can_close(conn, account) }
 }

@@ -96,6 +96,14 @@ impl Reader {
         }
     }
 
+    /// The memory, in bytes, that TLS uses for what it has read and this has not returned: encrypted and decrypted.
+    pub(crate) fn read_buffer_bytes(&self) -> usize {
+        match self {
+            Self::Tcp(_) => 0,
+            Self::Other(stream) => stream.read_buffer_bytes(),
+        }
+    }
+
     /// How many bytes of an incomplete TLS record are missing, as far as is known.
     pub(crate) fn missing_of_record(&self) -> usize {
         match self {

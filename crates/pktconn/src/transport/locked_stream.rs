@@ -81,6 +81,10 @@ impl LockedStream {
         self.inspect(|stream| stream.held_back())
     }
 
+    pub(super) fn read_buffer_bytes(&self) -> usize {
+        self.inspect(|stream| Some(stream.read_buffer_bytes())).unwrap_or(0)
+    }
+
     pub(super) fn missing_of_record(&self) -> usize {
         self.inspect(|stream| Some(stream.missing_of_record())).unwrap_or(0)
     }

@@ -46,6 +46,11 @@ pub(crate) trait TransportStream: AsyncRead + AsyncWrite + Send {
         None
     }
 
+    /// See [`Reader::read_buffer_bytes`](super::Reader::read_buffer_bytes).
+    fn read_buffer_bytes(&self) -> usize {
+        0
+    }
+
     /// How many bytes of an incomplete TLS record are missing, as far as is known.
     fn missing_of_record(&self) -> usize {
         0

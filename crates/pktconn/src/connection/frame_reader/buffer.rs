@@ -11,6 +11,7 @@ use pktconn_codec::PacketCodec;
 use super::{FrameReader, Memory, WaitClock};
 use crate::connection::conn_core::WaitDecision;
 use crate::connection::pool::{self, CHUNK};
+use crate::transport::Reader;
 
 /// The least room for a read, in bytes, if it is not known how much will arrive. Less is not worth a system call.
 const MIN_READ: usize = CHUNK / 4;
@@ -49,8 +50,7 @@ impl FrameReader {
             (Memory::Chunk, len @ ..HALF_CHUNK) => len + len / 2,
             (Memory::Chunk | Memory::Part, _) => CHUNK,
         };
-        // rustls also holds the room for its next read.
-        read + if self.held_back > 0 { self.held_back + RUSTLS_SPARE_LEN } else { 0 }
+        read + self.counted_of_held_back()
     }
 
     /// Updates the account with the memory in use. Packets stay on the account after the caller has received them,
@@ -96,7 +96,24 @@ impl FrameReader {
             }
         };
         self.update_account();
+        if self.may_hold_back {
+            self.note_transport_memory();
+        }
         polled
+    }
+
+    /// Updates the account with the memory that TLS uses beyond what [`held`](Self::held) counts. Apart from that,
+    /// because a pause must not depend on it: to read what TLS has decrypted makes it less.
+    fn note_transport_memory(&self) {
+        let bytes = self.reader.as_ref().map_or(0, Reader::read_buffer_bytes);
+        if let Some(account) = self.core.account() {
+            account.note_transport(bytes.saturating_sub(self.counted_of_held_back()));
+        }
+    }
+
+    /// The part of [`held`](Self::held) that counts for an incomplete TLS record, with the room for the next read.
+    fn counted_of_held_back(&self) -> usize {
+        if self.held_back > 0 { self.held_back + RUSTLS_SPARE_LEN } else { 0 }
     }
 
     /// Waits without reading. The deadline of an incomplete frame goes on: otherwise clients could hold up the memory

@@ -9,7 +9,7 @@ use super::{Budget, EXEMPT_BYTES, NetworkMemory};
 /// Accounts change in steps of this many bytes, so that not every packet writes to the shared totals.
 const ACCOUNT_STEP: usize = 2 * 1024;
 
-/// The memory that one connection holds. Each of the two atomic counts has one writer at a time.
+/// The memory that one connection holds. Each of the atomic counts has one writer at a time.
 pub(crate) struct Account {
     budget: Arc<Budget>,
     network: Arc<NetworkMemory>,
@@ -17,6 +17,8 @@ pub(crate) struct Account {
     read: AtomicUsize,
     /// Bytes of the send queue.
     queued: AtomicUsize,
+    /// Bytes that TLS holds beyond those in `read`.
+    transport: AtomicUsize,
     /// Bytes that the connection keeps until its end.
     kept: usize,
     /// The connection's place in its server's registry. Identifies its waker.
@@ -31,6 +33,7 @@ impl Account {
             network,
             read: AtomicUsize::new(0),
             queued: AtomicUsize::new(0),
+            transport: AtomicUsize::new(0),
             kept: 0,
             place,
             is_paused: AtomicBool::new(false),
@@ -47,11 +50,11 @@ impl Account {
 
     /// The memory that the connection holds, in bytes. Buffers are rounded up to the accounting step.
     pub(crate) fn held(&self) -> usize {
-        self.buffered() + self.kept
+        self.buffered() + self.transport.load(SeqCst) + self.kept
     }
 
-    /// The part of [`held`](Self::held) that becomes less when packets are received and sent.
-    fn buffered(&self) -> usize {
+    /// The part of [`held`](Self::held) that decides about a pause: it becomes more with each read.
+    pub(crate) fn buffered(&self) -> usize {
         self.read.load(SeqCst) + self.queued.load(SeqCst)
     }
 
@@ -93,6 +96,13 @@ impl Account {
     /// Updates the number of bytes that were read.
     pub(crate) fn note_read(&self, bytes: usize) {
         if self.note(&self.read, bytes) {
+            self.budget.notify_watcher();
+        }
+    }
+
+    /// Updates the number of bytes that TLS holds beyond those that were read.
+    pub(crate) fn note_transport(&self, bytes: usize) {
+        if self.note(&self.transport, bytes) {
             self.budget.notify_watcher();
         }
     }

@@ -15,6 +15,8 @@ pub use version::TlsVersion;
 
 mod record_tracker;
 
+mod read_memory;
+
 mod stream;
 pub(crate) use stream::Tls;
 

@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 use tokio_rustls::rustls::{ConnectionCommon, SideData};
 
+use super::read_memory::ReadMemory;
 use super::record_tracker::RecordTracker;
 use crate::transport::handshake_bytes::HandshakeBytes;
 use crate::transport::plain_stream::PlainStream;
@@ -56,8 +57,28 @@ impl Tls {
             }
         };
         let count = read.or_else(|error| self.defer_error(error, scratch))?;
+        let is_full = count == scratch.len();
         buffer.extend_from_slice(&scratch[..count]);
+        self.note_unread(is_full);
         Ok(count)
+    }
+
+    /// Updates whether rustls holds decrypted bytes, after a read that has filled its buffer or not.
+    fn note_unread(&mut self, is_full: bool) {
+        let has_unread = is_full && self.has_unread_plaintext();
+        match &mut self.stream {
+            TlsStream::Client(stream) => stream.get_mut().0.memory.has_unread = has_unread,
+            TlsStream::Server(stream) => stream.get_mut().0.memory.has_unread = has_unread,
+        }
+    }
+
+    fn has_unread_plaintext(&mut self) -> bool {
+        // There is nothing to process. An error was returned already, or the next read returns it.
+        let state = match &mut self.stream {
+            TlsStream::Client(stream) => stream.get_mut().1.process_new_packets(),
+            TlsStream::Server(stream) => stream.get_mut().1.process_new_packets(),
+        };
+        state.is_ok_and(|state| state.plaintext_bytes_to_read() > 0)
     }
 
     /// Returns the bytes that arrived before an invalid record or an alert first, and keeps the error for the next
@@ -105,6 +126,10 @@ impl TransportStream for Tls {
         Some(self.stream.get_ref().0.records.partial_len)
     }
 
+    fn read_buffer_bytes(&self) -> usize {
+        self.stream.get_ref().0.memory.bytes()
+    }
+
     fn missing_of_record(&self) -> usize {
         self.stream.get_ref().0.records.missing_len()
     }
@@ -128,11 +153,12 @@ impl AsyncRead for Tls {
             Some(error) => Err(error),
             None => ready!(Pin::new(&mut self.stream).poll_read(cx, buf)),
         };
-        Poll::Ready(read.or_else(|error| {
+        if let Err(error) = read {
             let count = self.defer_error(error, buf.initialize_unfilled())?;
             buf.advance(count);
-            Ok(())
-        }))
+        }
+        self.note_unread(buf.remaining() == 0);
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -166,13 +192,14 @@ impl AsyncWrite for Tls {
 pub(super) struct TrackedStream {
     stream: PlainStream,
     records: RecordTracker,
+    memory: ReadMemory,
     handshake: Option<HandshakeBytes>,
 }
 
 impl TrackedStream {
     /// `handshake` counts the bytes that arrive until [`Tls::new`].
     pub(super) fn new(stream: PlainStream, handshake: Option<HandshakeBytes>) -> Self {
-        Self { stream, records: RecordTracker::default(), handshake }
+        Self { stream, records: RecordTracker::default(), memory: ReadMemory::default(), handshake }
     }
 }
 
@@ -183,8 +210,11 @@ impl AsyncRead for TrackedStream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
+        let partial_len = self.records.partial_len;
+        self.memory.before_read(partial_len, buf.remaining());
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
         let read = &buf.filled()[before..];
+        self.memory.after_read(partial_len, read.len());
         self.records.advance(read);
         Poll::Ready(self.handshake.as_ref().map_or(Ok(()), |handshake| handshake.add(read.len())))
     }
@@ -238,7 +268,10 @@ struct SyncReader<'a>(&'a mut TrackedStream);
 
 impl Read for SyncReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let partial_len = self.0.records.partial_len;
+        self.0.memory.before_read(partial_len, buffer.len());
         let count = self.0.stream.read_now_into(buffer)?;
+        self.0.memory.after_read(partial_len, count);
         self.0.records.advance(&buffer[..count]);
         Ok(count)
     }
