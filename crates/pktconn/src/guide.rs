@@ -25,6 +25,9 @@ pub mod heartbeats {}
 #[doc = include_str!("../guide/tls.md")]
 pub mod tls {}
 
+#[doc = include_str!("../guide/open_internet.md")]
+pub mod open_internet {}
+
 #[doc = include_str!("../guide/runtimes.md")]
 pub mod runtimes {}
 

@@ -134,13 +134,11 @@ fn exposure_warning(addrs: &[Addr], has_tls: bool, limits: &Limits) -> Option<St
     // A Unix socket has no such address.
     let exposed =
         addrs.iter().find(|addr| addr.socket_addr().is_some_and(|addr| !addr.ip().is_loopback()))?;
-    let lacks: Vec<_> = [
-        (!has_tls, "TLS (--tls-cert)"),
-        (limits.allow_one_client_all(), "a limit per client (--max-conns-per-ip)"),
-    ]
-    .into_iter()
-    .filter_map(|(is_missing, what)| is_missing.then_some(what))
-    .collect();
+    let lacks: Vec<_> =
+        [(!has_tls, "TLS (--tls-cert)"), (limits.allow_one_client_all(), "limit per client (--edge)")]
+            .into_iter()
+            .filter_map(|(is_missing, what)| is_missing.then_some(what))
+            .collect();
     if lacks.is_empty() {
         return None;
     }

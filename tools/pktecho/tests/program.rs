@@ -9,7 +9,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Command, Output, Stdio};
 
 use common::tls::Certificate;
-use common::{Server, http, pktecho};
+use common::{Server, http, pktecho, summary};
 use pktconn::{ConnConfig, PacketConn, TlsClientConfig};
 
 fn echo(stream: &mut (impl Read + Write), frame: &[u8]) {
@@ -41,7 +41,8 @@ fn sigint_and_sigterm_stop_it_with_totals_and_exit_code_0() {
         // The server has closed its side. Closing this side lets the connection finish.
         assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0);
         drop(stream);
-        let rest = server.finish();
+        let output = server.finish();
+        let rest = summary(&output);
         assert!(rest.starts_with("echoed 10 packets, 0.0 MB of payload, over 1 connection in "), "{rest}");
     }
 }
@@ -57,7 +58,10 @@ fn with_one_runtime_per_thread_every_connection_is_served() {
     }
     drop(streams);
     server.signal("TERM");
-    assert!(server.finish().starts_with("echoed 60 packets, 0.0 MB of payload, over 60 connections in "));
+    assert!(
+        summary(&server.finish())
+            .starts_with("echoed 60 packets, 0.0 MB of payload, over 60 connections in ")
+    );
 }
 
 #[test]
@@ -158,10 +162,10 @@ fn statistics_are_a_line_per_second() {
     let mut server = Server::start(&["--stats"]);
     let mut stream = TcpStream::connect(&server.addr).unwrap();
     echo(&mut stream, b"\x01\0\0\0x");
-    // The packet is in the first line, or on a slow machine in the second one.
+    // The packet is in the first line after the limits, or on a slow machine in the second one.
     let mut line = String::new();
     while !line.ends_with("1 connection, 1 packets/s, 0.0 MB/s\n") {
-        assert!(line.lines().count() < 3, "{line}");
+        assert!(line.lines().count() < 4, "{line}");
         server.stdout.read_line(&mut line).unwrap();
     }
     drop(stream);
@@ -171,14 +175,16 @@ fn statistics_are_a_line_per_second() {
 
 #[test]
 fn at_the_limit_on_open_files_it_warns_and_keeps_serving() {
-    let command =
-        format!("ulimit -n 32; exec {} --listen 127.0.0.1:0 --threads 1", env!("CARGO_BIN_EXE_pktecho"));
+    let command = format!(
+        "ulimit -n 32; exec {} --listen 127.0.0.1:0 --threads 1 --max-conns off",
+        env!("CARGO_BIN_EXE_pktecho")
+    );
     let mut shell = Command::new("sh");
     let mut server = Server::spawn(shell.args(["-c", &command]));
     let mut streams: Vec<_> = (0..40).map(|_| TcpStream::connect(&server.addr).unwrap()).collect();
     echo(&mut streams[0], b"\x01\0\0\0x");
-    let mut line = String::new();
-    BufReader::new(server.child.stderr.take().unwrap()).read_line(&mut line).unwrap();
+    let stderr = BufReader::new(server.child.stderr.take().unwrap());
+    let line = stderr.lines().map(Result::unwrap).find(|line| line.contains("WARN")).unwrap();
     assert!(line.contains("open files") && line.contains("ulimit -n"), "{line}");
     echo(&mut streams[0], b"\x01\0\0\0x");
     // When files are free again, the waiting clients are served.
@@ -188,6 +194,41 @@ fn at_the_limit_on_open_files_it_warns_and_keeps_serving() {
     drop(last);
     server.signal("TERM");
     server.finish();
+}
+
+#[test]
+fn by_default_it_keeps_files_for_other_uses_than_connections() {
+    let command = format!("ulimit -n 100; exec {} --listen 127.0.0.1:0 2>&1", env!("CARGO_BIN_EXE_pktecho"));
+    let server = Server::spawn(Command::new("sh").args(["-c", &command]));
+    let mut streams: Vec<_> = (0..60).map(|_| TcpStream::connect(&server.addr).unwrap()).collect();
+    let mut served = 0;
+    for stream in &mut streams {
+        let _ = stream.write_all(b"\x01\0\0\0x");
+        served += usize::from(stream.read_exact(&mut [0; 5]).is_ok());
+    }
+    assert_eq!(served, 50);
+    server.signal("TERM");
+    drop(streams);
+    let output = server.finish();
+    assert!(output.contains("limits: 50 connections, "), "{output}");
+    assert!(output.contains("the limit max_conns is reached, open=50"), "{output}");
+}
+
+#[test]
+fn it_warns_if_other_machines_can_reach_it_without_tls_or_limits() {
+    let warning = |options: &str| {
+        let command = format!("exec {} {options} 2>&1", env!("CARGO_BIN_EXE_pktecho"));
+        let server = Server::spawn(Command::new("sh").args(["-c", &command]));
+        echo(&mut TcpStream::connect(&server.addr).unwrap(), b"\x01\0\0\0x");
+        server.signal("TERM");
+        let lines = server.first_lines.concat() + &server.finish();
+        lines.lines().find(|line| line.contains("WARN")).map(str::to_owned)
+    };
+    assert_eq!(warning("--listen 127.0.0.1:0"), None);
+    let open = warning("--listen 0.0.0.0:0").unwrap();
+    assert!(open.contains("no TLS (--tls-cert) and no limit per client (--edge)"), "{open}");
+    let limited = warning("--listen 0.0.0.0:0 --edge").unwrap();
+    assert!(limited.contains("no TLS") && !limited.contains("limit"), "{limited}");
 }
 
 #[test]
@@ -214,7 +255,7 @@ fn it_listens_on_several_addresses_with_shared_and_own_runtimes() {
             echo(&mut TcpStream::connect(addr).unwrap(), b"\x01\0\0\0x");
         }
         server.signal("TERM");
-        assert!(server.finish().starts_with("echoed 2 packets"));
+        assert!(summary(&server.finish()).starts_with("echoed 2 packets"));
     }
 }
 
@@ -422,6 +463,8 @@ fn the_access_log_is_one_line_per_connection_whatever_rust_log_says() {
         let mut command = pktecho(&["--listen", "127.0.0.1:0", "--threads", "1", "--access-log"]);
         rust_log.map(|filter| command.env("RUST_LOG", filter));
         let mut server = Server::spawn(&mut command);
+        // The line with the limits.
+        server.stdout.read_line(&mut String::new()).unwrap();
         let mut clients = Vec::new();
         for _ in 0..2 {
             let mut stream = TcpStream::connect(&server.addr).unwrap();

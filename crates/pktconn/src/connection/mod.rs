@@ -7,6 +7,8 @@
 pub(crate) mod config;
 pub use config::ConnConfig;
 
+mod edge;
+
 mod id;
 pub use id::ConnId;
 

@@ -33,7 +33,8 @@ impl MachineLimits {
     /// The smallest budget that a server accepts.
     const MIN_BUDGET: usize = 1024 * 1024;
 
-    /// Files for listeners, logs, certificates, and connections to other servers.
+    /// Files for listeners, logs, certificates, and connections to other servers. At most half of the limit, if that is
+    /// small.
     const OTHER_FILES: u64 = 64;
 
     /// Asks the system. Reads a few files below `/proc` and `/sys` on Linux.
@@ -63,10 +64,11 @@ impl MachineLimits {
     }
 
     /// The [`max_conns`](crate::ServerConfig::max_conns) for this machine: the limit on open files, less 64 files for
-    /// other uses. At least 1. `None` if there is no limit on open files.
+    /// other uses, or less half of them if it is below 128. At least 1. `None` if there is no limit on open files.
     #[must_use]
     pub fn max_conns(&self) -> Option<usize> {
-        let conns = self.open_files?.saturating_sub(Self::OTHER_FILES).max(1);
+        let files = self.open_files?;
+        let conns = (files - Self::OTHER_FILES.min(files / 2)).max(1);
         Some(usize::try_from(conns).unwrap_or(usize::MAX))
     }
 }
@@ -172,7 +174,7 @@ mod tests {
         assert_eq!((limits.memory_budget(), limits.max_conns()), (1 << 30, Some(960)));
         assert_eq!(limits.max_process_memory(), Some(3 << 30));
         let small = MachineLimits { memory_bytes: Some(1000), open_files: Some(10) };
-        assert_eq!((small.memory_budget(), small.max_conns()), (1 << 20, Some(1)));
+        assert_eq!((small.memory_budget(), small.max_conns()), (1 << 20, Some(5)));
         assert_eq!(small.max_process_memory(), Some(1 << 20));
         let unknown = MachineLimits { memory_bytes: None, open_files: None };
         assert_eq!((unknown.memory_budget(), unknown.max_conns()), (512 << 20, None));

@@ -9,6 +9,8 @@ pub use config::ServerConfig;
 mod machine_limits;
 pub use machine_limits::MachineLimits;
 
+mod edge;
+
 mod stats;
 pub use stats::{ServerStats, ShutdownReport};
 

@@ -9,20 +9,25 @@ use pktconn_tools::values::whole_number;
 
 #[derive(Debug, Args)]
 pub(crate) struct LimitOptions {
+    /// Use the limits for the open Internet: the defaults marked with --edge
+    #[arg(long)]
+    pub(super) edge: bool,
+
     /// Maximum number of connections, or 'off'; further ones are closed immediately. 'auto': the limit on open files
     /// (ulimit -n), less 64
-    #[arg(long, value_name = "N", default_value = "auto", value_parser = parse_max_conns)]
+    #[arg(long, value_name = "N", default_value = "auto", value_parser = parse_number)]
     max_conns: Limit,
 
     /// Maximum number of connections per client: per IPv4 address, or per IPv6 /64 network. An IPv6 /56 may have 4 times
-    /// as many, and a /48 16 times [default: no limit]
-    #[arg(long, value_name = "N", value_parser = whole_number::<usize>(1.., 1000))]
-    max_conns_per_ip: Option<usize>,
+    /// as many, and a /48 16 times. 'auto': 'off', or 100 with --edge
+    #[arg(long, value_name = "N", default_value = "auto", value_parser = parse_number)]
+    max_conns_per_ip: Limit,
 
     /// Maximum number of new connections per second and client, counted like those of --max-conns-per-ip. 5 times as
-    /// many may come at once; a client that goes on at more than twice the rate is refused for 10 s [default: no limit]
-    #[arg(long, value_name = "N", value_parser = whole_number::<u32>(1.., 20))]
-    conn_rate_per_ip: Option<u32>,
+    /// many may come at once; a client that goes on at more than twice the rate is refused for 10 s. 'auto': 'off', or 20
+    /// with --edge
+    #[arg(long, value_name = "N", default_value = "auto", value_parser = parse_number)]
+    conn_rate_per_ip: Limit,
 
     /// Maximum memory of all connections together, such as 256MiB, or 'off'. Before it is used up, the clients that hold
     /// the most are not read, and new connections of them refused; then their connections are closed. 'auto': a quarter
@@ -64,7 +69,7 @@ pub(crate) struct Limits {
     max_conns: Option<usize>,
     memory_budget: Option<usize>,
     max_conns_per_ip: Option<usize>,
-    conn_rate_per_ip: Option<u32>,
+    conn_rate_per_ip: Option<usize>,
     max_handshakes: usize,
     max_process_memory: Option<usize>,
 }
@@ -72,18 +77,16 @@ pub(crate) struct Limits {
 impl LimitOptions {
     /// Whether the user has chosen a limit that counts for all connections together.
     pub(super) fn has_total(&self) -> bool {
-        matches!(self.max_conns, Limit::At(_))
-            || matches!(self.memory_budget, Limit::At(_))
-            || self.max_conns_per_ip.is_some()
-            || self.conn_rate_per_ip.is_some()
+        let limits = [self.max_conns, self.max_conns_per_ip, self.conn_rate_per_ip, self.memory_budget];
+        limits.iter().any(|limit| matches!(limit, Limit::At(_)))
     }
 
     pub(crate) fn on(&self, machine: MachineLimits) -> Limits {
         Limits {
             max_conns: self.max_conns.or(machine.max_conns()),
             memory_budget: self.memory_budget.or(Some(machine.memory_budget())),
-            max_conns_per_ip: self.max_conns_per_ip,
-            conn_rate_per_ip: self.conn_rate_per_ip,
+            max_conns_per_ip: self.max_conns_per_ip.or(self.edge.then_some(EDGE_CONNS_PER_IP)),
+            conn_rate_per_ip: self.conn_rate_per_ip.or(self.edge.then_some(EDGE_CONN_RATE_PER_IP)),
             max_handshakes: self.max_handshakes,
             max_process_memory: self.max_process_memory.or(machine.max_process_memory()),
         }
@@ -94,10 +97,11 @@ impl Limits {
     /// Sets the limits of one of `servers` that share the machine.
     pub(crate) fn apply(&self, config: ServerConfig, servers: usize) -> ServerConfig {
         let share = |limit: usize| (limit / servers).max(1);
+        let rate = |per_second| ConnRate::per_second(u32::try_from(per_second).unwrap_or(u32::MAX));
         config
             .max_conns(self.max_conns.map(share))
             .max_conns_per_ip(self.max_conns_per_ip)
-            .conn_rate_per_ip(self.conn_rate_per_ip.map(ConnRate::per_second))
+            .conn_rate_per_ip(self.conn_rate_per_ip.map(rate))
             .memory_budget(self.memory_budget.map(|bytes| share(bytes).max(MIN_BUDGET)))
             .max_handshakes(self.max_handshakes)
             // Not shared: each server looks at the memory of the whole process.
@@ -119,6 +123,9 @@ impl fmt::Display for Limits {
         if let Some(conns) = self.max_conns_per_ip {
             write!(f, " ({conns} per client)")?;
         }
+        if let Some(rate) = self.conn_rate_per_ip {
+            write!(f, ", {rate} new ones per second and client")?;
+        }
         match self.memory_budget {
             Some(bytes) => write!(f, ", {} of memory for them", ByteSize(bytes as u64).display().iec()),
             None => write!(f, ", any amount of memory for them"),
@@ -130,10 +137,14 @@ impl fmt::Display for Limits {
     }
 }
 
+/// As in `ServerConfig::edge`.
+const EDGE_CONNS_PER_IP: usize = 100;
+const EDGE_CONN_RATE_PER_IP: usize = 20;
+
 /// The smallest budget that a server accepts.
 const MIN_BUDGET: usize = 1 << 20;
 
-fn parse_max_conns(text: &str) -> Result<Limit, String> {
+fn parse_number(text: &str) -> Result<Limit, String> {
     parse_limit(text, |text| text.parse().ok().filter(|&conns| conns > 0))
         .ok_or_else(|| "expected a whole number of at least 1, such as 1000, or 'auto' or 'off'".to_owned())
 }
@@ -159,13 +170,13 @@ mod tests {
 
     #[test]
     fn a_limit_is_a_number_or_off_or_left_to_the_machine() {
-        assert_eq!(parse_max_conns("1000"), Ok(Limit::At(1000)));
+        assert_eq!(parse_number("1000"), Ok(Limit::At(1000)));
         assert_eq!(parse_memory("1MiB"), Ok(Limit::At(1 << 20)));
         for (text, limit) in [("auto", Limit::Auto), ("off", Limit::Off)] {
-            assert_eq!((parse_max_conns(text), parse_memory(text)), (Ok(limit), Ok(limit)));
+            assert_eq!((parse_number(text), parse_memory(text)), (Ok(limit), Ok(limit)));
         }
         for text in ["", "0", "-1", "none", "1.5"] {
-            assert!(parse_max_conns(text).is_err(), "{text:?}");
+            assert!(parse_number(text).is_err(), "{text:?}");
             assert!(parse_memory(text).is_err(), "{text:?}");
         }
         assert!(parse_memory("1023KiB").unwrap_err().contains("256MiB"));

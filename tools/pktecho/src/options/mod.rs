@@ -1,5 +1,6 @@
 //! The command line: the options, their checks, and the configuration that they stand for.
 
+mod deadlines;
 mod limits;
 
 use std::net::IpAddr;
@@ -16,6 +17,7 @@ use pktconn::{
 use pktconn_tools::usage;
 use pktconn_tools::values::{parse_duration, parse_listen_addr, parse_size, parse_tcp_addr, whole_number};
 
+use deadlines::DeadlineOptions;
 use limits::LimitOptions;
 pub(crate) use limits::Limits;
 
@@ -109,43 +111,8 @@ pub(crate) struct Options {
     #[arg(long, value_name = "NET", requires = "proxy_protocol", value_parser = parse_network)]
     trusted_proxy: Vec<IpNet>,
 
-    /// Timeout of the TLS handshake and of the PROXY header, or 'off'
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_timeout)]
-    handshake_timeout: Timeout,
-
-    /// Maximum time from the first to the last byte of a packet, or 'off'
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_timeout)]
-    frame_timeout: Timeout,
-
-    /// Maximum time in which the client sends nothing and receives nothing, or 'off'
-    #[arg(long, value_name = "DURATION", default_value = "off", value_parser = parse_timeout)]
-    idle_timeout: Timeout,
-
-    /// Maximum time in which the client reads none of the waiting replies, or 'off'
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_timeout)]
-    write_timeout: Timeout,
-
-    /// Maximum time from the start of a connection to the end of its first packet, or 'off'
-    #[arg(long, value_name = "DURATION", default_value = "off", value_parser = parse_timeout)]
-    first_packet_timeout: Timeout,
-
-    /// Minimum rate at which a client must send a packet that it has begun, such as 500 or 1KiB bytes per second, over
-    /// windows of 5s or of another time: 1KiB:10s, or 'off'
-    #[arg(long, value_name = "SIZE[:WINDOW]", default_value = "off", value_parser = parse_rate)]
-    min_recv_rate: Rate,
-
-    /// Minimum rate at which a client must read waiting replies, such as 8KiB bytes per second, over windows of 30s or
-    /// of another time: 8KiB:1m, or 'off'
-    #[arg(long, value_name = "SIZE[:WINDOW]", default_value = "off", value_parser = parse_rate)]
-    min_send_rate: Rate,
-
-    /// Maximum age of a connection, up to a tenth more or less, or 'off'. It then ends once what has arrived is echoed
-    #[arg(long, value_name = "DURATION", default_value = "off", value_parser = parse_timeout)]
-    max_connection_age: Timeout,
-
-    /// How long a connection may stay open after its maximum age
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
-    max_connection_age_grace: Duration,
+    #[command(flatten)]
+    deadlines: DeadlineOptions,
 
     /// Address for Prometheus metrics under /metrics, such as 127.0.0.1:9100; port 0 asks for a free port. It has no
     /// access control [default: off]
@@ -211,30 +178,6 @@ enum MinTlsVersion {
     #[value(name = "1.3")]
     Tls13,
 }
-
-/// A duration, or `None` for 'off'.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Timeout(Option<Duration>);
-
-/// Bytes per second and the window, if one is given, or `None` for 'off'.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Rate(Option<(u64, Option<Duration>)>);
-
-impl Rate {
-    fn bytes_per_second(self) -> Option<u64> {
-        self.0.map(|(bytes, _)| bytes)
-    }
-
-    fn window(self, default: Duration) -> Duration {
-        self.0.and_then(|(_, window)| window).unwrap_or(default)
-    }
-}
-
-/// Longer than the interruptions of a mobile link.
-const RECV_RATE_WINDOW: Duration = Duration::from_secs(5);
-
-/// Long enough for a kernel to report progress at the rates that make sense: it does so in steps of up to 128 KiB.
-const SEND_RATE_WINDOW: Duration = Duration::from_secs(30);
 
 impl Options {
     /// Parses the command line. `Err` is the exit code after help, or after a line on standard error.
@@ -317,19 +260,12 @@ impl Options {
     }
 
     fn conn_config(&self) -> ConnConfig {
-        ConnConfig::new()
+        let config = if self.limits.edge { ConnConfig::edge() } else { ConnConfig::new() };
+        let config = config
             .codec(self.codec_config())
             .close_timeout(self.drain_timeout)
-            .handshake_timeout(self.handshake_timeout.0)
-            .frame_timeout(self.frame_timeout.0)
-            .idle_timeout(self.idle_timeout.0)
-            .write_timeout(self.write_timeout.0)
-            .first_packet_timeout(self.first_packet_timeout.0)
-            .min_recv_rate(self.min_recv_rate.bytes_per_second(), self.min_recv_rate.window(RECV_RATE_WINDOW))
-            .min_send_rate(self.min_send_rate.bytes_per_second(), self.min_send_rate.window(SEND_RATE_WINDOW))
-            .max_connection_age(self.max_connection_age.0)
-            .max_connection_age_grace(self.max_connection_age_grace)
-            .slow_consumer(self.slow_consumer.into())
+            .slow_consumer(self.slow_consumer.into());
+        self.deadlines.apply(config)
     }
 }
 
@@ -346,35 +282,6 @@ fn parse_network(text: &str) -> Result<IpNet, String> {
     network.map_err(|_| "expected a network or address, such as 10.0.0.0/8, fd00::/8 or 127.0.0.1".to_owned())
 }
 
-fn parse_timeout(text: &str) -> Result<Timeout, String> {
-    match parse_duration(text) {
-        _ if text == "off" => Ok(Timeout(None)),
-        Ok(Duration::ZERO) => Err("the timeout must be longer than 0s; 'off' turns it off".to_owned()),
-        Ok(duration) => Ok(Timeout(Some(duration))),
-        Err(_) => Err("expected a duration with a unit, such as 500ms, 30s or 5m, or 'off'".to_owned()),
-    }
-}
-
-fn parse_rate(text: &str) -> Result<Rate, String> {
-    if text == "off" {
-        return Ok(Rate(None));
-    }
-    let (size, window) = match text.split_once(':') {
-        Some((size, window)) => (size, Some(window)),
-        None => (text, None),
-    };
-    let bytes = size.parse::<bytesize::ByteSize>().ok().map(|size| size.as_u64()).filter(|&bytes| bytes > 0);
-    let window = window.map(|window| parse_duration(window).ok().filter(|window| !window.is_zero()));
-    match (bytes, window) {
-        (Some(bytes), None) => Ok(Rate(Some((bytes, None)))),
-        (Some(bytes), Some(Some(window))) => Ok(Rate(Some((bytes, Some(window))))),
-        _ => {
-            Err("expected bytes per second, such as 500, 1KiB, or with a window 1KiB:10s, or 'off'"
-                .to_owned())
-        }
-    }
-}
-
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
@@ -389,33 +296,6 @@ mod tests {
         assert_eq!(parse_network("::1").unwrap().to_string(), "::1/128");
         for text in ["", "10.0.0.0/33", "localhost", "10.0.0"] {
             assert!(parse_network(text).is_err(), "{text:?}");
-        }
-    }
-
-    #[test]
-    fn rates_are_sizes_with_an_optional_window_or_off() {
-        let seconds = Duration::from_secs;
-        for (text, rate) in [
-            ("off", None),
-            ("500", Some((500, None))),
-            ("1KiB", Some((1024, None))),
-            ("8kB:1m", Some((8000, Some(seconds(60))))),
-        ] {
-            assert_eq!(parse_rate(text), Ok(Rate(rate)), "{text}");
-        }
-        for text in ["", "0", "fast", "1KiB:", "1KiB:0s", "1KiB:10", ":5s", "1KiB/s"] {
-            assert!(parse_rate(text).is_err(), "{text:?}");
-        }
-        assert_eq!(Rate(Some((1, None))).window(seconds(5)), seconds(5));
-        assert_eq!(Rate(Some((1, Some(seconds(9))))).window(seconds(5)), seconds(9));
-    }
-
-    #[test]
-    fn timeouts_are_durations_or_off() {
-        assert_eq!(parse_timeout("30s"), Ok(Timeout(Some(Duration::from_secs(30)))));
-        assert_eq!(parse_timeout("off"), Ok(Timeout(None)));
-        for text in ["", "30", "0s", "never"] {
-            assert!(parse_timeout(text).is_err(), "{text:?}");
         }
     }
 }

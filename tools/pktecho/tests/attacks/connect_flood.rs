@@ -72,19 +72,22 @@ fn connect_flood(certificate: Option<&Certificate>) {
     print_p99(&what, calm, p99);
     let give_up_at = Instant::now() + HANG_GUARD;
     // The metrics are updated once per second.
-    loop {
+    let [accepted, over_rate] = loop {
         let metrics = scrape(&scraper).expect("the metrics are served");
         let counts = ["pktconn_connections_open ", "pktconn_held_bytes "].map(|name| metric(&metrics, name));
         if counts == [Some(0.0); 2] {
-            break;
+            let totals = ["pktconn_connections_accepted_total ", "pktconn_connections_over_rate_total "];
+            break totals.map(|name| metric(&metrics, name).expect("the metric exists"));
         }
         assert!(Instant::now() < give_up_at, "{what}: open connections and held bytes: {counts:?}");
         thread::sleep(SECOND / 10);
-    }
+    };
     let grown = resident_bytes(&server).saturating_sub(before);
     eprintln!("{what}: {} KiB more memory afterwards", grown / 1024);
 
+    eprintln!("{what}: {over_rate} of {accepted} connections were refused for their rate");
     served.assert_served(&what, 99);
+    assert!(over_rate >= 0.8 * accepted, "{what}: only {over_rate} of {accepted} connections were refused");
     assert!(answers >= 100, "{what}: the existing client got only {answers} replies");
     assert!(grown <= 8 * MIB, "{what}: {grown} bytes more memory afterwards");
     assert!(!asserts_times() || rate >= 5000.0, "{what}: the attacker made only {rate:.0} connections/s");

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::common::Server;
+use crate::common::{Server, summary};
 use crate::limits::{HANG_GUARD, SECOND, alone, asserts_times};
 use crate::streams::numbered;
 
@@ -30,11 +30,11 @@ fn stopping_under_full_load_corrupts_and_truncates_no_packet() {
         let ends: Vec<_> = clients.into_iter().map(|client| client.join().unwrap()).collect();
         let received: u32 = ends.iter().map(|(received, _)| received).sum();
         // Fails unless the server exits with 0.
-        let summary = server.finish();
+        let output = server.finish();
         let limit = if asserts_times() { 10 * SECOND } else { 4 * HANG_GUARD };
         assert!(stopped.elapsed() < limit, "the server took {:?} to stop", stopped.elapsed());
         let answered: u32 =
-            summary.strip_prefix("echoed ").unwrap().split(' ').next().unwrap().parse().unwrap();
+            summary(&output).strip_prefix("echoed ").unwrap().split(' ').next().unwrap().parse().unwrap();
         // All packets that the server echoed have come back, unless a connection was reset.
         assert!(received <= answered, "{received} replies received, {answered} packets echoed");
         if ends.iter().all(|(_, clean)| *clean) {

@@ -70,6 +70,11 @@ impl Server {
     }
 }
 
+/// The last line, which has the totals.
+pub(crate) fn summary(output: &str) -> &str {
+    output.lines().next_back().unwrap_or_default()
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();

@@ -49,15 +49,21 @@ impl State {
         });
     }
 
-    /// Writes with `write`, passing the flusher's waker, so that the transport wakes the flusher when it has room
-    /// again.
-    fn write(&mut self, write: impl FnOnce(&mut Self, &mut Context<'_>) -> Poll<io::Result<()>>) {
+    /// Writes with `write`. If the transport blocks, it wakes the flusher when it has room again.
+    fn write(&mut self, write: impl Fn(&mut Self, &mut Context<'_>) -> Poll<io::Result<()>>) {
         let before = self.machine.bytes_out();
-        let waker = self.waiters.as_ref().and_then(|waiters| waiters.flusher.clone());
-        let mut cx = Context::from_waker(waker.as_ref().unwrap_or(Waker::noop()));
-        let written = write(self, &mut cx);
-        let needs_flusher = waker.is_none() && written.is_pending();
-        self.deferred.drop_some(waker);
+        // Mostly there is room. So a copy of the flusher's waker is made only if there is none.
+        let mut written = write(self, &mut Context::from_waker(Waker::noop()));
+        let mut needs_flusher = false;
+        if written.is_pending() {
+            match self.waiters.as_ref().and_then(|waiters| waiters.flusher.clone()) {
+                Some(waker) => {
+                    written = write(self, &mut Context::from_waker(&waker));
+                    self.deferred.drop(waker);
+                }
+                None => needs_flusher = true,
+            }
+        }
         self.finish_write(before, written);
         if needs_flusher {
             self.machine.request_flusher();
