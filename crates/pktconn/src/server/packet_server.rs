@@ -8,6 +8,7 @@
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -233,10 +234,12 @@ impl PacketServer {
         let mut handlers = JoinSet::new();
         let mut backoff = AcceptBackoff::default();
         let mut next_listener = 0;
+        // One future for all turns: registering a waker for each connection costs more than the rest of a turn.
+        let mut stopping = pin!(self.handle.stopping());
         loop {
             let accepted = tokio::select! {
                 biased;
-                () = self.handle.stopping() => break,
+                () = &mut stopping => break,
                 Some(finished) = handlers.join_next() => {
                     log_if_panicked(finished);
                     continue;
