@@ -390,6 +390,9 @@ pub(crate) struct Settings {
     pub(crate) rules: Rules,
     pub(crate) home: Home,
     pub(crate) skips_empty: bool,
+    /// Whether no one else can have a handle to the sockets, as of those that a server has accepted. Closing such a socket
+    /// is enough to send FIN.
+    pub(crate) owns_socket: bool,
 }
 
 /// The runtime that a connection lives in: that of its own tasks.
@@ -411,7 +414,8 @@ impl Settings {
             send_high_water: config.send_high_water,
             half_close: config.half_close.unwrap_or(origin != Origin::Connected),
         };
-        Arc::new(Self { rules, home, skips_empty: config.skip_empty })
+        let owns_socket = origin == Origin::Accepted;
+        Arc::new(Self { rules, home, skips_empty: config.skip_empty, owns_socket })
     }
 }
 

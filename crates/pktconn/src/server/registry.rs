@@ -18,6 +18,9 @@ use crate::connection::memory::{Account, Budget};
 use crate::error::Reason;
 use crate::{ConnStats, ServerConfig, ServerStats};
 
+/// For how many connections an empty table keeps its memory: 1 KiB.
+const SPARE_ENTRIES: usize = 64;
+
 #[derive(Default)]
 pub(crate) struct Registry {
     max_conns: Option<usize>,
@@ -117,8 +120,10 @@ impl Registry {
         let mut table = self.table();
         table.conns.try_remove(key);
         if table.conns.is_empty() {
-            // Frees the memory that a peak has needed.
-            table.conns = Slab::new();
+            // Frees the memory that a peak has needed. A server with few connections would need it again soon.
+            if table.conns.capacity() > SPARE_ENTRIES {
+                table.conns = Slab::new();
+            }
             self.empty.notify_waiters();
         }
         if let Some(network) = network {

@@ -48,7 +48,7 @@ impl ConnCore {
             state.machine.stop(Reason::LocalClose);
             self.set_signal(CLOSED);
             state.machine.close(self.rules(), Instant::now());
-            state.finish_close_now();
+            state.finish_close_now(self.settings.owns_socket);
         });
     }
 

@@ -124,7 +124,7 @@ impl ConnCore {
             waker = state.stop_waiting_in_recv();
             state.machine.note_end_delivered();
             state.write_before_wait();
-            state.finish_close_now();
+            state.finish_close_now(self.settings.owns_socket);
             Ok(())
         })
     }

@@ -110,13 +110,20 @@ impl State {
     /// Ends a close here and now if nothing has to wait: the peer has closed its side, everything is written, and the
     /// transport accepts FIN. So a connection that its peer closes first needs no flusher. Otherwise the flusher, which
     /// the close has requested, continues.
-    pub(crate) fn finish_close_now(&mut self) {
+    ///
+    /// With `owns_socket`, the end closes a TCP socket, which sends FIN, too. That saves the system call of a shutdown.
+    pub(crate) fn finish_close_now(&mut self, owns_socket: bool) {
         let needs_only_fin = self.machine.phase() == Phase::Closing
             && self.machine.has_peer_closed()
             && !self.machine.has_output();
         let Some(writer) = self.writer.as_mut().filter(|_| needs_only_fin) else { return };
-        // If the transport blocks, the flusher polls it again with its own waker.
-        match Pin::new(writer).poll_shutdown(&mut Context::from_waker(Waker::noop())) {
+        let shut_down = if owns_socket && writer.tcp().is_some() {
+            Poll::Ready(Ok(()))
+        } else {
+            // If the transport blocks, the flusher polls it again with its own waker.
+            Pin::new(writer).poll_shutdown(&mut Context::from_waker(Waker::noop()))
+        };
+        match shut_down {
             Poll::Ready(Ok(())) => {
                 self.machine.finished(Instant::now());
                 self.machine.end(false);
