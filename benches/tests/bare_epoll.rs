@@ -5,6 +5,7 @@
 mod common;
 
 use std::{
+    fs,
     io::{BufRead, BufReader, Read, Write},
     net::{Shutdown, SocketAddr, TcpListener},
     process::{Command, Output, Stdio},
@@ -217,4 +218,27 @@ fn a_held_client_starts_on_a_line() {
         assert!(serde_json::from_str::<LoadReport>(&rest).unwrap().packets >= 2, "{rest}");
         assert!(client.wait().unwrap().success());
     }
+}
+
+#[test]
+fn packets_come_back_over_tls() {
+    let folder = tempfile::tempdir().unwrap();
+    let certificate = || rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let (made, other) = (certificate(), certificate());
+    let file = |name: &str, text: String| {
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.into_os_string().into_string().unwrap()
+    };
+    let (cert, key) = (file("cert.pem", made.cert.pem()), file("key.pem", made.signing_key.serialize_pem()));
+    let options = ["--tls-cert", &cert, "--tls-key", &key];
+    let server = Server::start(env!("CARGO_BIN_EXE_tokio_rustls_server"), &options);
+    // Packets of many records, and more bytes outstanding than the sockets hold: writes are partial on both sides.
+    for (pipeline, sizes) in [("1", "0-2048"), ("32", "0-2048"), ("16", "1000000")] {
+        let load = ["--conns", "3", "--duration", "200ms", "--pipeline", pipeline, "--sizes", sizes];
+        let output = run_client(server.address, &[&load[..], &["--tls-ca", &cert]].concat());
+        assert!(report(&output).packets >= 3);
+    }
+    let not_trusted = run_client(server.address, &["--tls-ca", &file("other.pem", other.cert.pem())]);
+    assert!(String::from_utf8_lossy(&not_trusted.stderr).contains("the TLS handshake failed"));
 }

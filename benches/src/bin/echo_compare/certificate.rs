@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
-/// A self-signed certificate for 127.0.0.1 and ::1, and its key, as PEM files in a folder that is removed on drop.
+/// A self-signed certificate for `127.0.0.1` and `::1`, and its key, as PEM files in a folder that is removed on drop.
 pub(crate) struct Certificate {
     /// The certificate. Clients trust it as an authority.
     pub(crate) cert: String,
