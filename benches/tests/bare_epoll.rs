@@ -5,9 +5,10 @@
 mod common;
 
 use std::{
-    io::{Read, Write},
+    fs,
+    io::{BufRead, BufReader, Read, Write},
     net::{Shutdown, SocketAddr, TcpListener},
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
     thread,
     time::Duration,
 };
@@ -170,4 +171,74 @@ fn an_open_loop_whose_rate_is_not_reached_ends_with_one_line() {
         String::from_utf8_lossy(&output.stderr),
         "bare_epoll_client: the rate was not reached: more than 10000 packets of one connection unanswered\n"
     );
+}
+
+#[test]
+fn short_connections_are_closed_after_one_packet_and_replaced() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = thread::spawn(move || {
+        let mut lens = Vec::new();
+        // The client opens the last connection before the end of its time, which the sleep exceeds.
+        while lens.len() < 4 {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut packet = [0; 9];
+            stream.read_exact(&mut packet).unwrap();
+            if lens.len() == 3 {
+                thread::sleep(Duration::from_secs(2));
+            }
+            stream.write_all(&packet).unwrap();
+            lens.push(stream.read_to_end(&mut Vec::new()).unwrap());
+        }
+        lens
+    });
+    let output = run_client(address, &["--short", "--conns", "1", "--sizes", "5", "--duration", "2s"]);
+    assert_eq!(report(&output).packets, 4);
+    assert_eq!(server.join().unwrap(), [0; 4], "one packet per connection, then its end");
+}
+
+#[test]
+fn a_held_client_starts_on_a_line() {
+    let server = Server::start(env!("CARGO_BIN_EXE_bare_epoll_server"), &[]);
+    for options in [&["--hold", "--short"][..], &["--hold"]] {
+        let mut client = Command::new(env!("CARGO_BIN_EXE_bare_epoll_client"))
+            .args(["--connect", &server.address.to_string(), "--conns", "2", "--duration", "50ms"])
+            .args(options)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdout = BufReader::new(client.stdout.take().unwrap());
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        assert_eq!(line, "connected\n");
+        client.stdin.take().unwrap().write_all(b"\n").unwrap();
+        let mut rest = String::new();
+        stdout.read_to_string(&mut rest).unwrap();
+        assert!(serde_json::from_str::<LoadReport>(&rest).unwrap().packets >= 2, "{rest}");
+        assert!(client.wait().unwrap().success());
+    }
+}
+
+#[test]
+fn packets_come_back_over_tls() {
+    let folder = tempfile::tempdir().unwrap();
+    let certificate = || rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let (made, other) = (certificate(), certificate());
+    let file = |name: &str, text: String| {
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.into_os_string().into_string().unwrap()
+    };
+    let (cert, key) = (file("cert.pem", made.cert.pem()), file("key.pem", made.signing_key.serialize_pem()));
+    let options = ["--tls-cert", &cert, "--tls-key", &key];
+    let server = Server::start(env!("CARGO_BIN_EXE_tokio_rustls_server"), &options);
+    // Packets of many records, and more bytes outstanding than the sockets hold: writes are partial on both sides.
+    for (pipeline, sizes) in [("1", "0-2048"), ("32", "0-2048"), ("16", "1000000")] {
+        let load = ["--conns", "3", "--duration", "200ms", "--pipeline", pipeline, "--sizes", sizes];
+        let output = run_client(server.address, &[&load[..], &["--tls-ca", &cert]].concat());
+        assert!(report(&output).packets >= 3);
+    }
+    let not_trusted = run_client(server.address, &["--tls-ca", &file("other.pem", other.cert.pem())]);
+    assert!(String::from_utf8_lossy(&not_trusted.stderr).contains("the TLS handshake failed"));
 }

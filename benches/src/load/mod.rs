@@ -9,4 +9,4 @@ mod schedule;
 pub use schedule::{NotKeptUp, Schedule};
 
 mod report;
-pub use report::LoadReport;
+pub use report::{CONNECTED_LINE, LoadReport};

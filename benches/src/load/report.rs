@@ -1,6 +1,12 @@
 //! The report of a client after a run.
 
+use std::time::Duration;
+
+use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
+
+/// What a client that starts on a signal prints when it has connected. It then waits for a line on standard input.
+pub const CONNECTED_LINE: &str = "connected";
 
 /// What the client measured in one run. The client prints it as one line of JSON.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -21,6 +27,22 @@ pub struct LoadReport {
     /// when a packet was due. If this value is close to `p99_ns`, the client was saturated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub late_p99_ns: Option<u64>,
+}
+
+impl LoadReport {
+    /// The report of a run from the latencies of its packets. `late_ns`: see [`late_p99_ns`](Self::late_p99_ns).
+    pub fn new(latency_ns: &Histogram<u64>, late_ns: Option<&Histogram<u64>>, time: Duration) -> Self {
+        let (packets, seconds) = (latency_ns.len(), time.as_secs_f64());
+        Self {
+            packets,
+            seconds,
+            packets_per_s: packets as f64 / seconds,
+            p50_ns: latency_ns.value_at_quantile(0.5),
+            p99_ns: latency_ns.value_at_quantile(0.99),
+            p999_ns: latency_ns.value_at_quantile(0.999),
+            late_p99_ns: late_ns.map(|late_ns| late_ns.value_at_quantile(0.99)),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -18,6 +18,19 @@ impl ServerSpec {
     pub fn has_checksum(&self) -> bool {
         self.name.ends_with("+crc")
     }
+
+    /// Replaces each word `{cert}` and `{key}` of the command with the path of a PEM file.
+    #[must_use]
+    pub fn with_certificate(mut self, cert: &str, key: &str) -> Self {
+        for word in &mut self.command {
+            match word.as_str() {
+                "{cert}" => cert.clone_into(word),
+                "{key}" => key.clone_into(word),
+                _ => {}
+            }
+        }
+        self
+    }
 }
 
 impl FromStr for ServerSpec {
@@ -41,6 +54,13 @@ mod tests {
         let spec: ServerSpec = "go=echo --listen=127.0.0.1:0  -v".parse().unwrap();
         assert_eq!(spec.name, "go");
         assert_eq!(spec.command, ["echo", "--listen=127.0.0.1:0", "-v"]);
+    }
+
+    #[test]
+    fn the_paths_of_the_certificate_replace_whole_words() {
+        let spec: ServerSpec = "a=echo --cert {cert} --key {key} x{key}".parse().unwrap();
+        let spec = spec.with_certificate("/c.pem", "/k.pem");
+        assert_eq!(spec.command, ["echo", "--cert", "/c.pem", "--key", "/k.pem", "x{key}"]);
     }
 
     #[test]

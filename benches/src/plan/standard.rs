@@ -5,40 +5,66 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use super::server::ServerSpec;
+use super::workload::WorkloadKind;
 
-/// Name, program and options of each server. The others are compared with the first one.
-const SERVERS: [(&str, &str, &[&str]); 7] = [
-    ("bare", "bare_epoll_server", &[]),
-    ("pktecho", "pktecho", &["--threads", "1"]),
+/// Name, program and options of a server.
+type Server = (&'static str, &'static str, &'static [&'static str]);
+
+const BARE: Server = ("bare", "bare_epoll_server", &[]);
+const PKTECHO: Server = ("pktecho", "pktecho", &["--threads", "1"]);
+const FRAMED: Server = ("LengthDelimitedCodec send", "tokio_echo_server", &["--kind", "framed-send"]);
+
+/// The servers of each kind of workload. The others are compared with the first one. `{cert}` and `{key}` stand for PEM
+/// files.
+const ECHO_SERVERS: [Server; 7] = [
+    BARE,
+    PKTECHO,
     ("one by one", "tokio_echo_server", &["--kind", "whole"]),
     ("split", "tokio_echo_server", &["--kind", "split"]),
     ("handed over", "tokio_echo_server", &["--kind", "handed-over"]),
-    ("LengthDelimitedCodec send", "tokio_echo_server", &["--kind", "framed-send"]),
+    FRAMED,
     ("LengthDelimitedCodec forward", "tokio_echo_server", &["--kind", "framed-forward"]),
 ];
+const SHORT_SERVERS: [Server; 3] = [BARE, PKTECHO, FRAMED];
+const TLS_OPTIONS: &[&str] = &["--tls-cert", "{cert}", "--tls-key", "{key}"];
+const TLS_SERVERS: [Server; 2] = [
+    ("tokio-rustls", "tokio_rustls_server", TLS_OPTIONS),
+    ("pktecho", "pktecho", &["--threads", "1", "--tls-cert", "{cert}", "--tls-key", "{key}"]),
+];
 
-/// Many connections with few packets, few connections, many packets outstanding, and large packets.
-pub const STANDARD_REGIMES: [&str; 4] = ["1000x1", "64x1", "64x32", "8x4:1048576-1048576"];
+/// Many connections with few packets, few connections, many packets outstanding, and large packets; short connections;
+/// TLS.
+pub const STANDARD_WORKLOADS: [&str; 8] =
+    ["1000x1", "64x1", "64x32", "8x4:1048576-1048576", "short:64x1", "tls:64x1", "tls:64x32", "tls:500x1"];
 
-/// The servers of `--check`: the bare server and `pktecho`. `executable` is the path of the running program.
+/// The servers of `--check`: the reference of this kind of workload, and `pktecho`. `executable` is the path of the
+/// running program.
 ///
 /// # Errors
 ///
 /// A program is missing.
-pub fn checked_servers(executable: &Path) -> Result<Vec<ServerSpec>> {
-    SERVERS[..2].iter().map(|server| spec(executable, server)).collect()
+pub fn checked_servers(executable: &Path, kind: WorkloadKind) -> Result<Vec<ServerSpec>> {
+    servers(kind)[..2].iter().map(|server| spec(executable, server)).collect()
 }
 
-/// All default servers. `executable` is the path of the running program.
+/// All default servers of this kind of workload. `executable` is the path of the running program.
 ///
 /// # Errors
 ///
 /// A program is missing.
-pub fn standard_servers(executable: &Path) -> Result<Vec<ServerSpec>> {
-    SERVERS.iter().map(|server| spec(executable, server)).collect()
+pub fn standard_servers(executable: &Path, kind: WorkloadKind) -> Result<Vec<ServerSpec>> {
+    servers(kind).iter().map(|server| spec(executable, server)).collect()
 }
 
-fn spec(executable: &Path, &(name, program, options): &(&str, &str, &[&str])) -> Result<ServerSpec> {
+fn servers(kind: WorkloadKind) -> &'static [Server] {
+    match kind {
+        WorkloadKind::Echo => &ECHO_SERVERS,
+        WorkloadKind::Tls => &TLS_SERVERS,
+        WorkloadKind::Short => &SHORT_SERVERS,
+    }
+}
+
+fn spec(executable: &Path, &(name, program, options): &Server) -> Result<ServerSpec> {
     let path = program_beside(executable, program)?;
     let program =
         path.into_os_string().into_string().ok().context("the path of a server is not valid UTF-8")?;
@@ -73,7 +99,7 @@ mod tests {
     use std::{env, fs, process};
 
     use super::*;
-    use crate::plan::Regime;
+    use crate::plan::Workload;
 
     /// Creates a folder like `target/PROFILE` with empty files of these names.
     fn folder(profile: &str, programs: &[&str]) -> PathBuf {
@@ -86,9 +112,14 @@ mod tests {
 
     #[test]
     fn the_programs_are_in_the_folder_of_the_executable() {
-        let folder = folder("complete", &["bare_epoll_server", "pktecho", "tokio_echo_server"]);
-        let servers = standard_servers(&folder.join("echo_compare")).unwrap();
-        assert_eq!(servers.len(), SERVERS.len());
+        let folder =
+            folder("complete", &["bare_epoll_server", "pktecho", "tokio_echo_server", "tokio_rustls_server"]);
+        let standard = |kind| standard_servers(&folder.join("echo_compare"), kind).unwrap();
+        let tls = standard(WorkloadKind::Tls);
+        assert!(tls.iter().all(|server| server.command.iter().any(|word| word == "{cert}")));
+        assert_eq!(standard(WorkloadKind::Short).len(), SHORT_SERVERS.len());
+        let servers = standard(WorkloadKind::Echo);
+        assert_eq!(servers.len(), ECHO_SERVERS.len());
         assert_eq!(servers[0].name, "bare");
         let pktecho = folder.join("pktecho").into_os_string().into_string().unwrap();
         assert_eq!(servers[1].command, [&*pktecho, "--listen", "127.0.0.1:0", "--threads", "1"]);
@@ -100,7 +131,8 @@ mod tests {
     fn a_missing_program_is_named_with_the_command_that_builds_it() {
         for (profile, option) in [("debug", ""), ("release", " --release"), ("fast", " --profile fast")] {
             let folder = folder(profile, &["bare_epoll_server"]);
-            let error = standard_servers(&folder.join("echo_compare")).unwrap_err().to_string();
+            let error =
+                standard_servers(&folder.join("echo_compare"), WorkloadKind::Echo).unwrap_err().to_string();
             let path = folder.join("pktecho");
             let command = format!("cargo build{option} -p pktconn-benches -p pktecho -p pktbench");
             assert_eq!(error, format!("{} is missing; build it with: {command}", path.display()));
@@ -109,9 +141,9 @@ mod tests {
     }
 
     #[test]
-    fn the_standard_regimes_are_valid() {
-        for regime in STANDARD_REGIMES {
-            assert_eq!(regime.parse::<Regime>().unwrap().to_string(), regime);
+    fn the_standard_workloads_are_valid() {
+        for workload in STANDARD_WORKLOADS {
+            assert_eq!(workload.parse::<Workload>().unwrap().to_string(), workload);
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Servers and clients as processes, each pinned to a core. A server runs for a whole regime, a client for one round.
 
 use std::{
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader, Read, Write},
     net::SocketAddr,
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     sync::mpsc::{self, RecvTimeoutError},
     thread,
     time::{Duration, Instant},
@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::listening::parse_listening;
-use crate::load::NotKeptUp;
+use crate::load::{CONNECTED_LINE, NotKeptUp};
 use crate::plan::ServerSpec;
 
 /// How long a server may take to print its address. Servers in language virtual machines need a second or two.
@@ -63,16 +63,55 @@ impl Pinning {
             .args(arguments)
             .output()
             .with_context(|| format!("cannot run {program}"))?;
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        if !output.status.success() {
-            let reason = one_line(&stderr).unwrap_or_else(|| output.status.to_string());
-            match output.status.code() {
-                Some(code) if code == i32::from(NotKeptUp::EXIT_CODE) => bail!(NotKeptUp { reason }),
-                _ => bail!(reason),
-            }
-        }
-        String::from_utf8(output.stdout).with_context(|| format!("{program} printed invalid UTF-8"))
+        client_output(program, output)
     }
+
+    /// Like [`run_client`](Self::run_client), for a client that prints [`CONNECTED_LINE`] and waits for a line before
+    /// it starts. Calls `connected` in between. The returned output is without that line.
+    ///
+    /// # Errors
+    ///
+    /// Those of `run_client` and of `connected`.
+    pub fn run_held_client(
+        &self,
+        program: &str,
+        arguments: &[String],
+        connected: impl FnOnce() -> Result<()>,
+    ) -> Result<String> {
+        let mut child = pinned(self.client_core, program)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot run {program}"))?;
+        let mut stdout = BufReader::new(child.stdout.take().context("the client has no standard output")?);
+        let mut line = String::new();
+        stdout.read_line(&mut line).with_context(|| format!("{program} printed invalid UTF-8"))?;
+        // Otherwise the client has failed.
+        if line.trim_end() == CONNECTED_LINE {
+            connected()?;
+            let mut stdin = child.stdin.take().context("the client has no standard input")?;
+            stdin.write_all(b"\n").with_context(|| format!("cannot start {program}"))?;
+        }
+        let mut report = Vec::new();
+        stdout.read_to_end(&mut report).with_context(|| format!("cannot read from {program}"))?;
+        let output = child.wait_with_output().with_context(|| format!("cannot run {program}"))?;
+        client_output(program, Output { stdout: report, ..output })
+    }
+}
+
+/// The standard output of a client that has ended.
+fn client_output(program: &str, output: Output) -> Result<String> {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() {
+        let reason = one_line(&stderr).unwrap_or_else(|| output.status.to_string());
+        match output.status.code() {
+            Some(code) if code == i32::from(NotKeptUp::EXIT_CODE) => bail!(NotKeptUp { reason }),
+            _ => bail!(reason),
+        }
+    }
+    String::from_utf8(output.stdout).with_context(|| format!("{program} printed invalid UTF-8"))
 }
 
 /// A command that runs `program` on `core`. `taskset` replaces itself, so the process id is that of `program`.

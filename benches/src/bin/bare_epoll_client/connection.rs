@@ -1,18 +1,13 @@
 //! A connection: packets that wait for a reply, and bytes that wait until the socket is writable.
 
-use std::{
-    collections::VecDeque,
-    net::SocketAddr,
-    net::TcpStream as StdTcpStream,
-    time::{Duration, Instant},
-};
+use std::{collections::VecDeque, io::Write, net::SocketAddr, sync::Arc, time::Instant};
 
 use anyhow::Result;
-use mio::{Interest, Registry, Token, net::TcpStream};
+use mio::{Interest, Registry, Token};
 use pktconn_benches::wire::{ReplyReader, SendQueue, write_some};
+use tokio_rustls::rustls::ClientConfig;
 
-/// Long enough for three retries of the kernel (after 1, 3 and 7 s), which a server with a short accept queue can need.
-const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+use crate::transport::Transport;
 
 /// A packet whose reply has not arrived.
 pub(crate) struct Outstanding {
@@ -22,7 +17,7 @@ pub(crate) struct Outstanding {
 }
 
 pub(crate) struct Conn {
-    pub(crate) stream: TcpStream,
+    pub(crate) stream: Transport,
     token: Token,
     pub(crate) outstanding: VecDeque<Outstanding>,
     pub(crate) replies: ReplyReader,
@@ -33,15 +28,13 @@ pub(crate) struct Conn {
 impl Conn {
     pub(crate) fn open(
         address: SocketAddr,
+        tls: Option<&Arc<ClientConfig>>,
         registry: &Registry,
         index: usize,
         trailer_len: usize,
     ) -> Result<Self> {
-        let stream = StdTcpStream::connect_timeout(&address, CONNECT_LIMIT)?;
-        stream.set_nodelay(true)?;
-        stream.set_nonblocking(true)?;
-        let (mut stream, token) = (TcpStream::from_std(stream), Token(index));
-        registry.register(&mut stream, token, Interest::READABLE)?;
+        let (mut stream, token) = (Transport::connect(address, tls)?, Token(index));
+        stream.register(registry, token)?;
         let (outstanding, replies, send_queue) =
             (VecDeque::new(), ReplyReader::with_trailer(trailer_len), SendQueue::default());
         Ok(Self { stream, token, outstanding, replies, send_queue, watches_writable: false })
@@ -59,19 +52,20 @@ impl Conn {
 
     /// Writes the send queue, as far as the socket accepts it.
     pub(crate) fn flush(&mut self) -> Result<()> {
+        self.stream.flush()?;
         self.send_queue.flush(&mut self.stream)?;
         Ok(())
     }
 
     /// Registers for writability while the send queue is not empty.
     pub(crate) fn watch(&mut self, registry: &Registry) -> Result<()> {
-        let watch_writable = !self.send_queue.is_empty();
+        let watch_writable = !self.send_queue.is_empty() || self.stream.wants_write();
         if watch_writable != self.watches_writable {
             let interest = match watch_writable {
                 true => Interest::READABLE | Interest::WRITABLE,
                 false => Interest::READABLE,
             };
-            registry.reregister(&mut self.stream, self.token, interest)?;
+            self.stream.reregister(registry, self.token, interest)?;
             self.watches_writable = watch_writable;
         }
         Ok(())

@@ -41,7 +41,7 @@ pub(crate) struct Load {
     late_ns: Histogram<u64>,
 }
 
-fn histogram() -> Histogram<u64> {
+pub(crate) fn histogram() -> Histogram<u64> {
     // Three significant digits: 0.1 % is far below the spread of a run.
     Histogram::new_with_bounds(1, MAX_LATENCY_NS, 3).expect("the bounds are valid")
 }
@@ -85,7 +85,8 @@ impl Load {
                 self.send(conn, answered, now)?;
             }
             // A short read means that the socket is empty, unless the end of the stream follows.
-            if read_len < self.buffer.len() && !is_read_closed {
+            let is_short = read_len < self.buffer.len() && conn.stream.is_empty_after_short_read();
+            if is_short && !is_read_closed {
                 return Ok(());
             }
         }
@@ -165,17 +166,8 @@ impl Load {
     }
 
     pub(crate) fn report(&self) -> LoadReport {
-        let packets = self.latency_ns.len();
-        let seconds = (self.last_reply_at - self.started).as_secs_f64();
-        LoadReport {
-            packets,
-            seconds,
-            packets_per_s: packets as f64 / seconds,
-            p50_ns: self.latency_ns.value_at_quantile(0.5),
-            p99_ns: self.latency_ns.value_at_quantile(0.99),
-            p999_ns: self.latency_ns.value_at_quantile(0.999),
-            late_p99_ns: (!self.late_ns.is_empty()).then(|| self.late_ns.value_at_quantile(0.99)),
-        }
+        let late_ns = (!self.late_ns.is_empty()).then_some(&self.late_ns);
+        LoadReport::new(&self.latency_ns, late_ns, self.last_reply_at - self.started)
     }
 }
 
@@ -211,7 +203,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let poll = Poll::new().unwrap();
         let mut conns: Vec<Conn> =
-            (0..3).map(|index| Conn::open(address, poll.registry(), index, 0).unwrap()).collect();
+            (0..3).map(|index| Conn::open(address, None, poll.registry(), index, 0).unwrap()).collect();
         let mut load = Load::new(FrameGenerator::new("0-2048".parse().unwrap(), 1));
         let schedule = Schedule::new(10, Duration::from_secs(60));
         // The start is 30 s in the past, so every packet is written late. From 99 ms to 650 ms the client sends

@@ -3,6 +3,7 @@
 //! ```text
 //! closed loop    packet -> reply -> packet -> reply ...       --pipeline of these on each connection
 //! open loop      packet . packet . packet . packet ...        --rate per second, regardless of replies
+//! short          connect, packet -> reply, close, connect ... --conns connections at a time
 //! ```
 //!
 //! It sends nothing more after `--duration`, and ends with the last reply, so that the server echoed exactly the
@@ -15,6 +16,9 @@ mod connection;
 mod load;
 mod options;
 mod run;
+mod short;
+mod start;
+mod transport;
 
 use std::process::ExitCode;
 
@@ -27,6 +31,7 @@ use pktconn_benches::{
 
 use options::Options;
 use run::Run;
+use short::short_conns;
 
 fn main() -> ExitCode {
     let options = Options::parse();
@@ -44,6 +49,9 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<LoadReport> {
+    if options.short {
+        return short_conns(options);
+    }
     let run = Run::connect(options)?;
     match options.rate {
         None => run.closed_loop(options.pipeline, options.duration),

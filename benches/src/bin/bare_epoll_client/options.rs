@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Parser;
 use pktconn_benches::{load::FrameGenerator, plan::SizeRange};
@@ -35,6 +35,17 @@ pub(crate) struct Options {
     /// Send a CRC-32 after each payload, and expect one in replies without verifying it
     #[arg(long)]
     pub(crate) crc: bool,
+    /// Open a connection per packet: connect, send one packet, read its echo, close. Keeps --conns of them open. The
+    /// latencies are those from before the connect until the echo was read
+    #[arg(long, conflicts_with_all = ["pipeline", "rate", "tls_ca"])]
+    pub(crate) short: bool,
+    /// Use TLS, and trust the certificates in this PEM file. The server's certificate must be for its IP address. The
+    /// handshakes are completed before the first packet
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tls_ca: Option<PathBuf>,
+    /// After connecting, print "connected", and start when a line arrives on standard input
+    #[arg(long)]
+    pub(crate) hold: bool,
 }
 
 impl Options {

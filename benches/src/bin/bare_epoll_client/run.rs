@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use mio::{Events, Poll};
 use pktconn_benches::load::{LoadReport, NotKeptUp, Schedule};
 
-use crate::{connection::Conn, load::Load, options::Options};
+use crate::{connection::Conn, load::Load, options::Options, start::wait_for_start, transport::tls_config};
 
 /// How long to wait for replies after the last packet.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
@@ -27,10 +27,17 @@ impl Run {
     pub(crate) fn connect(options: &Options) -> Result<Self> {
         let poll = Poll::new()?;
         let generator = options.generator();
+        let tls = options.tls_ca.as_deref().map(tls_config).transpose()?;
+        let conn = |index| {
+            Conn::open(options.connect, tls.as_ref(), poll.registry(), index, generator.trailer_len())
+        };
         let conns = (0..options.conns)
-            .map(|index| Conn::open(options.connect, poll.registry(), index, generator.trailer_len()))
+            .map(conn)
             .collect::<Result<Vec<_>>>()
             .with_context(|| format!("cannot connect to {}", options.connect))?;
+        if options.hold {
+            wait_for_start()?;
+        }
         let load = Load::new(generator);
         let give_up_at = load.started + options.duration + DRAIN_LIMIT;
         Ok(Self { poll, events: Events::with_capacity(1024), conns, load, give_up_at })

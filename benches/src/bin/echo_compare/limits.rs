@@ -1,29 +1,38 @@
-//! The limits of `--check`: how much CPU time `pktecho` may use per packet, as a ratio to the bare server.
+//! The limits of `--check`: how much CPU time `pktecho` may use per packet, as a ratio to the first server: the bare
+//! loop, or over TLS a plain loop on tokio-rustls.
 
 use anyhow::{Context, Result, ensure};
-use pktconn_benches::{plan::Regime, report::median};
+use pktconn_benches::{plan::Workload, report::median};
 
-use crate::results::RegimeResult;
+use crate::results::WorkloadResult;
 
-/// Regimes, and the limit of the median ratio in each. On a shared machine, medians differ by up to 0.1 between runs:
+/// Workloads, and the limit of the median ratio with each. On a shared machine, medians differ by up to 0.1 between runs:
 /// if a check fails, run it again.
-const RATIO_LIMITS: [(&str, f64); 3] = [("1000x1", 1.15), ("64x1", 1.15), ("64x32", 1.20)];
+const RATIO_LIMITS: [(&str, f64); 7] = [
+    ("1000x1", 1.15),
+    ("64x1", 1.15),
+    ("64x32", 1.20),
+    ("short:64x1", 1.12),
+    ("tls:64x1", 1.05),
+    ("tls:64x32", 1.05),
+    ("tls:500x1", 1.05),
+];
 
-/// The regimes that have a limit. Never fails: a test parses them.
-pub(crate) fn checked_regimes() -> Result<Vec<Regime>> {
-    RATIO_LIMITS.iter().map(|(regime, _)| regime.parse()).collect()
+/// The workloads that have a limit. Never fails: a test parses them.
+pub(crate) fn checked_workloads() -> Result<Vec<Workload>> {
+    RATIO_LIMITS.iter().map(|(workload, _)| workload.parse()).collect()
 }
 
-/// Compares the median ratios of a regime with its limit. Returns a line per server, without the first one.
+/// Compares the median ratios of a workload with its limit. Returns a line per server, without the first one.
 ///
 /// # Errors
 ///
-/// A server exceeds the limit, or the regime has none.
-pub(crate) fn check_ratios(result: &RegimeResult) -> Result<String> {
-    let name = result.regime.to_string();
+/// A server exceeds the limit, or the workload has none.
+pub(crate) fn check_ratios(result: &WorkloadResult) -> Result<String> {
+    let name = result.workload.to_string();
     let (_, limit) = RATIO_LIMITS
         .iter()
-        .find(|(regime, _)| *regime == name)
+        .find(|(workload, _)| *workload == name)
         .with_context(|| format!("{name} has no limit"))?;
     let mut lines = Vec::new();
     for server in result.servers.iter().skip(1) {
@@ -47,7 +56,7 @@ mod tests {
     use crate::results::{ServerResult, tests::round};
 
     /// Three rounds with these CPU times per packet of `pktecho`, next to 1000 ns of the bare server.
-    fn measured(regime: &str, cpu_ns: [f64; 3]) -> RegimeResult {
+    fn measured(workload: &str, cpu_ns: [f64; 3]) -> WorkloadResult {
         let first = round(1000.0, 200).with_ratios_to(None);
         let server = |name: &str, rounds| ServerResult {
             name: name.to_owned(),
@@ -57,8 +66,8 @@ mod tests {
             half_rate_rounds: Vec::new(),
         };
         let pktecho = cpu_ns.map(|cpu_ns| round(cpu_ns, 200).with_ratios_to(Some(&first))).to_vec();
-        RegimeResult {
-            regime: regime.parse().unwrap(),
+        WorkloadResult {
+            workload: workload.parse().unwrap(),
             sizes: "0-2048".parse().unwrap(),
             half_rate_per_s: None,
             servers: vec![server("bare", vec![first; 3]), server("pktecho", pktecho)],
@@ -75,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn the_regimes_of_a_check_are_valid() {
-        assert_eq!(checked_regimes().unwrap().len(), RATIO_LIMITS.len());
+    fn the_workloads_of_a_check_are_valid() {
+        assert_eq!(checked_workloads().unwrap().len(), RATIO_LIMITS.len());
     }
 }

@@ -13,6 +13,7 @@
 
 #![forbid(unsafe_code)]
 
+mod certificate;
 mod limits;
 mod measure;
 mod options;
@@ -25,21 +26,23 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Parser;
 use pktconn_benches::{
+    plan::WorkloadKind,
     report::{OutputFile, exit_code},
     system::clock_ticks_per_s,
 };
 
-use limits::{check_ratios, checked_regimes};
+use limits::{check_ratios, checked_workloads};
 use measure::Setup;
 use options::Options;
 use plot::plot_svg;
-use results::{Comparison, RegimeResult};
+use results::{Comparison, WorkloadResult};
 
 /// A run counts as disturbed if other processes use more than this share of the server's core. Undisturbed rounds
 /// showed up to 0.02.
 const FOREIGN_LIMIT: f64 = 0.05;
 
-const LEGEND: &str = "A regime is connections x packets outstanding on each. A ratio is relative to the first server in the \
+const LEGEND: &str = "A workload is connections x packets outstanding on each; tls: over TLS; short: each connection sends one \
+packet, so a figure per packet is one per connection, and a latency includes the connect. A ratio is relative to the first server in the \
 same round; the table shows the median of the rounds; lower is better. Rounds shorter than a second are only useful for trying \
 the command, or in large numbers.";
 
@@ -53,9 +56,9 @@ fn run(options: &Options) -> Result<()> {
     let svg = options.svg.as_deref().map(OutputFile::create).transpose()?;
     let mut results = Vec::new();
     println!("{}", table::HEAD);
-    let checked = if options.check { checked_regimes()? } else { Vec::new() };
-    for &regime in if options.check { &checked } else { &options.regimes } {
-        let result = setup.measure(regime)?;
+    let checked = if options.check { checked_workloads()? } else { Vec::new() };
+    for &workload in if options.check { &checked } else { &options.workloads } {
+        let result = setup.measure(workload)?;
         println!("{}", table::rows(&result).join("\n"));
         warn_if_disturbed(&result);
         results.push(result);
@@ -67,7 +70,10 @@ fn run(options: &Options) -> Result<()> {
     // On standard error, so that standard output has only the tables.
     eprintln!("{LEGEND}");
     if let Some(file) = svg {
-        file.write_text(&plot_svg(&results, options.duration.as_secs_f64())?)?;
+        // Only these have the same servers, and the bare loop as the first one.
+        let echoes: Vec<_> =
+            results.iter().filter(|result| result.workload.kind == WorkloadKind::Echo).cloned().collect();
+        file.write_text(&plot_svg(&echoes, options.duration.as_secs_f64())?)?;
     }
     let verdicts: Vec<_> =
         if options.check { results.iter().map(check_ratios).collect() } else { Vec::new() };
@@ -88,23 +94,23 @@ fn run(options: &Options) -> Result<()> {
     outcome
 }
 
-fn warn_if_disturbed(result: &RegimeResult) {
-    let (regime, disturbed) = (result.regime, result.disturbed_rounds(FOREIGN_LIMIT));
+fn warn_if_disturbed(result: &WorkloadResult) {
+    let (workload, disturbed) = (result.workload, result.disturbed_rounds(FOREIGN_LIMIT));
     if disturbed > 0 {
         let percent = FOREIGN_LIMIT * 100.0;
         eprintln!(
-            "{regime}: other processes used over {percent} % of the server's core in {disturbed} runs; try an idle machine"
+            "{workload}: other processes used over {percent} % of the server's core in {disturbed} runs; try an idle machine"
         );
     }
 }
 
-fn comparison(options: &Options, regimes: Vec<RegimeResult>) -> Comparison {
+fn comparison(options: &Options, workloads: Vec<WorkloadResult>) -> Comparison {
     Comparison {
         server_core: options.server_core,
         client_core: options.client_core,
         round_seconds: options.duration.as_secs_f64(),
         seed: options.seed,
         clock_ticks_per_s: clock_ticks_per_s(),
-        regimes,
+        workloads,
     }
 }

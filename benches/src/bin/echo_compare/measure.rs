@@ -1,20 +1,25 @@
 //! The rounds: the servers run in turn, and their CPU time and memory are read.
 
 use std::{
-    env, thread,
+    env,
+    path::PathBuf,
+    thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
 use pktconn_benches::{
     load::{LoadReport, NotKeptUp},
-    plan::{Regime, ServerSpec, SizeRange, checked_servers, program_beside, standard_servers},
+    plan::{
+        ServerSpec, SizeRange, Workload, WorkloadKind, checked_servers, program_beside, standard_servers,
+    },
     report::median,
     system::{Pinning, ServerProcess, clock_ticks_per_s, core_busy_ticks, cpu_ticks, peak_rss_bytes},
 };
 
+use crate::certificate::Certificate;
 use crate::options::Options;
-use crate::results::{HalfRateRound, RegimeResult, Round, ServerResult};
+use crate::results::{HalfRateRound, Round, ServerResult, WorkloadResult};
 
 /// Long enough for a server to grow its buffers and for the core's clock speed to rise.
 const WARM_UP: Duration = Duration::from_millis(500);
@@ -33,9 +38,10 @@ enum Sending {
 
 pub(crate) struct Setup<'a> {
     options: &'a Options,
-    servers: Vec<ServerSpec>,
+    executable: PathBuf,
     pinning: Pinning,
     client: String,
+    certificate: Certificate,
 }
 
 impl<'a> Setup<'a> {
@@ -43,48 +49,53 @@ impl<'a> Setup<'a> {
         let pinning = Pinning { server_core: options.server_core, client_core: options.client_core };
         pinning.check()?;
         let executable = env::current_exe()?;
-        let servers = match options.servers.as_slice() {
-            [] if options.check => checked_servers(&executable)?,
-            [] => standard_servers(&executable)?,
-            servers => servers.to_vec(),
-        };
         let client = program_beside(&executable, "bare_epoll_client")?;
         let client = client
             .into_os_string()
             .into_string()
             .ok()
             .context("the path of the client is not valid UTF-8")?;
-        Ok(Self { options, servers, pinning, client })
+        Ok(Self { options, executable, pinning, client, certificate: Certificate::new()? })
     }
 
-    /// Runs all rounds of all servers in one regime. Each server is started once per regime, so that its peak memory is
-    /// that of the regime.
-    pub(crate) fn measure(&self, regime: Regime) -> Result<RegimeResult> {
+    fn servers(&self, kind: WorkloadKind) -> Result<Vec<ServerSpec>> {
+        match self.options.servers.as_slice() {
+            [] if self.options.check => checked_servers(&self.executable, kind),
+            [] => standard_servers(&self.executable, kind),
+            servers => Ok(servers.to_vec()),
+        }
+    }
+
+    /// Runs all rounds of all servers with one workload. Each server is started once per workload, so that its peak
+    /// memory is that of the workload.
+    pub(crate) fn measure(&self, workload: Workload) -> Result<WorkloadResult> {
         let mut contenders = Vec::new();
-        for spec in &self.servers {
-            contenders.push(Contender::start(spec, self.pinning)?);
+        for spec in self.servers(workload.kind)? {
+            let spec = spec.with_certificate(&self.certificate.cert, &self.certificate.key);
+            contenders.push(Contender::start(&spec, self.pinning)?);
         }
         for contender in &mut contenders {
-            self.load(contender, regime, Sending::ClosedLoop, WARM_UP, self.options.seed)?;
+            self.load(contender, workload, Sending::ClosedLoop, WARM_UP, self.options.seed, || Ok(()))?;
         }
         for round in 0..self.options.rounds {
             let mut first = None;
             for contender in &mut contenders {
-                let measured = self.round(contender, regime, Sending::ClosedLoop, round, first.as_ref())?;
+                let measured = self.round(contender, workload, Sending::ClosedLoop, round, first.as_ref())?;
                 first.get_or_insert_with(|| measured.clone());
                 contender.rounds.push(measured);
             }
         }
-        let half_rate_per_s = match self.options.half_rate {
-            true => Some(self.measure_half_rate(&mut contenders, regime)?),
+        // The open loop is for connections that stay open.
+        let half_rate_per_s = match self.options.half_rate && workload.kind != WorkloadKind::Short {
+            true => Some(self.measure_half_rate(&mut contenders, workload)?),
             false => None,
         };
         let servers = contenders.into_iter().map(Contender::finish).collect::<Result<_>>()?;
-        Ok(RegimeResult { regime, sizes: self.sizes(regime), half_rate_per_s, servers })
+        Ok(WorkloadResult { workload, sizes: self.sizes(workload), half_rate_per_s, servers })
     }
 
     /// Runs as many rounds at half the rate of the first server, and returns that rate.
-    fn measure_half_rate(&self, contenders: &mut [Contender], regime: Regime) -> Result<u64> {
+    fn measure_half_rate(&self, contenders: &mut [Contender], workload: Workload) -> Result<u64> {
         let packets_per_s = contenders[0].rounds.iter().map(|round| round.load.packets_per_s);
         let half = median(packets_per_s).context("no round was measured")? / 2.0;
         let rate_per_s = (half.round() as u64).max(1);
@@ -92,7 +103,7 @@ impl<'a> Setup<'a> {
             let mut first = None;
             for contender in &mut *contenders {
                 let sending = Sending::OpenLoop { rate_per_s };
-                let measured = match self.round(contender, regime, sending, round, first.as_ref()) {
+                let measured = match self.round(contender, workload, sending, round, first.as_ref()) {
                     Err(error) if error.is::<NotKeptUp>() => {
                         eprintln!("{error:#}");
                         None
@@ -111,22 +122,26 @@ impl<'a> Setup<'a> {
         Ok(rate_per_s)
     }
 
-    fn sizes(&self, regime: Regime) -> SizeRange {
-        regime.sizes.unwrap_or(self.options.sizes)
+    fn sizes(&self, workload: Workload) -> SizeRange {
+        workload.regime.sizes.unwrap_or(self.options.sizes)
     }
 
     fn round(
         &self,
         contender: &mut Contender,
-        regime: Regime,
+        workload: Workload,
         sending: Sending,
         round: u32,
         first: Option<&Round>,
     ) -> Result<Round> {
         let (pid, core) = (contender.process.pid(), self.pinning.server_core);
-        let (started, ticks_before, busy_before) = (Instant::now(), cpu_ticks(pid)?, core_busy_ticks(core)?);
         let seed = self.options.seed.wrapping_add(u64::from(round));
-        let load = self.load(contender, regime, sending, self.options.duration, seed)?;
+        let mut before = None;
+        let load = self.load(contender, workload, sending, self.options.duration, seed, || {
+            before = Some((Instant::now(), cpu_ticks(pid)?, core_busy_ticks(core)?));
+            Ok(())
+        })?;
+        let (started, ticks_before, busy_before) = before.context("the client did not wait for the start")?;
         let (cpu_ticks, busy_ticks) = (cpu_ticks(pid)? - ticks_before, core_busy_ticks(core)? - busy_before);
         let wall_ticks = started.elapsed().as_secs_f64() * clock_ticks_per_s() as f64;
         // The kernel rounds both down, so the difference may be off by one tick in either direction.
@@ -140,45 +155,54 @@ impl<'a> Setup<'a> {
         let measured =
             Round { cpu_ticks, cpu_ns_per_packet, ratio: 1.0, p99_ratio: 1.0, foreign_share, load }
                 .with_ratios_to(first);
-        self.print_round(&contender.spec.name, regime, sending, round, &measured);
+        self.print_round(&contender.spec.name, workload, sending, round, &measured);
         Ok(measured)
     }
 
     fn load(
         &self,
         contender: &mut Contender,
-        regime: Regime,
+        workload: Workload,
         sending: Sending,
         duration: Duration,
         seed: u64,
+        connected: impl FnOnce() -> Result<()>,
     ) -> Result<LoadReport> {
-        let sending = match sending {
-            Sending::ClosedLoop => ("--pipeline", regime.pipeline.to_string()),
-            Sending::OpenLoop { rate_per_s } => ("--rate", rate_per_s.to_string()),
-        };
         let arguments = [
             ("--connect", contender.process.address().to_string()),
-            ("--conns", regime.conns.to_string()),
-            sending,
+            ("--conns", workload.regime.conns.to_string()),
             ("--duration", format!("{}ns", duration.as_nanos())),
-            ("--sizes", self.sizes(regime).to_string()),
+            ("--sizes", self.sizes(workload).to_string()),
             ("--seed", seed.to_string()),
         ];
         let mut arguments: Vec<_> =
             arguments.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect();
+        arguments.push("--hold".to_owned());
+        match (workload.kind, sending) {
+            (WorkloadKind::Short, _) => arguments.push("--short".to_owned()),
+            (_, Sending::ClosedLoop) => {
+                arguments.extend(["--pipeline".to_owned(), workload.regime.pipeline.to_string()]);
+            }
+            (_, Sending::OpenLoop { rate_per_s }) => {
+                arguments.extend(["--rate".to_owned(), rate_per_s.to_string()]);
+            }
+        }
+        if workload.kind == WorkloadKind::Tls {
+            arguments.extend(["--tls-ca".to_owned(), self.certificate.cert.clone()]);
+        }
         if contender.spec.has_checksum() {
             arguments.push("--crc".to_owned());
         }
-        let output = self.pinning.run_client(&self.client, &arguments);
+        let output = self.pinning.run_held_client(&self.client, &arguments, connected);
         thread::sleep(SETTLE);
         // Checked first: a server that died explains every error of the client.
         contender.process.check_alive()?;
         let name = &contender.spec.name;
-        let output = output.with_context(|| format!("server {name:?} in regime {regime}"))?;
+        let output = output.with_context(|| format!("server {name:?} with workload {workload}"))?;
         serde_json::from_str(&output).with_context(|| format!("the client printed no report for {name:?}"))
     }
 
-    fn print_round(&self, name: &str, regime: Regime, sending: Sending, round: u32, measured: &Round) {
+    fn print_round(&self, name: &str, workload: Workload, sending: Sending, round: u32, measured: &Round) {
         let (round, rounds) = (round + 1, self.options.rounds);
         let half_rate = match sending {
             Sending::ClosedLoop => String::new(),
@@ -187,7 +211,7 @@ impl<'a> Setup<'a> {
         let (cpu_ns, ratio) = (measured.cpu_ns_per_packet, measured.ratio);
         let (p99_us, p99_ratio) = (measured.load.p99_ns as f64 / 1e3, measured.p99_ratio);
         eprintln!(
-            "{regime}{half_rate} round {round}/{rounds} {name}: {cpu_ns:.0} ns/packet, ratio {ratio:.3}; \
+            "{workload}{half_rate} round {round}/{rounds} {name}: {cpu_ns:.0} ns/packet, ratio {ratio:.3}; \
              p99 {p99_us:.0} us, {p99_ratio:.3}"
         );
     }

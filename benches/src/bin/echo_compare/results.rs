@@ -2,7 +2,7 @@
 
 use pktconn_benches::{
     load::LoadReport,
-    plan::{Regime, SizeRange},
+    plan::{SizeRange, Workload},
 };
 use serde::Serialize;
 
@@ -58,7 +58,7 @@ impl HalfRateRound {
     }
 }
 
-/// All rounds of one server in one regime.
+/// All rounds of one server with one workload.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct ServerResult {
     /// Name from the command line.
@@ -82,12 +82,12 @@ impl ServerResult {
     }
 }
 
-/// All servers in one regime.
+/// All servers with one workload.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub(crate) struct RegimeResult {
-    /// Connections and packets outstanding on each.
-    pub(crate) regime: Regime,
-    /// Payload sizes in bytes, uniformly distributed: those of the regime, or of the command line.
+pub(crate) struct WorkloadResult {
+    /// Connections, packets outstanding on each, and what the connections do.
+    pub(crate) workload: Workload,
+    /// Payload sizes in bytes, uniformly distributed: those of the workload, or of the command line.
     pub(crate) sizes: SizeRange,
     /// Rate of the half-rate rounds: half the median packets/s of the first server.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -110,10 +110,10 @@ pub(crate) struct Comparison {
     /// Clock ticks per second, the unit of CPU time.
     pub(crate) clock_ticks_per_s: u64,
     /// In the order of the command line.
-    pub(crate) regimes: Vec<RegimeResult>,
+    pub(crate) workloads: Vec<WorkloadResult>,
 }
 
-impl RegimeResult {
+impl WorkloadResult {
     /// Number of rounds, of all servers, in which other processes used more than `limit` of the core.
     pub(crate) fn disturbed_rounds(&self, limit: f64) -> usize {
         let rounds =

@@ -2,21 +2,22 @@
 
 use pktconn_benches::report::{median, ratio_cell};
 
-use crate::results::{RegimeResult, Round, ServerResult};
+use crate::results::{Round, ServerResult, WorkloadResult};
 
 /// The head of the table, with units.
 pub(crate) const HEAD: &str = "\
-| regime | server | CPU ns/packet | ratio (min-max) | packets/s | p50 us | p99 us | p99.9 us | p99 ratio (min-max) | peak RSS MB |
+| workload | server | CPU ns/packet | ratio (min-max) | packets/s | p50 us | p99 us | p99.9 us | p99 ratio (min-max) | peak RSS MB |
 |---|---|--:|--:|--:|--:|--:|--:|--:|--:|";
 
 /// The head of the table of the rounds at half the rate of the first server.
 pub(crate) const HALF_RATE_HEAD: &str = "\
-| regime at half the rate | server | packets/s | kept up | CPU ns/packet | p50 us | p99 us | p99.9 us | p99 ratio (min-max) | late p99 us |
+| workload at half the rate | server | packets/s | kept up | CPU ns/packet | p50 us | p99 us | p99.9 us | p99 ratio (min-max) | late p99 us |
 |---|---|--:|--:|--:|--:|--:|--:|--:|--:|";
 
-/// A row per server of a regime: medians over the rounds, and the spread of the ratios.
-pub(crate) fn rows(result: &RegimeResult) -> Vec<String> {
-    let row = |server: &ServerResult| format!("| {} | {} | {} |", result.regime, server.name, cells(server));
+/// A row per server of a workload: medians over the rounds, and the spread of the ratios.
+pub(crate) fn rows(result: &WorkloadResult) -> Vec<String> {
+    let row =
+        |server: &ServerResult| format!("| {} | {} | {} |", result.workload, server.name, cells(server));
     result.servers.iter().map(row).collect()
 }
 
@@ -36,10 +37,10 @@ fn cells(server: &ServerResult) -> String {
 }
 
 /// A row per server for the half-rate rounds: medians over the rounds that have figures. No rows without such rounds.
-pub(crate) fn half_rate_rows(result: &RegimeResult) -> Vec<String> {
+pub(crate) fn half_rate_rows(result: &WorkloadResult) -> Vec<String> {
     let row = |rate_per_s| {
         move |server: &ServerResult| {
-            format!("| {} | {} | {rate_per_s} | {} |", result.regime, server.name, half_rate_cells(server))
+            format!("| {} | {} | {rate_per_s} | {} |", result.workload, server.name, half_rate_cells(server))
         }
     };
     result.half_rate_per_s.map_or_else(Vec::new, |rate| result.servers.iter().map(row(rate)).collect())
@@ -72,12 +73,10 @@ fn ratio_spread(rounds: &[&Round], ratio: impl Fn(&Round) -> f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use pktconn_benches::plan::Regime;
-
     use super::*;
     use crate::results::{HalfRateRound, tests::round};
 
-    fn result(half_rate_rounds: Vec<HalfRateRound>) -> RegimeResult {
+    fn result(half_rate_rounds: Vec<HalfRateRound>) -> WorkloadResult {
         let first = round(1000.0, 50_000);
         let compared = |cpu_ns, p99_ns| round(cpu_ns, p99_ns).with_ratios_to(Some(&first));
         let server = ServerResult {
@@ -87,9 +86,9 @@ mod tests {
             rounds: vec![compared(1500.0, 60_000), first.clone(), compared(1250.0, 40_000)],
             half_rate_rounds,
         };
-        let regime = Regime { conns: 64, pipeline: 1, sizes: None };
+        let workload = "64x1".parse().unwrap();
         let sizes = "0-2048".parse().unwrap();
-        RegimeResult { regime, sizes, half_rate_per_s: Some(50_000), servers: vec![server] }
+        WorkloadResult { workload, sizes, half_rate_per_s: Some(50_000), servers: vec![server] }
     }
 
     #[test]

@@ -17,7 +17,7 @@ use std::{env, path::PathBuf, process::ExitCode};
 use anyhow::{Context, Result};
 use clap::Parser;
 use pktconn_benches::{
-    plan::{ServerSpec, SizeRange, checked_servers, standard_servers},
+    plan::{ServerSpec, SizeRange, WorkloadKind, checked_servers, standard_servers},
     report::{OutputFile, exit_code},
     system::{check_open_file_limit, raise_open_file_limit},
 };
@@ -66,14 +66,14 @@ fn run(mut options: Options) -> Result<()> {
     raise_open_file_limit();
     if options.check {
         // All but the first, which is the bare server.
-        options.servers = checked_servers(&env::current_exe()?)?.split_off(1);
+        options.servers = checked_servers(&env::current_exe()?, WorkloadKind::Echo)?.split_off(1);
         options.conns = vec![CHECK_CONNS];
     }
     for &conns in &options.conns {
         check_open_file_limit(conns as usize, 1)?;
     }
     if options.servers.is_empty() {
-        options.servers = standard_servers(&env::current_exe()?)?;
+        options.servers = standard_servers(&env::current_exe()?, WorkloadKind::Echo)?;
     }
     let json = options.json.as_deref().map(OutputFile::create).transpose()?;
     let mut results = Vec::new();

@@ -53,6 +53,9 @@ pub(crate) fn all() -> Vec<Case> {
             echo::run(Mode::OneByOne, &frames(Checksum::None, payload_len, 1), times);
         }));
     }
+    cases.push(Case::new("connection-64".to_owned(), |times| {
+        echo::run_short(&frames(Checksum::None, 64, 1), times);
+    }));
     let batch = |times| echo::run(Mode::InBatches, &frames(Checksum::None, 64, BATCH), times);
     cases.push(Case { packets: BATCH, ..Case::new("echo-64-batch".to_owned(), batch) });
     cases

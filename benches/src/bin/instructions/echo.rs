@@ -31,6 +31,20 @@ pub(crate) fn run(mode: Mode, frames: &[u8], times: u32) {
     assert_eq!(echoed_bytes, frames.len() as u64 * u64::from(times));
 }
 
+/// Makes `times` connections, one after the other, each in its own task. Each echoes `frames` once and is closed after
+/// its peer.
+pub(crate) fn run_short(frames: &[u8], times: u32) {
+    let runtime = Builder::new_current_thread().enable_all().build().expect("the runtime starts");
+    runtime.block_on(async move {
+        for _ in 0..times {
+            let conn = PacketConn::new(Peer::new(frames, 1), ConnConfig::new());
+            let conn = conn.expect("the default configuration is valid");
+            let ended = tokio::spawn(echo(conn, Mode::OneByOne)).await.expect("no panic");
+            assert_eq!(ended.expect("the echo succeeds"), frames.len() as u64);
+        }
+    });
+}
+
 /// Returns the number of bytes written.
 async fn echo(mut conn: PacketConn, mode: Mode) -> Result<u64, Error> {
     match mode {

@@ -525,6 +525,9 @@ pub(crate) struct Settings {
     pub(crate) rules: Rules,
     pub(crate) home: Home,
     pub(crate) skips_empty: bool,
+    /// Whether no one else can have a handle to the sockets, as of those that a server has accepted. Closing such a socket
+    /// is enough to send FIN.
+    pub(crate) owns_socket: bool,
 }
 
 /// The runtime that a connection lives in: that of its own tasks.
@@ -539,7 +542,8 @@ impl Settings {
     pub(crate) fn new(config: &ConnConfig, origin: Origin) -> Arc<Self> {
         let runtime = runtime::Handle::current();
         let home = Home { id: runtime.id(), runtime };
-        Arc::new(Self { rules: config.rules(origin), home, skips_empty: config.skip_empty })
+        let owns_socket = origin == Origin::Accepted;
+        Arc::new(Self { rules: config.rules(origin), home, skips_empty: config.skip_empty, owns_socket })
     }
 }
 

@@ -158,9 +158,10 @@ impl Listener {
             }
             Override::Without => None,
         };
-        let conn = self.conn.unwrap_or_else(|| server.conn.clone());
+        let mut conn = self.conn.unwrap_or_else(|| server.conn.clone());
         let unusable = |error| Reason::io(Operation::Listen, None::<String>, error);
         self.socket.set_inherited_options(&conn.tcp).map_err(unusable)?;
+        conn.tcp = conn.tcp.for_accepted();
         let local_addr = self.socket.local_addr().map_err(unusable)?;
         #[cfg(feature = "tls")]
         let tls = match self.tls {

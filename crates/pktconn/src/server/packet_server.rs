@@ -7,7 +7,9 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
+use std::mem;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -26,6 +28,9 @@ use crate::server::registry::ConnSlot;
 use crate::transport::addr::Addr;
 use crate::transport::plain_stream::PlainStream;
 use crate::{Error, PacketConn, ServerConfig, ServerHandle, ShutdownReport};
+
+/// How many connections are accepted before handlers that have finished are freed.
+const MAX_ACCEPTED_IN_ROW: u32 = 32;
 
 /// A server that accepts connections over TCP and Unix sockets, and runs a handler for each.
 ///
@@ -245,16 +250,32 @@ impl PacketServer {
         let mut handlers = JoinSet::new();
         let mut backoff = AcceptBackoff::default();
         let mut next_listener = 0;
+        let mut accepted_in_row = 0;
+        // One future for all connections: it registers its waker only once.
+        let mut stopping = pin!(self.handle.stopping());
         loop {
-            let accepted = tokio::select! {
-                biased;
-                () = self.handle.stopping() => break,
-                Some(finished) = handlers.join_next() => {
-                    log_if_panicked(finished);
-                    continue;
+            // Not a `select!`, which would look for finished handlers before each connection.
+            let accepted = poll_fn(|cx| {
+                if stopping.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(None);
                 }
-                accepted = poll_fn(|cx| self.poll_accept(&mut next_listener, cx)) => accepted,
-            };
+                loop {
+                    if accepted_in_row < MAX_ACCEPTED_IN_ROW {
+                        if let Poll::Ready(accepted) = self.poll_accept(&mut next_listener, cx) {
+                            accepted_in_row += 1;
+                            return Poll::Ready(Some(accepted));
+                        }
+                    }
+                    let has_more = mem::take(&mut accepted_in_row) == MAX_ACCEPTED_IN_ROW;
+                    while let Poll::Ready(Some(finished)) = handlers.poll_join_next(cx) {
+                        log_if_panicked(finished);
+                    }
+                    if !has_more {
+                        return Poll::Pending;
+                    }
+                }
+            });
+            let Some(accepted) = accepted.await else { break };
             match accepted {
                 Ok((listener, stream, peer_addr)) => {
                     backoff.reset();

@@ -24,6 +24,9 @@ use crate::connection::conn_core::{ConnCore, EndedConn, Membership};
 use crate::connection::memory::{Account, Budget, EXEMPT_BYTES};
 use crate::{ConnStats, Error, ServerConfig, ServerStats};
 
+/// For how many connections an empty table keeps its memory: 1 KiB.
+const SPARE_ENTRIES: usize = 64;
+
 pub(crate) struct Registry {
     max_conns: Option<usize>,
     max_conns_per_ip: Option<usize>,
@@ -183,8 +186,10 @@ impl Registry {
         }
         table.conns.try_remove(key);
         if table.conns.is_empty() {
-            // Frees the memory that a peak has needed.
-            table.conns = Slab::new();
+            // Frees the memory that a peak has needed. A server with few connections would need it again soon.
+            if table.conns.capacity() > SPARE_ENTRIES {
+                table.conns = Slab::new();
+            }
             self.empty.notify_waiters();
         }
         if let Some(network) = network {

@@ -140,6 +140,14 @@ impl Writer {
         }
     }
 
+    /// Whether the transport has buffered writes, so that it must be flushed.
+    pub(crate) fn has_buffered(&self) -> bool {
+        match self {
+            Self::Tcp(_) => false,
+            Self::Other(stream) => stream.has_buffered(),
+        }
+    }
+
     /// Writes what the socket has room for with a system call that does not block, and bypasses tokio's readiness.
     /// `None` if the transport cannot do this.
     pub(crate) fn write_now(&mut self, bytes: &[u8]) -> Option<io::Result<usize>> {

@@ -67,7 +67,7 @@ impl ListenSocket {
     /// Sets the options that accepted sockets inherit from the listening socket.
     pub(crate) fn set_inherited_options(&self, config: &TcpConfig) -> io::Result<()> {
         match self {
-            Self::Tcp(listener) => config.set_buffers(&SockRef::from(listener)),
+            Self::Tcp(listener) => config.set_inherited(&SockRef::from(listener)),
             #[cfg(unix)]
             Self::Unix { .. } => Ok(()),
         }

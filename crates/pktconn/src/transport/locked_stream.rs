@@ -65,6 +65,10 @@ impl LockedStream {
         self.inspect(|stream| Some(stream.may_buffer())).unwrap_or(false)
     }
 
+    pub(super) fn has_buffered(&self) -> bool {
+        self.inspect(|stream| Some(stream.may_buffer() && stream.has_buffered())).unwrap_or(false)
+    }
+
     pub(super) fn unacked_bytes(&self) -> io::Result<UnackedBytes> {
         let unacked = self.inspect(|stream| match stream.tcp() {
             None if stream.is_unix_socket() => Some(Ok(UnackedBytes::Count(0))),

@@ -33,6 +33,8 @@ pub struct TcpConfig {
     send_buffer: Option<usize>,
     recv_buffer: Option<usize>,
     notsent_lowat: Option<usize>,
+    /// Whether an accepted socket has inherited `TCP_NODELAY` from the listening socket.
+    inherits_nodelay: bool,
 }
 
 impl TcpConfig {
@@ -192,9 +194,27 @@ impl TcpConfig {
         Ok(())
     }
 
+    /// Sets the options that accepted sockets inherit from a listening socket.
+    pub(crate) fn set_inherited(&self, socket: &SockRef<'_>) -> io::Result<()> {
+        self.set_buffers(socket)?;
+        if Self::NODELAY_IS_INHERITED { socket.set_tcp_nodelay(!self.nagle) } else { Ok(()) }
+    }
+
+    /// Linux copies it to each accepted socket. POSIX does not require that.
+    const NODELAY_IS_INHERITED: bool = cfg!(any(target_os = "linux", target_os = "android"));
+
+    /// The configuration of the connections that a listening socket accepts, after it was passed to
+    /// [`set_inherited`](Self::set_inherited) with that socket. Saves a system call per connection.
+    pub(crate) fn for_accepted(mut self) -> Self {
+        self.inherits_nodelay = Self::NODELAY_IS_INHERITED;
+        self
+    }
+
     /// Sets all options on a connected socket.
     pub(crate) fn set_all(&self, stream: &TcpStream) -> io::Result<()> {
-        stream.set_nodelay(!self.nagle)?;
+        if !self.inherits_nodelay {
+            stream.set_nodelay(!self.nagle)?;
+        }
         let socket = SockRef::from(stream);
         self.set_buffers(&socket)?;
         if let Some(idle) = self.keepalive {
@@ -266,6 +286,21 @@ mod tests {
         assert!([50_000, 100_000].contains(&socket.recv_buffer_size().unwrap()));
         #[cfg(target_os = "linux")]
         assert_eq!(socket.tcp_user_timeout().unwrap(), Some(secs(20)));
+    }
+
+    /// Accepted sockets must have it without a system call of their own.
+    #[tokio::test]
+    async fn accepted_sockets_have_the_nodelay_of_their_configuration() {
+        for nodelay in [true, false] {
+            let config = TcpConfig::new().nodelay(nodelay);
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            config.set_inherited(&SockRef::from(&listener)).unwrap();
+            let addr = listener.local_addr().unwrap();
+            let (_client, accepted) = tokio::join!(TcpStream::connect(addr), listener.accept());
+            let (stream, _) = accepted.unwrap();
+            config.for_accepted().set_all(&stream).unwrap();
+            assert_eq!(stream.nodelay().unwrap(), nodelay);
+        }
     }
 
     #[test]

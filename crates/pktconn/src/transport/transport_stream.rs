@@ -36,6 +36,11 @@ pub(crate) trait TransportStream: AsyncRead + AsyncWrite + Send {
         true
     }
 
+    /// Whether a flush has something to do, if [`may_buffer`](Self::may_buffer). `true` if that is unknown.
+    fn has_buffered(&self) -> bool {
+        true
+    }
+
     /// Whether the kernel holds bytes that arrived and were not read. `false` if that is unknown.
     fn has_unread(&self) -> bool {
         false

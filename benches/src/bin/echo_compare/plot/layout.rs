@@ -2,7 +2,7 @@
 
 use pktconn_benches::{plan::SizeRange, report::median};
 
-use crate::results::{RegimeResult, ServerResult};
+use crate::results::{ServerResult, WorkloadResult};
 
 use super::scale::{Scale, ratio_label, tick_label};
 
@@ -65,7 +65,7 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    pub(super) fn new(regimes: &[RegimeResult], round_seconds: f64) -> Self {
+    pub(super) fn new(regimes: &[WorkloadResult], round_seconds: f64) -> Self {
         let servers = regimes.first().map_or(&[][..], |regime| &regime.servers);
         let names: Vec<&str> = servers.iter().map(|server| server.name.as_str()).collect();
         let (first, others) = names.split_first().map_or(("", &[][..]), |(first, others)| (*first, others));
@@ -154,9 +154,9 @@ impl Layout {
         );
     }
 
-    fn group(&mut self, regime: &RegimeResult, scale: &Scale, (left, right): (i32, i32), bottom: i32) {
+    fn group(&mut self, regime: &WorkloadResult, scale: &Scale, (left, right): (i32, i32), bottom: i32) {
         let center = (left + right) / 2;
-        let counts = format!("{} x {}", regime.regime.conns, regime.regime.pipeline);
+        let counts = format!("{} x {}", regime.workload.regime.conns, regime.workload.regime.pipeline);
         self.text((center, bottom + 18), counts, TEXT_SIZE, Anchor::Middle, true);
         self.text((center, bottom + 37), sizes_label(regime.sizes), TEXT_SIZE, Anchor::Middle, false);
         let others = regime.servers.iter().skip(1);
@@ -219,7 +219,7 @@ pub(crate) mod tests {
     use crate::results::tests::round;
 
     /// A regime of servers with these names and very different ratios.
-    pub(crate) fn regime(regime: &str, names: &[&str]) -> RegimeResult {
+    pub(crate) fn regime(regime: &str, names: &[&str]) -> WorkloadResult {
         let first = round(1000.0, 1);
         let server = |(index, name): (usize, &&str)| {
             let factor = [1.0, 1.02, 0.97, 13.4, 0.3, 1.3, 2.5, 1.0][index % 8];
@@ -233,10 +233,10 @@ pub(crate) mod tests {
                 half_rate_rounds: Vec::new(),
             }
         };
-        let regime: pktconn_benches::plan::Regime = regime.parse().unwrap();
-        let sizes = regime.sizes.unwrap_or("0-2048".parse().unwrap());
+        let workload: pktconn_benches::plan::Workload = regime.parse().unwrap();
+        let sizes = workload.regime.sizes.unwrap_or("0-2048".parse().unwrap());
         let servers = names.iter().enumerate().map(server).collect();
-        RegimeResult { regime, sizes, half_rate_per_s: None, servers }
+        WorkloadResult { workload, sizes, half_rate_per_s: None, servers }
     }
 
     /// Returns left, top, right, bottom.

@@ -23,7 +23,7 @@ use plotters::{
     style::text_anchor::{HPos, Pos, VPos},
 };
 
-use crate::results::RegimeResult;
+use crate::results::WorkloadResult;
 use layout::{Anchor, Layout, Shape};
 
 /// plotters divides font sizes by this factor.
@@ -36,7 +36,7 @@ const FONT_SCALE: f64 = 1.24;
 /// # Errors
 ///
 /// plotters cannot draw it.
-pub(crate) fn plot_svg(regimes: &[RegimeResult], round_seconds: f64) -> Result<String> {
+pub(crate) fn plot_svg(regimes: &[WorkloadResult], round_seconds: f64) -> Result<String> {
     let layout = Layout::new(regimes, round_seconds);
     let (mut svg, ink) = (String::new(), rgb(layout::INK));
     {

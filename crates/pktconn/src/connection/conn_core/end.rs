@@ -41,12 +41,14 @@ impl ConnCore {
         })
     }
 
-    /// Closes this side: accepts and receives nothing more, and lets the flusher write the queue.
+    /// Closes this side: accepts and receives nothing more, and lets the flusher write the queue. Ends the connection at
+    /// once if there is nothing to write and the peer has closed its side.
     pub(crate) fn close(self: &Arc<Self>) {
         self.with_state(|state| {
             state.machine.stop(Reason::LocalClose);
             self.set_signal(CLOSED);
             state.machine.close(self.rules(), Instant::now());
+            state.finish_close_now(self.settings.owns_socket);
         });
     }
 

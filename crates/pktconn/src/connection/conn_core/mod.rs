@@ -273,7 +273,8 @@ impl ConnCore {
             }
             state.machine.stop(Reason::LocalClose);
             if state.machine.is_end_delivered() {
-                return state.machine.close(self.rules(), Instant::now());
+                state.machine.close(self.rules(), Instant::now());
+                return state.finish_close_now(self.settings.owns_socket);
             }
             state.write_last();
             let undelivered = self.has_undelivered() || self.would_look_clean(state);

@@ -135,12 +135,16 @@ impl ConnCore {
     /// The peer has closed its side between two frames. It may still receive. Fails if receiving has ended for another
     /// reason: for example, a read also returns the end of the stream after a write has failed with a reset.
     pub(crate) fn remote_closed(self: &Arc<Self>) -> Result<(), Reason> {
+        // The caller is the receiver, so its waker is not needed any more. Dropped without the lock.
+        let mut waker = None;
         self.with_state(|state| {
             if !state.machine.peer_closed(self.rules(), Instant::now()) {
                 return Err(state.machine.stop_reason());
             }
+            waker = state.stop_waiting_in_recv();
             state.machine.note_end_delivered();
             state.write_before_wait();
+            state.finish_close_now(self.settings.owns_socket);
             Ok(())
         })
     }

@@ -346,7 +346,7 @@ fn remove_empty(packets: &mut Vec<Packet>, count: usize) -> usize {
 mod tests {
     use std::future::poll_fn;
 
-    use tokio::io::AsyncWriteExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
     use crate::connection::pool::{self, CHUNK};
@@ -395,6 +395,39 @@ mod tests {
         );
         recv(&mut receiver).await.unwrap().unwrap();
         assert_eq!((receiver.buffer.capacity(), receiver.memory), (0, Memory::Own));
+    }
+
+    /// Without a task in the background, which would cost as much as several packets.
+    #[tokio::test]
+    async fn a_close_after_that_of_the_peer_is_complete_at_once() {
+        for half_close in [true, false] {
+            let (mut receiver, mut peer) = piped_with(&crate::ConnConfig::new().half_close(half_close));
+            peer.shutdown().await.unwrap();
+            let tasks_before = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+            assert!(recv(&mut receiver).await.unwrap().is_none());
+            assert_eq!(receiver.core.has_ended(), !half_close);
+            receiver.core.close();
+            assert!(receiver.core.has_ended());
+            let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
+            assert_eq!(tasks, tasks_before, "half_close: {half_close}");
+            assert_eq!(peer.read(&mut [0]).await.unwrap(), 0, "the peer sees the end of the stream");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_close_after_that_of_the_peer_waits_until_the_queue_is_written() {
+        let (mut receiver, mut peer) = piped();
+        peer.shutdown().await.unwrap();
+        assert!(recv(&mut receiver).await.unwrap().is_none());
+        // More than the pipe has room for.
+        let packet = Packet::from(vec![7; 2 * 1024 * 1024]);
+        receiver.core.add_handle();
+        receiver.core.offer(&packet).unwrap();
+        receiver.core.close();
+        assert!(!receiver.core.has_ended());
+        let mut received = Vec::new();
+        peer.read_to_end(&mut received).await.unwrap();
+        assert!(received[4..] == *packet.payload() && receiver.core.has_ended());
     }
 
     #[tokio::test]

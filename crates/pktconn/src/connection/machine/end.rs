@@ -141,9 +141,9 @@ impl Machine {
     pub(crate) fn peer_closed(&mut self, rules: &Rules, now: Instant) -> bool {
         self.remote_closed = true;
         self.recv_clock = None;
-        // If this side is closing, this was the last event that it waited for.
-        self.request(Wakeups::FLUSHER);
         if self.phase != Phase::Open {
+            // If this side is closing, this was the last event that it waited for.
+            self.request(Wakeups::FLUSHER);
             return false;
         }
         self.cold().reason.get_or_insert(Reason::RemoteClose);

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use pktconn_codec::Packet;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -105,6 +105,35 @@ impl State {
             }
         }
         Ok(())
+    }
+
+    /// Ends a close here and now if nothing has to wait: the peer has closed its side, everything is written, and the
+    /// transport accepts FIN. So a connection that its peer closes first needs no flusher. Otherwise the flusher, which
+    /// the close has requested, continues.
+    ///
+    /// With `owns_socket`, the end closes a TCP socket, which sends FIN, too. That saves the system call of a shutdown.
+    pub(crate) fn finish_close_now(&mut self, owns_socket: bool) {
+        let needs_only_fin = self.machine.phase() == Phase::Closing
+            && self.machine.has_peer_closed()
+            && !self.machine.has_output();
+        let Some(writer) = self.writer.as_mut().filter(|_| needs_only_fin) else { return };
+        let shut_down = if owns_socket && writer.tcp().is_some() {
+            Poll::Ready(Ok(()))
+        } else {
+            // If the transport blocks, the flusher polls it again with its own waker.
+            Pin::new(writer).poll_shutdown(&mut Context::from_waker(Waker::noop()))
+        };
+        match shut_down {
+            Poll::Ready(Ok(())) => {
+                self.machine.finished(Instant::now());
+                self.machine.end(false);
+            }
+            Poll::Ready(Err(error)) => {
+                let outcome = WriteOutcome::Failed(error.into());
+                self.machine.finish_write(self.machine.bytes_out(), outcome, Instant::now, drop);
+            }
+            Poll::Pending => {}
+        }
     }
 
     /// Takes over the reading half from a receiver that no longer reads.

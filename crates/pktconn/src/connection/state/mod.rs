@@ -129,6 +129,11 @@ impl State {
         }
     }
 
+    /// Takes the waker of the receiver, which waits no more. The caller must drop it without holding the lock.
+    pub(crate) fn stop_waiting_in_recv(&mut self) -> Option<Waker> {
+        self.receiver.take()
+    }
+
     /// Removes the wakers of `key`, and removes it from the waiting senders.
     pub(crate) fn forget(&mut self, key: u64) {
         if let Some(waiters) = &mut self.waiters {

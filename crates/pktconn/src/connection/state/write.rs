@@ -206,7 +206,7 @@ impl State {
         let before = self.machine.bytes_out();
         self.machine.count_direct_packet(len);
         self.machine.note_written_directly(len);
-        if self.writer.as_ref().is_some_and(Writer::may_buffer) {
+        if self.writer.as_ref().is_some_and(Writer::has_buffered) {
             return self.write_out();
         }
         self.machine.flushed();

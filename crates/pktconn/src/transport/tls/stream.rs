@@ -1,6 +1,6 @@
 //! A byte stream with TLS, on the client's or the server's side.
 
-use std::io::{self, IoSlice, Read};
+use std::io::{self, BufRead, IoSlice, Read, Write};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -117,6 +117,10 @@ impl TransportStream for Tls {
         true
     }
 
+    fn has_buffered(&self) -> bool {
+        self.stream.get_ref().1.wants_write()
+    }
+
     fn has_unread(&self) -> bool {
         self.socket().has_unread()
     }
@@ -143,19 +147,33 @@ impl TransportStream for Tls {
     }
 }
 
+/// Reads from the session directly: the `poll_read` of tokio-rustls polls the socket once more although it is empty.
 impl AsyncRead for Tls {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let read = match self.deferred_error.take() {
-            Some(error) => Err(error),
-            None => ready!(Pin::new(&mut self.stream).poll_read(cx, buf)),
+        let before = buf.filled().len();
+        let Self { stream, deferred_error } = &mut *self;
+        let read = match (deferred_error.take(), stream) {
+            (Some(error), _) => Err(error),
+            (None, TlsStream::Client(stream)) => {
+                let (socket, session) = stream.get_mut();
+                ready!(poll_session(socket, session, cx, buf))
+            }
+            (None, TlsStream::Server(stream)) => {
+                let (socket, session) = stream.get_mut();
+                ready!(poll_session(socket, session, cx, buf))
+            }
         };
-        if let Err(error) = read {
-            let count = self.defer_error(error, buf.initialize_unfilled())?;
-            buf.advance(count);
+        match read {
+            Ok(()) => {}
+            Err(error) if buf.filled().len() > before => self.deferred_error = Some(error),
+            Err(error) => {
+                let count = self.defer_error(error, buf.initialize_unfilled())?;
+                buf.advance(count);
+            }
         }
         self.note_unread(buf.remaining() == 0);
         Poll::Ready(Ok(()))
@@ -243,6 +261,88 @@ impl AsyncWrite for TrackedStream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// Reads decrypted bytes until `buf` is full or the socket is empty. `Pending` if there are none. A caller that gets an
+/// error may have got bytes before it.
+fn poll_session<S: SideData>(
+    socket: &mut TrackedStream,
+    session: &mut ConnectionCommon<S>,
+    cx: &mut Context<'_>,
+    buf: &mut ReadBuf<'_>,
+) -> Poll<io::Result<()>> {
+    let before = buf.filled().len();
+    let mut is_socket_empty = false;
+    loop {
+        let mut reader = session.reader();
+        match reader.fill_buf() {
+            // After a `close_notify`, also the next time.
+            Ok([]) => return Poll::Ready(Ok(())),
+            Ok(decrypted) => {
+                let len = decrypted.len().min(buf.remaining());
+                buf.put_slice(&decrypted[..len]);
+                reader.consume(len);
+                if buf.remaining() == 0 {
+                    return Poll::Ready(Ok(()));
+                }
+                continue;
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Poll::Ready(Err(error)),
+        }
+        let has_bytes = buf.filled().len() > before;
+        if has_bytes && is_socket_empty {
+            return Poll::Ready(Ok(()));
+        }
+        let mut polled = PolledSocket { socket, cx, is_empty: false };
+        match session.read_tls(&mut polled) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return if has_bytes { Poll::Ready(Ok(())) } else { Poll::Pending };
+            }
+            Err(error) => return Poll::Ready(Err(error)),
+            Ok(_) => is_socket_empty = polled.is_empty,
+        }
+        if let Err(error) = session.process_new_packets() {
+            // Tells the peer why, if the socket has room. The error itself counts, whatever becomes of this.
+            let _ = session.write_tls(&mut PolledSocket { socket, cx, is_empty: false });
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)));
+        }
+    }
+}
+
+/// Polls the socket, as `std::io::Read` and `Write`: the form that rustls needs.
+struct PolledSocket<'a, 'b> {
+    socket: &'a mut TrackedStream,
+    cx: &'a mut Context<'b>,
+    /// Whether the last read has not filled its buffer, so that the socket had no more bytes.
+    is_empty: bool,
+}
+
+impl Read for PolledSocket<'_, '_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut buffer = ReadBuf::new(buffer);
+        match Pin::new(&mut *self.socket).poll_read(self.cx, &mut buffer) {
+            Poll::Ready(read) => {
+                // The end of the stream needs one more read.
+                self.is_empty = !buffer.filled().is_empty() && buffer.remaining() > 0;
+                read.map(|()| buffer.filled().len())
+            }
+            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+}
+
+impl Write for PolledSocket<'_, '_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match Pin::new(&mut *self.socket).poll_write(self.cx, bytes) {
+            Poll::Ready(written) => written,
+            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
