@@ -2,6 +2,7 @@
 //! that has the most. So one network cannot keep the others from connecting, however many handshakes it begins and never
 //! completes. No I/O.
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, VecDeque};
 
 /// Identifies a running handshake.
@@ -39,7 +40,9 @@ impl<K: Copy + Eq + std::hash::Hash> Handshakes<K> {
     /// Ends the oldest handshake of the network that has the most, `newcomer` before others that have as many.
     fn end_oldest_of_most(&mut self, newcomer: K) -> Option<HandshakeId> {
         let running = |network: &K| self.by_network.get(network).map_or(0, VecDeque::len);
-        let most = self.by_network.keys().max_by_key(|network| running(network)).copied()?;
+        // Among networks with as many, the one with the oldest handshake.
+        let rank = |ids: &VecDeque<HandshakeId>| (ids.len(), Reverse(ids.front().copied()));
+        let most = *self.by_network.iter().max_by_key(|(_, ids)| rank(ids))?.0;
         let network = if running(&newcomer) == running(&most) { newcomer } else { most };
         let oldest = *self.by_network.get(&network)?.front()?;
         self.end(network, oldest);
