@@ -364,14 +364,14 @@ impl Machine {
         clock.roll_rate(rules, now);
         // A peer that acknowledges sent bytes is alive, too.
         let baseline_due = clock.baseline_due(rules).filter(|_| self.bytes_written > 0);
-        let due = clock.due(rules).map(|(due, _)| due);
+        let due = clock.due_at(rules);
         if [baseline_due, due].into_iter().flatten().any(|due| due <= now) && rules.timeouts.idle.is_some() {
             self.acknowledged(probe()?, now);
         }
         let Some(clock) = &mut self.recv_clock else { return Ok(()) };
         let baseline_due = clock.baseline_due(rules).filter(|_| self.bytes_written > 0);
         check.wait_until(baseline_due);
-        let due = clock.due(rules).map(|(due, _)| due);
+        let due = clock.due_at(rules);
         if !clock.is_overdue() && check.is_due(due, now) {
             clock.set_overdue();
             self.request(Wakeups::RECEIVER);

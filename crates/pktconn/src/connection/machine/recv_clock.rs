@@ -154,6 +154,26 @@ impl RecvClock {
         self.since = Some(now);
     }
 
+    /// The earliest deadline. `None` while no receiver waits.
+    pub(crate) fn due_at(&self, rules: &Rules) -> Option<Instant> {
+        let left = |(waited, granted): (Duration, Duration)| granted.saturating_sub(waited);
+        let mut least = self.frame.zip(rules.timeouts.frame).map(left);
+        let mut consider = |other: Option<Duration>| {
+            least = match (least, other) {
+                (Some(least), Some(other)) => Some(least.min(other)),
+                (least, other) => least.or(other),
+            };
+        };
+        consider(Some(self.silent).zip(rules.timeouts.idle).map(left));
+        if let Some(limits) = &self.limits {
+            consider(limits.first.zip(rules.first_packet()).map(left));
+            let measured = limits.rate.as_ref().zip(rules.recv_rate());
+            consider(measured.map(|(measured, rate)| measured.window.time_left(rate)));
+        }
+        // A timeout that overflows the clock means no deadline.
+        self.since?.checked_add(least?)
+    }
+
     /// The earliest deadline, and the reason to fail with when it passes. `None` while no receiver waits.
     pub(crate) fn due(&self, rules: &Rules) -> Option<(Instant, Reason)> {
         let since = self.since?;
@@ -197,7 +217,7 @@ impl RecvClock {
 
     /// Whether the flusher's next check is too late for a deadline, or not scheduled.
     pub(crate) fn needs_earlier_check(&self, rules: &Rules) -> bool {
-        self.due(rules).is_some_and(|(due, _)| self.next_check.is_none_or(|at| at > due))
+        self.due_at(rules).is_some_and(|due| self.next_check.is_none_or(|at| at > due))
     }
 
     pub(crate) fn set_next_check(&mut self, at: Option<Instant>) {
@@ -262,7 +282,8 @@ mod tests {
     }
 
     fn due_in(clock: &RecvClock, rules: &Rules, now: Instant) -> Option<Duration> {
-        clock.due(rules).map(|(due, _)| due.saturating_duration_since(now))
+        assert_eq!(clock.due_at(rules), clock.due(rules).map(|(due, _)| due));
+        clock.due_at(rules).map(|due| due.saturating_duration_since(now))
     }
 
     #[test]

@@ -214,14 +214,13 @@ impl State {
     }
 
     fn write_body(&mut self, frame: &Frame<'_>) -> Poll<io::Result<usize>> {
-        let waker = self.waiters.as_ref().and_then(|waiters| waiters.flusher.clone());
-        let mut cx = Context::from_waker(waker.as_ref().unwrap_or(Waker::noop()));
-        let taken = match &mut self.writer {
-            Some(writer) => Pin::new(writer).poll_write(&mut cx, frame.body()),
+        match &mut self.writer {
+            // If the transport blocks, `write_rest` writes again, with the flusher's waker.
+            Some(writer) => {
+                Pin::new(writer).poll_write(&mut Context::from_waker(Waker::noop()), frame.body())
+            }
             None => Poll::Pending,
-        };
-        self.deferred.drop_some(waker);
-        taken
+        }
     }
 
     /// Queues a packet after a direct write with the result `taken`, and writes the rest.
