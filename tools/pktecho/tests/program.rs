@@ -175,12 +175,7 @@ fn statistics_are_a_line_per_second() {
 
 #[test]
 fn at_the_limit_on_open_files_it_warns_and_keeps_serving() {
-    let command = format!(
-        "ulimit -n 32; exec {} --listen 127.0.0.1:0 --threads 1 --max-conns off",
-        env!("CARGO_BIN_EXE_pktecho")
-    );
-    let mut shell = Command::new("sh");
-    let mut server = Server::spawn(shell.args(["-c", &command]));
+    let mut server = Server::with_open_files(32, &["--threads", "1", "--max-conns", "off"]);
     let mut streams: Vec<_> = (0..40).map(|_| TcpStream::connect(&server.addr).unwrap()).collect();
     echo(&mut streams[0], b"\x01\0\0\0x");
     let stderr = BufReader::new(server.child.stderr.take().unwrap());
