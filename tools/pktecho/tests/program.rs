@@ -571,7 +571,7 @@ fn clients_that_keep_within_the_timeouts_meet_the_limits() {
         }
     }
 
-    let mut server = Server::start(&["--max-connection-age", "100ms", "--max-connection-age-grace", "1h"]);
+    let mut server = Server::start(&["--max-connection-age", "1s", "--max-connection-age-grace", "1h"]);
     let mut stream = TcpStream::connect(&server.addr).unwrap();
     echo(&mut stream, b"\x01\0\0\0x");
     assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0, "not closed cleanly");
