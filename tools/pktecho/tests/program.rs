@@ -10,7 +10,6 @@ use std::process::{Command, Output, Stdio};
 
 use common::tls::Certificate;
 use common::{Server, http, pktecho, summary};
-use pktconn::{ConnConfig, PacketConn, TlsClientConfig};
 
 fn echo(stream: &mut (impl Read + Write), frame: &[u8]) {
     stream.write_all(frame).unwrap();
@@ -377,35 +376,6 @@ fn an_invalid_certificate_is_an_error_of_one_line_with_its_path() {
         let options = ["--listen", "127.0.0.1:0", "--threads", threads];
         let output = pktecho(&options).args(certificate.options()).output().unwrap();
         assert_one_line_error(&output, 1, &["key.pem"]);
-    }
-}
-
-#[test]
-fn sighup_reloads_the_certificate() {
-    let certificate = Certificate::new("localhost");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    // Connects with trust in the certificate that is currently in the file.
-    let connects = |server: &Server| {
-        let tls = TlsClientConfig::new().ca(certificate.chain()).server_name("localhost");
-        runtime.block_on(async {
-            let mut conn = PacketConn::connect_with(&server.addr, ConnConfig::new().tls(tls)).await.ok()?;
-            conn.send(b"hello").await.unwrap();
-            assert_eq!(conn.recv().await.unwrap().unwrap().payload(), b"hello");
-            Some(conn)
-        })
-    };
-    for sharing in ["one", "own"] {
-        let options = ["--threads", "2", "--runtimes", sharing];
-        let server = Server::start(&[&options[..], &certificate.options()].concat());
-        let mut before = connects(&server).unwrap();
-        certificate.renew();
-        assert!(connects(&server).is_none(), "the server still uses the old certificate");
-        server.signal("HUP");
-        while connects(&server).is_none() {}
-        runtime.block_on(async {
-            before.send(b"still here").await.unwrap();
-            assert_eq!(before.recv().await.unwrap().unwrap().payload(), b"still here");
-        });
     }
 }
 
