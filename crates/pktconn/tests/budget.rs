@@ -144,7 +144,8 @@ async fn under_pressure_new_connections_are_refused_and_frames_wait_for_room() {
     assert_echoes(&mut healthy).await;
 }
 
-/// Connects from another network than [`connect`].
+/// Connects from another network than [`connect`]. Only Linux has all of 127.0.0.0/8 without a configuration.
+#[cfg(target_os = "linux")]
 async fn connect_from_elsewhere(addr: std::net::SocketAddr) -> PacketConn {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
@@ -153,6 +154,7 @@ async fn connect_from_elsewhere(addr: std::net::SocketAddr) -> PacketConn {
 
 /// Keeps `conns` connections to `addr` that each send a large frame without its end, and connect again when they are
 /// closed.
+#[cfg(target_os = "linux")]
 fn flood(addr: std::net::SocketAddr, conns: usize) -> tokio::task::JoinSet<()> {
     let begun = Arc::new(frame(&vec![7; 900_000])[..800_000].to_vec());
     let mut flood = tokio::task::JoinSet::new();
@@ -206,18 +208,15 @@ async fn the_connections_of_the_heaviest_network_are_closed_first() {
     let mut half = frame_of_light.connect(addr).await.unwrap();
     half.write_all(&frame(&vec![7; 200_000])[..150_000]).await.unwrap();
     assert_echoes(&mut light).await;
+    // The server refuses the last ones, and closes others, at the latest after a second without progress.
+    let begun = &frame(&vec![7; 100_000])[..80_000];
     let mut flood = Vec::new();
-    let begun = frame(&vec![7; 100_000])[..80_000].to_vec();
-    while handle.stats().closed_over_budget == 0 {
+    for _ in 0..2 * BUDGET / begun.len() {
         let mut stream = TcpStream::connect(addr).await.unwrap();
-        let begun = begun.clone();
-        flood.push(tokio::spawn(async move {
-            let _ = stream.write_all(&begun).await;
-            stream
-        }));
-        assert_echoes(&mut light).await;
-        assert!(flood.len() < 2000, "{:?}", handle.stats());
+        let _ = stream.write_all(begun).await;
+        flood.push(stream);
     }
+    watch(&mut light, &handle, || handle.stats().closed_over_budget > 0).await;
     half.write_all(&frame(&vec![7; 200_000])[150_000..]).await.unwrap();
     let mut echoed = PacketConn::from_tcp(half, ConnConfig::new()).unwrap();
     assert_eq!(echoed.recv().await.unwrap().unwrap().len(), 200_000);

@@ -25,7 +25,7 @@ pub(crate) fn cannot_listen(addr: &Addr, error: impl Into<anyhow::Error>) -> any
         Kind::AddrInUse if addr.unix_path().is_some() => {
             "stop the program that uses it, or remove the file if it is not a socket"
         }
-        _ if addr.unix_path().is_some() => "choose another path with --listen unix:PATH",
+        _ if addr.unix_path().is_some() => "choose another path or other options with --listen unix:PATH",
         Kind::AddrInUse => "stop the program that uses it, or choose another port (0: a free one)",
         Kind::AddrNotAvailable => "choose an address of this machine, or 0.0.0.0 for all of them",
         Kind::PermissionDenied => "choose a port from 1024 on",

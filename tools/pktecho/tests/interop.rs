@@ -5,7 +5,7 @@ mod common;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{Server, http, pktecho};
@@ -63,34 +63,8 @@ impl Certificates {
         Server::start(&[&["--tls-cert", &cert, "--tls-key", &key], more].concat())
     }
 
-    /// Sends a frame with `openssl s_client`. Returns the reply, which is empty if the server closed the connection.
-    fn s_client(&self, server: &Server, more: &[&str]) -> Vec<u8> {
-        let frame = b"\x07\0\0\0Q\nR\nend";
-        let ca = self.path("ca.pem");
-        let connect = ["s_client", "-quiet", "-connect", &server.addr, "-servername", "localhost"];
-        let verify = ["-CAfile", &ca, "-verify_return_error", "-verify_hostname", "localhost"];
-        let mut client = Command::new("openssl")
-            .args([&connect[..], &verify, more].concat())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        // Fails if the client has already failed.
-        let mut stdin = client.stdin.take().unwrap();
-        let _ = stdin.write_all(frame).and_then(|()| stdin.flush());
-        let mut reply = Vec::new();
-        let _ = client.stdout.take().unwrap().take(frame.len() as u64).read_to_end(&mut reply);
-        let _ = client.kill();
-        let _ = client.wait();
-        assert!(reply.is_empty() || reply == frame, "{reply:?}");
-        reply
-    }
-}
-
-impl Certificates {
-    /// What `openssl s_client` prints about a connection on which it echoes a frame.
-    fn s_client_output(&self, server: &Server, more: &[&str]) -> String {
+    /// Starts `openssl s_client`, and sends a frame with it. It ends when its standard input is dropped.
+    fn start_s_client(&self, server: &Server, more: &[&str], frame: &[u8]) -> (Child, ChildStdin) {
         let ca = self.path("ca.pem");
         let connect = ["s_client", "-connect", &server.addr, "-servername", "localhost", "-CAfile", &ca];
         let mut client = Command::new("openssl")
@@ -101,7 +75,27 @@ impl Certificates {
             .spawn()
             .unwrap();
         let mut stdin = client.stdin.take().unwrap();
-        stdin.write_all(b"\x09\0\0\0the reply").and_then(|()| stdin.flush()).unwrap();
+        // Fails if the client has already failed.
+        let _ = stdin.write_all(frame).and_then(|()| stdin.flush());
+        (client, stdin)
+    }
+
+    /// Sends a frame with `openssl s_client`. Returns the reply, which is empty if the server closed the connection.
+    fn s_client(&self, server: &Server, more: &[&str]) -> Vec<u8> {
+        let frame = b"\x07\0\0\0Q\nR\nend";
+        let verify = ["-quiet", "-verify_return_error", "-verify_hostname", "localhost"];
+        let (mut client, _stdin) = self.start_s_client(server, &[&verify[..], more].concat(), frame);
+        let mut reply = Vec::new();
+        let _ = client.stdout.take().unwrap().take(frame.len() as u64).read_to_end(&mut reply);
+        let _ = client.kill();
+        let _ = client.wait();
+        assert!(reply.is_empty() || reply == frame, "{reply:?}");
+        reply
+    }
+
+    /// What `openssl s_client` prints about a connection on which it echoes a frame.
+    fn s_client_output(&self, server: &Server, more: &[&str]) -> String {
+        let (mut client, _stdin) = self.start_s_client(server, more, b"\x09\0\0\0the reply");
         let (mut stdout, mut output) = (client.stdout.take().unwrap(), Vec::new());
         while !output.ends_with(b"the reply") {
             let mut byte = [0];

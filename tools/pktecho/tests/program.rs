@@ -10,7 +10,6 @@ use std::process::{Command, Output, Stdio};
 
 use common::tls::Certificate;
 use common::{Server, http, pktecho, summary};
-use pktconn::{ConnConfig, PacketConn, TlsClientConfig};
 
 fn echo(stream: &mut (impl Read + Write), frame: &[u8]) {
     stream.write_all(frame).unwrap();
@@ -175,12 +174,7 @@ fn statistics_are_a_line_per_second() {
 
 #[test]
 fn at_the_limit_on_open_files_it_warns_and_keeps_serving() {
-    let command = format!(
-        "ulimit -n 32; exec {} --listen 127.0.0.1:0 --threads 1 --max-conns off",
-        env!("CARGO_BIN_EXE_pktecho")
-    );
-    let mut shell = Command::new("sh");
-    let mut server = Server::spawn(shell.args(["-c", &command]));
+    let mut server = Server::with_open_files(32, &["--threads", "1", "--max-conns", "off"]);
     let mut streams: Vec<_> = (0..40).map(|_| TcpStream::connect(&server.addr).unwrap()).collect();
     echo(&mut streams[0], b"\x01\0\0\0x");
     let stderr = BufReader::new(server.child.stderr.take().unwrap());
@@ -386,35 +380,6 @@ fn an_invalid_certificate_is_an_error_of_one_line_with_its_path() {
 }
 
 #[test]
-fn sighup_reloads_the_certificate() {
-    let certificate = Certificate::new("localhost");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    // Connects with trust in the certificate that is currently in the file.
-    let connects = |server: &Server| {
-        let tls = TlsClientConfig::new().ca(certificate.chain()).server_name("localhost");
-        runtime.block_on(async {
-            let mut conn = PacketConn::connect_with(&server.addr, ConnConfig::new().tls(tls)).await.ok()?;
-            conn.send(b"hello").await.unwrap();
-            assert_eq!(conn.recv().await.unwrap().unwrap().payload(), b"hello");
-            Some(conn)
-        })
-    };
-    for sharing in ["one", "own"] {
-        let options = ["--threads", "2", "--runtimes", sharing];
-        let server = Server::start(&[&options[..], &certificate.options()].concat());
-        let mut before = connects(&server).unwrap();
-        certificate.renew();
-        assert!(connects(&server).is_none(), "the server still uses the old certificate");
-        server.signal("HUP");
-        while connects(&server).is_none() {}
-        runtime.block_on(async {
-            before.send(b"still here").await.unwrap();
-            assert_eq!(before.recv().await.unwrap().unwrap().payload(), b"still here");
-        });
-    }
-}
-
-#[test]
 fn two_servers_share_a_port_with_reuse_port() {
     let first = Server::start(&["--reuse-port"]);
     let second = Server::spawn(&mut pktecho(&["--listen", &first.addr, "--reuse-port"]));
@@ -576,7 +541,7 @@ fn clients_that_keep_within_the_timeouts_meet_the_limits() {
         }
     }
 
-    let mut server = Server::start(&["--max-connection-age", "100ms", "--max-connection-age-grace", "1h"]);
+    let mut server = Server::start(&["--max-connection-age", "1s", "--max-connection-age-grace", "1h"]);
     let mut stream = TcpStream::connect(&server.addr).unwrap();
     echo(&mut stream, b"\x01\0\0\0x");
     assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0, "not closed cleanly");

@@ -105,12 +105,13 @@ fn a_reload_is_logged_with_the_subject_and_the_end_of_the_certificate() {
         let old = TlsClient::of(&certificate);
         let mut conn = old.connect(&server).unwrap();
         certificate.renew();
+        let new = TlsClient::of(&certificate);
+        assert!(new.connect(&server).is_none(), "the server still uses the old certificate");
         server.signal("HUP");
         let line = log.expect("loaded the certificate");
         assert!(line.contains("INFO") && line.contains("valid_until=4096-01-01 00:00:00 UTC"), "{line}");
         log.expect("reloaded the certificate");
         // Each of the threads uses it.
-        let new = TlsClient::of(&certificate);
         for _ in 0..10 {
             assert!(new.connect(&server).is_some() && old.connect(&server).is_none());
         }

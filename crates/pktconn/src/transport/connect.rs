@@ -120,11 +120,14 @@ async fn connect_unix(path: &Path) -> io::Result<UnixStream> {
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
+    #[cfg(target_os = "linux")]
     use std::time::Instant;
 
     use super::*;
+    use crate::PacketConn;
     use crate::transport::addr::fake_dns;
-    use crate::{Client, ClientConfig, ClientEvent, ConnConfig, PacketConn};
+    #[cfg(target_os = "linux")]
+    use crate::{Client, ClientConfig, ClientEvent, ConnConfig};
 
     /// An address that refuses connections.
     fn refusing() -> SocketAddr {

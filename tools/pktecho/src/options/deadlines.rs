@@ -25,18 +25,18 @@ pub(crate) struct DeadlineOptions {
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_timeout)]
     write_timeout: Timeout,
 
-    /// Maximum time from the start of a connection to the end of its first packet, or 'off' [default: off; 10s with
-    /// --edge]
+    /// Maximum time from the start of a connection, after its handshakes, to the end of its first packet, or 'off'
+    /// [default: off; 10s with --edge]
     #[arg(long, value_name = "DURATION", value_parser = parse_timeout)]
     first_packet_timeout: Option<Timeout>,
 
-    /// Minimum rate at which a client must send a packet that it has begun, such as 500 or 1KiB bytes per second, over
-    /// windows of 5s or of another time: 1KiB:10s, or 'off' [default: off; 500 with --edge]
+    /// Minimum rate at which a client must send a packet that it has begun, in bytes per second, such as 500, 1KiB or
+    /// 1KiB:10s, or 'off'. It is measured over the given window, or 5s [default: off; 500 with --edge]
     #[arg(long, value_name = "SIZE[:WINDOW]", value_parser = parse_rate)]
     min_recv_rate: Option<Rate>,
 
-    /// Minimum rate at which a client must read waiting replies, such as 8KiB bytes per second, over windows of 30s or
-    /// of another time: 8KiB:1m, or 'off' [default: off; 4KiB:1m with --edge]
+    /// Minimum rate at which a client must read waiting replies, in bytes per second, such as 8KiB or 8KiB:1m, or 'off'.
+    /// It is measured over the given window, or 30s [default: off; 4KiB:1m with --edge]
     #[arg(long, value_name = "SIZE[:WINDOW]", value_parser = parse_rate)]
     min_send_rate: Option<Rate>,
 

@@ -14,7 +14,7 @@ pub(crate) struct LimitOptions {
     pub(super) edge: bool,
 
     /// Maximum number of connections, or 'off'; further ones are closed immediately. 'auto': the limit on open files
-    /// (ulimit -n), less 64
+    /// (ulimit -Hn), less 64 or half of it
     #[arg(long, value_name = "N", default_value = "auto", value_parser = parse_number)]
     max_conns: Limit,
 
@@ -29,9 +29,9 @@ pub(crate) struct LimitOptions {
     #[arg(long, value_name = "N", default_value = "auto", value_parser = parse_number)]
     conn_rate_per_ip: Limit,
 
-    /// Maximum memory of all connections together, such as 256MiB, or 'off'. Before it is used up, the clients that hold
-    /// the most are not read, and new connections of them refused; then their connections are closed. 'auto': a quarter
-    /// of the memory of the machine or of the limit of its cgroup
+    /// Maximum memory of all connections together, such as 256MiB, or 'off'. At three quarters of it, the clients that
+    /// hold the most are not read, and their new connections are refused; beyond it, their connections are closed.
+    /// 'auto': a quarter of the memory of the machine or of the limit of its cgroup
     #[arg(long, value_name = "SIZE", default_value = "auto", value_parser = parse_memory)]
     memory_budget: Limit,
 

@@ -36,7 +36,8 @@ pub(crate) use limits::Limits;
 )]
 pub(crate) struct Options {
     /// Address to listen on, HOST:PORT or unix:PATH; port 0 asks for a free port. unix:PATH?mode=0660&group=www sets the
-    /// permissions of the socket file (mode, owner, group). May be given several times. The server also listens on sockets that systemd passes [default: 0.0.0.0:14572, unless systemd passes a socket]
+    /// permissions of the socket file (mode, owner, group). May be given several times. The server also listens on
+    /// sockets that systemd passes [default: 0.0.0.0:14572, unless systemd passes a socket]
     #[arg(long, value_name = "ADDR", value_parser = parse_listen_addr)]
     pub(crate) listen: Vec<Addr>,
 

@@ -5,14 +5,13 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::{Domain, Socket, Type};
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
-use crate::common::Server;
 use crate::common::tls::Certificate;
+use crate::common::{Server, socket_from};
 
 /// The address of an attacker, and of clients that share it.
 const ATTACKER: Ipv4Addr = Ipv4Addr::LOCALHOST;
@@ -93,8 +92,7 @@ impl Client {
 
     /// A TCP connection from the client's address.
     pub(crate) fn connect_tcp(&self, timeout: Duration) -> io::Result<TcpStream> {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-        socket.bind(&SocketAddr::from((self.source, 0)).into())?;
+        let socket = socket_from(self.source)?;
         self.mss.map_or(Ok(()), |mss| socket.set_tcp_mss(mss))?;
         socket.connect_timeout(&self.addr.into(), timeout)?;
         Ok(socket.into())

@@ -1,31 +1,19 @@
 //! Attacks on `/metrics`. Scrapes from elsewhere must be served, and the echo server must not suffer.
 
-use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::attack::Attack;
 use crate::client::Client;
 use crate::common::Server;
+use crate::common::scrape::{REQUEST, read_page};
 use crate::healthy::{Healthy, assert_p99, calm_p99, print_p99};
 use crate::limits::{SECOND, alone, asserts_times};
-
-const REQUEST: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n";
 
 /// Time in which a scrape must be served. Without `PKTCONN_TIMES=1`, a slow machine gets more.
 fn scrape_limit() -> Duration {
     if asserts_times() { SECOND } else { 5 * SECOND }
-}
-
-/// Returns the metrics, or `None` if the connection ends without them.
-fn scrape_once(client: &Client, limit: Duration) -> Option<String> {
-    let mut stream = client.connect(limit).ok()?;
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
-    let mut response = String::new();
-    stream.read_to_string(&mut response).ok()?;
-    Some(response).filter(|response| response.contains("pktconn_connections_open"))
 }
 
 /// Scrapes the metrics. A connection that the server closes is tried again. Returns `None` after `scrape_limit`.
@@ -33,8 +21,8 @@ pub(crate) fn scrape(client: &Client) -> Option<String> {
     let give_up_at = Instant::now() + scrape_limit();
     loop {
         let left = give_up_at.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())?;
-        if let Some(metrics) = scrape_once(client, left) {
-            return Some(metrics).filter(|_| Instant::now() <= give_up_at);
+        if let Ok(page) = client.connect(left).and_then(|mut stream| read_page(&mut *stream)) {
+            return Some(page).filter(|_| Instant::now() <= give_up_at);
         }
         thread::sleep(Duration::from_millis(10));
     }
@@ -69,18 +57,20 @@ fn under_attack<A>(what: &str, server: &mut Server, attack: impl FnOnce(&Client,
     assert_p99(what, calm, p99, |calm| calm.mul_f64(1.5));
 }
 
-fn start() -> Server {
-    Server::start(&["--threads", "1", "--metrics", "127.0.0.1:0"])
-}
+const OPTIONS: [&str; 4] = ["--threads", "1", "--metrics", "127.0.0.1:0"];
 
 fn pipelined(conns: usize) {
     let _alone = alone();
-    under_attack(&format!("{conns} metrics clients that never read"), &mut start(), |metrics, _| {
-        let requests = REQUEST.repeat(100);
-        // 10,000 requests per second of all connections together.
-        let bytes_per_second = 10_000 * REQUEST.len() as u64;
-        Attack { repeats: true, bytes_per_second, ..Attack::new(metrics, conns, requests) }.start()
-    });
+    under_attack(
+        &format!("{conns} metrics clients that never read"),
+        &mut Server::start(&OPTIONS),
+        |metrics, _| {
+            let requests = REQUEST.repeat(100);
+            // 10,000 requests per second of all connections together.
+            let bytes_per_second = 10_000 * REQUEST.len() as u64;
+            Attack { repeats: true, bytes_per_second, ..Attack::new(metrics, conns, requests) }.start()
+        },
+    );
 }
 
 #[test]
@@ -99,7 +89,7 @@ fn two_hundred_metrics_clients_that_never_read_do_not_stop_a_scrape() {
 #[ignore = "needs 2 s and an otherwise idle machine: cargo test --release -p pktecho -- --include-ignored"]
 fn idle_metrics_clients_do_not_stop_a_scrape() {
     let _alone = alone();
-    under_attack("200 idle metrics clients", &mut start(), |metrics, _| {
+    under_attack("200 idle metrics clients", &mut Server::start(&OPTIONS), |metrics, _| {
         Attack::new(metrics, 200, Vec::new()).start()
     });
 }
@@ -108,7 +98,7 @@ fn idle_metrics_clients_do_not_stop_a_scrape() {
 #[ignore = "needs 2 s and an otherwise idle machine: cargo test --release -p pktecho -- --include-ignored"]
 fn slow_headers_of_metrics_clients_do_not_stop_a_scrape() {
     let _alone = alone();
-    under_attack("200 metrics clients with slow headers", &mut start(), |metrics, _| {
+    under_attack("200 metrics clients with slow headers", &mut Server::start(&OPTIONS), |metrics, _| {
         let request = [&REQUEST[..REQUEST.len() - 2], b"X-Slow: ", &[b'a'; 4096]].concat();
         // 10 bytes per second of each connection.
         Attack { bytes_per_second: 2000, write_len: 1, ..Attack::new(metrics, 200, request) }.start()
@@ -119,11 +109,7 @@ fn slow_headers_of_metrics_clients_do_not_stop_a_scrape() {
 #[ignore = "needs 2 s and an otherwise idle machine: cargo test --release -p pktecho -- --include-ignored"]
 fn at_the_limit_on_open_files_a_scrape_is_served() {
     let _alone = alone();
-    let command = format!(
-        "ulimit -n 256; exec {} --listen 127.0.0.1:0 --threads 1 --metrics 127.0.0.1:0",
-        env!("CARGO_BIN_EXE_pktecho")
-    );
-    let mut server = Server::spawn(Command::new("sh").args(["-c", &command]));
+    let mut server = Server::with_open_files(256, &OPTIONS);
     under_attack("1,000 connections at a limit of 256 files", &mut server, |_, server| {
         (0..1000).map(|_| TcpStream::connect(&server.addr).unwrap()).collect::<Vec<_>>()
     });

@@ -1,7 +1,6 @@
 //! More connections than the server may open files.
 
 use std::net::TcpStream;
-use std::process::Command;
 use std::thread;
 use std::time::Instant;
 
@@ -16,9 +15,7 @@ use crate::streams::echo;
 #[ignore = "needs 9 s and an otherwise idle machine: cargo test --release -p pktecho -- --include-ignored"]
 fn at_the_limit_on_open_files_open_connections_are_served_without_a_busy_loop() {
     let _alone = alone();
-    let command =
-        format!("ulimit -n 256; exec {} --listen 127.0.0.1:0 --threads 1", env!("CARGO_BIN_EXE_pktecho"));
-    let server = Server::spawn(Command::new("sh").args(["-c", &command]));
+    let server = Server::with_open_files(256, &["--threads", "1"]);
     let client = Client::new(&server);
     let calm = calm_p99(&client);
     let healthy = Healthy::start(&client);

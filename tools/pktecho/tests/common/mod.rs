@@ -2,11 +2,19 @@
 
 #![allow(dead_code, reason = "each test file uses a part of this")]
 
+pub(crate) mod scrape;
 pub(crate) mod tls;
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::{Child, ChildStdout, Command, Stdio};
+
+use socket2::{Domain, Socket, Type};
+
+/// Returns true if tests assert times, which fails on a busy machine. `.ci/nightly times` sets `PKTCONN_TIMES=1`.
+pub(crate) fn asserts_times() -> bool {
+    std::env::var_os("PKTCONN_TIMES").is_some_and(|value| value == "1")
+}
 
 /// A running server. Dropping this kills it.
 pub(crate) struct Server {
@@ -20,6 +28,15 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) fn start(options: &[&str]) -> Self {
         Self::spawn(pktecho(&["--listen", "127.0.0.1:0"]).args(options))
+    }
+
+    /// Starts a server that may open at most `files` files.
+    pub(crate) fn with_open_files(files: usize, options: &[&str]) -> Self {
+        let script = format!("ulimit -n {files}; exec \"$0\" --listen 127.0.0.1:0 \"$@\"");
+        let mut shell = Command::new("sh");
+        Self::spawn(
+            shell.args(["-c", &script, env!("CARGO_BIN_EXE_pktecho")]).args(options).env_remove("RUST_LOG"),
+        )
     }
 
     pub(crate) fn spawn(command: &mut Command) -> Self {
@@ -90,6 +107,13 @@ pub(crate) fn http(addr: &str, request: &str) -> (String, String) {
     stream.read_to_string(&mut response).unwrap();
     let (head, body) = response.split_once("\r\n\r\n").unwrap();
     (head.to_owned(), body.to_owned())
+}
+
+/// A TCP socket that will connect from this address.
+pub(crate) fn socket_from(source: Ipv4Addr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.bind(&SocketAddr::from((source, 0)).into())?;
+    Ok(socket)
 }
 
 pub(crate) fn pktecho(args: &[&str]) -> Command {
