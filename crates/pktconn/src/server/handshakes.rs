@@ -2,6 +2,7 @@
 //! that has the most. So one network cannot keep the others from connecting, however many handshakes it begins and never
 //! completes. No I/O.
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, VecDeque};
 
 /// Identifies a running handshake.
@@ -36,10 +37,12 @@ impl<K: Copy + Eq + std::hash::Hash> Handshakes<K> {
         (id, ended)
     }
 
-    /// Ends the oldest handshake of the network that has the most, `newcomer` before others that have as many.
+    /// Ends the oldest handshake of the network that has the most. Of networks that have as many, `newcomer` comes first,
+    /// then the one with the oldest handshake.
     fn end_oldest_of_most(&mut self, newcomer: K) -> Option<HandshakeId> {
         let running = |network: &K| self.by_network.get(network).map_or(0, VecDeque::len);
-        let most = self.by_network.keys().max_by_key(|network| running(network)).copied()?;
+        let weight = |ids: &VecDeque<HandshakeId>| (ids.len(), ids.front().copied().map(Reverse));
+        let (&most, _) = self.by_network.iter().max_by_key(|(_, ids)| weight(ids))?;
         let network = if running(&newcomer) == running(&most) { newcomer } else { most };
         let oldest = *self.by_network.get(&network)?.front()?;
         self.end(network, oldest);
@@ -82,6 +85,16 @@ mod tests {
         handshakes.end('c', 5);
         handshakes.end('c', 5);
         assert_eq!(handshakes.begin('d'), (7, None));
+    }
+
+    /// Otherwise handshakes that attackers in many networks have stalled would stay, and new ones would end in their
+    /// place.
+    #[test]
+    fn of_networks_with_as_many_handshakes_the_one_with_the_oldest_loses_it() {
+        let mut handshakes = Handshakes::new(100);
+        for network in 0..1000_u64 {
+            assert_eq!(handshakes.begin(network), (network, network.checked_sub(100)));
+        }
     }
 
     #[test]
