@@ -12,7 +12,7 @@ use super::overload::{Holding, choose};
 use super::registry::Registry;
 use crate::ConnId;
 use crate::connection::conn_core::ConnCore;
-use crate::connection::memory::{Budget, EXEMPT_BYTES};
+use crate::connection::memory::{Account, Budget, EXEMPT_BYTES};
 
 /// How long a connection must have moved no bytes under pressure to be closed. A short peak passes by itself.
 const IDLE_AFTER: Duration = Duration::from_secs(1);
@@ -117,11 +117,15 @@ impl Watcher<'_> {
         check.due
     }
 
-    /// Closes connections that have moved no bytes in the last period, and begins a new one.
+    /// Closes connections of networks above their fair share that have moved no bytes in the last period, and begins a
+    /// new one. Idle connections of the other networks are not the reason for the pressure.
     fn close_idle(&mut self) {
         let before = self.idle_check.take().map(|check| check.progress).unwrap_or_default();
         let is_idle = |conn: &Arc<ConnCore>, held: usize| {
-            held >= EXEMPT_BYTES && before.get(&conn.id) == Some(&progress(conn))
+            let is_too_heavy = |account: &Account| self.budget.is_too_heavy(account.network());
+            held >= EXEMPT_BYTES
+                && conn.account().is_some_and(is_too_heavy)
+                && before.get(&conn.id) == Some(&progress(conn))
         };
         let closed = self.close(self.budget.resume_mark(), is_idle);
         self.budget.note_closed(closed, true);
