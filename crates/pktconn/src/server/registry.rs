@@ -170,13 +170,18 @@ impl Registry {
             table.memory.leave(network);
         }
         table.conns.try_remove(key);
-        if table.conns.is_empty() {
+        let is_empty = table.conns.is_empty();
+        if is_empty {
             // Frees the memory that a peak has needed.
             table.conns = Slab::new();
-            self.empty.notify_waiters();
         }
         if let Some(network) = network {
             table.conns_per_network.remove(network);
+        }
+        drop(table);
+        if is_empty {
+            // Without the lock, because a waker is code of the application.
+            self.empty.notify_waiters();
         }
     }
 
