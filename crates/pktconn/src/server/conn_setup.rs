@@ -151,9 +151,9 @@ impl ConnSetup {
                 result = with_timeout(self.config.handshake_timeout, handshake) => {
                     result.unwrap_or_else(|limit| Err(timeout_error(limit, peer)))
                 }
-                _ = must_end => {
-                    registry.count_refused(Refusal::MaxHandshakes);
-                    self.log_refused(peer, accepted_at, Refusal::MaxHandshakes);
+                Ok(refusal) = must_end => {
+                    registry.count_refused(refusal);
+                    self.log_refused(peer, accepted_at, refusal);
                     return None;
                 }
                 // No packet has been received from the peer, so nothing is lost.

@@ -49,6 +49,14 @@ impl<K: Copy + Eq + std::hash::Hash> Handshakes<K> {
         Some(oldest)
     }
 
+    /// Removes all handshakes of a network, and returns them.
+    pub(super) fn end_all(&mut self, network: K) -> VecDeque<HandshakeId> {
+        let ended = self.by_network.remove(&network).unwrap_or_default();
+        self.len -= ended.len();
+        self.free_if_empty();
+        ended
+    }
+
     /// Removes a handshake. Does nothing if it was removed before.
     pub(super) fn end(&mut self, network: K, id: HandshakeId) {
         let Some(ids) = self.by_network.get_mut(&network) else { return };
@@ -59,8 +67,12 @@ impl<K: Copy + Eq + std::hash::Hash> Handshakes<K> {
         if ids.is_empty() {
             self.by_network.remove(&network);
         }
+        self.free_if_empty();
+    }
+
+    /// Frees the memory that a peak has needed.
+    fn free_if_empty(&mut self) {
         if self.len == 0 {
-            // Frees the memory that a peak has needed.
             self.by_network = HashMap::new();
         }
     }
@@ -104,6 +116,18 @@ mod tests {
         assert_eq!(handshakes.begin('b'), (1, Some(0)));
         handshakes.end('b', 1);
         assert!(handshakes.len() == 0 && handshakes.by_network.is_empty());
+    }
+
+    #[test]
+    fn all_handshakes_of_a_network_end_and_no_other() {
+        let mut handshakes = Handshakes::new(10);
+        for network in ['a', 'b', 'a'] {
+            handshakes.begin(network);
+        }
+        assert_eq!((handshakes.end_all('a'), handshakes.end_all('c')), ([0, 2].into(), [].into()));
+        handshakes.end('a', 0);
+        assert_eq!((handshakes.len(), handshakes.end_all('b')), (1, [1].into()));
+        assert_eq!(handshakes.len(), 0);
     }
 
     proptest! {

@@ -138,8 +138,10 @@ impl Watcher<'_> {
         }
     }
 
-    /// Closes connections of the networks that hold the most.
+    /// Closes connections of the networks that hold the most, and ends their handshakes: a handshake that has stalled
+    /// does not notice by itself that memory is short.
     fn close_heaviest(&mut self) {
+        self.registry.end_handshakes_of_heavy_networks();
         let closed = self.close(self.budget.pause_mark(), |_, _| true);
         self.budget.note_closed(closed, false);
         if closed > 0 && self.should_log(Step::CloseHeaviest, Instant::now()) {

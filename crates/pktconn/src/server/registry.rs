@@ -209,6 +209,13 @@ impl Registry {
         conns
     }
 
+    /// Ends the running handshakes of networks that hold more than their share of the memory budget.
+    pub(crate) fn end_handshakes_of_heavy_networks(&self) {
+        let Some(budget) = self.budget() else { return };
+        let networks = self.table().memory.too_heavy(budget);
+        self.handshakes.end_all_of(&networks);
+    }
+
     /// The sums of all connections, including those that have ended.
     pub(crate) fn traffic(&self) -> ConnStats {
         let (mut traffic, conns) = {
