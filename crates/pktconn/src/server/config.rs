@@ -149,7 +149,7 @@ impl ServerConfig {
     /// | the connections hold | what the server does |
     /// |---|---|
     /// | more than 3/4 of the budget, until they hold 5/8 | It does not read the networks above their fair share, except connections that hold less than 4 KiB, which it reads 4 KiB at a time. It refuses new connections of these networks. The deadlines of incomplete frames go on. |
-    /// | the same, for 1 s | Of the networks above their fair share, it closes connections that have moved no bytes in that time, first those of the heaviest network, until the others hold 5/8. |
+    /// | the same, for 1 s | It closes connections that have moved no bytes in that time, first those of the heaviest network, until the others hold 5/8. Those of networks within their fair share only if these networks together hold more than 5/8. |
     /// | more than the budget | It closes connections of the heaviest networks at once, until the others hold 3/4, and ends the running handshakes of the networks above their fair share. Meanwhile it refuses all new ones. |
     ///
     /// Closed connections end with [`is_over_budget`](Error::is_over_budget), and the packets in their send queues are

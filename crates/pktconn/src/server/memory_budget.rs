@@ -117,17 +117,22 @@ impl Watcher<'_> {
         check.due
     }
 
-    /// Closes connections of networks above their fair share that have moved no bytes in the last period, and begins a
-    /// new one. Idle connections of the other networks are not the reason for the pressure.
+    /// Closes connections that have moved no bytes in the last period, and begins a new one. Only those of networks above
+    /// their fair share, unless the other networks would keep up the pressure by themselves: a network that is never idle
+    /// must not cost others their connections.
     fn close_idle(&mut self) {
         let before = self.idle_check.take().map(|check| check.progress).unwrap_or_default();
-        let is_idle = |conn: &Arc<ConnCore>, held: usize| {
-            let is_too_heavy = |account: &Account| self.budget.is_too_heavy(account.network());
+        let target = self.budget.resume_mark();
+        let conns = self.registry.open_conns();
+        let is_light = |account: &&Account| !self.budget.is_too_heavy(account.network());
+        let light = conns.iter().filter_map(|conn| conn.account()).filter(is_light);
+        let closes_light = light.map(Account::held).sum::<usize>() > target;
+        let can_close = |conn: &Arc<ConnCore>, held: usize| {
             held >= EXEMPT_BYTES
-                && conn.account().is_some_and(is_too_heavy)
+                && (closes_light || !conn.account().as_ref().is_some_and(is_light))
                 && before.get(&conn.id) == Some(&progress(conn))
         };
-        let closed = self.close(self.budget.resume_mark(), is_idle);
+        let closed = close(&conns, target, can_close);
         self.budget.note_closed(closed, true);
         if closed > 0 && self.should_log(Step::CloseIdle, Instant::now()) {
             tracing::warn!(
@@ -142,7 +147,7 @@ impl Watcher<'_> {
     /// does not notice by itself that memory is short.
     fn close_heaviest(&mut self) {
         self.registry.end_handshakes_of_heavy_networks();
-        let closed = self.close(self.budget.pause_mark(), |_, _| true);
+        let closed = close(&self.registry.open_conns(), self.budget.pause_mark(), |_, _| true);
         self.budget.note_closed(closed, false);
         if closed > 0 && self.should_log(Step::CloseHeaviest, Instant::now()) {
             tracing::warn!(
@@ -151,16 +156,6 @@ impl Watcher<'_> {
                 "memory_budget exceeded: closed connections of the client networks that held the most memory"
             );
         }
-    }
-
-    /// Closes connections for which `can_close` holds, until the others hold at most `target` bytes. Returns how many
-    /// were closed.
-    fn close(&self, target: usize, can_close: impl Fn(&Arc<ConnCore>, usize) -> bool) -> u64 {
-        // Memory of connections that have ended already does not count here: it is freed anyway.
-        let conns = self.registry.open_conns();
-        let holdings: Vec<_> = conns.iter().map(|conn| holding(conn, &can_close)).collect();
-        let chosen = choose(&holdings, target);
-        chosen.into_iter().map(|index| u64::from(conns[index].end_over_budget(holdings[index].bytes))).sum()
     }
 
     /// Whether to log a step: at most once per [`LOG_INTERVAL`].
@@ -172,6 +167,14 @@ impl Watcher<'_> {
         }
         is_due
     }
+}
+
+/// Closes connections for which `can_close` holds, until the others hold at most `target` bytes. Returns how many were
+/// closed. `conns` are open: the memory of those that have ended is freed anyway.
+fn close(conns: &[Arc<ConnCore>], target: usize, can_close: impl Fn(&Arc<ConnCore>, usize) -> bool) -> u64 {
+    let holdings: Vec<_> = conns.iter().map(|conn| holding(conn, &can_close)).collect();
+    let chosen = choose(&holdings, target);
+    chosen.into_iter().map(|index| u64::from(conns[index].end_over_budget(holdings[index].bytes))).sum()
 }
 
 /// A count that grows when the connection receives or sends something.
