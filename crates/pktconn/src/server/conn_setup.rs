@@ -116,7 +116,7 @@ impl ConnSetup {
     fn log_refused(&self, peer: Option<SocketAddr>, accepted_at: Instant, refusal: Refusal) {
         let kind = if refusal == Refusal::ConnRate { FailureKind::OverRate } else { FailureKind::Refused };
         let registry = &self.server.registry;
-        let open = registry.stats().open;
+        let open = registry.open();
         self.failure_log.log(kind, peer, "a connection was refused", format_args!("{refusal}, open={open}"));
         registry.log_access_not_opened(peer, accepted_at, "refused", &refusal);
     }

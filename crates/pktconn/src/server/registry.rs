@@ -189,6 +189,11 @@ impl Registry {
         self.handshakes_failed.fetch_add(1, Relaxed);
     }
 
+    /// How many connections there are, also those whose handshake runs.
+    pub(super) fn open(&self) -> usize {
+        self.table().conns.len()
+    }
+
     /// Waits until there is no connection.
     pub(crate) async fn wait_until_empty(&self) {
         loop {
@@ -231,7 +236,7 @@ impl Registry {
         let refused_over_rate = self.refused_over_rate.load(Relaxed);
         let refused = self.refused.load(Relaxed);
         let handshakes_failed = self.handshakes_failed.load(Relaxed);
-        let (accepted, open) = (self.accepted.load(Relaxed), self.table().conns.len());
+        let (accepted, open) = (self.accepted.load(Relaxed), self.open());
         ServerStats {
             accepted,
             refused,
