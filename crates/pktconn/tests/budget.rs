@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::{frame, tcp_addr};
-use pktconn::{ConnConfig, Error, PacketConn, PacketServer, ServerConfig, ServerHandle, TcpConfig};
+use pktconn::{ConnConfig, Error, PacketConn, PacketServer, ServerConfig, ServerHandle, TcpConfig, Timeout};
 use socket2::SockRef;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -222,11 +222,84 @@ async fn the_connections_of_the_heaviest_network_are_closed_first() {
     assert_eq!(echoed.recv().await.unwrap().unwrap().len(), 200_000);
 }
 
+/// Its packets are received one by one for some seconds, so it is never idle.
+#[cfg(target_os = "linux")]
 #[tokio::test]
-async fn a_pause_does_not_stop_the_deadline_of_a_frame() {
-    let conn =
-        ConnConfig::new().frame_timeout(Duration::from_millis(300)).tcp(TcpConfig::new().send_buffer(4096));
-    let config = ServerConfig::new().conn(conn).memory_budget(BUDGET);
+async fn a_network_that_is_never_idle_does_not_make_idle_clients_of_others_end() {
+    let config = ServerConfig::new().memory_budget(BUDGET);
+    let server = PacketServer::bind_with("127.0.0.1:0", config).await.unwrap();
+    let (addr, handle) = (tcp_addr(&server), server.handle());
+    tokio::spawn(server.serve_conn(async |conn: &mut PacketConn| {
+        while let Some(packet) = conn.recv().await? {
+            if packet.len() < 1000 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            conn.send(packet).await?;
+        }
+        Ok(())
+    }));
+    // It waits for the rest of a frame, as over a bad radio link.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let mut idle = socket.connect(addr).await.unwrap();
+    let large = frame(&[7; 30_000]);
+    idle.write_all(&large[..20_000]).await.unwrap();
+    while handle.stats().held_bytes < 20_000 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let small_packets = frame(&[7; 100]).repeat(600);
+    let mut busy = Vec::new();
+    while handle.stats().budget_pauses == 0 {
+        let mut stream = TcpStream::connect(addr).await.unwrap();
+        stream.write_all(&small_packets).await.unwrap();
+        busy.push(stream);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        assert!(busy.len() < 100, "{:?}", handle.stats());
+    }
+    let started = Instant::now();
+    while handle.stats().closed_over_budget == 0 && started.elapsed() < Duration::from_millis(2500) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(handle.stats().closed_over_budget, 0);
+    idle.write_all(&large[20_000..]).await.unwrap();
+    let mut idle = PacketConn::from_tcp(idle, ConnConfig::new()).unwrap();
+    assert_eq!(idle.recv().await.unwrap().unwrap().len(), 30_000);
+}
+
+/// None of the networks is above its share, and each holds as much as it may without ever being too heavy.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn idle_clients_of_many_networks_that_each_hold_a_little_are_closed() {
+    let (addr, handle, _) = serve(None).await;
+    // While it is read it counts one and a half times: 4 KiB.
+    let begun = frame(&[7; 5000])[..2700].to_vec();
+    let mut idle = Vec::new();
+    for network in 1..=200 {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind((std::net::Ipv4Addr::new(127, 0, 1, network), 0).into()).unwrap();
+        let mut stream = socket.connect(addr).await.unwrap();
+        stream.write_all(&begun).await.unwrap();
+        idle.push(stream);
+    }
+    let started = Instant::now();
+    while handle.stats().closed_idle_over_budget == 0 || handle.stats().held_bytes > BUDGET / 8 * 5 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        assert!(started.elapsed() < Duration::from_secs(10), "{:?}", handle.stats());
+    }
+    assert_eq!(handle.stats().closed_idle_over_budget, 40);
+}
+
+#[tokio::test]
+async fn a_pause_does_not_stop_the_deadlines_of_a_frame_and_of_the_first_packet() {
+    let limit = Duration::from_millis(300);
+    assert_ends_in_a_pause(ConnConfig::new().frame_timeout(limit), Timeout::Frame).await;
+    let first = ConnConfig::new().frame_timeout(None).first_packet_timeout(limit);
+    assert_ends_in_a_pause(first, Timeout::FirstPacket).await;
+}
+
+/// A client that sends a part of a frame ends for `timeout` while its network is paused.
+async fn assert_ends_in_a_pause(conn: ConnConfig, timeout: Timeout) {
+    let config = ServerConfig::new().conn(conn.tcp(TcpConfig::new().send_buffer(4096))).memory_budget(BUDGET);
     let server = PacketServer::bind_with("127.0.0.1:0", config).await.unwrap();
     let (addr, handle) = (tcp_addr(&server), server.handle());
     let (pass, mut passed) = tokio::sync::mpsc::unbounded_channel();
@@ -245,7 +318,7 @@ async fn a_pause_does_not_stop_the_deadline_of_a_frame() {
     assert_eq!(handle.stats().budget_pauses, 1);
     let ended = tokio::time::timeout(Duration::from_millis(900), receiving).await;
     let error = ended.expect("the deadline has stopped").unwrap().unwrap_err();
-    assert_eq!(error.timeout(), Some(pktconn::Timeout::Frame));
+    assert_eq!(error.timeout(), Some(timeout));
     assert_eq!(handle.stats().closed_over_budget, 0);
 }
 

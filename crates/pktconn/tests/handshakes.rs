@@ -176,6 +176,35 @@ async fn handshakes_that_were_begun_before_memory_is_short_stay_within_the_memor
     assert_serves_others(addr, &tls).await;
 }
 
+/// No network sends more after its first bytes, so none of them notices by itself that memory is short.
+#[tokio::test]
+async fn stalled_handshakes_of_several_networks_do_not_keep_the_memory_budget_exceeded() {
+    const BUDGET: usize = 1 << 20;
+    let conn = ConnConfig::new().handshake_timeout(None);
+    let (addr, handle, tls, _dir) = serve(ServerConfig::new().conn(conn).memory_budget(BUDGET)).await;
+    let begun = begun_client_hello();
+    let mut streams = Vec::new();
+    for (network, count) in [(3, 23), (4, 8), (5, 3)] {
+        for _ in 0..count {
+            let mut stream = connect_from([127, 0, 0, network], addr).await;
+            let _ = stream.write_all(&begun[..31_000]).await;
+            streams.push(stream);
+            let accepted = streams.len() as u64;
+            until("the bytes count, or the budget is exceeded", || {
+                let stats = handle.stats();
+                stats.accepted == accepted
+                    && (stats.held_bytes >= 31_000 * streams.len() || stats.refused > 0)
+            })
+            .await;
+        }
+    }
+    // The first of them may be refused before the server has ended a handshake.
+    until("a handshake of the heaviest network is refused", || handle.stats().refused > 3).await;
+    assert_serves_others(addr, &tls).await;
+    // Those of the networks within their share still run.
+    assert!((8..=11).contains(&handle.stats().handshakes_running), "{:?}", handle.stats());
+}
+
 #[tokio::test]
 async fn a_server_without_a_place_for_a_handshake_is_refused() {
     let config = ServerConfig::new().max_handshakes(0);

@@ -314,3 +314,42 @@ fn the_access_log_has_failed_handshakes() {
     let parts = [&format!("peer={client} "), "reason=\"handshake\"", "no acceptable PROXY header"];
     assert_line(line, &parts, &["id="]);
 }
+
+/// The proxy is the same for all of them: only the client's address tells an attacker.
+#[cfg(all(feature = "proxy-protocol", feature = "tls"))]
+#[test]
+fn a_handshake_that_fails_behind_a_proxy_is_logged_with_the_address_of_its_client() {
+    let dir = tempfile::tempdir().unwrap();
+    let (chain, key) = (dir.path().join("chain.pem"), dir.path().join("key.pem"));
+    let signed = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    std::fs::write(&chain, signed.cert.pem()).unwrap();
+    std::fs::write(&key, signed.signing_key.serialize_pem()).unwrap();
+    let config = ServerConfig::new()
+        .proxy_protocol(["127.0.0.0/8".parse().unwrap()])
+        .tls(pktconn::TlsServerConfig::new(chain, key))
+        .max_handshakes(1)
+        .access_log(true);
+    let (lines, ()) = log_of(Level::INFO, async {
+        let (addr, handle) = serve(config).await;
+        send(addr, b"PROXY TCP4 203.0.113.9 127.0.0.1 4711 80\r\nno TLS at all").await;
+        emptied(&handle, 1).await;
+        let mut silent = TcpStream::connect(addr).await.unwrap();
+        silent.write_all(b"PROXY TCP4 203.0.113.10 127.0.0.1 4711 80\r\n").await.unwrap();
+        // Its header has been read when it is no longer a connection of the proxy's address.
+        while handle.stats().accepted < 2 {
+            tokio::task::yield_now().await;
+        }
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        send(addr, b"PROXY TCP4 203.0.113.11 127.0.0.1 4711 80\r\nno TLS at all").await;
+        emptied(&handle, 3).await;
+    });
+    let access: Vec<_> = lines.lines().filter(|line| line.contains("pktconn::access")).collect();
+    let [failed, ended, _] = access[..] else { panic!("{lines}") };
+    assert_line(failed, &["peer=203.0.113.9:4711 ", "reason=\"handshake\""], &[]);
+    assert_line(ended, &["peer=203.0.113.10:4711 ", "reason=\"refused\"", "max_handshakes"], &[]);
+    let warnings: Vec<_> = lines.lines().filter(|line| line.contains("WARN pktconn::server")).collect();
+    assert!(!warnings.is_empty(), "{lines}");
+    assert!(warnings.iter().all(|line| line.contains("peer=203.0.113.")), "{warnings:#?}");
+}

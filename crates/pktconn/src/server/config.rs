@@ -152,8 +152,8 @@ impl ServerConfig {
     /// | the connections hold | what the server does |
     /// |---|---|
     /// | more than 3/4 of the budget, until they hold 5/8 | It does not read the networks above their fair share, except connections that hold less than 4 KiB, which it reads 4 KiB at a time. It refuses new connections of these networks. The deadlines of incomplete frames go on. |
-    /// | the same, for 1 s | It closes connections that have moved no bytes in that time, first those of the heaviest network, until the others hold 5/8. |
-    /// | more than the budget | It closes connections of the heaviest networks at once, until the others hold 3/4. Meanwhile it refuses all new ones. |
+    /// | the same, for 1 s | It closes connections that have moved no bytes in that time, first those of the heaviest network, until the others hold 5/8. Those of networks within their fair share only if these networks together hold more than 5/8. |
+    /// | more than the budget | It closes connections of the heaviest networks at once, until the others hold 3/4, and ends the running handshakes of the networks above their fair share. Meanwhile it refuses all new ones. |
     ///
     /// Closed connections end with [`is_over_budget`](Error::is_over_budget), and the packets in their send queues are
     /// lost. [`ServerStats`](crate::ServerStats) counts each step, and the server logs it at WARN, once per second at
@@ -285,8 +285,8 @@ impl ServerConfig {
     /// The address in the header becomes [`peer_addr`](crate::PacketConn::peer_addr), and
     /// [`max_conns_per_ip`](Self::max_conns_per_ip) and [`conn_rate_per_ip`](Self::conn_rate_per_ip) count it. If the
     /// proxy speaks for itself, as in a health check, this is the proxy's own address. The handler gets all that the
-    /// header says from [`proxy_header`](crate::PacketConn::proxy_header). The header comes before TLS, and both must complete within
-    /// [`handshake_timeout`](ConnConfig::handshake_timeout).
+    /// header says from [`proxy_header`](crate::PacketConn::proxy_header). The header comes before TLS, and both must
+    /// complete within [`handshake_timeout`](ConnConfig::handshake_timeout).
     ///
     /// A header is refused if its client address is unspecified, multicast or broadcast, if it is not exactly as
     /// specified (fields after the addresses and the checksum of version 2 included), or if it is longer than 16 KiB: then

@@ -116,7 +116,7 @@ impl ConnSetup {
     fn log_refused(&self, peer: Option<SocketAddr>, accepted_at: Instant, refusal: Refusal) {
         let kind = if refusal == Refusal::ConnRate { FailureKind::OverRate } else { FailureKind::Refused };
         let registry = &self.server.registry;
-        let open = registry.stats().open;
+        let open = registry.open();
         self.failure_log.log(kind, peer, "a connection was refused", format_args!("{refusal}, open={open}"));
         registry.log_access_not_opened(peer, accepted_at, "refused", &refusal);
     }
@@ -137,23 +137,23 @@ impl ConnSetup {
     pub(crate) fn handshake(
         self: Arc<Self>,
         stream: PlainStream,
-        peer: Option<SocketAddr>,
+        mut peer: Option<SocketAddr>,
         slot: ConnSlot,
     ) -> impl Future<Output = Option<PacketConn>> + Send {
         let network = peer.map(|peer| Network::of(peer.ip()));
         let (place, must_end) = self.server.registry.handshakes.begin(network);
         async move {
             let accepted_at = slot.accepted_at();
-            let handshake = self.run_handshake(stream, peer, slot, place);
+            let handshake = self.run_handshake(stream, &mut peer, slot, place);
             let registry = &self.server.registry;
             let result = tokio::select! {
                 biased;
                 result = with_timeout(self.config.handshake_timeout, handshake) => {
                     result.unwrap_or_else(|limit| Err(timeout_error(limit, peer)))
                 }
-                _ = must_end => {
-                    registry.count_refused(Refusal::MaxHandshakes);
-                    self.log_refused(peer, accepted_at, Refusal::MaxHandshakes);
+                Ok(refusal) = must_end => {
+                    registry.count_refused(refusal);
+                    self.log_refused(peer, accepted_at, refusal);
                     return None;
                 }
                 // No packet has been received from the peer, so nothing is lost.
@@ -193,7 +193,8 @@ impl ConnSetup {
         None
     }
 
-    /// Reads the PROXY header and runs the TLS handshake, as configured. Returns `None` if a limit is reached.
+    /// Reads the PROXY header and runs the TLS handshake, as configured. Returns `None` if a limit is reached. Sets
+    /// `client` to the address in the header.
     #[allow(
         unused_mut,
         unused_variables,
@@ -203,12 +204,13 @@ impl ConnSetup {
     async fn run_handshake(
         &self,
         mut stream: PlainStream,
-        mut peer: Option<SocketAddr>,
+        client: &mut Option<SocketAddr>,
         mut slot: ConnSlot,
         mut place: HandshakePlace,
     ) -> Result<Option<PacketConn>, Reason> {
         #[cfg(any(feature = "tls", feature = "proxy-protocol"))]
         let bytes = HandshakeBytes::default();
+        let mut peer = *client;
         #[cfg(feature = "proxy-protocol")]
         let mut proxy_header = None;
         #[cfg(feature = "proxy-protocol")]
@@ -227,6 +229,7 @@ impl ConnSetup {
                 Err(refusal) => return Ok(self.refuse_handshake(peer, &slot, refusal)),
             };
             peer = header.source().or(peer);
+            *client = peer;
             proxy_header = Some(Box::new(header));
             let counted = peer.map_or(Ok(()), |peer| slot.set_client_addr(peer));
             if let Err(refusal) = counted {

@@ -37,16 +37,24 @@ impl<K: Copy + Eq + std::hash::Hash> Handshakes<K> {
         (id, ended)
     }
 
-    /// Ends the oldest handshake of the network that has the most, `newcomer` before others that have as many.
+    /// Ends the oldest handshake of the network that has the most. Of networks that have as many, `newcomer` comes first,
+    /// then the one with the oldest handshake.
     fn end_oldest_of_most(&mut self, newcomer: K) -> Option<HandshakeId> {
         let running = |network: &K| self.by_network.get(network).map_or(0, VecDeque::len);
-        // Among networks with as many, the one with the oldest handshake.
-        let rank = |ids: &VecDeque<HandshakeId>| (ids.len(), Reverse(ids.front().copied()));
-        let most = *self.by_network.iter().max_by_key(|(_, ids)| rank(ids))?.0;
+        let weight = |ids: &VecDeque<HandshakeId>| (ids.len(), ids.front().copied().map(Reverse));
+        let (&most, _) = self.by_network.iter().max_by_key(|(_, ids)| weight(ids))?;
         let network = if running(&newcomer) == running(&most) { newcomer } else { most };
         let oldest = *self.by_network.get(&network)?.front()?;
         self.end(network, oldest);
         Some(oldest)
+    }
+
+    /// Removes all handshakes of a network, and returns them.
+    pub(super) fn end_all(&mut self, network: K) -> VecDeque<HandshakeId> {
+        let ended = self.by_network.remove(&network).unwrap_or_default();
+        self.len -= ended.len();
+        self.free_if_empty();
+        ended
     }
 
     /// Removes a handshake. Does nothing if it was removed before.
@@ -59,8 +67,12 @@ impl<K: Copy + Eq + std::hash::Hash> Handshakes<K> {
         if ids.is_empty() {
             self.by_network.remove(&network);
         }
+        self.free_if_empty();
+    }
+
+    /// Frees the memory that a peak has needed.
+    fn free_if_empty(&mut self) {
         if self.len == 0 {
-            // Frees the memory that a peak has needed.
             self.by_network = HashMap::new();
         }
     }
@@ -87,6 +99,16 @@ mod tests {
         assert_eq!(handshakes.begin('d'), (7, None));
     }
 
+    /// Otherwise handshakes that attackers in many networks have stalled would stay, and new ones would end in their
+    /// place.
+    #[test]
+    fn of_networks_with_as_many_handshakes_the_one_with_the_oldest_loses_it() {
+        let mut handshakes = Handshakes::new(100);
+        for network in 0..1000_u64 {
+            assert_eq!(handshakes.begin(network), (network, network.checked_sub(100)));
+        }
+    }
+
     #[test]
     fn a_limit_of_one_lets_the_newest_handshake_run() {
         let mut handshakes = Handshakes::new(1);
@@ -94,6 +116,18 @@ mod tests {
         assert_eq!(handshakes.begin('b'), (1, Some(0)));
         handshakes.end('b', 1);
         assert!(handshakes.len() == 0 && handshakes.by_network.is_empty());
+    }
+
+    #[test]
+    fn all_handshakes_of_a_network_end_and_no_other() {
+        let mut handshakes = Handshakes::new(10);
+        for network in ['a', 'b', 'a'] {
+            handshakes.begin(network);
+        }
+        assert_eq!((handshakes.end_all('a'), handshakes.end_all('c')), ([0, 2].into(), [].into()));
+        handshakes.end('a', 0);
+        assert_eq!((handshakes.len(), handshakes.end_all('b')), (1, [1].into()));
+        assert_eq!(handshakes.len(), 0);
     }
 
     proptest! {

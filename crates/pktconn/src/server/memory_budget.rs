@@ -117,14 +117,23 @@ impl Watcher<'_> {
         check.due
     }
 
-    /// Closes connections that have moved no bytes in the last period, and begins a new one.
+    /// Closes connections that have moved no bytes in the last period, and begins a new one. Only those of networks above
+    /// their fair share, unless the other networks would keep up the pressure by themselves: a network that is never idle
+    /// must not cost others their connections.
     fn close_idle(&mut self) {
         let before = self.idle_check.take().map(|check| check.progress).unwrap_or_default();
+        let target = self.budget.resume_mark();
+        let conns = self.registry.open_conns();
+        let is_light = |account: &Account| !self.budget.is_too_heavy(account.network());
+        let light = conns.iter().filter_map(|conn| conn.account()).filter(|account| is_light(account));
+        let closes_light = light.map(Account::held).sum::<usize>() > target;
         // A client that is only connected, with its certificate, does no harm.
-        let is_idle = |conn: &Arc<ConnCore>, account: &Account| {
-            account.buffered() >= EXEMPT_BYTES && before.get(&conn.id) == Some(&progress(conn))
+        let can_close = |conn: &Arc<ConnCore>, account: &Account| {
+            account.buffered() >= EXEMPT_BYTES
+                && (closes_light || !is_light(account))
+                && before.get(&conn.id) == Some(&progress(conn))
         };
-        let closed = self.close(self.budget.resume_mark(), is_idle);
+        let closed = close(&conns, target, can_close);
         self.budget.note_closed(closed, true);
         if closed > 0 && self.should_log(Step::CloseIdle, Instant::now()) {
             tracing::warn!(
@@ -135,9 +144,11 @@ impl Watcher<'_> {
         }
     }
 
-    /// Closes connections of the networks that hold the most.
+    /// Closes connections of the networks that hold the most, and ends their handshakes: a handshake that has stalled
+    /// does not notice by itself that memory is short.
     fn close_heaviest(&mut self) {
-        let closed = self.close(self.budget.pause_mark(), |_, _| true);
+        self.registry.end_handshakes_of_heavy_networks();
+        let closed = close(&self.registry.open_conns(), self.budget.pause_mark(), |_, _| true);
         self.budget.note_closed(closed, false);
         if closed > 0 && self.should_log(Step::CloseHeaviest, Instant::now()) {
             tracing::warn!(
@@ -146,16 +157,6 @@ impl Watcher<'_> {
                 "memory_budget exceeded: closed connections of the client networks that held the most memory"
             );
         }
-    }
-
-    /// Closes connections for which `can_close` holds, until the others hold at most `target` bytes. Returns how many
-    /// were closed.
-    fn close(&self, target: usize, can_close: impl Fn(&Arc<ConnCore>, &Account) -> bool) -> u64 {
-        // Memory of connections that have ended already does not count here: it is freed anyway.
-        let conns = self.registry.open_conns();
-        let holdings: Vec<_> = conns.iter().map(|conn| holding(conn, &can_close)).collect();
-        let chosen = choose(&holdings, target);
-        chosen.into_iter().map(|index| u64::from(conns[index].end_over_budget(holdings[index].bytes))).sum()
     }
 
     /// Whether to log a step: at most once per [`LOG_INTERVAL`].
@@ -167,6 +168,18 @@ impl Watcher<'_> {
         }
         is_due
     }
+}
+
+/// Closes connections for which `can_close` holds, until the others hold at most `target` bytes. Returns how many were
+/// closed. `conns` are open: the memory of those that have ended is freed anyway.
+fn close(
+    conns: &[Arc<ConnCore>],
+    target: usize,
+    can_close: impl Fn(&Arc<ConnCore>, &Account) -> bool,
+) -> u64 {
+    let holdings: Vec<_> = conns.iter().map(|conn| holding(conn, &can_close)).collect();
+    let chosen = choose(&holdings, target);
+    chosen.into_iter().map(|index| u64::from(conns[index].end_over_budget(holdings[index].bytes))).sum()
 }
 
 /// A count that grows when the connection receives or sends something.

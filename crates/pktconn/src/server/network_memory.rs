@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::network::Network;
-use crate::connection::memory::NetworkMemory;
+use crate::connection::memory::{Budget, NetworkMemory};
 
 /// The networks, with the number of their connections. No number is 0.
 #[derive(Debug, Default)]
@@ -33,6 +33,14 @@ impl MemoryByNetwork {
 
     pub(super) fn get(&self, network: Network) -> Option<&NetworkMemory> {
         self.0.get(&network).map(|(_, memory)| &**memory)
+    }
+
+    /// The networks that hold more than their share of `budget`, while memory is short.
+    pub(super) fn too_heavy(&self, budget: &Budget) -> Vec<Network> {
+        let is_too_heavy = |(network, (_, memory)): (&Network, &(usize, Arc<NetworkMemory>))| {
+            budget.is_too_heavy(memory).then_some(*network)
+        };
+        self.0.iter().filter_map(is_too_heavy).collect()
     }
 }
 

@@ -14,7 +14,8 @@ pub(super) struct Holding {
 }
 
 /// The indices of the connections to close, so that the others hold at most `target` bytes. Each time, the network that
-/// holds the most loses its largest connection. So a network loses nothing while another one holds more.
+/// holds the most loses its largest connection that may be closed. So a network loses nothing while another one holds
+/// more, unless that one has none to close.
 pub(super) fn choose(holdings: &[Holding], target: usize) -> Vec<usize> {
     let mut total: usize = holdings.iter().map(|holding| holding.bytes).sum();
     let mut networks = HashMap::<usize, (usize, Vec<usize>)>::new();

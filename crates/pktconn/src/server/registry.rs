@@ -185,20 +185,28 @@ impl Registry {
             table.memory.leave(network);
         }
         table.conns.try_remove(key);
-        if table.conns.is_empty() {
+        let is_empty = table.conns.is_empty();
+        if is_empty && table.conns.capacity() > SPARE_ENTRIES {
             // Frees the memory that a peak has needed. A server with few connections would need it again soon.
-            if table.conns.capacity() > SPARE_ENTRIES {
-                table.conns = Slab::new();
-            }
-            self.empty.notify_waiters();
+            table.conns = Slab::new();
         }
         if let Some(network) = network {
             table.conns_per_network.remove(network);
+        }
+        drop(table);
+        if is_empty {
+            // Without the lock, because a waker is code of the application.
+            self.empty.notify_waiters();
         }
     }
 
     pub(crate) fn handshake_failed(&self) {
         self.handshakes_failed.fetch_add(1, Relaxed);
+    }
+
+    /// How many connections there are, also those whose handshake runs.
+    pub(super) fn open(&self) -> usize {
+        self.table().conns.len()
     }
 
     /// Waits until there is no connection.
@@ -221,6 +229,13 @@ impl Registry {
         conns
     }
 
+    /// Ends the running handshakes of networks that hold more than their share of the memory budget.
+    pub(crate) fn end_handshakes_of_heavy_networks(&self) {
+        let Some(budget) = self.budget() else { return };
+        let networks = self.table().memory.too_heavy(budget);
+        self.handshakes.end_all_of(&networks);
+    }
+
     /// The sums of all connections, including those that have ended.
     pub(crate) fn traffic(&self) -> ConnStats {
         let (mut traffic, conns) = {
@@ -238,7 +253,7 @@ impl Registry {
         let refused_over_process_memory = process_memory.map_or(0, ProcessMemory::refused);
         let refused = self.refused.load(Relaxed);
         let handshakes_failed = self.handshakes_failed.load(Relaxed);
-        let (accepted, open) = (self.accepted.load(Relaxed), self.table().conns.len());
+        let (accepted, open) = (self.accepted.load(Relaxed), self.open());
         ServerStats {
             accepted,
             refused,

@@ -1,4 +1,5 @@
-//! The places of running handshakes. A handshake that must end for a newer one learns it through its place.
+//! The places of running handshakes. A handshake that must end learns it through its place: for a newer one, or because
+//! memory is short.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,6 +8,7 @@ use tokio::sync::oneshot;
 
 use super::handshakes::{HandshakeId, Handshakes};
 use super::network::Network;
+use super::refusal::Refusal;
 
 /// The running handshakes of a server.
 #[derive(Debug)]
@@ -15,8 +17,7 @@ pub(super) struct RunningHandshakes(Mutex<Table>);
 #[derive(Debug)]
 struct Table {
     handshakes: Handshakes<Option<Network>>,
-    /// Dropping the sender ends the handshake.
-    places: HashMap<HandshakeId, oneshot::Sender<()>>,
+    places: HashMap<HandshakeId, EndHandshake>,
 }
 
 /// The place of a running handshake. Dropping it frees the place.
@@ -26,8 +27,11 @@ pub(super) struct HandshakePlace {
     id: HandshakeId,
 }
 
-/// Completes when the handshake must end for a newer one.
-pub(super) type MustEnd = oneshot::Receiver<()>;
+/// Ends a handshake. Wakes its task, so do not use it under the lock.
+type EndHandshake = oneshot::Sender<Refusal>;
+
+/// Completes with a refusal when the handshake must end.
+pub(super) type MustEnd = oneshot::Receiver<Refusal>;
 
 impl RunningHandshakes {
     pub(super) fn new(max: usize) -> Self {
@@ -49,18 +53,31 @@ impl RunningHandshakes {
         (HandshakePlace { running: Arc::clone(self), network, id }, must_end)
     }
 
-    fn insert(&self, network: Option<Network>, end: oneshot::Sender<()>) -> HandshakeId {
+    /// Ends all handshakes of `networks`, because they hold more than their share of the memory.
+    pub(super) fn end_all_of(&self, networks: &[Network]) {
+        let mut table = self.table();
+        let ids: Vec<_> =
+            networks.iter().flat_map(|&network| table.handshakes.end_all(Some(network))).collect();
+        let ended: Vec<_> = ids.iter().filter_map(|id| table.places.remove(id)).collect();
+        drop(table);
+        for end in ended {
+            let _ = end.send(Refusal::MemoryBudget);
+        }
+    }
+
+    fn insert(&self, network: Option<Network>, end: EndHandshake) -> HandshakeId {
         let mut table = self.table();
         let (id, oldest) = table.handshakes.begin(network);
         table.places.insert(id, end);
         let oldest = oldest.and_then(|oldest| table.places.remove(&oldest));
         drop(table);
-        // Wakes the task of that handshake.
-        drop(oldest);
+        if let Some(end) = oldest {
+            let _ = end.send(Refusal::MaxHandshakes);
+        }
         id
     }
 
-    fn remove(&self, network: Option<Network>, id: HandshakeId) -> Option<oneshot::Sender<()>> {
+    fn remove(&self, network: Option<Network>, id: HandshakeId) -> Option<EndHandshake> {
         let mut table = self.table();
         table.handshakes.end(network, id);
         let end = table.places.remove(&id);
@@ -76,7 +93,7 @@ impl RunningHandshakes {
 impl HandshakePlace {
     /// Counts the handshake for another network, because the client's address has become known.
     pub(super) fn set_network(&mut self, network: Option<Network>) {
-        // Without a sender the handshake must end, and does not count any more.
+        // Without one the handshake must end, and does not count any more.
         if let Some(end) = self.running.remove(self.network, self.id) {
             self.network = network;
             self.id = self.running.insert(network, end);
@@ -105,9 +122,21 @@ mod tests {
         let (second, mut second_ends) = running.begin(network("192.0.2.1"));
         assert!(first_ends.try_recv() == Err(oneshot::error::TryRecvError::Empty));
         let (_third, _) = running.begin(network("192.0.2.2"));
-        assert_eq!(first_ends.try_recv(), Err(oneshot::error::TryRecvError::Closed));
+        assert_eq!(first_ends.try_recv(), Ok(Refusal::MaxHandshakes));
         assert_eq!(second_ends.try_recv(), Err(oneshot::error::TryRecvError::Empty));
         drop(second);
+        assert_eq!(running.len(), 1);
+    }
+
+    #[test]
+    fn the_handshakes_of_networks_that_hold_too_much_end() {
+        let running = Arc::new(RunningHandshakes::new(10));
+        let [heavy, light] = ["192.0.2.1", "192.0.2.2"].map(network);
+        let (_first, mut first_ends) = running.begin(heavy);
+        let (_second, mut second_ends) = running.begin(light);
+        running.end_all_of(&[heavy.unwrap()]);
+        assert_eq!(first_ends.try_recv(), Ok(Refusal::MemoryBudget));
+        assert_eq!(second_ends.try_recv(), Err(oneshot::error::TryRecvError::Empty));
         assert_eq!(running.len(), 1);
     }
 
@@ -122,7 +151,7 @@ mod tests {
         flood.iter_mut().for_each(|place| place.set_network(network("203.0.113.1")));
         let (_new, _) = running.begin(proxy);
         assert_eq!(honest_ends.try_recv(), Err(oneshot::error::TryRecvError::Empty));
-        assert_eq!(flood_ends[0].try_recv(), Err(oneshot::error::TryRecvError::Closed));
+        assert_eq!(flood_ends[0].try_recv(), Ok(Refusal::MaxHandshakes));
         drop((flood, honest));
         assert_eq!(running.len(), 1);
     }

@@ -31,8 +31,8 @@ pub(crate) enum ListenSocket {
     Tcp(TcpListener),
     #[cfg(unix)]
     Unix {
-        /// Removes the file and its lock file, if `bind` created them. Declared before the listener, and so dropped before it: while the
-        /// listener is open, no other file can get the same inode number.
+        /// Removes the file and its lock file, if `bind` created them. Declared before the listener, and so dropped before
+        /// it: while the listener is open, no other file can get the same inode number.
         _file: Option<SocketFile>,
         listener: UnixListener,
     },

@@ -92,11 +92,15 @@ impl ConnCore {
         })
     }
 
-    /// Like [`before_timed_wait`](Self::before_timed_wait), for a receiver that has a part of a frame and is paused by
-    /// the memory budget. Only the deadlines of the frame and of the first packet count: whether the peer is silent or
-    /// slow is not known.
+    /// Like [`before_timed_wait`](Self::before_timed_wait), for a receiver that is paused by the memory budget. Only the
+    /// deadlines of the frame and of the first packet count: whether the peer is silent or slow is not known.
     #[cold]
-    pub(crate) fn before_paused_wait(self: &Arc<Self>, awaits_first: bool, cx: &Context<'_>) -> WaitDecision {
+    pub(crate) fn before_paused_wait(
+        self: &Arc<Self>,
+        in_frame: bool,
+        awaits_first: bool,
+        cx: &Context<'_>,
+    ) -> WaitDecision {
         self.with_state(|state| {
             let decision = Self::decide_wait(state, cx);
             if matches!(decision, WaitDecision::Wait) {
@@ -105,7 +109,7 @@ impl ConnCore {
                 if let Some(reason @ Reason::Timeout(Timeout::Frame | Timeout::FirstPacket, _)) = overdue {
                     return WaitDecision::Overdue(reason);
                 }
-                let wait = TimedWait { in_frame: true, has_read: true, awaits_first, part: None };
+                let wait = TimedWait { in_frame, has_read: true, awaits_first, part: None };
                 state.machine.recv_waits(self.rules(), &wait, now);
             }
             decision

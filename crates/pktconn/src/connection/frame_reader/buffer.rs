@@ -116,16 +116,18 @@ impl FrameReader {
         if self.held_back > 0 { self.held_back + RUSTLS_SPARE_LEN } else { 0 }
     }
 
-    /// Waits without reading. The deadline of an incomplete frame goes on: otherwise clients could hold up the memory
-    /// for as long as the pressure lasts.
+    /// Waits without reading. The deadlines of an incomplete frame and of the first packet go on: otherwise clients could
+    /// hold up the memory for as long as the pressure lasts.
     fn poll_paused(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.packets_in_turn = 0;
         self.release_memory();
         self.note_undelivered();
-        let in_frame = !self.buffer.is_empty() || self.held_back > 0;
-        let decision = if in_frame && self.core.settings.rules.times_frames() {
+        let has_part = !self.buffer.is_empty() || self.held_back > 0;
+        let in_frame = has_part && self.core.settings.rules.times_frames();
+        let awaits_first = self.awaits_first_packet();
+        let decision = if in_frame || awaits_first {
             self.wait_clock = WaitClock::Running;
-            self.core.before_paused_wait(self.awaits_first_packet(), cx)
+            self.core.before_paused_wait(in_frame, awaits_first, cx)
         } else {
             self.stop_waiting();
             self.core.before_wait(cx)
