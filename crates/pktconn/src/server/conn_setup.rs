@@ -24,12 +24,12 @@ use crate::error::failure::Operation;
 use crate::error::{Reason, Timeout};
 #[cfg(feature = "tls")]
 use crate::server::current_tls::CurrentTls;
-use crate::server::failure_log::{FailureKind, FailureLog};
+use crate::server::limits::network::Network;
+use crate::server::limits::refusal::Refusal;
+use crate::server::limits::running_handshakes::HandshakePlace;
 use crate::server::listener::ServerListener;
-use crate::server::network::Network;
-use crate::server::refusal::Refusal;
+use crate::server::logs::failure_log::{FailureKind, FailureLog};
 use crate::server::registry::ConnSlot;
-use crate::server::running_handshakes::HandshakePlace;
 use crate::server::server_handle::ServerState;
 use crate::transport::byte_stream::ByteStream;
 use crate::transport::connect::with_timeout;

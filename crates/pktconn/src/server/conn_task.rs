@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use pin_project_lite::pin_project;
 use tracing::Span;
 
-use super::failure_log::{FailureKind, FailureLog};
+use super::logs::failure_log::{FailureKind, FailureLog};
 use crate::connection::conn_core::ConnCore;
 use crate::error::failure::with_sources;
 use crate::{ConnStats, Error, PacketConn};

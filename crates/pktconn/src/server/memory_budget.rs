@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::overload::{Holding, choose};
+use super::limits::overload::{Holding, choose};
 use super::registry::Registry;
 use crate::ConnId;
 use crate::connection::conn_core::ConnCore;

@@ -11,12 +11,15 @@ pub use machine_limits::MachineLimits;
 
 mod edge;
 
+mod limits;
+pub use limits::ConnRate;
+
+mod logs;
+
 mod stats;
 pub use stats::{ServerStats, ShutdownReport};
 
 mod shutdown_signal;
-
-mod overload;
 
 mod memory_budget;
 
@@ -26,26 +29,6 @@ mod process_memory;
 
 #[cfg(feature = "metrics")]
 mod metric_events;
-
-mod network;
-
-mod network_memory;
-
-mod handshakes;
-
-mod network_counts;
-mod running_handshakes;
-
-mod token_bucket;
-
-mod conn_rate;
-pub use conn_rate::ConnRate;
-
-mod network_rates;
-
-mod refusal;
-
-mod access_log;
 
 mod registry;
 
@@ -60,8 +43,6 @@ mod metrics;
 
 pub(crate) mod listener;
 pub use listener::Listener;
-
-mod failure_log;
 
 mod conn_setup;
 

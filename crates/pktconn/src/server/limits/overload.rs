@@ -5,18 +5,18 @@ use std::collections::{BinaryHeap, HashMap};
 
 /// What one connection holds.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Holding {
+pub(crate) struct Holding {
     /// Identifies the network of the client.
-    pub(super) network: usize,
-    pub(super) bytes: usize,
+    pub(crate) network: usize,
+    pub(crate) bytes: usize,
     /// Whether the connection may be closed. Its bytes count for its network in any case.
-    pub(super) can_close: bool,
+    pub(crate) can_close: bool,
 }
 
 /// The indices of the connections to close, so that the others hold at most `target` bytes. Each time, the network that
 /// holds the most loses its largest connection that may be closed. So a network loses nothing while another one holds
 /// more, unless that one has none to close.
-pub(super) fn choose(holdings: &[Holding], target: usize) -> Vec<usize> {
+pub(crate) fn choose(holdings: &[Holding], target: usize) -> Vec<usize> {
     let mut total: usize = holdings.iter().map(|holding| holding.bytes).sum();
     let mut networks = HashMap::<usize, (usize, Vec<usize>)>::new();
     for (index, holding) in holdings.iter().enumerate() {

@@ -24,7 +24,7 @@ const MAX_TEXT_CHARS: usize = 256;
 
 /// The access log of one server.
 #[derive(Default)]
-pub(super) struct AccessLog {
+pub(crate) struct AccessLog {
     ended: Mutex<LineLimit>,
     not_opened: Mutex<LineLimit>,
 }
@@ -42,7 +42,7 @@ struct AccessLine<'a> {
 }
 
 impl AccessLog {
-    pub(super) fn log_ended(&self, conn: &EndedConn<'_>, accepted_at: Instant) {
+    pub(crate) fn log_ended(&self, conn: &EndedConn<'_>, accepted_at: Instant) {
         // Without a reason the handler has dropped the connection.
         let reason = conn.reason.clone().unwrap_or(Reason::LocalClose);
         #[cfg(feature = "tls")]
@@ -71,7 +71,7 @@ impl AccessLog {
     }
 
     /// Logs an accepted connection that no handler has received.
-    pub(super) fn log_not_opened(
+    pub(crate) fn log_not_opened(
         &self,
         peer: Option<SocketAddr>,
         accepted_at: Instant,

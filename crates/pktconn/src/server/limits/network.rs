@@ -11,7 +11,7 @@ const MULTIPLE_OF_48: u32 = 16;
 
 /// The network of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Network {
+pub(crate) enum Network {
     V4(Ipv4Addr),
     /// The first 64 bits. Providers assign at least a `/64`, and the customer can use every address in it.
     V6([u8; 8]),
@@ -19,13 +19,13 @@ pub(super) enum Network {
 
 /// A network that a limit counts: that of a client, or a wider one that contains it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) enum Prefix {
+pub(crate) enum Prefix {
     V4(Ipv4Addr),
     V6 { bits: u64, len: u8 },
 }
 
 impl Network {
-    pub(super) fn of(ip: IpAddr) -> Self {
+    pub(crate) fn of(ip: IpAddr) -> Self {
         match ip.to_canonical() {
             IpAddr::V4(ip) => Self::V4(ip),
             IpAddr::V6(ip) => {
@@ -37,7 +37,7 @@ impl Network {
 
     /// This network and the wider ones that contain it, the narrowest first, each with the multiple of a limit that it
     /// may use.
-    pub(super) fn prefixes(self) -> impl DoubleEndedIterator<Item = (Prefix, u32)> + Clone {
+    pub(crate) fn prefixes(self) -> impl DoubleEndedIterator<Item = (Prefix, u32)> + Clone {
         let [own, wider, widest] = match self {
             Self::V4(ip) => [Some((Prefix::V4(ip), 1)), None, None],
             Self::V6(bytes) => {

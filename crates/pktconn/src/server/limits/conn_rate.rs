@@ -23,9 +23,9 @@ use crate::error::Reason;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnRate {
-    pub(super) per_second: u32,
-    pub(super) burst: u32,
-    pub(super) cool_down: Duration,
+    pub(crate) per_second: u32,
+    pub(crate) burst: u32,
+    pub(crate) cool_down: Duration,
 }
 
 impl ConnRate {
@@ -67,7 +67,7 @@ impl ConnRate {
     }
 
     /// Refuses invalid values.
-    pub(super) fn check(self) -> Result<(), Error> {
+    pub(crate) fn check(self) -> Result<(), Error> {
         if self.per_second == 0 || self.burst == 0 {
             return Err(Reason::Config("conn_rate_per_ip must have a rate and a burst of at least 1").into());
         }

@@ -8,18 +8,18 @@ use crate::connection::memory::{Budget, NetworkMemory};
 
 /// The networks, with the number of their connections. No number is 0.
 #[derive(Debug, Default)]
-pub(super) struct MemoryByNetwork(HashMap<Network, (usize, Arc<NetworkMemory>)>);
+pub(crate) struct MemoryByNetwork(HashMap<Network, (usize, Arc<NetworkMemory>)>);
 
 impl MemoryByNetwork {
     /// Adds a connection of `network`, and returns the memory that it shares.
-    pub(super) fn join(&mut self, network: Network) -> Arc<NetworkMemory> {
+    pub(crate) fn join(&mut self, network: Network) -> Arc<NetworkMemory> {
         let (conns, memory) = self.0.entry(network).or_default();
         *conns += 1;
         Arc::clone(memory)
     }
 
     /// Removes a connection of `network`.
-    pub(super) fn leave(&mut self, network: Network) {
+    pub(crate) fn leave(&mut self, network: Network) {
         let Some((conns, _)) = self.0.get_mut(&network) else { return };
         *conns -= 1;
         if *conns == 0 {
@@ -31,12 +31,12 @@ impl MemoryByNetwork {
         }
     }
 
-    pub(super) fn get(&self, network: Network) -> Option<&NetworkMemory> {
+    pub(crate) fn get(&self, network: Network) -> Option<&NetworkMemory> {
         self.0.get(&network).map(|(_, memory)| &**memory)
     }
 
     /// The networks that hold more than their share of `budget`, while memory is short.
-    pub(super) fn too_heavy(&self, budget: &Budget) -> Vec<Network> {
+    pub(crate) fn too_heavy(&self, budget: &Budget) -> Vec<Network> {
         let is_too_heavy = |(network, (_, memory)): (&Network, &(usize, Arc<NetworkMemory>))| {
             budget.is_too_heavy(memory).then_some(*network)
         };

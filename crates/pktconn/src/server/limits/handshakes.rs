@@ -6,11 +6,11 @@ use std::cmp::Reverse;
 use std::collections::{HashMap, VecDeque};
 
 /// Identifies a running handshake.
-pub(super) type HandshakeId = u64;
+pub(crate) type HandshakeId = u64;
 
 /// The running handshakes by network. `K` identifies a network.
 #[derive(Debug)]
-pub(super) struct Handshakes<K> {
+pub(crate) struct Handshakes<K> {
     max: usize,
     next_id: HandshakeId,
     len: usize,
@@ -19,16 +19,16 @@ pub(super) struct Handshakes<K> {
 }
 
 impl<K: Copy + Eq + std::hash::Hash> Handshakes<K> {
-    pub(super) fn new(max: usize) -> Self {
+    pub(crate) fn new(max: usize) -> Self {
         Self { max, next_id: 0, len: 0, by_network: HashMap::new() }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.len
     }
 
     /// Begins a handshake. Returns its identifier, and the handshake to end in exchange.
-    pub(super) fn begin(&mut self, network: K) -> (HandshakeId, Option<HandshakeId>) {
+    pub(crate) fn begin(&mut self, network: K) -> (HandshakeId, Option<HandshakeId>) {
         let ended = if self.len < self.max { None } else { self.end_oldest_of_most(network) };
         let id = self.next_id;
         self.next_id += 1;
@@ -50,7 +50,7 @@ impl<K: Copy + Eq + std::hash::Hash> Handshakes<K> {
     }
 
     /// Removes all handshakes of a network, and returns them.
-    pub(super) fn end_all(&mut self, network: K) -> VecDeque<HandshakeId> {
+    pub(crate) fn end_all(&mut self, network: K) -> VecDeque<HandshakeId> {
         let ended = self.by_network.remove(&network).unwrap_or_default();
         self.len -= ended.len();
         self.free_if_empty();
@@ -58,7 +58,7 @@ impl<K: Copy + Eq + std::hash::Hash> Handshakes<K> {
     }
 
     /// Removes a handshake. Does nothing if it was removed before.
-    pub(super) fn end(&mut self, network: K, id: HandshakeId) {
+    pub(crate) fn end(&mut self, network: K, id: HandshakeId) {
         let Some(ids) = self.by_network.get_mut(&network) else { return };
         // Identifiers grow, so the list is sorted.
         let Ok(index) = ids.binary_search(&id) else { return };

@@ -27,7 +27,7 @@ const FORGOTTEN_AT_ONCE: usize = 64;
 /// A network whose buckets are full again is forgotten. If the table is full, the network that would be forgotten next
 /// makes room for a new one. So a new network is never refused because of others, and an attacker who wants to be
 /// forgotten needs more than `MAX_NETWORKS` other networks that have used up as much as the first one.
-pub(super) struct NetworkRates {
+pub(crate) struct NetworkRates {
     rate: ConnRate,
     cool_down_ns: u64,
     max_networks: usize,
@@ -47,7 +47,7 @@ struct NetworkRate {
 }
 
 impl NetworkRates {
-    pub(super) fn new(rate: ConnRate, now: Instant) -> Self {
+    pub(crate) fn new(rate: ConnRate, now: Instant) -> Self {
         Self {
             rate,
             cool_down_ns: nanos(rate.cool_down),
@@ -59,7 +59,7 @@ impl NetworkRates {
     }
 
     /// Counts a new connection of `network`. Returns whether to admit it.
-    pub(super) fn admit(&mut self, network: Network, now: Instant) -> bool {
+    pub(crate) fn admit(&mut self, network: Network, now: Instant) -> bool {
         let now_ns = nanos(now.saturating_duration_since(self.started));
         self.forget_idle(now_ns);
         let mut prefixes = network.prefixes();

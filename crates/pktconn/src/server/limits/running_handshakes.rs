@@ -12,7 +12,7 @@ use super::refusal::Refusal;
 
 /// The running handshakes of a server.
 #[derive(Debug)]
-pub(super) struct RunningHandshakes(Mutex<Table>);
+pub(crate) struct RunningHandshakes(Mutex<Table>);
 
 #[derive(Debug)]
 struct Table {
@@ -21,7 +21,7 @@ struct Table {
 }
 
 /// The place of a running handshake. Dropping it frees the place.
-pub(super) struct HandshakePlace {
+pub(crate) struct HandshakePlace {
     running: Arc<RunningHandshakes>,
     network: Option<Network>,
     id: HandshakeId,
@@ -31,10 +31,10 @@ pub(super) struct HandshakePlace {
 type EndHandshake = oneshot::Sender<Refusal>;
 
 /// Completes with a refusal when the handshake must end.
-pub(super) type MustEnd = oneshot::Receiver<Refusal>;
+pub(crate) type MustEnd = oneshot::Receiver<Refusal>;
 
 impl RunningHandshakes {
-    pub(super) fn new(max: usize) -> Self {
+    pub(crate) fn new(max: usize) -> Self {
         Self(Mutex::new(Table { handshakes: Handshakes::new(max), places: HashMap::new() }))
     }
 
@@ -42,19 +42,19 @@ impl RunningHandshakes {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.table().handshakes.len()
     }
 
     /// Begins a handshake of `network`. Connections without an address count as one network.
-    pub(super) fn begin(self: &Arc<Self>, network: Option<Network>) -> (HandshakePlace, MustEnd) {
+    pub(crate) fn begin(self: &Arc<Self>, network: Option<Network>) -> (HandshakePlace, MustEnd) {
         let (end, must_end) = oneshot::channel();
         let id = self.insert(network, end);
         (HandshakePlace { running: Arc::clone(self), network, id }, must_end)
     }
 
     /// Ends all handshakes of `networks`, because they hold more than their share of the memory.
-    pub(super) fn end_all_of(&self, networks: &[Network]) {
+    pub(crate) fn end_all_of(&self, networks: &[Network]) {
         let mut table = self.table();
         let ids: Vec<_> =
             networks.iter().flat_map(|&network| table.handshakes.end_all(Some(network))).collect();
@@ -92,7 +92,7 @@ impl RunningHandshakes {
 #[cfg(feature = "proxy-protocol")]
 impl HandshakePlace {
     /// Counts the handshake for another network, because the client's address has become known.
-    pub(super) fn set_network(&mut self, network: Option<Network>) {
+    pub(crate) fn set_network(&mut self, network: Option<Network>) {
         // Without one the handshake must end, and does not count any more.
         if let Some(end) = self.running.remove(self.network, self.id) {
             self.network = network;

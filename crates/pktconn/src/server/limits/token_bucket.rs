@@ -5,7 +5,7 @@ const TOKEN: u64 = 1_000_000_000;
 
 /// How fast a bucket fills, and how much it holds.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct BucketRate {
+pub(crate) struct BucketRate {
     /// At least 1. Also the billionths of a token per nanosecond.
     per_second: u64,
     capacity: u64,
@@ -13,26 +13,26 @@ pub(super) struct BucketRate {
 
 impl BucketRate {
     /// `multiple` times a rate. All three must be at least 1.
-    pub(super) fn new(per_second: u32, burst: u32, multiple: u32) -> Self {
+    pub(crate) fn new(per_second: u32, burst: u32, multiple: u32) -> Self {
         let [per_second, burst] = [per_second, burst].map(|value| u64::from(value) * u64::from(multiple));
         Self { per_second, capacity: burst.saturating_mul(TOKEN) }
     }
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) struct TokenBucket {
+pub(crate) struct TokenBucket {
     /// In billionths of a token, at the time `at_ns`.
     tokens: u64,
     at_ns: u64,
 }
 
 impl TokenBucket {
-    pub(super) fn full(rate: BucketRate, now_ns: u64) -> Self {
+    pub(crate) fn full(rate: BucketRate, now_ns: u64) -> Self {
         Self { tokens: rate.capacity, at_ns: now_ns }
     }
 
     /// Takes a token, if there is one.
-    pub(super) fn take(&mut self, rate: BucketRate, now_ns: u64) -> bool {
+    pub(crate) fn take(&mut self, rate: BucketRate, now_ns: u64) -> bool {
         let elapsed_ns = now_ns.saturating_sub(self.at_ns);
         let gained = elapsed_ns.saturating_mul(rate.per_second);
         self.tokens = self.tokens.saturating_add(gained).min(rate.capacity);
@@ -44,7 +44,7 @@ impl TokenBucket {
     }
 
     /// When the bucket is full again.
-    pub(super) fn full_at_ns(&self, rate: BucketRate) -> u64 {
+    pub(crate) fn full_at_ns(&self, rate: BucketRate) -> u64 {
         let missing = rate.capacity.saturating_sub(self.tokens);
         self.at_ns.saturating_add(missing.div_ceil(rate.per_second))
     }

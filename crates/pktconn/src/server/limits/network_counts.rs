@@ -6,7 +6,7 @@ use super::network::{Network, Prefix};
 
 /// The open connections by network. A network without connections takes no memory.
 #[derive(Default)]
-pub(super) struct NetworkCounts {
+pub(crate) struct NetworkCounts {
     /// No count is 0.
     counts: HashMap<Prefix, usize>,
 }
@@ -14,7 +14,7 @@ pub(super) struct NetworkCounts {
 impl NetworkCounts {
     /// Counts one more connection of `network`, unless it or a wider network that contains it has reached its limit.
     /// `max` is the limit of one network.
-    pub(super) fn try_add(&mut self, network: Network, max: usize) -> bool {
+    pub(crate) fn try_add(&mut self, network: Network, max: usize) -> bool {
         let has_room = |(prefix, multiple)| {
             let count = self.counts.get(&prefix).copied().unwrap_or(0);
             count < max.saturating_mul(multiple as usize)
@@ -27,7 +27,7 @@ impl NetworkCounts {
     }
 
     /// Removes a connection that `try_add` has counted.
-    pub(super) fn remove(&mut self, network: Network) {
+    pub(crate) fn remove(&mut self, network: Network) {
         for (prefix, _) in network.prefixes() {
             let Some(count) = self.counts.get_mut(&prefix) else { continue };
             *count -= 1;
@@ -44,7 +44,7 @@ impl NetworkCounts {
 
 #[cfg(test)]
 impl NetworkCounts {
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.counts.len()
     }
 }
