@@ -104,6 +104,18 @@ mod behind_a_proxy {
         served
     }
 
+    /// Otherwise everyone who can reach the port could make the server start as many handshakes as he likes.
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_is_no_proxy_counts_like_a_client() {
+        let _stopped = stop_the_clock();
+        let config = ServerConfig::new().proxy_protocol(["192.0.2.0/24".parse().unwrap()]);
+        let (addr, handle) = serve(config.conn_rate_per_ip(ConnRate::per_second(1).burst(3))).await;
+        for _ in 0..20 {
+            assert!(!is_served(addr, &[]).await);
+        }
+        assert_eq!((handle.stats().handshakes_failed, handle.stats().refused_over_rate), (3, 17));
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_client_gets_its_burst_its_rate_and_then_a_cool_down() {
         let _stopped = stop_the_clock();

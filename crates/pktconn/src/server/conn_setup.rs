@@ -80,12 +80,14 @@ impl ConnSetup {
         }
     }
 
-    /// Whether accepted peers are proxies, so that the client's address comes from the PROXY header.
-    pub(crate) fn expects_proxy_header(&self) -> bool {
+    /// The address of the client, as far as it is known at the accept. `None` if the peer is a proxy, which sends it. A
+    /// peer that is no trusted proxy counts like a client, so that its floods cost no more than those of clients.
+    pub(crate) fn client_at_accept(&self, peer: Option<SocketAddr>) -> Option<SocketAddr> {
         #[cfg(feature = "proxy-protocol")]
-        return self.proxies.is_some();
-        #[cfg(not(feature = "proxy-protocol"))]
-        return false;
+        if self.proxies.as_ref().is_some_and(|proxies| proxies.contains(peer)) {
+            return None;
+        }
+        peer
     }
 
     /// Whether a connection has to wait for a PROXY header or for TLS before its first packet.
@@ -94,7 +96,11 @@ impl ConnSetup {
         let has_tls = self.tls.is_some();
         #[cfg(not(feature = "tls"))]
         let has_tls = false;
-        has_tls || self.expects_proxy_header()
+        #[cfg(feature = "proxy-protocol")]
+        let has_proxies = self.proxies.is_some();
+        #[cfg(not(feature = "proxy-protocol"))]
+        let has_proxies = false;
+        has_tls || has_proxies
     }
 
     /// Closes a connection that a limit refuses, and logs it.

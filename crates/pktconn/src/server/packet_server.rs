@@ -280,7 +280,7 @@ impl PacketServer {
                 Ok((listener, stream, peer_addr)) => {
                     backoff.reset();
                     let conn_setup = &setups[listener];
-                    let client = peer_addr.filter(|_| !conn_setup.expects_proxy_header());
+                    let client = conn_setup.client_at_accept(peer_addr);
                     let accepted_at = Instant::now();
                     let slot = match ConnSlot::reserve(&conn_setup.server.registry, client, accepted_at) {
                         Ok(slot) => slot,
