@@ -110,7 +110,8 @@ impl AccessLine<'_> {
             peer = self.peer.map(tracing::field::display),
             id = self.id.map(tracing::field::display),
             server_name = self.server_name.map(escape),
-            subject = self.subject.map(escape),
+            // Its text is escaped already.
+            subject = self.subject.map(cut),
             alpn = self.alpn.map(|alpn| escape(String::from_utf8_lossy(alpn))),
             duration_ms = duration.as_micros() as f64 / 1000.0,
             packets_received,
@@ -147,6 +148,14 @@ impl LineLimit {
         }
         self.lines += 1;
         Some(std::mem::take(&mut self.suppressed))
+    }
+}
+
+/// Cuts a long text.
+fn cut(text: &str) -> String {
+    match text.char_indices().nth(MAX_TEXT_CHARS) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_owned(),
     }
 }
 
@@ -193,7 +202,8 @@ mod tests {
     #[test]
     fn long_text_is_cut() {
         let whole = "ä".repeat(MAX_TEXT_CHARS);
-        assert_eq!(escape(&whole), whole);
+        assert_eq!((escape(&whole), cut(&whole)), (whole.clone(), whole.clone()));
+        assert_eq!(cut(&format!("{whole}b")), format!("{whole}..."));
         assert_eq!(escape(format!("{whole}b")), format!("{whole}..."));
         assert_eq!(escape("\u{1b}".repeat(100_000)).len(), MAX_TEXT_CHARS * r"\u{1b}".len() + 3);
     }
