@@ -43,8 +43,8 @@ impl Machine {
         // A connection that has ended has no transport any more.
         let buffered = if self.phase == Phase::Ended { 0 } else { self.bytes_written - self.bytes_flushed };
         let buffered = buffered.min(MAX_BUFFERED) as usize;
-        // An eighth more, for what TLS adds to the records and for the list of them.
-        self.queue.held() + self.latest_held() + buffered + buffered / 8
+        // A sixteenth more, for what TLS adds to records of 1 KiB and for the list of them.
+        self.queue.held() + self.latest_held() + buffered + buffered / 16
     }
 
     /// Whether the first `target` accepted bytes, counted since the start of the connection, are written or dropped.
