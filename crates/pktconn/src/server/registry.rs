@@ -115,16 +115,15 @@ impl Registry {
         if self.max_conns.is_some_and(|max| table.conns.len() >= max) {
             return Err(Refusal::MaxConns);
         }
-        let counted = self.try_count(&mut table, network)?;
+        self.try_count(&mut table, network)?;
         // A placeholder until `register`.
         let key = table.conns.insert(Weak::new());
-        let memory_of = self.network_with_memory(network);
         let account = self.budget.as_ref().map(|budget| {
             // Without an address, the connection is a network of its own.
-            let memory = memory_of.map(|network| table.memory.join(network)).unwrap_or_default();
+            let memory = network.map(|network| table.memory.join(network)).unwrap_or_default();
             Account::new(budget, memory, key)
         });
-        Ok(Admitted { key, counted, memory_of, account })
+        Ok(Admitted { key, network, account })
     }
 
     /// Refuses a connection of a network that holds more than its share of the memory budget, while memory is short.
@@ -135,11 +134,6 @@ impl Registry {
         if is_too_heavy { Err(Refusal::MemoryBudget) } else { Ok(()) }
     }
 
-    /// The network whose memory a connection shares. `None` without a memory budget.
-    fn network_with_memory(&self, network: Option<Network>) -> Option<Network> {
-        network.filter(|_| self.budget.is_some())
-    }
-
     /// Counts a new connection towards the rate of its network. First, so that a flood is refused for its rate, whatever
     /// other limits it has reached.
     fn check_rate(&self, network: Option<Network>, now: Instant) -> Result<(), Refusal> {
@@ -148,11 +142,11 @@ impl Registry {
         is_admitted.then_some(()).ok_or(Refusal::ConnRate)
     }
 
-    /// Counts one more connection of `network`, if `max_conns_per_ip` allows it. Returns the network if it was counted.
-    fn try_count(&self, table: &mut ConnTable, network: Option<Network>) -> Result<Option<Network>, Refusal> {
-        let (Some(max), Some(network)) = (self.max_conns_per_ip, network) else { return Ok(None) };
+    /// Counts one more connection of `network`, if `max_conns_per_ip` allows it.
+    fn try_count(&self, table: &mut ConnTable, network: Option<Network>) -> Result<(), Refusal> {
+        let (Some(max), Some(network)) = (self.max_conns_per_ip, network) else { return Ok(()) };
         let is_counted = table.conns_per_network.try_add(network, max);
-        is_counted.then_some(Some(network)).ok_or(Refusal::MaxConnsPerIp)
+        is_counted.then_some(()).ok_or(Refusal::MaxConnsPerIp)
     }
 
     pub(super) fn count_refused(&self, refusal: Refusal) {
@@ -179,11 +173,8 @@ impl Registry {
         }
     }
 
-    fn remove(&self, key: usize, network: Option<Network>, memory_of: Option<Network>) {
+    fn remove(&self, key: usize, network: Option<Network>) {
         let mut table = self.table();
-        if let Some(network) = memory_of {
-            table.memory.leave(network);
-        }
         table.conns.try_remove(key);
         let is_empty = table.conns.is_empty();
         if is_empty && table.conns.capacity() > SPARE_ENTRIES {
@@ -191,7 +182,12 @@ impl Registry {
             table.conns = Slab::new();
         }
         if let Some(network) = network {
-            table.conns_per_network.remove(network);
+            if self.max_conns_per_ip.is_some() {
+                table.conns_per_network.remove(network);
+            }
+            if self.budget.is_some() {
+                table.memory.leave(network);
+            }
         }
         drop(table);
         if is_empty {
@@ -274,10 +270,8 @@ impl Registry {
 /// A connection that the limits allow.
 struct Admitted {
     key: usize,
-    /// The network, if the connection counts towards `max_conns_per_ip`.
-    counted: Option<Network>,
-    /// The network whose memory the connection shares.
-    memory_of: Option<Network>,
+    /// The network of the client. `None` while its address is not known.
+    network: Option<Network>,
     /// `Some` if there is a memory budget.
     account: Option<Account>,
 }
@@ -308,19 +302,19 @@ impl ConnSlot {
     /// limit for its network is reached.
     #[cfg(feature = "proxy-protocol")]
     pub(crate) fn set_client_addr(&mut self, peer: SocketAddr) -> Result<(), Refusal> {
-        let network = Some(Network::of(peer.ip()));
+        let network = Network::of(peer.ip());
         self.count_for(network).inspect_err(|&refusal| self.registry.count_refused(refusal))
     }
 
     #[cfg(feature = "proxy-protocol")]
-    fn count_for(&mut self, network: Option<Network>) -> Result<(), Refusal> {
-        let (registry, admitted) = (&self.registry, &mut self.admitted);
-        registry.check_rate(network, Instant::now())?;
+    fn count_for(&mut self, network: Network) -> Result<(), Refusal> {
+        let registry = &self.registry;
+        registry.check_rate(Some(network), Instant::now())?;
         let mut table = registry.table();
-        registry.check_memory(&table, network)?;
-        admitted.counted = registry.try_count(&mut table, network)?;
-        admitted.memory_of = registry.network_with_memory(network);
-        if let (Some(network), Some(account)) = (admitted.memory_of, &mut admitted.account) {
+        registry.check_memory(&table, Some(network))?;
+        registry.try_count(&mut table, Some(network))?;
+        self.admitted.network = Some(network);
+        if let Some(account) = &mut self.admitted.account {
             account.set_network(table.memory.join(network));
         }
         Ok(())
@@ -364,10 +358,9 @@ impl Membership for ConnSlot {
 
 impl Drop for ConnSlot {
     fn drop(&mut self) {
-        let Admitted { key, counted, memory_of, .. } = self.admitted;
         // First, because the network is removed with its last connection.
         drop(self.admitted.account.take());
-        self.registry.remove(key, counted, memory_of);
+        self.registry.remove(self.admitted.key, self.admitted.network);
     }
 }
 

@@ -1,6 +1,6 @@
 //! The addresses of a connection and the facts about its peer, in as little memory as possible.
 
-use std::net::{IpAddr, SocketAddr, SocketAddrV4};
+use std::net::{SocketAddr, SocketAddrV4};
 
 use super::peer_credentials::PeerCredentials;
 #[cfg(feature = "proxy-protocol")]
@@ -8,6 +8,7 @@ use super::proxy_protocol::ProxyHeader;
 #[cfg(feature = "tls")]
 use crate::TlsInfo;
 use crate::transport::byte_stream::ByteStream;
+use crate::transport::canonical::canonical;
 
 #[derive(Default)]
 pub(crate) enum Endpoints {
@@ -163,15 +164,6 @@ impl Endpoints {
             Self::WithPeerFacts(both) => both.1.proxy_header.as_deref(),
             _ => None,
         }
-    }
-}
-
-/// Converts an IPv4-mapped IPv6 address to IPv4. A dual-stack socket reports `::ffff:192.0.2.1` for `192.0.2.1`.
-pub(crate) fn canonical(addr: SocketAddr) -> SocketAddr {
-    match addr.ip().to_canonical() {
-        IpAddr::V4(ip) => (ip, addr.port()).into(),
-        // Unchanged, so that it keeps its scope.
-        IpAddr::V6(_) => addr,
     }
 }
 

@@ -18,7 +18,7 @@ use crate::TcpConfig;
 use crate::error::Reason;
 use crate::error::failure::Operation;
 use crate::transport::addr::{Addr, resolve};
-use crate::transport::endpoints::canonical;
+use crate::transport::canonical::canonical;
 use crate::transport::parsed_addr::{ParsedAddr, Purpose};
 use crate::transport::plain_stream::PlainStream;
 #[cfg(unix)]

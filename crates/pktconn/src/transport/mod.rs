@@ -57,6 +57,8 @@ pub use proxy_protocol::{ProxyHeader, ProxySsl, ProxyTlv};
 
 pub(crate) mod byte_stream;
 
+pub(crate) mod canonical;
+
 pub(crate) mod endpoints;
 
 mod happy_eyeballs;

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use super::header::ProxyHeader;
 use super::problem::Problem;
 use super::tlv;
-use crate::transport::endpoints::canonical;
+use crate::transport::canonical::canonical;
 
 /// The first bytes of version 2.
 pub(crate) const V2_SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
