@@ -132,8 +132,9 @@ fn sockets_per_worker(options: &Options, workers_count: usize) -> anyhow::Result
 /// What an operator should know of a server that other machines can reach. `None` if there is nothing.
 fn exposure_warning(addrs: &[Addr], has_tls: bool, limits: &Limits) -> Option<String> {
     // A Unix socket has no such address.
-    let exposed =
-        addrs.iter().find(|addr| addr.socket_addr().is_some_and(|addr| !addr.ip().is_loopback()))?;
+    let exposed = addrs
+        .iter()
+        .find(|addr| addr.socket_addr().is_some_and(|addr| !addr.ip().to_canonical().is_loopback()))?;
     let lacks: Vec<_> =
         [(!has_tls, "TLS (--tls-cert)"), (limits.allow_one_client_all(), "limit per client (--edge)")]
             .into_iter()

@@ -22,11 +22,15 @@ impl CurrentTls {
         self.0.read().unwrap_or_else(PoisonError::into_inner).acceptor()
     }
 
-    /// Replaces the configuration. Fails if the certificate in use is valid and the new one is not.
-    pub(crate) fn replace(&self, new: &Loaded) -> Result<(), Reason> {
-        let mut current = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        new.check_replaces(&current)?;
-        *current = new.clone();
+    /// Replaces the configuration of `all`. Replaces none and fails if the certificate of one is valid and the new one is
+    /// not.
+    pub(crate) fn replace(all: &[Self], new: &Loaded) -> Result<(), Reason> {
+        for Self(current) in all {
+            new.check_replaces(&current.read().unwrap_or_else(PoisonError::into_inner))?;
+        }
+        for Self(current) in all {
+            *current.write().unwrap_or_else(PoisonError::into_inner) = new.clone();
+        }
         Ok(())
     }
 }
@@ -34,5 +38,34 @@ impl CurrentTls {
 impl fmt::Debug for CurrentTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CurrentTls").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A certificate that is valid until the end of this year.
+    fn loaded(dir: &tempfile::TempDir, last_year: i32) -> Loaded {
+        let mut params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
+        params.not_after = rcgen::date_time_ymd(last_year, 12, 31);
+        let key_pair = rcgen::KeyPair::generate().unwrap();
+        let (chain, key) = (dir.path().join("chain.pem"), dir.path().join("key.pem"));
+        std::fs::write(&chain, params.self_signed(&key_pair).unwrap().pem()).unwrap();
+        std::fs::write(&key, key_pair.serialize_pem()).unwrap();
+        TlsServerConfig::new(chain, key).load_here().unwrap()
+    }
+
+    #[test]
+    fn a_certificate_that_one_listener_refuses_replaces_that_of_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let of = |last_year| CurrentTls(Arc::new(RwLock::new(loaded(&dir, last_year))));
+        let all = [of(2020), of(4000)];
+        let config = |current: &CurrentTls| Arc::as_ptr(current.get().config());
+        let before = all.each_ref().map(config);
+        assert!(CurrentTls::replace(&all, &loaded(&dir, 2021)).is_err());
+        assert_eq!(all.each_ref().map(config), before);
+        assert!(CurrentTls::replace(&all, &loaded(&dir, 4001)).is_ok());
+        assert!(all.iter().zip(before).all(|(current, before)| config(current) != before));
     }
 }

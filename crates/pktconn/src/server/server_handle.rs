@@ -132,7 +132,7 @@ impl ServerHandle {
             )
             .into());
         };
-        current.replace(&tls.load_in_thread().await?)?;
+        CurrentTls::replace(std::slice::from_ref(current), &tls.load_in_thread().await?)?;
         Ok(())
     }
 
@@ -163,8 +163,7 @@ impl ServerHandle {
             );
             return Err(Reason::BadValue(problem.into()).into());
         }
-        let loaded = tls.load_in_thread().await?;
-        listeners.iter().try_for_each(|current| current.replace(&loaded))?;
+        CurrentTls::replace(&listeners, &tls.load_in_thread().await?)?;
         Ok(())
     }
 
