@@ -5,8 +5,8 @@ mod common;
 use std::net::SocketAddr;
 use std::sync::mpsc;
 
-use common::{frame, tcp_addr};
-use pktconn::{ConnRate, PacketConn, PacketServer, ServerConfig, ServerHandle};
+use common::{frame, serve_echo};
+use pktconn::{ConnRate, PacketServer, ServerConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -16,18 +16,6 @@ fn stop_the_clock() -> mpsc::Sender<()> {
     let (running, end) = mpsc::channel();
     tokio::task::spawn_blocking(move || end.recv());
     running
-}
-
-async fn serve(config: ServerConfig) -> (SocketAddr, ServerHandle) {
-    let server = PacketServer::bind_with("127.0.0.1:0", config).await.unwrap();
-    let (addr, handle) = (tcp_addr(&server), server.handle());
-    tokio::spawn(server.serve_conn(async |conn: &mut PacketConn| {
-        while let Some(packet) = conn.recv().await? {
-            conn.send(packet).await?;
-        }
-        Ok(())
-    }));
-    (addr, handle)
 }
 
 /// Whether a new connection that sends `header` and a packet gets the packet back.
@@ -44,7 +32,8 @@ async fn is_served(addr: SocketAddr, header: &[u8]) -> bool {
 #[tokio::test(start_paused = true)]
 async fn a_flood_is_reset_and_counted() {
     let _stopped = stop_the_clock();
-    let (addr, handle) = serve(ServerConfig::new().conn_rate_per_ip(ConnRate::per_second(1).burst(3))).await;
+    let (addr, handle) =
+        serve_echo(ServerConfig::new().conn_rate_per_ip(ConnRate::per_second(1).burst(3))).await;
     for number in 0..20 {
         assert_eq!(is_served(addr, &[]).await, number < 3, "connection {number}");
     }
@@ -62,7 +51,8 @@ async fn a_flood_is_reset_and_counted() {
 #[tokio::test(start_paused = true)]
 async fn another_address_is_served_during_a_flood() {
     let _stopped = stop_the_clock();
-    let (addr, handle) = serve(ServerConfig::new().conn_rate_per_ip(ConnRate::per_second(1).burst(3))).await;
+    let (addr, handle) =
+        serve_echo(ServerConfig::new().conn_rate_per_ip(ConnRate::per_second(1).burst(3))).await;
     for _ in 0..50 {
         is_served(addr, &[]).await;
     }
@@ -82,13 +72,15 @@ mod behind_a_proxy {
 
     use tokio::time::advance;
 
+    use pktconn::ServerHandle;
+
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
 
     async fn serve_behind_a_proxy(rate: ConnRate) -> (SocketAddr, ServerHandle) {
         let config = ServerConfig::new().proxy_protocol(["127.0.0.0/8".parse().unwrap()]);
-        serve(config.conn_rate_per_ip(rate)).await
+        serve_echo(config.conn_rate_per_ip(rate)).await
     }
 
     /// How many of `count` connections of `client` are served.
@@ -104,12 +96,12 @@ mod behind_a_proxy {
         served
     }
 
-    /// Otherwise everyone who can reach the port could make the server start as many handshakes as he likes.
+    /// Otherwise a peer that is no proxy could make the server start any number of handshakes.
     #[tokio::test(start_paused = true)]
     async fn a_peer_that_is_no_proxy_counts_like_a_client() {
         let _stopped = stop_the_clock();
         let config = ServerConfig::new().proxy_protocol(["192.0.2.0/24".parse().unwrap()]);
-        let (addr, handle) = serve(config.conn_rate_per_ip(ConnRate::per_second(1).burst(3))).await;
+        let (addr, handle) = serve_echo(config.conn_rate_per_ip(ConnRate::per_second(1).burst(3))).await;
         for _ in 0..20 {
             assert!(!is_served(addr, &[]).await);
         }
@@ -166,7 +158,7 @@ async fn the_rate_limits_tls_handshakes() {
     std::fs::write(&chain, cert.pem()).unwrap();
     std::fs::write(&key, signing_key.serialize_pem()).unwrap();
     let config = ServerConfig::new().tls(pktconn::TlsServerConfig::new(chain, key));
-    let (addr, handle) = serve(config.conn_rate_per_ip(ConnRate::per_second(1).burst(3))).await;
+    let (addr, handle) = serve_echo(config.conn_rate_per_ip(ConnRate::per_second(1).burst(3))).await;
     for _ in 0..10 {
         // The server refuses the packet, because it is no ClientHello.
         assert!(!is_served(addr, &[]).await);

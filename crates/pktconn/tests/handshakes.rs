@@ -6,7 +6,7 @@ mod common;
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use common::{HANG_GUARD, tcp_addr};
+use common::{HANG_GUARD, serve_echo};
 use pktconn::{
     ConnConfig, PacketConn, PacketServer, ServerConfig, ServerHandle, TlsClientConfig, TlsServerConfig,
 };
@@ -45,14 +45,7 @@ async fn serve(config: ServerConfig) -> (SocketAddr, ServerHandle, TlsClientConf
     std::fs::write(&chain, signed.cert.pem()).unwrap();
     std::fs::write(&key, signed.signing_key.serialize_pem()).unwrap();
     let config = config.tls(TlsServerConfig::new(&chain, &key));
-    let server = PacketServer::bind_with("127.0.0.1:0", config).await.unwrap();
-    let (addr, handle) = (tcp_addr(&server), server.handle());
-    tokio::spawn(server.serve_conn(async |conn: &mut PacketConn| {
-        while let Some(packet) = conn.recv().await? {
-            conn.send(packet).await?;
-        }
-        Ok(())
-    }));
+    let (addr, handle) = serve_echo(config).await;
     (addr, handle, TlsClientConfig::new().ca(chain).server_name("localhost"), dir)
 }
 

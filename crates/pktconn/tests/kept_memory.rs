@@ -5,10 +5,8 @@ mod common;
 
 use std::fs;
 
-use common::{HANG_GUARD, frame, tcp_addr};
-use pktconn::{
-    ConnConfig, PacketConn, PacketServer, ServerConfig, ServerHandle, TlsClientConfig, TlsServerConfig,
-};
+use common::{HANG_GUARD, frame, serve_echo};
+use pktconn::{ConnConfig, PacketConn, ServerConfig, ServerHandle, TlsClientConfig, TlsServerConfig};
 use rcgen::{BasicConstraints, CertificateParams, CustomExtension, IsCa, Issuer, KeyPair};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -19,17 +17,9 @@ const KIB: usize = 1024;
 /// The buffers of an idle connection, in the steps in which the server counts.
 const BUFFERS: usize = 8 * KIB;
 
-/// An echo server.
+/// An echo server that counts its memory.
 async fn serve(config: ServerConfig) -> (std::net::SocketAddr, ServerHandle) {
-    let server = PacketServer::bind_with("127.0.0.1:0", config.memory_budget(1024 * KIB)).await.unwrap();
-    let (addr, handle) = (tcp_addr(&server), server.handle());
-    tokio::spawn(server.serve_conn(async |conn: &mut PacketConn| {
-        while let Some(packet) = conn.recv().await? {
-            conn.send(packet).await?;
-        }
-        Ok(())
-    }));
-    (addr, handle)
+    serve_echo(config.memory_budget(1024 * KIB)).await
 }
 
 async fn until_nothing_is_held(handle: &ServerHandle) {

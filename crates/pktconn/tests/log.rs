@@ -2,34 +2,18 @@
 
 mod common;
 
-use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::{frame, tcp_addr};
+use common::{LogLines, frame, tcp_addr};
 use pktconn::{PacketConn, PacketServer, ServerConfig, ServerHandle};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tracing::Level;
 
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 /// Runs `scenario`. Returns the log lines at `level` and above, and the result.
 fn log_of<T>(level: Level, scenario: impl Future<Output = T>) -> (String, T) {
-    let lines = Lines::default();
+    let lines = LogLines::default();
     let writer = lines.clone();
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(level)
@@ -38,8 +22,7 @@ fn log_of<T>(level: Level, scenario: impl Future<Output = T>) -> (String, T) {
         .finish();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let result = tracing::subscriber::with_default(subscriber, || runtime.block_on(scenario));
-    let lines = lines.0.lock().unwrap();
-    (String::from_utf8(lines.clone()).unwrap(), result)
+    (lines.text(), result)
 }
 
 /// Starts a server whose handlers receive until the end. The packets `fail` and `connect` make a handler fail.

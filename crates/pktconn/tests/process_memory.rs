@@ -5,36 +5,16 @@
 mod common;
 
 use std::hint::black_box;
-use std::io::{self, Write};
-use std::sync::{Arc, Mutex};
 
-use common::{HANG_GUARD, tcp_addr};
+use common::{HANG_GUARD, LogLines, tcp_addr};
 use pktconn::{PacketConn, PacketServer, ServerConfig};
 use tokio::time::{Duration, sleep, timeout};
 
 const MIB: usize = 1024 * 1024;
 
-/// The log lines of the server.
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl Lines {
-    /// How many lines have this level and text.
-    fn count(&self, level: &str, text: &str) -> usize {
-        let lines = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
-        lines.lines().filter(|line| line.contains(level) && line.contains(text)).count()
-    }
-}
-
-impl Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+/// How many lines have this level and text.
+fn count(lines: &LogLines, level: &str, text: &str) -> usize {
+    lines.text().lines().filter(|line| line.contains(level) && line.contains(text)).count()
 }
 
 /// The resident memory of this process, in bytes.
@@ -62,7 +42,7 @@ async fn echoes(conn: &mut PacketConn) -> bool {
 
 #[tokio::test]
 async fn new_connections_are_refused_while_the_process_holds_too_much_memory() {
-    let lines = Lines::default();
+    let lines = LogLines::default();
     let writer = lines.clone();
     let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
     let _logging = tracing::subscriber::set_default(subscriber);
@@ -102,9 +82,9 @@ async fn new_connections_are_refused_while_the_process_holds_too_much_memory() {
     timeout(HANG_GUARD, served_again).await.unwrap();
     assert_eq!(handle.stats().process_memory_exceeded, 1);
     assert!(echoes(&mut open).await);
-    assert_eq!(lines.count("WARN", "the process holds more memory than max_process_memory"), 1);
-    assert_eq!(lines.count("INFO", "the process holds less memory than max_process_memory again"), 1);
-    assert!(lines.count("WARN", "the limit max_process_memory is reached") >= 1);
+    assert_eq!(count(&lines, "WARN", "the process holds more memory than max_process_memory"), 1);
+    assert_eq!(count(&lines, "INFO", "the process holds less memory than max_process_memory again"), 1);
+    assert!(count(&lines, "WARN", "the limit max_process_memory is reached") >= 1);
     drop(open);
     handle.shutdown();
     serving.await.unwrap();

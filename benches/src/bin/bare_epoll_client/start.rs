@@ -1,4 +1,4 @@
-//! The start of a run on a signal, so that whoever measures the server can leave out the time of connecting.
+//! The start of a run on a signal, so that a measurement of the server can leave out the time of connecting.
 
 use std::io::{self, Write};
 

@@ -172,7 +172,7 @@ impl ServerConfig {
     /// Sets how much memory the process may use. While it uses more, the server refuses new connections, until it uses at
     /// most 15/16 of that. It serves the open connections as before.
     ///
-    /// Use it beside [`memory_budget`](Self::memory_budget), against the death of the process for want of memory: the
+    /// Use it beside [`memory_budget`](Self::memory_budget), so that the process does not run out of memory: the
     /// budget counts neither what handlers keep nor what the allocator keeps. The server closes no connections, because
     /// that would not help: allocators keep much of the memory that is freed. So set it well above the budget, otherwise
     /// the server may refuse connections long after an attack.

@@ -1,13 +1,14 @@
 //! Helpers of the tests: pairs of connections, frames and packets, and limits of time.
 #![allow(dead_code, reason = "each test crate uses only some of these helpers")]
 
-use std::io;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use pktconn::{ConnConfig, Packet, PacketConn, PacketServer};
+use pktconn::{ConnConfig, Packet, PacketConn, PacketServer, ServerConfig, ServerHandle};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -26,6 +27,40 @@ pub(crate) fn asserts_times() -> bool {
 /// The address of a TCP server.
 pub(crate) fn tcp_addr(server: &PacketServer) -> SocketAddr {
     server.local_addr().socket_addr().unwrap()
+}
+
+/// An echo server on a TCP port of the loopback, which runs until its runtime ends.
+pub(crate) async fn serve_echo(config: ServerConfig) -> (SocketAddr, ServerHandle) {
+    let server = PacketServer::bind_with("127.0.0.1:0", config).await.unwrap();
+    let (addr, handle) = (tcp_addr(&server), server.handle());
+    tokio::spawn(server.serve_conn(async |conn: &mut PacketConn| {
+        while let Some(packet) = conn.recv().await? {
+            conn.send(packet).await?;
+        }
+        Ok(())
+    }));
+    (addr, handle)
+}
+
+/// The log lines that a subscriber writes. Clones share them.
+#[derive(Clone, Default)]
+pub(crate) struct LogLines(Arc<Mutex<Vec<u8>>>);
+
+impl LogLines {
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+impl Write for LogLines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// A TCP connection, and the raw socket at its other end.

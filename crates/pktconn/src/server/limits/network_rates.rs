@@ -25,8 +25,8 @@ const FORGOTTEN_AT_ONCE: usize = 64;
 /// The rates of all client networks.
 ///
 /// A network whose buckets are full again is forgotten. If the table is full, the network that would be forgotten next
-/// makes room for a new one. So a new network is never refused because of others, and an attacker who wants to be
-/// forgotten needs more than `MAX_NETWORKS` other networks that have used up as much as the first one.
+/// makes room for a new one. So a new network is never refused because of others. To be forgotten, an attacker
+/// needs more than `MAX_NETWORKS` other networks that have used up as much as the first one.
 pub(crate) struct NetworkRates {
     rate: ConnRate,
     cool_down_ns: u64,

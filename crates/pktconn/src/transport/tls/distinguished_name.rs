@@ -1,7 +1,7 @@
 //! The text of the name in a certificate, such as `CN=device-7,O=Example` (RFC 4514).
 //!
-//! The text has one line and no characters that change how a terminal shows it, so it can be logged. It is written by
-//! whoever asked for the certificate.
+//! The text has one line and no characters that change how a terminal shows it, so it can be logged. The owner
+//! of the certificate has chosen it.
 
 use std::fmt::Write;
 
