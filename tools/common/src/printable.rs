@@ -78,6 +78,12 @@ pub fn is_printable(symbol: char) -> bool {
     !symbol.is_control() && !is_hidden
 }
 
+/// The character itself, or `\u{fffd}` in place of one that is not [printable](is_printable): for cells of a table, in which
+/// an escape has no room.
+pub fn visible(symbol: char) -> char {
+    if is_printable(symbol) { symbol } else { char::REPLACEMENT_CHARACTER }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,7 +1,5 @@
 //! The steps of `--search-max` as text: a line for each step while the search runs, and a chart at the end.
 
-use pktconn_tools::printable;
-
 use crate::result::document::{Search, Step};
 use crate::result::units;
 
@@ -14,10 +12,7 @@ pub(crate) fn limit(search: &Search) -> Option<&Step> {
 /// A step as a line. It fits in 80 columns unless the reason is long.
 pub(crate) fn row(step: &Step) -> String {
     let time = |ns: Option<u64>| ns.map_or("-".to_owned(), |ns| units::time(ns as f64));
-    let what = step
-        .problem
-        .as_ref()
-        .map_or("holds".to_owned(), |problem| format!("no: {}", printable::line(problem)));
+    let what = step.problem.as_ref().map_or("holds".to_owned(), |problem| format!("no: {problem}"));
     format!(
         "{:>13}/s  p50 {:>7}  p99 {:>7}  {what}",
         units::rate(step.rate),

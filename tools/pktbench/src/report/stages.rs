@@ -1,6 +1,6 @@
 //! The results of the stages of `--stages` as the cells of a table, and the table as text in 80 columns.
 
-use pktconn_tools::printable::is_printable;
+use pktconn_tools::printable::visible;
 
 use crate::result::document::StageResult;
 use crate::result::units;
@@ -34,10 +34,7 @@ fn line(name: &str, cells: &[String; 5]) -> String {
 
 /// Leaves out the middle of a long name: a step has its rate at the end.
 fn shortened(name: &str) -> String {
-    let name: String = name
-        .chars()
-        .map(|symbol| if is_printable(symbol) { symbol } else { char::REPLACEMENT_CHARACTER })
-        .collect();
+    let name: String = name.chars().map(visible).collect();
     let (chars, most) = (name.chars().count(), NAME_WIDTH - 1);
     if chars <= most {
         return name;

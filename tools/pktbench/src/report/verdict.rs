@@ -1,7 +1,8 @@
 //! The verdict on a run, as a sentence.
 
-use pktconn_tools::printable;
 use std::borrow::Cow;
+
+use pktconn_tools::printable;
 
 use crate::result::document::{Aborted, Document};
 use crate::result::units;

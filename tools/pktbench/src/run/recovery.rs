@@ -1,8 +1,9 @@
 //! Waits until a server has worked off what an earlier run has left behind: requests that were never answered, in its
 //! buffers and in those of the kernel. Otherwise the next run of a search would measure them.
 
-use pktconn_tools::printable::print_warning;
 use std::time::{Duration, Instant};
+
+use pktconn_tools::printable::print_warning;
 
 use crate::judge::abort::AbortWatch;
 use crate::plan::{Amount, Pace, Plan};

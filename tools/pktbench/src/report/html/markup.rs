@@ -1,6 +1,6 @@
 //! Escapes text for HTML and SVG, and builds sections and tables.
 
-use pktconn_tools::printable::is_printable;
+use pktconn_tools::printable::visible;
 
 /// Escapes `text` for use between tags and in attributes.
 pub(super) fn escape(text: &str) -> String {
@@ -14,7 +14,7 @@ pub(super) fn escape(text: &str) -> String {
             '\'' => escaped.push_str("&#39;"),
             '\t' | '\n' => escaped.push(letter),
             // HTML or XML forbids most control characters, and invisible ones could hide or reverse text.
-            _ => escaped.push(if is_printable(letter) { letter } else { char::REPLACEMENT_CHARACTER }),
+            _ => escaped.push(visible(letter)),
         }
     }
     escaped

@@ -7,7 +7,7 @@
 //!   charts of throughput and latency    the rest of the terminal
 //! ```
 
-use pktconn_tools::printable::is_printable;
+use pktconn_tools::printable::visible;
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::Stylize;
@@ -129,8 +129,7 @@ fn row(name: &str, mut spans: Vec<Span<'static>>) -> Line<'static> {
 /// Cuts `text` to `width` characters, with `…` at the end if something was cut. Control characters are replaced: text
 /// from outside must not control the terminal.
 fn cut(text: &str, width: usize) -> String {
-    let plain = |symbol: char| if is_printable(symbol) { symbol } else { char::REPLACEMENT_CHARACTER };
-    let mut symbols: Vec<char> = text.chars().map(plain).take(width + 1).collect();
+    let mut symbols: Vec<char> = text.chars().map(visible).take(width + 1).collect();
     if symbols.len() > width {
         symbols.truncate(width);
         symbols.pop();
