@@ -1,7 +1,5 @@
 //! The options of TLS.
 
-use std::fs;
-use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -43,22 +41,6 @@ pub(super) struct TlsOptions {
     tls_key: Option<PathBuf>,
 }
 
-/// The longest PEM file. All authorities of a Linux distribution have 250 KB.
-const MAX_PEM_LEN: u64 = 16 << 20;
-
-/// Refuses what is no PEM file before it is read. Other problems are errors of the reading.
-fn check_pem(path: &Path) -> Result<(), String> {
-    let Ok(metadata) = fs::metadata(path) else { return Ok(()) };
-    let (name, len) = (path.display(), metadata.len());
-    if metadata.file_type().is_char_device() {
-        return Err(format!("{name} is a device; give a file"));
-    }
-    match len > MAX_PEM_LEN {
-        true => Err(format!("{name} has {len} bytes; the limit is {MAX_PEM_LEN}")),
-        false => Ok(()),
-    }
-}
-
 impl TlsOptions {
     /// The files that are read.
     pub(super) fn files(&self) -> [(&'static str, Option<&Path>); 3] {
@@ -90,9 +72,6 @@ impl TlsOptions {
                 "a client certificate needs its private key: give both --tls-cert FILE and --tls-key FILE"
                     .to_owned(),
             );
-        }
-        for (option, path) in self.files() {
-            path.map_or(Ok(()), check_pem).map_err(|problem| format!("{option}: {problem}"))?;
         }
         let server_name = self.tls_server_name.clone();
         if self.tls_insecure {

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, ensure};
+use pktconn_tools::input;
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use tokio_rustls::rustls::pki_types::pem::PemObject;
@@ -11,6 +12,9 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName,
 use tokio_rustls::rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
 
 use crate::plan::{Tls, Trust};
+
+/// The longest file with certificates or a key: that of `pktconn`.
+const MAX_PEM_LEN: u64 = 1 << 20;
 
 /// Reads the files of the plan. The error is one line that names the file.
 pub(super) fn client_config(tls: &Tls) -> anyhow::Result<Arc<ClientConfig>> {
@@ -35,11 +39,12 @@ fn any_certificate(identity: Option<(&Path, &Path)>) -> anyhow::Result<ClientCon
         .with_custom_certificate_verifier(verifier);
     let Some((chain, key)) = identity else { return Ok(builder.with_no_client_auth()) };
     let unusable = |path: &Path| format!("cannot use {}", path.display());
-    let certificates = CertificateDer::pem_file_iter(chain)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+    let read = |path: &Path| input::read(path, MAX_PEM_LEN).with_context(|| unusable(path));
+    let certificates = CertificateDer::pem_slice_iter(&read(chain)?)
+        .collect::<Result<Vec<_>, _>>()
         .with_context(|| unusable(chain))?;
     ensure!(!certificates.is_empty(), "{}: the file contains no certificate", unusable(chain));
-    let private_key = PrivateKeyDer::from_pem_file(key).with_context(|| unusable(key))?;
+    let private_key = PrivateKeyDer::from_pem_slice(&read(key)?).with_context(|| unusable(key))?;
     builder.with_client_auth_cert(certificates, private_key).with_context(|| unusable(key))
 }
 

@@ -10,7 +10,7 @@
 //! Everything is read before the run. The bytes are leaked, like the pseudo-random block: sending needs no copy.
 
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -138,15 +138,12 @@ fn directory(text: &str, dir: &Path) -> Result<OwnPayloads, String> {
 
 /// Reads at most `room` bytes, so that an endless file ends in an error. `given` is the path that the user gave.
 fn read(path: &Path, room: usize, given: &Path) -> Result<Vec<u8>, String> {
-    let mut bytes = Vec::new();
-    let file = input::open(path).map_err(|error| unreadable(path, &error))?;
-    file.take(room as u64 + 1).read_to_end(&mut bytes).map_err(|error| unreadable(path, &error))?;
-    match bytes.len() > room {
-        true => {
-            Err(format!("{} has payloads of more than 1 GiB in total, the limit; use fewer", given.display()))
+    input::read(path, room as u64).map_err(|error| match error.kind() {
+        io::ErrorKind::FileTooLarge => {
+            format!("{} has payloads of more than 1 GiB in total, the limit; use fewer", given.display())
         }
-        false => Ok(bytes),
-    }
+        _ => unreadable(path, &error),
+    })
 }
 
 fn check_count(path: &Path, count: usize) -> Result<(), String> {

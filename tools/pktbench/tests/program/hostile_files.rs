@@ -376,9 +376,13 @@ fn files_of_payloads_sizes_and_certificates_are_bounded() {
 #[test]
 fn endless_files_end_in_an_error() {
     let zero = Path::new("/dev/zero");
-    for option in
-        ["--sizes file:FILE", "--replay FILE --tcp-port 1", "--connect 127.0.0.1:1 --tls --tls-ca FILE"]
-    {
+    for option in [
+        "--sizes file:FILE",
+        "--replay FILE --tcp-port 1",
+        "--connect 127.0.0.1:1 --tls --tls-ca FILE",
+        "--connect 127.0.0.1:1 --tls --tls-cert FILE --tls-key FILE",
+        "--connect 127.0.0.1:1 --tls --tls-insecure --tls-cert FILE --tls-key FILE",
+    ] {
         let ran = load_with(&format!("{option} --json"), zero);
         assert!(matches!(ran.code, Some(1 | 2)), "{option}: {ran:?}");
     }
