@@ -28,7 +28,7 @@ impl State {
         cx: &mut Context<'_>,
     ) -> Next {
         self.flusher = Flusher::Waiting;
-        let waker = &mut self.waiters().flusher;
+        let waker = &mut self.flusher_waker;
         if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             let replaced = waker.replace(cx.waker().clone());
             self.deferred.drop_some(replaced);
@@ -82,9 +82,7 @@ impl State {
     /// Records that the flusher ends because nothing has to wait.
     fn retire_flusher(&mut self) {
         self.flusher = Flusher::None;
-        if let Some(waiters) = &mut self.waiters {
-            self.deferred.drop_some(waiters.flusher.take());
-        }
+        self.deferred.drop_some(self.flusher_waker.take());
     }
 
     /// Continues the end of a connection: sends FIN when all is written, and reads until the peer's close.

@@ -23,7 +23,7 @@ pub(crate) struct State {
     writer: Option<Writer>,
     /// The waker of the task that waits in `recv`.
     receiver: Option<Waker>,
-    /// The wakers of other waiting tasks. Most connections have none.
+    /// The wakers of other waiting callers. Most connections have none.
     waiters: Option<Box<WaitingTasks>>,
     /// Actions to run after the lock is released.
     pub(crate) deferred: Deferred,
@@ -34,10 +34,11 @@ pub(crate) struct State {
     /// may drop packets, which it cannot do in that buffer.
     limits_buffering: bool,
     pub(crate) flusher: Flusher,
+    flusher_waker: Option<Waker>,
     pub(crate) sweep: Sweep,
 }
 
-/// The wakers of the tasks that wait for a connection, and of its flusher.
+/// The wakers of the callers that wait for a connection, apart from its receiver.
 #[derive(Default)]
 struct WaitingTasks {
     /// Wait for bytes to be written, or for the end.
@@ -46,7 +47,6 @@ struct WaitingTasks {
     senders: Waiters,
     /// Wait only for the end.
     end: Waiters,
-    flusher: Option<Waker>,
 }
 
 /// The state of the flusher task.
@@ -85,6 +85,7 @@ impl State {
             writer: Some(writer),
             reader: None,
             flusher: Flusher::None,
+            flusher_waker: None,
             sweep: Sweep::No,
             deferred: Deferred::default(),
             receiver: None,
@@ -207,8 +208,8 @@ impl State {
     fn wake_flusher(&mut self) {
         if self.flusher == Flusher::Waiting {
             self.flusher = Flusher::Woken;
-            if let Some(waker) = self.waiters.as_ref().and_then(|waiters| waiters.flusher.clone()) {
-                self.deferred.wake(waker);
+            if let Some(waker) = &self.flusher_waker {
+                self.deferred.wake(waker.clone());
             }
         }
     }

@@ -56,7 +56,7 @@ impl State {
         let mut written = write(self, &mut Context::from_waker(Waker::noop()));
         let mut needs_flusher = false;
         if written.is_pending() {
-            match self.waiters.as_ref().and_then(|waiters| waiters.flusher.clone()) {
+            match self.flusher_waker.clone() {
                 Some(waker) => {
                     written = write(self, &mut Context::from_waker(&waker));
                     self.deferred.drop(waker);
