@@ -53,6 +53,8 @@ pub(crate) struct ConnCore {
     signals: AtomicU8,
     /// Whether bytes were read from the transport that the application has not received. An end would discard them.
     has_undelivered: AtomicBool,
+    /// Whether a wait with a deadline has ended with a whole frame, and the machine does not know it yet.
+    has_received: AtomicBool,
     /// Whether tokio's view of a full transport may be out of date when the slow-consumer policy acts on it. See
     /// [`readiness_may_be_stale`](Self::readiness_may_be_stale).
     readiness_may_be_stale: bool,
@@ -121,6 +123,7 @@ impl ConnCore {
             received: Received::default(),
             signals: AtomicU8::new(0),
             has_undelivered: AtomicBool::new(false),
+            has_received: AtomicBool::new(false),
             readiness_may_be_stale,
             state: Mutex::new(State::new(writer, Machine::new(config), may_drop)),
             next_waiter_key: AtomicU64::new(0),
@@ -152,10 +155,12 @@ impl ConnCore {
     #[inline]
     fn with_state<T>(self: &Arc<Self>, act: impl FnOnce(&mut State) -> T) -> T {
         let end_on_panic = EndOnPanic(self);
-        let mut state = self.state.lock().unwrap_or_else(|poisoned| self.end_after_panic(poisoned));
+        let mut state = self.lock();
         let result = act(&mut state);
         std::mem::forget(end_on_panic);
-        if state.has_work_after_unlock() || self.account.is_some() {
+        let changes_account =
+            self.account.as_ref().is_some_and(|account| !account.has_queued(state.machine.held()));
+        if state.has_work_after_unlock() || changes_account {
             self.unlock_and_run_deferred(state);
         }
         result
@@ -164,10 +169,21 @@ impl ConnCore {
     /// Like [`with_state`](Self::with_state), but catches panics of the deferred work, which can run application code.
     /// For tasks that serve several connections or all handles of one: a panic must not end these tasks.
     fn with_state_catching_panics<T>(self: &Arc<Self>, act: impl FnOnce(&mut State) -> T) -> T {
-        let mut state = self.state.lock().unwrap_or_else(|poisoned| self.end_after_panic(poisoned));
+        let mut state = self.lock();
         let result = act(&mut state);
         catch_panic(|| self.unlock_and_run_deferred(state));
         result
+    }
+
+    /// Takes the lock, and tells the machine what happened without it.
+    #[inline]
+    fn lock(&self) -> MutexGuard<'_, State> {
+        let mut state = self.state.lock().unwrap_or_else(|poisoned| self.end_after_panic(poisoned));
+        if self.has_received.load(Ordering::Relaxed) {
+            self.has_received.store(false, Ordering::Relaxed);
+            state.machine.recv_received();
+        }
+        state
     }
 
     /// Ends the connection after code has panicked under the lock and poisoned it.

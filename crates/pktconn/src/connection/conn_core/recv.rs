@@ -126,9 +126,16 @@ impl ConnCore {
         WaitDecision::Wait
     }
 
-    /// The receiver no longer waits. `has_received`: it has received a whole frame.
-    pub(crate) fn pause_recv(self: &Arc<Self>, has_received: bool) {
-        self.with_state(|state| state.machine.recv_pauses(has_received, Instant::now()));
+    /// The receiver no longer waits, and has received nothing.
+    pub(crate) fn pause_recv(self: &Arc<Self>) {
+        self.with_state(|state| state.machine.recv_pauses(Instant::now()));
+    }
+
+    /// A wait with a deadline has ended: the receiver has received a whole frame. The machine learns of it when the lock
+    /// is taken next, because taking it for each packet is expensive.
+    #[inline]
+    pub(crate) fn note_received(&self) {
+        self.has_received.store(true, Ordering::Relaxed);
     }
 
     /// The application has received the end of the stream. From now on, dropping the connection is a clean close.

@@ -10,6 +10,7 @@ use pktconn_codec::PacketCodec;
 
 use super::{FrameReader, Memory, WaitClock};
 use crate::connection::conn_core::WaitDecision;
+use crate::connection::memory::{Account, EXEMPT_BYTES};
 use crate::connection::pool::{self, CHUNK};
 use crate::transport::Reader;
 
@@ -83,8 +84,7 @@ impl FrameReader {
         tokio_util::io::poll_read_buf(Pin::new(reader), cx, &mut self.buffer)
     }
 
-    /// Reads once, with a memory budget. While the budget is exceeded, reads little at a time or nothing.
-    #[cold]
+    /// Reads once, with a memory budget. Under pressure, reads little at a time or nothing.
     #[inline(never)]
     pub(super) fn poll_more_with_budget(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let polled = match self.core.read_limit(self.held(), cx) {
@@ -95,11 +95,20 @@ impl FrameReader {
                 self.after_read(read, cx)
             }
         };
-        self.update_account();
+        if polled.is_pending() || self.may_hold_back || !self.may_count_later() {
+            self.update_account();
+        }
         if self.may_hold_back {
             self.note_transport_memory();
         }
         polled
+    }
+
+    /// Whether the bytes of the last read may be counted at the next wait. Mostly none of them is left then, and the
+    /// shared totals are not written for each packet.
+    fn may_count_later(&self) -> bool {
+        let is_exempt = |account: &Account| account.buffered() < EXEMPT_BYTES;
+        (1..EXEMPT_BYTES).contains(&self.buffer.len()) && self.core.account().is_some_and(is_exempt)
     }
 
     /// Updates the account with the memory that TLS uses beyond what [`held`](Self::held) counts. Apart from that,

@@ -235,7 +235,7 @@ impl FrameReader {
         self.packets_in_turn = self.packets_in_turn.saturating_add(packets as u32);
         if self.wait_clock != WaitClock::Off {
             self.wait_clock = WaitClock::Off;
-            self.core.pause_recv(true);
+            self.core.note_received();
         }
         self.note_undelivered();
         // The caller may not receive again for a long time.
@@ -256,7 +256,7 @@ impl FrameReader {
     pub(crate) fn stop_waiting(&mut self) {
         if self.wait_clock == WaitClock::Running {
             self.wait_clock = WaitClock::Paused;
-            self.core.pause_recv(false);
+            self.core.pause_recv();
         }
     }
 

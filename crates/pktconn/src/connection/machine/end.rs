@@ -324,14 +324,24 @@ impl Machine {
         }
     }
 
-    /// The receiver no longer waits. `has_received`: it has received a whole frame.
-    pub(crate) fn recv_pauses(&mut self, has_received: bool, now: Instant) {
-        let Some(clock) = &mut self.recv_clock else { return };
-        if has_received {
-            clock.received();
-        } else {
+    /// The receiver no longer waits, and has received nothing.
+    pub(crate) fn recv_pauses(&mut self, now: Instant) {
+        if let Some(clock) = &mut self.recv_clock {
             clock.pause(now);
         }
+    }
+
+    /// The receiver no longer waits: it has received a whole frame.
+    pub(crate) fn recv_received(&mut self) {
+        if let Some(clock) = &mut self.recv_clock {
+            clock.received();
+        }
+    }
+
+    /// Whether a receiver waits with a deadline.
+    #[inline]
+    pub(super) fn is_recv_timed(&self) -> bool {
+        self.recv_clock.as_ref().is_some_and(|clock| clock.is_running())
     }
 
     /// The deadline that the peer has missed. The receiver calls this after it was woken for the deadline and has read

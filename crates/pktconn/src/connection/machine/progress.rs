@@ -95,7 +95,7 @@ impl Machine {
             }
         }
         match outcome {
-            WriteOutcome::All if !was_blocked && self.recv_clock.is_none() => {}
+            WriteOutcome::All if !was_blocked && !self.is_recv_timed() => {}
             WriteOutcome::All | WriteOutcome::Blocked => {
                 let flushed = has_progressed.then_some(before.1);
                 self.update_after_write(was_blocked, flushed, now(), done);

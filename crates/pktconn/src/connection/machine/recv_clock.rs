@@ -92,8 +92,10 @@ impl RecvClock {
             self.silent = Duration::ZERO;
             (self.baseline, self.sent) = (None, None);
         }
-        if rules.limits.is_some() {
+        if wait.awaits_first || wait.part.is_some() {
             self.update_limits(wait, rules);
+        } else {
+            self.limits = None;
         }
     }
 
@@ -116,12 +118,7 @@ impl RecvClock {
 
     /// A whole frame was received. The time of the next one starts at zero.
     pub(crate) fn received(&mut self) {
-        let mut limits = self.limits.take();
-        if let Some(limits) = &mut limits {
-            // Keep the memory for the next frame.
-            **limits = LimitClock::default();
-        }
-        *self = Self { next_check: self.next_check, limits, ..Self::default() };
+        *self = Self { next_check: self.next_check, ..Self::default() };
     }
 
     /// The peer was alive at the time `at`, although it has sent nothing.

@@ -107,6 +107,13 @@ impl Account {
         }
     }
 
+    /// Whether the account already has this number of queued bytes. [`note_queued`](Self::note_queued) would change
+    /// nothing then.
+    #[inline]
+    pub(crate) fn has_queued(&self, bytes: usize) -> bool {
+        self.queued.load(Relaxed) == bytes.next_multiple_of(ACCOUNT_STEP)
+    }
+
     /// Updates the number of queued bytes. Returns whether to [notify the watcher](Budget::notify_watcher).
     pub(crate) fn note_queued(&self, bytes: usize) -> bool {
         self.note(&self.queued, bytes)

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Each connection updates its account after a read, before a wait, and when its lock is released. Accounts change in
-//! steps of 2 KiB, so that not every packet writes to the shared totals.
+//! steps of 2 KiB, and reads of less than 4 KiB count only if bytes are left at the next wait. So not every packet
+//! writes to the shared totals.
 //!
 //! | all connections hold | what happens |
 //! |---|---|
