@@ -32,10 +32,35 @@ const TLS_SERVERS: [Server; 2] = [
     ("pktecho", "pktecho", &["--threads", "1", "--tls-cert", "{cert}", "--tls-key", "{key}"]),
 ];
 
+/// All connections come from one address, so the limits for each address are off.
+const EDGE_SERVERS: [Server; 2] = [
+    (
+        "pktecho without limits",
+        "pktecho",
+        &["--threads", "1", "--memory-budget", "off", "--max-conns", "off"],
+    ),
+    (
+        "pktecho --edge",
+        "pktecho",
+        &["--threads", "1", "--edge", "--max-conns-per-ip", "off", "--conn-rate-per-ip", "off"],
+    ),
+];
+
 /// Many connections with few packets, few connections, many packets outstanding, and large packets; short connections;
-/// TLS.
-pub const STANDARD_WORKLOADS: [&str; 8] =
-    ["1000x1", "64x1", "64x32", "8x4:1048576-1048576", "short:64x1", "tls:64x1", "tls:64x32", "tls:500x1"];
+/// TLS; limits.
+pub const STANDARD_WORKLOADS: [&str; 11] = [
+    "1000x1",
+    "64x1",
+    "64x32",
+    "8x4:1048576-1048576",
+    "short:64x1",
+    "tls:64x1",
+    "tls:64x32",
+    "tls:500x1",
+    "edge:64x1",
+    "edge:64x32",
+    "edge:1000x1",
+];
 
 /// The servers of `--check`: the reference of this kind of workload, and `pktecho`. `executable` is the path of the
 /// running program.
@@ -60,6 +85,7 @@ fn servers(kind: WorkloadKind) -> &'static [Server] {
     match kind {
         WorkloadKind::Echo => &ECHO_SERVERS,
         WorkloadKind::Tls => &TLS_SERVERS,
+        WorkloadKind::Edge => &EDGE_SERVERS,
         WorkloadKind::Short => &SHORT_SERVERS,
     }
 }

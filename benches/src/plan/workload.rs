@@ -14,11 +14,14 @@ pub enum WorkloadKind {
     Echo,
     /// The same over TLS.
     Tls,
+    /// The same as `Echo`, with other servers: they show the cost of the limits for the open Internet.
+    Edge,
     /// Connections that each send one packet, read its echo and close. Another one then takes their place.
     Short,
 }
 
-/// `64x1`: connections that echo packets; `tls:64x1`: the same over TLS; `short:64x1`: 64 short connections at a time.
+/// `64x1`: connections that echo packets; `tls:64x1`: the same over TLS; `edge:64x1`: the same with and without limits;
+/// `short:64x1`: 64 short connections at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Workload {
     /// What the connections do.
@@ -28,7 +31,8 @@ pub struct Workload {
 }
 
 /// The prefix of each kind.
-const PREFIXES: [(&str, WorkloadKind); 2] = [("tls:", WorkloadKind::Tls), ("short:", WorkloadKind::Short)];
+const PREFIXES: [(&str, WorkloadKind); 3] =
+    [("tls:", WorkloadKind::Tls), ("edge:", WorkloadKind::Edge), ("short:", WorkloadKind::Short)];
 
 impl FromStr for Workload {
     type Err = anyhow::Error;
@@ -66,6 +70,7 @@ mod tests {
             ("64x32", WorkloadKind::Echo),
             ("8x4:5-6", WorkloadKind::Echo),
             ("tls:64x32", WorkloadKind::Tls),
+            ("edge:64x1", WorkloadKind::Edge),
             ("short:64x1:100-100", WorkloadKind::Short),
         ] {
             let workload: Workload = text.parse().unwrap();

@@ -15,7 +15,8 @@ pub(crate) struct Options {
     #[arg(long = "server")]
     pub(crate) servers: Vec<ServerSpec>,
     /// Connections x packets outstanding on each, optionally with payload sizes: 8x4:1048576-1048576. With tls: in front,
-    /// over TLS: tls:64x1. With short: in front, each connection sends one packet: short:64x1. May be given several times
+    /// over TLS: tls:64x1. With edge: in front, pktecho with and without the limits for the open Internet: edge:64x1. With
+    /// short: in front, each connection sends one packet: short:64x1. May be given several times
     #[arg(long = "workload", default_values = STANDARD_WORKLOADS)]
     pub(crate) workloads: Vec<Workload>,
     /// Number of rounds of each workload; each server runs once per round
