@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -43,6 +44,27 @@ async fn a_handler_that_fails_or_panics_ends_only_its_own_connection() {
     }
     let mut next = PacketConn::connect(addr).await.unwrap();
     assert_echoes(&mut next).await;
+}
+
+/// However many connections wait to be accepted.
+#[tokio::test]
+async fn open_connections_are_served_between_accepts() {
+    let server = PacketServer::bind("127.0.0.1:0").await.unwrap();
+    let (addr, handle) = (tcp_addr(&server), server.handle());
+    let mut client = std::net::TcpStream::connect(addr).unwrap();
+    client.write_all(&frame(b"ping")).unwrap();
+    let _waiting: Vec<_> = (0..120).map(|_| std::net::TcpStream::connect(addr).unwrap()).collect();
+    let (tell, mut told) = tokio::sync::mpsc::channel(1);
+    tokio::spawn(server.serve(move |mut conn| {
+        let (handle, tell) = (handle.clone(), tell.clone());
+        async move {
+            conn.recv().await?;
+            tell.send(handle.stats().accepted).await?;
+            Ok(())
+        }
+    }));
+    let accepted = told.recv().await.unwrap();
+    assert!(accepted <= 64, "{accepted} connections were accepted before a packet was received");
 }
 
 #[tokio::test]

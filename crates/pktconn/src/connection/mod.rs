@@ -30,7 +30,7 @@ mod state;
 mod sweep;
 mod timer;
 mod waiters;
-mod yielding;
+pub(crate) mod yielding;
 
 mod frame_reader;
 mod packet_receiver;

@@ -16,6 +16,7 @@ use std::task::{Context, Poll};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::connection::yielding;
 use crate::server::accept_backoff::AcceptBackoff;
 use crate::server::conn_setup::ConnSetup;
 use crate::server::conn_task::{CONNECTION_FAILED, ConnTask, HandlerResult, Stage};
@@ -29,8 +30,9 @@ use crate::transport::addr::Addr;
 use crate::transport::plain_stream::PlainStream;
 use crate::{Error, PacketConn, ServerConfig, ServerHandle, ShutdownReport};
 
-/// How many connections are accepted before handlers that have finished are freed.
-const MAX_ACCEPTED_IN_ROW: u32 = 32;
+/// How many connections are accepted before handlers that have finished are freed, and open connections are served:
+/// a flood of new connections must not delay them.
+const MAX_ACCEPTED_IN_ROW: u32 = 16;
 
 /// A server that accepts connections over TCP and Unix sockets, and runs a handler for each.
 ///
@@ -259,21 +261,19 @@ impl PacketServer {
                 if stopping.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(None);
                 }
-                loop {
-                    if accepted_in_row < MAX_ACCEPTED_IN_ROW {
-                        if let Poll::Ready(accepted) = self.poll_accept(&mut next_listener, cx) {
-                            accepted_in_row += 1;
-                            return Poll::Ready(Some(accepted));
-                        }
-                    }
-                    let has_more = mem::take(&mut accepted_in_row) == MAX_ACCEPTED_IN_ROW;
-                    while let Poll::Ready(Some(finished)) = handlers.poll_join_next(cx) {
-                        log_if_panicked(finished);
-                    }
-                    if !has_more {
-                        return Poll::Pending;
+                if accepted_in_row < MAX_ACCEPTED_IN_ROW {
+                    if let Poll::Ready(accepted) = self.poll_accept(&mut next_listener, cx) {
+                        accepted_in_row += 1;
+                        return Poll::Ready(Some(accepted));
                     }
                 }
+                if mem::take(&mut accepted_in_row) == MAX_ACCEPTED_IN_ROW {
+                    yielding::yield_turn(cx);
+                }
+                while let Poll::Ready(Some(finished)) = handlers.poll_join_next(cx) {
+                    log_if_panicked(finished);
+                }
+                Poll::Pending
             });
             let Some(accepted) = accepted.await else { break };
             match accepted {
