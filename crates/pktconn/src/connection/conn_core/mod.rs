@@ -158,12 +158,16 @@ impl ConnCore {
         let mut state = self.lock();
         let result = act(&mut state);
         std::mem::forget(end_on_panic);
-        let changes_account =
-            self.account.as_ref().is_some_and(|account| !account.has_queued(state.machine.held()));
-        if state.has_work_after_unlock() || changes_account {
+        if state.has_work_after_unlock() || (self.account.is_some() && self.changes_account(&state)) {
             self.unlock_and_run_deferred(state);
         }
         result
+    }
+
+    /// Whether the account does not have the bytes of the send queue yet.
+    #[cold]
+    fn changes_account(&self, state: &State) -> bool {
+        self.account.as_ref().is_some_and(|account| !account.has_queued(state.machine.held()))
     }
 
     /// Like [`with_state`](Self::with_state), but catches panics of the deferred work, which can run application code.
@@ -176,14 +180,19 @@ impl ConnCore {
     }
 
     /// Takes the lock, and tells the machine what happened without it.
-    #[inline]
+    #[inline(always)]
     fn lock(&self) -> MutexGuard<'_, State> {
         let mut state = self.state.lock().unwrap_or_else(|poisoned| self.end_after_panic(poisoned));
         if self.has_received.load(Ordering::Relaxed) {
-            self.has_received.store(false, Ordering::Relaxed);
-            state.machine.recv_received();
+            self.pass_on_received(&mut state);
         }
         state
+    }
+
+    #[cold]
+    fn pass_on_received(&self, state: &mut State) {
+        self.has_received.store(false, Ordering::Relaxed);
+        state.machine.recv_received();
     }
 
     /// Ends the connection after code has panicked under the lock and poisoned it.

@@ -127,6 +127,7 @@ impl ConnCore {
     }
 
     /// The receiver no longer waits, and has received nothing.
+    #[cold]
     pub(crate) fn pause_recv(self: &Arc<Self>) {
         self.with_state(|state| state.machine.recv_pauses(Instant::now()));
     }

@@ -85,6 +85,7 @@ impl FrameReader {
     }
 
     /// Reads once, with a memory budget. Under pressure, reads little at a time or nothing.
+    #[cold]
     #[inline(never)]
     pub(super) fn poll_more_with_budget(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let polled = match self.core.read_limit(self.held(), cx) {

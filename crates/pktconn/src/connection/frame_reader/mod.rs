@@ -253,6 +253,7 @@ impl FrameReader {
     }
 
     /// No future waits in `recv` any more: it is ready or was dropped. Stops the deadline of the wait.
+    #[inline]
     pub(crate) fn stop_waiting(&mut self) {
         if self.wait_clock == WaitClock::Running {
             self.wait_clock = WaitClock::Paused;
