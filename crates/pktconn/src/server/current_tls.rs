@@ -25,12 +25,12 @@ impl CurrentTls {
     /// Replaces the configuration of `all`. Replaces none and fails if the certificate of one is valid and the new one is
     /// not.
     pub(crate) fn replace(all: &[Self], new: &Loaded) -> Result<(), Reason> {
-        for Self(current) in all {
-            new.check_replaces(&current.read().unwrap_or_else(PoisonError::into_inner))?;
-        }
-        for Self(current) in all {
-            *current.write().unwrap_or_else(PoisonError::into_inner) = new.clone();
-        }
+        // All stay locked in between: another call must not replace one of them after its check. The order is that of the
+        // listeners, so two calls cannot wait for each other.
+        let mut locked: Vec<_> =
+            all.iter().map(|Self(current)| current.write().unwrap_or_else(PoisonError::into_inner)).collect();
+        locked.iter().try_for_each(|current| new.check_replaces(current))?;
+        locked.iter_mut().for_each(|current| **current = new.clone());
         Ok(())
     }
 }
@@ -45,7 +45,7 @@ impl fmt::Debug for CurrentTls {
 mod tests {
     use super::*;
 
-    /// A certificate that is valid until the end of this year.
+    /// A configuration whose certificate is valid until the end of `last_year`.
     fn loaded(dir: &tempfile::TempDir, last_year: i32) -> Loaded {
         let mut params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
         params.not_after = rcgen::date_time_ymd(last_year, 12, 31);
