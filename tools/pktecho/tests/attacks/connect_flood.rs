@@ -19,8 +19,6 @@ use crate::process::{open_files, resident_bytes, wait_for_files};
 
 /// Connects and resets until `stop` is set. Returns the number of connections.
 fn connect_and_reset(addr: SocketAddr, stop: &AtomicBool) -> u64 {
-    // Like an attacker on another machine, it takes no CPU time from the server and its clients: only what they leave.
-    rustix::process::setpriority_process(Some(rustix::thread::gettid()), 19).unwrap();
     let mut conns = 0;
     while !stop.load(Relaxed) {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
