@@ -41,10 +41,10 @@ use results::{Comparison, WorkloadResult};
 /// showed up to 0.02.
 const FOREIGN_LIMIT: f64 = 0.05;
 
-const LEGEND: &str = "A workload is connections x packets outstanding on each; tls: over TLS; edge: the limits for the open Internet; short: each connection sends one \
-packet, so a figure per packet is one per connection, and a latency includes the connect. A ratio is relative to the first server in the \
-same round; the table shows the median of the rounds; lower is better. Rounds shorter than a second are only useful for trying \
-the command, or in large numbers.";
+const LEGEND: &str = "A workload is connections x packets outstanding on each; tls: over TLS; edge: with and without the \
+limits for the open Internet; short: each connection sends one packet, so a figure per packet is one per connection, and a \
+latency includes the connect. A ratio is relative to the first server in the same round; the table shows the median of the \
+rounds; lower is better. Rounds shorter than a second are only useful for trying the command, or in large numbers.";
 
 fn main() -> ExitCode {
     exit_code("echo_compare", run(&Options::parse()))
