@@ -2,22 +2,35 @@
 
 use std::ffi::OsString;
 use std::io::ErrorKind;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::{env, fs, process};
 
 use anyhow::{Context, Result, anyhow, ensure};
 
-use crate::cases::{FEWER, MORE};
+use crate::cases::{Case, FEWER, MORE};
 
-/// Instructions per operation.
-pub(crate) fn per_operation(case: &str) -> Result<f64> {
+/// Instructions per operation: the mean over the heap layouts of the case.
+///
+/// What malloc costs depends on where its free blocks lie, and so on the length of every earlier allocation. The first
+/// ones are the arguments. So each layout runs the program under a name that is 16 bytes longer.
+pub(crate) fn per_operation(case: &Case) -> Result<f64> {
     let dir = TempDir::new()?;
+    let mut sum = 0.0;
+    for layout in 0..case.heap_layouts {
+        let program = dir.0.join("x".repeat(16 * (layout as usize + 1)));
+        symlink(env::current_exe()?, &program).context("cannot create a link to this program")?;
+        sum += one_layout(&case.name, &program).with_context(|| case.name.clone())?;
+    }
+    Ok(sum / f64::from(case.heap_layouts))
+}
+
+fn one_layout(case: &str, program: &Path) -> Result<f64> {
     // Both runs at the same time: the count does not depend on other processes.
-    let fewer = Run::start(case, FEWER, &dir.0)?;
-    let more = Run::start(case, MORE, &dir.0)?;
-    let counts = || difference((FEWER, fewer.count()?), (MORE, more.count()?));
-    counts().with_context(|| case.to_owned())
+    let fewer = Run::start(program, case, FEWER)?;
+    let more = Run::start(program, case, MORE)?;
+    difference((FEWER, fewer.count()?), (MORE, more.count()?))
 }
 
 /// Instructions per operation, from two runs: their operations and their instructions.
@@ -32,14 +45,14 @@ struct Run {
 }
 
 impl Run {
-    fn start(case: &str, times: u32, dir: &Path) -> Result<Self> {
-        let out_file = dir.join(times.to_string());
+    fn start(program: &Path, case: &str, times: u32) -> Result<Self> {
+        let out_file = program.with_extension(times.to_string());
         let mut out_option = OsString::from("--callgrind-out-file=");
         out_option.push(&out_file);
         let child = Command::new("valgrind")
             .args(["--tool=callgrind", "--quiet", "--cache-sim=no", "--branch-sim=no", "--collect-jumps=no"])
             .arg(out_option)
-            .arg(env::current_exe()?)
+            .arg(program)
             .args(["run", case, &times.to_string()])
             // Some environment variables change the behavior of an allocator or a runtime.
             .env_clear()

@@ -100,7 +100,7 @@ fn count(cases: &[Case]) -> Result<Figures> {
     ensure!(!cfg!(debug_assertions), "a debug build has different figures; build with --release");
     let mut figures = Figures::empty();
     for case in cases {
-        let count = callgrind::per_operation(&case.name)?;
+        let count = callgrind::per_operation(case)?;
         figures.insert(&case.name, count / f64::from(case.packets));
     }
     Ok(figures)
