@@ -807,7 +807,7 @@ fn held_bytes_includes_the_tls_buffers_for_peers_that_do_not_read() {
         let (left, reported) = held_behind_tls(clients, sent);
         let held = left.saturating_sub(idle);
         println!("{sent} B sent: {} KiB held, {} KiB reported", held / KIB, reported / KIB);
-        let base = clients * (ACCOUNT_STEPS + 16 * KIB) + MIB;
+        let base = clients * (ACCOUNT_STEPS + 12 * KIB) + MIB;
         assert!(
             held <= reported + base,
             "{sent} B: {} KiB held, only {} KiB reported",

@@ -148,6 +148,14 @@ impl Writer {
         }
     }
 
+    /// The memory, in bytes, of writes that the transport has buffered. `None` if that is unknown.
+    pub(crate) fn buffered_bytes(&self) -> Option<usize> {
+        match self {
+            Self::Tcp(_) => Some(0),
+            Self::Other(stream) => stream.buffered_bytes(),
+        }
+    }
+
     /// Writes what the socket has room for with a system call that does not block, and bypasses tokio's readiness.
     /// `None` if the transport cannot do this.
     pub(crate) fn write_now(&mut self, bytes: &[u8]) -> Option<io::Result<usize>> {

@@ -69,6 +69,10 @@ impl LockedStream {
         self.inspect(|stream| Some(stream.may_buffer() && stream.has_buffered())).unwrap_or(false)
     }
 
+    pub(super) fn buffered_bytes(&self) -> Option<usize> {
+        self.inspect(|stream| stream.buffered_bytes())
+    }
+
     pub(super) fn unacked_bytes(&self) -> io::Result<UnackedBytes> {
         let unacked = self.inspect(|stream| match stream.tcp() {
             None if stream.is_unix_socket() => Some(Ok(UnackedBytes::Count(0))),

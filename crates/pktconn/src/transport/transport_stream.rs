@@ -41,6 +41,11 @@ pub(crate) trait TransportStream: AsyncRead + AsyncWrite + Send {
         true
     }
 
+    /// See [`Writer::buffered_bytes`](super::Writer::buffered_bytes).
+    fn buffered_bytes(&self) -> Option<usize> {
+        None
+    }
+
     /// Whether the kernel holds bytes that arrived and were not read. `false` if that is unknown.
     fn has_unread(&self) -> bool {
         false

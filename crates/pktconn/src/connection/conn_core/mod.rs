@@ -167,7 +167,7 @@ impl ConnCore {
     /// Whether the account does not have the bytes of the send queue yet.
     #[cold]
     fn changes_account(&self, state: &State) -> bool {
-        self.account.as_ref().is_some_and(|account| !account.has_queued(state.machine.held()))
+        self.account.as_ref().is_some_and(|account| !account.has_queued(state.held()))
     }
 
     /// Like [`with_state`](Self::with_state), but catches panics of the deferred work, which can run application code.
@@ -211,8 +211,7 @@ impl ConnCore {
             self.add_peer_to_failure(&state.machine);
         }
         let mut after_unlock = state.take_after_unlock();
-        let notifies_watcher =
-            self.account.as_ref().is_some_and(|account| account.note_queued(state.machine.held()));
+        let notifies_watcher = self.account.as_ref().is_some_and(|account| account.note_queued(state.held()));
         drop(state);
         if let Some(account) = &self.account {
             if notifies_watcher {

@@ -36,15 +36,14 @@ impl Machine {
         self.bytes_flushed < self.bytes_written
     }
 
-    /// The memory used by the send queue, keyed packets and the transport's own buffer, in bytes.
+    /// How many bytes the transport has accepted since it was last flushed.
+    pub(crate) fn unflushed_len(&self) -> u64 {
+        self.bytes_written - self.bytes_flushed
+    }
+
+    /// The memory used by the send queue and keyed packets, in bytes.
     pub(crate) fn held(&self) -> usize {
-        /// The limit of rustls's buffer of encrypted bytes.
-        const MAX_BUFFERED: u64 = 64 * 1024;
-        // A connection that has ended has no transport any more.
-        let buffered = if self.phase == Phase::Ended { 0 } else { self.bytes_written - self.bytes_flushed };
-        let buffered = buffered.min(MAX_BUFFERED) as usize;
-        // A sixteenth more, for what TLS adds to records of 1 KiB and for the list of them.
-        self.queue.held() + self.latest_held() + buffered + buffered / 16
+        self.queue.held() + self.latest_held()
     }
 
     /// Whether the first `target` accepted bytes, counted since the start of the connection, are written or dropped.

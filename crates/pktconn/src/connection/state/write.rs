@@ -18,6 +18,19 @@ use crate::transport::{UnackedBytes, Writer};
 const MAX_BUFFERED_WRITE: usize = 16 * 1024;
 
 impl State {
+    /// The memory, in bytes, of what was sent and is not in the kernel yet.
+    pub(crate) fn held(&self) -> usize {
+        self.machine.held() + if self.machine.is_unflushed() { self.buffered_bytes() } else { 0 }
+    }
+
+    #[cold]
+    fn buffered_bytes(&self) -> usize {
+        /// The most to count for a stream of the application that does not flush.
+        const MAX_UNKNOWN: u64 = 64 * 1024;
+        let Some(writer) = &self.writer else { return 0 };
+        writer.buffered_bytes().unwrap_or_else(|| self.machine.unflushed_len().min(MAX_UNKNOWN) as usize)
+    }
+
     /// Queues a packet, and writes it or schedules a write. Returns whether it may have written.
     #[inline(always)]
     pub(crate) fn push(&mut self, frame: &impl Outgoing) -> bool {

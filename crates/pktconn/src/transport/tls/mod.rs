@@ -17,6 +17,8 @@ mod record_tracker;
 
 mod read_memory;
 
+mod write_memory;
+
 mod stream;
 pub(crate) use stream::Tls;
 

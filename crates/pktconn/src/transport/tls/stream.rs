@@ -12,6 +12,7 @@ use tokio_rustls::rustls::{ConnectionCommon, SideData};
 
 use super::read_memory::ReadMemory;
 use super::record_tracker::RecordTracker;
+use super::write_memory::WriteMemory;
 use crate::transport::handshake_bytes::HandshakeBytes;
 use crate::transport::plain_stream::PlainStream;
 use crate::transport::socket::{SCRATCH_LEN, read_now_len};
@@ -25,17 +26,21 @@ pub(crate) struct Tls {
 
 impl Tls {
     pub(super) fn new(stream: impl Into<TlsStream<TrackedStream>>) -> Self {
-        let mut stream = stream.into();
+        let mut tls = Self { stream: stream.into(), deferred_error: None };
         // The handshake is complete.
-        match &mut stream {
-            TlsStream::Client(stream) => stream.get_mut().0.handshake = None,
-            TlsStream::Server(stream) => stream.get_mut().0.handshake = None,
-        }
-        Self { stream, deferred_error: None }
+        tls.tracked_mut().handshake = None;
+        tls
     }
 
     pub(super) fn stream(&self) -> &TlsStream<TrackedStream> {
         &self.stream
+    }
+
+    fn tracked_mut(&mut self) -> &mut TrackedStream {
+        match &mut self.stream {
+            TlsStream::Client(stream) => stream.get_mut().0,
+            TlsStream::Server(stream) => stream.get_mut().0,
+        }
     }
 
     /// The socket below TLS.
@@ -66,10 +71,14 @@ impl Tls {
     /// Updates whether rustls holds decrypted bytes, after a read that has filled its buffer or not.
     fn note_unread(&mut self, is_full: bool) {
         let has_unread = is_full && self.has_unread_plaintext();
-        match &mut self.stream {
-            TlsStream::Client(stream) => stream.get_mut().0.memory.has_unread = has_unread,
-            TlsStream::Server(stream) => stream.get_mut().0.memory.has_unread = has_unread,
-        }
+        self.tracked_mut().read_memory.has_unread = has_unread;
+    }
+
+    /// Updates the memory of what rustls has not written yet, after a write of `len` bytes or a flush.
+    fn note_encrypted(&mut self, len: usize) {
+        let has_buffered = self.has_buffered();
+        let memory = &mut self.tracked_mut().write_memory;
+        if has_buffered { memory.encrypted(len) } else { memory.emptied() }
     }
 
     fn has_unread_plaintext(&mut self) -> bool {
@@ -121,6 +130,10 @@ impl TransportStream for Tls {
         self.stream.get_ref().1.wants_write()
     }
 
+    fn buffered_bytes(&self) -> Option<usize> {
+        Some(self.stream.get_ref().0.write_memory.bytes())
+    }
+
     fn has_unread(&self) -> bool {
         self.socket().has_unread()
     }
@@ -131,7 +144,7 @@ impl TransportStream for Tls {
     }
 
     fn read_buffer_bytes(&self) -> usize {
-        self.stream.get_ref().0.memory.bytes()
+        self.stream.get_ref().0.read_memory.bytes()
     }
 
     fn missing_of_record(&self) -> usize {
@@ -182,7 +195,9 @@ impl AsyncRead for Tls {
 
 impl AsyncWrite for Tls {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, buf))?;
+        self.note_encrypted(written);
+        Poll::Ready(Ok(written))
     }
 
     fn poll_write_vectored(
@@ -190,7 +205,9 @@ impl AsyncWrite for Tls {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, bufs))?;
+        self.note_encrypted(written);
+        Poll::Ready(Ok(written))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -198,7 +215,9 @@ impl AsyncWrite for Tls {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        self.note_encrypted(0);
+        Poll::Ready(Ok(()))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -206,18 +225,26 @@ impl AsyncWrite for Tls {
     }
 }
 
-/// The socket below TLS, with a count of the bytes of an incomplete record, and of those of a running handshake.
+/// The socket below TLS, with counts of the bytes of an incomplete record, of those of a running handshake, and of what
+/// rustls holds.
 pub(super) struct TrackedStream {
     stream: PlainStream,
     records: RecordTracker,
-    memory: ReadMemory,
+    read_memory: ReadMemory,
+    write_memory: WriteMemory,
     handshake: Option<HandshakeBytes>,
 }
 
 impl TrackedStream {
     /// `handshake` counts the bytes that arrive until [`Tls::new`].
     pub(super) fn new(stream: PlainStream, handshake: Option<HandshakeBytes>) -> Self {
-        Self { stream, records: RecordTracker::default(), memory: ReadMemory::default(), handshake }
+        Self {
+            stream,
+            records: RecordTracker::default(),
+            read_memory: ReadMemory::default(),
+            write_memory: WriteMemory::default(),
+            handshake,
+        }
     }
 }
 
@@ -229,10 +256,10 @@ impl AsyncRead for TrackedStream {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let partial_len = self.records.partial_len;
-        self.memory.before_read(partial_len, buf.remaining());
+        self.read_memory.before_read(partial_len, buf.remaining());
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
         let read = &buf.filled()[before..];
-        self.memory.after_read(partial_len, read.len());
+        self.read_memory.after_read(partial_len, read.len());
         self.records.advance(read);
         Poll::Ready(self.handshake.as_ref().map_or(Ok(()), |handshake| handshake.add(read.len())))
     }
@@ -240,7 +267,9 @@ impl AsyncRead for TrackedStream {
 
 impl AsyncWrite for TrackedStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, buf))?;
+        self.write_memory.written(written);
+        Poll::Ready(Ok(written))
     }
 
     fn poll_write_vectored(
@@ -248,7 +277,9 @@ impl AsyncWrite for TrackedStream {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, bufs))?;
+        self.write_memory.written(written);
+        Poll::Ready(Ok(written))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -369,9 +400,9 @@ struct SyncReader<'a>(&'a mut TrackedStream);
 impl Read for SyncReader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let partial_len = self.0.records.partial_len;
-        self.0.memory.before_read(partial_len, buffer.len());
+        self.0.read_memory.before_read(partial_len, buffer.len());
         let count = self.0.stream.read_now_into(buffer)?;
-        self.0.memory.after_read(partial_len, count);
+        self.0.read_memory.after_read(partial_len, count);
         self.0.records.advance(&buffer[..count]);
         Ok(count)
     }
