@@ -3,8 +3,8 @@
 
 use std::io::{self, Write, stderr, stdout};
 
-use tracing::Level;
-use tracing_subscriber::filter::{FilterExt, FilterFn, Targets};
+use tracing::{Level, Subscriber};
+use tracing_subscriber::filter::{FilterExt, FilterFn, LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
@@ -24,12 +24,18 @@ const ACCESS: &str = "pktconn::access";
 ///
 /// If called twice in one process.
 pub fn start(default_filter: &str, access_log: bool) {
+    subscriber(env_filter(default_filter), access_log).init();
+}
+
+fn subscriber(filter: EnvFilter, access_log: bool) -> impl Subscriber + Send + Sync {
+    // Without a hint about the level, no span is off: each poll of a connection would enter one.
+    let is_other = FilterFn::new(|event| event.target() != ACCESS).with_max_level_hint(LevelFilter::TRACE);
     let log = tracing_subscriber::fmt::layer()
         .with_writer(|| Lines(stderr()))
         .with_ansi(false)
         // Internal errors are printed to standard error, which panics if it is closed.
         .log_internal_errors(false)
-        .with_filter(env_filter(default_filter).and(FilterFn::new(|event| event.target() != ACCESS)));
+        .with_filter(filter.and(is_other));
     let access = access_log.then(|| {
         tracing_subscriber::fmt::layer()
             .with_writer(|| Lines(stdout()))
@@ -39,7 +45,7 @@ pub fn start(default_filter: &str, access_log: bool) {
             .log_internal_errors(false)
             .with_filter(Targets::new().with_target(ACCESS, Level::INFO))
     });
-    tracing_subscriber::registry().with(log).with(access).init();
+    tracing_subscriber::registry().with(log).with(access)
 }
 
 fn env_filter(default: &str) -> EnvFilter {
@@ -67,6 +73,13 @@ impl<W: Write> Write for Lines<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn spans_below_the_level_of_the_filter_are_off() {
+        for (access_log, level) in [(false, LevelFilter::WARN), (true, LevelFilter::INFO)] {
+            assert_eq!(subscriber(EnvFilter::new("warn"), access_log).max_level_hint(), Some(level));
+        }
+    }
 
     #[test]
     fn an_event_is_one_printable_line() {
