@@ -31,32 +31,35 @@ pub(crate) struct FramePart {
     pub(crate) missing: u64,
 }
 
+/// One cache line, which each packet of a connection with deadlines touches. What is not part of every wait is apart.
 #[derive(Debug, Default)]
+#[repr(align(64))]
 pub(crate) struct RecvClock {
     /// When the current wait began. `None` if no receiver waits.
     since: Option<Instant>,
-    /// How long the receiver had waited for the current frame before `since`. `None` between frames.
-    frame: Option<Duration>,
     /// How long the peer had been silent before `since`, counting only waits.
     silent: Duration,
+    /// When the flusher checks this clock next.
+    next_check: Option<Instant>,
+    /// Whether a deadline has passed. The receiver then reads once more before it fails.
+    is_overdue: bool,
+    rare: Option<Box<RareTimes>>,
+}
+
+/// The times of a wait that is in a frame, is long, or has other limits than the timeouts.
+#[derive(Debug, Default)]
+struct RareTimes {
+    /// How long the receiver had waited for the current frame before `since`. `None` between frames.
+    frame: Option<Duration>,
     /// The first value of acknowledged bytes in this silence. A larger one shows that the peer is alive.
     baseline: Option<u64>,
     /// The last write in this silence: the position of its first byte, and when it was.
     sent: Option<(u64, Instant)>,
-    /// `None` unless `first_packet_timeout` or `min_recv_rate` applies.
-    limits: Option<Box<LimitClock>>,
-    /// Whether a deadline has passed. The receiver then reads once more before it fails.
-    is_overdue: bool,
-    /// When the flusher checks this clock next.
-    next_check: Option<Instant>,
-}
-
-/// The times that count towards the limits.
-#[derive(Debug, Default)]
-struct LimitClock {
-    /// How long the receiver had waited for the first packet before `since`. `None` after the first packet.
+    /// How long the receiver had waited for the first packet before `since`. `None` after the first packet, and unless
+    /// there is a `first_packet_timeout`.
     first: Option<Duration>,
-    rate: Option<FrameRate>,
+    /// `None` between frames, and unless there is a `min_recv_rate`.
+    rate: Option<Box<FrameRate>>,
 }
 
 /// How fast the current frame arrives.
@@ -82,31 +85,32 @@ impl FrameRate {
     }
 }
 
+impl RareTimes {
+    fn wait(&mut self, wait: &TimedWait, rules: &Rules) {
+        if wait.has_read {
+            (self.baseline, self.sent) = (None, None);
+        }
+        self.frame = wait.in_frame.then(|| self.frame.unwrap_or_default());
+        self.first = wait.awaits_first.then(|| self.first.unwrap_or_default());
+        match (&mut self.rate, rules.recv_rate(), wait.part) {
+            (Some(measured), Some(rate), Some(part)) => measured.update(rate, part),
+            (measured, rate, part) => {
+                *measured = rate.zip(part).map(|(rate, part)| Box::new(FrameRate::new(rate, part)));
+            }
+        }
+    }
+}
+
 impl RecvClock {
     /// A receiver starts to wait, or waits again after it was woken and found no whole frame.
     pub(crate) fn wait(&mut self, wait: &TimedWait, rules: &Rules, now: Instant) {
         self.accumulate(now);
         (self.since, self.is_overdue) = (Some(now), false);
-        self.frame = wait.in_frame.then(|| self.frame.unwrap_or_default());
         if wait.has_read {
             self.silent = Duration::ZERO;
-            (self.baseline, self.sent) = (None, None);
         }
-        if wait.awaits_first || wait.part.is_some() {
-            self.update_limits(wait, rules);
-        } else {
-            self.limits = None;
-        }
-    }
-
-    fn update_limits(&mut self, wait: &TimedWait, rules: &Rules) {
-        let clock = self.limits.get_or_insert_default();
-        clock.first = wait.awaits_first.then(|| clock.first.unwrap_or_default());
-        match (&mut clock.rate, rules.recv_rate(), wait.part) {
-            (Some(measured), Some(rate), Some(part)) => measured.update(rate, part),
-            (measured, rate, part) => {
-                *measured = rate.zip(part).map(|(rate, part)| FrameRate::new(rate, part));
-            }
+        if self.rare.is_some() || wait.in_frame || wait.awaits_first {
+            self.rare.get_or_insert_default().wait(wait, rules);
         }
     }
 
@@ -117,21 +121,27 @@ impl RecvClock {
     }
 
     /// A whole frame was received. The time of the next one starts at zero.
+    #[inline]
     pub(crate) fn received(&mut self) {
-        *self = Self { next_check: self.next_check, ..Self::default() };
+        (self.since, self.silent, self.is_overdue) = (None, Duration::ZERO, false);
+        if self.rare.is_some() {
+            self.rare = None;
+        }
     }
 
     /// The peer was alive at the time `at`, although it has sent nothing.
     pub(crate) fn alive_at(&mut self, at: Instant, now: Instant) {
         self.accumulate(now);
         self.silent = self.silent.min(now.saturating_duration_since(at));
-        (self.baseline, self.sent) = (None, None);
+        if let Some(rare) = &mut self.rare {
+            (rare.baseline, rare.sent) = (None, None);
+        }
     }
 
     /// The transport accepted bytes that start at position `from`.
     pub(crate) fn sent(&mut self, from: u64, now: Instant) {
         if self.since.is_some() {
-            self.sent = Some((from, now));
+            self.rare.get_or_insert_default().sent = Some((from, now));
         }
     }
 
@@ -139,12 +149,10 @@ impl RecvClock {
         let Some(since) = self.since else { return };
         let waited = now.saturating_duration_since(since);
         self.silent += waited;
-        if let Some(frame) = &mut self.frame {
-            *frame += waited;
-        }
-        if let Some(limits) = &mut self.limits {
-            limits.first = limits.first.map(|first| first + waited);
-            if let Some(measured) = &mut limits.rate {
+        if let Some(rare) = &mut self.rare {
+            rare.frame = rare.frame.map(|frame| frame + waited);
+            rare.first = rare.first.map(|first| first + waited);
+            if let Some(measured) = &mut rare.rate {
                 measured.window.add_time(waited);
             }
         }
@@ -154,17 +162,17 @@ impl RecvClock {
     /// The earliest deadline. `None` while no receiver waits.
     pub(crate) fn due_at(&self, rules: &Rules) -> Option<Instant> {
         let left = |(waited, granted): (Duration, Duration)| granted.saturating_sub(waited);
-        let mut least = self.frame.zip(rules.timeouts.frame).map(left);
+        let mut least = Some(self.silent).zip(rules.timeouts.idle).map(left);
         let mut consider = |other: Option<Duration>| {
             least = match (least, other) {
                 (Some(least), Some(other)) => Some(least.min(other)),
                 (least, other) => least.or(other),
             };
         };
-        consider(Some(self.silent).zip(rules.timeouts.idle).map(left));
-        if let Some(limits) = &self.limits {
-            consider(limits.first.zip(rules.first_packet()).map(left));
-            let measured = limits.rate.as_ref().zip(rules.recv_rate());
+        if let Some(rare) = &self.rare {
+            consider(rare.frame.zip(rules.timeouts.frame).map(left));
+            consider(rare.first.zip(rules.first_packet()).map(left));
+            let measured = rare.rate.as_ref().zip(rules.recv_rate());
             consider(measured.map(|(measured, rate)| measured.window.time_left(rate)));
         }
         // A timeout that overflows the clock means no deadline.
@@ -174,11 +182,11 @@ impl RecvClock {
     /// The earliest deadline, and the reason to fail with when it passes. `None` while no receiver waits.
     pub(crate) fn due(&self, rules: &Rules) -> Option<(Instant, Reason)> {
         let since = self.since?;
-        let limits = self.limits.as_ref();
+        let rare = self.rare.as_deref();
         let dues = [
-            (Timeout::Frame, self.frame.zip(rules.timeouts.frame)),
+            (Timeout::Frame, rare.and_then(|rare| rare.frame).zip(rules.timeouts.frame)),
             (Timeout::Idle, Some(self.silent).zip(rules.timeouts.idle)),
-            (Timeout::FirstPacket, limits.and_then(|limits| limits.first).zip(rules.first_packet())),
+            (Timeout::FirstPacket, rare.and_then(|rare| rare.first).zip(rules.first_packet())),
         ];
         let dues = dues.into_iter().filter_map(|(timeout, times)| {
             let (waited, granted) = times?;
@@ -186,7 +194,7 @@ impl RecvClock {
             let due = since.checked_add(granted.saturating_sub(waited))?;
             Some((due, Reason::Timeout(timeout, granted)))
         });
-        let measured = limits.and_then(|limits| limits.rate.as_ref()).zip(rules.recv_rate());
+        let measured = rare.and_then(|rare| rare.rate.as_ref()).zip(rules.recv_rate());
         let of_rate = measured.and_then(|(measured, rate)| {
             let due = since.checked_add(measured.window.time_left(rate))?;
             Some((due, measured.window.reason(Timeout::MinRecvRate, rate)))
@@ -198,7 +206,7 @@ impl RecvClock {
     pub(crate) fn roll_rate(&mut self, rules: &Rules, now: Instant) {
         let Some(rate) = rules.recv_rate() else { return };
         self.accumulate(now);
-        if let Some(measured) = self.limits.as_mut().and_then(|limits| limits.rate.as_mut()) {
+        if let Some(measured) = self.rare.as_mut().and_then(|rare| rare.rate.as_mut()) {
             measured.window.roll(rate, measured.part.missing);
         }
     }
@@ -206,7 +214,7 @@ impl RecvClock {
     /// When to record how much the peer has acknowledged: half-way through the idle timeout. At the end of the timeout,
     /// a larger value shows that the peer is alive.
     pub(crate) fn baseline_due(&self, rules: &Rules) -> Option<Instant> {
-        if self.baseline.is_some() {
+        if self.rare.as_ref().is_some_and(|rare| rare.baseline.is_some()) {
             return None;
         }
         self.since?.checked_add((rules.timeouts.idle? / 2).saturating_sub(self.silent))
@@ -224,9 +232,10 @@ impl RecvClock {
     /// The peer's kernel has acknowledged the first `acked` bytes. If they include bytes of the last write, the peer
     /// was alive when they were written. If they are only more than the baseline, the peer is alive now.
     pub(crate) fn acked(&mut self, acked: u64, now: Instant) {
-        match self.sent {
+        let rare = self.rare.get_or_insert_default();
+        match rare.sent {
             Some((from, at)) if acked > from => self.alive_at(at, now),
-            _ if acked > *self.baseline.get_or_insert(acked) => self.alive_at(now, now),
+            _ if acked > *rare.baseline.get_or_insert(acked) => self.alive_at(now, now),
             _ => {}
         }
     }
@@ -256,8 +265,8 @@ impl RecvClock {
 
     /// Whether the clock has no state that affects the next wait.
     pub(crate) fn is_blank(&self) -> bool {
-        let awaits_first = self.limits.as_ref().is_some_and(|limits| limits.first.is_some());
-        !self.is_running() && self.frame.is_none() && self.silent.is_zero() && !awaits_first
+        let has_begun = |rare: &RareTimes| rare.frame.is_some() || rare.first.is_some();
+        !self.is_running() && self.silent.is_zero() && !self.rare.as_deref().is_some_and(has_begun)
     }
 }
 
