@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::deferred::catch_panic;
 use super::flush;
 use super::machine::{Machine, Phase, Rules, Wakeups};
-use super::memory::{Account, EXEMPT_BYTES};
+use super::memory::{Account, Budget, EXEMPT_BYTES};
 use super::state::State;
 use super::sweep;
 use crate::connection::config::Settings;
@@ -47,8 +47,8 @@ const DRAINING: u8 = 2;
 #[repr(C)]
 pub(crate) struct ConnCore {
     pub(crate) settings: Arc<Settings>,
-    /// The memory that the connection holds. `None` unless its server has a memory budget.
-    account: Option<Box<Account>>,
+    /// The memory budget of its server. `None` if it has none.
+    budget: Option<Arc<Budget>>,
     pub(crate) received: Received,
     signals: AtomicU8,
     /// Whether bytes were read from the transport that the application has not received. An end would discard them.
@@ -59,6 +59,8 @@ pub(crate) struct ConnCore {
     /// [`readiness_may_be_stale`](Self::readiness_may_be_stale).
     readiness_may_be_stale: bool,
     state: Mutex<State>,
+    /// The memory that the connection holds. `None` without a budget.
+    account: Option<Box<Account>>,
     /// The key of the next waiting future.
     next_waiter_key: AtomicU64,
     /// The number of senders and receivers. Dropping the last one ends the connection.
@@ -120,6 +122,7 @@ impl ConnCore {
         let readiness_may_be_stale = may_drop && !writer.can_write_now();
         let core = Arc::new(Self {
             settings: Arc::clone(settings),
+            budget: account.as_ref().map(|account| Arc::clone(account.budget())),
             received: Received::default(),
             signals: AtomicU8::new(0),
             has_undelivered: AtomicBool::new(false),
@@ -158,16 +161,18 @@ impl ConnCore {
         let mut state = self.lock();
         let result = act(&mut state);
         std::mem::forget(end_on_panic);
-        if state.has_work_after_unlock() || (self.account.is_some() && self.changes_account(&state)) {
+        if state.has_work_after_unlock() || (self.budget.is_some() && self.changes_account(&state)) {
             self.unlock_and_run_deferred(state);
         }
         result
     }
 
-    /// Whether the account does not have the bytes of the send queue yet.
-    #[cold]
+    /// Whether the account does not have the bytes of the send queue yet. Mostly there are none, and there were none.
+    #[inline]
     fn changes_account(&self, state: &State) -> bool {
-        self.account.as_ref().is_some_and(|account| !account.has_queued(state.held()))
+        let held = state.held();
+        (held > 0 || state.is_held_counted)
+            && self.account.as_ref().is_some_and(|account| !account.has_queued(held))
     }
 
     /// Like [`with_state`](Self::with_state), but catches panics of the deferred work, which can run application code.
@@ -211,7 +216,9 @@ impl ConnCore {
             self.add_peer_to_failure(&state.machine);
         }
         let mut after_unlock = state.take_after_unlock();
-        let notifies_watcher = self.account.as_ref().is_some_and(|account| account.note_queued(state.held()));
+        let held = state.held();
+        let notifies_watcher = self.account.as_ref().is_some_and(|account| account.note_queued(held));
+        state.is_held_counted = held > 0;
         drop(state);
         if let Some(account) = &self.account {
             if notifies_watcher {
@@ -244,18 +251,27 @@ impl ConnCore {
         self.account.as_deref()
     }
 
-    /// How many bytes the receiver, which holds `read` bytes, may read at a time. `None` if it must pause because the
-    /// server is near its memory budget and the network of the client holds more than its share: the receiver's waker
-    /// is then registered for the end of the pause.
-    pub(crate) fn read_limit(&self, read: usize, cx: &Context<'_>) -> Option<usize> {
-        let Some(account) = self.account().filter(|account| account.budget().is_under_pressure()) else {
-            return Some(usize::MAX);
-        };
-        account.note_read(read);
-        if !account.budget().is_too_heavy(account.network()) {
-            return Some(usize::MAX);
+    #[inline]
+    pub(crate) fn has_budget(&self) -> bool {
+        self.budget.is_some()
+    }
+
+    /// Whether the server is near its memory budget.
+    #[inline]
+    pub(crate) fn is_under_pressure(&self) -> bool {
+        self.budget.as_ref().is_some_and(|budget| budget.is_under_pressure())
+    }
+
+    /// How many bytes the receiver, whose account is up to date, may read at a time under pressure. `None` if it must
+    /// pause because the network of the client holds more than its share: the receiver's waker is then registered for
+    /// the end of the pause.
+    pub(crate) fn read_limit(&self, cx: &Context<'_>) -> Option<usize> {
+        match self.account() {
+            Some(account) if account.budget().is_too_heavy(account.network()) => {
+                (!account.pause(cx.waker())).then_some(EXEMPT_BYTES)
+            }
+            _ => Some(usize::MAX),
         }
-        (!account.pause(cx.waker())).then_some(EXEMPT_BYTES)
     }
 
     /// Ends the connection because its server is over its memory budget and this connection holds more than most.

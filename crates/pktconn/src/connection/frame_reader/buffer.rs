@@ -10,7 +10,7 @@ use pktconn_codec::PacketCodec;
 
 use super::{FrameReader, Memory, WaitClock};
 use crate::connection::conn_core::WaitDecision;
-use crate::connection::memory::{Account, EXEMPT_BYTES};
+use crate::connection::memory::EXEMPT_BYTES;
 use crate::connection::pool::{self, CHUNK};
 use crate::transport::Reader;
 
@@ -27,7 +27,7 @@ impl FrameReader {
     /// memory budget, less than a quarter of a chunk is copied instead, so that a few bytes do not keep a whole chunk
     /// alive.
     pub(super) fn return_chunk_rest(&mut self) {
-        let is_counted = self.core.account().is_some();
+        let is_counted = self.core.has_budget();
         if is_counted && self.buffer.len() < MIN_READ {
             self.release_memory();
         } else if self.memory == Memory::Chunk {
@@ -57,9 +57,14 @@ impl FrameReader {
     /// Updates the account with the memory in use. Packets stay on the account after the caller has received them,
     /// until the next call to `recv`.
     #[inline]
-    pub(super) fn update_account(&self) {
+    pub(super) fn update_account(&mut self) {
+        let held = self.held();
+        if held == 0 && self.counted.buffer == 0 {
+            return;
+        }
         if let Some(account) = self.core.account() {
-            account.note_read(self.held());
+            account.note_read(held);
+            self.counted.buffer = held;
         }
     }
 
@@ -84,40 +89,53 @@ impl FrameReader {
         tokio_util::io::poll_read_buf(Pin::new(reader), cx, &mut self.buffer)
     }
 
-    /// Reads once, with a memory budget. Under pressure, reads little at a time or nothing.
-    #[cold]
+    /// Reads once, with a memory budget.
     #[inline(never)]
     pub(super) fn poll_more_with_budget(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let polled = match self.core.read_limit(self.held(), cx) {
-            None => self.poll_paused(cx),
-            Some(most) => {
-                let read =
-                    if most == usize::MAX { self.poll_read(cx) } else { self.poll_read_limited(most, cx) };
-                self.after_read(read, cx)
-            }
+        let polled = if self.core.is_under_pressure() {
+            self.poll_more_under_pressure(cx)
+        } else {
+            let read = self.poll_read(cx);
+            self.after_read(read, cx)
         };
-        if polled.is_pending() || self.may_hold_back || !self.may_count_later() {
+        if polled.is_pending() || !self.may_count_later() {
             self.update_account();
         }
         if self.may_hold_back {
-            self.note_transport_memory();
+            self.update_transport_account();
         }
         polled
+    }
+
+    /// Reads once, little at a time or nothing.
+    #[cold]
+    fn poll_more_under_pressure(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.update_account();
+        let read = match self.core.read_limit(cx) {
+            None => return self.poll_paused(cx),
+            Some(usize::MAX) => self.poll_read(cx),
+            Some(most) => self.poll_read_limited(most, cx),
+        };
+        self.after_read(read, cx)
     }
 
     /// Whether the bytes of the last read may be counted at the next wait. Mostly none of them is left then, and the
     /// shared totals are not written for each packet.
     fn may_count_later(&self) -> bool {
-        let is_exempt = |account: &Account| account.buffered() < EXEMPT_BYTES;
-        (1..EXEMPT_BYTES).contains(&self.buffer.len()) && self.core.account().is_some_and(is_exempt)
+        (1..EXEMPT_BYTES).contains(&self.buffer.len()) && self.counted.buffer < EXEMPT_BYTES
     }
 
     /// Updates the account with the memory that TLS uses beyond what [`held`](Self::held) counts. Apart from that,
     /// because a pause must not depend on it: to read what TLS has decrypted makes it less.
-    fn note_transport_memory(&self) {
+    fn update_transport_account(&mut self) {
         let bytes = self.reader.as_ref().map_or(0, Reader::read_buffer_bytes);
+        let more = bytes.saturating_sub(self.counted_of_held_back());
+        if more == 0 && self.counted.transport == 0 {
+            return;
+        }
         if let Some(account) = self.core.account() {
-            account.note_transport(bytes.saturating_sub(self.counted_of_held_back()));
+            account.note_transport(more);
+            self.counted.transport = more;
         }
     }
 

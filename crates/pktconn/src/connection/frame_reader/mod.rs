@@ -64,6 +64,8 @@ pub(crate) struct FrameReader {
     /// How many bytes the transport held back when the receiver last waited.
     held_back: usize,
     wait_clock: WaitClock,
+    /// What the account has of this receiver's memory.
+    counted: Counted,
     /// How many polls in a row have found nothing since the server began to shut down or a write failed.
     empty_polls: u8,
     /// Whether the end was returned: a stream then returns `None`, also after an error.
@@ -81,6 +83,14 @@ enum WaitClock {
     Running,
     /// It has measured a wait, and nothing was received since then.
     Paused,
+}
+
+/// The memory, in bytes, that the account of the connection has: of the buffer, and of the transport's buffers for
+/// reading. 0 without a memory budget.
+#[derive(Default)]
+struct Counted {
+    buffer: usize,
+    transport: usize,
 }
 
 /// The memory of the buffer.
@@ -118,6 +128,7 @@ impl FrameReader {
             codec: core.settings.rules.codec.clone(),
             end: End::NotYet,
             held_back: 0,
+            counted: Counted::default(),
             packets_in_turn: 0,
             has_read: false,
             awaits_first: true,

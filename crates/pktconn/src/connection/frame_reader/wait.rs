@@ -23,7 +23,7 @@ impl FrameReader {
             self.end_drained();
             return Poll::Ready(());
         }
-        if self.core.account().is_some() {
+        if self.core.has_budget() {
             return self.poll_more_with_budget(cx);
         }
         let read = self.poll_read(cx);

@@ -25,6 +25,8 @@ pub(crate) struct State {
     receiver: Option<Waker>,
     /// The wakers of other waiting callers. Most connections have none.
     waiters: Option<Box<WaitingTasks>>,
+    /// Whether the connection's account has more than 0 bytes of the send queue.
+    pub(crate) is_held_counted: bool,
     /// Actions to run after the lock is released.
     pub(crate) deferred: Deferred,
     pub(crate) machine: Machine,
@@ -87,6 +89,7 @@ impl State {
             flusher: Flusher::None,
             flusher_waker: None,
             sweep: Sweep::No,
+            is_held_counted: false,
             deferred: Deferred::default(),
             receiver: None,
             waiters: None,

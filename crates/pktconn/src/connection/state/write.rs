@@ -19,6 +19,7 @@ const MAX_BUFFERED_WRITE: usize = 16 * 1024;
 
 impl State {
     /// The memory, in bytes, of what was sent and is not in the kernel yet.
+    #[inline]
     pub(crate) fn held(&self) -> usize {
         self.machine.held() + if self.machine.is_unflushed() { self.buffered_bytes() } else { 0 }
     }
