@@ -84,7 +84,7 @@ impl Reader {
     pub(crate) fn may_hold_back(&self) -> bool {
         match self {
             Self::Tcp(_) => false,
-            Self::Other(stream) => stream.held_back().is_some(),
+            Self::Other(stream) => stream.may_hold_back(),
         }
     }
 
@@ -92,7 +92,7 @@ impl Reader {
     pub(crate) fn held_back(&self) -> usize {
         match self {
             Self::Tcp(_) => 0,
-            Self::Other(stream) => stream.held_back().unwrap_or(0),
+            Self::Other(stream) => stream.held_back(),
         }
     }
 

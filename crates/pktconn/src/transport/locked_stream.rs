@@ -5,6 +5,7 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
@@ -12,33 +13,73 @@ use bytes::BytesMut;
 use tokio::io::ReadBuf;
 
 use super::socket::{self, UnackedBytes};
-use super::transport_stream::TransportStream;
+use super::transport_stream::{TransportStream, Unreturned};
 
-pub(crate) struct LockedStream(Mutex<Option<Pin<Box<dyn TransportStream>>>>);
+type Stream = Pin<Box<dyn TransportStream>>;
+
+pub(crate) struct LockedStream {
+    stream: Mutex<Option<Stream>>,
+    buffers: Buffers,
+}
+
+/// What the stream's own buffers hold since the last read or write. Each packet needs this, without the lock.
+#[derive(Default)]
+struct Buffers {
+    held_back: AtomicUsize,
+    read_bytes: AtomicUsize,
+    has_unwritten: AtomicBool,
+}
+
+impl Buffers {
+    fn note_read(&self, unreturned: Unreturned) {
+        self.held_back.store(unreturned.held_back, Relaxed);
+        self.read_bytes.store(unreturned.memory, Relaxed);
+    }
+
+    fn note_write(&self, has_unwritten: bool) {
+        self.has_unwritten.store(has_unwritten, Relaxed);
+    }
+}
 
 impl LockedStream {
     pub(super) fn new(stream: impl TransportStream + 'static) -> Self {
-        Self(Mutex::new(Some(Box::pin(stream))))
+        let buffers = Buffers::default();
+        buffers.note_read(stream.unreturned());
+        buffers.note_write(stream.has_buffered());
+        Self { stream: Mutex::new(Some(Box::pin(stream))), buffers }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Pin<Box<dyn TransportStream>>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Option<Stream>> {
+        self.stream.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes the stream out: both halves then fail with `NotConnected`.
-    pub(super) fn take(&self) -> Option<Pin<Box<dyn TransportStream>>> {
-        self.lock().take()
+    pub(super) fn take(&self) -> Option<Stream> {
+        let stream = self.lock().take();
+        self.buffers.note_read(Unreturned::default());
+        self.buffers.note_write(false);
+        stream
     }
 
     #[inline]
-    fn poll_with<T>(
+    fn read_with<T>(&self, read: impl FnOnce(Pin<&mut dyn TransportStream>) -> T) -> Option<T> {
+        let mut stream = self.lock();
+        let stream = stream.as_mut()?;
+        let result = read(stream.as_mut());
+        self.buffers.note_read(stream.unreturned());
+        Some(result)
+    }
+
+    #[inline]
+    fn write_with<T>(
         &self,
-        poll: impl FnOnce(Pin<&mut dyn TransportStream>) -> Poll<io::Result<T>>,
+        write: impl FnOnce(Pin<&mut dyn TransportStream>) -> Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
-        match self.lock().as_mut() {
-            Some(stream) => poll(stream.as_mut()),
-            None => Poll::Ready(Err(io::Error::new(io::ErrorKind::NotConnected, "the connection has ended"))),
-        }
+        let mut stream = self.lock();
+        let Some(stream) = stream.as_mut() else { return ended() };
+        let result = write(stream.as_mut());
+        self.buffers.note_write(stream.has_buffered());
+        result
     }
 
     fn inspect<T>(&self, look: impl FnOnce(&dyn TransportStream) -> Option<T>) -> Option<T> {
@@ -46,7 +87,7 @@ impl LockedStream {
     }
 
     pub(super) fn read_now(&self, buffer: &mut BytesMut) -> Option<io::Result<usize>> {
-        self.lock().as_mut().and_then(|stream| stream.as_mut().read_now(buffer))
+        self.read_with(|stream| stream.read_now(buffer)).flatten()
     }
 
     pub(super) fn can_read_now(&self) -> bool {
@@ -66,7 +107,7 @@ impl LockedStream {
     }
 
     pub(super) fn has_buffered(&self) -> bool {
-        self.inspect(|stream| Some(stream.may_buffer() && stream.has_buffered())).unwrap_or(false)
+        self.buffers.has_unwritten.load(Relaxed)
     }
 
     pub(super) fn buffered_bytes(&self) -> Option<usize> {
@@ -85,12 +126,16 @@ impl LockedStream {
         self.inspect(|stream| Some(stream.has_unread())).unwrap_or(false)
     }
 
-    pub(super) fn held_back(&self) -> Option<usize> {
-        self.inspect(|stream| stream.held_back())
+    pub(super) fn may_hold_back(&self) -> bool {
+        self.inspect(|stream| Some(stream.may_hold_back())).unwrap_or(false)
+    }
+
+    pub(super) fn held_back(&self) -> usize {
+        self.buffers.held_back.load(Relaxed)
     }
 
     pub(super) fn read_buffer_bytes(&self) -> usize {
-        self.inspect(|stream| Some(stream.read_buffer_bytes())).unwrap_or(0)
+        self.buffers.read_bytes.load(Relaxed)
     }
 
     pub(super) fn missing_of_record(&self) -> usize {
@@ -102,11 +147,11 @@ impl LockedStream {
     }
 
     pub(super) fn poll_read(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.poll_with(|stream| stream.poll_read(cx, buf))
+        self.read_with(|stream| stream.poll_read(cx, buf)).unwrap_or_else(ended)
     }
 
     pub(super) fn poll_write(&self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.poll_with(|stream| stream.poll_write(cx, buf))
+        self.write_with(|stream| stream.poll_write(cx, buf))
     }
 
     pub(super) fn poll_write_vectored(
@@ -114,14 +159,18 @@ impl LockedStream {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.poll_with(|stream| stream.poll_write_vectored(cx, bufs))
+        self.write_with(|stream| stream.poll_write_vectored(cx, bufs))
     }
 
     pub(super) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_with(|stream| stream.poll_flush(cx))
+        self.write_with(|stream| stream.poll_flush(cx))
     }
 
     pub(super) fn poll_shutdown(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_with(|stream| stream.poll_shutdown(cx))
+        self.write_with(|stream| stream.poll_shutdown(cx))
     }
+}
+
+fn ended<T>() -> Poll<io::Result<T>> {
+    Poll::Ready(Err(io::Error::new(io::ErrorKind::NotConnected, "the connection has ended")))
 }

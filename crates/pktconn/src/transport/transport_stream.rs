@@ -9,6 +9,15 @@ use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+/// What a stream has read and not returned.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Unreturned {
+    /// See [`Reader::held_back`](super::Reader::held_back).
+    pub(crate) held_back: usize,
+    /// See [`Reader::read_buffer_bytes`](super::Reader::read_buffer_bytes).
+    pub(crate) memory: usize,
+}
+
 /// A byte stream, and what it knows about the socket below it. The defaults are for a stream without a socket.
 pub(crate) trait TransportStream: AsyncRead + AsyncWrite + Send {
     /// See [`Reader::read_now`](super::Reader::read_now).
@@ -36,9 +45,9 @@ pub(crate) trait TransportStream: AsyncRead + AsyncWrite + Send {
         true
     }
 
-    /// Whether a flush has something to do, if [`may_buffer`](Self::may_buffer). `true` if that is unknown.
+    /// Whether a flush has something to do. `true` if that is unknown.
     fn has_buffered(&self) -> bool {
-        true
+        self.may_buffer()
     }
 
     /// See [`Writer::buffered_bytes`](super::Writer::buffered_bytes).
@@ -51,14 +60,14 @@ pub(crate) trait TransportStream: AsyncRead + AsyncWrite + Send {
         false
     }
 
-    /// How many bytes have arrived that cannot be returned before more arrive. `None` if there never are any.
-    fn held_back(&self) -> Option<usize> {
-        None
+    /// See [`Reader::may_hold_back`](super::Reader::may_hold_back).
+    fn may_hold_back(&self) -> bool {
+        false
     }
 
-    /// See [`Reader::read_buffer_bytes`](super::Reader::read_buffer_bytes).
-    fn read_buffer_bytes(&self) -> usize {
-        0
+    /// What the last read has left.
+    fn unreturned(&self) -> Unreturned {
+        Unreturned::default()
     }
 
     /// How many bytes of an incomplete TLS record are missing, as far as is known.

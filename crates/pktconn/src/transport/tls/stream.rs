@@ -16,7 +16,7 @@ use super::write_memory::WriteMemory;
 use crate::transport::handshake_bytes::HandshakeBytes;
 use crate::transport::plain_stream::PlainStream;
 use crate::transport::socket::{SCRATCH_LEN, read_now_len};
-use crate::transport::transport_stream::TransportStream;
+use crate::transport::transport_stream::{TransportStream, Unreturned};
 
 pub(crate) struct Tls {
     stream: TlsStream<TrackedStream>,
@@ -138,13 +138,14 @@ impl TransportStream for Tls {
         self.socket().has_unread()
     }
 
-    /// The bytes of an incomplete record: none of them can be decrypted yet.
-    fn held_back(&self) -> Option<usize> {
-        Some(self.stream.get_ref().0.records.partial_len)
+    fn may_hold_back(&self) -> bool {
+        true
     }
 
-    fn read_buffer_bytes(&self) -> usize {
-        self.stream.get_ref().0.read_memory.bytes()
+    /// Held back are the bytes of an incomplete record: none of them can be decrypted yet.
+    fn unreturned(&self) -> Unreturned {
+        let socket = self.stream.get_ref().0;
+        Unreturned { held_back: socket.records.partial_len, memory: socket.read_memory.bytes() }
     }
 
     fn missing_of_record(&self) -> usize {
