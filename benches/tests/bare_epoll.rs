@@ -198,7 +198,7 @@ fn short_connections_are_closed_after_one_packet_and_replaced() {
 }
 
 #[test]
-fn a_held_client_starts_on_a_line() {
+fn a_held_client_runs_once_per_line() {
     let server = Server::start(env!("CARGO_BIN_EXE_bare_epoll_server"), &[]);
     for options in [&["--hold", "--short"][..], &["--hold"]] {
         let mut client = Command::new(env!("CARGO_BIN_EXE_bare_epoll_client"))
@@ -212,11 +212,16 @@ fn a_held_client_starts_on_a_line() {
         let mut line = String::new();
         stdout.read_line(&mut line).unwrap();
         assert_eq!(line, "connected\n");
-        client.stdin.take().unwrap().write_all(b"\n").unwrap();
-        let mut rest = String::new();
-        stdout.read_to_string(&mut rest).unwrap();
-        assert!(serde_json::from_str::<LoadReport>(&rest).unwrap().packets >= 2, "{rest}");
+        let mut stdin = client.stdin.take().unwrap();
+        for seed in ["1\n", "2\n"] {
+            stdin.write_all(seed.as_bytes()).unwrap();
+            line.clear();
+            stdout.read_line(&mut line).unwrap();
+            assert!(serde_json::from_str::<LoadReport>(&line).unwrap().packets >= 2, "{line}");
+        }
+        drop(stdin);
         assert!(client.wait().unwrap().success());
+        assert_eq!(stdout.read_line(&mut line).unwrap(), 0);
     }
 }
 

@@ -5,7 +5,8 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-/// What a client that starts on a signal prints when it has connected. It then waits for a line on standard input.
+/// What a client that runs when it is told to prints when it has connected. Each line on its standard input, a seed, then
+/// starts a run.
 pub const CONNECTED_LINE: &str = "connected";
 
 /// What the client measured in one run. The client prints it as one line of JSON.

@@ -8,11 +8,11 @@ pub use open_files::{check_open_file_limit, raise_open_file_limit};
 
 mod procfs;
 pub use procfs::{
-    clock_ticks_per_s, core_busy_ticks, cpu_ticks, open_files, peak_rss_bytes, rss_bytes, thread_cpu_ns,
+    CpuTime, clock_ticks_per_s, core_busy_ticks, open_files, peak_rss_bytes, rss_bytes, thread_cpu_ns,
 };
 
 mod listening;
 pub use listening::print_listening;
 
 mod process;
-pub use process::{Pinning, ServerProcess};
+pub use process::{HeldClient, Pinning, ServerProcess};

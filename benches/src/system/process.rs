@@ -1,9 +1,9 @@
-//! Servers and clients as processes, each pinned to a core. A server runs for a whole regime, a client for one round.
+//! Servers and clients as processes, each pinned to a core. Both run for a whole workload.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::SocketAddr,
-    process::{Child, Command, ExitStatus, Output, Stdio},
+    process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Output, Stdio},
     sync::mpsc::{self, RecvTimeoutError},
     thread,
     time::{Duration, Instant},
@@ -66,18 +66,12 @@ impl Pinning {
         client_output(program, output)
     }
 
-    /// Like [`run_client`](Self::run_client), for a client that prints [`CONNECTED_LINE`] and waits for a line before
-    /// it starts. Calls `connected` in between. The returned output is without that line.
+    /// Starts `program` on the client's core, and waits until it has printed [`CONNECTED_LINE`].
     ///
     /// # Errors
     ///
-    /// Those of `run_client` and of `connected`.
-    pub fn run_held_client(
-        &self,
-        program: &str,
-        arguments: &[String],
-        connected: impl FnOnce() -> Result<()>,
-    ) -> Result<String> {
+    /// Those of [`run_client`](Self::run_client).
+    pub fn hold_client(&self, program: &str, arguments: &[String]) -> Result<HeldClient> {
         let mut child = pinned(self.client_core, program)
             .args(arguments)
             .stdin(Stdio::piped())
@@ -85,19 +79,57 @@ impl Pinning {
             .stderr(Stdio::piped())
             .spawn()
             .with_context(|| format!("cannot run {program}"))?;
-        let mut stdout = BufReader::new(child.stdout.take().context("the client has no standard output")?);
+        let stdin = child.stdin.take();
+        let stdout = BufReader::new(child.stdout.take().context("the client has no standard output")?);
+        let mut client = HeldClient { program: program.to_owned(), child, stdin, stdout };
+        let line = client.read_line()?;
+        ensure!(line == CONNECTED_LINE, "{program} printed {line:?} instead of {CONNECTED_LINE:?}");
+        Ok(client)
+    }
+}
+
+/// A client that is connected, and sends when it is told to. Dropping this ends it.
+pub struct HeldClient {
+    program: String,
+    child: Child,
+    stdin: Option<ChildStdin>,
+    stdout: BufReader<ChildStdout>,
+}
+
+impl HeldClient {
+    /// Lets the client run once, and returns its report.
+    ///
+    /// # Errors
+    ///
+    /// The client has failed; the error is its standard error. [`NotKeptUp`] if its exit code says so.
+    pub fn run(&mut self, seed: u64) -> Result<String> {
+        let stdin = self.stdin.as_mut().context("the client has no standard input")?;
+        // If the client has ended, its error is read below.
+        let _ = writeln!(stdin, "{seed}");
+        self.read_line()
+    }
+
+    fn read_line(&mut self) -> Result<String> {
+        let program = &self.program;
         let mut line = String::new();
-        stdout.read_line(&mut line).with_context(|| format!("{program} printed invalid UTF-8"))?;
-        // Otherwise the client has failed.
-        if line.trim_end() == CONNECTED_LINE {
-            connected()?;
-            let mut stdin = child.stdin.take().context("the client has no standard input")?;
-            stdin.write_all(b"\n").with_context(|| format!("cannot start {program}"))?;
+        self.stdout.read_line(&mut line).with_context(|| format!("cannot read from {program}"))?;
+        if line.is_empty() {
+            let status = self.child.wait().with_context(|| format!("cannot run {program}"))?;
+            let mut stderr = Vec::new();
+            if let Some(mut pipe) = self.child.stderr.take() {
+                pipe.read_to_end(&mut stderr).with_context(|| format!("cannot read from {program}"))?;
+            }
+            client_output(program, Output { status, stdout: Vec::new(), stderr })?;
+            bail!("{program} ended without a report");
         }
-        let mut report = Vec::new();
-        stdout.read_to_end(&mut report).with_context(|| format!("cannot read from {program}"))?;
-        let output = child.wait_with_output().with_context(|| format!("cannot run {program}"))?;
-        client_output(program, Output { stdout: report, ..output })
+        Ok(line.trim_end().to_owned())
+    }
+}
+
+impl Drop for HeldClient {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

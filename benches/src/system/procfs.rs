@@ -1,24 +1,53 @@
 //! What the kernel reports about processes and cores: CPU time, memory, open files.
 
+use std::collections::HashMap;
 use std::fs;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rustix::time::{ClockId, clock_gettime};
 
-/// Clock ticks per second, the unit of [`cpu_ticks`].
+/// Clock ticks per second, the unit of [`core_busy_ticks`].
 pub fn clock_ticks_per_s() -> u64 {
     rustix::param::clock_ticks_per_second()
 }
 
-/// User and system time of all threads of a process so far, in clock ticks.
-///
-/// # Errors
-///
-/// The process does not exist, or its entry cannot be read.
-pub fn cpu_ticks(pid: u32) -> Result<u64> {
-    let path = format!("/proc/{pid}/stat");
-    let stat = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-    parse_cpu_ticks(&stat).with_context(|| format!("{path} has no CPU times"))
+/// The CPU time of the threads of a process so far: user and system time.
+#[derive(Debug)]
+pub struct CpuTime {
+    /// By thread id, in nanoseconds.
+    threads: HashMap<u32, u64>,
+}
+
+impl CpuTime {
+    /// Reads the CPU time of a process. That of a running thread may be some milliseconds old.
+    ///
+    /// # Errors
+    ///
+    /// The process does not exist, or the kernel reports no scheduler statistics.
+    pub fn of(pid: u32) -> Result<Self> {
+        let dir = format!("/proc/{pid}/task");
+        let mut threads = HashMap::new();
+        for entry in fs::read_dir(&dir).with_context(|| format!("cannot read {dir}"))? {
+            let path = entry?.path();
+            let thread = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
+            // A thread may end in the meantime.
+            let Ok(stat) = fs::read_to_string(path.join("schedstat")) else { continue };
+            if let (Some(thread), Some(ns)) = (thread, parse_run_ns(&stat)) {
+                threads.insert(thread, ns);
+            }
+        }
+        ensure!(!threads.is_empty(), "{dir} has no scheduler statistics");
+        Ok(Self { threads })
+    }
+
+    /// The CPU time since `before`, in nanoseconds, without that of threads that have ended.
+    #[must_use]
+    pub fn ns_since(&self, before: &Self) -> u64 {
+        let since = |(thread, ns): (&u32, &u64)| {
+            ns.saturating_sub(before.threads.get(thread).copied().unwrap_or_default())
+        };
+        self.threads.iter().map(since).sum()
+    }
 }
 
 /// User and system time of the calling thread so far, in nanoseconds: more precise than the ticks in `/proc`.
@@ -75,14 +104,9 @@ pub fn open_files(pid: u32) -> Result<usize> {
     Ok(files.count())
 }
 
-/// The sum of `utime` and `stime`, fields 14 and 15 of `/proc/PID/stat`.
-fn parse_cpu_ticks(stat: &str) -> Option<u64> {
-    // Field 2 is the program's name in parentheses, which may itself contain spaces and parentheses.
-    let (_, after_name) = stat.rsplit_once(')')?;
-    let mut from_utime = after_name.split_ascii_whitespace().skip(11);
-    let utime: u64 = from_utime.next()?.parse().ok()?;
-    let stime: u64 = from_utime.next()?.parse().ok()?;
-    Some(utime + stime)
+/// The first field of `/proc/PID/task/TID/schedstat`: the time that the thread has run, in nanoseconds.
+fn parse_run_ns(stat: &str) -> Option<u64> {
+    stat.split_ascii_whitespace().next()?.parse().ok()
 }
 
 /// The sum of a core's line in `/proc/stat`, without idle time and waits for a disk. Time that the host gave to another
@@ -118,21 +142,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cpu_ticks_are_user_and_system_time() {
-        let stat = "1234 (bare_epoll_serv) S 1 1234 1 0 -1 4194560 90 0 0 0 120 345 7 8 20 0 1 0 5 1 2 3";
-        assert_eq!(parse_cpu_ticks(stat), Some(465));
-    }
-
-    #[test]
-    fn a_program_name_with_spaces_and_parentheses_is_skipped() {
-        let stat = "1 (a) b (c) R 1 1 1 0 -1 4194560 90 0 0 0 1 2 7 8 20 0 1 0";
-        assert_eq!(parse_cpu_ticks(stat), Some(3));
-    }
-
-    #[test]
-    fn a_truncated_stat_line_is_refused() {
-        assert_eq!(parse_cpu_ticks("1 (a) R 1 1 1 0 -1 4194560 90 0 0 0 1"), None);
-        assert_eq!(parse_cpu_ticks(""), None);
+    fn the_cpu_time_is_that_of_the_threads_that_still_run() {
+        assert_eq!(parse_run_ns("12345 678 9\n"), Some(12_345));
+        assert_eq!(parse_run_ns(""), None);
+        let threads = |threads: &[(u32, u64)]| CpuTime { threads: threads.iter().copied().collect() };
+        let (before, after) = (threads(&[(1, 100), (2, 500)]), threads(&[(1, 140), (3, 7)]));
+        assert_eq!(after.ns_since(&before), 47);
     }
 
     #[test]
@@ -163,7 +178,7 @@ mod tests {
     #[test]
     fn the_kernel_reports_about_this_process() {
         let pid = std::process::id();
-        assert!(cpu_ticks(pid).is_ok());
+        assert!(CpuTime::of(pid).is_ok());
         assert!(peak_rss_bytes(pid).unwrap() > 0);
         assert!(rss_bytes(pid).unwrap() > 0);
         assert!(open_files(pid).unwrap() > 0);

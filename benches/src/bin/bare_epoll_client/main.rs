@@ -17,15 +17,14 @@ mod load;
 mod options;
 mod run;
 mod short;
-mod start;
 mod transport;
 
-use std::process::ExitCode;
+use std::{io, process::ExitCode};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Parser;
 use pktconn_benches::{
-    load::{LoadReport, NotKeptUp, Schedule},
+    load::{CONNECTED_LINE, LoadReport, NotKeptUp},
     system::raise_open_file_limit,
 };
 
@@ -36,11 +35,8 @@ use short::short_conns;
 fn main() -> ExitCode {
     let options = Options::parse();
     raise_open_file_limit();
-    match run(&options).and_then(|report| Ok(serde_json::to_string(&report)?)) {
-        Ok(line) => {
-            println!("{line}");
-            ExitCode::SUCCESS
-        }
+    match run(&options) {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bare_epoll_client: {error:#}");
             if error.is::<NotKeptUp>() { ExitCode::from(NotKeptUp::EXIT_CODE) } else { ExitCode::FAILURE }
@@ -48,13 +44,27 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(options: &Options) -> Result<LoadReport> {
+fn run(options: &Options) -> Result<()> {
     if options.short {
-        return short_conns(options);
+        return runs(options, |seed| short_conns(options, seed));
     }
-    let run = Run::connect(options)?;
-    match options.rate {
-        None => run.closed_loop(options.pipeline, options.duration),
-        Some(rate_per_s) => run.open_loop(&Schedule::new(rate_per_s, options.duration)),
+    let mut run = Run::connect(options)?;
+    runs(options, |seed| run.run(seed))
+}
+
+/// Runs once, or with `--hold` once per line of standard input. Prints a line after each run.
+fn runs(options: &Options, mut run: impl FnMut(u64) -> Result<LoadReport>) -> Result<()> {
+    let mut run = |seed| -> Result<()> {
+        println!("{}", serde_json::to_string(&run(seed)?)?);
+        Ok(())
+    };
+    if !options.hold {
+        return run(options.seed);
     }
+    println!("{CONNECTED_LINE}");
+    for line in io::stdin().lines() {
+        let line = line.context("cannot read from standard input")?;
+        run(line.parse().with_context(|| format!("expected a seed on standard input, not {line:?}"))?)?;
+    }
+    Ok(())
 }

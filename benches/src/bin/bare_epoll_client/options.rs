@@ -43,14 +43,15 @@ pub(crate) struct Options {
     /// handshakes are completed before the first packet
     #[arg(long, value_name = "FILE")]
     pub(crate) tls_ca: Option<PathBuf>,
-    /// After connecting, print "connected", and start when a line arrives on standard input
+    /// After connecting, print "connected". Each line on standard input, a seed, is then a run with the same
+    /// connections. Ends with standard input
     #[arg(long)]
     pub(crate) hold: bool,
 }
 
 impl Options {
-    pub(crate) fn generator(&self) -> FrameGenerator {
-        let generator = FrameGenerator::new(self.sizes, self.seed);
+    pub(crate) fn generator(&self, seed: u64) -> FrameGenerator {
+        let generator = FrameGenerator::new(self.sizes, seed);
         if self.crc { generator.with_checksum() } else { generator }
     }
 }

@@ -1,4 +1,4 @@
-//! A run: the event loop, and when packets are sent.
+//! Runs over the same connections: the event loop, and when packets are sent.
 
 use std::{
     io::ErrorKind,
@@ -9,24 +9,26 @@ use anyhow::{Context, Result, ensure};
 use mio::{Events, Poll};
 use pktconn_benches::load::{LoadReport, NotKeptUp, Schedule};
 
-use crate::{connection::Conn, load::Load, options::Options, start::wait_for_start, transport::tls_config};
+use crate::{connection::Conn, load::Load, options::Options, transport::tls_config};
 
 /// How long to wait for replies after the last packet.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
 
-pub(crate) struct Run {
+pub(crate) struct Run<'a> {
+    options: &'a Options,
     poll: Poll,
     events: Events,
     conns: Vec<Conn>,
+    /// What the current run has measured.
     load: Load,
     give_up_at: Instant,
 }
 
-impl Run {
-    /// Connects. The clock starts after the last connection, so that connecting is not part of the figures.
-    pub(crate) fn connect(options: &Options) -> Result<Self> {
+impl<'a> Run<'a> {
+    /// Connects. Connecting is not part of the figures.
+    pub(crate) fn connect(options: &'a Options) -> Result<Self> {
         let poll = Poll::new()?;
-        let generator = options.generator();
+        let generator = options.generator(options.seed);
         let tls = options.tls_ca.as_deref().map(tls_config).transpose()?;
         let conn = |index| {
             Conn::open(options.connect, tls.as_ref(), poll.registry(), index, generator.trailer_len())
@@ -35,16 +37,23 @@ impl Run {
             .map(conn)
             .collect::<Result<Vec<_>>>()
             .with_context(|| format!("cannot connect to {}", options.connect))?;
-        if options.hold {
-            wait_for_start()?;
+        let (events, load, give_up_at) = (Events::with_capacity(1024), Load::new(generator), Instant::now());
+        Ok(Self { options, poll, events, conns, load, give_up_at })
+    }
+
+    /// Sends for the `--duration`, and reads all replies.
+    pub(crate) fn run(&mut self, seed: u64) -> Result<LoadReport> {
+        let duration = self.options.duration;
+        self.load = Load::new(self.options.generator(seed));
+        self.give_up_at = self.load.started + duration + DRAIN_LIMIT;
+        match self.options.rate {
+            None => self.closed_loop(self.options.pipeline, duration),
+            Some(rate_per_s) => self.open_loop(&Schedule::new(rate_per_s, duration)),
         }
-        let load = Load::new(generator);
-        let give_up_at = load.started + options.duration + DRAIN_LIMIT;
-        Ok(Self { poll, events: Events::with_capacity(1024), conns, load, give_up_at })
     }
 
     /// Keeps `pipeline` packets outstanding on each connection: each reply is followed by a new packet.
-    pub(crate) fn closed_loop(mut self, pipeline: usize, duration: Duration) -> Result<LoadReport> {
+    fn closed_loop(&mut self, pipeline: usize, duration: Duration) -> Result<LoadReport> {
         self.load.refill_until = Some(self.load.started + duration);
         for conn in &mut self.conns {
             self.load.send(conn, pipeline, self.load.started)?;
@@ -64,7 +73,7 @@ impl Run {
     /// packet waits because the server or this client is behind (no coordinated omission).
     ///
     /// This never sleeps: a wake-up would come later than the next packet is due.
-    pub(crate) fn open_loop(mut self, schedule: &Schedule) -> Result<LoadReport> {
+    fn open_loop(&mut self, schedule: &Schedule) -> Result<LoadReport> {
         let mut sent = 0;
         while sent < schedule.packets() || self.load.outstanding > 0 {
             sent =

@@ -18,7 +18,7 @@ use pktconn_benches::{
     wire::{READ_BUFFER_LEN, ReplyReader, SendQueue},
 };
 
-use crate::{load::histogram, options::Options, start::wait_for_start};
+use crate::{load::histogram, options::Options};
 
 /// How long to wait for the last connections.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
@@ -86,14 +86,11 @@ impl ShortConn {
 }
 
 /// Keeps `--conns` connections open until `--duration` has passed, and reports one packet per connection.
-pub(crate) fn short_conns(options: &Options) -> Result<LoadReport> {
+pub(crate) fn short_conns(options: &Options, seed: u64) -> Result<LoadReport> {
     let mut poll = Poll::new()?;
-    let mut generator = options.generator();
+    let mut generator = options.generator(seed);
     let mut latency_ns: Histogram<u64> = histogram();
     let mut buffer = vec![0; READ_BUFFER_LEN];
-    if options.hold {
-        wait_for_start()?;
-    }
     let started = Instant::now();
     let (until, give_up_at) = (started + options.duration, started + options.duration + DRAIN_LIMIT);
     let mut conns = Vec::new();

@@ -7,8 +7,7 @@ use pktconn_benches::{plan::Workload, report::median};
 
 use crate::results::WorkloadResult;
 
-/// Workloads, and the limit of the median ratio with each. On a shared machine, the medians of seven rounds of 3 s
-/// differ by up to 0.1 between runs; more rounds are better.
+/// Workloads, and the limit of the median ratio with each.
 const RATIO_LIMITS: [(&str, f64); 10] = [
     ("1000x1", 1.15),
     ("64x1", 1.15),

@@ -28,7 +28,6 @@ use clap::Parser;
 use pktconn_benches::{
     plan::WorkloadKind,
     report::{OutputFile, exit_code},
-    system::clock_ticks_per_s,
 };
 
 use limits::{check_ratios, checked_workloads};
@@ -37,14 +36,14 @@ use options::Options;
 use plot::plot_svg;
 use results::{Comparison, WorkloadResult};
 
-/// A run counts as disturbed if other processes use more than this share of the server's core. Undisturbed rounds
+/// A round counts as disturbed if other processes use more than this share of the server's core. Undisturbed rounds
 /// showed up to 0.02.
 const FOREIGN_LIMIT: f64 = 0.05;
 
 const LEGEND: &str = "A workload is connections x packets outstanding on each; tls: over TLS; edge: with and without the \
 limits for the open Internet; short: each connection sends one packet, so a figure per packet is one per connection, and a \
 latency includes the connect. A ratio is relative to the first server in the same round; the table shows the median of the \
-rounds; lower is better. Rounds shorter than a second are only useful for trying the command, or in large numbers.";
+rounds; lower is better.";
 
 fn main() -> ExitCode {
     exit_code("echo_compare", run(&Options::parse()))
@@ -99,7 +98,7 @@ fn warn_if_disturbed(result: &WorkloadResult) {
     if disturbed > 0 {
         let percent = FOREIGN_LIMIT * 100.0;
         eprintln!(
-            "{workload}: other processes used over {percent} % of the server's core in {disturbed} runs; try an idle machine"
+            "{workload}: other processes used over {percent} % of the server's core in {disturbed} rounds; try an idle machine"
         );
     }
 }
@@ -110,7 +109,6 @@ fn comparison(options: &Options, workloads: Vec<WorkloadResult>) -> Comparison {
         client_core: options.client_core,
         round_seconds: options.duration.as_secs_f64(),
         seed: options.seed,
-        clock_ticks_per_s: clock_ticks_per_s(),
         workloads,
     }
 }

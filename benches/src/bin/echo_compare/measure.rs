@@ -7,28 +7,33 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use pktconn_benches::{
     load::{LoadReport, NotKeptUp},
     plan::{
         ServerSpec, SizeRange, Workload, WorkloadKind, checked_servers, program_beside, standard_servers,
     },
     report::median,
-    system::{Pinning, ServerProcess, clock_ticks_per_s, core_busy_ticks, cpu_ticks, peak_rss_bytes},
+    system::{
+        CpuTime, HeldClient, Pinning, ServerProcess, clock_ticks_per_s, core_busy_ticks, peak_rss_bytes,
+    },
 };
 
 use crate::certificate::Certificate;
 use crate::options::Options;
 use crate::results::{HalfRateRound, Round, ServerResult, WorkloadResult};
 
-/// Long enough for a server to grow its buffers and for the core's clock speed to rise.
+/// The least time of unmeasured rounds. Long enough for a server to grow its buffers and for the core's clock speed to rise.
 const WARM_UP: Duration = Duration::from_millis(500);
 
-/// Time for a server to close the client's connections, so that this CPU time counts for the round that caused it.
-const SETTLE: Duration = Duration::from_millis(200);
+/// Time for a server to sleep again after the last reply.
+const SETTLE: Duration = Duration::from_millis(5);
+
+/// Time for a server to close the client's short connections, so that this CPU time counts for the round that caused it.
+const SETTLE_SHORT: Duration = Duration::from_millis(200);
 
 /// How the client sends.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 enum Sending {
     /// One packet per reply.
     ClosedLoop,
@@ -74,8 +79,11 @@ impl<'a> Setup<'a> {
             let spec = spec.with_certificate(&self.certificate.cert, &self.certificate.key);
             contenders.push(Contender::start(&spec, self.pinning)?);
         }
+        let warm_up = WARM_UP.div_duration_f64(self.options.duration).ceil() as u32;
         for contender in &mut contenders {
-            self.load(contender, workload, Sending::ClosedLoop, WARM_UP, self.options.seed, || Ok(()))?;
+            for _ in 0..warm_up {
+                self.run_client(contender, workload, Sending::ClosedLoop, self.options.seed)?;
+            }
         }
         for round in 0..self.options.rounds {
             let mut first = None;
@@ -136,44 +144,32 @@ impl<'a> Setup<'a> {
     ) -> Result<Round> {
         let (pid, core) = (contender.process.pid(), self.pinning.server_core);
         let seed = self.options.seed.wrapping_add(u64::from(round));
-        let mut before = None;
-        let load = self.load(contender, workload, sending, self.options.duration, seed, || {
-            before = Some((Instant::now(), cpu_ticks(pid)?, core_busy_ticks(core)?));
-            Ok(())
-        })?;
-        let (started, ticks_before, busy_before) = before.context("the client did not wait for the start")?;
-        let (cpu_ticks, busy_ticks) = (cpu_ticks(pid)? - ticks_before, core_busy_ticks(core)? - busy_before);
-        let wall_ticks = started.elapsed().as_secs_f64() * clock_ticks_per_s() as f64;
-        // The kernel rounds both down, so the difference may be off by one tick in either direction.
-        let foreign_share = busy_ticks.saturating_sub(cpu_ticks) as f64 / wall_ticks;
-        ensure!(
-            cpu_ticks > 0,
-            "server {:?} used no measurable CPU time; raise --duration",
-            contender.spec.name
-        );
-        let cpu_ns_per_packet = cpu_ticks as f64 * 1e9 / clock_ticks_per_s() as f64 / load.packets as f64;
-        let measured =
-            Round { cpu_ticks, cpu_ns_per_packet, ratio: 1.0, p99_ratio: 1.0, foreign_share, load }
-                .with_ratios_to(first);
+        self.hold_client(contender, workload, sending)?;
+        let (started, cpu_before, busy_before) = (Instant::now(), CpuTime::of(pid)?, core_busy_ticks(core)?);
+        let load = self.run_client(contender, workload, sending, seed)?;
+        let cpu_ns = CpuTime::of(pid)?.ns_since(&cpu_before);
+        let (busy_ticks, wall_ns) = (core_busy_ticks(core)? - busy_before, started.elapsed().as_nanos());
+        // The ticks may be one too many.
+        let busy_ns = busy_ticks.saturating_sub(1) * 1_000_000_000 / clock_ticks_per_s();
+        let foreign_share = busy_ns.saturating_sub(cpu_ns) as f64 / wall_ns as f64;
+        let cpu_ns_per_packet = cpu_ns as f64 / load.packets as f64;
+        let measured = Round { cpu_ns, cpu_ns_per_packet, ratio: 1.0, p99_ratio: 1.0, foreign_share, load }
+            .with_ratios_to(first);
         self.print_round(&contender.spec.name, workload, sending, round, &measured);
         Ok(measured)
     }
 
-    fn load(
-        &self,
-        contender: &mut Contender,
-        workload: Workload,
-        sending: Sending,
-        duration: Duration,
-        seed: u64,
-        connected: impl FnOnce() -> Result<()>,
-    ) -> Result<LoadReport> {
+    /// Connects the client of a server, unless it is connected and sends in this way.
+    fn hold_client(&self, contender: &mut Contender, workload: Workload, sending: Sending) -> Result<()> {
+        if contender.client.as_ref().is_some_and(|(known, _)| *known == sending) {
+            return Ok(());
+        }
+        contender.client = None;
         let arguments = [
             ("--connect", contender.process.address().to_string()),
             ("--conns", workload.regime.conns.to_string()),
-            ("--duration", format!("{}ns", duration.as_nanos())),
+            ("--duration", format!("{}ns", self.options.duration.as_nanos())),
             ("--sizes", self.sizes(workload).to_string()),
-            ("--seed", seed.to_string()),
         ];
         let mut arguments: Vec<_> =
             arguments.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect();
@@ -193,13 +189,28 @@ impl<'a> Setup<'a> {
         if contender.spec.has_checksum() {
             arguments.push("--crc".to_owned());
         }
-        let output = self.pinning.run_held_client(&self.client, &arguments, connected);
-        thread::sleep(SETTLE);
-        // Checked first: a server that died explains every error of the client.
+        let client = self.pinning.hold_client(&self.client, &arguments);
+        let client = client.or_else(|error| contender.explain(error, workload))?;
+        contender.client = Some((sending, client));
+        Ok(())
+    }
+
+    /// Lets the client of a server send for the duration of a round.
+    fn run_client(
+        &self,
+        contender: &mut Contender,
+        workload: Workload,
+        sending: Sending,
+        seed: u64,
+    ) -> Result<LoadReport> {
+        self.hold_client(contender, workload, sending)?;
+        let (_, mut client) = contender.client.take().context("no client is connected")?;
+        let report = client.run(seed).or_else(|error| contender.explain(error, workload))?;
+        contender.client = Some((sending, client));
+        thread::sleep(if workload.kind == WorkloadKind::Short { SETTLE_SHORT } else { SETTLE });
         contender.process.check_alive()?;
         let name = &contender.spec.name;
-        let output = output.with_context(|| format!("server {name:?} with workload {workload}"))?;
-        serde_json::from_str(&output).with_context(|| format!("the client printed no report for {name:?}"))
+        serde_json::from_str(&report).with_context(|| format!("the client printed no report for {name:?}"))
     }
 
     fn print_round(&self, name: &str, workload: Workload, sending: Sending, round: u32, measured: &Round) {
@@ -217,10 +228,12 @@ impl<'a> Setup<'a> {
     }
 }
 
-/// A running server and its results so far.
+/// A running server, its client, and its results so far.
 struct Contender {
     spec: ServerSpec,
     process: ServerProcess,
+    /// How the client sends. `None` if none is connected.
+    client: Option<(Sending, HeldClient)>,
     rounds: Vec<Round>,
     half_rate_rounds: Vec<HalfRateRound>,
 }
@@ -228,7 +241,15 @@ struct Contender {
 impl Contender {
     fn start(spec: &ServerSpec, pinning: Pinning) -> Result<Self> {
         let process = ServerProcess::start(spec, pinning)?;
-        Ok(Self { spec: spec.clone(), process, rounds: Vec::new(), half_rate_rounds: Vec::new() })
+        let (rounds, half_rate_rounds) = (Vec::new(), Vec::new());
+        Ok(Self { spec: spec.clone(), process, client: None, rounds, half_rate_rounds })
+    }
+
+    /// Explains an error of the client: a server that died explains every one.
+    fn explain<T>(&mut self, error: anyhow::Error, workload: Workload) -> Result<T> {
+        self.process.check_alive()?;
+        let name = &self.spec.name;
+        Err(error.context(format!("server {name:?} with workload {workload}")))
     }
 
     fn finish(self) -> Result<ServerResult> {

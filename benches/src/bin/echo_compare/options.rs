@@ -20,10 +20,10 @@ pub(crate) struct Options {
     #[arg(long = "workload", default_values = STANDARD_WORKLOADS)]
     pub(crate) workloads: Vec<Workload>,
     /// Number of rounds of each workload; each server runs once per round
-    #[arg(long, default_value_t = 7, value_parser = whole_number::<u32>(1.., 7))]
+    #[arg(long, default_value_t = 70, value_parser = whole_number::<u32>(1.., 70))]
     pub(crate) rounds: u32,
     /// How long the client sends in each round
-    #[arg(long, default_value = "3s", value_parser = parse_duration)]
+    #[arg(long, default_value = "300ms", value_parser = parse_duration)]
     pub(crate) duration: Duration,
     /// Payload sizes in bytes, uniformly distributed, both ends included; a workload may set its own
     #[arg(long, default_value = "0-2048")]

@@ -9,9 +9,9 @@ use serde::Serialize;
 /// One run of the client against one server.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Round {
-    /// User and system time of the server, in clock ticks.
-    pub(crate) cpu_ticks: u64,
-    /// `cpu_ticks` per echoed packet, in nanoseconds.
+    /// User and system time of the server, in nanoseconds.
+    pub(crate) cpu_ns: u64,
+    /// `cpu_ns` per echoed packet.
     pub(crate) cpu_ns_per_packet: f64,
     /// `cpu_ns_per_packet` as a ratio to the first server in the same round.
     pub(crate) ratio: f64,
@@ -107,8 +107,6 @@ pub(crate) struct Comparison {
     pub(crate) round_seconds: f64,
     /// Seed of the first round; each round adds 1.
     pub(crate) seed: u64,
-    /// Clock ticks per second, the unit of CPU time.
-    pub(crate) clock_ticks_per_s: u64,
     /// In the order of the command line.
     pub(crate) workloads: Vec<WorkloadResult>,
 }
@@ -137,7 +135,14 @@ pub(crate) mod tests {
             p999_ns: 99_000,
             late_p99_ns: Some(1_234),
         };
-        Round { cpu_ticks: 300, cpu_ns_per_packet, ratio: 1.0, p99_ratio: 1.0, foreign_share: 0.0, load }
+        Round {
+            cpu_ns: 3_000_000_000,
+            cpu_ns_per_packet,
+            ratio: 1.0,
+            p99_ratio: 1.0,
+            foreign_share: 0.0,
+            load,
+        }
     }
 
     #[test]
