@@ -316,7 +316,15 @@ impl Machine {
     // ---- deadlines of the receiver
 
     /// A receiver starts to wait, or waits again after it was woken and found no whole frame.
+    #[inline]
     pub(crate) fn recv_waits(&mut self, rules: &Rules, wait: &TimedWait, now: Instant) {
+        if !self.recv_clock.as_mut().is_some_and(|clock| clock.wait_for_next(wait, rules, now)) {
+            self.recv_waits_in_general(rules, wait, now);
+        }
+    }
+
+    #[inline(never)]
+    fn recv_waits_in_general(&mut self, rules: &Rules, wait: &TimedWait, now: Instant) {
         let clock = self.recv_clock.get_or_insert_default();
         clock.wait(wait, rules, now);
         if clock.needs_earlier_check(rules) {

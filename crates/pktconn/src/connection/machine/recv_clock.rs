@@ -102,6 +102,19 @@ impl RareTimes {
 }
 
 impl RecvClock {
+    /// Like [`wait`](Self::wait), but only if packets come whole and the flusher's next check is early enough: mostly.
+    #[inline]
+    pub(crate) fn wait_for_next(&mut self, wait: &TimedWait, rules: &Rules, now: Instant) -> bool {
+        let is_plain = wait.has_read && !wait.in_frame && !wait.awaits_first;
+        let due = rules.timeouts.idle.and_then(|idle| now.checked_add(idle));
+        let is_checked = matches!((self.next_check, due), (Some(at), Some(due)) if at <= due);
+        if !is_plain || !is_checked || self.since.is_some() || self.rare.is_some() {
+            return false;
+        }
+        (self.since, self.silent, self.is_overdue) = (Some(now), Duration::ZERO, false);
+        true
+    }
+
     /// A receiver starts to wait, or waits again after it was woken and found no whole frame.
     pub(crate) fn wait(&mut self, wait: &TimedWait, rules: &Rules, now: Instant) {
         self.accumulate(now);
@@ -290,6 +303,33 @@ mod tests {
     fn due_in(clock: &RecvClock, rules: &Rules, now: Instant) -> Option<Duration> {
         assert_eq!(clock.due_at(rules), clock.due(rules).map(|(due, _)| due));
         clock.due_at(rules).map(|due| due.saturating_duration_since(now))
+    }
+
+    #[test]
+    fn the_quick_way_to_wait_for_the_next_packet_changes_nothing_or_what_a_wait_changes() {
+        let start = Instant::now();
+        for (rules, frame_waits) in [(rules(5, 20), 0), (rules(5, 0), 0), (rules(0, 20), 1)] {
+            for next_check in [None, Some(start + 19 * SECOND), Some(start + 99 * SECOND)] {
+                for (in_frame, has_read) in [(false, true), (false, false), (true, true)] {
+                    let mut clock = RecvClock::default();
+                    clock.set_next_check(next_check);
+                    (0..frame_waits).for_each(|_| clock.wait(&wait(true, true), &rules, start));
+                    let (now, wait) = (start + SECOND, wait(in_frame, has_read));
+                    let before = format!("{clock:?}");
+                    let is_done = clock.wait_for_next(&wait, &rules, now);
+                    if !is_done {
+                        assert_eq!(format!("{clock:?}"), before);
+                        continue;
+                    }
+                    let done = format!("{clock:?}");
+                    clock = RecvClock::default();
+                    clock.set_next_check(next_check);
+                    clock.wait(&wait, &rules, now);
+                    assert_eq!(format!("{clock:?}"), done);
+                    assert!(!clock.needs_earlier_check(&rules));
+                }
+            }
+        }
     }
 
     #[test]
