@@ -121,7 +121,7 @@ impl Registry {
         let account = self.budget.as_ref().map(|budget| {
             // Without an address, the connection is a network of its own.
             let memory = network.map(|network| table.memory.join(network)).unwrap_or_default();
-            Account::new(budget, memory, key)
+            Box::new(Account::new(budget, memory, key as u32))
         });
         Ok(Admitted { key, network, account })
     }
@@ -273,7 +273,7 @@ struct Admitted {
     /// The network of the client. `None` while its address is not known.
     network: Option<Network>,
     /// `Some` if there is a memory budget.
-    account: Option<Account>,
+    account: Option<Box<Account>>,
 }
 
 /// The place of a connection in its server's table, from the accept on. Dropping it removes the connection.
@@ -335,7 +335,7 @@ impl ConnSlot {
 }
 
 impl Membership for ConnSlot {
-    fn take_account(&mut self) -> Option<Account> {
+    fn take_account(&mut self) -> Option<Box<Account>> {
         self.admitted.account.take()
     }
 

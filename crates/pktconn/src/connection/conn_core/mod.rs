@@ -6,7 +6,7 @@
 //! are computed. The only application code that runs under the lock is a custom transport.
 
 use std::cell::RefCell;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Context;
 
@@ -58,13 +58,13 @@ pub(crate) struct ConnCore {
     /// Whether tokio's view of a full transport may be out of date when the slow-consumer policy acts on it. See
     /// [`readiness_may_be_stale`](Self::readiness_may_be_stale).
     readiness_may_be_stale: bool,
+    /// The number of senders and receivers. Dropping the last one ends the connection.
+    handles: AtomicU32,
     state: Mutex<State>,
     /// The memory that the connection holds. `None` without a budget.
     account: Option<Box<Account>>,
     /// The key of the next waiting future.
     next_waiter_key: AtomicU64,
-    /// The number of senders and receivers. Dropping the last one ends the connection.
-    handles: AtomicUsize,
     pub(crate) endpoints: Endpoints,
     pub(crate) id: ConnId,
     /// The registration with a server. `None` for a connection without a server.
@@ -74,7 +74,7 @@ pub(crate) struct ConnCore {
 /// The registration of a connection with its server. Dropped with the connection.
 pub(crate) trait Membership: Send + Sync {
     /// Takes the account for the memory that the connection holds. `None` if there is no memory budget.
-    fn take_account(&mut self) -> Option<Account>;
+    fn take_account(&mut self) -> Option<Box<Account>>;
 
     /// Registers the connection, which may be used from now on. Returns whether it must drain immediately.
     fn register(&self, conn: &Arc<ConnCore>) -> bool;
@@ -116,7 +116,7 @@ impl ConnCore {
         let account =
             membership.as_mut().and_then(|membership| membership.take_account()).map(|mut account| {
                 account.keep(endpoints.kept_bytes());
-                Box::new(account)
+                account
             });
         let may_drop = config.slow_consumer != SlowConsumer::Block;
         let readiness_may_be_stale = may_drop && !writer.can_write_now();
@@ -128,9 +128,9 @@ impl ConnCore {
             has_undelivered: AtomicBool::new(false),
             has_received: AtomicBool::new(false),
             readiness_may_be_stale,
+            handles: AtomicU32::new(0),
             state: Mutex::new(State::new(writer, Machine::new(config), may_drop)),
             next_waiter_key: AtomicU64::new(0),
-            handles: AtomicUsize::new(0),
             endpoints,
             id: ConnId::next(),
             account,

@@ -64,7 +64,7 @@ impl FrameReader {
         }
         if let Some(account) = self.core.account() {
             account.note_read(held);
-            self.counted.buffer = held;
+            self.counted.buffer = u32::try_from(held).unwrap_or(u32::MAX);
         }
     }
 
@@ -122,7 +122,7 @@ impl FrameReader {
     /// Whether the bytes of the last read may be counted at the next wait. Mostly none of them is left then, and the
     /// shared totals are not written for each packet.
     fn may_count_later(&self) -> bool {
-        (1..EXEMPT_BYTES).contains(&self.buffer.len()) && self.counted.buffer < EXEMPT_BYTES
+        (1..EXEMPT_BYTES).contains(&self.buffer.len()) && (self.counted.buffer as usize) < EXEMPT_BYTES
     }
 
     /// Updates the account with the memory that TLS uses beyond what [`held`](Self::held) counts. Apart from that,
@@ -135,13 +135,13 @@ impl FrameReader {
         }
         if let Some(account) = self.core.account() {
             account.note_transport(more);
-            self.counted.transport = more;
+            self.counted.transport = more as u32;
         }
     }
 
     /// The part of [`held`](Self::held) that counts for an incomplete TLS record, with the room for the next read.
     fn counted_of_held_back(&self) -> usize {
-        if self.held_back > 0 { self.held_back + RUSTLS_SPARE_LEN } else { 0 }
+        if self.held_back > 0 { self.held_back as usize + RUSTLS_SPARE_LEN } else { 0 }
     }
 
     /// Waits without reading. The deadlines of an incomplete frame and of the first packet go on: otherwise clients could

@@ -38,7 +38,7 @@ const PACKETS_A_TURN: u32 = 512;
 
 /// How many bytes are received after the server has begun to shut down. More than the kernel holds for a connection
 /// (6 MiB by Linux's default), and limited so that a peer that sends without pause cannot delay the shutdown.
-const MAX_DRAINED_BYTES: usize = 8 * 1024 * 1024;
+const MAX_DRAINED_BYTES: u32 = 8 * 1024 * 1024;
 
 /// The reading half of the transport, and the bytes that were read and not yet received.
 // `repr(C)` keeps this order in memory: first the fields that each packet uses, then the rest.
@@ -50,28 +50,26 @@ pub(crate) struct FrameReader {
     buffer: BytesMut,
     memory: Memory,
     end: End,
-    /// Whether empty packets, which are heartbeats, are discarded.
-    skips_empty: bool,
+    wait_clock: WaitClock,
     /// Whether the transport may hold back bytes: see [`Reader::held_back`].
     may_hold_back: bool,
     /// Whether bytes have arrived since the receiver last waited.
     has_read: bool,
     /// Whether no empty packet was discarded yet. Then the count of received packets says whether there was a first one.
     awaits_first: bool,
-    /// How many packets were received since the receiver last waited or yielded.
-    packets_in_turn: u32,
-    codec: PacketCodec,
-    /// How many bytes the transport held back when the receiver last waited.
-    held_back: usize,
-    wait_clock: WaitClock,
-    /// What the account has of this receiver's memory.
-    counted: Counted,
     /// How many polls in a row have found nothing since the server began to shut down or a write failed.
     empty_polls: u8,
+    codec: PacketCodec,
+    /// How many packets were received since the receiver last waited or yielded.
+    packets_in_turn: u32,
+    /// How many more bytes are received after the server has begun to shut down.
+    drain_bytes_left: u32,
+    /// What the account has of this receiver's memory.
+    counted: Counted,
+    /// How many bytes the transport held back when the receiver last waited.
+    held_back: u32,
     /// Whether the end was returned: a stream then returns `None`, also after an error.
     end_returned: bool,
-    /// How many more bytes are received after the server has begun to shut down.
-    drain_bytes_left: usize,
 }
 
 /// Whether the connection measures a wait against a deadline.
@@ -89,8 +87,8 @@ enum WaitClock {
 /// reading. 0 without a memory budget.
 #[derive(Default)]
 struct Counted {
-    buffer: usize,
-    transport: usize,
+    buffer: u32,
+    transport: u32,
 }
 
 /// The memory of the buffer.
@@ -120,7 +118,6 @@ impl FrameReader {
         core.add_handle();
         Self {
             core: Arc::clone(core),
-            skips_empty: core.settings.skips_empty,
             may_hold_back: reader.may_hold_back(),
             reader: Some(reader),
             buffer: BytesMut::new(),
@@ -147,7 +144,7 @@ impl FrameReader {
             ready!(self.poll_yield(cx));
             match self.codec.decode_frame(&mut self.buffer) {
                 Ok(Some(packet)) => {
-                    let is_skipped = self.skips_empty && packet.is_empty();
+                    let is_skipped = self.core.settings.skips_empty && packet.is_empty();
                     self.after_decode(1, usize::from(!is_skipped));
                     if !is_skipped {
                         return Poll::Ready(Ok(Some(packet)));
@@ -181,7 +178,8 @@ impl FrameReader {
             match self.codec.decode_many(&mut self.buffer, limit, packets) {
                 Ok(0) => ready!(self.poll_more(cx)),
                 Ok(count) => {
-                    let skipped = if self.skips_empty { remove_empty(packets, count) } else { 0 };
+                    let skipped =
+                        if self.core.settings.skips_empty { remove_empty(packets, count) } else { 0 };
                     self.after_decode(count, count - skipped);
                     if skipped < count {
                         return Poll::Ready(Ok(count - skipped));

@@ -48,7 +48,7 @@ impl FrameReader {
         self.core.received.bytes.add(count as u64);
         self.core.received.reads.add(1);
         if self.core.is_draining() {
-            self.drain_bytes_left = self.drain_bytes_left.saturating_sub(count);
+            self.drain_bytes_left = self.drain_bytes_left.saturating_sub(count as u32);
         }
     }
 
@@ -106,10 +106,11 @@ impl FrameReader {
 
     /// The incomplete frame, for the `min_recv_rate`. Bytes of an incomplete TLS record have arrived.
     fn frame_part(&self) -> FramePart {
-        let arrived = self.buffer.len() + self.held_back;
+        let held_back = self.held_back as usize;
+        let arrived = self.buffer.len() + held_back;
         let missing = match self.codec.missing(&self.buffer) {
             0 => self.codec.config().header_format().header_len().saturating_sub(arrived),
-            missing => missing.saturating_sub(self.held_back),
+            missing => missing.saturating_sub(held_back),
         };
         let of_record = self.reader.as_ref().map_or(0, Reader::missing_of_record);
         FramePart { arrived: arrived as u64, missing: missing.max(of_record).max(1) as u64 }
@@ -120,7 +121,8 @@ impl FrameReader {
     #[cold]
     #[inline(never)]
     pub(super) fn update_held_back(&mut self) -> bool {
-        let held_back = self.reader.as_ref().map_or(0, Reader::held_back);
+        // A record has at most 18 KiB.
+        let held_back = self.reader.as_ref().map_or(0, Reader::held_back) as u32;
         self.has_read |= held_back > 0 && held_back != self.held_back;
         self.held_back = held_back;
         held_back > 0

@@ -31,9 +31,8 @@ pub(crate) struct FramePart {
     pub(crate) missing: u64,
 }
 
-/// One cache line, which each packet of a connection with deadlines touches. What is not part of every wait is apart.
+/// Small, because each packet of a connection with deadlines needs it. What is not part of every wait is apart.
 #[derive(Debug, Default)]
-#[repr(align(64))]
 pub(crate) struct RecvClock {
     /// When the current wait began. `None` if no receiver waits.
     since: Option<Instant>,

@@ -22,12 +22,12 @@ pub(crate) struct Account {
     /// Bytes that the connection keeps until its end.
     kept: usize,
     /// The connection's place in its server's registry. Identifies its waker.
-    place: usize,
+    place: u32,
     is_paused: AtomicBool,
 }
 
 impl Account {
-    pub(crate) fn new(budget: &Arc<Budget>, network: Arc<NetworkMemory>, place: usize) -> Self {
+    pub(crate) fn new(budget: &Arc<Budget>, network: Arc<NetworkMemory>, place: u32) -> Self {
         Self {
             budget: Arc::clone(budget),
             network,
@@ -153,7 +153,7 @@ mod tests {
 
     const KIB: usize = 1024;
 
-    fn account(budget: &Arc<Budget>, place: usize) -> Account {
+    fn account(budget: &Arc<Budget>, place: u32) -> Account {
         Account::new(budget, Arc::default(), place)
     }
 

@@ -31,7 +31,7 @@ pub(crate) struct Budget {
     /// Notifies the watcher that the total has crossed a mark.
     crossed: Notify,
     /// The paused receivers, by the place of their connection in the server.
-    paused: Mutex<HashMap<usize, Paused>>,
+    paused: Mutex<HashMap<u32, Paused>>,
     counts: Counts,
 }
 
@@ -160,7 +160,7 @@ impl Budget {
 
     /// Registers the waker of the receiver at `place`. Returns `false` without doing so if its network is not too
     /// heavy.
-    pub(super) fn pause(&self, place: usize, network: &Arc<NetworkMemory>, waker: &Waker) -> bool {
+    pub(super) fn pause(&self, place: u32, network: &Arc<NetworkMemory>, waker: &Waker) -> bool {
         let mut paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
         // Read the flag under the lock: the watcher clears the flag first and looks for paused receivers afterwards.
         let must_pause = self.is_too_heavy(network);
@@ -176,7 +176,7 @@ impl Budget {
     }
 
     /// Removes and returns the waker of the receiver at `place`. `None` if it was already woken.
-    pub(super) fn unpause(&self, place: usize) -> Option<Waker> {
+    pub(super) fn unpause(&self, place: u32) -> Option<Waker> {
         let paused = self.paused.lock().unwrap_or_else(PoisonError::into_inner).remove(&place);
         paused.map(|paused| paused.waker)
     }

@@ -27,17 +27,17 @@ pub(crate) struct State {
     waiters: Option<Box<WaitingTasks>>,
     /// Whether the connection's account has more than 0 bytes of the send queue.
     pub(crate) is_held_counted: bool,
+    /// Whether to limit the bytes in the transport's own buffer: the transport has one, and the slow-consumer policy
+    /// may drop packets, which it cannot do in that buffer.
+    limits_buffering: bool,
+    pub(crate) flusher: Flusher,
+    pub(crate) sweep: Sweep,
     /// Actions to run after the lock is released.
     pub(crate) deferred: Deferred,
     pub(crate) machine: Machine,
     /// The reading half, after the receiver has given it up. It is only used to wait for the peer's close.
     reader: Option<Box<Reader>>,
-    /// Whether to limit the bytes in the transport's own buffer: the transport has one, and the slow-consumer policy
-    /// may drop packets, which it cannot do in that buffer.
-    limits_buffering: bool,
-    pub(crate) flusher: Flusher,
     flusher_waker: Option<Waker>,
-    pub(crate) sweep: Sweep,
 }
 
 /// The wakers of the callers that wait for a connection, apart from its receiver.

@@ -42,14 +42,16 @@ const MAX_HEADER_AND_CHECKSUM: usize = 8;
 /// Maximum number of slices per write. More slices only enlarge the kernel's own array.
 pub(crate) const MAX_SLICES: usize = 32;
 
-// Each connection has a send queue, so the struct is small. Mostly it is empty or only has the open buffer.
+// Each connection has a send queue, so the struct is small. Mostly it is empty or only has the open buffer. `repr(C)`
+// keeps the length first: each packet reads it.
 #[derive(Default)]
+#[repr(C)]
 pub(crate) struct SendQueue {
+    /// Bytes not yet written.
+    len: usize,
     sealed: Option<Box<Sealed>>,
     /// The buffer for the next small frame. Its frames come after all sealed chunks.
     open: BytesMut,
-    /// Bytes not yet written.
-    len: usize,
 }
 
 /// The number of packets and bytes that were dropped to make room.
@@ -82,7 +84,12 @@ impl SendQueue {
 
     /// The memory of the queue in bytes, including free room in its buffers, the written part of the first chunk, and
     /// dropped frames whose buffer is still in use.
+    #[inline]
     pub(crate) fn held(&self) -> usize {
+        if self.is_empty() {
+            debug_assert!(self.sealed.is_none() && self.open.capacity() == 0, "an empty queue has a buffer");
+            return 0;
+        }
         self.sealed.as_ref().map_or(0, |sealed| sealed.memory) + self.open.capacity()
     }
 
