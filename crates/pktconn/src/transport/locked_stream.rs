@@ -25,6 +25,8 @@ pub(crate) struct LockedStream {
 /// What the stream's own buffers hold since the last read or write. Each packet needs this, without the lock.
 #[derive(Default)]
 struct Buffers {
+    /// Whether this changes: under TLS.
+    changes: bool,
     held_back: AtomicUsize,
     read_bytes: AtomicUsize,
     has_unwritten: AtomicBool,
@@ -35,17 +37,16 @@ impl Buffers {
         self.held_back.store(unreturned.held_back, Relaxed);
         self.read_bytes.store(unreturned.memory, Relaxed);
     }
-
-    fn note_write(&self, has_unwritten: bool) {
-        self.has_unwritten.store(has_unwritten, Relaxed);
-    }
 }
 
 impl LockedStream {
     pub(super) fn new(stream: impl TransportStream + 'static) -> Self {
-        let buffers = Buffers::default();
+        let buffers = Buffers {
+            changes: stream.may_hold_back(),
+            has_unwritten: AtomicBool::new(stream.has_buffered()),
+            ..Buffers::default()
+        };
         buffers.note_read(stream.unreturned());
-        buffers.note_write(stream.has_buffered());
         Self { stream: Mutex::new(Some(Box::pin(stream))), buffers }
     }
 
@@ -57,17 +58,27 @@ impl LockedStream {
     pub(super) fn take(&self) -> Option<Stream> {
         let stream = self.lock().take();
         self.buffers.note_read(Unreturned::default());
-        self.buffers.note_write(false);
+        self.buffers.has_unwritten.store(false, Relaxed);
         stream
     }
 
+    /// `note` is called after `poll`, if what it notes can have changed.
     #[inline]
-    fn read_with<T>(&self, read: impl FnOnce(Pin<&mut dyn TransportStream>) -> T) -> Option<T> {
-        let mut stream = self.lock();
-        let stream = stream.as_mut()?;
-        let result = read(stream.as_mut());
-        self.buffers.note_read(stream.unreturned());
-        Some(result)
+    fn poll_with<T>(
+        &self,
+        poll: impl FnOnce(Pin<&mut dyn TransportStream>) -> Poll<io::Result<T>>,
+        note: impl FnOnce(&Buffers, &dyn TransportStream),
+    ) -> Poll<io::Result<T>> {
+        match self.lock().as_mut() {
+            Some(stream) => {
+                let polled = poll(stream.as_mut());
+                if self.buffers.changes {
+                    note(&self.buffers, &**stream);
+                }
+                polled
+            }
+            None => Poll::Ready(Err(io::Error::new(io::ErrorKind::NotConnected, "the connection has ended"))),
+        }
     }
 
     #[inline]
@@ -75,11 +86,7 @@ impl LockedStream {
         &self,
         write: impl FnOnce(Pin<&mut dyn TransportStream>) -> Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
-        let mut stream = self.lock();
-        let Some(stream) = stream.as_mut() else { return ended() };
-        let result = write(stream.as_mut());
-        self.buffers.note_write(stream.has_buffered());
-        result
+        self.poll_with(write, |buffers, stream| buffers.has_unwritten.store(stream.has_buffered(), Relaxed))
     }
 
     fn inspect<T>(&self, look: impl FnOnce(&dyn TransportStream) -> Option<T>) -> Option<T> {
@@ -87,7 +94,11 @@ impl LockedStream {
     }
 
     pub(super) fn read_now(&self, buffer: &mut BytesMut) -> Option<io::Result<usize>> {
-        self.read_with(|stream| stream.read_now(buffer)).flatten()
+        let mut stream = self.lock();
+        let stream = stream.as_mut()?;
+        let read = stream.as_mut().read_now(buffer);
+        self.buffers.note_read(stream.unreturned());
+        read
     }
 
     pub(super) fn can_read_now(&self) -> bool {
@@ -127,7 +138,7 @@ impl LockedStream {
     }
 
     pub(super) fn may_hold_back(&self) -> bool {
-        self.inspect(|stream| Some(stream.may_hold_back())).unwrap_or(false)
+        self.buffers.changes
     }
 
     pub(super) fn held_back(&self) -> usize {
@@ -147,7 +158,8 @@ impl LockedStream {
     }
 
     pub(super) fn poll_read(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.read_with(|stream| stream.poll_read(cx, buf)).unwrap_or_else(ended)
+        let note = |buffers: &Buffers, stream: &dyn TransportStream| buffers.note_read(stream.unreturned());
+        self.poll_with(|stream| stream.poll_read(cx, buf), note)
     }
 
     pub(super) fn poll_write(&self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
@@ -169,8 +181,4 @@ impl LockedStream {
     pub(super) fn poll_shutdown(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.write_with(|stream| stream.poll_shutdown(cx))
     }
-}
-
-fn ended<T>() -> Poll<io::Result<T>> {
-    Poll::Ready(Err(io::Error::new(io::ErrorKind::NotConnected, "the connection has ended")))
 }

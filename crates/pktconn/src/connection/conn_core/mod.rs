@@ -216,9 +216,11 @@ impl ConnCore {
             self.add_peer_to_failure(&state.machine);
         }
         let mut after_unlock = state.take_after_unlock();
-        let held = state.held();
-        let notifies_watcher = self.account.as_ref().is_some_and(|account| account.note_queued(held));
-        state.is_held_counted = held > 0;
+        let notifies_watcher = self.account.as_ref().is_some_and(|account| {
+            let held = state.held();
+            state.is_held_counted = held > 0;
+            account.note_queued(held)
+        });
         drop(state);
         if let Some(account) = &self.account {
             if notifies_watcher {
