@@ -5,49 +5,29 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::BytesMut;
 use tokio::io::ReadBuf;
 
 use super::socket::{self, UnackedBytes};
-use super::transport_stream::{TransportStream, Unreturned};
+use super::transport_stream::{StreamBuffers, TransportStream};
 
 type Stream = Pin<Box<dyn TransportStream>>;
 
 pub(crate) struct LockedStream {
     stream: Mutex<Option<Stream>>,
-    buffers: Buffers,
-}
-
-/// What the stream's own buffers hold since the last read or write. Each packet needs this, without the lock.
-#[derive(Default)]
-struct Buffers {
-    /// Whether this changes: under TLS.
-    changes: bool,
-    held_back: AtomicUsize,
-    read_bytes: AtomicUsize,
-    has_unwritten: AtomicBool,
-}
-
-impl Buffers {
-    fn note_read(&self, unreturned: Unreturned) {
-        self.held_back.store(unreturned.held_back, Relaxed);
-        self.read_bytes.store(unreturned.memory, Relaxed);
-    }
+    /// `None` unless the stream tells what its own buffers hold: TLS.
+    buffers: Option<Arc<StreamBuffers>>,
+    may_buffer: bool,
 }
 
 impl LockedStream {
     pub(super) fn new(stream: impl TransportStream + 'static) -> Self {
-        let buffers = Buffers {
-            changes: stream.may_hold_back(),
-            has_unwritten: AtomicBool::new(stream.has_buffered()),
-            ..Buffers::default()
-        };
-        buffers.note_read(stream.unreturned());
-        Self { stream: Mutex::new(Some(Box::pin(stream))), buffers }
+        let (buffers, may_buffer) = (stream.buffers(), stream.may_buffer());
+        Self { stream: Mutex::new(Some(Box::pin(stream))), buffers, may_buffer }
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Stream>> {
@@ -57,36 +37,22 @@ impl LockedStream {
     /// Takes the stream out: both halves then fail with `NotConnected`.
     pub(super) fn take(&self) -> Option<Stream> {
         let stream = self.lock().take();
-        self.buffers.note_read(Unreturned::default());
-        self.buffers.has_unwritten.store(false, Relaxed);
+        if let Some(buffers) = &self.buffers {
+            buffers.note_read(0, 0);
+            buffers.note_write(false);
+        }
         stream
     }
 
-    /// `note` is called after `poll`, if what it notes can have changed.
     #[inline]
     fn poll_with<T>(
         &self,
         poll: impl FnOnce(Pin<&mut dyn TransportStream>) -> Poll<io::Result<T>>,
-        note: impl FnOnce(&Buffers, &dyn TransportStream),
     ) -> Poll<io::Result<T>> {
         match self.lock().as_mut() {
-            Some(stream) => {
-                let polled = poll(stream.as_mut());
-                if self.buffers.changes {
-                    note(&self.buffers, &**stream);
-                }
-                polled
-            }
+            Some(stream) => poll(stream.as_mut()),
             None => Poll::Ready(Err(io::Error::new(io::ErrorKind::NotConnected, "the connection has ended"))),
         }
-    }
-
-    #[inline]
-    fn write_with<T>(
-        &self,
-        write: impl FnOnce(Pin<&mut dyn TransportStream>) -> Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
-        self.poll_with(write, |buffers, stream| buffers.has_unwritten.store(stream.has_buffered(), Relaxed))
     }
 
     fn inspect<T>(&self, look: impl FnOnce(&dyn TransportStream) -> Option<T>) -> Option<T> {
@@ -94,11 +60,7 @@ impl LockedStream {
     }
 
     pub(super) fn read_now(&self, buffer: &mut BytesMut) -> Option<io::Result<usize>> {
-        let mut stream = self.lock();
-        let stream = stream.as_mut()?;
-        let read = stream.as_mut().read_now(buffer);
-        self.buffers.note_read(stream.unreturned());
-        read
+        self.lock().as_mut().and_then(|stream| stream.as_mut().read_now(buffer))
     }
 
     pub(super) fn can_read_now(&self) -> bool {
@@ -114,11 +76,11 @@ impl LockedStream {
     }
 
     pub(super) fn may_buffer(&self) -> bool {
-        self.inspect(|stream| Some(stream.may_buffer())).unwrap_or(false)
+        self.may_buffer
     }
 
     pub(super) fn has_buffered(&self) -> bool {
-        self.buffers.has_unwritten.load(Relaxed)
+        self.buffers.as_ref().map_or(self.may_buffer, |buffers| buffers.has_unwritten.load(Relaxed))
     }
 
     pub(super) fn buffered_bytes(&self) -> Option<usize> {
@@ -138,15 +100,15 @@ impl LockedStream {
     }
 
     pub(super) fn may_hold_back(&self) -> bool {
-        self.buffers.changes
+        self.buffers.is_some()
     }
 
     pub(super) fn held_back(&self) -> usize {
-        self.buffers.held_back.load(Relaxed)
+        self.buffers.as_ref().map_or(0, |buffers| buffers.held_back.load(Relaxed))
     }
 
     pub(super) fn read_buffer_bytes(&self) -> usize {
-        self.buffers.read_bytes.load(Relaxed)
+        self.buffers.as_ref().map_or(0, |buffers| buffers.read_bytes.load(Relaxed))
     }
 
     pub(super) fn missing_of_record(&self) -> usize {
@@ -158,12 +120,11 @@ impl LockedStream {
     }
 
     pub(super) fn poll_read(&self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let note = |buffers: &Buffers, stream: &dyn TransportStream| buffers.note_read(stream.unreturned());
-        self.poll_with(|stream| stream.poll_read(cx, buf), note)
+        self.poll_with(|stream| stream.poll_read(cx, buf))
     }
 
     pub(super) fn poll_write(&self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.write_with(|stream| stream.poll_write(cx, buf))
+        self.poll_with(|stream| stream.poll_write(cx, buf))
     }
 
     pub(super) fn poll_write_vectored(
@@ -171,14 +132,14 @@ impl LockedStream {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.write_with(|stream| stream.poll_write_vectored(cx, bufs))
+        self.poll_with(|stream| stream.poll_write_vectored(cx, bufs))
     }
 
     pub(super) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.write_with(|stream| stream.poll_flush(cx))
+        self.poll_with(|stream| stream.poll_flush(cx))
     }
 
     pub(super) fn poll_shutdown(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.write_with(|stream| stream.poll_shutdown(cx))
+        self.poll_with(|stream| stream.poll_shutdown(cx))
     }
 }

@@ -2,6 +2,8 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll};
 
 use bytes::BytesMut;
@@ -9,13 +11,26 @@ use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-/// What a stream has read and not returned.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Unreturned {
+/// What the own buffers of a stream hold after its last read or write. Each packet needs this: without the lock.
+#[derive(Default)]
+pub(crate) struct StreamBuffers {
     /// See [`Reader::held_back`](super::Reader::held_back).
-    pub(crate) held_back: usize,
+    pub(super) held_back: AtomicUsize,
     /// See [`Reader::read_buffer_bytes`](super::Reader::read_buffer_bytes).
-    pub(crate) memory: usize,
+    pub(super) read_bytes: AtomicUsize,
+    /// See [`Writer::has_buffered`](super::Writer::has_buffered).
+    pub(super) has_unwritten: AtomicBool,
+}
+
+impl StreamBuffers {
+    pub(super) fn note_read(&self, held_back: usize, read_bytes: usize) {
+        self.held_back.store(held_back, Relaxed);
+        self.read_bytes.store(read_bytes, Relaxed);
+    }
+
+    pub(super) fn note_write(&self, has_unwritten: bool) {
+        self.has_unwritten.store(has_unwritten, Relaxed);
+    }
 }
 
 /// A byte stream, and what it knows about the socket below it. The defaults are for a stream without a socket.
@@ -45,11 +60,6 @@ pub(crate) trait TransportStream: AsyncRead + AsyncWrite + Send {
         true
     }
 
-    /// Whether a flush has something to do. `true` if that is unknown.
-    fn has_buffered(&self) -> bool {
-        self.may_buffer()
-    }
-
     /// See [`Writer::buffered_bytes`](super::Writer::buffered_bytes).
     fn buffered_bytes(&self) -> Option<usize> {
         None
@@ -60,14 +70,9 @@ pub(crate) trait TransportStream: AsyncRead + AsyncWrite + Send {
         false
     }
 
-    /// See [`Reader::may_hold_back`](super::Reader::may_hold_back).
-    fn may_hold_back(&self) -> bool {
-        false
-    }
-
-    /// What the last read has left.
-    fn unreturned(&self) -> Unreturned {
-        Unreturned::default()
+    /// What the stream's own buffers hold, kept up to date. `None` if that is unknown, or always nothing.
+    fn buffers(&self) -> Option<Arc<StreamBuffers>> {
+        None
     }
 
     /// How many bytes of an incomplete TLS record are missing, as far as is known.

@@ -2,6 +2,7 @@
 
 use std::io::{self, BufRead, IoSlice, Read, Write};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::BytesMut;
@@ -16,17 +17,18 @@ use super::write_memory::WriteMemory;
 use crate::transport::handshake_bytes::HandshakeBytes;
 use crate::transport::plain_stream::PlainStream;
 use crate::transport::socket::{SCRATCH_LEN, read_now_len};
-use crate::transport::transport_stream::{TransportStream, Unreturned};
+use crate::transport::transport_stream::{StreamBuffers, TransportStream};
 
 pub(crate) struct Tls {
     stream: TlsStream<TrackedStream>,
     /// A read error to return after the bytes that arrived before it.
     deferred_error: Option<io::Error>,
+    buffers: Arc<StreamBuffers>,
 }
 
 impl Tls {
     pub(super) fn new(stream: impl Into<TlsStream<TrackedStream>>) -> Self {
-        let mut tls = Self { stream: stream.into(), deferred_error: None };
+        let mut tls = Self { stream: stream.into(), deferred_error: None, buffers: Arc::default() };
         // The handshake is complete.
         tls.tracked_mut().handshake = None;
         tls
@@ -61,24 +63,57 @@ impl Tls {
                 read_session(socket, session, scratch)
             }
         };
-        let count = read.or_else(|error| self.defer_error(error, scratch))?;
-        let is_full = count == scratch.len();
-        buffer.extend_from_slice(&scratch[..count]);
-        self.note_unread(is_full);
-        Ok(count)
+        let read = read.or_else(|error| self.defer_error(error, scratch));
+        self.note_read(matches!(read, Ok(count) if count == scratch.len()));
+        buffer.extend_from_slice(&scratch[..*read.as_ref().unwrap_or(&0)]);
+        read
     }
 
-    /// Updates whether rustls holds decrypted bytes, after a read that has filled its buffer or not.
-    fn note_unread(&mut self, is_full: bool) {
+    fn poll_decrypted(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let Self { stream, deferred_error, .. } = self;
+        let read = match (deferred_error.take(), stream) {
+            (Some(error), _) => Err(error),
+            (None, TlsStream::Client(stream)) => {
+                let (socket, session) = stream.get_mut();
+                ready!(poll_session(socket, session, cx, buf))
+            }
+            (None, TlsStream::Server(stream)) => {
+                let (socket, session) = stream.get_mut();
+                ready!(poll_session(socket, session, cx, buf))
+            }
+        };
+        match read {
+            Ok(()) => {}
+            Err(error) if buf.filled().len() > before => self.deferred_error = Some(error),
+            Err(error) => {
+                let count = self.defer_error(error, buf.initialize_unfilled())?;
+                buf.advance(count);
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Updates what rustls holds for reading, after a read that has filled its buffer or not.
+    fn note_read(&mut self, is_full: bool) {
         let has_unread = is_full && self.has_unread_plaintext();
-        self.tracked_mut().read_memory.has_unread = has_unread;
+        let tracked = self.tracked_mut();
+        tracked.read_memory.has_unread = has_unread;
+        // Held back are the bytes of an incomplete record: none of them can be decrypted yet.
+        let (held_back, bytes) = (tracked.records.partial_len, tracked.read_memory.bytes());
+        self.buffers.note_read(held_back, bytes);
     }
 
-    /// Updates the memory of what rustls has not written yet, after a write of `len` bytes or a flush.
-    fn note_encrypted(&mut self, len: usize) {
-        let has_buffered = self.has_buffered();
+    /// Updates what rustls has not written yet, after a write of `len` bytes or a flush.
+    fn note_write(&mut self, len: usize) {
+        let has_unwritten = self.stream.get_ref().1.wants_write();
         let memory = &mut self.tracked_mut().write_memory;
-        if has_buffered { memory.encrypted(len) } else { memory.emptied() }
+        if has_unwritten {
+            memory.encrypted(len);
+        } else {
+            memory.emptied();
+        }
+        self.buffers.note_write(has_unwritten);
     }
 
     fn has_unread_plaintext(&mut self) -> bool {
@@ -126,10 +161,6 @@ impl TransportStream for Tls {
         true
     }
 
-    fn has_buffered(&self) -> bool {
-        self.stream.get_ref().1.wants_write()
-    }
-
     fn buffered_bytes(&self) -> Option<usize> {
         Some(self.stream.get_ref().0.write_memory.bytes())
     }
@@ -138,14 +169,8 @@ impl TransportStream for Tls {
         self.socket().has_unread()
     }
 
-    fn may_hold_back(&self) -> bool {
-        true
-    }
-
-    /// Held back are the bytes of an incomplete record: none of them can be decrypted yet.
-    fn unreturned(&self) -> Unreturned {
-        let socket = self.stream.get_ref().0;
-        Unreturned { held_back: socket.records.partial_len, memory: socket.read_memory.bytes() }
+    fn buffers(&self) -> Option<Arc<StreamBuffers>> {
+        Some(Arc::clone(&self.buffers))
     }
 
     fn missing_of_record(&self) -> usize {
@@ -168,36 +193,16 @@ impl AsyncRead for Tls {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let Self { stream, deferred_error } = &mut *self;
-        let read = match (deferred_error.take(), stream) {
-            (Some(error), _) => Err(error),
-            (None, TlsStream::Client(stream)) => {
-                let (socket, session) = stream.get_mut();
-                ready!(poll_session(socket, session, cx, buf))
-            }
-            (None, TlsStream::Server(stream)) => {
-                let (socket, session) = stream.get_mut();
-                ready!(poll_session(socket, session, cx, buf))
-            }
-        };
-        match read {
-            Ok(()) => {}
-            Err(error) if buf.filled().len() > before => self.deferred_error = Some(error),
-            Err(error) => {
-                let count = self.defer_error(error, buf.initialize_unfilled())?;
-                buf.advance(count);
-            }
-        }
-        self.note_unread(buf.remaining() == 0);
-        Poll::Ready(Ok(()))
+        let polled = self.poll_decrypted(cx, buf);
+        self.note_read(polled.is_ready() && buf.remaining() == 0);
+        polled
     }
 }
 
 impl AsyncWrite for Tls {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.stream).poll_write(cx, buf))?;
-        self.note_encrypted(written);
+        self.note_write(written);
         Poll::Ready(Ok(written))
     }
 
@@ -207,7 +212,7 @@ impl AsyncWrite for Tls {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, bufs))?;
-        self.note_encrypted(written);
+        self.note_write(written);
         Poll::Ready(Ok(written))
     }
 
@@ -217,7 +222,7 @@ impl AsyncWrite for Tls {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
-        self.note_encrypted(0);
+        self.note_write(0);
         Poll::Ready(Ok(()))
     }
 
