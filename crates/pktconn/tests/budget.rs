@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::{frame, tcp_addr};
-use pktconn::{ConnConfig, Error, PacketConn, PacketServer, ServerConfig, ServerHandle, TcpConfig, Timeout};
+use pktconn::{
+    CodecConfig, ConnConfig, Error, PacketConn, PacketServer, ServerConfig, ServerHandle, TcpConfig, Timeout,
+};
 use socket2::SockRef;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -366,4 +368,28 @@ async fn held_bytes_does_not_include_received_bytes_after_a_half_close() {
 async fn a_budget_of_less_than_1_mib_is_refused() {
     let server = PacketServer::bind_with("127.0.0.1:0", ServerConfig::new().memory_budget(BUDGET - 1)).await;
     assert!(server.unwrap_err().is_config());
+}
+
+#[tokio::test]
+async fn a_batch_that_begins_with_too_large_a_packet_leaves_no_buffer() {
+    let conn = ConnConfig::new().codec(CodecConfig::new().max_payload_len(1000));
+    let config = ServerConfig::new().conn(conn.clone()).memory_budget(BUDGET);
+    let server = PacketServer::bind_with("127.0.0.1:0", config).await.unwrap();
+    let (addr, handle) = (tcp_addr(&server), server.handle());
+    let held = handle.clone();
+    tokio::spawn(server.serve(move |mut conn| {
+        let held = held.clone();
+        async move {
+            while let Some(packet) = conn.recv().await? {
+                let mut batch = vec![vec![0; 1001].into(), vec![0; 500].into()];
+                assert!(conn.send_many(&mut batch).await.is_err());
+                assert_eq!(held.stats().held_bytes, 0);
+                conn.send(packet).await?;
+            }
+            Ok(())
+        }
+    }));
+    let mut client = PacketConn::connect_with(addr, conn).await.unwrap();
+    assert_echoes(&mut client).await;
+    assert_eq!(handle.stats().held_bytes, 0);
 }

@@ -149,13 +149,15 @@ impl ConnCore {
                     return state.machine.check_open();
                 }
             }
-            if packets.len() > 1 {
-                state.machine.queue.reserve_for(packets);
-            }
+            let mut reserves = packets.len() > 1;
             for packet in packets {
                 let frame = rules.codec.frame(packet).map_err(Reason::TooLarge)?;
                 if !state.machine.has_room(frame.len(), rules, Instant::now) {
                     self.make_room(state, frame.len(), rules.slow_consumer)?;
+                }
+                // After the checks: an empty queue must not keep a buffer.
+                if std::mem::take(&mut reserves) {
+                    state.machine.queue.reserve_for(packets);
                 }
                 // Before the push, which may write: if the transport panics, the packet is in the queue.
                 *accepted += 1;
