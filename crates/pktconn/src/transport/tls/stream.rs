@@ -104,16 +104,9 @@ impl Tls {
         self.buffers.note_read(held_back, bytes);
     }
 
-    /// Updates what rustls has not written yet, after a write of `len` bytes or a flush.
-    fn note_write(&mut self, len: usize) {
-        let has_unwritten = self.stream.get_ref().1.wants_write();
-        let memory = &mut self.tracked_mut().write_memory;
-        if has_unwritten {
-            memory.encrypted(len);
-        } else {
-            memory.emptied();
-        }
-        self.buffers.note_write(has_unwritten);
+    /// Updates whether rustls holds bytes for writing, after a write or a flush.
+    fn note_write(&self) {
+        self.buffers.note_write(self.stream.get_ref().1.wants_write());
     }
 
     fn has_unread_plaintext(&mut self) -> bool {
@@ -201,9 +194,9 @@ impl AsyncRead for Tls {
 
 impl AsyncWrite for Tls {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, buf))?;
-        self.note_write(written);
-        Poll::Ready(Ok(written))
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.note_write();
+        written
     }
 
     fn poll_write_vectored(
@@ -211,9 +204,9 @@ impl AsyncWrite for Tls {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, bufs))?;
-        self.note_write(written);
-        Poll::Ready(Ok(written))
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.note_write();
+        written
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -221,9 +214,9 @@ impl AsyncWrite for Tls {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
-        self.note_write(0);
-        Poll::Ready(Ok(()))
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.note_write();
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -254,6 +247,13 @@ impl TrackedStream {
     }
 }
 
+impl TrackedStream {
+    fn note_offered(&mut self, records: &[IoSlice<'_>], written: &Poll<io::Result<usize>>) {
+        let taken_len = if let Poll::Ready(Ok(len)) = written { *len } else { 0 };
+        self.write_memory.offered(records, taken_len);
+    }
+}
+
 impl AsyncRead for TrackedStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -273,9 +273,9 @@ impl AsyncRead for TrackedStream {
 
 impl AsyncWrite for TrackedStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, buf))?;
-        self.write_memory.written(written);
-        Poll::Ready(Ok(written))
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.note_offered(&[IoSlice::new(buf)], &written);
+        written
     }
 
     fn poll_write_vectored(
@@ -283,9 +283,9 @@ impl AsyncWrite for TrackedStream {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, bufs))?;
-        self.write_memory.written(written);
-        Poll::Ready(Ok(written))
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.note_offered(bufs, &written);
+        written
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -1,45 +1,47 @@
 //! How much memory rustls uses for what it has not written yet. rustls does not report it.
 
-/// The memory of the buffer of rustls 0.23 for writing, from what goes in and out.
-///
-/// ```text
-///   bytes of the application --> encrypted records, until they are written --> socket
-/// ```
+use std::io::IoSlice;
+
+/// The memory of the encrypted records that rustls 0.23 holds, from what it offers to the socket: all of them, unless
+/// they are too many for one write.
 #[derive(Debug, Default)]
 pub(super) struct WriteMemory {
-    /// The length of all records since the buffer was empty.
-    encrypted_len: u64,
-    /// How much of it is written.
-    written_len: u64,
+    bytes: usize,
+    /// How many bytes of the first record the socket has taken. They stay in memory until it has taken all of it.
+    taken_of_first: usize,
 }
 
 impl WriteMemory {
-    /// The maximum number of bytes of the application in a record.
-    const MAX_FRAGMENT: usize = 16 * 1024;
-    /// What encryption adds to a record of TLS 1.3: a header of 5 bytes, a type and a tag of 16 bytes.
-    const RECORD_OVERHEAD: usize = 22;
+    /// rustls offers at most this many records at a time.
+    const MAX_RECORDS: usize = 64;
+    /// The default limit of rustls's buffer, in bytes.
+    const MAX_BYTES: usize = 64 * 1024;
+    /// What a record takes beyond its bytes: a `Vec` in a list, and an allocation.
+    const RECORD_OVERHEAD: usize = 40;
 
-    /// rustls has encrypted `len` bytes of the application.
-    pub(super) fn encrypted(&mut self, len: usize) {
-        let records = len.div_ceil(Self::MAX_FRAGMENT);
-        self.encrypted_len += (len + records * Self::RECORD_OVERHEAD) as u64;
+    /// The socket has taken `taken_len` bytes of `records`.
+    pub(super) fn offered(&mut self, records: &[IoSlice<'_>], mut taken_len: usize) {
+        let (mut left_len, mut left) = (0, 0);
+        for record in records {
+            if taken_len >= record.len() {
+                taken_len -= record.len();
+                self.taken_of_first = 0;
+                continue;
+            }
+            self.taken_of_first += taken_len;
+            left_len += record.len() - taken_len;
+            left += 1;
+            taken_len = 0;
+        }
+        if records.len() >= Self::MAX_RECORDS {
+            (left_len, left) = (left_len.max(Self::MAX_BYTES), records.len());
+        }
+        self.bytes = if left > 0 { left_len + self.taken_of_first + left * Self::RECORD_OVERHEAD } else { 0 };
     }
 
-    /// The socket has taken `len` bytes of the records.
-    pub(super) fn written(&mut self, len: usize) {
-        self.written_len += len as u64;
-    }
-
-    /// The buffer is empty. Forgets what it was wrong about: records of handshakes, or of older versions of TLS.
-    pub(super) fn emptied(&mut self) {
-        *self = Self::default();
-    }
-
-    /// The memory in use, in bytes. A sixteenth is added for the list of the records, which is that much if they are of
-    /// 1 KiB.
+    /// The memory in use, in bytes.
     pub(super) fn bytes(&self) -> usize {
-        let unwritten = self.encrypted_len.saturating_sub(self.written_len) as usize;
-        unwritten + unwritten / 16
+        self.bytes
     }
 }
 
@@ -47,31 +49,35 @@ impl WriteMemory {
 mod tests {
     use super::*;
 
-    const KIB: usize = 1024;
-
     #[test]
-    fn records_count_until_they_are_written() {
-        let mut memory = WriteMemory::default();
-        memory.encrypted(16 * KIB);
-        memory.encrypted(16 * KIB + 1);
-        let records = 32 * KIB + 1 + 3 * WriteMemory::RECORD_OVERHEAD;
-        assert_eq!(memory.bytes(), records + records / 16);
-        memory.written(records - 160);
-        assert_eq!(memory.bytes(), 170);
-        memory.written(160);
+    fn records_count_until_the_socket_has_taken_them() {
+        let (record, mut memory) = ([0; 1022], WriteMemory::default());
+        assert_eq!(memory.bytes(), 0);
+        memory.offered(&[IoSlice::new(&record); 3], 0);
+        assert_eq!(memory.bytes(), 3 * (1022 + 40));
+        memory.offered(&[IoSlice::new(&record); 3], 2000);
+        assert_eq!(
+            memory.bytes(),
+            2 * (1022 + 40),
+            "978 B of the second record are taken, and still in memory"
+        );
+        let rest = [IoSlice::new(&record[978..]), IoSlice::new(&record)];
+        memory.offered(&rest, 22);
+        assert_eq!(memory.bytes(), 2 * (1022 + 40));
+        memory.offered(&rest, 22 + 1022);
+        assert_eq!(memory.bytes(), 1022 + 40);
+        memory.offered(&[IoSlice::new(&record[..1])], 1);
         assert_eq!(memory.bytes(), 0);
     }
 
     #[test]
-    fn the_socket_may_take_a_record_before_it_is_known() {
-        let mut memory = WriteMemory::default();
-        memory.written(1022);
+    fn more_records_than_one_write_has_room_for_count_as_a_full_buffer() {
+        let (record, mut memory) = ([0; 100], WriteMemory::default());
+        for taken_len in [0, 1000, 6400] {
+            memory.offered(&[IoSlice::new(&record); 64], taken_len);
+            assert_eq!(memory.bytes(), 64 * 1024 + 64 * 40);
+        }
+        memory.offered(&[IoSlice::new(&record); 63], 6300);
         assert_eq!(memory.bytes(), 0);
-        memory.encrypted(1000);
-        assert_eq!(memory.bytes(), 0);
-        memory.written(500);
-        memory.emptied();
-        memory.encrypted(1000);
-        assert_eq!(memory.bytes(), 1022 + 63);
     }
 }
