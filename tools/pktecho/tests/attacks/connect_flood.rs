@@ -11,10 +11,10 @@ use socket2::{Domain, Socket, Type};
 use crate::client::Client;
 use crate::common::Server;
 use crate::common::tls::Certificate;
-use crate::healthy::{Healthy, assert_p99, calm_p99, print_p99};
+use crate::healthy::Healthy;
 use crate::limits::{HANG_GUARD, MIB, SECOND, alone, asserts_times};
 use crate::metrics::scrape;
-use crate::new_clients::serve_new_clients;
+use crate::new_clients::{Served, serve_new_clients};
 use crate::process::{open_files, resident_bytes, wait_for_files};
 
 /// Connects and resets until `stop` is set. Returns the number of connections.
@@ -37,6 +37,34 @@ fn metric(metrics: &str, name: &str) -> Option<f64> {
     metrics.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
 }
 
+/// How clients were served during a flood.
+struct Flooded {
+    /// Connections of the attacker per second.
+    rate: f64,
+    served: Served,
+    /// Number of replies that the healthy client got.
+    answers: u32,
+    p99: Duration,
+}
+
+/// Floods `addr` while a healthy client echoes and new clients connect as `client`.
+fn flood(addr: SocketAddr, client: &Client) -> Flooded {
+    let mut healthy = Healthy::start(client);
+    healthy.expect_answers(100);
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let attacker = thread::spawn(move || connect_and_reset(addr, &stopped));
+    healthy.restart_measurement();
+    let started = Instant::now();
+    let new_clients = if asserts_times() { 100 } else { 40 };
+    let served = serve_new_clients(client, new_clients, SECOND / 20);
+    let answers = healthy.measured();
+    let attack_time = started.elapsed();
+    stop.store(true, Relaxed);
+    let rate = attacker.join().unwrap() as f64 / attack_time.as_secs_f64();
+    Flooded { rate, served, answers, p99: healthy.p99() }
+}
+
 fn connect_flood(certificate: Option<&Certificate>) {
     let _alone = alone();
     let mut options = vec!["--threads", "1", "--metrics", "127.0.0.1:0", "--memory-budget", "64MiB"];
@@ -44,32 +72,27 @@ fn connect_flood(certificate: Option<&Certificate>) {
     options.extend(certificate.iter().flat_map(|certificate| certificate.options()));
     let mut server = Server::start(&options);
     let scraper = Client::of_addr(&server.metrics_addr()).elsewhere();
-    let attacker_addr = server.addr.parse().unwrap();
     let other = Client::new(&server).elsewhere();
     let other = certificate.map_or(other.clone(), |certificate| other.tls(certificate));
-    let calm = calm_p99(&other);
-    let mut healthy = Healthy::start(&other);
-    healthy.expect_answers(100);
+    // The flood alone keeps two cores busy: one with the attacker, one with what accepts. So compare with a flood of
+    // another server on the same machine.
+    let elsewhere = asserts_times().then(|| {
+        let flooded = Server::start(&options);
+        flood(flooded.addr.parse().unwrap(), &other).p99
+    });
     let (files, before) = (open_files(&server), resident_bytes(&server));
 
-    let stop = Arc::new(AtomicBool::new(false));
-    let stopped = Arc::clone(&stop);
-    let attacker = thread::spawn(move || connect_and_reset(attacker_addr, &stopped));
-    healthy.restart_measurement();
-    let started = Instant::now();
-    let new_clients = if asserts_times() { 100 } else { 40 };
-    let served = serve_new_clients(&other, new_clients, SECOND / 20);
-    let answers = healthy.measured();
-    let attack_time = started.elapsed();
-    stop.store(true, Relaxed);
-    let rate = attacker.join().unwrap() as f64 / attack_time.as_secs_f64();
+    let Flooded { rate, served, answers, p99 } = flood(server.addr.parse().unwrap(), &other);
     wait_for_files(&server, files);
-    let p99 = healthy.p99();
 
     let over_tls = if certificate.is_some() { " over TLS" } else { "" };
     let what = format!("a flood of connections{over_tls}");
     eprintln!("{what}: {rate:.0}/s; {served}; the existing client got {answers} replies");
-    print_p99(&what, calm, p99);
+    if let Some(elsewhere) = elsewhere {
+        eprintln!(
+            "{what}: the healthy client's p99 was {p99:.1?}, and {elsewhere:.1?} with the flood on another server"
+        );
+    }
     let give_up_at = Instant::now() + HANG_GUARD;
     // The metrics are updated once per second.
     let [accepted, over_rate] = loop {
@@ -91,7 +114,9 @@ fn connect_flood(certificate: Option<&Certificate>) {
     assert!(answers >= 100, "{what}: the existing client got only {answers} replies");
     assert!(grown <= 8 * MIB, "{what}: {grown} bytes more memory afterwards");
     assert!(!asserts_times() || rate >= 5000.0, "{what}: the attacker made only {rate:.0} connections/s");
-    assert_p99(&what, calm, p99, |calm| 2 * calm);
+    if let Some(elsewhere) = elsewhere {
+        assert!(p99 <= 2 * elsewhere, "{what}: the healthy client's p99 was {p99:?}, not {elsewhere:?}");
+    }
 }
 
 #[test]
