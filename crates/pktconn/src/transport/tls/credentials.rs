@@ -101,7 +101,7 @@ pub(super) fn handshake_error(with: Option<impl ToString>, error: io::Error) -> 
 /// The error for a chain and a key that rustls does not accept together.
 pub(super) fn identity_error(chain: &Path, key: &Path, error: &rustls::Error) -> Reason {
     let mismatch = rustls::Error::InconsistentKeys(rustls::InconsistentKeys::KeyMismatch);
-    let files = format_args!("{} with {}", chain.display(), key.display());
+    let files = format!("{} with {}", chain.display(), key.display());
     if *error == mismatch {
         return setup_error(files, &"the key is not that of the first certificate in the chain");
     }
