@@ -113,11 +113,10 @@ impl ConnCore {
         endpoints: Endpoints,
         mut membership: Option<Box<dyn Membership>>,
     ) -> Arc<Self> {
-        let account =
-            membership.as_mut().and_then(|membership| membership.take_account()).map(|mut account| {
-                account.keep(endpoints.kept_bytes());
-                account
-            });
+        let mut account = membership.as_mut().and_then(|membership| membership.take_account());
+        if let Some(account) = &mut account {
+            account.keep(endpoints.kept_bytes());
+        }
         let may_drop = config.slow_consumer != SlowConsumer::Block;
         let readiness_may_be_stale = may_drop && !writer.can_write_now();
         let core = Arc::new(Self {

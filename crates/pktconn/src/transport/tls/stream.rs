@@ -245,9 +245,7 @@ impl TrackedStream {
             handshake,
         }
     }
-}
 
-impl TrackedStream {
     fn note_offered(&mut self, records: &[IoSlice<'_>], written: &Poll<io::Result<usize>>) {
         let taken_len = if let Poll::Ready(Ok(len)) = written { *len } else { 0 };
         self.write_memory.offered(records, taken_len);
