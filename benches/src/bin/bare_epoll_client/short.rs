@@ -5,8 +5,8 @@
 //! ```
 
 use std::{
-    io::{ErrorKind, Read},
-    net::SocketAddr,
+    io::{self, ErrorKind, Read},
+    net::{Ipv4Addr, SocketAddr},
     time::{Duration, Instant},
 };
 
@@ -17,6 +17,7 @@ use pktconn_benches::{
     load::{FrameGenerator, LoadReport},
     wire::{READ_BUFFER_LEN, ReplyReader, SendQueue},
 };
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::{load::histogram, options::Options};
 
@@ -42,7 +43,7 @@ impl ShortConn {
         generator: &mut FrameGenerator,
     ) -> Result<Self> {
         let since = Instant::now();
-        let mut stream = TcpStream::connect(address)
+        let mut stream = connect(address, token.0)
             .context("cannot connect; if no port is free, wait a minute until the kernel frees those of closed connections")?;
         registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
         let (mut frame, mut send_queue) = (Vec::new(), SendQueue::default());
@@ -83,6 +84,33 @@ impl ShortConn {
             }
         }
     }
+}
+
+/// Starts to connect. On loopback, each of the `--conns` places has a source address of its own (only Linux accepts all of
+/// 127.0.0.0/8): the kernel keeps the port of a closed connection for a minute, and the search for a free one among those of a
+/// single address would take the client's core.
+fn connect(address: SocketAddr, index: usize) -> io::Result<TcpStream> {
+    let source = match address {
+        SocketAddr::V4(address) if cfg!(target_os = "linux") && address.ip().is_loopback() => {
+            source_addr(index)
+        }
+        _ => return TcpStream::connect(address),
+    };
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SocketAddr::from((source, 0)).into())?;
+    match socket.connect(&address.into()) {
+        Err(error) if error.raw_os_error() != Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => {
+            Err(error)
+        }
+        _ => Ok(TcpStream::from_std(socket.into())),
+    }
+}
+
+/// An address in 127.1.0.0/16.
+fn source_addr(index: usize) -> Ipv4Addr {
+    let [high, low] = (index as u16).to_be_bytes();
+    Ipv4Addr::new(127, 1, high, low)
 }
 
 /// Keeps `--conns` connections open until `--duration` has passed, and reports one packet per connection.
