@@ -1,0 +1,85 @@
+//! What to write next.
+
+use std::time::Instant;
+
+use pktconn_codec::Packet;
+
+use super::{ConnectionId, Session};
+use crate::config::millis;
+use crate::frame::{Bye, ControlFrame, GoAway};
+
+/// What to write to the connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Transmit {
+    /// A control frame.
+    Control(ControlFrame),
+    /// A data frame with this payload. It has a number now.
+    Data(Packet),
+    /// Nothing more: end this direction of the connection, after all that was written.
+    End,
+}
+
+impl Session {
+    /// The next frame for the connection, in the order in which frames must be written.
+    pub(crate) fn transmit(&mut self, id: ConnectionId, now: Instant) -> Option<Transmit> {
+        let is_settled = self.is_settled();
+        let connection = self.connection.as_mut().filter(|connection| connection.id == id)?;
+        if connection.is_end_written {
+            return None;
+        }
+        if self.ended.is_some() && !is_settled {
+            connection.is_end_written = self.farewell.is_none();
+            let farewell = self.farewell.take().map(|bye| Transmit::Control(ControlFrame::Bye(bye)));
+            return Some(farewell.unwrap_or(Transmit::End));
+        }
+        if let Some(data) = connection.pong.take() {
+            return Some(Transmit::Control(ControlFrame::Pong { data }));
+        }
+        let is_all_handed_over = self.peer_bye.is_some() && self.incoming.is_empty();
+        if connection.owes_ack
+            || self.incoming.is_ack_due(now)
+            || (is_all_handed_over && !self.incoming.is_acknowledged())
+        {
+            connection.owes_ack = false;
+            let received = self.incoming.acknowledge();
+            self.settle(now);
+            return Some(Transmit::Control(ControlFrame::Ack { received }));
+        }
+        if connection.owes_go_away {
+            connection.owes_go_away = false;
+            if let Some((go_away, deadline)) = &self.go_away {
+                let deadline_ms = millis(deadline.saturating_duration_since(now));
+                let spread_ms = go_away.spread_ms.min(deadline_ms);
+                let go_away = GoAway { deadline_ms, spread_ms, ..go_away.clone() };
+                return Some(Transmit::Control(ControlFrame::GoAway(go_away)));
+            }
+        }
+        if let Some(data) = connection.liveness.poll_ping(now) {
+            return Some(Transmit::Control(ControlFrame::Ping { data }));
+        }
+        if self.is_stopped && self.is_confirmed && !connection.is_stop_written {
+            connection.is_stop_written = true;
+            let received = self.incoming.acknowledge();
+            self.settle(now);
+            return Some(Transmit::Control(ControlFrame::Stop { received }));
+        }
+        if connection.is_bye_written {
+            let is_last = self.ended.is_some() && connection.has_peer_bye;
+            connection.is_end_written = is_last;
+            return is_last.then_some(Transmit::End);
+        }
+        let closing = self.closing.as_ref();
+        let may_number = self.is_confirmed && closing.is_none_or(|closing| closing.sends_unsent);
+        if let Some(packet) = self.outgoing.next(may_number) {
+            return Some(Transmit::Data(packet));
+        }
+        // A replay is over: its packets are written before.
+        let closing = closing.filter(|closing| {
+            self.is_confirmed && !(closing.sends_unsent && self.outgoing.unsent_len() > 0)
+        })?;
+        connection.is_bye_written = true;
+        let bye = Bye { reason: closing.reason, sent: self.outgoing.sent() };
+        self.settle(now);
+        Some(Transmit::Control(ControlFrame::Bye(bye)))
+    }
+}

@@ -1,0 +1,9 @@
+//! Each rule of `SPEC.md` alone, with peers that keep it and peers that break it.
+
+mod acknowledging;
+mod closing;
+mod handshake;
+mod liveness;
+mod moving;
+mod pair;
+mod replay;
