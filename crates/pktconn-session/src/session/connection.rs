@@ -117,9 +117,7 @@ impl Session {
 
     /// A data frame arrived on the current connection.
     pub(crate) fn receive_data(&mut self, packet: Packet) -> Result<(), FrameRefused> {
-        if let Some(connection) = &self.connection
-            && connection.has_peer_bye
-        {
+        if self.connection.as_ref().is_some_and(|connection| connection.has_peer_bye) {
             let error = one_more_than(self.peer_bye.map_or(0, |bye| bye.sent));
             return Err(self.diverge(error));
         }

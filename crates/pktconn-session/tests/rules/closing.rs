@@ -20,6 +20,7 @@ fn a_close_delivers_everything_first_and_both_sides_forget_the_session() {
     let now = pair.now;
     pair.client.session_mut().close(now);
     assert_eq!(pair.client.session_mut().send(packet(9)), Err(packet(9)));
+    assert_eq!(pair.client.session_mut().recv(now), Received::End);
     assert_eq!(pair.exchange(), ["> STOP", "> data 0", "> data 1", "> BYE", "< BYE"]);
     assert!(pair.client.session().ended().is_none());
     assert_eq!(packets(pair.server().session_mut(), now), [0, 1]);
