@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use pktconn_codec::Packet;
 
-use crate::frame::{ControlFrame, Hello, Reject, RejectReason, Secret, SessionId, VERSION, Welcome};
+use crate::frame::{ControlFrame, GoAway, Hello, Reject, RejectReason, Secret, SessionId, VERSION, Welcome};
 use crate::session::{EndReason, FrameRefused, PeerCounters, Transmit};
 use crate::{ConnectionId, Session, SessionConfig};
 
@@ -31,6 +31,7 @@ pub struct ClientSession {
     handshake: Option<Handshake>,
     resume_at: String,
     retry_at: Option<Instant>,
+    go_away: Option<GoAway>,
 }
 
 struct Handshake {
@@ -53,6 +54,7 @@ impl ClientSession {
             handshake: None,
             resume_at: String::new(),
             retry_at: None,
+            go_away: None,
         }
     }
 
@@ -90,6 +92,12 @@ impl ClientSession {
     #[must_use]
     pub fn retry_at(&self) -> Option<Instant> {
         self.retry_at
+    }
+
+    /// The newest GOAWAY of the server: another address for the next session, if it names one.
+    #[must_use]
+    pub fn go_away(&self) -> Option<&GoAway> {
+        self.go_away.as_ref()
     }
 
     /// Whether a new connection is needed.
@@ -135,7 +143,7 @@ impl ClientSession {
     ///
     /// # Errors
     ///
-    /// If the peer must not send it. Close the connection then.
+    /// If the peer must not send it. Write what [`transmit`](Self::transmit) returns, and close the connection.
     pub fn receive_data(&mut self, id: ConnectionId, packet: Packet) -> Result<(), FrameRefused> {
         if self.session.connection() != Some(id) {
             return Ok(());
@@ -148,7 +156,7 @@ impl ClientSession {
     ///
     /// # Errors
     ///
-    /// If the peer must not send it. Close the connection then.
+    /// If the peer must not send it. Write what [`transmit`](Self::transmit) returns, and close the connection.
     pub fn receive_control(
         &mut self,
         id: ConnectionId,
@@ -167,7 +175,10 @@ impl ClientSession {
                 self.session.reject(RejectReason::Superseded, now);
                 return Ok(());
             }
-            ControlFrame::GoAway(go_away) => self.session.depart(go_away, random, now),
+            ControlFrame::GoAway(go_away) => {
+                self.session.depart(go_away, random, now);
+                self.go_away = Some(go_away.clone());
+            }
             frame => self.session.receive_control(frame, now)?,
         }
         self.session.confirm();

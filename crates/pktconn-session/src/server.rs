@@ -158,7 +158,7 @@ impl ServerSession {
     ///
     /// # Errors
     ///
-    /// If the peer must not send it. Close the connection then.
+    /// If the peer must not send it. Write what [`transmit`](Self::transmit) returns, and close the connection.
     pub fn receive_data(&mut self, id: ConnectionId, packet: Packet) -> Result<(), FrameRefused> {
         if self.session.connection() != Some(id) {
             return Ok(());
@@ -171,7 +171,7 @@ impl ServerSession {
     ///
     /// # Errors
     ///
-    /// If the peer must not send it. Close the connection then.
+    /// If the peer must not send it. Write what [`transmit`](Self::transmit) returns, and close the connection.
     pub fn receive_control(
         &mut self,
         id: ConnectionId,

@@ -33,7 +33,7 @@ use pktconn_codec::Packet;
 use self::attachment::Connection;
 use self::outcome::{Closing, Departure};
 use crate::direction::{Incoming, Outgoing};
-use crate::frame::{Bye, GoAway};
+use crate::frame::{Bye, ByeReason, GoAway};
 use crate::{SessionConfig, liveness::Liveness};
 
 /// What [`Session::recv`] returns.
@@ -171,6 +171,12 @@ impl Session {
     #[must_use]
     pub fn rtt(&self) -> Option<Duration> {
         self.rtt
+    }
+
+    /// Why the peer sends no more packets, once it has said so.
+    #[must_use]
+    pub fn peer_bye(&self) -> Option<ByeReason> {
+        self.peer_bye.map(|bye| bye.reason)
     }
 
     /// Whether the session has ended and nothing more is to be done for the peer, so that it can be forgotten.

@@ -24,6 +24,7 @@ fn a_client_moves_without_a_packet_in_doubt_and_keeps_what_it_has_not_sent() {
     assert_eq!(pair.exchange(), ["> BYE"]);
     assert_eq!(packets(pair.server().session_mut(), now), [0]);
     assert_eq!(pair.server().session_mut().recv(now), Received::End);
+    assert_eq!(pair.server().session().peer_bye(), Some(ByeReason::Moved));
     // The handler still answers.
     pair.server().session_mut().send(packet(7)).unwrap();
     pair.server().session_mut().finish(now);
@@ -34,6 +35,7 @@ fn a_client_moves_without_a_packet_in_doubt_and_keeps_what_it_has_not_sent() {
     assert_eq!(ended.reason, EndReason::Settled { own: ByeReason::Moved, peer: ByeReason::Finished });
     assert_eq!((ended.handed_over, ended.in_doubt.is_empty()), (1, true));
     assert_eq!(ended.unsent, [packet(1)]);
+    assert_eq!(pair.client.go_away().unwrap().address, "other:1");
     assert!(pair.client.session().is_over() && pair.server().session().is_over());
 }
 
