@@ -61,10 +61,16 @@ fn packets_that_a_closed_side_does_not_take_come_back_and_are_not_in_doubt() {
     pair.exchange();
     assert!(matches!(pair.client.session_mut().recv(now), Received::Packet(_)));
     pair.client.session_mut().close(now);
+    assert_eq!(pair.client.session().inbox_bytes(), 0);
+    // One more was on its way.
+    pair.server().session_mut().send(packet(3)).unwrap();
+    let Some(Transmit::Data(late)) = pair.server_writes() else { panic!("no packet") };
+    pair.client.receive_data(pair.conn, late).unwrap();
+    assert_eq!(pair.client.session().inbox_bytes(), 0);
     pair.exchange();
     let ended = pair.server().session().ended().unwrap();
     assert_eq!((ended.handed_over, ended.in_doubt.is_empty()), (1, true));
-    assert_eq!(ended.not_acknowledged, [packet(1), packet(2)]);
+    assert_eq!(ended.not_acknowledged, [packet(1), packet(2), packet(3)]);
     assert!(pair.client.session().is_over() && pair.server().session().is_over());
 }
 
