@@ -11,15 +11,26 @@ pub(crate) struct Liveness {
     ping: Option<(u64, Instant)>,
     last_ping_at: Option<Instant>,
     pings: u64,
+    /// A PING is due and waits for room.
+    owes_ping: bool,
 }
 
 impl Liveness {
     pub(crate) fn new(interval: Duration, timeout: Duration, now: Instant) -> Self {
-        Self { interval, timeout, last_byte_at: now, ping: None, last_ping_at: None, pings: 0 }
+        Self {
+            interval,
+            timeout,
+            last_byte_at: now,
+            ping: None,
+            last_ping_at: None,
+            pings: 0,
+            owes_ping: false,
+        }
     }
 
     pub(crate) fn heard(&mut self, now: Instant) {
         self.last_byte_at = now;
+        self.owes_ping = false;
     }
 
     pub(crate) fn is_dead(&self, now: Instant) -> bool {
@@ -30,9 +41,14 @@ impl Liveness {
         self.last_byte_at.max(self.last_ping_at.unwrap_or(self.last_byte_at)) + self.interval
     }
 
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        self.owes_ping |= now >= self.ping_at();
+    }
+
     /// The data of a PING to write now.
     pub(crate) fn poll_ping(&mut self, now: Instant) -> Option<[u8; 8]> {
-        if now < self.ping_at() {
+        self.handle_timeout(now);
+        if !std::mem::take(&mut self.owes_ping) {
             return None;
         }
         self.pings += 1;
@@ -48,6 +64,7 @@ impl Liveness {
     }
 
     pub(crate) fn timeout(&self) -> Instant {
-        self.ping_at().min(self.last_byte_at + self.timeout)
+        let dead_at = self.last_byte_at + self.timeout;
+        if self.owes_ping { dead_at } else { self.ping_at().min(dead_at) }
     }
 }

@@ -22,7 +22,7 @@ pub(super) struct Connection {
     pub(super) id: ConnectionId,
     pub(super) liveness: Liveness,
     pub(super) pong: Option<[u8; 8]>,
-    /// An ACK is due although nothing new was handed over: it confirms the session.
+    /// An ACK is due: its time has come, or it confirms the session.
     pub(super) owes_ack: bool,
     pub(super) owes_go_away: bool,
     pub(super) is_bye_written: bool,

@@ -7,11 +7,16 @@ use crate::frame::ByeReason;
 
 impl Session {
     /// When to call the wrapper's `handle_timeout`.
+    ///
+    /// After that, this is later than `now`, also if nothing could be written.
     pub(crate) fn timeout(&self) -> Option<Instant> {
+        if self.is_over {
+            return None;
+        }
         let mut times = [None; 5];
         if let Some(connection) = &self.connection {
             times[0] = Some(connection.liveness.timeout());
-            times[1] = self.incoming.ack_at();
+            times[1] = self.incoming.ack_at().filter(|_| !connection.owes_ack);
         } else {
             times[0] = self.expires_at();
         }
@@ -50,6 +55,10 @@ impl Session {
         if self.closing.as_mut().is_some_and(|closing| closing.deadline.take_if(|at| *at <= now).is_some()) {
             self.end(EndReason::CloseTimeout);
             self.is_over = true;
+        }
+        if let Some(connection) = &mut self.connection {
+            connection.owes_ack |= self.incoming.ack_at().is_some_and(|at| at <= now);
+            connection.liveness.handle_timeout(now);
         }
         match &self.connection {
             None if self.expires_at().is_some_and(|at| at <= now) => {

@@ -545,6 +545,10 @@ impl World {
             conn.client_is_open = false;
             conn.is_cut = true;
         }
+        assert!(
+            self.client.timeout().is_none_or(|at| at > now),
+            "the client's timer would fire again at once"
+        );
         for server in self.sessions.values_mut() {
             if server.timeout().is_some_and(|at| at <= now)
                 && let Some(lost) = server.handle_timeout(now)
@@ -553,6 +557,10 @@ impl World {
                 conn.server_is_open = false;
                 conn.is_cut = true;
             }
+            assert!(
+                server.timeout().is_none_or(|at| at > now),
+                "the server's timer would fire again at once"
+            );
         }
     }
 
