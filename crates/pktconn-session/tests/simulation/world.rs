@@ -39,6 +39,8 @@ struct Conn {
     to_server: Pipe,
     to_client: Pipe,
     is_cut: bool,
+    /// The cut is seen by no end, as if the network had vanished: only silence tells.
+    is_silent: bool,
     client_is_open: bool,
     server_is_open: bool,
     /// The session that HELLO named, on the server's side.
@@ -331,11 +333,13 @@ impl World {
     fn cut(&mut self) {
         let Some(id) = self.any_conn() else { return };
         let keep = [self.random.next(), self.random.next()];
+        let is_silent = self.random.one_in(4);
         let conn = self.conns.get_mut(&id).unwrap();
         if conn.is_cut {
             return;
         }
         conn.is_cut = true;
+        conn.is_silent = is_silent;
         // A cut can be anywhere, also within a frame.
         for (pipe, keep) in [&mut conn.to_server, &mut conn.to_client].into_iter().zip(keep) {
             pipe.in_flight.truncate((keep % (pipe.in_flight.len() as u64 + 1)) as usize);
@@ -390,8 +394,9 @@ impl World {
         if !conn.client_is_open {
             return;
         }
+        let has_bytes = !conn.to_client.in_flight.is_empty();
         let has_ended = conn.to_client.arrive(amount);
-        let is_lost = conn.is_cut && conn.to_client.in_flight.is_empty();
+        let is_lost = conn.is_cut && !conn.is_silent && conn.to_client.in_flight.is_empty();
         if has_ended || is_lost {
             // All that arrived before is decoded first.
             self.client_decodes(id);
@@ -401,7 +406,9 @@ impl World {
             self.client.connection_ended(id, has_ended, self.now);
             return;
         }
-        self.client.heard(id, self.now);
+        if has_bytes {
+            self.client.heard(id, self.now);
+        }
         self.client_decodes(id);
     }
 
@@ -430,8 +437,9 @@ impl World {
         if !conn.server_is_open {
             return;
         }
+        let has_bytes = !conn.to_server.in_flight.is_empty();
         let has_ended = conn.to_server.arrive(amount);
-        let is_lost = conn.is_cut && conn.to_server.in_flight.is_empty();
+        let is_lost = conn.is_cut && !conn.is_silent && conn.to_server.in_flight.is_empty();
         if has_ended || is_lost {
             self.server_decodes(id);
             let Some(conn) = self.conns.get_mut(&id).filter(|conn| conn.server_is_open) else { return };
@@ -443,7 +451,7 @@ impl World {
             }
             return;
         }
-        if let Some(server) = conn.session.and_then(|session| self.sessions.get_mut(&session)) {
+        if has_bytes && let Some(server) = conn.session.and_then(|session| self.sessions.get_mut(&session)) {
             server.heard(id, self.now);
         }
         self.server_decodes(id);
@@ -565,8 +573,16 @@ impl World {
     }
 
     fn forget_conns(&mut self) {
-        let client = &self.client;
-        self.conns.retain(|_, conn| {
+        let (client, sessions) = (&self.client, &self.sessions);
+        let newest = ConnectionId(self.next_conn.saturating_sub(1));
+        self.conns.retain(|id, conn| {
+            if conn.is_silent {
+                // Each side closes a silent connection at some time after it has left it.
+                conn.client_is_open &= *id == newest;
+                let is_used =
+                    |id: &SessionId| sessions.get(id).and_then(|server| server.session().connection());
+                conn.server_is_open &= conn.session.as_ref().and_then(is_used) == Some(*id);
+            }
             if conn.client_is_open && client.session().is_over() {
                 conn.client_closes();
             }
@@ -705,7 +721,14 @@ fn next_frame(pipe: &mut Pipe, wire: WireFormat) -> Option<Transmit> {
 }
 
 fn config() -> SessionConfig {
-    SessionConfig::new().replay_bytes(REPLAY_BYTES).ttl(TTL).close_timeout(CLOSE_TIMEOUT)
+    let second = Duration::from_secs(1);
+    SessionConfig::new()
+        .replay_bytes(REPLAY_BYTES)
+        .ttl(TTL)
+        .close_timeout(CLOSE_TIMEOUT)
+        .ping_interval(second)
+        .ping_timeout(3 * second)
+        .min_ping_interval(second)
 }
 
 fn packet(number: u64, len: usize) -> Packet {
