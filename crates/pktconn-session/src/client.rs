@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use pktconn_codec::Packet;
 
-use crate::frame::{ControlFrame, GoAway, Hello, Reject, RejectReason, Secret, SessionId, VERSION, Welcome};
+use crate::frame::{
+    Bye, ByeReason, ControlFrame, GoAway, Hello, Reject, RejectReason, Secret, SessionId, VERSION, Welcome,
+};
 use crate::session::{EndReason, FrameRefused, PeerCounters, Transmit};
 use crate::{ConnectionId, Session, SessionConfig};
 
@@ -32,6 +34,8 @@ pub struct ClientSession {
     resume_at: String,
     retry_at: Option<Instant>,
     go_away: Option<GoAway>,
+    /// Tells the server that its WELCOME contradicts this side.
+    farewell: Option<(ConnectionId, Bye)>,
 }
 
 struct Handshake {
@@ -55,6 +59,7 @@ impl ClientSession {
             resume_at: String::new(),
             retry_at: None,
             go_away: None,
+            farewell: None,
         }
     }
 
@@ -226,6 +231,7 @@ impl ClientSession {
         if let Err(error) = self.session.check_resume(peer) {
             self.session.end(EndReason::Diverged(error));
             self.session.forget();
+            self.farewell = Some((id, Bye { reason: ByeReason::Diverged, sent: 0 }));
             return Err(error.into());
         }
         self.identity = Some((welcome.id, welcome.secret));
@@ -249,7 +255,7 @@ impl ClientSession {
         let is_new = self.identity.is_none();
         match reject.reason {
             RejectReason::Unknown if !self.session.is_confirmed() => {
-                self.session.forget_unconfirmed();
+                // No packet had a number: the next HELLO begins another session.
                 self.identity = None;
                 self.resume_at.clear();
             }
@@ -263,10 +269,10 @@ impl ClientSession {
         }
     }
 
-    /// A connection has ended: `is_clean` if the server has ended its direction (FIN, `close_notify`).
-    pub fn connection_ended(&mut self, id: ConnectionId, is_clean: bool, now: Instant) {
+    /// A connection has ended, in whatever way.
+    pub fn connection_ended(&mut self, id: ConnectionId, now: Instant) {
         self.handshake.take_if(|handshake| handshake.id == id);
-        self.session.connection_ended(id, is_clean, now);
+        self.session.connection_ended(id, now);
     }
 
     /// The next frame to write to a connection.
@@ -274,6 +280,9 @@ impl ClientSession {
         if let Some(handshake) = &mut self.handshake {
             let is_due = handshake.id == id && !std::mem::replace(&mut handshake.is_written, true);
             return is_due.then(|| Transmit::Control(ControlFrame::Hello(handshake.hello.clone())));
+        }
+        if let Some((_, bye)) = self.farewell.take_if(|(connection, _)| *connection == id) {
+            return Some(Transmit::Control(ControlFrame::Bye(bye)));
         }
         self.session.transmit(id, now)
     }

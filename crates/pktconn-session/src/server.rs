@@ -194,12 +194,12 @@ impl ServerSession {
         }
     }
 
-    /// A connection has ended: `is_clean` if the client has ended its direction (FIN, `close_notify`).
-    pub fn connection_ended(&mut self, id: ConnectionId, is_clean: bool, now: Instant) {
+    /// A connection has ended, in whatever way.
+    pub fn connection_ended(&mut self, id: ConnectionId, now: Instant) {
         if self.session.connection() == Some(id) && !self.session.is_confirmed() {
             self.session.end(EndReason::Expired);
         }
-        self.session.connection_ended(id, is_clean, now);
+        self.session.connection_ended(id, now);
     }
 
     /// The next frame to write to a connection.
@@ -207,7 +207,8 @@ impl ServerSession {
         if let Some((_, welcome)) = self.welcome.take_if(|(connection, _)| *connection == id) {
             return Some(Transmit::Control(ControlFrame::Welcome(welcome)));
         }
-        self.session.transmit(id, now)
+        // Any frame would tell the client that the session is established.
+        if self.session.is_confirmed() { self.session.transmit(id, now) } else { None }
     }
 
     /// When to call [`handle_timeout`](Self::handle_timeout).

@@ -112,6 +112,7 @@ impl<'a> Fields<'a> {
             }),
             0x07 => ControlFrame::Bye(Bye { reason: self.u8()?.into(), sent: self.u64()? }),
             0x08 => ControlFrame::Stop { received: self.u64()? },
+            0x09 => ControlFrame::Done,
             type_code => return Err(ControlError::UnknownType { type_code }),
         })
     }

@@ -18,6 +18,7 @@ impl ControlFrame {
             Self::GoAway(_) => 0x06,
             Self::Bye(_) => 0x07,
             Self::Stop { .. } => 0x08,
+            Self::Done => 0x09,
         }
     }
 }
@@ -87,6 +88,7 @@ impl Fields<'_> {
                 self.dst.put_u8(bye.reason.into());
                 self.u64(bye.sent);
             }
+            ControlFrame::Done => {}
         }
     }
 

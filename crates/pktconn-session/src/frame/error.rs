@@ -4,7 +4,7 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ControlError {
-    /// A type from 0x09 to 0x7F.
+    /// A type from 0x0A to 0x7F.
     #[error("unknown control frame type {type_code:#04x}")]
     UnknownType {
         /// The low byte of the length field.

@@ -38,7 +38,7 @@ pub const MAX_BODY_LEN: usize = 1024;
 pub(crate) const PREFIX_LEN: usize = 6;
 
 /// From here on, types have no meaning yet.
-pub(crate) const FIRST_UNKNOWN_TYPE: u8 = 0x09;
+pub(crate) const FIRST_UNKNOWN_TYPE: u8 = 0x0A;
 
 /// Types from here on are ignored by peers that do not know them.
 pub(crate) const FIRST_IGNORED_TYPE: u8 = 0x80;

@@ -78,6 +78,8 @@ pub enum ControlFrame {
         /// The final number of packets that were handed to the application.
         received: u64,
     },
+    /// 0x09: its sender is settled, and so is its receiver.
+    Done,
 }
 
 impl ControlFrame {
@@ -94,6 +96,7 @@ impl ControlFrame {
             Self::GoAway(_) => "GOAWAY",
             Self::Bye(_) => "BYE",
             Self::Stop { .. } => "STOP",
+            Self::Done => "DONE",
         }
     }
 }

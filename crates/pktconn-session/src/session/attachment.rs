@@ -29,5 +29,6 @@ pub(super) struct Connection {
     pub(super) is_stop_written: bool,
     /// The peer's BYE has come on this connection.
     pub(super) has_peer_bye: bool,
-    pub(super) is_end_written: bool,
+    pub(super) is_done_written: bool,
+    pub(super) has_peer_done: bool,
 }

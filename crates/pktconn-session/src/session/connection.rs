@@ -42,7 +42,8 @@ impl Session {
             is_bye_written: false,
             is_stop_written: false,
             has_peer_bye: false,
-            is_end_written: false,
+            is_done_written: false,
+            has_peer_done: false,
         });
     }
 
@@ -78,21 +79,18 @@ impl Session {
 
     /// The connection is lost: it failed, or ended without being settled.
     pub(crate) fn detach(&mut self, now: Instant) {
-        if self.connection.take().is_some() {
+        if self.connection.take().is_some() && self.is_confirmed {
             self.detached_since = Some(now);
         }
     }
 
-    /// A connection has ended; `is_clean` if the peer ended its direction (FIN, `close_notify`). Other connections than the current
-    /// one have no effect.
-    pub(crate) fn connection_ended(&mut self, id: ConnectionId, is_clean: bool, now: Instant) {
+    /// A connection has ended. Other connections than the current one have no effect.
+    pub(crate) fn connection_ended(&mut self, id: ConnectionId, now: Instant) {
         if self.connection() != Some(id) {
             return;
         }
         self.detach(now);
-        if self.ended.is_some() && (is_clean || !self.is_settled()) {
-            self.is_over = true;
-        }
+        self.is_over |= self.ended.is_some() && !self.is_settled();
     }
 
     /// The handshake was refused.
@@ -100,12 +98,6 @@ impl Session {
         self.detach(now);
         self.end(EndReason::Rejected(reason));
         self.is_over = true;
-    }
-
-    /// The server does not know the session, which has never delivered a packet.
-    pub(crate) fn forget_unconfirmed(&mut self) {
-        debug_assert!(!self.is_confirmed && self.outgoing.sent() == 0 && self.incoming.received() == 0);
-        self.detached_since = None;
     }
 
     /// Bytes arrived, of any kind.
@@ -127,6 +119,7 @@ impl Session {
 
     /// A control frame arrived on the current connection. HELLO, WELCOME and REJECT belong to the handshake.
     pub(crate) fn receive_control(&mut self, frame: &ControlFrame, now: Instant) -> Result<(), FrameRefused> {
+        let is_settled = self.is_settled();
         let Some(connection) = &mut self.connection else { return Ok(()) };
         match frame {
             ControlFrame::Ack { received } => {
@@ -140,6 +133,13 @@ impl Session {
             }
             ControlFrame::Stop { received } => {
                 self.receive_stop(*received).map_err(|error| self.diverge(error))?;
+            }
+            ControlFrame::Done if !is_settled || !connection.has_peer_bye => {
+                return Err(FrameRefused::Unexpected { name: frame.name() });
+            }
+            ControlFrame::Done => {
+                connection.has_peer_done = true;
+                self.is_over |= connection.is_done_written;
             }
             ControlFrame::Bye(bye) => self.receive_bye(*bye).map_err(|error| self.diverge(error))?,
             ControlFrame::Hello(_)
@@ -188,7 +188,7 @@ impl Session {
 
     fn diverge(&mut self, error: OutOfBounds) -> FrameRefused {
         if self.ended.is_none() {
-            self.farewell = Some(Bye { reason: ByeReason::Diverged, sent: self.outgoing.sent() });
+            self.farewell = Some(Bye { reason: ByeReason::Diverged, sent: 0 });
             self.end(EndReason::Diverged(error));
         }
         FrameRefused::Diverged(error)

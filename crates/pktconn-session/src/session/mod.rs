@@ -55,7 +55,7 @@ pub enum SessionState {
     Attached,
     /// It has none.
     Detached {
-        /// When the connection was lost; `None` before the first one.
+        /// When the connection was lost; `None` if the peer is not known to have the session yet.
         since: Option<Instant>,
     },
     /// It has ended.

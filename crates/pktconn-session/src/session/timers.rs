@@ -60,18 +60,13 @@ impl Session {
             connection.owes_ack |= self.incoming.ack_at().is_some_and(|at| at <= now);
             connection.liveness.handle_timeout(now);
         }
-        match &self.connection {
-            None if self.expires_at().is_some_and(|at| at <= now) => {
-                self.end(EndReason::Expired);
-                self.is_over = true;
-                None
-            }
-            Some(connection) if connection.liveness.is_dead(now) => {
-                let id = connection.id;
-                self.detach(now);
-                Some(id)
-            }
-            _ => None,
+        if self.connection.is_none() && self.expires_at().is_some_and(|at| at <= now) {
+            self.end(EndReason::Expired);
+            self.is_over = true;
         }
+        let dead = self.connection.as_ref().filter(|connection| connection.liveness.is_dead(now))?;
+        let id = dead.id;
+        self.detach(now);
+        Some(id)
     }
 }

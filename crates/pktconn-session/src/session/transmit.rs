@@ -15,8 +15,6 @@ pub enum Transmit {
     Control(ControlFrame),
     /// A data frame with this payload. It has a number now.
     Data(Packet),
-    /// Nothing more: end this direction of the connection, after all that was written.
-    End,
 }
 
 impl Session {
@@ -24,13 +22,8 @@ impl Session {
     pub(crate) fn transmit(&mut self, id: ConnectionId, now: Instant) -> Option<Transmit> {
         let is_settled = self.is_settled();
         let connection = self.connection.as_mut().filter(|connection| connection.id == id)?;
-        if connection.is_end_written {
-            return None;
-        }
         if self.ended.is_some() && !is_settled {
-            connection.is_end_written = self.farewell.is_none();
-            let farewell = self.farewell.take().map(|bye| Transmit::Control(ControlFrame::Bye(bye)));
-            return Some(farewell.unwrap_or(Transmit::End));
+            return self.farewell.take().map(|bye| Transmit::Control(ControlFrame::Bye(bye)));
         }
         if let Some(data) = connection.pong.take() {
             return Some(Transmit::Control(ControlFrame::Pong { data }));
@@ -64,9 +57,12 @@ impl Session {
             return Some(Transmit::Control(ControlFrame::Stop { received }));
         }
         if connection.is_bye_written {
-            let is_last = self.ended.is_some() && connection.has_peer_bye;
-            connection.is_end_written = is_last;
-            return is_last.then_some(Transmit::End);
+            if !is_settled || !connection.has_peer_bye || connection.is_done_written {
+                return None;
+            }
+            connection.is_done_written = true;
+            self.is_over |= connection.has_peer_done;
+            return Some(Transmit::Control(ControlFrame::Done));
         }
         let closing = self.closing.as_ref();
         let may_number = self.is_confirmed && closing.is_none_or(|closing| closing.sends_unsent);

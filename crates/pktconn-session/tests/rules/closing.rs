@@ -25,7 +25,7 @@ fn a_close_delivers_everything_first_and_both_sides_forget_the_session() {
     assert!(pair.client.session().ended().is_none());
     assert_eq!(packets(pair.server().session_mut(), now), [0, 1]);
     assert_eq!(pair.server().session_mut().recv(now), Received::End);
-    assert_eq!(pair.exchange(), ["< ACK", "< end"]);
+    assert_eq!(pair.exchange(), ["< ACK", "< DONE", "> DONE"]);
     let ended = pair.client.session().ended().unwrap();
     assert_eq!(ended.reason, settled(ByeReason::Closed, ByeReason::Finished));
     assert_eq!((ended.handed_over, ended.in_doubt.is_empty()), (2, true));
@@ -154,7 +154,7 @@ fn a_settled_side_is_over_at_the_timeout_if_the_peer_does_not_come_back() {
         pair.server_reads(&frame).unwrap();
     }
     while pair.server_writes().is_some() {}
-    pair.server().connection_ended(conn, false, now);
+    pair.server().connection_ended(conn, now);
     assert!(pair.server().session().ended().is_some() && !pair.server().session().is_over());
     pair.pass(Duration::from_secs(5));
     assert!(pair.server().session().is_over());
@@ -254,4 +254,38 @@ fn a_peer_that_has_stopped_gets_no_new_packets() {
     pair.exchange();
     assert!(!pair.server().session().can_send());
     assert_eq!(pair.server().session_mut().send(packet(1)), Err(packet(1)));
+}
+
+#[test]
+fn done_of_a_side_that_cannot_be_settled_is_refused_and_the_session_lives() {
+    let mut pair = Pair::established();
+    let refused = Err(FrameRefused::Unexpected { name: "DONE" });
+    assert_eq!(pair.client_reads(&ControlFrame::Done), refused);
+    assert_eq!(pair.server_reads(&ControlFrame::Done), refused);
+    let now = pair.now;
+    pair.client.session_mut().finish(now);
+    assert!(matches!(pair.client_writes(), Some(Transmit::Control(ControlFrame::Bye(_)))));
+    assert_eq!(pair.client_reads(&ControlFrame::Done), refused);
+    pair.lose_connection();
+    pair.resume();
+    assert!(pair.client.session().ended().is_none());
+}
+
+#[test]
+fn an_end_of_the_connection_says_nothing_about_the_session() {
+    let mut pair = Pair::established();
+    let now = pair.now;
+    pair.client.session_mut().send(packet(1)).unwrap();
+    pair.client.session_mut().finish(now);
+    pair.exchange();
+    assert_eq!(packets(pair.server().session_mut(), now), [1]);
+    pair.server().session_mut().finish(now);
+    // ACK, BYE and DONE of the server are lost.
+    while pair.server_writes().is_some() {}
+    assert!(pair.server().session().ended().is_some());
+    pair.lose_connection();
+    assert!(!pair.server().session().is_over());
+    pair.resume();
+    assert_eq!(pair.client.session().ended().unwrap().handed_over, 1);
+    assert!(pair.client.session().is_over() && pair.server().session().is_over());
 }

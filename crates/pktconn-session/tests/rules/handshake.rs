@@ -71,7 +71,7 @@ fn a_client_that_resumes_a_provisional_session_establishes_it() {
     pair.client_reads(&welcome).unwrap();
     // The server has not seen the loss yet.
     let old = pair.conn;
-    pair.client.connection_ended(old, false, pair.now);
+    pair.client.connection_ended(old, pair.now);
     assert_eq!(pair.connect(), Ok(Some(old)));
     assert!(pair.server().is_established());
 }
@@ -175,6 +175,10 @@ fn a_counter_below_what_was_acknowledged_is_out_of_bounds() {
     let FrameRefused::Diverged(error) = error else { panic!("{error}") };
     assert_eq!(error.to_string(), "the peer states received = 39; possible are 40 to 40");
     assert!(pair.client.session().is_over());
+    // The server learns of it, and does not wait for the client.
+    let Some(Transmit::Control(bye)) = pair.client_writes() else { panic!("no BYE") };
+    pair.server_reads(&bye).unwrap();
+    assert!(pair.server().session().is_over());
 }
 
 #[test]
@@ -287,7 +291,7 @@ fn frames_of_an_older_connection_have_no_effect() {
     let now = pair.now;
     pair.server().receive_data(old, packet(9)).unwrap();
     pair.server().receive_control(old, &ControlFrame::Ack { received: 7 }, now).unwrap();
-    pair.server().connection_ended(old, false, now);
+    pair.server().connection_ended(old, now);
     assert_eq!(pair.server().transmit(old, now), None);
     pair.exchange();
     assert_eq!(packets(pair.server().session_mut(), now), [0; 0]);
@@ -352,4 +356,34 @@ fn a_hello_without_an_answer_is_given_up() {
     pair.now += Duration::from_secs(5);
     assert_eq!(pair.client.handle_timeout(pair.now), Some(conn));
     assert!(pair.client.wants_connection());
+}
+
+#[test]
+fn a_provisional_session_writes_nothing_after_welcome() {
+    // Any frame would confirm the session to a client whose first frame may still be lost.
+    let mut pair = Pair::new(SessionConfig::new());
+    pair.connect().unwrap();
+    let now = pair.now;
+    let go_away =
+        GoAway { reason: GoAwayReason::Load, deadline_ms: 60_000, spread_ms: 1, address: String::new() };
+    pair.server().session_mut().go_away(go_away, now);
+    pair.server().session_mut().send(packet(1)).unwrap();
+    assert!(matches!(pair.server_writes(), Some(Transmit::Control(ControlFrame::Welcome(_)))));
+    pair.pass(Duration::from_secs(20));
+    assert_eq!(pair.server_writes(), None);
+    pair.server_reads(&ControlFrame::Ack { received: 0 }).unwrap();
+    assert_eq!(pair.server_writes(), Some(Transmit::Control(ControlFrame::Ack { received: 0 })));
+}
+
+#[test]
+fn an_unconfirmed_session_does_not_expire_by_the_clients_clock() {
+    let mut pair = Pair::new(SessionConfig::new());
+    pair.client.session_mut().send(packet(1)).unwrap();
+    pair.connect().unwrap();
+    let Some(Transmit::Control(welcome)) = pair.server_writes() else { panic!("no WELCOME") };
+    pair.client_reads(&welcome).unwrap();
+    pair.lose_connection();
+    pair.pass(Duration::from_secs(100_000));
+    assert_eq!(pair.client.session().state(), SessionState::Detached { since: None });
+    assert_eq!(pair.hello().id, ID);
 }

@@ -98,8 +98,8 @@ impl Pair {
     }
 
     pub(crate) fn lose_connection(&mut self) {
-        self.client.connection_ended(self.conn, false, self.now);
-        self.server.as_mut().unwrap().connection_ended(self.conn, false, self.now);
+        self.client.connection_ended(self.conn, self.now);
+        self.server.as_mut().unwrap().connection_ended(self.conn, self.now);
     }
 
     pub(crate) fn resume(&mut self) {
@@ -137,7 +137,6 @@ impl Pair {
                 match transmit {
                     Transmit::Data(packet) => server.receive_data(conn, packet).unwrap(),
                     Transmit::Control(frame) => server.receive_control(conn, &frame, now).unwrap(),
-                    Transmit::End => server.connection_ended(conn, true, now),
                 }
             }
             while let Some(transmit) = self.server_writes() {
@@ -145,15 +144,7 @@ impl Pair {
                 match transmit {
                     Transmit::Data(packet) => self.client.receive_data(self.conn, packet).unwrap(),
                     Transmit::Control(frame) => self.client_reads(&frame).unwrap(),
-                    Transmit::End => self.client.connection_ended(self.conn, true, self.now),
                 }
-            }
-            // A session that is over closes its connection.
-            if self.client.session().is_over() {
-                let (conn, now) = (self.conn, self.now);
-                self.server().connection_ended(conn, true, now);
-            } else if self.server().session().is_over() {
-                self.client.connection_ended(self.conn, true, self.now);
             }
             if names.len() == before {
                 return names;
@@ -166,6 +157,5 @@ pub(crate) fn name(transmit: &Transmit) -> String {
     match transmit {
         Transmit::Data(packet) => format!("data {}", packet.payload()[0]),
         Transmit::Control(frame) => frame.name().into(),
-        Transmit::End => "end".into(),
     }
 }

@@ -402,8 +402,8 @@ impl World {
             self.client_decodes(id);
             let Some(conn) = self.conns.get_mut(&id).filter(|conn| conn.client_is_open) else { return };
             conn.client_is_open = false;
-            self.log(|| format!("{id:?} client sees the end, clean: {has_ended}"));
-            self.client.connection_ended(id, has_ended, self.now);
+            self.log(|| format!("{id:?} client sees the end"));
+            self.client.connection_ended(id, self.now);
             return;
         }
         if has_bytes {
@@ -425,7 +425,6 @@ impl World {
             let received = match frame {
                 Transmit::Data(packet) => self.client.receive_data(id, packet),
                 Transmit::Control(frame) => self.client.receive_control(id, &frame, random, self.now),
-                Transmit::End => unreachable!("not a frame"),
             };
             received.unwrap_or_else(|error| panic!("the client refused an honest frame: {error}"));
         }
@@ -445,9 +444,9 @@ impl World {
             let Some(conn) = self.conns.get_mut(&id).filter(|conn| conn.server_is_open) else { return };
             conn.server_is_open = false;
             let session = conn.session;
-            self.log(|| format!("{id:?} server sees the end, clean: {has_ended}"));
+            self.log(|| format!("{id:?} server sees the end"));
             if let Some(server) = session.and_then(|session| self.sessions.get_mut(&session)) {
-                server.connection_ended(id, has_ended, self.now);
+                server.connection_ended(id, self.now);
             }
             return;
         }
@@ -477,7 +476,6 @@ impl World {
             let received = match frame {
                 Transmit::Data(packet) => server.receive_data(id, packet),
                 Transmit::Control(frame) => server.receive_control(id, &frame, self.now),
-                Transmit::End => unreachable!("not a frame"),
             };
             received
                 .unwrap_or_else(|error: FrameRefused| panic!("the server refused an honest frame: {error}"));
@@ -701,7 +699,6 @@ fn put(transmit: Transmit, codec: &PacketCodec, wire: WireFormat, is_cut: bool, 
     match transmit {
         Transmit::Control(frame) => encode_control(&frame, wire, &mut pipe.in_flight),
         Transmit::Data(packet) => codec.encode_frame(&packet, &mut pipe.in_flight).unwrap(),
-        Transmit::End => pipe.has_ended = true,
     }
 }
 
