@@ -24,16 +24,17 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// end, and writes what [`transmit`](Self::transmit) returns.
 pub struct ClientSession {
     session: Session,
-    config: SessionConfig,
     hello_timeout: Duration,
+    /// As configured. WELCOME can ask for a longer one.
+    ping_interval: Duration,
     identity: Option<(SessionId, Secret)>,
     /// The number of HELLOs of this session.
     attempt: u32,
     /// The connection on which HELLO was sent, until WELCOME or REJECT.
-    handshake: Option<Handshake>,
+    handshake: Option<Box<Handshake>>,
     resume_at: String,
     retry_at: Option<Instant>,
-    go_away: Option<GoAway>,
+    go_away: Option<Box<GoAway>>,
     /// Tells the server that its WELCOME contradicts this side.
     farewell: Option<(ConnectionId, Bye)>,
 }
@@ -51,8 +52,8 @@ impl ClientSession {
     pub fn new(config: SessionConfig) -> Self {
         Self {
             session: Session::new(config),
-            config,
             hello_timeout: HELLO_TIMEOUT,
+            ping_interval: config.ping_interval,
             identity: None,
             attempt: 0,
             handshake: None,
@@ -102,7 +103,7 @@ impl ClientSession {
     /// The newest GOAWAY of the server: another address for the next session, if it names one.
     #[must_use]
     pub fn go_away(&self) -> Option<&GoAway> {
-        self.go_away.as_ref()
+        self.go_away.as_deref()
     }
 
     /// Whether a new connection is needed.
@@ -133,10 +134,10 @@ impl ClientSession {
             attempt,
             received: self.session.restart_incoming(),
             first_held: self.session.first_held(),
-            replay_bytes: self.config.replay_bytes,
+            replay_bytes: self.session.config.replay_bytes,
         };
         self.handshake =
-            Some(Handshake { id, hello, is_written: false, give_up_at: now + self.hello_timeout });
+            Some(Box::new(Handshake { id, hello, is_written: false, give_up_at: now + self.hello_timeout }));
     }
 
     /// Bytes arrived on a connection, of any kind.
@@ -182,7 +183,7 @@ impl ClientSession {
             }
             ControlFrame::GoAway(go_away) => {
                 self.session.depart(go_away, random, now);
-                self.go_away = Some(go_away.clone());
+                self.go_away = Some(Box::new(go_away.clone()));
             }
             frame => self.session.receive_control(frame, now)?,
         }
@@ -205,7 +206,8 @@ impl ClientSession {
     }
 
     fn receive_welcome(&mut self, welcome: &Welcome, now: Instant) -> Result<(), FrameRefused> {
-        let Some(Handshake { id, hello, .. }) = self.handshake.take() else { return Ok(()) };
+        let Some(handshake) = self.handshake.take() else { return Ok(()) };
+        let Handshake { id, hello, .. } = *handshake;
         let unfit = |field| Err(FrameRefused::Unfit { name: "WELCOME", field });
         let is_new = hello.id == SessionId::NEW;
         if welcome.version == 0 || welcome.version > hello.version {
@@ -238,7 +240,7 @@ impl ClientSession {
         self.resume_at.clone_from(&welcome.resume_at);
         self.session.set_times(
             Duration::from_millis(welcome.ttl_ms.into()),
-            self.config.ping_interval.max(Duration::from_millis(welcome.min_ping_ms.into())),
+            self.ping_interval.max(Duration::from_millis(welcome.min_ping_ms.into())),
         );
         self.session.attach(id, peer, now);
         if is_new {

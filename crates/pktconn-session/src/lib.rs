@@ -34,6 +34,9 @@ pub use client::ClientSession;
 mod server;
 pub use server::{ServerSession, check_new};
 
+mod fallback;
+pub use fallback::{Fallback, NoAnswer};
+
 /// Compiles the example of the README as a doctest.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

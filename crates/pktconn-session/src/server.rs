@@ -17,13 +17,13 @@ use crate::{ConnectionId, Session, SessionConfig};
 /// The server's side of a session.
 pub struct ServerSession {
     session: Session,
-    config: SessionConfig,
     id: SessionId,
     secret: Secret,
     /// The highest attempt that a HELLO with the right secret has stated.
     attempt: u32,
     resume_at: String,
-    welcome: Option<(ConnectionId, Welcome)>,
+    /// WELCOME, until it is written. Boxed, because it is rare.
+    welcome: Option<Box<(ConnectionId, Welcome)>>,
 }
 
 /// Checks a HELLO that begins a session.
@@ -66,7 +66,7 @@ impl ServerSession {
             return Err(reject(RejectReason::Version));
         }
         let session = Session::new(config);
-        let mut accepted = Self { session, config, id, secret, attempt: 0, resume_at, welcome: None };
+        let mut accepted = Self { session, id, secret, attempt: 0, resume_at, welcome: None };
         accepted.attach(hello, connection, now);
         Ok(accepted)
     }
@@ -118,12 +118,12 @@ impl ServerSession {
             resumed,
             received: self.session.restart_incoming(),
             first_held: self.session.first_held(),
-            replay_bytes: self.config.replay_bytes,
-            ttl_ms: millis(self.config.ttl),
-            min_ping_ms: millis(self.config.min_ping_interval),
+            replay_bytes: self.session.config.replay_bytes,
+            ttl_ms: millis(self.session.config.ttl),
+            min_ping_ms: millis(self.session.config.min_ping_interval),
             resume_at: self.resume_at.clone(),
         };
-        self.welcome = Some((connection, welcome));
+        self.welcome = Some(Box::new((connection, welcome)));
     }
 
     /// The application's side.
@@ -204,8 +204,8 @@ impl ServerSession {
 
     /// The next frame to write to a connection.
     pub fn transmit(&mut self, id: ConnectionId, now: Instant) -> Option<Transmit> {
-        if let Some((_, welcome)) = self.welcome.take_if(|(connection, _)| *connection == id) {
-            return Some(Transmit::Control(ControlFrame::Welcome(welcome)));
+        if let Some(welcome) = self.welcome.take_if(|welcome| welcome.0 == id) {
+            return Some(Transmit::Control(ControlFrame::Welcome(welcome.1)));
         }
         // Any frame would tell the client that the session is established.
         if self.session.is_confirmed() { self.session.transmit(id, now) } else { None }

@@ -63,7 +63,7 @@ impl Session {
     /// Of a server: asks the client to move. At `deadline` the session is closed.
     pub fn go_away(&mut self, go_away: GoAway, now: Instant) {
         let deadline = now + std::time::Duration::from_millis(go_away.deadline_ms.into());
-        self.go_away = Some((go_away, deadline));
+        self.go_away = Some(Box::new((go_away, deadline)));
         if let Some(connection) = &mut self.connection {
             connection.owes_go_away = true;
         }
@@ -112,7 +112,7 @@ impl Session {
 
     /// Whether the session has ended with both sides knowing all. It may still have to answer a peer that has lost its connection.
     pub(crate) fn is_settled(&self) -> bool {
-        matches!(&self.ended, Some(Ended { reason: EndReason::Settled { .. }, .. }))
+        self.ended.as_ref().is_some_and(|ended| matches!(ended.reason, EndReason::Settled { .. }))
     }
 
     pub(crate) fn end(&mut self, reason: EndReason) {
@@ -121,20 +121,20 @@ impl Session {
         }
         let (handed_over, sent) = (self.outgoing.first_held(), self.outgoing.sent());
         let is_known = self.peer_stop.is_some();
-        self.ended = Some(Ended {
+        self.ended = Some(Box::new(Ended {
             reason,
             handed_over,
             in_doubt: if is_known { sent..sent } else { handed_over..sent },
             not_acknowledged: self.outgoing.held(),
             unsent: self.outgoing.drain_unsent(0..self.outgoing.unsent_len()),
             received: self.incoming.received(),
-        });
+        }));
         self.incoming.discard();
     }
 
     /// The end of the session, once it has ended.
     #[must_use]
     pub fn ended(&self) -> Option<&Ended> {
-        self.ended.as_ref()
+        self.ended.as_deref()
     }
 }

@@ -66,7 +66,7 @@ pub enum SessionState {
 ///
 /// It takes the frames of its connection, the packets of its application and the time, and says what to write.
 pub struct Session {
-    config: SessionConfig,
+    pub(crate) config: SessionConfig,
     outgoing: Outgoing,
     incoming: Incoming,
     /// Whether packets can get a number: the peer is known to have the session.
@@ -82,11 +82,12 @@ pub struct Session {
     /// The peer hands no more packets over than this many.
     peer_stop: Option<u64>,
     /// Of a server: the GOAWAY to send on each connection.
-    go_away: Option<(GoAway, Instant)>,
+    go_away: Option<Box<(GoAway, Instant)>>,
     /// Of a client: when to move.
     departure: Option<Departure>,
     rtt: Option<Duration>,
-    ended: Option<Ended>,
+    /// Boxed, as `go_away`: a session that lives has no room for it.
+    ended: Option<Box<Ended>>,
     /// Why `ended` could not wait for the peer; a BYE says it if there is a connection.
     farewell: Option<Bye>,
     /// Nobody needs it any more.

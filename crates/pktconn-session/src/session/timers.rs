@@ -28,7 +28,7 @@ impl Session {
                     Some(_) => Some(departure.deadline),
                 };
             }
-            times[4] = self.go_away.as_ref().map(|(_, deadline)| *deadline);
+            times[4] = self.go_away.as_ref().map(|go_away| go_away.1);
         }
         times.into_iter().flatten().min()
     }
@@ -48,7 +48,7 @@ impl Session {
         {
             self.close_with(ByeReason::Moved, false, None, now);
         }
-        if self.go_away.take_if(|(_, deadline)| *deadline <= now).is_some() {
+        if self.go_away.take_if(|go_away| go_away.1 <= now).is_some() {
             self.stop();
             self.close_with(ByeReason::Shutdown, false, Some(now + self.config.close_timeout), now);
         }

@@ -40,7 +40,7 @@ impl Session {
         }
         if connection.owes_go_away {
             connection.owes_go_away = false;
-            if let Some((go_away, deadline)) = &self.go_away {
+            if let Some((go_away, deadline)) = self.go_away.as_deref() {
                 let deadline_ms = millis(deadline.saturating_duration_since(now));
                 let spread_ms = go_away.spread_ms.min(deadline_ms);
                 let go_away = GoAway { deadline_ms, spread_ms, ..go_away.clone() };

@@ -2,8 +2,10 @@
 
 mod acknowledging;
 mod closing;
+mod falling_back;
 mod handshake;
 mod liveness;
+mod memory;
 mod moving;
 mod pair;
 mod replay;
