@@ -22,6 +22,9 @@ impl Session {
     pub(crate) fn transmit(&mut self, id: ConnectionId, now: Instant) -> Option<Transmit> {
         let is_settled = self.is_settled();
         let connection = self.connection.as_mut().filter(|connection| connection.id == id)?;
+        if connection.is_done_written {
+            return None;
+        }
         if self.ended.is_some() && !is_settled {
             return self.farewell.take().map(|bye| Transmit::Control(ControlFrame::Bye(bye)));
         }
@@ -57,7 +60,7 @@ impl Session {
             return Some(Transmit::Control(ControlFrame::Stop { received }));
         }
         if connection.is_bye_written {
-            if !is_settled || !connection.has_peer_bye || connection.is_done_written {
+            if !is_settled || !connection.has_peer_bye {
                 return None;
             }
             connection.is_done_written = true;

@@ -283,6 +283,9 @@ fn an_end_of_the_connection_says_nothing_about_the_session() {
     // ACK, BYE and DONE of the server are lost.
     while pair.server_writes().is_some() {}
     assert!(pair.server().session().ended().is_some());
+    // Nothing follows DONE.
+    pair.server_reads(&ControlFrame::Ping { data: [1; 8] }).unwrap();
+    assert_eq!(pair.server_writes(), None);
     pair.lose_connection();
     assert!(!pair.server().session().is_over());
     pair.resume();
