@@ -25,8 +25,8 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct ClientSession {
     session: Session,
     hello_timeout: Duration,
-    /// As configured. WELCOME can ask for a longer one.
-    ping_interval: Duration,
+    /// The interval and the timeout of PING as configured. WELCOME can ask for longer ones.
+    ping: (Duration, Duration),
     identity: Option<(SessionId, Secret)>,
     /// The number of HELLOs of this session.
     attempt: u32,
@@ -53,7 +53,7 @@ impl ClientSession {
         Self {
             session: Session::new(config),
             hello_timeout: HELLO_TIMEOUT,
-            ping_interval: config.ping_interval,
+            ping: (config.ping_interval, config.ping_timeout),
             identity: None,
             attempt: 0,
             handshake: None,
@@ -238,10 +238,12 @@ impl ClientSession {
         }
         self.identity = Some((welcome.id, welcome.secret));
         self.resume_at.clone_from(&welcome.resume_at);
-        self.session.set_times(
-            Duration::from_millis(welcome.ttl_ms.into()),
-            self.ping_interval.max(Duration::from_millis(welcome.min_ping_ms.into())),
-        );
+        let min_ping = Duration::from_millis(welcome.min_ping_ms.into());
+        let (interval, timeout) = self.ping;
+        // A longer interval needs a longer timeout: a PING can be lost only with its connection, but it can be late.
+        let ping =
+            if interval < min_ping { (min_ping, timeout.max(min_ping * 3)) } else { (interval, timeout) };
+        self.session.set_times(Duration::from_millis(welcome.ttl_ms.into()), ping.0, ping.1);
         self.session.attach(id, peer, now);
         if is_new {
             // The first frame after WELCOME establishes the session.

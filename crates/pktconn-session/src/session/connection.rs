@@ -48,9 +48,10 @@ impl Session {
     }
 
     /// What the server's WELCOME sets.
-    pub(crate) fn set_times(&mut self, ttl: Duration, ping_interval: Duration) {
+    pub(crate) fn set_times(&mut self, ttl: Duration, ping_interval: Duration, ping_timeout: Duration) {
         self.config.ttl = ttl;
         self.config.ping_interval = ping_interval;
+        self.config.ping_timeout = ping_timeout;
     }
 
     pub(crate) fn forget(&mut self) {

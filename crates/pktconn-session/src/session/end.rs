@@ -103,8 +103,7 @@ impl Session {
             || (self.incoming.is_acknowledged() && self.incoming.received() == peer.sent);
         if is_own_fate_known && is_peer_fate_known {
             // The peer may have lost its connection, and need this BYE once more.
-            let linger_until = now + self.config.close_timeout;
-            closing.deadline = Some(closing.deadline.map_or(linger_until, |at| at.min(linger_until)));
+            closing.deadline = Some(now + self.config.ttl);
             let reason = EndReason::Settled { own: closing.reason, peer: peer.reason };
             self.end(reason);
         }

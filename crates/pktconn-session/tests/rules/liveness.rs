@@ -75,3 +75,12 @@ fn a_client_pings_no_more_often_than_the_server_wants() {
     pair.pass(SECOND);
     assert!(matches!(pair.client_writes(), Some(Transmit::Control(ControlFrame::Ping { .. }))));
 }
+
+#[test]
+fn a_longer_interval_that_the_server_wants_does_not_lose_the_connection() {
+    let mut pair = Pair::established_with(SessionConfig::new().min_ping_interval(60 * SECOND));
+    pair.pass(59 * SECOND);
+    assert_eq!(pair.client.session().state(), SessionState::Attached);
+    pair.pass(SECOND);
+    assert!(matches!(pair.client_writes(), Some(Transmit::Control(ControlFrame::Ping { .. }))));
+}
