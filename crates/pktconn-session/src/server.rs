@@ -182,7 +182,9 @@ impl ServerSession {
             return Ok(());
         }
         self.session.receive_control(frame, now)?;
-        self.establish();
+        if self.session.ended().is_none() {
+            self.establish();
+        }
         Ok(())
     }
 
@@ -207,8 +209,12 @@ impl ServerSession {
         if let Some(welcome) = self.welcome.take_if(|welcome| welcome.0 == id) {
             return Some(Transmit::Control(ControlFrame::Welcome(welcome.1)));
         }
-        // Any frame would tell the client that the session is established.
-        if self.session.is_confirmed() { self.session.transmit(id, now) } else { None }
+        // Any other frame than a last BYE would tell the client that the session is established.
+        if self.session.is_confirmed() || self.session.ended().is_some() {
+            self.session.transmit(id, now)
+        } else {
+            None
+        }
     }
 
     /// When to call [`handle_timeout`](Self::handle_timeout).

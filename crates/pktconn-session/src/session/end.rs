@@ -27,6 +27,9 @@ impl Session {
 
     /// The application takes no more packets.
     pub(super) fn stop(&mut self) {
+        if self.ended.is_some() {
+            return;
+        }
         self.is_stopped = true;
         self.incoming.discard();
     }
@@ -49,6 +52,10 @@ impl Session {
         mut deadline: Option<Instant>,
         now: Instant,
     ) {
+        // An ended session waits for its peer only, and no longer than it was to wait when it ended.
+        if self.ended.is_some() {
+            return;
+        }
         let mut is_move = reason == ByeReason::Moved;
         if let Some(earlier) = &self.closing {
             reason = earlier.reason;

@@ -198,7 +198,10 @@ impl Session {
         self.outgoing.unsent_bytes()
     }
 
-    /// How many bytes have arrived and wait for the application. Stop reading the connection while this is above your limit.
+    /// How many bytes have arrived and wait for the application.
+    ///
+    /// Read the connection also while the application is slow: ACK and PING wait behind data otherwise. A peer that keeps to the
+    /// specification never lets this exceed its `replay_bytes` by more than one packet.
     #[must_use]
     pub fn inbox_bytes(&self) -> usize {
         self.incoming.inbox_bytes()

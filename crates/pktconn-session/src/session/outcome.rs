@@ -23,7 +23,7 @@ pub enum EndReason {
     Expired,
     /// The close timeout has passed without an answer from the peer.
     CloseTimeout,
-    /// The server has refused to resume it.
+    /// The server has refused to resume it, or the peer has found a counter of this side out of its bounds.
     Rejected(RejectReason),
     /// A counter of the peer was out of its bounds.
     Diverged(OutOfBounds),

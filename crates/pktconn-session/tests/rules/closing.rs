@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pktconn_session::frame::{Bye, ByeReason, ControlFrame, RejectReason};
+use pktconn_session::frame::{Bye, ByeReason, ControlFrame, GoAway, GoAwayReason, RejectReason};
 use pktconn_session::{Counter, EndReason, FrameRefused, Received, SessionConfig, Transmit};
 
 use crate::pair::{Pair, packet, packets};
@@ -293,4 +293,41 @@ fn an_end_of_the_connection_says_nothing_about_the_session() {
     pair.resume();
     assert_eq!(pair.client.session().ended().unwrap().handed_over, 1);
     assert!(pair.client.session().is_over() && pair.server().session().is_over());
+}
+
+#[test]
+fn nothing_shortens_the_time_for_which_a_settled_side_waits() {
+    let go_away = |deadline_ms| GoAway {
+        reason: GoAwayReason::Load,
+        deadline_ms,
+        spread_ms: 0,
+        address: String::new(),
+    };
+    for close_again in [false, true] {
+        let mut pair = Pair::established();
+        let (now, conn) = (pair.now, pair.conn);
+        pair.server().session_mut().go_away(go_away(1000), now);
+        pair.exchange();
+        pair.client.session_mut().finish(now);
+        pair.server().session_mut().finish(now);
+        // DONE of both sides is lost.
+        let Some(Transmit::Control(bye)) = pair.client_writes() else { panic!("no BYE") };
+        pair.server_reads(&bye).unwrap();
+        let Some(Transmit::Control(bye)) = pair.server_writes() else { panic!("no BYE") };
+        pair.client_reads(&bye).unwrap();
+        assert!(pair.client.session().ended().is_some() && pair.server().session().ended().is_some());
+        pair.client.connection_ended(conn, now);
+        pair.server().connection_ended(conn, now);
+        if close_again {
+            pair.client.session_mut().close(now);
+            pair.server().session_mut().close(now);
+        }
+        for _ in 0..119 {
+            pair.pass(Duration::from_secs(1));
+        }
+        assert!(!pair.client.session().is_over(), "close again: {close_again}");
+        assert!(!pair.server().session().is_over(), "close again: {close_again}");
+        pair.pass(Duration::from_secs(1));
+        assert!(pair.client.session().is_over() && pair.server().session().is_over());
+    }
 }

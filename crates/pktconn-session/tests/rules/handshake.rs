@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use pktconn_session::frame::{
-    ControlFrame, GoAway, GoAwayReason, Hello, Reject, RejectReason, Secret, SessionId, Welcome,
+    Bye, ByeReason, ControlFrame, GoAway, GoAwayReason, Hello, Reject, RejectReason, Secret, SessionId,
+    Welcome,
 };
 use pktconn_session::{
     ConnectionId, Counter, EndReason, FrameRefused, SessionConfig, SessionState, Transmit, check_new,
@@ -386,4 +387,23 @@ fn an_unconfirmed_session_does_not_expire_by_the_clients_clock() {
     pair.pass(Duration::from_secs(100_000));
     assert_eq!(pair.client.session().state(), SessionState::Detached { since: None });
     assert_eq!(pair.hello().id, ID);
+}
+
+#[test]
+fn a_first_frame_that_ends_the_session_establishes_nothing() {
+    for (frame, is_refused) in [
+        (ControlFrame::Bye(Bye { reason: ByeReason::Diverged, sent: 0 }), false),
+        (ControlFrame::Ack { received: 5 }, true),
+    ] {
+        let mut pair = Pair::new(SessionConfig::new());
+        pair.connect().unwrap();
+        assert!(matches!(pair.server_writes(), Some(Transmit::Control(ControlFrame::Welcome(_)))));
+        assert_eq!(pair.server_reads(&frame).is_err(), is_refused);
+        assert!(!pair.server().is_established(), "{frame:?}");
+        // The client is told, if it was not the client that ended the session.
+        let bye = pair.server_writes();
+        assert_eq!(bye.is_some(), is_refused, "{frame:?}: {bye:?}");
+        pair.lose_connection();
+        assert!(pair.server().session().is_over());
+    }
 }
