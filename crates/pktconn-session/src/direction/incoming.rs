@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use pktconn_codec::Packet;
 
-use super::{Counter, OutOfBounds, PACKET_OVERHEAD};
+use super::queue::{cost, shrink_if_empty};
+use super::{Counter, OutOfBounds};
 
 /// An acknowledgement is due after so many packets. At 32, ACKs are 1 % of the bytes of packets of 64 bytes.
 const MAX_UNACKNOWLEDGED: u64 = 32;
@@ -63,17 +64,14 @@ impl Incoming {
             self.discarded += 1;
             return;
         }
-        self.inbox_bytes += packet.len() + PACKET_OVERHEAD;
+        self.inbox_bytes += cost(&packet);
         self.inbox.push_back(packet);
     }
 
     pub(crate) fn pop(&mut self, now: Instant) -> Option<Packet> {
         let packet = self.inbox.pop_front()?;
-        self.inbox_bytes -= packet.len() + PACKET_OVERHEAD;
-        if self.inbox.is_empty() && self.inbox.capacity() > 64 {
-            // An idle session keeps no large buffer.
-            self.inbox = VecDeque::new();
-        }
+        self.inbox_bytes -= cost(&packet);
+        shrink_if_empty(&mut self.inbox);
         self.received += 1;
         self.unacknowledged_bytes += packet.len() as u64;
         self.unacknowledged_since.get_or_insert(now);

@@ -5,9 +5,11 @@
 mod bounds;
 pub use bounds::{Counter, OutOfBounds};
 
+mod queue;
+pub use queue::PACKET_OVERHEAD;
+
 mod outgoing;
 pub(crate) use outgoing::Outgoing;
-pub use outgoing::PACKET_OVERHEAD;
 
 mod incoming;
 pub(crate) use incoming::Incoming;

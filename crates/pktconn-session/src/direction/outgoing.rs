@@ -12,10 +12,8 @@ use std::ops::Range;
 
 use pktconn_codec::Packet;
 
+use super::queue::{cost, shrink_if_empty};
 use super::{Counter, OutOfBounds};
-
-/// What a packet in a queue counts beside its payload, in bytes: its place in the queue and the header of its allocation.
-pub const PACKET_OVERHEAD: usize = 64;
 
 pub(crate) struct Outgoing {
     queue: VecDeque<Packet>,
@@ -25,10 +23,6 @@ pub(crate) struct Outgoing {
     held_bytes: usize,
     unsent_bytes: usize,
     replay_bytes: usize,
-}
-
-fn cost(packet: &Packet) -> usize {
-    packet.len() + PACKET_OVERHEAD
 }
 
 impl Outgoing {
@@ -117,10 +111,7 @@ impl Outgoing {
         let len = (received - self.first_held) as usize;
         self.held_bytes -= self.queue.drain(..len).map(|packet| cost(&packet)).sum::<usize>();
         self.first_held = received;
-        if self.queue.is_empty() {
-            // An idle session keeps no buffer.
-            self.queue = VecDeque::new();
-        }
+        shrink_if_empty(&mut self.queue);
     }
 
     /// Removes the packets of `range`, counted from the first one without a number.

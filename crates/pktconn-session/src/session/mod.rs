@@ -136,7 +136,9 @@ impl Session {
     /// Whether [`send`](Self::send) takes a packet. After the start of a move it does: the packet waits for the next session.
     #[must_use]
     pub fn can_send(&self) -> bool {
-        self.ended.is_none() && self.closing.as_ref().is_none_or(Closing::is_move) && self.peer_stop.is_none()
+        self.ended.is_none()
+            && self.closing.as_ref().is_none_or(|closing| closing.is_move)
+            && self.peer_stop.is_none()
     }
 
     /// Takes the next packet, which is handed to the application then.

@@ -53,14 +53,8 @@ pub(super) struct Closing {
     pub(super) sends_unsent: bool,
     /// When to stop waiting for the peer.
     pub(super) deadline: Option<Instant>,
-    pub(super) is_move: bool,
-}
-
-impl Closing {
     /// Whether packets without a number wait for the next session.
-    pub(super) fn is_move(&self) -> bool {
-        self.is_move
-    }
+    pub(super) is_move: bool,
 }
 
 /// When a client that was asked to move does so.
