@@ -45,6 +45,7 @@ use crate::{
 ///   With TLS there is no `close_notify`. Over a Unix socket the peer sees a reset only if the kernel still holds bytes
 ///   that it sent.
 /// - Otherwise at once: what the transport accepts without waiting is written, and the rest of the send queue is lost.
+///   If the peer could not see that, because no packet was cut, a reset follows as above.
 ///
 /// The same holds if a handler of [`serve`](crate::PacketServer::serve) returns without `close`, and if any handler
 /// fails or panics. If the peer has already read a FIN, a later reset looks to it like a clean close.
