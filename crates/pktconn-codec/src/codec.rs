@@ -15,6 +15,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use crate::config::Framing;
+use crate::control::{CONTROL_PREFIX_LEN, FIRST_CONTROL_LEN, control_frame_len};
 use crate::frame::{Frame, PartsFrame};
 use crate::{CodecConfig, FrameError, Packet};
 
@@ -92,8 +93,36 @@ impl PacketCodec {
                 Ok(Some(Packet::from_frame(src.split_to(frame_len).freeze(), self.config.framing)))
             }
             Ok(None) => Ok(None),
-            Err(error) => Err(self.fail(error)),
+            Err(error) => self.decode_control(src, error),
         }
+    }
+
+    /// Removes a control frame from the front of `src`, if that is what `error` is about.
+    #[cold]
+    fn decode_control(
+        &mut self,
+        src: &mut BytesMut,
+        error: FrameError,
+    ) -> Result<Option<Packet>, FrameError> {
+        if !self.is_control(&error) {
+            return Err(self.fail(error));
+        }
+        let framing = self.config.framing;
+        let Some((frame_len, checksum_len)) = control_frame_len(src, framing) else { return Ok(None) };
+        let Some(frame) = src.get(..frame_len) else { return Ok(None) };
+        if checksum_len > 0 {
+            if let Err((expected, actual)) = framing.checksum.verify(frame) {
+                return Err(self.fail(FrameError::ChecksumMismatch { expected, actual }));
+            }
+        }
+        Ok(Some(Packet::from_control_frame(src.split_to(frame_len).freeze(), framing, checksum_len)))
+    }
+
+    /// Whether the length that is too large begins a control frame, and these are decoded.
+    fn is_control(&self, error: &FrameError) -> bool {
+        let is_control_len = |len| len >= FIRST_CONTROL_LEN as usize;
+        self.config.has_control_frames
+            && matches!(error, FrameError::PayloadTooLarge { len, .. } if is_control_len(*len))
     }
 
     /// Moves up to `limit` packets from the front of `src` to `packets`. Returns their number: 0 while the first frame
@@ -189,7 +218,10 @@ impl PacketCodec {
     pub fn decode_end(&mut self, src: &[u8]) -> Result<(), FrameError> {
         let needed = match &self.state {
             State::Head if src.is_empty() => return Ok(()),
-            State::Head => self.config.header_format().header_len(),
+            State::Head => match self.control_len(src) {
+                Some(frame_len) => frame_len,
+                None => self.config.header_format().header_len(),
+            },
             State::Body { frame_len } => *frame_len,
             State::Failed(error) => return Err(**error),
         };
@@ -204,11 +236,21 @@ impl PacketCodec {
         match self.state {
             State::Head => match self.frame_len(src) {
                 Ok(frame_len) => frame_len.is_some_and(|frame_len| src.len() >= frame_len),
-                Err(_) => true,
+                Err(_) => self.control_len(src).is_none_or(|frame_len| src.len() >= frame_len),
             },
             State::Body { frame_len } => src.len() >= frame_len,
             State::Failed(_) => true,
         }
+    }
+
+    /// How many bytes of the control frame at the front of `src` are needed next. `None` if there is none.
+    #[cold]
+    fn control_len(&self, src: &[u8]) -> Option<usize> {
+        self.frame_len(src).err().filter(|error| self.is_control(error))?;
+        Some(
+            control_frame_len(src, self.config.framing)
+                .map_or(CONTROL_PREFIX_LEN, |(frame_len, _)| frame_len),
+        )
     }
 
     /// How many bytes of the frame at the front of `src` are missing; 0 while its header is incomplete.

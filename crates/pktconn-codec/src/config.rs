@@ -17,6 +17,7 @@ pub struct CodecConfig {
     pub(crate) framing: Framing,
     /// A `u32`, because no length field holds more.
     max_payload_len: u32,
+    pub(crate) has_control_frames: bool,
 }
 
 /// The format of the bytes around a payload. The same payload in the same framing is always the same frame.
@@ -41,7 +42,11 @@ impl CodecConfig {
     /// The format of the Go library: a little-endian `u32` header, no checksum, payloads of up to 32 MiB.
     #[must_use]
     pub fn new() -> Self {
-        Self { framing: Framing::default(), max_payload_len: Self::DEFAULT_MAX_PAYLOAD_LEN as u32 }
+        Self {
+            framing: Framing::default(),
+            max_payload_len: Self::DEFAULT_MAX_PAYLOAD_LEN as u32,
+            has_control_frames: false,
+        }
     }
 
     /// Sets the length field. Both sides must use the same one. Default: [`HeaderFormat::U32Le`].
@@ -68,6 +73,15 @@ impl CodecConfig {
     #[must_use]
     pub fn max_payload_len(mut self, bytes: usize) -> Self {
         self.max_payload_len = u32::try_from(bytes).unwrap_or(u32::MAX);
+        self
+    }
+
+    /// Sets whether [control frames](crate::Packet::is_control) are decoded. Needs a `u32` header and a payload limit below
+    /// 0xFFFFFF00. Default: `false`.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn control_frames(mut self, has_control_frames: bool) -> Self {
+        self.has_control_frames = has_control_frames;
         self
     }
 

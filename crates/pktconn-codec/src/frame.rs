@@ -25,7 +25,7 @@ impl<'a> Frame<'a> {
     #[inline]
     pub(crate) fn new(packet: &'a Packet, framing: Framing, max: usize) -> Result<Self, FrameError> {
         let len = packet.len();
-        if len > max {
+        if len > max && !packet.is_control() {
             return Err(FrameError::PayloadTooLarge { len, max });
         }
         if packet.framing() == Some(framing) {

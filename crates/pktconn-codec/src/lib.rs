@@ -58,6 +58,10 @@ pub use checksum::Checksum;
 mod config;
 pub use config::CodecConfig;
 
+mod control;
+#[doc(hidden)]
+pub use control::{CONTROL_PREFIX_LEN, FIRST_CONTROL_LEN, MAX_CONTROL_BODY_LEN};
+
 mod packet;
 pub use packet::{Packet, PacketMut};
 

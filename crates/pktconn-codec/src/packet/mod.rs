@@ -19,7 +19,9 @@ use std::hash::{Hash, Hasher};
 
 use bytes::{Buf, Bytes, BytesMut};
 
+use crate::CodecConfig;
 use crate::config::Framing;
+use crate::control::CONTROL_PREFIX_LEN;
 
 /// Free bytes in front of a payload that [`Packet::into_mut`] has copied: two `u64`, such as an id and a time.
 const PREPEND_ROOM: usize = 16;
@@ -56,6 +58,35 @@ impl Packet {
         let header_len = framing.header.header_len() as u8;
         let trailer_len = framing.checksum.checksum_len() as u8;
         Self { bytes: frame, framing: Some(framing), header_len, trailer_len, position: 0 }
+    }
+
+    /// A control frame, from its bytes on the wire. The last `trailer_len` are its checksum.
+    pub(crate) fn from_control_frame(frame: Bytes, framing: Framing, trailer_len: usize) -> Self {
+        debug_assert!(frame.len() >= CONTROL_PREFIX_LEN + trailer_len);
+        let (header_len, trailer_len) = (CONTROL_PREFIX_LEN as u8, trailer_len as u8);
+        Self { bytes: frame, framing: Some(framing), header_len, trailer_len, position: 0 }
+    }
+
+    /// A control frame, to be sent over connections of this format. `frame` is complete.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn from_control(frame: Bytes, config: &CodecConfig) -> Self {
+        Self::from_control_frame(frame, config.framing, config.framing.checksum.checksum_len())
+    }
+
+    /// Whether this is a control frame. Its payload is its body; [`control_bytes`](Self::control_bytes) is all of it.
+    #[doc(hidden)]
+    #[must_use]
+    #[inline]
+    pub fn is_control(&self) -> bool {
+        self.header_len() == CONTROL_PREFIX_LEN
+    }
+
+    /// The bytes of a control frame on the wire. If its body is over-long, only its first 6 bytes.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn control_bytes(&self) -> &[u8] {
+        &self.bytes
     }
 
     #[inline]
@@ -284,7 +315,7 @@ impl From<Packet> for Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Checksum, CodecConfig};
+    use crate::Checksum;
     use std::hash::{BuildHasher, RandomState};
 
     #[test]

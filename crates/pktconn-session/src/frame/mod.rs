@@ -28,14 +28,9 @@ pub use types::{
 mod wire;
 pub use wire::{UnusableFraming, WireFormat};
 
-/// The first length that is not the length of a payload. Its low byte is the type of the control frame.
-pub const FIRST_CONTROL_LEN: u32 = 0xFFFF_FF00;
-
-/// The longest body, in bytes. WELCOME with the longest string has 322; the rest is for later versions.
-pub const MAX_BODY_LEN: usize = 1024;
-
-/// The length field and the length of the body, in bytes.
-pub(crate) const PREFIX_LEN: usize = 6;
+// Of the bodies, WELCOME with the longest string has 322 bytes; the rest is for later versions.
+pub(crate) use pktconn_codec::CONTROL_PREFIX_LEN as PREFIX_LEN;
+pub use pktconn_codec::{FIRST_CONTROL_LEN, MAX_CONTROL_BODY_LEN as MAX_BODY_LEN};
 
 /// From here on, types have no meaning yet.
 pub(crate) const FIRST_UNKNOWN_TYPE: u8 = 0x0A;
