@@ -196,6 +196,12 @@ impl ServerSession {
         }
     }
 
+    /// Ends the session before its time, because the server needs room.
+    pub fn expire(&mut self) {
+        self.session.end(EndReason::Expired);
+        self.session.forget();
+    }
+
     /// A connection has ended, in whatever way.
     pub fn connection_ended(&mut self, id: ConnectionId, now: Instant) {
         if self.session.connection() == Some(id) && !self.session.is_confirmed() {

@@ -130,7 +130,14 @@ pub use connection::{
     SinkSource, SlowConsumer,
 };
 
+#[cfg(feature = "session")]
+mod session;
+#[cfg(feature = "session")]
+pub use session::{Session, SessionConfig, SessionMode, SessionReceiver, SessionSender};
+
 mod server;
+#[cfg(feature = "session")]
+pub use server::SessionHandler;
 pub use server::{
     BoxError, ConnHandler, ConnRate, HandlerResult, Listener, MachineLimits, PacketServer, ServerConfig,
     ServerHandle, ServerStats, ShutdownReport,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use pktconn::{Packet, PacketConn, PacketReceiver, PacketServer, ShutdownReport};
+use pktconn::{HandlerResult, Packet, PacketConn, PacketReceiver, PacketServer, Session, ShutdownReport};
 
 use crate::counters::{ConnCounter, Counters, Totals};
 use crate::output::{format_connections, print_line};
@@ -47,6 +47,25 @@ fn echo(
 thread_local! {
     /// The empty vector of the last batch, for the next batch on this thread. So idle connections hold no vector.
     static SPARE_BATCH: Cell<Vec<Packet>> = const { Cell::new(Vec::new()) };
+}
+
+/// Like [`serve`], with sessions.
+pub(crate) async fn serve_sessions(server: PacketServer, counters: Arc<Counters>) -> ShutdownReport {
+    server
+        .serve_sessions(async move |session: &mut Session| echo_session(session, counters.connection()).await)
+        .await
+}
+
+async fn echo_session(session: &mut Session, counter: ConnCounter) -> HandlerResult {
+    loop {
+        let mut packets = Vec::new();
+        if session.recv_many(&mut packets, BATCH).await? == 0 {
+            return Ok(());
+        }
+        let (count, payload_len) = (packets.len(), packets.iter().map(Packet::len).sum());
+        session.send_many(&mut packets).await?;
+        counter.add(count, payload_len);
+    }
 }
 
 /// Receives the packets that have arrived. Returns an empty vector at the end of the stream.

@@ -26,9 +26,9 @@ use pktconn_tools::printable::print_error;
 use counters::Counters;
 use options::{Limits, Options, Runtimes};
 use output::{cannot_listen, error_line, format_connections, print_line};
-use signals::Signals;
+use signals::{Signals, Stop};
 use sockets::Socket;
-use worker::Worker;
+use worker::{Setup, Worker};
 
 const DEFAULT_ADDR: &str = "0.0.0.0:14572";
 
@@ -69,12 +69,13 @@ async fn run(options: &Options) -> anyhow::Result<()> {
         None => None,
     };
     let counters = Arc::new(Counters::default());
+    let setup = Setup { config, has_sessions: options.sessions.has_any(), counters: Arc::clone(&counters) };
     let started = Instant::now();
     let mut workers = Vec::new();
     for sockets in sockets {
         workers.push(match options.threads {
-            1 => Worker::start_here(sockets, config.clone(), &counters).await?,
-            _ => Worker::start(sockets, threads_per_worker, config.clone(), &counters).await?,
+            1 => Worker::start_here(sockets, setup.clone()).await?,
+            _ => Worker::start(sockets, threads_per_worker, setup.clone()).await?,
         });
     }
     workers[0].addrs().iter().for_each(|addr| print_line(&format!("listening on {addr}")));
@@ -87,8 +88,13 @@ async fn run(options: &Options) -> anyhow::Result<()> {
     }
     let stats = options.stats.then(|| tokio::spawn(echo::print_stats(Arc::clone(&counters))));
 
-    signals.stop_or_reload(async || reload_certificate(options, &workers).await).await;
-    workers.iter().for_each(|worker| worker.shutdown_within(options.drain_timeout));
+    match signals.stop_or_reload(async || reload_certificate(options, &workers).await).await {
+        Stop::Now => workers.iter().for_each(|worker| worker.shutdown_within(options.drain_timeout)),
+        Stop::Move => {
+            let spread = options.drain_timeout / 2;
+            workers.iter().for_each(|worker| worker.go_away(options.drain_timeout, spread));
+        }
+    }
     if let Some(stats) = stats {
         stats.abort();
     }

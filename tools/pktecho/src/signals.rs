@@ -1,4 +1,4 @@
-//! The signals that stop the server (SIGINT, SIGTERM) or reload its certificate (SIGHUP).
+//! The signals that stop the server (SIGINT, SIGTERM, SIGUSR1) or reload its certificate (SIGHUP).
 
 use std::io;
 
@@ -8,6 +8,17 @@ pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
+    /// SIGUSR1.
+    user: Signal,
+}
+
+/// How the server stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// Clients of sessions are to move to another server at once.
+    Now,
+    /// They are to move one after the other.
+    Move,
 }
 
 impl Signals {
@@ -17,6 +28,7 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             hangup: signal(SignalKind::hangup())?,
+            user: signal(SignalKind::user_defined1())?,
         })
     }
 
@@ -30,16 +42,17 @@ impl Signals {
 
     /// Waits for a signal that stops the server, and runs `reload` at each SIGHUP. A SIGHUP that comes while `reload`
     /// runs is kept, and `reload` runs once more after it. A signal that stops the server ends `reload`.
-    pub(crate) async fn stop_or_reload(&mut self, reload: impl AsyncFn()) {
+    pub(crate) async fn stop_or_reload(&mut self, reload: impl AsyncFn()) -> Stop {
         loop {
-            let Self { interrupt, terminate, hangup } = self;
+            let Self { interrupt, terminate, hangup, user } = self;
             let reload_once = async {
                 hangup.recv().await;
                 reload().await;
             };
             tokio::select! {
-                _ = interrupt.recv() => return,
-                _ = terminate.recv() => return,
+                _ = interrupt.recv() => return Stop::Now,
+                _ = terminate.recv() => return Stop::Now,
+                _ = user.recv() => return Stop::Move,
                 () = reload_once => {}
             }
         }

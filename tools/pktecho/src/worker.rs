@@ -39,20 +39,22 @@ pub(crate) struct Worker {
     finished: Option<oneshot::Receiver<ShutdownReport>>,
 }
 
+/// How each worker serves.
+#[derive(Clone)]
+pub(crate) struct Setup {
+    pub(crate) config: ServerConfig,
+    pub(crate) has_sessions: bool,
+    pub(crate) counters: Arc<Counters>,
+}
+
 impl Worker {
     /// Starts to serve in a new runtime with `threads` threads.
-    pub(crate) async fn start(
-        sockets: Vec<Socket>,
-        threads: usize,
-        config: ServerConfig,
-        counters: &Arc<Counters>,
-    ) -> anyhow::Result<Self> {
-        let counters = Arc::clone(counters);
+    pub(crate) async fn start(sockets: Vec<Socket>, threads: usize, setup: Setup) -> anyhow::Result<Self> {
         let (start, started) = oneshot::channel();
         let run = move || {
             let served =
                 runtime(threads).context("cannot start the threads of the server").and_then(|runtime| {
-                    let (worker, work) = runtime.block_on(Self::new(sockets, config, counters))?;
+                    let (worker, work) = runtime.block_on(Self::new(sockets, setup))?;
                     Ok((worker, runtime, work))
                 });
             let (result, work) = match served {
@@ -73,21 +75,17 @@ impl Worker {
     }
 
     /// Starts to serve in a task of the current runtime. A server with one thread needs no second thread.
-    pub(crate) async fn start_here(
-        sockets: Vec<Socket>,
-        config: ServerConfig,
-        counters: &Arc<Counters>,
-    ) -> anyhow::Result<Self> {
-        let (worker, work) = Self::new(sockets, config, Arc::clone(counters)).await?;
+    pub(crate) async fn start_here(sockets: Vec<Socket>, setup: Setup) -> anyhow::Result<Self> {
+        let (worker, work) = Self::new(sockets, setup).await?;
         tokio::spawn(work);
         Ok(worker)
     }
 
     async fn new(
         sockets: Vec<Socket>,
-        config: ServerConfig,
-        counters: Arc<Counters>,
+        setup: Setup,
     ) -> anyhow::Result<(Self, impl Future<Output = ()> + Send + 'static)> {
+        let Setup { config, has_sessions, counters } = setup;
         let mut server: Option<PacketServer> = None;
         for socket in sockets {
             let listener = match socket {
@@ -106,7 +104,12 @@ impl Worker {
         let (handle, addrs) = (server.handle(), server.local_addrs().to_vec());
         let (finish, finished) = oneshot::channel();
         let work = async move {
-            let _ = finish.send(echo::serve(server, counters).await);
+            let report = if has_sessions {
+                echo::serve_sessions(server, counters).await
+            } else {
+                echo::serve(server, counters).await
+            };
+            let _ = finish.send(report);
         };
         Ok((Self { handle, addrs, finished: Some(finished) }, work))
     }
@@ -124,6 +127,11 @@ impl Worker {
     /// Stops accepting, and gives connections `timeout` to finish.
     pub(crate) fn shutdown_within(&self, timeout: Duration) {
         self.handle.shutdown_within(timeout);
+    }
+
+    /// Like [`shutdown_within`](Self::shutdown_within), and asks the clients of sessions to move at moments within `spread`.
+    pub(crate) fn go_away(&self, timeout: Duration, spread: Duration) {
+        self.handle.go_away(timeout, spread);
     }
 
     /// Waits until the last connection has finished. Returns `None` if the server panicked, or if the report was

@@ -42,6 +42,10 @@ impl Incoming {
         self.inbox_bytes
     }
 
+    pub(crate) fn inbox_len(&self) -> usize {
+        self.inbox.len()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.inbox.is_empty()
     }

@@ -229,6 +229,20 @@ reasons! {
     }
 }
 
+impl fmt::Display for RejectReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unknown => "it does not know the session",
+            Self::Diverged => "a counter of this side is out of its bounds",
+            Self::Superseded => "the session is used by a newer connection",
+            Self::Busy => "it has no room for a session now",
+            Self::Draining => "it accepts no new sessions",
+            Self::Version => "it has no version of the protocol in common",
+            Self::Other(code) => return write!(f, "reason {code}"),
+        })
+    }
+}
+
 reasons! {
     /// Why a server sends GOAWAY.
     GoAwayReason {

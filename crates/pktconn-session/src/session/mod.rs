@@ -141,6 +141,12 @@ impl Session {
             && self.peer_stop.is_none()
     }
 
+    /// Whether this side was closed, or has ended its direction.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.is_stopped || self.closing.as_ref().is_some_and(|closing| !closing.is_move)
+    }
+
     /// Takes the next packet, which is handed to the application then.
     pub fn recv(&mut self, now: Instant) -> Received {
         if self.ended.is_none() && !self.is_stopped {
@@ -207,6 +213,12 @@ impl Session {
     #[must_use]
     pub fn inbox_bytes(&self) -> usize {
         self.incoming.inbox_bytes()
+    }
+
+    /// How many packets have arrived and wait for the application.
+    #[must_use]
+    pub fn inbox_len(&self) -> usize {
+        self.incoming.inbox_len()
     }
 
     /// How many packets have a number.

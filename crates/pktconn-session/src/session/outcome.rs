@@ -1,5 +1,6 @@
 //! How a session ends, and what becomes of its packets.
 
+use std::fmt;
 use std::ops::Range;
 use std::time::Instant;
 
@@ -27,6 +28,18 @@ pub enum EndReason {
     Rejected(RejectReason),
     /// A counter of the peer was out of its bounds.
     Diverged(OutOfBounds),
+}
+
+impl fmt::Display for EndReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Settled { .. } => "both sides have closed the session",
+            Self::Expired => "the session had no connection for longer than its ttl",
+            Self::CloseTimeout => "the peer did not confirm the end of the session within close_timeout",
+            Self::Rejected(reason) => return write!(f, "the peer has ended the session: {reason}"),
+            Self::Diverged(error) => return write!(f, "the two sides disagree about the session: {error}"),
+        })
+    }
 }
 
 /// The end of a session, and what became of the packets of this side.

@@ -499,6 +499,11 @@ impl ConnConfig {
         }
     }
 
+    #[cfg(feature = "session")]
+    pub(crate) fn skips_empty(&self) -> bool {
+        self.skip_empty
+    }
+
     /// `None` for adaptive flushing.
     pub(crate) fn timing(&self) -> Option<Timing> {
         if self.flush_delay.is_zero() {

@@ -28,7 +28,7 @@ pub(crate) mod memory;
 pub(crate) mod pool;
 mod state;
 mod sweep;
-mod timer;
+pub(crate) mod timer;
 mod waiters;
 pub(crate) mod yielding;
 

@@ -40,6 +40,12 @@ impl PacketReceiver {
         Self { frame_reader: Box::new(FrameReader::new(core, reader)) }
     }
 
+    /// Another handle of the connection.
+    #[cfg(feature = "session")]
+    pub(crate) fn sender(&self) -> crate::PacketSender {
+        crate::PacketSender::new(&self.frame_reader.core)
+    }
+
     /// Why `recv` returned `None`.
     pub(crate) fn clean_end_reason(&self) -> Reason {
         self.frame_reader.core.clean_end_reason()

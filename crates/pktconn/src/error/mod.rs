@@ -87,10 +87,10 @@ impl Error {
         matches!(self.0.reason, Reason::Frame(FrameError::Truncated { .. }))
     }
 
-    /// Whether the peer sent an invalid frame: over the limit, or with a wrong checksum.
+    /// Whether the peer sent an invalid frame: over the limit, with a wrong checksum, or one that its session does not allow.
     #[must_use]
     pub fn is_protocol(&self) -> bool {
-        matches!(self.0.reason, Reason::Frame(_)) && !self.is_truncated()
+        matches!(self.0.reason, Reason::Frame(_) | Reason::Control(_)) && !self.is_truncated()
     }
 
     /// Whether the system or the transport reported an error: resolving, connecting, listening, reading or writing
@@ -140,6 +140,14 @@ impl Error {
     #[must_use]
     pub fn is_over_budget(&self) -> bool {
         matches!(self.0.reason, Reason::OverBudget { .. })
+    }
+
+    /// Whether the [session](crate::Session) has ended without the peer, or against it: it had no connection for too long,
+    /// was taken by another connection, or the two sides disagree about it.
+    #[cfg(feature = "session")]
+    #[must_use]
+    pub fn is_session(&self) -> bool {
+        matches!(self.0.reason, Reason::Session(_))
     }
 
     /// Whether `try_send` found the send queue full.

@@ -71,6 +71,18 @@ pub(crate) enum Reason {
     OverBudget {
         held: usize,
     },
+    /// The peer sent a control frame that it must not send. The connection ends.
+    #[cfg_attr(
+        not(feature = "session"),
+        allow(dead_code, reason = "keeps matches the same with every feature")
+    )]
+    Control(Arc<str>),
+    /// The session has ended without the peer, or against it.
+    #[cfg_attr(
+        not(feature = "session"),
+        allow(dead_code, reason = "keeps matches the same with every feature")
+    )]
+    Session(Arc<str>),
     Full,
     /// The caller's packet exceeds the limit. The connection stays open.
     TooLarge(FrameError),
@@ -108,7 +120,7 @@ impl Reason {
             Self::LocalClose => "local_close",
             Self::RemoteClose => "remote_close",
             Self::Frame(FrameError::Truncated { .. }) => "truncated",
-            Self::Frame(_) => "protocol",
+            Self::Frame(_) | Self::Control(_) => "protocol",
             Self::Io(_) | Self::Tls(_) => "io",
             Self::Timeout(Timeout::MaxAge, _) => "max_age",
             Self::Timeout(..) | Self::NamedTimeout(..) | Self::MutualStall(_) => "timeout",
@@ -116,7 +128,9 @@ impl Reason {
             Self::SlowConsumer { .. } => "slow_consumer",
             Self::OverBudget { .. } => "over_budget",
             // These do not end a connection.
-            Self::Full | Self::TooLarge(_) | Self::Config(_) | Self::BadValue(_) => "other",
+            Self::Full | Self::TooLarge(_) | Self::Config(_) | Self::BadValue(_) | Self::Session(_) => {
+                "other"
+            }
         }
     }
 }
@@ -239,7 +253,8 @@ impl fmt::Display for Reason {
             Self::Full => "the send queue is full",
             Self::TooLarge(error) => return write!(f, "the packet is too large to be sent: {error}"),
             Self::Config(problem) => problem,
-            Self::BadValue(problem) => problem,
+            Self::BadValue(problem) | Self::Session(problem) => problem,
+            Self::Control(problem) => return write!(f, "the peer sent an invalid control frame: {problem}"),
         })
     }
 }

@@ -3,6 +3,8 @@
 #[cfg(feature = "proxy-protocol")]
 use ipnet::IpNet;
 
+#[cfg(feature = "session")]
+use crate::SessionConfig;
 #[cfg(feature = "tls")]
 use crate::TlsServerConfig;
 use crate::error::Reason;
@@ -34,6 +36,8 @@ pub struct ServerConfig {
     max_handshakes: Option<usize>,
     pub(crate) drain_on_shutdown: bool,
     pub(crate) access_log: bool,
+    #[cfg(feature = "session")]
+    pub(crate) sessions: Option<SessionConfig>,
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<TlsServerConfig>,
     #[cfg(feature = "proxy-protocol")]
@@ -57,6 +61,8 @@ impl ServerConfig {
             max_handshakes: Some(Self::DEFAULT_MAX_HANDSHAKES),
             drain_on_shutdown: true,
             access_log: false,
+            #[cfg(feature = "session")]
+            sessions: None,
             #[cfg(feature = "tls")]
             tls: None,
             #[cfg(feature = "proxy-protocol")]
@@ -313,6 +319,15 @@ impl ServerConfig {
     }
 
     /// Refuses invalid values.
+    /// Sets the configuration of sessions, for [`serve_sessions`](crate::PacketServer::serve_sessions). Default: `None`;
+    /// `serve_sessions` then uses [`SessionConfig::new`].
+    #[cfg(feature = "session")]
+    #[must_use]
+    pub fn sessions(mut self, sessions: impl Into<Option<SessionConfig>>) -> Self {
+        self.sessions = sessions.into();
+        self
+    }
+
     pub(crate) fn check(&self) -> Result<(), Error> {
         if self.max_conns == Some(0) {
             return Err(Reason::Config("max_conns must be at least 1").into());
@@ -333,6 +348,10 @@ impl ServerConfig {
         #[cfg(feature = "proxy-protocol")]
         if let Some(proxies) = &self.proxies {
             proxies.check()?;
+        }
+        #[cfg(feature = "session")]
+        if let Some(sessions) = &self.sessions {
+            sessions.check(&self.conn)?;
         }
         self.conn.check_without_connect()
     }

@@ -58,3 +58,8 @@ pub use packet_server::PacketServer;
 
 mod serve_conn;
 pub use serve_conn::ConnHandler;
+
+#[cfg(feature = "session")]
+mod sessions;
+#[cfg(feature = "session")]
+pub use sessions::SessionHandler;

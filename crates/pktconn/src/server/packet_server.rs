@@ -228,8 +228,22 @@ impl PacketServer {
         H: Fn(PacketConn) -> F + Send + Sync + 'static,
         F: Future<Output = HandlerResult> + Send + 'static,
     {
+        let handle = self.handle.clone();
+        self.serve_until(async move { handle.stopping().await }, handler).await
+    }
+
+    /// Like [`serve`](Self::serve), but accepts connections until `stopped` completes.
+    pub(super) async fn serve_until<H, F>(
+        self,
+        stopped: impl Future<Output = ()>,
+        handler: H,
+    ) -> ShutdownReport
+    where
+        H: Fn(PacketConn) -> F + Send + Sync + 'static,
+        F: Future<Output = HandlerResult> + Send + 'static,
+    {
         let state = Arc::clone(self.handle.state());
-        let accepting = self.accept_all(handler);
+        let accepting = self.accept_all(stopped, handler);
         #[cfg(feature = "metrics")]
         let accepting = super::metrics::publish_while(&state.registry, accepting);
         tokio::select! {
@@ -240,7 +254,18 @@ impl PacketServer {
         }
     }
 
-    async fn accept_all<H, F>(self, handler: H) -> ShutdownReport
+    /// Makes the connections decode control frames. Returns the configuration of sessions, and the time for handshakes.
+    #[cfg(feature = "session")]
+    pub(super) fn prepare_sessions(&mut self) -> (crate::SessionConfig, Option<std::time::Duration>) {
+        for listener in &mut self.listeners {
+            listener.conn.codec = listener.conn.codec.control_frames(true);
+        }
+        let registry = &self.handle.state().registry;
+        registry.has_sessions.store(true, std::sync::atomic::Ordering::Relaxed);
+        (self.config.sessions.clone().unwrap_or_default(), self.config.conn.handshake_timeout)
+    }
+
+    async fn accept_all<H, F>(self, stopped: impl Future<Output = ()>, handler: H) -> ShutdownReport
     where
         H: Fn(PacketConn) -> F + Send + Sync + 'static,
         F: Future<Output = HandlerResult> + Send + 'static,
@@ -254,7 +279,7 @@ impl PacketServer {
         let mut next_listener = 0;
         let mut accepted_in_row = 0;
         // One future for all connections: it registers its waker only once.
-        let mut stopping = pin!(self.handle.stopping());
+        let mut stopping = pin!(stopped);
         loop {
             // Not a `select!`, which would look for finished handlers before each connection.
             let accepted = poll_fn(|cx| {

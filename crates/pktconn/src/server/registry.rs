@@ -4,6 +4,8 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::pin::pin;
+#[cfg(feature = "session")]
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -43,6 +45,9 @@ pub(crate) struct Registry {
     pub(super) handshakes: Arc<RunningHandshakes>,
     /// Whether `recv` returns `None` after a shutdown.
     pub(crate) drain_on_shutdown: bool,
+    /// Whether connections that are accepted after the shutdown may be for sessions, which must not be drained.
+    #[cfg(feature = "session")]
+    pub(crate) has_sessions: AtomicBool,
     pub(crate) shutdown: ShutdownSignal,
     table: Mutex<ConnTable>,
     /// Notified when the table becomes empty.
@@ -87,10 +92,19 @@ impl Registry {
             process_memory,
             handshakes: Arc::new(RunningHandshakes::new(config.max_handshake_count())),
             drain_on_shutdown,
+            #[cfg(feature = "session")]
+            has_sessions: AtomicBool::new(false),
             shutdown: ShutdownSignal::default(),
             table: Mutex::default(),
             empty: Notify::new(),
         })
+    }
+
+    fn has_sessions(&self) -> bool {
+        #[cfg(feature = "session")]
+        return self.has_sessions.load(Relaxed);
+        #[cfg(not(feature = "session"))]
+        return false;
     }
 
     pub(crate) fn budget(&self) -> Option<&Budget> {
@@ -343,7 +357,9 @@ impl Membership for ConnSlot {
         if let Some(entry) = self.registry.table().conns.get_mut(self.admitted.key) {
             *entry = Arc::downgrade(conn);
         }
-        self.registry.drain_on_shutdown && self.registry.shutdown.is_triggered()
+        self.registry.drain_on_shutdown
+            && self.registry.shutdown.is_triggered()
+            && !self.registry.has_sessions()
     }
 
     fn record_end(&self, conn: EndedConn<'_>) {

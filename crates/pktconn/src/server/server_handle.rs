@@ -1,6 +1,8 @@
 //! The public handle that stops a server and reports its counts, and the state that it shares with the server.
 
 use std::sync::Arc;
+#[cfg(feature = "session")]
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 #[cfg(feature = "tls")]
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -27,12 +29,22 @@ pub(crate) struct ServerState {
     /// When a shutdown closes the remaining connections. `None` if no deadline is set.
     pub(crate) close_deadline: watch::Sender<Option<Instant>>,
     pub(crate) registry: Arc<Registry>,
+    /// The spread of the last GOAWAY, in milliseconds.
+    #[cfg(feature = "session")]
+    go_away_spread_ms: AtomicU64,
     /// For the addresses without a configuration of their own.
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<CurrentTls>,
     /// The addresses with a configuration of their own.
     #[cfg(feature = "tls")]
     tls_by_addr: Mutex<Vec<(Addr, CurrentTls)>>,
+}
+
+#[cfg(feature = "session")]
+impl ServerState {
+    pub(crate) fn go_away_spread(&self) -> Duration {
+        Duration::from_millis(self.go_away_spread_ms.load(Relaxed))
+    }
 }
 
 #[cfg(feature = "tls")]
@@ -58,6 +70,8 @@ impl ServerHandle {
         Ok(Self(Arc::new(ServerState {
             close_deadline,
             registry: Arc::new(Registry::new(config)?),
+            #[cfg(feature = "session")]
+            go_away_spread_ms: AtomicU64::new(0),
             #[cfg(feature = "tls")]
             tls: config.tls.as_ref().map(CurrentTls::load).transpose()?,
             #[cfg(feature = "tls")]
@@ -89,6 +103,16 @@ impl ServerHandle {
         // A timeout that overflows the clock means no deadline.
         self.0.close_deadline.send_replace(Instant::now().checked_add(timeout));
         self.shutdown();
+    }
+
+    /// Shuts a server with [sessions](crate::PacketServer::serve_sessions) down like
+    /// [`shutdown_within`](Self::shutdown_within). Its clients move to another server at random moments within `spread`,
+    /// so that they do not all connect there at once.
+    #[cfg(feature = "session")]
+    pub fn go_away(&self, deadline: Duration, spread: Duration) {
+        let spread_ms = spread.as_millis().try_into().unwrap_or(u64::MAX);
+        self.0.go_away_spread_ms.store(spread_ms, Relaxed);
+        self.shutdown_within(deadline);
     }
 
     /// Waits until [`shutdown`](Self::shutdown) or [`shutdown_within`](Self::shutdown_within) is called. Returns at

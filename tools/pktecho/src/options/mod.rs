@@ -2,6 +2,7 @@
 
 mod deadlines;
 mod limits;
+mod sessions;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -20,12 +21,14 @@ use pktconn_tools::values::{parse_duration, parse_listen_addr, parse_size, parse
 use deadlines::DeadlineOptions;
 use limits::LimitOptions;
 pub(crate) use limits::Limits;
+use sessions::SessionOptions;
 
 /// An echo server for length-prefixed packets.
 ///
 /// Sends every packet back to its sender, in order. SIGINT or SIGTERM stops it: it accepts no new connections, echoes
 /// the packets that it has received, closes its connections, prints totals and exits with 0. A second signal ends it at
-/// once. SIGHUP reloads the certificate; without one, it is ignored.
+/// once. SIGUSR1 does the same as SIGTERM, but gives the clients of sessions half of --drain-timeout to move to another
+/// server one after the other. SIGHUP reloads the certificate; without one, it is ignored.
 ///
 /// Exit codes: 0 after a signal, 1 if it cannot start, 2 for bad usage.
 #[derive(Debug, Parser)]
@@ -111,6 +114,9 @@ pub(crate) struct Options {
     /// given several times
     #[arg(long, value_name = "NET", requires = "proxy_protocol", value_parser = parse_network)]
     trusted_proxy: Vec<IpNet>,
+
+    #[command(flatten)]
+    pub(crate) sessions: SessionOptions,
 
     #[command(flatten)]
     deadlines: DeadlineOptions,
@@ -212,6 +218,10 @@ impl Options {
             let problem = "--reuse-port works only with TCP: a Unix socket has no port";
             return Err(Self::command().error(ErrorKind::ArgumentConflict, problem));
         }
+        if self.sessions.has_any() && has_own_runtimes {
+            let problem = "--sessions works only with one runtime, not with --runtimes own";
+            return Err(Self::command().error(ErrorKind::ArgumentConflict, problem));
+        }
         if self.limits.has_total() && has_own_runtimes {
             let problem = "--max-conns, --max-conns-per-ip, --conn-rate-per-ip and --memory-budget work only with one \
                            runtime, not with --runtimes own";
@@ -232,6 +242,7 @@ impl Options {
         if let Some(tls) = self.tls() {
             config = config.tls(tls.load().await?);
         }
+        config = config.sessions(self.sessions.config());
         if self.proxy_protocol {
             config = config.proxy_protocol(self.trusted_proxy.iter().copied());
         }

@@ -185,6 +185,18 @@ impl ConnCore {
         })
     }
 
+    /// Queues `packet` whatever the room and the policy, and returns how many bytes are queued then. For an owner that
+    /// has a queue of its own.
+    #[cfg(feature = "session")]
+    pub(crate) fn push(self: &Arc<Self>, packet: &Packet) -> Result<usize, Reason> {
+        let frame = self.rules().codec.frame(packet).map_err(Reason::TooLarge)?;
+        self.with_state(|state| {
+            state.machine.check_open()?;
+            state.push(&frame);
+            Ok(state.machine.queued_bytes())
+        })
+    }
+
     /// Like [`offer`](Self::offer), but drops `packet` and succeeds if there is no room and the policy is to drop new
     /// packets.
     #[inline]

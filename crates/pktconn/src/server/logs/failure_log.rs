@@ -39,7 +39,7 @@ impl FailureKind {
         match reason {
             Reason::Frame(FrameError::Truncated { .. }) => Some(Self::Truncated),
             Reason::Frame(FrameError::ChecksumMismatch { .. }) => Some(Self::Checksum),
-            Reason::Frame(_) => Some(Self::Protocol),
+            Reason::Frame(_) | Reason::Control(_) => Some(Self::Protocol),
             Reason::Io(_) | Reason::Tls(_) => Some(Self::Io),
             Reason::Timeout(..)
             | Reason::NamedTimeout(..)
@@ -52,7 +52,8 @@ impl FailureKind {
             | Reason::Full
             | Reason::TooLarge(_)
             | Reason::Config(_)
-            | Reason::BadValue(_) => None,
+            | Reason::BadValue(_)
+            | Reason::Session(_) => None,
         }
     }
 }

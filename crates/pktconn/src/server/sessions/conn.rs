@@ -1,0 +1,223 @@
+//! A connection of a server with sessions: waits for HELLO, and drives the session that it begins or resumes.
+//!
+//! ```text
+//!   accepted --> HELLO, new -----> session, provisional --> first frame: handler --> until the connection ends
+//!            |-> HELLO, id ------> session, found in the table -------------------> until the connection ends
+//!            '-> packet, silence -> no session: the handler has the connection
+//! ```
+
+use std::fmt::Display;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use pktconn_codec::Packet;
+use pktconn_session::frame::{ControlFrame, Hello, Reject, RejectReason, Secret, SessionId};
+use pktconn_session::{ConnectionId, FrameRefused, ServerSession, check_new};
+
+use super::Sessions;
+use super::table::SessionTable;
+use crate::connection::conn_core::ConnCore;
+use crate::connection::machine::Rules;
+use crate::error::Reason;
+use crate::server::limits::network::Network;
+use crate::server::limits::running_handshakes::{HandshakePlace, MustEnd};
+use crate::session::core::{SessionCore, SessionKeeper};
+use crate::session::driver::{DriveEnd, SessionConn};
+use crate::session::{ControlCodec, Machine, SessionRules, random};
+use crate::transport::connect::with_timeout;
+use crate::{Error, HandlerResult, PacketConn, Session, SessionMode};
+
+/// How long a client waits before it tries again, if the server has too many sessions.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// What the first frame of a connection says.
+enum First {
+    Hello(Hello),
+    /// The peer has no sessions. It may have sent a packet.
+    NoSession(Option<Packet>),
+    /// There will be nothing.
+    End,
+}
+
+impl Sessions {
+    /// The handler of each connection.
+    pub(super) async fn serve_conn(self: Arc<Self>, mut conn: PacketConn) -> HandlerResult {
+        let control = ControlCodec::of(&conn.sender()).map_err(refused)?;
+        let handshake = self.begin_handshake(&conn);
+        match self.first_frame(&mut conn, control, handshake.1).await? {
+            First::Hello(hello) => self.serve_session(conn, control, &hello, handshake.0).await,
+            First::NoSession(packet) => {
+                drop(handshake.0);
+                self.serve_without_session(conn, packet).await
+            }
+            First::End => Ok(conn.close().await?),
+        }
+    }
+
+    /// Until the session is established, the connection counts as an unfinished handshake.
+    fn begin_handshake(&self, conn: &PacketConn) -> (HandshakePlace, MustEnd) {
+        let network = conn.peer_addr().map(|peer| Network::of(peer.ip()));
+        self.server.registry.handshakes.begin(network)
+    }
+
+    async fn first_frame(
+        &self,
+        conn: &mut PacketConn,
+        control: ControlCodec,
+        must_end: MustEnd,
+    ) -> Result<First, Error> {
+        let received = tokio::select! {
+            biased;
+            received = tokio::time::timeout(self.table.config.hello_wait, conn.recv()) => received,
+            Ok(_) = must_end => return Ok(First::End),
+        };
+        let Ok(received) = received else { return Ok(First::NoSession(None)) };
+        let Some(packet) = received? else { return Ok(First::End) };
+        if !packet.is_control() {
+            return Ok(First::NoSession(Some(packet)));
+        }
+        match control.decode(&packet).map_err(refused)? {
+            Some(ControlFrame::Hello(hello)) => Ok(First::Hello(hello)),
+            Some(frame) => Err(refused(FrameRefused::Unexpected { name: frame.name() })),
+            None => Err(refused(FrameRefused::Unexpected { name: "a frame of an unknown type" })),
+        }
+    }
+
+    async fn serve_without_session(
+        self: Arc<Self>,
+        mut conn: PacketConn,
+        first: Option<Packet>,
+    ) -> HandlerResult {
+        let is_draining = self.server.registry.shutdown.is_triggered();
+        if self.table.config.mode == SessionMode::Required || is_draining {
+            return Ok(conn.close().await?);
+        }
+        let core = Arc::clone(conn.core());
+        let mut handler = (self.handler)(Session::of_conn(conn, first));
+        tokio::select! {
+            result = &mut handler => return result,
+            () = self.server.registry.shutdown.triggered() => {}
+        }
+        if self.server.registry.drain_on_shutdown {
+            ConnCore::drain(&core);
+        }
+        drop(core);
+        handler.await
+    }
+
+    async fn serve_session(
+        self: Arc<Self>,
+        mut conn: PacketConn,
+        control: ControlCodec,
+        hello: &Hello,
+        place: HandshakePlace,
+    ) -> HandlerResult {
+        let id = self.table.new_connection();
+        let begun = if hello.id == SessionId::NEW {
+            self.begin(&conn, control, hello, id)?
+        } else {
+            self.resume(&conn, control, hello, id)
+        };
+        let core = match begun {
+            Ok(core) => core,
+            Err(reject) => {
+                let _ = conn.sender().core().push(&control.encode(&ControlFrame::Reject(reject)));
+                return Ok(conn.close().await?);
+            }
+        };
+        let conn = SessionConn::new(core, id, conn, 0);
+        self.drive(conn, place).await
+    }
+
+    fn begin(
+        self: &Arc<Self>,
+        conn: &PacketConn,
+        control: ControlCodec,
+        hello: &Hello,
+        connection: ConnectionId,
+    ) -> Result<Result<Arc<SessionCore>, Reject>, Error> {
+        check_new(hello).map_err(refused)?;
+        if self.server.registry.shutdown.is_triggered() {
+            return Ok(Err(Reject { reason: RejectReason::Draining, retry_after_ms: 0 }));
+        }
+        let identity = (SessionId(random()?), Secret(random()?));
+        let config = &self.table.config;
+        let now = tokio::time::Instant::now().into_std();
+        let accepted = ServerSession::accept(
+            hello,
+            identity,
+            config.resume_at.clone(),
+            config.machine(),
+            connection,
+            now,
+        );
+        let machine = match accepted {
+            Ok(session) => Machine::Server(session),
+            Err(reject) => return Ok(Err(reject)),
+        };
+        let keeper: Arc<SessionTable> = Arc::clone(&self.table);
+        let keeper: Arc<dyn SessionKeeper> = keeper;
+        let keeper: Weak<dyn SessionKeeper> = Arc::downgrade(&keeper);
+        let Rules { codec, send_high_water, slow_consumer, .. } = &conn.core().settings.rules;
+        let rules = SessionRules {
+            payload_limit: codec.config().payload_limit(),
+            send_high_water: *send_high_water,
+            recv_bytes: config.recv_bytes,
+            slow_consumer: *slow_consumer,
+        };
+        let core = SessionCore::new(machine, rules, Some(keeper));
+        if !self.table.insert(identity.0, &core) {
+            return Ok(Err(busy()));
+        }
+        core.attach(connection, conn.sender(), control);
+        Ok(Ok(core))
+    }
+
+    fn resume(
+        &self,
+        conn: &PacketConn,
+        control: ControlCodec,
+        hello: &Hello,
+        connection: ConnectionId,
+    ) -> Result<Arc<SessionCore>, Reject> {
+        let unknown = Reject { reason: RejectReason::Unknown, retry_after_ms: 0 };
+        let core = self.table.find(hello.id).ok_or(unknown)?;
+        core.resume(hello, connection, conn.sender(), control)?;
+        self.table.attached(hello.id);
+        // It may have lost the connection already.
+        core.schedule_detached();
+        Ok(core)
+    }
+
+    /// Drives a connection, and starts the handler of its session once that is established.
+    async fn drive(self: Arc<Self>, mut conn: SessionConn, place: HandshakePlace) -> HandlerResult {
+        let establishing = conn.run_until(SessionCore::is_established);
+        let established = with_timeout(self.handshake_timeout, establishing).await;
+        drop(place);
+        let end = match established {
+            Ok(None) => {
+                if conn.core.claim_handler() {
+                    self.start_handler(&conn.core);
+                }
+                conn.run_until(|_| false).await.unwrap_or(DriveEnd::Over)
+            }
+            Ok(Some(end)) => end,
+            Err(_) => DriveEnd::Silent,
+        };
+        conn.end(&end).await;
+        match end {
+            DriveEnd::Lost(Some(error)) => Err(error.into()),
+            DriveEnd::Refused(fault) => Err(refused(fault).into()),
+            DriveEnd::Lost(None) | DriveEnd::Silent | DriveEnd::Replaced | DriveEnd::Over => Ok(()),
+        }
+    }
+}
+
+/// The error of a frame that is refused.
+fn refused(fault: impl Display) -> Error {
+    Reason::Control(fault.to_string().into()).into()
+}
+
+fn busy() -> Reject {
+    Reject { reason: RejectReason::Busy, retry_after_ms: RETRY_AFTER.as_millis() as u32 }
+}

@@ -1,0 +1,206 @@
+//! Servers with sessions: one handler per session, over any number of its connections.
+//!
+//! ```text
+//!   accepted connection -- conn: HELLO --> table: the session, new or found --> handler, once per session
+//! ```
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use pktconn_session::frame::{GoAway, GoAwayReason};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tracing::Instrument;
+
+use self::table::SessionTable;
+use crate::error::failure::with_sources;
+use crate::server::drain::log_if_panicked;
+use crate::server::server_handle::ServerState;
+use crate::session::core::SessionCore;
+use crate::{Error, HandlerResult, PacketServer, Session, ShutdownReport};
+
+mod conn;
+
+mod table;
+
+/// A handler for [`PacketServer::serve_sessions`]: an `async fn(&mut Session) -> HandlerResult`, or an async closure of that
+/// shape whose captures can be cloned.
+///
+/// The handler and its future must be `Send`, and the handler also `Sync`, `Clone` and `'static`. Do not implement this
+/// trait: such functions and closures implement it already.
+// Not `AsyncFn`: stable Rust cannot require that its future is `Send`.
+pub trait SessionHandler<'a>: FnOnce(&'a mut Session) -> <Self as SessionHandler<'a>>::Future {
+    /// The future that the handler returns.
+    type Future: Future<Output = HandlerResult> + Send + 'a;
+}
+
+impl<'a, H, F> SessionHandler<'a> for H
+where
+    H: FnOnce(&'a mut Session) -> F,
+    F: Future<Output = HandlerResult> + Send + 'a,
+{
+    type Future = F;
+}
+
+type HandlerFuture = Pin<Box<dyn Future<Output = HandlerResult> + Send>>;
+
+/// What the connections of a server with sessions share.
+struct Sessions {
+    table: Arc<SessionTable>,
+    server: Arc<ServerState>,
+    /// How long a client may take to confirm its session.
+    handshake_timeout: Option<Duration>,
+    handler: Box<dyn Fn(Session) -> HandlerFuture + Send + Sync>,
+    handlers: Mutex<JoinSet<()>>,
+}
+
+impl PacketServer {
+    /// Accepts connections, and runs `handler` for each session, in its own task, until the server is
+    /// [shut down](crate::ServerHandle::shutdown). A session outlives its connections: see [`Session`].
+    ///
+    /// When the handler returns `Ok`, the server [closes](Session::close) the session. When it returns an error or panics,
+    /// the client is told that the application has failed. A client without sessions gets a handler, too, unless
+    /// [`SessionMode::Required`](crate::SessionMode::Required) is set: its session ends with its connection.
+    ///
+    /// After a shutdown the server takes no new sessions. It asks its clients to move to another server (GOAWAY), and still
+    /// accepts connections for sessions that it has. It returns when all sessions have ended. A deadline is that of
+    /// [`shutdown_within`](crate::ServerHandle::shutdown_within): its last quarter, at most
+    /// [`close_timeout`](crate::SessionConfig::close_timeout), is left to end the sessions that remain.
+    ///
+    /// [`ServerConfig::sessions`](crate::ServerConfig::sessions) has the settings.
+    ///
+    /// # Cancel safety
+    ///
+    /// Not cancel safe: dropping the future stops the server at once. The listeners are closed, and the handlers are
+    /// dropped with their sessions.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use pktconn::{PacketServer, ServerConfig, Session, SessionConfig};
+    ///
+    /// # async fn example() -> Result<(), pktconn::Error> {
+    /// let config = ServerConfig::new().sessions(SessionConfig::new());
+    /// let server = PacketServer::bind_with("127.0.0.1:0", config).await?;
+    /// server
+    ///     .serve_sessions(async |session: &mut Session| {
+    ///         while let Some(packet) = session.recv().await? {
+    ///             session.send(packet).await?;
+    ///         }
+    ///         Ok(())
+    ///     })
+    ///     .await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn serve_sessions<H>(mut self, handler: H) -> ShutdownReport
+    where
+        H: for<'a> SessionHandler<'a> + Clone + Send + Sync + 'static,
+    {
+        let handler = move |mut session: Session| -> HandlerFuture {
+            let handler = handler.clone();
+            Box::pin(async move {
+                handler(&mut session).await?;
+                Ok(session.close().await?)
+            })
+        };
+        let (config, handshake_timeout) = self.prepare_sessions();
+        let sessions = Arc::new(Sessions {
+            table: Arc::new(SessionTable::new(config)),
+            server: Arc::clone(self.handle().state()),
+            handshake_timeout,
+            handler: Box::new(handler),
+            handlers: Mutex::default(),
+        });
+        let drained = Arc::clone(&sessions);
+        let of_conns = Arc::clone(&sessions);
+        let serving = self.serve_until(async move { drained.drain().await }, move |conn| {
+            Arc::clone(&of_conns).serve_conn(conn)
+        });
+        let report = tokio::select! {
+            report = serving => report,
+            // Never ends.
+            () = sessions.table.run_timers() => ShutdownReport::default(),
+        };
+        sessions.end_handlers().await;
+        report
+    }
+}
+
+impl Sessions {
+    /// Starts the handler of a session.
+    fn start_handler(self: &Arc<Self>, core: &Arc<SessionCore>) {
+        let session = Session::new(core);
+        let span = tracing::debug_span!("session", id = session.id().map(tracing::field::display));
+        let sessions = Arc::clone(self);
+        let handler = async move {
+            if let Err(error) = (sessions.handler)(session).await {
+                log_failure(&*error);
+            }
+        };
+        let mut handlers = self.handlers.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(finished) = handlers.try_join_next() {
+            log_if_panicked(finished);
+        }
+        handlers.spawn(handler.instrument(span));
+    }
+
+    /// After a shutdown has begun, waits until there are no sessions, or until the deadline.
+    async fn drain(&self) {
+        self.server.registry.shutdown.triggered().await;
+        let mut deadline = self.server.close_deadline.subscribe();
+        loop {
+            let due = *deadline.borrow_and_update();
+            self.send_go_away(due);
+            tokio::select! {
+                () = self.table.wait_until_empty() => return,
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => return,
+                // Never fails: the server's state owns the sender.
+                _ = deadline.changed() => {}
+            }
+        }
+    }
+
+    fn send_go_away(&self, due: Option<Instant>) {
+        let left = due.map_or(Duration::MAX, |due| due.saturating_duration_since(Instant::now()));
+        // The rest is for sessions whose clients have not moved.
+        let deadline = left - (left / 4).min(self.table.config.close_timeout);
+        let go_away = GoAway {
+            reason: GoAwayReason::Shutdown,
+            deadline_ms: deadline.as_millis().try_into().unwrap_or(u32::MAX),
+            spread_ms: self.server.go_away_spread().as_millis().try_into().unwrap_or(u32::MAX),
+            address: String::new(),
+        };
+        for session in self.table.all() {
+            session.go_away(go_away.clone());
+        }
+    }
+
+    /// Waits for the handlers if there are no sessions left, or drops them.
+    async fn end_handlers(&self) {
+        let mut handlers = std::mem::take(&mut *self.handlers.lock().unwrap_or_else(PoisonError::into_inner));
+        let deadline = *self.server.close_deadline.borrow();
+        let finish = async {
+            while let Some(finished) = handlers.join_next().await {
+                log_if_panicked(finished);
+            }
+        };
+        match deadline {
+            Some(deadline) => drop(tokio::time::timeout_at(deadline, finish).await),
+            None => finish.await,
+        }
+        handlers.shutdown().await;
+    }
+}
+
+fn log_failure(error: &(dyn std::error::Error + Send + Sync + 'static)) {
+    const HANDLER_FAILED: &str = "the handler of a session failed";
+    if error.is::<Error>() {
+        tracing::debug!(%error, "{HANDLER_FAILED}");
+    } else {
+        // Not rate-limited: peers do not control how often a handler fails with its own error.
+        tracing::warn!(error = with_sources(error), "{HANDLER_FAILED}");
+    }
+}

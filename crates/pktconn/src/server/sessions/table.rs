@@ -1,0 +1,172 @@
+//! The sessions of a server by id, and the timers of those without a connection.
+
+use std::collections::{BTreeSet, HashMap};
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use pktconn_session::ConnectionId;
+use pktconn_session::frame::SessionId;
+use tokio::sync::Notify;
+
+use crate::SessionConfig;
+use crate::session::core::{SessionCore, SessionKeeper};
+
+pub(super) struct SessionTable {
+    pub(super) config: SessionConfig,
+    sessions: Mutex<HashMap<SessionId, Arc<SessionCore>>>,
+    detached: Mutex<Detached>,
+    /// Notified when the first timer has changed, and when a session is forgotten.
+    changed: Notify,
+    next_connection: AtomicU64,
+}
+
+/// The sessions without a connection, by the time at which something happens to them: they expire, unless they end before.
+#[derive(Default)]
+struct Detached {
+    by_time: BTreeSet<(Instant, SessionId)>,
+    by_id: HashMap<SessionId, Instant>,
+}
+
+impl SessionTable {
+    pub(super) fn new(config: SessionConfig) -> Self {
+        Self {
+            config,
+            sessions: Mutex::default(),
+            detached: Mutex::default(),
+            changed: Notify::new(),
+            next_connection: AtomicU64::new(0),
+        }
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, HashMap<SessionId, Arc<SessionCore>>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn detached(&self) -> MutexGuard<'_, Detached> {
+        self.detached.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn new_connection(&self) -> ConnectionId {
+        ConnectionId(self.next_connection.fetch_add(1, Relaxed))
+    }
+
+    pub(super) fn find(&self, id: SessionId) -> Option<Arc<SessionCore>> {
+        self.sessions().get(&id).cloned()
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<SessionCore>> {
+        self.sessions().values().cloned().collect()
+    }
+
+    /// Adds a session, unless there are too many.
+    pub(super) fn insert(&self, id: SessionId, session: &Arc<SessionCore>) -> bool {
+        let mut sessions = self.sessions();
+        let has_room = sessions.len() < self.config.max_sessions;
+        if has_room {
+            sessions.insert(id, Arc::clone(session));
+        }
+        has_room
+    }
+
+    /// A session has a connection again, which keeps its timers.
+    pub(super) fn attached(&self, id: SessionId) {
+        self.detached().remove(id);
+    }
+
+    /// Waits until there is no session.
+    pub(super) async fn wait_until_empty(&self) {
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            // Before the check, so that no notification is missed.
+            changed.as_mut().enable();
+            if self.sessions().is_empty() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Runs the timers of sessions without a connection. Never ends.
+    pub(super) async fn run_timers(&self) {
+        loop {
+            let mut changed = pin!(self.changed.notified());
+            // Before the look at the first one, so that no notification is missed.
+            changed.as_mut().enable();
+            let first = self.detached().first();
+            let due = async {
+                match first {
+                    Some((at, _)) => tokio::time::sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = due => {}
+                () = changed => continue,
+            }
+            let now = tokio::time::Instant::now().into_std();
+            while let Some(id) = self.detached().pop_due(now) {
+                if let Some(session) = self.find(id) {
+                    session.handle_timeout_detached();
+                }
+            }
+        }
+    }
+}
+
+impl SessionKeeper for SessionTable {
+    fn schedule(&self, id: SessionId, at: Instant) {
+        let mut detached = self.detached();
+        detached.set(id, at);
+        let is_first = detached.first() == Some((at, id));
+        let excess = if detached.by_id.len() > self.config.max_detached { detached.pop() } else { None };
+        drop(detached);
+        if let Some(session) = excess.and_then(|id| self.find(id)) {
+            session.expire_detached();
+        }
+        if is_first {
+            self.changed.notify_waiters();
+        }
+    }
+
+    fn forget(&self, id: SessionId) {
+        self.detached().remove(id);
+        let forgotten = self.sessions().remove(&id);
+        self.changed.notify_waiters();
+        // Without the lock: this may be the last reference.
+        drop(forgotten);
+    }
+}
+
+impl Detached {
+    fn first(&self) -> Option<(Instant, SessionId)> {
+        self.by_time.first().copied()
+    }
+
+    fn set(&mut self, id: SessionId, at: Instant) {
+        self.remove(id);
+        self.by_time.insert((at, id));
+        self.by_id.insert(id, at);
+    }
+
+    fn remove(&mut self, id: SessionId) {
+        if let Some(at) = self.by_id.remove(&id) {
+            self.by_time.remove(&(at, id));
+        }
+        if self.by_id.is_empty() {
+            // Frees the memory that a peak has needed.
+            self.by_id = HashMap::new();
+        }
+    }
+
+    fn pop(&mut self) -> Option<SessionId> {
+        let (_, id) = self.first()?;
+        self.remove(id);
+        Some(id)
+    }
+
+    fn pop_due(&mut self, now: Instant) -> Option<SessionId> {
+        if self.first()?.0 <= now { self.pop() } else { None }
+    }
+}
