@@ -85,6 +85,13 @@ impl CodecConfig {
         self
     }
 
+    /// Whether control frames are decoded.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn has_control_frames(&self) -> bool {
+        self.has_control_frames
+    }
+
     /// The length field in use.
     #[must_use]
     pub fn header_format(&self) -> HeaderFormat {

@@ -273,6 +273,12 @@ impl ClientSession {
         }
     }
 
+    /// Ends the session before its time, because the client ends.
+    pub fn expire(&mut self) {
+        self.session.end(EndReason::Expired);
+        self.session.forget();
+    }
+
     /// A connection has ended, in whatever way.
     pub fn connection_ended(&mut self, id: ConnectionId, now: Instant) {
         self.handshake.take_if(|handshake| handshake.id == id);

@@ -133,11 +133,12 @@ pub use connection::{
 #[cfg(feature = "session")]
 mod session;
 #[cfg(feature = "session")]
-pub use session::{Session, SessionConfig, SessionMode, SessionReceiver, SessionSender};
+pub use session::{
+    Session, SessionConfig, SessionEnd, SessionEndReason, SessionId, SessionMode, SessionReceiver,
+    SessionSender, SessionState,
+};
 
 mod server;
-#[cfg(feature = "session")]
-pub use server::SessionHandler;
 pub use server::{
     BoxError, ConnHandler, ConnRate, HandlerResult, Listener, MachineLimits, PacketServer, ServerConfig,
     ServerHandle, ServerStats, ShutdownReport,

@@ -51,16 +51,14 @@ thread_local! {
 
 /// Like [`serve`], with sessions.
 pub(crate) async fn serve_sessions(server: PacketServer, counters: Arc<Counters>) -> ShutdownReport {
-    server
-        .serve_sessions(async move |session: &mut Session| echo_session(session, counters.connection()).await)
-        .await
+    server.serve_sessions(move |session| echo_session(session, counters.connection())).await
 }
 
-async fn echo_session(session: &mut Session, counter: ConnCounter) -> HandlerResult {
+async fn echo_session(mut session: Session, counter: ConnCounter) -> HandlerResult {
     loop {
         let mut packets = Vec::new();
         if session.recv_many(&mut packets, BATCH).await? == 0 {
-            return Ok(());
+            return Ok(session.close().await?);
         }
         let (count, payload_len) = (packets.len(), packets.iter().map(Packet::len).sum());
         session.send_many(&mut packets).await?;

@@ -227,6 +227,12 @@ impl Session {
         self.outgoing.sent()
     }
 
+    /// How many packets of this side the peer has acknowledged: its application has them.
+    #[must_use]
+    pub fn acknowledged(&self) -> u64 {
+        self.outgoing.first_held()
+    }
+
     /// How many packets were handed to the application.
     #[must_use]
     pub fn received(&self) -> u64 {

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
+#[cfg(feature = "session")]
+use crate::SessionConfig;
 use crate::error::Reason;
 use crate::{ConnConfig, Error, SlowConsumer};
 
@@ -24,6 +26,8 @@ pub struct ClientConfig {
     min_backoff: Duration,
     pub(super) max_backoff: Duration,
     pub(super) max_tries: Option<u32>,
+    #[cfg(feature = "session")]
+    pub(super) session: Option<SessionConfig>,
 }
 
 impl ClientConfig {
@@ -41,6 +45,8 @@ impl ClientConfig {
             min_backoff: Self::DEFAULT_MIN_BACKOFF,
             max_backoff: Self::DEFAULT_MAX_BACKOFF,
             max_tries: None,
+            #[cfg(feature = "session")]
+            session: None,
         }
     }
 
@@ -91,8 +97,21 @@ impl ClientConfig {
         self
     }
 
+    /// Sets the configuration of sessions. Packets then arrive exactly once over any number of lost connections: see
+    /// [`Client`](crate::Client#sessions). Default: `None`, no sessions.
+    #[cfg(feature = "session")]
+    #[must_use]
+    pub fn session(mut self, session: impl Into<Option<SessionConfig>>) -> Self {
+        self.session = session.into();
+        self
+    }
+
     pub(super) fn check(&self) -> Result<(), Error> {
         self.conn.check()?;
+        #[cfg(feature = "session")]
+        if let Some(session) = &self.session {
+            session.check(&self.conn)?;
+        }
         let problem = if self.conn.slow_consumer != SlowConsumer::Block {
             "a client supports only the slow_consumer Block: it never drops a packet that it has accepted"
         } else if self.min_backoff.is_zero() {

@@ -16,6 +16,12 @@ pub enum ClientEvent {
     Connected,
     /// A packet was received.
     Packet(Packet),
+    /// The session has moved to another server, because its server has asked for that. Nothing is lost or in doubt.
+    #[cfg(feature = "session")]
+    Moved,
+    /// The server has no sessions, so the next connections are without: what they carry can be lost with them.
+    #[cfg(feature = "session")]
+    WithoutSession,
     /// The connection ended. All packets that arrived over it came before this event, unless [`Lost::may_miss_packets`]
     /// is set.
     Lost(Lost),

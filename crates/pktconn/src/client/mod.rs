@@ -12,6 +12,7 @@ use pktconn_codec::Packet;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::connection::connect::keep_server_name;
 use crate::{Addr, ConnConfig, Error, PacketConn};
 
 mod config;
@@ -30,7 +31,11 @@ mod metrics;
 
 mod receive;
 
+#[cfg(feature = "session")]
+mod sessions;
+
 mod reconnect;
+use reconnect::Connector;
 
 /// A client that connects in the background, and reconnects with growing pauses when the connection is lost.
 ///
@@ -141,10 +146,15 @@ impl Client {
             // Reads the files. The connections use the result.
             tls.to_rustls()?;
         }
-        Self::with_connector(config, move |config| {
-            let addr = addr.clone();
-            async move { Ok(PacketConn::connect_with(addr, config).await?) }
-        })
+        let connector: Connector = Box::new(move |mut config, resume_at| {
+            let first = addr.clone();
+            Box::pin(async move {
+                let Some(resume_at) = resume_at else { return PacketConn::connect_with(first, config).await };
+                keep_server_name(&mut config, &first);
+                PacketConn::connect_with(resume_at, config).await
+            })
+        });
+        Self::start(config, connector)
     }
 
     /// Starts a client that calls `connector` for each connection. Returns at once.
@@ -156,6 +166,8 @@ impl Client {
     ///   lower payload limit, ends the client with [`is_config`](Error::is_config).
     /// - Put a `tokio::time::timeout` around waits for the peer. Nothing else limits an attempt, except
     ///   [`close_timeout`](ConnConfig::close_timeout) once the client is closed.
+    /// - With [sessions](ClientConfig::session), do not send or receive over it: the client begins or resumes the session
+    ///   with the first frame. [`SessionConfig::resume_at`](crate::SessionConfig::resume_at) of the server has no effect.
     /// - Do not send over the connection later from elsewhere, for example from a [`Group`](crate::Group). The client
     ///   would count packets wrongly in [`Lost::delivery_unknown`].
     ///
@@ -201,11 +213,15 @@ impl Client {
         C: Fn(ConnConfig) -> F + Send + Sync + 'static,
         F: Future<Output = Result<PacketConn, Box<dyn StdError + Send + Sync>>> + Send + 'static,
     {
-        config.check()?;
-        let connector: reconnect::Connector = Box::new(move |config| {
+        let connector: Connector = Box::new(move |config, _| {
             let connecting = connector(config);
             Box::pin(async move { connecting.await.map_err(into_error) })
         });
+        Self::start(config, connector)
+    }
+
+    fn start(config: ClientConfig, connector: Connector) -> Result<Self, Error> {
+        config.check()?;
         let channel = Arc::new(ClientChannel::new(&config.conn));
         let handles_gone = CancellationToken::new();
         tokio::spawn(reconnect::run_client(Arc::clone(&channel), config, connector, handles_gone.clone()));

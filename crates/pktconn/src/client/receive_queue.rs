@@ -59,13 +59,15 @@ impl ReceiveQueue {
 
     /// Adds an event. Returns an event that is dropped as a result, if any.
     ///
-    /// Merges a `Lost` with the previous `Lost` if there is no packet in between, so that these events are bounded too
-    /// while the application does not receive.
+    /// Merges a `Lost` with the previous `Lost` if there is no packet in between, and a `Moved` with either, so that these
+    /// events are bounded too while the application does not receive.
     pub(super) fn push(&mut self, event: ClientEvent) -> Option<ClientEvent> {
         match event {
             ClientEvent::Connected => self.has_discarded = false,
             ClientEvent::Packet(_) => self.has_discarded |= self.is_receiver_gone,
             ClientEvent::Lost(_) => {}
+            #[cfg(feature = "session")]
+            ClientEvent::Moved | ClientEvent::WithoutSession => {}
         }
         if self.is_receiver_gone {
             return Some(event);
@@ -82,6 +84,12 @@ impl ReceiveQueue {
                 }));
                 return Some(ClientEvent::Lost(last));
             }
+            #[cfg(feature = "session")]
+            ClientEvent::Moved if self.follows_move_or_loss() => {
+                // The `Connected` between the two. Nothing was lost, so the earlier event says enough.
+                self.events.pop_back();
+                return Some(event);
+            }
             ClientEvent::Packet(ref packet) => {
                 self.packets += 1;
                 self.bytes += packet.len();
@@ -95,6 +103,16 @@ impl ReceiveQueue {
     fn follows_loss(&self) -> bool {
         let mut last = self.events.iter().rev();
         matches!((last.next(), last.next()), (Some(ClientEvent::Connected), Some(ClientEvent::Lost(_))))
+    }
+
+    #[cfg(feature = "session")]
+    fn follows_move_or_loss(&self) -> bool {
+        let mut last = self.events.iter().rev();
+        let (last, before) = (last.next(), last.next());
+        matches!(
+            (last, before),
+            (Some(ClientEvent::Connected), Some(ClientEvent::Lost(_) | ClientEvent::Moved))
+        )
     }
 
     /// Takes the first event.

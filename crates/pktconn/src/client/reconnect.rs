@@ -11,6 +11,7 @@ use std::future::{pending, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use pktconn_codec::Packet;
 use tokio::time::{Instant, sleep};
@@ -20,12 +21,15 @@ use super::channel::ClientChannel;
 use super::config::{Backoff, ClientConfig};
 use super::event::{ClientEvent, ClientState, Lost};
 use super::receive::{Received, receive};
+#[cfg(feature = "session")]
+use super::sessions::{ClientSessions, SessionServed};
 use crate::connection::deferred::catch_panic;
 use crate::error::{Reason, Timeout};
 use crate::{ConnConfig, Error, PacketConn, PacketSender, SlowConsumer};
 
 pub(super) type Connecting = Pin<Box<dyn Future<Output = Result<PacketConn, Error>> + Send>>;
-pub(super) type Connector = Box<dyn Fn(ConnConfig) -> Connecting + Send + Sync>;
+/// Makes a connection. The text is the address at which to resume a session, if its server has named one.
+pub(super) type Connector = Box<dyn Fn(ConnConfig, Option<String>) -> Connecting + Send + Sync>;
 
 struct Reconnector {
     channel: Arc<ClientChannel>,
@@ -34,6 +38,8 @@ struct Reconnector {
     /// Cancelled when the last handle is dropped.
     handles_gone: CancellationToken,
     active: Option<ActiveConn>,
+    #[cfg(feature = "session")]
+    sessions: Option<ClientSessions>,
     /// How many packets were written over all connections.
     written: u64,
     backoff: Backoff,
@@ -54,7 +60,14 @@ struct ActiveConn {
 
 /// How running a connection ended.
 enum ServeEnd {
-    Lost(Reason),
+    Lost {
+        reason: Reason,
+        /// When to connect again. `None`: after the usual pause.
+        retry_in: Option<Duration>,
+    },
+    /// Connect again at once.
+    #[cfg_attr(not(feature = "session"), allow(dead_code, reason = "only sessions move"))]
+    Again,
     /// The client ends too. The reason why not everything was sent, or `None`.
     Ended(Option<Reason>),
 }
@@ -68,6 +81,8 @@ pub(super) fn run_client(
     #[cfg(feature = "metrics")]
     super::metrics::describe();
     let backoff = config.backoff();
+    #[cfg(feature = "session")]
+    let sessions = config.session.clone().map(|session| ClientSessions::new(session, &config.conn));
     // Made before the first poll: a runtime that is shut down drops the task without polling it, and `drop` must still
     // run.
     let mut reconnector = Reconnector {
@@ -76,6 +91,8 @@ pub(super) fn run_client(
         connector,
         handles_gone,
         active: None,
+        #[cfg(feature = "session")]
+        sessions,
         written: 0,
         backoff,
         failed_tries: 0,
@@ -103,6 +120,10 @@ impl Drop for Reconnector {
 impl Reconnector {
     fn end(&mut self, reason: Option<Reason>) {
         self.has_ended = true;
+        #[cfg(feature = "session")]
+        if let Some(sessions) = &mut self.sessions {
+            sessions.abandon(&self.channel);
+        }
         self.channel.end(reason);
     }
 
@@ -120,33 +141,40 @@ impl Reconnector {
                 return None;
             }
             self.set_state(ClientState::Connecting);
+            let (config, resume_at) = self.next_connection();
             let connected = tokio::select! {
                 biased;
                 () = handles_gone.cancelled() => return self.reason_without_handles(),
-                () = closed_with_nothing_to_send(&self.channel) => return None,
-                connected = (self.connector)(self.config.conn.clone()) => connected,
+                () = self.closed_with_nothing_to_send() => return None,
+                () = self.session_expired() => None,
+                connected = (self.connector)(config, resume_at) => Some(connected),
                 () = &mut close_deadline => return Some(Reason::Timeout(Timeout::Close, close_timeout)),
             };
-            let reason = match connected.map_err(Error::into_reason) {
+            // `None` if the session has expired meanwhile.
+            let Some(connected) = connected else { continue };
+            let (reason, retry_in) = match connected.map_err(Error::into_reason) {
                 Ok(conn) => match self.serve(conn).await {
-                    ServeEnd::Lost(reason) => reason,
+                    ServeEnd::Lost { reason, retry_in } => (reason, retry_in),
+                    ServeEnd::Again => continue,
                     ServeEnd::Ended(reason) => return reason,
                 },
                 Err(reason) => {
                     self.failed_tries += 1;
                     #[cfg(feature = "metrics")]
                     super::metrics::record_failed_try();
-                    reason
+                    (reason, None)
                 }
             };
-            if closing.is_cancelled() {
+            // A session is closed over another connection, within `close_deadline`.
+            let closes_session = self.has_open_session();
+            if closing.is_cancelled() && !closes_session {
                 return self.has_unsent().then_some(reason);
             }
             let is_out_of_tries = self.config.max_tries.is_some_and(|max| self.failed_tries >= max);
             if is_out_of_tries || reason.is_config() {
                 return Some(reason);
             }
-            let delay = self.backoff.next();
+            let delay = retry_in.unwrap_or_else(|| self.backoff.next());
             let (failed_tries, error) = (self.failed_tries, Arc::new(Error::from(reason)));
             tracing::debug!(
                 error = &*error as &dyn std::error::Error,
@@ -157,14 +185,57 @@ impl Reconnector {
             tokio::select! {
                 biased;
                 () = handles_gone.cancelled() => return self.reason_without_handles(),
-                () = closing.cancelled() => {}
+                () = closing.cancelled(), if !closes_session => {}
+                () = &mut close_deadline => return Some(Reason::Timeout(Timeout::Close, close_timeout)),
+                () = self.session_expired() => {}
                 () = sleep(delay) => {}
             }
         }
     }
 
+    /// Whether a close has to send something, or to confirm the end of a session.
     fn has_unsent(&self) -> bool {
-        self.channel.queued_bytes() > 0
+        self.channel.queued_bytes() > 0 || self.has_open_session()
+    }
+
+    /// Completes when the client is closed and has nothing more to do.
+    async fn closed_with_nothing_to_send(&self) {
+        self.channel.closing.cancelled().await;
+        if self.has_unsent() {
+            pending::<()>().await;
+        }
+    }
+
+    /// The configuration of the next connection, and where to resume a session.
+    #[cfg(feature = "session")]
+    fn next_connection(&mut self) -> (ConnConfig, Option<String>) {
+        let mut config = self.config.conn.clone();
+        let Some(sessions) = &mut self.sessions else { return (config, None) };
+        let is_without = sessions.is_without(&self.channel);
+        config.codec = config.codec.control_frames(!is_without);
+        (config, sessions.resume_at())
+    }
+
+    #[cfg(not(feature = "session"))]
+    fn next_connection(&mut self) -> (ConnConfig, Option<String>) {
+        (self.config.conn.clone(), None)
+    }
+
+    /// Whether there is a session that the server knows, and that has not ended.
+    fn has_open_session(&self) -> bool {
+        #[cfg(feature = "session")]
+        return self.sessions.as_ref().is_some_and(ClientSessions::is_open);
+        #[cfg(not(feature = "session"))]
+        return false;
+    }
+
+    /// Completes when the session expires without a connection.
+    async fn session_expired(&self) {
+        #[cfg(feature = "session")]
+        if let Some(sessions) = &self.sessions {
+            return sessions.expired().await;
+        }
+        pending::<()>().await;
     }
 
     /// Why a client whose handles are dropped has not sent everything, or `None`.
@@ -193,6 +264,10 @@ impl Reconnector {
         let connected_at = Instant::now();
         #[cfg(feature = "metrics")]
         super::metrics::record_connected();
+        #[cfg(feature = "session")]
+        if self.sessions.is_some() && conn.core().settings.rules.codec.config().has_control_frames() {
+            return self.serve_session(conn).await;
+        }
         self.set_state(ClientState::Connected);
         self.channel.push_events([ClientEvent::Connected]);
         let (sender, mut receiver) = conn.split();
@@ -213,7 +288,7 @@ impl Reconnector {
             } else {
                 self.failed_tries += 1;
             }
-            return ServeEnd::Lost(reason);
+            return ServeEnd::Lost { reason, retry_in: None };
         }
         active.move_all_to_conn(&self.channel);
         // A receiver that is kept and not polled would make `close` wait in vain for the peer's close.
@@ -239,6 +314,24 @@ impl Reconnector {
         let unsent = sender.core().cut().map_or_else(|| sender.core().abandon(), |cut| cut.unsent);
         self.settle(&Reason::LocalClose, unsent);
         ServeEnd::Ended(self.reason_without_handles())
+    }
+
+    /// Runs a connection of the session until it ends.
+    #[cfg(feature = "session")]
+    async fn serve_session(&mut self, conn: PacketConn) -> ServeEnd {
+        let Some(sessions) = &mut self.sessions else { return ServeEnd::Again };
+        match sessions.serve(conn, &self.channel, &self.handles_gone).await {
+            SessionServed::Lost { reason, retry_in } => {
+                if retry_in == Some(Duration::ZERO) {
+                    (self.backoff, self.failed_tries) = (self.config.backoff(), 0);
+                } else {
+                    self.failed_tries += 1;
+                }
+                ServeEnd::Lost { reason, retry_in }
+            }
+            SessionServed::Moved => ServeEnd::Again,
+            SessionServed::Ended(reason) => ServeEnd::Ended(reason),
+        }
     }
 
     /// Ends the current connection, if there is one.
@@ -311,12 +404,4 @@ async fn none_on_panic<F: Future>(future: F) -> Option<F::Output> {
         catch_panic(|| future.as_mut().poll(cx)).map_or(Poll::Ready(None), |polled| polled.map(Some))
     })
     .await
-}
-
-/// Completes when the client is closed while nothing is queued.
-async fn closed_with_nothing_to_send(channel: &ClientChannel) {
-    channel.closing.cancelled().await;
-    if channel.queued_bytes() > 0 {
-        pending::<()>().await;
-    }
 }

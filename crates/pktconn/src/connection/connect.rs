@@ -25,6 +25,15 @@ pub(crate) async fn connect(addr: &Addr, config: &ConnConfig) -> Result<ByteStre
     Ok(stream.into())
 }
 
+/// Expects the certificate of the server at `addr`, also when connecting to another address.
+#[cfg_attr(not(feature = "tls"), allow(unused_variables, reason = "only TLS has names"))]
+pub(crate) fn keep_server_name(config: &mut ConnConfig, addr: &Addr) {
+    #[cfg(feature = "tls")]
+    if let (Some(tls), Ok(target)) = (config.tls.take(), addr.parse_for(Purpose::Connect)) {
+        config.tls = Some(tls.keep_server_name(target));
+    }
+}
+
 /// Fails if `addr` can never be connected to, such as an invalid address or TLS server name. Does no I/O.
 pub(crate) fn check<'a>(addr: &'a Addr, config: &ConnConfig) -> Result<ParsedAddr<'a>, Reason> {
     let target = addr.parse_for(Purpose::Connect)?;

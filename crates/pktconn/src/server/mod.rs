@@ -61,5 +61,3 @@ pub use serve_conn::ConnHandler;
 
 #[cfg(feature = "session")]
 mod sessions;
-#[cfg(feature = "session")]
-pub use sessions::SessionHandler;

@@ -38,6 +38,7 @@ pub struct SessionConfig {
     min_ping_interval: Duration,
     pub(crate) close_timeout: Duration,
     pub(crate) hello_wait: Duration,
+    pub(crate) hello_timeout: Duration,
     pub(crate) max_sessions: usize,
     pub(crate) max_detached: usize,
     pub(crate) resume_at: String,
@@ -63,6 +64,7 @@ impl SessionConfig {
             min_ping_interval: Duration::from_secs(1),
             close_timeout: Duration::from_secs(5),
             hello_wait: Duration::from_secs(1),
+            hello_timeout: Duration::from_secs(5),
             max_sessions: Self::DEFAULT_MAX_SESSIONS,
             max_detached: Self::DEFAULT_MAX_SESSIONS,
             resume_at: String::new(),
@@ -145,6 +147,15 @@ impl SessionConfig {
         self
     }
 
+    /// Sets how long a client waits for the answer to HELLO. Default: 5 s.
+    ///
+    /// With [`SessionMode::Auto`], a server that has not answered twice within this time has no sessions.
+    #[must_use]
+    pub fn hello_timeout(mut self, timeout: Duration) -> Self {
+        self.hello_timeout = timeout;
+        self
+    }
+
     /// Sets the maximum number of a server's sessions. Clients beyond it are told to try again. Default: 10,000.
     #[must_use]
     pub fn max_sessions(mut self, sessions: usize) -> Self {
@@ -173,8 +184,10 @@ impl SessionConfig {
         let too_small = (self.replay_bytes as usize).min(self.recv_bytes) < Self::MIN_BYTES;
         let problem = if too_small {
             "replay_bytes and recv_bytes of sessions must be at least 1024"
-        } else if self.ttl.is_zero() || self.ping_interval.is_zero() || self.hello_wait.is_zero() {
-            "ttl, ping_interval and hello_wait of sessions must not be zero"
+        } else if [self.ttl, self.ping_interval, self.hello_wait, self.hello_timeout]
+            .contains(&Duration::ZERO)
+        {
+            "ttl, ping_interval, hello_wait and hello_timeout of sessions must not be zero"
         } else if self.ping_timeout <= self.ping_interval {
             "ping_timeout of sessions must be longer than ping_interval"
         } else if self.max_sessions == 0 {
@@ -224,7 +237,7 @@ pub(crate) struct SessionRules {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::HeaderFormat;
+    use crate::{CodecConfig, HeaderFormat};
 
     #[test]
     fn what_cannot_work_is_refused_with_its_reason() {
@@ -236,14 +249,15 @@ mod tests {
             (new().ttl(ms(0)), conn(), "ttl"),
             (new().ping_interval(ms(0)), conn(), "ping_interval"),
             (new().hello_wait(ms(0)), conn(), "hello_wait"),
+            (new().hello_timeout(ms(0)), conn(), "hello_timeout"),
             (new().ping_interval(ms(45_000)), conn(), "ping_timeout"),
             (new().max_sessions(0), conn(), "max_sessions"),
             (new().resume_at("a".repeat(256)), conn(), "resume_at"),
             (new(), conn().heartbeat(ms(100)), "heartbeat"),
             (new(), conn().skip_empty(true), "skip_empty"),
             (new(), conn().slow_consumer(SlowConsumer::DropOldest).send_max_lag(ms(100)), "send_max_lag"),
-            (new(), conn().header(HeaderFormat::U16Le), "u32 header"),
-            (new(), conn().max_payload_len(0xFFFF_FF00), "payload limit"),
+            (new(), conn().codec(CodecConfig::new().header(HeaderFormat::U16Le)), "u32 header"),
+            (new(), conn().codec(CodecConfig::new().max_payload_len(0xFFFF_FF00)), "payload limit"),
         ];
         for (sessions, conn, expected) in cases {
             let error = sessions.check(&conn).unwrap_err();

@@ -65,6 +65,7 @@ struct Shared {
     /// `Some` once somebody watches.
     state: Option<Box<watch::Sender<SessionState>>>,
     has_handler: bool,
+    has_control: bool,
     is_forgotten: bool,
 }
 
@@ -130,6 +131,7 @@ impl SessionCore {
             peer: None,
             state: None,
             has_handler: false,
+            has_control: false,
             is_forgotten: false,
         };
         Arc::new(Self {
@@ -321,6 +323,35 @@ impl SessionCore {
 
     // ---- connections
 
+    /// Takes a connection for a client's session: HELLO is its first frame.
+    pub(crate) fn connect(&self, id: ConnectionId, sender: PacketSender, control: ControlCodec) {
+        let (mut shared, now) = (self.lock(), now());
+        if let Machine::Client(client) = &mut shared.machine {
+            client.connected(id, now);
+        }
+        shared.has_control = false;
+        shared.set_conn(id, sender, control);
+        self.release(shared, now);
+    }
+
+    /// Whether the handshake over this connection is complete.
+    pub(crate) fn has_connection(&self, id: ConnectionId) -> bool {
+        self.look(|machine| machine.session().connection() == Some(id))
+    }
+
+    /// Whether the peer has sent a control frame over the newest connection.
+    pub(crate) fn has_answered(&self) -> bool {
+        self.lock().has_control
+    }
+
+    /// How many packets were received, and how many of this side are acknowledged.
+    pub(crate) fn progress(&self) -> (u64, u64) {
+        self.look(|machine| {
+            let session = machine.session();
+            (session.received(), session.acknowledged())
+        })
+    }
+
     /// Writes to a connection that the state machine has.
     pub(crate) fn attach(&self, id: ConnectionId, sender: PacketSender, control: ControlCodec) {
         let (mut shared, now) = (self.lock(), now());
@@ -435,14 +466,15 @@ impl SessionCore {
         }
     }
 
-    /// Ends a server's session if it has no connection.
+    /// Ends the session if it has no connection.
     pub(crate) fn expire_detached(&self) {
         let (mut shared, now) = (self.lock(), now());
         if shared.conn.is_some() {
             return;
         }
-        if let Machine::Server(server) = &mut shared.machine {
-            server.expire();
+        match &mut shared.machine {
+            Machine::Client(client) => client.expire(),
+            Machine::Server(server) => server.expire(),
         }
         self.release(shared, now);
     }
@@ -545,6 +577,7 @@ impl Shared {
         let mut is_received_now = self.receiver.is_some();
         for packet in packets.drain(..) {
             if packet.is_control() {
+                self.has_control = true;
                 if let Some(frame) = control.decode(&packet)? {
                     self.machine.receive_control(id, &frame, random, now)?;
                 }

@@ -28,5 +28,8 @@ pub(crate) mod driver;
 mod random;
 pub(crate) use random::random;
 
+pub use pktconn_session::frame::SessionId;
+pub use pktconn_session::{EndReason as SessionEndReason, Ended as SessionEnd, SessionState};
+
 mod handle;
 pub use handle::{Session, SessionReceiver, SessionSender};

@@ -25,25 +25,6 @@ mod conn;
 
 mod table;
 
-/// A handler for [`PacketServer::serve_sessions`]: an `async fn(&mut Session) -> HandlerResult`, or an async closure of that
-/// shape whose captures can be cloned.
-///
-/// The handler and its future must be `Send`, and the handler also `Sync`, `Clone` and `'static`. Do not implement this
-/// trait: such functions and closures implement it already.
-// Not `AsyncFn`: stable Rust cannot require that its future is `Send`.
-pub trait SessionHandler<'a>: FnOnce(&'a mut Session) -> <Self as SessionHandler<'a>>::Future {
-    /// The future that the handler returns.
-    type Future: Future<Output = HandlerResult> + Send + 'a;
-}
-
-impl<'a, H, F> SessionHandler<'a> for H
-where
-    H: FnOnce(&'a mut Session) -> F,
-    F: Future<Output = HandlerResult> + Send + 'a,
-{
-    type Future = F;
-}
-
 type HandlerFuture = Pin<Box<dyn Future<Output = HandlerResult> + Send>>;
 
 /// What the connections of a server with sessions share.
@@ -60,9 +41,9 @@ impl PacketServer {
     /// Accepts connections, and runs `handler` for each session, in its own task, until the server is
     /// [shut down](crate::ServerHandle::shutdown). A session outlives its connections: see [`Session`].
     ///
-    /// When the handler returns `Ok`, the server [closes](Session::close) the session. When it returns an error or panics,
-    /// the client is told that the application has failed. A client without sessions gets a handler, too, unless
-    /// [`SessionMode::Required`](crate::SessionMode::Required) is set: its session ends with its connection.
+    /// The handler owns its session and should end with [`close`](Session::close): see [dropping](Session#dropping). A client
+    /// without sessions gets a handler, too, unless [`SessionMode::Required`](crate::SessionMode::Required) is set: its session
+    /// ends with its connection.
     ///
     /// After a shutdown the server takes no new sessions. It asks its clients to move to another server (GOAWAY), and still
     /// accepts connections for sessions that it has. It returns when all sessions have ended. A deadline is that of
@@ -79,39 +60,33 @@ impl PacketServer {
     /// # Example
     ///
     /// ```
-    /// use pktconn::{PacketServer, ServerConfig, Session, SessionConfig};
+    /// use pktconn::{PacketServer, ServerConfig, SessionConfig};
     ///
     /// # async fn example() -> Result<(), pktconn::Error> {
     /// let config = ServerConfig::new().sessions(SessionConfig::new());
     /// let server = PacketServer::bind_with("127.0.0.1:0", config).await?;
     /// server
-    ///     .serve_sessions(async |session: &mut Session| {
+    ///     .serve_sessions(|mut session| async move {
     ///         while let Some(packet) = session.recv().await? {
     ///             session.send(packet).await?;
     ///         }
-    ///         Ok(())
+    ///         Ok(session.close().await?)
     ///     })
     ///     .await;
     /// # Ok(())
     /// # }
     /// ```
-    pub async fn serve_sessions<H>(mut self, handler: H) -> ShutdownReport
+    pub async fn serve_sessions<H, F>(mut self, handler: H) -> ShutdownReport
     where
-        H: for<'a> SessionHandler<'a> + Clone + Send + Sync + 'static,
+        H: Fn(Session) -> F + Send + Sync + 'static,
+        F: Future<Output = HandlerResult> + Send + 'static,
     {
-        let handler = move |mut session: Session| -> HandlerFuture {
-            let handler = handler.clone();
-            Box::pin(async move {
-                handler(&mut session).await?;
-                Ok(session.close().await?)
-            })
-        };
         let (config, handshake_timeout) = self.prepare_sessions();
         let sessions = Arc::new(Sessions {
             table: Arc::new(SessionTable::new(config)),
             server: Arc::clone(self.handle().state()),
             handshake_timeout,
-            handler: Box::new(handler),
+            handler: Box::new(move |session| Box::pin(handler(session))),
             handlers: Mutex::default(),
         });
         let drained = Arc::clone(&sessions);

@@ -150,17 +150,28 @@ impl TlsClientConfig {
         Ok(Arc::clone(self.cached.get_or_init(|| Arc::new(config))))
     }
 
+    /// Expects the name of `target` in the certificate, whatever address is connected to.
+    pub(crate) fn keep_server_name(mut self, target: ParsedAddr<'_>) -> Self {
+        self.server_name = self.host_of(target);
+        self
+    }
+
+    /// `None` for a Unix socket without a `server_name`.
+    fn host_of(&self, target: ParsedAddr<'_>) -> Option<String> {
+        match (&self.server_name, target) {
+            (Some(name), _) => Some(name.clone()),
+            (None, ParsedAddr::Socket(addr)) => Some(addr.ip().to_string()),
+            (None, ParsedAddr::Name { host, .. }) => Some(host.to_owned()),
+            (None, ParsedAddr::Unix { .. }) => None,
+        }
+    }
+
     /// The name to expect in the certificate of the server at `target`.
     pub(crate) fn server_name_for(&self, target: ParsedAddr<'_>) -> Result<ServerName<'static>, Reason> {
-        let host = match (&self.server_name, target) {
-            (Some(name), _) => name.clone(),
-            (None, ParsedAddr::Socket(addr)) => addr.ip().to_string(),
-            (None, ParsedAddr::Name { host, .. }) => host.to_owned(),
-            (None, ParsedAddr::Unix { .. }) => {
-                return Err(Reason::Config(
-                    "TLS over a Unix socket needs a server_name: set TlsClientConfig::server_name",
-                ));
-            }
+        let Some(host) = self.host_of(target) else {
+            return Err(Reason::Config(
+                "TLS over a Unix socket needs a server_name: set TlsClientConfig::server_name",
+            ));
         };
         ServerName::try_from(host.clone()).map_err(|error| setup_error(host, &error))
     }
