@@ -137,6 +137,7 @@ impl Reconnector {
             sleep(close_timeout).await;
         });
         loop {
+            self.report_expired_session();
             if closing.is_cancelled() && !self.has_unsent() {
                 return None;
             }
@@ -227,6 +228,13 @@ impl Reconnector {
         return self.sessions.as_ref().is_some_and(ClientSessions::is_open);
         #[cfg(not(feature = "session"))]
         return false;
+    }
+
+    fn report_expired_session(&mut self) {
+        #[cfg(feature = "session")]
+        if let Some(sessions) = &mut self.sessions {
+            sessions.report_end(&self.channel);
+        }
     }
 
     /// Completes when the session expires without a connection.

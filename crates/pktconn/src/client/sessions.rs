@@ -220,7 +220,7 @@ impl ClientSessions {
 
     /// If the session has ended: reports what became of its packets, and puts those back that the server certainly does
     /// not have.
-    fn report_end(&mut self, channel: &ClientChannel) -> Option<EndReason> {
+    pub(super) fn report_end(&mut self, channel: &ClientChannel) -> Option<EndReason> {
         let ended = self.current.as_ref()?.core.look(|machine| machine.session().ended().cloned())?;
         let current = self.current.take()?;
         let Ended { reason, handed_over, in_doubt, not_acknowledged, mut unsent, .. } = ended;
@@ -234,6 +234,8 @@ impl ClientSessions {
         let event = match reason {
             EndReason::Settled { own: ByeReason::Moved, .. } if in_doubt.is_empty() => ClientEvent::Moved,
             EndReason::Settled { .. } if channel.closing.is_cancelled() => return Some(reason),
+            // It has never existed for the application.
+            _ if !current.is_reported => return Some(reason),
             _ => {
                 let error = if is_settled { Reason::RemoteClose } else { end_reason(reason) };
                 let lost = Lost { error: error.into(), delivery_unknown, may_miss_packets: !is_settled };

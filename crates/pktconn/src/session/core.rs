@@ -60,6 +60,10 @@ struct Shared {
     timers_at: Option<Instant>,
     /// How many senders wait for room, and closers for the end.
     waiting: usize,
+    /// How many bytes waited without a number when the waiting ones were last told of a change.
+    unsent_bytes: usize,
+    /// Whether the waiting ones were told that the session has ended.
+    is_end_told: bool,
     dropped: u64,
     peer: Option<SocketAddr>,
     /// `Some` once somebody watches.
@@ -127,6 +131,8 @@ impl SessionCore {
             driver: None,
             timers_at: None,
             waiting: 0,
+            unsent_bytes: 0,
+            is_end_told: false,
             dropped: 0,
             peer: None,
             state: None,
@@ -623,7 +629,10 @@ impl Shared {
         if has_ended || session.peer_bye().is_some() || session.inbox_bytes() > 0 {
             wakes.receiver = self.receiver.take();
         }
-        wakes.changed = self.waiting > 0 && (has_ended || session.unsent_bytes() < rules.send_high_water);
+        let unsent_before = std::mem::replace(&mut self.unsent_bytes, session.unsent_bytes());
+        let was_end_told = std::mem::replace(&mut self.is_end_told, has_ended);
+        let has_changed = session.unsent_bytes() < unsent_before || (has_ended && !was_end_told);
+        wakes.changed = self.waiting > 0 && has_changed;
         if let Some(state) = &self.state {
             let current = session.state();
             state.send_if_modified(|state| std::mem::replace(state, current) != current);

@@ -167,6 +167,8 @@ async fn handshakes_that_are_cut_leave_nothing_behind() {
     client.send(numbered(0)).await.unwrap();
     while proxy.cuts() < 30 {
         tokio::time::sleep(ms(5)).await;
+        // One that lived through its handshake.
+        proxy.cut_all();
     }
     proxy.cut_within(usize::MAX);
     proxy.cut_all();
@@ -186,7 +188,8 @@ async fn a_session_is_resumed_a_thousand_times() {
         exchange(&mut client, number..number + 1).await;
         proxy.cut_all();
     }
-    assert_eq!((server.handlers.load(SeqCst), proxy.cuts()), (1, 1000));
+    assert_eq!(server.handlers.load(SeqCst), 1);
+    assert!(proxy.cuts() >= 999, "{} cuts", proxy.cuts());
     soon(client.close()).await.unwrap();
 }
 

@@ -106,7 +106,10 @@ impl SessionTable {
                 () = changed => continue,
             }
             let now = tokio::time::Instant::now().into_std();
-            while let Some(id) = self.detached().pop_due(now) {
+            loop {
+                // In a statement of its own: the lock is released before the session is used.
+                let due = self.detached().pop_due(now);
+                let Some(id) = due else { break };
                 if let Some(session) = self.find(id) {
                     session.handle_timeout_detached();
                 }
