@@ -5,6 +5,7 @@
 //!                         --> REJECT: ended, or another try
 //! ```
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pktconn_codec::Packet;
@@ -49,11 +50,13 @@ struct Handshake {
 impl ClientSession {
     /// A session that does not exist yet.
     #[must_use]
-    pub fn new(config: SessionConfig) -> Self {
+    pub fn new(config: impl Into<Arc<SessionConfig>>) -> Self {
+        let config = config.into();
+        let ping = (config.ping_interval, config.ping_timeout);
         Self {
             session: Session::new(config),
             hello_timeout: HELLO_TIMEOUT,
-            ping: (config.ping_interval, config.ping_timeout),
+            ping,
             identity: None,
             attempt: 0,
             handshake: None,

@@ -5,6 +5,7 @@
 //!   HELLO, id: resume() --> WELCOME, the older connection is fenced
 //! ```
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use pktconn_codec::Packet;
@@ -58,14 +59,14 @@ impl ServerSession {
         hello: &Hello,
         (id, secret): (SessionId, Secret),
         resume_at: String,
-        config: SessionConfig,
+        config: impl Into<Arc<SessionConfig>>,
         connection: ConnectionId,
         now: Instant,
     ) -> Result<Self, Reject> {
         if hello.version == 0 {
             return Err(reject(RejectReason::Version));
         }
-        let session = Session::new(config);
+        let session = Session::new(config.into());
         let mut accepted = Self { session, id, secret, attempt: 0, resume_at, welcome: None };
         accepted.attach(hello, connection, now);
         Ok(accepted)

@@ -1,5 +1,6 @@
 //! The connection of a session: how it comes, what it brings, and how it goes.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pktconn_codec::Packet;
@@ -33,7 +34,7 @@ impl Session {
     pub(crate) fn attach(&mut self, id: ConnectionId, peer: PeerCounters, now: Instant) {
         self.outgoing.rewind(peer.received);
         self.incoming.set_peer_replay_bytes(peer.replay_bytes);
-        self.connection = Some(Connection {
+        self.connection = Some(Box::new(Connection {
             id,
             liveness: self.new_liveness(now),
             pong: None,
@@ -44,14 +45,15 @@ impl Session {
             has_peer_bye: false,
             is_done_written: false,
             has_peer_done: false,
-        });
+        }));
     }
 
     /// What the server's WELCOME sets.
     pub(crate) fn set_times(&mut self, ttl: Duration, ping_interval: Duration, ping_timeout: Duration) {
-        self.config.ttl = ttl;
-        self.config.ping_interval = ping_interval;
-        self.config.ping_timeout = ping_timeout;
+        let config = Arc::make_mut(&mut self.config);
+        config.ttl = ttl;
+        config.ping_interval = ping_interval;
+        config.ping_timeout = ping_timeout;
     }
 
     pub(crate) fn forget(&mut self) {
@@ -189,7 +191,7 @@ impl Session {
 
     fn diverge(&mut self, error: OutOfBounds) -> FrameRefused {
         if self.ended.is_none() {
-            self.farewell = Some(Bye { reason: ByeReason::Diverged, sent: 0 });
+            self.owes_farewell = true;
             self.end(EndReason::Diverged(error));
         }
         FrameRefused::Diverged(error)

@@ -83,12 +83,12 @@ impl Session {
         let move_at = now + millis(go_away.spread_ms.min(go_away.deadline_ms).into()).mul_f64(fraction);
         let deadline = now + millis(go_away.deadline_ms.into());
         let earlier = self.departure.take();
-        self.departure = Some(match earlier {
+        self.departure = Some(Box::new(match earlier {
             None => Departure { move_at, deadline },
             Some(earlier) => {
                 Departure { move_at: earlier.move_at.min(move_at), deadline: earlier.deadline.min(deadline) }
             }
-        });
+        }));
     }
 
     /// Ends the session if nothing is missing on either side.

@@ -26,6 +26,7 @@ mod timers;
 mod transmit;
 pub use transmit::Transmit;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pktconn_codec::Packet;
@@ -66,12 +67,13 @@ pub enum SessionState {
 ///
 /// It takes the frames of its connection, the packets of its application and the time, and says what to write.
 pub struct Session {
-    pub(crate) config: SessionConfig,
+    pub(crate) config: Arc<SessionConfig>,
     outgoing: Outgoing,
     incoming: Incoming,
     /// Whether packets can get a number: the peer is known to have the session.
     is_confirmed: bool,
-    connection: Option<Connection>,
+    /// Boxed, as is what is rare: a session without a connection is small.
+    connection: Option<Box<Connection>>,
     /// Since when a session that both sides know has no connection.
     detached_since: Option<Instant>,
     /// This side sends no more packets, or will not after those that are queued.
@@ -84,22 +86,21 @@ pub struct Session {
     /// Of a server: the GOAWAY to send on each connection.
     go_away: Option<Box<(GoAway, Instant)>>,
     /// Of a client: when to move.
-    departure: Option<Departure>,
+    departure: Option<Box<Departure>>,
     rtt: Option<Duration>,
-    /// Boxed, as `go_away`: a session that lives has no room for it.
     ended: Option<Box<Ended>>,
-    /// Why `ended` could not wait for the peer; a BYE says it if there is a connection.
-    farewell: Option<Bye>,
+    /// A last BYE is due: the sides diverge.
+    owes_farewell: bool,
     /// Nobody needs it any more.
     is_over: bool,
 }
 
 impl Session {
     /// A session without a connection.
-    pub(crate) fn new(config: SessionConfig) -> Self {
+    pub(crate) fn new(config: Arc<SessionConfig>) -> Self {
         Self {
-            config,
             outgoing: Outgoing::new(config.replay_bytes as usize),
+            config,
             incoming: Incoming::default(),
             is_confirmed: false,
             connection: None,
@@ -112,7 +113,7 @@ impl Session {
             departure: None,
             rtt: None,
             ended: None,
-            farewell: None,
+            owes_farewell: false,
             is_over: false,
         }
     }

@@ -6,7 +6,7 @@ use pktconn_codec::Packet;
 
 use super::{ConnectionId, Session};
 use crate::config::millis;
-use crate::frame::{Bye, ControlFrame, GoAway};
+use crate::frame::{Bye, ByeReason, ControlFrame, GoAway};
 
 /// What to write to the connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,7 +26,9 @@ impl Session {
             return None;
         }
         if self.ended.is_some() && !is_settled {
-            return self.farewell.take().map(|bye| Transmit::Control(ControlFrame::Bye(bye)));
+            let is_due = std::mem::take(&mut self.owes_farewell);
+            let bye = Bye { reason: ByeReason::Diverged, sent: 0 };
+            return is_due.then_some(Transmit::Control(ControlFrame::Bye(bye)));
         }
         if let Some(data) = connection.pong.take() {
             return Some(Transmit::Control(ControlFrame::Pong { data }));

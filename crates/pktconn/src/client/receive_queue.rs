@@ -261,7 +261,7 @@ mod tests {
                 match taken.event {
                     Some(ClientEvent::Packet(packet)) => self.lens.push(packet.len()),
                     Some(ClientEvent::Lost(lost)) => self.losses.push((mem::take(&mut self.lens), lost)),
-                    Some(ClientEvent::Connected) => {}
+                    Some(_) => {}
                     None => break,
                 }
             }

@@ -250,7 +250,7 @@ impl ClientSessions {
 impl Current {
     fn new(config: &SessionConfig, rules: SessionRules) -> Self {
         let machine = ClientSession::new(config.machine()).hello_timeout(config.hello_timeout);
-        let core = SessionCore::new(Machine::Client(machine), rules, None);
+        let core = SessionCore::new(Machine::Client(Box::new(machine)), rules, None);
         let (sender, receiver) = Session::new(&core).split();
         Self { core, sender, receiver, pending: Vec::new(), is_reported: false, progress: (0, 0) }
     }

@@ -279,6 +279,11 @@ impl SessionCore {
         if *sent == packets.len() {
             return Ok(());
         }
+        // Boxed: the future of a sender that does not wait is small.
+        Box::pin(self.send_in_turn(packets, sent)).await
+    }
+
+    async fn send_in_turn(&self, packets: &[Packet], sent: &mut usize) -> Result<(), Reason> {
         let _turn = self.turn.lock().await;
         self.until(|core| {
             let (count, result) = core.offer(&packets[*sent..]);

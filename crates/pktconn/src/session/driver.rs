@@ -34,9 +34,12 @@ pub(crate) struct SessionConn {
     pub(crate) core: Arc<SessionCore>,
     pub(crate) id: ConnectionId,
     sender: PacketSender,
-    receiver: PacketReceiver,
+    /// `None` at the end.
+    receiver: Option<PacketReceiver>,
     packets: Vec<Packet>,
     timer: Timer,
+    /// Registers the task for room in the send queue.
+    waiter_key: u64,
     random: u32,
 }
 
@@ -44,7 +47,17 @@ impl SessionConn {
     /// `random` chooses the moment of a client's move.
     pub(crate) fn new(core: Arc<SessionCore>, id: ConnectionId, conn: PacketConn, random: u32) -> Self {
         let (sender, receiver) = conn.split();
-        Self { core, id, sender, receiver, packets: Vec::new(), timer: Timer::default(), random }
+        let waiter_key = sender.core().next_waiter_key();
+        Self {
+            core,
+            id,
+            sender,
+            receiver: Some(receiver),
+            packets: Vec::new(),
+            timer: Timer::default(),
+            waiter_key,
+            random,
+        }
     }
 
     /// Runs until the connection or the session ends. Returns `None` when `must_return` is true.
@@ -52,18 +65,16 @@ impl SessionConn {
         if must_return(&self.core) {
             return None;
         }
-        let sender = self.sender.clone();
-        let waiter = sender.core().waiter();
-        poll_fn(|cx| self.poll(waiter.key, &must_return, cx)).await
+        poll_fn(|cx| self.poll(&must_return, cx)).await
     }
 
     fn poll(
         &mut self,
-        waiter_key: u64,
         must_return: &impl Fn(&SessionCore) -> bool,
         cx: &mut Context<'_>,
     ) -> Poll<Option<DriveEnd>> {
-        while let Poll::Ready(received) = self.receiver.poll_recv_many(cx, &mut self.packets, MAX_BATCH) {
+        let Some(receiver) = &mut self.receiver else { return Poll::Ready(Some(DriveEnd::Over)) };
+        while let Poll::Ready(received) = receiver.poll_recv_many(cx, &mut self.packets, MAX_BATCH) {
             match received {
                 Ok(0) => return Poll::Ready(Some(DriveEnd::Lost(None))),
                 Ok(_) => {
@@ -84,7 +95,8 @@ impl SessionConn {
                 Work::Over => return Poll::Ready(Some(DriveEnd::Over)),
             };
             // An error is that of the connection. The receiver returns it, too.
-            if is_blocked && matches!(self.sender.core().poll_room(waiter_key, cx), Poll::Ready(Ok(()))) {
+            if is_blocked && matches!(self.sender.core().poll_room(self.waiter_key, cx), Poll::Ready(Ok(())))
+            {
                 self.core.unblock(self.id);
                 continue;
             }
@@ -99,15 +111,21 @@ impl SessionConn {
     }
 
     /// Ends the connection after it was driven: at once if nobody is there any more, else after what is queued is written.
-    pub(crate) async fn end(self, end: &DriveEnd) {
+    pub(crate) async fn end(&mut self, end: &DriveEnd) {
         self.core.connection_ended(self.id);
         // A receiver that is kept and not polled would make `close` wait in vain for the peer's close.
-        drop(self.receiver);
+        drop(self.receiver.take());
         match end {
             DriveEnd::Lost(_) => {}
             DriveEnd::Silent => drop(self.sender.core().abandon()),
             // Its deadline bounds it, and what it could not write belongs to the session.
             DriveEnd::Refused(_) | DriveEnd::Replaced | DriveEnd::Over => drop(self.sender.close().await),
         }
+    }
+}
+
+impl Drop for SessionConn {
+    fn drop(&mut self) {
+        self.sender.core().remove_waiter(self.waiter_key);
     }
 }

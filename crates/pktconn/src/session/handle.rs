@@ -55,13 +55,17 @@ pub struct SessionReceiver {
 
 enum Receiver {
     Session(Arc<SessionCore>),
-    Conn {
-        receiver: PacketReceiver,
-        /// It was received already.
-        first: Option<Packet>,
-        /// HELLO has come, too late.
-        is_refused: bool,
-    },
+    /// Boxed: most receivers are those of sessions, and tasks hold them.
+    Conn(Box<ConnReceiver>),
+}
+
+/// The receiver of a connection without a session.
+struct ConnReceiver {
+    receiver: PacketReceiver,
+    /// It was received already.
+    first: Option<Packet>,
+    /// HELLO has come, too late.
+    is_refused: bool,
 }
 
 impl Session {
@@ -80,12 +84,10 @@ impl Session {
     /// `first` was received from it already.
     pub(crate) fn of_conn(conn: PacketConn, first: Option<Packet>) -> Self {
         let (sender, receiver) = conn.split();
+        let receiver = Receiver::Conn(Box::new(ConnReceiver { receiver, first, is_refused: false }));
         Self {
             sender: SessionSender(Sender::Conn(sender)),
-            receiver: SessionReceiver {
-                receiver: Receiver::Conn { receiver, first, is_refused: false },
-                packets_in_turn: 0,
-            },
+            receiver: SessionReceiver { receiver, packets_in_turn: 0 },
         }
     }
 
@@ -252,18 +254,7 @@ impl SessionReceiver {
                 });
                 Ok(received.await?)
             }
-            Receiver::Conn { receiver, first, is_refused } => {
-                if first.is_some() {
-                    return Ok(first.take());
-                }
-                if !*is_refused {
-                    match receiver.recv().await {
-                        Ok(Some(packet)) if packet.is_control() => *is_refused = true,
-                        received => return received,
-                    }
-                }
-                Err(refuse_control(receiver))
-            }
+            Receiver::Conn(conn) => conn.recv().await,
         }
     }
 
@@ -280,43 +271,59 @@ impl SessionReceiver {
         if limit == 0 {
             return Ok(0);
         }
-        let core = match &mut self.receiver {
-            Receiver::Session(core) => core,
-            Receiver::Conn { receiver, first: None, is_refused: is_refused @ false } => {
-                let before = packets.len();
-                let count = receiver.recv_many(packets, limit).await?;
-                let Some(control) = packets[before..].iter().position(Packet::is_control) else {
-                    return Ok(count);
-                };
-                *is_refused = true;
-                packets.truncate(before + control);
-                return if control > 0 { Ok(control) } else { self.recv().await.map(|_| 0) };
-            }
-            Receiver::Conn { .. } => {
-                let received = self.recv().await?;
-                let count = usize::from(received.is_some());
-                packets.extend(received);
-                return Ok(count);
-            }
-        };
         let packets_in_turn = &mut self.packets_in_turn;
-        let received = poll_fn(|cx| {
-            ready!(poll_turn(packets_in_turn, cx));
-            let received = core.poll_recv_each(cx, limit, |packet| packets.push(packet));
-            *packets_in_turn = match received {
-                Poll::Ready(Ok(count)) => *packets_in_turn + count as u32,
-                _ => 0,
-            };
-            received
-        });
-        Ok(received.await?)
+        match &mut self.receiver {
+            Receiver::Session(core) => {
+                let received = poll_fn(|cx| {
+                    ready!(poll_turn(packets_in_turn, cx));
+                    let received = core.poll_recv_each(cx, limit, |packet| packets.push(packet));
+                    *packets_in_turn = match received {
+                        Poll::Ready(Ok(count)) => *packets_in_turn + count as u32,
+                        _ => 0,
+                    };
+                    received
+                });
+                Ok(received.await?)
+            }
+            Receiver::Conn(conn) => conn.recv_many(packets, limit).await,
+        }
     }
 
     fn stop(&mut self) {
-        if let Receiver::Conn { receiver, first, .. } = &mut self.receiver {
-            *first = None;
-            receiver.stop();
+        if let Receiver::Conn(conn) = &mut self.receiver {
+            conn.first = None;
+            conn.receiver.stop();
         }
+    }
+}
+
+impl ConnReceiver {
+    async fn recv(&mut self) -> Result<Option<Packet>, Error> {
+        if self.first.is_some() {
+            return Ok(self.first.take());
+        }
+        if !self.is_refused {
+            match self.receiver.recv().await {
+                Ok(Some(packet)) if packet.is_control() => self.is_refused = true,
+                received => return received,
+            }
+        }
+        Err(refuse_control(&mut self.receiver))
+    }
+
+    async fn recv_many(&mut self, packets: &mut Vec<Packet>, limit: usize) -> Result<usize, Error> {
+        if self.first.is_some() || self.is_refused {
+            let received = self.recv().await?;
+            let count = usize::from(received.is_some());
+            packets.extend(received);
+            return Ok(count);
+        }
+        let before = packets.len();
+        let count = self.receiver.recv_many(packets, limit).await?;
+        let Some(control) = packets[before..].iter().position(Packet::is_control) else { return Ok(count) };
+        self.is_refused = true;
+        packets.truncate(before + control);
+        if control > 0 { Ok(control) } else { Err(refuse_control(&mut self.receiver)) }
     }
 }
 

@@ -6,8 +6,9 @@ use pktconn_codec::Packet;
 use pktconn_session::frame::{ControlFrame, SessionId};
 use pktconn_session::{ClientSession, ConnectionId, FrameRefused, ServerSession, Session, Transmit};
 
+#[expect(clippy::large_enum_variant, reason = "a server has many sessions, and a client one")]
 pub(crate) enum Machine {
-    Client(ClientSession),
+    Client(Box<ClientSession>),
     Server(ServerSession),
 }
 

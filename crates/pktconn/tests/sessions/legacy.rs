@@ -41,7 +41,7 @@ async fn a_client_without_sessions_is_refused_if_they_are_required() {
 }
 
 /// HELLO of a new session, little-endian.
-fn hello() -> Vec<u8> {
+pub(crate) fn hello() -> Vec<u8> {
     let mut hello = vec![0x00, 0xFF, 0xFF, 0xFF, 61, 0, 1];
     hello.extend([0; 4 + 16 + 16]);
     hello.extend(1_u32.to_le_bytes());

@@ -2,6 +2,7 @@
 #![cfg(feature = "session")]
 
 mod legacy;
+mod memory;
 mod proxy;
 
 use std::net::SocketAddr;

@@ -39,19 +39,74 @@ enum First {
     End,
 }
 
+/// A connection whose first frame has come, or did not come in time.
+enum Opened {
+    Session(Box<SessionConn>, HandshakePlace),
+    NoSession(Box<PacketConn>, Option<Packet>),
+    /// It was refused, or has ended.
+    End,
+}
+
 impl Sessions {
-    /// The handler of each connection.
-    pub(super) async fn serve_conn(self: Arc<Self>, mut conn: PacketConn) -> HandlerResult {
-        let control = ControlCodec::of(&conn.sender()).map_err(refused)?;
-        let handshake = self.begin_handshake(&conn);
-        match self.first_frame(&mut conn, control, handshake.1).await? {
-            First::Hello(hello) => self.serve_session(conn, control, &hello, handshake.0).await,
-            First::NoSession(packet) => {
-                drop(handshake.0);
-                self.serve_without_session(conn, packet).await
+    /// The handler of each connection. Its phases are boxed: a connection that lives holds none of them.
+    pub(super) async fn serve_conn(self: Arc<Self>, conn: PacketConn) -> HandlerResult {
+        let (mut conn, place) = match Box::pin(self.open(conn)).await? {
+            Opened::Session(conn, place) => (conn, place),
+            Opened::NoSession(conn, packet) => {
+                return Box::pin(self.serve_without_session(*conn, packet)).await;
             }
-            First::End => Ok(conn.close().await?),
+            Opened::End => return Ok(()),
+        };
+        let end = match Box::pin(self.establish(&mut conn, place)).await {
+            Some(end) => end,
+            None => conn.run_until(|_| false).await.unwrap_or(DriveEnd::Over),
+        };
+        Box::pin(conn.end(&end)).await;
+        match end {
+            DriveEnd::Lost(Some(error)) => Err(error.into()),
+            DriveEnd::Refused(fault) => Err(refused(fault).into()),
+            DriveEnd::Lost(None) | DriveEnd::Silent | DriveEnd::Replaced | DriveEnd::Over => Ok(()),
         }
+    }
+
+    /// Waits for the first frame, and begins or resumes a session.
+    async fn open(self: &Arc<Self>, mut conn: PacketConn) -> Result<Opened, Error> {
+        let control = ControlCodec::of(&conn.sender()).map_err(refused)?;
+        let (place, must_end) = self.begin_handshake(&conn);
+        let hello = match self.first_frame(&mut conn, control, must_end).await? {
+            First::Hello(hello) => hello,
+            First::NoSession(packet) => return Ok(Opened::NoSession(Box::new(conn), packet)),
+            First::End => {
+                conn.close().await?;
+                return Ok(Opened::End);
+            }
+        };
+        let id = self.table.new_connection();
+        let begun = if hello.id == SessionId::NEW {
+            self.begin(&conn, control, &hello, id)?
+        } else {
+            self.resume(&conn, control, &hello, id)
+        };
+        match begun {
+            Ok(core) => Ok(Opened::Session(Box::new(SessionConn::new(core, id, conn, 0)), place)),
+            Err(reject) => {
+                let _ = conn.sender().core().push(&control.encode(&ControlFrame::Reject(reject)));
+                conn.close().await?;
+                Ok(Opened::End)
+            }
+        }
+    }
+
+    /// Drives a connection until its session is established, and starts the handler of the session if it has none.
+    async fn establish(self: &Arc<Self>, conn: &mut SessionConn, place: HandshakePlace) -> Option<DriveEnd> {
+        let establishing = conn.run_until(SessionCore::is_established);
+        let established = with_timeout(self.handshake_timeout, establishing).await;
+        drop(place);
+        let end = established.unwrap_or(Some(DriveEnd::Silent));
+        if end.is_none() && conn.core.claim_handler() {
+            self.start_handler(&conn.core);
+        }
+        end
     }
 
     /// Until the session is established, the connection counts as an unfinished handshake.
@@ -103,30 +158,6 @@ impl Sessions {
         }
         drop(core);
         handler.await
-    }
-
-    async fn serve_session(
-        self: Arc<Self>,
-        mut conn: PacketConn,
-        control: ControlCodec,
-        hello: &Hello,
-        place: HandshakePlace,
-    ) -> HandlerResult {
-        let id = self.table.new_connection();
-        let begun = if hello.id == SessionId::NEW {
-            self.begin(&conn, control, hello, id)?
-        } else {
-            self.resume(&conn, control, hello, id)
-        };
-        let core = match begun {
-            Ok(core) => core,
-            Err(reject) => {
-                let _ = conn.sender().core().push(&control.encode(&ControlFrame::Reject(reject)));
-                return Ok(conn.close().await?);
-            }
-        };
-        let conn = SessionConn::new(core, id, conn, 0);
-        self.drive(conn, place).await
     }
 
     fn begin(
@@ -187,29 +218,6 @@ impl Sessions {
         // It may have lost the connection already.
         core.schedule_detached();
         Ok(core)
-    }
-
-    /// Drives a connection, and starts the handler of its session once that is established.
-    async fn drive(self: Arc<Self>, mut conn: SessionConn, place: HandshakePlace) -> HandlerResult {
-        let establishing = conn.run_until(SessionCore::is_established);
-        let established = with_timeout(self.handshake_timeout, establishing).await;
-        drop(place);
-        let end = match established {
-            Ok(None) => {
-                if conn.core.claim_handler() {
-                    self.start_handler(&conn.core);
-                }
-                conn.run_until(|_| false).await.unwrap_or(DriveEnd::Over)
-            }
-            Ok(Some(end)) => end,
-            Err(_) => DriveEnd::Silent,
-        };
-        conn.end(&end).await;
-        match end {
-            DriveEnd::Lost(Some(error)) => Err(error.into()),
-            DriveEnd::Refused(fault) => Err(refused(fault).into()),
-            DriveEnd::Lost(None) | DriveEnd::Silent | DriveEnd::Replaced | DriveEnd::Over => Ok(()),
-        }
     }
 }
 

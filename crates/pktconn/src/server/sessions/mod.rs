@@ -7,12 +7,13 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use pktconn_session::frame::{GoAway, GoAwayReason};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
 use self::table::SessionTable;
 use crate::error::failure::with_sources;
@@ -20,6 +21,7 @@ use crate::server::drain::log_if_panicked;
 use crate::server::server_handle::ServerState;
 use crate::session::core::SessionCore;
 use crate::{Error, HandlerResult, PacketServer, Session, ShutdownReport};
+use pin_project_lite::pin_project;
 
 mod conn;
 
@@ -27,12 +29,17 @@ mod table;
 
 type HandlerFuture = Pin<Box<dyn Future<Output = HandlerResult> + Send>>;
 
+/// Starts the handler of a session.
+type SpawnHandler = Box<dyn Fn(&mut JoinSet<()>, Session, Span) + Send + Sync>;
+
 /// What the connections of a server with sessions share.
 struct Sessions {
     table: Arc<SessionTable>,
     server: Arc<ServerState>,
     /// How long a client may take to confirm its session.
     handshake_timeout: Option<Duration>,
+    spawn_handler: SpawnHandler,
+    /// For a connection without a session, in the task of the connection.
     handler: Box<dyn Fn(Session) -> HandlerFuture + Send + Sync>,
     handlers: Mutex<JoinSet<()>>,
 }
@@ -82,10 +89,24 @@ impl PacketServer {
         F: Future<Output = HandlerResult> + Send + 'static,
     {
         let (config, handshake_timeout) = self.prepare_sessions();
+        let handler = Arc::new(handler);
         let sessions = Arc::new(Sessions {
             table: Arc::new(SessionTable::new(config)),
             server: Arc::clone(self.handle().state()),
             handshake_timeout,
+            spawn_handler: Box::new({
+                let handler = Arc::clone(&handler);
+                move |handlers, session, span| {
+                    let handler = Arc::clone(&handler);
+                    let task = HandlerTask::Ready { with: Some((handler, session)) };
+                    // A span that nobody is interested in is not kept.
+                    if span.is_disabled() {
+                        handlers.spawn(task);
+                    } else {
+                        handlers.spawn(task.instrument(span));
+                    }
+                }
+            }),
             handler: Box::new(move |session| Box::pin(handler(session))),
             handlers: Mutex::default(),
         });
@@ -109,17 +130,11 @@ impl Sessions {
     fn start_handler(self: &Arc<Self>, core: &Arc<SessionCore>) {
         let session = Session::new(core);
         let span = tracing::debug_span!("session", id = session.id().map(tracing::field::display));
-        let sessions = Arc::clone(self);
-        let handler = async move {
-            if let Err(error) = (sessions.handler)(session).await {
-                log_failure(&*error);
-            }
-        };
         let mut handlers = self.handlers.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some(finished) = handlers.try_join_next() {
             log_if_panicked(finished);
         }
-        handlers.spawn(handler.instrument(span));
+        (self.spawn_handler)(&mut handlers, session, span);
     }
 
     /// After a shutdown has begun, waits until there are no sessions, or until the deadline.
@@ -167,6 +182,40 @@ impl Sessions {
             None => finish.await,
         }
         handlers.shutdown().await;
+    }
+}
+
+pin_project! {
+    /// The task of a handler. Not an async block, because that would have room for the session beside the handler that owns it.
+    #[project = HandlerTaskProjection]
+    enum HandlerTask<H, F> {
+        /// The handler is called inside the task, so that a panic ends only this task. `None` after that.
+        Ready { with: Option<(Arc<H>, Session)> },
+        Running {
+            #[pin]
+            handler: F,
+        },
+    }
+}
+
+impl<H, F> Future for HandlerTask<H, F>
+where
+    H: Fn(Session) -> F,
+    F: Future<Output = HandlerResult>,
+{
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if let HandlerTaskProjection::Ready { with } = self.as_mut().project() {
+            // `None` only if the handler panicked, and tokio does not poll a task after a panic.
+            let Some((handler, session)) = with.take() else { return Poll::Ready(()) };
+            self.set(HandlerTask::Running { handler: handler(session) });
+        }
+        let HandlerTaskProjection::Running { handler } = self.project() else { return Poll::Ready(()) };
+        if let Err(error) = ready!(handler.poll(cx)) {
+            log_failure(&*error);
+        }
+        Poll::Ready(())
     }
 }
 
