@@ -54,15 +54,18 @@ pub(crate) async fn serve_sessions(server: PacketServer, counters: Arc<Counters>
     server.serve_sessions(move |session| echo_session(session, counters.connection())).await
 }
 
-async fn echo_session(mut session: Session, counter: ConnCounter) -> HandlerResult {
-    loop {
-        let mut packets = Vec::new();
-        if session.recv_many(&mut packets, BATCH).await? == 0 {
-            return Ok(session.close().await?);
+/// Not an `async fn`, as [`echo`].
+fn echo_session(mut session: Session, counter: ConnCounter) -> impl Future<Output = HandlerResult> {
+    async move {
+        loop {
+            let mut packets = Vec::new();
+            if session.recv_many(&mut packets, BATCH).await? == 0 {
+                return Ok(session.close().await?);
+            }
+            let (count, payload_len) = (packets.len(), packets.iter().map(Packet::len).sum());
+            session.send_many(&mut packets).await?;
+            counter.add(count, payload_len);
         }
-        let (count, payload_len) = (packets.len(), packets.iter().map(Packet::len).sum());
-        session.send_many(&mut packets).await?;
-        counter.add(count, payload_len);
     }
 }
 

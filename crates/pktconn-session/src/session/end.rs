@@ -36,11 +36,13 @@ impl Session {
 
     /// The peer takes no more packets.
     pub(super) fn close_outgoing(&mut self) {
-        let closing = self.closing.get_or_insert(Closing {
-            reason: ByeReason::Finished,
-            sends_unsent: false,
-            deadline: None,
-            is_move: false,
+        let closing = self.closing.get_or_insert_with(|| {
+            Box::new(Closing {
+                reason: ByeReason::Finished,
+                sends_unsent: false,
+                deadline: None,
+                is_move: false,
+            })
         });
         closing.sends_unsent = false;
     }
@@ -63,7 +65,7 @@ impl Session {
             deadline = deadline.into_iter().chain(earlier.deadline).min();
             is_move |= earlier.is_move;
         }
-        self.closing = Some(Closing { reason, sends_unsent, deadline, is_move });
+        self.closing = Some(Box::new(Closing { reason, sends_unsent, deadline, is_move }));
         self.settle(now);
     }
 

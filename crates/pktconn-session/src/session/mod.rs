@@ -77,7 +77,8 @@ pub struct Session {
     /// Since when a session that both sides know has no connection.
     detached_since: Option<Instant>,
     /// This side sends no more packets, or will not after those that are queued.
-    closing: Option<Closing>,
+    /// This side sends no more packets, or will not after those that are queued.
+    closing: Option<Box<Closing>>,
     /// This side hands no more packets over.
     is_stopped: bool,
     peer_bye: Option<Bye>,

@@ -17,15 +17,16 @@ use tokio_util::sync::CancellationToken;
 use super::channel::ClientChannel;
 use super::event::{ClientEvent, ClientState, Lost};
 use super::receive_queue::BATCH;
+use crate::connection::config::{Origin, Settings};
 use crate::error::Reason;
 use crate::session::core::{SessionCore, end_reason};
 use crate::session::driver::{DriveEnd, SessionConn};
-use crate::session::{ControlCodec, Machine, SessionRules, random};
+use crate::session::{ControlCodec, Machine, random};
 use crate::{ConnConfig, PacketConn, Session, SessionConfig, SessionMode, SessionReceiver, SessionSender};
 
 pub(super) struct ClientSessions {
     config: SessionConfig,
-    rules: SessionRules,
+    settings: Arc<Settings>,
     fallback: Fallback,
     current: Option<Current>,
     next_connection: u64,
@@ -63,16 +64,11 @@ pub(super) enum SessionServed {
 
 impl ClientSessions {
     pub(super) fn new(config: SessionConfig, conn: &ConnConfig) -> Self {
-        let rules = SessionRules {
-            payload_limit: conn.codec.payload_limit(),
-            send_high_water: conn.send_high_water,
-            recv_bytes: config.recv_bytes,
-            slow_consumer: conn.slow_consumer,
-        };
+        let settings = Settings::new(conn, Origin::Connected);
         let (fallback, current) = (Fallback::default(), None);
         Self {
             config,
-            rules,
+            settings,
             fallback,
             current,
             next_connection: 0,
@@ -152,7 +148,7 @@ impl ClientSessions {
         };
         let id = ConnectionId(self.next_connection);
         self.next_connection += 1;
-        let current = self.current.get_or_insert_with(|| Current::new(&self.config, self.rules));
+        let current = self.current.get_or_insert_with(|| Current::new(&self.config, &self.settings));
         current.progress = current.core.progress();
         current.core.connect(id, conn.sender(), control);
         let core = Arc::clone(&current.core);
@@ -248,9 +244,14 @@ impl ClientSessions {
 }
 
 impl Current {
-    fn new(config: &SessionConfig, rules: SessionRules) -> Self {
+    fn new(config: &SessionConfig, settings: &Arc<Settings>) -> Self {
         let machine = ClientSession::new(config.machine()).hello_timeout(config.hello_timeout);
-        let core = SessionCore::new(Machine::Client(Box::new(machine)), rules, None);
+        let core = SessionCore::new(
+            Machine::Client(Box::new(machine)),
+            Arc::clone(settings),
+            config.recv_bytes,
+            None,
+        );
         let (sender, receiver) = Session::new(&core).split();
         Self { core, sender, receiver, pending: Vec::new(), is_reported: false, progress: (0, 0) }
     }

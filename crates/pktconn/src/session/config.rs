@@ -1,11 +1,12 @@
 //! The public configuration of sessions, its checks, and what follows from it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use pktconn_session::frame::WireFormat;
 
 use crate::error::Reason;
-use crate::{ConnConfig, Error, SlowConsumer};
+use crate::{ConnConfig, Error};
 
 /// Whether a peer must have sessions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -208,14 +209,15 @@ impl SessionConfig {
     }
 
     /// For the state machine.
-    pub(crate) fn machine(&self) -> pktconn_session::SessionConfig {
-        pktconn_session::SessionConfig::new()
+    pub(crate) fn machine(&self) -> Arc<pktconn_session::SessionConfig> {
+        let config = pktconn_session::SessionConfig::new()
             .replay_bytes(self.replay_bytes)
             .ttl(self.ttl)
             .ping_interval(self.ping_interval)
             .ping_timeout(self.ping_timeout)
             .min_ping_interval(self.min_ping_interval)
-            .close_timeout(self.close_timeout)
+            .close_timeout(self.close_timeout);
+        Arc::new(config)
     }
 }
 
@@ -225,18 +227,10 @@ impl Default for SessionConfig {
     }
 }
 
-/// The limits of a session.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct SessionRules {
-    pub(crate) payload_limit: usize,
-    pub(crate) send_high_water: usize,
-    pub(crate) recv_bytes: usize,
-    pub(crate) slow_consumer: SlowConsumer,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::SlowConsumer;
     use crate::{CodecConfig, HeaderFormat};
 
     #[test]

@@ -11,18 +11,19 @@
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Instant;
 
 use pktconn_codec::{FrameError, Packet};
 use pktconn_session::frame::{ControlError, ControlFrame, GoAway, Hello, Reject, SessionId};
 use pktconn_session::{ConnectionId, EndReason, Ended, FrameRefused, Received, SessionState, Transmit};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, TryLockError, watch};
 
-use super::config::SessionRules;
 use super::control_codec::ControlCodec;
 use super::machine::Machine;
+use crate::connection::config::Settings;
+use crate::connection::machine::Rules;
 use crate::connection::pool::CHUNK;
 use crate::error::Reason;
 use crate::{PacketSender, SlowConsumer};
@@ -30,10 +31,18 @@ use crate::{PacketSender, SlowConsumer};
 /// A session, for all of its handles.
 pub(crate) struct SessionCore {
     shared: Mutex<Shared>,
-    rules: SessionRules,
+    settings: Arc<Settings>,
+    recv_bytes: usize,
     /// Who keeps the session while it has no connection. A client's task does so itself.
     keeper: Option<Weak<dyn SessionKeeper>>,
     handles: AtomicUsize,
+    /// Made by the first that waits: most sessions need none.
+    line: OnceLock<Box<WaitingLine>>,
+}
+
+/// Those that wait for room or for the end.
+#[derive(Default)]
+struct WaitingLine {
     /// Held by the sender that is next: senders are served in order.
     turn: tokio::sync::Mutex<()>,
     /// Notified when there may be room for senders, and at the end.
@@ -42,8 +51,8 @@ pub(crate) struct SessionCore {
 
 /// Keeps sessions that have no connection.
 pub(crate) trait SessionKeeper: Send + Sync {
-    /// The timers of a session without a connection are due at this time.
-    fn schedule(&self, id: SessionId, at: Instant);
+    /// The timers of a session without a connection are due at `at`, no longer at `before`.
+    fn schedule(&self, id: SessionId, before: Option<Instant>, at: Instant);
 
     /// The session is over: nothing is to be done for it any more.
     fn forget(&self, id: SessionId);
@@ -59,13 +68,12 @@ struct Shared {
     /// When the driver or the keeper looks at the timers next.
     timers_at: Option<Instant>,
     /// How many senders wait for room, and closers for the end.
-    waiting: usize,
+    waiting: u32,
     /// How many bytes waited without a number when the waiting ones were last told of a change.
     unsent_bytes: usize,
     /// Whether the waiting ones were told that the session has ended.
     is_end_told: bool,
     dropped: u64,
-    peer: Option<SocketAddr>,
     /// `Some` once somebody watches.
     state: Option<Box<watch::Sender<SessionState>>>,
     has_handler: bool,
@@ -82,13 +90,23 @@ struct CurrentConn {
     is_blocked: bool,
 }
 
+/// The limits of a session.
+#[derive(Clone, Copy, Debug)]
+struct SessionRules {
+    payload_limit: usize,
+    send_high_water: usize,
+    slow_consumer: SlowConsumer,
+    recv_bytes: usize,
+}
+
 /// Whom to wake when the lock is released.
 #[derive(Default)]
 struct Wakes {
     receiver: Option<Waker>,
     driver: Option<Waker>,
     changed: bool,
-    schedule: Option<Instant>,
+    /// When the timers were due before, and when they are due now.
+    schedule: Option<(Option<Instant>, Instant)>,
     forget: bool,
 }
 
@@ -121,7 +139,8 @@ impl SessionCore {
     /// A session without handles.
     pub(crate) fn new(
         machine: Machine,
-        rules: SessionRules,
+        settings: Arc<Settings>,
+        recv_bytes: usize,
         keeper: Option<Weak<dyn SessionKeeper>>,
     ) -> Arc<Self> {
         let shared = Shared {
@@ -134,7 +153,6 @@ impl SessionCore {
             unsent_bytes: 0,
             is_end_told: false,
             dropped: 0,
-            peer: None,
             state: None,
             has_handler: false,
             has_control: false,
@@ -142,12 +160,22 @@ impl SessionCore {
         };
         Arc::new(Self {
             shared: Mutex::new(shared),
-            rules,
+            settings,
+            recv_bytes,
             keeper,
             handles: AtomicUsize::new(0),
-            turn: tokio::sync::Mutex::new(()),
-            changed: Notify::new(),
+            line: OnceLock::new(),
         })
+    }
+
+    fn rules(&self) -> SessionRules {
+        let Rules { codec, send_high_water, slow_consumer, .. } = &self.settings.rules;
+        SessionRules {
+            payload_limit: codec.config().payload_limit(),
+            send_high_water: *send_high_water,
+            slow_consumer: *slow_consumer,
+            recv_bytes: self.recv_bytes,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
@@ -156,18 +184,18 @@ impl SessionCore {
 
     /// Writes what the state machine wants to write, releases the lock and wakes who waits for that.
     fn release(&self, mut shared: MutexGuard<'_, Shared>, now: Instant) {
-        let wakes = shared.settle(self.rules, now);
+        let wakes = shared.settle(self.rules(), now);
         let id = shared.machine.id();
         drop(shared);
         wakes.receiver.into_iter().chain(wakes.driver).for_each(Waker::wake);
-        if wakes.changed {
-            self.changed.notify_waiters();
+        if let Some(line) = self.line.get().filter(|_| wakes.changed) {
+            line.changed.notify_waiters();
         }
         if let (Some(keeper), Some(id)) = (self.keeper.as_ref().and_then(Weak::upgrade), id) {
             if wakes.forget {
                 keeper.forget(id);
-            } else if let Some(at) = wakes.schedule {
-                keeper.schedule(id, at);
+            } else if let Some((before, at)) = wakes.schedule {
+                keeper.schedule(id, before, at);
             }
         }
     }
@@ -245,7 +273,7 @@ impl SessionCore {
         let (mut shared, now) = (self.lock(), now());
         let (mut count, mut result) = (0, Ok(()));
         for packet in packets {
-            match shared.offer(packet, self.rules, now) {
+            match shared.offer(packet, self.rules(), now) {
                 Ok(true) => count += 1,
                 Ok(false) => break,
                 Err(reason) => {
@@ -253,15 +281,24 @@ impl SessionCore {
                     break;
                 }
             }
-            shared.write(self.rules, now);
+            shared.write(self.rules(), now);
         }
         self.release(shared, now);
         (count, result)
     }
 
+    fn line(&self) -> &WaitingLine {
+        self.line.get_or_init(Box::default)
+    }
+
+    /// The turn to send, if nobody waits for room.
+    fn try_turn(&self) -> Result<Option<tokio::sync::MutexGuard<'_, ()>>, TryLockError> {
+        self.line.get().map(|line| line.turn.try_lock()).transpose()
+    }
+
     /// Queues a packet if there is room, and nobody waits for room.
     pub(crate) fn try_send(&self, packet: &Packet) -> Result<(), Reason> {
-        let Ok(_turn) = self.turn.try_lock() else { return Err(Reason::Full) };
+        let Ok(_turn) = self.try_turn() else { return Err(Reason::Full) };
         match self.offer(std::slice::from_ref(packet)) {
             (_, Err(reason)) => Err(reason),
             (0, _) => Err(Reason::Full),
@@ -269,22 +306,19 @@ impl SessionCore {
         }
     }
 
-    /// Queues packets, in turn, as soon as there is room. Adds to `sent` those that are queued.
-    pub(crate) async fn send(&self, packets: &[Packet], sent: &mut usize) -> Result<(), Reason> {
-        if let Ok(_turn) = self.turn.try_lock() {
-            let (count, result) = self.offer(packets);
-            *sent += count;
-            result?;
-        }
-        if *sent == packets.len() {
-            return Ok(());
-        }
-        // Boxed: the future of a sender that does not wait is small.
-        Box::pin(self.send_in_turn(packets, sent)).await
+    /// Like [`try_send`](Self::try_send), as far as there is room. Adds to `sent` those that are queued, and returns whether
+    /// these are all.
+    pub(crate) fn try_send_many(&self, packets: &[Packet], sent: &mut usize) -> Result<bool, Reason> {
+        let Ok(_turn) = self.try_turn() else { return Ok(packets.is_empty()) };
+        let (count, result) = self.offer(packets);
+        *sent += count;
+        result.map(|()| count == packets.len())
     }
 
-    async fn send_in_turn(&self, packets: &[Packet], sent: &mut usize) -> Result<(), Reason> {
-        let _turn = self.turn.lock().await;
+    /// Queues the packets after the first `sent` ones, in turn, as soon as there is room. Adds to `sent` those that are
+    /// queued.
+    pub(crate) async fn send_in_turn(&self, packets: &[Packet], sent: &mut usize) -> Result<(), Reason> {
+        let _turn = self.line().turn.lock().await;
         self.until(|core| {
             let (count, result) = core.offer(&packets[*sent..]);
             *sent += count;
@@ -297,7 +331,7 @@ impl SessionCore {
     async fn until<T>(&self, mut attempt: impl FnMut(&Self) -> Option<T>) -> T {
         let _waiting = Waiting::new(self);
         loop {
-            let mut changed = pin!(self.changed.notified());
+            let mut changed = pin!(self.line().changed.notified());
             // Before the attempt, so that no notification is missed.
             changed.as_mut().enable();
             if let Some(result) = attempt(self) {
@@ -318,7 +352,7 @@ impl SessionCore {
     }
 
     pub(crate) fn peer_addr(&self) -> Option<SocketAddr> {
-        self.lock().peer
+        self.lock().conn.as_ref()?.sender.peer_addr()
     }
 
     /// How many packets the policy has dropped.
@@ -370,15 +404,17 @@ impl SessionCore {
         self.release(shared, now);
     }
 
-    /// Resumes a server's session over another connection. The older one gets its last frame.
+    /// Resumes a server's session over another connection. The older one gets its last frame. Returns when its timers were due
+    /// without a connection.
     pub(crate) fn resume(
         &self,
         hello: &Hello,
         id: ConnectionId,
         sender: PacketSender,
         control: ControlCodec,
-    ) -> Result<(), Reject> {
+    ) -> Result<Option<Instant>, Reject> {
         let (mut shared, now) = (self.lock(), now());
+        let scheduled = if shared.conn.is_none() { shared.timers_at } else { None };
         let resumed = match &mut shared.machine {
             Machine::Server(server) => server.resume(hello, id, now),
             Machine::Client(_) => Ok(None),
@@ -392,7 +428,7 @@ impl SessionCore {
         let older_driver = shared.driver.take_if(|_| resumed.is_ok());
         self.release(shared, now);
         older_driver.into_iter().for_each(Waker::wake);
-        resumed.map(|_| ())
+        resumed.map(|_| scheduled)
     }
 
     /// Takes what has arrived over a connection.
@@ -403,7 +439,7 @@ impl SessionCore {
         random: u32,
     ) -> Result<(), SessionFault> {
         let (mut shared, now) = (self.lock(), now());
-        let received = shared.receive(id, packets, random, self.rules, now);
+        let received = shared.receive(id, packets, random, self.rules(), now);
         packets.clear();
         self.release(shared, now);
         received
@@ -530,7 +566,6 @@ impl Shared {
         sender: PacketSender,
         control: ControlCodec,
     ) -> Option<CurrentConn> {
-        self.peer = sender.peer_addr();
         self.conn.replace(CurrentConn { id, sender, control, is_blocked: false })
     }
 
@@ -648,8 +683,8 @@ impl Shared {
         if is_over || is_earlier || (is_blocked && !was_blocked) {
             wakes.driver = self.driver.take();
         }
-        if self.conn.is_none() && is_earlier {
-            (self.timers_at, wakes.schedule) = (timeout, timeout);
+        if let Some(at) = timeout.filter(|_| self.conn.is_none() && is_earlier) {
+            wakes.schedule = Some((self.timers_at.replace(at), at));
         }
         wakes.forget = is_over && !std::mem::replace(&mut self.is_forgotten, is_over);
         wakes

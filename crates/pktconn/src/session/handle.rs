@@ -68,6 +68,7 @@ struct ConnReceiver {
     is_refused: bool,
 }
 
+// Methods that only pass on are no `async fn`: the task of each session would have room for another future.
 impl Session {
     /// The first handles.
     pub(crate) fn new(core: &Arc<SessionCore>) -> Self {
@@ -108,8 +109,8 @@ impl Session {
     /// # Cancel safety
     ///
     /// Cancel safe: dropping the future loses nothing.
-    pub async fn recv(&mut self) -> Result<Option<Packet>, Error> {
-        self.receiver.recv().await
+    pub fn recv(&mut self) -> impl Future<Output = Result<Option<Packet>, Error>> + Send {
+        self.receiver.recv()
     }
 
     /// Receives the packets that have arrived, up to `limit`, and appends them to `packets`. Waits for the first. Returns
@@ -122,8 +123,12 @@ impl Session {
     /// # Cancel safety
     ///
     /// Cancel safe: dropping the future loses nothing.
-    pub async fn recv_many(&mut self, packets: &mut Vec<Packet>, limit: usize) -> Result<usize, Error> {
-        self.receiver.recv_many(packets, limit).await
+    pub fn recv_many(
+        &mut self,
+        packets: &mut Vec<Packet>,
+        limit: usize,
+    ) -> impl Future<Output = Result<usize, Error>> + Send {
+        self.receiver.recv_many(packets, limit)
     }
 
     /// Queues a packet. Waits while the queue is full. See [`SessionSender::send`].
@@ -135,8 +140,8 @@ impl Session {
     /// # Cancel safety
     ///
     /// Cancel safe: if the future is dropped before it completes, the packet is not queued.
-    pub async fn send(&self, packet: impl Into<Packet>) -> Result<(), Error> {
-        self.sender.send(packet).await
+    pub fn send(&self, packet: impl Into<Packet>) -> impl Future<Output = Result<(), Error>> + Send {
+        self.sender.send(packet.into())
     }
 
     /// Queues packets, in order, and removes them from `packets`. See [`SessionSender::send_many`].
@@ -148,8 +153,8 @@ impl Session {
     /// # Cancel safety
     ///
     /// Cancel safe: `packets` keeps those that were not queued.
-    pub async fn send_many(&self, packets: &mut Vec<Packet>) -> Result<(), Error> {
-        self.sender.send_many(packets).await
+    pub fn send_many(&self, packets: &mut Vec<Packet>) -> impl Future<Output = Result<(), Error>> + Send {
+        self.sender.send_many(packets)
     }
 
     /// Queues a packet if there is room now. See [`SessionSender::try_send`].
@@ -254,7 +259,7 @@ impl SessionReceiver {
                 });
                 Ok(received.await?)
             }
-            Receiver::Conn(conn) => conn.recv().await,
+            Receiver::Conn(conn) => Box::pin(conn.recv()).await,
         }
     }
 
@@ -285,7 +290,7 @@ impl SessionReceiver {
                 });
                 Ok(received.await?)
             }
-            Receiver::Conn(conn) => conn.recv_many(packets, limit).await,
+            Receiver::Conn(conn) => Box::pin(conn.recv_many(packets, limit)).await,
         }
     }
 
@@ -348,14 +353,19 @@ impl SessionSender {
     /// # Cancel safety
     ///
     /// Cancel safe: if the future is dropped before it completes, the packet is not queued.
-    pub async fn send(&self, packet: impl Into<Packet>) -> Result<(), Error> {
-        match &self.0 {
-            Sender::Session(core) => {
-                let packet = packet.into();
-                let sent = core.send(std::slice::from_ref(&packet), &mut 0).await;
-                sent.map_err(|reason| Error::new(reason, vec![packet]))
+    // Not an `async fn`, whose future would hold the packet twice: the task of each session has room for it.
+    pub fn send(&self, packet: impl Into<Packet>) -> impl Future<Output = Result<(), Error>> + Send {
+        let packet = packet.into();
+        async move {
+            match &self.0 {
+                Sender::Session(core) => match core.try_send(&packet) {
+                    Ok(()) => Ok(()),
+                    // Boxed, as the other: most senders are those of sessions that have room.
+                    Err(Reason::Full) => Box::pin(send(core, packet)).await,
+                    Err(reason) => Err(Error::new(reason, vec![packet])),
+                },
+                Sender::Conn(sender) => Box::pin(sender.send(packet)).await,
             }
-            Sender::Conn(sender) => sender.send(packet).await,
         }
     }
 
@@ -373,9 +383,12 @@ impl SessionSender {
             Sender::Session(core) => {
                 let mut batch = Batch { packets, sent: 0 };
                 let Batch { packets, sent } = &mut batch;
-                Ok(core.send(packets, sent).await?)
+                if core.try_send_many(packets, sent)? {
+                    return Ok(());
+                }
+                Ok(Box::pin(core.send_in_turn(packets, sent)).await?)
             }
-            Sender::Conn(sender) => sender.send_many(packets).await,
+            Sender::Conn(sender) => Box::pin(sender.send_many(packets)).await,
         }
     }
 
@@ -414,18 +427,10 @@ impl SessionSender {
     ///
     /// Cancel safe: the close continues if the future is dropped. A further call waits for it.
     pub async fn close(&self) -> Result<(), Error> {
-        let core = match &self.0 {
-            Sender::Session(core) => core,
-            Sender::Conn(sender) => return sender.close().await,
-        };
-        core.begin_close();
-        let Ended { reason, not_acknowledged, unsent, .. } = core.ended().await;
-        let mut lost = not_acknowledged;
-        lost.extend(unsent);
-        match reason {
-            EndReason::Settled { .. } if lost.is_empty() => Ok(()),
-            EndReason::Settled { .. } => Err(Error::new(Reason::RemoteClose, lost)),
-            reason => Err(Error::new(end_reason(reason), lost)),
+        // Boxed: a task that may close its session is not larger for it.
+        match &self.0 {
+            Sender::Session(core) => Box::pin(close(core)).await,
+            Sender::Conn(sender) => Box::pin(sender.close()).await,
         }
     }
 
@@ -482,6 +487,23 @@ impl SessionSender {
             Sender::Session(core) => Some(core),
             Sender::Conn(_) => None,
         }
+    }
+}
+
+async fn send(core: &SessionCore, packet: Packet) -> Result<(), Error> {
+    let sent = core.send_in_turn(std::slice::from_ref(&packet), &mut 0).await;
+    sent.map_err(|reason| Error::new(reason, vec![packet]))
+}
+
+async fn close(core: &SessionCore) -> Result<(), Error> {
+    core.begin_close();
+    let Ended { reason, not_acknowledged, unsent, .. } = core.ended().await;
+    let mut lost = not_acknowledged;
+    lost.extend(unsent);
+    match reason {
+        EndReason::Settled { .. } if lost.is_empty() => Ok(()),
+        EndReason::Settled { .. } => Err(Error::new(Reason::RemoteClose, lost)),
+        reason => Err(Error::new(end_reason(reason), lost)),
     }
 }
 

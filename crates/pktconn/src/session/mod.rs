@@ -12,7 +12,6 @@
 //! connections of its session.
 
 mod config;
-pub(crate) use config::SessionRules;
 pub use config::{SessionConfig, SessionMode};
 
 mod machine;

@@ -8,7 +8,7 @@ use pktconn::{PacketServer, ServerConfig, SessionConfig};
 use tokio::runtime::{Builder, Runtime};
 
 use super::legacy::hello;
-use super::{echo, ms, soon};
+use super::{ms, soon};
 
 const COUNT: usize = 200;
 
@@ -51,7 +51,16 @@ fn memory_per_client(has_sessions: bool, connect: fn(SocketAddr) -> TcpStream, d
         let server = PacketServer::bind_with("127.0.0.1:0", config).await.unwrap();
         tell_addr.send(server.local_addr().socket_addr().unwrap()).unwrap();
         if has_sessions {
-            tokio::spawn(server.serve_sessions(echo));
+            // In batches, as `pktecho`. A handler takes as much memory as its future.
+            tokio::spawn(server.serve_sessions(|mut session| async move {
+                loop {
+                    let mut packets = Vec::new();
+                    if session.recv_many(&mut packets, 64).await? == 0 {
+                        return Ok(session.close().await?);
+                    }
+                    session.send_many(&mut packets).await?;
+                }
+            }));
         } else {
             tokio::spawn(server.serve(|mut conn| async move {
                 while let Some(packet) = conn.recv().await? {

@@ -17,13 +17,12 @@ use pktconn_session::{ConnectionId, FrameRefused, ServerSession, check_new};
 use super::Sessions;
 use super::table::SessionTable;
 use crate::connection::conn_core::ConnCore;
-use crate::connection::machine::Rules;
 use crate::error::Reason;
 use crate::server::limits::network::Network;
 use crate::server::limits::running_handshakes::{HandshakePlace, MustEnd};
 use crate::session::core::{SessionCore, SessionKeeper};
 use crate::session::driver::{DriveEnd, SessionConn};
-use crate::session::{ControlCodec, Machine, SessionRules, random};
+use crate::session::{ControlCodec, Machine, random};
 use crate::transport::connect::with_timeout;
 use crate::{Error, HandlerResult, PacketConn, Session, SessionMode};
 
@@ -178,7 +177,7 @@ impl Sessions {
             hello,
             identity,
             config.resume_at.clone(),
-            config.machine(),
+            Arc::clone(&self.table.machine_config),
             connection,
             now,
         );
@@ -189,14 +188,8 @@ impl Sessions {
         let keeper: Arc<SessionTable> = Arc::clone(&self.table);
         let keeper: Arc<dyn SessionKeeper> = keeper;
         let keeper: Weak<dyn SessionKeeper> = Arc::downgrade(&keeper);
-        let Rules { codec, send_high_water, slow_consumer, .. } = &conn.core().settings.rules;
-        let rules = SessionRules {
-            payload_limit: codec.config().payload_limit(),
-            send_high_water: *send_high_water,
-            recv_bytes: config.recv_bytes,
-            slow_consumer: *slow_consumer,
-        };
-        let core = SessionCore::new(machine, rules, Some(keeper));
+        let settings = Arc::clone(&conn.core().settings);
+        let core = SessionCore::new(machine, settings, config.recv_bytes, Some(keeper));
         if !self.table.insert(identity.0, &core) {
             return Ok(Err(busy()));
         }
@@ -213,8 +206,8 @@ impl Sessions {
     ) -> Result<Arc<SessionCore>, Reject> {
         let unknown = Reject { reason: RejectReason::Unknown, retry_after_ms: 0 };
         let core = self.table.find(hello.id).ok_or(unknown)?;
-        core.resume(hello, connection, conn.sender(), control)?;
-        self.table.attached(hello.id);
+        let scheduled = core.resume(hello, connection, conn.sender(), control)?;
+        self.table.attached(hello.id, scheduled);
         // It may have lost the connection already.
         core.schedule_detached();
         Ok(core)

@@ -15,6 +15,8 @@ use crate::session::core::{SessionCore, SessionKeeper};
 
 pub(super) struct SessionTable {
     pub(super) config: SessionConfig,
+    /// For the state machine of each session.
+    pub(super) machine_config: Arc<pktconn_session::SessionConfig>,
     sessions: Mutex<HashMap<SessionId, Arc<SessionCore>>>,
     detached: Mutex<Detached>,
     /// Notified when the first timer has changed, and when a session is forgotten.
@@ -23,15 +25,13 @@ pub(super) struct SessionTable {
 }
 
 /// The sessions without a connection, by the time at which something happens to them: they expire, unless they end before.
-#[derive(Default)]
-struct Detached {
-    by_time: BTreeSet<(Instant, SessionId)>,
-    by_id: HashMap<SessionId, Instant>,
-}
+/// A session may have an older entry, too, which does nothing.
+type Detached = BTreeSet<(Instant, SessionId)>;
 
 impl SessionTable {
     pub(super) fn new(config: SessionConfig) -> Self {
         Self {
+            machine_config: config.machine(),
             config,
             sessions: Mutex::default(),
             detached: Mutex::default(),
@@ -70,9 +70,11 @@ impl SessionTable {
         has_room
     }
 
-    /// A session has a connection again, which keeps its timers.
-    pub(super) fn attached(&self, id: SessionId) {
-        self.detached().remove(id);
+    /// A session has a connection again, which keeps its timers. Without one they were due at `scheduled`.
+    pub(super) fn attached(&self, id: SessionId, scheduled: Option<Instant>) {
+        if let Some(at) = scheduled {
+            self.detached().remove(&(at, id));
+        }
     }
 
     /// Waits until there is no session.
@@ -94,7 +96,7 @@ impl SessionTable {
             let mut changed = pin!(self.changed.notified());
             // Before the look at the first one, so that no notification is missed.
             changed.as_mut().enable();
-            let first = self.detached().first();
+            let first = self.detached().first().copied();
             let due = async {
                 match first {
                     Some((at, _)) => tokio::time::sleep_until(at.into()).await,
@@ -108,7 +110,7 @@ impl SessionTable {
             let now = tokio::time::Instant::now().into_std();
             loop {
                 // In a statement of its own: the lock is released before the session is used.
-                let due = self.detached().pop_due(now);
+                let due = pop_due(&mut self.detached(), now);
                 let Some(id) = due else { break };
                 if let Some(session) = self.find(id) {
                     session.handle_timeout_detached();
@@ -119,13 +121,16 @@ impl SessionTable {
 }
 
 impl SessionKeeper for SessionTable {
-    fn schedule(&self, id: SessionId, at: Instant) {
+    fn schedule(&self, id: SessionId, before: Option<Instant>, at: Instant) {
         let mut detached = self.detached();
-        detached.set(id, at);
-        let is_first = detached.first() == Some((at, id));
-        let excess = if detached.by_id.len() > self.config.max_detached { detached.pop() } else { None };
+        if let Some(before) = before {
+            detached.remove(&(before, id));
+        }
+        detached.insert((at, id));
+        let is_first = detached.first() == Some(&(at, id));
+        let excess = if detached.len() > self.config.max_detached { detached.pop_first() } else { None };
         drop(detached);
-        if let Some(session) = excess.and_then(|id| self.find(id)) {
+        if let Some(session) = excess.and_then(|(_, id)| self.find(id)) {
             session.expire_detached();
         }
         if is_first {
@@ -134,7 +139,6 @@ impl SessionKeeper for SessionTable {
     }
 
     fn forget(&self, id: SessionId) {
-        self.detached().remove(id);
         let forgotten = self.sessions().remove(&id);
         self.changed.notify_waiters();
         // Without the lock: this may be the last reference.
@@ -142,34 +146,7 @@ impl SessionKeeper for SessionTable {
     }
 }
 
-impl Detached {
-    fn first(&self) -> Option<(Instant, SessionId)> {
-        self.by_time.first().copied()
-    }
-
-    fn set(&mut self, id: SessionId, at: Instant) {
-        self.remove(id);
-        self.by_time.insert((at, id));
-        self.by_id.insert(id, at);
-    }
-
-    fn remove(&mut self, id: SessionId) {
-        if let Some(at) = self.by_id.remove(&id) {
-            self.by_time.remove(&(at, id));
-        }
-        if self.by_id.is_empty() {
-            // Frees the memory that a peak has needed.
-            self.by_id = HashMap::new();
-        }
-    }
-
-    fn pop(&mut self) -> Option<SessionId> {
-        let (_, id) = self.first()?;
-        self.remove(id);
-        Some(id)
-    }
-
-    fn pop_due(&mut self, now: Instant) -> Option<SessionId> {
-        if self.first()?.0 <= now { self.pop() } else { None }
-    }
+fn pop_due(detached: &mut Detached, now: Instant) -> Option<SessionId> {
+    let (at, _) = detached.first()?;
+    if *at <= now { detached.pop_first().map(|(_, id)| id) } else { None }
 }
