@@ -1,6 +1,7 @@
 //! Sessions of servers and clients over real sockets, through a proxy that cuts their connections.
 #![cfg(feature = "session")]
 
+mod hostile;
 mod legacy;
 mod memory;
 mod proxy;
