@@ -182,6 +182,18 @@ impl Packet {
     pub fn detach(&self) -> Self {
         Self { bytes: Bytes::copy_from_slice(&self.bytes), ..*self }
     }
+
+    /// Like [`detach`](Self::detach), to memory that several packets share. Returns `None` if `memory` has no room: it is
+    /// not made larger.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn detach_into(&self, memory: &mut BytesMut) -> Option<Self> {
+        if memory.capacity() - memory.len() < self.bytes.len() {
+            return None;
+        }
+        memory.extend_from_slice(&self.bytes);
+        Some(Self { bytes: memory.split().freeze(), ..*self })
+    }
 }
 
 /// Reads from the cursor to the end. `get_u16` and similar are big-endian, `get_u16_le` and similar little-endian.

@@ -71,22 +71,29 @@ impl Outgoing {
         self.queue.push_back(packet);
     }
 
-    /// The next packet to write: first the replay, then, if `may_number`, a packet that gets its number now.
+    /// The next packet to write: first the replay, then, if `may_number`, a packet that can get a number now.
+    fn peek(&self, may_number: bool) -> Option<&Packet> {
+        let packet = self.queue.get((self.next - self.first_held) as usize)?;
+        let has_room = || self.held_bytes == 0 || self.held_bytes + cost(packet) <= self.replay_bytes;
+        (self.is_replaying() || (may_number && has_room())).then_some(packet)
+    }
+
+    /// Whether [`next`](Self::next) would return a packet.
+    pub(crate) fn has_next(&self, may_number: bool) -> bool {
+        self.peek(may_number).is_some()
+    }
+
+    /// Takes the next packet to write, which has a number then.
     pub(crate) fn next(&mut self, may_number: bool) -> Option<Packet> {
-        let index = (self.next - self.first_held) as usize;
-        let packet = self.queue.get(index)?;
+        let packet = self.peek(may_number)?.clone();
         if !self.is_replaying() {
-            let cost = cost(packet);
-            let has_room = self.held_bytes == 0 || self.held_bytes + cost <= self.replay_bytes;
-            if !may_number || !has_room {
-                return None;
-            }
+            let cost = cost(&packet);
             self.sent += 1;
             self.held_bytes += cost;
             self.unsent_bytes -= cost;
         }
         self.next += 1;
-        Some(packet.clone())
+        Some(packet)
     }
 
     /// The peer has handed over the packets below `received`. It can have got only those written on this connection.

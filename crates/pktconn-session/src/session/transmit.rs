@@ -71,6 +71,9 @@ impl Session {
         }
         let closing = self.closing.as_ref();
         let may_number = self.is_confirmed && closing.is_none_or(|closing| closing.sends_unsent);
+        if self.incoming.is_ack_due_with_data(now) && self.outgoing.has_next(may_number) {
+            return Some(Transmit::Control(ControlFrame::Ack { received: self.incoming.acknowledge() }));
+        }
         if let Some(packet) = self.outgoing.next(may_number) {
             return Some(Transmit::Data(packet));
         }

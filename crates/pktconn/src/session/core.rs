@@ -8,6 +8,7 @@
 //! What the state machine wants to write is given to the connection under the lock, so frames keep their order. Tasks are
 //! woken after the lock is released.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,9 +16,12 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Instant;
 
+use bytes::BytesMut;
 use pktconn_codec::{FrameError, Packet};
 use pktconn_session::frame::{ControlError, ControlFrame, GoAway, Hello, Reject, SessionId};
-use pktconn_session::{ConnectionId, EndReason, Ended, FrameRefused, Received, SessionState, Transmit};
+use pktconn_session::{
+    ConnectionId, EndReason, Ended, FrameRefused, PACKET_OVERHEAD, Received, SessionState, Transmit,
+};
 use tokio::sync::{Notify, TryLockError, watch};
 
 use super::control_codec::ControlCodec;
@@ -27,6 +31,20 @@ use crate::connection::machine::Rules;
 use crate::connection::pool::CHUNK;
 use crate::error::Reason;
 use crate::{PacketSender, SlowConsumer};
+
+/// About so many bytes are given to a connection at once: a full write.
+const MAX_BATCH_BYTES: usize = 64 * 1024;
+
+/// The memory that small packets share, in bytes. A session keeps so much more than its packets at most.
+const SHARED_MEMORY: usize = 16 * 1024;
+
+/// Larger packets have memory of their own, in bytes.
+const MAX_SHARED_LEN: usize = SHARED_MEMORY / 4;
+
+thread_local! {
+    /// The empty vector of the last batch, for the next batch on this thread.
+    static SPARE_BATCH: Cell<Vec<Packet>> = const { Cell::new(Vec::new()) };
+}
 
 /// A session, for all of its handles.
 pub(crate) struct SessionCore {
@@ -61,6 +79,8 @@ pub(crate) trait SessionKeeper: Send + Sync {
 struct Shared {
     machine: Machine,
     conn: Option<CurrentConn>,
+    /// For copies of small packets. `None` while there is nothing to send or to acknowledge.
+    memory: Option<Box<BytesMut>>,
     /// Waits for a packet.
     receiver: Option<Waker>,
     /// Waits for frames, room and timers of the connection.
@@ -146,6 +166,7 @@ impl SessionCore {
         let shared = Shared {
             machine,
             conn: None,
+            memory: None,
             receiver: None,
             driver: None,
             timers_at: None,
@@ -281,7 +302,6 @@ impl SessionCore {
                     break;
                 }
             }
-            shared.write(self.rules(), now);
         }
         self.release(shared, now);
         (count, result)
@@ -422,7 +442,7 @@ impl SessionCore {
         if resumed.is_ok() {
             if let Some(older) = shared.set_conn(id, sender, control) {
                 let superseded = ControlFrame::Reject(Reject::superseded());
-                let _ = older.sender.core().push(&older.control.encode(&superseded));
+                let _ = older.sender.core().push(&[older.control.encode(&superseded)]);
             }
         }
         let older_driver = shared.driver.take_if(|_| resumed.is_ok());
@@ -585,6 +605,11 @@ impl Shared {
         if !session.can_send() {
             return Err(self.end_of_sending());
         }
+        if is_full(session.unsent_bytes(), packet, rules.send_high_water) {
+            // The connection may have room.
+            self.write(rules, now);
+        }
+        let session = self.machine.session_mut();
         while is_full(session.unsent_bytes(), packet, rules.send_high_water) {
             match rules.slow_consumer {
                 SlowConsumer::DropOldest if session.drop_oldest_unsent().is_some() => self.dropped += 1,
@@ -600,8 +625,8 @@ impl Shared {
                 _ => return Ok(false),
             }
         }
-        // A copy: it may wait for long, and must not keep a read buffer or memory of the application.
-        let sent = session.send(packet.detach());
+        let kept = self.keep(packet);
+        let sent = self.machine.session_mut().send(kept);
         if sent.is_err() { Err(self.end_of_sending()) } else { Ok(true) }
     }
 
@@ -617,10 +642,9 @@ impl Shared {
             return Ok(());
         };
         self.machine.session_mut().heard(id, now);
-        // Few bytes that wait for long must not keep the whole chunk that they were read into. The first packet is
-        // received at once if somebody waits for it.
-        let copies = packets.iter().map(Packet::len).sum::<usize>() < CHUNK / 2;
-        let mut is_received_now = self.receiver.is_some();
+        // Few bytes that wait for long must not keep the whole chunk that they were read into. They do not wait if somebody
+        // waits for them.
+        let copies = self.receiver.is_none() && packets.iter().map(Packet::len).sum::<usize>() < CHUNK / 2;
         for packet in packets.drain(..) {
             if packet.is_control() {
                 self.has_control = true;
@@ -629,8 +653,7 @@ impl Shared {
                 }
                 continue;
             }
-            let packet =
-                if copies && !std::mem::take(&mut is_received_now) { packet.detach() } else { packet };
+            let packet = if copies { packet.detach() } else { packet };
             self.machine.receive_data(id, packet)?;
         }
         let session = self.machine.session();
@@ -646,18 +669,44 @@ impl Shared {
     /// Gives the connection what the state machine wants to write, as far as there is room.
     fn write(&mut self, rules: SessionRules, now: Instant) {
         let Some(conn) = &mut self.conn else { return };
+        let mut batch = SPARE_BATCH.take();
         while !conn.is_blocked {
-            let Some(transmit) = self.machine.transmit(conn.id, now) else { return };
-            let packet = match transmit {
-                Transmit::Data(packet) => packet,
-                Transmit::Control(frame) => conn.control.encode(&frame),
-            };
-            match conn.sender.core().push(&packet) {
+            let mut bytes = 0;
+            while bytes < MAX_BATCH_BYTES {
+                let Some(transmit) = self.machine.transmit(conn.id, now) else { break };
+                let packet = match transmit {
+                    Transmit::Data(packet) => packet,
+                    Transmit::Control(frame) => conn.control.encode(&frame),
+                };
+                bytes += packet.len() + PACKET_OVERHEAD;
+                batch.push(packet);
+            }
+            if batch.is_empty() {
+                break;
+            }
+            let pushed = conn.sender.core().push(&batch);
+            batch.clear();
+            match pushed {
                 Ok(queued) => conn.is_blocked = queued >= rules.send_high_water,
                 // It has ended. Its driver finds that out.
-                Err(_) => return,
+                Err(_) => break,
             }
         }
+        SPARE_BATCH.set(batch);
+    }
+
+    /// A copy of a packet to be sent, because it may wait for long: it must not keep a read buffer or memory of the
+    /// application. Small packets share memory that only this session uses.
+    fn keep(&mut self, packet: &Packet) -> Packet {
+        if packet.len() > MAX_SHARED_LEN {
+            return packet.detach();
+        }
+        let memory = self.memory.get_or_insert_default();
+        if let Some(kept) = packet.detach_into(memory) {
+            return kept;
+        }
+        **memory = BytesMut::with_capacity(SHARED_MEMORY);
+        packet.detach_into(memory).unwrap_or_else(|| packet.detach())
     }
 
     fn settle(&mut self, rules: SessionRules, now: Instant) -> Wakes {
@@ -685,6 +734,9 @@ impl Shared {
         }
         if let Some(at) = timeout.filter(|_| self.conn.is_none() && is_earlier) {
             wakes.schedule = Some((self.timers_at.replace(at), at));
+        }
+        if session.held_bytes() + session.unsent_bytes() == 0 {
+            self.memory = None;
         }
         wakes.forget = is_over && !std::mem::replace(&mut self.is_forgotten, is_over);
         wakes

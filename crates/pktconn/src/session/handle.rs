@@ -534,7 +534,7 @@ fn refuse_control(receiver: &mut PacketReceiver) -> Error {
     let sender = receiver.sender();
     if let Ok(control) = ControlCodec::of(&sender) {
         let busy = ControlFrame::Reject(Reject { reason: RejectReason::Busy, retry_after_ms: 0 });
-        let _ = sender.core().push(&control.encode(&busy));
+        let _ = sender.core().push(&[control.encode(&busy)]);
     }
     receiver.stop();
     sender.core().close();

@@ -185,14 +185,16 @@ impl ConnCore {
         })
     }
 
-    /// Queues `packet` whatever the room and the policy, and returns how many bytes are queued then. For an owner that
+    /// Queues `packets` whatever the room and the policy, and returns how many bytes are queued then. For an owner that
     /// has a queue of its own.
     #[cfg(feature = "session")]
-    pub(crate) fn push(self: &Arc<Self>, packet: &Packet) -> Result<usize, Reason> {
-        let frame = self.rules().codec.frame(packet).map_err(Reason::TooLarge)?;
+    pub(crate) fn push(self: &Arc<Self>, packets: &[Packet]) -> Result<usize, Reason> {
         self.with_state(|state| {
             state.machine.check_open()?;
-            state.push(&frame);
+            for packet in packets {
+                let frame = self.rules().codec.frame(packet).map_err(Reason::TooLarge)?;
+                state.push(&frame);
+            }
             Ok(state.machine.queued_bytes())
         })
     }

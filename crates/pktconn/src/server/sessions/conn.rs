@@ -89,7 +89,7 @@ impl Sessions {
         match begun {
             Ok(core) => Ok(Opened::Session(Box::new(SessionConn::new(core, id, conn, 0)), place)),
             Err(reject) => {
-                let _ = conn.sender().core().push(&control.encode(&ControlFrame::Reject(reject)));
+                let _ = conn.sender().core().push(&[control.encode(&ControlFrame::Reject(reject))]);
                 conn.close().await?;
                 Ok(Opened::End)
             }
