@@ -55,6 +55,7 @@ pub(crate) async fn serve_sessions(server: PacketServer, counters: Arc<Counters>
 }
 
 /// Not an `async fn`, as [`echo`].
+#[expect(clippy::manual_async_fn, reason = "its future would hold each argument twice")]
 fn echo_session(mut session: Session, counter: ConnCounter) -> impl Future<Output = HandlerResult> {
     async move {
         loop {

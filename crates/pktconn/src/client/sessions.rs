@@ -19,8 +19,9 @@ use super::event::{ClientEvent, ClientState, Lost};
 use super::receive_queue::BATCH;
 use crate::connection::config::{Origin, Settings};
 use crate::error::Reason;
-use crate::session::core::{SessionCore, end_reason};
+use crate::session::core::SessionCore;
 use crate::session::driver::{DriveEnd, SessionConn};
+use crate::session::end_reason::end_reason;
 use crate::session::{ControlCodec, Machine, random};
 use crate::{ConnConfig, PacketConn, Session, SessionConfig, SessionMode, SessionReceiver, SessionSender};
 

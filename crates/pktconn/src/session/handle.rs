@@ -12,7 +12,8 @@ use pktconn_session::{EndReason, Ended, SessionState};
 use tokio::sync::watch;
 
 use super::control_codec::ControlCodec;
-use super::core::{SessionCore, end_reason};
+use super::core::SessionCore;
+use super::end_reason::end_reason;
 use super::machine::Machine;
 use crate::connection::yielding;
 use crate::error::Reason;

@@ -20,6 +20,8 @@ pub(crate) use machine::Machine;
 mod control_codec;
 pub(crate) use control_codec::ControlCodec;
 
+pub(crate) mod end_reason;
+
 pub(crate) mod core;
 
 pub(crate) mod driver;

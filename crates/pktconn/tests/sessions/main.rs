@@ -398,9 +398,7 @@ async fn a_server_that_goes_away_loses_nothing() {
                 number += 1;
             }
             ClientEvent::Moved => moves += 1,
-            ClientEvent::Lost(lost) => {
-                assert!(lost.error.is_io() || lost.delivery_unknown.is_empty(), "{lost:?}")
-            }
+            ClientEvent::Lost(lost) => assert!(lost.delivery_unknown.is_empty(), "{lost:?}"),
             event => panic!("{event:?}"),
         }
     }
