@@ -25,6 +25,10 @@ pub mod heartbeats {}
 #[doc = include_str!("../guide/tls.md")]
 pub mod tls {}
 
+#[cfg(feature = "session")]
+#[doc = include_str!("../guide/sessions.md")]
+pub mod sessions {}
+
 #[doc = include_str!("../guide/open_internet.md")]
 pub mod open_internet {}
 

@@ -76,6 +76,7 @@
 //! |---|---|
 //! | `tls` | TLS with rustls: `TlsServerConfig`, `TlsVersion`, `TlsClientConfig`, `TlsInfo` |
 //! | `proxy-protocol` | the PROXY protocol for servers: `ServerConfig::proxy_protocol`, `PacketConn::proxy_header` |
+//! | `session` | packets that arrive exactly once over any number of lost connections: `Session`, `SessionConfig`, `PacketServer::serve_sessions`, `ClientConfig::session` |
 //! | `metrics` | figures for the recorder of the [`metrics`](https://docs.rs/metrics) crate |
 //!
 //! All features are off by default.

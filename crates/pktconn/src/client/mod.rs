@@ -97,6 +97,12 @@ use reconnect::Connector;
 /// [`Lost::may_miss_packets`] reports it. So neither senders nor the next connection depend on the receiver, and an
 /// application that receives loses nothing that it takes within that second.
 ///
+/// # Sessions
+///
+/// With [`ClientConfig::session`] (feature `session`) and a server that has sessions, packets arrive exactly once over any
+/// number of lost connections. `Lost` then reports the end of a session, not of a connection. See the chapter `sessions` of
+/// the [guide](crate::guide).
+///
 /// # Dropping
 ///
 /// Dropping the client and all of its senders closes the connection at once: bytes that the transport accepts without

@@ -31,6 +31,7 @@ pub use reason::Timeout;
 /// | [`is_timeout`](Self::is_timeout) | has ended, or was not made | a deadline passed, or the peer was slower than a minimum rate; [`timeout`](Self::timeout) says which |
 /// | [`is_slow_consumer`](Self::is_slow_consumer) | has ended | the peer read too slowly, and the policy is [`Disconnect`](crate::SlowConsumer::Disconnect) |
 /// | [`is_over_budget`](Self::is_over_budget) | has ended | the server exceeded its memory budget, and this connection held much of it |
+/// | `is_session` (feature `session`) | has ended | the session had no connection for too long, was taken by another one, or its sides disagree |
 /// | [`is_full`](Self::is_full) | stays open | `try_send` found the send queue full |
 /// | [`is_payload_too_large`](Self::is_payload_too_large) | stays open | the packet to send exceeds the limit |
 /// | [`is_config`](Self::is_config) | was not made | the configuration is invalid, or the address can never work |

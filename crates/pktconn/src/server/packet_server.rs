@@ -228,6 +228,10 @@ impl PacketServer {
         H: Fn(PacketConn) -> F + Send + Sync + 'static,
         F: Future<Output = HandlerResult> + Send + 'static,
     {
+        #[cfg(feature = "session")]
+        if self.config.sessions.is_some() {
+            tracing::warn!("ServerConfig::sessions has no effect: it needs serve_sessions");
+        }
         let handle = self.handle.clone();
         self.serve_until(async move { handle.stopping().await }, handler).await
     }
