@@ -77,9 +77,17 @@ impl ReceiveQueue {
                 // The `Connected` between the two.
                 self.events.pop_back();
                 let Some(ClientEvent::Lost(last)) = self.events.pop_back() else { return None };
+                // A range that is empty has a place, too, but says nothing.
+                let delivery_unknown = if lost.delivery_unknown.is_empty() {
+                    last.delivery_unknown.clone()
+                } else if last.delivery_unknown.is_empty() {
+                    lost.delivery_unknown
+                } else {
+                    last.delivery_unknown.start..lost.delivery_unknown.end
+                };
                 self.events.push_back(ClientEvent::Lost(Lost {
                     error: lost.error,
-                    delivery_unknown: last.delivery_unknown.start..lost.delivery_unknown.end,
+                    delivery_unknown,
                     may_miss_packets: last.may_miss_packets || lost.may_miss_packets,
                 }));
                 return Some(ClientEvent::Lost(last));

@@ -227,11 +227,11 @@ impl ConnConfig {
     }
 
     /// Sets the longest time from the start of a connection to the end of its TLS handshake and its PROXY header,
-    /// together.
+    /// together. A server with sessions waits once more so long for a client to confirm its session.
     ///
     /// Protects from peers that connect and say nothing. On the open Internet, 2 s to 10 s: a handshake has one or two
     /// round trips, and each lost packet adds a second or more. `None`: no limit. Default: 10 s.
-    #[cfg(any(feature = "tls", feature = "proxy-protocol"))]
+    #[cfg(any(feature = "tls", feature = "proxy-protocol", feature = "session"))]
     #[must_use]
     pub fn handshake_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.handshake_timeout = timeout.into();

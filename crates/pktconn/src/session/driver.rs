@@ -124,8 +124,10 @@ impl SessionConn {
     }
 }
 
+/// Also if its task panics or is dropped.
 impl Drop for SessionConn {
     fn drop(&mut self) {
+        self.core.connection_ended(self.id);
         self.sender.core().remove_waiter(self.waiter_key);
     }
 }

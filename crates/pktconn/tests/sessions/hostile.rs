@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering::SeqCst;
 
-use pktconn::{PacketServer, SessionConfig};
+use pktconn::{ConnConfig, PacketServer, SessionConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -272,4 +272,22 @@ async fn a_server_without_sessions_closes_on_a_hello() {
         Ok(())
     }));
     assert_eq!(rest(send(addr, &Hello::NEW.bytes()).await).await, []);
+}
+
+#[tokio::test]
+async fn sessions_that_are_not_confirmed_count_as_unfinished_handshakes() {
+    let conn = ConnConfig::new().handshake_timeout(None);
+    let server = Server::echo(sessions(SessionConfig::new()).max_handshakes(2).conn(conn)).await;
+    let mut conns = Vec::new();
+    for _ in 0..3 {
+        let mut stream = send(server.addr, &Hello::NEW.bytes()).await;
+        soon(stream.read_exact(&mut [0; WELCOME_LEN])).await.unwrap();
+        conns.push(stream);
+    }
+    assert_eq!(server.handle.stats().handshakes_running, 2);
+    assert_eq!(rest(conns.remove(0)).await, [], "the oldest makes room");
+    assert_eq!(server.handlers.load(SeqCst), 0);
+    // Confirmed sessions take no place.
+    let (_confirmed, _) = attach(server.addr).await;
+    assert!(server.handle.stats().handshakes_running <= 2);
 }

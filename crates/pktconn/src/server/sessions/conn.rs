@@ -38,9 +38,12 @@ enum First {
     End,
 }
 
+/// The place of an unfinished handshake, and the signal that it must end for newer ones.
+type Handshake = (HandshakePlace, MustEnd);
+
 /// A connection whose first frame has come, or did not come in time.
 enum Opened {
-    Session(Box<SessionConn>, HandshakePlace),
+    Session(Box<SessionConn>, Handshake),
     NoSession(Box<PacketConn>, Option<Packet>),
     /// It was refused, or has ended.
     End,
@@ -49,18 +52,19 @@ enum Opened {
 impl Sessions {
     /// The handler of each connection. Its phases are boxed: a connection that lives holds none of them.
     pub(super) async fn serve_conn(self: Arc<Self>, conn: PacketConn) -> HandlerResult {
-        let (mut conn, place) = match Box::pin(self.open(conn)).await? {
-            Opened::Session(conn, place) => (conn, place),
+        let (mut conn, handshake) = match Box::pin(self.open(conn)).await? {
+            Opened::Session(conn, handshake) => (conn, handshake),
             Opened::NoSession(conn, packet) => {
                 return Box::pin(self.serve_without_session(*conn, packet)).await;
             }
             Opened::End => return Ok(()),
         };
-        let end = match Box::pin(self.establish(&mut conn, place)).await {
+        let end = match Box::pin(self.establish(&mut conn, handshake)).await {
             Some(end) => end,
             None => conn.run_until(|_| false).await.unwrap_or(DriveEnd::Over),
         };
         Box::pin(conn.end(&end)).await;
+        self.reap_handlers();
         match end {
             DriveEnd::Lost(Some(error)) => Err(error.into()),
             DriveEnd::Refused(fault) => Err(refused(fault).into()),
@@ -71,8 +75,8 @@ impl Sessions {
     /// Waits for the first frame, and begins or resumes a session.
     async fn open(self: &Arc<Self>, mut conn: PacketConn) -> Result<Opened, Error> {
         let control = ControlCodec::of(&conn.sender()).map_err(refused)?;
-        let (place, must_end) = self.begin_handshake(&conn);
-        let hello = match self.first_frame(&mut conn, control, must_end).await? {
+        let mut handshake = self.begin_handshake(&conn);
+        let hello = match self.first_frame(&mut conn, control, &mut handshake.1).await? {
             First::Hello(hello) => hello,
             First::NoSession(packet) => return Ok(Opened::NoSession(Box::new(conn), packet)),
             First::End => {
@@ -87,7 +91,7 @@ impl Sessions {
             self.resume(&conn, control, &hello, id)
         };
         match begun {
-            Ok(core) => Ok(Opened::Session(Box::new(SessionConn::new(core, id, conn, 0)), place)),
+            Ok(core) => Ok(Opened::Session(Box::new(SessionConn::new(core, id, conn, 0)), handshake)),
             Err(reject) => {
                 let _ = conn.sender().core().push(&[control.encode(&ControlFrame::Reject(reject))]);
                 conn.close().await?;
@@ -97,9 +101,14 @@ impl Sessions {
     }
 
     /// Drives a connection until its session is established, and starts the handler of the session if it has none.
-    async fn establish(self: &Arc<Self>, conn: &mut SessionConn, place: HandshakePlace) -> Option<DriveEnd> {
-        let establishing = conn.run_until(SessionCore::is_established);
-        let established = with_timeout(self.handshake_timeout, establishing).await;
+    async fn establish(self: &Arc<Self>, conn: &mut SessionConn, handshake: Handshake) -> Option<DriveEnd> {
+        let (place, must_end) = handshake;
+        let established = tokio::select! {
+            biased;
+            established =
+                with_timeout(self.handshake_timeout, conn.run_until(SessionCore::is_established)) => established.ok(),
+            Ok(_) = must_end => None,
+        };
         drop(place);
         let end = established.unwrap_or(Some(DriveEnd::Silent));
         if end.is_none() && conn.core.claim_handler() {
@@ -109,7 +118,7 @@ impl Sessions {
     }
 
     /// Until the session is established, the connection counts as an unfinished handshake.
-    fn begin_handshake(&self, conn: &PacketConn) -> (HandshakePlace, MustEnd) {
+    fn begin_handshake(&self, conn: &PacketConn) -> Handshake {
         let network = conn.peer_addr().map(|peer| Network::of(peer.ip()));
         self.server.registry.handshakes.begin(network)
     }
@@ -118,7 +127,7 @@ impl Sessions {
         &self,
         conn: &mut PacketConn,
         control: ControlCodec,
-        must_end: MustEnd,
+        must_end: &mut MustEnd,
     ) -> Result<First, Error> {
         let received = tokio::select! {
             biased;

@@ -6,7 +6,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -130,11 +130,19 @@ impl Sessions {
     fn start_handler(self: &Arc<Self>, core: &Arc<SessionCore>) {
         let session = Session::new(core);
         let span = tracing::debug_span!("session", id = session.id().map(tracing::field::display));
-        let mut handlers = self.handlers.lock().unwrap_or_else(PoisonError::into_inner);
+        (self.spawn_handler)(&mut self.handlers(), session, span);
+    }
+
+    fn handlers(&self) -> MutexGuard<'_, JoinSet<()>> {
+        self.handlers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Frees the handlers that have finished.
+    fn reap_handlers(&self) {
+        let mut handlers = self.handlers();
         while let Some(finished) = handlers.try_join_next() {
             log_if_panicked(finished);
         }
-        (self.spawn_handler)(&mut handlers, session, span);
     }
 
     /// After a shutdown has begun, waits until there are no sessions, or until the deadline.
@@ -170,7 +178,7 @@ impl Sessions {
 
     /// Waits for the handlers if there are no sessions left, or drops them.
     async fn end_handlers(&self) {
-        let mut handlers = std::mem::take(&mut *self.handlers.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut handlers = std::mem::take(&mut *self.handlers());
         let deadline = *self.server.close_deadline.borrow();
         let finish = async {
             while let Some(finished) = handlers.join_next().await {
