@@ -207,7 +207,7 @@ impl ServerConfig {
         self
     }
 
-    /// Sets the maximum number of handshakes, TLS and PROXY protocol, that run at the same time. At the limit, a new
+    /// Sets the maximum number of handshakes (TLS, PROXY protocol, sessions) that run at the same time. At the limit, a new
     /// one ends the oldest one of the client network that has the most: one IPv4 address, or one IPv6 `/64` network.
     ///
     /// Use it so that clients which connect and never complete their handshake cannot keep others from connecting. A
@@ -215,7 +215,7 @@ impl ServerConfig {
     /// each. Ended ones count in [`refused`](crate::ServerStats::refused).
     ///
     /// At least 1. Default: 1,024. `None`: no limit.
-    #[cfg(any(feature = "tls", feature = "proxy-protocol"))]
+    #[cfg(any(feature = "tls", feature = "proxy-protocol", feature = "session"))]
     #[must_use]
     pub fn max_handshakes(mut self, handshakes: impl Into<Option<usize>>) -> Self {
         self.max_handshakes = handshakes.into();
