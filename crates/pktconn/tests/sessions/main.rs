@@ -1,6 +1,8 @@
 //! Sessions of servers and clients over real sockets, through a proxy that cuts their connections.
 #![cfg(feature = "session")]
 
+#[cfg(feature = "tls")]
+mod encrypted;
 mod hostile;
 mod legacy;
 mod memory;
@@ -246,6 +248,24 @@ async fn a_ping_measures_the_round_trip_time() {
     })
     .await;
     assert!(session.rtt().unwrap() < HANG_GUARD);
+}
+
+/// As behind a balancer, where each server has an address of its own, too.
+#[tokio::test]
+async fn a_session_is_resumed_at_the_address_that_its_server_names() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let (balancer, own) = (Proxy::start(addr, 1).await, Proxy::start(addr, 2).await);
+    let config = sessions(SessionConfig::new().resume_at(own.addr.to_string()));
+    let server = PacketServer::from_listener(listener, config).unwrap();
+    tokio::spawn(server.serve_sessions(echo));
+    let mut client = client(balancer.addr, SessionConfig::new());
+    exchange(&mut client, 0..10).await;
+    balancer.refuse(true);
+    balancer.cut_all();
+    exchange(&mut client, 10..20).await;
+    own.cut_all();
+    exchange(&mut client, 20..30).await;
 }
 
 // ---- ends
