@@ -8,7 +8,7 @@ use pktconn_session::{EndReason, FrameRefused, SessionConfig, Transmit};
 use crate::pair::{Pair, packet, packets};
 
 #[test]
-fn an_ack_is_due_after_32_packets_a_quarter_of_the_replay_bytes_or_10_ms() {
+fn an_ack_is_due_after_32_packets_a_quarter_of_the_replay_bytes_or_50_ms() {
     for (replay_bytes, count, is_due) in [
         (1_000_000, 31, false),
         (1_000_000, 32, true),
@@ -31,12 +31,27 @@ fn an_ack_is_due_after_32_packets_a_quarter_of_the_replay_bytes_or_10_ms() {
         let now = pair.now;
         assert_eq!(packets(pair.server().session_mut(), now).len(), count);
         let ack = Some(Transmit::Control(ControlFrame::Ack { received: count as u64 }));
-        let due_at = now + Duration::from_millis(10);
+        let due_at = now + Duration::from_millis(50);
         assert_eq!(pair.server().timeout(), Some(due_at));
         assert_eq!(pair.server_writes(), ack.clone().filter(|_| is_due), "{replay_bytes} {count}");
         pair.now = due_at;
         assert_eq!(pair.server_writes(), ack.filter(|_| !is_due), "{replay_bytes} {count}");
         assert_eq!(pair.server_writes(), None);
+    }
+}
+
+#[test]
+fn an_ack_that_is_10_ms_old_goes_before_data() {
+    for (age, expected) in [(9, vec!["< data 9"]), (10, vec!["< ACK", "< data 9"])] {
+        let mut pair = Pair::established();
+        pair.client.session_mut().send(packet(1)).unwrap();
+        pair.exchange();
+        let now = pair.now;
+        packets(pair.server().session_mut(), now);
+        pair.pass(Duration::from_millis(age));
+        assert_eq!(pair.exchange(), [""; 0], "no frame without data");
+        pair.server().session_mut().send(packet(9)).unwrap();
+        assert_eq!(pair.exchange(), expected, "{age} ms");
     }
 }
 
@@ -80,7 +95,7 @@ fn an_idle_session_is_acknowledged_completely() {
     pair.exchange();
     let now = pair.now;
     packets(pair.server().session_mut(), now);
-    pair.pass(Duration::from_millis(10));
+    pair.pass(Duration::from_millis(50));
     pair.exchange();
     assert_eq!(pair.client.session().held_bytes(), 0);
     assert!(pair.client.session().ended().is_none());

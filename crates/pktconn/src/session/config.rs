@@ -49,8 +49,8 @@ impl SessionConfig {
     /// With 3 MiB each at most, 30 GiB if a hostile client fills each of them. A public server sets less.
     const DEFAULT_MAX_SESSIONS: usize = 10_000;
 
-    /// Less, and a PING or an ACK of an ordinary peer could not be kept.
-    const MIN_BYTES: usize = 1024;
+    /// A peer acknowledges at the latest after a quarter of 4 KiB. With less, a sender would wait for its timer.
+    const MIN_BYTES: usize = 4096;
 
     /// A configuration with the default values. Each setter documents its default.
     #[must_use]
@@ -80,7 +80,7 @@ impl SessionConfig {
     }
 
     /// Sets how many bytes of sent packets are kept until the peer has acknowledged them, 64 bytes per packet included.
-    /// At least 1 KiB. Default: 1 MiB.
+    /// At least 4 KiB. Default: 1 MiB.
     ///
     /// When they are full, further packets wait in the send queue. One packet is always kept, whatever its size.
     #[must_use]
@@ -89,7 +89,7 @@ impl SessionConfig {
         self
     }
 
-    /// Sets how many bytes of packets may wait to be received, 64 bytes per packet included. At least 1 KiB. Default:
+    /// Sets how many bytes of packets may wait to be received, 64 bytes per packet included. At least 4 KiB. Default:
     /// 4 MiB.
     ///
     /// A session reads on while its application is slow, because acknowledgements come behind packets. The peer's
@@ -184,7 +184,7 @@ impl SessionConfig {
     pub(crate) fn check(&self, conn: &ConnConfig) -> Result<(), Error> {
         let too_small = (self.replay_bytes as usize).min(self.recv_bytes) < Self::MIN_BYTES;
         let problem = if too_small {
-            "replay_bytes and recv_bytes of sessions must be at least 1024"
+            "replay_bytes and recv_bytes of sessions must be at least 4096"
         } else if [self.ttl, self.ping_interval, self.hello_wait, self.hello_timeout]
             .contains(&Duration::ZERO)
         {
@@ -238,8 +238,8 @@ mod tests {
         let (ms, conn) = (Duration::from_millis, ConnConfig::new);
         let new = SessionConfig::new;
         let cases = [
-            (new().replay_bytes(1023), conn(), "replay_bytes"),
-            (new().recv_bytes(1023), conn(), "recv_bytes"),
+            (new().replay_bytes(4095), conn(), "replay_bytes"),
+            (new().recv_bytes(4095), conn(), "recv_bytes"),
             (new().ttl(ms(0)), conn(), "ttl"),
             (new().ping_interval(ms(0)), conn(), "ping_interval"),
             (new().hello_wait(ms(0)), conn(), "hello_wait"),
