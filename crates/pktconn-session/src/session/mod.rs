@@ -143,6 +143,12 @@ impl Session {
             && self.peer_stop.is_none()
     }
 
+    /// Whether this side hands no more packets over.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.is_stopped
+    }
+
     /// Whether this side was closed, or has ended its direction.
     #[must_use]
     pub fn is_closed(&self) -> bool {

@@ -122,7 +122,7 @@ impl Reconnector {
         self.has_ended = true;
         #[cfg(feature = "session")]
         if let Some(sessions) = &mut self.sessions {
-            sessions.abandon(&self.channel);
+            sessions.abandon(&self.channel, &mut self.written);
         }
         self.channel.end(reason);
     }
@@ -167,8 +167,8 @@ impl Reconnector {
                 }
             };
             // A session is closed over another connection, within `close_deadline`.
-            let closes_session = self.has_open_session();
-            if closing.is_cancelled() && !closes_session {
+            let was_closing = closing.is_cancelled();
+            if was_closing && !self.has_open_session() {
                 return self.has_unsent().then_some(reason);
             }
             let is_out_of_tries = self.config.max_tries.is_some_and(|max| self.failed_tries >= max);
@@ -186,7 +186,7 @@ impl Reconnector {
             tokio::select! {
                 biased;
                 () = handles_gone.cancelled() => return self.reason_without_handles(),
-                () = closing.cancelled(), if !closes_session => {}
+                () = closing.cancelled(), if !was_closing => {}
                 () = &mut close_deadline => return Some(Reason::Timeout(Timeout::Close, close_timeout)),
                 () = self.session_expired() => {}
                 () = sleep(delay) => {}
@@ -233,7 +233,7 @@ impl Reconnector {
     fn report_expired_session(&mut self) {
         #[cfg(feature = "session")]
         if let Some(sessions) = &mut self.sessions {
-            sessions.report_end(&self.channel);
+            sessions.report_end(&self.channel, &mut self.written);
         }
     }
 
@@ -328,9 +328,10 @@ impl Reconnector {
     #[cfg(feature = "session")]
     async fn serve_session(&mut self, conn: PacketConn) -> ServeEnd {
         let Some(sessions) = &mut self.sessions else { return ServeEnd::Again };
-        match sessions.serve(conn, &self.channel, &self.handles_gone).await {
-            SessionServed::Lost { reason, retry_in } => {
-                if retry_in == Some(Duration::ZERO) {
+        let connected_at = Instant::now();
+        match sessions.serve(conn, &self.channel, &self.handles_gone, &mut self.written).await {
+            SessionServed::Lost { reason, retry_in, has_progress } => {
+                if has_progress || connected_at.elapsed() >= self.config.max_backoff {
                     (self.backoff, self.failed_tries) = (self.config.backoff(), 0);
                 } else {
                     self.failed_tries += 1;

@@ -6,6 +6,7 @@
 //!                        '--> no answer, again and again --> the server has no sessions
 //! ```
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,8 +32,6 @@ pub(super) struct ClientSessions {
     fallback: Fallback,
     current: Option<Current>,
     next_connection: u64,
-    /// How many packets the sessions before have sent.
-    sent_before: u64,
     /// Whether `WithoutSession` was reported.
     is_reported_without: bool,
 }
@@ -45,6 +44,8 @@ struct Current {
     pending: Vec<Packet>,
     /// Whether `Connected` was reported.
     is_reported: bool,
+    /// Whether its end was reported.
+    is_end_reported: bool,
     /// How many packets had arrived and were acknowledged when the last connection began.
     progress: (u64, u64),
 }
@@ -56,6 +57,8 @@ pub(super) enum SessionServed {
         reason: Reason,
         /// When to connect again. `None`: after the usual pause.
         retry_in: Option<Duration>,
+        /// Whether packets were delivered over it, so that it does not count as a failed try.
+        has_progress: bool,
     },
     /// The session has moved to another server.
     Moved,
@@ -67,15 +70,7 @@ impl ClientSessions {
     pub(super) fn new(config: SessionConfig, conn: &ConnConfig) -> Self {
         let settings = Settings::new(conn, Origin::Connected);
         let (fallback, current) = (Fallback::default(), None);
-        Self {
-            config,
-            settings,
-            fallback,
-            current,
-            next_connection: 0,
-            sent_before: 0,
-            is_reported_without: false,
-        }
+        Self { config, settings, fallback, current, next_connection: 0, is_reported_without: false }
     }
 
     /// Whether the next connection is without a session, because the server has none.
@@ -106,12 +101,10 @@ impl ClientSessions {
         })
     }
 
-    /// Whether there is a session that the server knows, and that has not ended.
+    /// Whether there is a session that the server knows, and that may still need it.
     pub(super) fn is_open(&self) -> bool {
         let core = self.current.as_ref().map(|current| &current.core);
-        core.is_some_and(|core| {
-            core.look(|machine| machine.id().is_some() && machine.session().ended().is_none())
-        })
+        core.is_some_and(|core| core.look(|machine| machine.id().is_some() && !machine.session().is_over()))
     }
 
     /// Waits, without a connection, until the session expires. Forever if there is none.
@@ -128,19 +121,20 @@ impl ClientSessions {
     }
 
     /// Ends the session without the server, because the client ends. Its packets come back or are reported.
-    pub(super) fn abandon(&mut self, channel: &ClientChannel) {
+    pub(super) fn abandon(&mut self, channel: &ClientChannel, written: &mut u64) {
         if let Some(current) = &self.current {
             current.core.expire_detached();
         }
-        self.report_end(channel);
+        self.report_end(channel, written);
     }
 
-    /// Runs a connection until it ends.
+    /// Runs a connection until it ends. `written`: how many packets of the client were sent, over all sessions.
     pub(super) async fn serve(
         &mut self,
         conn: PacketConn,
         channel: &ClientChannel,
         handles_gone: &CancellationToken,
+        written: &mut u64,
     ) -> SessionServed {
         let (control, random) = match (ControlCodec::of(&conn.sender()), random()) {
             (Ok(control), Ok(random)) => (control, u32::from_le_bytes(random)),
@@ -155,7 +149,7 @@ impl ClientSessions {
         let core = Arc::clone(&current.core);
         let mut conn = SessionConn::new(core, id, conn, random);
         let end = tokio::select! {
-            end = current.run(&mut conn, id, channel) => end,
+            end = current.run(&mut conn, id, channel, self.config.close_timeout) => end,
             () = handles_gone.cancelled() => {
                 current.send_what_has_room(channel);
                 current.core.begin_close();
@@ -174,11 +168,11 @@ impl ClientSessions {
             let has_rest = channel.queued_bytes() > 0;
             return SessionServed::Ended(has_rest.then_some(Reason::LocalClose));
         }
-        self.served(end, channel)
+        self.served(end, channel, written)
     }
 
-    fn served(&mut self, end: DriveEnd, channel: &ClientChannel) -> SessionServed {
-        if let Some(ended) = self.report_end(channel) {
+    fn served(&mut self, end: DriveEnd, channel: &ClientChannel, written: &mut u64) -> SessionServed {
+        if let Some(ended) = self.report_end(channel, written) {
             return match ended {
                 EndReason::Settled { own: ByeReason::Moved, .. } => SessionServed::Moved,
                 EndReason::Settled { .. }
@@ -190,10 +184,12 @@ impl ClientSessions {
                     SessionServed::Ended(Some(end_reason(ended)))
                 }
                 EndReason::Settled { .. } => {
-                    SessionServed::Lost { reason: Reason::RemoteClose, retry_in: None }
+                    SessionServed::Lost { reason: Reason::RemoteClose, retry_in: None, has_progress: true }
                 }
                 ended if channel.closing.is_cancelled() => SessionServed::Ended(Some(end_reason(ended))),
-                ended => SessionServed::Lost { reason: end_reason(ended), retry_in: None },
+                ended => {
+                    SessionServed::Lost { reason: end_reason(ended), retry_in: None, has_progress: false }
+                }
             };
         }
         let reason = match end {
@@ -202,45 +198,37 @@ impl ClientSessions {
             DriveEnd::Silent => Reason::Session("the server did not answer in time".into()),
             DriveEnd::Refused(fault) => Reason::Control(fault.to_string().into()),
         };
-        let Some(current) = &self.current else { return SessionServed::Lost { reason, retry_in: None } };
+        let Some(current) = &self.current else {
+            return SessionServed::Lost { reason, retry_in: None, has_progress: false };
+        };
         let retry_at = current.core.look(|machine| match machine {
             Machine::Client(client) => client.retry_at(),
             Machine::Server(_) => None,
         });
+        let has_progress = current.core.progress() != current.progress;
         // The first try is made at once. Without progress since the one before, it is not the first.
         let retry_in = match retry_at {
-            Some(at) => Some(at.saturating_duration_since(now())),
-            None => (current.core.progress() != current.progress).then_some(Duration::ZERO),
+            Some(at) => Some(at.saturating_duration_since(now())).filter(|pause| !pause.is_zero()),
+            None => has_progress.then_some(Duration::ZERO),
         };
-        SessionServed::Lost { reason, retry_in }
+        SessionServed::Lost { reason, retry_in, has_progress }
     }
 
-    /// If the session has ended: reports what became of its packets, and puts those back that the server certainly does
-    /// not have.
-    pub(super) fn report_end(&mut self, channel: &ClientChannel) -> Option<EndReason> {
-        let ended = self.current.as_ref()?.core.look(|machine| machine.session().ended().cloned())?;
-        let current = self.current.take()?;
-        let Ended { reason, handed_over, in_doubt, not_acknowledged, mut unsent, .. } = ended;
-        let delivery_unknown = self.sent_before + in_doubt.start..self.sent_before + in_doubt.end;
-        let mut rest = if in_doubt.is_empty() { not_acknowledged } else { Vec::new() };
-        self.sent_before += if in_doubt.is_empty() { handed_over } else { in_doubt.end };
-        rest.append(&mut unsent);
-        rest.extend(current.pending);
-        channel.requeue(rest);
-        let is_settled = matches!(reason, EndReason::Settled { .. });
-        let event = match reason {
-            EndReason::Settled { own: ByeReason::Moved, .. } if in_doubt.is_empty() => ClientEvent::Moved,
-            EndReason::Settled { .. } if channel.closing.is_cancelled() => return Some(reason),
-            // It has never existed for the application.
-            _ if !current.is_reported => return Some(reason),
-            _ => {
-                let error = if is_settled { Reason::RemoteClose } else { end_reason(reason) };
-                let lost = Lost { error: error.into(), delivery_unknown, may_miss_packets: !is_settled };
-                ClientEvent::Lost(lost)
-            }
-        };
-        channel.push_events([event]);
-        Some(reason)
+    /// If the session has ended: reports what became of its packets, once, and puts those back that the server certainly
+    /// does not have. Returns the reason when nothing is to be done for the server any more.
+    pub(super) fn report_end(&mut self, channel: &ClientChannel, written: &mut u64) -> Option<EndReason> {
+        let current = self.current.as_mut()?;
+        let ended = current.core.look(|machine| machine.session().ended().cloned())?;
+        let reason = ended.reason;
+        if !std::mem::replace(&mut current.is_end_reported, true) {
+            current.report(ended, channel, written);
+        }
+        // A settled session may have to tell the server so, over another connection.
+        if current.core.look(|machine| machine.session().is_over()) {
+            self.current = None;
+            return Some(reason);
+        }
+        None
     }
 }
 
@@ -254,11 +242,48 @@ impl Current {
             None,
         );
         let (sender, receiver) = Session::new(&core).split();
-        Self { core, sender, receiver, pending: Vec::new(), is_reported: false, progress: (0, 0) }
+        Self {
+            core,
+            sender,
+            receiver,
+            pending: Vec::new(),
+            is_reported: false,
+            is_end_reported: false,
+            progress: (0, 0),
+        }
+    }
+
+    fn report(&mut self, ended: Ended, channel: &ClientChannel, written: &mut u64) {
+        let Ended { reason, handed_over, in_doubt, not_acknowledged, mut unsent, .. } = ended;
+        let delivery_unknown = *written + in_doubt.start..*written + in_doubt.end;
+        let mut rest = if in_doubt.is_empty() { not_acknowledged } else { Vec::new() };
+        *written += if in_doubt.is_empty() { handed_over } else { in_doubt.end };
+        rest.append(&mut unsent);
+        rest.append(&mut self.pending);
+        channel.requeue(rest);
+        let is_settled = matches!(reason, EndReason::Settled { .. });
+        let event = match reason {
+            EndReason::Settled { own: ByeReason::Moved, .. } if in_doubt.is_empty() => ClientEvent::Moved,
+            EndReason::Settled { .. } if channel.closing.is_cancelled() => return,
+            // It has never existed for the application.
+            _ if !self.is_reported => return,
+            _ => {
+                let error = if is_settled { Reason::RemoteClose } else { end_reason(reason) };
+                let lost = Lost { error: error.into(), delivery_unknown, may_miss_packets: !is_settled };
+                ClientEvent::Lost(lost)
+            }
+        };
+        channel.push_events([event]);
     }
 
     /// Runs a connection, and moves packets between the channel and the session.
-    async fn run(&mut self, conn: &mut SessionConn, id: ConnectionId, channel: &ClientChannel) -> DriveEnd {
+    async fn run(
+        &mut self,
+        conn: &mut SessionConn,
+        id: ConnectionId,
+        channel: &ClientChannel,
+        close_timeout: Duration,
+    ) -> DriveEnd {
         if let Some(end) = conn.run_until(|core| core.has_connection(id)).await {
             return end;
         }
@@ -268,7 +293,10 @@ impl Current {
         }
         let Self { core, sender, receiver, pending, .. } = self;
         let app = async {
-            tokio::join!(send(core, sender, pending, channel), receive(core, receiver, channel));
+            tokio::join!(
+                send(core, sender, pending, channel, close_timeout),
+                receive(core, receiver, channel)
+            );
             std::future::pending().await
         };
         tokio::select! {
@@ -297,10 +325,18 @@ async fn send(
     sender: &SessionSender,
     pending: &mut Vec<Packet>,
     channel: &ClientChannel,
+    close_timeout: Duration,
 ) {
+    let mut late = pin!(async {
+        channel.closing.cancelled().await;
+        tokio::time::sleep(close_timeout).await;
+    });
     loop {
-        if sender.send_many(pending).await.is_err() {
-            return;
+        tokio::select! {
+            biased;
+            sent = sender.send_many(pending) => if sent.is_err() { return },
+            // What is left comes back.
+            () = &mut late => break,
         }
         tokio::select! {
             biased;

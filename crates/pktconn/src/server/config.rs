@@ -319,8 +319,8 @@ impl ServerConfig {
     }
 
     /// Refuses invalid values.
-    /// Sets the configuration of sessions, for [`serve_sessions`](crate::PacketServer::serve_sessions). Default: `None`;
-    /// `serve_sessions` then uses [`SessionConfig::new`]. Other ways to serve have no sessions, and log a warning.
+    /// Sets the configuration of sessions, for [`serve_sessions`](crate::PacketServer::serve_sessions). Default: `None`.
+    /// Other ways to serve have no sessions, and log a warning.
     #[cfg(feature = "session")]
     #[must_use]
     pub fn sessions(mut self, sessions: impl Into<Option<SessionConfig>>) -> Self {

@@ -163,7 +163,8 @@ impl ConnSetup {
                     return None;
                 }
                 // No packet has been received from the peer, so nothing is lost.
-                () = registry.shutdown.triggered() => {
+                // Not with sessions: it may resume one.
+                () = registry.shutdown.triggered(), if !registry.has_sessions() => {
                     let detail = "the server was shut down during the handshake";
                     registry.log_access_not_opened(peer, accepted_at, "local_close", &detail);
                     return None;

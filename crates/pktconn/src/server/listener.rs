@@ -148,6 +148,10 @@ impl Listener {
     ) -> Result<ServerListener, Error> {
         if let Some(conn) = &self.conn {
             conn.check_without_connect()?;
+            #[cfg(feature = "session")]
+            if let Some(sessions) = &server.sessions {
+                sessions.check(conn)?;
+            }
         }
         #[cfg(feature = "proxy-protocol")]
         let proxies = match self.proxies {

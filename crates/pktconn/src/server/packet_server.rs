@@ -265,8 +265,11 @@ impl PacketServer {
             listener.conn.codec = listener.conn.codec.control_frames(true);
         }
         let registry = &self.handle.state().registry;
-        registry.has_sessions.store(true, std::sync::atomic::Ordering::Relaxed);
-        (self.config.sessions.clone().unwrap_or_default(), self.config.conn.handshake_timeout)
+        registry.serves_sessions.store(true, std::sync::atomic::Ordering::Relaxed);
+        let Some(sessions) = self.config.sessions.clone() else {
+            panic!("serve_sessions needs ServerConfig::sessions")
+        };
+        (sessions, self.config.conn.handshake_timeout)
     }
 
     async fn accept_all<H, F>(self, stopped: impl Future<Output = ()>, handler: H) -> ShutdownReport

@@ -47,7 +47,7 @@ pub(crate) struct Registry {
     pub(crate) drain_on_shutdown: bool,
     /// Whether connections that are accepted after the shutdown may be for sessions, which must not be drained.
     #[cfg(feature = "session")]
-    pub(crate) has_sessions: AtomicBool,
+    pub(crate) serves_sessions: AtomicBool,
     pub(crate) shutdown: ShutdownSignal,
     table: Mutex<ConnTable>,
     /// Notified when the table becomes empty.
@@ -93,16 +93,17 @@ impl Registry {
             handshakes: Arc::new(RunningHandshakes::new(config.max_handshake_count())),
             drain_on_shutdown,
             #[cfg(feature = "session")]
-            has_sessions: AtomicBool::new(false),
+            serves_sessions: AtomicBool::new(false),
             shutdown: ShutdownSignal::default(),
             table: Mutex::default(),
             empty: Notify::new(),
         })
     }
 
-    fn has_sessions(&self) -> bool {
+    /// Whether connections may be for sessions.
+    pub(crate) fn has_sessions(&self) -> bool {
         #[cfg(feature = "session")]
-        return self.has_sessions.load(Relaxed);
+        return self.serves_sessions.load(Relaxed);
         #[cfg(not(feature = "session"))]
         return false;
     }

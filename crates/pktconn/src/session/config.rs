@@ -157,7 +157,8 @@ impl SessionConfig {
         self
     }
 
-    /// Sets the maximum number of a server's sessions. Clients beyond it are told to try again. Default: 10,000.
+    /// Sets the maximum number of a server's sessions. For one more, a session without a connection expires before its time;
+    /// if all have one, the client is told to try again. Default: 10,000.
     #[must_use]
     pub fn max_sessions(mut self, sessions: usize) -> Self {
         self.max_sessions = sessions;

@@ -40,6 +40,8 @@ pub(crate) struct SessionConn {
     timer: Timer,
     /// Registers the task for room in the send queue.
     waiter_key: u64,
+    /// How many bytes had arrived when the timers were last looked at.
+    received: u64,
     random: u32,
 }
 
@@ -56,6 +58,7 @@ impl SessionConn {
             packets: Vec::new(),
             timer: Timer::default(),
             waiter_key,
+            received: 0,
             random,
         }
     }
@@ -103,6 +106,11 @@ impl SessionConn {
             let Some(until) = until else { return Poll::Pending };
             if self.timer.poll_until(Instant::from_std(until), cx).is_pending() {
                 return Poll::Pending;
+            }
+            let received = self.sender.core().received.bytes.total();
+            if std::mem::replace(&mut self.received, received) != received {
+                // A part of a frame is a sign of life, too.
+                self.core.heard(self.id);
             }
             if self.core.handle_timeout(self.id) {
                 return Poll::Ready(Some(DriveEnd::Silent));

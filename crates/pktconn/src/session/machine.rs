@@ -69,6 +69,11 @@ impl Machine {
         }
     }
 
+    /// Whether this is a client without a connection.
+    pub(crate) fn wants_connection(&self) -> bool {
+        matches!(self, Self::Client(client) if client.wants_connection())
+    }
+
     pub(crate) fn timeout(&self) -> Option<Instant> {
         match self {
             Self::Client(client) => client.timeout(),

@@ -26,7 +26,7 @@ use crate::session::{ControlCodec, Machine, random};
 use crate::transport::connect::with_timeout;
 use crate::{Error, HandlerResult, PacketConn, Session, SessionMode};
 
-/// How long a client waits before it tries again, if the server has too many sessions.
+/// How long a client waits before it tries again, if the server takes no new session now.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// What the first frame of a connection says.
@@ -177,7 +177,7 @@ impl Sessions {
     ) -> Result<Result<Arc<SessionCore>, Reject>, Error> {
         check_new(hello).map_err(refused)?;
         if self.server.registry.shutdown.is_triggered() {
-            return Ok(Err(Reject { reason: RejectReason::Draining, retry_after_ms: 0 }));
+            return Ok(Err(retry_later(RejectReason::Draining)));
         }
         let identity = (SessionId(random()?), Secret(random()?));
         let config = &self.table.config;
@@ -200,7 +200,7 @@ impl Sessions {
         let settings = Arc::clone(&conn.core().settings);
         let core = SessionCore::new(machine, settings, config.recv_bytes, Some(keeper));
         if !self.table.insert(identity.0, &core) {
-            return Ok(Err(busy()));
+            return Ok(Err(retry_later(RejectReason::Busy)));
         }
         core.attach(connection, conn.sender(), control);
         Ok(Ok(core))
@@ -215,6 +215,10 @@ impl Sessions {
     ) -> Result<Arc<SessionCore>, Reject> {
         let unknown = Reject { reason: RejectReason::Unknown, retry_after_ms: 0 };
         let core = self.table.find(hello.id).ok_or(unknown)?;
+        if conn.core().settings.rules.codec.config().payload_limit() < core.payload_limit() {
+            // Packets of the session would not fit.
+            return Err(retry_later(RejectReason::Busy));
+        }
         let scheduled = core.resume(hello, connection, conn.sender(), control)?;
         self.table.attached(hello.id, scheduled);
         // It may have lost the connection already.
@@ -228,6 +232,6 @@ fn refused(fault: impl Display) -> Error {
     Reason::Control(fault.to_string().into()).into()
 }
 
-fn busy() -> Reject {
-    Reject { reason: RejectReason::Busy, retry_after_ms: RETRY_AFTER.as_millis() as u32 }
+fn retry_later(reason: RejectReason) -> Reject {
+    Reject { reason, retry_after_ms: RETRY_AFTER.as_millis() as u32 }
 }

@@ -59,6 +59,10 @@ impl PacketServer {
     ///
     /// [`ServerConfig::sessions`](crate::ServerConfig::sessions) has the settings.
     ///
+    /// # Panics
+    ///
+    /// Without [`ServerConfig::sessions`](crate::ServerConfig::sessions).
+    ///
     /// # Cancel safety
     ///
     /// Not cancel safe: dropping the future stops the server at once. The listeners are closed, and the handlers are
@@ -110,6 +114,7 @@ impl PacketServer {
             handler: Box::new(move |session| Box::pin(handler(session))),
             handlers: Mutex::default(),
         });
+        let _expire = ExpireOnDrop(Arc::clone(&sessions.table));
         let drained = Arc::clone(&sessions);
         let of_conns = Arc::clone(&sessions);
         let serving = self.serve_until(async move { drained.drain().await }, move |conn| {
@@ -179,17 +184,30 @@ impl Sessions {
     /// Waits for the handlers if there are no sessions left, or drops them.
     async fn end_handlers(&self) {
         let mut handlers = std::mem::take(&mut *self.handlers());
-        let deadline = *self.server.close_deadline.borrow();
-        let finish = async {
-            while let Some(finished) = handlers.join_next().await {
-                log_if_panicked(finished);
+        let mut deadline = self.server.close_deadline.subscribe();
+        loop {
+            let due = *deadline.borrow_and_update();
+            tokio::select! {
+                biased;
+                finished = handlers.join_next() => match finished {
+                    Some(finished) => log_if_panicked(finished),
+                    None => return,
+                },
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => break,
+                // Never fails: the server's state owns the sender.
+                _ = deadline.changed() => {}
             }
-        };
-        match deadline {
-            Some(deadline) => drop(tokio::time::timeout_at(deadline, finish).await),
-            None => finish.await,
         }
         handlers.shutdown().await;
+    }
+}
+
+/// Ends the sessions that are left when the server ends: nobody runs their timers any more.
+struct ExpireOnDrop(Arc<SessionTable>);
+
+impl Drop for ExpireOnDrop {
+    fn drop(&mut self) {
+        self.0.all().iter().for_each(|session| session.expire());
     }
 }
 

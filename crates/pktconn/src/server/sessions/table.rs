@@ -60,14 +60,22 @@ impl SessionTable {
         self.sessions().values().cloned().collect()
     }
 
-    /// Adds a session, unless there are too many.
+    /// Adds a session. If there are too many, the one that would expire first makes room. Returns whether there was room.
     pub(super) fn insert(&self, id: SessionId, session: &Arc<SessionCore>) -> bool {
-        let mut sessions = self.sessions();
-        let has_room = sessions.len() < self.config.max_sessions;
-        if has_room {
-            sessions.insert(id, Arc::clone(session));
+        loop {
+            let mut sessions = self.sessions();
+            if sessions.len() < self.config.max_sessions {
+                sessions.insert(id, Arc::clone(session));
+                return true;
+            }
+            drop(sessions);
+            // One without a connection makes room.
+            let first = self.detached().pop_first();
+            let Some((_, first)) = first else { return false };
+            if let Some(session) = self.find(first) {
+                session.expire_detached();
+            }
         }
-        has_room
     }
 
     /// A session has a connection again, which keeps its timers. Without one they were due at `scheduled`.

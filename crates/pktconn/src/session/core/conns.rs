@@ -116,7 +116,8 @@ impl SessionCore {
         else {
             return Work::Replaced;
         };
-        if shared.machine.session().is_over() {
+        // A refused HELLO leaves a client without a connection.
+        if shared.machine.session().is_over() || shared.machine.wants_connection() {
             return Work::Over;
         }
         let until = shared.machine.timeout();
@@ -125,6 +126,11 @@ impl SessionCore {
             shared.driver = Some(cx.waker().clone());
         }
         Work::Wait { is_blocked, until }
+    }
+
+    /// Bytes have arrived, also if no frame is complete.
+    pub(crate) fn heard(&self, id: ConnectionId) {
+        self.change(|machine, now| machine.session_mut().heard(id, now));
     }
 
     /// The send queue of a connection has room again.
@@ -169,15 +175,18 @@ impl SessionCore {
 
     /// Ends the session if it has no connection.
     pub(crate) fn expire_detached(&self) {
-        let (mut shared, now) = (self.lock(), now());
-        if shared.conn.is_some() {
-            return;
+        let is_detached = self.lock().conn.is_none();
+        if is_detached {
+            self.expire();
         }
-        match &mut shared.machine {
+    }
+
+    /// Ends the session without the peer.
+    pub(crate) fn expire(&self) {
+        self.change(|machine, _| match machine {
             Machine::Client(client) => client.expire(),
             Machine::Server(server) => server.expire(),
-        }
-        self.release(shared, now);
+        });
     }
 
     /// Whether a server's session has, or had, a client that knows it.

@@ -2,12 +2,13 @@
 
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
 use pktconn_codec::Packet;
 use pktconn_session::frame::GoAway;
 use pktconn_session::{Ended, Received, SessionState};
-use tokio::sync::{TryLockError, watch};
+use tokio::sync::watch;
 
 use super::line::WaitingLine;
 use super::{SessionCore, now};
@@ -70,14 +71,16 @@ impl SessionCore {
         self.line.get_or_init(Box::default)
     }
 
-    /// The turn to send, if nobody waits for room.
-    fn try_turn(&self) -> Result<Option<tokio::sync::MutexGuard<'_, ()>>, TryLockError> {
-        self.line.get().map(|line| line.turn.try_lock()).transpose()
+    /// Whether senders wait for room.
+    fn has_waiting_senders(&self) -> bool {
+        self.line.get().is_some_and(|line| line.senders.load(Ordering::Acquire) > 0)
     }
 
     /// Queues a packet if there is room, and nobody waits for room.
     pub(crate) fn try_send(&self, packet: &Packet) -> Result<(), Reason> {
-        let Ok(_turn) = self.try_turn() else { return Err(Reason::Full) };
+        if self.has_waiting_senders() {
+            return Err(Reason::Full);
+        }
         match self.offer(std::slice::from_ref(packet)) {
             (_, Err(reason)) => Err(reason),
             (0, _) => Err(Reason::Full),
@@ -88,7 +91,9 @@ impl SessionCore {
     /// Like [`try_send`](Self::try_send), as far as there is room. Adds to `sent` those that are queued, and returns whether
     /// these are all.
     pub(crate) fn try_send_many(&self, packets: &[Packet], sent: &mut usize) -> Result<bool, Reason> {
-        let Ok(_turn) = self.try_turn() else { return Ok(packets.is_empty()) };
+        if self.has_waiting_senders() {
+            return Ok(packets.is_empty());
+        }
         let (count, result) = self.offer(packets);
         *sent += count;
         result.map(|()| count == packets.len())
@@ -97,6 +102,7 @@ impl SessionCore {
     /// Queues the packets after the first `sent` ones, in turn, as soon as there is room. Adds to `sent` those that are
     /// queued.
     pub(crate) async fn send_in_turn(&self, packets: &[Packet], sent: &mut usize) -> Result<(), Reason> {
+        let _waiting = WaitingSender::new(self.line());
         let _turn = self.line().turn.lock().await;
         self.until(|core| {
             let (count, result) = core.offer(&packets[*sent..]);
@@ -164,5 +170,21 @@ impl<'a> Waiting<'a> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.0.lock().waiting -= 1;
+    }
+}
+
+/// A sender that waits for its turn, or for room.
+struct WaitingSender<'a>(&'a WaitingLine);
+
+impl<'a> WaitingSender<'a> {
+    fn new(line: &'a WaitingLine) -> Self {
+        line.senders.fetch_add(1, Ordering::AcqRel);
+        Self(line)
+    }
+}
+
+impl Drop for WaitingSender<'_> {
+    fn drop(&mut self) {
+        self.0.senders.fetch_sub(1, Ordering::AcqRel);
     }
 }

@@ -76,6 +76,7 @@ impl SessionCore {
             waiting: 0,
             unsent_bytes: 0,
             is_end_told: false,
+            can_send: true,
             dropped: 0,
             state: None,
             has_handler: false,
@@ -100,6 +101,10 @@ impl SessionCore {
             slow_consumer: *slow_consumer,
             recv_bytes: self.recv_bytes,
         }
+    }
+
+    pub(crate) fn payload_limit(&self) -> usize {
+        self.settings.rules.codec.config().payload_limit()
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {

@@ -48,6 +48,8 @@ pub(super) struct Shared {
     pub(super) unsent_bytes: usize,
     /// Whether the waiting ones were told that the session has ended.
     pub(super) is_end_told: bool,
+    /// Whether packets could be sent when they were last told of a change.
+    pub(super) can_send: bool,
     pub(super) dropped: u64,
     /// `Some` once somebody watches.
     pub(super) state: Option<Box<watch::Sender<SessionState>>>,
@@ -238,12 +240,15 @@ impl Shared {
         let session = self.machine.session();
         let (has_ended, is_over) = (session.ended().is_some(), session.is_over());
         let mut wakes = Wakes::default();
-        if has_ended || session.peer_bye().is_some() || session.inbox_bytes() > 0 {
+        if has_ended || session.is_stopped() || session.peer_bye().is_some() || session.inbox_bytes() > 0 {
             wakes.receiver = self.receiver.take();
         }
         let unsent_before = std::mem::replace(&mut self.unsent_bytes, session.unsent_bytes());
         let was_end_told = std::mem::replace(&mut self.is_end_told, has_ended);
-        let has_changed = session.unsent_bytes() < unsent_before || (has_ended && !was_end_told);
+        let could_send = std::mem::replace(&mut self.can_send, session.can_send());
+        let has_changed = session.unsent_bytes() < unsent_before
+            || (could_send && !session.can_send())
+            || (has_ended && !was_end_told);
         wakes.changed = self.waiting > 0 && has_changed;
         if let Some(state) = &self.state {
             let current = session.state();
