@@ -149,12 +149,6 @@ impl Session {
         self.is_stopped
     }
 
-    /// Whether this side was closed, or has ended its direction.
-    #[must_use]
-    pub fn is_closed(&self) -> bool {
-        self.is_stopped || self.closing.as_ref().is_some_and(|closing| !closing.is_move)
-    }
-
     /// Takes the next packet, which is handed to the application then.
     pub fn recv(&mut self, now: Instant) -> Received {
         if self.ended.is_none() && !self.is_stopped {

@@ -30,7 +30,7 @@ fn bye(sent: u64) -> Vec<u8> {
 }
 
 #[derive(Clone, Copy)]
-struct Hello {
+pub(crate) struct Hello {
     version: u8,
     id: [u8; 16],
     secret: [u8; 16],
@@ -40,10 +40,10 @@ struct Hello {
 }
 
 impl Hello {
-    const NEW: Self =
+    pub(crate) const NEW: Self =
         Self { version: 1, id: [0; 16], secret: [0; 16], attempt: 1, received: 0, first_held: 0 };
 
-    fn bytes(self) -> Vec<u8> {
+    pub(crate) fn bytes(self) -> Vec<u8> {
         let body = [
             &[self.version][..],
             &[0; 4],
@@ -58,7 +58,7 @@ impl Hello {
     }
 }
 
-async fn send(addr: SocketAddr, bytes: &[u8]) -> TcpStream {
+pub(crate) async fn send(addr: SocketAddr, bytes: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(addr).await.unwrap();
     stream.write_all(bytes).await.unwrap();
     stream
@@ -73,7 +73,7 @@ async fn rest(mut stream: TcpStream) -> Vec<u8> {
 }
 
 /// A session whose first connection is established, and the HELLO that resumes it.
-async fn attach(addr: SocketAddr) -> (TcpStream, Hello) {
+pub(crate) async fn attach(addr: SocketAddr) -> (TcpStream, Hello) {
     let mut stream = send(addr, &Hello::NEW.bytes()).await;
     let mut welcome = [0; WELCOME_LEN];
     soon(stream.read_exact(&mut welcome)).await.unwrap();
@@ -85,7 +85,7 @@ async fn attach(addr: SocketAddr) -> (TcpStream, Hello) {
 }
 
 /// Whether the session lives: it can be resumed.
-async fn can_resume(addr: SocketAddr, hello: Hello) -> bool {
+pub(crate) async fn can_resume(addr: SocketAddr, hello: Hello) -> bool {
     let mut stream = send(addr, &hello.bytes()).await;
     let mut answer = [0; 11];
     soon(stream.read_exact(&mut answer)).await.unwrap();

@@ -7,6 +7,7 @@ mod hostile;
 mod legacy;
 mod memory;
 mod proxy;
+mod waiting;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -286,9 +286,9 @@ impl Shared {
     fn end_of_sending(&self) -> Reason {
         let session = self.machine.session();
         match session.ended() {
-            Some(ended) => end_reason(ended.reason),
-            None if session.is_closed() => Reason::LocalClose,
-            None => Reason::RemoteClose,
+            Some(ended) if !matches!(ended.reason, EndReason::Settled { .. }) => end_reason(ended.reason),
+            _ if session.is_stopped() => Reason::LocalClose,
+            _ => Reason::RemoteClose,
         }
     }
 }
