@@ -25,8 +25,8 @@ impl<'a> Frame<'a> {
     #[inline]
     pub(crate) fn new(packet: &'a Packet, framing: Framing, max: usize) -> Result<Self, FrameError> {
         let len = packet.len();
-        if len > max && !packet.is_control() {
-            return Err(FrameError::PayloadTooLarge { len, max });
+        if len > max {
+            return Self::over_limit(packet, max);
         }
         if packet.framing() == Some(framing) {
             return Ok(Self::from_parts(
@@ -37,6 +37,16 @@ impl<'a> Frame<'a> {
             ));
         }
         Self::reframed(packet, framing).ok_or(FrameError::PayloadTooLarge { len, max })
+    }
+
+    /// A control frame is not a payload, so no limit holds for it.
+    #[cold]
+    fn over_limit(packet: &'a Packet, max: usize) -> Result<Self, FrameError> {
+        if packet.is_control() {
+            let nothing = InlineBytes::default();
+            return Ok(Self::from_parts(nothing, packet.bytes(), nothing, packet));
+        }
+        Err(FrameError::PayloadTooLarge { len: packet.len(), max })
     }
 
     /// The frame of a packet that is not framed in this format. `None` if the length field cannot hold its length.

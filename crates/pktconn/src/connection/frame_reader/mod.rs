@@ -152,7 +152,14 @@ impl FrameReader {
                     self.awaits_first = false;
                 }
                 Ok(None) => ready!(self.poll_more(cx)),
-                Err(error) => self.fail(&Reason::Frame(error)),
+                Err(error) => match self.codec.decode_control(&mut self.buffer, error) {
+                    Ok(Some(packet)) => {
+                        self.after_decode(1, 1);
+                        return Poll::Ready(Ok(Some(packet)));
+                    }
+                    Ok(None) => ready!(self.poll_more(cx)),
+                    Err(error) => self.fail(&Reason::Frame(error)),
+                },
             }
         }
     }
