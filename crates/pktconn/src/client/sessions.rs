@@ -224,11 +224,13 @@ impl ClientSessions {
             current.report(ended, channel, written);
         }
         // A settled session may have to tell the server so, over another connection.
-        if current.core.look(|machine| machine.session().is_over()) {
-            self.current = None;
-            return Some(reason);
+        if !current.core.look(|machine| machine.session().is_over()) {
+            return None;
         }
-        None
+        // Those that were taken after the report.
+        channel.requeue(std::mem::take(&mut current.pending));
+        self.current = None;
+        Some(reason)
     }
 }
 

@@ -74,6 +74,14 @@ impl Machine {
         matches!(self, Self::Client(client) if client.wants_connection())
     }
 
+    /// Ends the session without the peer.
+    pub(crate) fn expire(&mut self) {
+        match self {
+            Self::Client(client) => client.expire(),
+            Self::Server(server) => server.expire(),
+        }
+    }
+
     pub(crate) fn timeout(&self) -> Option<Instant> {
         match self {
             Self::Client(client) => client.timeout(),

@@ -175,18 +175,17 @@ impl SessionCore {
 
     /// Ends the session if it has no connection.
     pub(crate) fn expire_detached(&self) {
-        let is_detached = self.lock().conn.is_none();
-        if is_detached {
-            self.expire();
+        // One lock for the look and the end: it may be resumed at any time.
+        let mut shared = self.lock();
+        if shared.conn.is_none() {
+            shared.machine.expire();
+            self.release(shared, now());
         }
     }
 
     /// Ends the session without the peer.
     pub(crate) fn expire(&self) {
-        self.change(|machine, _| match machine {
-            Machine::Client(client) => client.expire(),
-            Machine::Server(server) => server.expire(),
-        });
+        self.change(|machine, _| machine.expire());
     }
 
     /// Whether a server's session has, or had, a client that knows it.
